@@ -1,0 +1,120 @@
+"""Stored events and the hash chain that makes tampering evident.
+
+The hash of an event is SHA-256 over the previous event's hash (32 bytes; zeros before the first event) followed
+by these fields in UTF-8, joined by single newlines, none of which can hold a newline itself:
+
+    tenant, thread id, version, type, schema version, recorded at, metadata, payload
+
+`recorded at` is written as `2026-11-23T01:02:03.000004Z`; metadata and payload are the stored texts, byte by byte.
+`docs/verify.sql` checks the same from PostgreSQL alone.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from domain.errors import CorruptLog
+from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
+
+GENESIS = bytes(32)
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class Head(Struct, frozen=True):
+    """Where a thread ends, and so what an append expects: the last version, its hash and its time."""
+
+    version: Version = Version(0)
+    hash: bytes = GENESIS
+    at: datetime = BEGINNING
+
+
+NOTHING = Head()
+"""The head of a thread that has no events."""
+
+
+class Draft(Struct, frozen=True):
+    """An event that is encoded but has no place yet. `payload` and `metadata` are JSON texts on one line."""
+
+    type: str
+    schema: int
+    payload: str
+    metadata: str
+
+
+class Record(Struct, frozen=True):
+    """An event as it is stored. `position` is given out by the store; 0 until then."""
+
+    tenant: Tenant
+    thread_id: ThreadId
+    version: Version
+    type: str
+    schema: int
+    payload: str
+    metadata: str
+    recorded_at: datetime
+    hash: bytes
+    position: Position = Position(0)
+
+    @property
+    def slice(self) -> Slice:
+        """The slice of the record's thread."""
+        return slice_of(self.thread_id)
+
+
+def seal(
+    tenant: Tenant, thread_id: ThreadId, head: Head, drafts: Iterable[Draft], now: datetime
+) -> tuple[tuple[Record, ...], Head]:
+    """Give drafts their place after `head`. Time never runs backwards in a thread, whatever the clock says."""
+    at = max(now, head.at)
+    sealed = []
+    version, last = head.version, head.hash
+    for draft in drafts:
+        version = Version(version + 1)
+        last = link(last, tenant, thread_id, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
+        sealed.append(
+            Record(tenant, thread_id, version, draft.type, draft.schema, draft.payload, draft.metadata, at, last)
+        )
+    return tuple(sealed), Head(version, last, at)
+
+
+def link(  # the fields of the hash, in their order
+    previous: bytes,
+    tenant: str,
+    thread_id: ThreadId,
+    version: int,
+    kind: str,
+    schema: int,
+    at: datetime,
+    metadata: str,
+    payload: str,
+) -> bytes:
+    """Compute one event's hash from the previous one's."""
+    written = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{written}\n{metadata}\n{payload}"
+    return hashlib.sha256(previous + line.encode()).digest()
+
+
+def check_chain(records: Sequence[Record], after: Head) -> Head:
+    """Verify records that follow `after` and return the new head. Raise `CorruptLog`, naming the version."""
+    head = after
+    for record in records:
+        expected = Version(head.version + 1)
+        if record.version != expected:
+            raise CorruptLog(f"{record.thread_id}: version {expected} is missing, {record.version} came instead")
+        digest = link(
+            head.hash,
+            record.tenant,
+            record.thread_id,
+            record.version,
+            record.type,
+            record.schema,
+            record.recorded_at,
+            record.metadata,
+            record.payload,
+        )
+        if digest != record.hash:
+            raise CorruptLog(f"{record.thread_id}: version {record.version} was changed after it was written")
+        head = Head(record.version, record.hash, record.recorded_at)
+    return head

@@ -1,0 +1,111 @@
+"""Everything that Threadfold raises on purpose.
+
+ThreadfoldError
+├── InvalidInput            a value that cannot be taken; names its field
+├── NotFound
+│   ├── UnknownThread
+│   ├── UnknownTurn
+│   └── UnknownGraph
+├── Conflict
+│   ├── VersionConflict     the thread has moved on
+│   ├── ThreadBusy          a turn is running
+│   ├── ThreadAlreadyOpen   opened before, otherwise
+│   └── CommandReused       an idempotency key with another body
+├── InvalidGraph            a graph that cannot be built; names the node
+├── CorruptLog              stored events that do not verify or cannot be read
+├── NodeTimeout             a node ran longer than it may
+├── ToolError               a tool's own failure, told to the model
+└── ModelError              (domain/chat.py) a model that did not answer
+
+A class's docstring is its message where none is given. Status codes are the API's business.
+"""
+
+from domain.ids import ThreadId, Version
+
+
+class ThreadfoldError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        """Say `message`, or else what the class's docstring says."""
+        super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
+
+
+class InvalidInput(ThreadfoldError):
+    """A value cannot be taken."""
+
+    def __init__(self, field: str, why: str) -> None:
+        """Name the field (a dotted path, such as `values.seats.0`) and say what was expected."""
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why
+
+
+class NotFound(ThreadfoldError):
+    """There is no such thing."""
+
+
+class UnknownThread(NotFound):
+    """There is no thread with this id."""
+
+    def __init__(self, thread_id: ThreadId) -> None:
+        """Name the thread."""
+        super().__init__(f"There is no thread {thread_id}. POST /v1/threads opens one.")
+        self.thread_id = thread_id
+
+
+class UnknownTurn(NotFound):
+    """The thread has no such turn."""
+
+
+class UnknownGraph(NotFound):
+    """No graph of this name is registered."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        """Name the graph, and those that there are."""
+        super().__init__(f"There is no graph {name!r}. Registered are: {', '.join(known)}.")
+        self.name = name
+
+
+class Conflict(ThreadfoldError):
+    """The thread is not as the caller believes."""
+
+
+class VersionConflict(Conflict):
+    """The thread has moved on since the version that the caller saw."""
+
+    def __init__(self, expected: Version, actual: Version) -> None:
+        """Give the version that was expected and the one that was found."""
+        super().__init__(
+            f"The thread is at version {actual}, version {expected} was expected. Read it again and decide anew."
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class ThreadBusy(Conflict):
+    """A turn is running in this thread. Wait for its end, then send the message again."""
+
+
+class ThreadAlreadyOpen(Conflict):
+    """The thread is open already, with another graph or other values."""
+
+
+class CommandReused(Conflict):
+    """This idempotency key came with another request before. Use a new key for a new request."""
+
+
+class InvalidGraph(ThreadfoldError):
+    """The graph cannot be built."""
+
+
+class CorruptLog(ThreadfoldError):
+    """The stored events do not verify."""
+
+
+class NodeTimeout(ThreadfoldError):
+    """A node ran longer than its timeout."""
+
+
+class ToolError(ThreadfoldError):
+    """A tool could not do what was asked. Its message is told to the model."""

@@ -1,0 +1,86 @@
+"""What JSON may enter the log: I-JSON (RFC 7493) that PostgreSQL can also query.
+
+Everything else is refused before anything is appended, by name of the field, so that a stored event always
+encodes, hashes and verifies the same way in every language.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from domain.errors import InvalidInput
+
+Json: TypeAlias = Any
+"""None, bool, int, float, str, list or dict with string keys; recursively so."""
+
+JsonObject: TypeAlias = dict[str, Json]
+
+MAX_DEPTH = 64
+MAX_INTEGER = 2**64 - 1
+MIN_INTEGER = -(2**63)
+
+_UNSTORABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
+
+
+def check_json(value: Json, field: str) -> None:
+    """Raise `InvalidInput`, naming the place inside `field`, unless `value` can be stored as it is."""
+    _check(value, field, MAX_DEPTH)
+
+
+def check_text(text: str, field: str) -> None:
+    """Raise `InvalidInput` unless `text` holds no NUL and no lone surrogate."""
+    if "\0" in text:
+        raise InvalidInput(field, "must not contain the character U+0000")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise InvalidInput(field, "must not contain a lone surrogate (U+D800 to U+DFFF)")
+
+
+def storable_text(text: str) -> str:
+    """Replace what cannot be stored by U+FFFD: for texts of models and tools, whom nobody can ask again."""
+    return text.translate(_UNSTORABLE) if "\0" in text or not text.isascii() else text
+
+
+def merge_patch(target: Mapping[str, Json], patch: Mapping[str, Json]) -> JsonObject:
+    """Apply a JSON merge patch (RFC 7396): null removes a key, objects merge, all else replaces."""
+    merged = dict(target)
+    for key, change in patch.items():
+        if change is None:
+            merged.pop(key, None)
+        elif isinstance(change, dict):
+            base = merged.get(key)
+            merged[key] = merge_patch(base if isinstance(base, dict) else {}, change)
+        else:
+            merged[key] = change
+    return merged
+
+
+def _check(value: Json, field: str, depth: int) -> None:
+    match value:
+        case None | bool():
+            return
+        case str():
+            check_text(value, field)
+        case int():
+            if not MIN_INTEGER <= value <= MAX_INTEGER:
+                raise InvalidInput(field, f"integers must lie between {MIN_INTEGER} and {MAX_INTEGER}")
+        case float():
+            if not math.isfinite(value):
+                raise InvalidInput(field, "numbers must be finite")
+        case dict() | list():
+            if depth == 0:
+                raise InvalidInput(field, f"must not be nested deeper than {MAX_DEPTH} levels")
+            _check_items(value, field, depth - 1)
+        case _:
+            raise InvalidInput(field, f"{type(value).__name__} is not a JSON type")
+
+
+def _check_items(items: JsonObject | list[Json], field: str, depth: int) -> None:
+    if isinstance(items, list):
+        for index, item in enumerate(items):
+            _check(item, f"{field}.{index}", depth)
+        return
+    for key, item in items.items():
+        if not isinstance(key, str):
+            raise InvalidInput(field, f"keys must be strings, not {type(key).__name__}")
+        check_text(key, field)
+        _check(item, f"{field}.{key}", depth)

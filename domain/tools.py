@@ -1,0 +1,123 @@
+"""Tools: typed async functions that a model may ask for.
+
+```python
+@tool(idempotent=True)
+async def weather(city: str) -> str:
+    \"\"\"Say what the weather is like in a city.\"\"\"
+```
+
+The schema that the model is shown is derived by pydantic from the signature, and arguments are validated by it
+before the function runs. A parameter annotated `ToolContext` is filled in by the runtime and not shown.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias, overload
+
+from msgspec import Struct
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+
+from domain.chat import ToolSpec
+from domain.errors import ToolError
+from domain.ids import ThreadId
+from domain.json import JsonObject
+
+DEFAULT_TIMEOUT = 30.0
+
+
+class ToolContext(Struct, frozen=True):
+    """What a tool may know of the call that it serves."""
+
+    thread_id: ThreadId
+    call_id: str
+    """The model's label of the call; the model may use it more than once."""
+    idempotency_key: str
+    """The same whenever this call is run again; never the same for another call."""
+
+
+ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[str]]
+ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
+
+
+class Tool(Struct, frozen=True):
+    """A tool as data: what the model is told, and how it is run.
+
+    `timeout` is in seconds. `idempotent` says that running a call twice with the same idempotency key does no
+    harm; only such a tool is run again when a crash left its outcome unknown.
+    """
+
+    spec: ToolSpec
+    run: ToolHandler
+    timeout: float = DEFAULT_TIMEOUT
+    idempotent: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name that the model calls it by."""
+        return self.spec.name
+
+
+@overload
+def tool(function: ToolFunction, /) -> Tool: ...
+@overload
+def tool(
+    *, name: str | None = None, timeout: float = DEFAULT_TIMEOUT, idempotent: bool = False
+) -> Callable[[ToolFunction], Tool]: ...
+def tool(
+    function: ToolFunction | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    idempotent: bool = False,
+) -> Tool | Callable[[ToolFunction], Tool]:
+    """Make a tool of an async function: its name, docstring and signature are what the model is told.
+
+    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the
+    model what went wrong.
+    """
+
+    def build(function: ToolFunction) -> Tool:
+        return _build(function, name or function.__name__, timeout, idempotent=idempotent)
+
+    return build if function is None else build(function)
+
+
+def _build(function: ToolFunction, name: str, timeout: float, *, idempotent: bool) -> Tool:
+    signature = inspect.signature(function, eval_str=True)
+    context = next((p.name for p in signature.parameters.values() if p.annotation is ToolContext), None)
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in signature.parameters.values()
+        if p.name != context
+    }
+    model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+    result = TypeAdapter[Any](Any)
+
+    async def run(arguments: JsonObject, call: ToolContext) -> str:
+        try:
+            valid = model.model_validate(arguments)
+        except ValidationError as error:
+            raise ToolError(_complaint(name, error)) from error
+        given = {field: getattr(valid, field) for field in fields}
+        answer = await function(**given, **({context: call} if context else {}))
+        return answer if isinstance(answer, str) else result.dump_json(answer).decode()
+
+    spec = ToolSpec(name, inspect.getdoc(function) or name, _parameters(model.model_json_schema()))
+    return Tool(spec, run, timeout, idempotent)
+
+
+def _parameters(schema: Mapping[str, Any]) -> JsonObject:
+    """Drop what only repeats names: titles cost tokens in every prompt."""
+    properties = {
+        name: {key: value for key, value in described.items() if key != "title"}
+        for name, described in schema.get("properties", {}).items()
+    }
+    kept = {key: value for key, value in schema.items() if key not in {"title", "properties"}}
+    return {**kept, "properties": properties}
+
+
+def _complaint(name: str, error: ValidationError) -> str:
+    """Write a validation error so that a model can correct itself."""
+    wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+    return f"{name} cannot be called like this: {wrong}"

@@ -1,0 +1,1 @@
+"""Adapters of the domain's ports: databases, models, tools, settings."""
