@@ -10,10 +10,12 @@ ThreadfoldError
 │   ├── VersionConflict     the thread has moved on
 │   ├── ThreadBusy          a turn is running
 │   ├── ThreadAlreadyOpen   opened before, otherwise
+│   ├── UnopenedThread      not opened yet
 │   └── CommandReused       an idempotency key with another body
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── NodeTimeout             a node ran longer than it may
+├── TurnIsOver              the turn ended while a node was still at work
 ├── ToolError               a tool's own failure, told to the model
 └── ModelError              (domain/chat.py) a model that did not answer
 
@@ -91,6 +93,10 @@ class ThreadAlreadyOpen(Conflict):
     """The thread is open already, with another graph or other values."""
 
 
+class UnopenedThread(Conflict):
+    """The thread has not been opened. POST /v1/threads opens one."""
+
+
 class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
 
@@ -105,6 +111,10 @@ class CorruptLog(ThreadfoldError):
 
 class NodeTimeout(ThreadfoldError):
     """A node ran longer than its timeout."""
+
+
+class TurnIsOver(ThreadfoldError):
+    """The turn ended while a node was still at work on it."""
 
 
 class ToolError(ThreadfoldError):

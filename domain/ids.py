@@ -24,6 +24,9 @@ Slice = NewType("Slice", int)
 
 Tenant = NewType("Tenant", str)
 
+START = Version(0)
+"""The version before a thread's first event."""
+
 SLICES = 1024
 DEFAULT_TENANT = Tenant("default")
 

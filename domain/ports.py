@@ -93,6 +93,7 @@ class EventStore(Protocol):
 class Snapshot(Struct, frozen=True):
     """A thread's folded state after `head`, as JSON on one line, and the fingerprint of the fold that made it."""
 
+    tenant: Tenant
     thread_id: ThreadId
     head: Head
     fingerprint: str

@@ -1,0 +1,115 @@
+"""The built-in agent: answers with a model, runs the tools that it asks for, and lets it mend its mistakes.
+
+```
+route_intent ── tool ──> execute_tool ──> generate_response ── tools ──> execute_tool
+             └─ direct ─> generate_response ── over_window ──> compact_history ──> finalize_turn ──> END
+                                            └─ done ─> finalize_turn
+```
+
+The nodes are exported, for graphs of one's own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from domain.agent import Agent, TurnContext
+from domain.compaction import is_full
+from domain.events import NodeFact
+from domain.graph import END, Branch, Edge, Graph, Node, Retry
+from domain.json import JsonObject
+from domain.state import Running
+from domain.tools import Tool
+
+INSTRUCTIONS = """\
+You are a helpful assistant. Answer briefly. Use a tool where it knows better than you, and say so when a tool failed.
+"""
+
+
+async def route_intent(turn: TurnContext) -> Sequence[NodeFact]:
+    """Ask for a tool directly where the user wrote a slash command that the agent allows."""
+    command = slash_command(turn.agent, turn.user_input) if turn.agent.slash_commands else None
+    return turn.request(command[0], **command[1]) if command else ()
+
+
+async def generate_response(turn: TurnContext) -> Sequence[NodeFact]:
+    """Let the model answer, or ask for tools."""
+    return await turn.generate()
+
+
+async def execute_tool(turn: TurnContext) -> Sequence[NodeFact]:
+    """Run the tools that were asked for, at the same time. Their errors are told to the model."""
+    await turn.run_tools()
+    return ()
+
+
+async def compact_history(turn: TurnContext) -> Sequence[NodeFact]:
+    """Make room in the live window."""
+    return await turn.compact()
+
+
+async def finalize_turn(_: TurnContext) -> Sequence[NodeFact]:
+    """End the turn."""
+    return ()
+
+
+def wants_tool(state: Running) -> str:
+    """After `route_intent`: is there a call to run at once?"""
+    return "tool" if state.turn.calls else "direct"
+
+
+def after_response(state: Running) -> str:
+    """After `generate_response`: are there calls to run, is it time to make room, or is all done?"""
+    if state.turn.calls:
+        return "tools"
+    full = is_full(state.turn.prompt_tokens, state.turn.prompt_limit)
+    return "over_window" if full else "done"
+
+
+NODES: Sequence[Node] = (
+    Node("route_intent", route_intent, timeout=5),
+    Node("execute_tool", execute_tool, timeout=300),
+    Node("generate_response", generate_response, timeout=180, retry=Retry(attempts=3)),
+    Node("compact_history", compact_history, timeout=60),
+    Node("finalize_turn", finalize_turn, timeout=5),
+)
+
+EDGES: Mapping[str, Edge] = {
+    "route_intent": Branch(wants_tool, {"tool": "execute_tool", "direct": "generate_response"}),
+    "execute_tool": "generate_response",
+    "generate_response": Branch(
+        after_response, {"tools": "execute_tool", "over_window": "compact_history", "done": "finalize_turn"}
+    ),
+    "compact_history": "finalize_turn",
+    "finalize_turn": END,
+}
+
+
+def assistant(
+    name: str = "assistant",
+    *,
+    instructions: str = INSTRUCTIONS,
+    tools: Sequence[Tool] = (),
+    model: str | None = None,
+    slash_commands: bool = False,
+) -> Agent:
+    """Make an agent with the built-in graph."""
+    graph = Graph(name, "route_intent", NODES, EDGES)
+    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
+
+
+def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:
+    """Read `/tool {"json": "object"}`, or `/tool text` for the tool's first parameter."""
+    if not text.startswith("/"):
+        return None
+    name, _, rest = text[1:].strip().partition(" ")
+    tool = agent.by_name.get(name)
+    if tool is None:
+        return None
+    if rest.lstrip().startswith("{"):
+        try:
+            arguments = json.loads(rest)
+        except ValueError:
+            return None
+        return (name, arguments)
+    first = next(iter(tool.spec.parameters.get("properties", {})), None)
+    return (name, {first: rest.strip()} if first and rest.strip() else {})

@@ -1,0 +1,122 @@
+"""Carrying out commands: load, decide, append; and again if somebody else was faster."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from uuid import uuid5
+
+from msgspec import Struct
+
+from domain.application.journal import Journal, Loaded
+from domain.codec import Metadata, Recorded, to_json
+from domain.commands import Command
+from domain.decide import decide_all
+from domain.errors import CommandReused, VersionConflict
+from domain.ids import DEFAULT_TENANT, CommandId, Tenant, ThreadId, Version
+from domain.ports import Command as CommandRecord
+from domain.state import State
+
+ATTEMPTS = 10
+"""How often a command is decided anew before the thread is called too contended."""
+
+Plan = Callable[[State], Iterable[Command]]
+"""Which commands to carry out, given the state; they are decided one after the other and stored together."""
+
+
+class Seen(Struct, frozen=True):
+    """The checkpoint that a caller has seen: a version, and the beginning of its hash."""
+
+    version: Version
+    hash: str
+
+
+class Repeatable(Struct, frozen=True):
+    """What makes a command safe to repeat: an id made of the idempotency key, and the hash of what is asked."""
+
+    id: CommandId
+    request_hash: bytes
+
+
+class Request(Struct, frozen=True):
+    """Who wants what of which thread. `known` is the thread as the caller last saw it: it saves a read, no more."""
+
+    thread_id: ThreadId
+    plan: Plan
+    metadata: Metadata = Metadata()
+    tenant: Tenant = DEFAULT_TENANT
+    expected: Seen | None = None
+    repeatable: Repeatable | None = None
+    known: Loaded | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """The thread after a command, and the events that it caused: none if it changed nothing or was a repetition."""
+
+    loaded: Loaded
+    events: Sequence[Recorded]
+    repeated: bool = False
+
+
+def repeatable(thread_id: ThreadId, key: str, request: object) -> Repeatable:
+    """Bind an idempotency key to its thread and to what is asked."""
+    digest = hashlib.sha256(to_json(request).encode()).digest()
+    return Repeatable(CommandId(uuid5(thread_id, key)), digest)
+
+
+def checkpoint_of(loaded: Loaded) -> str:
+    """Write where a thread is, for callers to hand back: version and the first 8 digits of its hash."""
+    return f"{loaded.head.version}-{loaded.head.hash.hex()[:8]}"
+
+
+async def execute(journal: Journal, request: Request) -> Outcome:
+    """Carry out commands.
+
+    Raises:
+        VersionConflict: the thread is not at the checkpoint that the caller has seen.
+        CommandReused: the idempotency key came before, with another request.
+        Conflict, InvalidInput: see `decide`.
+    """
+    conflict, known = None, request.known
+    for _ in range(ATTEMPTS):
+        if (done := await _repetition(journal, request)) is not None:
+            return done
+        loaded = known or await journal.load(request.thread_id, request.tenant)
+        known = None
+        _check_seen(request.expected, loaded)
+        events = decide_all(request.plan(loaded.state), loaded.state)
+        if not events and (request.repeatable is None or not loaded.head.version):
+            return Outcome(loaded, ())
+        record = _record(request.repeatable, loaded, len(events))
+        try:
+            moved, recorded = await journal.append(loaded, events, request.metadata, record)
+        except VersionConflict as error:
+            conflict = error
+        else:
+            return Outcome(moved, recorded)
+    raise conflict or VersionConflict(loaded.head.version, loaded.head.version)
+
+
+async def _repetition(journal: Journal, request: Request) -> Outcome | None:
+    """Answer a command that was carried out before, as it was answered then."""
+    if request.repeatable is None:
+        return None
+    stored = await journal.store.command(request.thread_id, request.repeatable.id)
+    if stored is None:
+        return None
+    if stored.request_hash != request.repeatable.request_hash:
+        raise CommandReused
+    version = Version(int(stored.result))
+    return Outcome(await journal.load_at(request.thread_id, version, request.tenant), (), repeated=True)
+
+
+def _record(repeatable: Repeatable | None, loaded: Loaded, events: int) -> CommandRecord | None:
+    if repeatable is None:
+        return None
+    return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))
+
+
+def _check_seen(seen: Seen | None, loaded: Loaded) -> None:
+    if seen is None:
+        return
+    head = loaded.head
+    if seen.version != head.version or not head.hash.hex().startswith(seen.hash):
+        raise VersionConflict(seen.version, head.version)

@@ -1,0 +1,189 @@
+"""Threads as folded state over the event store: load, append, look back."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.chain import NOTHING, Head, seal
+from domain.codec import Metadata, Recorded, decode, encode, to_json
+from domain.errors import InvalidInput, UnknownThread, VersionConflict
+from domain.events import Event
+from domain.evolve import evolve, fold
+from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
+from domain.ports import Append, Clock, Command, EventStore, Snapshot, SnapshotStore
+from domain.state import INITIAL, State
+
+PAGE = 1_000
+"""Events read at a time."""
+
+_decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
+
+
+class Loaded(Struct, frozen=True):
+    """A thread as it was folded: its state after `head`. `snapshot` is the version of its last snapshot."""
+
+    thread_id: ThreadId
+    tenant: Tenant = DEFAULT_TENANT
+    head: Head = NOTHING
+    state: State = INITIAL
+    snapshot: Version = START
+
+
+class Journal:
+    """Reads and writes threads. Keeps the last used ones folded; the store's compare-and-set finds stale ones."""
+
+    def __init__(  # noqa: D107  (the parts are named by their ports)
+        self,
+        store: EventStore,
+        snapshots: SnapshotStore,
+        clock: Clock,
+        *,
+        fingerprint: str,
+        snapshot_every: int = 100,
+        keep: int = 1_000,
+    ) -> None:
+        self.store = store
+        self._snapshots = snapshots
+        self._clock = clock
+        self._fingerprint = fingerprint
+        self._snapshot_every = snapshot_every
+        self._keep = keep
+        self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
+
+    async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+        """Return the thread as it is now; unopened if it has no events.
+
+        Raises:
+            UnknownThread: it belongs to another tenant.
+        """
+        hot = self._hot.get(thread_id)
+        loaded = await self._catch_up(hot or await self._nearest(thread_id, None))
+        if loaded.head.version and loaded.tenant != tenant:
+            raise UnknownThread(thread_id)
+        loaded = loaded if loaded.head.version else replace(loaded, tenant=tenant)
+        self._remember(loaded)
+        return loaded
+
+    async def existing(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+        """Return the thread as it is now.
+
+        Raises:
+            UnknownThread: it has no events, or belongs to another tenant.
+        """
+        loaded = await self.load(thread_id, tenant)
+        if not loaded.head.version:
+            raise UnknownThread(thread_id)
+        return loaded
+
+    async def load_at(self, thread_id: ThreadId, version: Version, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+        """Return the thread as it was after an event.
+
+        Raises:
+            UnknownThread: there is none.
+            InvalidInput: it has fewer events than that.
+        """
+        past = await self._catch_up(await self._nearest(thread_id, version), upto=version)
+        if past.head.version == version and past.tenant == tenant:
+            return past
+        now = await self.existing(thread_id, tenant)
+        raise InvalidInput("at_version", f"the thread has versions 1 to {now.head.version}")
+
+    async def version_at(self, thread_id: ThreadId, at: datetime, tenant: Tenant = DEFAULT_TENANT) -> Version:
+        """Return the thread's version at an instant.
+
+        Raises:
+            UnknownThread: there is none.
+            InvalidInput: it did not exist yet.
+        """
+        await self.existing(thread_id, tenant)
+        version = await self.store.version_at(thread_id, at)
+        if not version:
+            first = (await self.store.read(thread_id, START, limit=1))[0]
+            raise InvalidInput("at_time", f"the thread began at {first.recorded_at.isoformat()}")
+        return version
+
+    async def append(
+        self, loaded: Loaded, events: Sequence[Event], metadata: Metadata, command: Command | None = None
+    ) -> tuple[Loaded, Sequence[Recorded]]:
+        """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
+
+        Raises:
+            VersionConflict: the thread has moved on; nothing was stored.
+        """
+        now = self._clock.now()
+        drafts = [encode(event, metadata) for event in events]
+        records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, now)
+        state = fold(loaded.state, events)
+        append = Append(loaded.tenant, loaded.thread_id, loaded.head, head, records, state.in_turn, command)
+        try:
+            position = await self.store.append(append)
+        except VersionConflict:
+            self._hot.pop(loaded.thread_id, None)
+            raise
+        moved = replace(loaded, head=head, state=state)
+        self._remember(moved)
+        recorded = [
+            Recorded(loaded.thread_id, record.version, type(position)(position + index), head.at, event, metadata)
+            for index, (record, event) in enumerate(zip(records, events, strict=True))
+        ]
+        return moved, recorded
+
+    async def history(
+        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE
+    ) -> Sequence[Recorded]:
+        """Return a page of events with `after < version <= upto`."""
+        return [decode(record) for record in await self.store.read(thread_id, after, upto, limit)]
+
+    async def follow(
+        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None
+    ) -> AsyncIterator[Recorded]:
+        """Yield all events with `after < version <= upto`, reading page by page."""
+        while page := await self.history(thread_id, after, upto):
+            for recorded in page:
+                yield recorded
+            after = page[-1].version
+
+    async def checkpoint(self, loaded: Loaded) -> Loaded:
+        """Write a snapshot if the last one is `snapshot_every` events ago; for turn boundaries, off the hot path."""
+        if loaded.head.version - loaded.snapshot < self._snapshot_every:
+            return loaded
+        snapshot = Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, to_json(loaded.state))
+        await self._snapshots.save(snapshot)
+        written = replace(loaded, snapshot=loaded.head.version)
+        if self._hot.get(loaded.thread_id) is loaded:
+            self._hot[loaded.thread_id] = written
+        return written
+
+    def forget(self, thread_id: ThreadId) -> None:
+        """Drop a thread from memory; the next load folds it from the store."""
+        self._hot.pop(thread_id, None)
+
+    async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> Loaded:
+        snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)
+        if snapshot is None:
+            return Loaded(thread_id)
+        state = _decode_state.decode(snapshot.state)
+        return Loaded(thread_id, snapshot.tenant, snapshot.head, state, snapshot.head.version)
+
+    async def _catch_up(self, loaded: Loaded, upto: Version | None = None) -> Loaded:
+        """Fold the events after `loaded`."""
+        while page := await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
+            state = loaded.state
+            for record in page:
+                state = evolve(state, decode(record).event)
+            last = page[-1]
+            head = Head(last.version, last.hash, last.recorded_at)
+            loaded = replace(loaded, tenant=last.tenant, head=head, state=state)
+            if len(page) < PAGE:
+                break
+        return loaded
+
+    def _remember(self, loaded: Loaded) -> None:
+        self._hot[loaded.thread_id] = loaded
+        self._hot.move_to_end(loaded.thread_id)
+        if len(self._hot) > self._keep:
+            self._hot.popitem(last=False)

@@ -1,0 +1,91 @@
+"""Checking the log: every hash, every version, every position, every payload, and where each thread ends."""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from domain.chain import NOTHING, Head, Record, check_chain
+from domain.codec import decode
+from domain.errors import CorruptLog
+from domain.ids import Position, Slice, ThreadId
+from domain.ports import EventStore
+
+PAGE = 1_000
+
+
+class Verified(Struct, frozen=True):
+    """What was checked, and what is wrong: one sentence for each thread or slice that does not verify."""
+
+    threads: int = 0
+    events: int = 0
+    problems: tuple[str, ...] = ()
+
+
+async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
+    """Check one thread from its first event to its head."""
+    head, events = NOTHING, 0
+    problems: list[str] = []
+    while not problems and (page := await store.read(thread_id, head.version, limit=PAGE)):
+        head, wrong = _check_page(page, head)
+        problems += wrong
+        events += len(page)
+    if not problems:
+        problems += await _check_end(store, thread_id, head)
+    return Verified(1, events, tuple(problems))
+
+
+async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
+    """Check every thread of some slices, and that the positions in them have no gap."""
+    threads = events = 0
+    problems: list[str] = []
+    for slice_ in slices:
+        checked = await _verify_slice(store, slice_)
+        threads += checked.threads
+        events += checked.events
+        problems += checked.problems
+    return Verified(threads, events, tuple(problems))
+
+
+async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
+    heads: dict[ThreadId, Head] = {}
+    broken: set[ThreadId] = set()
+    problems: list[str] = []
+    last, events = Position(0), 0
+    while page := await store.read_slice(slice_, last, PAGE):
+        for record in page:
+            if record.position != last + 1:
+                problems.append(f"Slice {slice_}: position {last + 1} is missing, {record.position} came instead")
+            last = record.position
+            if record.thread_id in broken:
+                continue
+            head, wrong = _check_page((record,), heads.get(record.thread_id, NOTHING))
+            heads[record.thread_id] = head
+            if wrong:
+                broken.add(record.thread_id)
+                problems += wrong
+        events += len(page)
+    for thread_id, head in heads.items():
+        if thread_id not in broken:
+            problems += await _check_end(store, thread_id, head)
+    return Verified(len(heads), events, tuple(problems))
+
+
+def _check_page(records: Sequence[Record], head: Head) -> tuple[Head, list[str]]:
+    try:
+        head = check_chain(records, head)
+        for record in records:
+            decode(record)
+    except CorruptLog as error:
+        return head, [str(error)]
+    return head, []
+
+
+async def _check_end(store: EventStore, thread_id: ThreadId, head: Head) -> list[str]:
+    """The thread's row must end where its events do, so that events cut off at the end are missed."""
+    row = await store.thread(thread_id)
+    ends = row.head if row else NOTHING
+    if (ends.version, ends.hash) == (head.version, head.hash):
+        return []
+    if ends.version > head.version:
+        return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
+    return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]

@@ -1,0 +1,154 @@
+"""An agent's graph as data: nodes, and edges that are plain or depend on the state. It may have cycles.
+
+A graph is checked when it is built. What a node does is an async function from a turn's context (see
+`domain/agent.py`) to facts; this module only knows that it is one.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from domain.errors import InvalidGraph
+from domain.events import NodeFact
+from domain.state import Running
+
+END = "END"
+
+NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeFact]]]
+"""Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
+
+Choose: TypeAlias = Callable[[Running], str]
+"""A pure function of the state after the node. It returns one of its branch's labels."""
+
+
+class Retry(Struct, frozen=True):
+    """How often a node is tried, and how long to wait in between (seconds, growing, with an upper limit)."""
+
+    attempts: int = 1
+    first_delay: float = 0.5
+    factor: float = 2.0
+    longest_delay: float = 30.0
+
+    def delay_after(self, attempt: int) -> float | None:
+        """Return the seconds to wait after a failed attempt, or None if it was the last."""
+        if attempt >= self.attempts:
+            return None
+        return min(self.first_delay * self.factor ** (attempt - 1), self.longest_delay)
+
+
+class Node(Struct, frozen=True):
+    """A step of the agent. `timeout` is in seconds, for each attempt."""
+
+    name: str
+    run: NodeFunction
+    timeout: float = 120.0
+    retry: Retry = Retry()
+
+
+class Branch(Struct, frozen=True):
+    """A conditional edge: `choose` gives a label, `targets` says where each label leads."""
+
+    choose: Choose
+    targets: Mapping[str, str]
+
+
+Edge: TypeAlias = str | Branch
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
+
+    `step_limit` is the number of nodes that one turn may complete, so that no loop is endless.
+
+    Raises:
+        InvalidGraph: a name is used twice, an edge leads nowhere, or a node cannot be reached or cannot end.
+    """
+
+    name: str
+    start: str
+    nodes: Sequence[Node]
+    edges: Mapping[str, Edge]
+    step_limit: int = 50
+
+    def __post_init__(self) -> None:
+        """Check the graph."""
+        _check(self)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """The nodes by their names."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name this graph's shape: 12 hexadecimal digits over its nodes and edges."""
+        edges = sorted(f"{source} {label} {target}" for source, label, target in self.arrows())
+        shape = "\n".join([self.start, *sorted(self.by_name), *edges])
+        return hashlib.sha256(shape.encode()).hexdigest()[:12]
+
+    def arrows(self) -> list[tuple[str, str, str]]:
+        """Return (source, label, target) for each edge; a plain edge's label is empty."""
+        arrows = []
+        for source, edge in self.edges.items():
+            match edge:
+                case str():
+                    arrows.append((source, "", edge))
+                case Branch():
+                    arrows.extend((source, label, target) for label, target in edge.targets.items())
+        return arrows
+
+    def after(self, node: str, state: Running) -> str:
+        """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
+        edge = self.edges[node]
+        if isinstance(edge, str):
+            return edge
+        label = edge.choose(state)
+        if label not in edge.targets:
+            known = ", ".join(sorted(edge.targets))
+            raise InvalidGraph(f"{self.name}: the branch after {node!r} chose {label!r}, but has only {known}")
+        return edge.targets[label]
+
+
+def _check(graph: Graph) -> None:
+    names = [node.name for node in graph.nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidGraph(f"{graph.name}: two nodes are called {name!r}")
+        if name == END:
+            raise InvalidGraph(f"{graph.name}: a node must not be called {END!r}")
+        if name not in graph.edges:
+            raise InvalidGraph(f"{graph.name}: no edge leaves {name!r}; name the next node, or END")
+    if graph.start not in names:
+        raise InvalidGraph(f"{graph.name}: the start {graph.start!r} is not a node")
+    if graph.step_limit < 1:
+        raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
+    for source, _, target in graph.arrows():
+        if source not in names:
+            raise InvalidGraph(f"{graph.name}: an edge leaves {source!r}, which is not a node")
+        if target not in names and target != END:
+            raise InvalidGraph(f"{graph.name}: the edge from {source!r} leads to {target!r}, which is not a node")
+    _check_reach(graph, names)
+
+
+def _check_reach(graph: Graph, names: list[str]) -> None:
+    pairs = {(source, target) for source, _, target in graph.arrows()}
+    reached = _closure(graph.start, pairs)
+    ending = _closure(END, {(target, source) for source, target in pairs})
+    for name in names:
+        if name not in reached:
+            raise InvalidGraph(f"{graph.name}: {name!r} cannot be reached from {graph.start!r}")
+        if name not in ending:
+            raise InvalidGraph(f"{graph.name}: no path leads from {name!r} to END")
+
+
+def _closure(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
+    found, fresh = {origin}, {origin}
+    while fresh:
+        fresh = {target for source, target in pairs if source in fresh} - found
+        found |= fresh
+    return found
