@@ -15,8 +15,10 @@ FULL = 0.75
 KEPT = 0.25
 """The share of the limit that stays in the live window after compaction."""
 
+SUMMARY = 0.1
+"""The share of the limit that the summary may take, at four characters a token."""
+
 LINE_LENGTH = 200
-SUMMARY_LINES = 40
 
 
 def is_full(prompt_tokens: int, limit: int) -> bool:
@@ -38,10 +40,15 @@ def leaving(window: Sequence[Message], limit: int) -> Sequence[Message]:
     return [message for part in parts[:stays] for message in part]
 
 
-def summarise(thread: Thread, messages: Sequence[Message]) -> tuple[Version, str]:
-    """Extend the thread's summary by messages that leave. Returns the last version covered, and the text."""
+def summarise(thread: Thread, messages: Sequence[Message], limit: int) -> tuple[Version, str]:
+    """Extend the thread's summary by messages that leave, dropping its oldest lines where it grows too long.
+
+    Returns the last version covered, and the text.
+    """
     lines = [*_lines(thread.summary), *(_line(message) for message in messages if message.content)]
-    return messages[-1].version, "\n".join(lines[-SUMMARY_LINES:])
+    room = int(SUMMARY * limit * 4)
+    text = "\n".join(lines)[-room:]
+    return messages[-1].version, text if len(text) < room else text.partition("\n")[2]
 
 
 def _lines(summary: Summary | None) -> list[str]:

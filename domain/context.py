@@ -42,7 +42,7 @@ def assemble(state: Running, instructions: str, *, overhead: int, limit: int) ->
         chosen[:0] = group
     pinned = asked if asked and asked not in chosen else None
     shown, removed = _fitted([pinned, *chosen] if pinned else chosen, used - limit)
-    heading = f"{instructions}\n\n{_told(summary.text)}" if summary else instructions
+    heading = "\n\n".join(filter(None, (instructions, _told(summary.text) if summary else "")))
     system = (ChatMessage("system", heading),) if heading else ()
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,

@@ -4,7 +4,6 @@ ThreadfoldError
 ├── InvalidInput            a value that cannot be taken; names its field
 ├── NotFound
 │   ├── UnknownThread
-│   ├── UnknownTurn
 │   └── UnknownGraph
 ├── Conflict
 │   ├── VersionConflict     the thread has moved on
@@ -54,10 +53,6 @@ class UnknownThread(NotFound):
         """Name the thread."""
         super().__init__(f"There is no thread {thread_id}. POST /v1/threads opens one.")
         self.thread_id = thread_id
-
-
-class UnknownTurn(NotFound):
-    """The thread has no such turn."""
 
 
 class UnknownGraph(NotFound):

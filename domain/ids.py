@@ -27,6 +27,9 @@ Tenant = NewType("Tenant", str)
 START = Version(0)
 """The version before a thread's first event."""
 
+MAX_VERSION = Version(2**31 - 1)
+"""The last version that a thread can have: versions are stored in four bytes."""
+
 SLICES = 1024
 DEFAULT_TENANT = Tenant("default")
 

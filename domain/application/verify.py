@@ -7,8 +7,8 @@ from msgspec import Struct
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.ids import Position, Slice, ThreadId
-from domain.ports import EventStore
+from domain.ids import START, Position, Slice, Tenant, ThreadId
+from domain.ports import EventStore, ThreadCursor
 
 PAGE = 1_000
 
@@ -46,6 +46,23 @@ async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
     return Verified(threads, events, tuple(problems))
 
 
+async def verify_heads(store: EventStore, tenant: Tenant) -> Verified:
+    """Check that every thread of a tenant has events at all: one whose events are gone is in no slice any more.
+
+    Nothing is counted: `verify_slices` has met all these threads but those that this finds.
+    """
+    problems: list[str] = []
+    after: ThreadCursor | None = None
+    while rows := await store.threads(tenant, after, PAGE):
+        problems += [
+            f"{row.thread_id}: versions 1 to {row.head.version} are missing"
+            for row in rows
+            if not await store.read(row.thread_id, START, limit=1)
+        ]
+        after = ThreadCursor(rows[-1].opened_at, rows[-1].thread_id)
+    return Verified(problems=tuple(problems))
+
+
 async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
     heads: dict[ThreadId, Head] = {}
     broken: set[ThreadId] = set()
@@ -81,9 +98,16 @@ def _check_page(records: Sequence[Record], head: Head) -> tuple[Head, list[str]]
 
 
 async def _check_end(store: EventStore, thread_id: ThreadId, head: Head) -> list[str]:
-    """The thread's row must end where its events do, so that events cut off at the end are missed."""
+    """The thread's row must end where its events do, so that events cut off at the end are missed.
+
+    The thread may have grown while it was checked: what came after `head` is checked, too.
+    """
     row = await store.thread(thread_id)
     ends = row.head if row else NOTHING
+    while head.version < ends.version and (page := await store.read(thread_id, head.version, ends.version, PAGE)):
+        head, wrong = _check_page(page, head)
+        if wrong:
+            return wrong
     if (ends.version, ends.hash) == (head.version, head.hash):
         return []
     if ends.version > head.version:

@@ -119,7 +119,7 @@ class Work:
         messages = leaving(thread.window, self.means.context_window)
         if not messages:
             return ()
-        through, summary = summarise(thread, messages)
+        through, summary = summarise(thread, messages, self.means.context_window)
         return (HistoryCompacted(through, summary, self._count(summary)),)
 
     async def _complete(self, request: ChatRequest) -> ChatAnswer:

@@ -1,0 +1,55 @@
+"""Dependencies of the routes: the service, and who calls."""
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
+
+from api.preconditions import thread_of, visible
+from api.service import Caller, Service
+
+IfMatch = Annotated[
+    str | None,
+    HeaderParameter(name="If-Match", description="The entity tag of the version that the caller has seen."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(name="Idempotency-Key", description="Makes the command safe to repeat; belongs to its thread."),
+]
+CorrelationId = Annotated[
+    str | None,
+    HeaderParameter(name="X-Correlation-ID", description="Is recorded with the events, to find them by."),
+]
+FromService = NamedDependency[Service]
+FromCaller = NamedDependency[Caller]
+FromThread = NamedDependency[UUID]
+ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page.")]
+Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
+
+
+def service(state: State) -> Service:
+    """Return the application's service."""
+    found = state.service
+    if not isinstance(found, Service):
+        raise TypeError("The application has not started")
+    return found
+
+
+def thread(thread_id: ThreadPath) -> UUID:
+    """Read the thread that a path names."""
+    return thread_of(thread_id)
+
+
+def caller(idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None) -> Caller:
+    """Read who calls, and how, from the headers."""
+    return Caller(
+        key=visible(idempotency_key, "Idempotency-Key"), correlation=visible(correlation_id, "X-Correlation-ID")
+    )
+
+
+def etag(checkpoint: str) -> dict[str, str]:
+    """Make the header that `If-Match` answers to."""
+    return {"ETag": f'"{checkpoint}"'}

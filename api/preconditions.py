@@ -1,0 +1,74 @@
+"""Headers and parameters that a command or a page depends on, read and checked."""
+
+import base64
+import binascii
+import re
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from domain.application.execute import Seen
+from domain.errors import InvalidInput
+from domain.ids import MAX_VERSION, Version
+
+T = TypeVar("T")
+
+CHECKPOINT = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{8})")
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def seen(checkpoint_ref: str | None, if_match: str | None) -> Seen | None:
+    """Read the checkpoint that the caller has seen, from the body or from `If-Match`."""
+    header = None if if_match is None or if_match.strip() == "*" else if_match.strip()
+    if header is not None:
+        if len(header) < len('""') or header[0] != '"' or header[-1] != '"':
+            raise InvalidInput("If-Match", 'must be one entity tag, such as "12-3fa9c1d2", with its quotes')
+        header = header[1:-1]
+    if header and checkpoint_ref and header != checkpoint_ref:
+        raise InvalidInput("checkpoint_ref", "differs from If-Match; give one of them")
+    text = checkpoint_ref if checkpoint_ref is not None else header
+    if text is None:
+        return None
+    match = CHECKPOINT.fullmatch(text)
+    if match is None:
+        field = "If-Match" if checkpoint_ref is None else "checkpoint_ref"
+        raise InvalidInput(field, "must be a checkpoint as it was handed out, such as 12-3fa9c1d2")
+    return Seen(Version(int(match[1])), match[2])
+
+
+def visible(header: str | None, name: str) -> str | None:
+    """Check a header that is kept: 1 to 255 visible ASCII characters."""
+    if header is not None and not KEY.fullmatch(header):
+        raise InvalidInput(name, "must be 1 to 255 visible ASCII characters")
+    return header
+
+
+def thread_of(text: str) -> UUID:
+    """Read a thread id of a path."""
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidInput("thread_id", "must be a UUID") from error
+
+
+def encode_cursor(value: Any) -> str:
+    """Write where a page ended; opaque to the caller."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+
+
+def decode_cursor(text: str, kind: type[T]) -> T:
+    """Read a cursor that `encode_cursor` wrote."""
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
+
+
+def version_cursor(text: str | None) -> Version:
+    """Read a cursor of a list that goes by version; the start of the list without one."""
+    version = 0 if text is None else decode_cursor(text, int)
+    if not 0 <= version <= MAX_VERSION:
+        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+    return Version(version)

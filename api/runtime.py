@@ -1,0 +1,114 @@
+"""The composition root: the only place where adapters are chosen and joined."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from domain.agent import Agent
+from domain.application.assistant import assistant
+from domain.application.journal import Journal
+from domain.application.signals import Signals
+from domain.application.turns import Turns
+from domain.application.work import Means
+from domain.chat import ChatModel
+from domain.ports import EventStore, SnapshotStore, TokenCounter
+from infrastructure.agents import load_agents
+from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.fingerprint import fold_fingerprint
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.models.offline import OfflineModel
+from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.settings import Settings
+from infrastructure.tokens import TiktokenCounter
+from infrastructure.tools import builtin_tools
+from migrations.run import migrate
+
+MEMORY = "memory://"
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything that a process of Threadfold works with."""
+
+    settings: Settings
+    agents: Mapping[str, Agent]
+    journal: Journal
+    turns: Turns
+    clock: SystemClock
+    new_id: Callable[[], UUID]
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Connect everything that the settings ask for, and let it go at the end."""
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        tokens = TiktokenCounter(settings.llm_model)
+        agents = _agents(settings, clock)
+        store, snapshots = await _stores(settings, stack)
+        model = _model(settings, tokens)
+        stack.push_async_callback(model.close)
+        journal = Journal(
+            store, snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
+        )
+        turns = Turns(Means(journal, model, tokens, Signals(), settings.context_window_limit), agents)
+        stack.push_async_callback(turns.close)
+        yield Runtime(settings, agents, journal, turns, clock, uuid7)
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[str]:
+    """Name the database of the settings, starting the embedded server if none is named."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    starting = asyncio.create_task(asyncio.to_thread(EmbeddedPostgres.start, settings.data_dir / "postgres"))
+    try:
+        server = await asyncio.shield(starting)
+    except asyncio.CancelledError:  # a thread cannot be cancelled: the server comes up, and nobody would stop it
+        await asyncio.to_thread((await starting).stop)
+        raise
+    try:
+        yield server.url()
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def _stores(settings: Settings, stack: AsyncExitStack) -> tuple[EventStore, SnapshotStore]:
+    if settings.database_url == MEMORY:
+        return MemoryEventStore(), MemorySnapshotStore()
+    url = await stack.enter_async_context(database(settings))
+    await migrate(url)
+    pool = await open_pool(url, max_size=settings.max_connections)
+    stack.push_async_callback(pool.close)
+    return PostgresEventStore(pool), PostgresSnapshotStore(pool)
+
+
+def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:
+    if settings.llm_endpoint is None:
+        return OfflineModel(tokens)
+    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+    return OpenAIChatModel(settings.llm_endpoint, key, settings.llm_model)
+
+
+def _agents(settings: Settings, clock: SystemClock) -> Mapping[str, Agent]:
+    tools = builtin_tools(clock.now, settings.knowledge_dir)
+    builtin = assistant(tools=tools, slash_commands=True)
+    return {agent.name: agent for agent in (builtin, *load_agents(settings.agents))}

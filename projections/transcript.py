@@ -1,0 +1,141 @@
+"""The transcript: what was said and done in a thread, as chat messages, read from the log in pages.
+
+An assistant's message carries the calls that it asked for; a tool's message says how its call ended.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.application.journal import Journal
+from domain.chat import ToolCall
+from domain.codec import Recorded
+from domain.errors import CorruptLog
+from domain.events import (
+    Event,
+    MessageAppended,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnFailed,
+)
+from domain.ids import START, ThreadId, Version
+
+Outcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
+
+
+class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
+    """A message in the form of chat completions, with its place in the log."""
+
+    version: Version
+    recorded_at: datetime
+    role: Literal["user", "assistant", "tool"]
+    content: str | None
+    tokens: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    outcome: Outcome | None = None
+
+
+class FinishedTurn(Struct, frozen=True):
+    """What a turn came to: its last event, that event's version, and the turn's messages from the user's on."""
+
+    end: TurnCompleted | TurnFailed
+    version: Version
+    messages: Sequence[TranscriptMessage]
+
+
+async def page(
+    journal: Journal, thread_id: ThreadId, after: Version = START, limit: int = 100, upto: Version | None = None
+) -> Sequence[TranscriptMessage]:
+    """Return up to `limit` messages that began after a version, in their order."""
+    found: list[TranscriptMessage] = []
+    async for message in read(journal, thread_id, after, upto):
+        if len(found) == limit:
+            break
+        found.append(message)
+    return found
+
+
+async def finished(journal: Journal, thread_id: ThreadId, started: Version) -> FinishedTurn | None:
+    """Return what the turn that started at a version came to, or None if it still runs."""
+    async for recorded in journal.follow(thread_id, started):
+        if isinstance(recorded.event, TurnCompleted | TurnFailed):
+            messages = [m async for m in read(journal, thread_id, started, recorded.version)]
+            return FinishedTurn(recorded.event, recorded.version, messages)
+    return None
+
+
+async def read(
+    journal: Journal, thread_id: ThreadId, after: Version = START, upto: Version | None = None
+) -> AsyncIterator[TranscriptMessage]:
+    """Yield the messages of a thread in their order."""
+    said: TranscriptMessage | None = None
+    asked: dict[Version, ToolRequested] = {}
+    async for recorded in journal.follow(thread_id, after, upto):
+        event = recorded.event
+        if isinstance(event, ToolRequested):
+            asked[recorded.version] = event
+            if said:
+                call = ToolCall(event.call_id, event.tool, event.arguments)
+                said = replace(said, tool_calls=(*said.tool_calls, call))
+            continue
+        if said:
+            yield said
+            said = None
+        match event:
+            case MessageAppended():
+                said = TranscriptMessage(
+                    recorded.version, recorded.recorded_at, event.role, event.content, event.tokens
+                )
+            case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
+                yield _told(recorded, event, await _request(journal, thread_id, Version(event.call), asked))
+            case _:
+                continue
+    if said:
+        yield said
+
+
+def _told(
+    recorded: Recorded, event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown, request: ToolRequested
+) -> TranscriptMessage:
+    content, outcome = _outcome(event)
+    return TranscriptMessage(
+        recorded.version,
+        recorded.recorded_at,
+        "tool",
+        content,
+        event.tokens,
+        tool_call_id=request.call_id,
+        name=request.tool,
+        outcome=outcome,
+    )
+
+
+def _outcome(event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown) -> tuple[str, Outcome]:
+    match event:
+        case ToolSucceeded(content=content):
+            return content, "succeeded"
+        case ToolFailed(error=error):
+            return error, "failed"
+        case ToolOutcomeUnknown(error=error):
+            return error, "unknown"
+
+
+async def _request(
+    journal: Journal, thread_id: ThreadId, call: Version, asked: dict[Version, ToolRequested]
+) -> ToolRequested:
+    """Find the request of a call; it may lie before the page."""
+    event: Event | None = asked.get(call)
+    if event is None:
+        before = await journal.history(thread_id, Version(call - 1), call)
+        event = before[0].event if before else None
+    if not isinstance(event, ToolRequested):
+        raise CorruptLog(f"{thread_id}: version {call} is no tool call")
+    return event

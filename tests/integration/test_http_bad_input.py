@@ -1,0 +1,235 @@
+"""Bad input gets a 4xx problem that names the field, and changes nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from domain.ids import SLICES, Position, Slice
+from tests.support.http import Api, running_api
+
+UNKNOWN = str(UUID(int=99))
+INVOKE = ("POST", "/v1/agent/invoke")
+OPEN = ("POST", "/v1/threads")
+TURNS = ("POST", "/v1/threads/{thread}/turns")
+VALUES = ("PATCH", "/v1/threads/{thread}/values")
+STATE = ("GET", "/v1/threads/{thread}/state")
+MESSAGES = ("GET", "/v1/threads/{thread}/messages")
+EVENTS = ("GET", "/v1/threads/{thread}/events")
+LIST = ("GET", "/v1/threads")
+JSON = {"Content-Type": "application/json"}
+
+
+def nested(levels: int) -> str:
+    return '{"values": {"a": ' + "[" * levels + "]" * levels + "}}"
+
+
+Case = tuple[tuple[str, str], dict[str, Any], int, str]
+
+CASES: dict[str, Case] = {
+    "no body": (INVOKE, {"content": b"", "headers": JSON}, 400, "body"),
+    "body is no object": (INVOKE, {"json": []}, 400, "body"),
+    "body is null": (INVOKE, {"content": b"null", "headers": JSON}, 400, "body"),
+    "body is cut off": (INVOKE, {"content": b'{"user_input": "a', "headers": JSON}, 400, "body"),
+    "body is not UTF-8": (INVOKE, {"content": b'{"user_input": "\xff"}', "headers": JSON}, 400, "body"),
+    "body is two documents": (INVOKE, {"content": b'{"user_input": "a"} {}', "headers": JSON}, 400, "body"),
+    "body is a form": (INVOKE, {"data": {"user_input": "a"}}, 415, "Content-Type"),
+    "body is declared as text": (
+        INVOKE,
+        {"content": b'{"user_input": "a"}', "headers": {"Content-Type": "text/plain"}},
+        415,
+        "Content-Type",
+    ),
+    "body is oversized": (INVOKE, {"json": {"user_input": "a", "graph": "x" * 1_100_000}}, 413, "body"),
+    "input is missing": (INVOKE, {"json": {}}, 400, "user_input"),
+    "input is null": (INVOKE, {"json": {"user_input": None}}, 400, "user_input"),
+    "input is a number": (INVOKE, {"json": {"user_input": 5}}, 400, "user_input"),
+    "input is a list": (INVOKE, {"json": {"user_input": ["a"]}}, 400, "user_input"),
+    "input is empty": (INVOKE, {"json": {"user_input": ""}}, 400, "user_input"),
+    "input is too long": (INVOKE, {"json": {"user_input": "a" * 200_001}}, 400, "user_input"),
+    "input holds NUL": (INVOKE, {"json": {"user_input": "a\0"}}, 400, "user_input"),
+    "input holds a lone surrogate": (
+        INVOKE,
+        {"content": b'{"user_input": "\\ud800"}', "headers": JSON},
+        400,
+        "user_input",
+    ),
+    "unknown field": (INVOKE, {"json": {"user_input": "a", "user_inputs": "b"}}, 400, "user_inputs"),
+    "thread id is no UUID": (INVOKE, {"json": {"user_input": "a", "thread_id": "me"}}, 400, "thread_id"),
+    "thread id is a number": (INVOKE, {"json": {"user_input": "a", "thread_id": 7}}, 400, "thread_id"),
+    "unknown graph": (INVOKE, {"json": {"user_input": "a", "graph": "nobody"}}, 422, "graph"),
+    "graph is a number": (OPEN, {"json": {"graph": 1}}, 400, "graph"),
+    "unknown graph to open": (OPEN, {"json": {"graph": "nobody"}}, 422, "graph"),
+    "values are a list": (OPEN, {"json": {"values": [1]}}, 400, "values"),
+    "values hold NUL": (OPEN, {"json": {"values": {"a": {"b": ["\0"]}}}}, 400, "values.a.b.0"),
+    "a key holds NUL": (OPEN, {"json": {"values": {"\0": 1}}}, 400, "values"),
+    "values hold a lone surrogate": (
+        OPEN,
+        {"content": b'{"values": {"a": "\\udfff"}}', "headers": JSON},
+        400,
+        "values.a",
+    ),
+    "values hold a huge integer": (
+        OPEN,
+        {"content": b'{"values": {"a": 1' + b"0" * 400 + b"}}", "headers": JSON},
+        400,
+        "values.a",
+    ),
+    "values hold an endless integer": (
+        OPEN,
+        {"content": b'{"values": {"a": 1' + b"0" * 5000 + b"}}", "headers": JSON},
+        400,
+        "",
+    ),
+    "values hold a float beyond range": (
+        OPEN,
+        {"content": b'{"values": {"a": 1e400}}', "headers": JSON},
+        400,
+        "values.a",
+    ),
+    "values hold NaN": (OPEN, {"content": b'{"values": {"a": NaN}}', "headers": JSON}, 400, "values.a"),
+    "values are nested too deep": (OPEN, {"content": nested(65), "headers": JSON}, 400, "values.a" + ".0" * 63),
+    "values are nested very deep": (OPEN, {"content": nested(9_000), "headers": JSON}, 400, "body"),
+    "opened otherwise before": (OPEN, {"json": {"thread_id": "{thread}", "values": {"b": 1}}}, 409, "thread_id"),
+    "turn in an unknown thread": (
+        ("POST", f"/v1/threads/{UNKNOWN}/turns"),
+        {"json": {"user_input": "a"}},
+        404,
+        "thread_id",
+    ),
+    "turn in no thread": (("POST", "/v1/threads/me/turns"), {"json": {"user_input": "a"}}, 400, "thread_id"),
+    "wait is no boolean": (TURNS, {"json": {"user_input": "a"}, "params": {"wait": "soon"}}, 400, "wait"),
+    "unknown parameter": (TURNS, {"json": {"user_input": "a"}, "params": {"await": "true"}}, 400, "await"),
+    "checkpoint_ref is stale": (
+        TURNS,
+        {"json": {"user_input": "a", "checkpoint_ref": "1-00000000"}},
+        412,
+        "checkpoint_ref",
+    ),
+    "checkpoint_ref is garbage": (TURNS, {"json": {"user_input": "a", "checkpoint_ref": "now"}}, 400, "checkpoint_ref"),
+    "checkpoint_ref is a number": (TURNS, {"json": {"user_input": "a", "checkpoint_ref": 3}}, 400, "checkpoint_ref"),
+    "checkpoint_ref of a thread that is not there": (
+        INVOKE,
+        {"json": {"user_input": "a", "thread_id": UNKNOWN, "checkpoint_ref": "1-00000000"}},
+        412,
+        "checkpoint_ref",
+    ),
+    "If-Match is stale": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"If-Match": '"9-00000000"'}},
+        412,
+        "checkpoint_ref",
+    ),
+    "If-Match has no quotes": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"If-Match": "1-00000000"}},
+        400,
+        "If-Match",
+    ),
+    "If-Match contradicts checkpoint_ref": (
+        TURNS,
+        {"json": {"user_input": "a", "checkpoint_ref": "1-00000000"}, "headers": {"If-Match": '"2-00000000"'}},
+        400,
+        "checkpoint_ref",
+    ),
+    "Idempotency-Key with blanks": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"Idempotency-Key": "a b"}},
+        400,
+        "Idempotency-Key",
+    ),
+    "Idempotency-Key too long": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"Idempotency-Key": "k" * 256}},
+        400,
+        "Idempotency-Key",
+    ),
+    "Idempotency-Key with another body": (
+        VALUES,
+        {"json": {"values": {"z": 2}}, "headers": {"Idempotency-Key": "used"}},
+        422,
+        "Idempotency-Key",
+    ),
+    "X-Correlation-ID with a line break's like": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"X-Correlation-ID": "a b"}},
+        400,
+        "X-Correlation-ID",
+    ),
+    "values to change are text": (VALUES, {"json": {"values": "x"}}, 400, "values"),
+    "values to change in an unknown thread": (
+        ("PATCH", f"/v1/threads/{UNKNOWN}/values"),
+        {"json": {"values": {"a": 1}}},
+        404,
+        "thread_id",
+    ),
+    "state of an unknown thread": (("GET", f"/v1/threads/{UNKNOWN}/state"), {}, 404, "thread_id"),
+    "summary of an unknown thread": (("GET", f"/v1/threads/{UNKNOWN}"), {}, 404, "thread_id"),
+    "messages of an unknown thread": (("GET", f"/v1/threads/{UNKNOWN}/messages"), {}, 404, "thread_id"),
+    "at_version is beyond the end": (STATE, {"params": {"at_version": 3}}, 400, "at_version"),
+    "at_version is beyond any": (STATE, {"params": {"at_version": 10**30}}, 400, "at_version"),
+    "at_version is zero": (STATE, {"params": {"at_version": 0}}, 400, "at_version"),
+    "at_version is negative": (STATE, {"params": {"at_version": -1}}, 400, "at_version"),
+    "at_version is no number": (STATE, {"params": {"at_version": "last"}}, 400, "at_version"),
+    "at_time is before the beginning": (STATE, {"params": {"at_time": "2001-01-01T00:00:00Z"}}, 400, "at_time"),
+    "at_time has no zone": (STATE, {"params": {"at_time": "2026-01-01T00:00:00"}}, 400, "at_time"),
+    "at_time is no time": (STATE, {"params": {"at_time": "yesterday"}}, 400, "at_time"),
+    "at_time is the year zero": (STATE, {"params": {"at_time": "0000-01-01T00:00:00Z"}}, 400, "at_time"),
+    "at_time and at_version": (
+        STATE,
+        {"params": {"at_time": "2026-01-01T00:00:00Z", "at_version": 1}},
+        400,
+        "at_time",
+    ),
+    "at_version misspelt": (STATE, {"params": {"at_verson": 1}}, 400, "at_verson"),
+    "limit is zero": (MESSAGES, {"params": {"limit": 0}}, 400, "limit"),
+    "limit is too large": (EVENTS, {"params": {"limit": 1_001}}, 400, "limit"),
+    "cursor is garbage": (EVENTS, {"params": {"cursor": "***"}}, 400, "cursor"),
+    "cursor is of another list": (LIST, {"params": {"cursor": "MTI"}}, 400, "cursor"),
+    "cursor is negative": (EVENTS, {"params": {"cursor": "LTE"}}, 400, "cursor"),
+    "cursor is beyond any version": (EVENTS, {"params": {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk"}}, 400, "cursor"),
+    "graph that is not there": (("GET", "/v1/graphs/nobody"), {}, 404, "path"),
+    "path that is not there": (("GET", "/v1/nothing"), {}, 404, "path"),
+    "method that is not there": (("DELETE", "/v1/threads"), {}, 405, "method"),
+}
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with running_api(database_url=database_url) as api:
+        yield api
+
+
+async def count_events(api: Api) -> int:
+    store = api.service.runtime.journal.store
+    return sum([len(await store.read_slice(Slice(n), Position(0), 1_000)) for n in range(SLICES)])
+
+
+async def test_bad_input_gets_a_problem_that_names_the_field_and_changes_nothing(api: Api) -> None:
+    thread = await api.opened(thread_id=str(uuid4()), values={"a": 1})
+    key = {"Idempotency-Key": "used"}
+    assert (await api.patch(f"/v1/threads/{thread}/values", json={"values": {"z": 1}}, headers=key)).is_success
+    before = await count_events(api)
+    wrong = []
+    for name, ((method, path), request, status, field) in CASES.items():
+        if isinstance(request.get("json"), dict) and request["json"].get("thread_id") == "{thread}":
+            request = {**request, "json": {**request["json"], "thread_id": thread}}  # noqa: PLW2901
+        response = await api.request(method, path.format(thread=thread), **request)
+        if not is_problem(response.status_code, response.headers, response, status, field):
+            wrong.append(f"{name}: {response.status_code} {response.text[:300]}, expected {status} {field}")
+    assert not wrong, "\n".join(wrong)
+    assert await count_events(api) == before == 2
+
+
+def is_problem(got: int, headers: Any, response: Any, status: int, field: str) -> bool:
+    if got != status or headers["content-type"] != "application/problem+json":
+        return False
+    document = response.json()
+    fields = [error["field"] for error in document.get("errors", [])]
+    complete = document["status"] == status and document["type"] and document["title"] and document["detail"]
+    return bool(complete) and (field in fields or not field)
+
+
+def test_the_table_has_at_least_forty_cases() -> None:
+    assert len(CASES) >= 40

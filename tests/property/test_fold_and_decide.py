@@ -1,0 +1,128 @@
+"""Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
+
+from typing import Any
+from uuid import UUID
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from domain.commands import (
+    Command,
+    CompleteNode,
+    EndCall,
+    FailAttempt,
+    FailTurn,
+    OpenThread,
+    StartCalls,
+    StartTurn,
+    UpdateValues,
+)
+from domain.decide import decide
+from domain.errors import Conflict, InvalidInput
+from domain.events import (
+    ContextAssembled,
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    StateUpdated,
+    ToolRequested,
+    TurnCompleted,
+    TurnFailed,
+    TurnStarted,
+)
+from domain.evolve import evolve, fold
+from domain.ids import TurnId, Version
+from domain.json import JsonObject
+from domain.state import INITIAL, Running, State
+
+turns = st.sampled_from([TurnId(UUID(int=n)) for n in range(1, 4)])
+small = st.integers(0, 12)
+versions = st.integers(1, 40).map(Version)
+texts = st.sampled_from(["", "hello", "\0", "\ud800", "😀"])
+objects: st.SearchStrategy[JsonObject] = st.sampled_from(
+    [{}, {"a": 1}, {"a": True}, {"a": None}, {"a": {"b": 1}}, {"a": {"b": None}}, {"a": float("inf")}, {"\0": 1}]
+)
+
+facts = st.one_of(
+    st.builds(MessageAppended, st.sampled_from(["assistant", "assistant", "user"]), st.none() | texts, small),
+    st.builds(ToolRequested, st.sampled_from(["a", "b"]), st.just("clock"), objects),
+    st.builds(StateUpdated, objects),
+    st.builds(HistoryCompacted, versions, texts, small),
+    st.builds(ContextAssembled, versions, versions, small, small),
+    st.builds(ModelCalled, st.just("m"), small, small, small, st.just("stop")),
+)
+
+
+def reports(state: State) -> st.SearchStrategy[Command]:
+    """Commands that mostly fit the turn in progress, so that histories get somewhere."""
+    turn = st.just(TurnId(state.turn.turn_id)) if isinstance(state, Running) else turns
+    step = st.just(state.turn.step) if isinstance(state, Running) else small
+    attempt = st.just(state.turn.attempt) if isinstance(state, Running) else small
+    calls = [call.version for call in state.turn.calls] if isinstance(state, Running) else []
+    call = st.sampled_from(calls) if calls else versions
+    outcome = st.sampled_from(["succeeded", "failed", "unknown"])
+    fact_lists = st.lists(facts, max_size=4).map(tuple)
+    asking = st.just((MessageAppended("assistant", None, 1), ToolRequested("a", "clock", {})))
+    return st.one_of(
+        st.builds(CompleteNode, turn, step, fact_lists | asking, st.sampled_from(["x", "y", "z", "END"]), small),
+        st.builds(FailAttempt, turn, step, attempt, texts, small, st.none() | small),
+        st.builds(StartCalls, turn, st.lists(call, max_size=3).map(tuple)),
+        st.builds(EndCall, turn, call, outcome, texts, small, small),
+        st.builds(FailTurn, turn, st.just("step_limit"), texts),
+    )
+
+
+def commands(state: State) -> st.SearchStrategy[Command]:
+    return st.one_of(
+        st.builds(OpenThread, st.sampled_from(["assistant", "other"]), objects),
+        st.builds(StartTurn, turns, texts, small, st.just("x"), st.just("f00")),
+        st.builds(UpdateValues, objects),
+        reports(state),
+        reports(state),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothing(data: st.DataObject) -> None:
+    state: State = INITIAL
+    history: list[Event] = []
+    for _ in range(data.draw(st.integers(1, 20))):
+        command = data.draw(commands(state))
+        try:
+            events = decide(command, state)
+        except (Conflict, InvalidInput):
+            continue
+        for event in events:
+            state = evolve(state, event)
+        history += events
+        assert decide(command, state) == ()
+        check_invariants(state)
+    assert fold(INITIAL, history) == state
+    assert state.version == len(history)
+    check_turns(history)
+
+
+def check_invariants(state: State) -> None:
+    """A prompt can be made of the window at any time: each outcome follows the request that it answers."""
+    if not isinstance(state, Running):
+        return
+    window = state.thread.window
+    assert window == tuple(sorted(window, key=lambda m: m.version))
+    requested = [call for message in window for call in message.tool_calls]
+    answered = [message for message in window if message.role == "tool"]
+    assert len(requested) == len(answered) + len(state.turn.calls)
+
+
+def check_turns(history: list[Any]) -> None:
+    """Each turn that ended has exactly one terminal event, and no two turns overlap."""
+    running = None
+    for event in history:
+        match event:
+            case TurnStarted():
+                assert running is None
+                running = event.turn_id
+            case TurnCompleted() | TurnFailed():
+                assert running == event.turn_id
+                running = None

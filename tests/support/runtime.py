@@ -1,0 +1,118 @@
+"""A runtime of memory stores and a scripted model, for tests of the use cases."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from domain.agent import Agent
+from domain.application.execute import Outcome, Request, execute
+from domain.application.journal import Journal, Loaded
+from domain.application.signals import Signals
+from domain.application.turns import Turns
+from domain.application.work import Means
+from domain.chat import ChatAnswer, ChatRequest, OnDelta, ToolCall, Usage
+from domain.codec import Metadata
+from domain.commands import OpenThread, StartTurn
+from domain.events import Event
+from domain.ids import ThreadId, TurnId
+from domain.ports import EventStore
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+
+Reply = ChatAnswer | Exception
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def pass_(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class Words:
+    """Counts words for tokens."""
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+@dataclass
+class Script:
+    """A model that says its lines, and keeps what it was asked."""
+
+    lines: list[Reply]
+    asked: list[ChatRequest] = field(default_factory=list)
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        self.asked.append(request)
+        await asyncio.sleep(0)
+        line = self.lines.pop(0)
+        if isinstance(line, Exception):
+            raise line
+        if on_delta and line.content:
+            on_delta(line.content)
+        return line
+
+    async def close(self) -> None:
+        return
+
+
+def says(content: str) -> ChatAnswer:
+    return ChatAnswer(content, (), "stop", "script", Usage(10, 2))
+
+
+def calls(*requests: tuple[str, dict[str, object]]) -> ChatAnswer:
+    asked = tuple(ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(requests))
+    return ChatAnswer(None, asked, "tool_calls", "script", Usage(10, 2))
+
+
+@dataclass
+class Stage:
+    """Everything that a turn needs, and shorthands to run one."""
+
+    agent: Agent
+    script: Script
+    clock: Clock = field(default_factory=Clock)
+    store: EventStore = field(default_factory=MemoryEventStore)
+    snapshots: MemorySnapshotStore = field(default_factory=MemorySnapshotStore)
+    thread_id: ThreadId = field(default_factory=lambda: ThreadId(uuid4()))
+    context_window: int = 8_000
+    snapshot_every: int = 100
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(
+            self.store, self.snapshots, self.clock, fingerprint="test", snapshot_every=self.snapshot_every
+        )
+        means = Means(self.journal, self.script, Words(), Signals(), self.context_window)
+        self.turns = Turns(means, {self.agent.name: self.agent})
+
+    async def begin(self, content: str) -> Outcome:
+        graph = self.agent.graph
+        start = StartTurn(TurnId(uuid4()), content, len(content.split()), graph.start, graph.fingerprint)
+
+        def plan(state: object) -> Sequence[OpenThread | StartTurn]:
+            return (start,) if hasattr(state, "thread") else (OpenThread(self.agent.name), start)
+
+        return await execute(self.journal, Request(self.thread_id, plan))
+
+    async def say(self, content: str) -> Loaded:
+        outcome = await self.begin(content)
+        return await self.turns.run(outcome.loaded, Metadata(causation=None))
+
+    async def events(self) -> list[Event]:
+        return [recorded.event async for recorded in self.journal.follow(self.thread_id)]
+
+    async def happened(self, *kinds: type[Event]) -> list[Event]:
+        return [event for event in await self.events() if isinstance(event, kinds)]
+
+
+def stage(agent: Agent, *lines: Reply, **more: object) -> Stage:
+    return Stage(agent, Script(list(lines)), **more)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""A graph is checked when it is built, and says which name is wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from domain.application.assistant import assistant
+from domain.errors import InvalidGraph
+from domain.events import NodeFact
+from domain.graph import END, Branch, Edge, Graph, Node, Retry
+from domain.mermaid import mermaid
+from tests.support.given import A_RUNNING_TURN, running
+
+
+async def nothing(_: Any) -> Sequence[NodeFact]:
+    return ()
+
+
+def build(edges: Mapping[str, Edge], *names: str, start: str = "a", step_limit: int = 50) -> Graph:
+    return Graph("shop", start, [Node(name, nothing) for name in names or ("a", "b")], edges, step_limit)
+
+
+def branch(**targets: str) -> Branch:
+    return Branch(lambda _: next(iter(targets)), targets)
+
+
+@pytest.mark.parametrize(
+    ("edges", "names", "message"),
+    [
+        ({"a": "b", "b": END}, ("a", "b", "b"), "two nodes are called 'b'"),
+        ({"a": END, "END": END}, ("a", "END"), "must not be called 'END'"),
+        ({"a": "b"}, ("a", "b"), "no edge leaves 'b'"),
+        ({"b": END}, ("b",), "the start 'a' is not a node"),
+        ({"a": "b", "b": END, "c": END}, ("a", "b"), "an edge leaves 'c', which is not a node"),
+        ({"a": "b", "b": "nowhere"}, ("a", "b"), "the edge from 'b' leads to 'nowhere', which is not a node"),
+        ({"a": branch(x="nowhere"), "b": END}, ("a", "b"), "the edge from 'a' leads to 'nowhere'"),
+        ({"a": END, "b": END}, ("a", "b"), "'b' cannot be reached from 'a'"),
+        ({"a": branch(x="b", y=END), "b": "b"}, ("a", "b"), "no path leads from 'b' to END"),
+    ],
+)
+def test_a_wrong_graph_is_refused_by_name(edges: Mapping[str, Edge], names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidGraph, match=f"shop: .*{message}"):
+        build(edges, *names)
+
+
+def test_a_graph_may_have_cycles() -> None:
+    graph = build({"a": "b", "b": branch(again="a", done=END)})
+    assert graph.after("b", running(*A_RUNNING_TURN)) == "a"
+
+
+def test_a_branch_that_chooses_an_unknown_label_is_named() -> None:
+    graph = build({"a": Branch(lambda _: "left", {"right": "b"}), "b": END})
+    with pytest.raises(InvalidGraph, match="the branch after 'a' chose 'left', but has only right"):
+        graph.after("a", running(*A_RUNNING_TURN))
+
+
+def test_a_step_limit_below_one_is_refused() -> None:
+    with pytest.raises(InvalidGraph, match="step_limit must be at least 1, not 0"):
+        build({"a": "b", "b": END}, step_limit=0)
+
+
+def test_a_fingerprint_changes_with_the_shape_only() -> None:
+    one = build({"a": "b", "b": END})
+    same = build({"b": END, "a": "b"}, "b", "a")
+    other = build({"a": branch(x="b", y=END), "b": END})
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_delays_grow_up_to_a_limit_and_end() -> None:
+    retry = Retry(attempts=5, first_delay=1, factor=3, longest_delay=5)
+    assert [retry.delay_after(n) for n in range(1, 6)] == [1, 3, 5, 5, None]
+
+
+def test_a_graph_is_drawn_with_its_labels_escaped() -> None:
+    graph = build({"a": Branch(lambda _: "", {'"say <b>"': "b", "stop": END}), "b": END})
+    assert mermaid(graph).splitlines() == [
+        "flowchart TD",
+        "    start(( )) --> n0",
+        '    n0["a"]',
+        '    n1["b"]',
+        "    finish([END])",
+        '    n0 -. "&quot;say &lt;b&gt;&quot;" .-> n1',
+        '    n0 -. "stop" .-> finish',
+        "    n1 --> finish",
+    ]
+
+
+def test_the_built_in_graph_has_the_documented_paths() -> None:
+    assert set(assistant().graph.arrows()) == {
+        ("route_intent", "tool", "execute_tool"),
+        ("route_intent", "direct", "generate_response"),
+        ("execute_tool", "", "generate_response"),
+        ("generate_response", "tools", "execute_tool"),
+        ("generate_response", "over_window", "compact_history"),
+        ("generate_response", "done", "finalize_turn"),
+        ("compact_history", "", "finalize_turn"),
+        ("finalize_turn", "", "END"),
+    }
