@@ -76,7 +76,7 @@ def seal(
         sealed.append(
             Record(tenant, thread_id, version, draft.type, draft.schema, draft.payload, draft.metadata, at, last)
         )
-    return tuple(sealed), Head(version, last, at)
+    return tuple(sealed), Head(version, last, at) if sealed else head
 
 
 def link(  # the fields of the hash, in their order

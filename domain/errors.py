@@ -11,6 +11,7 @@ ThreadfoldError
 │   ├── ThreadAlreadyOpen   opened before, otherwise
 │   ├── UnopenedThread      not opened yet
 │   └── CommandReused       an idempotency key with another body
+├── StoreUnavailable        the database does not answer
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── NodeTimeout             a node ran longer than it may
@@ -94,6 +95,10 @@ class UnopenedThread(Conflict):
 
 class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
+
+
+class StoreUnavailable(ThreadfoldError):
+    """The database does not answer. Try again later; a command may be repeated with its idempotency key."""
 
 
 class InvalidGraph(ThreadfoldError):

@@ -1,0 +1,88 @@
+"""The log in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import islice
+
+from msgspec.structs import replace
+
+from domain.chain import NOTHING, Record
+from domain.errors import VersionConflict
+from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ports import Append, Command, ThreadCursor, ThreadRow
+
+NOWHERE = Position(0)
+
+
+class MemoryEventStore:
+    """An `EventStore` that a process keeps for itself."""
+
+    def __init__(self) -> None:
+        """Begin with no thread."""
+        self._threads: dict[ThreadId, ThreadRow] = {}
+        self._events: defaultdict[ThreadId, list[Record]] = defaultdict(list)
+        self._slices: defaultdict[Slice, list[Record]] = defaultdict(list)
+        self._commands: dict[tuple[Slice, CommandId], Command] = {}
+
+    async def append(self, append: Append) -> Position:
+        """Check everything, then store everything."""
+        slice_ = slice_of(append.thread_id)
+        thread = self._accepting(append)
+        first = Position(len(self._slices[slice_]) + 1) if append.records else NOWHERE
+        placed = [replace(record, position=Position(first + i)) for i, record in enumerate(append.records)]
+        self._events[append.thread_id] += placed
+        self._slices[slice_] += placed
+        self._threads[append.thread_id] = replace(thread, head=append.head, in_turn=append.in_turn)
+        if append.command:
+            self._commands[slice_, append.command.id] = append.command
+        return first
+
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> Command | None:
+        """Look a command up."""
+        return self._commands.get((slice_of(thread_id), command_id))
+
+    async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
+        """Look a thread's head up."""
+        return self._threads.get(thread_id)
+
+    async def read(
+        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        """Read a part of a thread: version n is at index n - 1."""
+        return list(islice(self._events.get(thread_id, [])[after:upto], limit))
+
+    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
+        """Read a part of a slice: position n is at index n - 1."""
+        return self._slices.get(slice_, [])[after : after + limit]
+
+    async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
+        """Search for an instant by halving: times never run backwards in a thread."""
+        return Version(bisect_right(self._events.get(thread_id, []), at, key=lambda record: record.recorded_at))
+
+    async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
+        """List a page of a tenant's threads."""
+        rows = sorted((row for row in self._threads.values() if row.tenant == tenant), key=_age, reverse=True)
+        older = (row for row in rows if after is None or _age(row) < (after.opened_at, after.thread_id))
+        return list(islice(older, limit))
+
+    async def stalled(self, before: datetime, limit: int) -> Sequence[ThreadRow]:
+        """List threads whose turn has stopped moving."""
+        rows = (row for row in self._threads.values() if row.in_turn and row.head.at < before)
+        return sorted(rows, key=lambda row: (row.head.at, row.thread_id))[:limit]
+
+    def _accepting(self, append: Append) -> ThreadRow:
+        """Return the thread that takes the append: as it is, or new. Raise `VersionConflict` if none does."""
+        found = self._threads.get(append.thread_id)
+        head, expected = (found.head if found else NOTHING), append.expected
+        known = append.command and (slice_of(append.thread_id), append.command.id) in self._commands
+        moved = (head.version, head.hash) != (expected.version, expected.hash)
+        if known or moved or (found and found.tenant != append.tenant) or not (found or append.records):
+            raise VersionConflict(expected.version, head.version)
+        opened_at = append.records[0].recorded_at if append.records else append.head.at
+        return found or ThreadRow(append.tenant, append.thread_id, append.head, opened_at, append.in_turn)
+
+
+def _age(row: ThreadRow) -> tuple[datetime, ThreadId]:
+    return row.opened_at, row.thread_id

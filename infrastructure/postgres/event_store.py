@@ -1,0 +1,68 @@
+"""The log on PostgreSQL."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+
+from domain.chain import Record
+from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ports import Append, Command, ThreadCursor, ThreadRow
+from infrastructure.postgres.append import append_once
+from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.rows import record_of, thread_of
+from infrastructure.postgres.statements import COMMAND, READ, READ_SLICE, STALLED, THREAD, THREADS, VERSION_AT
+
+NO_END = Version(2**31 - 1)
+NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
+
+
+class PostgresEventStore:
+    """An `EventStore` on a migrated database. See `statements.APPEND` for what it guarantees, and why."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. Whoever opened it closes it."""
+        self._pool = pool
+
+    async def append(self, append: Append) -> Position:
+        """Store an append in one round trip."""
+        return await append_once(self._pool, append)
+
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> Command | None:
+        """Look a command up."""
+        rows = await fetch(self._pool, COMMAND, slice_of(thread_id), command_id)
+        return Command(*rows[0]) if rows else None
+
+    async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
+        """Look a thread's head up."""
+        rows = await fetch(self._pool, THREAD, slice_of(thread_id), thread_id)
+        return thread_of(rows[0]) if rows else None
+
+    async def read(
+        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        """Read a part of a thread."""
+        last = NO_END if upto is None else upto
+        return [
+            record_of(row) for row in await fetch(self._pool, READ, slice_of(thread_id), thread_id, after, last, limit)
+        ]
+
+    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
+        """Read a part of a slice."""
+        return [record_of(row) for row in await fetch(self._pool, READ_SLICE, slice_, after, limit)]
+
+    async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
+        """Search for an instant by halving."""
+        rows = await fetch(self._pool, VERSION_AT, slice_of(thread_id), thread_id, at)
+        return Version(rows[0]["version"] if rows else 0)
+
+    async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
+        """List a page of a tenant's threads."""
+        last = after or NEWEST
+        rows = await fetch(self._pool, THREADS, tenant, last.opened_at, last.thread_id, limit)
+        return [thread_of(row) for row in rows]
+
+    async def stalled(self, before: datetime, limit: int) -> Sequence[ThreadRow]:
+        """List threads whose turn has stopped moving."""
+        return [thread_of(row) for row in await fetch(self._pool, STALLED, before, limit)]

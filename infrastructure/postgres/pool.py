@@ -1,0 +1,36 @@
+"""Connections to PostgreSQL, as the application's role."""
+
+import asyncpg
+
+ROLE = "threadfold_app"
+"""Made by the first migration. It may add to the log and cannot change it."""
+
+PATIENCE = 60
+"""Seconds that a statement may take before it is cancelled."""
+
+
+def dsn_of(url: str) -> str:
+    """Take a URL as people write it for asyncpg or for SQLAlchemy and return it as asyncpg takes it."""
+    return url.replace("postgresql+asyncpg://", "postgresql://", 1)
+
+
+async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
+    """Connect as `threadfold_app`, with at most `max_size` connections. Raise asyncpg's error if there is none.
+
+    The user in `url` must be a member of the role, as the one who migrated is.
+    """
+    return await asyncpg.create_pool(
+        dsn_of(url),
+        min_size=1,
+        max_size=max_size,
+        command_timeout=PATIENCE,
+        reset=_keep_session,
+        server_settings={"role": ROLE, "application_name": "threadfold", "timezone": "UTC"},
+    )
+
+
+async def _keep_session(_connection: asyncpg.Connection) -> None:
+    """Nobody changes a session's settings here, so each use of a connection is spared the round trip of a reset.
+
+    asyncpg still rolls back a transaction that was left open.
+    """

@@ -1,0 +1,26 @@
+"""From rows to the domain's values."""
+
+import asyncpg
+
+from domain.chain import Head, Record
+from domain.ports import Snapshot, ThreadRow
+
+
+def record_of(row: asyncpg.Record) -> Record:
+    """Build an event from the columns of READ, which stand in the order of the fields."""
+    return Record(*row)
+
+
+def head_of(row: asyncpg.Record) -> Head:
+    """Build a head from a row of threads or snapshots."""
+    return Head(row["version"], row["hash"], row["at"])
+
+
+def thread_of(row: asyncpg.Record) -> ThreadRow:
+    """Build a thread from a row of threads."""
+    return ThreadRow(row["tenant"], row["thread_id"], head_of(row), row["opened_at"], row["in_turn"])
+
+
+def snapshot_of(row: asyncpg.Record) -> Snapshot:
+    """Build a snapshot from a row of snapshots."""
+    return Snapshot(row["tenant"], row["thread_id"], head_of(row), row["fingerprint"], row["state"])

@@ -1,0 +1,6 @@
+"""What Alembic runs for each command. `migrations/run.py` gives it an open connection and owns the transaction."""
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=None)
+context.run_migrations()

@@ -1,0 +1,131 @@
+"""A PostgreSQL server for the session, a migrated database for each test, and both kinds of stores.
+
+`TEST_DATABASE_URL` names a server to use instead of the embedded one. Its user must be able to create databases
+and roles; the database in the URL is only connected to.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from domain.ports import EventStore, SnapshotStore
+from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from migrations.run import migrate
+
+HURRY = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
+"""Settings of the test server only: its data need not survive anything."""
+
+STORES = ["memory", "postgres"]
+
+
+def url_of(server: str, database: str) -> str:
+    """Name another database of the same server."""
+    return urlsplit(server)._replace(path=f"/{database}").geturl()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Give the URL of a server: one for each xdist worker, in a directory that any user may enter."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="threadfold-test-"))
+    directory.chmod(0o755)
+    server = EmbeddedPostgres.start(directory)
+    try:
+        asyncio.run(_hurry(server.url()))
+        server.stop()  # max_connections needs a restart
+        server = EmbeddedPostgres.start(directory)
+        yield server.url()
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: str) -> Iterator[str]:
+    """Migrate one database, for the others to be copied from, and return its name."""
+    name = f"template_{uuid.uuid4().hex}"
+    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
+    asyncio.run(migrate(url_of(postgres_server, name)))
+    yield name
+    asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: str) -> AsyncIterator[str]:
+    """Give the URL of a database that was never migrated, dropped after the test."""
+    async with _database(postgres_server, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(postgres_server: str, template_database: str) -> AsyncIterator[str]:
+    """Give the URL of a migrated database of the test's own, dropped after it."""
+    async with _database(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    """Connect to the test's database as the application does."""
+    async with await open_pool(database_url, max_size=20) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the test's database as its owner, a superuser."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(params=STORES)
+def event_store(request: pytest.FixtureRequest) -> EventStore:
+    """Give an empty event store, of each kind in turn."""
+    return MemoryEventStore() if request.param == "memory" else PostgresEventStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture(params=STORES)
+def snapshot_store(request: pytest.FixtureRequest) -> SnapshotStore:
+    """Give an empty snapshot store, of each kind in turn."""
+    if request.param == "memory":
+        return MemorySnapshotStore()
+    return PostgresSnapshotStore(request.getfixturevalue("pool"))
+
+
+@contextlib.asynccontextmanager
+async def _database(server: str, template: str) -> AsyncIterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield url_of(server, name)
+    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _hurry(url: str) -> None:
+    for setting in HURRY:
+        await _execute(url, f"ALTER SYSTEM SET {setting}")
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

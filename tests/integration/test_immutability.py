@@ -1,0 +1,96 @@
+"""Nobody changes the log: not the application, not the owner, not a superuser in a hurry."""
+
+import asyncpg
+import pytest
+
+from domain.chain import NOTHING
+from domain.ids import Version
+from infrastructure.postgres.event_store import PostgresEventStore
+from tests.streams import appending, new_thread
+
+FORBIDDEN = [
+    "UPDATE events SET payload = '{}'",
+    "UPDATE events SET payload = payload WHERE false",
+    "DELETE FROM events",
+    "DELETE FROM events WHERE false",
+    "TRUNCATE events",
+    "TRUNCATE events, threads CASCADE",
+    "INSERT INTO events SELECT * FROM events ON CONFLICT (slice, position) DO UPDATE SET payload = '{}'",
+    "MERGE INTO events USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+]
+
+
+@pytest.fixture
+async def stored(pool: asyncpg.Pool) -> PostgresEventStore:
+    store = PostgresEventStore(pool)
+    append = appending(new_thread(), NOTHING, '{"kept": true}')
+    await store.append(append)
+    return store
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+async def test_the_owner_is_refused_and_told_why(
+    stored: PostgresEventStore, owner: asyncpg.Connection, statement: str
+) -> None:
+    assert stored
+    before = await owner.fetch("SELECT * FROM events")
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="on events was refused: the log is append-only") as it:
+        await owner.execute(statement)
+
+    assert "Append a new event" in str(it.value.hint)
+    assert await owner.fetch("SELECT * FROM events") == before
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+async def test_posing_as_a_replica_does_not_help(
+    stored: PostgresEventStore, owner: asyncpg.Connection, statement: str
+) -> None:
+    assert stored
+    await owner.execute("SET session_replication_role = replica")
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await owner.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *FORBIDDEN,
+        "UPDATE commands SET result = '{}'",
+        "DELETE FROM commands",
+        "DELETE FROM threads",
+        "TRUNCATE threads",
+        "INSERT INTO slices VALUES (0, 1024)",
+        "DELETE FROM slices",
+        "UPDATE alembic_version SET version_num = '0'",
+        "ALTER TABLE events DISABLE TRIGGER append_only",
+        "ALTER TABLE events DISABLE TRIGGER ALL",
+        "DROP TABLE events",
+        "DROP TRIGGER append_only ON events",
+        "CREATE OR REPLACE FUNCTION refuse_to_change_events() RETURNS trigger LANGUAGE sql AS ''",
+        "SET session_replication_role = replica",
+    ],
+)
+async def test_the_application_has_not_even_the_right_to_ask(
+    stored: PostgresEventStore, pool: asyncpg.Pool, statement: str
+) -> None:
+    assert stored
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match=r"permission denied|must be owner"):
+        await pool.execute(statement)
+
+
+async def test_the_application_runs_as_its_role(pool: asyncpg.Pool) -> None:
+    assert await pool.fetchval("SELECT current_user") == "threadfold_app"
+    assert not await pool.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+
+
+async def test_json_is_kept_as_text_and_can_be_asked_in_sql(
+    stored: PostgresEventStore, owner: asyncpg.Connection
+) -> None:
+    row = await owner.fetchrow("SELECT thread_id, payload ->> 'kept' AS kept, payload::text AS text FROM events")
+
+    assert row is not None
+    assert (row["kept"], row["text"]) == ("true", '{"kept": true}')
+    [record] = await stored.read(row["thread_id"], Version(0))
+    assert record.payload == row["text"]

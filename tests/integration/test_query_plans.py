@@ -1,0 +1,118 @@
+"""The hot statements find their rows through an index, whatever the planner knows about the tables."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from infrastructure.postgres import statements
+
+HOT = {
+    name: getattr(statements, name)
+    for name in ("APPEND", "READ", "READ_SLICE", "RECORDED", "COMMAND", "THREAD", "THREADS", "VERSION_AT")
+} | {"SAVE_SNAPSHOT": statements.SAVE_SNAPSHOT, "NEAREST_SNAPSHOT": statements.NEAREST_SNAPSHOT}
+
+FILL = """
+INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
+SELECT n % 1024, uuidv7(), 'tenant-' || n % 10, 20, sha256('x'), now(), now(), n % 1000 = 0
+  FROM generate_series(1, 20000) AS n;
+INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+SELECT slice, thread_id, version, row_number() OVER (PARTITION BY slice), tenant, 'T', 1, '{}', '{}', now(), hash
+  FROM (SELECT slice, thread_id, tenant, hash, generate_series(1, 5) AS version FROM threads) AS all_events;
+INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
+SELECT slice, gen_random_uuid(), tenant, thread_id, hash, '{}' FROM threads;
+INSERT INTO snapshots (slice, thread_id, version, tenant, hash, at, fingerprint, state)
+SELECT slice, thread_id, 20, tenant, hash, at, 'f', '{}' FROM threads;
+ANALYZE;
+"""
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)
+
+
+async def plan_of(connection: asyncpg.Connection, statement: str) -> list[dict[str, Any]]:
+    """Plan as for a prepared statement that has run a few times: without looking at the parameters."""
+    await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE hot AS {statement}")
+    nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
+    [row] = await connection.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE hot ({nulls})")
+    return list(nodes(json.loads(row[0])[0]["Plan"]))
+
+
+@pytest.fixture(params=["empty", "filled"])
+async def tables(request: pytest.FixtureRequest, owner: asyncpg.Connection) -> asyncpg.Connection:
+    """Give tables that were never analysed, and tables with 20,000 threads."""
+    if request.param == "filled":
+        await owner.execute(FILL)
+    return owner
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_no_hot_statement_reads_a_whole_table(tables: asyncpg.Connection, name: str) -> None:
+    plan = await plan_of(tables, HOT[name])
+
+    assert [node for node in plan if node["Node Type"] == "Seq Scan"] == []
+
+
+async def test_stalled_threads_are_found_through_the_turns_that_run(owner: asyncpg.Connection) -> None:
+    await owner.execute(FILL)
+
+    plan = await plan_of(owner, statements.STALLED)
+
+    assert "threads_in_turn" in {node.get("Index Name") for node in plan}
+
+
+@pytest.mark.parametrize("name", ["READ", "READ_SLICE", "THREADS", "NEAREST_SNAPSHOT"])
+async def test_a_page_comes_out_of_the_index_in_its_order(tables: asyncpg.Connection, name: str) -> None:
+    plan = await plan_of(tables, HOT[name])
+
+    assert [node["Node Type"] for node in plan if "Sort" in node["Node Type"]] == []
+
+
+async def test_moving_a_head_stays_in_its_page(owner: asyncpg.Connection) -> None:
+    """A HOT update writes no index: the tables leave room, and no index holds what changes with each event."""
+    await owner.execute(FILL)
+    await owner.execute("VACUUM threads")
+    for _ in range(3):
+        await owner.execute(
+            "UPDATE threads SET version = version + 1, at = now(), hash = sha256(hash) WHERE slice < 100"
+        )
+        await owner.execute("UPDATE slices SET head = head + 1")
+    await owner.execute("SELECT pg_stat_force_next_flush()")
+
+    counts = await owner.fetch("SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables")
+
+    hot = {row["relname"]: row["n_tup_hot_upd"] / row["n_tup_upd"] for row in counts if row["n_tup_upd"]}
+    assert hot["slices"] == 1
+    assert hot["threads"] > 0.3  # three in a row to each row of a full page; in life they are spread
+
+
+async def test_finding_an_instant_does_not_grow_with_the_thread(owner: asyncpg.Connection) -> None:
+    thread_id = await owner.fetchval("SELECT uuidv7()")
+    await owner.execute(
+        """INSERT INTO events
+               (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+           SELECT 1, $1, n, n, 't', 'T', 1, '{}', '{}', '2026-01-01'::timestamptz + n * interval '1 second', 'x'
+             FROM generate_series(1, 50000) AS n""",
+        thread_id,
+    )
+    await owner.execute(
+        """INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
+           VALUES (1, $1, 't', 50000, sha256('x'), now(), now(), false)""",
+        thread_id,
+    )
+    await owner.execute("ANALYZE")
+    statement = statements.VERSION_AT.replace("$1", "1").replace("$2", f"'{thread_id}'")
+    statement = statement.replace("$3", "'2026-01-01 05:00:00.5+00'")
+
+    assert await owner.fetchval(statement) == 18000
+
+    [row] = await owner.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
+    looked_up = [n for n in nodes(json.loads(row[0])[0]["Plan"]) if n.get("Relation Name") == "events"]
+    assert [node["Node Type"] for node in looked_up] == ["Index Scan"]
+    assert looked_up[0]["Actual Loops"] <= 18
