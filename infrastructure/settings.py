@@ -1,0 +1,129 @@
+"""The settings, read once from the environment and, where that says nothing, from `.env` in the checkout.
+
+The variables are the fields' names in capitals; `.env.example` lists them. An empty value counts as none. Relative
+paths start at the checkout, so that every command finds the same data wherever it is called.
+"""
+
+import pathlib
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from domain.errors import ThreadfoldError
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class BadSetting(ThreadfoldError):
+    """A setting has a value that cannot be taken."""
+
+
+def _database(url: str) -> str:
+    if url == "memory://":
+        return url
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in {"postgresql", "postgres", "postgresql+asyncpg"} or not rest:
+        raise ValueError("expected postgresql://user:password@host:port/database, or memory://")
+    return f"postgresql://{rest}"
+
+
+def _endpoint(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+\S*", url):
+        raise ValueError("expected a URL such as http://127.0.0.1:8080/v1")
+    return url.rstrip("/")
+
+
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _agents(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        module, _, attribute = name.partition(":")
+        if not (attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ValueError(f"expected module:attribute, separated by commas, not {name!r}")
+    return names
+
+
+def _in_checkout(path: pathlib.Path) -> pathlib.Path:
+    return CHECKOUT / path.expanduser()
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    if not path.is_dir():
+        raise ValueError("expected a folder that exists")
+    return path
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+
+
+class Settings(BaseSettings):
+    """What the process was told. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: Annotated[str, AfterValidator(_database)] | None = Field(
+        default=None,
+        repr=False,
+        description="PostgreSQL's URL; memory:// keeps all in memory; empty starts one in DATA_DIR",
+    )
+    data_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout)] = Field(
+        default=pathlib.Path(".data"), description="where the embedded PostgreSQL keeps its files"
+    )
+    max_connections: int = Field(default=20, ge=1, le=1000, description="database connections of one process, at most")
+    llm_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default=None, repr=False, description="base URL of an OpenAI-compatible API; empty takes the offline model"
+    )
+    llm_api_key: SecretStr | None = Field(default=None, description="the key that LLM_ENDPOINT asks for")
+    llm_model: str = Field(default="default", description="the model's name at LLM_ENDPOINT")
+    context_window_limit: int = Field(
+        default=8000, ge=256, description="tokens of context that a model call may hold, at most"
+    )
+    snapshot_every: int = Field(default=100, ge=1, description="events of a thread between two snapshots")
+    agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
+        default=(), description="agents of your own: module:attribute, separated by commas"
+    )
+    knowledge_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_folder)] = Field(
+        default=pathlib.Path("docs"), description="folder of Markdown files that the look_up tool searches"
+    )
+    host: str = Field(default="127.0.0.1", description="the address to listen on; 0.0.0.0 is every one")
+    port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
+
+
+def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:
+    """Read the settings.
+
+    Raises:
+        BadSetting: in one line, with the variable's name, its value unless secret, and what was expected.
+    """
+    try:
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]  # pydantic-settings takes it
+    except ValidationError as error:
+        raise BadSetting(_explain(error)) from None  # the cause would print what is secret
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{env_file} cannot be read: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = str(first["loc"][0])
+    expected = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    description = Settings.model_fields[field].description
+    return " ".join(f"{field.upper()}={_shown(field, first['input'])}: {expected} ({description}).".split())
+
+
+def _shown(field: str, value: object) -> str:
+    """The value, without what may be a password."""
+    if "key" in field:
+        return "(hidden)"
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    text = re.sub(r"^([a-z+]*://)?.*@", r"\1...@", text, flags=re.DOTALL)
+    return repr(re.sub(r"(password=)[^&]*", r"\1...", text))

@@ -1,0 +1,394 @@
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import pwd
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import asyncpg
+import pytest
+
+from infrastructure.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
+
+CHECKOUT = pathlib.Path(__file__).parents[2]
+
+ANOTHER_PROCESS = """
+import pathlib, sys
+from infrastructure.embedded import EmbeddedPostgres
+server = EmbeddedPostgres.start(pathlib.Path(sys.argv[1]))
+print(server.url(), flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
+
+Begin = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture(name="empty_dir")
+def _empty_dir(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    data_dir = tmp_path / ".data" / "postgres"
+    yield data_dir
+    _kill_server(data_dir)
+
+
+@pytest.fixture(name="used_before", scope="module")
+def _used_before(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    data_dir = tmp_path_factory.mktemp("used") / "postgres"
+    EmbeddedPostgres.start(data_dir).stop()
+    return data_dir
+
+
+@pytest.fixture(name="data_dir")
+def _data_dir(empty_dir: pathlib.Path, used_before: pathlib.Path) -> pathlib.Path:
+    """Data that a process has used before: a copy is quicker than initdb."""
+    empty_dir.parent.mkdir()
+    subprocess.run(["cp", "-a", used_before, empty_dir], check=True)
+    return empty_dir
+
+
+@pytest.fixture(name="begin")
+def _begin(empty_dir: pathlib.Path) -> Iterator[Begin]:
+    """Another process that uses the same data; closing its stdin ends it in good order."""
+    with contextlib.ExitStack() as processes:
+
+        def begin() -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", ANOTHER_PROCESS, empty_dir],
+                cwd=CHECKOUT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            processes.enter_context(process)
+            processes.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def _said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def _socket_directory(url: str) -> pathlib.Path:
+    return pathlib.Path(url.partition("host=")[2].partition("&")[0])
+
+
+def _postmaster(data_dir: pathlib.Path) -> int:
+    return int((data_dir / "cluster" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+
+
+def _runs(data_dir: pathlib.Path) -> bool:
+    with (data_dir / "server.lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _kill_server(data_dir: pathlib.Path) -> None:
+    if (data_dir / "server.lock").exists() and _runs(data_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(_postmaster(data_dir), signal.SIGKILL)
+        while _runs(data_dir):
+            time.sleep(0.01)
+
+
+def _ask(url: str, statement: str) -> object:
+    async def ask() -> object:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def test_what_was_written_is_there_at_the_next_start(empty_dir: pathlib.Path) -> None:
+    first = EmbeddedPostgres.start(empty_dir)
+    _ask(first.url(), "CREATE TABLE kept AS SELECT 'Grüße 🙂' AS words")
+    first.stop()
+    assert not _runs(empty_dir)
+
+    began = time.monotonic()
+    second = EmbeddedPostgres.start(empty_dir)
+    took = time.monotonic() - began
+
+    assert _ask(second.url(), "SELECT words FROM kept") == "Grüße 🙂"
+    second.stop()
+    assert took < 3
+
+
+def test_stopping_twice_does_nothing_more(data_dir: pathlib.Path) -> None:
+    server = EmbeddedPostgres.start(data_dir)
+    other = EmbeddedPostgres.start(data_dir)
+    server.stop()
+    server.stop()
+
+    assert _runs(data_dir)
+    other.stop()
+    assert not _runs(data_dir)
+
+
+def test_nothing_is_lost_for_speed_and_any_text_is_stored(data_dir: pathlib.Path) -> None:
+    server = EmbeddedPostgres.start(data_dir)
+    expected = {
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        "listen_addresses": "",
+        "TimeZone": "UTC",
+        "server_encoding": "UTF8",
+    }
+
+    assert {name: _ask(server.url(), f"SHOW {name}") for name in expected} == expected
+    assert _ask(server.url(), "SELECT lower('ÄΣ')") == "äσ"
+    server.stop()
+
+
+def test_processes_share_one_server_and_the_last_one_stops_it(empty_dir: pathlib.Path, begin: Begin) -> None:
+    processes = [begin() for _ in range(3)]  # all at once, on an empty directory
+    url, *others = [_said(process) for process in processes]
+    postmaster = _postmaster(empty_dir)
+
+    for process in processes[:-1]:
+        _end(process)
+        assert _postmaster(empty_dir) == postmaster
+        assert _ask(url, "SELECT 1") == 1
+    _end(processes[-1])
+
+    assert others == [url, url]
+    assert not _runs(empty_dir)
+
+
+def test_a_server_whose_process_was_killed_is_taken_over_and_stopped(data_dir: pathlib.Path, begin: Begin) -> None:
+    process = begin()
+    _said(process)
+    process.kill()
+    process.wait()
+    left = _postmaster(data_dir)
+
+    server = EmbeddedPostgres.start(data_dir)
+
+    assert _postmaster(data_dir) == left
+    server.stop()
+    assert not _runs(data_dir)
+
+
+def test_a_killed_process_does_not_count_as_living(data_dir: pathlib.Path, begin: Begin) -> None:
+    killed, last = begin(), begin()
+    _said(killed)
+    _said(last)
+    killed.kill()
+    killed.wait()
+
+    _end(last)
+
+    assert not _runs(data_dir)
+
+
+def test_after_a_crash_the_server_recovers_whatever_has_its_process_id_by_now(
+    data_dir: pathlib.Path, begin: Begin
+) -> None:
+    process = begin()
+    url = _said(process)
+    _ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+    process.kill()
+    process.wait()
+    lock_files = [data_dir / "cluster" / "postmaster.pid", _socket_directory(url) / ".s.PGSQL.5432.lock"]
+    stale = {path: path.read_text(encoding="utf-8") for path in lock_files}
+    postmaster = _postmaster(data_dir)
+    _kill_server(data_dir)
+    for path, text in stale.items():
+        path.write_text(text.replace(str(postmaster), str(os.getpid()), 1), encoding="utf-8")
+
+    server = EmbeddedPostgres.start(data_dir)
+
+    assert _ask(server.url(), "SELECT one FROM kept") == 1
+    server.stop()
+
+
+def test_an_interrupted_initdb_is_begun_anew(empty_dir: pathlib.Path) -> None:
+    half_done = empty_dir / "cluster.new"
+    half_done.mkdir(parents=True)
+    (half_done / "PG_VERSION").write_text("18\n", encoding="utf-8")
+
+    server = EmbeddedPostgres.start(empty_dir)
+
+    assert _ask(server.url(), "SELECT 1") == 1
+    server.stop()
+
+
+@pytest.mark.parametrize("name", ["long" * 50, "a b,c:d'e\"%f é"])
+def test_a_path_that_no_socket_or_url_takes_gets_a_private_directory_for_its_socket(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    data_dir = tmp_path / name / "postgres"
+    server = EmbeddedPostgres.start(data_dir)
+    try:
+        directory = _socket_directory(server.url())
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert _ask(server.url(), "SELECT current_database()") == "threadfold"
+    finally:
+        server.stop()
+    assert not directory.exists()
+
+
+def test_a_directory_of_someone_else_is_not_taken_for_the_socket(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infrastructure.embedded.account.SHORT_DIRECTORIES", tmp_path)
+    digest = hashlib.sha256(os.fsencode(tmp_path / "a b" / "cluster")).hexdigest()
+    (tmp_path / f"threadfold-{digest[:16]}").mkdir(mode=0o755)
+
+    with pytest.raises(EmbeddedPostgresFailed, match="not a private directory of ours"):
+        EmbeddedPostgres.start(tmp_path / "a b")
+
+
+def test_neither_a_taken_port_nor_the_callers_variables_matter(
+    data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PGPORT": "1", "PGHOST": "/nowhere", "PGUSER": "x", "PGDATABASE": "x", "PGDATA": "/x"}.items():
+        monkeypatch.setenv(name, value)
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", 5432))
+            taken.listen()
+        server = EmbeddedPostgres.start(data_dir)
+        assert _ask(server.url(), "SELECT 1") == 1
+        server.stop()
+
+
+def test_only_the_servers_account_and_root_can_reach_the_socket(data_dir: pathlib.Path) -> None:
+    server = EmbeddedPostgres.start(data_dir)
+    directory = _socket_directory(server.url()).stat()
+
+    assert stat.S_IMODE(directory.st_mode) == 0o700
+    assert directory.st_uid == pathlib.Path(f"/proc/{_postmaster(data_dir)}").stat().st_uid
+    assert directory.st_uid != 0
+    server.stop()
+
+
+def test_a_ctrl_c_in_the_terminal_does_not_reach_the_server(data_dir: pathlib.Path) -> None:
+    server = EmbeddedPostgres.start(data_dir)
+
+    assert os.getsid(_postmaster(data_dir)) != os.getsid(0)
+    server.stop()
+
+
+def test_a_database_is_made_once_whatever_its_name(data_dir: pathlib.Path) -> None:
+    server = EmbeddedPostgres.start(data_dir)
+    name = 'a "b" & ü/?'
+    server.ensure_database(name)
+    server.ensure_database(name)
+
+    assert _ask(server.url(name), "SELECT current_database()") == name
+    server.stop()
+
+
+def test_a_directory_that_cannot_be_used_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+
+    with pytest.raises(EmbeddedPostgresFailed, match="set DATABASE_URL") as caught:
+        EmbeddedPostgres.start(tmp_path / "file" / "postgres")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_servers_own_reason_is_told_in_one_line(data_dir: pathlib.Path) -> None:
+    (data_dir / "cluster" / "postgresql.conf").write_text("no_such_setting = 1\n", encoding="utf-8")
+
+    with pytest.raises(EmbeddedPostgresFailed, match=r"configuration file .* contains errors") as caught:
+        EmbeddedPostgres.start(data_dir)
+    assert "\n" not in str(caught.value)
+    assert str(data_dir / "server.log") in str(caught.value)
+
+
+@as_root
+def test_a_copy_that_root_has_made_is_used(data_dir: pathlib.Path) -> None:
+    for path in (data_dir / "cluster", *(data_dir / "cluster").rglob("*")):
+        os.chown(path, 0, 0)
+
+    server = EmbeddedPostgres.start(data_dir)
+
+    assert _ask(server.url(), "SELECT 1") == 1
+    server.stop()
+
+
+@as_root
+def test_binaries_that_the_servers_account_cannot_execute_are_copied_once(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = pathlib.Path(f"/var/tmp/threadfold-test-{os.getpid()}")  # tmp_path is closed to others
+    monkeypatch.setattr("infrastructure.embedded.account.SHARED_COPIES", copies)
+    monkeypatch.setattr("infrastructure.embedded.account._can_execute", lambda *_: False)
+    try:
+        server = EmbeddedPostgres.start(data_dir)
+        executable = pathlib.Path(f"/proc/{_postmaster(data_dir)}/exe").resolve()
+        server.stop()
+        assert [copies] == [parent for parent in executable.parents if parent == copies]
+        assert len(list(copies.iterdir())) == 1
+    finally:
+        subprocess.run(["rm", "-rf", copies], check=True)
+    assert stat.S_IMODE(tmp_path.parent.stat().st_mode) == 0o700
+
+
+@as_root
+def test_an_ordinary_user_can_do_all_of_it() -> None:
+    nobody = pwd.getpwnam("nobody")
+    python = _python_for(nobody)
+    home = pathlib.Path(f"/var/tmp/threadfold-nobody-{os.getpid()}")
+    home.mkdir(mode=0o700)
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    try:
+        for _ in range(2):
+            done = _as(nobody, [*python, "-c", ANOTHER_PROCESS, str(home / ".data" / "postgres")])
+            assert done.returncode == 0, done.stderr
+            assert not _runs(home / ".data" / "postgres")
+        owners = {path.stat().st_uid for path in home.rglob("*")}
+        assert owners == {nobody.pw_uid}
+    finally:
+        _kill_server(home / ".data" / "postgres")
+        subprocess.run(["rm", "-rf", home], check=True)
+
+
+def _as(user: pwd.struct_passwd, command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        cwd="/",
+        env={"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if "site-packages" in path)])},
+        input="",
+        capture_output=True,
+        text=True,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+    )
+
+
+def _python_for(user: pwd.struct_passwd) -> list[str]:
+    """A Python that this user can run, with our packages; the one of the tests may be in root's home."""
+    for name in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        with contextlib.suppress(OSError):
+            if _as(user, [name, "-B", "-c", "import infrastructure.embedded"]).returncode == 0:
+                return [name, "-B"]
+    pytest.skip("nobody can execute no Python that has our packages")
