@@ -16,6 +16,7 @@ from litestar.status_codes import (
     HTTP_415_UNSUPPORTED_MEDIA_TYPE,
     HTTP_422_UNPROCESSABLE_ENTITY,
     HTTP_500_INTERNAL_SERVER_ERROR,
+    HTTP_503_SERVICE_UNAVAILABLE,
 )
 
 from domain.errors import (
@@ -23,6 +24,7 @@ from domain.errors import (
     Conflict,
     InvalidInput,
     NotFound,
+    StoreUnavailable,
     ThreadfoldError,
     UnknownGraph,
     UnopenedThread,
@@ -37,8 +39,12 @@ _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
     (VersionConflict, HTTP_412_PRECONDITION_FAILED),
     (CommandReused, HTTP_422_UNPROCESSABLE_ENTITY),
     (Conflict, HTTP_409_CONFLICT),
+    (StoreUnavailable, HTTP_503_SERVICE_UNAVAILABLE),
 )
 """The first that fits counts; anything else is 500."""
+
+RETRY_AFTER = "2"
+"""Seconds after which a caller may try again when we cannot serve."""
 
 _FIELDS: Mapping[type[ThreadfoldError], str] = {
     UnknownGraph: "graph",
@@ -68,6 +74,7 @@ def problem(
         type_=f"urn:threadfold:{kind}",
         title=title,
         detail=detail,
+        headers={"Retry-After": RETRY_AFTER} if status == HTTP_503_SERVICE_UNAVAILABLE else None,
         extra={"errors": errors} if errors else None,
     )
 

@@ -1,0 +1,24 @@
+FROM python:3.13-slim AS packages
+WORKDIR /app
+COPY requirements/run.txt requirements/run.txt
+RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/run.txt
+
+FROM python:3.13-slim
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0
+WORKDIR /app
+# The account owns nothing but the folder of the embedded PostgreSQL, for a container without DATABASE_URL.
+RUN useradd --system --no-create-home --home-dir /app --uid 10001 threadfold && install -d -o threadfold -m 0700 .data
+COPY --from=packages /app/.venv .venv
+COPY pyproject.toml .
+COPY docs docs
+COPY domain domain
+COPY infrastructure infrastructure
+COPY projections projections
+COPY migrations migrations
+COPY api api
+USER threadfold
+VOLUME /app/.data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/health/live', timeout=2)"]
+# exec form, so that the server itself gets SIGTERM
+CMD ["python", "-m", "api", "serve"]

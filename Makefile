@@ -1,0 +1,37 @@
+.PHONY: run test lint format migrate lock clean
+
+# A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
+run:
+	@requirements/install run
+	@exec .venv/bin/python -m api serve
+
+# make test ARGS="-k fork": a part of it
+test:
+	@requirements/install dev
+	@.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+lint:
+	@requirements/install dev
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+	.venv/bin/lint-imports
+
+format:
+	@requirements/install dev
+	.venv/bin/python -m ruff format .
+	.venv/bin/python -m ruff check --fix .
+
+migrate:
+	@requirements/install run
+	@.venv/bin/python -m api migrate
+
+# New pins from pyproject.toml; UPGRADE=1 takes the newest versions.
+lock:
+	@requirements/install dev
+	@requirements/lock
+
+# Your data, in .data, stays.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.data/*' -prune -exec rm -rf {} +
