@@ -1,0 +1,146 @@
+"""An airline's service desk: 14 tools, a policy, and a graph of its own.
+
+```
+AGENTS=examples.airline.agent:airline
+```
+
+The graph is the built-in one with two edges of this desk's, which the 40 recorded conversations ask for:
+
+- The customer hangs up: the last message holds `###STOP###`, alone or after words of thanks. 31 conversations end
+  so, and nobody answers; the turn ends without a model.
+- `transfer_to_human_agents` succeeded: 9 conversations end with its result. A person goes on from there; another
+  word of the model would be spoken into an empty room.
+
+The desk has no booking system behind it. Its tools answer what they answered in the recordings: to the same call of
+the same conversation, if this thread is a replay of one, and otherwise to the same tool with the same arguments.
+"""
+
+import ast
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import takewhile
+
+from domain.agent import Agent
+from domain.application.assistant import EDGES, NODES
+from domain.chat import ToolSpec
+from domain.errors import ToolError
+from domain.graph import Branch, Edge, Graph
+from domain.json import JsonObject
+from domain.state import Running
+from domain.tools import Tool, ToolContext, ToolHandler
+from examples.airline.recordings import DATA, canonical, told
+
+HANGS_UP = "###STOP###"
+TRANSFER = "transfer_to_human_agents"
+TRANSFERRED = "Transfer successful"
+
+WRITES = frozenset(
+    {
+        "book_reservation",
+        "cancel_reservation",
+        "send_certificate",
+        "update_reservation_baggages",
+        "update_reservation_flights",
+        "update_reservation_passengers",
+        TRANSFER,
+    }
+)
+"""What must not be done twice: after a crash these are not run again, and the model is told so."""
+
+
+def hangs_up(state: Running) -> str:
+    """After `route_intent`: has the customer said goodbye?"""
+    said = state.thread.window[-1].content or ""
+    return "goodbye" if HANGS_UP in said else "question"
+
+
+def handed_over(state: Running) -> str:
+    """After `execute_tool`: has a person taken over?"""
+    results = takewhile(lambda message: message.role == "tool", reversed(state.thread.window))
+    over = any(result.name == TRANSFER and result.content == TRANSFERRED for result in results)
+    return "handed_over" if over else "goes_on"
+
+
+MY_EDGES: Mapping[str, Edge] = {
+    **EDGES,
+    "route_intent": Branch(hangs_up, {"goodbye": "finalize_turn", "question": "generate_response"}),
+    "execute_tool": Branch(handed_over, {"handed_over": "finalize_turn", "goes_on": "generate_response"}),
+}
+
+
+@cache
+def _records() -> Mapping[tuple[str, ...], str]:
+    """What the tools told, by conversation and call; and by tool and arguments alone, where the first one counts.
+
+    A model may use a call's id again, even within a turn. In one conversation, the id with the tool and the arguments
+    still has one result.
+    """
+    records: dict[tuple[str, ...], str] = {}
+    for call in told():
+        records[str(call.thread_id), call.call_id, call.name, call.arguments] = call.content
+        records.setdefault((call.name, call.arguments), call.content)
+    return records
+
+
+def _recorded(name: str) -> ToolHandler:
+    async def run(arguments: JsonObject, context: ToolContext) -> str:
+        call = (name, canonical(arguments))
+        records = _records()
+        content = records.get((str(context.thread_id), context.call_id, *call), records.get(call))
+        if content is None:
+            raise ToolError(f"Error: this desk has no record of {name} with these arguments")
+        if content.startswith("Error: "):
+            raise ToolError(content)
+        return content
+
+    return run
+
+
+async def think(_: JsonObject, __: ToolContext) -> str:
+    """Answer nothing: the thought is in the call."""
+    return ""
+
+
+async def calculate(arguments: JsonObject, _: ToolContext) -> str:
+    """Evaluate `+ - * /` over numbers, to two decimals."""
+    try:
+        value = _value(ast.parse(arguments["expression"], mode="eval").body)
+        return str(round(float(value), 2))
+    except (KeyError, TypeError, ValueError, SyntaxError, ArithmeticError, RecursionError) as error:
+        raise ToolError(f"Error: {error}") from error
+
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def _value(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _OPERATORS:
+            return _OPERATORS[type(sign)](_value(left), _value(right))
+        case _:
+            raise ValueError("only numbers and + - * / ( ) can be calculated")
+
+
+def _tools() -> Sequence[Tool]:
+    """Make the tools of `tools.json`. Their schemas are what they were when the conversations were recorded."""
+    real: Mapping[str, ToolHandler] = {"think": think, "calculate": calculate}
+    specs = [ToolSpec(**described["function"]) for described in json.loads((DATA / "tools.json").read_bytes())]
+    return [Tool(spec, real.get(spec.name, _recorded(spec.name)), idempotent=spec.name not in WRITES) for spec in specs]
+
+
+airline = Agent(
+    Graph("airline", "route_intent", NODES, MY_EDGES),
+    instructions=(DATA / "policy.md").read_text(encoding="utf-8"),
+    tools=_tools(),
+)
