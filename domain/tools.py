@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, overload
 
 from msgspec import Struct
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from domain.chat import ToolSpec
 from domain.errors import ToolError
@@ -23,6 +23,8 @@ from domain.ids import ThreadId
 from domain.json import JsonObject
 
 DEFAULT_TIMEOUT = 30.0
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class ToolContext(Struct, frozen=True):
@@ -84,12 +86,16 @@ def tool(
 
 
 def _build(function: ToolFunction, name: str, timeout: float, *, idempotent: bool) -> Tool:
-    signature = inspect.signature(function, eval_str=True)
-    context = next((p.name for p in signature.parameters.values() if p.annotation is ToolContext), None)
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    context = next((p.name for p in parameters if p.annotation is ToolContext), None)
+    shown = [p for p in parameters if p.name != context]
+    for parameter in shown:
+        if parameter.kind not in _NAMED or parameter.annotation is parameter.empty:
+            raise TypeError(f"The tool {name} cannot take {parameter}: a parameter has a name and a type")
+    # The fields have names of our own, so that a parameter may be called `schema` or `json` as well.
     fields: dict[str, Any] = {
-        p.name: (p.annotation, ... if p.default is p.empty else p.default)
-        for p in signature.parameters.values()
-        if p.name != context
+        f"field_{number}": (p.annotation, Field(... if p.default is p.empty else p.default, alias=p.name))
+        for number, p in enumerate(shown)
     }
     model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     result = TypeAdapter[Any](Any)
@@ -99,11 +105,11 @@ def _build(function: ToolFunction, name: str, timeout: float, *, idempotent: boo
             valid = model.model_validate(arguments)
         except ValidationError as error:
             raise ToolError(_complaint(name, error)) from error
-        given = {field: getattr(valid, field) for field in fields}
+        given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
         answer = await function(**given, **({context: call} if context else {}))
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
-    spec = ToolSpec(name, inspect.getdoc(function) or name, _parameters(model.model_json_schema()))
+    spec = ToolSpec(name, inspect.getdoc(function) or name, _parameters(model.model_json_schema(by_alias=True)))
     return Tool(spec, run, timeout, idempotent)
 
 

@@ -8,13 +8,12 @@ import asyncpg
 import pytest
 
 from domain.chain import NOTHING
-from domain.errors import VersionConflict
+from domain.errors import StoreUnavailable, VersionConflict
 from domain.ids import Version
 from domain.ports import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.append import append_once
 from infrastructure.postgres.event_store import PostgresEventStore
-from domain.errors import StoreUnavailable
 from tests.streams import a_command, appending, new_thread
 
 

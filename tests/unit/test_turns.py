@@ -318,7 +318,7 @@ async def test_branches_choose_by_the_state_after_the_node() -> None:
     async def cheer(turn: TurnContext) -> Sequence[NodeFact]:
         return (turn.say("hooray"),)
 
-    edges = {
+    edges: dict[str, str | Branch] = {
         "note": Branch(lambda state: state.thread.values["mood"], {"happy": "cheer", "sad": END}),
         "cheer": END,
     }

@@ -1,0 +1,120 @@
+"""A model that needs no network and no key: a few rules, honest about being just that.
+
+It lets the whole backend be tried, tested and measured: it asks for the built-in tools, tells what they answered,
+remembers what it can see, and says the same to the same prompt.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
+from domain.json import JsonObject
+from domain.ports import TokenCounter
+
+NAME = "threadfold-offline"
+WHO = "I am Threadfold's built-in offline model, a handful of rules and no language model."
+QUOTED = 200
+
+_TIME = re.compile(r"\bwhat(?:'s| is)? (?:the )?time\b|\bwhat time\b|\bcurrent time\b|\btime is it\b", re.IGNORECASE)
+_ZONE = re.compile(r"\bin ([A-Z][A-Za-z]+(?:/[A-Z][A-Za-z_]+)+|UTC)\b")
+_SUM = re.compile(r"(?:(?:sqrt|abs|round|min|max)\s*\(|[\d.,()+\-*/%^\s])+")
+_OPERATION = re.compile(r"[\d)]\s*[-+*/%^]+\s*[-+(]*\s*[\d.a-z]|[a-z]\s*\(\s*-?[\d.]")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
+_LOOK_UP = re.compile(
+    r"\b(?:look up|search (?:the docs )?for|what do the docs say (?:about|on))\s+(\S.*)", re.IGNORECASE
+)
+_NAME = re.compile(r"\bmy name is (\w[\w'-]*)", re.IGNORECASE)
+_ASKS_NAME = re.compile(r"\b(?:what(?:'s| is) my name|who am i|my name\?)", re.IGNORECASE)
+_ASKS_FIRST = re.compile(r"\bwhat (?:did i|have i|was it i) (?:say|said|ask|asked|tell you|write)\b", re.IGNORECASE)
+
+
+class OfflineModel:
+    """Implements `domain.chat.ChatModel` with rules. Usage is counted by the counter that it is given."""
+
+    def __init__(self, counter: TokenCounter) -> None:
+        """Take what counts the tokens."""
+        self._counter = counter
+
+    async def close(self) -> None:
+        """Let go of nothing."""
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        """Ask for the tools that the last user message calls for, or answer it, word by word."""
+        asked, results = _turn(request.messages)
+        wishes = () if results else tuple(_wishes(asked, {spec.name for spec in request.tools}))
+        calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(wishes, 1))
+        text = "" if calls else _answer(asked, results, request.messages)
+        if on_delta is not None:
+            for word in re.findall(r"\s*\S+|\s+$", text):
+                on_delta(word)
+                await asyncio.sleep(0)
+        return ChatAnswer(
+            content=None if calls else text,
+            tool_calls=calls,
+            finish_reason="tool_calls" if calls else "stop",
+            model=request.model or NAME,
+            usage=Usage(self._count(request.messages), self._count([ChatMessage("assistant", text, calls)])),
+        )
+
+    def _count(self, messages: Sequence[ChatMessage]) -> int:
+        return sum(
+            self._counter.count(message.content or "")
+            + sum(self._counter.count(_written(call)) for call in message.tool_calls)
+            for message in messages
+        )
+
+
+def _written(call: ToolCall) -> str:
+    return f"{call.name} {msgspec.json.encode(call.arguments).decode()}"
+
+
+def _turn(messages: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]]]:
+    """Return the last user message, and the name and result of each tool that has run since."""
+    start = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    asked = (messages[start].content or "") if start >= 0 else ""
+    since = messages[start + 1 :]
+    names = {call.id: call.name for message in since for call in message.tool_calls}
+    results = [
+        (message.name or names.get(message.tool_call_id or "", "The tool"), message.content or "")
+        for message in since
+        if message.role == "tool"
+    ]
+    return asked, results
+
+
+def _wishes(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObject]]:
+    if "current_time" in offered and _TIME.search(asked):
+        zone = _ZONE.search(asked)
+        yield "current_time", {"timezone": zone[1]} if zone else {}
+    looked_up = _LOOK_UP.search(asked)
+    if "look_up" in offered and looked_up:
+        yield "look_up", {"query": looked_up[1].rstrip(" ?.!")}
+    if "calculate" in offered and not looked_up:
+        sums = (found[0].strip(" \t\r\n.,") for found in _SUM.finditer(_DATE.sub("?", asked)))
+        yield from (("calculate", {"expression": s}) for s in sums if _OPERATION.search(s))
+
+
+def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[ChatMessage]) -> str:
+    if results:
+        return "\n".join(f"{name} says: {result}" for name, result in results)
+    said = [message.content or "" for message in messages if message.role == "user"]
+    if _ASKS_NAME.search(asked):
+        names = [name for m in messages if m.role != "assistant" for name in _NAME.findall(m.content or "")]
+        return f"Your name is {names[-1]}." if names else "You have not told me your name, as far as I can see."
+    earlier = len(said[:-1])
+    count = (
+        "no earlier message" if not earlier else "1 earlier message" if earlier == 1 else f"{earlier} earlier messages"
+    )
+    if _ASKS_FIRST.search(asked):
+        first = f" The first one in view is: “{_quote(said[0])}”" if earlier else ""
+        return f"I can see {count} of yours.{first}"
+    told = f" You said: “{_quote(asked)}”" if asked else ""
+    return f"{WHO}{told} I can see {count} of yours. Set LLM_ENDPOINT to talk to a language model."
+
+
+def _quote(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= QUOTED else f"{line[:QUOTED]}…"

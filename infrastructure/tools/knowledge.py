@@ -1,0 +1,168 @@
+"""`look_up`: full-text search over a folder of Markdown files.
+
+SQLite's FTS5 does the searching: it stems, ranks by BM25 and cuts snippets, is well kept, and comes with Python.
+The index is in memory and follows the files: what has changed is read again before each search.
+"""
+
+import asyncio
+import os
+import re
+import sqlite3
+import stat
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from domain.errors import ToolError
+from domain.json import storable_text
+from domain.tools import Tool, tool
+
+TIMEOUT = 10.0
+RESULTS = 3
+MAX_FILES = 2_000
+MAX_FILE_BYTES = 1024 * 1024
+MAX_WORDS = 32
+WHOLE = 800
+"""Characters of a section that are told as they stand; of a longer one, the part that fits best is told."""
+
+_HEADING = re.compile(r" {0,3}#{1,6}\s+(.*?)[\s#]*$")
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+
+CREATE = "CREATE VIRTUAL TABLE sections USING fts5(file UNINDEXED, heading, text, tokenize = 'porter unicode61')"
+INSERT = "INSERT INTO sections (file, heading, text) VALUES (?, ?, ?)"
+FORGET = "DELETE FROM sections WHERE file = ?"
+# A word in the heading weighs as much as three in the text. The row's number makes ties come out alike.
+SEARCH = """
+SELECT file, heading,
+       CASE WHEN length(text) <= :whole THEN text ELSE snippet(sections, 2, '', '', '…', 64) END
+FROM sections
+WHERE sections MATCH :words
+ORDER BY bm25(sections, 0.0, 3.0, 1.0), rowid
+LIMIT :limit
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a file, from its heading to the next."""
+
+    file: str
+    heading: str
+    text: str
+
+
+def knowledge_tool(folder: Path) -> Tool:
+    """Return the tool. The folder need not exist before the tool is used."""
+    index = KnowledgeIndex(folder)
+
+    @tool(timeout=TIMEOUT, idempotent=True)
+    async def look_up(query: Annotated[str, Field(description="A few words to search for")]) -> str | list[Section]:
+        """Search the documents for a few words and return the sections that fit best."""
+        found = await asyncio.to_thread(index.search, query)
+        return found or "Nothing in the documents fits these words."
+
+    return look_up
+
+
+class KnowledgeIndex:
+    """The sections of all Markdown files below a folder. One search at a time; to be called in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; nothing is read yet."""
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._database: sqlite3.Connection | None = None
+
+    def search(self, query: str, limit: int = RESULTS) -> list[Section]:
+        """Return the best sections for a query's words, best first."""
+        words = re.findall(r"\w+", storable_text(query))[:MAX_WORDS]
+        with self._lock:
+            database = self._refreshed()
+            if not words:
+                return []
+            asked = {"words": " OR ".join(f'"{word}"' for word in words), "whole": WHOLE, "limit": limit}
+            return [Section(*row) for row in database.execute(SEARCH, asked)]
+
+    def _refreshed(self) -> sqlite3.Connection:
+        database = self._database or self._opened()
+        present = dict(_files(self._folder))
+        stale = [path for path, version in self._seen.items() if present.get(path) != version]
+        with database:  # one transaction
+            for path in stale:
+                database.execute(FORGET, (self._name(path),))
+                del self._seen[path]
+            for path, version in sorted(present.items()):
+                if path not in self._seen:
+                    rows = [(self._name(path), heading, text) for heading, text in sections(_read(path))]
+                    database.executemany(INSERT, rows)
+                    self._seen[path] = version
+        return database
+
+    def _opened(self) -> sqlite3.Connection:
+        database = sqlite3.connect(":memory:", check_same_thread=False)  # guarded by the lock
+        weakref.finalize(self, database.close)
+        try:
+            database.execute(CREATE)
+        except sqlite3.OperationalError as error:
+            raise ToolError("This Python's SQLite has no full-text search (FTS5).") from error
+        self._database = database
+        return database
+
+    def _name(self, path: Path) -> str:
+        return storable_text(path.relative_to(self._folder).as_posix())
+
+
+def sections(text: str) -> Iterator[tuple[str, str]]:
+    """Cut a Markdown text at its headings, but not at what looks like one inside of a code block."""
+    heading, lines, fence = "", list[str](), ""
+    for line in text.splitlines():
+        mark = _FENCE.match(line)
+        if mark and fence in {"", mark[1]}:
+            fence = "" if fence else mark[1]
+        title = None if fence else _HEADING.match(line)
+        if title is None:
+            lines.append(line)
+            continue
+        yield from _section(heading, lines)
+        heading, lines = title[1], []
+    yield from _section(heading, lines)
+
+
+def _section(heading: str, lines: list[str]) -> Iterator[tuple[str, str]]:
+    text = "\n".join(lines).strip()
+    if heading or text:
+        yield heading, text
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """Yield the Markdown files with their time and size. Links that lead out of the folder are passed over."""
+    if not folder.is_dir():
+        raise ToolError("There are no documents to look anything up in.")
+    root, count = folder.resolve(), 0
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(parent, name) for name in sorted(names) if name.lower().endswith(".md")):
+            try:
+                status = path.stat()
+                outside = not path.resolve().is_relative_to(root)
+            except OSError:
+                continue  # gone in the meantime, or a link to nowhere
+            if outside or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+                continue
+            count += 1
+            if count > MAX_FILES:
+                return
+            yield path, (status.st_mtime_ns, status.st_size)
+
+
+def _read(path: Path) -> str:
+    try:
+        return storable_text(path.read_bytes()[:MAX_FILE_BYTES].decode("utf-8", "replace"))
+    except OSError:
+        return ""  # gone in the meantime; the next search will not find it at all

@@ -1,0 +1,154 @@
+"""The built-in model: a few rules, the same answers every time, and no claim to be more."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
+from infrastructure.models.offline import OfflineModel
+
+TOOLS = tuple(ToolSpec(name, name, {"type": "object"}) for name in ("current_time", "calculate", "look_up"))
+
+
+class Words:
+    """Counts words, so that tests can count along."""
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+async def answer(*messages: ChatMessage | str, tools: tuple[ToolSpec, ...] = TOOLS) -> ChatAnswer:
+    prompt = tuple(ChatMessage("user", m) if isinstance(m, str) else m for m in messages)
+    return await OfflineModel(Words()).complete(ChatRequest(prompt, tools))
+
+
+async def said(*messages: ChatMessage | str) -> str:
+    return (await answer(*messages)).content or ""
+
+
+def asks(*calls: ToolCall) -> ChatMessage:
+    return ChatMessage("assistant", None, calls)
+
+
+def result(text: str, call_id: str = "call_1", name: str | None = None) -> ChatMessage:
+    return ChatMessage("tool", text, tool_call_id=call_id, name=name)
+
+
+async def test_says_what_it_is_and_how_to_get_a_real_one() -> None:
+    text = await said("Good morning")
+    assert text.startswith("I am Threadfold's built-in offline model")
+    assert "“Good morning”" in text
+    assert "LLM_ENDPOINT" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "calls"),
+    [
+        ("What time is it?", [("current_time", {})]),
+        ("what's the time in Europe/Berlin please", [("current_time", {"timezone": "Europe/Berlin"})]),
+        ("What is 2+3?", [("calculate", {"expression": "2+3"})]),
+        ("so (1 + 2) * 3, what is it", [("calculate", {"expression": "(1 + 2) * 3"})]),
+        ("sqrt(16) is?", [("calculate", {"expression": "sqrt(16)"})]),
+        ("look up group append", [("look_up", {"query": "group append"})]),
+        ("What do the docs say about C++ 1+1?", [("look_up", {"query": "C++ 1+1"})]),
+        (
+            "What time is it and what is 2 + 3?",
+            [("current_time", {}), ("calculate", {"expression": "2 + 3"})],
+        ),
+        ("I was born on 2001-02-03, the 3rd", []),
+        ("Call me at 5, or 6.", []),
+        ("Hello", []),
+    ],
+)
+async def test_asks_for_the_tools_that_a_message_calls_for(message: str, calls: list[tuple[str, Any]]) -> None:
+    given_ = await answer(message)
+    assert [(call.name, call.arguments) for call in given_.tool_calls] == calls
+    assert [call.id for call in given_.tool_calls] == [f"call_{n}" for n in range(1, len(calls) + 1)]
+    assert given_.finish_reason == ("tool_calls" if calls else "stop")
+    assert (given_.content is None) == bool(calls)
+
+
+async def test_asks_for_no_tool_that_it_was_not_offered() -> None:
+    assert (await answer("What is 2+3?", tools=TOOLS[:1])).tool_calls == ()
+
+
+async def test_tells_what_the_tools_of_this_turn_answered() -> None:
+    calls = asks(ToolCall("call_1", "current_time", {}), ToolCall("call_2", "calculate", {}))
+    text = await said("What time is it and what is 2+3?", calls, result("noon"), result("5", "call_2"))
+    assert text == "current_time says: noon\ncalculate says: 5"
+
+
+async def test_tells_a_tools_error_plainly() -> None:
+    text = await said("What is 1/0?", asks(ToolCall("call_1", "calculate", {})), result("Division by zero."))
+    assert "calculate says: Division by zero." in text
+
+
+async def test_does_not_mistake_an_earlier_turns_results_for_this_ones() -> None:
+    old = ("What is 1+1?", asks(ToolCall("call_1", "calculate", {})), result("2"), ChatMessage("assistant", "2"))
+    assert (await answer(*old, "What is 2+3?")).tool_calls == (ToolCall("call_1", "calculate", {"expression": "2+3"}),)
+
+
+@pytest.mark.parametrize("question", ["What is my name?", "what's my name", "Who am I?", "Do you know my name?"])
+async def test_remembers_a_name_that_it_can_see(question: str) -> None:
+    assert await said("Hi, my name is Ada.", ChatMessage("assistant", "Hello"), question) == "Your name is Ada."
+    summary = ChatMessage("system", "Earlier in this conversation:\nuser: My name is Grace")
+    assert await said(summary, question) == "Your name is Grace."
+    assert "not told me" in await said("Hi", question)
+
+
+async def test_the_name_told_last_counts() -> None:
+    assert await said("my name is Ada", "sorry, my name is Eve", "what is my name?") == "Your name is Eve."
+
+
+async def test_quotes_the_first_message_in_view_and_counts_them() -> None:
+    text = await said("Tell me of ships", ChatMessage("assistant", "No"), "Why?", "What did I say first?")
+    assert text == "I can see 2 earlier messages of yours. The first one in view is: “Tell me of ships”"
+    assert await said("What did I ask first?") == "I can see no earlier message of yours."
+
+
+async def test_streams_word_by_word_and_lets_others_run() -> None:
+    shown: list[str] = []
+    others = 0
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    request = ChatRequest((ChatMessage("user", "Good morning"),))
+    whole = await OfflineModel(Words()).complete(request, shown.append)
+    task.cancel()
+    assert "".join(shown) == whole.content
+    assert len(shown) == len((whole.content or "").split())
+    assert others >= len(shown) - 1
+
+
+async def test_counts_what_it_was_told_and_what_it_says() -> None:
+    given_ = await answer("one two", asks(ToolCall("c", "calculate", {"a": 1})), result("five six", "c"))
+    assert given_.usage == Usage(prompt_tokens=2 + 2 + 2, completion_tokens=4)
+
+
+async def test_goes_by_the_name_it_is_called() -> None:
+    request = ChatRequest((ChatMessage("user", "hi"),), model="small")
+    assert (await OfflineModel(Words()).complete(request)).model == "small"
+    assert (await answer("hi")).model == "threadfold-offline"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.none() | st.text())))
+async def test_answers_any_prompt_and_the_same_one_alike(prompt: list[tuple[Any, str | None]]) -> None:
+    request = ChatRequest(tuple(ChatMessage(role, content) for role, content in prompt), TOOLS)
+    model = OfflineModel(Words())
+    first = await model.complete(request)
+    assert first == await model.complete(request, lambda _: None)
+    assert first.content or first.tool_calls
+
+
+@pytest.mark.parametrize("text", ["look up " + "?" * 50_000, "1" + " " * 50_000, "(" * 50_000, "my name is" * 5_000])
+async def test_is_not_slowed_down_by_odd_messages(text: str) -> None:
+    await asyncio.wait_for(answer(text), 5)

@@ -1,0 +1,55 @@
+"""Verifying a log that others write to at the same time."""
+
+from collections.abc import Sequence
+
+from domain.application.verify import Verified, verify_heads, verify_slices, verify_thread
+from domain.chain import NOTHING, Record, seal
+from domain.codec import Metadata, encode
+from domain.events import ThreadOpened
+from domain.ids import DEFAULT_TENANT, Position, Slice, ThreadId, Version, slice_of
+from domain.ports import Append, ThreadRow
+from infrastructure.memory.event_store import MemoryEventStore
+from tests.streams import NOON, new_thread
+
+
+class BusyStore(MemoryEventStore):
+    """A thread grows whenever its end is asked for, which is after its events were read."""
+
+    async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
+        await grow(self, thread_id)
+        return await super().thread(thread_id)
+
+
+class ForgetfulStore(MemoryEventStore):
+    """The events of every thread are gone; their heads are not."""
+
+    async def read(
+        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        return []
+
+    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
+        return []
+
+
+async def grow(store: MemoryEventStore, thread_id: ThreadId) -> None:
+    row = await MemoryEventStore.thread(store, thread_id)
+    before = row.head if row else NOTHING
+    records, head = seal(DEFAULT_TENANT, thread_id, before, [encode(ThreadOpened("assistant"), Metadata())], NOON)
+    await store.append(Append(DEFAULT_TENANT, thread_id, before, head, records, in_turn=False))
+
+
+async def test_a_thread_that_grows_meanwhile_is_no_problem() -> None:
+    store, thread_id = BusyStore(), new_thread()
+    await grow(store, thread_id)
+
+    assert (await verify_thread(store, thread_id)).problems == ()
+    assert (await verify_slices(store, [slice_of(thread_id)])).problems == ()
+
+
+async def test_a_thread_whose_events_are_all_gone_is_found_by_its_head() -> None:
+    store, thread_id = ForgetfulStore(), new_thread()
+    await grow(store, thread_id)
+
+    assert await verify_slices(store, [slice_of(thread_id)]) == Verified()
+    assert (await verify_heads(store, DEFAULT_TENANT)).problems == (f"{thread_id}: versions 1 to 1 are missing",)
