@@ -83,7 +83,7 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
 
 @asynccontextmanager
 async def _recovering(runtime: Runtime) -> AsyncIterator[None]:
-    task = asyncio.create_task(recover_forever(runtime.turns, runtime.clock))
+    task = asyncio.create_task(recover_forever(runtime.turns, runtime.clock, alone_since=runtime.alone_since))
     try:
         yield
     finally:

@@ -53,6 +53,8 @@ class Runtime:
     turns: Turns
     clock: SystemClock
     new_id: Callable[[], UUID]
+    alone_since: datetime | None
+    """When this process was known to be the only one that uses the log; None if that is not known."""
 
 
 @asynccontextmanager
@@ -62,22 +64,30 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         clock = SystemClock()
         tokens = TiktokenCounter(settings.llm_model)
         agents = _agents(settings, clock)
-        store, snapshots = await _stores(settings, stack)
+        log = await _open_log(settings, stack, clock)
         model = _model(settings, tokens)
         stack.push_async_callback(model.close)
         journal = Journal(
-            store, snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
+            log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
         turns = Turns(Means(journal, model, tokens, Signals(), settings.context_window_limit), agents)
         stack.push_async_callback(turns.close)
-        yield Runtime(settings, agents, journal, turns, clock, uuid7)
+        yield Runtime(settings, agents, journal, turns, clock, uuid7, log.alone_since)
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where the log is kept. `alone`: this process started the server, and no other one was there."""
+
+    url: str
+    alone: bool = False
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[str]:
+async def database(settings: Settings) -> AsyncIterator[Database]:
     """Name the database of the settings, starting the embedded server if none is named."""
     if settings.database_url is not None:
-        yield settings.database_url
+        yield Database(settings.database_url)
         return
     starting = asyncio.create_task(asyncio.to_thread(EmbeddedPostgres.start, settings.data_dir / "postgres"))
     try:
@@ -86,19 +96,29 @@ async def database(settings: Settings) -> AsyncIterator[str]:
         await asyncio.to_thread((await starting).stop)
         raise
     try:
-        yield server.url()
+        yield Database(server.url(), server.alone)
     finally:
         await asyncio.to_thread(server.stop)
 
 
-async def _stores(settings: Settings, stack: AsyncExitStack) -> tuple[EventStore, SnapshotStore]:
+@dataclass(frozen=True)
+class Log:
+    """The stores of the log."""
+
+    events: EventStore
+    snapshots: SnapshotStore
+    alone_since: datetime | None = None
+
+
+async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
     if settings.database_url == MEMORY:
-        return MemoryEventStore(), MemorySnapshotStore()
-    url = await stack.enter_async_context(database(settings))
-    await migrate(url)
-    pool = await open_pool(url, max_size=settings.max_connections)
+        return Log(MemoryEventStore(), MemorySnapshotStore())
+    found = await stack.enter_async_context(database(settings))
+    alone_since = clock.now() if found.alone else None
+    await migrate(found.url)
+    pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
-    return PostgresEventStore(pool), PostgresSnapshotStore(pool)
+    return Log(PostgresEventStore(pool), PostgresSnapshotStore(pool), alone_since)
 
 
 def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:

@@ -6,7 +6,7 @@ wrong after all, the compare-and-set on the thread's head lets only one of the t
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from domain.application.journal import Loaded
 from domain.application.turns import Turns
@@ -21,29 +21,43 @@ GRACE = timedelta(seconds=5)
 BATCH = 100
 
 
-async def recover_forever(turns: Turns, clock: Clock, interval: float = 5.0) -> None:
-    """Look for lost turns, every `interval` seconds."""
+async def recover_forever(turns: Turns, clock: Clock, *, alone_since: datetime | None, interval: float = 5.0) -> None:
+    """Look for lost turns, every `interval` seconds.
+
+    If this process was the only one at an instant, `alone_since`, the turns that were running then are lost for
+    sure, and are gone on with at once.
+    """
     while True:
         try:
-            await recover(turns, clock)
+            await recover(turns, clock, lost_before=alone_since)
+            alone_since = None
         except Exception:  # noqa: BLE001  (a database that is away for a while is no reason to stop looking)
             _log.exception("Could not look for lost turns")
         await asyncio.sleep(interval)
 
 
-async def recover(turns: Turns, clock: Clock) -> int:
-    """Go on with every lost turn; return how many there were."""
+async def recover(turns: Turns, clock: Clock, *, lost_before: datetime | None = None) -> int:
+    """Go on with every lost turn, `BATCH` of them at most; return how many there were.
+
+    A turn is lost whose last event is older than its node may be silent, or than `lost_before`.
+    """
     journal = turns.means.journal
     lost = 0
-    for row in await journal.store.stalled(clock.now() - GRACE, BATCH):
+    for row in await journal.store.stalled(lost_before or clock.now() - GRACE, BATCH):
         if turns.runs(row.thread_id):
             continue
         loaded = await journal.load(row.thread_id, row.tenant)
-        if isinstance(loaded.state, Running) and clock.now() > loaded.head.at + _patience(turns, loaded.state):
+        if isinstance(loaded.state, Running) and _is_lost(turns, clock, loaded, loaded.state, lost_before):
             _log.info("Going on with the turn of %s at node %s", row.thread_id, loaded.state.turn.node)
             turns.start(loaded, await _story(turns, loaded, loaded.state))
             lost += 1
     return lost
+
+
+def _is_lost(turns: Turns, clock: Clock, loaded: Loaded, state: Running, lost_before: datetime | None) -> bool:
+    if lost_before is not None and loaded.head.at < lost_before:
+        return True
+    return clock.now() > loaded.head.at + _patience(turns, state)
 
 
 def _patience(turns: Turns, state: Running) -> timedelta:

@@ -69,6 +69,8 @@ class EmbeddedPostgres:
         self._home = home
         self._cluster = home / "cluster"
         self._log = home / "server.log"
+        self.alone = False
+        """Whether no other process used the data when this one came: all that was left undone then is of the dead."""
         self._users: int | None = None
         self._switch: Switch = {}
         self._socket_dir = self._cluster
@@ -121,6 +123,7 @@ class EmbeddedPostgres:
         self._cluster, self._log = self._home / "cluster", self._home / "server.log"
         with self._guard():
             self._users = _open(self._home / "users.lock")
+            self.alone = _lock(self._users, fcntl.LOCK_EX)
             fcntl.flock(self._users, fcntl.LOCK_SH)
             self._switch = account_of(self._home, self._cluster)
             self._socket_dir = socket_directory(self._cluster, self._switch)

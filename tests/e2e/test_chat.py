@@ -92,6 +92,26 @@ async def test_half_an_answer_is_withdrawn_and_followed_by_the_whole_one() -> No
     assert done.status == 0
 
 
+async def test_tools_that_run_at_the_same_time_are_told_apart() -> None:
+    asked = [
+        {
+            "index": 0,
+            "id": "a",
+            "type": "function",
+            "function": {"name": "calculate", "arguments": '{"expression":"6*7"}'},
+        },
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "current_time", "arguments": "{}"}},
+    ]
+    asking = events(chunk("Let me see."), chunk(tool_calls=asked), chunk(finish="tool_calls"), "[DONE]")
+    async with OpenAIServer(asking, otherwise=stream(WHOLE)) as model:
+        done = await chat("Six times seven?\n", database_url="memory://", llm_endpoint=model.endpoint)
+
+    assert 'Let me see.\n→ calculate {"expression":"6*7"}\n→ current_time {}\n← ' in done.out
+    assert "\n← calculate: 42\n" in done.out
+    assert "\n← current_time: 20" in done.out
+    assert done.out.endswith(f"{WHOLE}\n")
+
+
 async def test_a_failed_turn_is_told_in_a_line_and_the_next_one_runs() -> None:
     async with OpenAIServer(refusal(401, "wrong key"), otherwise=stream(WHOLE)) as model:
         done = await chat("One\nTwo\n", database_url="memory://", llm_endpoint=model.endpoint)

@@ -194,7 +194,7 @@ async def _read(reader: asyncio.StreamReader, connection: int) -> Request | None
 
 async def _notice_leaving(reader: asyncio.StreamReader, request: Request) -> None:
     # Looked at, not read: a byte read here would be missing from the connection's next request.
-    while not reader.at_eof():  # noqa: ASYNC110 - a stream tells of its end to readers only
+    while not reader.at_eof():
         await asyncio.sleep(0.01)
     request.left.set()
 

@@ -332,3 +332,17 @@ async def test_branches_choose_by_the_state_after_the_node() -> None:
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
     assert "chose 'angry', but has only happy, sad" in failed.detail
+
+
+async def test_who_was_alone_need_not_wait_for_the_dead() -> None:
+    @tool
+    async def act() -> str:
+        """Act."""
+        return "acted"
+
+    played = await lost_in_a_tool([act])
+    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 0, "it is as new as we are"
+    played.clock.pass_(1)
+    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 1
+    await played.turns.wait(played.thread_id)
+    assert await played.happened(TurnCompleted)

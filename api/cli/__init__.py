@@ -1,0 +1,49 @@
+"""The command line: `threadfold`, one module for each noun.
+
+A noun's module is imported when the noun is used, so that help and completion need not wait for the whole service.
+"""
+
+import importlib
+import io
+import sys
+from typing import cast
+
+import click
+
+COMMANDS = {
+    "serve": "Serve the HTTP API.",
+    "chat": "Talk to an agent here, in the terminal.",
+    "threads": "Look at threads: list, show, events, state.",
+    "verify": "Check that the log is whole and unchanged.",
+    "graph": "List the agents' graphs, or show one.",
+    "migrate": "Bring the database to the newest schema.",
+}
+"""Each command with its line of help. `api/cli/<name>.py` has it, under the same name."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        return cast("click.Command", getattr(importlib.import_module(f"api.cli.{cmd_name}"), cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run conversational agents on an event log.
+
+    Settings come from the environment and from .env; .env.example lists them.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale: no text may end in a traceback
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,73 @@
+"""`threadfold graph`."""
+
+import asyncio
+from collections.abc import Sequence
+
+import click
+
+from api.bodies import DEFAULT_GRAPH
+from api.cli.output import as_json, counted, show_fields, show_json, show_table
+from api.cli.running import explained, log_to_stderr
+from api.runtime import MEMORY, open_runtime
+from api.service import Service
+from api.views import GraphView, NodeView, graph_view
+from infrastructure.settings import Settings, load_settings
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--mermaid", is_flag=True, help="Print the drawing in Mermaid.  [NAME is assistant if not given]")
+@as_json
+def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
+    """List the agents' graphs, or show the graph NAME: its nodes, edges and tools."""
+    if mermaid and as_json:
+        raise click.UsageError("--mermaid and --json cannot be given together")
+    chosen = name or (DEFAULT_GRAPH if mermaid else None)
+    with explained():
+        log_to_stderr("warning")
+        views = asyncio.run(_views(load_settings(), chosen))
+    if as_json:
+        show_json(views[0] if chosen else views)
+    elif mermaid:
+        click.echo(views[0].mermaid, nl=False)
+    elif chosen:
+        _show(views[0])
+    else:
+        show_table(["GRAPH", "START", "NODES", "TOOLS"], [_row(view) for view in views])
+
+
+async def _views(settings: Settings, name: str | None) -> Sequence[GraphView]:
+    nowhere = settings.model_copy(update={"database_url": MEMORY})  # a graph is code: no database is asked
+    async with open_runtime(nowhere) as runtime:
+        agents = runtime.agents if name is None else {name: Service(runtime).agent(name)}
+        return [graph_view(agent) for _, agent in sorted(agents.items())]
+
+
+def _row(view: GraphView) -> list[str]:
+    return [view.name, view.start, str(len(view.nodes)), ", ".join(tool.name for tool in view.tools)]
+
+
+def _show(view: GraphView) -> None:
+    show_fields(
+        [
+            ("Graph", view.name),
+            ("Fingerprint", view.fingerprint),
+            ("Start", view.start),
+            ("Step limit", counted(view.step_limit, "node")),
+        ]
+    )
+    click.echo()
+    show_table(["NODE", "TIMEOUT", "ATTEMPTS", "NEXT"], [_node(node) for node in view.nodes], wrap=True)
+    if view.tools:
+        click.echo()
+        tools = [[tool.name, f"{tool.timeout:g} s", _first_line(tool.description)] for tool in view.tools]
+        show_table(["TOOL", "TIMEOUT", "DESCRIPTION"], tools, wrap=True)
+
+
+def _node(node: NodeView) -> list[str]:
+    following = node.next if isinstance(node.next, str) else ", ".join(f"{k} → {v}" for k, v in node.next.items())
+    return [node.name, f"{node.timeout:g} s", str(node.attempts), following]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -1,0 +1,82 @@
+"""What commands print: tables for people, one JSON document for programs."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+UNBOUNDED = 100_000
+"""Columns of an output that is no terminal: nothing is cut off there."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+as_json: Callable[[Command], Command] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."
+)
+
+
+def terminal() -> Console:
+    """Make a console for stdout that takes texts as they are: no markup, no emoji, no highlighting."""
+    measured = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if measured else UNBOUNDED, markup=False, emoji=False, highlight=False)
+
+
+def show_json(document: Any) -> None:
+    """Print a document of plain structures."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False) -> None:
+    """Print rows. What the terminal has no room for is cut off the last column, or wrapped in it."""
+    console = terminal()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=console.width != UNBOUNDED)
+    for heading in headings[:-1]:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    table.add_column(headings[-1], no_wrap=not wrap, overflow="fold" if wrap else "ellipsis", ratio=1)
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    _print(console, table)
+
+
+def show_fields(fields: Iterable[tuple[str, str | None]]) -> None:
+    """Print names and values below each other; those without a value are left out."""
+    console = terminal()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value is not None:
+            table.add_row(name, Text(visible(value)))
+    _print(console, table)
+
+
+def moment(at: datetime) -> str:
+    """Write an instant in UTC, to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def visible(text: str) -> str:
+    """Replace control characters but tab and newline: what a model or a tool says must not steer the terminal."""
+    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def counted(number: int, noun: str) -> str:
+    """Write `1 event`, `1,024 events`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _print(console: Console, table: Table) -> None:
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())

@@ -1,0 +1,119 @@
+"""What a person sees of a turn, as it happens."""
+
+from typing import assert_never
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.output import visible
+from domain.application.signals import Delta, Signal, Withdrawn
+from domain.codec import Recorded, to_json
+from domain.events import (
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    NodeFailed,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolStarted,
+    ToolSucceeded,
+    TurnFailed,
+)
+
+SHOWN = 400
+"""Characters of a tool's arguments or result that are shown; the log has all of them."""
+
+
+class Screen:
+    """Shows signals. Text that streams in is provisional until its `MessageAppended`; one that fails is marked so."""
+
+    def __init__(self) -> None:
+        """Begin at the start of a line."""
+        self._console = Console(markup=False, emoji=False, highlight=False)
+        self._provisional = ""
+        self._calls: dict[int, ToolRequested] = {}
+        self._open: set[int] = set()
+        self._several = False
+
+    def show(self, signal: Signal) -> None:
+        """Show one thing that happened."""
+        match signal:
+            case Delta(text=text):
+                self._provisional += text
+                self._print(text, end="")
+            case Withdrawn():
+                self._withdraw()
+            case Recorded():
+                self._event(signal.version, signal.event)
+            case _:
+                assert_never(signal)
+
+    def note(self, text: str) -> None:
+        """Say something that is not part of the conversation."""
+        self._end_line()
+        self._print(text, style="dim")
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong."""
+        self._end_line()
+        self._print(text, style="red")
+
+    def _event(self, version: int, event: Event) -> None:
+        match event:
+            case MessageAppended(role="assistant", content=content):
+                self._said(content or "")
+            case ToolRequested():
+                self._calls[version] = event
+            case ToolStarted(call=call):
+                self._start(call)
+            case ToolSucceeded(call=call, content=content):
+                self._end(call, content)
+            case ToolFailed(call=call, error=error) | ToolOutcomeUnknown(call=call, error=error):
+                self._end(call, f"error: {error}")
+            case NodeFailed(node=node, error=error, retry_in_ms=retry):
+                self._withdraw()
+                if retry is not None:  # else the turn fails, and says why
+                    self.note(f"{node} failed ({error}); trying again in {retry / 1000:g} s")
+            case HistoryCompacted():
+                self.note("(Older messages were summarised to make room.)")
+            case TurnFailed(detail=detail):
+                self.complain(f"The turn failed. {detail}")
+            case _:
+                return
+
+    def _said(self, content: str) -> None:
+        if self._provisional != content:
+            self._withdraw()
+            self._print(content, end="")
+            self._provisional = content
+        self._end_line()
+
+    def _start(self, call: int) -> None:
+        self._open.add(call)
+        self._several = len(self._open) > 1  # at the same time, so that their results need names
+        request = self._calls.get(call)
+        if request:
+            self.note(f"→ {request.tool} {_cut(to_json(request.arguments))}")
+
+    def _end(self, call: int, outcome: str) -> None:
+        request = self._calls.pop(call, None)
+        self._open.discard(call)
+        self.note(f"← {request.tool}: {_cut(outcome)}" if request and self._several else f"← {_cut(outcome)}")
+
+    def _withdraw(self) -> None:
+        if self._provisional:
+            self.note("(The answer above is withdrawn: it was not finished.)")
+
+    def _end_line(self) -> None:
+        if self._provisional and not self._provisional.endswith("\n"):
+            self._print("")
+        self._provisional = ""
+
+    def _print(self, text: str, *, end: str = "\n", style: str = "") -> None:
+        self._console.print(Text(visible(text), style=style), end=end, soft_wrap=True)
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line):,} characters)"

@@ -1,0 +1,123 @@
+"""`threadfold serve`."""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from api.cli.running import connected, explained, log_to_stderr, model_of, place_of
+from domain.errors import ThreadfoldError
+from infrastructure.settings import Settings, load_settings
+
+GRACE = 3
+"""Seconds that requests have to end. After that turns have some of their own; a rest goes on at the next start."""
+
+
+class CannotListen(ThreadfoldError):
+    """The address cannot be listened at."""
+
+
+@click.command()
+@click.option("--host", help="The address to listen on.  [default: HOST, or 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.  [PORT, or 8000]"
+)
+@click.option("--access-log", is_flag=True, help="Log each request.")
+def serve(*, host: str | None, port: int | None, access_log: bool) -> None:
+    """Serve the HTTP API, and run the agents' turns."""
+    with explained():
+        settings = load_settings()
+        given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        settings = settings.model_copy(update=given)
+        log_to_stderr(settings.log_level)
+        for chatty in ("uvicorn.error", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        with (
+            _listening(settings.host, settings.port) as listener,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            suppress(asyncio.CancelledError),  # told to stop before it was ready
+        ):
+            runner.run(_serve(settings, listener, access_log=access_log))
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it is ready, and leaves signals to us."""
+
+    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        click.echo(self._ready)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # uvicorn's own would end the process by the signal once requests are done: before the turns are
+
+
+async def _serve(settings: Settings, listener: socket.socket, *, access_log: bool) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",  # entered here, so that what goes wrong in it can be told in one line
+        log_config=None,
+        access_log=access_log,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    ready = f"Threadfold is ready at {_url(listener)} - data in {place_of(settings)}; model: {model_of(settings)}"
+    server = _Server(config, ready)
+    _stop_by_signals(server)
+    async with connected(settings, app.lifespan()):
+        await server.serve(sockets=[listener])
+
+
+def _stop_by_signals(server: uvicorn.Server) -> None:
+    """Make the first signal a request to stop, and a second one an end of waiting for requests."""
+    loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        if not server.started and serving:
+            serving.cancel()
+        elif server.should_exit:
+            server.force_exit = True
+        else:
+            click.echo("Threadfold stops as soon as what is running has ended, in some seconds at most.", err=True)
+            server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Take the port first of all, so that nothing is started in vain."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            why = f"Port {port} of {host} is in use. Stop what listens there, or choose another: --port or PORT."
+        else:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            why = f"Cannot listen at port {port} of {host}: {reason}. Check --host and --port."
+        raise CannotListen(why) from error
+    with listener:
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,192 @@
+"""`threadfold threads`: list, show, events, state."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
+from api.cli.running import ask
+from api.preconditions import decode_cursor
+from api.service import Caller, Service
+from api.views import EventView, StateView, state_view
+from domain.application.execute import checkpoint_of
+from domain.codec import to_json
+from domain.errors import InvalidInput
+from domain.ids import ThreadId, Version
+from domain.ports import ThreadCursor
+from domain.state import Ended, Message
+from projections.threads import ThreadEntry, ThreadSummary, summary
+
+WIDE = 100
+"""Columns from which on a list of threads has room for a second time."""
+
+limited = click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Rows at most.")
+
+
+class Instant(click.ParamType[Any]):
+    """An instant in ISO 8601, with its time zone."""
+
+    name = "ISO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read an instant."""
+        try:
+            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no instant such as 2026-11-23T10:00:00Z", param, ctx)
+        if at.tzinfo is None:
+            self.fail(f"{value!r} needs a time zone, such as 2026-11-23T10:00:00Z", param, ctx)
+        return at
+
+
+class Cursor(click.ParamType[Any]):
+    """The `next_cursor` of the page before."""
+
+    name = "CURSOR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ThreadCursor:
+        """Read a cursor."""
+        try:
+            return value if isinstance(value, ThreadCursor) else decode_cursor(value, ThreadCursor)
+        except InvalidInput as error:
+            self.fail(error.why, param, ctx)
+
+
+@click.group()
+def threads() -> None:
+    """Look at threads. Times are in UTC."""
+
+
+@threads.command("list")
+@limited
+@click.option("--cursor", type=Cursor(), help="Go on after the page that ended with this.")
+@as_json
+def list_threads(*, limit: int, cursor: ThreadCursor | None, as_json: bool) -> None:
+    """List threads, the last opened first."""
+    page = ask(lambda service: service.threads(Caller(), cursor, limit))
+    if as_json:
+        show_json(page)
+        return
+    if not page.items:
+        click.echo("There are no threads." if cursor is None else "There are no more threads.")
+        return
+    wide = terminal().width >= WIDE
+    headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else [])]
+    show_table(headings, [_entry(entry, wide=wide) for entry in page.items])
+    if page.next_cursor:
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+
+
+@threads.command()
+@click.argument("thread", type=click.UUID)
+@as_json
+def show(*, thread: UUID, as_json: bool) -> None:
+    """Summarise a thread."""
+
+    async def summarise(service: Service) -> ThreadSummary:
+        loaded = await service.existing(ThreadId(thread), Caller())
+        return summary(loaded, checkpoint_of(loaded))
+
+    found = ask(summarise)
+    if as_json:
+        show_json(found)
+        return
+    show_fields(
+        [
+            ("Thread", str(found.thread_id)),
+            ("Graph", found.graph),
+            ("Status", found.status),
+            ("Events", f"{found.version:,}"),
+            ("Checkpoint", found.checkpoint),
+            ("Last event", f"{moment(found.last_event_at)} UTC"),
+            *_spent(found),
+            ("Running turn", str(found.running_turn) if found.running_turn else None),
+            ("Last turn", _ended(found.last_turn)),
+        ]
+    )
+
+
+@threads.command()
+@click.argument("thread", type=click.UUID)
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin after this version.")
+@limited
+@as_json
+def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
+    """Read a thread's events as they were recorded."""
+    page = ask(lambda service: service.events(ThreadId(thread), Caller(), Version(after), limit))
+    following = page.items[-1].version if page.next_cursor else None
+    if as_json:
+        show_json({"items": page.items, "next_after": following})
+        return
+    if not page.items:
+        click.echo(f"There are no events after version {after}.")
+        return
+    show_table(["VERSION", "RECORDED (UTC)", "EVENT", "DATA"], [_event(event) for event in page.items])
+    if following:
+        click.echo(f"There are more: --after {following}", err=True)
+
+
+@threads.command()
+@click.argument("thread", type=click.UUID)
+@click.option("--at-version", type=click.IntRange(min=1), help="Go back to this version.")
+@click.option("--at-time", type=Instant(), help="Go back to this instant, such as 2026-11-23T10:00:00Z.")
+@as_json
+def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+    """Reconstruct a thread's state: now, at a version, or at an instant."""
+    if at_version is not None and at_time is not None:
+        raise click.UsageError("--at-version and --at-time cannot be given together")
+    view = state_view(ask(lambda service: service.state(ThreadId(thread), Caller(), at_version, at_time)))
+    if as_json:
+        show_json(view)
+        return
+    show_fields(_state(view))
+    if view.window:
+        click.echo()
+        show_table(["VERSION", "ROLE", "LIVE WINDOW"], [_message(message) for message in view.window], wrap=True)
+
+
+def _entry(entry: ThreadEntry, *, wide: bool) -> list[str]:
+    opened, last = moment(entry.opened_at), moment(entry.last_event_at)
+    return [str(entry.thread_id), entry.status, f"{entry.version:,}", opened, *([last] if wide else [])]
+
+
+def _event(event: EventView) -> list[str]:
+    return [str(event.version), moment(event.recorded_at), event.type, to_json(event.data)]
+
+
+def _state(view: StateView) -> list[tuple[str, str | None]]:
+    turn = view.turn
+    calls = ", ".join(f"{call.request.name} ({call.status})" for call in turn.calls) if turn else ""
+    return [
+        ("Thread", str(view.thread_id)),
+        ("Version", str(view.version)),
+        ("Checkpoint", view.checkpoint),
+        ("Recorded at", f"{moment(view.recorded_at)} UTC"),
+        ("Graph", view.graph),
+        ("Status", view.status),
+        ("Values", to_json(view.values)),
+        *_spent(view),
+        ("Running turn", f"{turn.turn_id}, attempt {turn.attempt} at node {turn.node}" if turn else None),
+        ("Open calls", calls or None),
+        ("Last turn", _ended(view.last_turn)),
+        ("Summary", f"up to version {view.summary.through}: {view.summary.text}" if view.summary else None),
+    ]
+
+
+def _spent(of: ThreadSummary | StateView) -> list[tuple[str, str | None]]:
+    tokens = f"{of.prompt_tokens:,} in prompts, {of.completion_tokens:,} in answers"
+    return [("Turns", f"{of.turns:,}"), ("Tokens", tokens)]
+
+
+def _ended(turn: Ended | None) -> str | None:
+    if turn is None:
+        return None
+    return f"{turn.turn_id} {turn.outcome}" + (f": {turn.detail}" if turn.detail else "")
+
+
+def _message(message: Message) -> list[str]:
+    calls = [f"→ {call.name} {to_json(call.arguments)}" for call in message.tool_calls]
+    role = f"tool {message.name}" if message.role == "tool" else message.role
+    return [str(message.version), role, "\n".join([*([message.content] if message.content else []), *calls])]

@@ -1,0 +1,365 @@
+"""The command line, as a person and as a program use it: real processes, on a real database."""
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import click
+import httpx
+import pytest
+
+from api.cli import COMMANDS, main
+from api.runtime import open_runtime
+from api.service import Caller, Service
+from domain.ids import ThreadId
+from infrastructure.settings import CHECKOUT, Settings
+from tests.fakes.openai_server import OpenAIServer, Pause, Reply
+from tests.support.command import COMMAND, Done, environment, threadfold
+
+NOWHERE = "postgresql://someone:s3cret@127.0.0.1:1/nothing"
+UNKNOWN = "018f0000-0000-7000-8000-000000000000"
+
+
+async def conversation(database_url: str) -> str:
+    """Have a turn with a tool in a new thread, and name the thread."""
+    settings = Settings(_env_file=None, database_url=database_url, llm_endpoint=None, agents=())  # type: ignore[call-arg]
+    async with open_runtime(settings) as runtime:
+        service = Service(runtime)
+        thread_id = ThreadId(runtime.new_id())
+        asked = await service.start_turn(thread_id, "/calculate 2 + 3", Caller(), open_with="assistant")
+        finished = await service.finished_turn(asked)
+    assert finished is not None
+    assert finished.status == "completed"
+    return str(thread_id)
+
+
+@pytest.fixture
+async def thread(database_url: str) -> str:
+    """Name the only thread of the database."""
+    return await conversation(database_url)
+
+
+# --- help and usage
+
+
+def test_every_command_is_there_and_has_help() -> None:
+    context = click.Context(main)
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+
+
+def test_help_needs_nothing_heavy() -> None:
+    script = (
+        "import sys; from api.cli import main; main(['--help'], standalone_mode=False);"
+        "sys.exit(','.join(sys.modules.keys() & {'sqlalchemy', 'litestar', 'pydantic', 'asyncpg', 'rich', 'asyncio'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    assert (done.stderr.strip(), "verify" in done.stdout) == ("", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["threads", "show", "not-a-uuid"],
+        ["threads", "list", "--limit", "0"],
+        ["threads", "list", "--cursor", "%%%"],
+        ["threads", "state", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
+        ["threads", "state", UNKNOWN, "--at-time", "2026-11-23T10:00:00"],
+        ["threads", "state", UNKNOWN, "--at-time", "yesterday"],
+        ["graph", "--mermaid", "--json"],
+        ["serve", "--port", "65536"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_two(arguments: Sequence[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+
+
+async def test_a_bad_setting_is_told_in_one_line_and_ends_with_two() -> None:
+    done = await threadfold("graph", port="eighty")
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: PORT='eighty': ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["verify"]], ids=" ".join)
+async def test_a_database_that_is_not_there_is_told_in_one_line_without_its_password(command: Sequence[str]) -> None:
+    done = await threadfold(*command, database_url=NOWHERE)
+
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("Error: PostgreSQL at 127.0.0.1:1/nothing cannot be used: ")
+    assert done.err.count("\n") == 1
+    assert "s3cret" not in done.err
+
+
+@pytest.mark.parametrize("command", [["threads", "list", "--json"], ["migrate"]], ids=" ".join)
+async def test_nothing_can_be_read_from_another_process_s_memory(command: Sequence[str]) -> None:
+    done = await threadfold(*command, database_url="memory://")
+
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("Error: DATABASE_URL is memory://, where nothing is kept between processes")
+
+
+# --- threads
+
+
+async def test_threads_are_listed_for_people_and_for_programs(thread: str, database_url: str) -> None:
+    table = await threadfold("threads", "list", database_url=database_url)
+    document = (await threadfold("threads", "list", "--json", database_url=database_url)).json
+
+    assert re.search(rf"^{thread}  idle    \d+ +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \d{{4}}", table.out, re.MULTILINE)
+    assert [(entry["thread_id"], entry["status"]) for entry in document["items"]] == [(thread, "idle")]
+    assert document["next_cursor"] is None
+
+
+async def test_a_list_goes_on_at_its_cursor(thread: str, database_url: str) -> None:
+    later = await conversation(database_url)
+
+    first = (await threadfold("threads", "list", "--limit", "1", "--json", database_url=database_url)).json
+    rest = await threadfold("threads", "list", "--cursor", first["next_cursor"], "--json", database_url=database_url)
+
+    assert [entry["thread_id"] for entry in first["items"]] == [later]
+    assert [entry["thread_id"] for entry in rest.json["items"]] == [thread]
+
+
+async def test_a_thread_is_summarised(thread: str, database_url: str) -> None:
+    table = await threadfold("threads", "show", thread, database_url=database_url)
+    document = (await threadfold("threads", "show", thread, "--json", database_url=database_url)).json
+
+    assert re.search(r"^Turns +1$", table.out, re.MULTILINE)
+    assert re.search(r"^Last event +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", table.out, re.MULTILINE)
+    assert (document["graph"], document["turns"], document["status"]) == ("assistant", 1, "idle")
+
+
+async def test_events_are_read_in_pages_one_to_a_line(thread: str, database_url: str) -> None:
+    table = await threadfold("threads", "events", thread, "--limit", "3", database_url=database_url)
+    page = ("threads", "events", thread, "--after", "3", "--json")
+    first = (await threadfold(*page, "--limit", "2", database_url=database_url)).json
+    rest = (await threadfold(*page, database_url=database_url)).json
+
+    shown = [line.split()[3] for line in table.out.splitlines()[1:]]
+    assert shown == ["ThreadOpened", "TurnStarted", "MessageAppended"]
+    assert max(map(len, table.out.splitlines())) <= 100
+    assert table.err == "There are more: --after 3\n"
+    assert (first["items"], first["next_after"]) == (rest["items"][:2], 5)
+    assert [event["version"] for event in rest["items"]] == list(range(4, rest["items"][-1]["version"] + 1))
+    assert rest["items"][-1]["type"] == "TurnCompleted"
+    assert rest["next_after"] is None
+
+
+async def test_state_is_shown_now_at_a_version_and_at_an_instant(thread: str, database_url: str) -> None:
+    async def state(*arguments: str) -> Done:
+        return await threadfold("threads", "state", thread, *arguments, database_url=database_url)
+
+    now, then = (await state("--json")).json, (await state("--at-version", "3", "--json")).json
+    instant = (await state("--at-time", then["recorded_at"], "--json")).json
+    table = await state()
+
+    assert (now["status"], then["status"], then["version"]) == ("idle", "running", 3)
+    assert instant["version"] >= then["version"]
+    assert "tool calculate  5" in table.out
+    assert '→ calculate {"expression":"2 + 3"}' in table.out
+
+
+async def test_what_is_not_there_is_told_in_one_line(thread: str, database_url: str) -> None:
+    unknown = await threadfold("threads", "show", UNKNOWN, database_url=database_url)
+    beyond = await threadfold("threads", "state", thread, "--at-version", "999", database_url=database_url)
+
+    assert (unknown.status, beyond.status) == (1, 1)
+    assert unknown.err.startswith(f"Error: There is no thread {UNKNOWN}.")
+    assert beyond.err.startswith("Error: at_version: the thread has versions 1 to ")
+
+
+# --- verify
+
+
+async def test_verify_says_what_it_checked(thread: str, database_url: str) -> None:
+    everything = await threadfold("verify", database_url=database_url)
+    one = (await threadfold("verify", thread, "--json", database_url=database_url)).json
+    unknown = await threadfold("verify", UNKNOWN, database_url=database_url)
+
+    assert everything.status == 0
+    said = r"Checked 1 thread, (\d+) events, 1,024 slices in \d+\.\d s: no problem found\.\n"
+    assert (counted := re.fullmatch(said, everything.out))
+    assert (one["threads"], one["events"], one["problems"]) == (1, int(counted[1]), [])
+    assert (unknown.status, unknown.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ('UPDATE events SET payload = \'{"graph":"other"}\' WHERE version = 1', "version 1 was changed"),
+        ("DELETE FROM events WHERE version = 4", "version 4 is missing"),
+        ("DELETE FROM events WHERE version > 4", "are missing"),
+        ("DELETE FROM events", "versions 1 to "),
+    ],
+)
+async def test_verify_finds_what_a_superuser_did(
+    thread: str, database_url: str, owner: asyncpg.Connection, change: str, found: str
+) -> None:
+    await owner.execute(f"ALTER TABLE events DISABLE TRIGGER append_only; {change}")
+
+    report = await threadfold("verify", "--json", database_url=database_url)
+    one = await threadfold("verify", thread, database_url=database_url)
+
+    assert (report.status, one.status) == (1, 1)
+    assert any(problem.startswith(f"{thread}: ") and found in problem for problem in report.json["problems"])
+    assert found in one.out
+
+
+# --- migrate and graph
+
+
+async def test_migrate_says_where_the_database_is(empty_database_url: str) -> None:
+    first = await threadfold("migrate", database_url=empty_database_url)
+    second = await threadfold("migrate", database_url=empty_database_url)
+
+    revision = first.out.split()[1]
+    assert first.out.startswith(f"Revision {revision} (was none before): PostgreSQL at ")
+    assert second.out.startswith(f"Revision {revision} (is the newest already): ")
+
+
+async def test_graphs_are_shown_without_a_database() -> None:
+    listed = await threadfold("graph", "--json", database_url=NOWHERE)
+    drawn = await threadfold("graph", "--mermaid", database_url=NOWHERE)
+    table = await threadfold("graph", "assistant", database_url=NOWHERE, columns=80)
+
+    assert drawn.out.startswith("flowchart TD\n")
+    assert [(graph["name"], graph["mermaid"]) for graph in listed.json] == [("assistant", drawn.out)]
+    assert "done → finalize_turn" in " ".join(table.out.split())
+    assert max(map(len, table.out.splitlines())) <= 80
+
+
+# --- serve
+
+
+class Server:
+    """`threadfold serve` and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ready: str) -> None:
+        self.process = process
+        self.ready = ready
+        found = re.search(r"http://\S+", ready)
+        assert found, ready
+        self.url = found[0]
+
+    async def stopped(self, number: signal.Signals) -> Done:
+        self.process.send_signal(number)
+        async with asyncio.timeout(30):
+            out, err = await self.process.communicate()
+        return Done(self.process.returncode or 0, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def serving(*arguments: str, **settings: object) -> AsyncIterator[Server]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "serve",
+        *arguments,
+        cwd=CHECKOUT,
+        env=environment(**{"port": 0, **settings}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            yield Server(process, (await process.stdout.readline()).decode())
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_server_says_when_it_is_ready_and_ends_well(database_url: str, number: signal.Signals) -> None:
+    async with serving(database_url=database_url) as server:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/health/ready")).json() == {"status": "ready"}
+        done = await server.stopped(number)
+
+    assert server.ready.startswith("Threadfold is ready at http://127.0.0.1:")
+    assert f"data in PostgreSQL at {database_url.partition('host=')[2].partition('&')[0]}/test_" in server.ready
+    assert server.ready.endswith("; model: offline\n")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "Threadfold stops as soon as what is running has ended, in some seconds at most.\n"
+
+
+async def test_the_ready_line_tells_no_secret() -> None:
+    async with serving(
+        database_url="memory://", llm_endpoint="http://me:s3cret@127.0.0.1:1/v1", llm_api_key="k3y", llm_model="Large"
+    ) as server:
+        pass
+
+    assert server.ready.endswith("memory only, lost when this process ends; model: Large at http://127.0.0.1:1/v1\n")
+
+
+async def test_a_port_in_use_is_told_in_one_line() -> None:
+    async with serving(database_url="memory://") as server:
+        port = server.url.rpartition(":")[2]
+        done = await threadfold("serve", "--port", port, database_url=NOWHERE)
+
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"Error: Port {port} of 127.0.0.1 is in use. ")
+    assert done.err.count("\n") == 1
+
+
+async def test_requests_are_logged_only_on_demand() -> None:
+    async def log_of(*arguments: str) -> str:
+        async with serving(*arguments, database_url="memory://") as server:
+            async with httpx.AsyncClient(base_url=server.url) as client:
+                await client.get("/health/live")
+            return (await server.stopped(signal.SIGTERM)).err
+
+    assert "/health/live" not in await log_of()
+    logged = await log_of("--access-log")
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC INFO .*/health/live", logged, re.MULTILINE)
+
+
+async def test_a_request_that_waits_for_a_turn_does_not_hold_up_the_end(database_url: str) -> None:
+    async with (
+        OpenAIServer(otherwise=Reply(before=[Pause(60)])) as model,
+        serving(database_url=database_url, llm_endpoint=model.endpoint) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
+        opened = (await client.post("/v1/threads", json={})).json()
+        turn = client.post(f"/v1/threads/{opened['thread_id']}/turns?wait=true", json={"user_input": "hi"})
+        asked = asyncio.create_task(turn)
+        while not model.requests:
+            await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        done = await server.stopped(signal.SIGTERM)
+        took = asyncio.get_running_loop().time() - began
+        await asyncio.gather(asked, return_exceptions=True)
+
+    assert done.status == 0
+    assert took < 20
+
+
+async def test_a_server_and_commands_share_the_embedded_database(tmp_path: Path) -> None:
+    async with serving(data_dir=tmp_path) as server:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            opened = (await client.post("/v1/threads", json={})).json()
+        listed = await threadfold("threads", "list", "--json", data_dir=tmp_path)
+        assert [entry["thread_id"] for entry in listed.json["items"]] == [opened["thread_id"]]
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/health/ready")).is_success
+        assert (await server.stopped(signal.SIGTERM)).status == 0
+
+    assert str(tmp_path) in server.ready
+    assert (await threadfold("verify", data_dir=tmp_path)).out.startswith("Checked 1 thread, 1 event, 1,024 slices")
