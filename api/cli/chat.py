@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -46,6 +47,7 @@ def chat(*, graph: str | None, thread: UUID | None) -> None:
     with explained(), asyncio.Runner() as runner:
         settings = load_settings()
         log_to_stderr("error", tracebacks=False)
+        logging.getLogger("domain.application.turns").setLevel(logging.CRITICAL)  # the screen tells how turns fare
         stack = AsyncExitStack()
         try:
             talk = runner.run(_begin(stack, settings, graph, thread))

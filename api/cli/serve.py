@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import click
+import msgspec
 import uvicorn
 import uvloop
+from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.cli.running import connected, explained, log_to_stderr, model_of, place_of
@@ -20,6 +23,15 @@ from infrastructure.settings import Settings, load_settings
 
 GRACE = 3
 """Seconds that requests have to end. After that turns have some of their own; a rest goes on at the next start."""
+
+
+STOPPING = {
+    "type": "urn:threadfold:stopping",
+    "title": "The server stops",
+    "status": HTTP_503_SERVICE_UNAVAILABLE,
+    "detail": "The server is stopping. What it has accepted goes on at its next start; look there, or ask again.",
+}
+"""The problem document for requests that are still waiting for something when the server's time is over."""
 
 
 class CannotListen(ThreadfoldError):
@@ -68,7 +80,7 @@ class _Server(uvicorn.Server):
 async def _serve(settings: Settings, listener: socket.socket, *, access_log: bool) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
-        app,
+        _excusing(app),
         http="httptools",
         ws="none",
         lifespan="off",  # entered here, so that what goes wrong in it can be told in one line
@@ -82,6 +94,29 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
     _stop_by_signals(server)
     async with connected(settings, app.lifespan()):
         await server.serve(sockets=[listener])
+
+
+def _excusing(app: ASGIApp) -> ASGIApp:
+    """Answer 503 for a request that the end of the server cancels, such as one that waits for a long turn."""
+
+    async def excused(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            headers = [(b"content-type", b"application/problem+json"), (b"retry-after", b"5")]
+            await send({"type": "http.response.start", "status": HTTP_503_SERVICE_UNAVAILABLE, "headers": headers})
+            await send({"type": "http.response.body", "body": msgspec.json.encode(STOPPING), "more_body": False})
+
+    return excused
 
 
 def _stop_by_signals(server: uvicorn.Server) -> None:
