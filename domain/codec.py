@@ -61,14 +61,20 @@ def decode(record: Record) -> Recorded:
         event = _decode_event(record)
         metadata = _decode_metadata(record.metadata)
     except (msgspec.MsgspecError, KeyError) as error:
-        place = f"{record.thread_id}: version {record.version}"
-        raise CorruptLog(f"{place} is no {record.type} of schema {record.schema} that we know: {error!r}") from error
+        raise _unreadable(record, repr(error)) from error
     return Recorded(record.thread_id, record.version, record.position, record.recorded_at, event, metadata)
 
 
 def _decode_event(record: Record) -> Event:
     kind = _types[record.type]
+    if record.schema > kind.SCHEMA:
+        raise _unreadable(record, f"this version of Threadfold reads schemas up to {kind.SCHEMA}; a newer one wrote it")
     if record.schema == kind.SCHEMA:
         return _decoders[record.type].decode(record.payload)
     payload = upcast(record.type, record.schema, kind.SCHEMA, _decode_object(record.payload))
     return msgspec.convert(payload, kind)
+
+
+def _unreadable(record: Record, why: str) -> CorruptLog:
+    place = f"{record.thread_id}: version {record.version}"
+    return CorruptLog(f"{place} is no {record.type} of schema {record.schema} that we know: {why}")

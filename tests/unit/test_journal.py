@@ -1,0 +1,157 @@
+"""Threads are folded from the nearest snapshot of this fold and the events after it, and kept hot safely."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+import pytest
+from msgspec.structs import replace
+
+from domain.application.execute import Request, Seen, execute, repeatable
+from domain.application.journal import Journal, Loaded
+from domain.chain import Record
+from domain.commands import OpenThread, UpdateValues
+from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
+from domain.ids import Tenant, ThreadId, Version
+from domain.state import Idle
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from tests.support.runtime import Clock
+
+
+class CountingStore(MemoryEventStore):
+    """Keeps how many events were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events_read = 0
+
+    async def read(
+        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        found = await super().read(thread_id, after, upto, limit)
+        self.events_read += len(found)
+        return found
+
+
+class Bench:
+    """A store, and journals over it as several processes would have them."""
+
+    def __init__(self) -> None:
+        self.store, self.snapshots, self.clock = CountingStore(), MemorySnapshotStore(), Clock()
+        self.thread_id = ThreadId(uuid4())
+
+    def journal(self, fingerprint: str = "this fold", keep: int = 10) -> Journal:
+        return Journal(self.store, self.snapshots, self.clock, fingerprint=fingerprint, snapshot_every=10, keep=keep)
+
+    async def grown(self, journal: Journal, size: int) -> Loaded:
+        """A thread of `size` events, with a snapshot wherever one is due."""
+        await execute(journal, Request(self.thread_id, lambda _: (OpenThread("assistant"),)))
+        for number in range(2, size + 1):
+            change = UpdateValues({"n": number})
+            done = await execute(journal, Request(self.thread_id, lambda _, change=change: (change,)))  # type: ignore[misc]
+            await journal.checkpoint(done.loaded)
+        self.store.events_read = 0
+        return done.loaded
+
+
+async def test_a_cold_thread_is_folded_from_its_last_snapshot() -> None:
+    bench = Bench()
+    hot = await bench.grown(bench.journal(), 25)
+    cold = await bench.journal().load(bench.thread_id)
+    assert (cold.state, cold.head, cold.snapshot) == (hot.state, hot.head, 20)
+    assert bench.store.events_read == 5
+
+
+async def test_a_snapshot_of_another_fold_is_ignored() -> None:
+    bench = Bench()
+    hot = await bench.grown(bench.journal(), 25)
+    cold = await bench.journal("another fold").load(bench.thread_id)
+    assert (cold.state, cold.snapshot) == (hot.state, 0)
+    assert bench.store.events_read == 25
+
+
+async def test_every_past_version_is_the_same_from_a_snapshot_and_from_the_beginning() -> None:
+    bench = Bench()
+    await bench.grown(bench.journal(), 35)
+    for version in map(Version, range(1, 36)):
+        from_snapshot = await bench.journal().load_at(bench.thread_id, version)
+        from_beginning = await bench.journal("none").load_at(bench.thread_id, version)
+        assert (from_snapshot.state, from_snapshot.head) == (from_beginning.state, from_beginning.head)
+        assert from_snapshot.state.version == version
+    with pytest.raises(InvalidInput, match="versions 1 to 35"):
+        await bench.journal().load_at(bench.thread_id, Version(36))
+
+
+async def test_a_hot_thread_sees_what_another_process_appended() -> None:
+    bench = Bench()
+    one, other = bench.journal(), bench.journal()
+    await bench.grown(one, 5)
+    await execute(other, Request(bench.thread_id, lambda _: (UpdateValues({"from": "other"}),)))
+    loaded = await one.load(bench.thread_id)
+    assert isinstance(loaded.state, Idle)
+    assert loaded.state.thread.values == {"n": 5, "from": "other"}
+
+
+async def test_a_decision_on_stale_knowledge_is_made_again() -> None:
+    bench = Bench()
+    one, other = bench.journal(), bench.journal()
+    known = await bench.grown(one, 5)
+    await execute(other, Request(bench.thread_id, lambda _: (UpdateValues({"a": 1}),)))
+    change = Request(bench.thread_id, lambda _: (UpdateValues({"b": 2}),), known=known)
+    done = await execute(one, change)
+    assert isinstance(done.loaded.state, Idle)
+    assert done.loaded.state.thread.values == {"n": 5, "a": 1, "b": 2}
+    again = await execute(one, replace(change, plan=lambda _: (UpdateValues({"b": 2}),)))
+    assert (again.events, again.loaded.head.version) == ((), 7)
+
+
+async def test_who_expects_a_checkpoint_is_not_served_on_another() -> None:
+    bench = Bench()
+    known = await bench.grown(bench.journal(), 5)
+    head = known.head
+    for seen in (Seen(Version(4), head.hash.hex()[:8]), Seen(head.version, "00000000")):
+        stale = Request(bench.thread_id, lambda _: (UpdateValues({"a": 1}),), expected=seen)
+        with pytest.raises(VersionConflict):
+            await execute(bench.journal(), stale)
+    fresh = Request(
+        bench.thread_id, lambda _: (UpdateValues({"a": 1}),), expected=Seen(head.version, head.hash.hex()[:8])
+    )
+    assert (await execute(bench.journal(), fresh)).events
+
+
+async def test_a_repeated_command_does_nothing_even_if_it_would_by_now() -> None:
+    bench = Bench()
+    journal = bench.journal()
+    await bench.grown(journal, 3)
+
+    def asked(value: int, body: str = "same") -> Request:
+        bound = repeatable(bench.thread_id, "key", body)
+        return Request(bench.thread_id, lambda _: (UpdateValues({"n": value}),), repeatable=bound)
+
+    first = await execute(journal, asked(3))
+    assert not first.events, "nothing changes, and the command is remembered all the same"
+    await execute(journal, Request(bench.thread_id, lambda _: (UpdateValues({"n": 4}),)))
+    again = await execute(journal, asked(3))
+    assert (again.events, again.repeated, again.loaded.head) == ((), True, first.loaded.head)
+    with pytest.raises(CommandReused):
+        await execute(journal, asked(5, "other"))
+
+
+async def test_another_tenant_does_not_see_the_thread() -> None:
+    bench = Bench()
+    journal = bench.journal()
+    await bench.grown(journal, 3)
+    for read in (journal.load, journal.existing):
+        with pytest.raises(UnknownThread):
+            await read(bench.thread_id, Tenant("other"))
+    with pytest.raises(UnknownThread):
+        await journal.load_at(bench.thread_id, Version(2), Tenant("other"))
+
+
+async def test_only_the_last_used_threads_are_kept() -> None:
+    bench = Bench()
+    journal = bench.journal(keep=2)
+    for _ in range(5):
+        bench.thread_id = ThreadId(uuid4())
+        await bench.grown(journal, 2)
+    assert len(journal._hot) == 2
