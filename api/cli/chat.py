@@ -118,6 +118,7 @@ class Talk:
         self._caller = Caller()
         self._thread_id = service.thread_id(thread, self._caller)
         self._turn: TurnId | None = None
+        self._alone_since = self._runtime.alone_since
 
     async def greet(self) -> None:
         """Check that there is such a thread or agent, and say where we are."""
@@ -157,6 +158,7 @@ class Talk:
 
     async def see_out_running_turn(self) -> None:
         """Let a turn that is under way come to its end first: take up one that stopped here, wait for another's."""
+        alone_since, self._alone_since = self._alone_since, None  # later on, others may have come and taken it up
         loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
         if not isinstance(loaded.state, Running):
             return
@@ -170,11 +172,9 @@ class Talk:
                 return
             self.screen.note(
                 f"A turn is at its node {turn.node} since {moment(loaded.head.at)} UTC. It is shown as it goes on; if "
-                "its process is gone, it is taken up here once the node's time is over. Ctrl-C leaves."
+                "its process is gone, it is taken up here when the node's time is over at the latest. Ctrl-C leaves."
             )
-            looking = asyncio.create_task(
-                recover_forever(turns, self._runtime.clock, alone_since=self._runtime.alone_since)
-            )
+            looking = asyncio.create_task(recover_forever(turns, self._runtime.clock, alone_since=alone_since))
             try:
                 await self._follow(queue, loaded.head.version, ours=False)
             finally:
