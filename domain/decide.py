@@ -143,7 +143,7 @@ def _complete(command: CompleteNode, state: Running) -> Events:
     turn = state.turn
     if turn.step != command.step:
         return ()
-    _check_facts(command.facts, state)
+    check_facts(command.facts, state)
     completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
     if command.next != END:
         return (*command.facts, completed)
@@ -189,8 +189,12 @@ def _abandon_calls(state: Running) -> Events:
     )
 
 
-def _check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
-    """Refuse what would leave the thread in a state that no prompt can be made of."""
+def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
+    """Refuse what would leave the thread in a state that no prompt can be made of.
+
+    Raises:
+        InvalidInput: naming the fact, as `facts.0`.
+    """
     speaker = state.thread.window[-1].role if state.thread.window else None
     asking = bool(state.turn.calls)
     for index, fact in enumerate(facts):

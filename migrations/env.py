@@ -1,4 +1,4 @@
-"""What Alembic runs for each command. `migrations/run.py` gives it an open connection and owns the transaction."""
+"""What Alembic runs for each command. `migrations/upgrade.py` gives it an open connection and owns the transaction."""
 
 from alembic import context
 

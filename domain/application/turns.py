@@ -2,24 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from domain.agent import Agent
 from domain.application.execute import Outcome, Request, execute
 from domain.application.journal import Loaded
+from domain.application.signals import Withdrawn
 from domain.application.work import Means, Work
 from domain.chat import ModelError
 from domain.codec import Metadata
 from domain.commands import Command, CompleteNode, FailAttempt, FailTurn
-from domain.decide import decide
-from domain.errors import NodeTimeout, TurnIsOver
+from domain.decide import check_facts
+from domain.errors import NodeTimeout, StoreUnavailable, TurnIsOver
 from domain.events import NodeFact
 from domain.evolve import fold
 from domain.graph import Node
 from domain.ids import ThreadId, TurnId
 from domain.json import storable_text
-from domain.state import Running
+from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -83,26 +84,30 @@ class Turns:
 
     async def _attempt(self, work: Work, node: Node) -> Loaded:
         started, turn = asyncio.get_running_loop().time(), work.state.turn
-        turn_id = TurnId(turn.turn_id)
+        limit = asyncio.timeout(node.timeout)
         try:
-            async with asyncio.timeout(node.timeout) as limit:
-                facts = await node.run(work)
+            async with limit:
+                facts = tuple(await node.run(work))
             following = _next(work, node, facts)
-            report = CompleteNode(turn_id, turn.step, tuple(facts), following, _since(started))
-            decide(report, work.state)  # facts that cannot be taken are the node's failure, too
-        except TurnIsOver:
+        except (TurnIsOver, StoreUnavailable):
             raise
-        except Exception as raised:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
-            timed_out = isinstance(raised, TimeoutError) and limit.expired()
-            error = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else raised
-            delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
-            _log.warning("Node %s of %s failed: %r", node.name, work.thread_id, error)
-            retry_in_ms = None if delay is None else int(delay * 1000)
-            failure = FailAttempt(turn_id, turn.step, turn.attempt, _written(error), _since(started), retry_in_ms)
-            done = await self._report(work.loaded, work.metadata, failure)
-            await asyncio.sleep(delay or 0)
-            return done.loaded
+        except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
+            timed_out = isinstance(error, TimeoutError) and limit.expired()
+            failure = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else error
+            return await self._failed(work, node, turn, failure, _since(started))
+        report = CompleteNode(TurnId(turn.turn_id), turn.step, facts, following, _since(started))
         return (await self._report(work.loaded, work.metadata, report)).loaded
+
+    async def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Loaded:
+        """Report a failed attempt, and wait until the next one is due."""
+        _log.warning("Node %s of %s failed: %r", node.name, work.thread_id, error)
+        self.means.signals.send(work.thread_id, (Withdrawn(),))
+        delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
+        retry_in_ms = None if delay is None else int(delay * 1000)
+        failure = FailAttempt(TurnId(turn.turn_id), turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms)
+        done = await self._report(work.loaded, work.metadata, failure)
+        await asyncio.sleep(delay or 0)
+        return done.loaded
 
     async def _report(self, loaded: Loaded, metadata: Metadata, command: Command) -> Outcome:
         request = Request(loaded.thread_id, lambda _: (command,), metadata, loaded.tenant, known=loaded)
@@ -116,8 +121,9 @@ class Turns:
             _log.error("The turn of %s stopped here and goes on later: %r", thread_id, error, exc_info=error)
 
 
-def _next(work: Work, node: Node, facts: Sequence[NodeFact]) -> str:
-    """Ask the graph where to go, given what the node says happened."""
+def _next(work: Work, node: Node, facts: tuple[NodeFact, ...]) -> str:
+    """Ask the graph where to go, given what the node says happened. Refuses facts that cannot be taken."""
+    check_facts(facts, work.state)
     after = fold(work.state, facts)
     if not isinstance(after, Running):
         raise TurnIsOver

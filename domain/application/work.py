@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from domain.agent import Agent
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
-from domain.application.signals import Delta, Signals, Withdrawn
-from domain.chat import ChatAnswer, ChatModel, ChatRequest, ModelError
+from domain.application.signals import Delta, Signals
+from domain.chat import ChatAnswer, ChatModel, ChatRequest
 from domain.codec import Metadata, to_json
 from domain.commands import CallOutcome, Command, EndCall, StartCalls
 from domain.compaction import leaving, summarise
@@ -109,9 +109,12 @@ class Work:
                 await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
         requested = [call for call in self.state.turn.calls if call.status == "requested"]
         await self._record(StartCalls(self._turn_id, tuple(call.version for call in requested)))
-        async with asyncio.TaskGroup() as group:
-            for call in (*repeatable, *requested):
-                group.create_task(self._run(call))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for call in (*repeatable, *requested):
+                    group.create_task(self._run(call))
+        except ExceptionGroup as failed:  # tools' own errors are outcomes; what is left is ours, such as a lost store
+            raise failed.exceptions[0] from failed
 
     async def compact(self) -> Sequence[NodeFact]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""
@@ -124,11 +127,7 @@ class Work:
 
     async def _complete(self, request: ChatRequest) -> ChatAnswer:
         signals, thread_id = self.means.signals, self.thread_id
-        try:
-            return await self.means.model.complete(request, lambda text: signals.send(thread_id, (Delta(text),)))
-        except (ModelError, asyncio.CancelledError):
-            signals.send(thread_id, (Withdrawn(),))
-            raise
+        return await self.means.model.complete(request, lambda text: signals.send(thread_id, (Delta(text),)))
 
     def _facts(self, context: Context, answer: ChatAnswer, duration_ms: int) -> Sequence[NodeFact]:
         asked = to_json(answer.tool_calls) if answer.tool_calls else ""

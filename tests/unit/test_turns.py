@@ -15,7 +15,7 @@ from domain.application.work import RESULT_LIMIT
 from domain.chat import AnswerCut, ModelRefused
 from domain.codec import Metadata, Recorded
 from domain.commands import StartCalls, UpdateValues
-from domain.errors import ToolError
+from domain.errors import StoreUnavailable, ToolError
 from domain.events import (
     ContextAssembled,
     HistoryCompacted,
@@ -36,8 +36,11 @@ from domain.events import (
     TurnStarted,
 )
 from domain.graph import END, Branch, Graph, Node, Retry
+from domain.ids import Position
+from domain.ports import Append
 from domain.state import Idle, Running
 from domain.tools import Tool, ToolContext, tool
+from infrastructure.memory.event_store import MemoryEventStore
 from tests.support.runtime import Stage, calls, says, stage
 
 
@@ -299,6 +302,36 @@ async def test_a_lost_turn_goes_on_and_runs_a_started_tool_again_only_if_that_is
     assert len(await played.happened(ToolOutcomeUnknown)) == 1 - len(runs)
     assert len(await played.happened(ToolStarted)) == 1
     assert await played.happened(TurnCompleted)
+
+
+class Flaky(MemoryEventStore):
+    """A store that is away for a while."""
+
+    away = False
+
+    async def append(self, append: Append) -> Position:
+        if self.away:
+            raise StoreUnavailable
+        return await super().append(append)
+
+
+async def test_a_store_that_is_away_stops_the_turn_and_does_not_fail_it() -> None:
+    store, runs = Flaky(), list[str]()
+
+    @tool(idempotent=True)
+    async def act() -> str:
+        """Act while the store goes away."""
+        store.away = not runs
+        runs.append("run")
+        return "acted"
+
+    played = stage(assistant(tools=[act]), calls(("act", {})), says("done"), store=store)
+    with pytest.raises(StoreUnavailable):
+        await played.say("act")
+    assert not await played.happened(TurnFailed, NodeFailed)
+    store.away = False
+    await played.turns.run(await played.journal.load(played.thread_id), Metadata())
+    assert len(await played.happened(ToolSucceeded, TurnCompleted)) == 2
 
 
 async def test_a_slash_command_runs_a_tool_without_asking_the_model_first() -> None:
