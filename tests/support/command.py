@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -92,13 +93,24 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._master)
 
 
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to what it starts in the background, and whatever that starts: ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def terminal(*arguments: str, **settings: object) -> AsyncIterator[Terminal]:
     """Run `threadfold` as the foreground process of a terminal, so that Ctrl-C and Ctrl-D reach it."""
     master, slave = pty.openpty()
     command: Sequence[str] = ("setsid", "--ctty", "--wait", *COMMAND, *arguments)
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=CHECKOUT, env=environment(**settings), stdin=slave, stdout=slave, stderr=slave
+        *command,
+        cwd=CHECKOUT,
+        env=environment(**settings),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=hear_ctrl_c,
     )
     os.close(slave)
     seen = Terminal(process, master)
