@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import asyncpg
+import uvloop
 
 from api.runtime import open_runtime
 from api.service import Caller, Service
@@ -58,4 +59,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="threadfold-bench-") as name:
         Path(name).chmod(0o755)
-        asyncio.run(main(arguments.threads, arguments.turns, Path(name)))
+        uvloop.run(main(arguments.threads, arguments.turns, Path(name)))

@@ -58,7 +58,7 @@ class TurnContext(Protocol):
 
     @property
     def state(self) -> Running:
-        """The state now; it includes what this node has recorded so far."""
+        """The state now, with what this node has recorded so far. Changing it has no effect; see `update`."""
 
     @property
     def user_input(self) -> str:
@@ -67,7 +67,7 @@ class TurnContext(Protocol):
     def say(self, content: str) -> MessageAppended:
         """Make the fact that the agent says something."""
 
-    def request(self, tool: str, **arguments: Json) -> Sequence[NodeFact]:
+    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
         """Make the facts that the agent wants a tool to run, without a model. `run_tools` runs it."""
 
     def update(self, **values: Json) -> StateUpdated:

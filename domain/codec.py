@@ -51,6 +51,11 @@ def encode(event: Event, metadata: Metadata) -> Draft:
     return Draft(type(event).__name__, event.SCHEMA, to_json(event), to_json(metadata))
 
 
+def read_back(draft: Draft) -> Event:
+    """Read an event that was just encoded."""
+    return _decoders[draft.type].decode(draft.payload)
+
+
 def decode(record: Record) -> Recorded:
     """Read a stored event, upcasting it if its schema is old.
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.events import NodeFact
+from domain.events import HistoryCompacted, NodeFact
 from domain.ids import TurnId, Version
 from domain.json import JsonObject
 
@@ -77,6 +77,13 @@ class EndCall(Struct, frozen=True):
     duration_ms: int = 0
 
 
+class CompactHistory(Struct, frozen=True):
+    """Older messages are to leave the live window."""
+
+    turn_id: TurnId
+    fact: HistoryCompacted
+
+
 class FailTurn(Struct, frozen=True):
     """The turn cannot go on."""
 
@@ -86,5 +93,13 @@ class FailTurn(Struct, frozen=True):
 
 
 Command: TypeAlias = (
-    OpenThread | StartTurn | UpdateValues | CompleteNode | FailAttempt | StartCalls | EndCall | FailTurn
+    OpenThread
+    | StartTurn
+    | UpdateValues
+    | CompleteNode
+    | FailAttempt
+    | StartCalls
+    | EndCall
+    | CompactHistory
+    | FailTurn
 )

@@ -5,8 +5,8 @@ The summary is an extract: who said what, shortened. Nothing is lost; the log ke
 
 from collections.abc import Sequence
 
-from domain.context import cost, groups
-from domain.ids import Version
+from domain.context import Count, cost, groups
+from domain.events import HistoryCompacted
 from domain.state import Message, Summary, Thread
 
 FULL = 0.75
@@ -16,7 +16,7 @@ KEPT = 0.25
 """The share of the limit that stays in the live window after compaction."""
 
 SUMMARY = 0.1
-"""The share of the limit that the summary may take, at four characters a token."""
+"""The share of the limit that the summary may take."""
 
 LINE_LENGTH = 200
 
@@ -24,6 +24,11 @@ LINE_LENGTH = 200
 def is_full(prompt_tokens: int, limit: int) -> bool:
     """Say whether the last prompt came near its limit."""
     return prompt_tokens > FULL * limit
+
+
+def overflows(window: Sequence[Message], limit: int) -> bool:
+    """Say whether the live window holds more than a prompt could."""
+    return sum(map(cost, window)) > limit
 
 
 def leaving(window: Sequence[Message], limit: int) -> Sequence[Message]:
@@ -40,15 +45,16 @@ def leaving(window: Sequence[Message], limit: int) -> Sequence[Message]:
     return [message for part in parts[:stays] for message in part]
 
 
-def summarise(thread: Thread, messages: Sequence[Message], limit: int) -> tuple[Version, str]:
-    """Extend the thread's summary by messages that leave, dropping its oldest lines where it grows too long.
-
-    Returns the last version covered, and the text.
-    """
+def compacted(thread: Thread, limit: int, count: Count) -> HistoryCompacted | None:
+    """Return the fact that older messages leave the live window for a summary; None if all of them stay."""
+    messages = leaving(thread.window, limit)
+    if not messages:
+        return None
     lines = [*_lines(thread.summary), *(_line(message) for message in messages if message.content)]
-    room = int(SUMMARY * limit * 4)
-    text = "\n".join(lines)[-room:]
-    return messages[-1].version, text if len(text) < room else text.partition("\n")[2]
+    while lines and count("\n".join(lines)) > SUMMARY * limit:
+        del lines[: max(len(lines) // 8, 1)]  # the oldest go first
+    summary = "\n".join(lines)
+    return HistoryCompacted(messages[-1].version, summary, count(summary))
 
 
 def _lines(summary: Summary | None) -> list[str]:

@@ -6,9 +6,12 @@ A command whose effect is there already decides nothing, so that doing it twice 
 from collections.abc import Iterable
 from typing import assert_never
 
+import msgspec
+
 from domain.codec import to_json
 from domain.commands import (
     Command,
+    CompactHistory,
     CompleteNode,
     EndCall,
     FailAttempt,
@@ -20,9 +23,11 @@ from domain.commands import (
 )
 from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
 from domain.events import (
+    ContextAssembled,
     Event,
     HistoryCompacted,
     MessageAppended,
+    ModelCalled,
     NodeCompleted,
     NodeFact,
     NodeFailed,
@@ -37,13 +42,14 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.evolve import fold
+from domain.evolve import digest, fold
 from domain.graph import END
 from domain.ids import TurnId
 from domain.json import check_json, check_text, merge_patch
 from domain.state import Idle, Running, State, Unopened
 
 Events = tuple[Event, ...]
+Report = CompleteNode | FailAttempt | StartCalls | EndCall | CompactHistory | FailTurn
 
 NOT_RUN = "This call was not run: the turn ended before it could."
 NOT_KNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
@@ -65,7 +71,7 @@ def decide(command: Command, state: State) -> Events:
             return _update(command, state)
         case StartTurn():
             return _start_turn(command, state)
-        case CompleteNode() | FailAttempt() | StartCalls() | EndCall() | FailTurn():
+        case CompleteNode() | FailAttempt() | StartCalls() | EndCall() | CompactHistory() | FailTurn():
             if isinstance(state, Running) and state.turn.turn_id == command.turn_id:
                 return _report(command, state)
             return ()
@@ -87,8 +93,7 @@ def _open(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     if isinstance(state, Unopened):
         return (ThreadOpened(command.graph, command.values),)
-    same = command.graph == state.thread.graph and to_json(command.values) == to_json(state.thread.values)
-    if same:
+    if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
         return ()
     raise ThreadAlreadyOpen
 
@@ -122,7 +127,8 @@ def _start_turn(command: StartTurn, state: State) -> Events:
             assert_never(state)
 
 
-def _report(command: CompleteNode | FailAttempt | StartCalls | EndCall | FailTurn, state: Running) -> Events:
+def _report(command: Report, state: Running) -> Events:
+    _check_storable(command)
     match command:
         case CompleteNode():
             return _complete(command, state)
@@ -133,10 +139,21 @@ def _report(command: CompleteNode | FailAttempt | StartCalls | EndCall | FailTur
             return tuple(ToolStarted(version) for version in waiting if version in calls)
         case EndCall():
             return _end_call(command, state)
+        case CompactHistory(fact=fact):
+            stale = not any(message.version <= fact.through for message in state.thread.window)
+            check_facts((fact,), state)
+            return () if stale else (fact,)
         case FailTurn(turn_id=turn_id, reason=reason, detail=detail):
             return (*_abandon_calls(state), TurnFailed(turn_id, reason, detail))
         case _:
             assert_never(command)
+
+
+def _check_storable(command: Report) -> None:
+    """Refuse texts and numbers that the log could not hold, wherever in a report they are."""
+    for name in command.__struct_fields__:
+        if name != "facts":  # see check_facts
+            check_json(msgspec.to_builtins(getattr(command, name)), name)
 
 
 def _complete(command: CompleteNode, state: Running) -> Events:
@@ -195,6 +212,7 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
     Raises:
         InvalidInput: naming the fact, as `facts.0`.
     """
+    check_json(msgspec.to_builtins(facts), "facts")
     speaker = state.thread.window[-1].role if state.thread.window else None
     asking = bool(state.turn.calls)
     for index, fact in enumerate(facts):
@@ -203,22 +221,23 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
             case MessageAppended():
                 if fact.role != "assistant" or asking:
                     raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
-                check_text(fact.content or "", field)
                 speaker = fact.role
             case ToolRequested():
                 if speaker != "assistant":
                     raise InvalidInput(field, "a tool is requested right after the assistant's message")
-                check_json(fact.arguments, field)
+                check_json(fact.arguments, f"{field}.arguments")
                 asking = True
             case StateUpdated():
-                check_json(fact.changes, field)
+                check_json(fact.changes, f"{field}.changes")
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
                     raise InvalidInput(field, "history is compacted between calls, up to a past version")
                 speaker = None
-            case _:
+            case ContextAssembled() | ModelCalled():
                 continue
+            case _:
+                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
 
 
 def turn_of(state: State) -> TurnId | None:

@@ -10,12 +10,14 @@ ThreadfoldError
 │   ├── ThreadBusy          a turn is running
 │   ├── ThreadAlreadyOpen   opened before, otherwise
 │   ├── UnopenedThread      not opened yet
+│   ├── WrongGraph          open with another graph than the one asked for
 │   └── CommandReused       an idempotency key with another body
 ├── StoreUnavailable        the database does not answer
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── NodeTimeout             a node ran longer than it may
 ├── TurnIsOver              the turn ended while a node was still at work
+├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool's own failure, told to the model
 └── ModelError              (domain/chat.py) a model that did not answer
 
@@ -93,6 +95,14 @@ class UnopenedThread(Conflict):
     """The thread has not been opened. POST /v1/threads opens one."""
 
 
+class WrongGraph(Conflict):
+    """The thread is open with another graph."""
+
+    def __init__(self, asked: str, actual: str) -> None:
+        """Name the graph that was asked for and the one that the thread has."""
+        super().__init__(f"The thread is open with the graph {actual!r}, not {asked!r}. Leave graph out, or open another.")
+
+
 class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
 
@@ -115,6 +125,17 @@ class NodeTimeout(ThreadfoldError):
 
 class TurnIsOver(ThreadfoldError):
     """The turn ended while a node was still at work on it."""
+
+
+class PromptTooLarge(ThreadfoldError):
+    """What the model must be shown does not fit into the context window."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        """Give what it takes at least, and what there is, in tokens."""
+        super().__init__(
+            f"The prompt takes {tokens} tokens at least; {limit} are allowed. Raise CONTEXT_WINDOW_LIMIT, or shorten "
+            "the instructions and the tools' descriptions."
+        )
 
 
 class ToolError(ThreadfoldError):

@@ -1,9 +1,11 @@
 """The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce."""
 
+import hashlib
 from collections.abc import Iterable
 from functools import reduce
 from typing import assert_never
 
+import msgspec
 from msgspec.structs import replace
 
 from domain.chat import ToolCall
@@ -28,7 +30,7 @@ from domain.events import (
     TurnStarted,
 )
 from domain.ids import Version
-from domain.json import merge_patch
+from domain.json import JsonObject, merge_patch
 from domain.state import Call, Ended, Idle, Message, Running, State, Summary, Thread, Turn, Unopened
 
 
@@ -42,7 +44,7 @@ def evolve(state: State, event: Event) -> State:
             return _between_turns(state, event, version)
         case Unopened():
             if isinstance(event, ThreadOpened):
-                return Idle(version, Thread(event.graph, event.values))
+                return Idle(version, Thread(event.graph, event.values, digest(event.values)))
             raise _impossible(state, event)
         case _:
             assert_never(state)
@@ -51,6 +53,11 @@ def evolve(state: State, event: Event) -> State:
 def fold(state: State, events: Iterable[Event]) -> State:
     """Apply events in their order."""
     return reduce(evolve, events, state)
+
+
+def digest(values: JsonObject) -> str:
+    """Name an object by its JSON: 16 hexadecimal digits."""
+    return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
 def _between_turns(state: Idle, event: Event, version: Version) -> State:

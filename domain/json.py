@@ -31,8 +31,10 @@ def check_text(text: str, field: str) -> None:
     """Raise `InvalidInput` unless `text` holds no NUL and no lone surrogate."""
     if "\0" in text:
         raise InvalidInput(field, "must not contain the character U+0000")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise InvalidInput(field, "must not contain a lone surrogate (U+D800 to U+DFFF)")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(field, "must not contain a lone surrogate (U+D800 to U+DFFF)") from None
 
 
 def storable_text(text: str) -> str:
@@ -66,7 +68,7 @@ def _check(value: Json, field: str, depth: int) -> None:
         case float():
             if not math.isfinite(value):
                 raise InvalidInput(field, "numbers must be finite")
-        case dict() | list():
+        case dict() | list() | tuple():
             if depth == 0:
                 raise InvalidInput(field, f"must not be nested deeper than {MAX_DEPTH} levels")
             _check_items(value, field, depth - 1)
@@ -74,8 +76,8 @@ def _check(value: Json, field: str, depth: int) -> None:
             raise InvalidInput(field, f"{type(value).__name__} is not a JSON type")
 
 
-def _check_items(items: JsonObject | list[Json], field: str, depth: int) -> None:
-    if isinstance(items, list):
+def _check_items(items: JsonObject | list[Json] | tuple[Json, ...], field: str, depth: int) -> None:
+    if not isinstance(items, dict):
         for index, item in enumerate(items):
             _check(item, f"{field}.{index}", depth)
         return

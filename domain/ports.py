@@ -10,7 +10,7 @@ from domain.chain import Head, Record
 from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version
 
 
-class Command(Struct, frozen=True):
+class CommandRecord(Struct, frozen=True):
     """A command that was carried out, kept so that repeating it changes nothing."""
 
     id: CommandId
@@ -33,7 +33,7 @@ class Append(Struct, frozen=True):
     head: Head
     records: tuple[Record, ...]
     in_turn: bool
-    command: Command | None = None
+    command: CommandRecord | None = None
 
 
 class ThreadRow(Struct, frozen=True):
@@ -66,7 +66,7 @@ class EventStore(Protocol):
         raised when the command was stored before: see `command`. Nothing is stored then.
         """
 
-    async def command(self, thread_id: ThreadId, command_id: CommandId) -> Command | None:
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Return the command as it was stored, or None."""
 
     async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
@@ -79,6 +79,9 @@ class EventStore(Protocol):
 
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Return the records of a slice after a position, in their order, at most `limit`."""
+
+    async def slice_head(self, slice_: Slice) -> Position:
+        """Return the last position that was given out in a slice; 0 if there is none."""
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Return the last version that was recorded at or before an instant; 0 if there is none."""

@@ -1,7 +1,7 @@
 """A thread's folded state: what the next decision needs, and no more.
 
-The whole transcript is not in here: it is read from the log, in pages. What is here is bounded by the context
-window, so that rehydration costs the same at any age.
+The whole transcript is not in here: it is read from the log, in pages. The live window is compacted whenever a turn
+begins with more than the model could be shown, so that rehydration costs the same at any age.
 """
 
 from typing import ClassVar, Literal, TypeAlias
@@ -78,6 +78,8 @@ class Thread(Struct, frozen=True):
 
     graph: str
     values: JsonObject
+    opened_with: str
+    """A digest of the values that it was opened with, to know a repeated opening by."""
     window: tuple[Message, ...] = ()
     summary: Summary | None = None
     turns: int = 0

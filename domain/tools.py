@@ -37,7 +37,8 @@ class ToolContext(Struct, frozen=True):
     """The same whenever this call is run again; never the same for another call."""
 
 
-ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[str]]
+ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
+"""Returns text. Typed loosely, since whoever writes one by hand may err, and the model is told so."""
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from domain.chain import NOTHING, Draft, Head, seal
 from domain.ids import CommandId, Slice, Tenant, ThreadId, slice_of
-from domain.ports import Append, Command
+from domain.ports import Append, CommandRecord
 
 ACME = Tenant("acme")
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
@@ -23,8 +23,8 @@ def threads_of(slice_: Slice) -> Iterator[ThreadId]:
     return (thread_id for thread_id in map(ThreadId, map(uuid.UUID, _texts())) if slice_of(thread_id) == slice_)
 
 
-def a_command(result: str = '{"turn": 1}') -> Command:
-    return Command(CommandId(uuid.uuid4()), b"r" * 32, result)
+def a_command(result: str = '{"turn": 1}') -> CommandRecord:
+    return CommandRecord(CommandId(uuid.uuid4()), b"r" * 32, result)
 
 
 def drafts(*payloads: str) -> list[Draft]:
@@ -38,7 +38,7 @@ def appending(
     at: datetime = NOON,
     tenant: Tenant = ACME,
     in_turn: bool = False,
-    command: Command | None = None,
+    command: CommandRecord | None = None,
 ) -> Append:
     """Seal payloads after a head."""
     records, head = seal(tenant, thread_id, after, drafts(*payloads), at)

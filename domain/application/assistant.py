@@ -12,11 +12,14 @@ The nodes are exported, for graphs of one's own.
 import json
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from domain.agent import Agent, TurnContext
 from domain.compaction import is_full
+from domain.errors import InvalidInput
 from domain.events import NodeFact
 from domain.graph import END, Branch, Edge, Graph, Node, Retry
-from domain.json import JsonObject
+from domain.json import JsonObject, check_json
 from domain.state import Running
 from domain.tools import Tool
 
@@ -68,7 +71,7 @@ def after_response(state: Running) -> str:
 NODES: Sequence[Node] = (
     Node("route_intent", route_intent, timeout=5),
     Node("execute_tool", execute_tool, timeout=300),
-    Node("generate_response", generate_response, timeout=180, retry=Retry(attempts=3)),
+    Node("generate_response", generate_response, timeout=330, retry=Retry(attempts=3)),
     Node("compact_history", compact_history, timeout=60),
     Node("finalize_turn", finalize_turn, timeout=5),
 )
@@ -93,7 +96,10 @@ def assistant(
     slash_commands: bool = False,
 ) -> Agent:
     """Make an agent with the built-in graph."""
-    graph = Graph(name, "route_intent", NODES, EDGES)
+    # A slow tool is to time out by itself, not to take the whole turn with it.
+    slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
+    nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
+    graph = Graph(name, "route_intent", nodes, EDGES)
     return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
 
 
@@ -108,7 +114,8 @@ def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:
     if rest.lstrip().startswith("{"):
         try:
             arguments = json.loads(rest)
-        except ValueError:
+            check_json(arguments, "arguments")
+        except (ValueError, RecursionError, InvalidInput):
             return None
         return (name, arguments)
     first = next(iter(tool.spec.parameters.get("properties", {})), None)

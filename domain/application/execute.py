@@ -10,9 +10,9 @@ from domain.application.journal import Journal, Loaded
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import Command
 from domain.decide import decide_all
-from domain.errors import CommandReused, VersionConflict
+from domain.errors import CommandReused, StoreUnavailable, VersionConflict
 from domain.ids import DEFAULT_TENANT, CommandId, Tenant, ThreadId, Version
-from domain.ports import Command as CommandRecord
+from domain.ports import CommandRecord
 from domain.state import State
 
 ATTEMPTS = 10
@@ -72,27 +72,28 @@ async def execute(journal: Journal, request: Request) -> Outcome:
 
     Raises:
         VersionConflict: the thread is not at the checkpoint that the caller has seen.
+        StoreUnavailable: other processes were faster each time, or the store does not answer.
         CommandReused: the idempotency key came before, with another request.
         Conflict, InvalidInput: see `decide`.
     """
-    conflict, known = None, request.known
-    for _ in range(ATTEMPTS):
-        if (done := await _repetition(journal, request)) is not None:
-            return done
-        loaded = known or await journal.load(request.thread_id, request.tenant)
-        known = None
-        _check_seen(request.expected, loaded)
-        events = decide_all(request.plan(loaded.state), loaded.state)
-        if not events and (request.repeatable is None or not loaded.head.version):
-            return Outcome(loaded, ())
-        record = _record(request.repeatable, loaded, len(events))
-        try:
-            moved, recorded = await journal.append(loaded, events, request.metadata, record)
-        except VersionConflict as error:
-            conflict = error
-        else:
+    async with journal.lock(request.thread_id):
+        known = request.known
+        for _ in range(ATTEMPTS):
+            if (done := await _repetition(journal, request)) is not None:
+                return done
+            loaded = known or await journal.load(request.thread_id, request.tenant)
+            known = None
+            _check_seen(request.expected, loaded)
+            events = decide_all(request.plan(loaded.state), loaded.state)
+            if not events and (request.repeatable is None or not loaded.head.version):
+                return Outcome(loaded, ())
+            record = _record(request.repeatable, loaded, len(events))
+            try:
+                moved, recorded = await journal.append(loaded, events, request.metadata, record)
+            except VersionConflict:
+                continue
             return Outcome(moved, recorded)
-    raise conflict or VersionConflict(loaded.head.version, loaded.head.version)
+    raise StoreUnavailable("Other processes write to this thread all the time. Try again.")
 
 
 async def _repetition(journal: Journal, request: Request) -> Outcome | None:

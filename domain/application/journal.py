@@ -1,25 +1,29 @@
 """Threads as folded state over the event store: load, append, look back."""
 
+import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.chain import NOTHING, Head, seal
-from domain.codec import Metadata, Recorded, decode, encode, to_json
+from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import InvalidInput, UnknownThread, VersionConflict
 from domain.events import Event
 from domain.evolve import evolve, fold
-from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.ports import Append, Clock, Command, EventStore, Snapshot, SnapshotStore
+from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
+from domain.ports import Append, Clock, CommandRecord, EventStore, Snapshot, SnapshotStore
 from domain.state import INITIAL, State
 
 PAGE = 1_000
 """Events read at a time."""
 
+_log = logging.getLogger(__name__)
 _decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
 
 
@@ -53,6 +57,7 @@ class Journal:
         self._snapshot_every = snapshot_every
         self._keep = keep
         self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
+        self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
         """Return the thread as it is now; unopened if it has no events.
@@ -64,7 +69,8 @@ class Journal:
         loaded = await self._catch_up(hot or await self._nearest(thread_id, None))
         if loaded.head.version and loaded.tenant != tenant:
             raise UnknownThread(thread_id)
-        loaded = loaded if loaded.head.version else replace(loaded, tenant=tenant)
+        if not loaded.head.version:
+            return replace(loaded, tenant=tenant)
         self._remember(loaded)
         return loaded
 
@@ -107,7 +113,7 @@ class Journal:
         return version
 
     async def append(
-        self, loaded: Loaded, events: Sequence[Event], metadata: Metadata, command: Command | None = None
+        self, loaded: Loaded, events: Sequence[Event], metadata: Metadata, command: CommandRecord | None = None
     ) -> tuple[Loaded, Sequence[Recorded]]:
         """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
 
@@ -116,6 +122,8 @@ class Journal:
         """
         now = self._clock.now()
         drafts = [encode(event, metadata) for event in events]
+        # What is kept hot is what the log would give back: nothing that a caller still holds and may change.
+        events = [read_back(draft) for draft in drafts]
         records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, now)
         state = fold(loaded.state, events)
         append = Append(loaded.tenant, loaded.thread_id, loaded.head, head, records, state.in_turn, command)
@@ -127,7 +135,7 @@ class Journal:
         moved = replace(loaded, head=head, state=state)
         self._remember(moved)
         recorded = [
-            Recorded(loaded.thread_id, record.version, type(position)(position + index), head.at, event, metadata)
+            Recorded(loaded.thread_id, record.version, Position(position + index), head.at, event, metadata)
             for index, (record, event) in enumerate(zip(records, events, strict=True))
         ]
         return moved, recorded
@@ -158,6 +166,10 @@ class Journal:
             self._hot[loaded.thread_id] = written
         return written
 
+    def lock(self, thread_id: ThreadId) -> asyncio.Lock:
+        """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
+        return self._locks.setdefault(thread_id, asyncio.Lock())
+
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory; the next load folds it from the store."""
         self._hot.pop(thread_id, None)
@@ -166,7 +178,11 @@ class Journal:
         snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)
         if snapshot is None:
             return Loaded(thread_id)
-        state = _decode_state.decode(snapshot.state)
+        try:
+            state = _decode_state.decode(snapshot.state)
+        except msgspec.MsgspecError:
+            _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
+            return Loaded(thread_id)
         return Loaded(thread_id, snapshot.tenant, snapshot.head, state, snapshot.head.version)
 
     async def _catch_up(self, loaded: Loaded, upto: Version | None = None) -> Loaded:

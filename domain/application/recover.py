@@ -11,14 +11,15 @@ from datetime import datetime, timedelta
 from domain.application.journal import Loaded
 from domain.application.turns import Turns
 from domain.codec import Metadata
-from domain.ids import Version
+from domain.ids import Tenant, ThreadId, Version
 from domain.ports import Clock
 from domain.state import Running
 
 _log = logging.getLogger(__name__)
 
 GRACE = timedelta(seconds=5)
-BATCH = 100
+BATCH = 10_000
+"""Threads that are looked at in one go. Who looks seldom has this many lost turns, so they need no pages."""
 
 
 async def recover_forever(turns: Turns, clock: Clock, *, alone_since: datetime | None, interval: float = 5.0) -> None:
@@ -37,34 +38,43 @@ async def recover_forever(turns: Turns, clock: Clock, *, alone_since: datetime |
 
 
 async def recover(turns: Turns, clock: Clock, *, lost_before: datetime | None = None) -> int:
-    """Go on with every lost turn, `BATCH` of them at most; return how many there were.
+    """Go on with every lost turn of an agent that is known here; return how many there were.
 
     A turn is lost whose last event is older than its node may be silent, or than `lost_before`.
     """
-    journal = turns.means.journal
     lost = 0
-    for row in await journal.store.stalled(lost_before or clock.now() - GRACE, BATCH):
-        if turns.runs(row.thread_id):
-            continue
-        loaded = await journal.load(row.thread_id, row.tenant)
-        if isinstance(loaded.state, Running) and _is_lost(turns, clock, loaded, loaded.state, lost_before):
-            _log.info("Going on with the turn of %s at node %s", row.thread_id, loaded.state.turn.node)
-            turns.start(loaded, await _story(turns, loaded, loaded.state))
-            lost += 1
+    for row in await turns.means.journal.store.stalled(lost_before or clock.now() - GRACE, BATCH):
+        try:
+            lost += await recover_thread(turns, clock, row.thread_id, row.tenant, lost_before=lost_before)
+        except Exception:  # noqa: BLE001  (one thread that cannot be read must not keep the others waiting)
+            _log.exception("Could not go on with the turn of %s", row.thread_id)
     return lost
 
 
-def _is_lost(turns: Turns, clock: Clock, loaded: Loaded, state: Running, lost_before: datetime | None) -> bool:
-    if lost_before is not None and loaded.head.at < lost_before:
-        return True
-    return clock.now() > loaded.head.at + _patience(turns, state)
+async def recover_thread(
+    turns: Turns, clock: Clock, thread_id: ThreadId, tenant: Tenant, *, lost_before: datetime | None = None
+) -> bool:
+    """Go on with a thread's turn if it is lost; return whether it was."""
+    if turns.runs(thread_id):
+        return False
+    loaded = await turns.means.journal.load(thread_id, tenant)
+    state = loaded.state
+    if not isinstance(state, Running) or state.thread.graph not in turns.agents:
+        return False
+    certain = lost_before is not None and loaded.head.at < lost_before
+    if not certain and clock.now() <= loaded.head.at + _patience(turns, state):
+        return False
+    _log.info("Going on with the turn of %s at node %s", thread_id, state.turn.node)
+    turns.start(loaded, await _story(turns, loaded, state))
+    return True
 
 
 def _patience(turns: Turns, state: Running) -> timedelta:
-    agent = turns.agents.get(state.thread.graph)
-    node = agent.graph.by_name.get(state.turn.node) if agent else None
+    """How long whoever runs this turn may be silent; of a node that we do not know, as long as any that we do."""
+    nodes = turns.agents[state.thread.graph].graph.by_name
+    node = nodes.get(state.turn.node)
     if node is None:
-        return GRACE
+        return timedelta(seconds=max(known.timeout for known in nodes.values())) + GRACE
     waiting = node.retry.delay_after(state.turn.attempt - 1) or 0 if state.turn.attempt > 1 else 0
     return timedelta(seconds=node.timeout + waiting) + GRACE
 

@@ -67,7 +67,7 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
     heads: dict[ThreadId, Head] = {}
     broken: set[ThreadId] = set()
     problems: list[str] = []
-    last, events = Position(0), 0
+    last, events, end = Position(0), 0, await store.slice_head(slice_)
     while page := await store.read_slice(slice_, last, PAGE):
         for record in page:
             if record.position != last + 1:
@@ -81,6 +81,8 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
                 broken.add(record.thread_id)
                 problems += wrong
         events += len(page)
+    if last < end:
+        problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
     for thread_id, head in heads.items():
         if thread_id not in broken:
             problems += await _check_end(store, thread_id, head)

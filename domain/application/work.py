@@ -2,30 +2,35 @@
 
 import asyncio
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
 from domain.application.signals import Delta, Signals
 from domain.chat import ChatAnswer, ChatModel, ChatRequest
-from domain.codec import Metadata, to_json
+from domain.codec import Metadata, Recorded, to_json
 from domain.commands import CallOutcome, Command, EndCall, StartCalls
-from domain.compaction import leaving, summarise
+from domain.compaction import compacted
 from domain.context import Context, assemble
-from domain.errors import ToolError, TurnIsOver
-from domain.events import HistoryCompacted, MessageAppended, ModelCalled, NodeFact, StateUpdated, ToolRequested
+from domain.errors import InvalidInput, ToolError, TurnIsOver
+from domain.events import MessageAppended, ModelCalled, NodeFact, StateUpdated, ToolRequested, ToolStarted
 from domain.ids import ThreadId, TurnId
 from domain.json import Json, storable_text
 from domain.ports import TokenCounter
 from domain.state import Call, Running
-from domain.tools import Tool, ToolContext
+from domain.tools import ToolContext
 
 ANSWER_RESERVE = 0.15
 """The share of the context window that is kept free for the answer."""
 
-RESULT_LIMIT = 1_000_000
-"""Characters of a tool's result that are kept."""
+RESULT_SHARE = 8
+"""Characters of a tool's result that are kept, for each token of the context window: twice what could be shown."""
+
+CUT = "\n[cut: the result was longer than can be kept]"
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,15 @@ class Work:
     loaded: Loaded
     metadata: Metadata
     _turn_id: TurnId = field(init=False)
+    _shown: tuple[Loaded, Running] | None = field(init=False, default=None)
+    _requests: int = field(init=False, default=0)
     _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         """Remember which turn this is about: the thread may move on."""
-        self._turn_id = TurnId(self.state.turn.turn_id)
+        if not isinstance(self.loaded.state, Running):
+            raise TurnIsOver
+        self._turn_id = TurnId(self.loaded.state.turn.turn_id)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -61,10 +70,17 @@ class Work:
 
     @property
     def state(self) -> Running:
-        """The state now. Raises `TurnIsOver` if the turn has ended under this node's hands."""
-        if not isinstance(self.loaded.state, Running):
-            raise TurnIsOver
-        return self.loaded.state
+        """The state now, with values of its own: a node may do with them what it likes.
+
+        Raises `TurnIsOver` if the turn has ended under this node's hands.
+        """
+        if self._shown is None or self._shown[0] is not self.loaded:
+            state = self.loaded.state
+            if not isinstance(state, Running) or state.turn.turn_id != self._turn_id:
+                raise TurnIsOver
+            thread = replace(state.thread, values=deepcopy(state.thread.values))
+            self._shown = (self.loaded, replace(state, thread=thread))
+        return self._shown[1]
 
     @property
     def user_input(self) -> str:
@@ -76,9 +92,10 @@ class Work:
         """Make the fact that the agent says something."""
         return MessageAppended("assistant", content, self._count(content))
 
-    def request(self, tool: str, **arguments: Json) -> Sequence[NodeFact]:
+    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
         """Make the facts that the agent wants a tool to run, without a model."""
-        call = ToolRequested(f"{tool}-{self.loaded.head.version}", tool, arguments)
+        call = ToolRequested(f"{tool}-{self.loaded.head.version + self._requests}", tool, arguments)
+        self._requests += 1
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
 
     def update(self, **values: Json) -> StateUpdated:
@@ -87,11 +104,13 @@ class Work:
 
     async def generate(self, instructions: str | None = None) -> Sequence[NodeFact]:
         """Call the model with the conversation so far and return what it says and asks for."""
+        if self.state.turn.calls:
+            raise InvalidInput("calls", "run the open calls before the model is asked again")
         system = self.agent.instructions if instructions is None else instructions
         specs = tuple(tool.spec for tool in self.agent.tools)
         overhead = self._count(system) + self._count(to_json(specs))
         limit = int(self.means.context_window * (1 - ANSWER_RESERVE))
-        context = assemble(self.state, system, overhead=overhead, limit=limit)
+        context = assemble(self.state, system, overhead=overhead, limit=limit, count=self._count)
         request = ChatRequest(
             context.messages, specs, self.agent.model, self.agent.temperature, thread_id=self.thread_id
         )
@@ -108,7 +127,10 @@ class Work:
             if call not in repeatable:
                 await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
         requested = [call for call in self.state.turn.calls if call.status == "requested"]
-        await self._record(StartCalls(self._turn_id, tuple(call.version for call in requested)))
+        begun = await self._record(StartCalls(self._turn_id, tuple(call.version for call in requested)))
+        started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
+        if len(started) < len(requested):
+            raise TurnIsOver  # another process has started them
         try:
             async with asyncio.TaskGroup() as group:
                 for call in (*repeatable, *requested):
@@ -118,12 +140,8 @@ class Work:
 
     async def compact(self) -> Sequence[NodeFact]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""
-        thread = self.state.thread
-        messages = leaving(thread.window, self.means.context_window)
-        if not messages:
-            return ()
-        through, summary = summarise(thread, messages, self.means.context_window)
-        return (HistoryCompacted(through, summary, self._count(summary)),)
+        fact = compacted(self.state.thread, self.means.context_window, self._count)
+        return (fact,) if fact else ()
 
     async def _complete(self, request: ChatRequest) -> ChatAnswer:
         signals, thread_id = self.means.signals, self.thread_id
@@ -147,37 +165,45 @@ class Work:
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
-        try:
-            result = await self._call(self._tool(call), call)
-        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
-            await self._end(call, "failed", _told(error), int((clock() - started) * 1000))
-        else:
-            await self._end(call, "succeeded", result, int((clock() - started) * 1000))
+        outcome, told = await self._outcome(call)
+        await self._end(call, outcome, told, int((clock() - started) * 1000))
 
-    async def _call(self, tool: Tool, call: Call) -> str:
-        context = ToolContext(self.thread_id, call.request.id, f"{self.thread_id}:{call.version}")
-        try:
-            async with asyncio.timeout(tool.timeout):
-                return await tool.run(call.request.arguments, context)
-        except TimeoutError as error:
-            raise ToolError(f"{tool.name} did not answer within {tool.timeout:g} s") from error
-
-    def _tool(self, call: Call) -> Tool:
+    async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
+        """Run a call; whatever comes of it is something to tell the model."""
         tool = self.agent.by_name.get(call.request.name)
         if tool is None:
             known = ", ".join(self.agent.by_name) or "none"
-            raise ToolError(f"There is no tool {call.request.name!r}. The tools are: {known}.")
-        return tool
+            return "failed", f"There is no tool {call.request.name!r}. The tools are: {known}."
+        context = ToolContext(self.thread_id, call.request.id, f"{self.thread_id}:{call.version}")
+        limit = asyncio.timeout(tool.timeout)
+        try:
+            async with limit:
+                result = await tool.run(deepcopy(call.request.arguments), context)
+        except asyncio.CancelledError as error:
+            if cancelled_from_outside():
+                raise
+            return "failed", f"{tool.name} cancelled itself: {error}"
+        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
+            if not (isinstance(error, TimeoutError) and limit.expired()):
+                return "failed", _told(error)
+            late = f"{tool.name} did not answer within {tool.timeout:g} s"
+            return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
+        if isinstance(result, str):
+            return "succeeded", result
+        return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
     def _may_repeat(self, call: Call) -> bool:
         tool = self.agent.by_name.get(call.request.name)
         return tool is not None and tool.idempotent
 
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
-        told = storable_text(content)[:RESULT_LIMIT]
-        await self._record(EndCall(self._turn_id, call.version, outcome, told, self._count(told), duration_ms))
+        limit = self.means.context_window * RESULT_SHARE
+        told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
+        report = EndCall(self._turn_id, call.version, outcome, told, self._count(told), duration_ms)
+        if not await self._record(report):
+            raise TurnIsOver  # another process has found an outcome
 
-    async def _record(self, command: Command) -> None:
+    async def _record(self, command: Command) -> Sequence[Recorded]:
         """Store a report at once. One after the other: a thread has one order."""
         async with self._lock:
             done = await execute(
@@ -186,9 +212,16 @@ class Work:
             )
             self.loaded = done.loaded
             self.means.signals.send(self.thread_id, done.events)
+            return done.events
 
     def _count(self, text: str) -> int:
         return self.means.tokens.count(text)
+
+
+def cancelled_from_outside() -> bool:
+    """Say whether a `CancelledError` is meant for this task: a node or a tool may have cancelled something itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _told(error: Exception) -> str:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from domain.chain import NOTHING, Record
 from domain.errors import VersionConflict
 from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.ports import Append, Command, ThreadCursor, ThreadRow
+from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
 
 NOWHERE = Position(0)
 
@@ -24,7 +24,7 @@ class MemoryEventStore:
         self._threads: dict[ThreadId, ThreadRow] = {}
         self._events: defaultdict[ThreadId, list[Record]] = defaultdict(list)
         self._slices: defaultdict[Slice, list[Record]] = defaultdict(list)
-        self._commands: dict[tuple[Slice, CommandId], Command] = {}
+        self._commands: dict[tuple[Slice, CommandId], CommandRecord] = {}
 
     async def append(self, append: Append) -> Position:
         """Check everything, then store everything."""
@@ -39,7 +39,7 @@ class MemoryEventStore:
             self._commands[slice_, append.command.id] = append.command
         return first
 
-    async def command(self, thread_id: ThreadId, command_id: CommandId) -> Command | None:
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""
         return self._commands.get((slice_of(thread_id), command_id))
 
@@ -56,6 +56,10 @@ class MemoryEventStore:
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice: position n is at index n - 1."""
         return self._slices.get(slice_, [])[after : after + limit]
+
+    async def slice_head(self, slice_: Slice) -> Position:
+        """Count a slice's records."""
+        return Position(len(self._slices.get(slice_, [])))
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving: times never run backwards in a thread."""

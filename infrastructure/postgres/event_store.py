@@ -7,14 +7,22 @@ from uuid import UUID
 import asyncpg
 
 from domain.chain import Record
-from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.ports import Append, Command, ThreadCursor, ThreadRow
+from domain.ids import MAX_VERSION, CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
 from infrastructure.postgres.append import append_once
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
-from infrastructure.postgres.statements import COMMAND, READ, READ_SLICE, STALLED, THREAD, THREADS, VERSION_AT
+from infrastructure.postgres.statements import (
+    COMMAND,
+    READ,
+    READ_SLICE,
+    SLICE_HEAD,
+    STALLED,
+    THREAD,
+    THREADS,
+    VERSION_AT,
+)
 
-NO_END = Version(2**31 - 1)
 NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
 
@@ -29,10 +37,10 @@ class PostgresEventStore:
         """Store an append in one round trip."""
         return await append_once(self._pool, append)
 
-    async def command(self, thread_id: ThreadId, command_id: CommandId) -> Command | None:
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""
         rows = await fetch(self._pool, COMMAND, slice_of(thread_id), command_id)
-        return Command(*rows[0]) if rows else None
+        return CommandRecord(*rows[0]) if rows else None
 
     async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
         """Look a thread's head up."""
@@ -43,7 +51,7 @@ class PostgresEventStore:
         self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
     ) -> Sequence[Record]:
         """Read a part of a thread."""
-        last = NO_END if upto is None else upto
+        last = MAX_VERSION if upto is None else upto
         return [
             record_of(row) for row in await fetch(self._pool, READ, slice_of(thread_id), thread_id, after, last, limit)
         ]
@@ -51,6 +59,11 @@ class PostgresEventStore:
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice."""
         return [record_of(row) for row in await fetch(self._pool, READ_SLICE, slice_, after, limit)]
+
+    async def slice_head(self, slice_: Slice) -> Position:
+        """Look a slice's head up."""
+        rows = await fetch(self._pool, SLICE_HEAD, slice_)
+        return Position(rows[0]["head"])
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving."""

@@ -2,9 +2,8 @@
 
 import asyncpg
 
-from domain.ids import ThreadId, Version, slice_of
+from domain.ids import MAX_VERSION, ThreadId, Version, slice_of
 from domain.ports import Snapshot
-from infrastructure.postgres.event_store import NO_END
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import snapshot_of
 from infrastructure.postgres.statements import NEAREST_SNAPSHOT, SAVE_SNAPSHOT
@@ -25,6 +24,6 @@ class PostgresSnapshotStore:
 
     async def nearest(self, thread_id: ThreadId, upto: Version | None, fingerprint: str) -> Snapshot | None:
         """Look for a snapshot backwards from a version."""
-        last = NO_END if upto is None else upto
+        last = MAX_VERSION if upto is None else upto
         rows = await fetch(self._pool, NEAREST_SNAPSHOT, slice_of(thread_id), thread_id, last, fingerprint)
         return snapshot_of(rows[0]) if rows else None

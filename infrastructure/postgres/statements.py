@@ -94,6 +94,13 @@ SELECT position
 """
 """Where the event with this hash is, if it is there. The hash covers all of its thread's past."""
 
+SLICE_HEAD = """
+SELECT head
+  FROM slices
+ WHERE slice = $1
+"""
+"""The last position that was given out in a slice."""
+
 COMMAND = """
 SELECT command_id, request_hash, result
   FROM commands

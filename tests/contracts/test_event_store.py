@@ -267,6 +267,13 @@ class TestSlice:
         for slice_ in (Slice(0), Slice(1023)):
             assert await event_store.append(appending(next(threads_of(slice_)), NOTHING, "{}")) == 1
 
+    async def test_a_slices_head_is_its_last_position(self, event_store: EventStore) -> None:
+        thread_id = new_thread()
+        slice_ = slice_of(thread_id)
+        assert await event_store.slice_head(slice_) == 0
+        await event_store.append(appending(thread_id, NOTHING, *numbered(3)))
+        assert await event_store.slice_head(slice_) == 3
+
     async def test_a_slice_is_read_in_pages(self, event_store: EventStore) -> None:
         append = appending(new_thread(), NOTHING, *numbered(5))
         await event_store.append(append)

@@ -4,14 +4,20 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from domain.chat import ToolCall
-from domain.compaction import leaving, summarise
-from domain.context import MESSAGE_OVERHEAD, SHORTENED_TOKENS, assemble, cost, groups
+from domain.chat import ChatMessage, ToolCall
+from domain.compaction import compacted, leaving
+from domain.context import MESSAGE_OVERHEAD, SHORTENED, assemble, cost, groups
+from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.state import Message, Running, Summary
 from tests.support.given import A_RUNNING_TURN, running
 
 ROOM = 60
+OVERHEAD = 10
+
+
+def words(text: str) -> int:
+    return len(text.split())
 
 
 @st.composite
@@ -19,16 +25,21 @@ def exchanges(draw: st.DrawFn) -> list[Message]:
     """A user's message, then answers and calls with their outcomes."""
     said = [message("user", draw)]
     for number in range(draw(st.integers(0, 3))):
-        calls = draw(st.integers(0, 3))
-        asked = tuple(ToolCall(f"{number}-{n}", "clock", {}) for n in range(calls))
-        said.append(replace(message("assistant", draw), tool_calls=asked))
+        asked = tuple(
+            ToolCall(f"{number}-{n}", "clock", {"zone": "word " * draw(st.integers(0, 60))})
+            for n in range(draw(st.integers(0, 3)))
+        )
+        answer = message("assistant", draw)
+        weight = answer.tokens + sum(words(call.arguments["zone"]) for call in asked)
+        said.append(replace(answer, tool_calls=asked, tokens=weight))
         said += [replace(message("tool", draw), call_id=call.id, name="clock") for call in asked]
     return said
 
 
 def message(role: str, draw: st.DrawFn) -> Message:
-    tokens = draw(st.integers(1, 80))
-    return Message(Version(1), role, "word " * tokens, tokens)  # type: ignore[arg-type]
+    """A message whose words differ in length, so that its characters do not weigh alike."""
+    text = "a " * draw(st.integers(0, 80)) + "incomprehensibilities " * draw(st.integers(0, 80)) + "end"
+    return Message(Version(1), role, text, words(text))  # type: ignore[arg-type]
 
 
 windows = st.lists(exchanges(), min_size=1, max_size=6).map(
@@ -43,22 +54,42 @@ def with_window(window: tuple[Message, ...], summary: Summary | None = None) -> 
     return replace(state, thread=replace(state.thread, window=window, summary=summary))
 
 
+def weight(prompt: tuple[ChatMessage, ...]) -> int:
+    """Count a prompt anew, from what it says."""
+    said = sum(words(m.content or "") + MESSAGE_OVERHEAD for m in prompt if m.role != "system")
+    asked = sum(words(call.arguments["zone"]) for m in prompt for call in m.tool_calls)
+    return OVERHEAD + said + asked
+
+
 @settings(max_examples=200, deadline=None)
-@given(windows, st.integers(ROOM, 600), st.sampled_from([None, Summary(Version(1), "they met", 5)]))
+@given(windows, st.integers(ROOM, 600), st.sampled_from([None, Summary(Version(1), "they met", 2)]))
 def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_question(
     window: tuple[Message, ...], limit: int, summary: Summary | None
 ) -> None:
-    context = assemble(with_window(window, summary), "be brief", overhead=10, limit=limit)
-    smallest = max(len(group) for group in groups(window)) + 1
-    fits = limit >= 10 + 5 + smallest * (SHORTENED_TOKENS + MESSAGE_OVERHEAD)
-    if fits:
-        assert context.assembled.tokens <= limit
+    state = with_window(window, summary)
+    try:
+        context = assemble(state, "be brief", overhead=OVERHEAD, limit=limit, count=words)
+    except PromptTooLarge:
+        assert least(window, summary) > limit, "it could have been made to fit"
+        return
+    assert weight(context.messages) + (summary.tokens if summary else 0) == context.assembled.tokens <= limit
     assert context.messages[0].role == "system"
-    assert any(m.role == "user" for m in context.messages)
+    asked = next(m for m in reversed(window) if m.role == "user")
+    shown = [m.content or "" for m in context.messages if m.role == "user"]
+    assert shown[-1] == asked.content or shown[-1].endswith("context window]")
     requested = [call.id for m in context.messages for call in m.tool_calls]
     answered = [m.tool_call_id for m in context.messages if m.role == "tool"]
     assert requested == answered
-    assert context == assemble(with_window(window, summary), "be brief", overhead=10, limit=limit)
+    assert context == assemble(state, "be brief", overhead=OVERHEAD, limit=limit, count=words)
+
+
+def least(window: tuple[Message, ...], summary: Summary | None) -> int:
+    """What the newest group and the question take when all that can be shortened is."""
+    newest = groups(window)[-1]
+    asked = next(m for m in reversed(window) if m.role == "user")
+    parts = {id(m): m for m in (asked, *newest)}.values()
+    smallest = [m.tokens if m.tool_calls else min(m.tokens, words(SHORTENED)) for m in parts]
+    return OVERHEAD + (summary.tokens if summary else 0) + sum(smallest) + MESSAGE_OVERHEAD * len(smallest)
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,9 +107,13 @@ def test_compaction_takes_whole_groups_and_leaves_the_last_exchange(window: tupl
 
 def test_a_summary_grows_by_what_leaves_and_stays_bounded() -> None:
     thread = running(*A_RUNNING_TURN).thread
-    many = [Message(Version(n), "user", f"line {n} " + "x" * 500, 100) for n in range(1, 100)]
-    through, text = summarise(replace(thread, summary=Summary(Version(1), "user: first", 3)), many, 4_000)
-    assert through == many[-1].version
-    assert 1_000 < len(text) <= 1_600
-    assert text.startswith("user: line")
-    assert "line 99" in text
+    many = tuple(Message(Version(n), "user", f"line {n} " + "x " * 50, 52) for n in range(1, 100))
+    old = replace(thread, window=many, summary=Summary(Version(1), "user: first", 3))
+    fact = compacted(old, 4_000, words)
+    assert fact is not None
+    left = leaving(many, 4_000)
+    assert fact.through == left[-1].version
+    assert 200 < fact.tokens == words(fact.summary) <= 400
+    assert f"line {left[-1].version} " in fact.summary
+    assert "first" not in fact.summary
+    assert compacted(replace(old, window=many[-2:]), 4_000, words) is None

@@ -1,11 +1,14 @@
 """Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
+from domain.chain import NOTHING, Record, check_chain, seal
+from domain.codec import Metadata, decode, encode
 from domain.commands import (
     Command,
     CompleteNode,
@@ -32,12 +35,14 @@ from domain.events import (
     TurnStarted,
 )
 from domain.evolve import evolve, fold
-from domain.ids import TurnId, Version
+from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
 from domain.json import JsonObject
 from domain.state import INITIAL, Running, State
 
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
 turns = st.sampled_from([TurnId(UUID(int=n)) for n in range(1, 4)])
-small = st.integers(0, 12)
+small = st.integers(0, 12) | st.just(10**400)
 versions = st.integers(1, 40).map(Version)
 texts = st.sampled_from(["", "hello", "\0", "\ud800", "😀"])
 objects: st.SearchStrategy[JsonObject] = st.sampled_from(
@@ -95,6 +100,7 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
         except (Conflict, InvalidInput):
             continue
         for event in events:
+            assert decode(sealed(event)).event == event
             state = evolve(state, event)
         history += events
         assert decide(command, state) == ()
@@ -102,6 +108,13 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
     assert fold(INITIAL, history) == state
     assert state.version == len(history)
     check_turns(history)
+
+
+def sealed(event: Event) -> Record:
+    """Store an event as far as it can be without a store, and check what is stored."""
+    records, _ = seal(DEFAULT_TENANT, ThreadId(UUID(int=1)), NOTHING, [encode(event, Metadata())], NOON)
+    check_chain(records, NOTHING)
+    return records[0]
 
 
 def check_invariants(state: State) -> None:

@@ -15,9 +15,12 @@ from domain.application.work import Means
 from domain.chat import ChatAnswer, ChatRequest, OnDelta, ToolCall, Usage
 from domain.codec import Metadata
 from domain.commands import OpenThread, StartTurn
+from domain.errors import ToolError
 from domain.events import Event
+from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId
 from domain.ports import EventStore
+from domain.tools import Tool, tool
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 
@@ -116,3 +119,16 @@ class Stage:
 
 def stage(agent: Agent, *lines: Reply, **more: object) -> Stage:
     return Stage(agent, Script(list(lines)), **more)  # type: ignore[arg-type]
+
+
+@tool(idempotent=True)
+async def double(number: int) -> int:
+    """Double a number."""
+    if number > 1_000:
+        raise ToolError("That is too much.")
+    return number * 2
+
+
+def one_node(run: object, *, retry: Retry | None = None, timeout: float = 5, tools: Sequence[Tool] = ()) -> Agent:
+    node = Node("only", run, timeout=timeout, retry=retry or Retry())  # type: ignore[arg-type]
+    return Agent(Graph("solo", "only", [node], {"only": END}), tools=tools)

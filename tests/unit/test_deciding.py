@@ -3,6 +3,7 @@
 import pytest
 
 from domain.commands import (
+    CompactHistory,
     CompleteNode,
     EndCall,
     FailAttempt,
@@ -15,10 +16,11 @@ from domain.commands import (
 from domain.decide import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
 from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
 from domain.events import (
-    ContextAssembled,
     HistoryCompacted,
     MessageAppended,
+    ModelCalled,
     NodeCompleted,
+    NodeFact,
     NodeFailed,
     StateUpdated,
     ThreadOpened,
@@ -154,16 +156,40 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ((MessageAppended("user", "me?", 1),), "facts.0"),
         ((MessageAppended("assistant", "\0", 1),), "facts.0"),
         ((REQUEST,), "facts.0"),
-        ((ANSWER, ToolRequested("a", "clock", {"x": 2**64})), r"facts\.1\.x"),
+        ((ANSWER, ToolRequested("a", "clock", {"x": 2**64})), r"facts\.1\.arguments\.x"),
+        ((ANSWER, ToolRequested("\ud800", "clock", {})), r"facts\.1\.call_id"),
+        ((ModelCalled("m", 10**400, 1, 1, "stop"),), r"facts\.0\.prompt_tokens"),
+        ((TurnCompleted(TURN),), "facts.0: a node cannot say that there was a TurnCompleted"),
+        ((NodeCompleted("x", "y", 1, 1),), "a node cannot say that there was a NodeCompleted"),
         ((ANSWER, REQUEST, ANSWER), "facts.2"),
-        ((StateUpdated({"a": float("nan")}),), r"facts\.0\.a"),
+        ((StateUpdated({"a": float("nan")}),), r"facts\.0\.changes\.a"),
         ((ANSWER, REQUEST, HistoryCompacted(3, "", 0)), "facts.2"),
         ((HistoryCompacted(9, "", 0),), "facts.0"),
         ((HistoryCompacted(3, "", 0), REQUEST), "facts.1"),
     ],
 )
-def test_facts_that_no_prompt_could_be_made_of_are_refused(facts: tuple[ContextAssembled, ...], field: str) -> None:
+def test_facts_that_no_prompt_could_be_made_of_are_refused(facts: tuple[NodeFact, ...], field: str) -> None:
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, facts, "next", 7)).then_refused(InvalidInput, field)
+
+
+def test_reports_that_the_log_could_not_hold_are_refused() -> None:
+    given(*A_RUNNING_TURN).when(FailTurn(TURN, "step_limit", "\ud800")).then_refused(InvalidInput, "detail")
+    given(*A_RUNNING_TURN).when(FailAttempt(TURN, 0, 1, "\0", 7, None)).then_refused(InvalidInput, "error")
+    told = EndCall(TURN, CALL, "succeeded", "\0", 1)
+    given(*ASKING, ToolStarted(CALL)).when(told).then_refused(InvalidInput, "content")
+
+
+def test_history_is_compacted_once_while_no_call_is_open() -> None:
+    compact = CompactHistory(TURN, HistoryCompacted(3, "they met", 2))
+    given(*A_RUNNING_TURN).when(compact).then(HistoryCompacted(3, "they met", 2))
+    given(*A_RUNNING_TURN, HistoryCompacted(3, "they met", 2)).when(compact).then_nothing()
+    given(*ASKING).when(compact).then_refused(InvalidInput, "between calls")
+
+
+def test_a_thread_that_was_opened_in_the_same_way_is_open_whatever_became_of_its_values() -> None:
+    opened = (ThreadOpened("assistant", {"a": 1}), StateUpdated({"a": 2}))
+    given(*opened).when(OpenThread("assistant", {"a": 1})).then_nothing()
+    given(*opened).when(OpenThread("assistant", {"a": 2})).then_refused(ThreadAlreadyOpen)
 
 
 def test_history_is_not_cut_between_a_call_and_its_outcome() -> None:

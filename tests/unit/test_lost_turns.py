@@ -1,0 +1,213 @@
+"""Turns outlive their process, and no two processes run one to its harm."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace as replace_means
+from uuid import uuid4
+
+import pytest
+from msgspec.structs import replace
+
+from domain.agent import TurnContext
+from domain.application.assistant import assistant
+from domain.application.execute import Request, execute
+from domain.application.journal import Journal
+from domain.application.recover import recover
+from domain.application.turns import Turns
+from domain.codec import Metadata
+from domain.commands import FailTurn, StartCalls
+from domain.errors import StoreUnavailable
+from domain.events import (
+    NodeFact,
+    NodeFailed,
+    ToolOutcomeUnknown,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnFailed,
+)
+from domain.ids import Position, ThreadId, TurnId
+from domain.ports import Append, Snapshot
+from domain.state import Running
+from domain.tools import Tool, ToolContext, tool
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from tests.support.runtime import Stage, calls, one_node, says, stage
+
+
+class Flaky(MemoryEventStore):
+    """A store that is away for a while."""
+
+    away = False
+
+    async def append(self, append: Append) -> Position:
+        if self.away:
+            raise StoreUnavailable
+        return await super().append(append)
+
+
+async def test_a_store_that_is_away_holds_the_turn_up_and_does_not_fail_it() -> None:
+    store, runs = Flaky(), list[str]()
+
+    @tool(idempotent=True)
+    async def act() -> str:
+        """Act while the store goes away."""
+        store.away = not runs
+        runs.append("run")
+        return "acted"
+
+    played = stage(assistant(tools=[act]), calls(("act", {})), says("done"), store=store)
+    played.turns.pause = 0.01
+    saying = asyncio.create_task(played.say("act"))
+    while not store.away:
+        await asyncio.sleep(0)
+    assert not await played.happened(TurnFailed, NodeFailed)
+    store.away = False
+    await asyncio.wait_for(saying, 5)
+    assert len(await played.happened(ToolSucceeded, TurnCompleted)) == 2
+    assert not await played.happened(TurnFailed, NodeFailed)
+
+
+async def lost_in_a_tool(tools: Sequence[Tool]) -> Stage:
+    """A turn whose process died right after its tool was started."""
+    played = stage(assistant(tools=tools), calls(("act", {})), says("I see"))
+    outcome = await played.begin("act")
+    state, loaded = outcome.loaded.state, outcome.loaded
+    while isinstance(state, Running) and not state.turn.calls:
+        loaded = await played.turns._step(loaded, Metadata())
+        state = loaded.state
+    assert isinstance(state, Running)
+    started = StartCalls(outcome.loaded.state.turn.turn_id, (state.turn.calls[0].version,))  # type: ignore[union-attr, arg-type]
+    await execute(played.journal, Request(played.thread_id, lambda _: (started,)))
+    return played
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_lost_turn_goes_on_and_runs_a_started_tool_again_only_if_that_is_harmless(idempotent: bool) -> None:  # noqa: FBT001
+    runs: list[str] = []
+
+    @tool(idempotent=idempotent)
+    async def act(call: ToolContext) -> str:
+        """Act."""
+        runs.append(call.idempotency_key)
+        return "acted"
+
+    played = await lost_in_a_tool([act])
+    assert await recover(played.turns, played.clock) == 0, "not before the node's time is over"
+    played.clock.pass_(310)
+    assert await recover(played.turns, played.clock) == 1
+    await played.turns.wait(played.thread_id)
+    assert len(runs) == (1 if idempotent else 0)
+    assert len(await played.happened(ToolSucceeded)) == len(runs)
+    assert len(await played.happened(ToolOutcomeUnknown)) == 1 - len(runs)
+    assert len(await played.happened(ToolStarted)) == 1
+    assert await played.happened(TurnCompleted)
+
+
+async def test_who_was_alone_need_not_wait_for_the_dead() -> None:
+    @tool
+    async def act() -> str:
+        """Act."""
+        return "acted"
+
+    played = await lost_in_a_tool([act])
+    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 0, "it is as new as we are"
+    played.clock.pass_(1)
+    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 1
+    await played.turns.wait(played.thread_id)
+    assert await played.happened(TurnCompleted)
+
+
+async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -> None:
+    played = stage(assistant(), says("hi"))
+    outcome = await played.begin("hello")
+    stranger = Turns(played.turns.means, {})
+    played.clock.pass_(1_000)
+    assert await recover(stranger, played.clock) == 0
+    await stranger.run(outcome.loaded, Metadata())
+    assert not await played.happened(TurnFailed)
+
+
+async def test_of_two_that_run_one_turn_one_stops_and_no_tool_runs_twice() -> None:
+    for seed in range(30):
+        delays = random.Random(seed)
+        runs: list[str] = []
+
+        @tool
+        async def pay(call: ToolContext) -> str:
+            """Pay."""
+            runs.append(call.idempotency_key)  # noqa: B023  (it runs within this round)
+            return "paid"
+
+        class Slow(MemoryEventStore):
+            async def append(self, append: Append) -> Position:
+                await asyncio.sleep(delays.random() / 500)  # noqa: B023
+                return await super().append(append)
+
+        played = stage(assistant(tools=[pay]), *[calls(("pay", {})), says("ok")] * 3, store=Slow())
+        outcome = await played.begin("pay")
+        other = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
+        second = Turns(replace_means(played.turns.means, journal=other), played.turns.agents)
+        await asyncio.gather(
+            *(turns.run(outcome.loaded, Metadata()) for turns in (played.turns, second)), return_exceptions=True
+        )
+        assert len(runs) <= 1, seed
+        assert len(await played.happened(ToolStarted)) <= 1
+
+
+async def test_the_ghost_of_an_ended_turn_does_not_run_the_next_one() -> None:
+    gate = asyncio.Event()
+    ran: list[str] = []
+
+    async def wait(turn: TurnContext) -> Sequence[NodeFact]:
+        ran.append(turn.user_input)
+        await gate.wait()
+        return ()
+
+    played = stage(one_node(wait))
+    first = await played.begin("first")
+    ghost = asyncio.create_task(played.turns.run(first.loaded, Metadata()))
+    await asyncio.sleep(0.01)
+    state = first.loaded.state
+    assert isinstance(state, Running)
+    end = FailTurn(TurnId(state.turn.turn_id), "step_limit", "ended elsewhere")
+    await execute(played.journal, Request(played.thread_id, lambda _: (end,)))
+    await played.begin("second")
+    gate.set()
+    await ghost
+    assert ran == ["first"]
+
+
+async def test_a_turn_that_starts_while_the_one_before_leaves_is_run() -> None:
+    saving = asyncio.Event()
+
+    class SlowSnapshots(MemorySnapshotStore):
+        async def save(self, snapshot: Snapshot) -> None:
+            await saving.wait()
+            await super().save(snapshot)
+
+    played = stage(assistant(), says("one"), says("two"), snapshots=SlowSnapshots(), snapshot_every=1)
+    for text in ("first", "second"):
+        outcome = await played.begin(text)
+        played.turns.start(outcome.loaded, Metadata())
+        while (await played.journal.load(played.thread_id)).state.in_turn:
+            await asyncio.sleep(0)
+    saving.set()
+    await played.turns.close()
+    assert len(await played.happened(TurnCompleted)) == 2
+    assert await played.snapshots.nearest(played.thread_id, None, "test")
+
+
+async def test_one_thread_that_cannot_be_read_does_not_keep_others_from_going_on() -> None:
+    played = stage(assistant(), says("hi"), says("hi"))
+    await played.begin("lost")
+    broken, played.thread_id = played.thread_id, ThreadId(uuid4())
+    played.clock.pass_(1)
+    await played.begin("lost, too")
+    played.journal.forget(broken)
+    played.store._events[broken][0] = replace(played.store._events[broken][0], payload="{}")  # type: ignore[attr-defined]
+    played.clock.pass_(1_000)
+    assert await recover(played.turns, played.clock) == 1
+    await played.turns.wait(played.thread_id)
+    assert await played.happened(TurnCompleted)
