@@ -45,7 +45,7 @@ from domain.events import (
 from domain.evolve import digest, fold
 from domain.graph import END
 from domain.ids import TurnId
-from domain.json import check_json, check_text, merge_patch
+from domain.json import JsonObject, check_json, check_text, merge_patch
 from domain.state import Idle, Running, State, Unopened
 
 Events = tuple[Event, ...]
@@ -53,6 +53,8 @@ Report = CompleteNode | FailAttempt | StartCalls | EndCall | CompactHistory | Fa
 
 NOT_RUN = "This call was not run: the turn ended before it could."
 NOT_KNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
+MAX_VALUES = 256 * 1024
+
 TOLD_TOKENS = 20
 """What the two texts above count for, a little generously."""
 
@@ -91,6 +93,7 @@ def decide_all(commands: Iterable[Command], state: State) -> Events:
 
 def _open(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
+    _check_size(command.values, "values")
     if isinstance(state, Unopened):
         return (ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
@@ -102,8 +105,10 @@ def _update(command: UpdateValues, state: State) -> Events:
     check_json(command.changes, "values")
     if isinstance(state, Unopened):
         raise UnopenedThread
+    merged = merge_patch(state.thread.values, command.changes)
+    _check_size(merged, "values")
     # Compared as JSON: to Python, 1 equals True and 1.0.
-    changed = to_json(merge_patch(state.thread.values, command.changes)) != to_json(state.thread.values)
+    changed = to_json(merged) != to_json(state.thread.values)
     return (StateUpdated(command.changes),) if changed else ()
 
 
@@ -214,7 +219,7 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
     """
     check_json(msgspec.to_builtins(facts), "facts")
     speaker = state.thread.window[-1].role if state.thread.window else None
-    asking = bool(state.turn.calls)
+    asking, values = bool(state.turn.calls), state.thread.values
     for index, fact in enumerate(facts):
         field = f"facts.{index}"
         match fact:
@@ -229,6 +234,8 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
                 asking = True
             case StateUpdated():
                 check_json(fact.changes, f"{field}.changes")
+                values = merge_patch(values, fact.changes)
+                _check_size(values, f"{field}.changes")
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
@@ -238,6 +245,13 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
                 continue
             case _:
                 raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+
+
+def _check_size(values: JsonObject, field: str) -> None:
+    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
+    size = len(to_json(values))
+    if size > MAX_VALUES:
+        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")
 
 
 def turn_of(state: State) -> TurnId | None:

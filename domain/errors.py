@@ -100,7 +100,9 @@ class WrongGraph(Conflict):
 
     def __init__(self, asked: str, actual: str) -> None:
         """Name the graph that was asked for and the one that the thread has."""
-        super().__init__(f"The thread is open with the graph {actual!r}, not {asked!r}. Leave graph out, or open another.")
+        super().__init__(
+            f"The thread is open with the graph {actual!r}, not {asked!r}. Leave graph out, or open another."
+        )
 
 
 class CommandReused(Conflict):

@@ -15,7 +15,7 @@ from domain.codec import Metadata, to_json
 from domain.commands import Command, CompactHistory, CompleteNode, FailAttempt, FailTurn
 from domain.compaction import compacted, overflows
 from domain.decide import check_facts
-from domain.errors import NodeTimeout, StoreUnavailable, TurnIsOver
+from domain.errors import NodeTimeout, StoreUnavailable, ThreadfoldError, TurnIsOver
 from domain.events import NodeFact
 from domain.evolve import fold
 from domain.graph import Node
@@ -153,7 +153,8 @@ class Turns:
 
     async def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Loaded:
         """Report a failed attempt, and wait until the next one is due."""
-        _log.warning("Node %s of %s failed: %r", node.name, work.thread_id, error)
+        unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
+        _log.warning("Node %s of %s failed: %r", node.name, work.thread_id, error, exc_info=unforeseen)
         self.means.signals.send(work.thread_id, (Withdrawn(),))
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)

@@ -87,6 +87,17 @@ def test_values_may_change_while_a_turn_runs() -> None:
     given(*A_RUNNING_TURN).when(UpdateValues({"a": 1})).then(StateUpdated({"a": 1}))
 
 
+def test_values_do_not_grow_for_ever() -> None:
+    half = "x" * 140_000
+    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"b": half})).then_refused(InvalidInput, "262144")
+    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"a": half + "y"})).then(
+        StateUpdated({"a": half + "y"})
+    )
+    given().when(OpenThread("assistant", {"a": half, "b": half})).then_refused(InvalidInput, "values")
+    twice = CompleteNode(TURN, 0, (StateUpdated({"a": half}), StateUpdated({"b": half})), "next", 7)
+    given(*A_RUNNING_TURN).when(twice).then_refused(InvalidInput, r"facts\.1\.changes")
+
+
 def test_values_that_cannot_be_stored_are_refused_by_name() -> None:
     given(OPENED).when(UpdateValues({"a": ["\0"]})).then_refused(InvalidInput, r"values\.a\.0")
 
