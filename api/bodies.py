@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
+MAX_BODY = 1_000_000
+"""Bytes of a request's body."""
 
 UserInput = Annotated[
     str, Field(min_length=1, max_length=MAX_INPUT, description="What the user says.", examples=["What is 2 + 3?"])
@@ -32,7 +34,12 @@ class Invoke(Body):
     user_input: UserInput
     thread_id: Annotated[UUID | None, Field(description="Any UUID; without one, a new thread is opened.")] = None
     checkpoint_ref: CheckpointRef = None
-    graph: Annotated[str, Field(description="The agent of a thread that is opened by this.")] = DEFAULT_GRAPH
+    graph: Annotated[
+        str | None,
+        Field(
+            description="The thread's agent: 409 if it is open with another. Without one, a new thread gets assistant."
+        ),
+    ] = None
 
 
 class OpenThread(Body):

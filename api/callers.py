@@ -1,5 +1,6 @@
 """Dependencies of the routes: the service, and who calls."""
 
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -7,7 +8,8 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
-from api.preconditions import thread_of, visible
+from api.health import Readiness
+from api.preconditions import seen, thread_of, visible
 from api.service import Caller, Service
 
 IfMatch = Annotated[
@@ -24,6 +26,8 @@ CorrelationId = Annotated[
 ]
 FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
+FromReader = NamedDependency[Caller]
+FromReadiness = NamedDependency[Readiness]
 FromThread = NamedDependency[UUID]
 ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page.")]
@@ -48,6 +52,25 @@ def caller(idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId
     return Caller(
         key=visible(idempotency_key, "Idempotency-Key"), correlation=visible(correlation_id, "X-Correlation-ID")
     )
+
+
+def reader() -> Caller:
+    """Read who asks without changing anything: the headers of commands mean nothing here."""
+    return Caller()
+
+
+def readiness(state: State) -> Readiness:
+    """Return the application's readiness."""
+    found = state.readiness
+    if not isinstance(found, Readiness):
+        raise TypeError("The application has not started")
+    return found
+
+
+def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) -> Caller:
+    """Add what the caller expects of the thread. Raises `InvalidInput`."""
+    existing = if_match is not None and if_match.strip() == "*"
+    return replace(caller, seen=seen(checkpoint_ref, if_match), existing=existing)
 
 
 def etag(checkpoint: str) -> dict[str, str]:

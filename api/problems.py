@@ -1,13 +1,18 @@
 """Errors as problem details (RFC 9457). The only place that knows which error has which status."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from litestar import Response
+from litestar.connection import Request
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsException, ProblemDetailsPlugin
+from litestar.openapi import ResponseSpec
+from litestar.plugins.problem_details import ProblemDetailsException
 from litestar.status_codes import (
     HTTP_400_BAD_REQUEST,
+    HTTP_403_FORBIDDEN,
     HTTP_404_NOT_FOUND,
     HTTP_405_METHOD_NOT_ALLOWED,
     HTTP_409_CONFLICT,
@@ -18,7 +23,9 @@ from litestar.status_codes import (
     HTTP_500_INTERNAL_SERVER_ERROR,
     HTTP_503_SERVICE_UNAVAILABLE,
 )
+from msgspec import Struct
 
+from api.bodies import MAX_BODY
 from domain.errors import (
     CommandReused,
     Conflict,
@@ -29,6 +36,7 @@ from domain.errors import (
     UnknownGraph,
     UnopenedThread,
     VersionConflict,
+    WrongGraph,
 )
 
 _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
@@ -48,13 +56,13 @@ RETRY_AFTER = "2"
 
 _FIELDS: Mapping[type[ThreadfoldError], str] = {
     UnknownGraph: "graph",
+    WrongGraph: "graph",
     CommandReused: "Idempotency-Key",
     VersionConflict: "checkpoint_ref",
     NotFound: "thread_id",
     UnopenedThread: "thread_id",
     Conflict: "thread_id",
 }
-
 
 _HTTP_FIELDS: Mapping[int, str] = {
     HTTP_400_BAD_REQUEST: "body",
@@ -63,6 +71,57 @@ _HTTP_FIELDS: Mapping[int, str] = {
     HTTP_413_REQUEST_ENTITY_TOO_LARGE: "body",
     HTTP_415_UNSUPPORTED_MEDIA_TYPE: "Content-Type",
 }
+
+MEDIA_TYPE = "application/problem+json"
+
+MEANINGS: Mapping[int, str] = {
+    HTTP_400_BAD_REQUEST: "A field, parameter or header cannot be taken; `errors` names it.",
+    HTTP_403_FORBIDDEN: "The request comes from a page of another site.",
+    HTTP_404_NOT_FOUND: "There is no such thread or graph.",
+    HTTP_409_CONFLICT: "The thread is busy, or open otherwise than the request supposes.",
+    HTTP_412_PRECONDITION_FAILED: "The thread is not at the checkpoint that the request names.",
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON, or is encoded.",
+    HTTP_422_UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key came with another request before.",
+    HTTP_500_INTERNAL_SERVER_ERROR: "A defect of the service; it was logged.",
+    HTTP_503_SERVICE_UNAVAILABLE: "The database does not answer. `Retry-After` says when to try again.",
+}
+"""What a problem's status means, as /schema tells it."""
+
+LISTED = 20
+"""Wrong fields that a problem lists, at most."""
+
+QUOTED = 3
+"""Of these, the ones that its `detail` repeats."""
+
+LONGEST = 300
+"""Characters of a field's name or of a message in a problem; a caller can make up names of any length."""
+
+
+class FieldProblem(Struct, frozen=True):
+    """What is wrong with a field, parameter or header: a dotted path, and what was expected."""
+
+    field: str
+    message: str
+
+
+class Problem(Struct, frozen=True):
+    """A problem document (RFC 9457)."""
+
+    status: int
+    type: str
+    title: str
+    detail: str
+    errors: Sequence[FieldProblem] = ()
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """Describe the problems of a route: those given, and those that every route has."""
+    everywhere = (HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN, HTTP_500_INTERNAL_SERVER_ERROR)
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description=MEANINGS[status], media_type=MEDIA_TYPE)
+        for status in sorted({*everywhere, *statuses})
+    }
 
 
 def problem(
@@ -79,26 +138,38 @@ def problem(
     )
 
 
-def problem_plugin() -> ProblemDetailsPlugin:
+def problem_handlers() -> dict[int | type[Exception], Any]:
     """Make every error that leaves the API a problem document."""
-    return ProblemDetailsPlugin(
-        ProblemDetailsConfig(
-            exception_to_problem_detail_map={
-                ThreadfoldError: _of_domain,
-                HTTPException: _of_http,
-                ValidationException: _of_validation,
-            }
-        )
+    return {
+        ThreadfoldError: lambda request, error: _of_domain(error, request).to_response(request),
+        HTTPException: lambda request, error: _of_http(error).to_response(request),
+        ValidationException: lambda request, error: _of_validation(error).to_response(request),
+        Exception: _unexpected,
+    }
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """Answer a defect of ours: it is logged whole, and told to the caller without its inside."""
+    logging.getLogger(__name__).error("%s %s failed", request.method, request.url.path, exc_info=error)
+    told = problem(
+        HTTP_500_INTERNAL_SERVER_ERROR, "internal-error", "Internal error", "Something failed here; it was logged."
     )
+    return told.to_response(request)
 
 
-def _of_domain(error: ThreadfoldError) -> ProblemDetailsException:
+def _of_domain(error: ThreadfoldError, request: Request[Any, Any, Any]) -> ProblemDetailsException:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), HTTP_500_INTERNAL_SERVER_ERROR)
-    name = type(error).__name__
-    field = error.field if isinstance(error, InvalidInput) else _field_of(error)
-    why = error.why if isinstance(error, InvalidInput) else str(error)
+    name, detail, why = type(error).__name__, str(error), str(error)
+    field = _field_of(error)
+    match error:
+        case InvalidInput():
+            field, why = error.field[:LONGEST], error.why
+            detail = f"{field}: {why}"
+        case VersionConflict():
+            field = "If-Match" if "if-match" in request.headers else field
+            detail = why = detail if error.actual else "There is no such thread yet, so it has no checkpoint."
     errors = [{"field": field, "message": why}] if field else None
-    return problem(status, _dashed(name), _spaced(name), str(error), errors)
+    return problem(status, _dashed(name), _spaced(name), detail, errors)
 
 
 def _field_of(error: ThreadfoldError) -> str | None:
@@ -108,16 +179,21 @@ def _field_of(error: ThreadfoldError) -> str | None:
 def _of_validation(error: ValidationException) -> ProblemDetailsException:
     given: list[Any] = error.extra if isinstance(error.extra, list) else []
     errors = [_one_of_validation(e) for e in given if isinstance(e, dict)]
-    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors) or error.detail
+    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:QUOTED]) or error.detail
+    if len(errors) > QUOTED:
+        detail = f"{detail}; … and {len(errors) - QUOTED} more"
+    if len(errors) > LISTED:
+        more = f"… and {len(errors) - LISTED} more"
+        errors = [*errors[:LISTED], {"field": "body", "message": more}]
     return problem(HTTP_400_BAD_REQUEST, "invalid-input", "Invalid input", detail, errors)
 
 
 def _one_of_validation(error: Mapping[str, Any]) -> dict[str, str]:
     """Name the field that the framework complains of. It calls the body `data`, and says no more if there is none."""
-    key = str(error.get("key") or "body")
+    key = str(error.get("key") or "body")[:LONGEST]
     if key == "data":
         return {"field": "body", "message": "is required: a JSON object"}
-    return {"field": key, "message": str(error.get("message", "is not valid"))}
+    return {"field": key, "message": str(error.get("message", "is not valid"))[:LONGEST]}
 
 
 def _of_http(error: HTTPException) -> ProblemDetailsException:
@@ -125,8 +201,13 @@ def _of_http(error: HTTPException) -> ProblemDetailsException:
         return error
     title = HTTPStatus(error.status_code).phrase
     field = _HTTP_FIELDS.get(error.status_code)
-    errors = [{"field": field, "message": error.detail}] if field else None
-    return problem(error.status_code, title.lower().replace(" ", "-"), title, error.detail, errors)
+    too_large = error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    detail = f"The body may have {MAX_BODY:,} bytes at most." if too_large else error.detail
+    errors = [{"field": field, "message": detail}] if field else None
+    told = problem(error.status_code, title.lower().replace(" ", "-"), title, detail, errors)
+    if error.headers:  # such as the Allow of 405
+        told.headers = {**(told.headers or {}), **error.headers}
+    return told
 
 
 def _words(name: str) -> list[str]:

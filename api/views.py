@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -10,13 +10,17 @@ from msgspec import Struct
 from domain.agent import Agent
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
+from domain.chat import ToolCall
 from domain.codec import Metadata, Recorded
 from domain.events import TurnFailed
 from domain.graph import Branch
+from domain.ids import Version
 from domain.json import JsonObject
 from domain.mermaid import mermaid
 from domain.state import Ended, Message, Running, Summary, Turn, Unopened
 from projections.transcript import FinishedTurn, TranscriptMessage
+
+T = TypeVar("T")
 
 
 class Accepted(Struct, frozen=True):
@@ -49,6 +53,18 @@ class Opened(Struct, frozen=True):
     checkpoint: str
 
 
+class WindowMessage(Struct, frozen=True, omit_defaults=True):
+    """A message of the live window, with the transcript's names."""
+
+    version: Version
+    role: Literal["user", "assistant", "tool"]
+    content: str | None
+    tokens: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
 class StateView(Struct, frozen=True):
     """A thread's folded state at a version: what the agent knows, and what it is doing."""
 
@@ -60,7 +76,7 @@ class StateView(Struct, frozen=True):
     graph: str
     values: JsonObject
     summary: Summary | None
-    window: Sequence[Message]
+    window: Sequence[WindowMessage]
     turns: int
     prompt_tokens: int
     completion_tokens: int
@@ -78,10 +94,10 @@ class EventView(Struct, frozen=True):
     metadata: Metadata
 
 
-class Page(Struct, frozen=True):
+class Page(Struct, Generic[T], frozen=True):
     """A page of a list. `next_cursor` is null on the last one."""
 
-    items: Sequence[Any]
+    items: Sequence[T]
     next_cursor: str | None
 
 
@@ -138,12 +154,24 @@ def state_view(loaded: Loaded) -> StateView:
         graph=thread.graph,
         values=thread.values,
         summary=thread.summary,
-        window=thread.window,
+        window=[_window_message(message) for message in thread.window],
         turns=thread.turns,
         prompt_tokens=thread.prompt_tokens,
         completion_tokens=thread.completion_tokens,
         turn=turn,
         last_turn=thread.last_turn,
+    )
+
+
+def _window_message(message: Message) -> WindowMessage:
+    return WindowMessage(
+        message.version,
+        message.role,
+        message.content,
+        message.tokens,
+        message.tool_calls,
+        tool_call_id=message.call_id,
+        name=message.name,
     )
 
 

@@ -1,27 +1,60 @@
 """Opening threads, changing their values, and looking at them."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
 from litestar import Response, get, patch, post
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_201_CREATED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 
 from api.bodies import OpenThread, UpdateValues
-from api.callers import Cursor, FromCaller, FromService, FromThread, IfMatch, Limit, etag
-from api.preconditions import decode_cursor, seen, version_cursor
-from api.views import Opened, Page, StateView, state_view
+from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
+from api.preconditions import decode_cursor, version_cursor
+from api.problems import problems
+from api.views import EventView, Opened, Page, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.ids import ThreadId
 from domain.ports import ThreadCursor
-from projections.threads import ThreadSummary, summary
+from projections.threads import ThreadEntry, ThreadSummary, summary
+from projections.transcript import TranscriptMessage
 
 AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
 AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
 
+OPENING = {
+    HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
+    **problems(
+        HTTP_409_CONFLICT,
+        HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+        HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+        HTTP_422_UNPROCESSABLE_ENTITY,
+        HTTP_503_SERVICE_UNAVAILABLE,
+    ),
+}
+UPDATING = problems(
+    HTTP_404_NOT_FOUND,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+LISTING = problems(HTTP_503_SERVICE_UNAVAILABLE)
+READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
-@post("/v1/threads", tags=["threads"])
+
+@post("/v1/threads", tags=["threads"], responses=OPENING)
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
     """Open a thread. Opening it again in the same way changes nothing."""
     thread_id = service.thread_id(data.thread_id, caller)
@@ -32,52 +65,54 @@ async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: 
     return Response(body, status_code=status, headers={**etag(checkpoint), "Location": f"/v1/threads/{thread_id}"})
 
 
-@patch("/v1/threads/{thread_id:str}/values", tags=["threads"])
+@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATING)
 async def update_values(
     thread: FromThread, data: JSONBody[UpdateValues], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[StateView]:
     """Change the thread's values by a JSON merge patch."""
-    caller = replace(caller, seen=seen(data.checkpoint_ref, if_match))
+    caller = expecting(caller, data.checkpoint_ref, if_match)
     outcome = await service.update(ThreadId(thread), data.values, caller)
     view = state_view(outcome.loaded)
     return Response(view, headers=etag(view.checkpoint))
 
 
-@get("/v1/threads", tags=["threads"])
-async def list_threads(service: FromService, caller: FromCaller, cursor: Cursor = None, limit: Limit = 50) -> Page:
+@get("/v1/threads", tags=["threads"], responses=LISTING)
+async def list_threads(
+    service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 50
+) -> Page[ThreadEntry]:
     """List threads, the last opened first."""
     place = decode_cursor(cursor, ThreadCursor) if cursor is not None else None
-    return await service.threads(caller, place, limit)
+    return await service.threads(reader, place, limit)
 
 
-@get("/v1/threads/{thread_id:str}", tags=["threads"])
-async def show_thread(thread: FromThread, service: FromService, caller: FromCaller) -> Response[ThreadSummary]:
+@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
+async def show_thread(thread: FromThread, service: FromService, reader: FromReader) -> Response[ThreadSummary]:
     """Summarise a thread."""
-    loaded = await service.existing(ThreadId(thread), caller)
+    loaded = await service.existing(ThreadId(thread), reader)
     checkpoint = checkpoint_of(loaded)
     return Response(summary(loaded, checkpoint), headers=etag(checkpoint))
 
 
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"])
+@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
 async def show_state(
-    thread: FromThread, service: FromService, caller: FromCaller, at_version: AtVersion = None, at_time: AtTime = None
+    thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.state(ThreadId(thread), caller, at_version, at_time))
+    view = state_view(await service.state(ThreadId(thread), reader, at_version, at_time))
     return Response(view, headers=etag(view.checkpoint))
 
 
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"])
+@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
 async def list_messages(
-    thread: FromThread, service: FromService, caller: FromCaller, cursor: Cursor = None, limit: Limit = 100
-) -> Page:
+    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
+) -> Page[TranscriptMessage]:
     """Read the whole transcript, in pages."""
-    return await service.messages(ThreadId(thread), caller, version_cursor(cursor), limit)
+    return await service.messages(ThreadId(thread), reader, version_cursor(cursor), limit)
 
 
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"])
+@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
 async def list_events(
-    thread: FromThread, service: FromService, caller: FromCaller, cursor: Cursor = None, limit: Limit = 100
-) -> Page:
+    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
+) -> Page[EventView]:
     """Read the thread's events as they were recorded, in pages."""
-    return await service.events(ThreadId(thread), caller, version_cursor(cursor), limit)
+    return await service.events(ThreadId(thread), reader, version_cursor(cursor), limit)

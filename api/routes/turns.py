@@ -1,15 +1,25 @@
 """Saying something to an agent."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from litestar import Response, post
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_202_ACCEPTED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 
-from api.bodies import Invoke, StartTurn
-from api.callers import FromCaller, FromService, FromThread, IfMatch, etag
-from api.preconditions import seen
+from api.bodies import DEFAULT_GRAPH, Invoke, StartTurn
+from api.callers import FromCaller, FromService, FromThread, IfMatch, etag, expecting
+from api.problems import problems
 from api.service import started_turn
 from api.views import Accepted, TurnView
 from domain.application.execute import Outcome, checkpoint_of
@@ -17,19 +27,33 @@ from domain.ids import ThreadId
 
 Wait = Annotated[bool, QueryParameter(description="Answer with the finished turn.")]
 
+TAKEN = ResponseSpec(Accepted, generate_examples=False, description="The turn runs in the background.")
+FINISHED = ResponseSpec(TurnView, generate_examples=False, description="The turn that was waited for has ended.")
+REFUSED = problems(
+    HTTP_409_CONFLICT,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+ANSWERS = {HTTP_200_OK: FINISHED, HTTP_202_ACCEPTED: TAKEN, **REFUSED, **problems(HTTP_404_NOT_FOUND)}
 
-@post("/v1/agent/invoke", status_code=HTTP_202_ACCEPTED, tags=["turns"])
+
+@post("/v1/agent/invoke", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=REFUSED)
 async def invoke(
     data: JSONBody[Invoke], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[Accepted]:
     """Say something; open the thread if there is none. The turn runs in the background."""
-    caller = replace(caller, seen=seen(data.checkpoint_ref, if_match))
+    caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
-    outcome = await service.start_turn(thread_id, data.user_input, caller, open_with=data.graph)
+    outcome = await service.start_turn(
+        thread_id, data.user_input, caller, open_with=data.graph or DEFAULT_GRAPH, graph=data.graph
+    )
     return _accepted(outcome)
 
 
-@post("/v1/threads/{thread_id:str}/turns", status_code=HTTP_202_ACCEPTED, tags=["turns"])
+@post("/v1/threads/{thread_id:str}/turns", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=ANSWERS)
 async def start_turn(
     thread: FromThread,
     data: JSONBody[StartTurn],
@@ -40,7 +64,7 @@ async def start_turn(
     wait: Wait = False,
 ) -> Response[Accepted] | Response[TurnView]:
     """Say something in an open thread."""
-    caller = replace(caller, seen=seen(data.checkpoint_ref, if_match))
+    caller = expecting(caller, data.checkpoint_ref, if_match)
     outcome = await service.start_turn(ThreadId(thread), data.user_input, caller)
     finished = await service.finished_turn(outcome) if wait else None
     if finished is None:

@@ -109,7 +109,7 @@ class Journal:
         version = await self.store.version_at(thread_id, at)
         if not version:
             first = (await self.store.read(thread_id, START, limit=1))[0]
-            raise InvalidInput("at_time", f"the thread began at {first.recorded_at.isoformat()}")
+            raise InvalidInput("at_time", f"the thread began at {first.recorded_at.isoformat().replace('+00:00', 'Z')}")
         return version
 
     async def append(

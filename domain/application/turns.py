@@ -69,9 +69,9 @@ class Turns:
                 loaded = await self._load_when_there(loaded)
         return loaded
 
-    async def wait(self, thread_id: ThreadId) -> None:
-        """Wait until no turn of the thread runs in this process."""
-        while running := self._tasks.get(thread_id):
+    async def wait(self, thread_id: ThreadId, turn_id: TurnId | None = None) -> None:
+        """Wait until a turn of the thread, or none at all, runs in this process."""
+        while (running := self._tasks.get(thread_id)) and turn_id in {None, running[0]}:
             await asyncio.wait([running[1]])
             await asyncio.sleep(0)
 

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from api.health import Readiness
 from domain.application.verify import verify_slices
 from domain.ids import SLICES, Slice
+from domain.ports import EventStore
 from tests.support.http import Api, running_api
 
 
@@ -238,6 +241,79 @@ async def test_health_and_schema(api: Api) -> None:
     assert {p["name"] for p in turns["parameters"]} == {
         "thread_id", "wait", "If-Match", "Idempotency-Key", "X-Correlation-ID"
     }  # fmt: skip
+    assert turns["description"] == "Say something in an open thread."
+    events = schema["paths"]["/v1/threads/{thread_id}/events"]["get"]
+    assert {p["name"] for p in events["parameters"]} == {"thread_id", "cursor", "limit"}
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+async def test_a_local_server_answers_to_its_local_names(api: Api, host: str) -> None:
+    origin = f"http://{host.rsplit(':', 1)[0] if not host.endswith(']') else host}:9"
+    for path in ("/health/live", "/schema", "/v1/threads"):
+        assert (await api.get(path, headers={"Host": host, "Origin": origin})).status_code == 200
+        assert (await api.get(path, headers={"Host": "evil.test:8000"})).json()["errors"][0]["field"] == "Host"
+        foreign = await api.get(path, headers={"Host": host, "Origin": "http://evil.test"})
+        assert (foreign.status_code, foreign.json()["errors"][0]["field"]) == (403, "Origin")
+
+
+async def test_a_server_for_everybody_answers_to_any_name() -> None:
+    async with running_api(database_url="memory://", host="0.0.0.0") as api:
+        asked = {"Host": "agents.example", "Origin": "https://agents.example"}
+        assert (await api.get("/v1/threads", headers=asked)).status_code == 200
+        assert (await api.get("/v1/threads", headers={**asked, "Origin": "https://a.test"})).status_code == 403
+
+
+async def test_a_thread_keeps_its_graph_and_invoke_need_not_name_it() -> None:
+    async with running_api(database_url="memory://", agents=("tests.support.http:OTHER",)) as api:
+        body = {"thread_id": await api.opened(graph="other"), "user_input": "hello"}
+        for named in ({}, {"graph": "other"}):
+            said = await api.post("/v1/agent/invoke", json={**body, **named}, headers={"If-Match": "*"})
+            assert said.status_code == 202
+            await finished(api, body["thread_id"])
+        assert (await api.post("/v1/agent/invoke", json={**body, "graph": "assistant"})).status_code == 409
+
+
+async def test_the_last_instant_there_is_means_now(api: Api) -> None:
+    path = f"/v1/threads/{await api.opened()}/state"
+    later = await api.get(path, params={"at_time": "9999-12-31T23:59:59Z"})
+    assert later.json() == (await api.get(path)).json()
+
+
+async def test_the_window_and_the_transcript_name_a_tools_call_alike(api: Api) -> None:
+    thread_id = await api.opened()
+    await api.turn(thread_id, "/calculate 6 * 7")
+    window = (await api.get(f"/v1/threads/{thread_id}/state")).json()["window"]
+    said = (await api.get(f"/v1/threads/{thread_id}/messages")).json()["items"]
+    assert window == [{k: v for k, v in m.items() if k not in {"recorded_at", "outcome"}} for m in said]
+    assert "tool_call_id" in window[2]
+
+
+async def test_a_page_of_events_ends_when_it_is_large(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread_id = await api.opened()
+    for _ in range(3):
+        await api.turn(thread_id, "hello")
+    whole = await every_event(api, thread_id)
+    monkeypatch.setattr("api.service.PAGE_SIZE", 1_000)
+    page = (await api.get(f"/v1/threads/{thread_id}/events", params={"limit": 1_000})).json()
+    assert 1 < len(page["items"]) < len(whole)
+    assert [e async for e in pages(api, f"/v1/threads/{thread_id}/events", 1_000)] == whole
+
+
+async def test_a_repeated_command_does_not_wait_for_another_turn(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread_id = await api.opened()
+    command: dict[str, Any] = {
+        "params": {"wait": True},
+        "json": {"user_input": "hello"},
+        "headers": {"Idempotency-Key": "first"},
+    }
+    first = await api.post(f"/v1/threads/{thread_id}/turns", **command)
+
+    async def endless(_: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(api.service.runtime.turns, "wait", endless)
+    again = await asyncio.wait_for(api.post(f"/v1/threads/{thread_id}/turns", **command), 5)
+    assert (again.status_code, again.json()) == (200, first.json())
 
 
 async def test_many_conversations_at_once_leave_a_log_that_verifies(api: Api) -> None:
@@ -251,6 +327,27 @@ async def test_many_conversations_at_once_leave_a_log_that_verifies(api: Api) ->
     store = api.service.runtime.journal.store
     checked = await verify_slices(store, map(Slice, range(SLICES)))
     assert (checked.threads, checked.problems) == (16, ())
+
+
+async def test_a_database_that_is_frozen_makes_the_process_unready_and_is_asked_once() -> None:
+    thawed, asked = asyncio.Event(), []
+
+    class Frozen:
+        async def read_slice(self, *place: object) -> list[Any]:
+            asked.append(place)
+            while not thawed.is_set():
+                with suppress(asyncio.CancelledError):  # as a driver that waits for the server
+                    await thawed.wait()
+            return []
+
+    readiness = Readiness(cast("EventStore", Frozen()), limit=0.05)
+    for _ in range(3):
+        assert await readiness.trouble() == "no answer within 0.05 seconds"
+    readiness.close()
+    assert len(asked) == 1
+    thawed.set()
+    await asyncio.sleep(0.01)
+    assert await readiness.trouble() is None
 
 
 async def test_a_database_that_is_away_makes_the_process_unready_but_alive(database_url: str) -> None:

@@ -42,6 +42,37 @@ CASES: dict[str, Case] = {
         "Content-Type",
     ),
     "body is oversized": (INVOKE, {"json": {"user_input": "a", "graph": "x" * 1_100_000}}, 413, "body"),
+    "body is compressed": (
+        INVOKE,
+        {"content": b'{"user_input": "a"}', "headers": {**JSON, "Content-Encoding": "gzip"}},
+        415,
+        "Content-Encoding",
+    ),
+    "a field is given twice": (
+        INVOKE,
+        {"content": b'{"user_input": "a", "user_input": "b"}', "headers": JSON},
+        400,
+        "user_input",
+    ),
+    "a value is given twice": (OPEN, {"content": b'{"values": {"a": {"b": 1, "b": 2}}}', "headers": JSON}, 400, "b"),
+    "called by another host's name": (
+        INVOKE,
+        {"json": {"user_input": "a"}, "headers": {"Host": "evil.test"}},
+        400,
+        "Host",
+    ),
+    "called by a page of another site": (
+        INVOKE,
+        {"json": {"user_input": "a"}, "headers": {"Origin": "https://evil.test"}},
+        403,
+        "Origin",
+    ),
+    "called by a page without origin": (
+        INVOKE,
+        {"json": {"user_input": "a"}, "headers": {"Origin": "null"}},
+        403,
+        "Origin",
+    ),
     "input is missing": (INVOKE, {"json": {}}, 400, "user_input"),
     "input is null": (INVOKE, {"json": {"user_input": None}}, 400, "user_input"),
     "input is a number": (INVOKE, {"json": {"user_input": 5}}, 400, "user_input"),
@@ -58,6 +89,12 @@ CASES: dict[str, Case] = {
     "unknown field": (INVOKE, {"json": {"user_input": "a", "user_inputs": "b"}}, 400, "user_inputs"),
     "thread id is no UUID": (INVOKE, {"json": {"user_input": "a", "thread_id": "me"}}, 400, "thread_id"),
     "thread id is a number": (INVOKE, {"json": {"user_input": "a", "thread_id": 7}}, 400, "thread_id"),
+    "graph is not the thread's": (
+        INVOKE,
+        {"json": {"user_input": "a", "thread_id": "{thread}", "graph": "other"}},
+        409,
+        "graph",
+    ),
     "unknown graph": (INVOKE, {"json": {"user_input": "a", "graph": "nobody"}}, 422, "graph"),
     "graph is a number": (OPEN, {"json": {"graph": 1}}, 400, "graph"),
     "unknown graph to open": (OPEN, {"json": {"graph": "nobody"}}, 422, "graph"),
@@ -80,7 +117,7 @@ CASES: dict[str, Case] = {
         OPEN,
         {"content": b'{"values": {"a": 1' + b"0" * 5000 + b"}}", "headers": JSON},
         400,
-        "",
+        "values.a",
     ),
     "values hold a float beyond range": (
         OPEN,
@@ -119,7 +156,13 @@ CASES: dict[str, Case] = {
         TURNS,
         {"json": {"user_input": "a"}, "headers": {"If-Match": '"9-00000000"'}},
         412,
-        "checkpoint_ref",
+        "If-Match",
+    ),
+    "If-Match is any, and there is none": (
+        INVOKE,
+        {"json": {"user_input": "a", "thread_id": UNKNOWN}, "headers": {"If-Match": "*"}},
+        412,
+        "If-Match",
     ),
     "If-Match has no quotes": (
         TURNS,
@@ -175,6 +218,19 @@ CASES: dict[str, Case] = {
     "at_time is before the beginning": (STATE, {"params": {"at_time": "2001-01-01T00:00:00Z"}}, 400, "at_time"),
     "at_time has no zone": (STATE, {"params": {"at_time": "2026-01-01T00:00:00"}}, 400, "at_time"),
     "at_time is no time": (STATE, {"params": {"at_time": "yesterday"}}, 400, "at_time"),
+    "at_time is after the last year of UTC": (
+        STATE,
+        {"params": {"at_time": "9999-12-31T23:59:59-23:59"}},
+        400,
+        "at_time",
+    ),
+    "at_time is before the first year of UTC": (
+        STATE,
+        {"params": {"at_time": "0001-01-01T00:00:00+14:00"}},
+        400,
+        "at_time",
+    ),
+    "at_time is the first instant": (STATE, {"params": {"at_time": "0001-01-01T00:00:00Z"}}, 400, "at_time"),
     "at_time is the year zero": (STATE, {"params": {"at_time": "0000-01-01T00:00:00Z"}}, 400, "at_time"),
     "at_time and at_version": (
         STATE,
@@ -182,6 +238,9 @@ CASES: dict[str, Case] = {
         400,
         "at_time",
     ),
+    "limit is given twice": (EVENTS, {"params": [("limit", 1), ("limit", 2)]}, 400, "limit"),
+    "a parameter is a header's": (TURNS, {"json": {"user_input": "a"}, "params": {"if_match": "1"}}, 400, "if_match"),
+    "schema that is not there": (("GET", "/schema/swagger"), {}, 404, "path"),
     "at_version misspelt": (STATE, {"params": {"at_verson": 1}}, 400, "at_verson"),
     "limit is zero": (MESSAGES, {"params": {"limit": 0}}, 400, "limit"),
     "limit is too large": (EVENTS, {"params": {"limit": 1_001}}, 400, "limit"),
@@ -197,7 +256,7 @@ CASES: dict[str, Case] = {
 
 @pytest.fixture
 async def api(database_url: str) -> AsyncIterator[Api]:
-    async with running_api(database_url=database_url) as api:
+    async with running_api(database_url=database_url, agents=("tests.support.http:OTHER",)) as api:
         yield api
 
 
@@ -220,6 +279,34 @@ async def test_bad_input_gets_a_problem_that_names_the_field_and_changes_nothing
             wrong.append(f"{name}: {response.status_code} {response.text[:300]}, expected {status} {field}")
     assert not wrong, "\n".join(wrong)
     assert await count_events(api) == before == 2
+
+
+async def test_of_many_wrong_fields_the_first_are_listed_and_the_rest_is_counted(api: Api) -> None:
+    response = await api.post("/v1/threads", json={f"field_{n}": n for n in range(100)})
+    problem = response.json()
+    assert response.status_code == 400
+    assert len(problem["errors"]) == 21
+    assert problem["errors"][-1]["message"] == "… and 80 more"
+    assert problem["detail"].endswith("; … and 97 more")
+
+
+async def test_a_problem_says_what_helps(api: Api) -> None:
+    body = {"user_input": "a", "thread_id": UNKNOWN}
+    nothing = await api.post("/v1/agent/invoke", json={**body, "checkpoint_ref": "1-00000000"})
+    assert "There is no such thread yet" in nothing.json()["detail"]
+    large = await api.post("/v1/agent/invoke", json={"user_input": "a" * 1_100_000})
+    assert "1,000,000 bytes" in large.json()["detail"]
+    digits = b'{"values": {"a": 1' + b"0" * 5000 + b"}}"
+    endless = await api.post("/v1/threads", content=digits, headers=JSON)
+    assert "integers must lie between" in endless.json()["detail"]
+
+
+async def test_a_path_tells_its_methods(api: Api) -> None:
+    refused, told = await api.delete("/v1/threads"), await api.options("/v1/threads")
+    for response in (refused, told):
+        assert set(response.headers["allow"].split(", ")) == {"GET", "OPTIONS", "POST"}
+    one = await api.options(f"/v1/threads/{UNKNOWN}/turns")
+    assert (one.status_code, one.headers["allow"]) == (204, "OPTIONS, POST")
 
 
 def is_problem(got: int, headers: Any, response: Any, status: int, field: str) -> bool:

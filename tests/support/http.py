@@ -1,23 +1,42 @@
 """The application behind a real socket, in the test's own event loop."""
 
 import asyncio
+import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
 
 from api.app import create_app
 from api.service import Service
+from domain.agent import Agent, TurnContext
+from domain.events import NodeFact
+from domain.graph import END, Graph, Node
 from infrastructure.settings import Settings
 
 
+async def _answer(turn: TurnContext) -> Sequence[NodeFact]:
+    return [turn.say("Hm.")]
+
+
+OTHER = Agent(Graph("other", start="answer", nodes=[Node("answer", _answer)], edges={"answer": END}))
+"""An agent beside the built-in one."""
+
+
 class Api(httpx.AsyncClient):
-    """A client of a running application, and a door to what is behind it."""
+    """A client of a running application, and a door to what is behind it. It holds every answer against /schema."""
 
     service: Service
+    schema: dict[str, Any]
+
+    async def send(self, request: httpx.Request, **how: Any) -> httpx.Response:
+        response = await super().send(request, **how)
+        check_declared(self.schema, request, response)
+        return response
 
     async def turn(self, thread_id: str, user_input: str) -> httpx.Response:
         return await self.post(f"/v1/threads/{thread_id}/turns", params={"wait": True}, json={"user_input": user_input})
@@ -26,6 +45,25 @@ class Api(httpx.AsyncClient):
         response = await self.post("/v1/threads", json=body)
         assert response.is_success, response.text
         return str(response.json()["thread_id"])
+
+
+def check_declared(schema: dict[str, Any], request: httpx.Request, response: httpx.Response) -> None:
+    """Whatever a route answers, /schema says that it may: the status, and the type of the content."""
+    operation: dict[str, Any] = next(
+        (ops for path, ops in schema["paths"].items() if matches(path, request.url.path)), {}
+    )
+    declared = operation.get(request.method.lower())
+    if declared is None:
+        assert response.status_code in {204, 404, 405} or request.url.path.startswith("/schema"), response.text
+        return
+    asked = f"{request.method} {request.url.path}: {response.status_code}"
+    assert str(response.status_code) in declared["responses"], f"{asked} is not declared"
+    content = declared["responses"][str(response.status_code)].get("content", {})
+    assert response.headers["content-type"] in content, f"{asked} is not declared as {response.headers['content-type']}"
+
+
+def matches(template: str, path: str) -> bool:
+    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) is not None
 
 
 @asynccontextmanager
@@ -46,7 +84,7 @@ async def running_api(**settings: object) -> AsyncIterator[Api]:
                     raise RuntimeError("the server ended before it had started")
                 await asyncio.sleep(0.01)
             async with Api(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                client.service = app.state.service
+                client.service, client.schema = app.state.service, app.openapi_schema.to_schema()
                 yield client
         finally:
             server.should_exit = True
