@@ -16,6 +16,7 @@ from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.work import Means
 from domain.chat import ChatModel
+from domain.errors import InvalidInput
 from domain.ports import EventStore, SnapshotStore, TokenCounter
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
@@ -27,7 +28,7 @@ from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
-from infrastructure.settings import Settings
+from infrastructure.settings import BadSetting, Settings
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
 from migrations.run import migrate
@@ -125,10 +126,21 @@ def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:
     if settings.llm_endpoint is None:
         return OfflineModel(tokens)
     key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
-    return OpenAIChatModel(settings.llm_endpoint, key, settings.llm_model)
+    try:
+        return OpenAIChatModel(settings.llm_endpoint, key, settings.llm_model)
+    except InvalidInput as error:
+        name = {"endpoint": "LLM_ENDPOINT", "api_key": "LLM_API_KEY"}.get(error.field, error.field)
+        raise BadSetting(f"{name}: {error.why}") from error
 
 
 def _agents(settings: Settings, clock: SystemClock) -> Mapping[str, Agent]:
     tools = builtin_tools(clock.now, settings.knowledge_dir)
     builtin = assistant(tools=tools, slash_commands=True)
-    return {agent.name: agent for agent in (builtin, *load_agents(settings.agents))}
+    agents = {builtin.name: builtin}
+    for place, agent in zip(settings.agents, load_agents(settings.agents), strict=True):
+        if agent.name in agents:
+            raise BadSetting(
+                f"AGENTS={place}: there is another agent named {agent.name!r}. Give this one its own name."
+            )
+        agents[agent.name] = agent
+    return agents

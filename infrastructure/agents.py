@@ -2,22 +2,24 @@
 
 import importlib
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from domain.agent import Agent
-from infrastructure.settings import BadSetting
+from infrastructure.settings import CHECKOUT, BadSetting
 
 
 def load_agents(names: Iterable[str]) -> Sequence[Agent]:
-    """Import each named agent. Modules are looked for in the working directory, too.
+    """Import each named agent. Modules are looked for in the working directory, too, after all other places.
 
     Raises:
         BadSetting: a name does not lead to an `Agent`.
     """
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     return [_load(name) for name in names]
 
 
@@ -25,8 +27,26 @@ def _load(name: str) -> Agent:
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadSetting(f"AGENTS={name}: {error}") from error
+    except (Exception, SystemExit) as error:  # it is somebody's program: anything can go wrong in it
+        raise BadSetting(f"AGENTS={name}: {_explained(error)}") from error
     if not isinstance(found, Agent):
         raise BadSetting(f"AGENTS={name}: this is {type(found).__name__}; expected an Agent of the domain package")
     return found
+
+
+def _explained(error: BaseException) -> str:
+    """Return the error's kind and words, and where in the user's own files it came up."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users_own(frame.filename)]
+    where = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _is_users_own(filename: str) -> bool:
+    """Say whether a file is neither ours nor of an installed package nor of Python itself."""
+    if filename.startswith("<"):
+        return False
+    places = [str(CHECKOUT / name) for name in ("domain", "infrastructure")]
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return not any(Path(filename).is_relative_to(place) for place in (*places, *installed))

@@ -7,6 +7,7 @@ paths start at the checkout, so that every command finds the same data wherever 
 import pathlib
 import re
 from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +15,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from domain.errors import ThreadfoldError
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+
+UNCLEAR = "it can be read in two ways. Percent-encode / ? # @ in the password: %2F %3F %23 %40"
+NO_ADDRESS = "expected a host and a port up to 65535 (percent-encode / ? # @ in the password)"
 
 
 class BadSetting(ThreadfoldError):
@@ -26,13 +30,40 @@ def _database(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in {"postgresql", "postgres", "postgresql+asyncpg"} or not rest:
         raise ValueError("expected postgresql://user:password@host:port/database, or memory://")
+    if _parts(url).fragment:
+        raise ValueError(UNCLEAR)
     return f"postgresql://{rest}"
 
 
 def _endpoint(url: str) -> str:
+    expected = "expected a URL such as http://127.0.0.1:8080/v1"
     if not re.fullmatch(r"https?://[^\s/]+\S*", url):
-        raise ValueError("expected a URL such as http://127.0.0.1:8080/v1")
+        raise ValueError(expected)
+    if not _parts(url).hostname:
+        raise ValueError(expected)
     return url.rstrip("/")
+
+
+def _parts(url: str) -> SplitResult:
+    """Take a URL apart, once it is sure that every reader finds its password, if it has one, in the same place."""
+    authority, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
+    if authority.count("@") > 1 or any("@" in text for text in rest) or re.search(r"\s", url):
+        raise ValueError(UNCLEAR)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(NO_ADDRESS) from None
+    if port is None and authority.endswith(":"):
+        raise ValueError(NO_ADDRESS)
+    return parts
+
+
+def _key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("expected printable ASCII, as a header can carry nothing else")
+    return SecretStr(text)
 
 
 def _names(value: object) -> object:
@@ -81,7 +112,9 @@ class Settings(BaseSettings):
     llm_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
         default=None, repr=False, description="base URL of an OpenAI-compatible API; empty takes the offline model"
     )
-    llm_api_key: SecretStr | None = Field(default=None, description="the key that LLM_ENDPOINT asks for")
+    llm_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        default=None, description="the key that LLM_ENDPOINT asks for"
+    )
     llm_model: str = Field(default="default", description="the model's name at LLM_ENDPOINT")
     context_window_limit: int = Field(
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
@@ -121,9 +154,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _shown(field: str, value: object) -> str:
-    """The value, without what may be a password."""
-    if "key" in field:
-        return "(hidden)"
+    """The value, but for a key, or a URL that may hold a password: nobody knows where it ends in a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    text = re.sub(r"^([a-z+]*://)?.*@", r"\1...@", text, flags=re.DOTALL)
-    return repr(re.sub(r"(password=)[^&]*", r"\1...", text))
+    secret = field == "llm_api_key" or (field in {"database_url", "llm_endpoint"} and re.search(r"[@?]", text))
+    return "(hidden)" if secret else repr(text)

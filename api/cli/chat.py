@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from uuid import UUID
 
 import click
@@ -16,7 +17,7 @@ from api.cli.running import PROBLEM, connected, explained, log_to_stderr, model_
 from api.cli.screen import Screen
 from api.runtime import open_runtime
 from api.service import Caller, Service, started_turn
-from domain.application.recover import caused_by, recover_forever
+from domain.application.recover import caused_by, recover_thread
 from domain.application.signals import Signal
 from domain.codec import Recorded
 from domain.errors import InvalidInput, ThreadfoldError
@@ -28,9 +29,14 @@ from infrastructure.settings import Settings, load_settings
 with suppress(ImportError):
     import readline  # noqa: F401  (gives input() editing and a history)
 
+_log = logging.getLogger(__name__)
+
 PROMPT = "> "
 GLANCE = 0.5
 """Seconds without a signal after which the log is asked, for events whose signals were lost or are elsewhere."""
+
+LOOK = 5.0
+"""Seconds between two looks whether another process's turn is lost."""
 
 INTERRUPTED = 130
 """The exit status of what a Ctrl-C has ended, by custom."""
@@ -174,13 +180,24 @@ class Talk:
                 f"A turn is at its node {turn.node} since {moment(loaded.head.at)} UTC. It is shown as it goes on; if "
                 "its process is gone, it is taken up here when the node's time is over at the latest. Ctrl-C leaves."
             )
-            looking = asyncio.create_task(recover_forever(turns, self._runtime.clock, alone_since=alone_since))
+            looking = asyncio.create_task(self._take_up_when_lost(alone_since))
             try:
                 await self._follow(queue, loaded.head.version, ours=False)
             finally:
                 looking.cancel()
                 with suppress(asyncio.CancelledError):
                     await looking
+
+    async def _take_up_when_lost(self, alone_since: datetime | None) -> None:
+        """Look, again and again, whether this thread's turn has lost its process. No other thread is looked at."""
+        turns, clock = self._runtime.turns, self._runtime.clock
+        while True:
+            try:
+                await recover_thread(turns, clock, self._thread_id, self._caller.tenant, lost_before=alone_since)
+                alone_since = None
+            except Exception:  # noqa: BLE001  (a database that is away for a while is no reason to stop looking)
+                _log.exception("Could not look for the lost turn")
+            await asyncio.sleep(LOOK)
 
     async def _follow(self, queue: asyncio.Queue[Signal], seen: Version, *, ours: bool) -> bool:
         """Show what happens after a version until the turn is over. Return whether it ended well."""

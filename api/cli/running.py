@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.runtime import MEMORY, open_runtime
 from api.service import Service
-from domain.errors import ThreadfoldError
+from domain.errors import ThreadfoldError, UnknownThread
 from infrastructure.settings import BadSetting, Settings, load_settings
 
 T = TypeVar("T")
@@ -55,6 +55,7 @@ def log_to_stderr(level: str, *, tracebacks: bool = True) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(tracebacks=tracebacks))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell each request to the model
 
 
 @contextmanager
@@ -62,6 +63,9 @@ def explained() -> Iterator[None]:
     """Say in one line on stderr what went wrong, and exit by it: 2 for a setting, 1 for everything else."""
     try:
         yield
+    except UnknownThread as error:
+        words = f"There is no thread {error.thread_id}. `threadfold threads list` shows them."
+        raise click.ClickException(words) from error
     except ThreadfoldError as error:
         failure = _BadUse if isinstance(error, BadSetting) else click.ClickException
         raise failure(" ".join(str(error).split())) from error

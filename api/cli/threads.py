@@ -1,6 +1,6 @@
 """`threadfold threads`: list, show, events, state."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,13 +10,13 @@ from api.cli.output import as_json, moment, show_fields, show_json, show_table, 
 from api.cli.running import ask
 from api.preconditions import decode_cursor
 from api.service import Caller, Service
-from api.views import EventView, StateView, state_view
+from api.views import EventView, StateView, WindowMessage, state_view
 from domain.application.execute import checkpoint_of
 from domain.codec import to_json
 from domain.errors import InvalidInput
-from domain.ids import ThreadId, Version
+from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports import ThreadCursor
-from domain.state import Ended, Message
+from domain.state import Ended
 from projections.threads import ThreadEntry, ThreadSummary, summary
 
 WIDE = 100
@@ -38,7 +38,10 @@ class Instant(click.ParamType[Any]):
             self.fail(f"{value!r} is no instant such as 2026-11-23T10:00:00Z", param, ctx)
         if at.tzinfo is None:
             self.fail(f"{value!r} needs a time zone, such as 2026-11-23T10:00:00Z", param, ctx)
-        return at
+        try:
+            return at.astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{value!r} lies outside the years 1 to 9999 in UTC", param, ctx)
 
 
 class Cursor(click.ParamType[Any]):
@@ -110,7 +113,7 @@ def show(*, thread: UUID, as_json: bool) -> None:
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin after this version.")
+@click.option("--after", type=click.IntRange(0, MAX_VERSION), default=0, help="Begin after this version.")
 @limited
 @as_json
 def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
@@ -130,7 +133,7 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
-@click.option("--at-version", type=click.IntRange(min=1), help="Go back to this version.")
+@click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="Go back to this version.")
 @click.option("--at-time", type=Instant(), help="Go back to this instant, such as 2026-11-23T10:00:00Z.")
 @as_json
 def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
@@ -186,7 +189,7 @@ def _ended(turn: Ended | None) -> str | None:
     return f"{turn.turn_id} {turn.outcome}" + (f": {turn.detail}" if turn.detail else "")
 
 
-def _message(message: Message) -> list[str]:
+def _message(message: WindowMessage) -> list[str]:
     calls = [f"→ {call.name} {to_json(call.arguments)}" for call in message.tool_calls]
     role = f"tool {message.name}" if message.role == "tool" else message.role
     return [str(message.version), role, "\n".join([*([message.content] if message.content else []), *calls])]

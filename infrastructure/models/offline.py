@@ -2,33 +2,42 @@
 
 It lets the whole backend be tried, tested and measured: it asks for the built-in tools, tells what they answered,
 remembers what it can see, and says the same to the same prompt.
+
+What it reads comes from anybody, and it reads in the event loop. So each pattern takes time by the length of the
+text, no more: where two repetitions could share the same characters, the first keeps them (`*+`, `++`).
 """
 
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
 from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.json import JsonObject
 from domain.ports import TokenCounter
+from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"
 WHO = "I am Threadfold's built-in offline model, a handful of rules and no language model."
 QUOTED = 200
+MAX_SUMS = 5
+MAX_QUERY = 500
 
 _TIME = re.compile(r"\bwhat(?:'s| is)? (?:the )?time\b|\bwhat time\b|\bcurrent time\b|\btime is it\b", re.IGNORECASE)
-_ZONE = re.compile(r"\bin ([A-Z][A-Za-z]+(?:/[A-Z][A-Za-z_]+)+|UTC)\b")
-_SUM = re.compile(r"(?:(?:sqrt|abs|round|min|max)\s*\(|[\d.,()+\-*/%^\s])+")
-_OPERATION = re.compile(r"[\d)]\s*[-+*/%^]+\s*[-+(]*\s*[\d.a-z]|[a-z]\s*\(\s*-?[\d.]")
+_ZONE = re.compile(r"\bin ([A-Z][A-Za-z]{1,31}(?:/[A-Z][A-Za-z_]{1,31}){1,2}|UTC)\b")
+_SUM = re.compile(r"(?:(?:sqrt|abs|round|min|max)\s*+\(|[\d.,()+\-*/%^\s]++)+")
+_OPERATION = re.compile(r"[\d)]\s*+[-+*/%^]++\s*+[-+(]*+\s*+[\d.a-z]|[a-z]\s*+\(\s*+-?[\d.]")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
 _LOOK_UP = re.compile(
-    r"\b(?:look up|search (?:the docs )?for|what do the docs say (?:about|on))\s+(\S.*)", re.IGNORECASE
+    r"\b(?:look up|search (?:the docs )?for|what do the docs say (?:about|on))\s++(\S.*)", re.IGNORECASE
 )
-_NAME = re.compile(r"\bmy name is (\w[\w'-]*)", re.IGNORECASE)
+_NAME = re.compile(r"\bmy name is (\w[\w'-]*+)", re.IGNORECASE)
 _ASKS_NAME = re.compile(r"\b(?:what(?:'s| is) my name|who am i|my name\?)", re.IGNORECASE)
 _ASKS_FIRST = re.compile(r"\bwhat (?:did i|have i|was it i) (?:say|said|ask|asked|tell you|write)\b", re.IGNORECASE)
+
+_WORD = re.compile(r"\s*+\S++|\s++\Z")
 
 
 class OfflineModel:
@@ -48,7 +57,7 @@ class OfflineModel:
         calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(wishes, 1))
         text = "" if calls else _answer(asked, results, request.messages)
         if on_delta is not None:
-            for word in re.findall(r"\s*\S+|\s+$", text):
+            for word in _WORD.findall(text):
                 on_delta(word)
                 await asyncio.sleep(0)
         return ChatAnswer(
@@ -91,10 +100,11 @@ def _wishes(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObject]]:
         yield "current_time", {"timezone": zone[1]} if zone else {}
     looked_up = _LOOK_UP.search(asked)
     if "look_up" in offered and looked_up:
-        yield "look_up", {"query": looked_up[1].rstrip(" ?.!")}
+        yield "look_up", {"query": looked_up[1].rstrip(" ?.!")[:MAX_QUERY]}
     if "calculate" in offered and not looked_up:
-        sums = (found[0].strip(" \t\r\n.,") for found in _SUM.finditer(_DATE.sub("?", asked)))
-        yield from (("calculate", {"expression": s}) for s in sums if _OPERATION.search(s))
+        found = (some[0].strip(" \t\r\n.,") for some in _SUM.finditer(_DATE.sub("?", asked)))
+        sums = (some for some in found if len(some) <= MAX_LENGTH and _OPERATION.search(some))
+        yield from (("calculate", {"expression": some}) for some in islice(sums, MAX_SUMS))
 
 
 def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[ChatMessage]) -> str:

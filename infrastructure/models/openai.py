@@ -36,15 +36,6 @@ PATH = "/chat/completions"
 LINGER = 1.0
 """Seconds to wait, once the answer is complete, for the usage and for the end that lets a connection be reused."""
 
-_NEVER_ANSWERED = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ReadError,
-    httpx.WriteError,
-    httpx.RemoteProtocolError,
-)
-"""Without an answer's head, these are mostly a server that starts or a kept connection that it has closed."""
-
 
 class TimeLimits(Struct, frozen=True):
     """How long to wait, in seconds.
@@ -158,8 +149,7 @@ class OpenAIChatModel:
                 return await self._send(body, headers, first_by), first_by
             except _NotAnsweredError as refusal:
                 wait = self._retry.wait(attempt, refusal.retry_after, self._random)
-                last = attempt >= self._retry.attempts or loop.time() + wait >= gives_up_at
-                if last or not refusal.worth_another:
+                if attempt >= refusal.attempts or loop.time() + wait >= gives_up_at:
                     raise refusal.error from refusal.__cause__
             attempt += 1
             await self._sleep(wait)
@@ -172,9 +162,9 @@ class OpenAIChatModel:
         except TimeoutError as error:
             raise ModelUnreachable(self._no_first_byte()) from error
         except httpx.TransportError as error:
-            why = shortened(without(self._key, str(error))) or type(error).__name__
-            failure = ModelUnreachable(f"The model's endpoint {self._where()} cannot be reached: {why}")
-            raise _NotAnsweredError(failure, worth_another=isinstance(error, _NEVER_ANSWERED)) from error
+            why = shortened(without(self._key, str(error))).rstrip(".") or _wordless(error)
+            said = f"The model's endpoint {self._where()} cannot be reached: {why}. Check LLM_ENDPOINT."
+            raise _NotAnsweredError(ModelUnreachable(said), attempts=self._attempts_after(error)) from error
         if response.is_success:
             return response
         try:
@@ -183,9 +173,19 @@ class OpenAIChatModel:
             await response.aclose()
         raise _NotAnsweredError(
             failure_of(response.status_code, words),
-            worth_another=worth_another(response.status_code, response.headers),
+            attempts=self._retry.attempts if worth_another(response.status_code, response.headers) else 1,
             retry_after=seconds_asked(response.headers, self._now()),
         )
+
+    def _attempts_after(self, error: httpx.TransportError) -> int:
+        match error:
+            case httpx.ConnectError() | httpx.ConnectTimeout():
+                return min(self._retry.connect_attempts, self._retry.attempts)
+            case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError():
+                # without an answer's head, mostly a server that starts or a kept connection that it has closed
+                return self._retry.attempts
+            case _:
+                return 1
 
     async def _error_body(self, response: httpx.Response) -> bytes:
         """Read what the server says about its refusal, as far as it says it soon and briefly."""
@@ -236,12 +236,12 @@ class OpenAIChatModel:
 
 
 class _NotAnsweredError(Exception):
-    """An attempt that ended before an answer began."""
+    """An attempt that ended before an answer began. Up to `attempts` of them are worth a try."""
 
-    def __init__(self, error: ModelError, *, worth_another: bool, retry_after: float | None = None) -> None:
+    def __init__(self, error: ModelError, *, attempts: int, retry_after: float | None = None) -> None:
         super().__init__(str(error))
         self.error = error
-        self.worth_another = worth_another
+        self.attempts = attempts
         self.retry_after = retry_after
 
 
@@ -280,8 +280,19 @@ def _broken(error: Exception, patience: float) -> ModelError:
         case httpx.DecodingError():
             return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error))}")
         case _:
-            why = shortened(str(error)) or type(error).__name__
+            why = shortened(str(error)) or _wordless(error)
             return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
+
+
+def _wordless(error: Exception) -> str:
+    """Return words for an error of the HTTP client that has none of its own."""
+    match error:
+        case httpx.TimeoutException():
+            return "it took too long"
+        case httpx.ConnectError():
+            return "no connection came about"
+        case _:
+            return "the connection was closed"
 
 
 def _completions_url(endpoint: str) -> httpx.URL:

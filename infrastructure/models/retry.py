@@ -10,9 +10,13 @@ _WORTH_ANOTHER = frozenset({408, 429, 500, 502, 503, 504, 529})
 
 
 class RetryPolicy(Struct, frozen=True):
-    """At most `attempts` requests; before each further one a random wait below a bound that doubles. In seconds."""
+    """At most `attempts` requests; before each further one a random wait below a bound that doubles. In seconds.
+
+    Where no connection comes about, at most `connect_attempts`: who listens nowhere seldom listens a second later.
+    """
 
     attempts: int = 3
+    connect_attempts: int = 2
     base: float = 0.5
     cap: float = 8.0
     retry_after_cap: float = 30.0

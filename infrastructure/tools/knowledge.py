@@ -27,10 +27,14 @@ RESULTS = 3
 MAX_FILES = 2_000
 MAX_FILE_BYTES = 1024 * 1024
 MAX_WORDS = 32
+MAX_QUERY = 1_000
+"""Characters of a query that count. The index takes `a_b_c` for a phrase of three: a long one takes long."""
+
 WHOLE = 800
 """Characters of a section that are told as they stand; of a longer one, the part that fits best is told."""
 
-_HEADING = re.compile(r" {0,3}#{1,6}\s+(.*?)[\s#]*$")
+_HEADING = re.compile(r" {0,3}#{1,6}\s++(.*)")
+_AFTER_HEADING = "# \t"
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 
 CREATE = "CREATE VIRTUAL TABLE sections USING fts5(file UNINDEXED, heading, text, tokenize = 'porter unicode61')"
@@ -81,7 +85,7 @@ class KnowledgeIndex:
 
     def search(self, query: str, limit: int = RESULTS) -> list[Section]:
         """Return the best sections for a query's words, best first."""
-        words = re.findall(r"\w+", storable_text(query))[:MAX_WORDS]
+        words = re.findall(r"\w+", storable_text(query[:MAX_QUERY]))[:MAX_WORDS]
         with self._lock:
             database = self._refreshed()
             if not words:
@@ -130,7 +134,7 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
             lines.append(line)
             continue
         yield from _section(heading, lines)
-        heading, lines = title[1], []
+        heading, lines = title[1].rstrip(_AFTER_HEADING), []
     yield from _section(heading, lines)
 
 

@@ -1,6 +1,9 @@
 """Talking to an agent in the terminal: through a pipe, and with a person at the keys."""
 
 import re
+import socket
+from pathlib import Path
+from typing import Any
 
 from tests.fakes.openai_server import Cut, OpenAIServer, Pause, chunk, events, refusal, stream
 from tests.support.command import Done, terminal, threadfold
@@ -72,6 +75,7 @@ async def test_unknown_agents_and_threads_are_refused_at_once() -> None:
     assert (agent.status, thread.status) == (1, 1)
     assert agent.err == "Error: There is no graph 'nobody'. Registered are: assistant.\n"
     assert thread.err.startswith("Error: There is no thread 018f0000-")
+    assert "POST" not in thread.err
 
 
 async def test_nobody_says_anything_and_no_thread_is_opened(database_url: str) -> None:
@@ -118,6 +122,16 @@ async def test_a_failed_turn_is_told_in_a_line_and_the_next_one_runs() -> None:
 
     assert "The turn failed. generate_response: ModelRefused: " in done.out
     assert done.out.endswith(f"{WHOLE}\n")
+    assert (done.status, done.err) == (1, "")
+
+
+async def test_an_endpoint_where_nobody_listens_is_told_with_what_to_check() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        done = await chat("One\n", database_url="memory://", llm_endpoint=endpoint)
+
+    assert done.out.endswith("cannot be reached: All connection attempts failed. Check LLM_ENDPOINT.\n")
     assert (done.status, done.err) == (1, "")
 
 
@@ -171,3 +185,26 @@ async def test_ctrl_c_in_a_turn_leaves_it_to_be_gone_on_with(database_url: str) 
             await person.until("A turn is at its node generate_response")
             person.type("\x03")
             assert await person.ended() == 130
+
+
+async def test_a_lost_turn_is_taken_up_in_its_own_thread_only(tmp_path: Path) -> None:
+    endless = events(chunk("Once "), Pause(60))
+    async with OpenAIServer(endless, endless, otherwise=stream(WHOLE)) as model:
+        settings: dict[str, Any] = {"data_dir": tmp_path, "llm_endpoint": model.endpoint}
+        lost = []
+        for _ in range(2):
+            async with terminal("chat", **settings) as person:
+                await person.until("> ")
+                person.type("Tell me\n")
+                await person.until("Once ")
+                person.type("\x03")
+                await person.until("Ctrl-C again does not wait.")
+                person.type("\x03")
+                assert await person.ended() == 130
+            lost.append(thread_in(person.screen))
+
+        done = await chat("", "--thread", lost[0], **settings)
+        states = [await threadfold("threads", "state", thread, "--json", **settings) for thread in lost]
+
+    assert done.out.endswith(f"{WHOLE}\n")
+    assert [state.json["status"] for state in states] == ["idle", "running"]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import click
@@ -77,6 +78,10 @@ def test_help_needs_nothing_heavy() -> None:
         ["threads", "state", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
         ["threads", "state", UNKNOWN, "--at-time", "2026-11-23T10:00:00"],
         ["threads", "state", UNKNOWN, "--at-time", "yesterday"],
+        ["threads", "state", UNKNOWN, "--at-time", "0001-01-01T00:00:00+14:00"],
+        ["threads", "state", UNKNOWN, "--at-time", "9999-12-31T23:59:59-14:00"],
+        ["threads", "state", UNKNOWN, "--at-version", "99999999999999"],
+        ["threads", "events", UNKNOWN, "--after", "99999999999999"],
         ["graph", "--mermaid", "--json"],
         ["serve", "--port", "65536"],
     ],
@@ -94,6 +99,53 @@ async def test_a_bad_setting_is_told_in_one_line_and_ends_with_two() -> None:
 
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("Error: PORT='eighty': ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://127.0.0.1:notaport/db"),
+        ("LLM_ENDPOINT", "http://user:s3cret@/v1"),
+        ("LLM_ENDPOINT", "http://xn--zzzzzzzzzz\u00e9/v1"),
+        ("LLM_API_KEY", "s3cr\u00e9t"),
+    ],
+)
+async def test_addresses_and_keys_that_cannot_be_used_are_bad_settings_too(name: str, value: str) -> None:
+    settings: dict[str, Any] = {"llm_endpoint": "http://127.0.0.1/v1", name.lower(): value}
+    done = await threadfold("graph", **settings)
+
+    assert (done.status, done.out) == (2, "")
+    assert re.match(f"Error: {name}[=:]", done.err)
+    assert done.err.count("\n") == 1
+    assert "s3cr" not in done.err
+
+
+OWN = "from domain.agent import Agent\nfrom domain.graph import END, Graph, Node\n"
+BROKEN = {
+    "syntax": ("agent = (\n", "SyntaxError: '(' was never closed (.../mine.py:1)"),
+    "raises": ("def f():\n    return {}['x']\nagent = f()\n", "KeyError: 'x' (.../mine.py:2)"),
+    "exits": ("import sys\nsys.exit('no')\n", "SystemExit: no (.../mine.py:2)"),
+    "graph": (OWN + "agent = Agent(Graph('mine', start='a', nodes=[], edges={}))\n", "InvalidGraph: mine: "),
+    "import": ("import nothing_like_it\n", "ModuleNotFoundError: No module named 'nothing_like_it' (.../mine.py:1)"),
+    "name": ("", "AttributeError: module 'mine' has no attribute 'agent'"),
+    "kind": ("agent = 7\n", "this is int; expected an Agent"),
+    "taken": (
+        "from domain.application.assistant import assistant\nagent = assistant()\n",
+        "there is another agent named 'assistant'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+async def test_own_agents_that_cannot_be_had_are_bad_settings_with_a_place(case: str, tmp_path: Path) -> None:
+    text, expected = BROKEN[case]
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+
+    done = await threadfold("graph", agents="mine:agent", pythonpath=tmp_path)
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err.replace(str(tmp_path), "...").startswith(f"Error: AGENTS=mine:agent: {expected}")
     assert done.err.count("\n") == 1
 
 
@@ -181,7 +233,7 @@ async def test_what_is_not_there_is_told_in_one_line(thread: str, database_url: 
     beyond = await threadfold("threads", "state", thread, "--at-version", "999", database_url=database_url)
 
     assert (unknown.status, beyond.status) == (1, 1)
-    assert unknown.err.startswith(f"Error: There is no thread {UNKNOWN}.")
+    assert unknown.err == f"Error: There is no thread {UNKNOWN}. `threadfold threads list` shows them.\n"
     assert beyond.err.startswith("Error: at_version: the thread has versions 1 to ")
 
 
@@ -243,6 +295,34 @@ async def test_graphs_are_shown_without_a_database() -> None:
     assert [(graph["name"], graph["mermaid"]) for graph in listed.json] == [("assistant", drawn.out)]
     assert "done → finalize_turn" in " ".join(table.out.split())
     assert max(map(len, table.out.splitlines())) <= 80
+
+
+def test_the_launcher_runs_threadfold_in_a_folder_with_an_api_and_agents_of_its_own(tmp_path: Path) -> None:
+    installer = (CHECKOUT / "requirements" / "install").read_text(encoding="utf-8")
+    programs = tmp_path / "checkout" / ".venv" / "bin"
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (programs, elsewhere / "api"):
+        folder.mkdir(parents=True)
+    (programs / "threadfold").write_text(installer.split("<<'END'\n")[1].split("END\n")[0], encoding="utf-8")
+    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    (elsewhere / "api" / "__init__.py").write_text("raise SystemExit('the wrong api')", encoding="utf-8")
+    agent = "from dataclasses import replace\nfrom domain.application.assistant import assistant\n"
+    agent += "agent = assistant()\nagent = replace(agent, graph=replace(agent.graph, name='mine'))\n"
+    (elsewhere / "mine.py").write_text(agent, encoding="utf-8")
+
+    done = subprocess.run(
+        [programs / "threadfold", "graph"],
+        cwd=elsewhere,
+        env=environment(agents="mine:agent", pythonpath=CHECKOUT),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["GRAPH", "assistant", "mine"]
 
 
 # --- serve
@@ -329,6 +409,18 @@ async def test_requests_are_logged_only_on_demand() -> None:
     assert "/health/live" not in await log_of()
     logged = await log_of("--access-log")
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC INFO .*/health/live", logged, re.MULTILINE)
+
+
+async def test_requests_to_the_model_are_not_logged() -> None:
+    async with OpenAIServer() as model, serving(database_url="memory://", llm_endpoint=model.endpoint) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            opened = (await client.post("/v1/threads", json={})).json()
+            turn = f"/v1/threads/{opened['thread_id']}/turns?wait=true"
+            assert (await client.post(turn, json={"user_input": "hi"})).is_success
+        done = await server.stopped(signal.SIGTERM)
+
+    assert model.requests
+    assert "HTTP Request" not in done.err
 
 
 async def test_a_request_that_waits_for_a_turn_does_not_hold_up_the_end(database_url: str) -> None:

@@ -79,9 +79,17 @@ def test_the_app_waits_for_a_healthy_database_of_the_same_name(compose: dict[str
 
 def test_each_named_volume_is_declared_and_the_database_has_one_where_18_wants_it(compose: dict[str, Any]) -> None:
     used = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    sources = {volume.partition(":")[0] for volume in used}
 
-    assert {volume.partition(":")[0] for volume in used} == set(compose["volumes"])
+    assert {source for source in sources if not source.startswith("./")} == set(compose["volumes"])
     assert "postgres:/var/lib/postgresql" in used
+
+
+def test_own_agents_and_documents_reach_the_app_and_cannot_be_changed_by_it(compose: dict[str, Any]) -> None:
+    app = compose["services"]["app"]
+
+    assert {"AGENTS", "KNOWLEDGE_DIR"} <= set(app["environment"])
+    assert app["volumes"] == ["./agents:/app/agents:ro"]
 
 
 def test_the_local_model_starts_only_when_asked_for(compose: dict[str, Any]) -> None:

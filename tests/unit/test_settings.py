@@ -105,7 +105,13 @@ def test_an_absolute_folder_stays_and_a_relative_one_starts_at_the_checkout(
         ("SNAPSHOT_EVERY", "often", "valid integer"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
         ("DATABASE_URL", "mysql://h/d", "postgresql://"),
+        ("DATABASE_URL", "postgresql://127.0.0.1:notaport/db", "a port up to 65535"),
+        ("DATABASE_URL", "postgresql://127.0.0.1:65536/db", "a port up to 65535"),
+        ("DATABASE_URL", "postgresql://[::1/db", "a host"),
         ("LLM_ENDPOINT", "ftp://h", "http://127.0.0.1:8080/v1"),
+        ("LLM_ENDPOINT", "http://[::1", "a host"),
+        ("LLM_ENDPOINT", "http://:80/v1", "http://127.0.0.1:8080/v1"),
+        ("LLM_ENDPOINT", "http://127.0.0.1:99999/v1", "a port up to 65535"),
         ("AGENTS", "my_agents", "module:attribute"),
         ("KNOWLEDGE_DIR", "/nonexistent", "folder that exists"),
     ],
@@ -127,14 +133,50 @@ def test_a_bad_value_is_refused_in_one_line_with_name_value_and_expectation(
         ("DATABASE_URL", "mysql://me:a@hunter2@h/d"),
         ("DATABASE_URL", "me:hunter2@h/d"),
         ("DATABASE_URL", "mysql://h/d?user=me&password=hunter2&x=1"),
+        ("DATABASE_URL", "postgresql://me:hunter2@h:notaport/d"),
+        ("DATABASE_URL", "postgresql://me:hunter2[@h/d"),
+        ("DATABASE_URL", "postgresql://me:hunter2@h:/d"),
         ("LLM_ENDPOINT", "ftp://me:hunter2@h"),
+        ("LLM_ENDPOINT", "http://me:hunter2@/v1"),
+        ("LLM_ENDPOINT", "http://me:hunter2/x@h/v1"),
+        ("LLM_API_KEY", "hunter2é"),
+        ("LLM_API_KEY", "hunter2\nX-Other: header"),
     ],
 )
 def test_a_password_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     message = _refused(monkeypatch, name, value)
 
-    assert message.startswith(f"{name}='")
+    assert message.startswith(f"{name}=(hidden): ")
     assert "hunter2" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:123/ret@127.0.0.1:1/db",
+        "postgresql://u:sek/ret@127.0.0.1:1/db",
+        "postgresql://u:sek?ret@127.0.0.1:1/db",
+        "postgresql://u:sek#ret@127.0.0.1:1/db",
+        "postgresql://u:sek@ret@127.0.0.1:1/db",
+        "postgresql://u:sek ret@127.0.0.1:1/db",
+        "postgresql://u@127.0.0.1:1/db#sekret",
+    ],
+)
+def test_a_url_that_can_be_read_in_two_ways_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    message = _refused(monkeypatch, "DATABASE_URL", url)
+
+    assert message.startswith("DATABASE_URL=(hidden): ")
+    assert "Percent-encode / ? # @ in the password" in message
+    assert "ret" not in message.replace("secret", "")
+
+
+def test_a_password_in_percent_encoding_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:1%2F%3F%23%402@h:1/d")
+
+    assert load_settings(NO_FILE).database_url == "postgresql://u:1%2F%3F%23%402@h:1/d"
 
 
 def test_printing_the_settings_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

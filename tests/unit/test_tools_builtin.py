@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from domain.errors import ToolError
 from domain.ids import ThreadId
 from domain.tools import ToolContext
+from infrastructure.settings import CHECKOUT
 from infrastructure.tools import builtin_tools, clock_tool, knowledge_tool
 from infrastructure.tools.arithmetic import evaluate
 from infrastructure.tools.knowledge import KnowledgeIndex, sections
@@ -294,6 +297,22 @@ class TestLookUp:
             "^zebra " * 99,
         ):
             assert "zebra" in [s.text for s in index.search(query)]
+
+    def test_a_query_of_one_endless_word_takes_no_time(self, write: Write) -> None:
+        index = KnowledgeIndex(write("a.md", "zebra a b").parent)
+        assert index.search("a_b_" * 200_000) == []
+
+
+def test_headings_of_any_length_take_no_time() -> None:
+    """In a process of its own, as nothing else can end a pattern that searches for ever."""
+    script = (
+        "from infrastructure.tools.knowledge import sections; "
+        "print([len(list(sections('# ' + c * 200_000 + 'x' + c * 200_000 + 'y'))) for c in '# -'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, timeout=30, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[1, 1, 1]\n", "")
 
 
 def test_a_text_is_cut_at_its_headings_but_not_inside_code() -> None:
