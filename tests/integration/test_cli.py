@@ -1,18 +1,13 @@
 """The command line, as a person and as a program use it: real processes, on a real database."""
 
-import asyncio
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import click
-import httpx
 import pytest
 
 from api.cli import COMMANDS, main
@@ -20,8 +15,7 @@ from api.runtime import open_runtime
 from api.service import Caller, Service
 from domain.ids import ThreadId
 from infrastructure.settings import CHECKOUT, Settings
-from tests.fakes.openai_server import OpenAIServer, Pause, Reply
-from tests.support.command import COMMAND, Done, environment, threadfold
+from tests.support.command import Done, environment, threadfold
 
 NOWHERE = "postgresql://someone:s3cret@127.0.0.1:1/nothing"
 UNKNOWN = "018f0000-0000-7000-8000-000000000000"
@@ -92,61 +86,6 @@ def test_wrong_usage_ends_with_two(arguments: Sequence[str]) -> None:
         main(arguments)
 
     assert ended.value.code == 2
-
-
-async def test_a_bad_setting_is_told_in_one_line_and_ends_with_two() -> None:
-    done = await threadfold("graph", port="eighty")
-
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("Error: PORT='eighty': ")
-    assert done.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DATABASE_URL", "postgresql://127.0.0.1:notaport/db"),
-        ("LLM_ENDPOINT", "http://user:s3cret@/v1"),
-        ("LLM_ENDPOINT", "http://xn--zzzzzzzzzz\u00e9/v1"),
-        ("LLM_API_KEY", "s3cr\u00e9t"),
-    ],
-)
-async def test_addresses_and_keys_that_cannot_be_used_are_bad_settings_too(name: str, value: str) -> None:
-    settings: dict[str, Any] = {"llm_endpoint": "http://127.0.0.1/v1", name.lower(): value}
-    done = await threadfold("graph", **settings)
-
-    assert (done.status, done.out) == (2, "")
-    assert re.match(f"Error: {name}[=:]", done.err)
-    assert done.err.count("\n") == 1
-    assert "s3cr" not in done.err
-
-
-OWN = "from domain.agent import Agent\nfrom domain.graph import END, Graph, Node\n"
-BROKEN = {
-    "syntax": ("agent = (\n", "SyntaxError: '(' was never closed (.../mine.py:1)"),
-    "raises": ("def f():\n    return {}['x']\nagent = f()\n", "KeyError: 'x' (.../mine.py:2)"),
-    "exits": ("import sys\nsys.exit('no')\n", "SystemExit: no (.../mine.py:2)"),
-    "graph": (OWN + "agent = Agent(Graph('mine', start='a', nodes=[], edges={}))\n", "InvalidGraph: mine: "),
-    "import": ("import nothing_like_it\n", "ModuleNotFoundError: No module named 'nothing_like_it' (.../mine.py:1)"),
-    "name": ("", "AttributeError: module 'mine' has no attribute 'agent'"),
-    "kind": ("agent = 7\n", "this is int; expected an Agent"),
-    "taken": (
-        "from domain.application.assistant import assistant\nagent = assistant()\n",
-        "there is another agent named 'assistant'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-async def test_own_agents_that_cannot_be_had_are_bad_settings_with_a_place(case: str, tmp_path: Path) -> None:
-    text, expected = BROKEN[case]
-    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-
-    done = await threadfold("graph", agents="mine:agent", pythonpath=tmp_path)
-
-    assert (done.status, done.out) == (2, "")
-    assert done.err.replace(str(tmp_path), "...").startswith(f"Error: AGENTS=mine:agent: {expected}")
-    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["verify"]], ids=" ".join)
@@ -323,136 +262,3 @@ def test_the_launcher_runs_threadfold_in_a_folder_with_an_api_and_agents_of_its_
 
     assert (done.stderr, done.returncode) == ("", 0)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["GRAPH", "assistant", "mine"]
-
-
-# --- serve
-
-
-class Server:
-    """`threadfold serve` and what it says."""
-
-    def __init__(self, process: asyncio.subprocess.Process, ready: str) -> None:
-        self.process = process
-        self.ready = ready
-        found = re.search(r"http://\S+", ready)
-        assert found, ready
-        self.url = found[0]
-
-    async def stopped(self, number: signal.Signals) -> Done:
-        self.process.send_signal(number)
-        async with asyncio.timeout(30):
-            out, err = await self.process.communicate()
-        return Done(self.process.returncode or 0, out.decode(), err.decode())
-
-
-@asynccontextmanager
-async def serving(*arguments: str, **settings: object) -> AsyncIterator[Server]:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        "serve",
-        *arguments,
-        cwd=CHECKOUT,
-        env=environment(**{"port": 0, **settings}),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(60):
-            yield Server(process, (await process.stdout.readline()).decode())
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.communicate()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_server_says_when_it_is_ready_and_ends_well(database_url: str, number: signal.Signals) -> None:
-    async with serving(database_url=database_url) as server:
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            assert (await client.get("/health/ready")).json() == {"status": "ready"}
-        done = await server.stopped(number)
-
-    assert server.ready.startswith("Threadfold is ready at http://127.0.0.1:")
-    assert f"data in PostgreSQL at {database_url.partition('host=')[2].partition('&')[0]}/test_" in server.ready
-    assert server.ready.endswith("; model: offline\n")
-    assert (done.status, done.out) == (0, "")
-    assert done.err == "Threadfold stops as soon as what is running has ended, in some seconds at most.\n"
-
-
-async def test_the_ready_line_tells_no_secret() -> None:
-    async with serving(
-        database_url="memory://", llm_endpoint="http://me:s3cret@127.0.0.1:1/v1", llm_api_key="k3y", llm_model="Large"
-    ) as server:
-        pass
-
-    assert server.ready.endswith("memory only, lost when this process ends; model: Large at http://127.0.0.1:1/v1\n")
-
-
-async def test_a_port_in_use_is_told_in_one_line() -> None:
-    async with serving(database_url="memory://") as server:
-        port = server.url.rpartition(":")[2]
-        done = await threadfold("serve", "--port", port, database_url=NOWHERE)
-
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"Error: Port {port} of 127.0.0.1 is in use. ")
-    assert done.err.count("\n") == 1
-
-
-async def test_requests_are_logged_only_on_demand() -> None:
-    async def log_of(*arguments: str) -> str:
-        async with serving(*arguments, database_url="memory://") as server:
-            async with httpx.AsyncClient(base_url=server.url) as client:
-                await client.get("/health/live")
-            return (await server.stopped(signal.SIGTERM)).err
-
-    assert "/health/live" not in await log_of()
-    logged = await log_of("--access-log")
-    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC INFO .*/health/live", logged, re.MULTILINE)
-
-
-async def test_requests_to_the_model_are_not_logged() -> None:
-    async with OpenAIServer() as model, serving(database_url="memory://", llm_endpoint=model.endpoint) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            opened = (await client.post("/v1/threads", json={})).json()
-            turn = f"/v1/threads/{opened['thread_id']}/turns?wait=true"
-            assert (await client.post(turn, json={"user_input": "hi"})).is_success
-        done = await server.stopped(signal.SIGTERM)
-
-    assert model.requests
-    assert "HTTP Request" not in done.err
-
-
-async def test_a_request_that_waits_for_a_turn_does_not_hold_up_the_end(database_url: str) -> None:
-    async with (
-        OpenAIServer(otherwise=Reply(before=[Pause(60)])) as model,
-        serving(database_url=database_url, llm_endpoint=model.endpoint) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-    ):
-        opened = (await client.post("/v1/threads", json={})).json()
-        turn = client.post(f"/v1/threads/{opened['thread_id']}/turns?wait=true", json={"user_input": "hi"})
-        asked = asyncio.create_task(turn)
-        while not model.requests:
-            await asyncio.sleep(0.05)
-        began = asyncio.get_running_loop().time()
-        done = await server.stopped(signal.SIGTERM)
-        took = asyncio.get_running_loop().time() - began
-        answer = await asked
-
-    assert (done.status, "Traceback" in done.err) == (0, False)
-    assert (answer.status_code, answer.json()["type"]) == (503, "urn:threadfold:stopping")
-    assert took < 20
-
-
-async def test_a_server_and_commands_share_the_embedded_database(tmp_path: Path) -> None:
-    async with serving(data_dir=tmp_path) as server:
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            opened = (await client.post("/v1/threads", json={})).json()
-        listed = await threadfold("threads", "list", "--json", data_dir=tmp_path)
-        assert [entry["thread_id"] for entry in listed.json["items"]] == [opened["thread_id"]]
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            assert (await client.get("/health/ready")).is_success
-        assert (await server.stopped(signal.SIGTERM)).status == 0
-
-    assert str(tmp_path) in server.ready
-    assert (await threadfold("verify", data_dir=tmp_path)).out.startswith("Checked 1 thread, 1 event, 1,024 slices")
