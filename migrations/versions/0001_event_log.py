@@ -156,4 +156,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Refuse: there is nothing before the log, and dropping it would lose every thread."""
-    raise NotImplementedError("The log is append-only. To lose it on purpose, drop the database.")
+    raise RuntimeError("The log is append-only. To lose it on purpose, drop the database.")
