@@ -46,10 +46,10 @@ class Turns:
         if not isinstance(loaded.state, Running):
             return
         thread_id, turn_id = loaded.thread_id, TurnId(loaded.state.turn.turn_id)
-        running, before = self._tasks.get(thread_id, (None, None))
-        if running == turn_id:
+        if thread_id in self._tasks and self._tasks[thread_id][0] == turn_id:
             return
-        task = asyncio.create_task(self._run_after(before, loaded, metadata), name=f"turn {turn_id}")
+        # A turn before this one may still be on its way out: its end was stored before its task returns.
+        task = asyncio.create_task(self._run_and_snapshot(loaded, metadata), name=f"turn {turn_id}")
         self._tasks[thread_id] = (turn_id, task)
         task.add_done_callback(lambda done: self._forget(thread_id, done))
 
@@ -88,10 +88,8 @@ class Turns:
             task.cancel()
         await asyncio.gather(*tasks, *self._snapshots, return_exceptions=True)
 
-    async def _run_after(self, before: asyncio.Task[None] | None, loaded: Loaded, metadata: Metadata) -> None:
-        """Run a turn once the one before it has left this process, too: its end may be stored before it returns."""
-        if before is not None:
-            await asyncio.wait([before])
+    async def _run_and_snapshot(self, loaded: Loaded, metadata: Metadata) -> None:
+        """Run a turn, and have a snapshot written behind its back: nobody who waits for the turn waits for that."""
         done = await self.run(loaded, metadata)
         snapshot = asyncio.create_task(self.means.journal.checkpoint(done), name=f"snapshot of {done.thread_id}")
         self._snapshots.add(snapshot)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from domain.agent import TurnContext
 from domain.application.assistant import assistant
 from domain.application.execute import Request, execute
-from domain.application.journal import Journal
+from domain.application.journal import Journal, Loaded
 from domain.application.recover import recover
 from domain.application.turns import Turns
 from domain.codec import Metadata
@@ -69,16 +69,21 @@ async def test_a_store_that_is_away_holds_the_turn_up_and_does_not_fail_it() -> 
     assert not await played.happened(TurnFailed, NodeFailed)
 
 
+async def about_to_run_a_tool(played: Stage) -> Loaded:
+    """A turn whose model has asked for a tool that is not started yet."""
+    loaded = (await played.begin("act")).loaded
+    while isinstance(loaded.state, Running) and not loaded.state.turn.calls:
+        loaded = await played.turns._step(loaded, Metadata())
+    return loaded
+
+
 async def lost_in_a_tool(tools: Sequence[Tool]) -> Stage:
     """A turn whose process died right after its tool was started."""
     played = stage(assistant(tools=tools), calls(("act", {})), says("I see"))
-    outcome = await played.begin("act")
-    state, loaded = outcome.loaded.state, outcome.loaded
-    while isinstance(state, Running) and not state.turn.calls:
-        loaded = await played.turns._step(loaded, Metadata())
-        state = loaded.state
+    loaded = await about_to_run_a_tool(played)
+    state = loaded.state
     assert isinstance(state, Running)
-    started = StartCalls(outcome.loaded.state.turn.turn_id, (state.turn.calls[0].version,))  # type: ignore[union-attr, arg-type]
+    started = StartCalls(TurnId(state.turn.turn_id), (state.turn.calls[0].version,))
     await execute(played.journal, Request(played.thread_id, lambda _: (started,)))
     return played
 
@@ -154,6 +159,24 @@ async def test_of_two_that_run_one_turn_one_stops_and_no_tool_runs_twice() -> No
         )
         assert len(runs) <= 1, seed
         assert len(await played.happened(ToolStarted)) <= 1
+
+
+async def test_of_two_that_are_about_to_run_a_tool_one_runs_it() -> None:
+    runs: list[str] = []
+
+    @tool
+    async def act(call: ToolContext) -> str:
+        """Act."""
+        runs.append(call.idempotency_key)
+        return "acted"
+
+    played = stage(assistant(tools=[act]), calls(("act", {})), *[says("I see")] * 2)
+    loaded = await about_to_run_a_tool(played)
+    other = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
+    second = Turns(replace_means(played.turns.means, journal=other), played.turns.agents)
+    await asyncio.gather(played.turns.run(loaded, Metadata()), second.run(loaded, Metadata()))
+    assert len(runs) == 1
+    assert len(await played.happened(ToolStarted)) == len(await played.happened(ToolSucceeded)) == 1
 
 
 async def test_the_ghost_of_an_ended_turn_does_not_run_the_next_one() -> None:
