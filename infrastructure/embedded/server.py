@@ -254,8 +254,12 @@ class EmbeddedPostgres:
             os.close(handle)  # a server that inherited the handle keeps the lock
 
     def _known_as(self, directory: pathlib.Path) -> pathlib.Path:
-        """What the server calls a directory that it is started in."""
-        return OWN_CWD if self._switch and OWN_CWD.exists() else directory
+        """What the server calls a directory that it is started in.
+
+        Its own name only where the server may enter it from above and a shell reads it as it is: pg_ctl uses one.
+        """
+        plain = re.fullmatch(r"[\w/.-]+", str(directory), re.ASCII)
+        return directory if plain and not self._switch or not OWN_CWD.exists() else OWN_CWD
 
     async def _create_database(self, name: str) -> None:
         connection = await asyncpg.connect(self.url("postgres"))
