@@ -259,7 +259,7 @@ class EmbeddedPostgres:
         Its own name only where the server may enter it from above and a shell reads it as it is: pg_ctl uses one.
         """
         plain = re.fullmatch(r"[\w/.-]+", str(directory), re.ASCII)
-        return directory if plain and not self._switch or not OWN_CWD.exists() else OWN_CWD
+        return directory if (plain and not self._switch) or not OWN_CWD.exists() else OWN_CWD
 
     async def _create_database(self, name: str) -> None:
         connection = await asyncpg.connect(self.url("postgres"))
