@@ -28,13 +28,12 @@ _decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
 
 
 class Loaded(Struct, frozen=True):
-    """A thread as it was folded: its state after `head`. `snapshot` is the version of its last snapshot."""
+    """A thread as it was folded: its state after `head`."""
 
     thread_id: ThreadId
     tenant: Tenant = DEFAULT_TENANT
     head: Head = NOTHING
     state: State = INITIAL
-    snapshot: Version = START
 
 
 class Journal:
@@ -57,6 +56,7 @@ class Journal:
         self._snapshot_every = snapshot_every
         self._keep = keep
         self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
+        self._snapshotted: dict[ThreadId, Version] = {}
         self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
@@ -155,16 +155,15 @@ class Journal:
                 yield recorded
             after = page[-1].version
 
-    async def checkpoint(self, loaded: Loaded) -> Loaded:
+    async def checkpoint(self, loaded: Loaded) -> None:
         """Write a snapshot if the last one is `snapshot_every` events ago; for turn boundaries, off the hot path."""
-        if loaded.head.version - loaded.snapshot < self._snapshot_every:
-            return loaded
-        snapshot = Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, to_json(loaded.state))
-        await self._snapshots.save(snapshot)
-        written = replace(loaded, snapshot=loaded.head.version)
-        if self._hot.get(loaded.thread_id) is loaded:
-            self._hot[loaded.thread_id] = written
-        return written
+        thread_id, version = loaded.thread_id, loaded.head.version
+        if version - self._snapshotted.get(thread_id, START) < self._snapshot_every:
+            return
+        if thread_id in self._hot:
+            self._snapshotted[thread_id] = version  # at once: a turn that ends meanwhile need not write another
+        state = to_json(loaded.state)
+        await self._snapshots.save(Snapshot(loaded.tenant, thread_id, loaded.head, self._fingerprint, state))
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
         """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
@@ -173,6 +172,7 @@ class Journal:
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory; the next load folds it from the store."""
         self._hot.pop(thread_id, None)
+        self._snapshotted.pop(thread_id, None)
 
     async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> Loaded:
         snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)
@@ -183,7 +183,9 @@ class Journal:
         except msgspec.MsgspecError:
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
             return Loaded(thread_id)
-        return Loaded(thread_id, snapshot.tenant, snapshot.head, state, snapshot.head.version)
+        if upto is None:
+            self._snapshotted[thread_id] = snapshot.head.version
+        return Loaded(thread_id, snapshot.tenant, snapshot.head, state)
 
     async def _catch_up(self, loaded: Loaded, upto: Version | None = None) -> Loaded:
         """Fold the events after `loaded`."""
@@ -202,4 +204,5 @@ class Journal:
         self._hot[loaded.thread_id] = loaded
         self._hot.move_to_end(loaded.thread_id)
         if len(self._hot) > self._keep:
-            self._hot.popitem(last=False)
+            evicted, _ = self._hot.popitem(last=False)
+            self._snapshotted.pop(evicted, None)

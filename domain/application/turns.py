@@ -39,7 +39,7 @@ class Turns:
     agents: Mapping[str, Agent]
     pause: float = 2.0
     _tasks: dict[ThreadId, tuple[TurnId, asyncio.Task[None]]] = field(default_factory=dict)
-    _snapshots: set[asyncio.Task[Loaded]] = field(default_factory=set)
+    _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, loaded: Loaded, metadata: Metadata) -> None:
         """Run a thread's turn in the background, from the node in flight. Does nothing if it runs here already."""
@@ -176,7 +176,7 @@ class Turns:
         if not task.cancelled() and (error := task.exception()):
             _log.error("The turn of %s stopped here and goes on later: %r", thread_id, error, exc_info=error)
 
-    def _snapshot_done(self, task: asyncio.Task[Loaded]) -> None:
+    def _snapshot_done(self, task: asyncio.Task[None]) -> None:
         self._snapshots.discard(task)
         if not task.cancelled() and (error := task.exception()):
             _log.warning("No %s: %r. It would have saved time only.", task.get_name(), error)

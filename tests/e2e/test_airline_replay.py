@@ -200,8 +200,8 @@ async def check_acknowledged(pool: asyncpg.Pool, checkpoints: Mapping[ThreadId, 
 
 async def check_every_version(pool: asyncpg.Pool) -> int:
     """Folding all events gives the state that a snapshot and the tail give. Returns how often a snapshot was used."""
-    store = PostgresEventStore(pool)
-    journal = Journal(store, PostgresSnapshotStore(pool), SystemClock(), fingerprint=fold_fingerprint())
+    store, snapshots = PostgresEventStore(pool), PostgresSnapshotStore(pool)
+    journal = Journal(store, snapshots, SystemClock(), fingerprint=fold_fingerprint())
     used = 0
     for thread_id in map(ThreadId, conversations()):
         state: State = INITIAL
@@ -209,7 +209,7 @@ async def check_every_version(pool: asyncpg.Pool) -> int:
             state = evolve(state, decode(record).event)
             loaded = await journal.load_at(thread_id, record.version)
             assert (loaded.state, loaded.head.hash) == (state, record.hash)
-            used += loaded.snapshot > START
+            used += await snapshots.nearest(thread_id, record.version, fold_fingerprint()) is not None
     return used
 
 

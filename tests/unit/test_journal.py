@@ -12,6 +12,7 @@ from domain.chain import Record
 from domain.commands import OpenThread, UpdateValues
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
+from domain.ports import Snapshot
 from domain.state import Idle
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -33,11 +34,23 @@ class CountingStore(MemoryEventStore):
         return found
 
 
+class NotingSnapshots(MemorySnapshotStore):
+    """Keeps the versions that snapshots were saved of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[Version] = []
+
+    async def save(self, snapshot: Snapshot) -> None:
+        self.saved.append(snapshot.head.version)
+        await super().save(snapshot)
+
+
 class Bench:
     """A store, and journals over it as several processes would have them."""
 
     def __init__(self) -> None:
-        self.store, self.snapshots, self.clock = CountingStore(), MemorySnapshotStore(), Clock()
+        self.store, self.snapshots, self.clock = CountingStore(), NotingSnapshots(), Clock()
         self.thread_id = ThreadId(uuid4())
 
     def journal(self, fingerprint: str = "this fold", keep: int = 10) -> Journal:
@@ -58,7 +71,7 @@ async def test_a_cold_thread_is_folded_from_its_last_snapshot() -> None:
     bench = Bench()
     hot = await bench.grown(bench.journal(), 25)
     cold = await bench.journal().load(bench.thread_id)
-    assert (cold.state, cold.head, cold.snapshot) == (hot.state, hot.head, 20)
+    assert (cold.state, cold.head) == (hot.state, hot.head)
     assert bench.store.events_read == 5
 
 
@@ -66,8 +79,19 @@ async def test_a_snapshot_of_another_fold_is_ignored() -> None:
     bench = Bench()
     hot = await bench.grown(bench.journal(), 25)
     cold = await bench.journal("another fold").load(bench.thread_id)
-    assert (cold.state, cold.snapshot) == (hot.state, 0)
+    assert cold.state == hot.state
     assert bench.store.events_read == 25
+
+
+async def test_a_snapshot_is_written_once_in_so_many_events_even_behind_the_next_turn() -> None:
+    bench = Bench()
+    journal = bench.journal()
+    early = await bench.grown(journal, 9)
+    for number in range(9, 40):
+        done = await execute(journal, Request(bench.thread_id, lambda _, n=number: (UpdateValues({"m": n}),)))  # type: ignore[misc]
+        await journal.checkpoint(early)
+        early = done.loaded
+    assert bench.snapshots.saved == [10, 20, 30]
 
 
 async def test_every_past_version_is_the_same_from_a_snapshot_and_from_the_beginning() -> None:
