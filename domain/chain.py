@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from domain.errors import CorruptLog
-from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ids import Position, Tenant, ThreadId, Version
 
 GENESIS = bytes(32)
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -56,11 +56,6 @@ class Record(Struct, frozen=True):
     recorded_at: datetime
     hash: bytes
     position: Position = Position(0)
-
-    @property
-    def slice(self) -> Slice:
-        """The slice of the record's thread."""
-        return slice_of(self.thread_id)
 
 
 def seal(

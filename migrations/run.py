@@ -6,6 +6,8 @@ everything else that a start does.
 
 import asyncpg
 
+from infrastructure.postgres.pool import dsn_of
+
 NEWEST = "0001"
 """The revision of the last file in `versions/`."""
 
@@ -16,12 +18,12 @@ async def migrate(url: str) -> str:
         return NEWEST
     from migrations.upgrade import upgrade  # noqa: PLC0415  (see the module's docstring)
 
-    return await upgrade(_dsn(url))
+    return await upgrade(dsn_of(url))
 
 
 async def current(url: str) -> str | None:
     """Return the revision that the database is at, or None if it was never migrated."""
-    connection = await asyncpg.connect(_dsn(url))
+    connection = await asyncpg.connect(dsn_of(url))
     try:
         if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
             return None
@@ -29,7 +31,3 @@ async def current(url: str) -> str | None:
         return revision
     finally:
         await connection.close()
-
-
-def _dsn(url: str) -> str:
-    return url.replace("postgresql+asyncpg://", "postgresql://", 1)

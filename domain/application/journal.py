@@ -153,6 +153,8 @@ class Journal:
         while page := await self.history(thread_id, after, upto):
             for recorded in page:
                 yield recorded
+            if len(page) < PAGE:
+                return
             after = page[-1].version
 
     async def checkpoint(self, loaded: Loaded) -> None:
@@ -168,11 +170,6 @@ class Journal:
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
         """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
         return self._locks.setdefault(thread_id, asyncio.Lock())
-
-    def forget(self, thread_id: ThreadId) -> None:
-        """Drop a thread from memory; the next load folds it from the store."""
-        self._hot.pop(thread_id, None)
-        self._snapshotted.pop(thread_id, None)
 
     async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> Loaded:
         snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)

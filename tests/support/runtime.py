@@ -113,6 +113,10 @@ class Stage:
     async def events(self) -> list[Event]:
         return [recorded.event async for recorded in self.journal.follow(self.thread_id)]
 
+    def forget(self, thread_id: ThreadId) -> None:
+        """Drop a thread from memory, so that it is folded from the store."""
+        self.journal._hot.pop(thread_id)
+
     async def happened(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in await self.events() if isinstance(event, kinds)]
 

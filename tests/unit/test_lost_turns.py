@@ -228,7 +228,7 @@ async def test_one_thread_that_cannot_be_read_does_not_keep_others_from_going_on
     broken, played.thread_id = played.thread_id, ThreadId(uuid4())
     played.clock.pass_(1)
     await played.begin("lost, too")
-    played.journal.forget(broken)
+    played.forget(broken)
     played.store._events[broken][0] = replace(played.store._events[broken][0], payload="{}")  # type: ignore[attr-defined]
     played.clock.pass_(1_000)
     assert await recover(played.turns, played.clock) == 1

@@ -92,7 +92,7 @@ async def test_a_tool_may_do_with_its_arguments_what_it_likes() -> None:
     eater = Tool(ToolSpec("eat", "Eat.", {"type": "object"}), greedy)
     played = stage(assistant(tools=[eater]), calls(("eat", {"a": 1})), says("burp"))
     loaded = await played.say("eat")
-    played.journal.forget(played.thread_id)
+    played.forget(played.thread_id)
     assert (await played.journal.load(played.thread_id)).state == loaded.state
     assert loaded.state.thread.window[1].tool_calls[0].arguments == {"a": 1}  # type: ignore[union-attr]
 

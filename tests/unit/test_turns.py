@@ -64,7 +64,7 @@ async def test_a_node_cannot_change_the_state_behind_the_logs_back() -> None:
     played = stage(one_node(sly))
     loaded = await played.say("go")
     await asyncio.sleep(0)
-    played.journal.forget(played.thread_id)
+    played.forget(played.thread_id)
     folded = await played.journal.load(played.thread_id)
     assert folded.state == loaded.state
     assert folded.state.thread.values == {"kept": {"list": [1]}}  # type: ignore[union-attr]
