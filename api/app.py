@@ -1,8 +1,7 @@
 """The Litestar application."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -10,15 +9,14 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from api.bodies import MAX_BODY
-from api.callers import caller, reader, readiness, service, thread
+from api.callers import caller, reader, readiness, service, thread, turn
 from api.guards import guard
 from api.health import Readiness
 from api.json_request import JsonRequest
 from api.problems import problem_handlers
 from api.routes import ROUTES
-from api.runtime import Runtime, open_runtime
+from api.runtime import open_runtime
 from api.service import Service
-from domain.application.recover import recover_forever
 from infrastructure.settings import Settings
 
 OPENAPI = OpenAPIConfig(
@@ -38,7 +36,7 @@ def create_app(settings: Settings) -> Litestar:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
             app.state.readiness = Readiness(runtime.journal.store)
-            async with _recovering(runtime):
+            async with runtime.worker.working():
                 yield
             app.state.readiness.close()
 
@@ -47,7 +45,7 @@ def create_app(settings: Settings) -> Litestar:
         lifespan=[lifespan],
         dependencies={
             dependency.__name__: Provide(dependency, sync_to_thread=False)
-            for dependency in (service, readiness, caller, reader, thread)
+            for dependency in (service, readiness, caller, reader, thread, turn)
         },
         before_request=guard(settings.host),
         exception_handlers=problem_handlers(),
@@ -56,14 +54,3 @@ def create_app(settings: Settings) -> Litestar:
         request_max_body_size=MAX_BODY,
         logging_config=None,
     )
-
-
-@asynccontextmanager
-async def _recovering(runtime: Runtime) -> AsyncIterator[None]:
-    task = asyncio.create_task(recover_forever(runtime.turns, runtime.clock, alone_since=runtime.alone_since))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

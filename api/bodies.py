@@ -1,9 +1,11 @@
 """Request bodies. Unknown fields are refused, so that a misspelt one is not silently without effect."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from domain.events import Strategy
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
@@ -19,6 +21,15 @@ CheckpointRef = Annotated[
 ]
 Values = Annotated[
     dict[str, Any], Field(description="The thread's own values: any JSON object without NUL or lone surrogates.")
+]
+
+
+IfBusy = Annotated[
+    Strategy | None,
+    Field(
+        description="If a turn runs: reject this message (409), enqueue it, or end that turn first: interrupt keeps "
+        "what it said, rollback undoes it. Without this, the agent's own choice."
+    ),
 ]
 
 
@@ -40,6 +51,7 @@ class Invoke(Body):
             description="The thread's agent: 409 if it is open with another. Without one, a new thread gets assistant."
         ),
     ] = None
+    strategy: IfBusy = None
 
 
 class OpenThread(Body):
@@ -55,6 +67,39 @@ class StartTurn(Body):
 
     user_input: UserInput
     checkpoint_ref: CheckpointRef = None
+    strategy: IfBusy = None
+
+
+class Decide(Body):
+    """Grant or deny what waits for a person."""
+
+    decision: Annotated[Literal["grant", "deny"], Field(description="Whether it may run.")]
+    hash: Annotated[str, Field(description="The hash of what was shown; 409 if something else waits by now.")]
+    arguments: Annotated[
+        dict[str, Any] | None, Field(description="With grant: run the call with these arguments instead.")
+    ] = None
+    reason: Annotated[str | None, Field(max_length=10_000, description="With deny: what the model is told.")] = None
+
+
+class MessageEdit(Body):
+    """A message that reads otherwise in the fork."""
+
+    version: Annotated[int, Field(ge=1, description="The message's version.")]
+    content: Annotated[str, Field(max_length=MAX_INPUT, description="What it says now.")]
+
+
+class ForkThread(Body):
+    """Begin a thread as this one was."""
+
+    at_version: Annotated[int | None, Field(ge=1, description="Where to leave; without it, where the thread is.")] = (
+        None
+    )
+    thread_id: Annotated[UUID | None, Field(description="The fork's id; without one, the server makes one.")] = None
+    messages: Annotated[tuple[MessageEdit, ...], Field(max_length=100, description="Messages to edit.")] = ()
+    values: Annotated[dict[str, Any] | None, Field(description="A merge patch of the values.")] = None
+    resume: Annotated[
+        bool, Field(description="Go on with a turn that was running there. Otherwise it is cancelled in the fork.")
+    ] = False
 
 
 class UpdateValues(Body):

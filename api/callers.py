@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api.health import Readiness
-from api.preconditions import seen, thread_of, visible
+from api.preconditions import seen, uuid_of, visible
 from api.service import Caller, Service
 
 IfMatch = Annotated[
@@ -29,7 +29,9 @@ FromCaller = NamedDependency[Caller]
 FromReader = NamedDependency[Caller]
 FromReadiness = NamedDependency[Readiness]
 FromThread = NamedDependency[UUID]
+FromTurn = NamedDependency[UUID]
 ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
+TurnPath = Annotated[str, PathParameter(description="The turn's id, a UUID.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page.")]
 Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
 
@@ -44,7 +46,12 @@ def service(state: State) -> Service:
 
 def thread(thread_id: ThreadPath) -> UUID:
     """Read the thread that a path names."""
-    return thread_of(thread_id)
+    return uuid_of(thread_id, "thread_id")
+
+
+def turn(turn_id: TurnPath) -> UUID:
+    """Read the turn that a path names."""
+    return uuid_of(turn_id, "turn_id")
 
 
 def caller(idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None) -> Caller:

@@ -44,12 +44,12 @@ def visible(header: str | None, name: str) -> str | None:
     return header
 
 
-def thread_of(text: str) -> UUID:
-    """Read a thread id of a path."""
+def uuid_of(text: str, name: str) -> UUID:
+    """Read an id of a path."""
     try:
         return UUID(text)
     except ValueError as error:
-        raise InvalidInput("thread_id", "must be a UUID") from error
+        raise InvalidInput(name, "must be a UUID") from error
 
 
 def encode_cursor(value: Any) -> str:

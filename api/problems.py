@@ -27,12 +27,16 @@ from msgspec import Struct
 
 from api.bodies import MAX_BODY
 from domain.errors import (
+    ApprovalChanged,
     CommandReused,
     Conflict,
     InvalidInput,
     NotFound,
+    NotRetriable,
     StoreUnavailable,
     ThreadfoldError,
+    TurnHasEnded,
+    UnknownApproval,
     UnknownGraph,
     UnopenedThread,
     VersionConflict,
@@ -56,6 +60,10 @@ RETRY_AFTER = "2"
 
 _FIELDS: Mapping[type[ThreadfoldError], str] = {
     UnknownGraph: "graph",
+    UnknownApproval: "approval_id",
+    ApprovalChanged: "hash",
+    TurnHasEnded: "turn_id",
+    NotRetriable: "turn_id",
     WrongGraph: "graph",
     CommandReused: "Idempotency-Key",
     VersionConflict: "checkpoint_ref",
@@ -77,7 +85,7 @@ MEDIA_TYPE = "application/problem+json"
 MEANINGS: Mapping[int, str] = {
     HTTP_400_BAD_REQUEST: "A field, parameter or header cannot be taken; `errors` names it.",
     HTTP_403_FORBIDDEN: "The request comes from a page of another site.",
-    HTTP_404_NOT_FOUND: "There is no such thread or graph.",
+    HTTP_404_NOT_FOUND: "There is no such thread, graph or approval.",
     HTTP_409_CONFLICT: "The thread is busy, or open otherwise than the request supposes.",
     HTTP_412_PRECONDITION_FAILED: "The thread is not at the checkpoint that the request names.",
     HTTP_413_REQUEST_ENTITY_TOO_LARGE: "The body is too large.",

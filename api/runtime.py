@@ -1,9 +1,11 @@
 """The composition root: the only place where adapters are chosen and joined."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,22 +14,28 @@ from uuid_utils.compat import uuid7
 from domain.agent import Agent
 from domain.application.assistant import assistant
 from domain.application.journal import Journal
+from domain.application.run import Means
 from domain.application.signals import Signals
 from domain.application.turns import Turns
-from domain.application.work import Means
+from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
-from domain.ports import EventStore, SnapshotStore, TokenCounter
+from domain.ids import WorkerId
+from domain.ports import EventStore, LeaseStore, SnapshotStore, TokenCounter, Wakeups
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.offline import OfflineModel
 from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.settings import BadSetting, Settings
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
@@ -52,10 +60,12 @@ class Runtime:
     agents: Mapping[str, Agent]
     journal: Journal
     turns: Turns
+    worker: Worker
+    """Works only while somebody enters its `working()`."""
     clock: SystemClock
     new_id: Callable[[], UUID]
-    alone_since: datetime | None
-    """When this process was known to be the only one that uses the log; None if that is not known."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is to end: then nobody may wait for long."""
 
 
 @asynccontextmanager
@@ -71,9 +81,18 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         journal = Journal(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
-        turns = Turns(Means(journal, model, tokens, Signals(), settings.context_window_limit), agents)
+        signals = Signals(log.wakeups)
+        stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
+        turns = Turns(Means(journal, model, tokens, signals, settings.context_window_limit), agents)
         stack.push_async_callback(turns.close)
-        yield Runtime(settings, agents, journal, turns, clock, uuid7, log.alone_since)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
+        yield Runtime(settings, agents, journal, turns, worker, clock, uuid7)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass(frozen=True)
@@ -104,22 +123,28 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @dataclass(frozen=True)
 class Log:
-    """The stores of the log."""
+    """The stores of the log, and what its processes share it by."""
 
     events: EventStore
     snapshots: SnapshotStore
-    alone_since: datetime | None = None
+    leases: LeaseStore
+    wakeups: Wakeups
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
     if settings.database_url == MEMORY:
-        return Log(MemoryEventStore(), MemorySnapshotStore())
+        memory = MemoryEventStore()
+        return Log(memory, MemorySnapshotStore(), MemoryLeaseStore(clock, memory.fence), MemoryWakeups())
     found = await stack.enter_async_context(database(settings))
-    alone_since = clock.now() if found.alone else None
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
-    return Log(PostgresEventStore(pool), PostgresSnapshotStore(pool), alone_since)
+    events, leases = PostgresEventStore(pool), PostgresLeaseStore(pool)
+    stack.push_async_callback(events.close)
+    if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
+        await leases.forget_all()
+    wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
+    return Log(events, PostgresSnapshotStore(pool), leases, wakeups)
 
 
 def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:

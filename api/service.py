@@ -1,28 +1,59 @@
 """What the routes do, in terms of the use cases: one method a command or query."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID, uuid5
 
 import msgspec
+from msgspec import Struct
 
 from api.preconditions import encode_cursor
 from api.runtime import Runtime
-from api.views import EventView, Page, TurnView, event_view, turn_view
+from api.views import (
+    ApprovalView,
+    EventView,
+    Page,
+    TurnView,
+    WorkerView,
+    event_view,
+    turn_view,
+    waiting_approvals,
+    worker_view,
+)
 from domain.agent import Agent
-from domain.application.execute import Outcome, Repeatable, Request, Seen, execute, repeatable
+from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
+from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
-from domain.application.recover import caused_by
-from domain.codec import Metadata
-from domain.commands import Command, OpenThread, StartTurn, UpdateValues
-from domain.decide import turn_of
-from domain.errors import InvalidInput, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.application.turns import caused_by
+from domain.application.watching import happenings
+from domain.codec import Metadata, Recorded
+from domain.commands import (
+    CancelTurn,
+    Command,
+    DecideApproval,
+    EditMessage,
+    OpenThread,
+    RetryTurn,
+    StartTurn,
+    UpdateValues,
+)
+from domain.errors import CorruptLog, InvalidInput, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.events import (
+    ApprovalDenied,
+    ApprovalGranted,
+    CancellationRequested,
+    Strategy,
+    ThreadForked,
+    TurnEnd,
+    TurnStarted,
+)
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, CommandId, Tenant, ThreadId, TurnId, Version
 from domain.ports import ThreadCursor
-from domain.state import INITIAL, Running, State, Unopened
+from domain.state import Running, State, Unopened
 from projections import threads, transcript
 from projections.threads import ThreadEntry
 from projections.transcript import TranscriptMessage
@@ -34,7 +65,8 @@ finds the same thread."""
 WAIT_LIMIT = 600.0
 """Seconds that a request waits for its turn, when asked to, before it is answered like one that does not wait."""
 
-POLL = 0.2
+RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
+"""Events after which a worker has something to do."""
 
 PAGE_SIZE = 4_000_000
 """Bytes of JSON after which a page of messages or events ends, however many items were asked for."""
@@ -54,11 +86,57 @@ class Caller:
     actor: str | None = None
 
 
-@dataclass(frozen=True)
+class Said(Struct, frozen=True):
+    """What a user says, and how it is to be taken.
+
+    `open_with` is the graph to open the thread with, if need be; `graph` the one that an open thread must have.
+    """
+
+    user_input: str
+    open_with: str | None = None
+    graph: str | None = None
+    strategy: Strategy | None = None
+
+
+class Started(Struct, frozen=True):
+    """What came of a command that begins a turn, or enqueues it, and the turn's name."""
+
+    outcome: Outcome
+    turn_id: TurnId
+
+
+class Forked(Struct, frozen=True):
+    """What came of a fork, and where it left its parent."""
+
+    outcome: Outcome
+    at_version: Version
+
+
+class Decision(Struct, frozen=True):
+    """What a person decides about what waits; see `DecideApproval`."""
+
+    approval: int
+    hash: str
+    granted: bool
+    arguments: dict[str, object] | None = None
+    reason: str | None = None
+
+
+class Forking(Struct, frozen=True):
+    """Where a fork leaves its parent (None: now), which messages and values differ; see `Fork`."""
+
+    at_version: int | None = None
+    messages: tuple[tuple[int, str], ...] = ()
+    values: dict[str, object] | None = None
+    resume: bool = False
+
+
 class Service:
     """The API's commands and queries."""
 
-    runtime: Runtime
+    def __init__(self, runtime: Runtime) -> None:
+        """Work with what the composition root has joined."""
+        self.runtime = runtime
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
@@ -79,66 +157,117 @@ class Service:
         """Open a thread."""
         self.agent(graph)
         command = OpenThread(graph, values)
-        return await self._execute(thread_id, lambda _: (command,), caller, ("open", graph, values))
+        return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> Outcome:
         """Change a thread's values."""
         command = UpdateValues(changes)
-        return await self._execute(thread_id, lambda _: (command,), caller, ("values", changes))
+        return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
 
-    async def start_turn(
-        self,
-        thread_id: ThreadId,
-        user_input: str,
-        caller: Caller,
-        open_with: str | None = None,
-        graph: str | None = None,
-    ) -> Outcome:
-        """Append the user's message and run the turn in the background.
+    async def start_turn(self, thread_id: ThreadId, said: Said, caller: Caller) -> Started:
+        """Append the user's message and have the turn run in the background.
 
-        `open_with` is the graph to open the thread with, if need be; `graph` the one that an open thread must have.
-        Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`.
+        Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`, `ThreadBusy`.
         """
-        if open_with is not None:
-            self.agent(open_with)
-        tokens = self.runtime.turns.means.tokens.count(user_input)
+        if said.open_with is not None:
+            self.agent(said.open_with)
+        tokens = self.runtime.turns.means.tokens.count(said.user_input)
         made = self._command_id(thread_id, caller)
-        turn_id = TurnId(uuid5(made, "turn"))
 
         def plan(state: State) -> Iterable[Command]:
             if isinstance(state, Unopened):
-                if open_with is None:
+                if said.open_with is None:
                     raise UnknownThread(thread_id)
-                yield OpenThread(open_with)
-            name = _graph_of(state, open_with or "", graph)
-            runs = self.agent(name).graph
-            yield StartTurn(turn_id, user_input, tokens, runs.start, runs.fingerprint)
+                yield OpenThread(said.open_with)
+            agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
+            runs, strategy = agent.graph, said.strategy or agent.busy
+            yield StartTurn(turn_of_command(made), said.user_input, tokens, runs.start, runs.fingerprint, strategy)
 
-        outcome = await self._execute(thread_id, plan, caller, ("turn", user_input, open_with, graph), made)
-        if not outcome.repeated:
-            self.runtime.turns.means.signals.send(thread_id, outcome.events)
-            self.runtime.turns.start(outcome.loaded, caused_by(Metadata(made, correlation=caller.correlation)))
-        return outcome
+        outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
+        return Started(outcome, turn_of_command(made))
 
-    async def finished_turn(self, outcome: Outcome, wait: float = WAIT_LIMIT) -> TurnView | None:
-        """Wait for the turn that `outcome` started; None if that takes too long."""
-        state, thread_id, tenant = outcome.loaded.state, outcome.loaded.thread_id, outcome.loaded.tenant
-        if not isinstance(state, Running):
-            raise TypeError("Only a command that started a turn can be waited for")
-        journal, turns = self.runtime.journal, self.runtime.turns
+    async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> Started:
+        """Go on with a turn that failed or was cancelled, at the node where it ended.
+
+        Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
+        """
+        made = self._command_id(thread_id, caller)
+
+        def plan(state: State) -> Iterable[Command]:
+            if isinstance(state, Unopened):
+                raise UnknownThread(thread_id)
+            graph = self.agent(state.thread.graph).graph.fingerprint
+            yield RetryTurn(retried, turn_of_command(made), graph)
+
+        outcome = await self._act(thread_id, plan, caller, ("retry", str(retried)), made)
+        return Started(outcome, turn_of_command(made))
+
+    async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> Outcome:
+        """Have a turn end. Raises `UnknownThread`, `TurnHasEnded`."""
+        return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
+
+    async def decide_approval(self, thread_id: ThreadId, decision: Decision, caller: Caller) -> Outcome:
+        """Agree to what waits for a person, or refuse it.
+
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
+        """
+        told = f"A person refused this: {decision.reason}" if decision.reason else "A person refused this."
+        command = DecideApproval(
+            Version(decision.approval),
+            decision.hash,
+            decision.granted,
+            decision.arguments,
+            told,
+            self.runtime.turns.means.tokens.count(told),
+        )
+        asked = ("approval", *msgspec.structs.astuple(decision))
+        return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
+
+    async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: Forking, caller: Caller) -> Forked:
+        """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
+        count = self.runtime.turns.means.tokens.count
+        edits = tuple(EditMessage(Version(version), text, count(text)) for version, text in asked.messages)
+        changes = UpdateValues(asked.values) if asked.values else None
+        at_version = asked.at_version or (await self.existing(parent, caller)).head.version
+        command = Fork(parent, Version(at_version), edits, changes, asked.resume)
+        bound = self._bound(thread_id, caller, ("fork", str(parent), *msgspec.structs.astuple(asked)))
+        metadata = self._metadata(self._command_id(thread_id, caller), caller)
+        outcome = await fork(self.runtime.journal, thread_id, command, metadata, caller.tenant, bound)
+        self._announce(outcome, metadata)
+        origin = await self.runtime.journal.origin(thread_id)
+        return Forked(outcome, origin.version if origin else Version(at_version))
+
+    async def turn_end(self, outcome: Outcome, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
+        """Wait for the end of a turn that `outcome` is about; None if that takes too long."""
+        journal, thread_id = self.runtime.journal, outcome.loaded.thread_id
+        after = _before_turn(outcome.loaded.state, turn_id, outcome.loaded.head.version)
         try:
             async with asyncio.timeout(wait):
-                # A repeated command's turn may be long over, and another one running.
-                finished = await transcript.finished(journal, thread_id, state.turn.started)
+                finished = await transcript.finished(journal, thread_id, turn_id, after)
                 if finished is None:
-                    await turns.wait(thread_id, TurnId(state.turn.turn_id))
-                    finished = await transcript.finished(journal, thread_id, state.turn.started)
-                while finished is None:  # it runs in another process
-                    await asyncio.sleep(POLL)
-                    finished = await transcript.finished(journal, thread_id, state.turn.started)
+                    await self._until_ended(thread_id, turn_id, outcome.loaded.head.version)
+                    finished = await transcript.finished(journal, thread_id, turn_id, after)
         except TimeoutError:
             return None
-        return turn_view(await journal.load_at(thread_id, finished.version, tenant), finished)
+        if finished is None:
+            raise CorruptLog(f"{thread_id}: the turn {turn_id} has an end and no beginning")
+        return turn_view(await journal.load_at(thread_id, finished.version, outcome.loaded.tenant), finished)
+
+    async def _until_ended(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
+        signals = self.runtime.turns.means.signals
+        async with aclosing(happenings(self.runtime.journal, signals, thread_id, after)) as following:
+            async for signal in following:
+                event = signal.event if isinstance(signal, Recorded) else None
+                if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+                    return
+
+    async def workers(self) -> Sequence[WorkerView]:
+        """List the processes that run turns."""
+        return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
+
+    async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
+        """List what waits for a person in a thread."""
+        return waiting_approvals((await self.existing(thread_id, caller)).state)
 
     async def existing(self, thread_id: ThreadId, caller: Caller) -> Loaded:
         """Return a thread as it is now. Raises `UnknownThread`."""
@@ -181,31 +310,68 @@ class Service:
         found = await self.runtime.journal.history(thread_id, after, None, limit + 1)
         return _versions([event_view(recorded) for recorded in found], limit)
 
-    async def _execute(
+    async def _act(
         self,
         thread_id: ThreadId,
-        plan: Callable[[State], Iterable[Command]],
+        plan: Plan,
         caller: Caller,
         asked: tuple[object, ...],
         command_id: CommandId | None = None,
     ) -> Outcome:
+        """Carry out a command, and tell everybody."""
+
         def checked(state: State) -> Iterable[Command]:
             if caller.existing and isinstance(state, Unopened):
                 raise VersionConflict(START, START)
             return plan(state)
 
-        made = command_id or self._command_id(thread_id, caller)
-        metadata = Metadata(made, correlation=caller.correlation, actor=caller.actor)
-        bound: Repeatable | None = None
-        if caller.key is not None:
-            bound = repeatable(thread_id, caller.key, (*asked, caller.seen))
+        metadata = self._metadata(command_id or self._command_id(thread_id, caller), caller)
+        bound = self._bound(thread_id, caller, asked)
         request = Request(thread_id, checked, metadata, caller.tenant, caller.seen, bound)
-        return await execute(self.runtime.journal, request)
+        outcome = await execute(self.runtime.journal, request)
+        self._announce(outcome, metadata)
+        return outcome
+
+    def _announce(self, outcome: Outcome, metadata: Metadata) -> None:
+        """Tell who watches what has happened, and have done what there is to do."""
+        self.runtime.turns.means.signals.send(outcome.loaded.thread_id, outcome.events)
+        if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
+            self.runtime.worker.ready(outcome.loaded, caused_by(metadata))
+
+    def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> Repeatable | None:
+        return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
+
+    def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:
+        return Metadata(command_id, correlation=caller.correlation, actor=caller.actor)
 
     def _command_id(self, thread_id: ThreadId, caller: Caller) -> CommandId:
         if caller.key is not None:
             return CommandId(uuid5(thread_id, caller.key))
         return CommandId(self.runtime.new_id())
+
+
+def turn_of_command(command_id: CommandId) -> TurnId:
+    """Name the turn that a command starts."""
+    return TurnId(uuid5(command_id, "turn"))
+
+
+def _on_open(thread_id: ThreadId, command: Command) -> Plan:
+    """Plan a command for a thread that there must be."""
+
+    def plan(state: State) -> Iterable[Command]:
+        if isinstance(state, Unopened):
+            raise UnknownThread(thread_id)
+        return (command,)
+
+    return plan
+
+
+def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:
+    """Return a version that a turn begins after."""
+    if isinstance(state, Running) and state.turn.turn_id == turn_id:
+        return Version(state.turn.started - 1)
+    queue = () if isinstance(state, Unopened) else state.thread.queue
+    return head if any(queued.turn_id == turn_id for queued in queue) else START
 
 
 def _graph_of(state: State, open_with: str, asked: str | None) -> str:
@@ -236,11 +402,3 @@ def _versions(found: Sequence[Versioned], limit: int) -> Page[Versioned]:
         if size >= PAGE_SIZE:
             break
     return Page(shown, encode_cursor(shown[-1].version) if len(found) > len(shown) else None)
-
-
-def started_turn(outcome: Outcome) -> TurnId:
-    """Name the turn that a command started."""
-    turn_id = turn_of(outcome.loaded.state)
-    if turn_id is None or outcome.loaded.state == INITIAL:
-        raise TypeError("No turn was started")
-    return turn_id

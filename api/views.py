@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -12,21 +12,26 @@ from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
 from domain.chat import ToolCall
 from domain.codec import Metadata, Recorded
-from domain.events import TurnFailed
+from domain.events import Durability, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
 from domain.graph import Branch
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.mermaid import mermaid
-from domain.state import Ended, Message, Running, Summary, Turn, Unopened
+from domain.ports import WorkerRow
+from domain.state import Call, Ended, Item, Message, Queued, Running, State, Summary, Turn, Unopened
+from domain.tools import Tool
+from projections.threads import Status, status_of
 from projections.transcript import FinishedTurn, TranscriptMessage
 
 T = TypeVar("T")
 
+TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
+
 
 class Accepted(Struct, frozen=True):
-    """A turn was started; it runs in the background."""
+    """A turn was started, or waits for the end of the one that runs; it goes on in the background."""
 
-    status: Literal["processing"]
+    status: Literal["processing", "enqueued"]
     thread_id: UUID
     checkpoint: str
     turn_id: UUID
@@ -35,7 +40,7 @@ class Accepted(Struct, frozen=True):
 class TurnView(Struct, frozen=True):
     """A turn that has ended, with everything that was said in it, from the user's message on."""
 
-    status: Literal["completed", "failed"]
+    status: TurnStatus
     thread_id: UUID
     turn_id: UUID
     checkpoint: str
@@ -43,6 +48,77 @@ class TurnView(Struct, frozen=True):
     messages: Sequence[TranscriptMessage]
     reason: str | None = None
     detail: str | None = None
+
+
+class Cancelling(Struct, frozen=True):
+    """A turn is to end: it has ended already (`cancelled`), or does as soon as whoever runs it hears of it."""
+
+    status: Literal["cancelling", "cancelled"]
+    thread_id: UUID
+    turn_id: UUID
+    checkpoint: str
+
+
+class ApprovalView(Struct, frozen=True):
+    """Something that waits for a person: a tool call, or a node of the graph."""
+
+    approval_id: int
+    """The name to decide under: of a call, its version."""
+    hash: str
+    """Names what is shown here. A decision repeats it, so that it is about nothing else."""
+    because: Literal["policy", "outcome_unknown"]
+    node: str
+    tool: str | None = None
+    call_id: str | None = None
+    arguments: JsonObject | None = None
+
+
+class Decided(Struct, frozen=True):
+    """A decision was recorded."""
+
+    thread_id: UUID
+    approval_id: int
+    decision: Literal["granted", "denied"]
+    checkpoint: str
+
+
+class Forked(Struct, frozen=True):
+    """A thread that began as another one was. Its versions go on from there."""
+
+    thread_id: UUID
+    parent: UUID
+    at_version: int
+    status: Status
+    checkpoint: str
+
+
+class WorkerView(Struct, frozen=True):
+    """A process that runs turns, and the shards whose turns they are."""
+
+    worker_id: UUID
+    name: str
+    started_at: datetime
+    seen_at: datetime
+    standby: bool
+    shards: Sequence[int]
+
+
+class TurnInProgress(Struct, frozen=True, omit_defaults=True):
+    """The turn in progress; see `domain.state.Turn`."""
+
+    turn_id: UUID
+    graph: str
+    started: int
+    node: str
+    step: int
+    attempt: int
+    run: int
+    durability: Durability
+    calls: Sequence[Call]
+    prompt_tokens: int
+    prompt_limit: int
+    cancelling: str | None = None
+    items: Sequence[Item] | None = None
 
 
 class Opened(Struct, frozen=True):
@@ -72,7 +148,7 @@ class StateView(Struct, frozen=True):
     version: int
     checkpoint: str
     recorded_at: datetime
-    status: Literal["idle", "running"]
+    status: Status
     graph: str
     values: JsonObject
     summary: Summary | None
@@ -80,8 +156,9 @@ class StateView(Struct, frozen=True):
     turns: int
     prompt_tokens: int
     completion_tokens: int
-    turn: Turn | None
+    turn: TurnInProgress | None
     last_turn: Ended | None
+    queue: Sequence[Queued]
 
 
 class EventView(Struct, frozen=True):
@@ -109,6 +186,8 @@ class ToolView(Struct, frozen=True):
     parameters: JsonObject
     timeout: float
     idempotent: bool
+    after_crash: Literal["retry", "ask_model", "ask_person"]
+    approval: Literal["always", "never", "depends"]
 
 
 class NodeView(Struct, frozen=True):
@@ -117,6 +196,7 @@ class NodeView(Struct, frozen=True):
     name: str
     timeout: float
     attempts: int
+    approval: bool
     next: str | Mapping[str, str]
 
 
@@ -144,13 +224,13 @@ def state_view(loaded: Loaded) -> StateView:
     state = loaded.state
     if isinstance(state, Unopened):
         raise TypeError("An unopened thread has no state to show")
-    thread, turn = state.thread, state.turn if isinstance(state, Running) else None
+    thread = state.thread
     return StateView(
         thread_id=loaded.thread_id,
         version=loaded.head.version,
         checkpoint=checkpoint_of(loaded),
         recorded_at=loaded.head.at,
-        status="running" if turn else "idle",
+        status=status_of(state),
         graph=thread.graph,
         values=thread.values,
         summary=thread.summary,
@@ -158,9 +238,42 @@ def state_view(loaded: Loaded) -> StateView:
         turns=thread.turns,
         prompt_tokens=thread.prompt_tokens,
         completion_tokens=thread.completion_tokens,
-        turn=turn,
+        turn=_turn_in_progress(state.turn) if isinstance(state, Running) else None,
         last_turn=thread.last_turn,
+        queue=thread.queue,
     )
+
+
+def _turn_in_progress(turn: Turn) -> TurnInProgress:
+    return TurnInProgress(**{name: getattr(turn, name) for name in TurnInProgress.__struct_fields__})
+
+
+def waiting_approvals(state: State) -> Sequence[ApprovalView]:
+    """Show what waits for a person."""
+    if not isinstance(state, Running) or state.turn.cancelling:
+        return ()
+    turn, approval = state.turn, state.turn.approval
+    calls = [
+        ApprovalView(
+            c.version,
+            c.hash,
+            c.because,
+            turn.node,
+            tool=c.request.name,
+            call_id=c.request.id,
+            arguments=c.request.arguments,
+        )
+        for c in turn.calls
+        if c.status == "asked"
+    ]
+    if approval and not approval.granted:
+        return [ApprovalView(approval.version, approval.hash, "policy", turn.node), *calls]
+    return calls
+
+
+def worker_view(row: WorkerRow) -> WorkerView:
+    """Show a worker."""
+    return WorkerView(row.id, row.name, row.started_at, row.seen_at, row.standby, row.shards)
 
 
 def _window_message(message: Message) -> WindowMessage:
@@ -184,18 +297,41 @@ def event_view(recorded: Recorded) -> EventView:
 def turn_view(loaded: Loaded, finished: FinishedTurn) -> TurnView:
     """Show a turn that has ended. `loaded` is the thread right after it."""
     end = finished.end
-    failure = end if isinstance(end, TurnFailed) else None
     said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
     return TurnView(
-        status="failed" if failure else "completed",
+        status=_STATUS[type(end)],
         thread_id=loaded.thread_id,
         turn_id=end.turn_id,
         checkpoint=checkpoint_of(loaded),
         answer=next(said, None),
         messages=finished.messages,
-        reason=failure.reason if failure else None,
-        detail=failure.detail if failure else None,
+        reason=_reason(end),
+        detail=end.detail if isinstance(end, TurnFailed) else None,
     )
+
+
+_STATUS: Mapping[type[TurnEnd], TurnStatus] = {
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+
+
+def _reason(end: TurnEnd) -> str | None:
+    match end:
+        case TurnFailed(reason=reason):
+            return reason
+        case TurnCancelled(how=how):
+            return how
+        case _:
+            return None
+
+
+def _approval(tool: Tool) -> Literal["always", "never", "depends"]:
+    if isinstance(tool.approval, bool):
+        return "always" if tool.approval else "never"
+    return "depends"
 
 
 def graph_view(agent: Agent) -> GraphView:
@@ -205,9 +341,17 @@ def graph_view(agent: Agent) -> GraphView:
     for node in graph.nodes:
         edge = graph.edges[node.name]
         target = edge.targets if isinstance(edge, Branch) else edge
-        nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, target))
+        nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, target))
     tools = [
-        ToolView(tool.name, tool.spec.description, tool.spec.parameters, tool.timeout, tool.idempotent)
+        ToolView(
+            tool.name,
+            tool.spec.description,
+            tool.spec.parameters,
+            tool.timeout,
+            tool.idempotent,
+            tool.after_crash,
+            _approval(tool),
+        )
         for tool in agent.tools
     ]
     return GraphView(graph.name, graph.fingerprint, graph.start, graph.step_limit, nodes, tools, mermaid(graph))

@@ -15,7 +15,7 @@ import asyncpg
 import uvloop
 
 from api.runtime import open_runtime
-from api.service import Caller, Service
+from api.service import Caller, Said, Service
 from domain.ids import ThreadId
 from infrastructure.settings import Settings
 
@@ -24,7 +24,7 @@ TABLES = ("slices", "threads", "events", "commands", "snapshots")
 
 async def main(threads: int, turns: int, directory: Path) -> None:
     settings = Settings(_env_file=None, data_dir=directory, database_url=None, llm_endpoint=None)  # type: ignore[call-arg]
-    async with open_runtime(settings) as runtime:
+    async with open_runtime(settings) as runtime, runtime.worker.working():
         service = Service(runtime)
         ids = [ThreadId(runtime.new_id()) for _ in range(threads)]
         url = f"postgresql://postgres@/threadfold?host={directory / 'postgres' / 'cluster'}"
@@ -43,8 +43,8 @@ async def main(threads: int, turns: int, directory: Path) -> None:
 
 async def converse(service: Service, thread_id: ThreadId, turns: int) -> None:
     for number in range(turns):
-        outcome = await service.start_turn(thread_id, f"What is {number} + 17?", Caller(), open_with="assistant")
-        await service.runtime.turns.wait(outcome.loaded.thread_id)
+        started = await service.start_turn(thread_id, Said(f"What is {number} + 17?", "assistant"), Caller())
+        await service.runtime.turns.wait(started.outcome.loaded.thread_id)
 
 
 async def size(connection: asyncpg.Connection) -> int:

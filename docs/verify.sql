@@ -1,24 +1,30 @@
 -- Verifies the whole log with nothing but PostgreSQL: psql "$DATABASE_URL" -f docs/verify.sql
 --
--- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first) followed by
+-- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first; before the first of a
+-- fork, the hash of the event that it left its parent at) followed by
 -- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8.
 -- Lists what is wrong, one line for each finding. No row: the log is as it was written.
 WITH linked AS (
-    SELECT slice, thread_id, version, position, hash,
-           lag(version, 1, 0) OVER thread AS previous_version,
-           lag(recorded_at, 1, recorded_at) OVER thread > recorded_at AS runs_backwards,
-           lead(version) OVER thread IS NULL AS is_last,
+    SELECT event.slice, event.thread_id, event.version, event.position, event.hash,
+           lag(event.version, 1, coalesce(parent.version, 0)) OVER thread AS previous_version,
+           lag(event.recorded_at, 1, event.recorded_at) OVER thread > event.recorded_at AS runs_backwards,
+           lead(event.version) OVER thread IS NULL AS is_last,
            sha256(
-               lag(hash, 1, decode(repeat('00', 32), 'hex')) OVER thread
+               lag(event.hash, 1, coalesce(parent.hash, decode(repeat('00', 32), 'hex'))) OVER thread
                || convert_to(
-                   tenant || E'\n' || thread_id || E'\n' || version || E'\n' || type || E'\n' || schema || E'\n'
-                   || to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                   || E'\n' || metadata::text || E'\n' || payload::text,
+                   event.tenant || E'\n' || event.thread_id || E'\n' || event.version || E'\n' || event.type
+                   || E'\n' || event.schema || E'\n'
+                   || to_char(event.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                   || E'\n' || event.metadata::text || E'\n' || event.payload::text,
                    'UTF8'
                )
            ) AS computed
-      FROM events
-    WINDOW thread AS (PARTITION BY slice, thread_id ORDER BY version)
+      FROM events AS event
+      LEFT JOIN events AS parent
+        ON event.type = 'ThreadForked'
+       AND parent.thread_id = (event.payload->>'parent')::uuid
+       AND parent.version = (event.payload->>'at_version')::integer
+    WINDOW thread AS (PARTITION BY event.slice, event.thread_id ORDER BY event.version)
 ), slice_ends AS (
     SELECT slice, count(*) AS events, min(position) AS first, max(position) AS last FROM events GROUP BY slice
 )

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Protocol
 
 from domain.errors import InvalidGraph
-from domain.events import MessageAppended, NodeFact, StateUpdated
+from domain.events import MessageAppended, NodeFact, StateUpdated, Strategy
 from domain.graph import Graph
 from domain.ids import ThreadId
 from domain.json import Json
@@ -18,6 +18,8 @@ from domain.tools import Tool
 class Agent:
     """A graph with its tools and instructions. Its graph's name is the agent's name.
 
+    `busy` says what becomes of a message while a turn runs, unless the message says so itself.
+
     `model` None means the one of the settings. With `slash_commands`, a user may call a tool without the model:
     `/calculate 2 + 3`.
     """
@@ -28,6 +30,7 @@ class Agent:
     model: str | None = None
     temperature: float | None = None
     slash_commands: bool = False
+    busy: Strategy = "reject"
 
     def __post_init__(self) -> None:
         """Check that no two tools have the same name."""

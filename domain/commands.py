@@ -1,16 +1,16 @@
 """What may be asked of a thread. Ids, times and token counts enter here; deciding needs nothing else.
 
-The first three are people's. The others are reports of the runtime; each names the turn and the step that it is
-about, so that one that comes late or twice changes nothing.
+The first ones are people's. The others are reports of the runtime; each names the turn, the run of it and the step
+that it is about, so that one that comes late, or twice, or from a worker that has lost the turn, changes nothing.
 """
 
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.events import HistoryCompacted, NodeFact
-from domain.ids import TurnId, Version
-from domain.json import JsonObject
+from domain.events import Durability, HistoryCompacted, ModelCalled, NodeFact, Strategy
+from domain.ids import ThreadId, TurnId, Version
+from domain.json import Json, JsonObject
 
 CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
 
@@ -22,6 +22,21 @@ class OpenThread(Struct, frozen=True):
     values: JsonObject = {}
 
 
+class ForkThread(Struct, frozen=True):
+    """Begin a thread as another one was at a version."""
+
+    parent: ThreadId
+    at_version: Version
+
+
+class EditMessage(Struct, frozen=True):
+    """Let an earlier message of a fork read otherwise."""
+
+    message: Version
+    content: str
+    tokens: int
+
+
 class StartTurn(Struct, frozen=True):
     """Say something to the agent. `node` is where its graph starts, `graph` its fingerprint."""
 
@@ -30,12 +45,61 @@ class StartTurn(Struct, frozen=True):
     tokens: int
     node: str
     graph: str
+    strategy: Strategy = "reject"
+    durability: Durability = "sync"
+
+
+class RetryTurn(Struct, frozen=True):
+    """Go on, in a new turn, with one that failed or was cancelled, at the node where it ended."""
+
+    retried: TurnId
+    turn_id: TurnId
+    graph: str
+    durability: Durability = "sync"
+
+
+class CancelTurn(Struct, frozen=True):
+    """End a turn that runs, waits or is queued."""
+
+    turn_id: TurnId
+
+
+class DecideApproval(Struct, frozen=True):
+    """Agree or refuse. `hash` names what was shown; `arguments` replace those that were asked for.
+
+    `told` is what the model is told of a refusal, `tokens` long.
+    """
+
+    approval: Version
+    hash: str
+    granted: bool
+    arguments: JsonObject | None = None
+    told: str = ""
+    tokens: int = 0
 
 
 class UpdateValues(Struct, frozen=True):
     """Change the thread's values by a JSON merge patch."""
 
     changes: JsonObject
+
+
+class ResumeTurn(Struct, frozen=True):
+    """Go on with the turn that nobody runs: from now on, this is its next run."""
+
+    turn_id: TurnId
+    run: int
+    worker: str
+    graph: str
+
+
+class StopTurn(Struct, frozen=True):
+    """The turn was stopped, as it was asked to be; `partial` is what the model had written by then."""
+
+    turn_id: TurnId
+    partial: str | None
+    tokens: int
+    run: int = 0
 
 
 class CompleteNode(Struct, frozen=True):
@@ -46,6 +110,7 @@ class CompleteNode(Struct, frozen=True):
     facts: tuple[NodeFact, ...]
     next: str
     duration_ms: int
+    run: int = 0
 
 
 class FailAttempt(Struct, frozen=True):
@@ -57,13 +122,15 @@ class FailAttempt(Struct, frozen=True):
     error: str
     duration_ms: int
     retry_in_ms: int | None
+    run: int = 0
 
 
 class StartCalls(Struct, frozen=True):
-    """Tool calls are about to run."""
+    """Tool calls are about to run, each for the `n`th time: (call, n)."""
 
     turn_id: TurnId
-    calls: tuple[Version, ...]
+    calls: tuple[tuple[Version, int], ...]
+    run: int = 0
 
 
 class EndCall(Struct, frozen=True):
@@ -75,6 +142,7 @@ class EndCall(Struct, frozen=True):
     content: str
     tokens: int
     duration_ms: int = 0
+    run: int = 0
 
 
 class CompactHistory(Struct, frozen=True):
@@ -82,6 +150,49 @@ class CompactHistory(Struct, frozen=True):
 
     turn_id: TurnId
     fact: HistoryCompacted
+    run: int = 0
+
+
+class AskPerson(Struct, frozen=True):
+    """A person has to agree before some calls, or else the node in flight, may run."""
+
+    turn_id: TurnId
+    calls: tuple[Version, ...] = ()
+    because: Literal["policy", "outcome_unknown"] = "policy"
+    run: int = 0
+
+
+class StartFanOut(Struct, frozen=True):
+    """The node in flight is about to work on each of these items."""
+
+    turn_id: TurnId
+    step: int
+    items: tuple[Json, ...]
+    run: int = 0
+
+
+class CompleteItem(Struct, frozen=True):
+    """An item has a result, for which the model may have been called."""
+
+    turn_id: TurnId
+    step: int
+    index: int
+    result: Json
+    calls: tuple[ModelCalled, ...]
+    duration_ms: int
+    run: int = 0
+
+
+class FailItem(Struct, frozen=True):
+    """An attempt at an item failed."""
+
+    turn_id: TurnId
+    step: int
+    index: int
+    attempt: int
+    error: str
+    retry_in_ms: int | None
+    run: int = 0
 
 
 class FailTurn(Struct, frozen=True):
@@ -90,16 +201,25 @@ class FailTurn(Struct, frozen=True):
     turn_id: TurnId
     reason: Literal["step_limit", "graph_changed"]
     detail: str
+    run: int = 0
 
 
-Command: TypeAlias = (
-    OpenThread
-    | StartTurn
-    | UpdateValues
+Report: TypeAlias = (
+    ResumeTurn
+    | StopTurn
     | CompleteNode
     | FailAttempt
     | StartCalls
     | EndCall
     | CompactHistory
+    | AskPerson
+    | StartFanOut
+    | CompleteItem
+    | FailItem
     | FailTurn
+)
+"""What the runtime says of a turn."""
+
+Command: TypeAlias = (
+    OpenThread | ForkThread | EditMessage | StartTurn | RetryTurn | CancelTurn | DecideApproval | UpdateValues | Report
 )

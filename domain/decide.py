@@ -6,57 +6,52 @@ A command whose effect is there already decides nothing, so that doing it twice 
 from collections.abc import Iterable
 from typing import assert_never
 
-import msgspec
-
 from domain.codec import to_json
 from domain.commands import (
+    CancelTurn,
     Command,
-    CompactHistory,
-    CompleteNode,
-    EndCall,
-    FailAttempt,
-    FailTurn,
+    DecideApproval,
+    EditMessage,
+    ForkThread,
     OpenThread,
-    StartCalls,
+    RetryTurn,
     StartTurn,
     UpdateValues,
 )
-from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
+from domain.ending import Cancelling, Events, abandon_calls, ask_to_end, ended, then
+from domain.errors import (
+    ApprovalChanged,
+    InvalidInput,
+    NotRetriable,
+    ThreadAlreadyOpen,
+    ThreadBusy,
+    TurnHasEnded,
+    UnknownApproval,
+    UnopenedThread,
+)
 from domain.events import (
-    ContextAssembled,
-    Event,
-    HistoryCompacted,
+    ApprovalDenied,
+    ApprovalGranted,
     MessageAppended,
-    ModelCalled,
-    NodeCompleted,
-    NodeFact,
-    NodeFailed,
+    MessageEdited,
     StateUpdated,
+    ThreadForked,
     ThreadOpened,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCompleted,
+    TurnCancelled,
+    TurnEnqueued,
     TurnFailed,
     TurnStarted,
 )
 from domain.evolve import digest, fold
+from domain.facts import check_size
 from domain.graph import END
 from domain.ids import TurnId
-from domain.json import JsonObject, check_json, check_text, merge_patch
+from domain.json import check_json, check_text, merge_patch
+from domain.reports import report
 from domain.state import Idle, Running, State, Unopened
 
-Events = tuple[Event, ...]
-Report = CompleteNode | FailAttempt | StartCalls | EndCall | CompactHistory | FailTurn
-
-NOT_RUN = "This call was not run: the turn ended before it could."
-NOT_KNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
-MAX_VALUES = 256 * 1024
-
-TOLD_TOKENS = 20
-"""What the two texts above count for, a little generously."""
+MAX_QUEUE = 256
+"""Messages that may wait for the end of a thread's running turn."""
 
 
 def decide(command: Command, state: State) -> Events:
@@ -69,16 +64,22 @@ def decide(command: Command, state: State) -> Events:
     match command:
         case OpenThread():
             return _open(command, state)
+        case ForkThread():
+            return (ThreadForked(command.parent, command.at_version),)
+        case EditMessage():
+            return _edit(command, state)
         case UpdateValues():
             return _update(command, state)
         case StartTurn():
             return _start_turn(command, state)
-        case CompleteNode() | FailAttempt() | StartCalls() | EndCall() | CompactHistory() | FailTurn():
-            if isinstance(state, Running) and state.turn.turn_id == command.turn_id:
-                return _report(command, state)
-            return ()
+        case RetryTurn():
+            return _retry(command, state)
+        case CancelTurn():
+            return _cancel(command, state)
+        case DecideApproval():
+            return _decide_approval(command, state)
         case _:
-            assert_never(command)
+            return report(command, state)
 
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:
@@ -93,7 +94,7 @@ def decide_all(commands: Iterable[Command], state: State) -> Events:
 
 def _open(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
-    _check_size(command.values, "values")
+    check_size(command.values, "values")
     if isinstance(state, Unopened):
         return (ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
@@ -106,14 +107,79 @@ def _update(command: UpdateValues, state: State) -> Events:
     if isinstance(state, Unopened):
         raise UnopenedThread
     merged = merge_patch(state.thread.values, command.changes)
-    _check_size(merged, "values")
+    check_size(merged, "values")
     # Compared as JSON: to Python, 1 equals True and 1.0.
     changed = to_json(merged) != to_json(state.thread.values)
-    return (StateUpdated(command.changes),) if changed else ()
+    return (StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
+
+
+def _edit(command: EditMessage, state: State) -> Events:
+    check_text(command.content, "content")
+    if isinstance(state, Unopened):
+        raise UnopenedThread
+    edited = next((m for m in state.thread.window if m.version == command.message), None)
+    if edited is None or edited.role == "tool":
+        known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
+        raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
+    return (MessageEdited(command.message, command.content, command.tokens),)
 
 
 def _start_turn(command: StartTurn, state: State) -> Events:
     check_text(command.content, "user_input")
+    match state:
+        case Unopened():
+            raise UnopenedThread
+        case Running():
+            return _while_running(command, state)
+        case Idle(thread=thread):
+            if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
+                return ()
+            return (
+                TurnStarted(command.turn_id, command.node, command.graph, command.durability),
+                MessageAppended("user", command.content, command.tokens),
+            )
+        case _:
+            assert_never(state)
+
+
+def _while_running(command: StartTurn, state: Running) -> Events:
+    """Take a message in while a turn runs, as its strategy says."""
+    turn, queue = state.turn, state.thread.queue
+    if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
+        return ()
+    if command.strategy == "reject":
+        raise ThreadBusy
+    if len(queue) >= MAX_QUEUE:
+        raise ThreadBusy(f"{MAX_QUEUE} messages wait for the running turn already. Send this one again later.")
+    enqueued = TurnEnqueued(
+        command.turn_id,
+        command.content,
+        command.tokens,
+        command.node,
+        command.graph,
+        command.durability,
+        command.strategy,
+    )
+    if command.strategy == "enqueue":
+        return (enqueued,)
+    how: Cancelling = "interrupted" if command.strategy == "interrupt" else "rolled_back"
+    return then(state, (enqueued,), lambda after: ask_to_end(after, how))
+
+
+def _cancel(command: CancelTurn, state: State) -> Events:
+    if isinstance(state, Unopened):
+        raise UnopenedThread
+    last = state.thread.last_turn
+    if last and last.turn_id == command.turn_id and last.outcome == "cancelled":
+        return ()
+    if any(queued.turn_id == command.turn_id for queued in state.thread.queue):
+        return (TurnCancelled(command.turn_id, "cancelled"),)
+    if not (isinstance(state, Running) and state.turn.turn_id == command.turn_id):
+        raise TurnHasEnded
+    return ask_to_end(state, "cancelled")
+
+
+def _retry(command: RetryTurn, state: State) -> Events:
     match state:
         case Unopened():
             raise UnopenedThread
@@ -122,136 +188,48 @@ def _start_turn(command: StartTurn, state: State) -> Events:
                 return ()
             raise ThreadBusy
         case Idle(thread=thread):
-            if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
+            last = thread.last_turn
+            if last and last.turn_id == command.turn_id:
                 return ()
-            return (
-                TurnStarted(command.turn_id, command.node, command.graph),
-                MessageAppended("user", command.content, command.tokens),
-            )
+            if last is None or last.turn_id != command.retried or last.node in {None, END}:
+                raise NotRetriable
+            node = last.node or ""
+            return (TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
         case _:
             assert_never(state)
 
 
-def _report(command: Report, state: Running) -> Events:
-    _check_storable(command)
-    match command:
-        case CompleteNode():
-            return _complete(command, state)
-        case FailAttempt():
-            return _fail_attempt(command, state)
-        case StartCalls(calls=calls):
-            waiting = (call.version for call in state.turn.calls if call.status == "requested")
-            return tuple(ToolStarted(version) for version in waiting if version in calls)
-        case EndCall():
-            return _end_call(command, state)
-        case CompactHistory(fact=fact):
-            stale = not any(message.version <= fact.through for message in state.thread.window)
-            check_facts((fact,), state)
-            return () if stale else (fact,)
-        case FailTurn(turn_id=turn_id, reason=reason, detail=detail):
-            return (*_abandon_calls(state), TurnFailed(turn_id, reason, detail))
-        case _:
-            assert_never(command)
+def _decide_approval(command: DecideApproval, state: State) -> Events:
+    if command.arguments is not None:
+        check_json(command.arguments, "arguments")
+    check_text(command.told, "reason")
+    if not isinstance(state, Running) or state.turn.cancelling:
+        raise UnknownApproval(command.approval)
+    approval = state.turn.approval
+    if approval and not approval.granted and approval.version == command.approval:
+        return _decide_node(command, state, approval.hash)
+    call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
+    if call is None:
+        raise UnknownApproval(command.approval)
+    if command.hash != call.hash:
+        raise ApprovalChanged(command.hash, call.hash)
+    if not command.granted:
+        return (ApprovalDenied(command.approval, command.told, command.tokens),)
+    changed = command.arguments is not None and to_json(command.arguments) != to_json(call.request.arguments)
+    return (ApprovalGranted(command.approval, command.arguments if changed else None),)
 
 
-def _check_storable(command: Report) -> None:
-    """Refuse texts and numbers that the log could not hold, wherever in a report they are."""
-    for name in command.__struct_fields__:
-        if name != "facts":  # see check_facts
-            check_json(msgspec.to_builtins(getattr(command, name)), name)
-
-
-def _complete(command: CompleteNode, state: Running) -> Events:
+def _decide_node(command: DecideApproval, state: Running, shown: str) -> Events:
+    if command.hash != shown:
+        raise ApprovalChanged(command.hash, shown)
+    if command.arguments is not None:
+        raise InvalidInput("arguments", "a node has none")
+    if command.granted:
+        return (ApprovalGranted(command.approval),)
     turn = state.turn
-    if turn.step != command.step:
-        return ()
-    check_facts(command.facts, state)
-    completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
-    if command.next != END:
-        return (*command.facts, completed)
-    after = fold(state, command.facts)
-    abandoned = _abandon_calls(after) if isinstance(after, Running) else ()
-    return (*command.facts, *abandoned, completed, TurnCompleted(turn.turn_id))
-
-
-def _fail_attempt(command: FailAttempt, state: Running) -> Events:
-    turn = state.turn
-    if (turn.step, turn.attempt) != (command.step, command.attempt):
-        return ()
-    failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
-    if command.retry_in_ms is not None:
-        return (failed,)
-    detail = f"{turn.node}: {command.error}"
-    return (failed, *_abandon_calls(state), TurnFailed(turn.turn_id, "node_failed", detail))
-
-
-def _end_call(command: EndCall, state: Running) -> Events:
-    started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
-    if not started:
-        return ()
-    call, content, tokens = command.call, command.content, command.tokens
-    match command.outcome:
-        case "succeeded":
-            return (ToolSucceeded(call, content, tokens, command.duration_ms),)
-        case "failed":
-            return (ToolFailed(call, content, tokens, command.duration_ms),)
-        case "unknown":
-            return (ToolOutcomeUnknown(call, content, tokens),)
-        case _:
-            assert_never(command.outcome)
-
-
-def _abandon_calls(state: Running) -> Events:
-    """Give every open call an outcome, so that no model is ever shown a call without one."""
-    return tuple(
-        ToolFailed(call.version, NOT_RUN, TOLD_TOKENS, 0)
-        if call.status == "requested"
-        else ToolOutcomeUnknown(call.version, NOT_KNOWN, TOLD_TOKENS)
-        for call in state.turn.calls
-    )
-
-
-def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
-    """Refuse what would leave the thread in a state that no prompt can be made of.
-
-    Raises:
-        InvalidInput: naming the fact, as `facts.0`.
-    """
-    check_json(msgspec.to_builtins(facts), "facts")
-    speaker = state.thread.window[-1].role if state.thread.window else None
-    asking, values = bool(state.turn.calls), state.thread.values
-    for index, fact in enumerate(facts):
-        field = f"facts.{index}"
-        match fact:
-            case MessageAppended():
-                if fact.role != "assistant" or asking:
-                    raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
-                speaker = fact.role
-            case ToolRequested():
-                if speaker != "assistant":
-                    raise InvalidInput(field, "a tool is requested right after the assistant's message")
-                check_json(fact.arguments, f"{field}.arguments")
-                asking = True
-            case StateUpdated():
-                check_json(fact.changes, f"{field}.changes")
-                values = merge_patch(values, fact.changes)
-                _check_size(values, f"{field}.changes")
-            case HistoryCompacted():
-                kept = next((m for m in state.thread.window if m.version > fact.through), None)
-                if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
-                    raise InvalidInput(field, "history is compacted between calls, up to a past version")
-                speaker = None
-            case ContextAssembled() | ModelCalled():
-                continue
-            case _:
-                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
-
-
-def _check_size(values: JsonObject, field: str) -> None:
-    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
-    size = len(to_json(values))
-    if size > MAX_VALUES:
-        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")
+    denied = ApprovalDenied(command.approval, command.told, command.tokens)
+    failed = TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
+    return ended(state, (denied, *abandon_calls(state), failed))
 
 
 def turn_of(state: State) -> TurnId | None:

@@ -4,19 +4,26 @@ ThreadfoldError
 ├── InvalidInput            a value that cannot be taken; names its field
 ├── NotFound
 │   ├── UnknownThread
-│   └── UnknownGraph
+│   ├── UnknownGraph
+│   └── UnknownApproval     nothing waits for this decision
 ├── Conflict
 │   ├── VersionConflict     the thread has moved on
 │   ├── ThreadBusy          a turn is running
 │   ├── ThreadAlreadyOpen   opened before, otherwise
 │   ├── UnopenedThread      not opened yet
+│   ├── TurnHasEnded        there is nothing left to cancel
+│   ├── NotRetriable        not the last turn, or it ended well
+│   ├── ApprovalChanged     what was shown is not what would run
 │   ├── WrongGraph          open with another graph than the one asked for
 │   └── CommandReused       an idempotency key with another body
 ├── StoreUnavailable        the database does not answer
+│   └── Overloaded          more is to be stored than the database takes
+├── LeaseLost               another worker runs this shard now
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── NodeTimeout             a node ran longer than it may
-├── TurnIsOver              the turn ended while a node was still at work
+├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
+├── WaitsForPerson          a node cannot go on before a person decides
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool's own failure, told to the model
 └── ModelError              (domain/chat.py) a model that did not answer
@@ -67,6 +74,17 @@ class UnknownGraph(NotFound):
         self.name = name
 
 
+class UnknownApproval(NotFound):
+    """Nothing in this thread waits for this decision."""
+
+    def __init__(self, approval: Version) -> None:
+        """Name the approval."""
+        super().__init__(
+            f"Nothing waits for a decision under {approval}: it was taken, or the turn has ended. "
+            "GET /v1/threads/{thread_id}/approvals lists what waits."
+        )
+
+
 class Conflict(ThreadfoldError):
     """The thread is not as the caller believes."""
 
@@ -84,7 +102,7 @@ class VersionConflict(Conflict):
 
 
 class ThreadBusy(Conflict):
-    """A turn is running in this thread. Wait for its end, then send the message again."""
+    """A turn is running in this thread. Wait for its end, or say by `strategy` what is to become of it."""
 
 
 class ThreadAlreadyOpen(Conflict):
@@ -93,6 +111,22 @@ class ThreadAlreadyOpen(Conflict):
 
 class UnopenedThread(Conflict):
     """The thread has not been opened. POST /v1/threads opens one."""
+
+
+class TurnHasEnded(Conflict):
+    """This turn neither runs nor waits in this thread, so there is nothing to cancel."""
+
+
+class NotRetriable(Conflict):
+    """Only the thread's last turn can be retried, if it failed or was cancelled before its last node had ended."""
+
+
+class ApprovalChanged(Conflict):
+    """What was shown is not what would run."""
+
+    def __init__(self, shown: str, actual: str) -> None:
+        """Give the hash that the decision names, and the hash of what waits."""
+        super().__init__(f"The decision is about {shown!r}, but what waits is {actual!r}. Look at it again.")
 
 
 class WrongGraph(Conflict):
@@ -113,6 +147,14 @@ class StoreUnavailable(ThreadfoldError):
     """The database does not answer. Try again later; a command may be repeated with its idempotency key."""
 
 
+class Overloaded(StoreUnavailable):
+    """More is to be stored than the database takes just now. Try again in a second."""
+
+
+class LeaseLost(ThreadfoldError):
+    """Another worker runs this shard now."""
+
+
 class InvalidGraph(ThreadfoldError):
     """The graph cannot be built."""
 
@@ -127,6 +169,10 @@ class NodeTimeout(ThreadfoldError):
 
 class TurnIsOver(ThreadfoldError):
     """The turn ended while a node was still at work on it."""
+
+
+class WaitsForPerson(ThreadfoldError):
+    """The turn cannot go on before a person decides. Let it pass through your node."""
 
 
 class PromptTooLarge(ThreadfoldError):

@@ -11,7 +11,13 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.json import JsonObject
+from domain.json import Json, JsonObject
+
+Durability: TypeAlias = Literal["sync", "turn", "async"]
+"""When a turn's events are stored: each transition before the next node runs, all at the turn's end, or behind it."""
+
+Strategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
+"""What becomes of a message to a thread whose turn still runs."""
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
@@ -27,20 +33,68 @@ class ThreadOpened(Event, frozen=True):
     values: JsonObject = {}
 
 
+class ThreadForked(Event, frozen=True):
+    """A thread left another one: everything up to `at_version` is the parent's. Versions go on from there."""
+
+    parent: UUID
+    at_version: int
+
+
+class MessageEdited(Event, frozen=True):
+    """In a fork, an earlier message of the live window reads otherwise from now on."""
+
+    message: int
+    content: str
+    tokens: int
+
+
 class TurnStarted(Event, frozen=True):
-    """The agent began to act. `node` is where its graph starts, `graph` the fingerprint of the graph's shape."""
+    """The agent began to act. `node` is where it begins, `graph` the fingerprint of the graph's shape.
+
+    `retries` names an earlier turn that this one goes on with, at the node where that ended.
+    """
 
     turn_id: UUID
     node: str
     graph: str
+    durability: Durability = "sync"
+    retries: UUID | None = None
+    queued: int = 0
+    """The version of the `TurnEnqueued` that it comes from."""
+
+
+class TurnEnqueued(Event, frozen=True):
+    """A message came while a turn was running; it waits for that turn's end, which `strategy` may have asked for."""
+
+    turn_id: UUID
+    content: str
+    tokens: int
+    node: str
+    graph: str
+    durability: Durability = "sync"
+    strategy: Strategy = "enqueue"
+
+
+class TurnResumed(Event, frozen=True):
+    """A worker went on, at the node in flight, with a turn that another one had left, or that had stopped here.
+
+    Reports of whoever ran the turn before count no more. `graph` is the fingerprint now.
+    """
+
+    worker: str
+    graph: str
 
 
 class MessageAppended(Event, frozen=True):
-    """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for."""
+    """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
+
+    `partial`: the turn was cancelled while this was being written.
+    """
 
     role: Literal["user", "assistant"]
     content: str | None
     tokens: int
+    partial: bool = False
 
 
 class ContextAssembled(Event, frozen=True):
@@ -78,9 +132,10 @@ class ToolRequested(Event, frozen=True):
 
 
 class ToolStarted(Event, frozen=True):
-    """A call is about to run. Written before it does, so that no crash can hide that it may have."""
+    """A call is about to run, for the `attempt`th time. Written before it does: no crash can hide that it may have."""
 
     call: int
+    attempt: int = 1
 
 
 class ToolSucceeded(Event, frozen=True):
@@ -109,10 +164,65 @@ class ToolOutcomeUnknown(Event, frozen=True):
     tokens: int
 
 
+class ApprovalRequested(Event, frozen=True):
+    """Something may not run before a person agrees: a tool call, or else the node in flight.
+
+    A call is named by its version; a node's approval by the version of this event. `hash` names what is shown to the
+    person: see `domain.approval`. `outcome_unknown`: the call was started before and may have had its effect.
+    """
+
+    hash: str
+    call: int = 0
+    node: str = ""
+    because: Literal["policy", "outcome_unknown"] = "policy"
+
+
+class ApprovalGranted(Event, frozen=True):
+    """A person agreed, perhaps to other arguments than those that were asked for."""
+
+    approval: int
+    arguments: JsonObject | None = None
+
+
+class ApprovalDenied(Event, frozen=True):
+    """A person refused. Of a call, `reason` is what the model is told; it is the call's outcome."""
+
+    approval: int
+    reason: str
+    tokens: int
+
+
+class FanOutStarted(Event, frozen=True):
+    """A node is about to work on each of some items."""
+
+    items: list[Json]
+
+
+class ItemCompleted(Event, frozen=True):
+    """One item of the node's list has a result."""
+
+    index: int
+    result: Json
+    duration_ms: int
+
+
+class ItemFailed(Event, frozen=True):
+    """An attempt at one item failed. Without `retry_in_ms`, so does the node's attempt."""
+
+    index: int
+    attempt: int
+    error: str
+    retry_in_ms: int | None = None
+
+
 class StateUpdated(Event, frozen=True):
-    """The thread's values changed, by a JSON merge patch (RFC 7396)."""
+    """The thread's values changed, by a JSON merge patch (RFC 7396).
+
+    `outside`: a caller changed them while a turn was running, so that rolling that back does not undo this.
+    """
 
     changes: JsonObject
+    outside: bool = False
 
 
 class NodeCompleted(Event, frozen=True):
@@ -142,6 +252,13 @@ class HistoryCompacted(Event, frozen=True):
     tokens: int
 
 
+class CancellationRequested(Event, frozen=True):
+    """The running turn is to end. Whoever runs it stops, and says with a `TurnCancelled` or `TurnRolledBack` so."""
+
+    turn_id: UUID
+    how: Literal["cancelled", "interrupted", "rolled_back"]
+
+
 class TurnCompleted(Event, frozen=True):
     """The agent has answered."""
 
@@ -152,28 +269,57 @@ class TurnFailed(Event, frozen=True):
     """The agent gave up. `reason` is for programs, `detail` for people."""
 
     turn_id: UUID
-    reason: Literal["node_failed", "step_limit", "graph_changed"]
+    reason: Literal["node_failed", "step_limit", "graph_changed", "resumed_too_often", "approval_denied"]
     detail: str
 
+
+class TurnCancelled(Event, frozen=True):
+    """The turn was ended from outside. What it had said and done stands."""
+
+    turn_id: UUID
+    how: Literal["cancelled", "interrupted"]
+
+
+class TurnRolledBack(Event, frozen=True):
+    """The turn was ended from outside, and the thread is as it was before. The log keeps what was."""
+
+    turn_id: UUID
+
+
+TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
+"""How a turn ends: in exactly one of these."""
 
 NodeFact: TypeAlias = ContextAssembled | ModelCalled | MessageAppended | ToolRequested | StateUpdated | HistoryCompacted
 """What a node may say happened. All else is said by the runtime."""
 
 EVENTS: tuple[type[Event], ...] = (
     ThreadOpened,
+    ThreadForked,
+    MessageEdited,
     TurnStarted,
+    TurnEnqueued,
+    TurnResumed,
     MessageAppended,
     ContextAssembled,
     ModelCalled,
     ToolRequested,
+    ApprovalRequested,
+    ApprovalGranted,
+    ApprovalDenied,
     ToolStarted,
     ToolSucceeded,
     ToolFailed,
     ToolOutcomeUnknown,
+    FanOutStarted,
+    ItemCompleted,
+    ItemFailed,
     StateUpdated,
     NodeCompleted,
     NodeFailed,
     HistoryCompacted,
+    CancellationRequested,
     TurnCompleted,
     TurnFailed,
+    TurnCancelled,
+    TurnRolledBack,
 )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from functools import reduce
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -11,27 +11,59 @@ from msgspec.structs import replace
 from domain.chat import ToolCall
 from domain.errors import CorruptLog
 from domain.events import (
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    CancellationRequested,
     ContextAssembled,
     Event,
+    FanOutStarted,
     HistoryCompacted,
+    ItemCompleted,
+    ItemFailed,
     MessageAppended,
+    MessageEdited,
     ModelCalled,
     NodeCompleted,
     NodeFailed,
     StateUpdated,
+    ThreadForked,
     ThreadOpened,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
     ToolStarted,
     ToolSucceeded,
+    TurnCancelled,
     TurnCompleted,
+    TurnEnd,
+    TurnEnqueued,
     TurnFailed,
+    TurnResumed,
+    TurnRolledBack,
     TurnStarted,
 )
 from domain.ids import Version
 from domain.json import JsonObject, merge_patch
-from domain.state import Call, Ended, Idle, Message, Running, State, Summary, Thread, Turn, Unopened
+from domain.state import (
+    Before,
+    Call,
+    Ended,
+    Idle,
+    Item,
+    Message,
+    NodeApproval,
+    Queued,
+    Running,
+    State,
+    Summary,
+    Thread,
+    Turn,
+    Unopened,
+)
+
+Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""How a call ends: with something to tell the model."""
 
 
 def evolve(state: State, event: Event) -> State:
@@ -64,35 +96,101 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
     thread = state.thread
     match event:
         case TurnStarted():
-            turn = Turn(event.turn_id, event.graph, version, event.node)
-            return Running(version, replace(thread, turns=thread.turns + 1), turn)
+            return _begun(thread, event, version)
         case StateUpdated():
             return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
+        case MessageEdited():
+            return Idle(version, _edited(thread, event))
+        case ThreadForked():
+            return Idle(version, thread)
         case _:
             raise _impossible(state, event)
 
 
+def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
+    before = Before(thread.values, thread.window, thread.summary)
+    turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
+    waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
+    return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
+
+
 def _in_turn(state: Running, event: Event, version: Version) -> State:
-    turn = state.turn
+    match event:
+        case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
+            return _outcome(state, event, event.call, version)
+        case ApprovalDenied(approval=denied) if not (state.turn.approval and state.turn.approval.version == denied):
+            return _outcome(state, event, event.approval, version)
+        case TurnCompleted() | TurnFailed() | TurnCancelled() | TurnRolledBack():
+            return _ended(state, event, version)
+        case ApprovalGranted():
+            return _granted(state, event, version)
+        case ThreadForked():  # what waits in the parent's queue is said there
+            return Running(version, replace(state.thread, queue=()), state.turn)
+    return Running(version, _evolve_thread(state, event, version), _evolve_turn(state.turn, event, version))
+
+
+def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
+    """What an event means for where the turn is."""
     match event:
         case NodeCompleted():
-            turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1)
+            calls = tuple(_not_asked(call) for call in turn.calls)
+            turn = replace(
+                turn,
+                node=event.next,
+                step=turn.step + 1,
+                attempt=1,
+                resumed=0,
+                calls=calls,
+                approval=None,
+                items=None,
+            )
         case NodeFailed():
             turn = replace(turn, attempt=turn.attempt + 1)
+        case TurnResumed():
+            turn = replace(turn, run=turn.run + 1, resumed=turn.resumed + 1, graph=event.graph)
+        case CancellationRequested():
+            turn = replace(turn, cancelling=event.how)
         case ContextAssembled():
             turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
-        case ToolStarted():
-            turn = replace(turn, calls=tuple(_started(call, event) for call in turn.calls))
+        case StateUpdated(outside=True) if turn.before:
+            values = merge_patch(turn.before.values, event.changes)
+            turn = replace(turn, before=replace(turn.before, values=values))
+        case FanOutStarted() | ItemCompleted() | ItemFailed():
+            turn = replace(turn, items=_items(turn.items or (), event))
+        case ApprovalRequested(node=node) if node:
+            turn = replace(turn, approval=NodeApproval(version, event.hash))
+        case ToolRequested() | ToolStarted() | ApprovalRequested():
+            turn = replace(turn, calls=_calls(turn.calls, event, version))
+    return turn
+
+
+def _calls(
+    calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
+) -> tuple[Call, ...]:
+    match event:
         case ToolRequested():
-            turn = replace(turn, calls=(*turn.calls, Call(version, _request(event))))
-        case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
-            return _outcome(state, event, version)
-        case TurnCompleted():
-            return Idle(version, replace(state.thread, last_turn=Ended(event.turn_id, "completed")))
-        case TurnFailed():
-            ended = Ended(event.turn_id, "failed", event.reason, event.detail)
-            return Idle(version, replace(state.thread, last_turn=ended))
-    return Running(version, _evolve_thread(state, event, version), turn)
+            return (*calls, Call(version, _request(event)))
+        case ToolStarted():
+            return tuple(_started(call, event) for call in calls)
+        case ApprovalRequested():
+            return tuple(
+                replace(call, status="asked", hash=event.hash, because=event.because)
+                if call.version == event.call
+                else call
+                for call in calls
+            )
+
+
+def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
+    match event:
+        case FanOutStarted():
+            return tuple(Item(value) for value in event.items)
+        case ItemCompleted():
+            done = replace(items[event.index], done=True, result=event.result)
+            return (*items[: event.index], done, *items[event.index + 1 :])
+        case ItemFailed():
+            failed = replace(items[event.index], attempt=event.attempt + 1)
+            return (*items[: event.index], failed, *items[event.index + 1 :])
 
 
 def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
@@ -100,16 +198,20 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
     thread = state.thread
     match event:
         case MessageAppended():
-            message = Message(version, event.role, event.content, event.tokens)
-            return replace(thread, window=(*thread.window, message))
+            message = Message(version, event.role, event.content, event.tokens, partial=event.partial)
+            thread = replace(thread, window=(*thread.window, message))
+        case MessageEdited():
+            thread = _edited(thread, event)
         case ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, _request(event)))
-            return replace(thread, window=(*thread.window[:-1], asking))
+            thread = replace(thread, window=(*thread.window[:-1], asking))
+        case TurnEnqueued():
+            thread = replace(thread, queue=(*thread.queue, _queued(event, version)))
         case StateUpdated():
-            return replace(thread, values=merge_patch(thread.values, event.changes))
+            thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case ModelCalled():
-            return replace(
+            thread = replace(
                 thread,
                 prompt_tokens=thread.prompt_tokens + event.prompt_tokens,
                 completion_tokens=thread.completion_tokens + event.completion_tokens,
@@ -117,27 +219,115 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens)
-            return replace(thread, window=window, summary=summary)
-        case NodeCompleted() | NodeFailed() | ContextAssembled() | ToolStarted():
-            return thread
-        case _:
+            thread = replace(thread, window=window, summary=summary)
+        case _ if not isinstance(event, _ABOUT_THE_TURN):
             raise _impossible(state, event)
+    return thread
 
 
-def _outcome(state: Running, event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown, version: Version) -> Running:
+_ABOUT_THE_TURN = (
+    NodeCompleted,
+    NodeFailed,
+    ContextAssembled,
+    ToolStarted,
+    TurnResumed,
+    CancellationRequested,
+    ApprovalRequested,
+    ApprovalDenied,
+    FanOutStarted,
+    ItemCompleted,
+    ItemFailed,
+)
+"""Events of a turn from which the thread learns nothing that outlasts it."""
+
+
+def _ended(state: Running, event: TurnEnd, version: Version) -> State:
+    """End the running turn; or drop a queued one, which was never begun."""
+    thread, turn = state.thread, state.turn
+    if event.turn_id != turn.turn_id:
+        waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
+        if len(waiting) == len(thread.queue):
+            raise _impossible(state, event)
+        return Running(version, replace(thread, queue=waiting), turn)
+    match event:
+        case TurnCompleted():
+            ended = Ended(event.turn_id, "completed")
+        case TurnFailed():
+            ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
+        case TurnCancelled():
+            ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node)
+        case TurnRolledBack():
+            ended = Ended(event.turn_id, "rolled_back")
+            if before := turn.before:
+                thread = replace(thread, values=before.values, window=before.window, summary=before.summary)
+    return Idle(version, replace(thread, last_turn=ended))
+
+
+def _outcome(state: Running, event: Outcome, version_of_call: int, version: Version) -> Running:
     """Turn a call into the message that tells the model of its outcome."""
-    call = next((call for call in state.turn.calls if call.version == event.call), None)
+    call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
         raise _impossible(state, event)
-    content = event.content if isinstance(event, ToolSucceeded) else event.error
-    told = Message(version, "tool", content, event.tokens, call_id=call.request.id, name=call.request.name)
-    open_calls = tuple(other for other in state.turn.calls if other.version != event.call)
+    told = Message(version, "tool", _told(event), event.tokens, call_id=call.request.id, name=call.request.name)
+    open_calls = tuple(other for other in state.turn.calls if other is not call)
     thread = replace(state.thread, window=(*state.thread.window, told))
-    return Running(version, thread, replace(state.turn, calls=open_calls))
+    return Running(version, thread, replace(state.turn, calls=open_calls, resumed=0))
+
+
+def _told(event: Outcome) -> str:
+    match event:
+        case ToolSucceeded():
+            return event.content
+        case ApprovalDenied():
+            return event.reason
+        case _:
+            return event.error
+
+
+def _granted(state: Running, event: ApprovalGranted, version: Version) -> Running:
+    """Let a call, or the node, run; with other arguments, the conversation shows those from now on."""
+    thread, turn = state.thread, state.turn
+    if turn.approval and turn.approval.version == event.approval:
+        return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True), resumed=0))
+    call = next((call for call in turn.calls if call.version == event.approval), None)
+    if call is None:
+        raise _impossible(state, event)
+    request = call.request if event.arguments is None else replace(call.request, arguments=event.arguments)
+    granted = replace(call, status="granted", request=request)
+    calls = tuple(granted if other is call else other for other in turn.calls)
+    if request is not call.request:
+        thread = replace(thread, window=_asking_for(thread.window, call.request, request))
+    return Running(version, thread, replace(turn, calls=calls, resumed=0))
+
+
+def _asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall) -> tuple[Message, ...]:
+    """Change a call of the last message that asks for any: open calls are all of that one."""
+    at = max(index for index, message in enumerate(window) if message.role == "assistant")
+    asked = tuple(new if call == old else call for call in window[at].tool_calls)
+    return (*window[:at], replace(window[at], tool_calls=asked), *window[at + 1 :])
+
+
+def _edited(thread: Thread, event: MessageEdited) -> Thread:
+    window = tuple(
+        replace(message, content=event.content, tokens=event.tokens) if message.version == event.message else message
+        for message in thread.window
+    )
+    return replace(thread, window=window)
+
+
+def _not_asked(call: Call) -> Call:
+    """Who asked was the node; if it goes on without waiting for the answer, the call is merely open."""
+    return replace(call, status="requested") if call.status == "asked" else call
+
+
+def _queued(event: TurnEnqueued, version: Version) -> Queued:
+    return Queued(
+        version, event.turn_id, event.content, event.tokens, event.node, event.graph, event.durability, event.strategy
+    )
 
 
 def _started(call: Call, event: ToolStarted) -> Call:
-    return replace(call, status="started") if call.version == event.call else call
+    return replace(call, status="started", attempt=event.attempt) if call.version == event.call else call
 
 
 def _request(event: ToolRequested) -> ToolCall:

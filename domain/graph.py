@@ -41,12 +41,13 @@ class Retry(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """A step of the agent. `timeout` is in seconds, for each attempt."""
+    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: not before a person agrees."""
 
     name: str
     run: NodeFunction
     timeout: float = 120.0
     retry: Retry = Retry()
+    approval: bool = False
 
 
 class Branch(Struct, frozen=True):

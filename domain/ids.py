@@ -22,6 +22,12 @@ Position = NewType("Position", int)
 Slice = NewType("Slice", int)
 """One of `SLICES` groups of threads: the unit of ordering, of work and of distribution."""
 
+Shard = NewType("Shard", int)
+"""One of `SHARDS` runs of neighbouring slices: what a worker leases."""
+
+WorkerId = NewType("WorkerId", UUID)
+"""A process that runs turns. Made anew at each start."""
+
 Tenant = NewType("Tenant", str)
 
 START = Version(0)
@@ -31,9 +37,21 @@ MAX_VERSION = Version(2**31 - 1)
 """The last version that a thread can have: versions are stored in four bytes."""
 
 SLICES = 1024
+SHARDS = 64
 DEFAULT_TENANT = Tenant("default")
 
 
 def slice_of(thread_id: ThreadId) -> Slice:
     """Place a thread: CRC-32 of its 16 bytes, modulo 1,024. Part of the storage format."""
     return Slice(zlib.crc32(thread_id.bytes) % SLICES)
+
+
+def shard_of(slice_: Slice) -> Shard:
+    """Name the shard that a slice belongs to."""
+    return Shard(slice_ * SHARDS // SLICES)
+
+
+def slices_of(shard: Shard) -> range:
+    """List a shard's slices."""
+    size = SLICES // SHARDS
+    return range(shard * size, (shard + 1) * size)

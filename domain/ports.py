@@ -1,13 +1,13 @@
 """What the application needs of the world. Each port has one contract suite in `tests/contracts/`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
 from domain.chain import Head, Record
-from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version
+from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, WorkerId
 
 
 class CommandRecord(Struct, frozen=True):
@@ -20,11 +20,19 @@ class CommandRecord(Struct, frozen=True):
     """What was answered: JSON on one line."""
 
 
+class Fence(Struct, frozen=True):
+    """The lease under which a worker appends. Once its shard has a newer epoch, the append is refused."""
+
+    shard: Shard
+    epoch: int
+
+
 class Append(Struct, frozen=True):
     """Events for one thread: all of them are stored, or none.
 
-    `records` may be empty where only the command is to be remembered. `in_turn` says whether a turn is running
-    after these events, so that it can be found when its process dies.
+    `records` may be empty where only the command is to be remembered. `in_turn` says whether there is something to
+    run after these events, so that a worker finds it; `waiting` that a turn cannot go on before a person decides.
+    `forked`: the thread is new, and begins after `expected`, which is where it leaves another one.
     """
 
     tenant: Tenant
@@ -34,16 +42,24 @@ class Append(Struct, frozen=True):
     records: tuple[Record, ...]
     in_turn: bool
     command: CommandRecord | None = None
+    waiting: bool = False
+    forked: bool = False
+    fence: Fence | None = None
 
 
 class ThreadRow(Struct, frozen=True):
-    """A thread as the log knows it, without folding anything."""
+    """A thread as the log knows it, without folding anything.
+
+    `base` is the version that a fork begins after: events up to it are another thread's. 0 for all others.
+    """
 
     tenant: Tenant
     thread_id: ThreadId
     head: Head
     opened_at: datetime
     in_turn: bool
+    waiting: bool = False
+    base: Version = Version(0)
 
 
 class ThreadCursor(Struct, frozen=True):
@@ -62,8 +78,11 @@ class EventStore(Protocol):
         Inside a slice, positions are gapless and become visible in their order: a reader that has seen position
         p has missed nothing before p.
 
-        Raises `VersionConflict` if the thread's head is not `append.expected` (in version and hash). This is also
-        raised when the command was stored before: see `command`. Nothing is stored then.
+        Raises, with nothing stored:
+            VersionConflict: the thread's head is not `append.expected` (in version and hash), a fork's id is taken,
+                or the command was stored before: see `command`.
+            LeaseLost: `append.fence` is of an older epoch than its shard's lease.
+            Overloaded: too many appends wait already.
         """
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
@@ -84,13 +103,16 @@ class EventStore(Protocol):
         """Return the last position that was given out in a slice; 0 if there is none."""
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
-        """Return the last version that was recorded at or before an instant; 0 if there is none."""
+        """Return the thread's last own version that was recorded at or before an instant; 0 if there is none."""
 
     async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
         """Return a page of the tenant's threads, the last opened first, after the cursor's row."""
 
-    async def stalled(self, before: datetime, limit: int) -> Sequence[ThreadRow]:
-        """Return threads with a turn running whose last event is older than `before`, the oldest first."""
+    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+        """Return threads of some shards that have something to run (`in_turn`), the longest silent first."""
+
+    async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
+        """Return where threads end: a cheap look whether somebody else has written to them."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -125,3 +147,113 @@ class TokenCounter(Protocol):
 
     def count(self, text: str) -> int:
         """Return the number of tokens in a text."""
+
+
+class Lease(Struct, frozen=True):
+    """A worker's right to run a shard's turns. Each change of owner raises the epoch."""
+
+    shard: Shard
+    epoch: int
+    since: datetime
+    """When the owner took it, on the store's clock."""
+
+
+class WorkerRow(Struct, frozen=True):
+    """A worker that is there. Instants are on the store's clock."""
+
+    id: WorkerId
+    name: str
+    """Where it runs: `host:pid`."""
+    started_at: datetime
+    seen_at: datetime
+    standby: bool
+    """It takes shards only while there is no worker that is not on standby."""
+    shards: tuple[Shard, ...]
+
+
+class Standing(Struct, frozen=True):
+    """What a worker has, and how many workers there are to share with.
+
+    `workers` counts those that are alive and not on standby, with the asker if it is one of them.
+    """
+
+    leases: tuple[Lease, ...]
+    workers: int
+
+
+class LeaseStore(Protocol):
+    """Who may run which shard's turns. Time is the store's own, so that no two clocks need to agree."""
+
+    async def renew(self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False) -> Standing:
+        """Say that a worker is there, and keep its leases, for `ttl` seconds from now.
+
+        A lease that ran out but that nobody else has taken is kept, too.
+        """
+
+    async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
+        """Take up to `limit` shards that have no owner, or one whose lease ran out; each gets a new epoch."""
+
+    async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
+        """Give shards back; those that are not the worker's any more are left alone."""
+
+    async def leave(self, worker: WorkerId) -> None:
+        """Give everything back: the worker ends."""
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Return the workers that are alive, the oldest first, with their shards in order."""
+
+
+class TurnReady(Struct, frozen=True, tag="ready"):
+    """A thread has something to run: a turn began, or a person decided something about it."""
+
+    thread_id: ThreadId
+    tenant: Tenant
+
+
+class Moved(Struct, frozen=True, tag="moved"):
+    """A thread has new events, up to a version."""
+
+    thread_id: ThreadId
+    version: Version
+
+
+class Spoken(Struct, frozen=True, tag="spoken"):
+    """A piece of an answer that a model is writing, after a version of its thread. `offset` counts characters."""
+
+    thread_id: ThreadId
+    version: Version
+    offset: int
+    text: str
+
+
+class Retracted(Struct, frozen=True, tag="retracted"):
+    """What was spoken after a version came to nothing: the attempt failed."""
+
+    thread_id: ThreadId
+    version: Version
+
+
+class Watched(Struct, frozen=True, tag="watched"):
+    """Somebody in this process wants to hear what is spoken in a thread."""
+
+    thread_id: ThreadId
+
+
+class SharesChanged(Struct, frozen=True, tag="shares"):
+    """A worker came, or gave shards back: who has room may claim them."""
+
+
+Wakeup: TypeAlias = SharesChanged | TurnReady | Moved | Spoken | Retracted | Watched
+
+
+class Wakeups(Protocol):
+    """Words between processes, after the commit. They may be lost or come late: that costs latency, no more."""
+
+    def send(self, wakeup: Wakeup) -> None:
+        """Tell the other processes soon, together with what else there is to tell. Never waits, never fails."""
+
+    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
+        """Hear what other processes send, from now on. Call what is returned to stop."""
+
+    async def close(self) -> None:
+        """Send what is left, if that is possible, and let go."""

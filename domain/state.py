@@ -10,8 +10,12 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.chat import ToolCall
+from domain.events import Durability, Strategy
 from domain.ids import Version
-from domain.json import JsonObject
+from domain.json import Json, JsonObject
+
+Because: TypeAlias = Literal["policy", "outcome_unknown"]
+"""Why a person is asked about a call: because its tool says so, or because a crash left open whether it ran."""
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
@@ -27,14 +31,22 @@ class Message(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
     name: str | None = None
+    partial: bool = False
 
 
-class Call(Struct, frozen=True):
-    """A tool call of the turn in progress: requested, then started. Once it has an outcome it is a message."""
+class Call(Struct, frozen=True, omit_defaults=True):
+    """A tool call of the turn in progress. Once it has an outcome it is a message.
+
+    It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash` names
+    what the person was shown.
+    """
 
     version: Version
     request: ToolCall
-    status: Literal["requested", "started"] = "requested"
+    status: Literal["requested", "asked", "granted", "started"] = "requested"
+    attempt: int = 0
+    hash: str = ""
+    because: Because = "policy"
 
 
 class Summary(Struct, frozen=True):
@@ -45,12 +57,37 @@ class Summary(Struct, frozen=True):
     tokens: int
 
 
-class Turn(Struct, frozen=True):
+class NodeApproval(Struct, frozen=True):
+    """What a person has to say about the node in flight. `version` names the question."""
+
+    version: Version
+    hash: str
+    granted: bool = False
+
+
+class Item(Struct, frozen=True, omit_defaults=True):
+    """One item of the list that the node in flight works on; `result` says something once it is `done`."""
+
+    value: Json
+    done: bool = False
+    result: Json = None
+    attempt: int = 1
+
+
+class Before(Struct, frozen=True):
+    """What the thread was like before the turn: rolling back returns to it."""
+
+    values: JsonObject
+    window: tuple[Message, ...]
+    summary: Summary | None
+
+
+class Turn(Struct, frozen=True, omit_defaults=True):
     """The turn in progress.
 
-    `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed. Together
-    with the turn's id they name the attempt, so that a repeated report of it decides nothing. `prompt_tokens` of
-    `prompt_limit` were in the last prompt.
+    `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
+    often it was resumed, `resumed` of them at this step. Together with the turn's id they name the attempt, so that a
+    report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt.
     """
 
     turn_id: UUID
@@ -62,15 +99,45 @@ class Turn(Struct, frozen=True):
     calls: tuple[Call, ...] = ()
     prompt_tokens: int = 0
     prompt_limit: int = 0
+    run: int = 0
+    resumed: int = 0
+    durability: Durability = "sync"
+    before: Before | None = None
+    approval: NodeApproval | None = None
+    items: tuple[Item, ...] | None = None
+    cancelling: Literal["cancelled", "interrupted", "rolled_back"] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot go on before a person decides: then nobody runs it."""
+        if self.cancelling:
+            return False
+        if self.approval and not self.approval.granted:
+            return True
+        return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 
 
 class Ended(Struct, frozen=True):
-    """How the last turn ended."""
+    """How the last turn ended, and at which node."""
 
     turn_id: UUID
-    outcome: Literal["completed", "failed"]
+    outcome: Literal["completed", "failed", "cancelled", "rolled_back"]
     reason: str | None = None
     detail: str | None = None
+    node: str | None = None
+
+
+class Queued(Struct, frozen=True):
+    """A message that waits for the end of the running turn. `version` is that of the event which brought it."""
+
+    version: Version
+    turn_id: UUID
+    content: str
+    tokens: int
+    node: str
+    graph: str
+    durability: Durability
+    strategy: Strategy
 
 
 class Thread(Struct, frozen=True):
@@ -86,12 +153,14 @@ class Thread(Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     last_turn: Ended | None = None
+    queue: tuple[Queued, ...] = ()
 
 
 class Unopened(Struct, frozen=True, tag="unopened"):
     """Nothing has happened yet."""
 
     in_turn: ClassVar[bool] = False
+    waiting: ClassVar[bool] = False
 
     version: Version = Version(0)
 
@@ -100,19 +169,28 @@ class Idle(Struct, frozen=True, tag="idle"):
     """Waiting for a user's message."""
 
     in_turn: ClassVar[bool] = False
+    waiting: ClassVar[bool] = False
 
     version: Version
     thread: Thread
 
 
 class Running(Struct, frozen=True, tag="running"):
-    """The agent is at work."""
-
-    in_turn: ClassVar[bool] = True
+    """The agent is at work, or waits for a person."""
 
     version: Version
     thread: Thread
     turn: Turn
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether there is something to run."""
+        return not self.turn.waits
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a person has to decide first."""
+        return self.turn.waits
 
 
 State: TypeAlias = Unopened | Idle | Running

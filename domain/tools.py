@@ -12,7 +12,8 @@ before the function runs. A parameter annotated `ToolContext` is filled in by th
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias, overload
+from copy import deepcopy
+from typing import Any, Literal, TypeAlias, overload
 
 from msgspec import Struct
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -40,31 +41,51 @@ class ToolContext(Struct, frozen=True):
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
 """Returns text. Typed loosely, since whoever writes one by hand may err, and the model is told so."""
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
+Approval: TypeAlias = bool | Callable[[JsonObject], bool]
+"""Whether a person has to agree to a call: always, never, or as its arguments say."""
+IfUnknown: TypeAlias = Literal["ask_model", "ask_person"]
 
 
 class Tool(Struct, frozen=True):
     """A tool as data: what the model is told, and how it is run.
 
     `timeout` is in seconds. `idempotent` says that running a call twice with the same idempotency key does no
-    harm; only such a tool is run again when a crash left its outcome unknown.
+    harm; only such a tool is run again when a crash left its outcome unknown. Of another one the model is told that,
+    or a person decides (`if_unknown`). `approval` says which calls a person has to agree to before they run.
     """
 
     spec: ToolSpec
     run: ToolHandler
     timeout: float = DEFAULT_TIMEOUT
     idempotent: bool = False
+    if_unknown: IfUnknown = "ask_model"
+    approval: Approval = False
 
     @property
     def name(self) -> str:
         """The name that the model calls it by."""
         return self.spec.name
 
+    @property
+    def after_crash(self) -> Literal["retry", "ask_model", "ask_person"]:
+        """What becomes of a call whose process died while it ran."""
+        return "retry" if self.idempotent else self.if_unknown
+
+    def needs_approval(self, arguments: JsonObject) -> bool:
+        """Say whether a person has to agree to a call."""
+        return self.approval if isinstance(self.approval, bool) else self.approval(deepcopy(arguments))
+
 
 @overload
 def tool(function: ToolFunction, /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, timeout: float = DEFAULT_TIMEOUT, idempotent: bool = False
+    *,
+    name: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    idempotent: bool = False,
+    if_unknown: IfUnknown = "ask_model",
+    approval: Approval = False,
 ) -> Callable[[ToolFunction], Tool]: ...
 def tool(
     function: ToolFunction | None = None,
@@ -73,6 +94,8 @@ def tool(
     name: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     idempotent: bool = False,
+    if_unknown: IfUnknown = "ask_model",
+    approval: Approval = False,
 ) -> Tool | Callable[[ToolFunction], Tool]:
     """Make a tool of an async function: its name, docstring and signature are what the model is told.
 
@@ -81,12 +104,13 @@ def tool(
     """
 
     def build(function: ToolFunction) -> Tool:
-        return _build(function, name or function.__name__, timeout, idempotent=idempotent)
+        spec, run = _build(function, name or function.__name__)
+        return Tool(spec, run, timeout, idempotent, if_unknown, approval)
 
     return build if function is None else build(function)
 
 
-def _build(function: ToolFunction, name: str, timeout: float, *, idempotent: bool) -> Tool:
+def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     context = next((p.name for p in parameters if p.annotation is ToolContext), None)
     shown = [p for p in parameters if p.name != context]
@@ -111,7 +135,7 @@ def _build(function: ToolFunction, name: str, timeout: float, *, idempotent: boo
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
     spec = ToolSpec(name, inspect.getdoc(function) or name, _parameters(model.model_json_schema(by_alias=True)))
-    return Tool(spec, run, timeout, idempotent)
+    return spec, run
 
 
 def _parameters(schema: Mapping[str, Any]) -> JsonObject:

@@ -120,6 +120,9 @@ class Settings(BaseSettings):
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
     )
     snapshot_every: int = Field(default=100, ge=1, description="events of a thread between two snapshots")
+    lease_seconds: float = Field(
+        default=10.0, ge=1, le=600, description="seconds after which a dead worker's turns are taken over"
+    )
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
         default=(), description="agents of your own: module:attribute, separated by commas"
     )

@@ -1,7 +1,8 @@
 """Threads at a glance: the list of a tenant's threads, and one thread's summary."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
@@ -9,14 +10,17 @@ from msgspec import Struct
 from domain.application.journal import Loaded
 from domain.ids import ThreadId, Version
 from domain.ports import ThreadRow
-from domain.state import Ended, Running, Unopened
+from domain.state import Ended, Running, State, Unopened
+
+Status: TypeAlias = Literal["idle", "running", "waiting"]
+"""`waiting`: a turn cannot go on before a person decides."""
 
 
 class ThreadEntry(Struct, frozen=True):
     """A thread in a list."""
 
     thread_id: ThreadId
-    status: Literal["idle", "running"]
+    status: Status
     version: Version
     opened_at: datetime
     last_event_at: datetime
@@ -27,7 +31,7 @@ class ThreadSummary(Struct, frozen=True):
 
     thread_id: ThreadId
     graph: str
-    status: Literal["idle", "running"]
+    status: Status
     version: Version
     checkpoint: str
     last_event_at: datetime
@@ -35,13 +39,20 @@ class ThreadSummary(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     running_turn: UUID | None
+    queued_turns: Sequence[UUID]
     last_turn: Ended | None
 
 
 def entry(row: ThreadRow) -> ThreadEntry:
     """Describe a thread by its row alone."""
-    status: Literal["idle", "running"] = "running" if row.in_turn else "idle"
-    return ThreadEntry(row.thread_id, status, row.head.version, row.opened_at, row.head.at)
+    return ThreadEntry(row.thread_id, status_of(row), row.head.version, row.opened_at, row.head.at)
+
+
+def status_of(of: ThreadRow | State) -> Status:
+    """Say what a thread is doing."""
+    if of.waiting:
+        return "waiting"
+    return "running" if of.in_turn else "idle"
 
 
 def summary(loaded: Loaded, checkpoint: str) -> ThreadSummary:
@@ -53,7 +64,7 @@ def summary(loaded: Loaded, checkpoint: str) -> ThreadSummary:
     return ThreadSummary(
         thread_id=loaded.thread_id,
         graph=thread.graph,
-        status="running" if running else "idle",
+        status=status_of(state),
         version=loaded.head.version,
         checkpoint=checkpoint,
         last_event_at=loaded.head.at,
@@ -61,5 +72,6 @@ def summary(loaded: Loaded, checkpoint: str) -> ThreadSummary:
         prompt_tokens=thread.prompt_tokens,
         completion_tokens=thread.completion_tokens,
         running_turn=running,
+        queued_turns=[queued.turn_id for queued in thread.queue],
         last_turn=thread.last_turn,
     )

@@ -5,7 +5,7 @@ An assistant's message carries the calls that it asked for; a tool's message say
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,18 +15,21 @@ from domain.chat import ToolCall
 from domain.codec import Recorded
 from domain.errors import CorruptLog
 from domain.events import (
+    ApprovalDenied,
     Event,
     MessageAppended,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
     ToolSucceeded,
-    TurnCompleted,
-    TurnFailed,
+    TurnEnd,
+    TurnStarted,
 )
-from domain.ids import START, ThreadId, Version
+from domain.ids import START, ThreadId, TurnId, Version
 
-Outcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
+Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
+Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""What a tool's message is made of."""
 
 
 class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
@@ -41,12 +44,13 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
     name: str | None = None
     outcome: Outcome | None = None
+    partial: bool = False
 
 
 class FinishedTurn(Struct, frozen=True):
     """What a turn came to: its last event, that event's version, and the turn's messages from the user's on."""
 
-    end: TurnCompleted | TurnFailed
+    end: TurnEnd
     version: Version
     messages: Sequence[TranscriptMessage]
 
@@ -63,12 +67,18 @@ async def page(
     return found
 
 
-async def finished(journal: Journal, thread_id: ThreadId, started: Version) -> FinishedTurn | None:
-    """Return what the turn that started at a version came to, or None if it still runs."""
-    async for recorded in journal.follow(thread_id, started):
-        if isinstance(recorded.event, TurnCompleted | TurnFailed):
+async def finished(journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version) -> FinishedTurn | None:
+    """Return what a turn that begins after a version came to, or None if it has not ended."""
+    started: Version | None = None
+    async for recorded in journal.follow(thread_id, after):
+        event = recorded.event
+        if isinstance(event, TurnStarted) and event.turn_id == turn_id:
+            started = recorded.version
+        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+            if started is None:  # it was queued, and never began
+                return FinishedTurn(event, recorded.version, ())
             messages = [m async for m in read(journal, thread_id, started, recorded.version)]
-            return FinishedTurn(recorded.event, recorded.version, messages)
+            return FinishedTurn(event, recorded.version, messages)
     return None
 
 
@@ -92,19 +102,27 @@ async def read(
         match event:
             case MessageAppended():
                 said = TranscriptMessage(
-                    recorded.version, recorded.recorded_at, event.role, event.content, event.tokens
+                    recorded.version,
+                    recorded.recorded_at,
+                    event.role,
+                    event.content,
+                    event.tokens,
+                    partial=event.partial,
                 )
             case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
-                yield _told(recorded, event, await _request(journal, thread_id, Version(event.call), asked))
+                request = await _request(journal, thread_id, Version(event.call), asked)
+                yield _told(recorded, event, request or _no_call(thread_id, event.call))
+            case ApprovalDenied(approval=approval):
+                request = await _request(journal, thread_id, Version(approval), asked)
+                if request:  # otherwise it was a node that was refused
+                    yield _told(recorded, event, request)
             case _:
                 continue
     if said:
         yield said
 
 
-def _told(
-    recorded: Recorded, event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown, request: ToolRequested
-) -> TranscriptMessage:
+def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
     content, outcome = _outcome(event)
     return TranscriptMessage(
         recorded.version,
@@ -118,7 +136,7 @@ def _told(
     )
 
 
-def _outcome(event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown) -> tuple[str, Outcome]:
+def _outcome(event: Answer) -> tuple[str, Outcome]:
     match event:
         case ToolSucceeded(content=content):
             return content, "succeeded"
@@ -126,16 +144,20 @@ def _outcome(event: ToolSucceeded | ToolFailed | ToolOutcomeUnknown) -> tuple[st
             return error, "failed"
         case ToolOutcomeUnknown(error=error):
             return error, "unknown"
+        case ApprovalDenied(reason=reason):
+            return reason, "denied"
 
 
 async def _request(
     journal: Journal, thread_id: ThreadId, call: Version, asked: dict[Version, ToolRequested]
-) -> ToolRequested:
-    """Find the request of a call; it may lie before the page."""
+) -> ToolRequested | None:
+    """Find the request of a call; it may lie before the page. None if the version is no call's."""
     event: Event | None = asked.get(call)
     if event is None:
         before = await journal.history(thread_id, Version(call - 1), call)
         event = before[0].event if before else None
-    if not isinstance(event, ToolRequested):
-        raise CorruptLog(f"{thread_id}: version {call} is no tool call")
-    return event
+    return event if isinstance(event, ToolRequested) else None
+
+
+def _no_call(thread_id: ThreadId, call: int) -> NoReturn:
+    raise CorruptLog(f"{thread_id}: version {call} is no tool call")

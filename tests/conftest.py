@@ -17,13 +17,18 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from domain.ports import EventStore, SnapshotStore
+from api.runtime import SystemClock
+from domain.ports import EventStore, LeaseStore, SnapshotStore, Wakeups
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.postgres.wakeups import open_wakeups
 from migrations.run import migrate
 
 HURRY = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
@@ -97,17 +102,48 @@ async def owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture(params=STORES)
-def event_store(request: pytest.FixtureRequest) -> EventStore:
-    """Give an empty event store, of each kind in turn."""
-    return MemoryEventStore() if request.param == "memory" else PostgresEventStore(request.getfixturevalue("pool"))
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Name each kind of stores in turn."""
+    return str(request.param)
 
 
-@pytest.fixture(params=STORES)
-def snapshot_store(request: pytest.FixtureRequest) -> SnapshotStore:
-    """Give an empty snapshot store, of each kind in turn."""
-    if request.param == "memory":
-        return MemorySnapshotStore()
-    return PostgresSnapshotStore(request.getfixturevalue("pool"))
+@pytest.fixture
+def event_store(request: pytest.FixtureRequest, store_kind: str) -> EventStore:
+    """Give an empty event store."""
+    return MemoryEventStore() if store_kind == "memory" else PostgresEventStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def snapshot_store(request: pytest.FixtureRequest, store_kind: str) -> SnapshotStore:
+    """Give an empty snapshot store."""
+    return MemorySnapshotStore() if store_kind == "memory" else PostgresSnapshotStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def lease_store(request: pytest.FixtureRequest, event_store: EventStore) -> LeaseStore:
+    """Give a lease store without workers, which the event store obeys."""
+    if isinstance(event_store, MemoryEventStore):
+        return MemoryLeaseStore(SystemClock(), event_store.fence)
+    return PostgresLeaseStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def wakeups(request: pytest.FixtureRequest, store_kind: str) -> tuple[Wakeups, Wakeups]:
+    """Give two ends of a channel, which both listen."""
+    if store_kind == "memory":
+        hub = Hub()
+        return MemoryWakeups(hub), MemoryWakeups(hub)
+    pair: tuple[Wakeups, Wakeups] = request.getfixturevalue("postgres_wakeups")
+    return pair
+
+
+@pytest.fixture
+async def postgres_wakeups(database_url: str, pool: asyncpg.Pool) -> AsyncIterator[tuple[Wakeups, Wakeups]]:
+    """Give two ends of a channel of PostgreSQL."""
+    async with open_wakeups(database_url, pool) as one, open_wakeups(database_url, pool) as other:
+        await one.listening.wait()
+        await other.listening.wait()
+        yield one, other
 
 
 @contextlib.asynccontextmanager

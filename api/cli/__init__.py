@@ -12,8 +12,10 @@ import click
 
 COMMANDS = {
     "serve": "Serve the HTTP API.",
+    "worker": "Run the agents' turns, without serving HTTP.",
+    "workers": "List the processes that run turns.",
     "chat": "Talk to an agent here, in the terminal.",
-    "threads": "Look at threads: list, show, events, state.",
+    "threads": "Look at threads: list, show, events, state, tail.",
     "verify": "Check that the log is whole and unchanged.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Bring the database to the newest schema.",

@@ -1,12 +1,10 @@
 """`threadfold chat`."""
 
 import asyncio
-import contextlib
 import logging
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, suppress
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, aclosing, suppress
 from uuid import UUID
 
 import click
@@ -16,28 +14,19 @@ from api.cli.output import counted, moment
 from api.cli.running import PROBLEM, connected, explained, log_to_stderr, model_of, place_of
 from api.cli.screen import Screen
 from api.runtime import open_runtime
-from api.service import Caller, Service, started_turn
-from domain.application.recover import caused_by, recover_thread
-from domain.application.signals import Signal
-from domain.codec import Recorded
-from domain.errors import InvalidInput, ThreadfoldError
-from domain.events import TurnCompleted, TurnFailed
-from domain.ids import TurnId, Version
-from domain.state import Running
+from api.service import Caller, Decision, Said, Service
+from domain.application.watching import happenings
+from domain.codec import Recorded, to_json
+from domain.errors import InvalidInput, NotFound, ThreadfoldError
+from domain.events import ApprovalRequested, TurnCompleted, TurnEnd
+from domain.ids import Version
+from domain.state import Idle, Running
 from infrastructure.settings import Settings, load_settings
 
 with suppress(ImportError):
     import readline  # noqa: F401  (gives input() editing and a history)
 
-_log = logging.getLogger(__name__)
-
 PROMPT = "> "
-GLANCE = 0.5
-"""Seconds without a signal after which the log is asked, for events whose signals were lost or are elsewhere."""
-
-LOOK = 5.0
-"""Seconds between two looks whether another process's turn is lost."""
-
 INTERRUPTED = 130
 """The exit status of what a Ctrl-C has ended, by custom."""
 
@@ -112,7 +101,7 @@ def _leave(runner: asyncio.Runner, talk: "Talk") -> None:
 
 
 class Talk:
-    """A conversation in one thread, with this process as the one that runs its turns."""
+    """A conversation in one thread. This process runs its turns, unless there is a worker that does."""
 
     def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
         """Talk in a thread that there is, or in a new one."""
@@ -123,8 +112,8 @@ class Talk:
         self._new = thread is None
         self._caller = Caller()
         self._thread_id = service.thread_id(thread, self._caller)
-        self._turn: TurnId | None = None
-        self._alone_since = self._runtime.alone_since
+        self._worker = self._runtime.worker
+        self._worker.standby, self._worker.only = True, self._thread_id
 
     async def greet(self) -> None:
         """Check that there is such a thread or agent, and say where we are."""
@@ -144,15 +133,23 @@ class Talk:
 
     async def say(self, text: str) -> bool:
         """Say something and show what comes of it, until the turn is over. Return whether it ended well."""
-        await self.see_out_running_turn()
-        with self._runtime.turns.means.signals.watch(self._thread_id) as queue:
-            outcome = await self._service.start_turn(self._thread_id, text, self._caller, open_with=self._graph)
-            self._turn = started_turn(outcome)
-            return await self._follow(queue, outcome.loaded.head.version, ours=True)
+        await self._worker.begin()
+        await self._see_out()
+        started = await self._service.start_turn(self._thread_id, Said(text, self._graph), self._caller)
+        before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
+        ended_well = await self._follow(before)
+        await self._worker.end()
+        return ended_well
+
+    async def see_out_running_turn(self) -> None:
+        """Let a turn that is under way come to its end first: it goes on here if no other process runs it."""
+        await self._worker.begin()
+        await self._see_out()
+        await self._worker.end()
 
     async def leave(self, grace: float = 5.0) -> None:
         """Let the turn that runs end if it can, and say how it stands."""
-        await self._runtime.turns.close(grace)
+        await self._worker.end(grace)
         loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
         again = f"threadfold chat --thread {self._thread_id}"
         if isinstance(loaded.state, Running):
@@ -162,77 +159,49 @@ class Talk:
         elif loaded.head.version:
             self.screen.note(f"The turn has ended; the thread has all of it: {again}")
 
-    async def see_out_running_turn(self) -> None:
-        """Let a turn that is under way come to its end first: take up one that stopped here, wait for another's."""
-        alone_since, self._alone_since = self._alone_since, None  # later on, others may have come and taken it up
+    async def _see_out(self) -> None:
         loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
-        if not isinstance(loaded.state, Running):
-            return
-        turn, turns = loaded.state.turn, self._runtime.turns
-        with turns.means.signals.watch(self._thread_id) as queue:
-            if turn.turn_id == self._turn:
-                self.screen.note(f"The turn before goes on, at its node {turn.node}.")
-                begun = await self._runtime.journal.history(self._thread_id, Version(turn.started - 1), turn.started)
-                turns.start(loaded, caused_by(begun[0].metadata))
-                await self._follow(queue, loaded.head.version, ours=True)
-                return
+        if isinstance(loaded.state, Running):
             self.screen.note(
-                f"A turn is at its node {turn.node} since {moment(loaded.head.at)} UTC. It is shown as it goes on; if "
-                "its process is gone, it is taken up here when the node's time is over at the latest. Ctrl-C leaves."
+                f"A turn is at its node {loaded.state.turn.node} since {moment(loaded.head.at)} UTC. It is shown as it "
+                "goes on. Ctrl-C leaves."
             )
-            looking = asyncio.create_task(self._take_up_when_lost(alone_since))
-            try:
-                await self._follow(queue, loaded.head.version, ours=False)
-            finally:
-                looking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await looking
+            if loaded.state.turn.waits:
+                await self._decide()
+            await self._follow(loaded.head.version)
 
-    async def _take_up_when_lost(self, alone_since: datetime | None) -> None:
-        """Look, again and again, whether this thread's turn has lost its process. No other thread is looked at."""
-        turns, clock = self._runtime.turns, self._runtime.clock
-        while True:
-            try:
-                await recover_thread(turns, clock, self._thread_id, self._caller.tenant, lost_before=alone_since)
-                alone_since = None
-            except Exception:  # noqa: BLE001  (a database that is away for a while is no reason to stop looking)
-                _log.exception("Could not look for the lost turn")
-            await asyncio.sleep(LOOK)
-
-    async def _follow(self, queue: asyncio.Queue[Signal], seen: Version, *, ours: bool) -> bool:
-        """Show what happens after a version until the turn is over. Return whether it ended well."""
-        turns = self._runtime.turns
-        async with contextlib.aclosing(self._happenings(queue, seen)) as happenings:
-            async for signal in happenings:
-                if signal is None and ours and not turns.runs(self._thread_id):
-                    self.screen.complain("The turn stopped before its end. It goes on ahead of your next message.")
-                    return False
+    async def _follow(self, seen: Version) -> bool:
+        """Show what happens after a version until the thread is idle. Return whether the last turn ended well."""
+        signals = self._runtime.turns.means.signals
+        async with aclosing(happenings(self._runtime.journal, signals, self._thread_id, seen)) as following:
+            async for signal in following:
                 if signal is None:
                     continue
                 self.screen.show(signal)
-                if isinstance(signal, Recorded) and isinstance(signal.event, TurnCompleted | TurnFailed):
-                    await turns.wait(self._thread_id)
-                    return isinstance(signal.event, TurnCompleted)
+                if isinstance(signal, Recorded):
+                    if isinstance(signal.event, ApprovalRequested):
+                        await self._decide()
+                    if isinstance(signal.event, TurnEnd) and await self._is_over(signal):
+                        return isinstance(signal.event, TurnCompleted)
         raise AssertionError("happenings never end")
 
-    async def _happenings(self, queue: asyncio.Queue[Signal], seen: Version) -> AsyncGenerator[Signal | None, None]:
-        """Yield what happens after a version, each event once and in order; None when nothing has for a while."""
-        journal = self._runtime.journal
-        while True:
-            try:
-                signal = await asyncio.wait_for(queue.get(), GLANCE)
-            except TimeoutError:
-                missed = await journal.history(self._thread_id, seen)
-                if not missed:
-                    yield None
+    async def _is_over(self, end: Recorded) -> bool:
+        """Say whether no turn has begun with the end of another one."""
+        after = await self._runtime.journal.load_at(self._thread_id, end.version, self._caller.tenant)
+        return not (isinstance(after.state, Idle) and after.state.thread.queue)
+
+    async def _decide(self) -> None:
+        """Ask the person at the terminal about everything that waits for one."""
+        for approval in await self._service.approvals(self._thread_id, self._caller):
+            what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
+            again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
+            if not sys.stdin.isatty():
+                self.screen.complain(f"{what} needs a person's approval.{again} Refused: nobody is there to ask.")
+                granted = False
             else:
-                if not isinstance(signal, Recorded):
-                    yield signal
-                    continue
-                if signal.version <= seen:
-                    continue
-                complete = signal.version == seen + 1
-                missed = [signal] if complete else await journal.history(self._thread_id, seen, signal.version)
-            for recorded in missed:
-                yield recorded
-                seen = recorded.version
+                self.screen.note(f"{what} needs your approval.{again}")
+                answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else is to be done meanwhile)
+                granted = answer.strip().lower() in {"y", "yes"}
+            decision = Decision(approval.approval_id, approval.hash, granted)
+            with suppress(NotFound):  # somebody else was faster
+                await self._service.decide_approval(self._thread_id, decision, self._caller)

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.output import visible
-from domain.application.signals import Delta, Signal, Withdrawn
+from domain.application.signals import Delta, Withdrawn
 from domain.codec import Recorded, to_json
 from domain.events import (
+    ApprovalDenied,
     Event,
     HistoryCompacted,
     MessageAppended,
@@ -18,7 +19,9 @@ from domain.events import (
     ToolRequested,
     ToolStarted,
     ToolSucceeded,
+    TurnCancelled,
     TurnFailed,
+    TurnRolledBack,
 )
 
 SHOWN = 400
@@ -28,15 +31,16 @@ SHOWN = 400
 class Screen:
     """Shows signals. Text that streams in is provisional until its `MessageAppended`; one that fails is marked so."""
 
-    def __init__(self) -> None:
-        """Begin at the start of a line."""
+    def __init__(self, *, users: bool = False) -> None:
+        """Begin at the start of a line. `users`: show what users say, too."""
+        self._users = users
         self._console = Console(markup=False, emoji=False, highlight=False)
         self._provisional = ""
         self._calls: dict[int, ToolRequested] = {}
         self._open: set[int] = set()
         self._several = False
 
-    def show(self, signal: Signal) -> None:
+    def show(self, signal: Recorded | Delta | Withdrawn) -> None:
         """Show one thing that happened."""
         match signal:
             case Delta(text=text):
@@ -61,8 +65,8 @@ class Screen:
 
     def _event(self, version: int, event: Event) -> None:
         match event:
-            case MessageAppended(role="assistant", content=content):
-                self._said(content or "")
+            case MessageAppended():
+                self._message(event)
             case ToolRequested():
                 self._calls[version] = event
             case ToolStarted(call=call):
@@ -77,10 +81,18 @@ class Screen:
                     self.note(f"{node} failed ({error}); trying again in {retry / 1000:g} s")
             case HistoryCompacted():
                 self.note("(Older messages were summarised to make room.)")
-            case TurnFailed(detail=detail):
-                self.complain(f"The turn failed. {detail}")
+            case ApprovalDenied(reason=reason):
+                self.note(f"← {reason}")
+            case TurnFailed() | TurnCancelled() | TurnRolledBack():
+                self.complain(_how_it_ended(event))
             case _:
                 return
+
+    def _message(self, said: MessageAppended) -> None:
+        if said.role == "assistant":
+            self._said(said.content or "")
+        elif self._users:
+            self.note(f"> {said.content}")
 
     def _said(self, content: str) -> None:
         if self._provisional != content:
@@ -117,3 +129,13 @@ class Screen:
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line):,} characters)"
+
+
+def _how_it_ended(end: TurnFailed | TurnCancelled | TurnRolledBack) -> str:
+    match end:
+        case TurnFailed(detail=detail):
+            return f"The turn failed. {detail}"
+        case TurnCancelled():
+            return "The turn was cancelled."
+        case TurnRolledBack():
+            return "The turn was rolled back: the thread is as it was before."

@@ -6,20 +6,23 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 import click
 import msgspec
 import uvicorn
 import uvloop
+from litestar import Litestar
 from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.cli.running import connected, explained, log_to_stderr, model_of, place_of
+from api.cli.running import connected, explained, log_to_stderr
+from api.cli.supervise import ready_line, stopped_with_parent, supervise
+from api.runtime import MEMORY
 from domain.errors import ThreadfoldError
-from infrastructure.settings import Settings, load_settings
+from infrastructure.settings import BadSetting, Settings, load_settings
 
 GRACE = 3
 """Seconds that requests have to end. After that turns have some of their own; a rest goes on at the next start."""
@@ -43,8 +46,10 @@ class CannotListen(ThreadfoldError):
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.  [PORT, or 8000]"
 )
+@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes to serve with.  [default: 1]")
 @click.option("--access-log", is_flag=True, help="Log each request.")
-def serve(*, host: str | None, port: int | None, access_log: bool) -> None:
+@click.option("--listener", type=int, hidden=True, help="The descriptor of a socket that a parent listens at.")
+def serve(*, host: str | None, port: int | None, workers: int, access_log: bool, listener: int | None) -> None:
     """Serve the HTTP API, and run the agents' turns."""
     with explained():
         settings = load_settings()
@@ -53,12 +58,17 @@ def serve(*, host: str | None, port: int | None, access_log: bool) -> None:
         log_to_stderr(settings.log_level)
         for chatty in ("uvicorn.error", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        if workers > 1 and settings.database_url == MEMORY:
+            raise BadSetting("DATABASE_URL=memory://: several processes cannot share memory. Leave --workers out.")
         with (
-            _listening(settings.host, settings.port) as listener,
+            _listening(settings.host, settings.port) if listener is None else socket.socket(fileno=listener) as socket_,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             suppress(asyncio.CancelledError),  # told to stop before it was ready
         ):
-            runner.run(_serve(settings, listener, access_log=access_log))
+            if workers > 1:
+                runner.run(supervise(settings, socket_, workers, ["--access-log"] if access_log else []))
+            else:
+                runner.run(_serve(settings, socket_, access_log=access_log, child=listener is not None))
 
 
 class _Server(uvicorn.Server):
@@ -77,7 +87,7 @@ class _Server(uvicorn.Server):
         yield  # uvicorn's own would end the process by the signal once requests are done: before the turns are
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, access_log: bool) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, access_log: bool, child: bool) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         _excusing(app),
@@ -89,11 +99,11 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
-    ready = f"Threadfold is ready at {_url(listener)} - data in {place_of(settings)}; model: {model_of(settings)}"
-    server = _Server(config, ready)
-    _stop_by_signals(server)
+    server = _Server(config, ready_line(settings, listener))
+    stop = _stop_by_signals(server, app)
     async with connected(settings, app.lifespan()):
-        await server.serve(sockets=[listener])
+        with stopped_with_parent(stop) if child else nullcontext():
+            await server.serve(sockets=[listener])
 
 
 def _excusing(app: ASGIApp) -> ASGIApp:
@@ -119,7 +129,7 @@ def _excusing(app: ASGIApp) -> ASGIApp:
     return excused
 
 
-def _stop_by_signals(server: uvicorn.Server) -> None:
+def _stop_by_signals(server: uvicorn.Server, app: Litestar) -> Callable[[], None]:
     """Make the first signal a request to stop, and a second one an end of waiting for requests."""
     loop, serving = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -130,10 +140,12 @@ def _stop_by_signals(server: uvicorn.Server) -> None:
             server.force_exit = True
         else:
             click.echo("Threadfold stops as soon as what is running has ended, in some seconds at most.", err=True)
+            app.state.service.runtime.stopping.set()
             server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    return stop
 
 
 @contextmanager
@@ -151,8 +163,3 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         raise CannotListen(why) from error
     with listener:
         yield listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

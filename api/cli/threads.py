@@ -1,5 +1,6 @@
-"""`threadfold threads`: list, show, events, state."""
+"""`threadfold threads`: list, show, events, state, tail."""
 
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -8,11 +9,13 @@ import click
 
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
 from api.cli.running import ask
+from api.cli.screen import Screen
 from api.preconditions import decode_cursor
 from api.service import Caller, Service
-from api.views import EventView, StateView, WindowMessage, state_view
+from api.views import EventView, StateView, WindowMessage, event_view, state_view
 from domain.application.execute import checkpoint_of
-from domain.codec import to_json
+from domain.application.watching import happenings
+from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports import ThreadCursor
@@ -148,6 +151,28 @@ def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_
     if view.window:
         click.echo()
         show_table(["VERSION", "ROLE", "LIVE WINDOW"], [_message(message) for message in view.window], wrap=True)
+
+
+@threads.command()
+@click.argument("thread", type=click.UUID)
+@click.option("--after", type=click.IntRange(0, MAX_VERSION), help="Begin after this version.  [default: now]")
+@as_json
+def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
+    """Follow a thread as it happens, until Ctrl-C; with --json, one event to a line."""
+
+    async def follow(service: Service) -> None:
+        loaded = await service.existing(ThreadId(thread), Caller())
+        begin = loaded.head.version if after is None else Version(after)
+        screen, signals = Screen(users=True), service.runtime.turns.means.signals
+        async with aclosing(happenings(service.runtime.journal, signals, ThreadId(thread), begin)) as following:
+            async for signal in following:
+                if isinstance(signal, Recorded) and as_json:
+                    click.echo(to_json(event_view(signal)))
+                elif signal is not None and not as_json:
+                    screen.show(signal)
+
+    with suppress(KeyboardInterrupt):
+        ask(follow)
 
 
 def _entry(entry: ThreadEntry, *, wide: bool) -> list[str]:

@@ -1,10 +1,15 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, threads, turns
+from api.routes import about, people, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
     turns.start_turn,
+    turns.cancel_turn,
+    turns.retry_turn,
+    people.list_approvals,
+    people.decide_approval,
+    people.fork_thread,
     threads.open_thread,
     threads.update_values,
     threads.list_threads,
@@ -12,8 +17,10 @@ ROUTES = (
     threads.show_state,
     threads.list_messages,
     threads.list_events,
+    stream.stream_thread,
     about.list_graphs,
     about.show_graph,
+    about.list_workers,
     about.live,
     about.ready,
 )

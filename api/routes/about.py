@@ -10,7 +10,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERV
 
 from api.callers import FromReadiness, FromService
 from api.problems import problems
-from api.views import GraphView, Health, graph_view
+from api.views import GraphView, Health, WorkerView, graph_view
 from domain.errors import UnknownGraph
 
 UNREADY = ResponseSpec(Health, generate_examples=False, description="The log cannot be read.")
@@ -29,6 +29,12 @@ async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
         return graph_view(service.agent(name))
     except UnknownGraph as error:
         raise NotFoundException(detail=str(error)) from error
+
+
+@get("/v1/workers", tags=["health"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
+async def list_workers(service: FromService) -> Sequence[WorkerView]:
+    """List the processes that run turns, each with its shards."""
+    return await service.workers()
 
 
 @get("/health/live", tags=["health"], responses=problems())

@@ -18,12 +18,13 @@ from litestar.status_codes import (
 )
 
 from api.bodies import DEFAULT_GRAPH, Invoke, StartTurn
-from api.callers import FromCaller, FromService, FromThread, IfMatch, etag, expecting
+from api.callers import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
 from api.problems import problems
-from api.service import started_turn
-from api.views import Accepted, TurnView
-from domain.application.execute import Outcome, checkpoint_of
-from domain.ids import ThreadId
+from api.service import Said, Service, Started
+from api.views import Accepted, Cancelling, TurnView
+from domain.application.execute import checkpoint_of
+from domain.ids import ThreadId, TurnId
+from domain.state import Idle, Running
 
 Wait = Annotated[bool, QueryParameter(description="Answer with the finished turn.")]
 
@@ -37,6 +38,11 @@ REFUSED = problems(
     HTTP_422_UNPROCESSABLE_ENTITY,
     HTTP_503_SERVICE_UNAVAILABLE,
 )
+CANCELLED = {
+    HTTP_200_OK: FINISHED,
+    HTTP_202_ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn is to end."),
+    **problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_422_UNPROCESSABLE_ENTITY, HTTP_503_SERVICE_UNAVAILABLE),
+}
 ANSWERS = {HTTP_200_OK: FINISHED, HTTP_202_ACCEPTED: TAKEN, **REFUSED, **problems(HTTP_404_NOT_FOUND)}
 
 
@@ -47,10 +53,8 @@ async def invoke(
     """Say something; open the thread if there is none. The turn runs in the background."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
-    outcome = await service.start_turn(
-        thread_id, data.user_input, caller, open_with=data.graph or DEFAULT_GRAPH, graph=data.graph
-    )
-    return _accepted(outcome)
+    said = Said(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy)
+    return _accepted(await service.start_turn(thread_id, said, caller))
 
 
 @post("/v1/threads/{thread_id:str}/turns", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=ANSWERS)
@@ -65,14 +69,55 @@ async def start_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Say something in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    outcome = await service.start_turn(ThreadId(thread), data.user_input, caller)
-    finished = await service.finished_turn(outcome) if wait else None
+    said = Said(data.user_input, strategy=data.strategy)
+    started = await service.start_turn(ThreadId(thread), said, caller)
+    return await _answer(service, started, wait=wait)
+
+
+@post(
+    "/v1/threads/{thread_id:str}/turns/{turn_id:str}/retry",
+    status_code=HTTP_202_ACCEPTED,
+    tags=["turns"],
+    responses=ANSWERS,
+)
+async def retry_turn(
+    thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
+) -> Response[Accepted] | Response[TurnView]:
+    """Go on, in a new turn, with the last one if it failed or was cancelled, at the node where it ended."""
+    started = await service.retry_turn(ThreadId(thread), TurnId(turn), caller)
+    return await _answer(service, started, wait=wait)
+
+
+@post(
+    "/v1/threads/{thread_id:str}/turns/{turn_id:str}/cancel",
+    status_code=HTTP_202_ACCEPTED,
+    tags=["turns"],
+    responses=CANCELLED,
+)
+async def cancel_turn(
+    thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
+) -> Response[Cancelling] | Response[TurnView]:
+    """End a turn that runs, waits for a person, or is queued. What it has said is kept."""
+    outcome = await service.cancel_turn(ThreadId(thread), TurnId(turn), caller)
+    finished = await service.turn_end(outcome, TurnId(turn)) if wait else None
+    if finished is not None:
+        return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
+    checkpoint = checkpoint_of(outcome.loaded)
+    ended = isinstance(outcome.loaded.state, Idle)
+    body = Cancelling("cancelled" if ended else "cancelling", outcome.loaded.thread_id, turn, checkpoint)
+    return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))
+
+
+async def _answer(service: Service, started: Started, *, wait: bool) -> Response[Accepted] | Response[TurnView]:
+    finished = await service.turn_end(started.outcome, started.turn_id) if wait else None
     if finished is None:
-        return _accepted(outcome)
+        return _accepted(started)
     return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
 
 
-def _accepted(outcome: Outcome) -> Response[Accepted]:
-    checkpoint = checkpoint_of(outcome.loaded)
-    body = Accepted("processing", outcome.loaded.thread_id, checkpoint, started_turn(outcome))
+def _accepted(started: Started) -> Response[Accepted]:
+    loaded = started.outcome.loaded
+    state, checkpoint = loaded.state, checkpoint_of(loaded)
+    waits = isinstance(state, Running) and state.turn.turn_id != started.turn_id
+    body = Accepted("enqueued" if waits else "processing", loaded.thread_id, checkpoint, started.turn_id)
     return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))

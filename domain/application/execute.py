@@ -12,7 +12,7 @@ from domain.commands import Command
 from domain.decide import decide_all
 from domain.errors import CommandReused, StoreUnavailable, VersionConflict
 from domain.ids import DEFAULT_TENANT, CommandId, Tenant, ThreadId, Version
-from domain.ports import CommandRecord
+from domain.ports import CommandRecord, Fence
 from domain.state import State
 
 ATTEMPTS = 10
@@ -46,6 +46,7 @@ class Request(Struct, frozen=True):
     expected: Seen | None = None
     repeatable: Repeatable | None = None
     known: Loaded | None = None
+    fence: Fence | None = None
 
 
 class Outcome(Struct, frozen=True):
@@ -73,13 +74,14 @@ async def execute(journal: Journal, request: Request) -> Outcome:
     Raises:
         VersionConflict: the thread is not at the checkpoint that the caller has seen.
         StoreUnavailable: other processes were faster each time, or the store does not answer.
+        LeaseLost: another worker has the shard that `fence` names.
         CommandReused: the idempotency key came before, with another request.
         Conflict, InvalidInput: see `decide`.
     """
     async with journal.lock(request.thread_id):
         known = request.known
         for _ in range(ATTEMPTS):
-            if (done := await _repetition(journal, request)) is not None:
+            if (done := await repetition(journal, request.thread_id, request.tenant, request.repeatable)) is not None:
                 return done
             loaded = known or await journal.load(request.thread_id, request.tenant)
             known = None
@@ -87,29 +89,35 @@ async def execute(journal: Journal, request: Request) -> Outcome:
             events = decide_all(request.plan(loaded.state), loaded.state)
             if not events and (request.repeatable is None or not loaded.head.version):
                 return Outcome(loaded, ())
-            record = _record(request.repeatable, loaded, len(events))
+            record = record_of(request.repeatable, loaded, len(events))
             try:
-                moved, recorded = await journal.append(loaded, events, request.metadata, record)
+                moved, recorded = await journal.append(loaded, events, request.metadata, record, fence=request.fence)
             except VersionConflict:
                 continue
             return Outcome(moved, recorded)
     raise StoreUnavailable("Other processes write to this thread all the time. Try again.")
 
 
-async def _repetition(journal: Journal, request: Request) -> Outcome | None:
-    """Answer a command that was carried out before, as it was answered then."""
-    if request.repeatable is None:
+async def repetition(
+    journal: Journal, thread_id: ThreadId, tenant: Tenant, repeatable: Repeatable | None
+) -> Outcome | None:
+    """Answer a command that was carried out before, as it was answered then; None if it was not.
+
+    Raises:
+        CommandReused: its idempotency key came with another request.
+    """
+    if repeatable is None:
         return None
-    stored = await journal.store.command(request.thread_id, request.repeatable.id)
+    stored = await journal.store.command(thread_id, repeatable.id)
     if stored is None:
         return None
-    if stored.request_hash != request.repeatable.request_hash:
+    if stored.request_hash != repeatable.request_hash:
         raise CommandReused
-    version = Version(int(stored.result))
-    return Outcome(await journal.load_at(request.thread_id, version, request.tenant), (), repeated=True)
+    return Outcome(await journal.load_at(thread_id, Version(int(stored.result)), tenant), (), repeated=True)
 
 
-def _record(repeatable: Repeatable | None, loaded: Loaded, events: int) -> CommandRecord | None:
+def record_of(repeatable: Repeatable | None, loaded: Loaded, events: int) -> CommandRecord | None:
+    """Make what is to be remembered of a command: the version that it leads to."""
     if repeatable is None:
         return None
     return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from domain.chain import NOTHING, Head, seal
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
-from domain.errors import InvalidInput, UnknownThread, VersionConflict
-from domain.events import Event
+from domain.errors import CorruptLog, InvalidInput, UnknownThread, VersionConflict
+from domain.events import Event, ThreadForked
 from domain.evolve import evolve, fold
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
-from domain.ports import Append, Clock, CommandRecord, EventStore, Snapshot, SnapshotStore
+from domain.ports import Append, Clock, CommandRecord, EventStore, Fence, Snapshot, SnapshotStore
 from domain.state import INITIAL, State
 
 PAGE = 1_000
@@ -34,6 +34,13 @@ class Loaded(Struct, frozen=True):
     tenant: Tenant = DEFAULT_TENANT
     head: Head = NOTHING
     state: State = INITIAL
+
+
+class Origin(Struct, frozen=True):
+    """Where a fork left another thread, which has the events up to `version` itself."""
+
+    parent: ThreadId
+    version: Version
 
 
 class Journal:
@@ -56,6 +63,7 @@ class Journal:
         self._snapshot_every = snapshot_every
         self._keep = keep
         self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
+        self._origins: OrderedDict[ThreadId, Origin | None] = OrderedDict()
         self._snapshotted: dict[ThreadId, Version] = {}
         self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
@@ -95,6 +103,8 @@ class Journal:
         past = await self._catch_up(await self._nearest(thread_id, version), upto=version)
         if past.head.version == version and past.tenant == tenant:
             return past
+        if (origin := await self.origin(thread_id)) and version <= origin.version:
+            return replace(await self.load_at(origin.parent, version, tenant), thread_id=thread_id)
         now = await self.existing(thread_id, tenant)
         raise InvalidInput("at_version", f"the thread has versions 1 to {now.head.version}")
 
@@ -113,12 +123,20 @@ class Journal:
         return version
 
     async def append(
-        self, loaded: Loaded, events: Sequence[Event], metadata: Metadata, command: CommandRecord | None = None
+        self,
+        loaded: Loaded,
+        events: Sequence[Event],
+        metadata: Metadata,
+        command: CommandRecord | None = None,
+        *,
+        forked: bool = False,
+        fence: Fence | None = None,
     ) -> tuple[Loaded, Sequence[Recorded]]:
         """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
 
         Raises:
             VersionConflict: the thread has moved on; nothing was stored.
+            LeaseLost: another worker has the shard that `fence` names; nothing was stored.
         """
         now = self._clock.now()
         drafts = [encode(event, metadata) for event in events]
@@ -126,7 +144,18 @@ class Journal:
         events = [read_back(draft) for draft in drafts]
         records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, now)
         state = fold(loaded.state, events)
-        append = Append(loaded.tenant, loaded.thread_id, loaded.head, head, records, state.in_turn, command)
+        append = Append(
+            loaded.tenant,
+            loaded.thread_id,
+            loaded.head,
+            head,
+            records,
+            state.in_turn,
+            command,
+            waiting=state.waiting,
+            forked=forked,
+            fence=fence,
+        )
         try:
             position = await self.store.append(append)
         except VersionConflict:
@@ -143,8 +172,16 @@ class Journal:
     async def history(
         self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE
     ) -> Sequence[Recorded]:
-        """Return a page of events with `after < version <= upto`."""
-        return [decode(record) for record in await self.store.read(thread_id, after, upto, limit)]
+        """Return a page of events with `after < version <= upto`: of a fork, its parent's first."""
+        own = [decode(record) for record in await self.store.read(thread_id, after, upto, limit)]
+        if own and own[0].version == after + 1:
+            return own
+        origin = await self.origin(thread_id)
+        if origin is None or after >= origin.version:
+            return own
+        end = origin.version if upto is None else min(upto, origin.version)
+        inherited = await self.history(origin.parent, after, end, limit)
+        return [*inherited, *own][:limit]
 
     async def follow(
         self, thread_id: ThreadId, after: Version = START, upto: Version | None = None
@@ -167,6 +204,22 @@ class Journal:
         state = to_json(loaded.state)
         await self._snapshots.save(Snapshot(loaded.tenant, thread_id, loaded.head, self._fingerprint, state))
 
+    async def origin(self, thread_id: ThreadId) -> Origin | None:
+        """Return where a fork comes from; None for a thread of its own, or none."""
+        if thread_id in self._origins:
+            return self._origins[thread_id]
+        row = await self.store.thread(thread_id)
+        if row is None:
+            return None
+        origin = None
+        if row.base:
+            (first,) = await self.store.read(thread_id, row.base, limit=1)
+            origin = _origin_of(decode(first))
+        self._origins[thread_id] = origin
+        if len(self._origins) > self._keep:
+            self._origins.popitem(last=False)
+        return origin
+
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
         """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
         return self._locks.setdefault(thread_id, asyncio.Lock())
@@ -187,6 +240,11 @@ class Journal:
     async def _catch_up(self, loaded: Loaded, upto: Version | None = None) -> Loaded:
         """Fold the events after `loaded`."""
         while page := await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
+            if not loaded.head.version and page[0].version > 1:
+                origin = _origin_of(decode(page[0]))
+                loaded = replace(
+                    await self.load_at(origin.parent, origin.version, page[0].tenant), thread_id=loaded.thread_id
+                )
             state = loaded.state
             for record in page:
                 state = evolve(state, decode(record).event)
@@ -203,3 +261,10 @@ class Journal:
         if len(self._hot) > self._keep:
             evicted, _ = self._hot.popitem(last=False)
             self._snapshotted.pop(evicted, None)
+
+
+def _origin_of(first: Recorded) -> Origin:
+    """Read where a fork comes from off its first event."""
+    if not isinstance(first.event, ThreadForked):
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
+    return Origin(ThreadId(first.event.parent), Version(first.event.at_version))

@@ -1,55 +1,176 @@
-"""What watchers of a thread are told while a turn runs: events once they are durable, and text before it is."""
+"""What watchers of a thread are told while a turn runs: events once they are durable, and text before it is.
+
+Watchers in other processes are told over the wake-ups: that there are new events, which they read from the log, and,
+if they said so, the text.
+"""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from msgspec import Struct
 
 from domain.codec import Recorded
-from domain.ids import ThreadId
+from domain.errors import StoreUnavailable
+from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.ports import EventStore, Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
 
-BACKLOG = 1_000
+BACKLOG = 200
 """Signals that a slow watcher may leave unread before further ones pass it by; the log has every event."""
+
+LOOK = 2.0
+"""Seconds between two looks at the log, for events whose signals were lost."""
+
+ATTENTION = 30.0
+"""Seconds that another process counts as watching after it said so; it says so every third of that."""
 
 
 class Delta(Struct, frozen=True):
-    """A piece of the answer that a model is writing. Provisional until its `MessageAppended`."""
+    """A piece of the answer that a model is writing after a version, from its `offset`th character on.
 
+    Provisional until the next event.
+    """
+
+    version: Version
+    offset: int
     text: str
 
 
 class Withdrawn(Struct, frozen=True):
-    """The deltas since the last event came to nothing: the attempt failed."""
+    """The deltas after a version came to nothing: the attempt failed."""
+
+    version: Version
 
 
-Signal: TypeAlias = Recorded | Delta | Withdrawn
+class Behind(Struct, frozen=True):
+    """There are events up to a version, which some other process has written."""
+
+    version: Version
+
+
+Signal: TypeAlias = Recorded | Delta | Withdrawn | Behind
+
+
+class Watcher:
+    """Somebody who wants to hear of a thread. Takes what it can hold, and knows when it has missed something."""
+
+    def __init__(self) -> None:
+        """Begin with nothing heard."""
+        self._signals: deque[Signal] = deque()
+        self._something = asyncio.Event()
+        self._missed = False
+
+    def tell(self, signal: Signal) -> None:
+        """Keep a signal, unless too many are kept already."""
+        if len(self._signals) < BACKLOG:
+            self._signals.append(signal)
+        else:
+            self._missed = True
+        self._something.set()
+
+    async def hear(self) -> Signal:
+        """Return the next signal; `Behind` the newest version where some were missed."""
+        while not (self._signals or self._missed):
+            self._something.clear()
+            await self._something.wait()
+        if self._signals:
+            return self._signals.popleft()
+        self._missed = False
+        return Behind(MAX_VERSION)
 
 
 class Signals:
-    """Hands signals to whoever watches, within this process. Nobody's correctness may depend on one."""
+    """Hands signals to whoever watches. Nobody's correctness may depend on one."""
 
-    def __init__(self) -> None:
-        """Begin without watchers."""
-        self._watchers: defaultdict[ThreadId, set[asyncio.Queue[Signal]]] = defaultdict(set)
+    def __init__(self, wakeups: Wakeups | None = None) -> None:
+        """Begin without watchers. `wakeups` lead to other processes."""
+        self._watchers: defaultdict[ThreadId, set[Watcher]] = defaultdict(set)
+        self._wakeups = wakeups
+        self._watched_elsewhere: dict[ThreadId, float] = {}
+        if wakeups:
+            wakeups.listen(self._hear)
 
     @contextmanager
-    def watch(self, thread_id: ThreadId) -> Iterator[asyncio.Queue[Signal]]:
+    def watch(self, thread_id: ThreadId) -> Iterator[Watcher]:
         """Receive a thread's signals from now on."""
-        queue: asyncio.Queue[Signal] = asyncio.Queue(BACKLOG)
-        self._watchers[thread_id].add(queue)
+        watcher = Watcher()
+        self._watchers[thread_id].add(watcher)
+        self._attend(thread_id)
         try:
-            yield queue
+            yield watcher
         finally:
-            self._watchers[thread_id].discard(queue)
+            self._watchers[thread_id].discard(watcher)
             if not self._watchers[thread_id]:
                 del self._watchers[thread_id]
 
-    def send(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
-        """Tell every watcher of a thread."""
-        for queue in self._watchers.get(thread_id, ()):
+    async def keep_up(self, store: EventStore) -> None:
+        """Ask the log, for ever, about the threads that somebody here watches: all of them in one query."""
+        attended = 0.0
+        known: Mapping[ThreadId, Version] = {}
+        while True:
+            await asyncio.sleep(LOOK)
+            watched = list(self._watchers)
+            if time.monotonic() - attended > ATTENTION / 3:
+                attended = time.monotonic()
+                for thread_id in watched:
+                    self._attend(thread_id)
+            with suppress(StoreUnavailable):
+                now = await store.versions(watched) if watched else {}
+                for thread_id, version in now.items():
+                    if known.get(thread_id) != version:
+                        self._tell(thread_id, (Behind(version),))
+                known = now
+
+    def _attend(self, thread_id: ThreadId) -> None:
+        if self._wakeups:
+            self._wakeups.send(Watched(thread_id))
+
+    def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
+        """Tell every watcher of a thread what has happened."""
+        self._tell(thread_id, events)
+        if self._wakeups and events:
+            self._wakeups.send(Moved(thread_id, events[-1].version))
+
+    def speak(self, thread_id: ThreadId, delta: Delta) -> None:
+        """Tell every watcher what a model is writing."""
+        self._tell(thread_id, (delta,))
+        if self._wakeups and self._is_watched_elsewhere(thread_id):
+            self._wakeups.send(Spoken(thread_id, delta.version, delta.offset, delta.text))
+
+    def retract(self, thread_id: ThreadId, version: Version) -> None:
+        """Tell every watcher that what was spoken after a version came to nothing."""
+        self._tell(thread_id, (Withdrawn(version),))
+        if self._wakeups and self._is_watched_elsewhere(thread_id):
+            self._wakeups.send(Retracted(thread_id, version))
+
+    def _tell(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
+        for watcher in self._watchers.get(thread_id, ()):
             for signal in signals:
-                if not queue.full():
-                    queue.put_nowait(signal)
+                watcher.tell(signal)
+
+    def _hear(self, wakeup: Wakeup) -> None:
+        match wakeup:
+            case Moved(thread_id, version):
+                self._tell(thread_id, (Behind(version),))
+            case Spoken(thread_id, version, offset, text):
+                self._tell(thread_id, (Delta(version, offset, text),))
+            case Retracted(thread_id, version):
+                self._tell(thread_id, (Withdrawn(version),))
+            case Watched(thread_id):
+                self._watched_elsewhere[thread_id] = time.monotonic() + ATTENTION
+                self._forget_who_has_left()
+
+    def _is_watched_elsewhere(self, thread_id: ThreadId) -> bool:
+        return self._watched_elsewhere.get(thread_id, 0.0) > time.monotonic()
+
+    def _forget_who_has_left(self) -> None:
+        """Drop old entries from the front: they stand in the order of their first coming, roughly by age."""
+        now = time.monotonic()
+        while self._watched_elsewhere:
+            first = next(iter(self._watched_elsewhere))
+            if self._watched_elsewhere[first] > now:
+                return
+            del self._watched_elsewhere[first]

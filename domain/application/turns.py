@@ -2,25 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from domain.agent import Agent
-from domain.application.execute import Request, execute
-from domain.application.journal import Loaded
-from domain.application.signals import Withdrawn
-from domain.application.work import Means, Work, cancelled_from_outside
+from domain.application.journal import Journal, Loaded
+from domain.application.run import Means, Run
+from domain.application.work import Work, cancelled_from_outside
 from domain.chat import ModelError
-from domain.codec import Metadata, to_json
-from domain.commands import Command, CompactHistory, CompleteNode, FailAttempt, FailTurn
+from domain.codec import Metadata, Recorded, to_json
+from domain.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
 from domain.compaction import compacted, overflows
-from domain.decide import check_facts
-from domain.errors import NodeTimeout, StoreUnavailable, ThreadfoldError, TurnIsOver
-from domain.events import NodeFact
+from domain.errors import LeaseLost, NodeTimeout, StoreUnavailable, ThreadfoldError, TurnIsOver, WaitsForPerson
+from domain.events import NodeFact, TurnStarted
 from domain.evolve import fold
+from domain.facts import check_facts
 from domain.graph import Node
-from domain.ids import ThreadId, TurnId
+from domain.ids import ThreadId, TurnId, Version
 from domain.json import storable_text
+from domain.ports import Fence
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
@@ -32,154 +32,230 @@ ERROR_LENGTH = 1_000
 class Turns:
     """The turns that this process runs. Each is a task of the event loop; waiting for one is optional.
 
-    `pause` is how many seconds a turn waits for a store that is away, before it goes on.
+    `pause` is how many seconds a turn waits for a store that is away, before it goes on. `fence` names the
+    lease under which a thread's turn is run; whoever has leases sets it.
     """
 
     means: Means
     agents: Mapping[str, Agent]
     pause: float = 2.0
-    _tasks: dict[ThreadId, tuple[TurnId, asyncio.Task[None]]] = field(default_factory=dict)
+    fence: Callable[[ThreadId], Fence | None] = lambda _: None
+    crashed: dict[ThreadId, TurnId] = field(default_factory=dict)
+    """Turns whose task ended with an error: they are resumed, not begun."""
+    _runs: dict[ThreadId, tuple[Run, asyncio.Task[None]]] = field(default_factory=dict)
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, loaded: Loaded, metadata: Metadata) -> None:
         """Run a thread's turn in the background, from the node in flight. Does nothing if it runs here already."""
-        if not isinstance(loaded.state, Running):
+        state, thread_id = loaded.state, loaded.thread_id
+        if not isinstance(state, Running):
             return
-        thread_id, turn_id = loaded.thread_id, TurnId(loaded.state.turn.turn_id)
-        if thread_id in self._tasks and self._tasks[thread_id][0] == turn_id:
+        turn_id = TurnId(state.turn.turn_id)
+        if thread_id in self._runs and self._runs[thread_id][0].turn_id == turn_id:
             return
         # A turn before this one may still be on its way out: its end was stored before its task returns.
-        task = asyncio.create_task(self._run_and_snapshot(loaded, metadata), name=f"turn {turn_id}")
-        self._tasks[thread_id] = (turn_id, task)
-        task.add_done_callback(lambda done: self._forget(thread_id, done))
+        run = Run(self.means, loaded, metadata, self.fence)
+        task = asyncio.create_task(self._run_all(run), name=f"turn {turn_id}")
+        self._runs[thread_id] = (run, task)
+        task.add_done_callback(lambda done: self._forget(thread_id, turn_id, done))
 
     async def run(self, loaded: Loaded, metadata: Metadata) -> Loaded:
-        """Run a turn to its end, or to where another process goes on with it; return the thread as it is then."""
+        """Run a turn to its end, or to where it waits or another process goes on; return the thread as it is then."""
         if not isinstance(loaded.state, Running):
             return loaded
-        turn_id = loaded.state.turn.turn_id
-        while isinstance(loaded.state, Running) and loaded.state.turn.turn_id == turn_id:
-            try:
-                loaded = await self._step(await self._make_room(loaded, metadata), metadata)
-            except TurnIsOver:
-                return await self.means.journal.load(loaded.thread_id, loaded.tenant)
-            except StoreUnavailable:
-                _log.warning("The turn of %s waits for the store", loaded.thread_id)
-                await asyncio.sleep(self.pause)
-                loaded = await self._load_when_there(loaded)
-        return loaded
+        run = Run(self.means, loaded, metadata, self.fence)
+        await self._run(run)
+        return run.loaded
 
     async def wait(self, thread_id: ThreadId, turn_id: TurnId | None = None) -> None:
         """Wait until a turn of the thread, or none at all, runs in this process."""
-        while (running := self._tasks.get(thread_id)) and turn_id in {None, running[0]}:
+        while (running := self._runs.get(thread_id)) and turn_id in {None, running[0].turn_id}:
             await asyncio.wait([running[1]])
             await asyncio.sleep(0)
 
-    def runs(self, thread_id: ThreadId) -> bool:
-        """Say whether this process runs a turn of the thread."""
-        return thread_id in self._tasks
+    def runs(self, thread_id: ThreadId) -> TurnId | None:
+        """Name the turn of the thread that this process runs."""
+        running = self._runs.get(thread_id)
+        return running[0].turn_id if running else None
+
+    def running(self) -> Mapping[ThreadId, Version]:
+        """List the threads whose turns this process runs, with the version that each was seen at."""
+        return {thread_id: run.loaded.head.version for thread_id, (run, _) in self._runs.items()}
+
+    async def look(self, thread_id: ThreadId) -> None:
+        """Stop the thread's turn, if it runs here, where somebody asks for that."""
+        if running := self._runs.get(thread_id):
+            run = running[0]
+            state = (await self.means.journal.load(thread_id, run.loaded.tenant)).state
+            if isinstance(state, Running) and state.turn.turn_id == run.turn_id and state.turn.cancelling:
+                run.stop()
+
+    async def abandon(self, thread_id: ThreadId) -> None:
+        """Stop running a thread's turn, wherever it is: another process goes on with it."""
+        if running := self._runs.get(thread_id):
+            running[1].cancel()
+            await asyncio.gather(running[1], return_exceptions=True)
 
     async def close(self, grace: float = 5.0) -> None:
-        """Give running turns `grace` seconds to end. What is left goes on at the next start, at its node."""
-        tasks = [task for _, task in self._tasks.values()]
+        """Give running turns `grace` seconds to end. What is left goes on elsewhere or later, at its node."""
+        tasks = [task for _, task in self._runs.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._snapshots, return_exceptions=True)
 
-    async def _run_and_snapshot(self, loaded: Loaded, metadata: Metadata) -> None:
-        """Run a turn, and have a snapshot written behind its back: nobody who waits for the turn waits for that."""
-        done = await self.run(loaded, metadata)
-        snapshot = asyncio.create_task(self.means.journal.checkpoint(done), name=f"snapshot of {done.thread_id}")
+    async def _run_all(self, run: Run) -> None:
+        """Run a turn, and then those that waited for its end."""
+        thread_id = run.thread_id
+        while True:
+            ours = await self._run(run)
+            self._snapshot(run.loaded)
+            state = run.loaded.state
+            if not ours or not isinstance(state, Running) or state.turn.turn_id == run.turn_id:
+                return
+            run = Run(self.means, run.loaded, await story(self.means.journal, run.loaded), self.fence)
+            self._runs[thread_id] = (run, self._runs[thread_id][1])
+
+    def _snapshot(self, loaded: Loaded) -> None:
+        """Have a snapshot written behind the turn's back: nobody who waits for the turn waits for that."""
+        snapshot = asyncio.create_task(self.means.journal.checkpoint(loaded), name=f"snapshot of {loaded.thread_id}")
         self._snapshots.add(snapshot)
         snapshot.add_done_callback(self._snapshot_done)
 
-    async def _load_when_there(self, loaded: Loaded) -> Loaded:
+    async def _run(self, run: Run) -> bool:
+        """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
+        while (turn := run.turn) and not turn.waits:
+            try:
+                if turn.cancelling:
+                    await self._report(run, StopTurn(run.turn_id, None, 0, run.number))
+                else:
+                    await self._make_room(run)
+                    await self._step(run)
+            except WaitsForPerson:
+                await self._refresh(run)  # the answer may be there already
+            except (TurnIsOver, LeaseLost):
+                await self._refresh(run)
+                return False
+            except StoreUnavailable:
+                _log.warning("The turn of %s waits for the store", run.thread_id)
+                await asyncio.sleep(self.pause)
+                await self._refresh(run)
+        return True
+
+    async def _refresh(self, run: Run) -> None:
+        """Read what others have written, however long the store is away."""
         while True:
             try:
-                return await self.means.journal.load(loaded.thread_id, loaded.tenant)
+                return await run.refresh()
             except StoreUnavailable:
                 await asyncio.sleep(self.pause)
 
-    async def _make_room(self, loaded: Loaded, metadata: Metadata) -> Loaded:
+    async def _make_room(self, run: Run) -> None:
         """Compact the live window of a turn that begins, if it holds more than a prompt can: whatever the graph."""
-        state, means = loaded.state, self.means
+        state, means = run.loaded.state, self.means
         if not isinstance(state, Running) or state.turn.step or state.turn.calls:
-            return loaded
+            return
         if not overflows(state.thread.window, means.context_window):
-            return loaded
+            return
         fact = compacted(state.thread, means.context_window, means.tokens.count)
-        if fact is None:
-            return loaded
-        return await self._report(loaded, metadata, CompactHistory(TurnId(state.turn.turn_id), fact))
+        if fact is not None:
+            await self._report(run, CompactHistory(run.turn_id, fact, run.number))
 
-    async def _step(self, loaded: Loaded, metadata: Metadata) -> Loaded:
+    async def _step(self, run: Run) -> None:
         """Try the node in flight once."""
-        state = loaded.state
-        if not isinstance(state, Running) or state.thread.graph not in self.agents:
+        state, turn = run.loaded.state, run.turn
+        if not isinstance(state, Running) or turn is None or state.thread.graph not in self.agents:
             raise TurnIsOver
-        turn_id, agent = TurnId(state.turn.turn_id), self.agents[state.thread.graph]
-        node = agent.graph.by_name.get(state.turn.node)
+        agent = self.agents[state.thread.graph]
+        node = agent.graph.by_name.get(turn.node)
         if node is None:
-            detail = f"The graph {agent.name!r} has no node {state.turn.node!r} any more."
-            return await self._report(loaded, metadata, FailTurn(turn_id, "graph_changed", detail))
-        if state.turn.step >= agent.graph.step_limit:
-            detail = f"The turn took {state.turn.step} steps, which is the graph's limit."
-            return await self._report(loaded, metadata, FailTurn(turn_id, "step_limit", detail))
-        return await self._attempt(Work(self.means, agent, loaded, metadata), node)
+            detail = f"The graph {agent.name!r} has no node {turn.node!r} any more."
+            await self._report(run, FailTurn(run.turn_id, "graph_changed", detail, run.number))
+        elif turn.step >= agent.graph.step_limit:
+            detail = f"The turn took {turn.step} steps, which is the graph's limit."
+            await self._report(run, FailTurn(run.turn_id, "step_limit", detail, run.number))
+        elif node.approval and turn.approval is None:
+            await self._report(run, AskPerson(run.turn_id, run=run.number))
+        else:
+            report = await self._attempt(Work(run, agent), node, turn)
+            await self._report(run, report)
+            if isinstance(report, FailAttempt) and report.retry_in_ms:
+                await run.pause(report.retry_in_ms / 1000)
 
-    async def _attempt(self, work: Work, node: Node) -> Loaded:
-        started, turn = asyncio.get_running_loop().time(), work.state.turn
+    async def _attempt(self, work: Work, node: Node, turn: Turn) -> Report:
+        """Try a node, and make the report of what came of it."""
+        run, started = work.run, asyncio.get_running_loop().time()
         limit = asyncio.timeout(node.timeout)
         try:
-            async with limit:
-                facts = tuple(await node.run(work))
+            with run.interruptible(limit):
+                async with limit:
+                    facts = tuple(await node.run(work))
             following = _next(work, node, facts)
-        except (TurnIsOver, StoreUnavailable):
+        except (TurnIsOver, StoreUnavailable, LeaseLost, WaitsForPerson):
             raise
         except asyncio.CancelledError as error:
             if cancelled_from_outside():
                 raise
-            return await self._failed(work, node, turn, RuntimeError(f"cancelled itself: {error}"), _since(started))
+            return self._failed(run, node, turn, RuntimeError(f"cancelled itself: {error}"), _since(started))
         except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
             timed_out = isinstance(error, TimeoutError) and limit.expired()
+            if timed_out and run.stopping:
+                return self._stopped(work)
             failure = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else error
-            return await self._failed(work, node, turn, failure, _since(started))
-        report = CompleteNode(TurnId(turn.turn_id), turn.step, facts, following, _since(started))
-        return await self._report(work.loaded, work.metadata, report)
+            return self._failed(run, node, turn, failure, _since(started))
+        return CompleteNode(run.turn_id, turn.step, facts, following, _since(started), run.number)
 
-    async def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Loaded:
-        """Report a failed attempt, and wait until the next one is due."""
+    def _stopped(self, work: Work) -> Report:
+        """End a turn that was asked to end, keeping what the model had written."""
+        partial = storable_text(work.written)
+        return StopTurn(work.run.turn_id, partial, self.means.tokens.count(partial), work.run.number)
+
+    def _failed(self, run: Run, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
+        """Report a failed attempt, and when the next one is due."""
         unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
-        _log.warning("Node %s of %s failed: %r", node.name, work.thread_id, error, exc_info=unforeseen)
-        self.means.signals.send(work.thread_id, (Withdrawn(),))
+        _log.warning("Node %s of %s failed: %r", node.name, run.thread_id, error, exc_info=unforeseen)
+        self.means.signals.retract(run.thread_id, run.loaded.head.version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        failure = FailAttempt(TurnId(turn.turn_id), turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms)
-        loaded = await self._report(work.loaded, work.metadata, failure)
-        await asyncio.sleep(delay or 0)
-        return loaded
+        return FailAttempt(run.turn_id, turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms, run.number)
 
-    async def _report(self, loaded: Loaded, metadata: Metadata, command: Command) -> Loaded:
+    async def _report(self, run: Run, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then somebody else runs this turn."""
-        request = Request(loaded.thread_id, lambda _: (command,), metadata, loaded.tenant, known=loaded)
-        outcome = await execute(self.means.journal, request)
-        if not outcome.events:
+        if not await run.report(command):
             raise TurnIsOver
-        self.means.signals.send(loaded.thread_id, outcome.events)
-        return outcome.loaded
 
-    def _forget(self, thread_id: ThreadId, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(thread_id, (None, None))[1] is task:
-            del self._tasks[thread_id]
+    def _forget(self, thread_id: ThreadId, turn_id: TurnId, task: asyncio.Task[None]) -> None:
+        if (running := self._runs.get(thread_id)) and running[1] is task:
+            del self._runs[thread_id]
         if not task.cancelled() and (error := task.exception()):
+            self.crashed[thread_id] = turn_id
             _log.error("The turn of %s stopped here and goes on later: %r", thread_id, error, exc_info=error)
 
     def _snapshot_done(self, task: asyncio.Task[None]) -> None:
         self._snapshots.discard(task)
         if not task.cancelled() and (error := task.exception()):
             _log.warning("No %s: %r. It would have saved time only.", task.get_name(), error)
+
+
+async def story(journal: Journal, loaded: Loaded) -> Metadata:
+    """Find the command that caused the running turn, so that all that the agent does still names it as its cause."""
+    state = loaded.state
+    if not isinstance(state, Running):
+        raise TurnIsOver
+    begun = await _event(journal, loaded.thread_id, state.turn.started)
+    if isinstance(begun.event, TurnStarted) and begun.event.queued:
+        begun = await _event(journal, loaded.thread_id, Version(begun.event.queued))
+    return caused_by(begun.metadata)
+
+
+async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> Recorded:
+    return (await journal.history(thread_id, Version(version - 1), version))[0]
+
+
+def caused_by(metadata: Metadata) -> Metadata:
+    """Describe what the agent does because of a command."""
+    return Metadata(causation=metadata.command or metadata.causation, correlation=metadata.correlation)
 
 
 def _next(work: Work, node: Node, facts: tuple[NodeFact, ...]) -> str:

@@ -7,7 +7,8 @@ from msgspec import Struct
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.ids import START, Position, Slice, Tenant, ThreadId
+from domain.events import ThreadForked
+from domain.ids import START, Position, Slice, Tenant, ThreadId, Version
 from domain.ports import EventStore, ThreadCursor
 
 PAGE = 1_000
@@ -26,6 +27,7 @@ async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     head, events = NOTHING, 0
     problems: list[str] = []
     while not problems and (page := await store.read(thread_id, head.version, limit=PAGE)):
+        head = head if events else await _beginning(store, page[0])
         head, wrong = _check_page(page, head)
         problems += wrong
         events += len(page)
@@ -55,7 +57,7 @@ async def verify_heads(store: EventStore, tenant: Tenant) -> Verified:
     after: ThreadCursor | None = None
     while rows := await store.threads(tenant, after, PAGE):
         problems += [
-            f"{row.thread_id}: versions 1 to {row.head.version} are missing"
+            f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
             for row in rows
             if not await store.read(row.thread_id, START, limit=1)
         ]
@@ -75,7 +77,8 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
             last = record.position
             if record.thread_id in broken:
                 continue
-            head, wrong = _check_page((record,), heads.get(record.thread_id, NOTHING))
+            before = heads.get(record.thread_id) or await _beginning(store, record)
+            head, wrong = _check_page((record,), before)
             heads[record.thread_id] = head
             if wrong:
                 broken.add(record.thread_id)
@@ -87,6 +90,21 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
         if thread_id not in broken:
             problems += await _check_end(store, thread_id, head)
     return Verified(len(heads), events, tuple(problems))
+
+
+async def _beginning(store: EventStore, first: Record) -> Head:
+    """Return what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
+    if first.version == START + 1:
+        return NOTHING
+    try:
+        event = decode(first).event
+    except CorruptLog:
+        return NOTHING
+    if not isinstance(event, ThreadForked):
+        return NOTHING
+    left = Version(event.at_version)
+    parent = await store.read(ThreadId(event.parent), Version(left - 1), left)
+    return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 
 
 def _check_page(records: Sequence[Record], head: Head) -> tuple[Head, list[str]]:

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.agent import Agent
-from domain.application.execute import Request, execute
-from domain.application.journal import Journal, Loaded
-from domain.application.signals import Delta, Signals
-from domain.chat import ChatAnswer, ChatModel, ChatRequest
-from domain.codec import Metadata, Recorded, to_json
-from domain.commands import CallOutcome, Command, EndCall, StartCalls
+from domain.application.journal import Loaded
+from domain.application.run import Means, Run
+from domain.application.signals import Delta
+from domain.chat import ChatAnswer, ChatRequest
+from domain.codec import to_json
+from domain.commands import AskPerson, CallOutcome, EndCall, StartCalls
 from domain.compaction import compacted
 from domain.context import Context, assemble
-from domain.errors import InvalidInput, ToolError, TurnIsOver
+from domain.errors import InvalidInput, ToolError, TurnIsOver, WaitsForPerson
 from domain.events import MessageAppended, ModelCalled, NodeFact, StateUpdated, ToolRequested, ToolStarted
-from domain.ids import ThreadId, TurnId
+from domain.ids import ThreadId
 from domain.json import Json, storable_text
-from domain.ports import TokenCounter
-from domain.state import Call, Running
+from domain.state import Because, Call, Running
 from domain.tools import ToolContext
 
 ANSWER_RESERVE = 0.15
@@ -33,53 +32,39 @@ RESULT_SHARE = 8
 CUT = "\n[cut: the result was longer than can be kept]"
 
 
-@dataclass(frozen=True)
-class Means:
-    """What nodes act with."""
-
-    journal: Journal
-    model: ChatModel
-    tokens: TokenCounter
-    signals: Signals
-    context_window: int
-
-
 @dataclass
 class Work:
     """One attempt at one node. Implements `domain.agent.TurnContext`."""
 
-    means: Means
+    run: Run
     agent: Agent
-    loaded: Loaded
-    metadata: Metadata
-    _turn_id: TurnId = field(init=False)
+    written: str = field(init=False, default="")
+    """What the model has written so far, in the call that runs."""
     _shown: tuple[Loaded, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
-    _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
-    def __post_init__(self) -> None:
-        """Remember which turn this is about: the thread may move on."""
-        if not isinstance(self.loaded.state, Running):
-            raise TurnIsOver
-        self._turn_id = TurnId(self.loaded.state.turn.turn_id)
+    @property
+    def means(self) -> Means:
+        """What the turn is run with."""
+        return self.run.means
 
     @property
     def thread_id(self) -> ThreadId:
         """The thread."""
-        return self.loaded.thread_id
+        return self.run.thread_id
 
     @property
     def state(self) -> Running:
         """The state now, with values of its own: a node may do with them what it likes.
 
-        Raises `TurnIsOver` if the turn has ended under this node's hands.
+        Raises `TurnIsOver` if the turn has ended, or was taken over, under this node's hands.
         """
-        if self._shown is None or self._shown[0] is not self.loaded:
-            state = self.loaded.state
-            if not isinstance(state, Running) or state.turn.turn_id != self._turn_id:
+        loaded = self.run.loaded
+        if self._shown is None or self._shown[0] is not loaded:
+            if self.run.turn is None or not isinstance(loaded.state, Running):
                 raise TurnIsOver
-            thread = replace(state.thread, values=deepcopy(state.thread.values))
-            self._shown = (self.loaded, replace(state, thread=thread))
+            thread = replace(loaded.state.thread, values=deepcopy(loaded.state.thread.values))
+            self._shown = (loaded, replace(loaded.state, thread=thread))
         return self._shown[1]
 
     @property
@@ -94,7 +79,7 @@ class Work:
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
         """Make the facts that the agent wants a tool to run, without a model."""
-        call = ToolRequested(f"{tool}-{self.loaded.head.version + self._requests}", tool, arguments)
+        call = ToolRequested(f"{tool}-{self.run.loaded.head.version + self._requests}", tool, arguments)
         self._requests += 1
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
 
@@ -121,22 +106,48 @@ class Work:
 
     async def run_tools(self) -> None:
         """Run every open tool call, at the same time, recording each start and outcome as it happens."""
-        left_by_a_crash = [call for call in self.state.turn.calls if call.status == "started"]
-        repeatable = [call for call in left_by_a_crash if self._may_repeat(call)]
-        for call in left_by_a_crash:
-            if call not in repeatable:
-                await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
-        requested = [call for call in self.state.turn.calls if call.status == "requested"]
-        begun = await self._record(StartCalls(self._turn_id, tuple(call.version for call in requested)))
+        await self._settle_what_a_crash_left()
+        asking = [call for call in self._calls("requested") if self._needs_approval(call)]
+        await self._ask(asking, "policy")
+        calls = self._calls("requested", "granted", "started")
+        begun = await self.run.report(
+            StartCalls(self.run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), self.run.number)
+        )
         started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
-        if len(started) < len(requested):
+        if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
         try:
             async with asyncio.TaskGroup() as group:
-                for call in (*repeatable, *requested):
+                for call in calls:
                     group.create_task(self._run(call))
         except ExceptionGroup as failed:  # tools' own errors are outcomes; what is left is ours, such as a lost store
             raise failed.exceptions[0] from failed
+        if self.state.turn.calls:
+            raise WaitsForPerson
+
+    def _calls(self, *statuses: str) -> list[Call]:
+        return [call for call in self.state.turn.calls if call.status in statuses]
+
+    async def _settle_what_a_crash_left(self) -> None:
+        """Decide about calls that were started by a process that is gone. Those that may be repeated stay started."""
+        left = [(call, self._policy(call)) for call in self._calls("started")]
+        await self._ask([call for call, policy in left if policy == "ask_person"], "outcome_unknown")
+        for call, policy in left:
+            if policy == "ask_model":
+                await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
+
+    async def _ask(self, calls: Sequence[Call], because: Because) -> None:
+        if calls:
+            versions = tuple(call.version for call in calls)
+            await self.run.report(AskPerson(self.run.turn_id, versions, because, self.run.number))
+
+    def _needs_approval(self, call: Call) -> bool:
+        """Say whether a person has to agree. What cannot be judged is asked about."""
+        tool = self.agent.by_name.get(call.request.name)
+        try:
+            return tool is not None and tool.needs_approval(call.request.arguments)
+        except Exception:  # noqa: BLE001  (the user's code, on arguments that a model made up)
+            return True
 
     async def compact(self) -> Sequence[NodeFact]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""
@@ -144,8 +155,13 @@ class Work:
         return (fact,) if fact else ()
 
     async def _complete(self, request: ChatRequest) -> ChatAnswer:
-        signals, thread_id = self.means.signals, self.thread_id
-        return await self.means.model.complete(request, lambda text: signals.send(thread_id, (Delta(text),)))
+        self.written = ""
+        return await self.means.model.complete(request, self._hear)
+
+    def _hear(self, text: str) -> None:
+        """Pass on what the model is writing."""
+        self.means.signals.speak(self.thread_id, Delta(self.run.loaded.head.version, len(self.written), text))
+        self.written += text
 
     def _facts(self, context: Context, answer: ChatAnswer, duration_ms: int) -> Sequence[NodeFact]:
         asked = to_json(answer.tool_calls) if answer.tool_calls else ""
@@ -192,27 +208,16 @@ class Work:
             return "succeeded", result
         return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
-    def _may_repeat(self, call: Call) -> bool:
+    def _policy(self, call: Call) -> str:
         tool = self.agent.by_name.get(call.request.name)
-        return tool is not None and tool.idempotent
+        return tool.after_crash if tool else "ask_model"
 
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
         limit = self.means.context_window * RESULT_SHARE
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
-        report = EndCall(self._turn_id, call.version, outcome, told, self._count(told), duration_ms)
-        if not await self._record(report):
+        report = EndCall(self.run.turn_id, call.version, outcome, told, self._count(told), duration_ms, self.run.number)
+        if not await self.run.report(report):
             raise TurnIsOver  # another process has found an outcome
-
-    async def _record(self, command: Command) -> Sequence[Recorded]:
-        """Store a report at once. One after the other: a thread has one order."""
-        async with self._lock:
-            done = await execute(
-                self.means.journal,
-                Request(self.thread_id, lambda _: (command,), self.metadata, self.loaded.tenant, known=self.loaded),
-            )
-            self.loaded = done.loaded
-            self.means.signals.send(self.thread_id, done.events)
-            return done.events
 
     def _count(self, text: str) -> int:
         return self.means.tokens.count(text)

@@ -2,15 +2,15 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
 from msgspec.structs import replace
 
 from domain.chain import NOTHING, Record
-from domain.errors import VersionConflict
-from domain.ids import CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.errors import LeaseLost, VersionConflict
+from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
 from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
 
 NOWHERE = Position(0)
@@ -25,16 +25,25 @@ class MemoryEventStore:
         self._events: defaultdict[ThreadId, list[Record]] = defaultdict(list)
         self._slices: defaultdict[Slice, list[Record]] = defaultdict(list)
         self._commands: dict[tuple[Slice, CommandId], CommandRecord] = {}
+        self._epochs: dict[Shard, int] = {}
+
+    def fence(self, shard: Shard, epoch: int) -> None:
+        """Refuse appends under an older epoch from now on."""
+        self._epochs[shard] = epoch
 
     async def append(self, append: Append) -> Position:
         """Check everything, then store everything."""
         slice_ = slice_of(append.thread_id)
+        if append.fence and self._epochs.get(append.fence.shard, 0) > append.fence.epoch:
+            raise LeaseLost
         thread = self._accepting(append)
         first = Position(len(self._slices[slice_]) + 1) if append.records else NOWHERE
         placed = [replace(record, position=Position(first + i)) for i, record in enumerate(append.records)]
         self._events[append.thread_id] += placed
         self._slices[slice_] += placed
-        self._threads[append.thread_id] = replace(thread, head=append.head, in_turn=append.in_turn)
+        self._threads[append.thread_id] = replace(
+            thread, head=append.head, in_turn=append.in_turn, waiting=append.waiting
+        )
         if append.command:
             self._commands[slice_, append.command.id] = append.command
         return first
@@ -50,8 +59,10 @@ class MemoryEventStore:
     async def read(
         self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
     ) -> Sequence[Record]:
-        """Read a part of a thread: version n is at index n - 1."""
-        return list(islice(self._events.get(thread_id, [])[after:upto], limit))
+        """Read a part of a thread: version n is at index n - 1, less what a fork's parent has."""
+        base = self._threads[thread_id].base if thread_id in self._threads else 0
+        first, last = max(after - base, 0), None if upto is None else max(upto - base, 0)
+        return list(islice(self._events.get(thread_id, [])[first:last], limit))
 
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice: position n is at index n - 1."""
@@ -63,7 +74,8 @@ class MemoryEventStore:
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving: times never run backwards in a thread."""
-        return Version(bisect_right(self._events.get(thread_id, []), at, key=lambda record: record.recorded_at))
+        earlier = bisect_right(self._events.get(thread_id, []), at, key=lambda record: record.recorded_at)
+        return Version(self._threads[thread_id].base + earlier if earlier else 0)
 
     async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
         """List a page of a tenant's threads."""
@@ -71,10 +83,14 @@ class MemoryEventStore:
         older = (row for row in rows if after is None or _age(row) < (after.opened_at, after.thread_id))
         return list(islice(older, limit))
 
-    async def stalled(self, before: datetime, limit: int) -> Sequence[ThreadRow]:
-        """List threads whose turn has stopped moving."""
-        rows = (row for row in self._threads.values() if row.in_turn and row.head.at < before)
+    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+        """List threads that have something to run."""
+        rows = (row for row in self._threads.values() if row.in_turn and shard_of(slice_of(row.thread_id)) in shards)
         return sorted(rows, key=lambda row: (row.head.at, row.thread_id))[:limit]
+
+    async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
+        """Look heads up."""
+        return {id_: self._threads[id_].head.version for id_ in thread_ids if id_ in self._threads}
 
     def _accepting(self, append: Append) -> ThreadRow:
         """Return the thread that takes the append: as it is, or new. Raise `VersionConflict` if none does."""
@@ -82,10 +98,13 @@ class MemoryEventStore:
         head, expected = (found.head if found else NOTHING), append.expected
         known = append.command and (slice_of(append.thread_id), append.command.id) in self._commands
         moved = (head.version, head.hash) != (expected.version, expected.hash)
+        if append.forked:
+            moved = found is not None
         if known or moved or (found and found.tenant != append.tenant) or not (found or append.records):
             raise VersionConflict(expected.version, head.version)
         opened_at = append.records[0].recorded_at if append.records else append.head.at
-        return found or ThreadRow(append.tenant, append.thread_id, append.head, opened_at, append.in_turn)
+        base = expected.version if append.forked else Version(0)
+        return found or ThreadRow(append.tenant, append.thread_id, append.head, opened_at, append.in_turn, base=base)
 
 
 def _age(row: ThreadRow) -> tuple[datetime, ThreadId]:

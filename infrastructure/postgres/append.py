@@ -1,50 +1,57 @@
-"""One append on one connection, and the truth about it when the connection is lost."""
+"""A group of appends on one connection, and the truth about each when the connection is lost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 
-from domain.errors import VersionConflict
+from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports import Append
 from infrastructure.postgres.retry import DISCONNECTED, trying
-from infrastructure.postgres.statements import APPEND, COMMAND, RECORDED, THREAD
+from infrastructure.postgres.statements import APPEND, COMMAND, FENCED, RECORDED, THREAD
+
+Outcome = Position | ThreadfoldError
+"""Where an append's first record is, or why nothing of it was stored."""
 
 
-async def append_on(connection: asyncpg.Connection | asyncpg.Pool, append: Append) -> Position | None:
-    """Append in the connection's transaction, or in one of its own. None: refused, and nothing was stored."""
-    try:
-        rows = await connection.fetch(APPEND, *_arguments(append))
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name == "commands_pkey":  # a repeat that changes no version, and came at the same moment
-            return None
-        raise
-    return Position(rows[0]["position"]) if rows else None
+async def append_on(connection: asyncpg.Connection | asyncpg.Pool, appends: Sequence[Append]) -> list[Position | None]:
+    """Append in the connection's transaction, or in one of its own. None: refused, and nothing of it was stored."""
+    rows = await connection.fetch(APPEND, *_arguments(appends))
+    positions = {row["number"]: Position(row["position"]) for row in rows}
+    return [positions.get(number) for number in range(1, len(appends) + 1)]
 
 
-async def append_once(pool: asyncpg.Pool, append: Append) -> Position:
+async def append_group(pool: asyncpg.Pool, appends: Sequence[Append]) -> list[Outcome]:
     """Append, and try again if the connection is lost: the second attempt finds what the first has stored.
 
-    Raises:
-        VersionConflict: the thread has moved on, or the command was stored before.
-        StoreUnavailable: no attempt was answered.
+    Each append has its own outcome. Raises `StoreUnavailable` if no attempt was answered.
     """
     outcome_unknown = False
 
-    async def attempt() -> Position:
+    async def attempt() -> list[Outcome]:
         nonlocal outcome_unknown
         try:
-            position = await append_on(pool, append)
-            if position is None and outcome_unknown:
-                position = await _stored_before(pool, append)
+            positions = await append_on(pool, appends)
+            return [
+                await _refusal(pool, append, outcome_unknown=outcome_unknown) if position is None else position
+                for append, position in zip(appends, positions, strict=True)
+            ]
         except DISCONNECTED:
             outcome_unknown = True
             raise
-        if position is None:
-            raise VersionConflict(append.expected.version, await _actual(pool, append))
-        return position
 
     return await trying(pool, attempt)
+
+
+async def _refusal(pool: asyncpg.Pool, append: Append, *, outcome_unknown: bool) -> Outcome:
+    """Find out why an append was refused; perhaps because an attempt without an answer has stored it."""
+    if outcome_unknown and (position := await _stored_before(pool, append)) is not None:
+        return position
+    fence = append.fence
+    if fence and await pool.fetch(FENCED, fence.shard, fence.epoch):
+        return LeaseLost()
+    return VersionConflict(append.expected.version, await _actual(pool, append))
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
@@ -69,9 +76,23 @@ async def _actual(pool: asyncpg.Pool, append: Append) -> Version:
     return Version(rows[0]["version"] if rows else 0)
 
 
-def _arguments(append: Append) -> tuple[Any, ...]:
-    """Bring an append into the order of the statement's parameters."""
-    command, records, head = append.command, append.records, append.head
+def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
+    """Bring appends and their events into the columns of the statement."""
+    asked = zip(*(_asked(append) for append in appends), strict=True)
+    events = [
+        (number, place, record.type, record.schema, record.payload, record.metadata, record.recorded_at, record.hash)
+        for number, append in enumerate(appends, 1)
+        for place, record in enumerate(append.records, 1)
+    ]
+    columns = zip(*events, strict=True) if events else ([] for _ in range(EVENT_COLUMNS))
+    return (*map(list, asked), *map(list, columns))
+
+
+EVENT_COLUMNS = 8
+
+
+def _asked(append: Append) -> tuple[Any, ...]:
+    command, records, head, fence = append.command, append.records, append.head, append.fence
     return (
         slice_of(append.thread_id),
         append.thread_id,
@@ -83,13 +104,11 @@ def _arguments(append: Append) -> tuple[Any, ...]:
         records[0].recorded_at if records else head.at,
         head.at,
         append.in_turn,
+        append.waiting,
+        append.forked,
         command.id if command else None,
         command.request_hash if command else None,
         command.result if command else None,
-        [record.type for record in records],
-        [record.schema for record in records],
-        [record.payload for record in records],
-        [record.metadata for record in records],
-        [record.recorded_at for record in records],
-        [record.hash for record in records],
+        fence.shard if fence else None,
+        fence.epoch if fence else None,
     )

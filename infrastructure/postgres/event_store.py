@@ -1,26 +1,27 @@
 """The log on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
 
 from domain.chain import Record
-from domain.ids import MAX_VERSION, CommandId, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ids import MAX_VERSION, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, slice_of, slices_of
 from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
-from infrastructure.postgres.append import append_once
+from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
     READ,
     READ_SLICE,
+    RUNNABLE,
     SLICE_HEAD,
-    STALLED,
     THREAD,
     THREADS,
     VERSION_AT,
+    VERSIONS,
 )
 
 NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
@@ -30,12 +31,17 @@ class PostgresEventStore:
     """An `EventStore` on a migrated database. See `statements.APPEND` for what it guarantees, and why."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
+        """Use a pool's connections. Whoever opened it closes it, after this."""
         self._pool = pool
+        self._appender = Appender(pool)
+
+    async def close(self) -> None:
+        """Wait until everything that is under way is stored or refused."""
+        await self._appender.close()
 
     async def append(self, append: Append) -> Position:
-        """Store an append in one round trip."""
-        return await append_once(self._pool, append)
+        """Store an append, together with others that come at the same time."""
+        return await self._appender.append(append)
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""
@@ -76,6 +82,13 @@ class PostgresEventStore:
         rows = await fetch(self._pool, THREADS, tenant, last.opened_at, last.thread_id, limit)
         return [thread_of(row) for row in rows]
 
-    async def stalled(self, before: datetime, limit: int) -> Sequence[ThreadRow]:
-        """List threads whose turn has stopped moving."""
-        return [thread_of(row) for row in await fetch(self._pool, STALLED, before, limit)]
+    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+        """List threads that have something to run."""
+        slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
+        return [thread_of(row) for row in await fetch(self._pool, RUNNABLE, slices, limit)]
+
+    async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
+        """Look heads up."""
+        slices = [slice_of(thread_id) for thread_id in thread_ids]
+        rows = await fetch(self._pool, VERSIONS, slices, list(thread_ids))
+        return {row["thread_id"]: row["version"] for row in rows}

@@ -14,6 +14,18 @@ def dsn_of(url: str) -> str:
     return url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
 
+PLANNER = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+"""Every statement of ours finds a few rows through an index. A planner that has no statistics yet, because the tables
+have only begun to grow, would read whole tables instead, and a session keeps that plan."""
+
+SESSION = {"role": ROLE, "application_name": "threadfold", "timezone": "UTC", **PLANNER}
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """Connect once, as `threadfold_app`: for what needs a connection of its own."""
+    return await asyncpg.connect(dsn_of(url), server_settings=SESSION)
+
+
 async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
     """Connect as `threadfold_app`, with at most `max_size` connections. Raise asyncpg's error if there is none.
 
@@ -25,7 +37,7 @@ async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
         max_size=max_size,
         command_timeout=PATIENCE,
         reset=_keep_session,
-        server_settings={"role": ROLE, "application_name": "threadfold", "timezone": "UTC"},
+        server_settings=SESSION,
     )
 
 

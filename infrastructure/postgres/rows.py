@@ -18,7 +18,9 @@ def head_of(row: asyncpg.Record) -> Head:
 
 def thread_of(row: asyncpg.Record) -> ThreadRow:
     """Build a thread from a row of threads."""
-    return ThreadRow(row["tenant"], row["thread_id"], head_of(row), row["opened_at"], row["in_turn"])
+    return ThreadRow(
+        row["tenant"], row["thread_id"], head_of(row), row["opened_at"], row["in_turn"], row["waiting"], row["base"]
+    )
 
 
 def snapshot_of(row: asyncpg.Record) -> Snapshot:

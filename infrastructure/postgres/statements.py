@@ -1,72 +1,94 @@
 """Every SQL statement of the stores, named and described.
 
-Parameters are named where the statement starts (`asked`), so that the rest reads without counting.
+Parameters are named where they come in (`asked`, `event`), so that the rest reads without counting.
 """
 
 APPEND = """
 WITH asked AS (
-    SELECT $1::smallint     AS slice,
-           $2::uuid         AS thread_id,
-           $3::text         AS tenant,
-           $4::integer      AS expected_version,
-           $5::bytea        AS expected_hash,
-           $6::integer      AS version,
-           $7::bytea        AS hash,
-           $8::timestamptz  AS opened_at,
-           $9::timestamptz  AS at,
-           $10::boolean     AS in_turn,
-           $11::uuid        AS command_id,
-           $12::bytea       AS request_hash,
-           $13::json        AS result
-     WHERE NOT EXISTS (SELECT FROM commands AS seen WHERE seen.slice = $1 AND seen.command_id = $11)
+    SELECT *
+      FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::integer[], $5::bytea[], $6::integer[], $7::bytea[],
+                  $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::boolean[], $12::boolean[],
+                  $13::uuid[], $14::bytea[], $15::json[], $16::smallint[], $17::bigint[])
+           WITH ORDINALITY AS asked (slice, thread_id, tenant, expected_version, expected_hash, version, hash,
+                                     opened_at, at, in_turn, waiting, forked,
+                                     command_id, request_hash, result, shard, epoch, number)
+     WHERE NOT EXISTS (SELECT FROM commands AS seen
+                        WHERE seen.slice = asked.slice AND seen.command_id = asked.command_id)
+       AND NOT EXISTS (SELECT FROM leases AS newer
+                        WHERE newer.purpose = 'turns' AND newer.shard = asked.shard AND newer.epoch > asked.epoch)
 ), opened AS (
-    INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
-    SELECT slice, thread_id, tenant, version, hash, opened_at, at, in_turn
+    INSERT INTO threads (slice, thread_id, tenant, version, base, hash, opened_at, at, in_turn, waiting)
+    SELECT slice, thread_id, tenant, version, expected_version, hash, opened_at, at, in_turn, waiting
       FROM asked
-     WHERE expected_version = 0 AND version > 0 AND expected_hash = decode(repeat('00', 32), 'hex')
+     WHERE version > expected_version
+       AND (forked OR expected_version = 0 AND expected_hash = decode(repeat('00', 32), 'hex'))
         ON CONFLICT (slice, thread_id) DO NOTHING
     RETURNING slice, thread_id
 ), moved AS (
     UPDATE threads AS thread
-       SET version = asked.version, hash = asked.hash, at = asked.at, in_turn = asked.in_turn
+       SET version = asked.version, hash = asked.hash, at = asked.at,
+           in_turn = asked.in_turn, waiting = asked.waiting
       FROM asked
      WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id AND thread.tenant = asked.tenant
-       AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash
+       AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash AND NOT asked.forked
     RETURNING thread.slice, thread.thread_id
-), accepted AS (
-    SELECT asked.*, asked.version - asked.expected_version AS size
-      FROM asked JOIN (SELECT * FROM opened UNION ALL SELECT * FROM moved) AS head USING (slice, thread_id)
-), placed AS (
-    UPDATE slices
-       SET head = slices.head + accepted.size
-      FROM accepted
-     WHERE slices.slice = accepted.slice AND accepted.size > 0
-    RETURNING slices.slice, slices.head - accepted.size AS before
-), recorded AS (
-    INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
-    SELECT accepted.slice, accepted.thread_id, accepted.expected_version + event.number,
-           placed.before + event.number, accepted.tenant, event.type, event.schema, event.payload, event.metadata,
-           event.recorded_at, event.hash
-      FROM accepted
-      JOIN placed USING (slice),
-           unnest($14::text[], $15::smallint[], $16::json[], $17::json[], $18::timestamptz[], $19::bytea[])
-           WITH ORDINALITY AS event (type, schema, payload, metadata, recorded_at, hash, number)
 ), remembered AS (
     INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
     SELECT slice, command_id, tenant, thread_id, request_hash, result
-      FROM accepted
+      FROM asked JOIN (SELECT * FROM opened UNION ALL SELECT * FROM moved) AS head USING (slice, thread_id)
      WHERE command_id IS NOT NULL
+        ON CONFLICT (slice, command_id) DO NOTHING
+    RETURNING slice, thread_id
+), accepted AS (
+    SELECT asked.*, asked.version - asked.expected_version AS size
+      FROM asked JOIN (SELECT * FROM opened UNION ALL SELECT * FROM moved) AS head USING (slice, thread_id)
+     WHERE asked.version > asked.expected_version
+        OR asked.command_id IS NULL
+        OR (asked.slice, asked.thread_id) IN (SELECT slice, thread_id FROM remembered)
+), growing AS (
+    SELECT slice, sum(size) AS size FROM accepted WHERE size > 0 GROUP BY slice
+), locked AS (
+    SELECT slices.slice
+      FROM slices
+     WHERE slices.slice IN (SELECT slice FROM growing)
+     ORDER BY slices.slice
+       FOR UPDATE
+), placed AS (
+    UPDATE slices
+       SET head = slices.head + growing.size
+      FROM growing JOIN locked USING (slice)
+     WHERE slices.slice = growing.slice
+    RETURNING slices.slice, slices.head - growing.size AS before
+), given AS (
+    SELECT accepted.*,
+           CASE WHEN size > 0
+                THEN (before + sum(size) OVER (PARTITION BY slice ORDER BY number) - size + 1)::bigint
+                ELSE 0
+            END AS position
+      FROM accepted LEFT JOIN placed USING (slice)
+), recorded AS (
+    INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+    SELECT given.slice, given.thread_id, given.expected_version + event.place, given.position + event.place - 1,
+           given.tenant, event.type, event.schema, event.payload, event.metadata, event.recorded_at, event.hash
+      FROM given
+      JOIN unnest($18::integer[], $19::integer[], $20::text[], $21::smallint[], $22::json[], $23::json[],
+                  $24::timestamptz[], $25::bytea[])
+           AS event (number, place, type, schema, payload, metadata, recorded_at, hash) USING (number)
 )
-SELECT coalesce(placed.before + 1, 0) AS position
-  FROM accepted LEFT JOIN placed USING (slice)
+SELECT number, position FROM given
 """
-"""Move a thread's head, then its slice's head, and store the events at the positions in between.
+"""Append to several threads: move each thread's head, then the slices' heads, and store the events in between.
 
-No row comes back, and nothing is stored, where the command was seen before or the thread's head is not the expected
-one. Only two rows are contended, and always in this order: the thread's, then its slice's (`placed` reads what
-`moved` returned). Whoever waits for one of them goes on from the row as it was committed, not from the statement's
-snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and computes its RETURNING, on the newest row. The slice's
-lock is held until the commit; therefore positions appear without gaps, in the order of the commits.
+No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease has a newer
+epoch, or its thread's head is not the expected one; the others are not touched by that. Contended are the threads'
+rows and then the slices': `growing` has met every accepted thread before the first slice is locked, and the slices are
+locked in their order, so that two groups do not wait for each other in a circle. Whoever waits for a row goes on from
+it as it was committed, not from the statement's snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and
+computes its RETURNING, on the newest row. The slices' locks are held until the commit; therefore positions appear
+without gaps, in the order of the commits.
+
+The part of a group that belongs to one slice is a complete statement of the same form: a cluster that is distributed
+by slice may be given the parts one by one. No two appends of a group are for the same thread.
 """
 
 READ = """
@@ -109,14 +131,14 @@ SELECT command_id, request_hash, result
 """A command as it was stored."""
 
 THREAD = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn
+SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
  WHERE slice = $1 AND thread_id = $2
 """
 """A thread's head."""
 
 THREADS = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn
+SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
  WHERE tenant = $1 AND (opened_at, thread_id) < ($2, $3)
  ORDER BY opened_at DESC, thread_id DESC
@@ -124,18 +146,30 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn
 """
 """A page of a tenant's threads, the last opened first."""
 
-STALLED = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn
+RUNNABLE = """
+SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
- WHERE in_turn AND at < $1
+ WHERE in_turn AND slice = ANY ($1)
  ORDER BY at, thread_id
  LIMIT $2
 """
-"""Threads with a turn running in which nothing has happened since an instant."""
+"""Threads of some slices that have something to run, the longest silent first."""
+
+VERSIONS = """
+SELECT thread.thread_id, thread.version
+  FROM unnest($1::smallint[], $2::uuid[]) AS asked (slice, thread_id)
+  JOIN threads AS thread USING (slice, thread_id)
+"""
+"""Where some threads end."""
+
+FENCED = """
+SELECT FROM leases WHERE purpose = 'turns' AND shard = $1 AND epoch > $2
+"""
+"""Whether a shard has a newer epoch."""
 
 VERSION_AT = """
 WITH RECURSIVE search (low, high) AS (
-    SELECT 0, version
+    SELECT base, version
       FROM threads
      WHERE slice = $1 AND thread_id = $2
      UNION ALL
@@ -147,9 +181,11 @@ WITH RECURSIVE search (low, high) AS (
        AND event.version = search.low + (search.high - search.low + 1) / 2
      WHERE search.low < search.high
 )
-SELECT low AS version FROM search WHERE low = high
+SELECT low AS version
+  FROM search
+ WHERE low = high AND low > (SELECT base FROM threads WHERE slice = $1 AND thread_id = $2)
 """
-"""The last version recorded at or before an instant.
+"""The last of a thread's own versions recorded at or before an instant; none if they are all later.
 
 Times never run backwards inside a thread, so the interval that holds the answer is halved until one is left: some
 20 look-ups in a thread of a million events.

@@ -1,12 +1,12 @@
 """The event store's contract, second part: finding threads."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domain.chain import NOTHING
-from domain.ids import Tenant, ThreadId, Version
+from domain.ids import Shard, Tenant, ThreadId, Version, shard_of, slice_of
 from domain.ports import EventStore, ThreadCursor, ThreadRow
 from tests.streams import ACME, NOON, SECOND, appending, new_thread
 
@@ -68,23 +68,42 @@ class TestThreads:
         assert list(await event_store.threads(Tenant("nobody"), None, 10)) == []
 
 
-class TestStalled:
-    async def test_only_turns_without_a_recent_event_are_stalled_the_oldest_first(
+def in_shard(shard: Shard) -> ThreadId:
+    return next(id_ for _ in range(100_000) if shard_of(slice_of(id_ := new_thread())) == shard)
+
+
+class TestRunnable:
+    async def test_lists_what_there_is_to_run_in_some_shards_the_longest_silent_first(
         self, event_store: EventStore
     ) -> None:
-        idle = appending(new_thread(), NOTHING, "{}", at=NOON)
-        old = appending(new_thread(), NOTHING, "{}", at=NOON + SECOND, in_turn=True)
-        older = appending(new_thread(), NOTHING, "{}", at=NOON, in_turn=True)
-        recent = appending(new_thread(), NOTHING, "{}", at=NOON + 10 * SECOND, in_turn=True)
-        for append in (idle, old, older, recent):
+        here, elsewhere = Shard(3), Shard(4)
+        idle = appending(in_shard(here), NOTHING, "{}", at=NOON)
+        late = appending(in_shard(here), NOTHING, "{}", at=NOON + SECOND, in_turn=True)
+        early = appending(in_shard(here), NOTHING, "{}", at=NOON, in_turn=True)
+        waiting = replace(appending(in_shard(here), NOTHING, "{}", at=NOON), waiting=True)
+        other = appending(in_shard(elsewhere), NOTHING, "{}", at=NOON, in_turn=True)
+        for append in (idle, late, early, waiting, other):
             await event_store.append(append)
 
-        async def stalled(before: datetime, limit: int = 10) -> list[ThreadId]:
-            return [row.thread_id for row in await event_store.stalled(before, limit)]
+        async def runnable(*shards: Shard, limit: int = 10) -> list[ThreadId]:
+            return [row.thread_id for row in await event_store.runnable(shards, limit)]
 
-        assert await stalled(NOON) == []
-        assert await stalled(NOON + 10 * SECOND) == [older.thread_id, old.thread_id]
-        assert await stalled(NOON + 11 * SECOND, 1) == [older.thread_id]
+        assert await runnable() == []
+        assert await runnable(here) == [early.thread_id, late.thread_id]
+        assert await runnable(here, limit=1) == [early.thread_id]
+        assert other.thread_id in await runnable(here, elsewhere)
+        row = await event_store.thread(waiting.thread_id)
+        assert row is not None
+        assert (row.in_turn, row.waiting) == (False, True)
 
-        await event_store.append(appending(older.thread_id, older.head, "{}", at=NOON + 2 * SECOND))
-        assert await stalled(NOON + 10 * SECOND) == [old.thread_id]
+        await event_store.append(appending(early.thread_id, early.head, "{}", at=NOON + 2 * SECOND))
+        assert await runnable(here) == [late.thread_id]
+
+
+async def test_versions_say_where_threads_end(event_store: EventStore) -> None:
+    one, two = appending(new_thread(), NOTHING, "{}"), appending(new_thread(), NOTHING, "{}", "{}")
+    await event_store.append(one)
+    await event_store.append(two)
+    asked = [one.thread_id, two.thread_id, new_thread()]
+    assert await event_store.versions(asked) == {one.thread_id: 1, two.thread_id: 2}
+    assert await event_store.versions([]) == {}

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -126,11 +127,12 @@ def kill_postgres(data_dir: pathlib.Path) -> int:
     """Kill every process of the embedded PostgreSQL at once, as a power cut would; return how many there were."""
     pid_file = data_dir / "postgres" / "cluster" / "postmaster.pid"
     postmaster = int(pid_file.read_text().split(maxsplit=1)[0])
+    os.kill(postmaster, signal.SIGSTOP)  # it begins no others from now on
     victims = [postmaster, *_children(postmaster)]
-    for pid in victims:
-        os.kill(pid, signal.SIGSTOP)  # so that none of them notices the end of another and cleans up
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+    for how in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices another's end and cleans up
+        for pid in victims:
+            with suppress(ProcessLookupError):  # a connection has just ended by itself
+                os.kill(pid, how)
     return len(victims)
 
 

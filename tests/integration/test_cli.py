@@ -12,7 +12,7 @@ import pytest
 
 from api.cli import COMMANDS, main
 from api.runtime import open_runtime
-from api.service import Caller, Service
+from api.service import Caller, Said, Service
 from domain.ids import ThreadId
 from infrastructure.settings import CHECKOUT, Settings
 from tests.support.command import Done, environment, threadfold
@@ -24,11 +24,11 @@ UNKNOWN = "018f0000-0000-7000-8000-000000000000"
 async def conversation(database_url: str) -> str:
     """Have a turn with a tool in a new thread, and name the thread."""
     settings = Settings(_env_file=None, database_url=database_url, llm_endpoint=None, agents=())  # type: ignore[call-arg]
-    async with open_runtime(settings) as runtime:
+    async with open_runtime(settings) as runtime, runtime.worker.working():
         service = Service(runtime)
         thread_id = ThreadId(runtime.new_id())
-        asked = await service.start_turn(thread_id, "/calculate 2 + 3", Caller(), open_with="assistant")
-        finished = await service.finished_turn(asked)
+        started = await service.start_turn(thread_id, Said("/calculate 2 + 3", "assistant"), Caller())
+        finished = await service.turn_end(started.outcome, started.turn_id)
     assert finished is not None
     assert finished.status == "completed"
     return str(thread_id)

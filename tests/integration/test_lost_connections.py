@@ -9,10 +9,10 @@ import pytest
 
 from domain.chain import NOTHING
 from domain.errors import StoreUnavailable, VersionConflict
-from domain.ids import Version
+from domain.ids import Position, Version
 from domain.ports import Append
 from infrastructure.postgres import retry
-from infrastructure.postgres.append import append_once
+from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.event_store import PostgresEventStore
 from tests.streams import a_command, appending, new_thread
 
@@ -35,6 +35,10 @@ class Unreliable:
         if when == "after" and error:
             raise error
         return rows
+
+
+async def append_one(pool: Any, append: Append) -> Position:
+    return await Appender(pool).append(append)
 
 
 ERRORS: list[Callable[[], Exception]] = [
@@ -64,7 +68,7 @@ async def test_the_append_is_stored_once_and_its_position_is_told(
 ) -> None:
     append = appending(opened.thread_id, opened.head, "{}", "{}", command=a_command())
 
-    assert await append_once(Unreliable(pool, (when, error())), append) == 2
+    assert await append_one(Unreliable(pool, (when, error())), append) == 2
 
     assert len(await PostgresEventStore(pool).read(opened.thread_id, Version(0))) == 3
 
@@ -73,14 +77,14 @@ async def test_the_answer_may_get_lost_again_and_again(pool: asyncpg.Pool, opene
     append = appending(opened.thread_id, opened.head, "{}", command=a_command())
     faults = [("after", ConnectionResetError())] * 4
 
-    assert await append_once(Unreliable(pool, *faults), append) == 2
+    assert await append_one(Unreliable(pool, *faults), append) == 2
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_command_without_events_is_found_too(pool: asyncpg.Pool, opened: Append, when: str) -> None:
     append = appending(opened.thread_id, opened.head, command=a_command())
 
-    assert await append_once(Unreliable(pool, (when, ConnectionResetError())), append) == 0
+    assert await append_one(Unreliable(pool, (when, ConnectionResetError())), append) == 0
 
 
 async def test_a_conflict_is_still_a_conflict(pool: asyncpg.Pool, opened: Append) -> None:
@@ -88,7 +92,7 @@ async def test_a_conflict_is_still_a_conflict(pool: asyncpg.Pool, opened: Append
     await PostgresEventStore(pool).append(winner)
 
     with pytest.raises(VersionConflict):
-        await append_once(
+        await append_one(
             Unreliable(pool, ("before", ConnectionResetError())), appending(opened.thread_id, opened.head, '"loser"')
         )
 
@@ -96,21 +100,21 @@ async def test_a_conflict_is_still_a_conflict(pool: asyncpg.Pool, opened: Append
 async def test_what_the_server_rolled_back_is_tried_again(pool: asyncpg.Pool, opened: Append) -> None:
     faults = [("before", asyncpg.SerializationError()), ("before", asyncpg.DeadlockDetectedError())]
 
-    assert await append_once(Unreliable(pool, *faults), appending(opened.thread_id, opened.head, "{}")) == 2
+    assert await append_one(Unreliable(pool, *faults), appending(opened.thread_id, opened.head, "{}")) == 2
 
 
 async def test_trying_ends(pool: asyncpg.Pool, opened: Append) -> None:
     always = Unreliable(pool, *[("before", ConnectionRefusedError())] * 100)
 
     with pytest.raises(StoreUnavailable):
-        await append_once(always, appending(opened.thread_id, opened.head, "{}"))
+        await append_one(always, appending(opened.thread_id, opened.head, "{}"))
 
 
 async def test_a_value_that_does_not_fit_is_no_reason_to_try_again(pool: asyncpg.Pool, opened: Append) -> None:
     append = appending(opened.thread_id, opened.head, "not JSON")
 
     with pytest.raises(asyncpg.DataError):
-        await append_once(pool, append)
+        await append_one(pool, append)
 
 
 async def test_backends_that_are_killed_lose_and_double_nothing(

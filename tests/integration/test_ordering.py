@@ -13,12 +13,18 @@ import pytest
 
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.ids import Position, Slice, ThreadId, slice_of
+from domain.ports import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, numbered, threads_of
 
 WRITERS, THREADS, SLICES_USED, ROUNDS = 32, 200, 4, 25
+
+
+async def append_alone(connection: asyncpg.Connection | asyncpg.Pool, append: Append) -> Position | None:
+    (position,) = await append_on(connection, [append])
+    return position
 
 
 class Writers:
@@ -44,7 +50,7 @@ class Writers:
             async with self.pool.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                position = await append_on(connection, append)
+                position = await append_alone(connection, append)
                 await asyncio.sleep(self._random.choice([0, 0, 0.001, 0.005]))
                 if position is None or self._random.random() < 0.3:
                     await transaction.rollback()
@@ -91,8 +97,8 @@ async def test_a_repeat_that_waits_for_the_first_is_refused_when_the_first_commi
     append = appending(opened.thread_id, opened.head, *payloads, command=a_command())
     async with pool.acquire() as first:
         async with first.transaction():
-            assert await append_on(first, append) is not None
-            repeat = asyncio.create_task(append_on(pool, append))
+            assert await append_alone(first, append) is not None
+            repeat = asyncio.create_task(append_alone(pool, append))
             await asyncio.sleep(0.2)
             assert not repeat.done()
         assert await repeat is None
@@ -102,8 +108,8 @@ async def test_who_waits_for_a_slice_goes_on_after_the_newest_position(pool: asy
     one, other = (appending(thread_id, NOTHING, *numbered(3)) for thread_id in islice(threads_of(Slice(0)), 2))
     async with pool.acquire() as first:
         async with first.transaction():
-            assert await append_on(first, one) == 1
-            waiting = asyncio.create_task(append_on(pool, other))
+            assert await append_alone(first, one) == 1
+            waiting = asyncio.create_task(append_alone(pool, other))
             await asyncio.sleep(0.2)
             assert not waiting.done()
         assert await waiting == 4

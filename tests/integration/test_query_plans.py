@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from infrastructure.postgres import statements
+from infrastructure.postgres.pool import PLANNER
 
 HOT = {
     name: getattr(statements, name)
@@ -38,7 +39,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 async def plan_of(connection: asyncpg.Connection, statement: str) -> list[dict[str, Any]]:
     """Plan as for a prepared statement that has run a few times: without looking at the parameters."""
-    await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE hot AS {statement}")
+    for name, value in {**PLANNER, "plan_cache_mode": "force_generic_plan"}.items():
+        await connection.execute(f"SET {name} = {value}")
+    await connection.execute(f"PREPARE hot AS {statement}")
     nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
     [row] = await connection.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE hot ({nulls})")
     return list(nodes(json.loads(row[0])[0]["Plan"]))
@@ -56,13 +59,14 @@ async def tables(request: pytest.FixtureRequest, owner: asyncpg.Connection) -> a
 async def test_no_hot_statement_reads_a_whole_table(tables: asyncpg.Connection, name: str) -> None:
     plan = await plan_of(tables, HOT[name])
 
-    assert [node for node in plan if node["Node Type"] == "Seq Scan"] == []
+    read_whole = {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"}
+    assert read_whole <= {"leases"}, "these are 64 rows"
 
 
-async def test_stalled_threads_are_found_through_the_turns_that_run(owner: asyncpg.Connection) -> None:
+async def test_threads_with_something_to_run_are_found_through_the_turns_that_run(owner: asyncpg.Connection) -> None:
     await owner.execute(FILL)
 
-    plan = await plan_of(owner, statements.STALLED)
+    plan = await plan_of(owner, statements.RUNNABLE)
 
     assert "threads_in_turn" in {node.get("Index Name") for node in plan}
 

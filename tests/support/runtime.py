@@ -9,20 +9,24 @@ from uuid import uuid4
 from domain.agent import Agent
 from domain.application.execute import Outcome, Request, execute
 from domain.application.journal import Journal, Loaded
+from domain.application.run import Means
 from domain.application.signals import Signals
 from domain.application.turns import Turns
-from domain.application.work import Means
+from domain.application.worker import Worker
 from domain.chat import ChatAnswer, ChatRequest, OnDelta, ToolCall, Usage
 from domain.codec import Metadata
 from domain.commands import OpenThread, StartTurn
 from domain.errors import ToolError
 from domain.events import Event
 from domain.graph import END, Graph, Node, Retry
-from domain.ids import ThreadId, TurnId
+from domain.ids import ThreadId, TurnId, WorkerId
 from domain.ports import EventStore
+from domain.state import State
 from domain.tools import Tool, tool
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.wakeups import MemoryWakeups
 
 Reply = ChatAnswer | Exception
 
@@ -94,8 +98,15 @@ class Stage:
         self.journal = Journal(
             self.store, self.snapshots, self.clock, fingerprint="test", snapshot_every=self.snapshot_every
         )
+        fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
+        self.leases = MemoryLeaseStore(self.clock, fence)
         means = Means(self.journal, self.script, Words(), Signals(), self.context_window)
         self.turns = Turns(means, {self.agent.name: self.agent})
+
+    def worker(self, turns: Turns | None = None) -> Worker:
+        """Make a worker that comes when others have left or died long ago."""
+        self.clock.pass_(1_000)
+        return Worker(turns or self.turns, self.leases, MemoryWakeups(), WorkerId(uuid4()), "test")
 
     async def begin(self, content: str) -> Outcome:
         graph = self.agent.graph
@@ -109,6 +120,12 @@ class Stage:
     async def say(self, content: str) -> Loaded:
         outcome = await self.begin(content)
         return await self.turns.run(outcome.loaded, Metadata(causation=None))
+
+    async def settled(self) -> State:
+        """Wait until there is nothing to run in the thread."""
+        while (state := (await self.journal.load(self.thread_id)).state).in_turn:
+            await asyncio.sleep(0)
+        return state
 
     async def events(self) -> list[Event]:
         return [recorded.event async for recorded in self.journal.follow(self.thread_id)]

@@ -13,7 +13,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.decide import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
+from domain.ending import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
 from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
 from domain.events import (
     HistoryCompacted,
@@ -84,7 +84,7 @@ def test_values_change_by_what_differs_in_json() -> None:
 
 
 def test_values_may_change_while_a_turn_runs() -> None:
-    given(*A_RUNNING_TURN).when(UpdateValues({"a": 1})).then(StateUpdated({"a": 1}))
+    given(*A_RUNNING_TURN).when(UpdateValues({"a": 1})).then(StateUpdated({"a": 1}, outside=True))
 
 
 def test_values_do_not_grow_for_ever() -> None:
@@ -134,7 +134,7 @@ def test_a_failed_attempt_is_followed_by_another_or_ends_the_turn() -> None:
 
 
 def test_a_call_is_started_once_and_has_one_outcome() -> None:
-    start = StartCalls(TURN, (CALL,))
+    start = StartCalls(TURN, ((CALL, 1),))
     end = EndCall(TURN, CALL, "succeeded", "noon", 1, 9)
     given(*ASKING).when(end).then_nothing()
     given(*ASKING).when(start).then(ToolStarted(CALL))

@@ -12,8 +12,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_every_event_is_described_with_its_fields() -> None:
     rows = re.findall(r"^\| `([A-Z]\w+)` \| [^|]+ \| (.+) \|$", (DOCS / "log.md").read_text(), re.MULTILINE)
-    described = {name: set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", payload)))) for name, payload in rows}
-    described["ToolStarted"] -= {"ToolRequested"}
+    fields = {name: re.findall(r"\b[a-z]\w+", " ".join(re.findall(r"`([^`]+)`", payload))) for name, payload in rows}
+    described = {name: set(names) for name, names in fields.items()}
     assert described == {event.__name__: set(event.__struct_fields__) for event in EVENTS}
 
 
@@ -21,5 +21,5 @@ def test_every_path_is_described() -> None:
     page = (DOCS / "http.md").read_text()
     described = set(re.findall(r"`(/(?:v1|health)[\w/{}]*)`", page))
     app = create_app(Settings(_env_file=None, database_url="memory://"))  # type: ignore[call-arg]
-    served = {route.path.replace("{thread_id:str}", "{id}").replace("{name:str}", "{name}") for route in app.routes}
+    served = {re.sub(r"{(\w+?)(_id)?:str}", r"{\1}", route.path).replace("{thread}", "{id}") for route in app.routes}
     assert described == {path for path in served if not path.startswith("/schema")}

@@ -13,10 +13,10 @@ from domain.agent import TurnContext
 from domain.application.assistant import assistant
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
-from domain.application.recover import recover
+from domain.application.run import Run
 from domain.application.turns import Turns
 from domain.codec import Metadata
-from domain.commands import FailTurn, StartCalls
+from domain.commands import CompleteNode, DecideApproval, FailTurn, StartCalls, StopTurn
 from domain.errors import StoreUnavailable
 from domain.events import (
     NodeFact,
@@ -26,9 +26,11 @@ from domain.events import (
     ToolSucceeded,
     TurnCompleted,
     TurnFailed,
+    TurnResumed,
 )
-from domain.ids import Position, ThreadId, TurnId
+from domain.ids import Position, ThreadId, TurnId, Version
 from domain.ports import Append, Snapshot
+from domain.reports import MAX_RESUMED
 from domain.state import Running
 from domain.tools import Tool, ToolContext, tool
 from infrastructure.memory.event_store import MemoryEventStore
@@ -72,9 +74,10 @@ async def test_a_store_that_is_away_holds_the_turn_up_and_does_not_fail_it() -> 
 async def about_to_run_a_tool(played: Stage) -> Loaded:
     """A turn whose model has asked for a tool that is not started yet."""
     loaded = (await played.begin("act")).loaded
-    while isinstance(loaded.state, Running) and not loaded.state.turn.calls:
-        loaded = await played.turns._step(loaded, Metadata())
-    return loaded
+    run = Run(played.turns.means, loaded, Metadata())
+    while run.turn and not run.turn.calls:
+        await played.turns._step(run)
+    return run.loaded
 
 
 async def lost_in_a_tool(tools: Sequence[Tool]) -> Stage:
@@ -83,7 +86,7 @@ async def lost_in_a_tool(tools: Sequence[Tool]) -> Stage:
     loaded = await about_to_run_a_tool(played)
     state = loaded.state
     assert isinstance(state, Running)
-    started = StartCalls(TurnId(state.turn.turn_id), (state.turn.calls[0].version,))
+    started = StartCalls(TurnId(state.turn.turn_id), ((state.turn.calls[0].version, 1),))
     await execute(played.journal, Request(played.thread_id, lambda _: (started,)))
     return played
 
@@ -99,28 +102,39 @@ async def test_a_lost_turn_goes_on_and_runs_a_started_tool_again_only_if_that_is
         return "acted"
 
     played = await lost_in_a_tool([act])
-    assert await recover(played.turns, played.clock) == 0, "not before the node's time is over"
-    played.clock.pass_(310)
-    assert await recover(played.turns, played.clock) == 1
-    await played.turns.wait(played.thread_id)
+    async with played.worker().working():
+        await played.settled()
     assert len(runs) == (1 if idempotent else 0)
     assert len(await played.happened(ToolSucceeded)) == len(runs)
     assert len(await played.happened(ToolOutcomeUnknown)) == 1 - len(runs)
-    assert len(await played.happened(ToolStarted)) == 1
+    attempts = [event.attempt for event in await played.happened(ToolStarted) if isinstance(event, ToolStarted)]
+    assert attempts == ([1, 2] if idempotent else [1])
     assert await played.happened(TurnCompleted)
+    assert len(await played.happened(TurnResumed)) == 1
 
 
-async def test_who_was_alone_need_not_wait_for_the_dead() -> None:
-    @tool
+async def test_a_call_whose_outcome_a_person_is_to_judge_waits_for_one() -> None:
+    runs: list[str] = []
+
+    @tool(if_unknown="ask_person")
     async def act() -> str:
         """Act."""
+        runs.append("run")
         return "acted"
 
     played = await lost_in_a_tool([act])
-    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 0, "it is as new as we are"
-    played.clock.pass_(1)
-    assert await recover(played.turns, played.clock, lost_before=played.clock.now()) == 1
-    await played.turns.wait(played.thread_id)
+    async with played.worker().working():
+        state = await played.settled()
+        assert isinstance(state, Running)
+        assert (state.waiting, runs) == (True, [])
+        (call,) = state.turn.calls
+        assert call.because == "outcome_unknown"
+        granted = DecideApproval(call.version, call.hash, granted=True)
+        outcome = await execute(played.journal, Request(played.thread_id, lambda _: (granted,)))
+        await played.turns.wait(played.thread_id)
+        played.turns.start(outcome.loaded, Metadata())
+        await played.turns.wait(played.thread_id)
+    assert runs == ["run"]
     assert await played.happened(TurnCompleted)
 
 
@@ -128,10 +142,47 @@ async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -
     played = stage(assistant(), says("hi"))
     outcome = await played.begin("hello")
     stranger = Turns(played.turns.means, {})
-    played.clock.pass_(1_000)
-    assert await recover(stranger, played.clock) == 0
-    await stranger.run(outcome.loaded, Metadata())
-    assert not await played.happened(TurnFailed)
+    async with played.worker(stranger).working():
+        await stranger.run(outcome.loaded, Metadata())
+    assert not await played.happened(TurnFailed, TurnResumed)
+
+
+async def test_a_node_that_takes_its_process_with_it_does_not_do_so_for_ever() -> None:
+    async def never(_: TurnContext) -> Sequence[NodeFact]:
+        await asyncio.sleep(60)
+        return ()
+
+    played = stage(one_node(never, timeout=100))
+    await played.begin("hello")
+    for _ in range(MAX_RESUMED + 1):
+        resumed = len(await played.events())
+        async with played.worker().working(grace=0):
+            while len(await played.events()) == resumed:
+                await asyncio.sleep(0)
+    (failed,) = await played.happened(TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert failed.reason == "resumed_too_often"
+    assert len(await played.happened(TurnResumed)) == MAX_RESUMED
+
+
+async def test_a_worker_that_has_lost_the_turn_cannot_report_on_it() -> None:
+    played = stage(assistant(), says("mine"), says("yours"))
+    outcome = await played.begin("hello")
+    stale = Run(played.turns.means, outcome.loaded, Metadata())
+    async with played.worker().working():
+        await played.settled()
+        assert await played.happened(TurnResumed)
+    before = await played.events()
+    state = outcome.loaded.state
+    assert isinstance(state, Running)
+    for report in (
+        CompleteNode(stale.turn_id, 0, (), "generate_response", 1),
+        StartCalls(stale.turn_id, ((Version(1), 1),)),
+        FailTurn(stale.turn_id, "step_limit", "late"),
+        StopTurn(stale.turn_id, "late", 1),
+    ):
+        assert await stale.report(report) == ()
+    assert await played.events() == before
 
 
 async def test_of_two_that_run_one_turn_one_stops_and_no_tool_runs_twice() -> None:
@@ -230,7 +281,6 @@ async def test_one_thread_that_cannot_be_read_does_not_keep_others_from_going_on
     await played.begin("lost, too")
     played.forget(broken)
     played.store._events[broken][0] = replace(played.store._events[broken][0], payload="{}")  # type: ignore[attr-defined]
-    played.clock.pass_(1_000)
-    assert await recover(played.turns, played.clock) == 1
-    await played.turns.wait(played.thread_id)
-    assert await played.happened(TurnCompleted)
+    async with played.worker().working():
+        while not await played.happened(TurnCompleted):
+            await asyncio.sleep(0)

@@ -30,6 +30,7 @@ from domain.events import (
     TurnStarted,
 )
 from domain.graph import END, Branch, Graph, Node, Retry
+from domain.ids import Version
 from domain.state import Idle
 from tests.support.runtime import calls, double, one_node, says, stage
 
@@ -201,11 +202,11 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
     agent = one_node(lambda turn: turn.generate(), retry=Retry(attempts=2, first_delay=0))
     played = stage(agent, AnswerCut(), says("hello"))
     outcome = await played.begin("hi")
-    with played.turns.means.signals.watch(played.thread_id) as queue:
+    with played.turns.means.signals.watch(played.thread_id) as watcher:
         await played.turns.run(outcome.loaded, Metadata())
-        seen = [queue.get_nowait() for _ in range(queue.qsize())]
+        seen = [await watcher.hear() for _ in range(8)]
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
-    assert shown[:3] == [Withdrawn(), NodeFailed, Delta("hello")]
+    assert shown[:3] == [Withdrawn(Version(3)), NodeFailed, Delta(Version(4), 0, "hello")]
     assert shown[3:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted, TurnCompleted]
 
 

@@ -1,0 +1,24 @@
+"""`threadfold workers`."""
+
+import click
+
+from api.cli.output import as_json as json_option
+from api.cli.output import moment, show_json, show_table
+from api.cli.running import ask
+from api.views import WorkerView
+
+
+@click.command()
+@json_option
+def workers(*, as_json: bool) -> None:
+    """List the processes that run turns, each with how many of the 64 shards it has."""
+    found = ask(lambda service: service.workers())
+    if as_json:
+        show_json(found)
+        return
+    show_table(["WORKER", "WHERE", "SINCE", "SHARDS", ""], [_row(worker) for worker in found])
+
+
+def _row(worker: WorkerView) -> list[str]:
+    note = "standby" if worker.standby else ""
+    return [str(worker.worker_id), worker.name, moment(worker.started_at), str(len(worker.shards)), note]

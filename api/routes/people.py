@@ -1,0 +1,91 @@
+"""What people decide about a thread: approvals and forks."""
+
+from typing import Annotated
+
+from litestar import Response, get, post
+from litestar.params import JSONBody, PathParameter
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_201_CREATED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+from api.bodies import Decide, ForkThread
+from api.callers import FromCaller, FromReader, FromService, FromThread, etag
+from api.problems import problems
+from api.service import Decision, Forking
+from api.views import ApprovalView, Decided, Forked, Page
+from domain.application.execute import checkpoint_of
+from domain.errors import InvalidInput
+from domain.ids import MAX_VERSION, ThreadId
+from projections.threads import status_of
+
+ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
+
+CHANGING = problems(
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+
+@get(
+    "/v1/threads/{thread_id:str}/approvals",
+    tags=["people"],
+    responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
+)
+async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
+    """List what waits for a person in a thread: tool calls, or a node."""
+    return Page(await service.approvals(ThreadId(thread), reader), None)
+
+
+@post(
+    "/v1/threads/{thread_id:str}/approvals/{approval_id:str}",
+    status_code=HTTP_200_OK,
+    tags=["people"],
+    responses=CHANGING,
+)
+async def decide_approval(
+    thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
+) -> Response[Decided]:
+    """Grant, deny, or grant with other arguments. The turn goes on in the background."""
+    granted = data.decision == "grant"
+    if not granted and data.arguments is not None:
+        raise InvalidInput("arguments", "can only be given with grant")
+    if granted and data.reason is not None:
+        raise InvalidInput("reason", "can only be given with deny")
+    approval = _version(approval_id)
+    decision = Decision(approval, data.hash, granted, data.arguments, data.reason)
+    outcome = await service.decide_approval(ThreadId(thread), decision, caller)
+    checkpoint = checkpoint_of(outcome.loaded)
+    body = Decided(thread, approval, "granted" if granted else "denied", checkpoint)
+    return Response(body, headers=etag(checkpoint))
+
+
+@post("/v1/threads/{thread_id:str}/fork", status_code=HTTP_201_CREATED, tags=["people"], responses=CHANGING)
+async def fork_thread(
+    thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
+) -> Response[Forked]:
+    """Begin a thread as this one was at a version: a pointer, no copy."""
+    fork_id = service.thread_id(data.thread_id, caller)
+    edits = tuple((edit.version, edit.content) for edit in data.messages)
+    asked = Forking(data.at_version, edits, data.values, data.resume)
+    forked = await service.fork(ThreadId(thread), fork_id, asked, caller)
+    loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
+    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
+    headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
+    return Response(body, status_code=HTTP_201_CREATED, headers=headers)
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
+        raise InvalidInput("approval_id", "must be an approval's id: the list of approvals has them")
+    return int(text)

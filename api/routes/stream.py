@@ -1,0 +1,113 @@
+"""A thread as server-sent events: what has happened since a version, and what happens from now on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+
+import msgspec
+from litestar import get
+from litestar.openapi import ResponseSpec
+from litestar.params import HeaderParameter, QueryParameter
+from litestar.response import Stream
+from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
+
+from api.callers import FromReader, FromService, FromThread
+from api.problems import problems
+from api.service import Service
+from api.views import event_view
+from domain.application.signals import Delta, Withdrawn
+from domain.application.watching import happenings
+from domain.codec import Recorded
+from domain.errors import InvalidInput
+from domain.ids import MAX_VERSION, ThreadId, Version
+
+PING = 15.0
+"""Seconds of silence after which a comment is sent, so that nothing in between takes the stream for dead."""
+
+MEDIA_TYPE = "text/event-stream"
+
+LastEventId = Annotated[
+    str | None,
+    HeaderParameter(name="Last-Event-ID", description="The last event that was seen: the stream goes on after it."),
+]
+After = Annotated[
+    int | None,
+    QueryParameter(ge=0, le=MAX_VERSION, description="Begin after this version; 0 is the beginning. Default: now."),
+]
+UntilIdle = Annotated[bool, QueryParameter(description="End when no turn runs, or one waits for a person.")]
+
+STREAMING = {
+    HTTP_200_OK: ResponseSpec(
+        str,
+        generate_examples=False,
+        media_type=MEDIA_TYPE,
+        description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
+        "model is writing: provisional until the next event) and `withdrawn` (the deltas came to nothing).",
+    ),
+    **problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
+}
+
+
+@get("/v1/threads/{thread_id:str}/stream", tags=["turns"], responses=STREAMING)
+async def stream_thread(
+    thread: FromThread,
+    service: FromService,
+    reader: FromReader,
+    last_event_id: LastEventId = None,
+    after: After = None,
+    *,
+    until_idle: UntilIdle = False,
+) -> Stream:
+    """Follow a thread: its events, and the text of running models, from whichever process runs the turn."""
+    loaded = await service.existing(ThreadId(thread), reader)
+    begin = _version(last_event_id)
+    if begin is None:
+        begin = loaded.head.version if after is None else Version(after)
+    told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
+    return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+async def _told(service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool) -> AsyncIterator[bytes]:
+    runtime, clock = service.runtime, asyncio.get_running_loop().time
+    journal, signals = runtime.journal, runtime.turns.means.signals
+    yield b": connected\n\n"
+    last, seen = clock(), after
+    async with aclosing(happenings(journal, signals, thread_id, after)) as following:
+        async for signal in following:
+            if signal is not None:
+                yield _event(signal)
+                last = clock()
+                seen = signal.version if isinstance(signal, Recorded) else seen
+            elif clock() - last > PING:
+                yield b": ping\n\n"
+                last = clock()
+            if runtime.stopping.is_set():
+                return
+            if until_idle and not isinstance(signal, Delta | Withdrawn):
+                loaded = await journal.load(thread_id)
+                if seen >= loaded.head.version and not loaded.state.in_turn:
+                    return
+
+
+def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
+    match signal:
+        case Recorded(version=version, event=event):
+            head, data = (
+                f"id: {version}\nevent: {type(event).__name__}\ndata: ",
+                msgspec.json.encode(event_view(signal)),
+            )
+        case Delta(version, offset, text):
+            head, data = "event: delta\ndata: ", msgspec.json.encode({"after": version, "offset": offset, "text": text})
+        case Withdrawn(version):
+            head, data = "event: withdrawn\ndata: ", msgspec.json.encode({"after": version})
+    return head.encode() + data + b"\n\n"
+
+
+def _version(last_event_id: str | None) -> Version | None:
+    if last_event_id is None or not last_event_id.strip():
+        return None
+    text = last_event_id.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
+        raise InvalidInput("Last-Event-ID", "must be the id of an event of this stream: a version")
+    return Version(int(text))

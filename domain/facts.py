@@ -1,0 +1,64 @@
+"""What a node may say happened."""
+
+import msgspec
+
+from domain.codec import to_json
+from domain.errors import (
+    InvalidInput,
+)
+from domain.events import (
+    ContextAssembled,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    NodeFact,
+    StateUpdated,
+    ToolRequested,
+)
+from domain.json import JsonObject, check_json, merge_patch
+from domain.state import Running
+
+MAX_VALUES = 256 * 1024
+
+
+def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
+    """Refuse what would leave the thread in a state that no prompt can be made of.
+
+    Raises:
+        InvalidInput: naming the fact, as `facts.0`.
+    """
+    check_json(msgspec.to_builtins(facts), "facts")
+    speaker = state.thread.window[-1].role if state.thread.window else None
+    asking, values = bool(state.turn.calls), state.thread.values
+    for index, fact in enumerate(facts):
+        field = f"facts.{index}"
+        match fact:
+            case MessageAppended():
+                if fact.role != "assistant" or asking:
+                    raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
+                speaker = fact.role
+            case ToolRequested():
+                if speaker != "assistant":
+                    raise InvalidInput(field, "a tool is requested right after the assistant's message")
+                check_json(fact.arguments, f"{field}.arguments")
+                asking = True
+            case StateUpdated():
+                check_json(fact.changes, f"{field}.changes")
+                values = merge_patch(values, fact.changes)
+                check_size(values, f"{field}.changes")
+            case HistoryCompacted():
+                kept = next((m for m in state.thread.window if m.version > fact.through), None)
+                if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
+                    raise InvalidInput(field, "history is compacted between calls, up to a past version")
+                speaker = None
+            case ContextAssembled() | ModelCalled():
+                continue
+            case _:
+                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+
+
+def check_size(values: JsonObject, field: str) -> None:
+    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
+    size = len(to_json(values))
+    if size > MAX_VALUES:
+        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")

@@ -1,0 +1,190 @@
+"""What a report of the runtime means for the turn that it is about."""
+
+from typing import assert_never
+
+import msgspec
+
+from domain.approval import hash_of_call, hash_of_node
+from domain.codec import to_json
+from domain.commands import (
+    AskPerson,
+    CompactHistory,
+    CompleteItem,
+    CompleteNode,
+    EndCall,
+    FailAttempt,
+    FailItem,
+    FailTurn,
+    Report,
+    ResumeTurn,
+    StartCalls,
+    StartFanOut,
+    StopTurn,
+)
+from domain.ending import Events, abandon_calls, ended, stopped, then
+from domain.errors import (
+    InvalidInput,
+)
+from domain.events import (
+    ApprovalRequested,
+    FanOutStarted,
+    ItemCompleted,
+    ItemFailed,
+    MessageAppended,
+    NodeCompleted,
+    NodeFailed,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnFailed,
+    TurnResumed,
+)
+from domain.evolve import fold
+from domain.facts import check_facts
+from domain.graph import END
+from domain.json import check_json
+from domain.state import Running, State
+
+MAX_RESUMED = 5
+"""How often a turn is resumed at one step. A node that takes its process with it must not go on doing so."""
+
+MAX_ITEMS = 1_000
+"""Items that a node may fan out over."""
+
+MAX_RESULT = 16 * 1024
+"""Characters of an item's result as JSON."""
+
+
+def report(command: Report, state: State) -> Events:
+    """Take what the runtime says, unless it is of another turn, or of a run that another worker has taken over."""
+    if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
+        return ()
+    _check_storable(command)
+    if state.turn.cancelling and isinstance(command, StartCalls | AskPerson | StartFanOut | ResumeTurn):
+        return stopped(state)
+    match command:
+        case ResumeTurn():
+            return _resume(command, state)
+        case StopTurn(partial=partial, tokens=tokens):
+            said = MessageAppended("assistant", partial, tokens, partial=True) if partial else None
+            return stopped(state, said)
+        case CompleteNode():
+            return _complete(command, state)
+        case FailAttempt():
+            return _fail_attempt(command, state)
+        case StartCalls() | EndCall() | AskPerson():
+            return _report_on_calls(command, state)
+        case CompactHistory(fact=fact):
+            stale = not any(message.version <= fact.through for message in state.thread.window)
+            check_facts((fact,), state)
+            return () if stale else (fact,)
+        case StartFanOut() | CompleteItem() | FailItem():
+            return _report_on_items(command, state)
+        case FailTurn(turn_id=turn_id, reason=reason, detail=detail):
+            return ended(state, (*abandon_calls(state), TurnFailed(turn_id, reason, detail)))
+        case _:
+            assert_never(command)
+
+
+def _resume(command: ResumeTurn, state: Running) -> Events:
+    turn = state.turn
+    if turn.resumed < MAX_RESUMED:
+        return (TurnResumed(command.worker, command.graph),)
+    detail = f"{turn.node}: it was resumed {turn.resumed} times, and each time its process ended before it did."
+    return ended(state, (*abandon_calls(state), TurnFailed(turn.turn_id, "resumed_too_often", detail)))
+
+
+def _report_on_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> Events:
+    turn = state.turn
+    match command:
+        case StartCalls(calls=calls):
+            return tuple(
+                ToolStarted(call.version, call.attempt + 1)
+                for call in turn.calls
+                if (call.version, call.attempt + 1) in calls and call.status != "asked"
+            )
+        case EndCall():
+            return _end_call(command, state)
+        case AskPerson(calls=(), because=because):
+            if turn.approval:
+                return ()
+            return (ApprovalRequested(hash_of_node(str(turn.turn_id), turn.node, turn.step), 0, turn.node, because),)
+        case AskPerson(calls=calls, because=because):
+            return tuple(
+                ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
+                for c in turn.calls
+                if c.version in calls and c.status != "asked"
+            )
+
+
+def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
+    items = state.turn.items
+    if state.turn.step != command.step:
+        return ()
+    if isinstance(command, StartFanOut):
+        if len(command.items) > MAX_ITEMS:
+            raise InvalidInput("items", f"a node may fan out over {MAX_ITEMS} items, not {len(command.items)}")
+        return (FanOutStarted(list(command.items)),) if items is None else ()
+    if items is None or items[command.index].done:
+        return ()
+    if isinstance(command, FailItem):
+        if items[command.index].attempt != command.attempt:
+            return ()
+        return (ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms),)
+    if len(to_json(command.result)) > MAX_RESULT:
+        raise InvalidInput("result", f"an item's result may take {MAX_RESULT} characters as JSON")
+    return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
+
+
+def _check_storable(command: Report) -> None:
+    """Refuse texts and numbers that the log could not hold, wherever in a report they are."""
+    for name in command.__struct_fields__:
+        if name != "facts":  # see check_facts
+            check_json(msgspec.to_builtins(getattr(command, name)), name)
+
+
+def _complete(command: CompleteNode, state: Running) -> Events:
+    turn = state.turn
+    if turn.step != command.step:
+        return ()
+    check_facts(command.facts, state)
+    completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
+    if turn.cancelling:
+        return then(state, (*command.facts, completed), stopped)
+    if command.next != END:
+        return (*command.facts, completed)
+    after = fold(state, command.facts)
+    abandoned = abandon_calls(after) if isinstance(after, Running) else ()
+    return ended(state, (*command.facts, *abandoned, completed, TurnCompleted(turn.turn_id)))
+
+
+def _fail_attempt(command: FailAttempt, state: Running) -> Events:
+    turn = state.turn
+    if (turn.step, turn.attempt) != (command.step, command.attempt):
+        return ()
+    if turn.cancelling:
+        failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
+        return then(state, (failed,), stopped)
+    failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
+    if command.retry_in_ms is not None:
+        return (failed,)
+    detail = f"{turn.node}: {command.error}"
+    return ended(state, (failed, *abandon_calls(state), TurnFailed(turn.turn_id, "node_failed", detail)))
+
+
+def _end_call(command: EndCall, state: Running) -> Events:
+    started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
+    if not started:
+        return ()
+    call, content, tokens = command.call, command.content, command.tokens
+    match command.outcome:
+        case "succeeded":
+            return (ToolSucceeded(call, content, tokens, command.duration_ms),)
+        case "failed":
+            return (ToolFailed(call, content, tokens, command.duration_ms),)
+        case "unknown":
+            return (ToolOutcomeUnknown(call, content, tokens),)
+        case _:
+            assert_never(command.outcome)

@@ -1,0 +1,49 @@
+"""Wake-ups within a process: for a log in memory, which no other process has, and for tests of several endpoints."""
+
+import logging
+from collections.abc import Callable
+
+from domain.ports import Wakeup
+
+_log = logging.getLogger(__name__)
+
+
+class Hub:
+    """Joins endpoints."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.endpoints: list[MemoryWakeups] = []
+
+
+class MemoryWakeups:
+    """A `Wakeups` that reaches the other endpoints of its hub at once."""
+
+    def __init__(self, hub: Hub | None = None) -> None:
+        """Join a hub; without one, there is nobody else."""
+        self._hub = hub or Hub()
+        self._hub.endpoints.append(self)
+        self._listeners: list[Callable[[Wakeup], None]] = []
+
+    def send(self, wakeup: Wakeup) -> None:
+        """Tell the other endpoints."""
+        for endpoint in self._hub.endpoints:
+            if endpoint is not self:
+                endpoint.hear(wakeup)
+
+    def hear(self, wakeup: Wakeup) -> None:
+        """Tell this endpoint's listeners."""
+        for listener in list(self._listeners):
+            try:
+                listener(wakeup)
+            except Exception:  # noqa: BLE001  (the others are to hear it)
+                _log.exception("A listener failed at %r", wakeup)
+
+    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
+        """Hear what the others send."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def close(self) -> None:
+        """Leave the hub."""
+        self._hub.endpoints.remove(self)

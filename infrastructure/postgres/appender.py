@@ -1,0 +1,109 @@
+"""Appending in groups: what many threads want to store at once goes into one statement and one commit."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+import asyncpg
+from msgspec import Struct
+
+from domain.errors import Overloaded, StoreUnavailable
+from domain.ids import Position, ThreadId
+from domain.ports import Append
+from infrastructure.postgres.append import Outcome, append_group
+
+MOST = 128
+"""Appends of a group."""
+
+HEAVIEST = 4_000_000
+"""Characters of payload after which a group is closed."""
+
+AT_ONCE = 2
+"""Groups under way at the same time: while one waits for its commit, the next is on its way."""
+
+WAITING = 2_000
+"""Appends that may wait; more are refused, so that a slow database does not fill the memory."""
+
+
+class _Waiting(Struct, eq=False):
+    append: Append
+    done: asyncio.Future[Position]
+
+
+class Appender:
+    """Collects what is to be appended. Nothing waits for company: a group is what has come while others were stored."""
+
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
+        """Store through a pool; let at most `limit` appends wait."""
+        self._pool = pool
+        self._limit = limit
+        self._queue: deque[_Waiting] = deque()
+        self._groups: set[asyncio.Task[None]] = set()
+        self._busy: set[ThreadId] = set()
+
+    async def append(self, append: Append) -> Position:
+        """Store an append durably; see `EventStore.append`."""
+        if len(self._queue) >= self._limit:
+            raise Overloaded
+        waiting = _Waiting(append, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._go_on()
+        return await waiting.done
+
+    async def close(self) -> None:
+        """Wait until everything is stored or refused."""
+        while self._groups:
+            await asyncio.gather(*self._groups, return_exceptions=True)
+
+    def _go_on(self) -> None:
+        while self._queue and len(self._groups) < AT_ONCE and (group := self._take()):
+            task = asyncio.create_task(self._store(group), name=f"{len(group)} appends")
+            self._groups.add(task)
+            task.add_done_callback(self._stored)
+
+    def _take(self) -> list[_Waiting]:
+        """Take the next group off the queue. Two appends of one thread are stored one after the other."""
+        group: list[_Waiting] = []
+        left: deque[_Waiting] = deque()
+        size = 0
+        while self._queue and len(group) < MOST and size < HEAVIEST:
+            waiting = self._queue.popleft()
+            if waiting.append.thread_id in self._busy:
+                left.append(waiting)
+                continue
+            self._busy.add(waiting.append.thread_id)
+            size += sum(len(record.payload) for record in waiting.append.records)
+            group.append(waiting)
+        self._queue.extendleft(reversed(left))
+        return group
+
+    async def _store(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes: Sequence[Outcome | Exception] = await append_group(self._pool, [w.append for w in group])
+        except Exception as error:  # noqa: BLE001  (whatever it is, somebody waits to be told)
+            outcomes = await self._one_by_one(group, error)
+        finally:
+            self._busy.difference_update(waiting.append.thread_id for waiting in group)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if waiting.done.done():  # its caller was cancelled
+                continue
+            if isinstance(outcome, Exception):
+                waiting.done.set_exception(outcome)
+            else:
+                waiting.done.set_result(outcome)
+
+    async def _one_by_one(self, group: Sequence[_Waiting], error: Exception) -> Sequence[Outcome | Exception]:
+        """Find the append that PostgreSQL cannot take: the others must not fail with it."""
+        if isinstance(error, StoreUnavailable) or len(group) == 1:
+            return [error] * len(group)
+        outcomes: list[Outcome | Exception] = []
+        for waiting in group:
+            try:
+                outcomes += await append_group(self._pool, [waiting.append])
+            except Exception as alone:  # noqa: BLE001  (as above)
+                outcomes.append(alone)
+        return outcomes
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._groups.discard(task)
+        self._go_on()

@@ -1,0 +1,198 @@
+"""Tools and nodes that wait for a person."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from domain.agent import Agent, TurnContext
+from domain.application.assistant import assistant
+from domain.application.execute import Outcome, Request, execute
+from domain.approval import hash_of_call
+from domain.codec import Metadata
+from domain.commands import CancelTurn, DecideApproval, StartTurn
+from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
+from domain.events import (
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    MessageAppended,
+    NodeFact,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+)
+from domain.graph import END, Graph, Node
+from domain.ids import TurnId, Version
+from domain.state import Running
+from domain.tools import Tool, tool
+from tests.support.given import OTHER_TURN
+from tests.support.runtime import Stage, calls, says, stage
+
+PAID: list[tuple[str, int]] = []
+
+
+@tool(approval=lambda arguments: arguments["amount"] > 100)
+async def pay(to: str, amount: int) -> str:
+    """Pay somebody."""
+    PAID.append((to, amount))
+    return f"paid {amount}"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_was_paid() -> None:
+    PAID.clear()
+
+
+async def waiting(*tools: Tool, request: dict[str, object]) -> Stage:
+    played = stage(assistant(tools=tools), calls(("pay", request)), says("done"))
+    loaded = await played.say("pay")
+    assert loaded.state.waiting
+    assert not loaded.state.in_turn
+    return played
+
+
+async def the_call(played: Stage) -> tuple[Version, str]:
+    state = (await played.journal.load(played.thread_id)).state
+    assert isinstance(state, Running)
+    (call,) = state.turn.calls
+    return call.version, call.hash
+
+
+async def decide(played: Stage, decision: DecideApproval | CancelTurn | StartTurn) -> Outcome:
+    return await execute(played.journal, Request(played.thread_id, lambda _: (decision,)))
+
+
+BIG = {"to": "Ann", "amount": 500}
+
+
+async def test_a_small_payment_needs_nobody() -> None:
+    played = stage(assistant(tools=[pay]), calls(("pay", {"to": "Ann", "amount": 5})), says("done"))
+    await played.say("pay")
+    assert PAID == [("Ann", 5)]
+    assert not await played.happened(ApprovalRequested)
+
+
+async def test_a_big_one_waits_and_runs_once_it_is_granted() -> None:
+    played = await waiting(pay, request=BIG)
+    version, shown = await the_call(played)
+    assert shown == hash_of_call("pay", BIG)
+    assert (PAID, played.turns.runs(played.thread_id)) == ([], None)
+    granted = await decide(played, DecideApproval(version, shown, granted=True))
+    await played.turns.run(granted.loaded, Metadata())
+    assert PAID == [("Ann", 500)]
+    kinds = [type(e) for e in await played.happened(ApprovalRequested, ApprovalGranted, ToolStarted, TurnCompleted)]
+    assert kinds == [ApprovalRequested, ApprovalGranted, ToolStarted, TurnCompleted]
+
+
+async def test_a_person_may_change_the_arguments_and_the_model_sees_them() -> None:
+    played = await waiting(pay, request=BIG)
+    version, shown = await the_call(played)
+    granted = await decide(played, DecideApproval(version, shown, granted=True, arguments={"to": "Bob", "amount": 200}))
+    await played.turns.run(granted.loaded, Metadata())
+    assert PAID == [("Bob", 200)]
+    (asking,) = [m for m in played.script.asked[-1].messages if m.tool_calls]
+    assert asking.tool_calls[0].arguments == {"to": "Bob", "amount": 200}
+
+
+async def test_a_refusal_is_told_to_the_model() -> None:
+    played = await waiting(pay, request=BIG)
+    version, shown = await the_call(played)
+    denied = await decide(played, DecideApproval(version, shown, granted=False, told="Not today.", tokens=2))
+    await played.turns.run(denied.loaded, Metadata())
+    assert PAID == []
+    assert await played.happened(ApprovalDenied, TurnCompleted)
+    assert played.script.asked[-1].messages[-1].content == "Not today."
+
+
+async def test_a_decision_is_about_what_was_shown() -> None:
+    played = await waiting(pay, request=BIG)
+    version, shown = await the_call(played)
+    with pytest.raises(ApprovalChanged):
+        await decide(played, DecideApproval(version, "0" * 16, granted=True))
+    with pytest.raises(UnknownApproval):
+        await decide(played, DecideApproval(Version(version + 1), shown, granted=True))
+    await decide(played, DecideApproval(version, shown, granted=True))
+    with pytest.raises(UnknownApproval):
+        await decide(played, DecideApproval(version, shown, granted=True))
+    assert len(await played.happened(ApprovalGranted)) == 1
+
+
+async def test_calls_that_need_nobody_do_not_wait_for_those_that_do() -> None:
+    played = stage(assistant(tools=[pay]), calls(("pay", {"to": "Ann", "amount": 5}), ("pay", BIG)), says("done"))
+    assert (await played.say("pay both")).state.waiting
+    assert PAID == [("Ann", 5)]
+    version, shown = await the_call(played)
+    granted = await decide(played, DecideApproval(version, shown, granted=True))
+    await played.turns.run(granted.loaded, Metadata())
+    assert PAID == [("Ann", 5), ("Ann", 500)]
+    assert len(await played.happened(ToolSucceeded)) == 2
+
+
+async def test_what_cannot_be_judged_is_asked_about() -> None:
+    played = await waiting(pay, request={"to": "Ann"})
+    assert await played.happened(ApprovalRequested)
+
+
+async def test_a_waiting_turn_is_cancelled_at_once() -> None:
+    played = await waiting(pay, request=BIG)
+    state = (await played.journal.load(played.thread_id)).state
+    assert isinstance(state, Running)
+    ended = await decide(played, CancelTurn(TurnId(state.turn.turn_id)))
+    assert not isinstance(ended.loaded.state, Running)
+    assert len(await played.happened(TurnCancelled)) == 1
+    assert PAID == []
+
+
+async def test_a_message_meanwhile_waits_or_takes_the_turns_place() -> None:
+    played = await waiting(pay, request=BIG)
+    message = StartTurn(OTHER_TURN, "stop", 1, "route_intent", played.agent.graph.fingerprint)
+    with pytest.raises(ThreadBusy):
+        await decide(played, message)
+    interrupting = StartTurn(OTHER_TURN, "stop", 1, "route_intent", message.graph, strategy="interrupt")
+    outcome = await decide(played, interrupting)
+    state = outcome.loaded.state
+    assert isinstance(state, Running)
+    assert state.turn.turn_id == OTHER_TURN
+    await played.turns.run(outcome.loaded, Metadata())
+    assert len(await played.happened(TurnCancelled, TurnCompleted)) == 2
+
+
+async def publish(turn: TurnContext) -> Sequence[NodeFact]:
+    return [turn.say("published")]
+
+
+def publisher() -> Agent:
+    return Agent(Graph("publisher", "publish", [Node("publish", publish, approval=True)], {"publish": END}))
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_node_may_wait_as_well(granted: bool) -> None:  # noqa: FBT001
+    played = stage(publisher())
+    loaded = await played.say("go")
+    assert loaded.state.waiting
+    assert isinstance(loaded.state, Running)
+    approval = loaded.state.turn.approval
+    assert approval is not None
+    with pytest.raises(InvalidInput, match="arguments"):
+        await decide(played, DecideApproval(approval.version, approval.hash, granted=True, arguments={}))
+    decided = await decide(played, DecideApproval(approval.version, approval.hash, granted=granted, told="No."))
+    await played.turns.run(decided.loaded, Metadata())
+    said = [e.content for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]
+    assert said == (["go", "published"] if granted else ["go"])
+    assert len(await played.happened(TurnCompleted if granted else TurnFailed)) == 1
+
+
+async def test_waiting_holds_no_task_and_outlives_its_process() -> None:
+    played = await waiting(pay, request=BIG)
+    async with played.worker().working():
+        await asyncio.sleep(0.01)
+        assert played.turns.running() == {}
+    played.forget(played.thread_id)
+    version, shown = await the_call(played)
+    await decide(played, DecideApproval(version, shown, granted=True))
+    async with played.worker().working():
+        await played.settled()
+    assert PAID == [("Ann", 500)]

@@ -1,0 +1,152 @@
+"""Threads that begin as another one was."""
+
+from uuid import uuid4
+
+import pytest
+from msgspec.structs import replace
+
+from domain.application.assistant import assistant
+from domain.application.execute import Request, execute
+from domain.application.fork import Fork, fork
+from domain.application.journal import Journal
+from domain.application.verify import verify_slices, verify_thread
+from domain.codec import Metadata
+from domain.commands import EditMessage, UpdateValues
+from domain.errors import InvalidInput, ThreadAlreadyOpen, UnknownThread
+from domain.events import ThreadForked, TurnCancelled, TurnCompleted
+from domain.ids import SLICES, START, Slice, ThreadId, Version
+from domain.state import Idle, Running, State, Unopened
+from projections import transcript
+from tests.support.runtime import Stage, calls, double, says, stage
+
+
+async def conversation() -> Stage:
+    played = stage(assistant(tools=[double]), calls(("double", {"number": 4})), says("8"), *[says("hm")] * 20)
+    await played.say("double four")
+    await played.say("thanks")
+    return played
+
+
+async def forked(played: Stage, version: int, **more: object) -> ThreadId:
+    fork_id = ThreadId(uuid4())
+    asked = Fork(played.thread_id, Version(version), **more)  # type: ignore[arg-type]
+    await fork(played.journal, fork_id, asked, Metadata())
+    return fork_id
+
+
+def fresh(played: Stage) -> Journal:
+    return Journal(played.store, played.snapshots, played.clock, fingerprint="test")
+
+
+def without_version(state: State) -> State:
+    return replace(state, version=Version(0))
+
+
+async def test_a_fork_folds_to_what_its_parent_was_at_each_version() -> None:
+    played = await conversation()
+    last = (await played.journal.load(played.thread_id)).head.version
+    for version in range(1, last + 1):
+        fork_id = await forked(played, version, resume=True)
+        for journal in (played.journal, fresh(played)):
+            there = await journal.load_at(played.thread_id, Version(version))
+            here = await journal.load_at(fork_id, Version(version + 1))
+            assert without_version(here.state) == without_version(there.state)
+            assert (await journal.load_at(fork_id, Version(version))).state == there.state
+
+
+async def test_a_fork_stores_one_event_however_long_its_parent_is() -> None:
+    played = await conversation()
+    last = (await played.journal.load(played.thread_id)).head.version
+    fork_id = await forked(played, last)
+    (own,) = await played.store.read(fork_id, START)
+    assert (own.type, own.version) == ("ThreadForked", last + 1)
+
+
+async def test_its_history_is_the_parents_and_then_its_own() -> None:
+    played = await conversation()
+    last = (await played.journal.load(played.thread_id)).head.version
+    fork_id = await forked(played, last)
+    parent, played.thread_id = played.thread_id, fork_id
+    await played.say("and now?")
+    versions = [recorded.version async for recorded in played.journal.follow(fork_id)]
+    assert versions == list(range(1, len(versions) + 1))
+    assert len(versions) > last + 1
+    assert [r.version for r in await played.journal.history(fork_id, Version(last - 1), None, 3)] == [
+        last,
+        last + 1,
+        last + 2,
+    ]
+    said = [message.content for message in await transcript.page(played.journal, fork_id)]
+    assert said == ["double four", None, "8", "8", "thanks", "hm", "and now?", "hm"]
+    assert (await played.journal.load(parent)).head.version == last
+
+
+async def test_forks_of_forks_point_to_whoever_has_the_event() -> None:
+    played = await conversation()
+    grandparent = played.thread_id
+    last = (await played.journal.load(grandparent)).head.version
+    parent = await forked(played, last)
+    played.thread_id = parent
+    await played.say("more")
+    own = (await played.journal.load(parent)).head.version
+    early, late = await forked(played, 3), await forked(played, own)
+    first = (await played.journal.history(early, Version(3), limit=1))[0].event
+    assert first == ThreadForked(grandparent, 3)
+    assert (await played.journal.history(late, Version(own), limit=1))[0].event == ThreadForked(parent, own)
+    journal = fresh(played)
+    assert without_version((await journal.load(late)).state) == without_version((await journal.load(parent)).state)
+
+
+async def test_a_running_turn_ends_in_the_fork_or_goes_on() -> None:
+    played = await conversation()
+    ended = await played.journal.load(await forked(played, 5))
+    assert isinstance(ended.state, Idle)
+    assert ended.state.thread.last_turn is not None
+    assert ended.state.thread.last_turn.outcome == "cancelled"
+    parent = played.thread_id
+    played.thread_id = await forked(played, 5, resume=True)
+    assert isinstance((await played.journal.load(played.thread_id)).state, Running)
+    async with played.worker().working():
+        await played.settled()
+    assert len(await played.happened(TurnCompleted)) == 1
+    assert not await played.happened(TurnCancelled)
+    assert len([e async for e in played.journal.follow(parent)]) > 5
+
+
+async def test_messages_and_values_may_be_edited() -> None:
+    played = await conversation()
+    fork_id = await forked(
+        played,
+        3,
+        edits=(EditMessage(Version(3), "double five", 2),),
+        changes=UpdateValues({"mood": "curious"}),
+    )
+    state = (await fresh(played).load(fork_id)).state
+    assert not isinstance(state, Unopened)
+    assert [message.content for message in state.thread.window] == ["double five"]
+    assert state.thread.values == {"mood": "curious"}
+    with pytest.raises(InvalidInput, match="message: must be the version of a message"):
+        await forked(played, 3, edits=(EditMessage(Version(2), "?", 1),))
+
+
+async def test_ids_and_versions_are_checked() -> None:
+    played = await conversation()
+    last = (await played.journal.load(played.thread_id)).head.version
+    with pytest.raises(InvalidInput, match="at_version"):
+        await forked(played, last + 1)
+    with pytest.raises(ThreadAlreadyOpen):
+        await fork(played.journal, played.thread_id, Fork(played.thread_id, Version(3)), Metadata())
+    with pytest.raises(UnknownThread):
+        await fork(played.journal, ThreadId(uuid4()), Fork(ThreadId(uuid4()), Version(3)), Metadata())
+
+
+async def test_forks_verify_and_what_is_changed_in_one_is_found() -> None:
+    played = await conversation()
+    fork_id = await forked(played, 7)
+    await execute(played.journal, Request(fork_id, lambda _: (UpdateValues({"a": 1}),)))
+    assert (await verify_thread(played.store, fork_id)).problems == ()
+    everything = await verify_slices(played.store, (Slice(number) for number in range(SLICES)))
+    assert everything.problems == ()
+    own = played.store._events[fork_id]  # type: ignore[attr-defined]
+    own[0] = replace(own[0], payload=own[0].payload.replace(":7", ":6"))
+    assert len((await verify_thread(played.store, fork_id)).problems) == 1
