@@ -1,0 +1,248 @@
+"""Busy threads, cancellations, approvals, retries and forks over HTTP."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.http import Api, running_api
+
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "stuck", "cashier"))
+
+ENDS = {"TurnCompleted", "TurnFailed", "TurnCancelled", "TurnRolledBack"}
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def log_url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture
+async def api(log_url: str) -> AsyncIterator[Api]:
+    async with running_api(database_url=log_url, agents=AGENTS) as api:
+        yield api
+
+
+async def events(api: Api, thread: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    query: dict[str, str | int] = {"limit": 1_000}
+    while True:
+        page = (await api.get(f"/v1/threads/{thread}/events", params=query)).json()
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
+
+
+async def settled(api: Api, thread: str, status: str = "idle") -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while (summary := (await api.get(f"/v1/threads/{thread}")).json())["status"] != status:
+            await asyncio.sleep(0.02)
+    return dict(summary)
+
+
+def ends_of(found: list[dict[str, Any]]) -> dict[str, list[str]]:
+    ends: dict[str, list[str]] = {}
+    for event in found:
+        if event["type"] in ENDS:
+            ends.setdefault(event["data"]["turn_id"], []).append(event["type"])
+    return ends
+
+
+class TestTwoHundredAtOnce:
+    async def say_200(self, api: Api, thread: str, strategy: str) -> list[Any]:
+        return await asyncio.gather(
+            *[
+                api.post(f"/v1/threads/{thread}/turns", json={"user_input": f"message {n}", "strategy": strategy})
+                for n in range(200)
+            ]
+        )
+
+    async def test_reject_takes_one(self, api: Api) -> None:
+        thread = await api.opened(graph="stuck")
+        answers = await self.say_200(api, thread, "reject")
+        assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 199}
+        (turn,) = [answer.json()["turn_id"] for answer in answers if answer.status_code == 202]
+        await api.post(f"/v1/threads/{thread}/turns/{turn}/cancel", params={"wait": True})
+        assert ends_of(await events(api, thread)) == {turn: ["TurnCancelled"]}
+
+    async def test_enqueue_runs_all_one_after_the_other(self, api: Api) -> None:
+        thread = await api.opened(graph="assistant")
+        answers = await self.say_200(api, thread, "enqueue")
+        assert {answer.status_code for answer in answers} == {202}
+        turns = [answer.json()["turn_id"] for answer in answers]
+        assert len(set(turns)) == 200
+        await settled(api, thread)
+        found = await events(api, thread)
+        assert ends_of(found) == {turn: ["TurnCompleted"] for turn in turns}
+        order = [event["data"]["turn_id"] for event in found if event["type"] in {"TurnStarted", *ENDS}]
+        assert order[0::2] == order[1::2], "one ends before the next begins"
+
+    @pytest.mark.parametrize(("strategy", "end"), [("interrupt", "TurnCancelled"), ("rollback", "TurnRolledBack")])
+    async def test_interrupt_and_rollback_leave_the_last_one(self, api: Api, strategy: str, end: str) -> None:
+        thread = await api.opened(graph="slow")
+        answers = await self.say_200(api, thread, strategy)
+        assert {answer.status_code for answer in answers} == {202}
+        summary = await settled(api, thread)
+        ends = ends_of(await events(api, thread))
+        assert set(ends) == {answer.json()["turn_id"] for answer in answers}
+        assert all(len(one) == 1 for one in ends.values())
+        outcomes = Counter(one[0] for one in ends.values())
+        assert outcomes["TurnCompleted"] >= 1
+        assert outcomes["TurnCompleted"] + outcomes[end] == 200
+        assert summary["last_turn"]["outcome"] == "completed"
+        said = (await api.get(f"/v1/threads/{thread}/state")).json()["window"]
+        asked = [message for message in said if message["role"] == "user"]
+        assert len(asked) == (200 if strategy == "interrupt" else outcomes["TurnCompleted"])
+
+
+async def test_a_cancellation_that_races_the_end_leaves_one_end(api: Api) -> None:
+    """Half of the threads are cancelled around the moment when their turn ends by itself."""
+    outcomes: Counter[str] = Counter()
+
+    async def race(number: int) -> None:
+        thread = str(uuid4())
+        said = await api.post("/v1/agent/invoke", json={"thread_id": thread, "user_input": f"/calculate {number}"})
+        turn = said.json()["turn_id"]
+        await asyncio.sleep(number % 50 / 1_000)
+        cancelled = await api.post(f"/v1/threads/{thread}/turns/{turn}/cancel")
+        assert cancelled.status_code in {202, 409}
+        await settled(api, thread)
+        ((ended,),) = ends_of(await events(api, thread)).values()
+        assert (ended == "TurnCancelled") == (cancelled.status_code == 202)
+        outcomes[ended] += 1
+
+    for batch in range(25):
+        await asyncio.gather(*[race(20 * batch + n) for n in range(20)])
+    assert outcomes.total() == 500
+    assert set(outcomes) <= {"TurnCompleted", "TurnCancelled"}
+
+
+async def test_a_cancelled_turn_can_be_waited_for_and_retried(api: Api) -> None:
+    thread = await api.opened(graph="stuck")
+    turn = (await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "go"})).json()["turn_id"]
+    ended = await api.post(f"/v1/threads/{thread}/turns/{turn}/cancel", params={"wait": True})
+    assert (ended.status_code, ended.json()["status"], ended.json()["reason"]) == (200, "cancelled", "cancelled")
+    again = await api.post(f"/v1/threads/{thread}/turns/{turn}/cancel")
+    assert (again.status_code, again.json()["status"]) == (202, "cancelled")
+    retried = await api.post(f"/v1/threads/{thread}/turns/{turn}/retry")
+    assert retried.status_code == 202
+    (started,) = [e for e in await events(api, thread) if e["data"].get("retries") == turn]
+    assert started["data"]["node"] == "stay"
+    await api.post(f"/v1/threads/{thread}/turns/{retried.json()['turn_id']}/cancel", params={"wait": True})
+    unknown = await api.post(f"/v1/threads/{thread}/turns/{uuid4()}/cancel")
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (409, "turn_id")
+
+
+async def test_a_queued_message_says_so_and_can_be_waited_for(api: Api) -> None:
+    thread = await api.opened(graph="slow")
+    await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "one"})
+    path, body = f"/v1/threads/{thread}/turns", {"user_input": "two", "strategy": "enqueue"}
+    waiting = await api.post(path, json={**body, "user_input": "three"})
+    assert waiting.json()["status"] == "enqueued"
+    last = await api.post(path, params={"wait": True}, json=body)
+    assert [m["content"] for m in last.json()["messages"]] == ["two", "You said: two", "That is all."]
+    assert list(ends_of(await events(api, thread)).values()) == [["TurnCompleted"]] * 3
+
+
+class TestApprovals:
+    async def waiting(self, api: Api) -> tuple[str, dict[str, Any]]:
+        thread = await api.opened(graph="cashier")
+        await api.post(f"/v1/threads/{thread}/turns", json={"user_input": '/refund {"amount": 5}'})
+        await settled(api, thread, "waiting")
+        ((approval),) = (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"]
+        return thread, approval
+
+    async def decide(self, api: Api, thread: str, approval: dict[str, Any], **body: Any) -> Any:
+        path = f"/v1/threads/{thread}/approvals/{approval['approval_id']}"
+        return await api.post(path, json={"hash": approval["hash"], **body})
+
+    async def told(self, api: Api, thread: str) -> str:
+        await settled(api, thread)
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        return str(next(m["content"] for m in messages if m["role"] == "tool"))
+
+    async def test_granted(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        assert (approval["tool"], approval["arguments"], approval["because"]) == ("refund", {"amount": 5}, "policy")
+        decided = await self.decide(api, thread, approval, decision="grant")
+        assert (decided.status_code, decided.json()["decision"]) == (200, "granted")
+        assert await self.told(api, thread) == "refunded 5"
+
+    async def test_granted_with_other_arguments(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        await self.decide(api, thread, approval, decision="grant", arguments={"amount": 3})
+        assert await self.told(api, thread) == "refunded 3"
+
+    async def test_denied(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        await self.decide(api, thread, approval, decision="deny", reason="Too late.")
+        assert await self.told(api, thread) == "A person refused this: Too late."
+
+    async def test_decisions_that_do_not_fit_change_nothing(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        wrong = await self.decide(api, thread, {**approval, "hash": "0" * 16}, decision="grant")
+        assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (409, "hash")
+        for body, field in (
+            ({"decision": "deny", "arguments": {}}, "arguments"),
+            ({"decision": "grant", "reason": "why not"}, "reason"),
+            ({"decision": "perhaps"}, "decision"),
+        ):
+            refused = await self.decide(api, thread, approval, **body)
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+        for approval_id, status in (("999", 404), ("-1", 400), ("x", 400), ("99999999999", 400)):
+            unknown = await self.decide(api, thread, {**approval, "approval_id": approval_id}, decision="grant")
+            assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (status, "approval_id")
+        assert (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"] == [approval]
+
+
+class TestForks:
+    async def test_a_fork_goes_its_own_way(self, api: Api) -> None:
+        thread = await api.opened()
+        await api.turn(thread, "/calculate 2 + 3")
+        await api.turn(thread, "/calculate 4 + 4")
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        second = next(m["version"] for m in messages if "4 + 4" in (m["content"] or ""))
+        forked = await api.post(f"/v1/threads/{thread}/fork", json={"at_version": second - 2, "values": {"a": 1}})
+        assert forked.status_code == 201
+        assert (forked.json()["parent"], forked.json()["at_version"]) == (thread, second - 2)
+        fork = forked.json()["thread_id"]
+        answered = await api.turn(fork, "/calculate 9 * 9")
+        assert answered.json()["answer"] == "calculate says: 81"
+        said = [m["content"] for m in (await api.get(f"/v1/threads/{fork}/messages")).json()["items"]]
+        assert said[0] == "/calculate 2 + 3"
+        assert "/calculate 4 + 4" not in said
+        assert (await api.get(f"/v1/threads/{fork}/state")).json()["values"] == {"a": 1}
+        past = await api.get(f"/v1/threads/{fork}/state", params={"at_version": 3})
+        assert past.json()["window"][0]["content"] == "/calculate 2 + 3"
+        found = await events(api, fork)
+        assert [event["version"] for event in found] == list(range(1, len(found) + 1))
+
+    async def test_repeating_it_gives_the_same_fork(self, api: Api) -> None:
+        thread = await api.opened()
+        key = {"Idempotency-Key": "fork-1"}
+        first = await api.post(f"/v1/threads/{thread}/fork", json={}, headers=key)
+        await api.turn(thread, "hello")
+        again = await api.post(f"/v1/threads/{thread}/fork", json={}, headers=key)
+        assert again.json() == first.json()
+
+    async def test_bad_requests(self, api: Api) -> None:
+        thread = await api.opened()
+        for body, field in (
+            ({"at_version": 9}, "at_version"),
+            ({"at_version": 0}, "at_version"),
+            ({"messages": [{"version": 1, "content": "?"}]}, "message"),
+        ):
+            refused = await api.post(f"/v1/threads/{thread}/fork", json=body)
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+        taken = await api.post(f"/v1/threads/{thread}/fork", json={"thread_id": thread})
+        assert taken.status_code == 409
+        assert (await api.post(f"/v1/threads/{uuid4()}/fork", json={})).status_code == 404
+
+
+async def test_workers_are_listed(api: Api) -> None:
+    (worker,) = (await api.get("/v1/workers")).json()
+    assert worker["shards"] == list(range(64))
