@@ -1,4 +1,4 @@
-.PHONY: run test lint format migrate lock clean
+.PHONY: run test chaos lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -9,6 +9,13 @@ run:
 test:
 	@requirements/install dev
 	@.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+# Processes killed, frozen and cut off, over and over, and a count of what was lost or doubled: half an hour.
+chaos:
+	@requirements/install dev
+	@.venv/bin/python -m tests.chaos crashes --runs 300
+	@.venv/bin/python -m tests.chaos frozen --runs 30
+	@.venv/bin/python -m tests.chaos postgres --turns 2000
 
 lint:
 	@requirements/install dev

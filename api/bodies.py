@@ -71,14 +71,18 @@ class StartTurn(Body):
 
 
 class Decide(Body):
-    """Grant or deny what waits for a person."""
+    """Grant or deny what waits for a person, or settle what a crash left open."""
 
-    decision: Annotated[Literal["grant", "deny"], Field(description="Whether it may run.")]
+    decision: Annotated[
+        Literal["grant", "deny", "settle"],
+        Field(description="Whether it may run; or that it ran already, before a crash, with this result."),
+    ]
     hash: Annotated[str, Field(description="The hash of what was shown; 409 if something else waits by now.")]
     arguments: Annotated[
         dict[str, Any] | None, Field(description="With grant: run the call with these arguments instead.")
     ] = None
     reason: Annotated[str | None, Field(max_length=10_000, description="With deny: what the model is told.")] = None
+    result: Annotated[str | None, Field(max_length=MAX_INPUT, description="With settle: the call's result.")] = None
 
 
 class MessageEdit(Body):

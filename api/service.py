@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 from uuid import UUID, uuid5
 
 import msgspec
@@ -117,9 +117,10 @@ class Decision(Struct, frozen=True):
 
     approval: int
     hash: str
-    granted: bool
+    decision: Literal["grant", "deny", "settle"]
     arguments: dict[str, object] | None = None
     reason: str | None = None
+    result: str | None = None
 
 
 class Forking(Struct, frozen=True):
@@ -211,11 +212,12 @@ class Service:
 
         Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
         """
-        told = f"A person refused this: {decision.reason}" if decision.reason else "A person refused this."
+        refused = f"A person refused this: {decision.reason}" if decision.reason else "A person refused this."
+        told = refused if decision.result is None else decision.result
         command = DecideApproval(
             Version(decision.approval),
             decision.hash,
-            decision.granted,
+            decision.decision,
             decision.arguments,
             told,
             self.runtime.turns.means.tokens.count(told),

@@ -78,7 +78,7 @@ class Decided(Struct, frozen=True):
 
     thread_id: UUID
     approval_id: int
-    decision: Literal["granted", "denied"]
+    decision: Literal["granted", "denied", "settled"]
     checkpoint: str
 
 

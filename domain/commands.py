@@ -65,14 +65,15 @@ class CancelTurn(Struct, frozen=True):
 
 
 class DecideApproval(Struct, frozen=True):
-    """Agree or refuse. `hash` names what was shown; `arguments` replace those that were asked for.
+    """Agree, refuse, or settle. `hash` names what was shown; `arguments` replace those that were asked for.
 
-    `told` is what the model is told of a refusal, `tokens` long.
+    `told` is what the model is told, `tokens` long: of a refusal, or, to settle a call that a crash left open, as its
+    result.
     """
 
     approval: Version
     hash: str
-    granted: bool
+    decision: Literal["grant", "deny", "settle"]
     arguments: JsonObject | None = None
     told: str = ""
     tokens: int = 0

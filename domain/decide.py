@@ -37,6 +37,7 @@ from domain.events import (
     StateUpdated,
     ThreadForked,
     ThreadOpened,
+    ToolSucceeded,
     TurnCancelled,
     TurnEnqueued,
     TurnFailed,
@@ -213,7 +214,11 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
         raise UnknownApproval(command.approval)
     if command.hash != call.hash:
         raise ApprovalChanged(command.hash, call.hash)
-    if not command.granted:
+    if command.decision == "settle" and call.because != "outcome_unknown":
+        raise InvalidInput("decision", "only a call that a crash left open can be settled; grant or deny this one")
+    if command.decision == "settle":
+        return (ToolSucceeded(command.approval, command.told, command.tokens, 0),)
+    if command.decision == "deny":
         return (ApprovalDenied(command.approval, command.told, command.tokens),)
     changed = command.arguments is not None and to_json(command.arguments) != to_json(call.request.arguments)
     return (ApprovalGranted(command.approval, command.arguments if changed else None),)
@@ -224,7 +229,9 @@ def _decide_node(command: DecideApproval, state: Running, shown: str) -> Events:
         raise ApprovalChanged(command.hash, shown)
     if command.arguments is not None:
         raise InvalidInput("arguments", "a node has none")
-    if command.granted:
+    if command.decision == "settle":
+        raise InvalidInput("decision", "a node is granted or denied")
+    if command.decision == "grant":
         return (ApprovalGranted(command.approval),)
     turn = state.turn
     denied = ApprovalDenied(command.approval, command.told, command.tokens)

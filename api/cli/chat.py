@@ -202,6 +202,6 @@ class Talk:
                 self.screen.note(f"{what} needs your approval.{again}")
                 answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else is to be done meanwhile)
                 granted = answer.strip().lower() in {"y", "yes"}
-            decision = Decision(approval.approval_id, approval.hash, granted)
+            decision = Decision(approval.approval_id, approval.hash, "grant" if granted else "deny")
             with suppress(NotFound):  # somebody else was faster
                 await self._service.decide_approval(self._thread_id, decision, self._caller)

@@ -1,6 +1,7 @@
 """What people decide about a thread: approvals and forks."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from litestar import Response, get, post
 from litestar.params import JSONBody, PathParameter
@@ -26,6 +27,12 @@ from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
+
+DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
+    "grant": "granted",
+    "deny": "denied",
+    "settle": "settled",
+}
 
 CHANGING = problems(
     HTTP_404_NOT_FOUND,
@@ -56,17 +63,17 @@ async def list_approvals(thread: FromThread, service: FromService, reader: FromR
 async def decide_approval(
     thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
 ) -> Response[Decided]:
-    """Grant, deny, or grant with other arguments. The turn goes on in the background."""
-    granted = data.decision == "grant"
-    if not granted and data.arguments is not None:
-        raise InvalidInput("arguments", "can only be given with grant")
-    if granted and data.reason is not None:
-        raise InvalidInput("reason", "can only be given with deny")
+    """Grant, perhaps with other arguments, deny, or settle. The turn goes on in the background."""
+    for name, belongs_to in (("arguments", "grant"), ("reason", "deny"), ("result", "settle")):
+        if getattr(data, name) is not None and data.decision != belongs_to:
+            raise InvalidInput(name, f"can only be given with {belongs_to}")
+    if data.decision == "settle" and data.result is None:
+        raise InvalidInput("result", "is what the model is to be told")
     approval = _version(approval_id)
-    decision = Decision(approval, data.hash, granted, data.arguments, data.reason)
+    decision = Decision(approval, data.hash, data.decision, data.arguments, data.reason, data.result)
     outcome = await service.decide_approval(ThreadId(thread), decision, caller)
     checkpoint = checkpoint_of(outcome.loaded)
-    body = Decided(thread, approval, "granted" if granted else "denied", checkpoint)
+    body = Decided(thread, approval, DONE[data.decision], checkpoint)
     return Response(body, headers=etag(checkpoint))
 
 

@@ -80,7 +80,7 @@ async def test_a_big_one_waits_and_runs_once_it_is_granted() -> None:
     version, shown = await the_call(played)
     assert shown == hash_of_call("pay", BIG)
     assert (PAID, played.turns.runs(played.thread_id)) == ([], None)
-    granted = await decide(played, DecideApproval(version, shown, granted=True))
+    granted = await decide(played, DecideApproval(version, shown, decision="grant"))
     await played.turns.run(granted.loaded, Metadata())
     assert PAID == [("Ann", 500)]
     kinds = [type(e) for e in await played.happened(ApprovalRequested, ApprovalGranted, ToolStarted, TurnCompleted)]
@@ -90,7 +90,9 @@ async def test_a_big_one_waits_and_runs_once_it_is_granted() -> None:
 async def test_a_person_may_change_the_arguments_and_the_model_sees_them() -> None:
     played = await waiting(pay, request=BIG)
     version, shown = await the_call(played)
-    granted = await decide(played, DecideApproval(version, shown, granted=True, arguments={"to": "Bob", "amount": 200}))
+    granted = await decide(
+        played, DecideApproval(version, shown, decision="grant", arguments={"to": "Bob", "amount": 200})
+    )
     await played.turns.run(granted.loaded, Metadata())
     assert PAID == [("Bob", 200)]
     (asking,) = [m for m in played.script.asked[-1].messages if m.tool_calls]
@@ -100,7 +102,7 @@ async def test_a_person_may_change_the_arguments_and_the_model_sees_them() -> No
 async def test_a_refusal_is_told_to_the_model() -> None:
     played = await waiting(pay, request=BIG)
     version, shown = await the_call(played)
-    denied = await decide(played, DecideApproval(version, shown, granted=False, told="Not today.", tokens=2))
+    denied = await decide(played, DecideApproval(version, shown, decision="deny", told="Not today.", tokens=2))
     await played.turns.run(denied.loaded, Metadata())
     assert PAID == []
     assert await played.happened(ApprovalDenied, TurnCompleted)
@@ -111,12 +113,12 @@ async def test_a_decision_is_about_what_was_shown() -> None:
     played = await waiting(pay, request=BIG)
     version, shown = await the_call(played)
     with pytest.raises(ApprovalChanged):
-        await decide(played, DecideApproval(version, "0" * 16, granted=True))
+        await decide(played, DecideApproval(version, "0" * 16, decision="grant"))
     with pytest.raises(UnknownApproval):
-        await decide(played, DecideApproval(Version(version + 1), shown, granted=True))
-    await decide(played, DecideApproval(version, shown, granted=True))
+        await decide(played, DecideApproval(Version(version + 1), shown, decision="grant"))
+    await decide(played, DecideApproval(version, shown, decision="grant"))
     with pytest.raises(UnknownApproval):
-        await decide(played, DecideApproval(version, shown, granted=True))
+        await decide(played, DecideApproval(version, shown, decision="grant"))
     assert len(await played.happened(ApprovalGranted)) == 1
 
 
@@ -125,7 +127,7 @@ async def test_calls_that_need_nobody_do_not_wait_for_those_that_do() -> None:
     assert (await played.say("pay both")).state.waiting
     assert PAID == [("Ann", 5)]
     version, shown = await the_call(played)
-    granted = await decide(played, DecideApproval(version, shown, granted=True))
+    granted = await decide(played, DecideApproval(version, shown, decision="grant"))
     await played.turns.run(granted.loaded, Metadata())
     assert PAID == [("Ann", 5), ("Ann", 500)]
     assert len(await played.happened(ToolSucceeded)) == 2
@@ -177,8 +179,10 @@ async def test_a_node_may_wait_as_well(granted: bool) -> None:  # noqa: FBT001
     approval = loaded.state.turn.approval
     assert approval is not None
     with pytest.raises(InvalidInput, match="arguments"):
-        await decide(played, DecideApproval(approval.version, approval.hash, granted=True, arguments={}))
-    decided = await decide(played, DecideApproval(approval.version, approval.hash, granted=granted, told="No."))
+        await decide(played, DecideApproval(approval.version, approval.hash, decision="grant", arguments={}))
+    decided = await decide(
+        played, DecideApproval(approval.version, approval.hash, decision="grant" if granted else "deny", told="No.")
+    )
     await played.turns.run(decided.loaded, Metadata())
     said = [e.content for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]
     assert said == (["go", "published"] if granted else ["go"])
@@ -192,7 +196,7 @@ async def test_waiting_holds_no_task_and_outlives_its_process() -> None:
         assert played.turns.running() == {}
     played.forget(played.thread_id)
     version, shown = await the_call(played)
-    await decide(played, DecideApproval(version, shown, granted=True))
+    await decide(played, DecideApproval(version, shown, decision="grant"))
     async with played.worker().working():
         await played.settled()
     assert PAID == [("Ann", 500)]

@@ -17,7 +17,8 @@ from domain.application.run import Run
 from domain.application.turns import Turns
 from domain.codec import Metadata
 from domain.commands import CompleteNode, DecideApproval, FailTurn, StartCalls, StopTurn
-from domain.errors import StoreUnavailable
+from domain.decide import decide
+from domain.errors import InvalidInput, StoreUnavailable
 from domain.events import (
     NodeFact,
     NodeFailed,
@@ -31,7 +32,7 @@ from domain.events import (
 from domain.ids import Position, ThreadId, TurnId, Version
 from domain.ports import Append, Snapshot
 from domain.reports import MAX_RESUMED
-from domain.state import Running
+from domain.state import Running, Turn
 from domain.tools import Tool, ToolContext, tool
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -129,13 +130,39 @@ async def test_a_call_whose_outcome_a_person_is_to_judge_waits_for_one() -> None
         assert (state.waiting, runs) == (True, [])
         (call,) = state.turn.calls
         assert call.because == "outcome_unknown"
-        granted = DecideApproval(call.version, call.hash, granted=True)
+        with pytest.raises(InvalidInput, match="decision"):
+            decide(DecideApproval(call.version, call.hash, "settle"), replace(state, turn=not_lost(state.turn)))
+        granted = DecideApproval(call.version, call.hash, decision="grant")
         outcome = await execute(played.journal, Request(played.thread_id, lambda _: (granted,)))
         await played.turns.wait(played.thread_id)
         played.turns.start(outcome.loaded, Metadata())
         await played.turns.wait(played.thread_id)
     assert runs == ["run"]
     assert await played.happened(TurnCompleted)
+
+
+def not_lost(turn: Turn) -> Turn:
+    return replace(turn, calls=tuple(replace(call, because="policy") for call in turn.calls))
+
+
+async def test_a_person_who_knows_the_outcome_settles_the_call() -> None:
+    @tool(if_unknown="ask_person")
+    async def act() -> str:
+        """Act."""
+        raise AssertionError("it ran before")
+
+    played = await lost_in_a_tool([act])
+    async with played.worker().working():
+        state = await played.settled()
+        assert isinstance(state, Running)
+        (call,) = state.turn.calls
+        settled = DecideApproval(call.version, call.hash, "settle", told="It was done.", tokens=3)
+        outcome = await execute(played.journal, Request(played.thread_id, lambda _: (settled,)))
+        await played.turns.wait(played.thread_id)
+        played.turns.start(outcome.loaded, Metadata())
+        await played.settled()
+    assert await played.happened(ToolSucceeded) == [ToolSucceeded(call.version, "It was done.", 3, 0)]
+    assert played.script.asked[-1].messages[-1].content == "It was done."
 
 
 async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -> None:

@@ -1,0 +1,113 @@
+"""Adapters that kill their process at a named point: the real ones, with a word said before and after.
+
+`CHAOS_CRASH=<point>:<n>` kills at the `n`th time that the point is reached.
+"""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+
+import api.runtime
+from domain.chat import ChatAnswer, ChatRequest, OnDelta
+from domain.ids import Position, WorkerId
+from domain.ports import Append, Lease, Snapshot
+from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.leases import PostgresLeaseStore
+from infrastructure.postgres.snapshots import PostgresSnapshotStore
+
+CRASH = "CHAOS_CRASH"
+
+POINTS = (
+    "claim",
+    "before an append",
+    "after an append",
+    "before the model",
+    "during the answer",
+    "after the answer",
+    "tool started",
+    "tool done",
+    "approval requested",
+    "approval granted",
+    "before a snapshot",
+    "after a snapshot",
+    "before the completion",
+    "after the completion",
+)
+
+_reached: Counter[str] = Counter()
+
+
+def reached(point: str) -> None:
+    """Die here, if that is what was asked for."""
+    wanted, _, number = os.environ.get(CRASH, "").rpartition(":")
+    _reached[point] += 1
+    if wanted == point and _reached[point] == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Events(PostgresEventStore):
+    """Crashes around appends."""
+
+    async def append(self, append: Append) -> Position:
+        """Append, perhaps for the last time."""
+        types = {record.type for record in append.records}
+        ends = "TurnCompleted" in types
+        reached("before the completion" if ends else "before an append")
+        if "ToolStarted" in types:
+            reached("approval granted")  # in conversations with approvals, among others
+        position = await super().append(append)
+        if "ApprovalRequested" in types:
+            reached("approval requested")
+        reached("after the completion" if ends else "after an append")
+        return position
+
+
+class Snapshots(PostgresSnapshotStore):
+    """Crashes around snapshots."""
+
+    async def save(self, snapshot: Snapshot) -> None:
+        """Save, perhaps for the last time."""
+        reached("before a snapshot")
+        await super().save(snapshot)
+        reached("after a snapshot")
+
+
+class Leases(PostgresLeaseStore):
+    """Crashes after a claim."""
+
+    async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
+        """Claim, perhaps for the last time."""
+        claimed = await super().claim(worker, ttl, limit)
+        if claimed:
+            reached("claim")
+        return claimed
+
+
+class Model(OpenAIChatModel):
+    """Crashes around and within answers."""
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        """Ask, perhaps for the last time."""
+
+        def heard(text: str) -> None:
+            reached("during the answer")
+            if on_delta:
+                on_delta(text)
+
+        reached("before the model")
+        answer = await super().complete(request, heard)
+        reached("after the answer")
+        return answer
+
+
+def install() -> None:
+    """Have the composition root take these adapters."""
+    for name, adapter in (
+        ("PostgresEventStore", Events),
+        ("PostgresSnapshotStore", Snapshots),
+        ("PostgresLeaseStore", Leases),
+        ("OpenAIChatModel", Model),
+    ):
+        setattr(api.runtime, name, adapter)

@@ -1,0 +1,79 @@
+"""Workers that are stopped beyond their lease and wake up again: is anything accepted of what they write then?"""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Sequence
+from uuid import uuid4
+
+from api.runtime import open_runtime
+from api.service import Caller, Said, Service
+from domain.application.verify import verify_thread
+from domain.codec import Recorded
+from domain.events import MessageAppended, TurnCompleted, TurnResumed
+from domain.ids import ThreadId
+from infrastructure.settings import Settings
+from tests.chaos import worker
+from tests.chaos.steps import COUNT
+
+AGENTS = "tests.chaos.steps:steps"
+
+
+async def run(url: str, seed: int) -> list[str]:
+    """Freeze a worker in a turn, let another one take over, wake the first one up while that works; list faults."""
+    chance = random.Random(seed)
+    environment = {"DATABASE_URL": url, "AGENTS": AGENTS, "LEASE_SECONDS": "1", "MAX_CONNECTIONS": "4"}
+    settings = Settings(_env_file=None, database_url=url, agents=(AGENTS,), max_connections=4)  # type: ignore[call-arg]
+    thread_id = ThreadId(uuid4())
+    async with open_runtime(settings) as runtime:
+        service = Service(runtime)
+        first = worker.start(environment)
+        second = None
+        try:
+            started = await service.start_turn(thread_id, Said("go", "steps"), Caller())
+            await _until(service, thread_id, chance.randint(4, 20))
+            os.kill(first.pid or 0, signal.SIGSTOP)
+            second = worker.start(environment)
+            resumed = await _resumed(service, thread_id, second.pid or 0)
+            await asyncio.sleep(chance.random() * 0.8)
+            os.kill(first.pid or 0, signal.SIGCONT)
+            turn = await service.turn_end(started.outcome, started.turn_id, 60)
+            await asyncio.sleep(0.5)  # for what the first one may still try
+            recorded = [event async for event in runtime.journal.follow(thread_id)]
+            problems = [*(await verify_thread(runtime.journal.store, thread_id)).problems]
+        finally:
+            os.kill(first.pid or 0, signal.SIGCONT)
+            for process in filter(None, (first, second)):
+                process.kill()
+                process.join()
+    if turn is None:
+        problems.append("the turn is stuck")
+    return problems + check(recorded, resumed, second.pid or 0)
+
+
+def check(recorded: Sequence[Recorded], resumed: Recorded, owner: int) -> list[str]:
+    """Check that after the resumption nothing was said but by its worker, and everything once."""
+    said = [r for r in recorded if isinstance(r.event, MessageAppended) and r.event.role == "assistant"]
+    stale = [r for r in said if r.version > resumed.version and getattr(r.event, "content", "") != str(owner)]
+    faults = [f"accepted of the one that was frozen: {r}" for r in stale]
+    if len(said) != COUNT:
+        faults.append(f"{len(said)} of {COUNT} nodes have spoken")
+    if sum(isinstance(r.event, TurnCompleted) for r in recorded) != 1:
+        faults.append("the turn has not one end")
+    return faults
+
+
+async def _until(service: Service, thread_id: ThreadId, version: int) -> None:
+    async with asyncio.timeout(30):
+        while (await service.existing(thread_id, Caller())).head.version < version:
+            await asyncio.sleep(0.005)
+
+
+async def _resumed(service: Service, thread_id: ThreadId, pid: int) -> Recorded:
+    async with asyncio.timeout(30):
+        while True:
+            async for recorded in service.runtime.journal.follow(thread_id):
+                if isinstance(recorded.event, TurnResumed) and recorded.event.worker.endswith(f":{pid}"):
+                    return recorded
+            await asyncio.sleep(0.02)
