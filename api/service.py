@@ -182,7 +182,7 @@ class Service:
                 yield OpenThread(said.open_with)
             agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
             runs, strategy = agent.graph, said.strategy or agent.busy
-            yield StartTurn(turn_of_command(made), said.user_input, tokens, runs.start, runs.fingerprint, strategy)
+            yield StartTurn(turn_of_command(made), said.user_input, tokens, runs.first, runs.fingerprint, strategy)
 
         outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
         return Started(outcome, turn_of_command(made))

@@ -13,7 +13,6 @@ from domain.application.journal import Loaded
 from domain.chat import ToolCall
 from domain.codec import Metadata, Recorded
 from domain.events import Durability, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
-from domain.graph import Branch
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.mermaid import mermaid
@@ -338,10 +337,10 @@ def graph_view(agent: Agent) -> GraphView:
     """Show an agent's graph and tools."""
     graph = agent.graph
     nodes = []
-    for node in graph.nodes:
-        edge = graph.edges[node.name]
-        target = edge.targets if isinstance(edge, Branch) else edge
-        nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, target))
+    for node in graph.by_name.values():
+        targets = {label: target for source, label, target in graph.arrows() if source == node.name}
+        following = targets[""] if targets.keys() == {""} else targets
+        nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, following))
     tools = [
         ToolView(
             tool.name,
@@ -354,4 +353,4 @@ def graph_view(agent: Agent) -> GraphView:
         )
         for tool in agent.tools
     ]
-    return GraphView(graph.name, graph.fingerprint, graph.start, graph.step_limit, nodes, tools, mermaid(graph))
+    return GraphView(graph.name, graph.fingerprint, graph.first, graph.step_limit, nodes, tools, mermaid(graph))

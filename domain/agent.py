@@ -1,17 +1,19 @@
 """An agent, and what its nodes can do during a turn."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from domain.errors import InvalidGraph
 from domain.events import MessageAppended, NodeFact, StateUpdated, Strategy
-from domain.graph import Graph
+from domain.graph import Graph, Retry
 from domain.ids import ThreadId
 from domain.json import Json
 from domain.state import Running
 from domain.tools import Tool
+
+RETRY_ITEMS = Retry(attempts=3)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,29 @@ class Agent:
     def by_name(self) -> dict[str, Tool]:
         """The tools by their names."""
         return {tool.name: tool for tool in self.tools}
+
+
+class ItemContext(Protocol):
+    """What a function is given that works on one item of a list; see `TurnContext.map`."""
+
+    @property
+    def thread_id(self) -> ThreadId:
+        """The thread."""
+
+    @property
+    def state(self) -> Running:
+        """The state before the list was begun."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same whenever this item is worked on again; never the same for another one."""
+
+    async def ask(self, prompt: str, instructions: str = "") -> str:
+        """Ask the model something that is not part of the conversation. Raises `ModelError`."""
+
+
+Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
+"""Works on one item. Its result is JSON, of at most 16,384 characters."""
 
 
 class TurnContext(Protocol):
@@ -84,6 +109,15 @@ class TurnContext(Protocol):
 
     async def run_tools(self) -> None:
         """Run every open tool call, at the same time, recording each start and outcome as it happens."""
+
+    async def map(
+        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+    ) -> Sequence[Json]:
+        """Work on each of some items, several at once, and return their results in the items' order.
+
+        Each result is recorded as it comes: after a crash, only what is missing is worked on. `items` count at the
+        first attempt; they are recorded, too. Once a node. Raises the error of the first item that fails for good.
+        """
 
     async def compact(self) -> Sequence[NodeFact]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""

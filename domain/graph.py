@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.errors import InvalidGraph
 from domain.events import NodeFact
@@ -59,10 +60,24 @@ class Branch(Struct, frozen=True):
 
 Edge: TypeAlias = str | Branch
 
+WITHIN = "/"
+"""Stands in a node's name between the subgraph's name and its node's."""
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph as a step of another one: it runs from its start to its END, and then this step's edge is followed.
+
+    Its nodes are nodes of the whole, named `name/node`: a turn is resumed in the middle of it like anywhere else.
+    """
+
+    name: str
+    graph: "Graph"
+
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
+    """Steps and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
 
     `step_limit` is the number of nodes that one turn may complete, so that no loop is endless.
 
@@ -72,7 +87,7 @@ class Graph:
 
     name: str
     start: str
-    nodes: Sequence[Node]
+    nodes: Sequence[Node | Subgraph]
     edges: Mapping[str, Edge]
     step_limit: int = 50
 
@@ -81,19 +96,55 @@ class Graph:
         _check(self)
 
     @cached_property
+    def first(self) -> str:
+        """The node that a turn begins at: the start, or the first one within it."""
+        return self._entry(self.start)
+
+    @cached_property
     def by_name(self) -> Mapping[str, Node]:
-        """The nodes by their names."""
-        return {node.name: node for node in self.nodes}
+        """The nodes by their names, those of subgraphs among them."""
+        nodes: dict[str, Node] = {}
+        for step in self.nodes:
+            if isinstance(step, Subgraph):
+                inner = (replace(node, name=f"{step.name}{WITHIN}{name}") for name, node in step.graph.by_name.items())
+                nodes |= {node.name: node for node in inner}
+            else:
+                nodes[step.name] = step
+        return nodes
+
+    @cached_property
+    def _subgraphs(self) -> Mapping[str, "Graph"]:
+        return {step.name: step.graph for step in self.nodes if isinstance(step, Subgraph)}
 
     @cached_property
     def fingerprint(self) -> str:
         """Name this graph's shape: 12 hexadecimal digits over its nodes and edges."""
         edges = sorted(f"{source} {label} {target}" for source, label, target in self.arrows())
-        shape = "\n".join([self.start, *sorted(self.by_name), *edges])
+        shape = "\n".join([self.first, *sorted(self.by_name), *edges])
         return hashlib.sha256(shape.encode()).hexdigest()[:12]
 
     def arrows(self) -> list[tuple[str, str, str]]:
-        """Return (source, label, target) for each edge; a plain edge's label is empty."""
+        """Return (source, label, target) for each edge between nodes; a plain edge's label is empty."""
+        arrows = []
+        for source, label, target in self.own_arrows():
+            entry = self._entry(target)
+            if source not in self._subgraphs:
+                arrows.append((source, label, entry))
+                continue
+            for inner, inner_label, inner_target in self._subgraphs[source].arrows():
+                if inner_target == END:
+                    both = ", ".join(filter(None, (inner_label, label)))
+                    arrows.append((f"{source}{WITHIN}{inner}", both, entry))
+        for name, graph in self._subgraphs.items():
+            arrows += [
+                (f"{name}{WITHIN}{source}", label, f"{name}{WITHIN}{target}")
+                for source, label, target in graph.arrows()
+                if target != END
+            ]
+        return arrows
+
+    def own_arrows(self) -> list[tuple[str, str, str]]:
+        """Return (source, label, target) for each edge between steps, without looking into subgraphs."""
         arrows = []
         for source, edge in self.edges.items():
             match edge:
@@ -105,6 +156,17 @@ class Graph:
 
     def after(self, node: str, state: Running) -> str:
         """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
+        step, _, inner = node.partition(WITHIN)
+        if inner and (following := self._subgraphs[step].after(inner, state)) != END:
+            return f"{step}{WITHIN}{following}"
+        return self._entry(self._chosen(step, state))
+
+    def _entry(self, target: str) -> str:
+        """Return the node that a step begins with."""
+        graph = self._subgraphs.get(target)
+        return f"{target}{WITHIN}{graph.first}" if graph else target
+
+    def _chosen(self, node: str, state: Running) -> str:
         edge = self.edges[node]
         if isinstance(edge, str):
             return edge
@@ -118,6 +180,8 @@ class Graph:
 def _check(graph: Graph) -> None:
     names = [node.name for node in graph.nodes]
     for name in names:
+        if WITHIN in name:
+            raise InvalidGraph(f"{graph.name}: {name!r} must not hold a {WITHIN!r}: that names a subgraph's nodes")
         if names.count(name) > 1:
             raise InvalidGraph(f"{graph.name}: two nodes are called {name!r}")
         if name == END:
@@ -128,7 +192,7 @@ def _check(graph: Graph) -> None:
         raise InvalidGraph(f"{graph.name}: the start {graph.start!r} is not a node")
     if graph.step_limit < 1:
         raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
-    for source, _, target in graph.arrows():
+    for source, _, target in graph.own_arrows():
         if source not in names:
             raise InvalidGraph(f"{graph.name}: an edge leaves {source!r}, which is not a node")
         if target not in names and target != END:
@@ -137,7 +201,7 @@ def _check(graph: Graph) -> None:
 
 
 def _check_reach(graph: Graph, names: list[str]) -> None:
-    pairs = {(source, target) for source, _, target in graph.arrows()}
+    pairs = {(source, target) for source, _, target in graph.own_arrows()}
     reached = _closure(graph.start, pairs)
     ending = _closure(END, {(target, source) for source, target in pairs})
     for name in names:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from domain.agent import Agent
+from domain.agent import RETRY_ITEMS, Agent, Each
+from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
 from domain.application.signals import Delta
@@ -18,6 +19,7 @@ from domain.compaction import compacted
 from domain.context import Context, assemble
 from domain.errors import InvalidInput, ToolError, TurnIsOver, WaitsForPerson
 from domain.events import MessageAppended, ModelCalled, NodeFact, StateUpdated, ToolRequested, ToolStarted
+from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, storable_text
 from domain.state import Because, Call, Running
@@ -148,6 +150,12 @@ class Work:
             return tool is not None and tool.needs_approval(call.request.arguments)
         except Exception:  # noqa: BLE001  (the user's code, on arguments that a model made up)
             return True
+
+    async def map(
+        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+    ) -> Sequence[Json]:
+        """Work on each of some items; see `domain/application/items.py`."""
+        return await work_on_items(self, items, each, at_once=at_once, retry=retry)
 
     async def compact(self) -> Sequence[NodeFact]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""

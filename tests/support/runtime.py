@@ -9,7 +9,7 @@ from uuid import uuid4
 from domain.agent import Agent
 from domain.application.execute import Outcome, Request, execute
 from domain.application.journal import Journal, Loaded
-from domain.application.run import Means
+from domain.application.run import Means, Run
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.worker import Worker
@@ -108,9 +108,13 @@ class Stage:
         self.clock.pass_(1_000)
         return Worker(turns or self.turns, self.leases, MemoryWakeups(), WorkerId(uuid4()), "test")
 
+    def run(self, loaded: Loaded) -> Run:
+        """Make a run, to take its steps one by one."""
+        return Run(self.turns.means, loaded, Metadata())
+
     async def begin(self, content: str) -> Outcome:
         graph = self.agent.graph
-        start = StartTurn(TurnId(uuid4()), content, len(content.split()), graph.start, graph.fingerprint)
+        start = StartTurn(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint)
 
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:
             return (start,) if hasattr(state, "thread") else (OpenThread(self.agent.name), start)

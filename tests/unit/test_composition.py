@@ -1,0 +1,201 @@
+"""Graphs within graphs, and work on lists: both go on in the middle."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from domain.agent import Agent, ItemContext, TurnContext
+from domain.chat import ModelRefused
+from domain.codec import Metadata
+from domain.errors import InvalidGraph
+from domain.events import (
+    FanOutStarted,
+    ItemCompleted,
+    ItemFailed,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    NodeFact,
+    TurnCompleted,
+    TurnFailed,
+    TurnResumed,
+)
+from domain.graph import END, Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.json import Json
+from domain.mermaid import mermaid
+from domain.state import Running
+from tests.support.given import A_RUNNING_TURN, running
+from tests.support.runtime import Stage, one_node, says, stage
+
+VISITED: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_visited() -> None:
+    VISITED.clear()
+
+
+def node(name: str) -> Node:
+    async def visit(_: TurnContext) -> Sequence[NodeFact]:
+        VISITED.append(name)
+        return ()
+
+    return Node(name, visit)
+
+
+def graph(name: str, edges: dict[str, Edge], *steps: Node | Subgraph, start: str = "a") -> Graph:
+    return Graph(name, start, steps, edges)
+
+
+INNER = graph("inner", {"a": "b", "b": END}, node("a"), node("b"))
+MIDDLE = graph("middle", {"a": "deep", "deep": "b", "b": END}, node("a"), Subgraph("deep", INNER), node("b"))
+
+
+class TestSubgraphs:
+    def nested(self) -> Graph:
+        choose = Branch(lambda state: "again" if state.turn.step < 6 else "done", {"again": "sub", "done": "z"})
+        return graph("outer", {"sub": choose, "z": END}, Subgraph("sub", MIDDLE), node("z"), start="sub")
+
+    async def test_their_nodes_run_as_nodes_of_the_whole(self) -> None:
+        played = stage(Agent(self.nested()))
+        await played.say("go")
+        done = [event.node for event in await played.happened(NodeCompleted) if isinstance(event, NodeCompleted)]
+        once = ["sub/a", "sub/deep/a", "sub/deep/b", "sub/b"]
+        assert done == [*once, *once, "z"]
+        assert VISITED == ["a", "a", "b", "b"] * 2 + ["z"]
+        assert await played.happened(TurnCompleted)
+
+    async def test_a_turn_is_resumed_in_the_middle_of_one(self) -> None:
+        played = stage(Agent(self.nested()))
+        loaded = (await played.begin("go")).loaded
+        for _ in range(2):
+            run = played.run(loaded)
+            await played.turns._step(run)
+            loaded = run.loaded
+        assert isinstance(loaded.state, Running)
+        assert loaded.state.turn.node == "sub/deep/b"
+        async with played.worker().working():
+            await played.settled()
+        assert VISITED == ["a", "a", "b", "b"] * 2 + ["z"]
+        assert await played.happened(TurnResumed, TurnCompleted)
+
+    def test_arrows_and_drawing_show_the_nodes(self) -> None:
+        whole = self.nested()
+        assert whole.first == "sub/a"
+        assert set(whole.arrows()) == {
+            ("sub/a", "", "sub/deep/a"),
+            ("sub/deep/a", "", "sub/deep/b"),
+            ("sub/deep/b", "", "sub/b"),
+            ("sub/b", "again", "sub/a"),
+            ("sub/b", "done", "z"),
+            ("z", "", END),
+        }
+        assert '["sub/deep/b"]' in mermaid(whole)
+        assert whole.after("sub/deep/b", running(*A_RUNNING_TURN)) == "sub/b"
+
+    def test_a_name_with_the_separator_is_refused(self) -> None:
+        with pytest.raises(InvalidGraph, match="'a/b' must not hold"):
+            graph("wrong", {"a/b": END}, node("a/b"), start="a/b")
+
+
+def counting(each: Any, *, attempts: int = 1, at_once: int = 3) -> Agent:
+    async def work(turn: TurnContext) -> Sequence[NodeFact]:
+        words = turn.user_input.split()
+        results = await turn.map(words, each, at_once=at_once, retry=Retry(attempts, first_delay=0))
+        return [turn.say(" ".join(map(str, results)))]
+
+    return one_node(work)
+
+
+class TestFanOut:
+    async def test_results_come_in_the_order_of_the_items_however_long_each_takes(self) -> None:
+        at_work, most = 0, 0
+
+        async def length(_: ItemContext, word: Json) -> Json:
+            nonlocal at_work, most
+            at_work += 1
+            most = max(most, at_work)
+            await asyncio.sleep(0.001 * len(word))
+            at_work -= 1
+            return len(word)
+
+        played = stage(counting(length))
+        loaded = await played.say("three is a crowd of people")
+        assert most == 3
+        assert loaded.state.thread.window[-1].content == "5 2 1 5 2 6"  # type: ignore[union-attr]
+        assert await played.happened(FanOutStarted) == [FanOutStarted(["three", "is", "a", "crowd", "of", "people"])]
+        indexes = [e.index for e in await played.happened(ItemCompleted) if isinstance(e, ItemCompleted)]
+        assert sorted(indexes) == list(range(6))
+
+    async def test_after_a_crash_only_what_is_missing_is_done(self) -> None:
+        done: list[str] = []
+        gate = asyncio.Event()
+
+        async def work(context: ItemContext, word: Json) -> Json:
+            if word == "b":
+                await gate.wait()
+            done.append(f"{word} {context.idempotency_key[-3:]}")
+            return word.upper()
+
+        played = stage(counting(work))
+        started = await played.begin("a b c")
+        played.turns.start(started.loaded, Metadata())
+        while len(await played.happened(ItemCompleted)) < 2:
+            await asyncio.sleep(0)
+        await played.turns.abandon(played.thread_id)
+        gate.set()
+        async with played.worker().working():
+            await played.settled()
+        assert done == ["a 0:0", "c 0:2", "b 0:1"]
+        assert len(await played.happened(FanOutStarted)) == 1
+        said = [e.content for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]
+        assert said == ["a b c", "A B C"]
+
+    async def test_an_item_that_fails_is_tried_again_and_then_fails_the_node(self) -> None:
+        failures = {"b": 1, "c": 9}
+
+        async def work(_: ItemContext, word: Json) -> Json:
+            if failures.get(word, 0):
+                failures[word] -= 1
+                raise RuntimeError(f"{word} is not ready")
+            return word
+
+        assert await self.outcome(counting(work, attempts=2), "a b") == (1, TurnCompleted)
+        assert await self.outcome(counting(work, attempts=2), "c") == (2, TurnFailed)
+
+    async def outcome(self, agent: Agent, said: str) -> tuple[int, type]:
+        played = stage(agent)
+        await played.say(said)
+        (end,) = await played.happened(TurnCompleted, TurnFailed)
+        return len(await played.happened(ItemFailed)), type(end)
+
+    async def test_the_model_may_be_asked_for_each_item_and_that_is_counted(self) -> None:
+        async def summarise(context: ItemContext, word: Json) -> Json:
+            return await context.ask(f"Say {word}", "You are brief.")
+
+        played = stage(counting(summarise, at_once=1), says("one"), says("two"))
+        loaded = await played.say("a b")
+        assert loaded.state.thread.prompt_tokens == 20  # type: ignore[union-attr]
+        assert len(await played.happened(ModelCalled)) == 2
+        assert [m.content for m in played.script.asked[1].messages] == ["You are brief.", "Say b"]
+
+    async def test_what_the_model_refuses_is_not_asked_again(self) -> None:
+        async def ask(context: ItemContext, _: Json) -> Json:
+            return await context.ask("anything")
+
+        played: Stage = stage(counting(ask, attempts=5), ModelRefused("no"))
+        await played.say("a")
+        assert len(await played.happened(ItemFailed)) == 1
+        assert await played.happened(TurnFailed)
+
+    async def test_results_that_cannot_be_kept_fail(self) -> None:
+        async def much(_: ItemContext, __: Json) -> Json:
+            return "x" * 20_000
+
+        played = stage(counting(much))
+        await played.say("a")
+        (failed,) = await played.happened(ItemFailed)
+        assert isinstance(failed, ItemFailed)
+        assert "16384 characters" in failed.error
