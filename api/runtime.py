@@ -67,6 +67,10 @@ class Runtime:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: then nobody may wait for long."""
 
+    def sandbox(self) -> Journal:
+        """Make a journal that is gone when nobody holds it any more."""
+        return Journal(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="sandbox")
+
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:

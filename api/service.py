@@ -28,6 +28,7 @@ from domain.agent import Agent
 from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
+from domain.application.replay import Replay, ReplayedTurn
 from domain.application.turns import caused_by
 from domain.application.watching import happenings
 from domain.codec import Metadata, Recorded
@@ -54,6 +55,7 @@ from domain.events import (
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, CommandId, Tenant, ThreadId, TurnId, Version
 from domain.ports import ThreadCursor
 from domain.state import Running, State, Unopened
+from infrastructure.agents import load_agents
 from projections import threads, transcript
 from projections.threads import ThreadEntry
 from projections.transcript import TranscriptMessage
@@ -262,6 +264,18 @@ class Service:
                 event = signal.event if isinstance(signal, Recorded) else None
                 if isinstance(event, TurnEnd) and event.turn_id == turn_id:
                     return
+
+    async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
+        """Run a thread's turns again as they were recorded, with its own agent or another one.
+
+        `graph` is the name of a registered agent, or `module:attribute`. Raises `UnknownThread`, `UnknownGraph`.
+        """
+        loaded = await self.existing(thread_id, caller)
+        own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
+        agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
+        means = self.runtime.turns.means
+        again = Replay(self.runtime.journal, self.runtime.sandbox, means.tokens, means.context_window)
+        return await again.thread(thread_id, agent, caller.tenant)
 
     async def workers(self) -> Sequence[WorkerView]:
         """List the processes that run turns."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "workers": "List the processes that run turns.",
     "chat": "Talk to an agent here, in the terminal.",
     "threads": "Look at threads: list, show, events, state, tail.",
+    "replay": "Run a thread's turns again as recorded, with another graph, and compare.",
     "verify": "Check that the log is whole and unchanged.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Bring the database to the newest schema.",

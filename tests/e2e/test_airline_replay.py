@@ -9,24 +9,33 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
+from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from api.runtime import SystemClock
+from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
+from domain.application.replay import Replay
 from domain.application.verify import verify_slices
-from domain.codec import decode
+from domain.codec import Metadata, decode
 from domain.evolve import evolve
-from domain.ids import SLICES, START, Slice, ThreadId
+from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.state import INITIAL, State
-from examples.airline.recordings import conversations
+from examples.airline.agent import airline
+from examples.airline.recordings import Conversation, conversations
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.tokens import TiktokenCounter
 from tests.e2e.airline import Customer, as_recorded, as_served
 from tests.e2e.server_process import ServerProcess, kill_postgres, recorded_model, threadfold
 
@@ -80,6 +89,8 @@ async def test_recorded_conversations_survive_a_server_that_is_killed_between_tu
             verified = await verify_slices(PostgresEventStore(pool), map(Slice, range(SLICES)))
             assert (verified.threads, verified.problems) == (len(conversations()), ())
             assert await check_every_version(pool) > 0
+            await check_recorded_replay(pool)
+            await check_forks(pool)
             full = await sizes(pool)
     report(played, verified.events, {table: full[table] - empty[table] for table in TABLES})
 
@@ -196,6 +207,49 @@ async def check_acknowledged(pool: asyncpg.Pool, checkpoints: Mapping[ThreadId, 
     for thread_id, given in checkpoints.items():
         rows = await pool.fetch("SELECT version, hash FROM events WHERE thread_id = $1", thread_id)
         assert {*given} <= {f"{row['version']}-{row['hash'].hex()[:8]}" for row in rows}
+
+
+async def check_recorded_replay(pool: asyncpg.Pool) -> None:
+    """Replayed with what was recorded, every turn is as the log has it, and neither a model nor a tool is asked."""
+
+    async def never(_: object, __: object) -> str:
+        raise AssertionError("a replay calls no tool")
+
+    idle = replace_fields(airline, tools=[replace(tool, run=never) for tool in airline.tools])
+    journal = journal_on(pool)
+    replay = Replay(journal, sandbox, TiktokenCounter("default"), int(SETTINGS["CONTEXT_WINDOW_LIMIT"]))
+    turns = [turn for thread_id in conversations() for turn in await replay.thread(ThreadId(thread_id), idle)]
+    assert len(turns) == sum(len(customer_says(c)) for c in conversations().values())
+    assert [turn for turn in turns if turn.parted is not None or turn.prompts_then != turn.prompts_now] == []
+
+
+async def check_forks(pool: asyncpg.Pool) -> None:
+    """Forked at each of its versions, a conversation's fork is what its parent was there; it stores one event."""
+    journal = journal_on(pool)
+    parent = ThreadId(min(conversations().values(), key=lambda c: len(c.messages)).thread_id)
+    last = (await journal.load(parent)).head.version
+    for version in range(1, last + 1):
+        fork_id = ThreadId(uuid4())
+        await fork(journal, fork_id, Fork(parent, Version(version), resume=True), Metadata())
+        left = await journal.load_at(parent, Version(version))
+        forked = await journal_on(pool).load_at(fork_id, Version(version + 1))
+        assert replace(forked.state, version=left.state.version) == left.state
+        assert len(await journal.store.read(fork_id, START)) == 1
+    verified = await verify_slices(journal.store, map(Slice, range(SLICES)))
+    assert (verified.threads, verified.problems) == (len(conversations()) + last, ())
+
+
+def journal_on(pool: asyncpg.Pool) -> Journal:
+    stores = PostgresEventStore(pool), PostgresSnapshotStore(pool)
+    return Journal(*stores, SystemClock(), fingerprint=fold_fingerprint())
+
+
+def sandbox() -> Journal:
+    return Journal(MemoryEventStore(), MemorySnapshotStore(), SystemClock(), fingerprint="sandbox")
+
+
+def customer_says(conversation: Conversation) -> list[str]:
+    return [message["content"] for message in conversation.messages if message["role"] == "user"]
 
 
 async def check_every_version(pool: asyncpg.Pool) -> int:

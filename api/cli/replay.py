@@ -1,0 +1,49 @@
+"""`threadfold replay`."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import click
+
+from api.cli.output import as_json as json_option
+from api.cli.output import counted, show_json
+from api.cli.running import PROBLEM, ask
+from api.service import Caller, Service
+from domain.application.replay import ReplayedTurn
+from domain.ids import ThreadId
+
+
+@click.command()
+@click.argument("thread", type=click.UUID)
+@click.option("--graph", help="Another agent: the name of a registered one, or module:attribute.  [the thread's own]")
+@json_option
+def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
+    """Run a thread's turns again with the answers that were recorded, and say where they part.
+
+    No model and no tool is called, and nothing is stored. The exit status is 1 if a turn parts from the log.
+    """
+
+    async def again(service: Service) -> Sequence[ReplayedTurn]:
+        return await service.replay(ThreadId(thread), graph, Caller())
+
+    turns = ask(again)
+    if as_json:
+        show_json(turns)
+    else:
+        for number, turn in enumerate(turns, 1):
+            _show(number, turn)
+        parted = sum(turn.parted is not None for turn in turns)
+        click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} otherwise.")
+    if any(turn.parted is not None for turn in turns):
+        raise SystemExit(PROBLEM)
+
+
+def _show(number: int, turn: ReplayedTurn) -> None:
+    then, now = sum(turn.prompts_then), sum(turn.prompts_now)
+    prompts = f" Prompts: {now:,} tokens instead of {then:,}." if now != then else ""
+    if turn.parted is None:
+        click.echo(f"Turn {number}, version {turn.version}: as recorded.{prompts}")
+        return
+    click.echo(f"Turn {number}, version {turn.version}: parts at version {turn.parted}.{prompts}")
+    click.echo(f"  recorded: {turn.recorded or 'nothing more'}")
+    click.echo(f"  now:      {turn.replayed or 'nothing more'}")

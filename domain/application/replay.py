@@ -1,0 +1,268 @@
+"""Recorded replay: run a thread's turns again with the answers that models and tools gave then, calling nothing.
+
+Each turn begins from the state that the log has before it, with the agent as it is now, or with another one. What
+follows is compared with the log: where a turn parts from what was recorded, and how long its prompts are.
+"""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replace_fields
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.agent import Agent
+from domain.application.journal import Journal, Loaded
+from domain.application.run import Means
+from domain.application.signals import Signals
+from domain.application.turns import Turns
+from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
+from domain.codec import Metadata, Recorded
+from domain.errors import ToolError
+from domain.events import (
+    ApprovalDenied,
+    CancellationRequested,
+    ContextAssembled,
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    StateUpdated,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnEnd,
+    TurnFailed,
+    TurnStarted,
+)
+from domain.graph import Graph, Node, Subgraph
+from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
+from domain.json import JsonObject
+from domain.ports import TokenCounter
+from domain.state import Unopened
+from domain.tools import ToolContext, ToolHandler
+
+Fact: TypeAlias = tuple[str, ...]
+"""What happened, as far as it does not depend on when, where and in how many attempts."""
+
+
+class NotRecorded(ModelError):
+    """No answer was recorded for this."""
+
+
+class ReplayedTurn(Struct, frozen=True):
+    """How a turn went again. `parted` is the version where the log says something else, or None.
+
+    Prompts are in tokens, one number for each call of the model.
+    """
+
+    version: Version
+    said: str
+    parted: Version | None
+    recorded: str | None
+    replayed: str | None
+    prompts_then: Sequence[int]
+    prompts_now: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Replays turns in sandboxes. `sandbox` makes an empty journal that stores nothing for good."""
+
+    journal: Journal
+    sandbox: Callable[[], Journal]
+    tokens: TokenCounter
+    context_window: int
+
+    async def thread(self, thread_id: ThreadId, agent: Agent, tenant: Tenant = DEFAULT_TENANT) -> list[ReplayedTurn]:
+        """Replay every turn of a thread that has ended. Raises `UnknownThread`."""
+        await self.journal.existing(thread_id, tenant)
+        turns: list[ReplayedTurn] = []
+        events: list[Recorded] = []
+        async for recorded in self.journal.follow(thread_id):
+            if isinstance(recorded.event, TurnStarted):
+                events = [recorded]
+            elif events:
+                events.append(recorded)
+                if isinstance(recorded.event, TurnEnd):
+                    turns.append(await self._turn(events, agent, thread_id, tenant))
+                    events = []
+        return turns
+
+    async def _turn(
+        self, recorded: Sequence[Recorded], agent: Agent, thread_id: ThreadId, tenant: Tenant
+    ) -> ReplayedTurn:
+        started = recorded[0].event
+        if not isinstance(started, TurnStarted):
+            raise TypeError("A turn begins with its start")
+        answers = Answers(recorded)
+        node = started.node if started.retries else agent.graph.first
+        begun = replace(started, node=node, graph=agent.graph.fingerprint)
+        said = next((r.event for r in recorded[1:2] if isinstance(r.event, MessageAppended)), None)
+        journal = self.sandbox()
+        before = await self._before(recorded[0], thread_id, tenant)
+        loaded, _ = await journal.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
+        means = Means(journal, answers, self.tokens, Signals(), self.context_window)
+        own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
+        await Turns(means, {own: answers.acted_by(agent)}).run(loaded, Metadata())
+        again = await journal.history(thread_id, before.head.version)
+        return _compared(recorded, again, said.content or "" if said else "")
+
+    async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> Loaded:
+        """The thread right before a turn, whose queue, if there was one, is left out."""
+        loaded = await self.journal.load_at(thread_id, Version(started.version - 1), tenant)
+        state = loaded.state
+        if isinstance(state, Unopened):
+            return loaded
+        return replace(loaded, state=replace(state, thread=replace(state.thread, queue=())))
+
+
+class Answers:
+    """What models and tools answered in a recorded turn. Implements `ChatModel`; makes an agent whose tools do, too."""
+
+    def __init__(self, recorded: Sequence[Recorded]) -> None:
+        """Take the answers out of a turn's events."""
+        self._said: deque[ChatAnswer] = deque()
+        self._told: defaultdict[str, deque[tuple[bool, str]]] = defaultdict(deque)
+        asked: dict[int, ToolRequested] = {}
+        called: ModelCalled | None = None
+        for position, entry in enumerate(recorded):
+            event = entry.event
+            if isinstance(event, ModelCalled):
+                called = event
+            elif isinstance(event, MessageAppended) and called:
+                self._said.append(_answer(called, event, recorded[position + 1 :]))
+                called = None
+            elif isinstance(event, ToolRequested):
+                asked[entry.version] = event
+            elif (outcome := _outcome(event)) and outcome[0] in asked:
+                request = asked[outcome[0]]
+                self._told[_key(request.tool, request.arguments)].append(outcome[1:])
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        """Answer as it was recorded, in the recorded order."""
+        del request, on_delta
+        if not self._said:
+            raise NotRecorded("the model is asked once more than it was then")
+        return self._said.popleft()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def acted_by(self, agent: Agent) -> Agent:
+        """Make an agent that does nothing but what was recorded, and waits for nobody."""
+        tools = [
+            replace(tool, run=self._handler(tool.name), timeout=3600.0, idempotent=True, approval=False)
+            for tool in agent.tools
+        ]
+        graph = agent.graph
+        return replace_fields(agent, tools=tools, graph=replace_fields(graph, nodes=_unwaiting(graph)))
+
+    def _handler(self, tool: str) -> ToolHandler:
+        async def told(arguments: JsonObject, _: ToolContext) -> Any:
+            answers = self._told.get(_key(tool, arguments))
+            if not answers:
+                raise ToolError(f"not recorded: {tool} was not called with these arguments then")
+            succeeded, text = answers.popleft()
+            if not succeeded:
+                raise ToolError(text)
+            return text
+
+        return told
+
+
+def _unwaiting(graph: Graph) -> Sequence[Node | Subgraph]:
+    return [
+        Subgraph(step.name, replace_fields(step.graph, nodes=_unwaiting(step.graph)))
+        if isinstance(step, Subgraph)
+        else replace(step, approval=False, timeout=3600.0)
+        for step in graph.nodes
+    ]
+
+
+def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Recorded]) -> ChatAnswer:
+    calls = []
+    for entry in following:
+        if not isinstance(entry.event, ToolRequested):
+            break
+        calls.append(ToolCall(entry.event.call_id, entry.event.tool, entry.event.arguments))
+    usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
+    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage)
+
+
+def _outcome(event: Event) -> tuple[int, bool, str] | None:
+    match event:
+        case ToolSucceeded():
+            return event.call, True, event.content
+        case ToolFailed() | ToolOutcomeUnknown():
+            return event.call, False, event.error
+        case ApprovalDenied():
+            return event.approval, False, event.reason
+        case _:
+            return None
+
+
+def _key(tool: str, arguments: JsonObject) -> str:
+    return f"{tool} {json.dumps(arguments, sort_keys=True)}"
+
+
+def _compared(then: Sequence[Recorded], now: Sequence[Recorded], said: str) -> ReplayedTurn:
+    recorded, replayed = _facts(then), _facts(now)
+    parted: Version | None = None
+    one: str | None = None
+    other: str | None = None
+    for place in range(max(len(recorded), len(replayed))):
+        was = recorded[place] if place < len(recorded) else None
+        new = replayed[place] if place < len(replayed) else None
+        if was is not None and was[1] is None:
+            break  # somebody ended the turn here, or changed the thread: that cannot be replayed
+        if was is None or new is None or was[1] != new[1]:
+            parted = was[0] if was else then[-1].version
+            one, other = (" ".join(fact[1]) if fact and fact[1] else None for fact in (was, new))
+            break
+    prompts = [[r.event.tokens for r in turn if isinstance(r.event, ContextAssembled)] for turn in (then, now)]
+    return ReplayedTurn(then[0].version, said, parted, one, other, prompts[0], prompts[1])
+
+
+def _facts(turn: Sequence[Recorded]) -> list[tuple[Version, Fact | None]]:
+    """Say what happened in a turn, outcomes of calls in the order in which they were asked for."""
+    facts: list[tuple[Version, Fact | None]] = []
+    outcomes: list[tuple[int, Version, Fact]] = []
+    for entry in turn:
+        if outcome := _outcome(entry.event):
+            call, succeeded, text = outcome
+            outcomes.append((call, entry.version, ("a tool answers:" if succeeded else "a tool fails:", text)))
+            continue
+        if (fact := _fact(entry.event)) is not None:
+            facts += [(version, told) for _, version, told in sorted(outcomes)]
+            outcomes = []
+            facts.append((entry.version, fact or None))
+    return facts
+
+
+def _fact(event: Event) -> Fact | None:
+    """Say what an event means; an empty fact ends the comparison, None is left out of it."""
+    match event:
+        case MessageAppended():
+            return (f"the {event.role} says:", event.content or "")
+        case ToolRequested():
+            return (f"{event.tool} is asked for:", json.dumps(event.arguments, sort_keys=True))
+        case StateUpdated(outside=False):
+            return ("values change:", json.dumps(event.changes, sort_keys=True))
+        case NodeCompleted():
+            return (f"{event.node} leads to", event.next)
+        case HistoryCompacted():
+            return ("history is compacted to:", event.summary)
+        case StateUpdated() | CancellationRequested():
+            return ()
+        case TurnFailed():
+            return ("the turn fails:", event.reason, event.detail)
+        case _ if isinstance(event, TurnEnd):
+            return (type(event).__name__,)
+        case _:
+            return None

@@ -1,0 +1,107 @@
+"""Turns run again as they were recorded, and where another graph parts from them."""
+
+from collections.abc import Sequence
+from dataclasses import replace as replace_fields
+
+import pytest
+from msgspec.structs import replace
+
+from domain.agent import Agent
+from domain.application.assistant import EDGES, NODES, assistant
+from domain.application.execute import Request, execute
+from domain.application.journal import Journal
+from domain.application.replay import Replay, ReplayedTurn
+from domain.codec import Metadata
+from domain.commands import DecideApproval
+from domain.graph import Graph
+from domain.state import Running
+from domain.tools import tool
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from tests.support.runtime import Clock, Stage, Words, calls, double, says, stage
+
+
+def sandbox() -> Journal:
+    return Journal(MemoryEventStore(), MemorySnapshotStore(), Clock(), fingerprint="sandbox")
+
+
+async def replayed(played: Stage, agent: Agent | None = None) -> Sequence[ReplayedTurn]:
+    before = await played.events()
+    replay = Replay(played.journal, sandbox, Words(), played.context_window)
+    turns = await replay.thread(played.thread_id, agent or played.agent)
+    assert await played.events() == before, "a replay stores nothing"
+    return turns
+
+
+async def talk() -> Stage:
+    played = stage(
+        assistant(tools=[double], instructions="Be brief."),
+        calls(("double", {"number": 5_000}), ("double", {"number": 4})),
+        says("8"),
+        says("you are welcome"),
+    )
+    await played.say("double four")
+    await played.say("thanks")
+    return played
+
+
+async def test_with_the_same_agent_every_turn_is_as_recorded_and_nothing_is_called() -> None:
+    played = await talk()
+    asked = len(played.script.asked)
+
+    async def never(_: object, __: object) -> str:
+        raise AssertionError("a replay calls no tool")
+
+    idle = replace_fields(played.agent, tools=[replace(double, run=never)])
+    turns = await replayed(played, idle)
+    assert [(turn.said, turn.parted) for turn in turns] == [("double four", None), ("thanks", None)]
+    assert all(turn.prompts_then == turn.prompts_now for turn in turns)
+    assert len(played.script.asked) == asked
+
+
+async def test_another_prompt_shows_in_the_tokens() -> None:
+    played = await talk()
+    turns = await replayed(played, replace_fields(played.agent, instructions="Be brief and very, very polite."))
+    assert [turn.parted for turn in turns] == [None, None]
+    assert [now - then for turn in turns for then, now in zip(turn.prompts_then, turn.prompts_now, strict=True)] == [
+        4,
+        4,
+        4,
+    ]
+
+
+async def test_another_graph_parts_where_it_goes_another_way() -> None:
+    played = await talk()
+    other = replace_fields(
+        played.agent, graph=Graph("assistant", "route_intent", NODES, {**EDGES, "execute_tool": "finalize_turn"})
+    )
+    first, second = await replayed(played, other)
+    assert first.recorded == "execute_tool leads to generate_response"
+    assert first.replayed == "execute_tool leads to finalize_turn"
+    assert second.parted is None
+
+
+async def test_a_tool_that_is_gone_is_told_and_so_the_turn_parts() -> None:
+    played = await talk()
+    first, _ = await replayed(played, replace_fields(played.agent, tools=[]))
+    assert first.recorded == "a tool fails: That is too much."
+    assert first.replayed is not None
+    assert "There is no tool" in first.replayed
+
+
+@pytest.mark.parametrize("decision", ["grant", "deny"])
+async def test_what_people_decided_is_replayed_without_them(decision: str) -> None:
+    @tool(approval=True)
+    async def pay(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    played = stage(assistant(tools=[pay]), calls(("pay", {"amount": 5})), says("done"))
+    state = (await played.say("pay")).state
+    assert isinstance(state, Running)
+    (call,) = state.turn.calls
+    decided = DecideApproval(call.version, call.hash, decision, told="No.", tokens=1)  # type: ignore[arg-type]
+    outcome = await execute(played.journal, Request(played.thread_id, lambda _: (decided,)))
+    await played.turns.run(outcome.loaded, Metadata())
+    (turn,) = await replayed(played)
+    assert turn.parted is None
