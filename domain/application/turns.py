@@ -43,6 +43,7 @@ class Turns:
     crashed: dict[ThreadId, TurnId] = field(default_factory=dict)
     """Turns whose task ended with an error: they are resumed, not begun."""
     _runs: dict[ThreadId, tuple[Run, asyncio.Task[None]]] = field(default_factory=dict)
+    _handing_over: bool = False
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, loaded: Loaded, metadata: Metadata) -> None:
@@ -96,8 +97,12 @@ class Turns:
             running[1].cancel()
             await asyncio.gather(running[1], return_exceptions=True)
 
-    async def close(self, grace: float = 5.0) -> None:
-        """Give running turns `grace` seconds to end. What is left goes on elsewhere or later, at its node."""
+    async def close(self, grace: float = 5.0, *, hand_over: bool = False) -> None:
+        """Give running turns `grace` seconds to end, or, to be handed over, to end their nodes.
+
+        What is left goes on elsewhere or later, at its node.
+        """
+        self._handing_over = hand_over
         tasks = [task for _, task in self._runs.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -126,6 +131,8 @@ class Turns:
     async def _run(self, run: Run) -> bool:
         """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
         while (turn := run.turn) and not turn.waits:
+            if self._handing_over:
+                return False
             try:
                 if turn.cancelling:
                     await self._report(run, StopTurn(run.turn_id, None, 0, run.number))

@@ -16,7 +16,7 @@ from domain.application.journal import Loaded
 from domain.application.turns import Turns, story
 from domain.codec import Metadata
 from domain.commands import ResumeTurn
-from domain.errors import LeaseLost
+from domain.errors import LeaseLost, StoreUnavailable
 from domain.ids import SHARDS, Shard, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of
 from domain.ports import Fence, Lease, LeaseStore, SharesChanged, TurnReady, Wakeup, Wakeups
 from domain.state import Running, Turn
@@ -49,6 +49,7 @@ class Worker:
     _held: dict[Shard, Lease] = field(init=False, default_factory=dict)
     _valid_until: float = field(init=False, default=0.0)
     _too_many_since: float | None = field(init=False, default=None)
+    _others: bool = field(init=False, default=False)
     _asked_at: float = field(init=False, default=0.0)
     _taking: set[ThreadId] = field(init=False, default_factory=set)
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -192,8 +193,10 @@ class Worker:
         try:
             await self._share()
             await self._find_work()
-        except Exception:  # noqa: BLE001  (a database that is away for a while is no reason to stop working)
-            _log.exception("The worker could not renew its leases, and tries again")
+        except StoreUnavailable as error:
+            _log.warning("The worker tries again to renew its leases: %s", error)
+        except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop working)
+            _log.exception("The worker could not look after its shards, and tries again")
 
     async def _share(self) -> None:
         """Renew the leases; take shards, or give some back, so that every worker has as many."""
@@ -203,6 +206,7 @@ class Worker:
         lost = self._held.keys() - held.keys()
         self._held = held
         self._valid_until = asked + self.lease
+        self._others = standing.workers > (0 if self.standby else 1)
         await self._abandon(lost)
         share = self._share_of(standing.workers)
         if len(held) < share:
@@ -266,7 +270,7 @@ class Worker:
         busy = {shard_of(slice_of(thread_id)) for thread_id in self.turns.running()}
         try:
             await self._release([shard for shard in self._held if shard not in busy])
-            await self.turns.close(grace)
+            await self.turns.close(grace, hand_over=self._others)
             await self.leases.leave(self.id)
             self.wakeups.send(SharesChanged())
         except Exception:  # noqa: BLE001  (then the leases run out by themselves)

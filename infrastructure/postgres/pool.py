@@ -33,7 +33,7 @@ async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
     """
     return await asyncpg.create_pool(
         dsn_of(url),
-        min_size=1,
+        min_size=0,
         max_size=max_size,
         command_timeout=PATIENCE,
         reset=_keep_session,

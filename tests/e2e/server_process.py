@@ -54,6 +54,13 @@ class ServerProcess:
                 assert time.monotonic() < deadline, f"It did not get ready:\n{self.said()}"
                 await asyncio.sleep(PAUSE)
 
+    @property
+    def pid(self) -> int:
+        """The process's number. Raise `RuntimeError` if it was never started."""
+        if self._process is None:
+            raise RuntimeError("It was not started")
+        return self._process.pid
+
     async def kill(self) -> None:
         """End it as a power cut would: without a chance to do anything about it."""
         await self._end(signal.SIGKILL)
