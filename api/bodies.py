@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.events import Strategy
+from domain.events import Durability, Strategy
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
@@ -32,6 +32,14 @@ IfBusy = Annotated[
     ),
 ]
 
+WhenDurable = Annotated[
+    Durability | None,
+    Field(
+        description="When the turn's events are stored: each step before the next (sync), at its end (turn), or behind "
+        "its answer (async). Without this, the setting's."
+    ),
+]
+
 
 class Body(BaseModel):
     """A JSON object with just these fields."""
@@ -52,6 +60,7 @@ class Invoke(Body):
         ),
     ] = None
     strategy: IfBusy = None
+    durability: WhenDurable = None
 
 
 class OpenThread(Body):
@@ -68,6 +77,7 @@ class StartTurn(Body):
     user_input: UserInput
     checkpoint_ref: CheckpointRef = None
     strategy: IfBusy = None
+    durability: WhenDurable = None
 
 
 class Decide(Body):

@@ -47,6 +47,7 @@ from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
     CancellationRequested,
+    Durability,
     Strategy,
     ThreadForked,
     TurnEnd,
@@ -98,6 +99,7 @@ class Said(Struct, frozen=True):
     open_with: str | None = None
     graph: str | None = None
     strategy: Strategy | None = None
+    durability: Durability | None = None
 
 
 class Started(Struct, frozen=True):
@@ -176,6 +178,7 @@ class Service:
             self.agent(said.open_with)
         tokens = self.runtime.turns.means.tokens.count(said.user_input)
         made = self._command_id(thread_id, caller)
+        durability = said.durability or self.runtime.settings.durability
 
         def plan(state: State) -> Iterable[Command]:
             if isinstance(state, Unopened):
@@ -184,7 +187,9 @@ class Service:
                 yield OpenThread(said.open_with)
             agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
             runs, strategy = agent.graph, said.strategy or agent.busy
-            yield StartTurn(turn_of_command(made), said.user_input, tokens, runs.first, runs.fingerprint, strategy)
+            yield StartTurn(
+                turn_of_command(made), said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability
+            )
 
         outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
         return Started(outcome, turn_of_command(made))
@@ -200,7 +205,7 @@ class Service:
             if isinstance(state, Unopened):
                 raise UnknownThread(thread_id)
             graph = self.agent(state.thread.graph).graph.fingerprint
-            yield RetryTurn(retried, turn_of_command(made), graph)
+            yield RetryTurn(retried, turn_of_command(made), graph, self.runtime.settings.durability)
 
         outcome = await self._act(thread_id, plan, caller, ("retry", str(retried)), made)
         return Started(outcome, turn_of_command(made))
@@ -247,6 +252,8 @@ class Service:
         after = _before_turn(outcome.loaded.state, turn_id, outcome.loaded.head.version)
         try:
             async with asyncio.timeout(wait):
+                if early := await self._early(thread_id, turn_id, after):
+                    return early
                 finished = await transcript.finished(journal, thread_id, turn_id, after)
                 if finished is None:
                     await self._until_ended(thread_id, turn_id, outcome.loaded.head.version)
@@ -256,6 +263,20 @@ class Service:
         if finished is None:
             raise CorruptLog(f"{thread_id}: the turn {turn_id} has an end and no beginning")
         return turn_view(await journal.load_at(thread_id, finished.version, outcome.loaded.tenant), finished)
+
+    async def _early(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> TurnView | None:
+        """Return the answer of a turn that gives it before it is stored, if this process runs it."""
+        run = self.runtime.turns.answering(thread_id, turn_id)
+        if run is None:
+            return None
+        answered = asyncio.create_task(run.answered.wait())
+        stored = asyncio.create_task(self.runtime.turns.wait(thread_id, turn_id))
+        await asyncio.wait({answered, stored}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (answered, stored):
+            task.cancel()
+        kept, loaded = run.kept, run.loaded
+        finished = await transcript.finished(self.runtime.journal, thread_id, turn_id, after, kept)
+        return turn_view(loaded, finished) if finished else None
 
     async def _until_ended(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
         signals = self.runtime.turns.means.signals
@@ -341,6 +362,7 @@ class Service:
                 raise VersionConflict(START, START)
             return plan(state)
 
+        await self.runtime.turns.settled(thread_id)
         metadata = self._metadata(command_id or self._command_id(thread_id, caller), caller)
         bound = self._bound(thread_id, caller, asked)
         request = Request(thread_id, checked, metadata, caller.tenant, caller.seen, bound)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.errors import ThreadfoldError
+from domain.events import Durability
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=10.0, ge=1, le=600, description="seconds after which a dead worker's turns are taken over"
     )
+    durability: Durability = Field(default="sync", description="when a turn's events are stored: sync, turn or async")
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
         default=(), description="agents of your own: module:attribute, separated by commas"
     )

@@ -67,28 +67,49 @@ async def page(
     return found
 
 
-async def finished(journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version) -> FinishedTurn | None:
-    """Return what a turn that begins after a version came to, or None if it has not ended."""
+async def finished(
+    journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version, kept: Sequence[Recorded] = ()
+) -> FinishedTurn | None:
+    """Return what a turn that begins after a version came to, or None if it has not ended.
+
+    `kept` are events that are to be stored yet: they follow on those that are.
+    """
     started: Version | None = None
-    async for recorded in journal.follow(thread_id, after):
+    async for recorded in _followed(journal, thread_id, after, None, kept):
         event = recorded.event
         if isinstance(event, TurnStarted) and event.turn_id == turn_id:
             started = recorded.version
         if isinstance(event, TurnEnd) and event.turn_id == turn_id:
             if started is None:  # it was queued, and never began
                 return FinishedTurn(event, recorded.version, ())
-            messages = [m async for m in read(journal, thread_id, started, recorded.version)]
+            messages = [m async for m in read(journal, thread_id, started, recorded.version, kept)]
             return FinishedTurn(event, recorded.version, messages)
     return None
 
 
+async def _followed(
+    journal: Journal, thread_id: ThreadId, after: Version, upto: Version | None, kept: Sequence[Recorded]
+) -> AsyncIterator[Recorded]:
+    """Yield events that are stored, and those that are kept, up to a version."""
+    end = upto if not kept else Version(min(upto or kept[0].version - 1, kept[0].version - 1))
+    async for recorded in journal.follow(thread_id, after, end):
+        yield recorded
+    for recorded in kept:
+        if recorded.version > after and (upto is None or recorded.version <= upto):
+            yield recorded
+
+
 async def read(
-    journal: Journal, thread_id: ThreadId, after: Version = START, upto: Version | None = None
+    journal: Journal,
+    thread_id: ThreadId,
+    after: Version = START,
+    upto: Version | None = None,
+    kept: Sequence[Recorded] = (),
 ) -> AsyncIterator[TranscriptMessage]:
     """Yield the messages of a thread in their order."""
     said: TranscriptMessage | None = None
     asked: dict[Version, ToolRequested] = {}
-    async for recorded in journal.follow(thread_id, after, upto):
+    async for recorded in _followed(journal, thread_id, after, upto, kept):
         event = recorded.event
         if isinstance(event, ToolRequested):
             asked[recorded.version] = event

@@ -53,7 +53,7 @@ async def invoke(
     """Say something; open the thread if there is none. The turn runs in the background."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
-    said = Said(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy)
+    said = Said(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy, data.durability)
     return _accepted(await service.start_turn(thread_id, said, caller))
 
 
@@ -69,7 +69,7 @@ async def start_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Say something in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    said = Said(data.user_input, strategy=data.strategy)
+    said = Said(data.user_input, strategy=data.strategy, durability=data.durability)
     started = await service.start_turn(ThreadId(thread), said, caller)
     return await _answer(service, started, wait=wait)
 

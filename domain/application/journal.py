@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, Head, seal
+from domain.chain import NOTHING, Head, Record, seal
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, VersionConflict
 from domain.events import Event, ThreadForked
@@ -34,6 +34,14 @@ class Loaded(Struct, frozen=True):
     tenant: Tenant = DEFAULT_TENANT
     head: Head = NOTHING
     state: State = INITIAL
+
+
+class Sealed(Struct, frozen=True):
+    """Events as records, with the thread as it is after them."""
+
+    after: Loaded
+    records: tuple[Record, ...]
+    recorded: Sequence[Recorded]
 
 
 class Origin(Struct, frozen=True):
@@ -138,21 +146,42 @@ class Journal:
             VersionConflict: the thread has moved on; nothing was stored.
             LeaseLost: another worker has the shard that `fence` names; nothing was stored.
         """
-        now = self._clock.now()
+        return await self.append_sealed(
+            loaded, self.seal(loaded, events, metadata), command, forked=forked, fence=fence
+        )
+
+    def seal(self, loaded: Loaded, events: Sequence[Event], metadata: Metadata) -> Sealed:
+        """Make events into records that follow on `loaded`, without storing them."""
         drafts = [encode(event, metadata) for event in events]
         # What is kept hot is what the log would give back: nothing that a caller still holds and may change.
         events = [read_back(draft) for draft in drafts]
-        records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, now)
-        state = fold(loaded.state, events)
+        records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
+        recorded = [
+            Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata)
+            for record, event in zip(records, events, strict=True)
+        ]
+        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events)), records, recorded)
+
+    async def append_sealed(
+        self,
+        loaded: Loaded,
+        sealed: Sealed,
+        command: CommandRecord | None = None,
+        *,
+        forked: bool = False,
+        fence: Fence | None = None,
+    ) -> tuple[Loaded, Sequence[Recorded]]:
+        """Store sealed events after `loaded`; see `append`."""
+        moved = sealed.after
         append = Append(
             loaded.tenant,
             loaded.thread_id,
             loaded.head,
-            head,
-            records,
-            state.in_turn,
+            moved.head,
+            sealed.records,
+            moved.state.in_turn,
             command,
-            waiting=state.waiting,
+            waiting=moved.state.waiting,
             forked=forked,
             fence=fence,
         )
@@ -161,13 +190,10 @@ class Journal:
         except VersionConflict:
             self._hot.pop(loaded.thread_id, None)
             raise
-        moved = replace(loaded, head=head, state=state)
         self._remember(moved)
-        recorded = [
-            Recorded(loaded.thread_id, record.version, Position(position + index), head.at, event, metadata)
-            for index, (record, event) in enumerate(zip(records, events, strict=True))
+        return moved, [
+            replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
-        return moved, recorded
 
     async def history(
         self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
 from domain.application.signals import Signals
+from domain.application.staging import Staged, decided_again, stage, store_staged
 from domain.chat import ChatModel
 from domain.codec import Metadata, Recorded
 from domain.commands import Report
-from domain.errors import TurnIsOver
-from domain.ids import ThreadId, TurnId
+from domain.errors import StoreUnavailable, TurnIsOver, VersionConflict
+from domain.events import Durability
+from domain.ids import ThreadId, TurnId, Version
 from domain.ports import Fence, TokenCounter
 from domain.state import Running, Turn
+
+AWAY = 1.0
+"""Seconds between two attempts to store what was kept back, while the store is away."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class Run:
     number: int = field(init=False)
     stopping: bool = field(init=False, default=False)
     """Whether somebody has asked that the turn end."""
+    durability: Durability = field(init=False, default="sync")
+    answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Set when the answer is there, though it may not be stored yet."""
+    _staged: list[Staged] = field(init=False, default_factory=list)
+    _durable: Loaded | None = field(init=False, default=None)
+    """The thread as it is stored, while something is kept back."""
     _limit: asyncio.Timeout | None = field(init=False, default=None)
     _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
@@ -52,6 +63,7 @@ class Run:
             raise TurnIsOver
         self.turn_id = TurnId(self.loaded.state.turn.turn_id)
         self.number = self.loaded.state.turn.run
+        self.durability = self.loaded.state.turn.durability
 
     @property
     def thread_id(self) -> ThreadId:
@@ -65,27 +77,81 @@ class Run:
         ours = isinstance(state, Running) and (state.turn.turn_id, state.turn.run) == (self.turn_id, self.number)
         return state.turn if isinstance(state, Running) and ours else None
 
-    async def report(self, command: Report) -> Sequence[Recorded]:
-        """Store what happened at once, and tell whoever watches. One after the other: a thread has one order.
+    async def report(self, command: Report, *, durable: bool = True) -> Sequence[Recorded]:
+        """Store what happened, and tell whoever watches. One after the other: a thread has one order.
 
-        Returns the events; none if that is no news. Raises like `execute`.
+        What need not be `durable` before the next report may be kept back, if the turn's durability says so, until
+        the turn ends or waits. Returns the events; none if that is no news. Raises like `execute`.
         """
         async with self._lock:
-            request = Request(
-                self.thread_id,
-                lambda _: (command,),
-                self.metadata,
-                self.loaded.tenant,
-                known=self.loaded,
-                fence=self.fence(self.thread_id),
-            )
-            outcome = await execute(self.means.journal, request)
-            self.loaded = outcome.loaded
-            self.means.signals.send(self.thread_id, outcome.events)
-            return outcome.events
+            if self.durability == "sync":
+                return await self._store(command)
+            staged = stage(self.means.journal, self.loaded, command, self.metadata)
+            if staged is None:
+                return ()
+            self._durable = self._durable or self.loaded
+            self._staged.append(staged)
+            self.loaded = staged.after
+            over = self.turn is None or self.turn.waits
+            if over and self.durability == "async":
+                self.answered.set()
+            if durable or over:
+                await self._store_staged()
+            return staged.sealed.recorded
+
+    async def save(self) -> None:
+        """Store what was kept back."""
+        async with self._lock:
+            await self._store_staged()
+
+    def forget(self) -> None:
+        """Drop what was kept back: another worker has the turn, and it counts no more."""
+        self._staged, self._durable = [], None
+
+    @property
+    def durable_version(self) -> Version:
+        """Where the thread ends for everybody else."""
+        return (self._durable or self.loaded).head.version
+
+    @property
+    def kept(self) -> Sequence[Recorded]:
+        """The events that are not stored yet."""
+        return [recorded for each in self._staged for recorded in each.sealed.recorded]
+
+    async def _store(self, command: Report) -> Sequence[Recorded]:
+        request = Request(
+            self.thread_id,
+            lambda _: (command,),
+            self.metadata,
+            self.loaded.tenant,
+            known=self.loaded,
+            fence=self.fence(self.thread_id),
+        )
+        outcome = await execute(self.means.journal, request)
+        self.loaded = outcome.loaded
+        self.means.signals.send(self.thread_id, outcome.events)
+        return outcome.events
+
+    async def _store_staged(self) -> None:
+        """Store what was kept back, however long the store is away: it is nowhere else."""
+        journal, fence = self.means.journal, self.fence(self.thread_id)
+        while self._staged and self._durable:
+            try:
+                moved, stored = await store_staged(journal, self._durable, self._staged, fence)
+            except VersionConflict:
+                before, self._durable = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
+                self._staged = decided_again(journal, self._durable, before, self._staged, self.metadata)
+                self.loaded = self._staged[-1].after if self._staged else self._durable
+            except StoreUnavailable:
+                await asyncio.sleep(AWAY)
+            else:
+                self._staged, self._durable, self.loaded = [], None, moved
+                self.means.signals.send(self.thread_id, stored)
+        self._durable = None
 
     async def refresh(self) -> None:
-        """Read what others have written."""
+        """Read what others have written; what was kept back is stored first."""
+        await self.save()
         self.loaded = await self.means.journal.load(self.thread_id, self.loaded.tenant)
 
     @contextmanager

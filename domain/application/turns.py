@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from domain.agent import Agent
@@ -26,6 +27,9 @@ from domain.state import Running, Turn
 _log = logging.getLogger(__name__)
 
 ERROR_LENGTH = 1_000
+
+SAVING = 2.0
+"""Seconds that a turn which is abandoned may take to store what was kept back."""
 
 
 @dataclass
@@ -79,6 +83,18 @@ class Turns:
         running = self._runs.get(thread_id)
         return running[0].turn_id if running else None
 
+    async def settled(self, thread_id: ThreadId) -> None:
+        """Wait until a turn that has given its answer here already is stored as well."""
+        running = self._runs.get(thread_id)
+        if running and running[0].answered.is_set():
+            await self.wait(thread_id, running[0].turn_id)
+
+    def answering(self, thread_id: ThreadId, turn_id: TurnId) -> Run | None:
+        """Return the run of a turn here that gives its answer before it is stored."""
+        running = self._runs.get(thread_id)
+        run = running[0] if running else None
+        return run if run and run.turn_id == turn_id and run.durability == "async" else None
+
     def running(self) -> Mapping[ThreadId, Version]:
         """List the threads whose turns this process runs, with the version that each was seen at."""
         return {thread_id: run.loaded.head.version for thread_id, (run, _) in self._runs.items()}
@@ -114,7 +130,13 @@ class Turns:
         """Run a turn, and then those that waited for its end."""
         thread_id = run.thread_id
         while True:
-            ours = await self._run(run)
+            try:
+                ours = await self._run(run)
+            except asyncio.CancelledError:
+                with suppress(Exception):  # then what was kept back is lost, as with a crash
+                    async with asyncio.timeout(SAVING):
+                        await run.save()
+                raise
             self._snapshot(run.loaded)
             state = run.loaded.state
             if not ours or not isinstance(state, Running) or state.turn.turn_id == run.turn_id:
@@ -132,6 +154,7 @@ class Turns:
         """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
         while (turn := run.turn) and not turn.waits:
             if self._handing_over:
+                await run.save()
                 return False
             try:
                 if turn.cancelling:
@@ -142,13 +165,18 @@ class Turns:
             except WaitsForPerson:
                 await self._refresh(run)  # the answer may be there already
             except (TurnIsOver, LeaseLost):
-                await self._refresh(run)
+                await self._reload(run)
                 return False
             except StoreUnavailable:
                 _log.warning("The turn of %s waits for the store", run.thread_id)
                 await asyncio.sleep(self.pause)
                 await self._refresh(run)
         return True
+
+    async def _reload(self, run: Run) -> None:
+        """Drop what was kept back, and read what another worker has made of the turn."""
+        run.forget()
+        await self._refresh(run)
 
     async def _refresh(self, run: Run) -> None:
         """Read what others have written, however long the store is away."""
@@ -222,14 +250,14 @@ class Turns:
         """Report a failed attempt, and when the next one is due."""
         unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
         _log.warning("Node %s of %s failed: %r", node.name, run.thread_id, error, exc_info=unforeseen)
-        self.means.signals.retract(run.thread_id, run.loaded.head.version)
+        self.means.signals.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
         return FailAttempt(run.turn_id, turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms, run.number)
 
     async def _report(self, run: Run, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then somebody else runs this turn."""
-        if not await run.report(command):
+        if not await run.report(command, durable=False):
             raise TurnIsOver
 
     def _forget(self, thread_id: ThreadId, turn_id: TurnId, task: asyncio.Task[None]) -> None:

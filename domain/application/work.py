@@ -107,13 +107,17 @@ class Work:
         return self._facts(context, answer, int((clock() - started) * 1000))
 
     async def run_tools(self) -> None:
-        """Run every open tool call, at the same time, recording each start and outcome as it happens."""
+        """Run every open tool call, at the same time, recording each start and outcome as it happens.
+
+        Whatever the turn's durability: no tool runs before its request and its start are stored.
+        """
+        await self.run.save()
         await self._settle_what_a_crash_left()
         asking = [call for call in self._calls("requested") if self._needs_approval(call)]
         await self._ask(asking, "policy")
         calls = self._calls("requested", "granted", "started")
         begun = await self.run.report(
-            StartCalls(self.run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), self.run.number)
+            StartCalls(self.run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), self.run.number),
         )
         started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
@@ -168,7 +172,7 @@ class Work:
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""
-        self.means.signals.speak(self.thread_id, Delta(self.run.loaded.head.version, len(self.written), text))
+        self.means.signals.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
         self.written += text
 
     def _facts(self, context: Context, answer: ChatAnswer, duration_ms: int) -> Sequence[NodeFact]:
@@ -224,7 +228,7 @@ class Work:
         limit = self.means.context_window * RESULT_SHARE
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
         report = EndCall(self.run.turn_id, call.version, outcome, told, self._count(told), duration_ms, self.run.number)
-        if not await self.run.report(report):
+        if not await self.run.report(report, durable=False):
             raise TurnIsOver  # another process has found an outcome
 
     def _count(self, text: str) -> int:

@@ -130,8 +130,14 @@ class EmbeddedPostgres:
             try:
                 if not self._cluster.exists():
                     self._initialise()
-                self._run()
-                self.ensure_database("threadfold")
+                for _ in _waiting():
+                    self._run()
+                    # A server that was just killed may look alive until the last of its processes is gone.
+                    with contextlib.suppress(ConnectionError, FileNotFoundError):
+                        self.ensure_database("threadfold")
+                        break
+                else:
+                    raise EmbeddedPostgresFailed(self._home, "it takes no connections")
             except BaseException:
                 self._forget_socket()
                 raise

@@ -53,10 +53,11 @@ async def run(directory: pathlib.Path, turns: int, seed: int, between: tuple[flo
             processes = [worker.start(environment) for _ in range(WORKERS)]
             service = Service(runtime)
             done = asyncio.Event()
-            killing = asyncio.create_task(_kill(directory, chance, between, report, done))
-            await asyncio.gather(*[_converse(service, turns // THREADS, chance, report) for _ in range(THREADS)])
-            done.set()
-            server = await killing or server
+            async with asyncio.TaskGroup() as group:
+                killing = group.create_task(_kill(directory, chance, between, report, done))
+                await asyncio.gather(*[_converse(service, turns // THREADS, chance, report) for _ in range(THREADS)])
+                done.set()
+            server = killing.result() or server
             await _check(service, report)
     finally:
         for process in processes:

@@ -1,0 +1,126 @@
+"""Reports that are kept back for a while, and stored together: durability `turn` and `async`.
+
+What other processes write to the thread meanwhile comes first. Then the reports are decided again in the state that
+it led to, as they would have been had each been stored at once; whatever refers to an event that is only staged is
+moved by as many versions.
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.application.journal import Journal, Loaded, Sealed
+from domain.codec import Metadata, Recorded
+from domain.commands import (
+    AskPerson,
+    CompactHistory,
+    CompleteItem,
+    CompleteNode,
+    EndCall,
+    FailAttempt,
+    FailItem,
+    FailTurn,
+    Report,
+    ResumeTurn,
+    StartCalls,
+    StartFanOut,
+    StopTurn,
+)
+from domain.decide import decide
+from domain.events import ContextAssembled, HistoryCompacted, NodeFact
+from domain.ids import Version
+from domain.ports import Fence
+
+
+class Staged(Struct, frozen=True):
+    """A report that was decided, and is not stored yet."""
+
+    report: Report
+    sealed: Sealed
+
+    @property
+    def after(self) -> Loaded:
+        """The thread with it."""
+        return self.sealed.after
+
+
+def stage(journal: Journal, loaded: Loaded, report: Report, metadata: Metadata) -> Staged | None:
+    """Decide a report, and keep it back. None if it is no news."""
+    events = decide(report, loaded.state)
+    if not events:
+        return None
+    return Staged(report, journal.seal(loaded, events, metadata))
+
+
+async def store_staged(
+    journal: Journal, durable: Loaded, staged: Sequence[Staged], fence: Fence | None
+) -> tuple[Loaded, Sequence[Recorded]]:
+    """Store what was kept back, in one append, and return the thread as it is then, with the events.
+
+    Raises:
+        VersionConflict: the thread has moved on; see `decided_again`.
+        LeaseLost, StoreUnavailable: as appends do.
+    """
+    records = tuple(record for each in staged for record in each.sealed.records)
+    recorded = [event for each in staged for event in each.sealed.recorded]
+    return await journal.append_sealed(durable, Sealed(staged[-1].after, records, recorded), fence=fence)
+
+
+def decided_again(
+    journal: Journal, now: Loaded, before: Loaded, staged: Sequence[Staged], metadata: Metadata
+) -> list[Staged]:
+    """Decide staged reports after what somebody else has written; what is no news any more is left out."""
+    by = now.head.version - before.head.version
+    again: list[Staged] = []
+    for each in staged:
+        moved = stage(
+            journal, again[-1].after if again else now, _moved(each.report, before.head.version, by), metadata
+        )
+        if moved is None:
+            break  # the turn has ended, or another worker has it: what would follow is about nothing
+        again.append(moved)
+    return again
+
+
+def _moved(report: Report, after: Version, by: int) -> Report:
+    """Move a report's references to events that were staged after a version."""
+
+    def at(version: int) -> Version:
+        return Version(version + by if version > after else version)
+
+    match report:
+        case StartCalls():
+            return replace(report, calls=tuple((at(call), attempt) for call, attempt in report.calls))
+        case AskPerson():
+            return replace(report, calls=tuple(map(at, report.calls)))
+        case EndCall():
+            return replace(report, call=at(report.call))
+        case CompactHistory():
+            return replace(report, fact=replace(report.fact, through=at(report.fact.through)))
+        case CompleteNode():
+            return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
+        case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem() | FailTurn():
+            return report
+        case _:
+            assert_never(report)
+
+
+def _moved_fact(fact: NodeFact, after: Version, by: int) -> NodeFact:
+    def at(version: int) -> int:
+        return version + by if version > after else version
+
+    match fact:
+        case ContextAssembled():
+            return replace(
+                fact,
+                first=at(fact.first),
+                last=at(fact.last),
+                summarised=at(fact.summarised),
+                pinned=at(fact.pinned),
+            )
+        case HistoryCompacted():
+            return replace(fact, through=at(fact.through))
+        case _:
+            return fact
