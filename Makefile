@@ -14,6 +14,8 @@ test:
 chaos:
 	@requirements/install dev
 	@.venv/bin/python -m tests.chaos crashes --runs 300
+	@.venv/bin/python -m tests.chaos crashes --runs 100 --durability turn
+	@.venv/bin/python -m tests.chaos crashes --runs 100 --durability async
 	@.venv/bin/python -m tests.chaos frozen --runs 30
 	@.venv/bin/python -m tests.chaos postgres --turns 2000
 

@@ -130,14 +130,7 @@ class EmbeddedPostgres:
             try:
                 if not self._cluster.exists():
                     self._initialise()
-                for _ in _waiting():
-                    self._run()
-                    # A server that was just killed may look alive until the last of its processes is gone.
-                    with contextlib.suppress(ConnectionError, FileNotFoundError):
-                        self.ensure_database("threadfold")
-                        break
-                else:
-                    raise EmbeddedPostgresFailed(self._home, "it takes no connections")
+                self._run_until_it_answers()
             except BaseException:
                 self._forget_socket()
                 raise
@@ -180,6 +173,15 @@ class EmbeddedPostgres:
                 why = next((line for line in said if "error" in line), said[-1])
                 raise EmbeddedPostgresFailed(self._home, why)
         draft.rename(self._cluster)
+
+    def _run_until_it_answers(self) -> None:
+        for _ in _waiting():
+            self._run()
+            # A server that was just killed may look alive until the last of its processes is gone.
+            with contextlib.suppress(ConnectionError, FileNotFoundError):
+                self.ensure_database("threadfold")
+                return
+        raise EmbeddedPostgresFailed(self._home, "it takes no connections")
 
     def _run(self) -> None:
         """Wait until the server takes connections; launch it if no process of it is left."""

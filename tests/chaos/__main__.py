@@ -48,7 +48,7 @@ async def run_crashes(directory: Path, arguments: argparse.Namespace) -> bool:
 
     async def one(seed: int) -> None:
         async with gate:
-            report = await crashes.run(server, template, model.url, seed)
+            report = await crashes.run(server, template, model.url, seed, arguments.durability)
         reports.append(report)
         for fault in report.faults:
             say(f"seed {seed} ({report.conversation}, crashes at {report.points}): {fault}")
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--turns", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--durability", choices=["sync", "turn", "async"], default="sync")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="threadfold-chaos-", ignore_cleanup_errors=True) as name:
         directory = Path(name)

@@ -20,6 +20,7 @@ from domain.application.verify import verify_slices
 from domain.codec import Recorded
 from domain.events import (
     ApprovalDenied,
+    Durability,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
@@ -62,7 +63,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
 
-async def run(server: str, template: str, model: str, seed: int) -> Report:
+async def run(server: str, template: str, model: str, seed: int, durability: Durability = "sync") -> Report:
     """Play the conversation of this seed, with the crashes of this seed. `template` names a migrated database."""
     chance = random.Random(seed)
     conversation = chance.choice(list(conversations().values()))
@@ -78,9 +79,10 @@ async def run(server: str, template: str, model: str, seed: int) -> Report:
             "SNAPSHOT_EVERY": "20",
             "CONTEXT_WINDOW_LIMIT": "32000",
             "MAX_CONNECTIONS": "4",
+            "DURABILITY": durability,
             COUNTS: counts,
         }
-        await Run(report, conversation, environment).play()
+        await Run(report, conversation, environment, durability).play()
     return report
 
 
@@ -91,6 +93,7 @@ class Run:
     report: Report
     conversation: Conversation
     environment: Mapping[str, str]
+    durability: Durability
 
     async def play(self) -> None:
         """Let the customer say everything, with a worker alive at any time, and check what is there then."""
@@ -100,6 +103,7 @@ class Run:
             agents=("tests.chaos.desk:desk",),
             max_connections=4,
             snapshot_every=10**6,
+            durability=self.durability,
         )
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from domain.events import Durability
 from tests.chaos import crashes
 from tests.chaos.crashing import POINTS
 from tests.e2e.server_process import recorded_model
 
 AT_ONCE = 3
+MODES: tuple[Durability, ...] = ("sync", "turn", "async")
 
 
 @pytest.mark.timeout(300)
@@ -20,7 +22,7 @@ async def test_nothing_is_lost_or_doubled_wherever_a_worker_dies(
 
     async def one(seed: int) -> crashes.Report:
         async with gate:
-            return await crashes.run(postgres_server, template_database, model.url, seed)
+            return await crashes.run(postgres_server, template_database, model.url, seed, MODES[seed // 2 % 3])
 
     async with recorded_model(tmp_path) as model:
         reports = await asyncio.gather(*[one(seed) for seed in range(0, len(POINTS), 2)])

@@ -15,7 +15,7 @@ AGENT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CHANGING = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "<time>"),
     (r"(\d+)-[0-9a-f]{8}\b(?!-)", r"\1-<hash>"),
-    (r'"turn_id":"[0-9a-f-]{36}"', '"turn_id":"<turn>"'),
+    (r'"(turn_id|command)":"[0-9a-f-]{36}"', r'"\1":"<id>"'),
 ]
 """What differs from one run to the next: times, the hashes that cover them, and ids that the server makes."""
 
