@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
@@ -21,7 +22,7 @@ from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
 from domain.ids import WorkerId
-from domain.ports import EventStore, LeaseStore, SnapshotStore, TokenCounter, Wakeups
+from domain.ports import EventStore, HotStore, LeaseStore, SnapshotStore, TokenCounter, Wakeups
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
@@ -33,9 +34,11 @@ from infrastructure.models.offline import OfflineModel
 from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
-from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.pool import database_name, open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.redis.hot import RedisHotStore
+from infrastructure.redis.wakeups import RedisWakeups
 from infrastructure.settings import BadSetting, Settings
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
@@ -87,7 +90,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         )
         signals = Signals(log.wakeups)
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
-        turns = Turns(Means(journal, model, tokens, signals, settings.context_window_limit), agents)
+        turns = Turns(Means(journal, model, tokens, signals, settings.context_window_limit, log.hot), agents)
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
@@ -133,6 +136,7 @@ class Log:
     snapshots: SnapshotStore
     leases: LeaseStore
     wakeups: Wakeups
+    hot: HotStore | None = None
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
@@ -147,8 +151,15 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     stack.push_async_callback(events.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
-    wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-    return Log(events, PostgresSnapshotStore(pool), leases, wakeups)
+    snapshots = PostgresSnapshotStore(pool)
+    if settings.redis_url is None:
+        return Log(events, snapshots, leases, await stack.enter_async_context(open_wakeups(found.url, pool)))
+    redis = Redis.from_url(settings.redis_url.get_secret_value())
+    stack.push_async_callback(redis.aclose)
+    name = await database_name(pool)
+    wakeups = RedisWakeups(redis, name)
+    stack.push_async_callback(wakeups.close)
+    return Log(events, snapshots, leases, wakeups, RedisHotStore(redis, name))
 
 
 def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:

@@ -36,6 +36,12 @@ def _database(url: str) -> str:
     return f"postgresql://{rest}"
 
 
+def _redis(url: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"(redis|rediss|unix)://\S+", url.get_secret_value()):
+        raise ValueError("expected redis://user:password@host:port/number, rediss:// or unix://")
+    return url
+
+
 def _endpoint(url: str) -> str:
     expected = "expected a URL such as http://127.0.0.1:8080/v1"
     if not re.fullmatch(r"https?://[^\s/]+\S*", url):
@@ -124,6 +130,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=10.0, ge=1, le=600, description="seconds after which a dead worker's turns are taken over"
     )
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(
+        default=None, description="a Redis that carries wake-ups, and holds answers of durability async; empty: none"
+    )
     durability: Durability = Field(default="sync", description="when a turn's events are stored: sync, turn or async")
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
         default=(), description="agents of your own: module:attribute, separated by commas"
@@ -161,5 +170,7 @@ def _explain(error: ValidationError) -> str:
 def _shown(field: str, value: object) -> str:
     """The value, but for a key, or a URL that may hold a password: nobody knows where it ends in a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    secret = field == "llm_api_key" or (field in {"database_url", "llm_endpoint"} and re.search(r"[@?]", text))
+    secret = field in {"llm_api_key", "redis_url"} or (
+        field in {"database_url", "llm_endpoint"} and re.search(r"[@?]", text)
+    )
     return "(hidden)" if secret else repr(text)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from api.runtime import SystemClock
 from domain.ports import EventStore, LeaseStore, SnapshotStore, Wakeups
@@ -29,7 +30,9 @@ from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
+from tests.support.redis_server import RedisServer
 
 HURRY = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
 """Settings of the test server only: its data need not survive anything."""
@@ -127,13 +130,13 @@ def lease_store(request: pytest.FixtureRequest, event_store: EventStore) -> Leas
     return PostgresLeaseStore(request.getfixturevalue("pool"))
 
 
-@pytest.fixture
-def wakeups(request: pytest.FixtureRequest, store_kind: str) -> tuple[Wakeups, Wakeups]:
+@pytest.fixture(params=[*STORES, "redis"])
+def wakeups(request: pytest.FixtureRequest) -> tuple[Wakeups, Wakeups]:
     """Give two ends of a channel, which both listen."""
-    if store_kind == "memory":
+    if request.param == "memory":
         hub = Hub()
         return MemoryWakeups(hub), MemoryWakeups(hub)
-    pair: tuple[Wakeups, Wakeups] = request.getfixturevalue("postgres_wakeups")
+    pair: tuple[Wakeups, Wakeups] = request.getfixturevalue(f"{request.param}_wakeups")
     return pair
 
 
@@ -144,6 +147,26 @@ async def postgres_wakeups(database_url: str, pool: asyncpg.Pool) -> AsyncIterat
         await one.listening.wait()
         await other.listening.wait()
         yield one, other
+
+
+@pytest.fixture
+async def redis_wakeups(redis_url: str) -> AsyncIterator[tuple[Wakeups, Wakeups]]:
+    """Give two ends of a channel of Redis."""
+    client = Redis.from_url(redis_url)
+    one, other = RedisWakeups(client, "test"), RedisWakeups(client, "test")
+    await one.listening.wait()
+    await other.listening.wait()
+    yield one, other
+    await one.close()
+    await other.close()
+    await client.aclose()
+
+
+@pytest.fixture
+def redis_url(tmp_path: pathlib.Path) -> Iterator[str]:
+    """Run a Redis for the test, and give its URL."""
+    with RedisServer(tmp_path) as server:
+        yield server.url
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """One run of a turn by this process: where the thread is, what is said of it, and a handle to stop it."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -8,15 +9,17 @@ from dataclasses import dataclass, field
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
 from domain.application.signals import Signals
-from domain.application.staging import Staged, decided_again, stage, store_staged
+from domain.application.staging import Staged, append_of, decided_again, stage, store_staged
 from domain.chat import ChatModel
 from domain.codec import Metadata, Recorded
 from domain.commands import Report
 from domain.errors import StoreUnavailable, TurnIsOver, VersionConflict
 from domain.events import Durability
 from domain.ids import ThreadId, TurnId, Version
-from domain.ports import Fence, TokenCounter
+from domain.ports import Fence, HotStore, TokenCounter
 from domain.state import Running, Turn
+
+_log = logging.getLogger(__name__)
 
 AWAY = 1.0
 """Seconds between two attempts to store what was kept back, while the store is away."""
@@ -31,6 +34,8 @@ class Means:
     tokens: TokenCounter
     signals: Signals
     context_window: int
+    hot: HotStore | None = None
+    """Where answers of durability `async` are held until they are stored; without one, in memory only."""
 
 
 @dataclass
@@ -93,11 +98,22 @@ class Run:
             self._staged.append(staged)
             self.loaded = staged.after
             over = self.turn is None or self.turn.waits
-            if over and self.durability == "async":
+            if over and self.durability == "async" and await self._held():
                 self.answered.set()
             if durable or over:
                 await self._store_staged()
             return staged.sealed.recorded
+
+    async def _held(self) -> bool:
+        """Hold what is kept back where it outlives this process. False: then nothing may be answered yet."""
+        if self.means.hot is None or self._durable is None:
+            return True
+        try:
+            await self.means.hot.put(append_of(self._durable, self._staged))
+        except StoreUnavailable as error:
+            _log.warning("The answer in %s waits until it is stored: %s", self.thread_id, error)
+            return False
+        return True
 
     async def save(self) -> None:
         """Store what was kept back."""
@@ -146,6 +162,8 @@ class Run:
                 await asyncio.sleep(AWAY)
             else:
                 self._staged, self._durable, self.loaded = [], None, moved
+                if self.means.hot and self.answered.is_set():
+                    await self.means.hot.drop(self.thread_id)
                 self.means.signals.send(self.thread_id, stored)
         self._durable = None
 

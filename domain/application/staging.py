@@ -31,7 +31,7 @@ from domain.commands import (
 from domain.decide import decide
 from domain.events import ContextAssembled, HistoryCompacted, NodeFact
 from domain.ids import Version
-from domain.ports import Fence
+from domain.ports import Append, Fence
 
 
 class Staged(Struct, frozen=True):
@@ -66,6 +66,14 @@ async def store_staged(
     records = tuple(record for each in staged for record in each.sealed.records)
     recorded = [event for each in staged for event in each.sealed.recorded]
     return await journal.append_sealed(durable, Sealed(staged[-1].after, records, recorded), fence=fence)
+
+
+def append_of(durable: Loaded, staged: Sequence[Staged]) -> Append:
+    """Make the append that is to be done, for somebody else to do."""
+    after = staged[-1].after
+    records = tuple(record for each in staged for record in each.sealed.records)
+    in_turn, waiting = after.state.in_turn, after.state.waiting
+    return Append(durable.tenant, durable.thread_id, durable.head, after.head, records, in_turn, waiting=waiting)
 
 
 def decided_again(

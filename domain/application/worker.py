@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from domain.application.execute import Request, execute
 from domain.application.journal import Loaded
 from domain.application.turns import Turns, story
 from domain.codec import Metadata
 from domain.commands import ResumeTurn
-from domain.errors import LeaseLost, StoreUnavailable
+from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
 from domain.ids import SHARDS, Shard, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of
 from domain.ports import Fence, Lease, LeaseStore, SharesChanged, TurnReady, Wakeup, Wakeups
 from domain.state import Running, Turn
@@ -133,7 +135,23 @@ class Worker:
         finally:
             self._taking.discard(thread_id)
 
+    async def _store_what_was_answered(self, thread_id: ThreadId) -> None:
+        """Store what a worker that is gone had answered and not stored, if the thread is still as it was then.
+
+        Otherwise somebody has written to it since, and the turn goes on after that.
+        """
+        hot = self.turns.means.hot
+        held = await hot.get(thread_id) if hot else None
+        if hot is None or held is None:
+            return
+        with suppress(VersionConflict):
+            await self.turns.means.journal.store.append(replace(held, fence=self.fence(thread_id)))
+            _log.info("Stored what was answered in %s", thread_id)
+        await hot.drop(thread_id)
+
     async def _begin(self, thread_id: ThreadId, tenant: Tenant) -> None:
+        if self.turns.runs(thread_id) is None:
+            await self._store_what_was_answered(thread_id)
         loaded = await self.turns.means.journal.load(thread_id, tenant)
         state = loaded.state
         if not isinstance(state, Running) or state.turn.waits or self.turns.runs(thread_id):

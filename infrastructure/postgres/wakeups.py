@@ -4,149 +4,48 @@ A NOTIFY inside the append's transaction would take a lock of the whole database
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
-from itertools import chain
-from typing import Any
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
-import msgspec
-from msgspec import Struct
-from msgspec.structs import replace
 
-from domain.ports import Retracted, Spoken, Wakeup
 from infrastructure.postgres.pool import connect
-
-CHANNEL = "threadfold"
+from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
 LARGEST = 7_900
 """Bytes of a payload; PostgreSQL takes less than 8,000."""
 
-ENVELOPE = 50
-"""Bytes of a payload around its words, at most."""
-
-MOST = 10_000
-"""Words that are kept while the database is away; after that, the oldest are dropped."""
-
-TOGETHER = 0.005
-"""Seconds between two statements, in which words come together."""
-
-PAUSE = 1.0
-"""Seconds between two attempts to listen again."""
-
-SEND = "SELECT pg_notify('threadfold', payload) FROM unnest($1::text[]) AS payload"
-
-_log = logging.getLogger(__name__)
+SEND = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 
 
-class _Envelope(Struct, array_like=True):
-    sender: UUID
-    words: list[Wakeup]
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Envelope).decode
-
-
-class PostgresWakeups:
+class PostgresWakeups(BatchedWakeups):
     """A `Wakeups` between all processes of a database. Open it with `open_wakeups`."""
 
     def __init__(self, url: str, pool: asyncpg.Pool) -> None:
         """Listen on a connection of its own, send on one of the pool's."""
         self._url = url
         self._pool = pool
-        self._me = uuid4()
-        self._listeners: list[Callable[[Wakeup], None]] = []
-        self._words: dict[Any, Wakeup] = {}
-        self._told = asyncio.Event()
-        self.listening = asyncio.Event()
-        """Set while others can be heard."""
-        self._tasks = [asyncio.create_task(self._listen_forever()), asyncio.create_task(self._send_forever())]
+        super().__init__(LARGEST)
 
-    def send(self, wakeup: Wakeup) -> None:
-        """Put a word to the others that wait. One that says the same as another takes its place."""
-        key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
-        if isinstance(wakeup, Spoken):
-            key = (*key, wakeup.version)
-            wakeup = _joined(self._words.get(key), wakeup)
-        elif isinstance(wakeup, Retracted):
-            self._words.pop((Spoken, wakeup.thread_id, wakeup.version), None)
-        self._words[key] = wakeup
-        if len(self._words) > MOST:
-            del self._words[next(iter(self._words))]
-        self._told.set()
+    async def publish(self, payloads: list[str]) -> None:
+        """Notify in one statement."""
+        await self._pool.execute(SEND, CHANNEL, payloads)
 
-    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        """Hear what other processes send."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    async def close(self) -> None:
-        """Send what is left within a second, and let go."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(Exception):
-            async with asyncio.timeout(1):
-                await self._send()
-
-    async def _send_forever(self) -> None:
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            try:
-                await self._send()
-            except Exception as error:  # noqa: BLE001  (a database that is away: whoever polls misses nothing)
-                _log.debug("Wake-ups could not be sent: %r", error)
-                await asyncio.sleep(PAUSE)
-            await asyncio.sleep(TOGETHER)
-
-    async def _send(self) -> None:
-        words, self._words = self._words, {}
-        if words:
-            payloads = list(_payloads(self._me, list(words.values())))
-            await self._pool.execute(SEND, payloads)
-
-    async def _listen_forever(self) -> None:
-        complained = False
-        while True:
-            try:
-                await self._listen()
-            except Exception as error:  # noqa: BLE001  (as above)
-                if not complained:
-                    _log.warning("Wake-ups are not heard, and the log is asked instead: %r", error)
-                complained = True
-            await asyncio.sleep(PAUSE)
-
-    async def _listen(self) -> None:
-        """Listen until the connection is lost."""
+    async def listen_until_lost(self) -> None:
+        """Listen on a connection of its own: those of the pool come and go."""
         connection = await connect(self._url)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            await connection.add_listener(CHANNEL, self._hear)
+            await connection.add_listener(CHANNEL, self._notified)
             self.listening.set()
             await lost.wait()
         finally:
             self.listening.clear()
             connection.terminate()
 
-    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        try:
-            envelope = _decode(str(payload))
-        except msgspec.MsgspecError:
-            _log.debug("A stranger's word on the channel %s is ignored", CHANNEL)
-            return
-        if envelope.sender == self._me:
-            return
-        for word in envelope.words:
-            for listener in list(self._listeners):
-                try:
-                    listener(word)
-                except Exception:  # noqa: BLE001  (the others are to hear it)
-                    _log.exception("A listener failed at %r", word)
+    def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self.heard(str(payload))
 
 
 @asynccontextmanager
@@ -157,34 +56,3 @@ async def open_wakeups(url: str, pool: asyncpg.Pool) -> AsyncIterator[PostgresWa
         yield wakeups
     finally:
         await wakeups.close()
-
-
-def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
-    """Add to what is being said; what does not follow on it begins anew."""
-    if isinstance(before, Spoken) and before.offset + len(before.text) == spoken.offset:
-        return replace(before, text=before.text + spoken.text)
-    return spoken
-
-
-def _payloads(sender: UUID, words: list[Wakeup]) -> Iterator[str]:
-    """Pack words, in their order, into payloads that PostgreSQL takes."""
-    packed: list[Wakeup] = []
-    size = ENVELOPE
-    for part in chain.from_iterable(map(_parts, words)):
-        length = len(_encode(part)) + 1
-        if packed and size + length > LARGEST:
-            yield _encode(_Envelope(sender, packed)).decode()
-            packed, size = [], ENVELOPE
-        packed.append(part)
-        size += length
-    yield _encode(_Envelope(sender, packed)).decode()
-
-
-def _parts(word: Wakeup) -> Iterator[Wakeup]:
-    """Split a text that is too long. A character takes up to 6 bytes in JSON."""
-    if not isinstance(word, Spoken) or len(word.text) <= LARGEST // 8:
-        yield word
-        return
-    step = LARGEST // 8
-    for start in range(0, len(word.text), step):
-        yield replace(word, offset=word.offset + start, text=word.text[start : start + step])

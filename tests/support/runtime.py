@@ -20,7 +20,7 @@ from domain.errors import ToolError
 from domain.events import Event
 from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId, WorkerId
-from domain.ports import EventStore
+from domain.ports import EventStore, HotStore
 from domain.state import State
 from domain.tools import Tool, tool
 from infrastructure.memory.event_store import MemoryEventStore
@@ -93,6 +93,7 @@ class Stage:
     thread_id: ThreadId = field(default_factory=lambda: ThreadId(uuid4()))
     context_window: int = 8_000
     snapshot_every: int = 100
+    hot: HotStore | None = None
 
     def __post_init__(self) -> None:
         self.journal = Journal(
@@ -100,7 +101,7 @@ class Stage:
         )
         fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
         self.leases = MemoryLeaseStore(self.clock, fence)
-        means = Means(self.journal, self.script, Words(), Signals(), self.context_window)
+        means = Means(self.journal, self.script, Words(), Signals(), self.context_window, self.hot)
         self.turns = Turns(means, {self.agent.name: self.agent})
 
     def worker(self, turns: Turns | None = None) -> Worker:

@@ -1,0 +1,1 @@
+"""What Redis may do where REDIS_URL names one: carry wake-ups, and hold answers that are not stored yet."""

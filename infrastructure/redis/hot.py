@@ -1,0 +1,49 @@
+"""Answers that are not stored yet, in Redis."""
+
+import logging
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from domain.errors import StoreUnavailable
+from domain.ids import ThreadId
+from domain.ports import Append
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Append).decode
+
+
+class RedisHotStore:
+    """A `HotStore`. Redis keeps as much of it over its own crash as its configuration says."""
+
+    def __init__(self, redis: Redis, database: str) -> None:
+        """Use a client, which somebody else closes. `database` keeps those of several databases apart."""
+        self._redis = redis
+        self._prefix = f"threadfold:{database}:hot:"
+
+    async def put(self, append: Append) -> None:
+        """Set the thread's key."""
+        try:
+            await self._redis.set(self._key(append.thread_id), _encode(append))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable("Redis does not take what is to be held.") from error
+
+    async def get(self, thread_id: ThreadId) -> Append | None:
+        """Read the thread's key."""
+        try:
+            held = await self._redis.get(self._key(thread_id))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable("Redis does not answer.") from error
+        return _decode(held) if held is not None else None
+
+    async def drop(self, thread_id: ThreadId) -> None:
+        """Delete the thread's key."""
+        try:
+            await self._redis.delete(self._key(thread_id))
+        except (RedisError, OSError) as error:  # whoever finds it later sees that the log has it
+            _log.warning("What is stored of %s by now stays in Redis for a while: %r", thread_id, error)
+
+    def _key(self, thread_id: ThreadId) -> str:
+        return f"{self._prefix}{thread_id}"

@@ -1,0 +1,36 @@
+"""Wake-ups over Redis' publish and subscribe."""
+
+from redis.asyncio import Redis
+
+from infrastructure.wakeups import CHANNEL, BatchedWakeups
+
+LARGEST = 500_000
+"""Bytes of a message: enough for what is said in some milliseconds."""
+
+
+class RedisWakeups(BatchedWakeups):
+    """A `Wakeups` between all processes that know the same Redis and the same database."""
+
+    def __init__(self, redis: Redis, database: str) -> None:
+        """Use a client, which somebody else closes. `database` keeps those of several databases apart."""
+        self._redis = redis
+        self._channel = f"{CHANNEL}:{database}"
+        super().__init__(LARGEST)
+
+    async def publish(self, payloads: list[str]) -> None:
+        """Publish in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for payload in payloads:
+                pipeline.publish(self._channel, payload)
+            await pipeline.execute()
+
+    async def listen_until_lost(self) -> None:
+        """Subscribe."""
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(self._channel)
+            try:
+                self.listening.set()
+                async for message in subscription.listen():
+                    self.heard(message["data"])
+            finally:
+                self.listening.clear()

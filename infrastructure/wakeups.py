@@ -1,0 +1,164 @@
+"""What channels of wake-ups have in common: words are collected, joined, packed and sent together."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.ports import Retracted, Spoken, Wakeup
+
+CHANNEL = "threadfold"
+
+ENVELOPE = 50
+"""Bytes of a payload around its words, at most."""
+
+MOST = 10_000
+"""Words that are kept while the database is away; after that, the oldest are dropped."""
+
+TOGETHER = 0.005
+"""Seconds between two statements, in which words come together."""
+
+PAUSE = 1.0
+"""Seconds between two attempts to listen again."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Envelope(Struct, array_like=True):
+    sender: UUID
+    words: list[Wakeup]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+
+class BatchedWakeups(ABC):
+    """A `Wakeups` over a channel that carries texts of at most `largest` bytes."""
+
+    def __init__(self, largest: int) -> None:
+        """Begin to listen, and to send what there is to say."""
+        self._largest = largest
+        self._me = uuid4()
+        self._listeners: list[Callable[[Wakeup], None]] = []
+        self._words: dict[Any, Wakeup] = {}
+        self._told = asyncio.Event()
+        self.listening = asyncio.Event()
+        """Set while others can be heard."""
+        self._tasks = [asyncio.create_task(self._listen_forever()), asyncio.create_task(self._send_forever())]
+
+    def send(self, wakeup: Wakeup) -> None:
+        """Put a word to the others that wait. One that says the same as another takes its place."""
+        key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
+        if isinstance(wakeup, Spoken):
+            key = (*key, wakeup.version)
+            wakeup = _joined(self._words.get(key), wakeup)
+        elif isinstance(wakeup, Retracted):
+            self._words.pop((Spoken, wakeup.thread_id, wakeup.version), None)
+        self._words[key] = wakeup
+        if len(self._words) > MOST:
+            del self._words[next(iter(self._words))]
+        self._told.set()
+
+    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
+        """Hear what other processes send."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def close(self) -> None:
+        """Send what is left within a second, and let go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Exception):
+            async with asyncio.timeout(1):
+                await self._send()
+
+    async def _send_forever(self) -> None:
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            try:
+                await self._send()
+            except Exception as error:  # noqa: BLE001  (a database that is away: whoever polls misses nothing)
+                _log.debug("Wake-ups could not be sent: %r", error)
+                await asyncio.sleep(PAUSE)
+            await asyncio.sleep(TOGETHER)
+
+    async def _send(self) -> None:
+        words, self._words = self._words, {}
+        if words:
+            await self.publish(list(_payloads(self._me, list(words.values()), self._largest)))
+
+    @abstractmethod
+    async def publish(self, payloads: list[str]) -> None:
+        """Send texts to all processes."""
+
+    @abstractmethod
+    async def listen_until_lost(self) -> None:
+        """Hand texts to `heard`, with `listening` set meanwhile, until the connection is lost."""
+
+    async def _listen_forever(self) -> None:
+        complained = False
+        while True:
+            try:
+                await self.listen_until_lost()
+            except Exception as error:  # noqa: BLE001  (as above)
+                if not complained:
+                    _log.warning("Wake-ups are not heard, and the log is asked instead: %r", error)
+                complained = True
+            await asyncio.sleep(PAUSE)
+
+    def heard(self, payload: str) -> None:
+        """Tell the listeners what another process has sent."""
+        try:
+            envelope = _decode(payload)
+        except msgspec.MsgspecError:
+            _log.debug("A stranger's word on the channel %s is ignored", CHANNEL)
+            return
+        if envelope.sender == self._me:
+            return
+        for word in envelope.words:
+            for listener in list(self._listeners):
+                try:
+                    listener(word)
+                except Exception:  # noqa: BLE001  (the others are to hear it)
+                    _log.exception("A listener failed at %r", word)
+
+
+def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
+    """Add to what is being said; what does not follow on it begins anew."""
+    if isinstance(before, Spoken) and before.offset + len(before.text) == spoken.offset:
+        return replace(before, text=before.text + spoken.text)
+    return spoken
+
+
+def _payloads(sender: UUID, words: list[Wakeup], largest: int) -> Iterator[str]:
+    """Pack words, in their order, into payloads that the channel takes."""
+    packed: list[Wakeup] = []
+    size = ENVELOPE
+    for part in chain.from_iterable(_parts(word, largest // 8) for word in words):
+        length = len(_encode(part)) + 1
+        if packed and size + length > largest:
+            yield _encode(_Envelope(sender, packed)).decode()
+            packed, size = [], ENVELOPE
+        packed.append(part)
+        size += length
+    yield _encode(_Envelope(sender, packed)).decode()
+
+
+def _parts(word: Wakeup, longest: int) -> Iterator[Wakeup]:
+    """Split a text of more than `longest` characters. One takes up to 6 bytes in JSON."""
+    if not isinstance(word, Spoken) or len(word.text) <= longest:
+        yield word
+        return
+    for start in range(0, len(word.text), longest):
+        yield replace(word, offset=word.offset + start, text=word.text[start : start + longest])
