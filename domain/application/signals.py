@@ -160,6 +160,7 @@ class Signals:
             case Retracted(thread_id, version):
                 self._tell(thread_id, (Withdrawn(version),))
             case Watched(thread_id):
+                self._watched_elsewhere.pop(thread_id, None)  # to the end: entries stand in the order of their end
                 self._watched_elsewhere[thread_id] = time.monotonic() + ATTENTION
                 self._forget_who_has_left()
 
@@ -167,7 +168,7 @@ class Signals:
         return self._watched_elsewhere.get(thread_id, 0.0) > time.monotonic()
 
     def _forget_who_has_left(self) -> None:
-        """Drop old entries from the front: they stand in the order of their first coming, roughly by age."""
+        """Drop entries that are over."""
         now = time.monotonic()
         while self._watched_elsewhere:
             first = next(iter(self._watched_elsewhere))

@@ -98,12 +98,14 @@ class Worker:
 
     def holds(self, thread_id: ThreadId) -> bool:
         """Say whether this worker may begin to run a turn of the thread."""
-        return self.fence(thread_id) is not None and asyncio.get_running_loop().time() < self._valid_until
+        held = shard_of(slice_of(thread_id)) in self._held
+        return held and asyncio.get_running_loop().time() < self._valid_until
 
-    def fence(self, thread_id: ThreadId) -> Fence | None:
-        """Name the lease that covers a thread; None if this worker has none."""
-        lease = self._held.get(shard_of(slice_of(thread_id)))
-        return Fence(lease.shard, lease.epoch) if lease else None
+    def fence(self, thread_id: ThreadId) -> Fence:
+        """Name the lease that covers a thread; if this worker has none, one that is over."""
+        shard = shard_of(slice_of(thread_id))
+        lease = self._held.get(shard)
+        return Fence(shard, lease.epoch if lease else 0)
 
     def ready(self, loaded: Loaded, metadata: Metadata) -> None:
         """Have a thread's turn run, which a command has begun or let go on: here, or by the worker that holds it."""
@@ -150,6 +152,8 @@ class Worker:
         await hot.drop(thread_id)
 
     async def _begin(self, thread_id: ThreadId, tenant: Tenant) -> None:
+        if not self.holds(thread_id):
+            return
         if self.turns.runs(thread_id) is None:
             await self._store_what_was_answered(thread_id)
         loaded = await self.turns.means.journal.load(thread_id, tenant)
@@ -285,6 +289,9 @@ class Worker:
     async def _leave(self, grace: float) -> None:
         """Give idle shards back at once, and the others as soon as their turns have ended, or after `grace`."""
         self._valid_until = 0.0
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         busy = {shard_of(slice_of(thread_id)) for thread_id in self.turns.running()}
         try:
             await self._release([shard for shard in self._held if shard not in busy])
