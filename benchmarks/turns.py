@@ -1,6 +1,6 @@
 """Turns a second through the runtime, with the offline model and the embedded PostgreSQL (fsync on).
 
-    .venv/bin/python -m benchmarks.turns [--threads 16] [--turns 50]
+    .venv/bin/python -m benchmarks.turns [--threads 16] [--turns 50] [--durability sync]
 
 A turn asks for arithmetic: two model calls and a tool. Prints the rate, and what a turn takes in events and bytes.
 """
@@ -16,14 +16,15 @@ import uvloop
 
 from api.runtime import open_runtime
 from api.service import Caller, Said, Service
+from domain.events import Durability
 from domain.ids import ThreadId
 from infrastructure.settings import Settings
 
 TABLES = ("slices", "threads", "events", "commands", "snapshots")
 
 
-async def main(threads: int, turns: int, directory: Path) -> None:
-    settings = Settings(_env_file=None, data_dir=directory, database_url=None, llm_endpoint=None)  # type: ignore[call-arg]
+async def main(threads: int, turns: int, durability: Durability, directory: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=directory, database_url=None, llm_endpoint=None, durability=durability)  # type: ignore[call-arg]
     async with open_runtime(settings) as runtime, runtime.worker.working():
         service = Service(runtime)
         ids = [ThreadId(runtime.new_id()) for _ in range(threads)]
@@ -56,7 +57,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--turns", type=int, default=50)
+    parser.add_argument("--durability", choices=["sync", "turn", "async"], default="sync")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="threadfold-bench-") as name:
         Path(name).chmod(0o755)
-        uvloop.run(main(arguments.threads, arguments.turns, Path(name)))
+        uvloop.run(main(arguments.threads, arguments.turns, arguments.durability, Path(name)))
