@@ -47,9 +47,10 @@ async def shares(server: ServerProcess) -> list[int]:
     return sorted(len(worker["shards"]) for worker in await ask(server, "GET", "/v1/workers"))
 
 
-async def until_shared(server: ServerProcess, *expected: int) -> None:
+async def until_shared(server: ServerProcess, workers: int) -> None:
+    """Wait until every shard has a worker, and none has more than its share."""
     async with asyncio.timeout(30):
-        while await shares(server) != sorted(expected):
+        while len(found := await shares(server)) != workers or sum(found) < 64 or max(found) > -(-64 // workers):
             await asyncio.sleep(0.05)
 
 
@@ -83,13 +84,13 @@ async def test_shards_are_shared_with_who_comes_and_handed_over_by_who_goes(
     await one.start()
     assert await shares(one) == [64]
     await other.start()
-    await until_shared(one, 32, 32)
+    await until_shared(one, 2)
     await other.stop()
-    await until_shared(one, 64)
+    await until_shared(one, 1)
     await other.start()
-    await until_shared(one, 32, 32)
+    await until_shared(one, 2)
     await other.kill()
-    await until_shared(one, 64)
+    await until_shared(one, 1)
 
 
 async def test_a_killed_workers_turn_goes_on_in_another_process_and_is_cancelled_from_a_third_place(
@@ -115,7 +116,7 @@ async def test_a_killed_workers_turn_goes_on_in_another_process_and_is_cancelled
 async def test_many_processes_behind_one_port(database_url: str, tmp_path: Path) -> None:
     server = threadfold(tmp_path, "--workers", "3", DATABASE_URL=database_url, AGENTS=AGENTS, MAX_CONNECTIONS="5")
     async with server:
-        await until_shared(server, 20, 22, 22)
+        await until_shared(server, 3)
         found = await ask(server, "GET", "/v1/workers")
         answers = await asyncio.gather(
             *[ask(server, "POST", "/v1/agent/invoke", json={"user_input": "go", "graph": "slow"}) for _ in range(30)]
@@ -127,5 +128,5 @@ async def test_many_processes_behind_one_port(database_url: str, tmp_path: Path)
         async with asyncio.timeout(30):
             while victim in {int(w["name"].rpartition(":")[2]) for w in await ask(server, "GET", "/v1/workers")}:
                 await asyncio.sleep(0.2)
-        await until_shared(server, 20, 22, 22)
+        await until_shared(server, 3)
     assert "started anew" in server.said()
