@@ -1,4 +1,4 @@
-"""A group of appends on one connection, and the truth about each when the connection is lost."""
+"""Appends on one connection, and the truth about each when the connection is lost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,41 +17,56 @@ Outcome = Position | ThreadfoldError
 
 async def append_on(connection: asyncpg.Connection | asyncpg.Pool, appends: Sequence[Append]) -> list[Position | None]:
     """Append in the connection's transaction, or in one of its own. None: refused, and nothing of it was stored."""
-    rows = await connection.fetch(APPEND, *_arguments(appends))
-    positions = {row["number"]: Position(row["position"]) for row in rows}
-    return [positions.get(number) for number in range(1, len(appends) + 1)]
+    order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
+    rows = await connection.fetch(APPEND, *_arguments([appends[index] for index in order]))
+    positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
+    return [positions.get(index) for index in range(len(appends))]
 
 
-async def append_group(pool: asyncpg.Pool, appends: Sequence[Append]) -> list[Outcome]:
-    """Append, and try again if the connection is lost: the second attempt finds what the first has stored.
+class Storing:
+    """Stores appends, and remembers whether an attempt went without an answer: then it may have stored them."""
 
-    Each append has its own outcome. Raises `StoreUnavailable` if no attempt was answered.
-    """
-    outcome_unknown = False
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Store through a pool."""
+        self._pool = pool
+        self._outcome_unknown = False
 
-    async def attempt() -> list[Outcome]:
-        nonlocal outcome_unknown
+    async def store(self, appends: Sequence[Append]) -> list[Position | None]:
+        """Append in one statement, and try again if the connection is lost. None: see `refusal`.
+
+        Raises `StoreUnavailable` if no attempt was answered, or asyncpg's error: nothing is stored then.
+        """
+
+        async def attempt() -> list[Position | None]:
+            try:
+                return await append_on(self._pool, appends)
+            except DISCONNECTED:
+                self._outcome_unknown = True
+                raise
+
+        return await trying(self._pool, attempt)
+
+    async def alone(self, append: Append) -> Outcome:
+        """Append what could not be stored with others. Raises as `store` does."""
         try:
-            positions = await append_on(pool, appends)
-            return [
-                await _refusal(pool, append, outcome_unknown=outcome_unknown) if position is None else position
-                for append, position in zip(appends, positions, strict=True)
-            ]
-        except DISCONNECTED:
-            outcome_unknown = True
-            raise
+            (position,) = await self.store([append])
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "commands_pkey":
+                raise
+            position = None
+        return await self.refusal(append) if position is None else position
 
-    return await trying(pool, attempt)
+    async def refusal(self, append: Append) -> Outcome:
+        """Find out why an append was refused; perhaps because an attempt without an answer has stored it."""
+        return await trying(self._pool, lambda: self._refusal(append))
 
-
-async def _refusal(pool: asyncpg.Pool, append: Append, *, outcome_unknown: bool) -> Outcome:
-    """Find out why an append was refused; perhaps because an attempt without an answer has stored it."""
-    if outcome_unknown and (position := await _stored_before(pool, append)) is not None:
-        return position
-    fence = append.fence
-    if fence and await pool.fetch(FENCED, fence.shard, fence.epoch):
-        return LeaseLost()
-    return VersionConflict(append.expected.version, await _actual(pool, append))
+    async def _refusal(self, append: Append) -> Outcome:
+        if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
+            return position
+        fence = append.fence
+        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch):
+            return LeaseLost()
+        return VersionConflict(append.expected.version, await _actual(self._pool, append))
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
@@ -74,6 +89,11 @@ async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
 async def _actual(pool: asyncpg.Pool, append: Append) -> Version:
     rows = await pool.fetch(THREAD, slice_of(append.thread_id), append.thread_id)
     return Version(rows[0]["version"] if rows else 0)
+
+
+def _place(append: Append) -> tuple[int, bytes]:
+    """Name a thread's place in the order that rows are locked in."""
+    return slice_of(append.thread_id), append.thread_id.bytes
 
 
 def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 from msgspec import Struct
@@ -10,7 +10,7 @@ from msgspec import Struct
 from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Position, ThreadId
 from domain.ports import Append
-from infrastructure.postgres.append import Outcome, append_group
+from infrastructure.postgres.append import Outcome, Storing
 
 MOST = 128
 """Appends of a group."""
@@ -78,31 +78,43 @@ class Appender:
         return group
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
+        storing = Storing(self._pool)
         try:
-            outcomes: Sequence[Outcome | Exception] = await append_group(self._pool, [w.append for w in group])
+            positions = await storing.store([waiting.append for waiting in group])
         except Exception as error:  # noqa: BLE001  (whatever it is, somebody waits to be told)
-            outcomes = await self._one_by_one(group, error)
-        finally:
-            self._busy.difference_update(waiting.append.thread_id for waiting in group)
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            if waiting.done.done():  # its caller was cancelled
-                continue
-            if isinstance(outcome, Exception):
-                waiting.done.set_exception(outcome)
-            else:
-                waiting.done.set_result(outcome)
+            await self._one_by_one(storing, group, error)
+        else:
+            refused = []
+            for waiting, position in zip(group, positions, strict=True):
+                if position is None:
+                    refused.append(waiting)
+                else:
+                    self._answer(waiting, position)
+            for waiting in refused:  # after the others: nobody has to wait for somebody else's conflict
+                await self._ask(waiting, storing.refusal)
 
-    async def _one_by_one(self, group: Sequence[_Waiting], error: Exception) -> Sequence[Outcome | Exception]:
+    async def _one_by_one(self, storing: Storing, group: Sequence[_Waiting], error: Exception) -> None:
         """Find the append that PostgreSQL cannot take: the others must not fail with it."""
-        if isinstance(error, StoreUnavailable) or len(group) == 1:
-            return [error] * len(group)
-        outcomes: list[Outcome | Exception] = []
         for waiting in group:
-            try:
-                outcomes += await append_group(self._pool, [waiting.append])
-            except Exception as alone:  # noqa: BLE001  (as above)
-                outcomes.append(alone)
-        return outcomes
+            if isinstance(error, StoreUnavailable):
+                self._answer(waiting, error)
+            else:
+                await self._ask(waiting, storing.alone)
+
+    async def _ask(self, waiting: _Waiting, question: Callable[[Append], Awaitable[Outcome]]) -> None:
+        try:
+            self._answer(waiting, await question(waiting.append))
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._answer(waiting, error)
+
+    def _answer(self, waiting: _Waiting, outcome: Outcome | Exception) -> None:
+        self._busy.discard(waiting.append.thread_id)
+        if waiting.done.done():  # its caller was cancelled
+            return
+        if isinstance(outcome, Exception):
+            waiting.done.set_exception(outcome)
+        else:
+            waiting.done.set_result(outcome)
 
     def _stored(self, task: asyncio.Task[None]) -> None:
         self._groups.discard(task)

@@ -32,19 +32,26 @@ WITH asked AS (
      WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id AND thread.tenant = asked.tenant
        AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash AND NOT asked.forked
     RETURNING thread.slice, thread.thread_id
+), head AS (
+    SELECT * FROM opened UNION ALL SELECT * FROM moved
 ), remembered AS (
     INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
     SELECT slice, command_id, tenant, thread_id, request_hash, result
-      FROM asked JOIN (SELECT * FROM opened UNION ALL SELECT * FROM moved) AS head USING (slice, thread_id)
-     WHERE command_id IS NOT NULL
+      FROM asked JOIN head USING (slice, thread_id)
+     WHERE command_id IS NOT NULL AND version > expected_version
+), noted AS (
+    INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
+    SELECT slice, command_id, tenant, thread_id, request_hash, result
+      FROM asked JOIN head USING (slice, thread_id)
+     WHERE command_id IS NOT NULL AND version = expected_version
         ON CONFLICT (slice, command_id) DO NOTHING
     RETURNING slice, thread_id
 ), accepted AS (
     SELECT asked.*, asked.version - asked.expected_version AS size
-      FROM asked JOIN (SELECT * FROM opened UNION ALL SELECT * FROM moved) AS head USING (slice, thread_id)
+      FROM asked JOIN head USING (slice, thread_id)
      WHERE asked.version > asked.expected_version
         OR asked.command_id IS NULL
-        OR (asked.slice, asked.thread_id) IN (SELECT slice, thread_id FROM remembered)
+        OR (asked.slice, asked.thread_id) IN (SELECT slice, thread_id FROM noted)
 ), growing AS (
     SELECT slice, sum(size) AS size FROM accepted WHERE size > 0 GROUP BY slice
 ), locked AS (
@@ -80,9 +87,12 @@ SELECT number, position FROM given
 """Append to several threads: move each thread's head, then the slices' heads, and store the events in between.
 
 No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease has a newer
-epoch, or its thread's head is not the expected one; the others are not touched by that. Contended are the threads'
-rows and then the slices': `growing` has met every accepted thread before the first slice is locked, and the slices are
-locked in their order, so that two groups do not wait for each other in a circle. Whoever waits for a row goes on from
+epoch, or its thread's head is not the expected one; the others are not touched by that. One thing fails them all: a
+command with events that somebody else stored since `asked` looked for it (`commands_pkey`); then each is sent alone.
+
+Contended are the threads' rows and then the slices'. Appends are given in the order of slice and thread, and their
+rows are locked in that order; `growing` has met every accepted thread before the first slice is locked, and the slices
+are locked in their order. So two groups do not wait for each other in a circle. Whoever waits for a row goes on from
 it as it was committed, not from the statement's snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and
 computes its RETURNING, on the newest row. The slices' locks are held until the commit; therefore positions appear
 without gaps, in the order of the commits.

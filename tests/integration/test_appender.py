@@ -12,10 +12,11 @@ from domain.chain import NOTHING, Head
 from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
 from domain.ports import Append
+from infrastructure.postgres.append import append_on
 from infrastructure.postgres.appender import MOST, Appender
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
-from tests.streams import appending, new_thread, numbered
+from tests.streams import a_command, appending, new_thread, numbered
 from tests.support.http import running_api
 
 
@@ -95,6 +96,38 @@ async def test_what_postgresql_cannot_take_fails_its_own_caller_only(pool: async
         VersionConflict,
     ]
     assert [await stored(pool, append.thread_id) for append in good] == [1] * 10
+
+
+async def test_of_a_command_that_decides_differently_twice_one_is_stored(database_url: str, pool: asyncpg.Pool) -> None:
+    """One process found nothing to do and only remembers the command; another one, at the same version, acts."""
+    opened, command = appending(new_thread(), NOTHING, "{}"), a_command()
+    other = appending(new_thread(), NOTHING, "{}")
+    appender = Appender(pool)
+    await outcomes(appender, [opened])
+    async with pool.acquire() as connection, connection.transaction():
+        assert await append_on(connection, [appending(opened.thread_id, opened.head, command=command)]) == [0]
+        acting = appending(opened.thread_id, opened.head, "{}", command=command)
+        both = asyncio.create_task(outcomes(appender, [acting, other]))
+        await asyncio.sleep(0.2)
+    refused, stored_beside = await both
+    assert isinstance(refused, VersionConflict)
+    assert isinstance(stored_beside, int)
+    assert await stored(pool, opened.thread_id) == 1
+    assert len(await pool.fetch("SELECT FROM commands WHERE command_id = $1", command.id)) == 1
+
+
+async def test_groups_that_share_threads_do_not_wait_in_a_circle(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
+    opened = [appending(new_thread(), NOTHING, "{}") for _ in range(64)]
+    await outcomes(Appender(pool), opened)
+    heads = {append.thread_id: append.head for append in opened}
+    for _ in range(10):
+        appends = [appending(thread_id, head, "{}") for thread_id, head in heads.items()]
+        there, back = await asyncio.gather(append_on(pool, appends), append_on(pool, appends[::-1]))
+        assert [one is None for one in there] == [other is not None for other in back[::-1]], "one of both has it"
+        heads = {append.thread_id: append.head for append in appends}
+    await owner.execute("SELECT pg_stat_force_next_flush()")
+    deadlocks = await owner.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == 0
 
 
 async def test_a_caller_who_leaves_takes_nobody_along(pool: asyncpg.Pool) -> None:

@@ -87,6 +87,13 @@ async def test_a_command_without_events_is_found_too(pool: asyncpg.Pool, opened:
     assert await append_one(Unreliable(pool, (when, ConnectionResetError())), append) == 0
 
 
+async def test_what_was_stored_without_an_answer_is_found_one_by_one_too(pool: asyncpg.Pool, opened: Append) -> None:
+    append = appending(opened.thread_id, opened.head, "{}", command=a_command())
+    faults = [("after", ConnectionResetError()), ("before", asyncpg.UniqueViolationError("as if for another one"))]
+
+    assert await append_one(Unreliable(pool, *faults), append) == 2
+
+
 async def test_a_conflict_is_still_a_conflict(pool: asyncpg.Pool, opened: Append) -> None:
     winner = appending(opened.thread_id, opened.head, '"winner"')
     await PostgresEventStore(pool).append(winner)

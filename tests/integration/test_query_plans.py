@@ -78,6 +78,15 @@ async def test_a_page_comes_out_of_the_index_in_its_order(tables: asyncpg.Connec
     assert [node["Node Type"] for node in plan if "Sort" in node["Node Type"]] == []
 
 
+async def test_rows_are_locked_in_the_order_that_appends_are_given_in(tables: asyncpg.Connection) -> None:
+    plan = await plan_of(tables, statements.APPEND)
+
+    (moved,) = [node for node in plan if node.get("Operation") == "Update" and node["Relation Name"] == "threads"]
+    (join,) = moved["Plans"]
+    outer, inner = join["Plans"]
+    assert (join["Node Type"], outer.get("CTE Name"), inner["Relation Name"]) == ("Nested Loop", "asked", "threads")
+
+
 async def test_moving_a_head_stays_in_its_page(owner: asyncpg.Connection) -> None:
     """A HOT update writes no index: the tables leave room, and no index holds what changes with each event."""
     await owner.execute(FILL)
