@@ -52,6 +52,7 @@ from domain.state import (
     Idle,
     Item,
     Message,
+    ModelUsage,
     NodeApproval,
     Queued,
     Running,
@@ -61,6 +62,9 @@ from domain.state import (
     Turn,
     Unopened,
 )
+
+TITLE = 80
+"""Characters of a thread's title, at most."""
 
 Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
 """How a call ends: with something to tell the model."""
@@ -198,8 +202,7 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
     thread = state.thread
     match event:
         case MessageAppended():
-            message = Message(version, event.role, event.content, event.tokens, partial=event.partial)
-            thread = replace(thread, window=(*thread.window, message))
+            thread = _said(thread, event, version)
         case MessageEdited():
             thread = _edited(thread, event)
         case ToolRequested():
@@ -211,11 +214,7 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case ModelCalled():
-            thread = replace(
-                thread,
-                prompt_tokens=thread.prompt_tokens + event.prompt_tokens,
-                completion_tokens=thread.completion_tokens + event.completion_tokens,
-            )
+            thread = replace(thread, usage=_used(thread.usage, event))
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens)
@@ -223,6 +222,30 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
         case _ if not isinstance(event, _ABOUT_THE_TURN):
             raise _impossible(state, event)
     return thread
+
+
+def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
+    message = Message(version, event.role, event.content, event.tokens, partial=event.partial)
+    title = thread.title or (_title(event.content or "") if event.role == "user" else "")
+    return replace(thread, window=(*thread.window, message), messages=thread.messages + 1, title=title)
+
+
+def _title(text: str) -> str:
+    """Take the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * TITLE].split())
+    return line if len(line) <= TITLE else f"{line[: TITLE - 1]}…"
+
+
+def _used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
+    """Add a call to what was used of its model."""
+    before = next((used for used in usage if used.model == event.model), ModelUsage(event.model))
+    after = ModelUsage(
+        event.model,
+        before.calls + 1,
+        before.prompt_tokens + event.prompt_tokens,
+        before.completion_tokens + event.completion_tokens,
+    )
+    return (*(used for used in usage if used is not before), after)
 
 
 _ABOUT_THE_TURN = (

@@ -140,8 +140,20 @@ class Queued(Struct, frozen=True):
     strategy: Strategy
 
 
+class ModelUsage(Struct, frozen=True):
+    """What a thread has used of a model: calls, and tokens."""
+
+    model: str
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class Thread(Struct, frozen=True):
-    """What an open thread carries from turn to turn."""
+    """What an open thread carries from turn to turn. `title` is the beginning of the first message of the user's.
+
+    `messages` counts what was said, by the user and the agent, over the thread's whole life.
+    """
 
     graph: str
     values: JsonObject
@@ -150,10 +162,21 @@ class Thread(Struct, frozen=True):
     window: tuple[Message, ...] = ()
     summary: Summary | None = None
     turns: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    messages: int = 0
+    title: str = ""
+    usage: tuple[ModelUsage, ...] = ()
     last_turn: Ended | None = None
     queue: tuple[Queued, ...] = ()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(used.prompt_tokens for used in self.usage)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(used.completion_tokens for used in self.usage)
 
 
 class Unopened(Struct, frozen=True, tag="unopened"):
