@@ -98,18 +98,29 @@ def check_chain(records: Sequence[Record], after: Head) -> Head:
         expected = Version(head.version + 1)
         if record.version != expected:
             raise CorruptLog(f"{record.thread_id}: version {expected} is missing, {record.version} came instead")
-        digest = link(
-            head.hash,
-            record.tenant,
-            record.thread_id,
-            record.version,
-            record.type,
-            record.schema,
-            record.recorded_at,
-            record.metadata,
-            record.payload,
-        )
-        if digest != record.hash:
+        if _hash_of(record, head.hash) != record.hash:
             raise CorruptLog(f"{record.thread_id}: version {record.version} was changed after it was written")
         head = Head(record.version, record.hash, record.recorded_at)
     return head
+
+
+def _hash_of(record: Record, previous: bytes) -> bytes | None:
+    """Compute a record's hash; None if its time cannot be written in UTC, as nobody has sealed that."""
+    r = record
+    try:
+        return link(previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload)
+    except OverflowError:
+        return None
+
+
+def hashes_of(slice_: int, after: int, upto: int, found: Iterable[tuple[int, bytes]]) -> list[bytes]:
+    """Take the hashes off what was found at a slice's positions. Raise `CorruptLog` where a position is missing."""
+    hashes, expected = [], after + 1
+    for position, digest in found:
+        if position != expected:
+            raise CorruptLog(f"Slice {slice_}: position {expected} is missing, {position} came instead")
+        hashes.append(digest)
+        expected += 1
+    if expected <= upto:
+        raise CorruptLog(f"Slice {slice_}: positions {expected} to {upto} are missing")
+    return hashes

@@ -8,6 +8,10 @@ from msgspec import Struct
 
 from domain.chain import Head, Record
 from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, WorkerId
+from domain.seals import Seal
+
+NOWHERE = Position(0)
+"""The position before a slice's first event."""
 
 
 class CommandRecord(Struct, frozen=True):
@@ -102,6 +106,18 @@ class EventStore(Protocol):
     async def slice_head(self, slice_: Slice) -> Position:
         """Return the last position that was given out in a slice; 0 if there is none."""
 
+    async def slice_heads(self) -> Sequence[Position]:
+        """Return the last position of every slice, in the slices' order, all of one moment."""
+
+    async def hashes(self, slice_: Slice, upto: Position, after: Position = NOWHERE) -> Sequence[bytes]:
+        """Return the stored hashes of a slice's events with `after < position <= upto`, in their order.
+
+        Raises `CorruptLog` if there is not exactly one event at each of these positions.
+        """
+
+    async def threads_of(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadRow]:
+        """Return a page of a slice's threads, of every tenant, in the order of their ids, after one of them."""
+
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Return the thread's last own version that was recorded at or before an instant; 0 if there is none."""
 
@@ -113,6 +129,44 @@ class EventStore(Protocol):
 
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Return where threads end: a cheap look whether somebody else has written to them."""
+
+
+class SealStore(Protocol):
+    """The seals of the log, numbered from 1 without gaps. None is ever changed."""
+
+    async def append(self, seal: Seal) -> bool:
+        """Store the seal that follows on the last one; return False, with nothing stored, if its number does not."""
+
+    async def last(self) -> Seal | None:
+        """Return the seal with the highest number, or None if there is none."""
+
+    async def get(self, number: int) -> Seal | None:
+        """Return the seal with this number, or None."""
+
+    async def page(self, after: int, limit: int) -> Sequence[Seal]:
+        """Return at most `limit` seals with a higher number than `after`, in their order."""
+
+
+class Verifier(Protocol):
+    """Checks signatures."""
+
+    def verify(self, public_key: bytes, signature: bytes, text: bytes) -> bool:
+        """Say whether the holder of a key has signed a text. False, too, for what is no key or signature at all."""
+
+
+class Signer(Protocol):
+    """Holds a key and signs with it."""
+
+    @property
+    def public_key(self) -> bytes:
+        """Return the key's public part."""
+
+    @property
+    def key_id(self) -> str:
+        """Name the key: see `domain.seals.key_id_of`."""
+
+    def sign(self, text: bytes) -> bytes:
+        """Sign a text."""
 
 
 class Snapshot(Struct, frozen=True):

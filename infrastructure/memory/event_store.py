@@ -8,12 +8,10 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, Record
+from domain.chain import NOTHING, Record, hashes_of
 from domain.errors import LeaseLost, VersionConflict
-from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
-
-NOWHERE = Position(0)
+from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
+from domain.ports import NOWHERE, Append, CommandRecord, ThreadCursor, ThreadRow
 
 
 class MemoryEventStore:
@@ -71,6 +69,20 @@ class MemoryEventStore:
     async def slice_head(self, slice_: Slice) -> Position:
         """Count a slice's records."""
         return Position(len(self._slices.get(slice_, [])))
+
+    async def slice_heads(self) -> Sequence[Position]:
+        """Count each slice's records."""
+        return [Position(len(self._slices.get(Slice(number), []))) for number in range(SLICES)]
+
+    async def hashes(self, slice_: Slice, upto: Position, after: Position = NOWHERE) -> Sequence[bytes]:
+        """Pick a part of a slice's hashes."""
+        found = self._slices.get(slice_, [])[after:upto]
+        return hashes_of(slice_, after, upto, ((record.position, record.hash) for record in found))
+
+    async def threads_of(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadRow]:
+        """List a page of a slice's threads."""
+        ids = sorted(id_ for id_ in self._threads if slice_of(id_) == slice_ and (after is None or id_ > after))
+        return [self._threads[id_] for id_ in ids[:limit]]
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving: times never run backwards in a thread."""

@@ -6,20 +6,35 @@ from uuid import UUID
 
 import asyncpg
 
-from domain.chain import Record
-from domain.ids import MAX_VERSION, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, slice_of, slices_of
-from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
+from domain.chain import Record, hashes_of
+from domain.ids import (
+    MAX_VERSION,
+    SLICES,
+    CommandId,
+    Position,
+    Shard,
+    Slice,
+    Tenant,
+    ThreadId,
+    Version,
+    slice_of,
+    slices_of,
+)
+from domain.ports import NOWHERE, Append, CommandRecord, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
+    HASHES,
     READ,
     READ_SLICE,
     RUNNABLE,
     SLICE_HEAD,
+    SLICE_HEADS,
     THREAD,
     THREADS,
+    THREADS_OF,
     VERSION_AT,
     VERSIONS,
 )
@@ -70,6 +85,22 @@ class PostgresEventStore:
         """Look a slice's head up."""
         rows = await fetch(self._pool, SLICE_HEAD, slice_)
         return Position(rows[0]["head"])
+
+    async def slice_heads(self) -> Sequence[Position]:
+        """Look all slices' heads up."""
+        rows = await fetch(self._pool, SLICE_HEADS)
+        heads = {row["slice"]: row["head"] for row in rows}
+        return [Position(heads.get(number, 0)) for number in range(SLICES)]
+
+    async def hashes(self, slice_: Slice, upto: Position, after: Position = NOWHERE) -> Sequence[bytes]:
+        """Read a part of a slice's hashes."""
+        rows = await fetch(self._pool, HASHES, slice_, after, upto)
+        return hashes_of(slice_, after, upto, ((row["position"], row["hash"]) for row in rows))
+
+    async def threads_of(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadRow]:
+        """List a page of a slice's threads."""
+        rows = await fetch(self._pool, THREADS_OF, slice_, after, limit)
+        return [thread_of(row) for row in rows]
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving."""

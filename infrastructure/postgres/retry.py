@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from domain.errors import StoreUnavailable
+from domain.errors import CorruptLog, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -50,5 +50,11 @@ async def trying(pool: asyncpg.Pool, attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def fetch(pool: asyncpg.Pool, statement: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-    """Run a statement that may be run twice and return its rows."""
-    return await trying(pool, lambda: pool.fetch(statement, *arguments))
+    """Run a statement that may be run twice and return its rows.
+
+    Raises `StoreUnavailable`, and `CorruptLog` for rows with a time that Threadfold cannot have written.
+    """
+    try:
+        return await trying(pool, lambda: pool.fetch(statement, *arguments))
+    except OverflowError as error:  # how asyncpg says that it cannot read a time
+        raise CorruptLog("A time that is stored lies outside of the years 1 to 9999") from error

@@ -133,6 +133,30 @@ SELECT head
 """
 """The last position that was given out in a slice."""
 
+SLICE_HEADS = """
+SELECT slice, head
+  FROM slices
+"""
+"""The last position of every slice: one statement, one moment."""
+
+HASHES = """
+SELECT position, hash
+  FROM events
+ WHERE slice = $1 AND position > $2 AND position <= $3
+ ORDER BY position
+"""
+"""The hashes of a part of a slice, in the order of their commits."""
+
+THREADS_OF = """
+SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
+  FROM threads
+ WHERE slice = $1 AND thread_id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+   AND thread_id IS DISTINCT FROM $2
+ ORDER BY thread_id
+ LIMIT $3
+"""
+"""A page of a slice's threads after one of them (null: from the first), whoever they belong to."""
+
 COMMAND = """
 SELECT command_id, request_hash, result
   FROM commands
@@ -217,3 +241,36 @@ SELECT tenant, thread_id, version, hash, at, fingerprint, state
  LIMIT 1
 """
 """The last snapshot at or before a version that the same fold made."""
+
+APPEND_SEAL = """
+INSERT INTO seals (number, at, root, previous, public_key, signature, sizes)
+SELECT $1, $2, $3, $4, $5, $6, $7
+ WHERE (SELECT coalesce(max(number), 0) FROM seals) = $1::bigint - 1
+    ON CONFLICT (number) DO NOTHING
+RETURNING number
+"""
+"""Store the seal that follows on the last one. No row comes back where another process was faster."""
+
+LAST_SEAL = """
+SELECT number, at, sizes, root, previous, public_key, signature
+  FROM seals
+ ORDER BY number DESC
+ LIMIT 1
+"""
+"""The last seal."""
+
+SEAL = """
+SELECT number, at, sizes, root, previous, public_key, signature
+  FROM seals
+ WHERE number = $1
+"""
+"""One seal."""
+
+SEALS = """
+SELECT number, at, sizes, root, previous, public_key, signature
+  FROM seals
+ WHERE number > $1
+ ORDER BY number
+ LIMIT $2
+"""
+"""Seals after a number, in their order."""

@@ -1,0 +1,72 @@
+"""Signatures by Ed25519."""
+
+import base64
+import binascii
+import pathlib
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from domain.seals import key_id_of
+
+KEY_SIZE = 32
+EXPECTED = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"
+
+
+class Ed25519Verifier:
+    """A `Verifier`."""
+
+    def verify(self, public_key: bytes, signature: bytes, text: bytes) -> bool:
+        """Check a signature."""
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class Ed25519Signer:
+    """A `Signer` with a key in memory, which nothing here prints."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        """Take the key."""
+        self._key = key
+        self.public_key = key.public_key().public_bytes_raw()
+        self.key_id = key_id_of(self.public_key)
+
+    def sign(self, text: bytes) -> bytes:
+        """Sign a text."""
+        return self._key.sign(text)
+
+
+def signer_of(setting: str, folder: pathlib.Path) -> Ed25519Signer:
+    """Take a key as it is given, or read it from a file; relative paths start at `folder`.
+
+    Raises:
+        ValueError: it is no such key. The message does not repeat it.
+    """
+    raw = _decoded(setting)
+    if raw is not None:
+        return Ed25519Signer(Ed25519PrivateKey.from_private_bytes(raw))
+    try:
+        key = load_pem_private_key((folder / pathlib.Path(setting).expanduser()).read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, RuntimeError, UnsupportedAlgorithm):  # no file, no PEM, a password, no home
+        raise ValueError(EXPECTED) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(EXPECTED)  # noqa: TRY004  (pydantic takes ValueError)
+    return Ed25519Signer(key)
+
+
+def new_key() -> tuple[str, Ed25519Signer]:
+    """Make a key: as the setting takes it, and ready to sign."""
+    key = Ed25519PrivateKey.generate()
+    return base64.b64encode(key.private_bytes_raw()).decode(), Ed25519Signer(key)
+
+
+def _decoded(setting: str) -> bytes | None:
+    try:
+        raw = base64.b64decode(setting, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw if len(raw) == KEY_SIZE else None
