@@ -52,6 +52,13 @@ def uuid_of(text: str, name: str) -> UUID:
         raise InvalidInput(name, "must be a UUID") from error
 
 
+def number_of(text: str, name: str, highest: int = MAX_VERSION) -> int:
+    """Read a number of a path: 1 or more, in decimal."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and 1 <= int(text) <= highest):
+        raise InvalidInput(name, f"must be a number from 1 to {highest}")
+    return int(text)
+
+
 def encode_cursor(value: Any) -> str:
     """Write where a page ended; opaque to the caller."""
     return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")

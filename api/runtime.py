@@ -16,18 +16,20 @@ from domain.agent import Agent
 from domain.application.assistant import assistant
 from domain.application.journal import Journal
 from domain.application.run import Means
+from domain.application.seals import Sealer
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
 from domain.ids import WorkerId
-from domain.ports import EventStore, HotStore, LeaseStore, SnapshotStore, TokenCounter, Wakeups
+from domain.ports import EventStore, HotStore, LeaseStore, SealStore, Signer, SnapshotStore, TokenCounter, Wakeups
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.offline import OfflineModel
@@ -35,11 +37,13 @@ from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import database_name, open_pool
+from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.hot import RedisHotStore
 from infrastructure.redis.wakeups import RedisWakeups
-from infrastructure.settings import BadSetting, Settings
+from infrastructure.settings import CHECKOUT, BadSetting, Settings
+from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
 from migrations.run import migrate
@@ -65,6 +69,8 @@ class Runtime:
     turns: Turns
     worker: Worker
     """Works only while somebody enters its `working()`."""
+    sealer: Sealer
+    """Makes seals only while somebody enters its `sealing()`, and only with SIGNING_KEY."""
     clock: SystemClock
     new_id: Callable[[], UUID]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +100,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
-        yield Runtime(settings, agents, journal, turns, worker, clock, uuid7)
+        signer = _signer(settings)
+        sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
+        yield Runtime(settings, agents, journal, turns, worker, sealer, clock, uuid7)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -136,13 +144,16 @@ class Log:
     snapshots: SnapshotStore
     leases: LeaseStore
     wakeups: Wakeups
+    seals: SealStore
     hot: HotStore | None = None
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
-        return Log(memory, MemorySnapshotStore(), MemoryLeaseStore(clock, memory.fence), MemoryWakeups())
+        return Log(
+            memory, MemorySnapshotStore(), MemoryLeaseStore(clock, memory.fence), MemoryWakeups(), MemorySealStore()
+        )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
@@ -151,15 +162,20 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     stack.push_async_callback(events.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
-    snapshots = PostgresSnapshotStore(pool)
+    snapshots, seals = PostgresSnapshotStore(pool), PostgresSealStore(pool)
     if settings.redis_url is None:
-        return Log(events, snapshots, leases, await stack.enter_async_context(open_wakeups(found.url, pool)))
+        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
+        return Log(events, snapshots, leases, wakeups, seals)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
-    wakeups = RedisWakeups(redis, name)
-    stack.push_async_callback(wakeups.close)
-    return Log(events, snapshots, leases, wakeups, RedisHotStore(redis, name))
+    over_redis = RedisWakeups(redis, name)
+    stack.push_async_callback(over_redis.close)
+    return Log(events, snapshots, leases, over_redis, seals, RedisHotStore(redis, name))
+
+
+def _signer(settings: Settings) -> Signer | None:
+    return signer_of(settings.signing_key.get_secret_value(), CHECKOUT) if settings.signing_key else None
 
 
 def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 import msgspec
 from msgspec import Struct
 
+from api.audit import Audit
 from api.preconditions import encode_cursor
 from api.runtime import Runtime
 from api.views import (
@@ -142,6 +143,7 @@ class Service:
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
         self.runtime = runtime
+        self.audit = Audit(runtime)
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""

@@ -5,7 +5,10 @@ ThreadfoldError
 ├── NotFound
 │   ├── UnknownThread
 │   ├── UnknownGraph
-│   └── UnknownApproval     nothing waits for this decision
+│   ├── UnknownApproval     nothing waits for this decision
+│   ├── UnknownEvent        the thread has no such version
+│   ├── UnknownSeal
+│   └── NotSealedYet        no seal covers the event so far
 ├── Conflict
 │   ├── VersionConflict     the thread has moved on
 │   ├── ThreadBusy          a turn is running
@@ -15,12 +18,14 @@ ThreadfoldError
 │   ├── NotRetriable        not the last turn, or it ended well
 │   ├── ApprovalChanged     what was shown is not what would run
 │   ├── WrongGraph          open with another graph than the one asked for
-│   └── CommandReused       an idempotency key with another body
+│   ├── CommandReused       an idempotency key with another body
+│   └── VerificationRuns    the log is being verified
 ├── StoreUnavailable        the database does not answer
 │   └── Overloaded          more is to be stored than the database takes
 ├── LeaseLost               another worker runs this shard now
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
+├── CannotSeal              there is no key, or the last seal is another key's
 ├── NodeTimeout             a node ran longer than it may
 ├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
 ├── WaitsForPerson          a node cannot go on before a person decides
@@ -30,6 +35,8 @@ ThreadfoldError
 
 A class's docstring is its message where none is given. Status codes are the API's business.
 """
+
+from datetime import datetime
 
 from domain.ids import ThreadId, Version
 
@@ -83,6 +90,34 @@ class UnknownApproval(NotFound):
             f"Nothing waits for a decision under {approval}: it was taken, or the turn has ended. "
             "GET /v1/threads/{thread_id}/approvals lists what waits."
         )
+
+
+class UnknownEvent(NotFound):
+    """The thread has no such version."""
+
+    def __init__(self, thread_id: ThreadId, version: int, last: Version) -> None:
+        """Name the event, and the versions that there are."""
+        super().__init__(f"The thread {thread_id} has versions 1 to {last}, no version {version}.")
+
+
+class UnknownSeal(NotFound):
+    """There is no seal with this number."""
+
+    def __init__(self, number: int, last: int) -> None:
+        """Name the seal, and those that there are."""
+        there = f"Seals 1 to {last} were made so far." if last else "No seal was made so far."
+        super().__init__(f"There is no seal {number}. {there}")
+
+
+class NotSealedYet(NotFound):
+    """No seal covers the event so far."""
+
+    def __init__(self, thread_id: ThreadId, version: Version, due: datetime | None) -> None:
+        """Name the event, and say when a seal is due (None: this process makes none)."""
+        when = "This process makes no seals: SIGNING_KEY is not set."
+        if due is not None:
+            when = f"The next one is due at {due:%Y-%m-%dT%H:%M:%SZ}; ask again then."
+        super().__init__(f"No seal covers version {version} of the thread {thread_id} yet. {when}")
 
 
 class Conflict(ThreadfoldError):
@@ -143,6 +178,10 @@ class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
 
 
+class VerificationRuns(Conflict):
+    """The log is being verified by this process already. Ask again when that has ended."""
+
+
 class StoreUnavailable(ThreadfoldError):
     """The database does not answer. Try again later; a command may be repeated with its idempotency key."""
 
@@ -161,6 +200,10 @@ class InvalidGraph(ThreadfoldError):
 
 class CorruptLog(ThreadfoldError):
     """The stored events do not verify."""
+
+
+class CannotSeal(ThreadfoldError):
+    """SIGNING_KEY is not set, so nothing can be signed. `threadfold seals key` makes a key."""
 
 
 class NodeTimeout(ThreadfoldError):

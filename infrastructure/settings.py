@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.errors import ThreadfoldError
 from domain.events import Durability
+from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -71,6 +72,11 @@ def _key(key: SecretStr) -> SecretStr:
     if not (text.isascii() and text.isprintable()):
         raise ValueError("expected printable ASCII, as a header can carry nothing else")
     return SecretStr(text)
+
+
+def _signing_key(key: SecretStr) -> SecretStr:
+    signer_of(key.get_secret_value().strip(), CHECKOUT)
+    return SecretStr(key.get_secret_value().strip())
 
 
 def _names(value: object) -> object:
@@ -134,6 +140,10 @@ class Settings(BaseSettings):
         default=None, description="a Redis that carries wake-ups, and holds answers of durability async; empty: none"
     )
     durability: Durability = Field(default="sync", description="when a turn's events are stored: sync, turn or async")
+    signing_key: Annotated[SecretStr, AfterValidator(_signing_key)] | None = Field(
+        default=None, description="the Ed25519 key that seals are signed with: base64, or a PEM file; empty: no seals"
+    )
+    seal_every: float = Field(default=3600.0, ge=1, le=31_536_000, description="seconds between two seals of the log")
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
         default=(), description="agents of your own: module:attribute, separated by commas"
     )
@@ -170,7 +180,7 @@ def _explain(error: ValidationError) -> str:
 def _shown(field: str, value: object) -> str:
     """The value, but for a key, or a URL that may hold a password: nobody knows where it ends in a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    secret = field in {"llm_api_key", "redis_url"} or (
+    secret = field in {"llm_api_key", "redis_url", "signing_key"} or (
         field in {"database_url", "llm_endpoint"} and re.search(r"[@?]", text)
     )
     return "(hidden)" if secret else repr(text)

@@ -18,6 +18,8 @@ COMMANDS = {
     "threads": "Look at threads: list, show, events, state, tail.",
     "replay": "Run a thread's turns again as recorded, with another graph, and compare.",
     "verify": "Check that the log is whole and unchanged.",
+    "seals": "Signed roots of the log: list, make, check, key.",
+    "proof": "Prove that an event is in the sealed log.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Bring the database to the newest schema.",
 }

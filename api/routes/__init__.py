@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, people, stream, threads, turns
+from api.routes import about, audit, people, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -18,6 +18,11 @@ ROUTES = (
     threads.list_messages,
     threads.list_events,
     stream.stream_thread,
+    audit.prove_event,
+    audit.list_seals,
+    audit.show_seal,
+    audit.verify_thread,
+    audit.verify_log,
     about.list_graphs,
     about.show_graph,
     about.list_workers,

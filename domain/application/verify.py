@@ -8,8 +8,8 @@ from domain.chain import NOTHING, Head, Record, check_chain
 from domain.codec import decode
 from domain.errors import CorruptLog
 from domain.events import ThreadForked
-from domain.ids import START, Position, Slice, Tenant, ThreadId, Version
-from domain.ports import EventStore, ThreadCursor
+from domain.ids import MAX_VERSION, START, Position, Slice, ThreadId, Version
+from domain.ports import EventStore
 
 PAGE = 1_000
 
@@ -26,11 +26,14 @@ async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     """Check one thread from its first event to its head."""
     head, events = NOTHING, 0
     problems: list[str] = []
-    while not problems and (page := await store.read(thread_id, head.version, limit=PAGE)):
-        head = head if events else await _beginning(store, page[0])
-        head, wrong = _check_page(page, head)
-        problems += wrong
-        events += len(page)
+    try:
+        while not problems and (page := await store.read(thread_id, head.version, limit=PAGE)):
+            head = head if events else await _beginning(store, page[0])
+            head, wrong = _check_page(page, head)
+            problems += wrong
+            events += len(page)
+    except CorruptLog as error:
+        problems.append(f"{thread_id}: after version {head.version} it cannot be read: {error}")
     if not problems:
         problems += await _check_end(store, thread_id, head)
     return Verified(1, events, tuple(problems))
@@ -41,28 +44,39 @@ async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
     threads = events = 0
     problems: list[str] = []
     for slice_ in slices:
-        checked = await _verify_slice(store, slice_)
+        try:
+            checked = await _verify_slice(store, slice_)
+        except CorruptLog as error:
+            checked = await _verify_by_threads(store, slice_, str(error))
         threads += checked.threads
         events += checked.events
         problems += checked.problems
     return Verified(threads, events, tuple(problems))
 
 
-async def verify_heads(store: EventStore, tenant: Tenant) -> Verified:
-    """Check that every thread of a tenant has events at all: one whose events are gone is in no slice any more.
+async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
+    """Check that every thread of some slices, whoever's it is, has events: one without is in no slice any more.
 
     Nothing is counted: `verify_slices` has met all these threads but those that this finds.
     """
     problems: list[str] = []
-    after: ThreadCursor | None = None
-    while rows := await store.threads(tenant, after, PAGE):
-        problems += [
-            f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
-            for row in rows
-            if not await store.read(row.thread_id, START, limit=1)
-        ]
-        after = ThreadCursor(rows[-1].opened_at, rows[-1].thread_id)
+    for slice_ in slices:
+        after: ThreadId | None = None
+        while rows := await store.threads_of(slice_, after, PAGE):
+            problems += [
+                f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
+                for row in rows
+                if not await _has_events(store, row.thread_id)
+            ]
+            after = rows[-1].thread_id
     return Verified(problems=tuple(problems))
+
+
+async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
+    try:
+        return bool(await store.read(thread_id, START, limit=1))
+    except CorruptLog:  # there is something, which `verify_slices` has complained of
+        return True
 
 
 async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
@@ -86,10 +100,23 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
         events += len(page)
     if last < end:
         problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
+    elif last > end and last > (end := await store.slice_head(slice_)):
+        problems.append(f"Slice {slice_}: its head is {end}, its events end at position {last}")
     for thread_id, head in heads.items():
         if thread_id not in broken:
             problems += await _check_end(store, thread_id, head)
     return Verified(len(heads), events, tuple(problems))
+
+
+async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
+    """Check a slice that cannot be read in its order one thread after the other, to name the thread at fault."""
+    checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
+    after: ThreadId | None = None
+    while rows := await store.threads_of(slice_, after, PAGE):
+        checked += [await verify_thread(store, row.thread_id) for row in rows]
+        after = rows[-1].thread_id
+    problems += [problem for part in checked for problem in part.problems]
+    return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
 
 
 async def _beginning(store: EventStore, first: Record) -> Head:
@@ -103,6 +130,8 @@ async def _beginning(store: EventStore, first: Record) -> Head:
     if not isinstance(event, ThreadForked):
         return NOTHING
     left = Version(event.at_version)
+    if not START < left <= MAX_VERSION:
+        return NOTHING
     parent = await store.read(ThreadId(event.parent), Version(left - 1), left)
     return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 

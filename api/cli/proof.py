@@ -1,0 +1,32 @@
+"""`threadfold proof`."""
+
+from uuid import UUID
+
+import click
+
+from api.cli.output import show_json
+from api.cli.running import PROBLEM, ask
+from api.seal_views import ProofView, proof_view
+from api.service import Service
+from domain.application.proofs import holds
+from domain.ids import DEFAULT_TENANT, MAX_VERSION, ThreadId
+
+
+@click.command()
+@click.argument("thread", type=click.UUID)
+@click.argument("version", type=click.IntRange(1, MAX_VERSION))
+def proof(*, thread: UUID, version: int) -> None:
+    """Prove that the event VERSION of THREAD is in the sealed log: one JSON document, for docs/verify_event.py.
+
+    Exits with 1 if the proof does not hold, or if no seal covers the event yet.
+    """
+
+    async def prove(service: Service) -> tuple[ProofView, bool]:
+        made = await service.audit.prove(ThreadId(thread), version, DEFAULT_TENANT)
+        return proof_view(made), holds(made, service.runtime.sealer.verifier)
+
+    document, sound = ask(prove)
+    show_json(document)
+    if not sound:
+        click.echo("This proof does not hold: the log was changed. threadfold verify says more.", err=True)
+        raise SystemExit(PROBLEM)

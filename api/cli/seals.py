@@ -1,0 +1,111 @@
+"""`threadfold seals`: list, make, check, key."""
+
+import base64
+import binascii
+from typing import Any
+
+import click
+
+from api.cli.output import as_json, counted, moment, show_json, show_table, visible
+from api.cli.running import PROBLEM, ask
+from api.seal_views import SealView, in_base64, seal_view, whole_seal
+from api.service import Service
+from domain.seals import Seal
+from infrastructure.signing import KEY_SIZE, new_key
+
+
+class PublicKey(click.ParamType[Any]):
+    """An Ed25519 public key in base64."""
+
+    name = "BASE64"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """Read a key."""
+        try:
+            key = value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != KEY_SIZE:
+            self.fail(f"{value!r} is no public key: expected {KEY_SIZE} bytes in base64", param, ctx)
+        return key
+
+
+@click.group()
+def seals() -> None:
+    """Signed roots of the log. Times are in UTC."""
+
+
+@seals.command("list")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Rows at most.")
+@click.option("--cursor", help="Go on after the page that ended with this.")
+@as_json
+def list_seals(*, limit: int, cursor: str | None, as_json: bool) -> None:
+    """List seals, the last one first."""
+    page = ask(lambda service: service.audit.seals(cursor, limit))
+    if as_json:
+        show_json(page)
+        return
+    if not page.items:
+        click.echo("There are no seals.")
+        return
+    show_table(["SEAL", "MADE (UTC)", "EVENTS", "KEY", "ROOT"], [_row(seal) for seal in page.items])
+    if page.next_cursor:
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+
+
+@seals.command()
+@click.option("--new-key", is_flag=True, help="Go on after seals of another key: SIGNING_KEY was changed on purpose.")
+@as_json
+def make(*, new_key: bool, as_json: bool) -> None:
+    """Seal the log as it is now, if anything is new since the last seal."""
+
+    async def sealed(service: Service) -> Seal | None:
+        return await service.runtime.sealer.make(new_key=new_key)
+
+    seal = ask(sealed)
+    if as_json:
+        show_json(whole_seal(seal) if seal else None)
+    elif seal:
+        view = seal_view(seal)
+        click.echo(f"Seal {view.number} covers {counted(view.events, 'event')}, root {view.root}.")
+    else:
+        click.echo("Nothing is new since the last seal.")
+
+
+@seals.command()
+@click.argument("number", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.option(
+    "--public-key", "keys", type=PublicKey(), multiple=True, help="A key to trust.  [default: that of SIGNING_KEY]"
+)
+@as_json
+def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None:
+    """Check the chain of seals, and the log by the last one; or the log by the seal NUMBER.
+
+    Exits with 1 if anything is wrong. Without a key to trust, whoever can write the seals could have signed them.
+    """
+    checked = ask(lambda service: service.audit.check(number, keys))
+    if as_json:
+        show_json(checked)
+    else:
+        for problem in checked.problems:
+            click.echo(visible(problem))
+        found = counted(len(checked.problems), "problem") if checked.problems else "no problem"
+        covered = f"{counted(checked.seals, 'seal')}, {counted(checked.events, 'event')} covered"
+        click.echo(f"Checked {covered}: {found} found.")
+    if checked.problems:
+        raise SystemExit(PROBLEM)
+
+
+@seals.command()
+def key() -> None:
+    """Make a new signing key, and print the line of .env for it, and its public key.
+
+    Keep the private key where who administers the database cannot read it; give the public key to who is to check.
+    """
+    setting, signer = new_key()
+    click.echo(f"# Public key: {in_base64(signer.public_key)}, key id: {signer.key_id}")
+    click.echo(f"SIGNING_KEY={setting}")
+
+
+def _row(seal: SealView) -> list[str]:
+    return [str(seal.number), moment(seal.at), f"{seal.events:,}", seal.key_id[:8], seal.root]

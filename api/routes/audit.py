@@ -1,0 +1,61 @@
+"""Verifying the log, its seals, and proofs for whoever does not trust this service."""
+
+from typing import Annotated
+
+from litestar import get, post
+from litestar.params import PathParameter
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+from api.callers import Cursor, FromReader, FromService, FromThread, Limit
+from api.preconditions import number_of
+from api.problems import problems
+from api.seal_views import ProofView, Report, SealView, WholeSeal, proof_view
+from api.views import Page
+from domain.ids import ThreadId
+
+VersionPath = Annotated[str, PathParameter(description="The event's version in its thread.")]
+NumberPath = Annotated[str, PathParameter(description="The seal's number, from 1.")]
+
+READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
+HIGHEST_SEAL = 2**63 - 1
+
+
+@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READING)
+async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
+    """Prove that an event is in the sealed log. 404 if no seal covers it yet, with when the next one is due."""
+    proof = await service.audit.prove(ThreadId(thread), number_of(version, "version"), reader.tenant)
+    return proof_view(proof)
+
+
+@get("/v1/seals", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
+async def list_seals(service: FromService, cursor: Cursor = None, limit: Limit = 100) -> Page[SealView]:
+    """List the seals of the log, the last one first. Keep copies where nobody who writes here can."""
+    return await service.audit.seals(cursor, limit)
+
+
+@get("/v1/seals/{number:str}", tags=["audit"], responses=READING)
+async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
+    """Show a seal, with how many events of each slice it covers."""
+    return await service.audit.seal(number_of(number, "number", HIGHEST_SEAL))
+
+
+@post("/v1/threads/{thread_id:str}/verify", status_code=HTTP_200_OK, tags=["audit"], responses=READING)
+async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> Report:
+    """Check every hash, version and payload of a thread, and where it ends."""
+    return await service.audit.verify_thread(ThreadId(thread), reader.tenant)
+
+
+@post(
+    "/v1/verify",
+    status_code=HTTP_200_OK,
+    tags=["audit"],
+    responses=problems(HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE),
+)
+async def verify_log(service: FromService) -> Report:
+    """Check the whole log and its seals. It reads everything, so a process does it once at a time: 409 meanwhile."""
+    return await service.audit.verify()
