@@ -19,15 +19,17 @@ import pytest
 from redis.asyncio import Redis
 
 from api.runtime import SystemClock
-from domain.ports import EventStore, LeaseStore, SnapshotStore, Wakeups
+from domain.ports import EventStore, LeaseStore, SealStore, SnapshotStore, Wakeups
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.wakeups import RedisWakeups
@@ -120,6 +122,12 @@ def event_store(request: pytest.FixtureRequest, store_kind: str) -> EventStore:
 def snapshot_store(request: pytest.FixtureRequest, store_kind: str) -> SnapshotStore:
     """Give an empty snapshot store."""
     return MemorySnapshotStore() if store_kind == "memory" else PostgresSnapshotStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def seal_store(request: pytest.FixtureRequest, store_kind: str) -> SealStore:
+    """Give an empty seal store."""
+    return MemorySealStore() if store_kind == "memory" else PostgresSealStore(request.getfixturevalue("pool"))
 
 
 @pytest.fixture

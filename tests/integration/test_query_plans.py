@@ -13,7 +13,18 @@ from infrastructure.postgres.pool import PLANNER
 
 HOT = {
     name: getattr(statements, name)
-    for name in ("APPEND", "READ", "READ_SLICE", "RECORDED", "COMMAND", "THREAD", "THREADS", "VERSION_AT")
+    for name in (
+        "APPEND",
+        "READ",
+        "READ_SLICE",
+        "RECORDED",
+        "COMMAND",
+        "THREAD",
+        "THREADS",
+        "VERSION_AT",
+        "HASHES",
+        "THREADS_OF",
+    )
 } | {"SAVE_SNAPSHOT": statements.SAVE_SNAPSHOT, "NEAREST_SNAPSHOT": statements.NEAREST_SNAPSHOT}
 
 FILL = """
@@ -71,7 +82,7 @@ async def test_threads_with_something_to_run_are_found_through_the_turns_that_ru
     assert "threads_in_turn" in {node.get("Index Name") for node in plan}
 
 
-@pytest.mark.parametrize("name", ["READ", "READ_SLICE", "THREADS", "NEAREST_SNAPSHOT"])
+@pytest.mark.parametrize("name", ["READ", "READ_SLICE", "HASHES", "THREADS", "THREADS_OF", "NEAREST_SNAPSHOT"])
 async def test_a_page_comes_out_of_the_index_in_its_order(tables: asyncpg.Connection, name: str) -> None:
     plan = await plan_of(tables, HOT[name])
 
