@@ -65,7 +65,7 @@ class Audit:
 
     async def prove(self, thread_id: ThreadId, version: int, tenant: Tenant) -> Proof:
         """Prove that an event is in the sealed log; see `domain.application.proofs.prove` for what it raises."""
-        return await prove(self._runtime.journal, self._runtime.sealer, thread_id, version, tenant)
+        return await prove(self._events, self._runtime.sealer, thread_id, version, tenant)
 
     async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:
         """List seals, the last one first."""

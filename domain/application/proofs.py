@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from domain.application.journal import Journal
 from domain.application.seals import Sealer
 from domain.chain import GENESIS, Record, link
 from domain.codec import decode
-from domain.errors import CorruptLog, NotSealedYet, UnknownEvent
+from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
 from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
 from domain.merkle import Inclusion, Tree, path, root_of, slice_leaves
@@ -26,7 +25,7 @@ class Proof(Struct, frozen=True):
 
 
 async def prove(
-    journal: Journal, sealer: Sealer, thread_id: ThreadId, version: int, tenant: Tenant = DEFAULT_TENANT
+    store: EventStore, sealer: Sealer, thread_id: ThreadId, version: int, tenant: Tenant = DEFAULT_TENANT
 ) -> Proof:
     """Prove an event by the last seal. Of a fork, the versions before it are its parent's, and proved as such.
 
@@ -38,31 +37,33 @@ async def prove(
         NotSealedYet: the last seal does not cover the event.
         CorruptLog: the event is not where the log says that it is.
     """
-    last = (await journal.existing(thread_id, tenant)).head.version
-    if not 1 <= version <= last:
-        raise UnknownEvent(thread_id, version, last)
-    record = await _find(journal.store, thread_id, Version(version))
+    row = await store.thread(thread_id)
+    if row is None or row.tenant != tenant:
+        raise UnknownThread(thread_id)
+    if not 1 <= version <= row.head.version:
+        raise UnknownEvent(thread_id, version, row.head.version)
+    record = await _find(store, thread_id, Version(version))
     seal = await sealer.seals.last()
     slice_ = slice_of(record.thread_id)
+    if not 0 < record.position <= await store.slice_head(slice_):
+        raise CorruptLog(f"{record.thread_id}: version {version} has a position that was not given out")
     if seal is None or record.position > seal.sizes[slice_]:
         raise NotSealedYet(thread_id, Version(version), await sealer.due())
-    if record.position < 1:
-        raise CorruptLog(f"{thread_id}: version {version} has the position {record.position}")
     previous = GENESIS
     if version > 1:
-        previous = (await _find(journal.store, record.thread_id, Version(version - 1))).hash
-    place = await _place(journal.store, record, seal, await sealer.trees_at(seal))
+        previous = (await _find(store, record.thread_id, Version(version - 1))).hash
+    place = await _place(store, record, seal, await sealer.trees_at(seal))
     return Proof(record, previous, place, seal)
 
 
 def holds(proof: Proof, verifier: Verifier) -> bool:
-    """Say whether a proof's event leads to the root that its seal signs, by the key that the seal names."""
+    """Say whether a proof's event has its hash and leads to the root that its seal signs, by the key that it names."""
     r = proof.record
     computed = link(
         proof.previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
     )
     signed = verifier.verify(proof.seal.public_key, proof.seal.signature, signed_text(proof.seal))
-    return signed and root_of(computed, proof.place) == proof.seal.root
+    return signed and computed == r.hash and root_of(computed, proof.place) == proof.seal.root
 
 
 async def _find(store: EventStore, thread_id: ThreadId, version: Version) -> Record:
