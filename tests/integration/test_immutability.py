@@ -94,3 +94,28 @@ async def test_json_is_kept_as_text_and_can_be_asked_in_sql(
     assert (row["kept"], row["text"]) == ("true", '{"kept": true}')
     [record] = await stored.read(row["thread_id"], Version(0))
     assert record.payload == row["text"]
+
+
+SEAL = """
+INSERT INTO seals (number, at, root, previous, public_key, signature, sizes)
+SELECT 1, now(), sha256('r'), sha256('p'), sha256('k'), sha256('s') || sha256('s'), array_fill(0::bigint, '{1024}')
+"""
+FORBIDDEN_OF_SEALS = [
+    "UPDATE seals SET number = 2",
+    "DELETE FROM seals",
+    "TRUNCATE seals",
+    "DELETE FROM seals WHERE false",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN_OF_SEALS)
+async def test_seals_can_only_be_added(pool: asyncpg.Pool, owner: asyncpg.Connection, statement: str) -> None:
+    await pool.execute(SEAL)
+
+    await owner.execute("SET session_replication_role = replica")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="on seals was refused: seals are append-only"):
+        await owner.execute(statement)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
+        await pool.execute(statement)
+
+    assert await owner.fetchval("SELECT number FROM seals") == 1
