@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> Litestar:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
             app.state.readiness = Readiness(runtime.journal.store)
-            async with runtime.worker.working(), runtime.sealer.sealing():
+            async with runtime.working():
                 yield
             app.state.readiness.close()
 

@@ -80,6 +80,13 @@ class StartTurn(Body):
     durability: WhenDurable = None
 
 
+class Rebuild(Body):
+    """Build read models anew, at a speed that leaves room for others."""
+
+    projections: Annotated[list[str], Field(min_length=1, description="The projections' names.")]
+    throttle: Annotated[int | None, Field(ge=1, description="Events a second, at most.")] = None
+
+
 class Decide(Body):
     """Grant or deny what waits for a person, or settle what a crash left open."""
 

@@ -24,6 +24,10 @@ CorrelationId = Annotated[
     str | None,
     HeaderParameter(name="X-Correlation-ID", description="Is recorded with the events, to find them by."),
 ]
+UserAgent = Annotated[
+    str | None,
+    HeaderParameter(name="User-Agent", description="Is recorded with the events: the program that the caller used."),
+]
 FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
 FromReader = NamedDependency[Caller]
@@ -54,11 +58,19 @@ def turn(turn_id: TurnPath) -> UUID:
     return uuid_of(turn_id, "turn_id")
 
 
-def caller(idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None) -> Caller:
+def caller(
+    idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None, user_agent: UserAgent = None
+) -> Caller:
     """Read who calls, and how, from the headers."""
     return Caller(
-        key=visible(idempotency_key, "Idempotency-Key"), correlation=visible(correlation_id, "X-Correlation-ID")
+        key=visible(idempotency_key, "Idempotency-Key"),
+        correlation=visible(correlation_id, "X-Correlation-ID"),
+        client="".join(filter(str.isprintable, user_agent))[:CLIENT] if user_agent else None,
     )
+
+
+CLIENT = 100
+"""Characters that are kept of the name that a client gives itself."""
 
 
 def reader() -> Caller:

@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 import msgspec
@@ -79,3 +80,23 @@ def version_cursor(text: str | None) -> Version:
     if not 0 <= version <= MAX_VERSION:
         raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
     return Version(version)
+
+
+@overload
+def in_utc(instant: datetime, field: str) -> datetime: ...
+
+
+@overload
+def in_utc(instant: datetime | None, field: str) -> datetime | None: ...
+
+
+def in_utc(instant: datetime | None, field: str) -> datetime | None:
+    """Check that an instant has a time zone, and bring it to UTC. Raises `InvalidInput`."""
+    if instant is None:
+        return None
+    if instant.tzinfo is None:
+        raise InvalidInput(field, "needs a time zone, such as 2026-11-23T10:00:00Z")
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInput(field, "must lie in the years 1 to 9999 of UTC") from error

@@ -28,10 +28,12 @@ from msgspec import Struct
 from api.bodies import MAX_BODY
 from domain.errors import (
     ApprovalChanged,
+    BehindLog,
     CommandReused,
     Conflict,
     InvalidInput,
     NotFound,
+    NotRebuildable,
     NotRetriable,
     NotSealedYet,
     StoreUnavailable,
@@ -40,6 +42,7 @@ from domain.errors import (
     UnknownApproval,
     UnknownEvent,
     UnknownGraph,
+    UnknownProjection,
     UnknownSeal,
     UnopenedThread,
     VerificationRuns,
@@ -55,6 +58,7 @@ _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
     (VersionConflict, HTTP_412_PRECONDITION_FAILED),
     (CommandReused, HTTP_422_UNPROCESSABLE_ENTITY),
     (Conflict, HTTP_409_CONFLICT),
+    (BehindLog, HTTP_503_SERVICE_UNAVAILABLE),
     (StoreUnavailable, HTTP_503_SERVICE_UNAVAILABLE),
 )
 """The first that fits counts; anything else is 500."""
@@ -75,6 +79,8 @@ _FIELDS: Mapping[type[ThreadfoldError], str] = {
     WrongGraph: "graph",
     CommandReused: "Idempotency-Key",
     VersionConflict: "checkpoint_ref",
+    UnknownProjection: "projection",
+    NotRebuildable: "projection",
     NotFound: "thread_id",
     UnopenedThread: "thread_id",
     Conflict: "thread_id",
@@ -93,14 +99,14 @@ MEDIA_TYPE = "application/problem+json"
 MEANINGS: Mapping[int, str] = {
     HTTP_400_BAD_REQUEST: "A field, parameter or header cannot be taken; `errors` names it.",
     HTTP_403_FORBIDDEN: "The request comes from a page of another site.",
-    HTTP_404_NOT_FOUND: "There is no such thread, version, graph, approval or seal, or no seal covers the event yet.",
+    HTTP_404_NOT_FOUND: "There is no such thread, version, graph, approval, seal or projection; or not yet.",
     HTTP_409_CONFLICT: "The thread is busy, or open otherwise than the request supposes; or the log is being verified.",
     HTTP_412_PRECONDITION_FAILED: "The thread is not at the checkpoint that the request names.",
     HTTP_413_REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTP_415_UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON, or is encoded.",
     HTTP_422_UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key came with another request before.",
     HTTP_500_INTERNAL_SERVER_ERROR: "A defect of the service; it was logged.",
-    HTTP_503_SERVICE_UNAVAILABLE: "The database does not answer. `Retry-After` says when to try again.",
+    HTTP_503_SERVICE_UNAVAILABLE: "The database does not answer, or a read model is behind; see `Retry-After`.",
 }
 """What a problem's status means, as /schema tells it."""
 

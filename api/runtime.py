@@ -5,10 +5,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
@@ -22,13 +23,16 @@ from domain.application.turns import Turns
 from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
-from domain.ids import WorkerId
+from domain.ids import SLICES, Slice, WorkerId
 from domain.ports import EventStore, HotStore, LeaseStore, SealStore, Signer, SnapshotStore, TokenCounter, Wakeups
+from domain.prices import Prices
+from domain.read_models import LineId, ReadModels
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
@@ -37,6 +41,7 @@ from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import database_name, open_pool
+from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
@@ -47,8 +52,12 @@ from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
 from migrations.run import migrate
+from projections.registry import PROJECTIONS
+from projections.runner import Runner
 
 MEMORY = "memory://"
+
+EVERYTHING = [Slice(number) for number in range(SLICES)]
 
 
 class SystemClock:
@@ -71,10 +80,43 @@ class Runtime:
     """Works only while somebody enters its `working()`."""
     sealer: Sealer
     """Makes seals only while somebody enters its `sealing()`, and only with SIGNING_KEY."""
+    models: ReadModels
+    runner: Runner
+    """Runs only while somebody enters `working()`, for the slices that the worker has."""
+    prices: Prices
     clock: SystemClock
     new_id: Callable[[], UUID]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: then nobody may wait for long."""
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Run turns and projections, and seal the log, meanwhile."""
+        async with self.worker.working(), self.projecting(), self.sealer.sealing():
+            yield
+
+    @asynccontextmanager
+    async def projecting(self) -> AsyncIterator[None]:
+        """Run projections meanwhile."""
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        running = asyncio.create_task(self.runner.run(), name="projections")
+        try:
+            yield
+        finally:
+            await _cancelled(running)
+
+    async def build(self, line: LineId) -> None:
+        """Build a line here and now, and let it serve: where no worker is there to do it."""
+        builder = replace(self.runner, held=lambda: EVERYTHING)
+        while any(i.line == line and i.status == "building" for i in await self.models.instances()):
+            await builder.step()
+
+    async def catch_up(self) -> None:
+        """Bring the read models up to date here and now, whoever else does."""
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        for line in await self.models.lines():
+            while await self.runner.advance(line.id, EVERYTHING):
+                pass
 
     def sandbox(self) -> Journal:
         """Make a journal that is gone when nobody holds it any more."""
@@ -102,7 +144,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
-        yield Runtime(settings, agents, journal, turns, worker, sealer, clock, uuid7)
+        prices = _prices(settings)
+        runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
+        signals.wake(runner.wake)
+        yield Runtime(settings, agents, journal, turns, worker, sealer, log.models, runner, prices, clock, uuid7)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -145,6 +190,7 @@ class Log:
     leases: LeaseStore
     wakeups: Wakeups
     seals: SealStore
+    models: ReadModels
     hot: HotStore | None = None
 
 
@@ -152,7 +198,12 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
         return Log(
-            memory, MemorySnapshotStore(), MemoryLeaseStore(clock, memory.fence), MemoryWakeups(), MemorySealStore()
+            memory,
+            MemorySnapshotStore(),
+            MemoryLeaseStore(clock, memory.fence),
+            MemoryWakeups(),
+            MemorySealStore(),
+            MemoryReadModels(memory.head_of, clock),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
@@ -162,16 +213,16 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     stack.push_async_callback(events.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
-    snapshots, seals = PostgresSnapshotStore(pool), PostgresSealStore(pool)
+    snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals)
+        return Log(events, snapshots, leases, wakeups, seals, models)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
-    return Log(events, snapshots, leases, over_redis, seals, RedisHotStore(redis, name))
+    return Log(events, snapshots, leases, over_redis, seals, models, RedisHotStore(redis, name))
 
 
 def _signer(settings: Settings) -> Signer | None:
@@ -187,6 +238,13 @@ def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:
     except InvalidInput as error:
         name = {"endpoint": "LLM_ENDPOINT", "api_key": "LLM_API_KEY"}.get(error.field, error.field)
         raise BadSetting(f"{name}: {error.why}") from error
+
+
+def _prices(settings: Settings) -> Prices:
+    try:
+        return msgspec.json.decode(settings.prices.read_bytes(), type=Prices)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise BadSetting(f"PRICES={settings.prices}: {error}. See infrastructure/prices.json for the form.") from error
 
 
 def _agents(settings: Settings, clock: SystemClock) -> Mapping[str, Agent]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, TypeVar
 from uuid import UUID, uuid5
 
@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from api.audit import Audit
-from api.preconditions import encode_cursor
+from api.preconditions import encode_cursor, in_utc
+from api.reading import Reading
 from api.runtime import Runtime
 from api.views import (
     ApprovalView,
@@ -55,11 +56,10 @@ from domain.events import (
     TurnStarted,
 )
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, CommandId, Tenant, ThreadId, TurnId, Version
-from domain.ports import ThreadCursor
 from domain.state import Running, State, Unopened
 from infrastructure.agents import load_agents
-from projections import threads, transcript
-from projections.threads import ThreadEntry
+from projections import transcript
+from projections.threads import ThreadSummary, summary
 from projections.transcript import TranscriptMessage
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
@@ -88,6 +88,7 @@ class Caller:
     existing: bool = False
     correlation: str | None = None
     actor: str | None = None
+    client: str | None = None
 
 
 class Said(Struct, frozen=True):
@@ -144,6 +145,7 @@ class Service:
         """Work with what the composition root has joined."""
         self.runtime = runtime
         self.audit = Audit(runtime)
+        self.reading = Reading(runtime)
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
@@ -320,20 +322,20 @@ class Service:
         if at_version is not None and at_time is not None:
             raise InvalidInput("at_time", "cannot be given together with at_version")
         if at_time is not None:
-            at_version = await journal.version_at(thread_id, _in_utc(at_time), tenant)
+            at_version = await journal.version_at(thread_id, in_utc(at_time, "at_time"), tenant)
         if at_version is None:
             return await self.existing(thread_id, caller)
         if not 1 <= at_version <= MAX_VERSION:
             raise InvalidInput("at_version", f"must lie between 1 and {MAX_VERSION}")
         return await journal.load_at(thread_id, Version(at_version), tenant)
 
-    async def threads(self, caller: Caller, after: ThreadCursor | None, limit: int) -> Page[ThreadEntry]:
-        """List threads, the last opened first."""
-        rows = await self.runtime.journal.store.threads(caller.tenant, after, limit + 1)
-        shown = rows[:limit]
-        more = len(rows) > limit
-        cursor = encode_cursor(ThreadCursor(shown[-1].opened_at, shown[-1].thread_id)) if more else None
-        return Page([threads.entry(row) for row in shown], cursor)
+    async def summary(
+        self, thread_id: ThreadId, caller: Caller, at_version: int | None = None, at_time: datetime | None = None
+    ) -> ThreadSummary:
+        """Summarise a thread as it is now, was at a version, or was at an instant, by folding it."""
+        loaded = await self.state(thread_id, caller, at_version, at_time)
+        row = await self.runtime.journal.store.thread(thread_id)
+        return summary(loaded, row.opened_at if row else loaded.head.at, self.runtime.prices)
 
     async def messages(
         self, thread_id: ThreadId, caller: Caller, after: Version, limit: int
@@ -382,7 +384,7 @@ class Service:
         return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
 
     def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:
-        return Metadata(command_id, correlation=caller.correlation, actor=caller.actor)
+        return Metadata(command_id, correlation=caller.correlation, actor=caller.actor, client=caller.client)
 
     def _command_id(self, thread_id: ThreadId, caller: Caller) -> CommandId:
         if caller.key is not None:
@@ -421,15 +423,6 @@ def _graph_of(state: State, open_with: str, asked: str | None) -> str:
     if asked is not None and asked != state.thread.graph:
         raise WrongGraph(asked, state.thread.graph)
     return state.thread.graph
-
-
-def _in_utc(at_time: datetime) -> datetime:
-    if at_time.tzinfo is None:
-        raise InvalidInput("at_time", "needs a time zone, such as 2026-11-23T10:00:00Z")
-    try:
-        return at_time.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidInput("at_time", "must lie in the years 1 to 9999 of UTC") from error
 
 
 def _versions(found: Sequence[Versioned], limit: int) -> Page[Versioned]:

@@ -19,7 +19,7 @@ from domain.mermaid import mermaid
 from domain.ports import WorkerRow
 from domain.state import Call, Ended, Item, Message, Queued, Running, State, Summary, Turn, Unopened
 from domain.tools import Tool
-from projections.threads import Status, status_of
+from projections.status import Status, status_of
 from projections.transcript import FinishedTurn, TranscriptMessage
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ TABLES = ("slices", "threads", "events", "commands", "snapshots")
 
 async def main(threads: int, turns: int, durability: Durability, directory: Path) -> None:
     settings = Settings(_env_file=None, data_dir=directory, database_url=None, llm_endpoint=None, durability=durability)  # type: ignore[call-arg]
-    async with open_runtime(settings) as runtime, runtime.worker.working():
+    async with open_runtime(settings) as runtime, runtime.working():
         service = Service(runtime)
         ids = [ThreadId(runtime.new_id()) for _ in range(threads)]
         url = f"postgresql://postgres@/threadfold?host={directory / 'postgres' / 'cluster'}"

@@ -21,6 +21,8 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     correlation: str | None = None
     """What the caller wants to find it by: the `X-Correlation-ID` of the request."""
     actor: str | None = None
+    client: str | None = None
+    """The program that the caller used, as it names itself."""
 
 
 class Recorded(Struct, frozen=True):

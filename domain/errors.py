@@ -8,7 +8,8 @@ ThreadfoldError
 │   ├── UnknownApproval     nothing waits for this decision
 │   ├── UnknownEvent        the thread has no such version
 │   ├── UnknownSeal
-│   └── NotSealedYet        no seal covers the event so far
+│   ├── NotSealedYet        no seal covers the event so far
+│   └── UnknownProjection
 ├── Conflict
 │   ├── VersionConflict     the thread has moved on
 │   ├── ThreadBusy          a turn is running
@@ -18,10 +19,13 @@ ThreadfoldError
 │   ├── NotRetriable        not the last turn, or it ended well
 │   ├── ApprovalChanged     what was shown is not what would run
 │   ├── WrongGraph          open with another graph than the one asked for
+│   ├── NotRebuildable      a read model is not in the state that is asked of it
 │   ├── CommandReused       an idempotency key with another body
 │   └── VerificationRuns    the log is being verified
 ├── StoreUnavailable        the database does not answer
 │   └── Overloaded          more is to be stored than the database takes
+├── BehindLog               a read model has not seen yet what the caller has
+├── Unwritable              rows of a read model that its table does not take
 ├── LeaseLost               another worker runs this shard now
 ├── InvalidGraph            a graph that cannot be built; names the node
 ├── CorruptLog              stored events that do not verify or cannot be read
@@ -120,6 +124,14 @@ class NotSealedYet(NotFound):
         super().__init__(f"No seal covers version {version} of the thread {thread_id} yet. {when}")
 
 
+class UnknownProjection(NotFound):
+    """There is no projection of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        """Name what was asked for, and what there is."""
+        super().__init__(f"There is no projection {name!r}; there are {', '.join(known)}.")
+
+
 class Conflict(ThreadfoldError):
     """The thread is not as the caller believes."""
 
@@ -174,6 +186,10 @@ class WrongGraph(Conflict):
         )
 
 
+class NotRebuildable(Conflict):
+    """The read model is not in the state that is asked of it."""
+
+
 class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
 
@@ -188,6 +204,19 @@ class StoreUnavailable(ThreadfoldError):
 
 class Overloaded(StoreUnavailable):
     """More is to be stored than the database takes just now. Try again in a second."""
+
+
+class BehindLog(ThreadfoldError):
+    """The read model has not seen yet what the caller has seen. Ask again, or ask for an older version."""
+
+
+class Unwritable(ThreadfoldError):
+    """A row cannot be stored in the table of a read model."""
+
+    def __init__(self, table: str, why: str) -> None:
+        """Name the table, and say what the store says."""
+        super().__init__(f"{table}: {why}")
+        self.table = table
 
 
 class LeaseLost(ThreadfoldError):

@@ -103,6 +103,12 @@ class EventStore(Protocol):
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Return the records of a slice after a position, in their order, at most `limit`."""
 
+    async def read_after(self, after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+        """Return records of several slices, each after a position of its own and at most `limit` of each.
+
+        They come in the order of slice and position.
+        """
+
     async def slice_head(self, slice_: Slice) -> Position:
         """Return the last position that was given out in a slice; 0 if there is none."""
 

@@ -101,6 +101,12 @@ def _folder(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _file(path: pathlib.Path) -> pathlib.Path:
+    if not path.is_file():
+        raise ValueError("expected a file that exists")
+    return path
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -149,6 +155,9 @@ class Settings(BaseSettings):
     )
     knowledge_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_folder)] = Field(
         default=pathlib.Path("docs"), description="folder of Markdown files that the look_up tool searches"
+    )
+    prices: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)] = Field(
+        default=pathlib.Path("infrastructure/prices.json"), description="JSON file of what models cost"
     )
     host: str = Field(default="127.0.0.1", description="the address to listen on; 0.0.0.0 is every one")
     port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")

@@ -1,61 +1,166 @@
-"""Threads at a glance: the list of a tenant's threads, and one thread's summary."""
+"""Threads at a glance: the list of a tenant's threads, and one thread's summary, now or at any version."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 
+from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.ids import ThreadId, Version
-from domain.ports import ThreadRow
-from domain.state import Ended, Running, State, Unopened
+from domain.codec import to_json
+from domain.ids import Tenant, ThreadId, Version, slice_of
+from domain.prices import Prices, dollars
+from domain.queries import Among, Condition, Select, Where
+from domain.state import Ended, Running, Unopened
+from domain.tables import COST, Change, Column, Index, Row, Table
+from projections.messages import MESSAGES
+from projections.projection import Projection, Story
+from projections.status import Status, status_of
 
-Status: TypeAlias = Literal["idle", "running", "waiting"]
-"""`waiting`: a turn cannot go on before a person decides."""
+Sort: TypeAlias = Literal["opened_at", "last_event_at", "tokens", "cost"]
 
 
-class ThreadEntry(Struct, frozen=True):
-    """A thread in a list."""
+class Waiting(Struct, frozen=True):
+    """Something that a person has to decide: a call of a tool, or a node of the graph."""
 
-    thread_id: ThreadId
-    status: Status
-    version: Version
-    opened_at: datetime
-    last_event_at: datetime
+    approval_id: int
+    because: Literal["policy", "outcome_unknown"]
+    node: str
+    tool: str | None = None
 
 
 class ThreadSummary(Struct, frozen=True):
-    """A thread and what it has cost so far."""
+    """A thread, what it is doing, and what it has cost so far. `checkpoint` names the version that this is of."""
 
     thread_id: ThreadId
     graph: str
+    title: str
     status: Status
     version: Version
     checkpoint: str
+    opened_at: datetime
     last_event_at: datetime
     turns: int
+    messages: int
     prompt_tokens: int
     completion_tokens: int
+    cost_usd: float
     running_turn: UUID | None
     queued_turns: Sequence[UUID]
     last_turn: Ended | None
+    waiting_for: Sequence[Waiting]
 
 
-def entry(row: ThreadRow) -> ThreadEntry:
-    """Describe a thread by its row alone."""
-    return ThreadEntry(row.thread_id, status_of(row), row.head.version, row.opened_at, row.head.at)
+THREADS = Table(
+    "threads",
+    "Threads at a glance",
+    (
+        Column("opened_at", "timestamptz", "least", "When its first event was recorded."),
+        Column("last_event_at", "timestamptz", about="When its last event was recorded."),
+        Column("prompt_tokens", "bigint", about="Tokens of all prompts."),
+        Column("completion_tokens", "bigint", about="Tokens of all answers."),
+        Column("tokens", "bigint", about="Tokens of prompts and answers."),
+        Column("cost", "bigint", about="What they cost, in millionths of a millionth of a dollar."),
+        Column("version", "integer", about="The version that this row is of."),
+        Column("turns", "integer", about="Turns that began."),
+        Column("messages", "integer", about="Messages of the user and the agent."),
+        Column("slice", "smallint", "key"),
+        Column("thread_id", "uuid", "key", "The thread."),
+        Column("running_turn", "uuid", about="The turn in progress."),
+        Column("tenant", "text", about="Whose it is."),
+        Column("graph", "text", about="The agent's graph."),
+        Column("status", "text", about="idle, running, or waiting for a person."),
+        Column("title", "text", about="The beginning of the first message."),
+        Column("checkpoint", "text", about="The version and the beginning of its hash, to act on it by."),
+        Column("queued_turns", "json", about="Turns that wait for the end of the one in progress."),
+        Column("last_turn", "json", about="How the last turn ended."),
+        Column("waiting_for", "json", about="What a person has to decide."),
+    ),
+    (
+        Index(("tenant", "opened_at", "thread_id")),
+        Index(("tenant", "last_event_at", "thread_id")),
+        Index(("tenant", "tokens", "thread_id")),
+        Index(("tenant", "cost", "thread_id")),
+    ),
+    private=frozenset({"slice", "cost"}),
+    derived=(COST,),
+)
 
 
-def status_of(of: ThreadRow | State) -> Status:
-    """Say what a thread is doing."""
-    if of.waiting:
-        return "waiting"
-    return "running" if of.in_turn else "idle"
+def _row(story: Story, prices: Prices) -> Iterable[Change]:
+    found = summary(story.loaded, story.opened_at or story.head.at, prices)
+    yield (
+        THREADS,
+        THREADS.row(
+            opened_at=found.opened_at,
+            last_event_at=found.last_event_at,
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.completion_tokens,
+            tokens=found.prompt_tokens + found.completion_tokens,
+            cost=_cost(story.loaded, prices),
+            version=found.version,
+            turns=found.turns,
+            messages=found.messages,
+            slice=slice_of(story.thread_id),
+            thread_id=story.thread_id,
+            running_turn=found.running_turn,
+            tenant=story.tenant,
+            graph=found.graph,
+            status=found.status,
+            title=found.title,
+            checkpoint=found.checkpoint,
+            queued_turns=to_json(found.queued_turns),
+            last_turn=to_json(found.last_turn),
+            waiting_for=to_json(found.waiting_for),
+        ),
+    )
 
 
-def summary(loaded: Loaded, checkpoint: str) -> ThreadSummary:
+PROJECTION = Projection("threads", 1, (THREADS,), thread=_row)
+
+
+def listing(
+    tenant: Tenant,
+    *,
+    search: str | None = None,
+    conditions: Iterable[Condition] = (),
+    sort: Sort = "opened_at",
+    descending: bool = True,
+    after: tuple[Any, ThreadId] | None = None,
+    limit: int = 50,
+) -> Select:
+    """Ask for a page of a tenant's threads; with `search`, of those in which all these words were said in a message."""
+    where: list[Condition] = [Where("tenant", "=", tenant), *conditions]
+    if search is not None:
+        words = (Where("tenant", "=", tenant), Where("content", "matches", search))
+        where.append(Among(("slice", "thread_id"), MESSAGES, words))
+    return Select(THREADS, tuple(where), (sort, "thread_id"), descending, after, limit)
+
+
+def one(thread_id: ThreadId) -> Select:
+    """Ask for a thread."""
+    return Select(THREADS, (Where("slice", "=", slice_of(thread_id)), Where("thread_id", "=", thread_id)), limit=1)
+
+
+def summary_of(row: Row) -> ThreadSummary:
+    """Describe a thread by its row."""
+    found = dict(zip(THREADS.names, row, strict=True))
+    return ThreadSummary(
+        **{name: found[name] for name in ThreadSummary.__struct_fields__ if name in found and name not in _JSON},
+        cost_usd=dollars(found["cost"]),
+        queued_turns=msgspec.json.decode(found["queued_turns"], type=tuple[UUID, ...]),
+        last_turn=msgspec.json.decode(found["last_turn"], type=Ended | None),
+        waiting_for=msgspec.json.decode(found["waiting_for"], type=tuple[Waiting, ...]),
+    )
+
+
+_JSON = {"queued_turns", "last_turn", "waiting_for"}
+
+
+def summary(loaded: Loaded, opened_at: datetime, prices: Prices) -> ThreadSummary:
     """Describe a folded thread. Raise `TypeError` if it was never opened."""
     state = loaded.state
     if isinstance(state, Unopened):
@@ -64,14 +169,34 @@ def summary(loaded: Loaded, checkpoint: str) -> ThreadSummary:
     return ThreadSummary(
         thread_id=loaded.thread_id,
         graph=thread.graph,
+        title=thread.title,
         status=status_of(state),
         version=loaded.head.version,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint_of(loaded),
+        opened_at=opened_at,
         last_event_at=loaded.head.at,
         turns=thread.turns,
+        messages=thread.messages,
         prompt_tokens=thread.prompt_tokens,
         completion_tokens=thread.completion_tokens,
+        cost_usd=dollars(_cost(loaded, prices)),
         running_turn=running,
-        queued_turns=[queued.turn_id for queued in thread.queue],
+        queued_turns=tuple(queued.turn_id for queued in thread.queue),
         last_turn=thread.last_turn,
+        waiting_for=tuple(_waiting(state)) if isinstance(state, Running) else (),
     )
+
+
+def _cost(loaded: Loaded, prices: Prices) -> int:
+    return 0 if isinstance(loaded.state, Unopened) else prices.of_all(loaded.state.thread.usage)
+
+
+def _waiting(state: Running) -> Iterable[Waiting]:
+    turn = state.turn
+    if turn.cancelling:
+        return
+    if turn.approval and not turn.approval.granted:
+        yield Waiting(turn.approval.version, "policy", turn.node)
+    for call in turn.calls:
+        if call.status == "asked":
+            yield Waiting(call.version, call.because, turn.node, call.request.name)

@@ -20,15 +20,18 @@ from redis.asyncio import Redis
 
 from api.runtime import SystemClock
 from domain.ports import EventStore, LeaseStore, SealStore, SnapshotStore, Wakeups
+from domain.read_models import ReadModels
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
@@ -136,6 +139,14 @@ def lease_store(request: pytest.FixtureRequest, event_store: EventStore) -> Leas
     if isinstance(event_store, MemoryEventStore):
         return MemoryLeaseStore(SystemClock(), event_store.fence)
     return PostgresLeaseStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def read_models(request: pytest.FixtureRequest, event_store: EventStore) -> ReadModels:
+    """Give read models without projections, over the event store's log."""
+    if isinstance(event_store, MemoryEventStore):
+        return MemoryReadModels(event_store.head_of, SystemClock())
+    return PostgresReadModels(request.getfixturevalue("pool"))
 
 
 @pytest.fixture(params=[*STORES, "redis"])

@@ -10,17 +10,15 @@ import click
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
 from api.cli.running import ask
 from api.cli.screen import Screen
-from api.preconditions import decode_cursor
+from api.reading import Filters
 from api.service import Caller, Service
-from api.views import EventView, StateView, WindowMessage, event_view, state_view
-from domain.application.execute import checkpoint_of
+from api.views import EventView, Page, StateView, WindowMessage, event_view, state_view
 from domain.application.watching import happenings
 from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput
-from domain.ids import MAX_VERSION, ThreadId, Version
-from domain.ports import ThreadCursor
+from domain.ids import DEFAULT_TENANT, MAX_VERSION, ThreadId, Version
 from domain.state import Ended
-from projections.threads import ThreadEntry, ThreadSummary, summary
+from projections.threads import ThreadSummary
 
 WIDE = 100
 """Columns from which on a list of threads has room for a second time."""
@@ -47,19 +45,6 @@ class Instant(click.ParamType[Any]):
             self.fail(f"{value!r} lies outside the years 1 to 9999 in UTC", param, ctx)
 
 
-class Cursor(click.ParamType[Any]):
-    """The `next_cursor` of the page before."""
-
-    name = "CURSOR"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ThreadCursor:
-        """Read a cursor."""
-        try:
-            return value if isinstance(value, ThreadCursor) else decode_cursor(value, ThreadCursor)
-        except InvalidInput as error:
-            self.fail(error.why, param, ctx)
-
-
 @click.group()
 def threads() -> None:
     """Look at threads. Times are in UTC."""
@@ -67,11 +52,21 @@ def threads() -> None:
 
 @threads.command("list")
 @limited
-@click.option("--cursor", type=Cursor(), help="Go on after the page that ended with this.")
+@click.option("--cursor", help="Go on after the page that ended with this.")
+@click.option("--search", help="Only threads in a message of which these words were said.")
+@click.option("--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only these.")
 @as_json
-def list_threads(*, limit: int, cursor: ThreadCursor | None, as_json: bool) -> None:
+def list_threads(*, limit: int, cursor: str | None, search: str | None, status: tuple[str, ...], as_json: bool) -> None:
     """List threads, the last opened first."""
-    page = ask(lambda service: service.threads(Caller(), cursor, limit))
+
+    async def listing(service: Service) -> Page[ThreadSummary]:
+        await service.runtime.catch_up()
+        try:
+            return await service.reading.threads(DEFAULT_TENANT, Filters(status, search=search), cursor, limit)
+        except InvalidInput as error:
+            raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
+
+    page = ask(listing)
     if as_json:
         show_json(page)
         return
@@ -79,7 +74,7 @@ def list_threads(*, limit: int, cursor: ThreadCursor | None, as_json: bool) -> N
         click.echo("There are no threads." if cursor is None else "There are no more threads.")
         return
     wide = terminal().width >= WIDE
-    headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else [])]
+    headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else []), "TITLE"]
     show_table(headings, [_entry(entry, wide=wide) for entry in page.items])
     if page.next_cursor:
         click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
@@ -92,8 +87,7 @@ def show(*, thread: UUID, as_json: bool) -> None:
     """Summarise a thread."""
 
     async def summarise(service: Service) -> ThreadSummary:
-        loaded = await service.existing(ThreadId(thread), Caller())
-        return summary(loaded, checkpoint_of(loaded))
+        return await service.summary(ThreadId(thread), Caller())
 
     found = ask(summarise)
     if as_json:
@@ -102,8 +96,10 @@ def show(*, thread: UUID, as_json: bool) -> None:
     show_fields(
         [
             ("Thread", str(found.thread_id)),
+            ("Title", found.title or None),
             ("Graph", found.graph),
             ("Status", found.status),
+            ("Waits for", ", ".join(one.tool or f"node {one.node}" for one in found.waiting_for) or None),
             ("Events", f"{found.version:,}"),
             ("Checkpoint", found.checkpoint),
             ("Last event", f"{moment(found.last_event_at)} UTC"),
@@ -175,9 +171,9 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
         ask(follow)
 
 
-def _entry(entry: ThreadEntry, *, wide: bool) -> list[str]:
+def _entry(entry: ThreadSummary, *, wide: bool) -> list[str]:
     opened, last = moment(entry.opened_at), moment(entry.last_event_at)
-    return [str(entry.thread_id), entry.status, f"{entry.version:,}", opened, *([last] if wide else [])]
+    return [str(entry.thread_id), entry.status, f"{entry.version:,}", opened, *([last] if wide else []), entry.title]
 
 
 def _event(event: EventView) -> list[str]:

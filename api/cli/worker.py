@@ -36,10 +36,6 @@ async def _work(settings: Settings) -> None:
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with (
-        connected(settings, open_runtime(settings)) as runtime,
-        runtime.worker.working(),
-        runtime.sealer.sealing(),
-    ):
+    async with connected(settings, open_runtime(settings)) as runtime, runtime.working():
         click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
         await stopping.wait()

@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, audit, people, stream, threads, turns
+from api.routes import about, audit, people, read_models, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -23,9 +23,21 @@ ROUTES = (
     audit.show_seal,
     audit.verify_thread,
     audit.verify_log,
+    read_models.usage,
+    read_models.analytics,
+    read_models.list_budgets,
+    read_models.instant,
+    read_models.list_audit,
+    read_models.list_projections,
+    read_models.list_parked,
+    read_models.settle_parked,
+    read_models.rebuild,
+    read_models.roll_back,
+    read_models.drop_instances,
     about.list_graphs,
     about.show_graph,
     about.list_workers,
     about.live,
     about.ready,
+    about.metrics,
 )

@@ -9,10 +9,18 @@ from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
 from api.callers import FromReadiness, FromService
+from api.metrics import exposition
 from api.problems import problems
 from api.views import GraphView, Health, WorkerView, graph_view
 from domain.errors import UnknownGraph
 
+EXPOSITION = "text/plain; version=0.0.4"
+METERED = {
+    HTTP_200_OK: ResponseSpec(
+        str, generate_examples=False, description="The figures.", media_type=f"{EXPOSITION}; charset=utf-8"
+    ),
+    **problems(HTTP_503_SERVICE_UNAVAILABLE),
+}
 UNREADY = ResponseSpec(Health, generate_examples=False, description="The log cannot be read.")
 
 
@@ -44,10 +52,16 @@ async def live() -> Health:
 
 
 @get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
-async def ready(readiness: FromReadiness) -> Response[Health]:
-    """Say whether the log can be read."""
+async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
+    """Say whether the log can be read; in `detail`, what somebody should look at all the same."""
     trouble = await readiness.trouble()
     if trouble is not None:
         detail = f"The database does not answer: {trouble}"
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
-    return Response(Health("ready"), status_code=HTTP_200_OK)
+    return Response(Health("ready", await service.reading.trouble()), status_code=HTTP_200_OK)
+
+
+@get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
+async def metrics(service: FromService) -> bytes:
+    """Show how the read models are, in Prometheus' text format."""
+    return exposition(await service.reading.projections())

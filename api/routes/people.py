@@ -24,7 +24,7 @@ from api.views import ApprovalView, Decided, Forked, Page
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
-from projections.threads import status_of
+from projections.status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
 

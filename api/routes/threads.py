@@ -1,11 +1,11 @@
 """Opening threads, changing their values, and looking at them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from litestar import Response, get, patch, post
 from litestar.openapi import ResponseSpec
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import (
     HTTP_200_OK,
     HTTP_201_CREATED,
@@ -20,13 +20,15 @@ from litestar.status_codes import (
 
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
-from api.preconditions import decode_cursor, version_cursor
+from api.preconditions import in_utc, version_cursor
 from api.problems import problems
+from api.reading import Consistency, Filters
+from api.routes.read_models import Fresh, MinVersion, ready
 from api.views import EventView, Opened, Page, StateView, state_view
 from domain.application.execute import checkpoint_of
+from domain.errors import InvalidInput
 from domain.ids import ThreadId
-from domain.ports import ThreadCursor
-from projections.threads import ThreadEntry, ThreadSummary, summary
+from projections.threads import Sort, ThreadSummary
 from projections.transcript import TranscriptMessage
 
 AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
@@ -78,19 +80,53 @@ async def update_values(
 
 @get("/v1/threads", tags=["threads"], responses=LISTING)
 async def list_threads(
-    service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 50
-) -> Page[ThreadEntry]:
-    """List threads, the last opened first."""
-    place = decode_cursor(cursor, ThreadCursor) if cursor is not None else None
-    return await service.threads(reader, place, limit)
+    service: FromService,
+    reader: FromReader,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    status: Annotated[str, QueryParameter(description="idle, running, waiting; several separated by commas.")] = "",
+    graph: FromQuery[str | None] = None,
+    search: Annotated[
+        str | None, QueryParameter(description="Words that were said in a message of the thread.")
+    ] = None,
+    title: Annotated[str | None, QueryParameter(description="What the title begins with.")] = None,
+    active_since: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,
+    active_before: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,
+    sort: FromQuery[Sort] = "opened_at",
+    order: FromQuery[Literal["asc", "desc"]] = "desc",
+    consistency: Fresh = "eventual",
+    min_version: MinVersion = None,
+) -> Page[ThreadSummary]:
+    """List threads, the last opened first, or in another order; all of them, or those that fit."""
+    await ready(service, "threads", consistency, min_version)
+    if search is not None:
+        await ready(service, "messages", consistency, min_version)
+    statuses = tuple(name.strip() for name in status.split(",") if name.strip())
+    if not set(statuses) <= {"idle", "running", "waiting"}:
+        raise InvalidInput("status", "expected some of idle, running, waiting")
+    since, before = in_utc(active_since, "active_since"), in_utc(active_before, "active_before")
+    filters = Filters(statuses, graph, search, title, since, before, sort, order == "desc")
+    return await service.reading.threads(reader.tenant, filters, cursor, limit)
 
 
 @get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
-async def show_thread(thread: FromThread, service: FromService, reader: FromReader) -> Response[ThreadSummary]:
-    """Summarise a thread."""
-    loaded = await service.existing(ThreadId(thread), reader)
-    checkpoint = checkpoint_of(loaded)
-    return Response(summary(loaded, checkpoint), headers=etag(checkpoint))
+async def show_thread(
+    thread: FromThread,
+    service: FromService,
+    reader: FromReader,
+    at_version: AtVersion = None,
+    at_time: AtTime = None,
+    min_version: Annotated[int | None, QueryParameter(description="Of an eventual answer: the least version.")] = None,
+    consistency: FromQuery[Consistency] = "strong",
+) -> Response[ThreadSummary]:
+    """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
+    if consistency == "eventual" and at_version is None and at_time is None:
+        if min_version is not None:
+            await service.reading.seen("threads", ThreadId(thread), min_version)
+        found = await service.reading.thread(ThreadId(thread), reader.tenant)
+    else:
+        found = await service.summary(ThreadId(thread), reader, at_version, at_time)
+    return Response(found, headers=etag(found.checkpoint))
 
 
 @get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)

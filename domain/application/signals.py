@@ -7,7 +7,7 @@ if they said so, the text.
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
@@ -90,6 +90,7 @@ class Signals:
         self._watchers: defaultdict[ThreadId, set[Watcher]] = defaultdict(set)
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
+        self._readers: list[Callable[[], None]] = []
         if wakeups:
             wakeups.listen(self._hear)
 
@@ -128,9 +129,14 @@ class Signals:
         if self._wakeups:
             self._wakeups.send(Watched(thread_id))
 
+    def wake(self, reader: Callable[[], None]) -> None:
+        """Call a reader of the log whenever somebody has said, here or elsewhere, that there are events."""
+        self._readers.append(reader)
+
     def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
         """Tell every watcher of a thread what has happened."""
         self._tell(thread_id, events)
+        self._wake()
         if self._wakeups and events:
             self._wakeups.send(Moved(thread_id, events[-1].version))
 
@@ -151,10 +157,15 @@ class Signals:
             for signal in signals:
                 watcher.tell(signal)
 
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader()
+
     def _hear(self, wakeup: Wakeup) -> None:
         match wakeup:
             case Moved(thread_id, version):
                 self._tell(thread_id, (Behind(version),))
+                self._wake()
             case Spoken(thread_id, version, offset, text):
                 self._tell(thread_id, (Delta(version, offset, text),))
             case Retracted(thread_id, version):

@@ -7,7 +7,7 @@ node in flight, by an event that makes all further reports of that worker count 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from domain.application.turns import Turns, story
 from domain.codec import Metadata
 from domain.commands import ResumeTurn
 from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
-from domain.ids import SHARDS, Shard, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of
+from domain.ids import SHARDS, Shard, Slice, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of, slices_of
 from domain.ports import Fence, Lease, LeaseStore, SharesChanged, TurnReady, Wakeup, Wakeups
 from domain.state import Running, Turn
 
@@ -100,6 +100,12 @@ class Worker:
         """Say whether this worker may begin to run a turn of the thread."""
         held = shard_of(slice_of(thread_id)) in self._held
         return held and asyncio.get_running_loop().time() < self._valid_until
+
+    def slices(self) -> Sequence[Slice]:
+        """Return the slices that are this worker's to look after."""
+        if asyncio.get_running_loop().time() >= self._valid_until:
+            return []
+        return [Slice(slice_) for shard in sorted(self._held) for slice_ in slices_of(shard)]
 
     def fence(self, thread_id: ThreadId) -> Fence:
         """Name the lease that covers a thread; if this worker has none, one that is over."""

@@ -28,6 +28,7 @@ from infrastructure.postgres.statements import (
     COMMAND,
     HASHES,
     READ,
+    READ_AFTER,
     READ_SLICE,
     RUNNABLE,
     SLICE_HEAD,
@@ -80,6 +81,12 @@ class PostgresEventStore:
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice."""
         return [record_of(row) for row in await fetch(self._pool, READ_SLICE, slice_, after, limit)]
+
+    async def read_after(self, after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+        """Read parts of slices in one statement."""
+        slices = sorted(after)
+        positions = [after[slice_] for slice_ in slices]
+        return [record_of(row) for row in await fetch(self._pool, READ_AFTER, slices, positions, limit)]
 
     async def slice_head(self, slice_: Slice) -> Position:
         """Look a slice's head up."""

@@ -119,6 +119,20 @@ SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at,
 """
 """A slice's events after a position, in the order of their commits."""
 
+READ_AFTER = """
+SELECT event.*
+  FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS part (slice, after, place)
+ CROSS JOIN LATERAL (
+       SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+         FROM events
+        WHERE events.slice = part.slice AND events.position > part.after
+        ORDER BY events.position
+        LIMIT $3
+       ) AS event
+ ORDER BY part.place, event.position
+"""
+"""Events of several slices, each after a position of its own, at most $3 of each."""
+
 RECORDED = """
 SELECT position
   FROM events

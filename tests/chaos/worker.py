@@ -33,5 +33,5 @@ def _main(environment: dict[str, str]) -> None:
 async def _work() -> None:
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    async with open_runtime(load_settings()) as runtime, runtime.worker.working():
+    async with open_runtime(load_settings()) as runtime, runtime.working():
         await stopping.wait()

@@ -188,7 +188,7 @@ async def test_values_change_by_merge_patch_even_while_a_turn_runs(api: Api) -> 
 
 async def test_threads_are_listed_in_pages_the_last_opened_first(api: Api) -> None:
     opened = [await api.opened() for _ in range(12)]
-    listed = [item["thread_id"] async for item in pages(api, "/v1/threads")]
+    listed = [item["thread_id"] async for item in pages(api, "/v1/threads?consistency=strong")]
     assert listed == opened[::-1]
 
 

@@ -19,7 +19,7 @@ def test_every_event_is_described_with_its_fields() -> None:
 
 def test_every_path_is_described() -> None:
     page = (DOCS / "http.md").read_text()
-    described = set(re.findall(r"`(/(?:v1|health)[\w/{}]*)`", page))
+    described = set(re.findall(r"`(/(?:v1|health|metrics)[\w/{}]*)`", page))
     app = create_app(Settings(_env_file=None, database_url="memory://"))  # type: ignore[call-arg]
     served = {re.sub(r"{(\w+?)(_id)?:str}", r"{\1}", route.path).replace("{thread}", "{id}") for route in app.routes}
     assert described == {path for path in served if not path.startswith("/schema")}

@@ -1,0 +1,142 @@
+"""`threadfold projections`: list, rebuild, rollback, drop, parked, retry, skip."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api.cli.output import as_json as json_option
+from api.cli.output import moment, show_json, show_table, terminal
+from api.cli.running import PROBLEM, ask
+from api.reading_views import InstanceView, ProjectionView
+from api.service import Service
+from domain.ids import ThreadId
+
+TICK = 0.2
+"""Seconds between two looks at a build."""
+
+STALLED = 3.0
+"""Seconds after which a build that nobody works on is worked on here."""
+
+
+@click.group()
+def projections() -> None:
+    """Look after the read models, which are built from the log and can be built again."""
+
+
+@projections.command("list")
+@json_option
+def list_projections(*, as_json: bool) -> None:
+    """List the read models: which instance serves, how many events each is behind, and what is parked."""
+    found = ask(lambda service: service.reading.projections())
+    if as_json:
+        show_json(found)
+        return
+    rows = [_row(projection, instance) for projection in found for instance in projection.instances]
+    show_table(["PROJECTION", "INSTANCE", "VERSION", "STATUS", "EVENTS", "LAG", "PARKED"], rows)
+
+
+@projections.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@click.option("--throttle", type=click.IntRange(1), help="Events a second, at most.")
+def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> None:
+    """Build read models NAMES anew beside those that serve, and let them serve once they have caught up.
+
+    Running workers do it; without any, this process does. It may be interrupted: the build goes on where it was.
+    """
+    if every == bool(names):
+        raise click.UsageError("Name the read models to build, or say --all.")
+    ask(lambda service: _rebuild(service, names, throttle))
+
+
+@projections.command()
+@click.argument("name")
+def rollback(*, name: str) -> None:
+    """Let the instance of the read model NAME serve again that served before."""
+    instance = ask(lambda service: service.reading.roll_back(name))
+    click.echo(f"Instance {instance.id} of {name} serves again.")
+
+
+@projections.command()
+@click.argument("name")
+def drop(*, name: str) -> None:
+    """Forget the instances of the read model NAME that do not serve, and their tables."""
+    ask(lambda service: service.reading.drop(name))
+    click.echo(f"Only the serving instance of {name} is left.")
+
+
+@projections.command()
+@json_option
+def parked(*, as_json: bool) -> None:
+    """List the threads that read models leave out since an event that they could not take."""
+    found = ask(lambda service: service.reading.parked())
+    if as_json:
+        show_json(found)
+        return
+    if not found:
+        click.echo("Nothing is parked.")
+        return
+    rows = [
+        [one.projection, str(one.thread_id), str(one.version), one.type, moment(one.at), one.error] for one in found
+    ]
+    show_table(["PROJECTION", "THREAD", "VERSION", "EVENT", "SINCE (UTC)", "ERROR"], rows, wrap=True)
+
+
+@projections.command()
+@click.argument("name")
+@click.argument("thread", type=click.UUID)
+def retry(*, name: str, thread: UUID) -> None:
+    """Go on with a parked THREAD in the read model NAME, now that its handler can take the event."""
+    _settle(name, thread, skip=False)
+
+
+@projections.command()
+@click.argument("name")
+@click.argument("thread", type=click.UUID)
+def skip(*, name: str, thread: UUID) -> None:
+    """Go on with a parked THREAD in the read model NAME, without the event that it was parked at."""
+    _settle(name, thread, skip=True)
+
+
+def _settle(name: str, thread: UUID, *, skip: bool) -> None:
+    if ask(lambda service: service.reading.settle(name, ThreadId(thread), skip=skip)):
+        click.echo(f"{thread} is up to date in {name}.")
+        return
+    click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
+    raise SystemExit(PROBLEM)
+
+
+def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
+    numbers = (instance.done, instance.lag, instance.parked)
+    version = str(instance.version)
+    return [projection.name, str(instance.instance), version, instance.status, *(f"{n:,}" for n in numbers)]
+
+
+async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
+    await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
+    everything = names or [view.name for view in await service.reading.projections()]
+    line = await service.reading.rebuild(everything, throttle)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
+    started, moved = time.monotonic(), (time.monotonic(), 0)
+    with Progress(*columns, TimeRemainingColumn(), console=terminal()) as progress:
+        bar = progress.add_task("building", total=None)
+        while building := await _building(service, everything):
+            done, total = building[0].done, building[0].done + building[0].lag
+            progress.update(bar, completed=done, total=total)
+            if done != moved[1]:
+                moved = (time.monotonic(), done)
+            if time.monotonic() - moved[0] > STALLED and not await service.runtime.worker.leases.workers():
+                await service.runtime.build(line)
+            await asyncio.sleep(TICK)
+        progress.update(bar, completed=moved[1], total=moved[1])
+    seconds = time.monotonic() - started
+    click.echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")
+
+
+async def _building(service: Service, names: Sequence[str]) -> Sequence[InstanceView]:
+    views = [view for view in await service.reading.projections() if view.name in names]
+    return [instance for view in views for instance in view.instances if instance.status == "building"]

@@ -1,0 +1,323 @@
+"""Queries to the read models: the part of the service that lists, adds up, and looks after the projections."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from api.preconditions import decode_cursor, encode_cursor
+from api.reading_views import (
+    AuditEntry,
+    InstanceView,
+    ParkedView,
+    ProjectionView,
+    Spent,
+    Sums,
+    audit_entry,
+    instance_view,
+)
+from api.runtime import Runtime
+from api.views import Page
+from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThread
+from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
+from domain.queries import Aggregate, Bucket, Condition, Select, Where
+from domain.read_models import Instance, InstanceId, LineId
+from domain.tables import Table
+from projections import budgets, spells, threads
+from projections.audit import AUDIT
+from projections.latency import latency_of
+from projections.projection import Projection
+from projections.threads import Sort, ThreadSummary
+
+Consistency: TypeAlias = Literal["eventual", "strong"]
+"""`strong`: the answer knows everything that was stored when it was asked for."""
+
+PATIENCE = 5.0
+"""Seconds that a query waits for the read model to see what it asks for."""
+
+LOOK = 0.01
+"""Seconds between two looks whether it has."""
+
+T = TypeVar("T")
+
+
+class Filters(Struct, frozen=True):
+    """Which threads a list has."""
+
+    status: tuple[str, ...] = ()
+    graph: str | None = None
+    search: str | None = None
+    title: str | None = None
+    active_since: datetime | None = None
+    active_before: datetime | None = None
+    sort: Sort = "opened_at"
+    descending: bool = True
+
+
+class Place(Struct, frozen=True):
+    """Where a page of threads ended."""
+
+    sort: Sort
+    descending: bool
+    value: int | str
+    thread_id: ThreadId
+
+
+class Span(Struct, frozen=True):
+    """Which hours a sum is over, what it is grouped by, and what it leaves out."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    bucket: Bucket | None = None
+    group_by: tuple[str, ...] = ()
+    only: Mapping[str, str] = {}
+
+
+class Reading:
+    """Answers queries from the read models."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Work with what the composition root has joined."""
+        self._runtime = runtime
+        self._models = runtime.models
+        self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
+
+    async def fresh(self, projection: str) -> None:
+        """Wait until a projection has seen what is stored now. Raises `BehindLog`."""
+        line = (await self._serving(projection)).line
+        aims = {slot.slice: slot.head for slot in await self._models.behind(line, ALL)}
+
+        async def there() -> bool:
+            behind = await self._models.behind(line, aims.keys())
+            return all(slot.position >= aims[slot.slice] for slot in behind)
+
+        if aims:
+            self._runtime.runner.wake()
+            await _until(there)
+
+    async def seen(self, projection: str, thread_id: ThreadId, version: int) -> None:
+        """Wait until a projection has seen a version of a thread. Raises `BehindLog`, `InvalidInput`."""
+        store, slice_ = self._runtime.journal.store, slice_of(thread_id)
+        records = await store.read(thread_id, Version(version - 1), Version(version)) if version > 0 else ()
+        if not records:
+            row = await store.thread(thread_id)
+            if row and version <= row.base:
+                return
+            raise InvalidInput("min_version", f"the thread {thread_id} has no version {version}")
+        self._runtime.runner.wake()
+        await _until(lambda: self._models.reached(projection, slice_, records[0].position))
+
+    async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
+        """List threads."""
+        place = decode_cursor(cursor, Place) if cursor is not None else None
+        if place and (place.sort, place.descending) != (filters.sort, filters.descending):
+            raise InvalidInput("cursor", "belongs to another order; ask with the same sort and order")
+        after = (_sorted_value(place), place.thread_id) if place else None
+        query = threads.listing(
+            tenant,
+            search=filters.search,
+            conditions=_conditions(filters),
+            sort=filters.sort,
+            descending=filters.descending,
+            after=after,
+            limit=limit + 1,
+        )
+        rows = await self._models.select(query)
+        shown = [threads.summary_of(row) for row in rows[:limit]]
+        if len(rows) <= limit:
+            return Page(shown, None)
+        value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
+        written = value.isoformat() if isinstance(value, datetime) else value
+        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, written, shown[-1].thread_id)))
+
+    async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
+        """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
+        rows = await self._models.select(threads.one(thread_id))
+        if not rows or rows[0][threads.THREADS.names.index("tenant")] != tenant:
+            raise UnknownThread(thread_id)
+        return threads.summary_of(rows[0])
+
+    async def sums(self, name: str, tenant: Tenant, span: Span, limit: int = 10_000) -> Sums:
+        """Add up what a projection counts by the hour, with percentiles of its durations."""
+        projection = self._projections[name]
+        table, latency = projection.tables
+        counted = tuple(column.name for column in table.columns if column.rule == "add")
+        where = _hours(tenant, span, table)
+        totals = await self._models.aggregate(Aggregate(table, counted, where, span.group_by, span.bucket, limit=limit))
+        by_duration = Aggregate(
+            latency, ("durations",), where, (*span.group_by, "bucket"), span.bucket, limit=limit * 50
+        )
+        buckets = await self._models.aggregate(by_duration)
+        size = len(span.group_by) + (1 if span.bucket else 0)
+        counts: dict[tuple[Any, ...], dict[int, int]] = {}
+        for row in buckets:
+            counts.setdefault(row[:size], {})[row[-2]] = row[-1]
+        heads = (("start",) if span.bucket else ()) + span.group_by
+        items = [_item(heads, counted, row, latency_of(counts.get(row[:size], {}))) for row in totals]
+        return Sums(span.bucket, span.group_by, items)
+
+    async def spent(
+        self, tenant: Tenant, window: budgets.Window, at: datetime, by: tuple[str, ...], only: Mapping[str, Any]
+    ) -> Sequence[Spent]:
+        """Say what was spent in the window that an instant lies in, the most expensive first."""
+        start = budgets.start_of(window, at)
+        where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
+        if "thread_id" in only:
+            where.append(Where("slice", "=", slice_of(only["thread_id"])))
+        where += [Where(name, "=", value) for name, value in only.items()]
+        sums = ("calls", "prompt_tokens", "completion_tokens", "cost")
+        rows = await self._models.aggregate(Aggregate(budgets.BUDGETS, sums, tuple(where), by))
+        found = [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
+        return sorted(found, key=lambda spent: (spent.cost_usd, spent.tokens), reverse=True)
+
+    async def at_instant(self, tenant: Tenant, at: datetime, limit: int) -> Mapping[str, Sequence[ThreadId]]:
+        """Name the threads that ran, and that waited for a person, at an instant."""
+        place = spells.SPELLS.names.index("thread_id")
+        found = {}
+        for status in ("running", "waiting"):
+            rows = await self._models.select(spells.at_instant(tenant, status, at, limit))
+            found[status] = [ThreadId(row[place]) for row in rows]
+        return found
+
+    async def audit(
+        self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
+    ) -> Page[AuditEntry]:
+        """List who did what, the last first."""
+        after = None
+        if cursor is not None:
+            at, thread_id, command, by = decode_cursor(cursor, tuple[datetime, ThreadId, ThreadId, str])
+            after = (at, thread_id, command, by)
+        order = ("at", "thread_id", "command", "by")
+        where = (Where("tenant", "=", tenant), *conditions)
+        rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
+        shown = [audit_entry(dict(zip(AUDIT.names, row, strict=True))) for row in rows[:limit]]
+        if len(rows) <= limit:
+            return Page(shown, None)
+        last = shown[-1]
+        return Page(shown, encode_cursor((last.at, last.thread_id, last.command, last.by)))
+
+    async def projections(self) -> Sequence[ProjectionView]:
+        """Say how far each projection has come, and what it has parked."""
+        instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
+        parked: dict[InstanceId, int] = {}
+        for one in await self._models.parked([instance.id for instance in instances], ALL):
+            parked[one.instance] = parked.get(one.instance, 0) + 1
+        views: dict[str, list[InstanceView]] = {}
+        for instance in instances:
+            view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
+            views.setdefault(instance.projection, []).append(view)
+        return [ProjectionView.of(name, found) for name, found in views.items()]
+
+    async def parked(self, name: str | None = None) -> Sequence[ParkedView]:
+        """List the threads that projections leave out, the longest parked first."""
+        instances = {i.id: i for i in await self._models.instances() if name in {None, i.projection}}
+        found = await self._models.parked(list(instances), ALL)
+        return [ParkedView.of(instances[one.instance].projection, one) for one in found]
+
+    async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
+        """Go on with a parked thread, with the event that it was parked at or without it. Raises `UnknownThread`."""
+        instances = [i.id for i in await self._models.instances() if i.projection == name]
+        if not instances:
+            raise UnknownProjection(name, tuple(self._projections))
+        parked = await self._models.parked(instances, [slice_of(thread_id)])
+        mine = [one for one in parked if one.thread_id == thread_id]
+        if not mine:
+            raise UnknownThread(thread_id)
+        return all([await self._runtime.runner.retry(one, skip=skip) for one in mine])
+
+    async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
+        """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
+        line = await self._models.rebuild([self._known(name).shape for name in names], throttle)
+        self._runtime.runner.wake()
+        return line
+
+    async def roll_back(self, name: str) -> Instance:
+        """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""
+        return await self._models.roll_back(self._known(name).name)
+
+    async def drop(self, name: str) -> None:
+        """Forget the instances that do not serve. Raises `UnknownProjection`."""
+        instances = [i for i in await self._models.instances() if i.projection == name]
+        if not instances:
+            raise UnknownProjection(name, tuple(self._projections))
+        for instance in instances:
+            if instance.status != "serving":
+                await self._models.drop(instance.id)
+
+    async def trouble(self) -> str | None:
+        """Say in a sentence what somebody should look at; None if nothing is parked."""
+        parked = await self.parked()
+        if not parked:
+            return None
+        names = ", ".join(sorted({one.projection for one in parked}))
+        return f"{len(parked)} parked in the read models {names}: see /v1/projections/parked"
+
+    def _known(self, name: str) -> Projection:
+        if name not in self._projections:
+            raise UnknownProjection(name, tuple(self._projections))
+        return self._projections[name]
+
+    async def _serving(self, projection: str) -> Instance:
+        for instance in await self._models.instances():
+            if instance.projection == projection and instance.status == "serving":
+                return instance
+        raise BehindLog(f"The read model {projection} is being built for the first time.")
+
+
+ALL: Collection[Slice] = [Slice(number) for number in range(SLICES)]
+
+
+async def _until(there: Callable[[], Any]) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not await there():  # noqa: ASYNC110  (it may be another process that writes)
+                await asyncio.sleep(LOOK)
+    except TimeoutError:
+        raise BehindLog from None
+
+
+def _conditions(filters: Filters) -> Iterable[Condition]:
+    if filters.status:
+        yield Where("status", "in", filters.status)
+    if filters.graph is not None:
+        yield Where("graph", "=", filters.graph)
+    if filters.title is not None:
+        yield Where("title", "begins", filters.title)
+    if filters.active_since is not None:
+        yield Where("last_event_at", ">=", filters.active_since)
+    if filters.active_before is not None:
+        yield Where("last_event_at", "<", filters.active_before)
+
+
+def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
+    keys = set(table.key) - {"tenant", "hour"}
+    for name in (*span.group_by, *span.only):
+        if name not in keys:
+            field = "group_by" if name in span.group_by else name
+            raise InvalidInput(field, f"expected some of {', '.join(sorted(keys))}, not {name!r}")
+    where: list[Condition] = [Where("tenant", "=", tenant)]
+    if span.since is not None:
+        where.append(Where("hour", ">=", span.since))
+    if span.until is not None:
+        where.append(Where("hour", "<", span.until))
+    return (*where, *(Where(name, "=", value) for name, value in span.only.items()))
+
+
+def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], latency: Any) -> Mapping[str, Any]:
+    item = dict(zip((*heads, *counted), row, strict=True))
+    if "cost" in item:
+        item["cost_usd"] = item.pop("cost") / 10**12
+    item["latency_ms"] = msgspec.structs.asdict(latency) if latency else None
+    return item
+
+
+def _sorted_value(place: Place) -> Any:
+    if place.sort in {"opened_at", "last_event_at"}:
+        try:
+            return datetime.fromisoformat(str(place.value)).astimezone(UTC)
+        except ValueError as error:
+            raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
+    return int(place.value)

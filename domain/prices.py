@@ -1,0 +1,53 @@
+"""What models cost. Money is counted in whole millionths of a millionth of a dollar, so that sums are exact."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+from msgspec import Struct
+
+from domain.state import ModelUsage
+
+PER_DOLLAR = 10**12
+"""Units of money in a dollar."""
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a million tokens of a model cost, in dollars: of prompts, and of answers."""
+
+    prompt: float
+    completion: float
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
+    """A price list. A model that is not in it is priced as the longest name in it that its own name begins with.
+
+    `date` is when the list was made. Models that no name fits cost nothing.
+    """
+
+    date: date
+    models: Mapping[str, Price] = {}
+
+    def cost(self, model: str, prompt_tokens: int, completion_tokens: int) -> int:
+        """Price a number of tokens, in units."""
+        price = self._price(model)
+        if price is None:
+            return 0
+        return prompt_tokens * _unit(price.prompt) + completion_tokens * _unit(price.completion)
+
+    def of_all(self, usage: Iterable[ModelUsage]) -> int:
+        """Price what was used of several models, in units."""
+        return sum(self.cost(used.model, used.prompt_tokens, used.completion_tokens) for used in usage)
+
+    def _price(self, model: str) -> Price | None:
+        fitting = [name for name in self.models if model.startswith(name)]
+        return self.models[max(fitting, key=len)] if fitting else None
+
+
+def _unit(dollars_per_million: float) -> int:
+    """Turn dollars a million tokens into units a token."""
+    return round(dollars_per_million * PER_DOLLAR / 1_000_000)
+
+
+def dollars(units: int) -> float:
+    """Turn units into dollars."""
+    return units / PER_DOLLAR

@@ -1,0 +1,152 @@
+"""Read models as tables of rows: their columns, and how two rows of one key become one.
+
+A handler never updates: it says a row, and the column's rule says what becomes of the one that is there. So the rows
+of thousands of events are merged before anything is written, and a batch costs one statement for each table.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["smallint", "integer", "bigint", "text", "uuid", "timestamptz", "json", "words"]
+"""What a column holds. `words` is a text that can be searched, and not read back."""
+
+Rule: TypeAlias = Literal["key", "last", "first", "add", "least", "greatest", "joined"]
+"""How a column's old and new value become one. `first` keeps what is there unless it is null; `joined` appends texts,
+with a comma between them."""
+
+Row: TypeAlias = tuple[Any, ...]
+"""Values in the order of a table's columns."""
+
+Key: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, its rule, and a sentence about it for those who read it in SQL."""
+
+    name: str
+    kind: Kind
+    rule: Rule = "last"
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index by some columns; or, `by_span`, by two instants between which something was so; or by words."""
+
+    columns: tuple[str, ...]
+    by: Literal["order", "span", "words"] = "order"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A column that only the SQL views have: an expression over the table's own, which is `t` in it."""
+
+    name: str
+    expression: str
+    about: str
+
+
+COST = Derived("cost_usd", "t.cost / 1e12", "What they cost, in dollars.")
+"""For tables with a column `cost`, in millionths of a millionth of a dollar."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The shape of a read model. `private` columns are not shown in the SQL views, `derived` ones only there."""
+
+    name: str
+    about: str
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...] = ()
+    private: frozenset[str] = frozenset({"slice"})
+    derived: tuple[Derived, ...] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names in their order."""
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def key(self) -> tuple[str, ...]:
+        """The names of the columns that a row is known by."""
+        return tuple(column.name for column in self.columns if column.rule == "key")
+
+    @cached_property
+    def _places(self) -> tuple[int, ...]:
+        return tuple(index for index, column in enumerate(self.columns) if column.rule == "key")
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return {column.name: 0 if column.rule == "add" else None for column in self.columns}
+
+    def column(self, name: str) -> Column:
+        """Return a column. Raises `KeyError`."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Column]:
+        return {column.name: column for column in self.columns}
+
+    def row(self, **values: Any) -> Row:
+        """Make a row; what is not given is null, or 0 where it is added up. Raises `TypeError` for other names."""
+        row = tuple((self._defaults | values).values())
+        if len(row) != len(self.columns):
+            raise TypeError(f"{self.name} has no column {', '.join(values.keys() - set(self.names))}")
+        return row
+
+    def key_of(self, row: Row) -> Key:
+        """Return the values that a row is known by."""
+        return tuple(row[place] for place in self._places)
+
+    def merge(self, old: Row, new: Row) -> Row:
+        """Make one row of two with the same key."""
+        return tuple(map(_merge, self.columns, old, new))
+
+
+def _merge(column: Column, old: Any, new: Any) -> Any:
+    match column.rule:
+        case "add":
+            return old + new
+        case "least":
+            return min(old, new)
+        case "greatest":
+            return max(old, new)
+        case "first":
+            return new if old is None else old
+        case "joined":
+            return f"{old},{new}"
+        case _:
+            return new
+
+
+Change: TypeAlias = tuple[Table, Row]
+"""What a handler says: a row to be merged into a table."""
+
+
+class Rows:
+    """Rows of several tables, those of one key merged."""
+
+    def __init__(self) -> None:
+        """Begin without rows."""
+        self._tables: dict[Table, dict[Key, Row]] = {}
+
+    def add(self, changes: Iterable[Change]) -> None:
+        """Merge changes, in their order."""
+        for table, row in changes:
+            rows = self._tables.setdefault(table, {})
+            key = table.key_of(row)
+            old = rows.get(key)
+            rows[key] = row if old is None else table.merge(old, row)
+
+    def of(self, table: Table) -> Sequence[Row]:
+        """Return a table's rows in the order of their keys: writers who share rows do not wait in a circle."""
+        rows = self._tables.get(table, {})
+        return [rows[key] for key in sorted(rows)]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """The tables that have rows."""
+        return list(self._tables)

@@ -1,0 +1,323 @@
+"""Read models in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
+
+from domain.errors import NotRebuildable, Unwritable
+from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
+from domain.ports import Clock
+from domain.queries import Aggregate, Among, Bucket, Condition, Select, Spanning
+from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
+from domain.tables import Key, Row, Rows, Table
+
+Heads: TypeAlias = Callable[[Slice], int]
+"""Says where a slice ends."""
+
+
+class MemoryReadModels:
+    """`ReadModels` that a process keeps for itself."""
+
+    def __init__(self, heads: Heads, clock: Clock) -> None:
+        """Begin without projections, over a log whose slices end where `heads` says."""
+        self._heads = heads
+        self._clock = clock
+        self._instances: dict[InstanceId, Instance] = {}
+        self._shapes: dict[tuple[str, int], Shape] = {}
+        self._lines: dict[LineId, Line] = {}
+        self._positions: dict[LineId, list[int]] = {}
+        self._paused: dict[LineId, datetime] = {}
+        self._parked: dict[tuple[InstanceId, ThreadId], Parked] = {}
+        self._rows: defaultdict[tuple[InstanceId, str], dict[Key, Row]] = defaultdict(dict)
+        self._last = 0
+
+    async def register(self, shapes: Sequence[Shape]) -> None:
+        """Make room for new projections."""
+        known = {(shape.name, shape.version) for shape in shapes}
+        for instance in list(self._instances.values()):
+            if (instance.projection, instance.version) not in known and not self._is_alone(instance):
+                self._instances[instance.id] = replace(instance, line=self._new_line(self._positions[instance.line]))
+        there = {(instance.projection, instance.version) for instance in self._instances.values()}
+        missing = [shape for shape in shapes if (shape.name, shape.version) not in there]
+        if missing:
+            first = not self._instances
+            line = self._new_line()
+            for shape in missing:
+                self._add(shape, line, serving=first)
+
+    async def instances(self) -> Sequence[Instance]:
+        """List the instances."""
+        return list(self._instances.values())
+
+    async def lines(self) -> Sequence[Line]:
+        """Compare positions with heads."""
+        return [
+            replace(line, done=sum(self._positions[line.id]), left=sum(self._lag(line.id, s) for s in range(SLICES)))
+            for line in self._lines.values()
+        ]
+
+    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+        """Compare positions with heads."""
+        return [
+            Slot(slice_, Position(self._positions[line][slice_]), Position(self._heads(slice_)))
+            for slice_ in sorted(slices)
+            if line in self._positions and self._lag(line, slice_)
+        ]
+
+    async def position(self, line: LineId, slice_: Slice) -> Position:
+        """Look a position up."""
+        return Position(self._positions[line][slice_])
+
+    async def commit(self, batch: Batch) -> bool:
+        """Check everything, then write everything."""
+        positions = self._positions.get(batch.line)
+        slices = {move.slice for move in batch.moves}
+        if positions is None or self._is_paused(batch.line):
+            return False
+        here = {i.id for i in self._instances.values() if i.line == batch.line}
+        parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
+        if parked != batch.parked or any(positions[move.slice] != move.after for move in batch.moves):
+            return False
+        for rows in batch.rows.values():
+            _check(rows)
+        for move in batch.moves:
+            positions[move.slice] = move.upto
+        for one in batch.parking:
+            self._parked[one.instance, one.thread_id] = one
+        for instance, rows in batch.rows.items():
+            self._write(instance, rows)
+        return True
+
+    async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
+        """List what is parked."""
+        found = [
+            one for one in self._parked.values() if one.instance in instances and slice_of(one.thread_id) in slices
+        ]
+        return sorted(found, key=lambda one: one.at)
+
+    async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
+        """Write, and let go on."""
+        key = parked.instance, parked.thread_id
+        instance = self._instances.get(parked.instance)
+        if self._parked.get(key) != parked or instance is None:
+            return False
+        if self._positions[instance.line][slice_of(parked.thread_id)] != upto:
+            return False
+        self._write(parked.instance, rows)
+        if again:
+            self._parked[key] = again
+        else:
+            del self._parked[key]
+        return True
+
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
+        """Begin new instances."""
+        building = {i.projection for i in self._instances.values() if i.status == "building"}
+        for shape in shapes:
+            if shape.name in building:
+                raise NotRebuildable(f"{shape.name} is being built already. Wait for it, or drop it.")
+        line = self._new_line()
+        self._lines[line] = replace(self._lines[line], throttle=throttle)
+        for shape in shapes:
+            self._add(shape, line, serving=False)
+        return line
+
+    async def pause(self, line: LineId, seconds: float) -> None:
+        """Let the old lines pause."""
+        until = self._clock.now() + timedelta(seconds=seconds)
+        self._paused |= dict.fromkeys(self._to_replace(line), until)
+
+    async def switch(self, line: LineId) -> bool:
+        """Let the new instances serve."""
+        building = [i for i in self._instances.values() if i.line == line and i.status == "building"]
+        old = self._to_replace(line)
+        mine = self._positions[line]
+        if not building or any(mine[s] < self._positions[o][s] for o in old for s in range(SLICES)):
+            return False
+        for instance in building:
+            self._serve(instance)
+        for other in old:
+            self._paused.pop(other, None)
+        return True
+
+    async def roll_back(self, projection: str) -> Instance:
+        """Let the last kept one serve."""
+        of = [i for i in self._instances.values() if i.projection == projection]
+        kept = [i for i in of if i.status == "kept"]
+        serving = next((i for i in of if i.status == "serving"), None)
+        if not kept or serving is None:
+            raise NotRebuildable(f"No older instance of {projection} is kept.")
+        now, then = self._positions[serving.line], self._positions[kept[-1].line]
+        if any(now[s] > then[s] for s in range(SLICES)):
+            raise NotRebuildable(f"The older instance of {projection} is behind. Wait until it has caught up.")
+        return self._serve(kept[-1])
+
+    async def drop(self, instance: InstanceId) -> None:
+        """Forget an instance."""
+        found = self._instances.get(instance)
+        if found is None or found.status == "serving":
+            raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+        del self._instances[instance]
+        self._rows = defaultdict(dict, {key: rows for key, rows in self._rows.items() if key[0] != instance})
+        self._parked = {key: one for key, one in self._parked.items() if key[0] != instance}
+        if not any(other.line == found.line for other in self._instances.values()):
+            del self._lines[found.line], self._positions[found.line]
+
+    async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
+        """Compare a position."""
+        serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
+        return bool(serving) and self._positions[serving[0].line][slice_] >= position
+
+    async def select(self, query: Select) -> Sequence[Row]:
+        """Go through all rows."""
+        table, order = query.table, [query.table.names.index(name) for name in query.order]
+        rows = self._where(table, query.where)
+        rows.sort(key=lambda row: [row[place] for place in order], reverse=query.descending)
+        if query.after is not None:
+            mark = list(query.after)
+            rows = [row for row in rows if _follows([row[p] for p in order], mark, descending=query.descending)]
+        return [_readable(table, row) for row in rows[: query.limit]]
+
+    async def aggregate(self, query: Aggregate) -> Sequence[Row]:
+        """Go through all rows."""
+        names = query.table.names
+        groups = [names.index(name) for name in query.group_by]
+        sums, at = [names.index(name) for name in query.sums], names.index(query.at) if query.bucket else 0
+        totals: dict[Key, list[int]] = {}
+        for row in self._where(query.table, query.where):
+            bucket = (_bucket(query.bucket, row[at]),) if query.bucket else ()
+            total = totals.setdefault((*bucket, *(row[place] for place in groups)), [0] * len(sums))
+            for index, place in enumerate(sums):
+                total[index] += row[place]
+        if not query.group_by and not query.bucket:
+            totals.setdefault((), [0] * len(sums))
+        return [(*key, *totals[key]) for key in sorted(totals)][: query.limit]
+
+    def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
+        serving = next(
+            (
+                instance.id
+                for instance in self._instances.values()
+                if instance.status == "serving"
+                and table.name in {t.name for t in self._shapes[instance.projection, instance.version].tables}
+            ),
+            None,
+        )
+        rows = list(self._rows.get((serving, table.name), {}).values()) if serving is not None else []
+        for condition in where:
+            rows = [row for row in rows if self._meets(table, row, condition)]
+        return rows
+
+    def _meets(self, table: Table, row: Row, condition: Condition) -> bool:
+        def value(name: str) -> Any:
+            return row[table.names.index(name)]
+
+        match condition:
+            case Spanning(since, until, at):
+                return bool(value(since) <= at and (value(until) is None or value(until) > at))
+            case Among(columns, other, where):
+                places = [other.names.index(name) for name in columns]
+                found = {tuple(one[place] for place in places) for one in self._where(other, where)}
+                return tuple(value(name) for name in columns) in found
+            case _:
+                return _compares(value(condition.column), condition.operator, condition.value)
+
+    def _write(self, instance: InstanceId, rows: Rows) -> None:
+        for table in rows.tables:
+            there = self._rows[instance, table.name]
+            for row in rows.of(table):
+                key = table.key_of(row)
+                there[key] = table.merge(there[key], row) if key in there else row
+
+    def _add(self, shape: Shape, line: LineId, *, serving: bool) -> None:
+        self._last += 1
+        id_ = InstanceId(self._last)
+        status = "serving" if serving else "building"
+        self._shapes[shape.name, shape.version] = shape
+        self._instances[id_] = Instance(id_, shape.name, shape.version, line, status, self._clock.now())  # type: ignore[arg-type]
+
+    def _serve(self, instance: Instance) -> Instance:
+        for other in list(self._instances.values()):
+            if other.projection == instance.projection and other.status == "serving":
+                self._instances[other.id] = replace(other, status="kept")
+        self._instances[instance.id] = replace(instance, status="serving")
+        return self._instances[instance.id]
+
+    def _new_line(self, positions: Sequence[int] = (0,) * SLICES) -> LineId:
+        self._last += 1
+        id_ = LineId(self._last)
+        self._positions[id_] = list(positions)
+        self._lines[id_] = Line(id_, 0, 0, self._clock.now())
+        return id_
+
+    def _to_replace(self, line: LineId) -> set[LineId]:
+        names = {i.projection for i in self._instances.values() if i.line == line and i.status == "building"}
+        return {i.line for i in self._instances.values() if i.projection in names and i.status == "serving"}
+
+    def _is_alone(self, instance: Instance) -> bool:
+        return [i.line for i in self._instances.values()].count(instance.line) == 1
+
+    def _is_paused(self, line: LineId) -> bool:
+        return line in self._paused and self._paused[line] > self._clock.now()
+
+    def _lag(self, line: LineId, slice_: int) -> int:
+        return self._heads(Slice(slice_)) - self._positions[line][slice_]
+
+
+def _check(rows: Rows) -> None:
+    """Refuse numbers that PostgreSQL would not take either."""
+    for table in rows.tables:
+        bounds = [BITS.get(column.kind) for column in table.columns]
+        for row in rows.of(table):
+            for bits, value in zip(bounds, row, strict=True):
+                if bits and value is not None and value.bit_length() >= bits:
+                    raise Unwritable(table.name, f"{value} is out of range")
+
+
+BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+
+
+def _compares(value: Any, operator: str, wanted: Any) -> bool:
+    match operator:
+        case "=":
+            return bool(value == wanted)
+        case "!=":
+            return bool(value != wanted)
+        case "in":
+            return value in wanted
+        case "matches":
+            return set(_words(wanted)) <= set(_words(value or ""))
+        case "begins":
+            return str(value or "").startswith(wanted)
+    if value is None:
+        return False
+    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[operator])
+
+
+def _words(text: str) -> list[str]:
+    return "".join(char if char.isalnum() else " " for char in text.lower()).split()
+
+
+def _follows(values: list[Any], mark: list[Any], *, descending: bool) -> bool:
+    return values < mark if descending else values > mark
+
+
+def _readable(table: Table, row: Row) -> Row:
+    """Leave out what is only there to be searched."""
+    return tuple(None if c.kind == "words" else value for c, value in zip(table.columns, row, strict=True))
+
+
+def _bucket(width: Bucket, at: datetime) -> datetime:
+    day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    match width:
+        case "hour":
+            return at.replace(minute=0, second=0, microsecond=0)
+        case "day":
+            return day
+        case "week":
+            return day - timedelta(days=day.weekday())
+        case "month":
+            return day.replace(day=1)

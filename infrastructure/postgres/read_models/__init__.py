@@ -1,0 +1,1 @@
+"""Read models on PostgreSQL: a table for each instance, and a view for each that serves."""

@@ -1,0 +1,200 @@
+"""The SQL statements that keep account of read models."""
+
+LOCK = "SELECT pg_advisory_xact_lock($1)"
+"""Be the only one who changes which instances there are."""
+
+INSTANCES = """
+SELECT id, projection, version, line, status, created_at
+  FROM read_models.instances
+ ORDER BY id
+"""
+"""All instances, the oldest first."""
+
+BUILDING = """
+SELECT id, projection, version, line, status, created_at
+  FROM read_models.instances
+ WHERE line = $1 AND status = 'building'
+ ORDER BY id
+"""
+"""What a line builds."""
+
+LINES = """
+SELECT line.id, sum(positions.position)::bigint AS done,
+       sum(slices.head - positions.position)::bigint AS left, line.started_at, line.throttle
+  FROM read_models.lines AS line
+  JOIN read_models.positions ON positions.line = line.id
+  JOIN slices USING (slice)
+ GROUP BY line.id
+ ORDER BY line.id
+"""
+"""How far each line has come. Exact: a slice's positions have no gaps."""
+
+BEHIND = """
+SELECT slices.slice, positions.position, slices.head
+  FROM read_models.positions
+  JOIN slices USING (slice)
+ WHERE positions.line = $1 AND slices.slice = ANY ($2::smallint[]) AND slices.head > positions.position
+ ORDER BY slices.slice
+"""
+"""Where a line is behind."""
+
+POSITION = "SELECT position FROM read_models.positions WHERE line = $1 AND slice = $2"
+"""How far a line has come in a slice."""
+
+REACHED = """
+SELECT positions.position
+  FROM read_models.instances AS instance
+  JOIN read_models.positions USING (line)
+ WHERE instance.projection = $1 AND instance.status = 'serving' AND positions.slice = $2
+"""
+"""How far the serving instance has come in a slice."""
+
+MOVE = """
+WITH quick AS (
+    SELECT set_config('synchronous_commit', 'off', true)
+), line AS (
+    SELECT id
+      FROM read_models.lines, quick
+     WHERE id = $1 AND (paused_until IS NULL OR paused_until < clock_timestamp())
+       FOR SHARE OF lines
+)
+UPDATE read_models.positions
+   SET position = move.upto
+  FROM line, unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS move (slice, after, upto)
+ WHERE positions.line = line.id AND positions.slice = move.slice AND positions.position = move.after
+RETURNING positions.slice
+"""
+"""Take a line on in some slices, each from where it must be. Fewer rows come back if it is not there, or is paused.
+
+The line's row is shared until the commit, so that whoever pauses the line waits for what is being written.
+"""
+
+HOLD = """
+SELECT positions.position
+  FROM read_models.positions
+  JOIN read_models.instances AS instance USING (line)
+ WHERE instance.id = $1 AND positions.slice = $2
+   FOR UPDATE OF positions
+"""
+"""Keep an instance's line where it is in a slice, until the transaction's end."""
+
+PARKED_KEYS = """
+SELECT instance, thread_id
+  FROM read_models.parked
+ WHERE instance = ANY ($1::integer[]) AND slice = ANY ($2::smallint[])
+"""
+"""Who is parked in some slices."""
+
+PARKED = """
+SELECT instance, thread_id, version, position, type, error, attempts, at
+  FROM read_models.parked
+ WHERE instance = ANY ($1::integer[]) AND slice = ANY ($2::smallint[])
+ ORDER BY at, thread_id
+"""
+"""What is parked in some slices, the longest parked first."""
+
+PARK = """
+INSERT INTO read_models.parked (instance, slice, thread_id, version, position, type, error, attempts, at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+"""Leave a thread out from an event on."""
+
+UNPARK = """
+DELETE FROM read_models.parked
+ WHERE instance = $1 AND slice = $2 AND thread_id = $3 AND version = $4 AND attempts = $5
+RETURNING instance
+"""
+"""Let a thread go on, if it is parked as it was seen."""
+
+NEW_LINE = """
+WITH line AS (
+    INSERT INTO read_models.lines (throttle) VALUES ($1) RETURNING id
+), positions AS (
+    INSERT INTO read_models.positions (line, slice) SELECT line.id, slices.slice FROM line, slices
+)
+SELECT id FROM line
+"""
+"""Begin a line at the beginning of every slice."""
+
+COPY_LINE = """
+WITH line AS (
+    INSERT INTO read_models.lines (throttle) SELECT throttle FROM read_models.lines WHERE id = $1 RETURNING id
+), copied AS (
+    INSERT INTO read_models.positions (line, slice, position)
+    SELECT line.id, old.slice, old.position FROM line, read_models.positions AS old WHERE old.line = $1
+)
+SELECT id FROM line
+"""
+"""Begin a line where another one is."""
+
+MOVE_INSTANCE = "UPDATE read_models.instances SET line = $2 WHERE id = $1"
+"""Put an instance on another line."""
+
+NEW_INSTANCE = """
+INSERT INTO read_models.instances (projection, version, line, status, tables)
+VALUES ($1, $2, $3, CASE $4 WHEN 'serving' THEN 'kept' ELSE $4 END, $5)
+RETURNING id, projection, version, line, status, created_at
+"""
+"""Add an instance; one that is to serve is made to by SERVE."""
+
+KEEP_SHAPE = "UPDATE read_models.instances SET shown = shown || $2::text[] WHERE id = $1"
+"""Remember the statements that show an instance, for when the code that knows its shape is gone."""
+
+LOCK_LINES = "SELECT FROM read_models.lines WHERE id = ANY ($1::integer[]) ORDER BY id FOR UPDATE"
+"""Wait until nobody writes on some lines, and let nobody until the transaction's end."""
+
+TO_REPLACE = """
+SELECT DISTINCT serving.line
+  FROM read_models.instances AS building
+  JOIN read_models.instances AS serving USING (projection)
+ WHERE building.line = $1 AND building.status = 'building' AND serving.status = 'serving'
+"""
+"""The lines of the instances that a line's are to replace."""
+
+PAUSE = """
+UPDATE read_models.lines
+   SET paused_until = clock_timestamp() + $2 * interval '1 second'
+ WHERE id IN (SELECT serving.line
+                FROM read_models.instances AS building
+                JOIN read_models.instances AS serving USING (projection)
+               WHERE building.line = $1 AND building.status = 'building' AND serving.status = 'serving')
+"""
+"""Let the lines of the instances that a line's are to replace write nothing for some seconds."""
+
+GO_ON = "UPDATE read_models.lines SET paused_until = NULL WHERE id = ANY ($1::integer[])"
+"""Let lines write again."""
+
+IS_BEHIND = """
+SELECT EXISTS (
+    SELECT FROM read_models.positions AS one
+      JOIN read_models.positions AS other USING (slice)
+     WHERE one.line = $1 AND other.line = ANY ($2::integer[]) AND one.position < other.position)
+"""
+"""Whether a line is behind one of some others in any slice."""
+
+KEEP = "UPDATE read_models.instances SET status = 'kept' WHERE projection = $1 AND status = 'serving'"
+"""Let a projection's serving instance serve no more."""
+
+SERVE = (
+    "UPDATE read_models.instances SET status = 'serving', served_at = clock_timestamp() WHERE id = $1 RETURNING shown"
+)
+"""Let an instance serve; gives the statements that show it."""
+
+LAST_KEPT = """
+SELECT kept.id, kept.projection, kept.version, kept.line, kept.status, kept.created_at, serving.line AS serving
+  FROM read_models.instances AS kept
+  JOIN read_models.instances AS serving USING (projection)
+ WHERE kept.projection = $1 AND kept.status = 'kept' AND serving.status = 'serving'
+ ORDER BY kept.served_at DESC NULLS LAST
+ LIMIT 1
+"""
+"""The instance that served before, and the line of the one that does now."""
+
+FORGET = "DELETE FROM read_models.instances WHERE id = $1 AND status <> 'serving' RETURNING tables"
+"""Forget an instance that does not serve."""
+
+FORGET_LINES = """
+DELETE FROM read_models.lines
+ WHERE NOT EXISTS (SELECT FROM read_models.instances WHERE instances.line = lines.id)
+"""
+"""Forget lines that nobody is on."""

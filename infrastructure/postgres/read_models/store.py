@@ -1,0 +1,238 @@
+"""Read models on PostgreSQL.
+
+What a batch comes to and the line's new positions are one transaction. It need not wait for the disk
+(`synchronous_commit = off`): a crash takes rows and positions back together, and the log has the events.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from domain.errors import NotRebuildable, Unwritable
+from domain.ids import Position, Slice, ThreadId, Version, slice_of
+from domain.queries import Aggregate, Select
+from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
+from domain.tables import Row, Rows
+from infrastructure.postgres.read_models import queries, statements, tables
+from infrastructure.postgres.retry import fetch
+
+UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""What PostgreSQL, or the driver, says of a row that a table does not take."""
+
+REGISTERING = 0x7265_6164  # "read"
+"""The advisory lock under which instances are made, shown and dropped."""
+
+
+class PostgresReadModels:
+    """`ReadModels` on a migrated database."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. Whoever opened it closes it."""
+        self._pool = pool
+
+    async def register(self, shapes: Sequence[Shape]) -> None:
+        """Make room for new projections, one process at a time."""
+        known = {(shape.name, shape.version) for shape in shapes}
+        async with self._changing() as connection:
+            there = [Instance(*row) for row in await connection.fetch(statements.INSTANCES)]
+            for instance in there:
+                alone = [other.line for other in there].count(instance.line) == 1
+                if (instance.projection, instance.version) not in known and not alone:
+                    await connection.execute(statements.LOCK_LINES, [instance.line])
+                    line = await connection.fetchval(statements.COPY_LINE, instance.line)
+                    await connection.execute(statements.MOVE_INSTANCE, instance.id, line)
+            found = {(instance.projection, instance.version) for instance in there}
+            missing = [shape for shape in shapes if (shape.name, shape.version) not in found]
+            if missing:
+                await self._add(connection, missing, "building" if there else "serving", None)
+
+    async def instances(self) -> Sequence[Instance]:
+        """List the instances."""
+        return [Instance(*row) for row in await fetch(self._pool, statements.INSTANCES)]
+
+    async def lines(self) -> Sequence[Line]:
+        """Compare positions with heads."""
+        return [Line(*row) for row in await fetch(self._pool, statements.LINES)]
+
+    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+        """Compare positions with heads."""
+        return [Slot(*row) for row in await fetch(self._pool, statements.BEHIND, line, list(slices))]
+
+    async def position(self, line: LineId, slice_: Slice) -> Position:
+        """Look a position up."""
+        rows = await fetch(self._pool, statements.POSITION, line, slice_)
+        return Position(rows[0]["position"] if rows else 0)
+
+    async def commit(self, batch: Batch) -> bool:
+        """Write a batch in one transaction."""
+        async with self._writing() as (connection, transaction):
+            if not await self._moved(connection, batch.line, batch.moves):
+                await transaction.rollback()
+                return False
+            slices = [move.slice for move in batch.moves]
+            rows = await connection.fetch(statements.PARKED_KEYS, list(batch.rows), slices)
+            if {(row["instance"], row["thread_id"]) for row in rows} != batch.parked:
+                await transaction.rollback()
+                return False
+            for one in batch.parking:
+                await connection.execute(statements.PARK, *_columns(one))
+            await self._write(connection, batch.rows.items())
+            await transaction.commit()
+            return True
+
+    async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
+        """List what is parked."""
+        rows = await fetch(self._pool, statements.PARKED, list(instances), list(slices))
+        return [Parked(*row) for row in rows]
+
+    async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
+        """Write, and let go on, while the slice's position is held."""
+        async with self._writing() as (connection, transaction):
+            held = await connection.fetchval(statements.HOLD, parked.instance, slice_of(parked.thread_id))
+            gone = await connection.fetch(statements.UNPARK, *_columns(parked)[:3], parked.version, parked.attempts)
+            if held != upto or not gone:
+                await transaction.rollback()
+                return False
+            if again:
+                await connection.execute(statements.PARK, *_columns(again))
+            await self._write(connection, [(parked.instance, rows)])
+            await transaction.commit()
+            return True
+
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
+        """Begin new instances."""
+        async with self._changing() as connection:
+            for row in await connection.fetch(statements.INSTANCES):
+                if row["status"] == "building" and row["projection"] in {shape.name for shape in shapes}:
+                    raise NotRebuildable(f"{row['projection']} is being built already. Wait for it, or drop it.")
+            return await self._add(connection, shapes, "building", throttle)
+
+    async def pause(self, line: LineId, seconds: float) -> None:
+        """Let the old lines pause: whoever writes has finished when this returns."""
+        await fetch(self._pool, statements.PAUSE, line, seconds)
+
+    async def switch(self, line: LineId) -> bool:
+        """Compare positions while nobody can move them, and show the new tables."""
+        async with self._changing() as connection:
+            old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, line)]
+            await connection.execute(statements.LOCK_LINES, [line, *old])
+            building = [Instance(*row) for row in await connection.fetch(statements.BUILDING, line)]
+            if not building or await connection.fetchval(statements.IS_BEHIND, line, old):
+                return False
+            for instance in building:
+                await self._serve(connection, instance)
+            await connection.execute(statements.GO_ON, old)
+            return True
+
+    async def roll_back(self, projection: str) -> Instance:
+        """Show the tables of the last kept instance again."""
+        async with self._changing() as connection:
+            rows = await connection.fetch(statements.LAST_KEPT, projection)
+            if not rows:
+                raise NotRebuildable(f"No older instance of {projection} is kept.")
+            kept, serving = Instance(*list(rows[0])[:-1]), rows[0]["serving"]
+            await connection.execute(statements.LOCK_LINES, [kept.line, serving])
+            if await connection.fetchval(statements.IS_BEHIND, kept.line, [serving]):
+                raise NotRebuildable(f"The older instance of {projection} is behind. Wait until it has caught up.")
+            await self._serve(connection, kept)
+            return kept
+
+    async def drop(self, instance: InstanceId) -> None:
+        """Drop an instance's tables."""
+        async with self._changing() as connection:
+            rows = await connection.fetch(statements.FORGET, instance)
+            if not rows:
+                raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+            for name in rows[0]["tables"]:
+                await connection.execute(tables.drop(name, instance))
+            await connection.execute(statements.FORGET_LINES)
+
+    async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
+        """Compare a position."""
+        rows = await fetch(self._pool, statements.REACHED, projection, slice_)
+        return bool(rows) and rows[0]["position"] >= position
+
+    async def select(self, query: Select) -> Sequence[Row]:
+        """Read a page of the view."""
+        statement, arguments = queries.select(query)
+        return [tuple(row) for row in await self._read(statement, arguments)]
+
+    async def aggregate(self, query: Aggregate) -> Sequence[Row]:
+        """Add up rows of the view."""
+        statement, arguments = queries.aggregate(query)
+        return [tuple(row) for row in await self._read(statement, arguments)]
+
+    async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+        """Read a view; one that is not there belongs to a read model that is built for the first time."""
+        try:
+            return await fetch(self._pool, statement, *arguments)
+        except asyncpg.UndefinedTableError:
+            return []
+
+    async def _moved(self, connection: asyncpg.Connection, line: LineId, moves: Sequence[Move]) -> bool:
+        columns = [list(column) for column in zip(*((m.slice, m.after, m.upto) for m in moves), strict=True)]
+        rows = await connection.fetch(statements.MOVE, line, *columns)
+        return len(rows) == len(moves)
+
+    async def _write(self, connection: asyncpg.Connection, written: Iterable[tuple[InstanceId, Rows]]) -> None:
+        for instance, rows in written:
+            for table in rows.tables:
+                try:
+                    await connection.execute(tables.write(table, instance), *tables.arrays_of(table, rows.of(table)))
+                except UNFIT as error:
+                    raise Unwritable(table.name, str(error)) from error
+
+    async def _add(
+        self, connection: asyncpg.Connection, shapes: Sequence[Shape], status: str, throttle: int | None
+    ) -> LineId:
+        line: LineId = await connection.fetchval(statements.NEW_LINE, throttle)
+        for shape in shapes:
+            names = [table.name for table in shape.tables]
+            row = await connection.fetchrow(statements.NEW_INSTANCE, shape.name, shape.version, line, status, names)
+            for table in shape.tables:
+                for statement in tables.create(table, row["id"]):
+                    await connection.execute(statement)
+                await connection.execute(statements.KEEP_SHAPE, row["id"], list(tables.show(table, row["id"])))
+            if status == "serving":
+                await self._serve(connection, Instance(*row))
+        return line
+
+    async def _serve(self, connection: asyncpg.Connection, instance: Instance) -> None:
+        await connection.execute(statements.KEEP, instance.projection)
+        shown = await connection.fetchval(statements.SERVE, instance.id)
+        for statement in shown:
+            await connection.execute(statement)
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.transaction.Transaction]]:
+        """Begin a transaction that ends as the caller says, or is undone."""
+        async with self._pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection, transaction
+            except BaseException:
+                await transaction.rollback()
+                raise
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[asyncpg.Connection]:
+        """Change which instances there are, one at a time."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(statements.LOCK, REGISTERING)
+            yield connection
+
+
+def _columns(parked: Parked) -> tuple[object, ...]:
+    return (
+        parked.instance,
+        slice_of(ThreadId(parked.thread_id)),
+        parked.thread_id,
+        Version(parked.version),
+        parked.position,
+        parked.type,
+        parked.error.replace("\x00", "\ufffd"),
+        parked.attempts,
+        parked.at,
+    )

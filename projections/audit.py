@@ -1,0 +1,71 @@
+"""Who did what to which thread, when, by which command, from where; and what the agent did because of it."""
+
+from collections.abc import Iterable
+
+from domain.events import (
+    EVENTS,
+    ContextAssembled,
+    FanOutStarted,
+    ItemCompleted,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    ToolRequested,
+)
+from domain.ids import slice_of
+from domain.tables import Change, Column, Index, Table
+from projections.projection import Projection, Seen
+
+AUDIT = Table(
+    "audit",
+    "Who did what to which thread, and what the agent did because of it",
+    (
+        Column("at", "timestamptz", "least", "When its first event was recorded."),
+        Column("version", "integer", "least", "The first event."),
+        Column("last_version", "integer", "greatest", "The last event."),
+        Column("events", "integer", "add", "How many events there are of it."),
+        Column("slice", "smallint", "key"),
+        Column("thread_id", "uuid", "key", "The thread that it was done to."),
+        Column("command", "uuid", "key", "The command; of the agent's deeds, the one that set it to work."),
+        Column("tenant", "text", about="Whose thread it is."),
+        Column("by", "text", "key", "caller, or agent."),
+        Column("actor", "text", "first", "Who the caller says to be."),
+        Column("client", "text", "first", "The program that the caller used."),
+        Column("correlation", "text", "first", "What the caller wants to find it by."),
+        Column("actions", "text", "joined", "The types of the events, in their order; of the agent's, what matters."),
+    ),
+    (Index(("tenant", "at", "thread_id")), Index(("tenant", "actor", "at")), Index(("tenant", "correlation"))),
+)
+
+ROUTINE = (NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted)
+"""Events of the agent that say nothing to an auditor: tools that started and how turns ended do."""
+
+
+def _done(seen: Seen) -> Iterable[Change]:
+    recorded, metadata = seen.recorded, seen.recorded.metadata
+    command, by = metadata.command, "caller"
+    if command is None:
+        command, by = metadata.causation, "agent"
+    if command is None or (by == "agent" and isinstance(recorded.event, ROUTINE)):
+        return
+    yield (
+        AUDIT,
+        AUDIT.row(
+            at=seen.at,
+            version=recorded.version,
+            last_version=recorded.version,
+            events=1,
+            slice=slice_of(seen.thread_id),
+            thread_id=seen.thread_id,
+            command=command,
+            tenant=seen.tenant,
+            by=by,
+            actor=metadata.actor,
+            client=metadata.client,
+            correlation=metadata.correlation,
+            actions=type(recorded.event).__name__,
+        ),
+    )
+
+
+PROJECTION = Projection("audit", 1, (AUDIT,), dict.fromkeys(EVENTS, _done))

@@ -1,0 +1,78 @@
+"""What was spent: tokens and money of each thread and model, in each hour, day and month, and altogether."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from domain.events import ModelCalled
+from domain.ids import slice_of
+from domain.tables import COST, Change, Column, Index, Table
+from projections.projection import Projection, Seen
+
+Window: TypeAlias = Literal["hour", "day", "month", "lifetime"]
+"""A stretch of time, in UTC, in which what is spent is counted together."""
+
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""Where the window that never ends begins."""
+
+BUDGETS = Table(
+    "budgets",
+    "Tokens and money that each thread has spent on each model",
+    (
+        Column("start", "timestamptz", "key", "Where the window begins; 1970 for `lifetime`."),
+        Column("calls", "bigint", "add", "How often a model answered."),
+        Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
+        Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
+        Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
+        Column("slice", "smallint", "key"),
+        Column("thread_id", "uuid", "key", "The thread that spent it."),
+        Column("tenant", "text", about="Whose thread it is."),
+        Column("window", "text", "key", "hour, day, month or lifetime."),
+        Column("model", "text", "key", "The model that it was spent on."),
+    ),
+    (Index(("tenant", "window", "start")),),
+    private=frozenset({"slice", "cost"}),
+    derived=(COST,),
+)
+
+
+def start_of(window: Window, at: datetime) -> datetime:
+    """Return where the window begins that an instant lies in."""
+    at = at.astimezone(UTC)
+    match window:
+        case "hour":
+            return at.replace(minute=0, second=0, microsecond=0)
+        case "day":
+            return at.replace(hour=0, minute=0, second=0, microsecond=0)
+        case "month":
+            return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        case "lifetime":
+            return EVER
+
+
+WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
+
+
+def _spent(seen: Seen) -> Iterable[Change]:
+    event = seen.recorded.event
+    if not isinstance(event, ModelCalled):
+        return
+    for window in WINDOWS:
+        yield (
+            BUDGETS,
+            BUDGETS.row(
+                start=start_of(window, seen.at),
+                calls=1,
+                prompt_tokens=event.prompt_tokens,
+                completion_tokens=event.completion_tokens,
+                cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
+                slice=slice_of(seen.thread_id),
+                thread_id=seen.thread_id,
+                tenant=seen.tenant,
+                window=window,
+                model=event.model,
+            ),
+        )
+
+
+PROJECTION = Projection("budgets", 1, (BUDGETS,), {ModelCalled: _spent})

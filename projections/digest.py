@@ -1,0 +1,135 @@
+"""From events to rows: what a line's projections make of some records, and which threads they cannot go on with."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from domain.chain import Record
+from domain.errors import CorruptLog, InvalidInput, Unwritable
+from domain.ids import ThreadId, Version
+from domain.ports import Clock
+from domain.prices import Prices
+from domain.read_models import Batch, Instance, InstanceId, LineId, Parked
+from domain.tables import Change, Rows
+from projections.projection import EventHandler, Projection, Seen, Story
+from projections.stories import Stories
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often a handler is tried before its thread is parked."""
+
+BREATH = 100
+"""Records after which others in this process have their turn."""
+
+
+class Poison(Exception):
+    """A handler cannot take an event."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """An instance with the projection that writes it."""
+
+    instance: Instance
+    projection: Projection
+
+
+@dataclass
+class Digest:
+    """What becomes of records: rows by instance, and what is parked from now on."""
+
+    line: LineId
+    writing: Sequence[Writing]
+    stories: Stories
+    prices: Prices
+    clock: Clock
+    parked: set[tuple[InstanceId, ThreadId]]
+    rows: dict[InstanceId, Rows] = field(default_factory=dict)
+    parking: list[Parked] = field(default_factory=list)
+    touched: dict[ThreadId, Story] = field(default_factory=dict)
+    _handlers: dict[str, list[tuple[Writing, EventHandler]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find each event's handlers."""
+        self._handlers = {}
+        for writing in self.writing:
+            self.rows[writing.instance.id] = Rows()
+            for event, handler in writing.projection.events.items():
+                self._handlers.setdefault(event.__name__, []).append((writing, handler))
+
+    async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
+        """Make rows of records. The event of version `unhandled` is folded, and shown to no handler."""
+        for number, record in enumerate(records, 1):
+            await self._take(record, handled=record.version != unhandled)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+        for story in self.touched.values():
+            self._settle(story)
+
+    def without(self, error: Unwritable, batch: Batch, record: Record) -> Batch:
+        """Leave the rows of a record out that a table does not take, and park its thread there."""
+        (writing,) = [of for of in self.writing if error.table in {table.name for table in of.projection.tables}]
+        self._park(writing, record, error)
+        rows = {instance: rows for instance, rows in self.rows.items() if instance != writing.instance.id}
+        return replace(batch, rows=rows, parking=tuple(self.parking))
+
+    async def _take(self, record: Record, *, handled: bool) -> None:
+        thread_id = record.thread_id
+        if self.parked and all((writing.instance.id, thread_id) in self.parked for writing in self.writing):
+            return
+        try:
+            story = await self.stories.before(self.line, record)
+            seen = self.stories.tell(story, record)
+        except (CorruptLog, InvalidInput) as error:  # it cannot be read, or what is before it cannot
+            self.stories.forget(self.line, thread_id)
+            self.touched.pop(thread_id, None)
+            for writing in self.writing:
+                self._park(writing, record, error)
+            return
+        self.touched[thread_id] = story
+        for writing, handler in self._handlers.get(record.type, ()) if handled else ():
+            if (writing.instance.id, thread_id) not in self.parked:
+                try:
+                    self.rows[writing.instance.id].add(_tried(handler, seen))
+                except Poison as poison:
+                    self._park(writing, record, poison.__cause__ or poison)
+
+    def _settle(self, story: Story) -> None:
+        for writing in self.writing:
+            handler = writing.projection.thread
+            if handler and (writing.instance.id, story.thread_id) not in self.parked:
+                self.rows[writing.instance.id].add(handler(story, self.prices))
+
+    def _park(self, writing: Writing, record: Record, error: BaseException) -> None:
+        instance, thread_id = writing.instance.id, record.thread_id
+        if (instance, thread_id) in self.parked:
+            return
+        why = f"{type(error).__name__}: {error}"
+        _log.error("%s leaves out %s from version %s on: %s", writing.projection.name, thread_id, record.version, why)
+        self.parked.add((instance, thread_id))
+        self.parking.append(
+            Parked(
+                instance,
+                thread_id,
+                record.version,
+                record.position,
+                record.type,
+                why,
+                ATTEMPTS,
+                self.clock.now(),
+            )
+        )
+
+
+def _tried(handler: EventHandler, seen: Seen) -> Sequence[Change]:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return list(handler(seen))
+        except Exception as error:
+            if attempt == ATTEMPTS:
+                raise Poison from error
+    raise AssertionError

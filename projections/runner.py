@@ -1,0 +1,219 @@
+"""Keeps read models up to date: reads each slice after where a line is, and writes rows and position together.
+
+Who runs it does not matter for what is right: a line's position moves by compare-and-set. Leases only keep two runners
+from doing the same work twice.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from domain.application.journal import Journal
+from domain.chain import Record
+from domain.errors import StoreUnavailable, Unwritable
+from domain.ids import SLICES, Position, Slice, Version, slice_of
+from domain.ports import Clock
+from domain.prices import Prices
+from domain.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
+from projections.digest import ATTEMPTS, Digest, Writing
+from projections.projection import Projection
+from projections.stories import Stories
+
+_log = logging.getLogger(__name__)
+
+BATCH = 2_000
+"""Events that are read at a time."""
+
+IDLE = 0.5
+"""Seconds between two looks at the log when nobody has said that there is something."""
+
+BUSY = 0.02
+"""Seconds between two looks, so that many small commits are read together."""
+
+NEAR = 2_000
+"""Events that an instance which is being built may be behind when it is made to serve: then writing pauses."""
+
+PAUSE = 5.0
+"""Seconds that the old instances pause for that, at most."""
+
+AGAIN = 10.0
+"""Seconds until that is tried again."""
+
+TRIES = 20
+"""How often a parked thread is told again, if its slice moves on meanwhile."""
+
+FIRST = Slice(0)
+"""Whoever holds it lets lines serve."""
+
+
+@dataclass
+class Runner:
+    """Runs the projections of the slices that `held` names."""
+
+    journal: Journal
+    models: ReadModels
+    projections: Sequence[Projection]
+    prices: Prices
+    clock: Clock
+    held: Callable[[], Collection[Slice]]
+    _stories: Stories = field(init=False)
+    _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _instances: Sequence[Instance] = field(init=False, default=())
+    _rest_until: dict[LineId, float] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin without a memory."""
+        self._stories = Stories(self.journal, self.prices)
+
+    def wake(self) -> None:
+        """Say that there is something to read."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run for ever."""
+        while True:
+            try:
+                moved = await self.step()
+            except StoreUnavailable as error:
+                _log.warning("The projections try again to read the log: %s", error)
+                moved = 0
+            except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
+                _log.exception("The projections could not go on, and try again")
+                moved = 0
+                await asyncio.sleep(IDLE)
+            if moved < BATCH:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BUSY if moved else IDLE):
+                        await self._woken.wait()
+                        await asyncio.sleep(BUSY)
+                self._woken.clear()
+
+    async def step(self) -> int:
+        """Take each line on by a batch, and let what is built serve when it has come far enough. Count the events."""
+        self._instances = await self.models.instances()
+        moved = 0
+        for line in await self.models.lines():
+            writing = self.writing(line.id)
+            if writing is None:
+                continue
+            moved += await self._advance(line, writing)
+            if self._is_near(line, writing):
+                await self._switch(line.id, writing)
+        return moved
+
+    def writing(self, line: LineId) -> Sequence[Writing] | None:
+        """Pair a line's instances with their projections; None if one is not known here, or there are none."""
+        known = {(projection.name, projection.version): projection for projection in self.projections}
+        instances = [instance for instance in self._instances if instance.line == line]
+        if not instances or any((i.projection, i.version) not in known for i in instances):
+            return None
+        in_order = {projection.name: place for place, projection in enumerate(self.projections)}
+        instances.sort(key=lambda instance: (in_order[instance.projection], instance.id))
+        return [Writing(instance, known[instance.projection, instance.version]) for instance in instances]
+
+    async def advance(self, line: LineId, slices: Collection[Slice], most: int = BATCH) -> int:
+        """Take a line on by a batch in some slices. Count the events; 0 if there is nothing, or somebody was faster."""
+        self._instances = await self.models.instances()
+        writing = self.writing(line)
+        return await self._batch(line, writing, slices, most) if writing else 0
+
+    async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
+        if not line.left:
+            return 0
+        if line.throttle is None or line.left <= NEAR:
+            return await self._batch(line.id, writing, self.held(), BATCH)
+        if self._rest_until.get(line.id, 0.0) > time.monotonic():
+            return 0
+        share = line.throttle * len(self.held()) / SLICES
+        moved = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share / 4)), 1))
+        self._rest_until[line.id] = time.monotonic() + moved / max(share, 1)
+        return 0
+
+    async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
+        after = _first(await self.models.behind(line, slices), most)
+        records = await self.journal.store.read_after(after, most) if after else ()
+        if not records:
+            return 0
+        parked = await self.models.parked([of.instance.id for of in writing], list(after))
+        known = frozenset((one.instance, one.thread_id) for one in parked)
+        digest = Digest(line, writing, self._stories, self.prices, self.clock, set(known))
+        await digest.take(records)
+        ends = {slice_of(record.thread_id): record.position for record in records}
+        moves = tuple(Move(slice_, after[slice_], position) for slice_, position in ends.items())
+        batch = Batch(line, moves, digest.rows, known, tuple(digest.parking))
+        try:
+            written = await self.models.commit(batch)
+        except Unwritable as error:
+            self._forget(line, records)
+            if len(records) > 1:  # find the one, by halves
+                return await self._batch(line, writing, slices, len(records) // 2)
+            written = await self.models.commit(digest.without(error, batch, records[0]))
+        if not written:
+            self._forget(line, records)
+        return len(records) if written else 0
+
+    def _forget(self, line: LineId, records: Sequence[Record]) -> None:
+        for thread_id in {record.thread_id for record in records}:
+            self._stories.forget(line, thread_id)
+
+    def _is_near(self, line: Line, writing: Sequence[Writing]) -> bool:
+        """Say whether this runner is to let a line serve: it is nearly there, and the first slice is held here."""
+        building = any(of.instance.status == "building" for of in writing)
+        in_charge = FIRST in self.held() and self._rest_until.get(line.id, 0.0) <= time.monotonic()
+        return building and line.left <= NEAR and in_charge
+
+    async def _switch(self, line: LineId, writing: Sequence[Writing]) -> None:
+        """Let the old instances pause until the new ones are where they are, so that no read goes back in time."""
+        await self.models.pause(line, PAUSE)
+        until = time.monotonic() + PAUSE / 2
+        while time.monotonic() < until:
+            while await self._batch(line, writing, self.held(), BATCH):
+                pass
+            if await self.models.switch(line):
+                _log.info("Now serving: %s", ", ".join(str(of.instance.projection) for of in writing))
+                return
+            await asyncio.sleep(BUSY)  # another runner has the other slices
+        await self.models.pause(line, 0)
+        self._rest_until[line] = time.monotonic() + AGAIN
+
+    async def retry(self, parked: Parked, *, skip: bool = False) -> bool:
+        """Go on with a parked thread, now that its handler can take the event, or without it.
+
+        True if the thread is up to date; False if it is parked again. Raises `StoreUnavailable` if others write to
+        the same slice all the time.
+        """
+        self._instances = await self.models.instances()
+        (instance,) = [one for one in self._instances if one.id == parked.instance]
+        (writing,) = [of for of in self.writing(instance.line) or () if of.instance.id == instance.id]
+        for _ in range(TRIES):
+            slice_ = slice_of(parked.thread_id)
+            upto = await self.models.position(instance.line, slice_)
+            digest = Digest(
+                instance.line, [writing], Stories(self.journal, self.prices), self.prices, self.clock, set()
+            )
+            records = await self.journal.store.read(parked.thread_id, Version(parked.version - 1))
+            await digest.take(
+                [record for record in records if record.position <= upto],
+                unhandled=parked.version if skip else None,
+            )
+            again = replace(digest.parking[0], attempts=parked.attempts + ATTEMPTS) if digest.parking else None
+            if await self.models.unpark(parked, upto, digest.rows[instance.id], again):
+                return again is None
+        raise StoreUnavailable("The read model moves on all the time. Try again.")
+
+
+def _first(slots: Sequence[Slot], most: int) -> Mapping[Slice, Position]:
+    """Take so many slices that a batch is full, and no more: then few threads are in memory at a time."""
+    after: dict[Slice, Position] = {}
+    size = 0
+    for slot in slots:
+        if size >= most:
+            break
+        after[slot.slice] = slot.position
+        size += slot.head - slot.position
+    return after

@@ -1,0 +1,16 @@
+"""What a thread is doing."""
+
+from typing import Literal, TypeAlias
+
+from domain.ports import ThreadRow
+from domain.state import State
+
+Status: TypeAlias = Literal["idle", "running", "waiting"]
+"""`waiting`: a turn cannot go on before a person decides."""
+
+
+def status_of(of: ThreadRow | State) -> Status:
+    """Say what a thread is doing."""
+    if of.waiting:
+        return "waiting"
+    return "running" if of.in_turn else "idle"

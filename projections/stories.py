@@ -1,0 +1,65 @@
+"""Threads as they are told so far, kept in memory, and told again from the log where they are not."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from domain.application.journal import Journal, Loaded
+from domain.chain import Record
+from domain.codec import decode
+from domain.ids import START, Tenant, ThreadId, Version
+from domain.prices import Prices
+from domain.state import Running
+from projections.projection import Seen, Story
+
+KEEP = 2_000
+"""Threads of a line that are kept."""
+
+
+class Stories:
+    """What a runner knows of threads. It may forget everything: the log has it."""
+
+    def __init__(self, journal: Journal, prices: Prices, keep: int = KEEP) -> None:
+        """Read threads through a journal."""
+        self._journal = journal
+        self._prices = prices
+        self._keep = keep
+        self._told: OrderedDict[tuple[Hashable, ThreadId], Story] = OrderedDict()
+
+    async def before(self, place: Hashable, record: Record) -> Story:
+        """Return a thread right before a record. What is kept in one `place` is not that of another."""
+        key = place, record.thread_id
+        story = self._told.get(key)
+        if story is None or story.head.version != record.version - 1:
+            story = await self.at(record.thread_id, record.tenant, Version(record.version - 1))
+            self._told[key] = story
+            if len(self._told) > self._keep:
+                self._told.popitem(last=False)
+        self._told.move_to_end(key)
+        return story
+
+    def tell(self, story: Story, record: Record) -> Seen:
+        """Go on with a record. Raises `CorruptLog` if it cannot be read, or cannot follow."""
+        return story.tell(decode(record), record.hash, self._prices)
+
+    def forget(self, place: Hashable, thread_id: ThreadId) -> None:
+        """Let a thread go: what it was told of may not have been written."""
+        self._told.pop((place, thread_id), None)
+
+    async def at(self, thread_id: ThreadId, tenant: Tenant, version: Version) -> Story:
+        """Tell a thread up to a version, from the beginning of the turn that runs then: that is when it was idle.
+
+        Raises `CorruptLog` if that cannot be read.
+        """
+        if version == START:
+            return Story(thread_id, tenant)
+        loaded = await self._journal.load_at(thread_id, version, tenant)
+        if not isinstance(loaded.state, Running):
+            return _idle(loaded)
+        story = _idle(await self._journal.load_at(thread_id, Version(loaded.state.turn.started - 1), tenant))
+        async for recorded in self._journal.follow(thread_id, story.head.version, version):
+            story.tell(recorded, loaded.head.hash, self._prices)  # the hash matters at the end only
+        return story
+
+
+def _idle(loaded: Loaded) -> Story:
+    return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state)

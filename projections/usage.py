@@ -1,0 +1,53 @@
+"""What was asked of models, by the hour: calls, tokens, money, and how long the answers took."""
+
+from collections.abc import Iterable
+
+from domain.events import ModelCalled
+from domain.tables import COST, Change, Column, Index, Table
+from projections.latency import bucket_of, latency_table
+from projections.projection import Projection, Seen
+
+USAGE = Table(
+    "usage",
+    "What was asked of models, by the hour",
+    (
+        Column("hour", "timestamptz", "key", "The hour that the answers came in."),
+        Column("calls", "bigint", "add", "How often a model answered."),
+        Column("estimated", "bigint", "add", "Calls whose tokens are our count, since the endpoint reported none."),
+        Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
+        Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
+        Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
+        Column("duration_ms", "bigint", "add", "Milliseconds that the answers took, together."),
+        Column("tenant", "text", "key", "Whose threads asked."),
+        Column("graph", "text", "key", "The agent's graph."),
+        Column("node", "text", "key", "The node that asked."),
+        Column("model", "text", "key", "The model."),
+    ),
+    (Index(("tenant", "hour")),),
+    private=frozenset({"slice", "cost"}),
+    derived=(COST,),
+)
+LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
+
+
+def _called(seen: Seen) -> Iterable[Change]:
+    event = seen.recorded.event
+    if not isinstance(event, ModelCalled):
+        return
+    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "node": seen.node, "model": event.model}
+    yield (
+        USAGE,
+        USAGE.row(
+            **of,
+            calls=1,
+            estimated=int(event.estimated),
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
+            duration_ms=event.duration_ms,
+        ),
+    )
+    yield LATENCY, LATENCY.row(**of, bucket=bucket_of(event.duration_ms), durations=1)
+
+
+PROJECTION = Projection("usage", 1, (USAGE, LATENCY), {ModelCalled: _called})

@@ -1,0 +1,288 @@
+"""Read models of real turns, over HTTP: they are what the log comes to, whatever happens to those who write them."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from domain.events import MessageAppended, TurnCompleted
+from domain.ids import DEFAULT_TENANT
+from domain.tables import Change
+from projections import messages
+from projections.projection import Projection, Seen
+from projections.registry import PROJECTIONS
+from tests.support.http import Api, running_api
+from tests.support.plain import Plain, whole_log
+from tests.support.projected import differences
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, store_kind: str) -> str:
+    return "memory://" if store_kind == "memory" else str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture
+async def api(url: str) -> AsyncIterator[Api]:
+    async with running_api(database_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+async def stored(database_url: str) -> AsyncIterator[Api]:
+    async with running_api(database_url=database_url) as client:
+        yield client
+
+
+async def talk(api: Api, *texts: str, **headers: str) -> str:
+    thread = await api.opened()
+    for text in texts:
+        said = await api.post(
+            f"/v1/threads/{thread}/turns", params={"wait": True}, json={"user_input": text}, headers=headers
+        )
+        assert said.is_success, said.text
+    return thread
+
+
+async def strong(api: Api, path: str, **params: Any) -> Any:
+    response = await api.get(path, params={"consistency": "strong", **params})
+    assert response.is_success, response.text
+    return response.json()
+
+
+async def wrong(api: Api) -> list[str]:
+    runtime = api.service.runtime
+    for name in ("threads", "usage"):
+        await api.service.reading.fresh(name)
+    return await differences(runtime.models, Plain(await whole_log(runtime.journal.store)), DEFAULT_TENANT)
+
+
+async def test_every_read_model_is_what_the_log_comes_to(api: Api) -> None:
+    await asyncio.gather(*[talk(api, f"What is {n} * 7?", "thanks", "/calculate 1 / 0") for n in range(12)])
+    assert await wrong(api) == []
+
+
+async def test_a_list_shows_filters_searches_and_sorts_threads(api: Api) -> None:
+    sums = await talk(api, "What is 12 * 3.5?")
+    words = await talk(api, "Tell me about marmalade, please", "And again marmalade")
+    page = await strong(api, "/v1/threads", search="marmalade")
+    (found,) = page["items"]
+    assert (found["thread_id"], found["title"], found["turns"]) == (words, "Tell me about marmalade, please", 2)
+    assert (found["status"], found["messages"], found["queued_turns"]) == ("idle", 4, [])
+    assert found == (await api.get(f"/v1/threads/{words}")).json()
+    assert [one["thread_id"] for one in (await strong(api, "/v1/threads", title="What"))["items"]] == [sums]
+    for sort in ("opened_at", "last_event_at", "tokens", "cost"):
+        first = await strong(api, "/v1/threads", sort=sort, order="asc", limit=1)
+        second = await strong(api, "/v1/threads", sort=sort, order="asc", limit=1, cursor=first["next_cursor"])
+        assert second["next_cursor"] is None
+        assert {first["items"][0]["thread_id"], second["items"][0]["thread_id"]} == {sums, words}
+    assert (await strong(api, "/v1/threads", status="running,waiting"))["items"] == []
+    other = await api.get("/v1/threads", params={"sort": "tokens", "cursor": first["next_cursor"]})
+    assert (other.status_code, other.json()["errors"][0]["field"]) == (400, "cursor")
+
+
+async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
+    thread = await talk(api, "hello")
+    version = (await api.get(f"/v1/threads/{thread}")).json()["version"]
+    seen = await api.get(f"/v1/threads/{thread}", params={"consistency": "eventual", "min_version": version})
+    assert seen.json()["version"] == version
+    listed = (await api.get("/v1/threads", params={"min_version": f"{thread}:{version}"})).json()["items"]
+    assert [(one["thread_id"], one["version"]) for one in listed] == [(thread, version)]
+    for bad in ("12", f"{thread}:", f"{thread}:99999", "x:1"):
+        refused = await api.get("/v1/usage", params={"min_version": bad})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "min_version")
+
+
+async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
+    await talk(api, "What is 2 + 2?", "hello")
+    usage = await strong(api, "/v1/usage", bucket="day", group_by="graph,model")
+    (item,) = usage["items"]
+    assert (item["graph"], item["model"], item["calls"]) == ("assistant", "threadfold-offline", 3)
+    assert item["latency_ms"].keys() == {"p50", "p95", "p99"}
+    assert (await strong(api, "/v1/usage", to="2001-01-01T00:00:00Z"))["items"][0]["calls"] == 0
+    tools = await strong(api, "/v1/analytics/tools", group_by="tool")
+    assert [(one["tool"], one["requested"], one["succeeded"]) for one in tools["items"]] == [("calculate", 1, 1)]
+    nodes = await strong(api, "/v1/analytics/nodes", group_by="node", graph="assistant")
+    assert {one["node"] for one in nodes["items"]} >= {"route_intent", "generate_response", "finalize_turn"}
+    (turns,) = (await strong(api, "/v1/analytics/turns"))["items"]
+    assert (turns["started"], turns["completed"], turns["failed"]) == (2, 2, 0)
+    (spent,) = await strong(api, "/v1/budgets", window="lifetime", group_by="thread_id,model")
+    assert spent["tokens"] == usage["items"][0]["prompt_tokens"] + usage["items"][0]["completion_tokens"]
+    for path, field, params in (
+        ("/v1/usage", "group_by", {"group_by": "tool"}),
+        ("/v1/usage", "from", {"from": "2026-01-01T00:00:00"}),
+        ("/v1/budgets", "group_by", {"group_by": "graph"}),
+        ("/v1/analytics/tools", "node", {"node": "x"}),
+    ):
+        refused = await api.get(path, params=params)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
+
+
+async def test_the_audit_says_who_did_what_and_what_the_agent_did_because_of_it(api: Api) -> None:
+    thread = await talk(api, "What is 2 + 2?", **{"X-Correlation-ID": "ticket-7", "User-Agent": "curl/8.9"})
+    entries = (await strong(api, "/v1/audit", correlation="ticket-7"))["items"]
+    agent, caller = sorted(entries, key=lambda entry: str(entry["by"]))
+    assert agent["command"] == caller["command"]
+    assert caller["actions"] == ["TurnStarted", "MessageAppended"]
+    assert (caller["client"], caller["thread_id"]) == ("curl/8.9", thread)
+    assert agent["actions"] == ["ToolStarted", "ToolSucceeded", "TurnCompleted"]
+    everything = await strong(api, "/v1/audit", thread_id=thread, limit=1)
+    rest = await strong(api, "/v1/audit", thread_id=thread, cursor=everything["next_cursor"])
+    assert len(everything["items"] + rest["items"]) == 3
+
+
+async def test_an_instant_names_who_ran_then(stored: Api, owner: asyncpg.Connection) -> None:
+    thread = await talk(stored, "hello")
+    events = (await stored.get(f"/v1/threads/{thread}/events")).json()["items"]
+    begun = next(event["recorded_at"] for event in events if event["type"] == "TurnStarted")
+    ended = next(event["recorded_at"] for event in events if event["type"] == "TurnCompleted")
+    assert (await strong(stored, "/v1/instant", at=begun))["running"] == [thread]
+    assert (await strong(stored, "/v1/instant", at=ended))["running"] == []
+    spells = await owner.fetch("SELECT status, since, until FROM analytics.spells")
+    assert [row["status"] for row in spells] == ["running"]
+
+
+def poisoned(bad: str) -> Projection:
+    """Make the projection of messages fail at those that say something."""
+    said = messages.PROJECTION.events[MessageAppended]
+
+    def handler(seen: Seen) -> Iterable[Change]:
+        event = seen.recorded.event
+        if isinstance(event, MessageAppended) and event.role == "user" and bad in (event.content or ""):
+            raise ValueError(f"cannot take {bad}")
+        return said(seen)
+
+    return replace(messages.PROJECTION, events={**messages.PROJECTION.events, MessageAppended: handler})
+
+
+async def test_a_poison_event_parks_its_thread_and_no_other_one(api: Api) -> None:
+    runner = api.service.runtime.runner
+    runner.projections = [poisoned("poison") if p.name == "messages" else p for p in PROJECTIONS]
+    bad = await talk(api, "hello", "this is poison", "and after it")
+    good = [await talk(api, "hello", "What is 1 + 1?") for _ in range(3)]
+    assert len((await strong(api, "/v1/threads", search="hello"))["items"]) == 4
+    assert {one["thread_id"]: one["turns"] for one in (await strong(api, "/v1/threads"))["items"]} == {
+        bad: 3,
+        **dict.fromkeys(good, 2),
+    }
+    (parked,) = (await api.get("/v1/projections/parked")).json()
+    assert (parked["projection"], parked["thread_id"], parked["type"]) == ("messages", bad, "MessageAppended")
+    assert "cannot take poison" in parked["error"]
+    assert "messages" in (await api.get("/health/ready")).json()["detail"]
+    assert re.search(r'parked_threads\{.*projection="messages".*\} 1', (await api.get("/metrics")).text)
+    again = await api.post(f"/v1/projections/messages/parked/{bad}/retry")
+    assert again.json()["outcome"] == "parked_again"
+    assert (await api.get("/v1/projections/parked")).json()[0]["attempts"] == 6
+
+    runner.projections = PROJECTIONS
+    mended = await api.post(f"/v1/projections/messages/parked/{bad}/retry")
+    assert mended.json()["outcome"] == "current"
+    assert (await api.get("/v1/projections/parked")).json() == []
+    assert "detail" not in (await api.get("/health/ready")).json()
+    assert await wrong(api) == []
+    assert (await api.post(f"/v1/projections/messages/parked/{bad}/retry")).status_code == 404
+
+
+async def test_a_poison_event_can_be_skipped(api: Api) -> None:
+    runner = api.service.runtime.runner
+    runner.projections = [poisoned("poison") if p.name == "messages" else p for p in PROJECTIONS]
+    bad = await talk(api, "this is poison", "marmalade")
+    assert (await strong(api, "/v1/threads", search="marmalade"))["items"] == []
+    assert (await api.post(f"/v1/projections/messages/parked/{bad}/skip")).json()["outcome"] == "current"
+    assert len((await strong(api, "/v1/threads", search="marmalade"))["items"]) == 1
+
+
+async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> None:
+    completed = next(p for p in PROJECTIONS if p.name == "turns")
+
+    def broken(seen: Seen) -> Iterable[Change]:
+        for table, row in completed.events[TurnCompleted](seen):
+            values = dict(zip(table.names, row, strict=True))
+            if str(seen.thread_id) == bad and "completed" in values:
+                values["completed"] = 2**80
+            yield table, table.row(**values)
+
+    bad = await talk(api, "hello")
+    await strong(api, "/v1/threads")
+    turns = replace(completed, events={**completed.events, TurnCompleted: broken})
+    api.service.runtime.runner.projections = [turns if p.name == "turns" else p for p in PROJECTIONS]
+    await asyncio.gather(*[api.turn(bad, "again"), *[talk(api, "hello") for _ in range(5)]])
+    assert (await strong(api, "/v1/analytics/turns"))["items"][0]["completed"] == 6
+    (parked,) = (await api.get("/v1/projections/parked")).json()
+    assert (parked["projection"], parked["thread_id"], parked["type"]) == ("turns", bad, "TurnCompleted")
+    api.service.runtime.runner.projections = PROJECTIONS
+    await api.post(f"/v1/projections/turns/parked/{bad}/retry")
+    assert await wrong(api) == []
+
+
+async def test_read_models_are_built_anew_beside_those_that_serve(api: Api) -> None:
+    threads = [await talk(api, "hello", "What is 3 * 3?") for _ in range(5)]
+    names = [projection.name for projection in PROJECTIONS]
+    begun = await api.post("/v1/projections/rebuild", json={"projections": names})
+    assert begun.status_code == 202, begun.text
+    await talk(api, "while it is built")
+    async with asyncio.timeout(20):
+        while any(
+            one["status"] == "building"
+            for view in (await api.get("/v1/projections")).json()
+            for one in view["instances"]
+        ):
+            assert len((await api.get("/v1/threads")).json()["items"]) >= len(threads)
+            await asyncio.sleep(0.05)
+    for view in (await api.get("/v1/projections")).json():
+        assert [one["status"] for one in view["instances"]] == ["kept", "serving"]
+    assert await wrong(api) == []
+    back = await api.post("/v1/projections/usage/rollback")
+    assert [one["status"] for one in back.json()[0]["instances"]] == ["serving", "kept"]
+    assert await wrong(api) == []
+    for name in names:
+        dropped = await api.post(f"/v1/projections/{name}/drop")
+        assert len(dropped.json()[0]["instances"]) == 1
+    await talk(api, "after it")
+    assert await wrong(api) == []
+    unknown = await api.post("/v1/projections/rebuild", json={"projections": ["nothing"]})
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (404, "projection")
+    assert (await api.post("/v1/projections/usage/rollback")).status_code == 409
+
+
+async def test_forks_and_their_parents_are_summarised_by_what_each_did(api: Api) -> None:
+    parent = await talk(api, "What is 2 + 2?", "thanks")
+    version = (await api.get(f"/v1/threads/{parent}")).json()["version"]
+    forked = (await api.post(f"/v1/threads/{parent}/fork", json={"at_version": version - 3})).json()["thread_id"]
+    await api.turn(forked, "What is 5 * 5?")
+    listed = {one["thread_id"]: one for one in (await strong(api, "/v1/threads"))["items"]}
+    for thread in (parent, forked):
+        assert listed[thread] == (await api.get(f"/v1/threads/{thread}")).json()
+    (turns,) = (await strong(api, "/v1/analytics/turns"))["items"]
+    assert turns["started"] == 3
+    assert await api.service.reading.parked() == []
+
+
+async def test_reports_see_the_stable_views_and_nothing_else(stored: Api, owner: asyncpg.Connection) -> None:
+    thread = await talk(stored, "What is 2 + 2?")
+    await strong(stored, "/v1/threads")
+    await strong(stored, "/v1/usage")
+    await owner.execute("SET ROLE threadfold_reader")
+    (row,) = await owner.fetch("SELECT thread_id, title, cost_usd FROM analytics.threads")
+    assert (row["thread_id"], row["title"], row["cost_usd"]) == (UUID(thread), "What is 2 + 2?", 0)
+    said = await owner.fetch("SELECT role, content FROM analytics.messages WHERE role = 'user'")
+    assert [tuple(row) for row in said] == [("user", "What is 2 + 2?")]
+    for forbidden in ("SELECT FROM events", "SELECT FROM read_models.instances", "DELETE FROM analytics.threads"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await owner.execute(forbidden)
+
+
+async def test_a_summary_of_the_past_is_that_of_then(api: Api) -> None:
+    thread = await talk(api, "What is 2 + 2?", "thanks")
+    now = (await api.get(f"/v1/threads/{thread}")).json()
+    before: dict[str, Any] = {}
+    for version in range(1, now["version"] + 1):
+        then = (await api.get(f"/v1/threads/{thread}", params={"at_version": version})).json()
+        assert then["version"] == version
+        assert then["turns"] >= before.get("turns", 0)
+        before = then
+    assert before == now

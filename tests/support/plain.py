@@ -1,0 +1,111 @@
+"""The read models again, folded from the log by plain loops that share nothing with the projections."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from domain.chain import Record
+from domain.ids import SLICES, Position, Slice
+from domain.ports import EventStore
+
+
+async def whole_log(store: EventStore) -> Sequence[Record]:
+    """Read everything, thread by thread in the order of versions."""
+    found: list[Record] = []
+    for number in range(SLICES):
+        after = Position(0)
+        while page := await store.read_slice(Slice(number), after, 1_000):
+            found += page
+            after = page[-1].position
+    return sorted(found, key=lambda record: (record.thread_id, record.version))
+
+
+ENDS = {
+    "TurnCompleted": "completed",
+    "TurnFailed": "failed",
+    "TurnCancelled": "cancelled",
+    "TurnRolledBack": "rolled_back",
+}
+
+
+def hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+class Plain:
+    """Counters by key, and rows of threads, from threads that are no forks."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.threads: dict[UUID, dict[str, Any]] = {}
+        self.usage: Counter[tuple[Any, ...]] = Counter()
+        self.nodes: Counter[tuple[Any, ...]] = Counter()
+        self.tools: Counter[tuple[Any, ...]] = Counter()
+        self.turns: Counter[tuple[Any, ...]] = Counter()
+        self.messages: set[tuple[UUID, int, str, int]] = set()
+        self.commands: Counter[tuple[UUID, str]] = Counter()
+        self._calls: defaultdict[UUID, dict[int, str]] = defaultdict(dict)
+        for record in records:
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
+        data, of = msgspec.json.decode(record.payload), record.thread_id
+        if record.type == "ThreadOpened":
+            counters = dict.fromkeys(("turns", "messages", "prompt_tokens", "completion_tokens"), 0)
+            self.threads[of] = {"graph": data["graph"], "opened_at": record.recorded_at, "title": "", **counters}
+        thread = self.threads[of]
+        thread |= {"version": record.version, "last_event_at": record.recorded_at}
+        metadata = msgspec.json.decode(record.metadata)
+        if "command" in metadata:
+            self.commands[of, metadata["command"]] += 1
+        self._turn(record, data, thread)
+        self._node(record, data, thread)
+        self._tool(record, data, thread)
+
+    def _turn(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
+        at, graph, kind = hour(record.recorded_at), thread["graph"], record.type
+        if kind == "TurnStarted":
+            thread["turns"] += 1
+            thread["started"] = record.recorded_at
+            self.turns[at, graph, "", "started"] += 1
+        elif kind in ENDS:
+            reason = data.get("reason") or data.get("how") or ""
+            self.turns[at, graph, reason, ENDS[kind]] += 1
+            lasted = (record.recorded_at - thread["started"]) // timedelta(milliseconds=1)
+            self.turns[at, graph, reason, "duration_ms"] += lasted
+
+    def _node(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
+        at, graph = hour(record.recorded_at), thread["graph"]
+        match record.type:
+            case "MessageAppended":
+                thread["messages"] += 1
+                if data["role"] == "user" and not thread["title"]:
+                    thread["title"] = " ".join(data["content"].split())[:80]
+                self.messages.add((record.thread_id, record.version, data["role"], data["tokens"]))
+            case "ModelCalled":
+                thread["prompt_tokens"] += data["prompt_tokens"]
+                thread["completion_tokens"] += data["completion_tokens"]
+                for name in ("prompt_tokens", "completion_tokens", "duration_ms"):
+                    self.usage[at, graph, data["model"], name] += data[name]
+                self.usage[at, graph, data["model"], "calls"] += 1
+            case "NodeCompleted" | "NodeFailed":
+                failed = "retried" if data.get("retry_in_ms") is not None else "failed"
+                how = "completed" if record.type == "NodeCompleted" else failed
+                self.nodes[at, graph, data["node"], how] += 1
+                self.nodes[at, graph, data["node"], "duration_ms"] += data["duration_ms"]
+
+    def _tool(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
+        at, graph, calls = hour(record.recorded_at), thread["graph"], self._calls[record.thread_id]
+        match record.type:
+            case "ToolRequested":
+                calls[record.version] = data["tool"]
+                self.tools[at, graph, data["tool"], "requested"] += 1
+            case "ToolStarted":
+                self.tools[at, graph, calls[data["call"]], "started"] += 1
+            case "ToolSucceeded" | "ToolFailed":
+                how = "succeeded" if record.type == "ToolSucceeded" else "failed"
+                self.tools[at, graph, calls[data["call"]], how] += 1
+                self.messages.add((record.thread_id, record.version, "tool", data["tokens"]))

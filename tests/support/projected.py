@@ -1,0 +1,68 @@
+"""Read models as they are stored, to be held against what a plain fold of the log says."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from domain.ids import Tenant
+from domain.queries import Select, Where
+from domain.read_models import ReadModels
+from domain.tables import Table
+from projections.audit import AUDIT
+from projections.messages import MESSAGES
+from projections.nodes import NODES
+from projections.threads import THREADS
+from projections.tools import TOOLS
+from projections.turns import TURNS
+from projections.usage import USAGE
+from tests.support.plain import Plain
+
+
+async def rows(models: ReadModels, table: Table, *where: Where) -> Sequence[dict[str, Any]]:
+    found = await models.select(Select(table, where, limit=10_000_000))
+    return [dict(zip(table.names, row, strict=True)) for row in found]
+
+
+async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[str]:
+    """Say in a sentence each where the read models are not what the log comes to: empty if they are."""
+    found: list[str] = []
+    mine = Where("tenant", "=", tenant)
+    threads = {row["thread_id"]: row for row in await rows(models, THREADS, mine)}
+    if threads.keys() != plain.threads.keys():
+        found.append(f"{len(threads)} threads are there, not {len(plain.threads)}")
+    for thread_id, wanted in plain.threads.items():
+        row = threads.get(thread_id, {})
+        found += [
+            f"{thread_id}: {name} is {row.get(name)!r}, not {value!r}"
+            for name, value in wanted.items()
+            if name not in {"started", "title"} and row.get(name) != value
+        ]
+    for table, counted, names in (
+        (USAGE, plain.usage, ("hour", "graph", "model")),
+        (NODES, plain.nodes, ("hour", "graph", "node")),
+        (TOOLS, plain.tools, ("hour", "graph", "tool")),
+        (TURNS, plain.turns, ("hour", "graph", "reason")),
+    ):
+        sums: Counter[tuple[Any, ...]] = Counter()
+        for row in await rows(models, table, mine):
+            for column in table.columns:
+                if column.rule == "add":
+                    sums[(*(row[name] for name in names), column.name)] += row[column.name]
+        checked = {key[-1] for key in counted}
+        found += [
+            f"{table.name}: {key} is {sums[key]}, not {counted[key]}"
+            for key in {k for k in sums if k[-1] in checked} | set(counted)
+            if sums[key] != counted[key]
+        ]
+    messages = {
+        (row["thread_id"], row["version"], row["role"], row["tokens"]) for row in await rows(models, MESSAGES, mine)
+    }
+    if messages != plain.messages:
+        found.append(f"messages differ: {len(messages ^ plain.messages)}")
+    audit = {
+        (row["thread_id"], str(row["command"])): row["events"]
+        for row in await rows(models, AUDIT, mine, Where("by", "=", "caller"))
+    }
+    if audit != dict(plain.commands):
+        found.append(f"audit differs: {len(audit)} commands, not {len(plain.commands)}")
+    return found
