@@ -10,7 +10,7 @@ import msgspec
 
 from domain.application.execute import Seen
 from domain.errors import InvalidInput
-from domain.ids import MAX_VERSION, Version
+from domain.ids import Version
 
 T = TypeVar("T")
 
@@ -64,11 +64,3 @@ def decode_cursor(text: str, kind: type[T]) -> T:
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
         raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
-
-
-def version_cursor(text: str | None) -> Version:
-    """Read a cursor of a list that goes by version; the start of the list without one."""
-    version = 0 if text is None else decode_cursor(text, int)
-    if not 0 <= version <= MAX_VERSION:
-        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
-    return Version(version)

@@ -4,22 +4,20 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import Literal
 from uuid import UUID, uuid5
 
 import msgspec
 from msgspec import Struct
 
+from api.past import Past
 from api.preconditions import encode_cursor
 from api.runtime import Runtime
 from api.views import (
     ApprovalView,
-    EventView,
     Page,
     TurnView,
     WorkerView,
-    event_view,
     turn_view,
     waiting_approvals,
     worker_view,
@@ -42,7 +40,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.errors import CorruptLog, InvalidInput, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.errors import CorruptLog, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
@@ -53,13 +51,12 @@ from domain.events import (
     TurnEnd,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, CommandId, Tenant, ThreadId, TurnId, Version
+from domain.ids import DEFAULT_TENANT, START, CommandId, Tenant, ThreadId, TurnId, Version
 from domain.ports import ThreadCursor
 from domain.state import Running, State, Unopened
 from infrastructure.agents import load_agents
 from projections import threads, transcript
 from projections.threads import ThreadEntry
-from projections.transcript import TranscriptMessage
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
@@ -70,11 +67,6 @@ WAIT_LIMIT = 600.0
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
 """Events after which a worker has something to do."""
-
-PAGE_SIZE = 4_000_000
-"""Bytes of JSON after which a page of messages or events ends, however many items were asked for."""
-
-Versioned = TypeVar("Versioned", TranscriptMessage, EventView)
 
 
 @dataclass(frozen=True)
@@ -310,20 +302,9 @@ class Service:
         """Return a thread as it is now. Raises `UnknownThread`."""
         return await self.runtime.journal.existing(thread_id, caller.tenant)
 
-    async def state(
-        self, thread_id: ThreadId, caller: Caller, at_version: int | None = None, at_time: datetime | None = None
-    ) -> Loaded:
-        """Return a thread as it is now, was at a version, or was at an instant."""
-        journal, tenant = self.runtime.journal, caller.tenant
-        if at_version is not None and at_time is not None:
-            raise InvalidInput("at_time", "cannot be given together with at_version")
-        if at_time is not None:
-            at_version = await journal.version_at(thread_id, _in_utc(at_time), tenant)
-        if at_version is None:
-            return await self.existing(thread_id, caller)
-        if not 1 <= at_version <= MAX_VERSION:
-            raise InvalidInput("at_version", f"must lie between 1 and {MAX_VERSION}")
-        return await journal.load_at(thread_id, Version(at_version), tenant)
+    def past(self, caller: Caller) -> Past:
+        """Look at threads as they were."""
+        return Past(self.runtime.journal, caller.tenant)
 
     async def threads(self, caller: Caller, after: ThreadCursor | None, limit: int) -> Page[ThreadEntry]:
         """List threads, the last opened first."""
@@ -332,20 +313,6 @@ class Service:
         more = len(rows) > limit
         cursor = encode_cursor(ThreadCursor(shown[-1].opened_at, shown[-1].thread_id)) if more else None
         return Page([threads.entry(row) for row in shown], cursor)
-
-    async def messages(
-        self, thread_id: ThreadId, caller: Caller, after: Version, limit: int
-    ) -> Page[TranscriptMessage]:
-        """Read the transcript in pages."""
-        await self.existing(thread_id, caller)
-        found = await transcript.page(self.runtime.journal, thread_id, after, limit + 1)
-        return _versions(found, limit)
-
-    async def events(self, thread_id: ThreadId, caller: Caller, after: Version, limit: int) -> Page[EventView]:
-        """Read the log of a thread in pages."""
-        await self.existing(thread_id, caller)
-        found = await self.runtime.journal.history(thread_id, after, None, limit + 1)
-        return _versions([event_view(recorded) for recorded in found], limit)
 
     async def _act(
         self,
@@ -419,24 +386,3 @@ def _graph_of(state: State, open_with: str, asked: str | None) -> str:
     if asked is not None and asked != state.thread.graph:
         raise WrongGraph(asked, state.thread.graph)
     return state.thread.graph
-
-
-def _in_utc(at_time: datetime) -> datetime:
-    if at_time.tzinfo is None:
-        raise InvalidInput("at_time", "needs a time zone, such as 2026-11-23T10:00:00Z")
-    try:
-        return at_time.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidInput("at_time", "must lie in the years 1 to 9999 of UTC") from error
-
-
-def _versions(found: Sequence[Versioned], limit: int) -> Page[Versioned]:
-    """Make a page of what was found: at most `limit` items, and no more after `PAGE_SIZE` bytes."""
-    shown: list[Versioned] = []
-    size = 0
-    for item in found[:limit]:
-        shown.append(item)
-        size += len(msgspec.json.encode(item))
-        if size >= PAGE_SIZE:
-            break
-    return Page(shown, encode_cursor(shown[-1].version) if len(found) > len(shown) else None)

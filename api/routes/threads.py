@@ -1,11 +1,8 @@
 """Opening threads, changing their values, and looking at them."""
 
-from datetime import datetime
-from typing import Annotated
-
 from litestar import Response, get, patch, post
 from litestar.openapi import ResponseSpec
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import JSONBody
 from litestar.status_codes import (
     HTTP_200_OK,
     HTTP_201_CREATED,
@@ -20,17 +17,13 @@ from litestar.status_codes import (
 
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
-from api.preconditions import decode_cursor, version_cursor
+from api.preconditions import decode_cursor
 from api.problems import problems
-from api.views import EventView, Opened, Page, StateView, state_view
+from api.views import Opened, Page, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.ids import ThreadId
 from domain.ports import ThreadCursor
 from projections.threads import ThreadEntry, ThreadSummary, summary
-from projections.transcript import TranscriptMessage
-
-AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
-AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
 
 OPENING = {
     HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
@@ -91,28 +84,3 @@ async def show_thread(thread: FromThread, service: FromService, reader: FromRead
     loaded = await service.existing(ThreadId(thread), reader)
     checkpoint = checkpoint_of(loaded)
     return Response(summary(loaded, checkpoint), headers=etag(checkpoint))
-
-
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
-async def show_state(
-    thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
-) -> Response[StateView]:
-    """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.state(ThreadId(thread), reader, at_version, at_time))
-    return Response(view, headers=etag(view.checkpoint))
-
-
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
-async def list_messages(
-    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
-) -> Page[TranscriptMessage]:
-    """Read the whole transcript, in pages."""
-    return await service.messages(ThreadId(thread), reader, version_cursor(cursor), limit)
-
-
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
-async def list_events(
-    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
-) -> Page[EventView]:
-    """Read the thread's events as they were recorded, in pages."""
-    return await service.events(ThreadId(thread), reader, version_cursor(cursor), limit)

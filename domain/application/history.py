@@ -75,17 +75,18 @@ class History:
                 return
             after, size = page[-1].version, min(2 * size, PAGE)
 
-    async def follow_back(self, thread_id: ThreadId, upto: Version, first: int = PAGE) -> AsyncIterator[Recorded]:
-        """Yield all events with `version <= upto`, the last one first, reading page by page.
+    async def pages_back(
+        self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE
+    ) -> AsyncIterator[Sequence[Recorded]]:
+        """Yield all events with `after < version <= upto` in pages, the last page first, each in its own order.
 
         Versions have no gaps, so that the page before one is known by its bounds, and no store has to read backwards.
         """
         size = min(first, PAGE)
-        while upto > START:
-            after = Version(max(upto - size, START))
-            for recorded in reversed(await self.history(thread_id, after, upto, size)):
-                yield recorded
-            upto, size = after, min(2 * size, PAGE)
+        while upto > after:
+            begin = Version(max(upto - size, after))
+            yield await self.history(thread_id, begin, upto, size)
+            upto, size = begin, min(2 * size, PAGE)
 
     async def origin(self, thread_id: ThreadId) -> Origin | None:
         """Return where a fork comes from; None for a thread of its own, or none."""

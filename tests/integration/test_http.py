@@ -243,7 +243,9 @@ async def test_health_and_schema(api: Api) -> None:
     }  # fmt: skip
     assert turns["description"] == "Say something in an open thread."
     events = schema["paths"]["/v1/threads/{thread_id}/events"]["get"]
-    assert {p["name"] for p in events["parameters"]} == {"thread_id", "cursor", "limit"}
+    assert {p["name"] for p in events["parameters"]} == {
+        "thread_id", "at_version", "at_time", "order", "cursor", "limit"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
@@ -293,7 +295,7 @@ async def test_a_page_of_events_ends_when_it_is_large(api: Api, monkeypatch: pyt
     for _ in range(3):
         await api.turn(thread_id, "hello")
     whole = await every_event(api, thread_id)
-    monkeypatch.setattr("api.service.PAGE_SIZE", 1_000)
+    monkeypatch.setattr("api.past.PAGE_SIZE", 1_000)
     page = (await api.get(f"/v1/threads/{thread_id}/events", params={"limit": 1_000})).json()
     assert 1 < len(page["items"]) < len(whole)
     assert [e async for e in pages(api, f"/v1/threads/{thread_id}/events", 1_000)] == whole
