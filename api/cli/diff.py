@@ -40,7 +40,8 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
         rows = [[str(told.version), moment(told.recorded_at), told.sentence] for told in view.happened.items]
         show_table(["VERSION", "RECORDED (UTC)", "WHAT HAPPENED"], rows, wrap=True)
     if view.happened.next_cursor:
-        click.echo(f"There are more: {thread} {view.happened.items[-1].version} {view.until.version}", err=True)
+        following = f"{thread} {view.happened.items[-1].version} {view.until.version}"
+        click.echo(f"There are more: threadfold threads diff {following}", err=True)
 
 
 def _either(given: int | datetime | None, name: str) -> Point:

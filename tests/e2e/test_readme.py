@@ -16,6 +16,7 @@ CHANGING = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "<time>"),
     (r"(\d+)-[0-9a-f]{8}\b(?!-)", r"\1-<hash>"),
     (r'"(turn_id|command)":"[0-9a-f-]{36}"', r'"\1":"<id>"'),
+    (r"\b[\d,]+ ms\b", "<number> ms"),
 ]
 """What differs from one run to the next: times, the hashes that cover them, and ids that the server makes."""
 
