@@ -4,18 +4,16 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from litestar import Response
-from litestar.connection import Request
 from litestar.enums import HttpMethod
 from litestar.exceptions import NotFoundException
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
 
-from api.problems import LONGEST, problem
+from api.problems import LONGEST, AnyRequest, problem
 
-AnyRequest = Request[Any, Any, Any]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
 
@@ -83,7 +81,11 @@ def _refuse_unknown_paths(request: AnyRequest) -> None:
 def _refuse_wrong_parameters(request: AnyRequest) -> None:
     """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now»."""
     parameters = request.route_handler.parsed_fn_signature.parameters
-    known = {name for name, given in parameters.items() if isinstance(given.kwarg_definition, QueryParameter)}
+    known = {
+        given.kwarg_definition.name or name
+        for name, given in parameters.items()
+        if isinstance(given.kwarg_definition, QueryParameter)
+    }
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
             _refuse(HTTP_400_BAD_REQUEST, name, "is not a parameter of this path")

@@ -74,14 +74,6 @@ def decode_cursor(text: str, kind: type[T]) -> T:
         raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
 
 
-def version_cursor(text: str | None) -> Version:
-    """Read a cursor of a list that goes by version; the start of the list without one."""
-    version = 0 if text is None else decode_cursor(text, int)
-    if not 0 <= version <= MAX_VERSION:
-        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
-    return Version(version)
-
-
 @overload
 def in_utc(instant: datetime, field: str) -> datetime: ...
 

@@ -9,6 +9,7 @@ from litestar import Response
 from litestar.connection import Request
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
+from litestar.params import QueryParameter
 from litestar.plugins.problem_details import ProblemDetailsException
 from litestar.status_codes import (
     HTTP_400_BAD_REQUEST,
@@ -49,6 +50,8 @@ from domain.errors import (
     VersionConflict,
     WrongGraph,
 )
+
+AnyRequest = Request[Any, Any, Any]
 
 _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
     (InvalidInput, HTTP_400_BAD_REQUEST),
@@ -165,12 +168,12 @@ def problem_handlers() -> dict[int | type[Exception], Any]:
     return {
         ThreadfoldError: lambda request, error: _of_domain(error, request).to_response(request),
         HTTPException: lambda request, error: _of_http(error).to_response(request),
-        ValidationException: lambda request, error: _of_validation(error).to_response(request),
+        ValidationException: lambda request, error: _of_validation(error, request).to_response(request),
         Exception: _unexpected,
     }
 
 
-def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """Answer a defect of ours: it is logged whole, and told to the caller without its inside."""
     logging.getLogger(__name__).error("%s %s failed", request.method, request.url.path, exc_info=error)
     told = problem(
@@ -179,7 +182,7 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[d
     return told.to_response(request)
 
 
-def _of_domain(error: ThreadfoldError, request: Request[Any, Any, Any]) -> ProblemDetailsException:
+def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsException:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), HTTP_500_INTERNAL_SERVER_ERROR)
     name, detail, why = type(error).__name__, str(error), str(error)
     field = _field_of(error)
@@ -198,9 +201,9 @@ def _field_of(error: ThreadfoldError) -> str | None:
     return next((field for kind, field in _FIELDS.items() if isinstance(error, kind)), None)
 
 
-def _of_validation(error: ValidationException) -> ProblemDetailsException:
+def _of_validation(error: ValidationException, request: AnyRequest) -> ProblemDetailsException:
     given: list[Any] = error.extra if isinstance(error.extra, list) else []
-    errors = [_one_of_validation(e) for e in given if isinstance(e, dict)]
+    errors = [_one_of_validation(e, request) for e in given if isinstance(e, dict)]
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:QUOTED]) or error.detail
     if len(errors) > QUOTED:
         detail = f"{detail}; … and {len(errors) - QUOTED} more"
@@ -210,12 +213,19 @@ def _of_validation(error: ValidationException) -> ProblemDetailsException:
     return problem(HTTP_400_BAD_REQUEST, "invalid-input", "Invalid input", detail, errors)
 
 
-def _one_of_validation(error: Mapping[str, Any]) -> dict[str, str]:
+def _one_of_validation(error: Mapping[str, Any], request: AnyRequest) -> dict[str, str]:
     """Name the field that the framework complains of. It calls the body `data`, and says no more if there is none."""
-    key = str(error.get("key") or "body")[:LONGEST]
+    key = _as_sent(str(error.get("key") or "body"), request)[:LONGEST]
     if key == "data":
         return {"field": "body", "message": "is required: a JSON object"}
     return {"field": key, "message": str(error.get("message", "is not valid"))[:LONGEST]}
+
+
+def _as_sent(key: str, request: AnyRequest) -> str:
+    """Name a parameter as callers do: one such as `from` has another name in the route, where that is a keyword."""
+    parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
+    definition = parameter.kwarg_definition if parameter else None
+    return definition.name or key if isinstance(definition, QueryParameter) else key
 
 
 def _of_http(error: HTTPException) -> ProblemDetailsException:

@@ -4,24 +4,20 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 from uuid import UUID, uuid5
 
 import msgspec
 from msgspec import Struct
 
 from api.audit import Audit
-from api.preconditions import encode_cursor, in_utc
+from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.runtime import Runtime
 from api.views import (
     ApprovalView,
-    EventView,
-    Page,
     TurnView,
     WorkerView,
-    event_view,
     turn_view,
     waiting_approvals,
     worker_view,
@@ -44,7 +40,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.errors import CorruptLog, InvalidInput, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.errors import CorruptLog, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
@@ -55,12 +51,11 @@ from domain.events import (
     TurnEnd,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, CommandId, Tenant, ThreadId, TurnId, Version
+from domain.ids import DEFAULT_TENANT, START, CommandId, Tenant, ThreadId, TurnId, Version
 from domain.state import Running, State, Unopened
 from infrastructure.agents import load_agents
 from projections import transcript
 from projections.threads import ThreadSummary, summary
-from projections.transcript import TranscriptMessage
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
@@ -71,11 +66,6 @@ WAIT_LIMIT = 600.0
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
 """Events after which a worker has something to do."""
-
-PAGE_SIZE = 4_000_000
-"""Bytes of JSON after which a page of messages or events ends, however many items were asked for."""
-
-Versioned = TypeVar("Versioned", TranscriptMessage, EventView)
 
 
 @dataclass(frozen=True)
@@ -314,42 +304,15 @@ class Service:
         """Return a thread as it is now. Raises `UnknownThread`."""
         return await self.runtime.journal.existing(thread_id, caller.tenant)
 
-    async def state(
-        self, thread_id: ThreadId, caller: Caller, at_version: int | None = None, at_time: datetime | None = None
-    ) -> Loaded:
-        """Return a thread as it is now, was at a version, or was at an instant."""
-        journal, tenant = self.runtime.journal, caller.tenant
-        if at_version is not None and at_time is not None:
-            raise InvalidInput("at_time", "cannot be given together with at_version")
-        if at_time is not None:
-            at_version = await journal.version_at(thread_id, in_utc(at_time, "at_time"), tenant)
-        if at_version is None:
-            return await self.existing(thread_id, caller)
-        if not 1 <= at_version <= MAX_VERSION:
-            raise InvalidInput("at_version", f"must lie between 1 and {MAX_VERSION}")
-        return await journal.load_at(thread_id, Version(at_version), tenant)
+    def past(self, caller: Caller) -> Past:
+        """Look at threads as they were."""
+        return Past(self.runtime.journal, caller.tenant)
 
-    async def summary(
-        self, thread_id: ThreadId, caller: Caller, at_version: int | None = None, at_time: datetime | None = None
-    ) -> ThreadSummary:
+    async def summary(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> ThreadSummary:
         """Summarise a thread as it is now, was at a version, or was at an instant, by folding it."""
-        loaded = await self.state(thread_id, caller, at_version, at_time)
+        loaded = await self.past(caller).state(thread_id, point)
         row = await self.runtime.journal.store.thread(thread_id)
         return summary(loaded, row.opened_at if row else loaded.head.at, self.runtime.prices)
-
-    async def messages(
-        self, thread_id: ThreadId, caller: Caller, after: Version, limit: int
-    ) -> Page[TranscriptMessage]:
-        """Read the transcript in pages."""
-        await self.existing(thread_id, caller)
-        found = await transcript.page(self.runtime.journal, thread_id, after, limit + 1)
-        return _versions(found, limit)
-
-    async def events(self, thread_id: ThreadId, caller: Caller, after: Version, limit: int) -> Page[EventView]:
-        """Read the log of a thread in pages."""
-        await self.existing(thread_id, caller)
-        found = await self.runtime.journal.history(thread_id, after, None, limit + 1)
-        return _versions([event_view(recorded) for recorded in found], limit)
 
     async def _act(
         self,
@@ -423,15 +386,3 @@ def _graph_of(state: State, open_with: str, asked: str | None) -> str:
     if asked is not None and asked != state.thread.graph:
         raise WrongGraph(asked, state.thread.graph)
     return state.thread.graph
-
-
-def _versions(found: Sequence[Versioned], limit: int) -> Page[Versioned]:
-    """Make a page of what was found: at most `limit` items, and no more after `PAGE_SIZE` bytes."""
-    shown: list[Versioned] = []
-    size = 0
-    for item in found[:limit]:
-        shown.append(item)
-        size += len(msgspec.json.encode(item))
-        if size >= PAGE_SIZE:
-            break
-    return Page(shown, encode_cursor(shown[-1].version) if len(found) > len(shown) else None)

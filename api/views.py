@@ -12,6 +12,9 @@ from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
 from domain.chat import ToolCall
 from domain.codec import Metadata, Recorded
+from domain.diff import Changes, Counts
+from domain.diff import Status as StatusThen
+from domain.diff import status_of as status_then
 from domain.events import Durability, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
 from domain.ids import Version
 from domain.json import JsonObject
@@ -19,6 +22,7 @@ from domain.mermaid import mermaid
 from domain.ports import WorkerRow
 from domain.state import Call, Ended, Item, Message, Queued, Running, State, Summary, Turn, Unopened
 from domain.tools import Tool
+from projections.diff import Happened
 from projections.status import Status, status_of
 from projections.transcript import FinishedTurn, TranscriptMessage
 
@@ -177,6 +181,31 @@ class Page(Struct, Generic[T], frozen=True):
     next_cursor: str | None
 
 
+class PointView(Struct, frozen=True):
+    """Where a thread was. Version 0 is before its first event: that has no checkpoint and no time."""
+
+    version: int
+    checkpoint: str | None
+    recorded_at: datetime | None
+    status: StatusThen
+
+
+class DiffView(Struct, frozen=True, rename={"since": "from", "until": "to"}):
+    """What happened between two points of a thread: the first is excluded, the second included.
+
+    `counts` are of the events up to `counted_to`; that is before the end if the answer is `truncated`.
+    """
+
+    thread_id: UUID
+    since: PointView
+    until: PointView
+    changes: Changes
+    counts: Counts
+    counted_to: int
+    truncated: bool
+    happened: Page[Happened]
+
+
 class ToolView(Struct, frozen=True):
     """A tool that an agent has."""
 
@@ -241,6 +270,13 @@ def state_view(loaded: Loaded) -> StateView:
         last_turn=thread.last_turn,
         queue=thread.queue,
     )
+
+
+def point_view(loaded: Loaded) -> PointView:
+    """Show where a folded thread is."""
+    if isinstance(loaded.state, Unopened):
+        return PointView(0, None, None, "unopened")
+    return PointView(loaded.head.version, checkpoint_of(loaded), loaded.head.at, status_then(loaded.state))
 
 
 def _turn_in_progress(turn: Turn) -> TurnInProgress:

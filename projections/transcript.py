@@ -5,11 +5,12 @@ An assistant's message carries the calls that it asked for; a tool's message say
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.application.history import PAGE
 from domain.application.journal import Journal
 from domain.chat import ToolCall
 from domain.codec import Recorded
@@ -88,11 +89,16 @@ async def finished(
 
 
 async def _followed(
-    journal: Journal, thread_id: ThreadId, after: Version, upto: Version | None, kept: Sequence[Recorded]
+    journal: Journal,
+    thread_id: ThreadId,
+    after: Version,
+    upto: Version | None,
+    kept: Sequence[Recorded],
+    first: int = PAGE,
 ) -> AsyncIterator[Recorded]:
     """Yield events that are stored, and those that are kept, up to a version."""
     end = upto if not kept else Version(min(upto or kept[0].version - 1, kept[0].version - 1))
-    async for recorded in journal.follow(thread_id, after, end):
+    async for recorded in journal.follow(thread_id, after, end, first):
         yield recorded
     for recorded in kept:
         if recorded.version > after and (upto is None or recorded.version <= upto):
@@ -105,42 +111,68 @@ async def read(
     after: Version = START,
     upto: Version | None = None,
     kept: Sequence[Recorded] = (),
+    *,
+    enough: Version | None = None,
+    first: int = PAGE,
 ) -> AsyncIterator[TranscriptMessage]:
-    """Yield the messages of a thread in their order."""
+    """Yield the messages of a thread in their order.
+
+    None that begins after `enough` is looked for; `first` is how many events to read at first.
+    """
     said: TranscriptMessage | None = None
     asked: dict[Version, ToolRequested] = {}
-    async for recorded in _followed(journal, thread_id, after, upto, kept):
+    async for recorded in _followed(journal, thread_id, after, upto, kept, first):
         event = recorded.event
         if isinstance(event, ToolRequested):
             asked[recorded.version] = event
             if said:
-                call = ToolCall(event.call_id, event.tool, event.arguments)
-                said = replace(said, tool_calls=(*said.tool_calls, call))
+                said = replace(said, tool_calls=(*said.tool_calls, _wish(event)))
             continue
         if said:
             yield said
             said = None
-        match event:
-            case MessageAppended():
-                said = TranscriptMessage(
-                    recorded.version,
-                    recorded.recorded_at,
-                    event.role,
-                    event.content,
-                    event.tokens,
-                    partial=event.partial,
-                )
-            case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
-                request = await _request(journal, thread_id, Version(event.call), asked)
-                yield _told(recorded, event, request or _no_call(thread_id, event.call))
-            case ApprovalDenied(approval=approval):
-                request = await _request(journal, thread_id, Version(approval), asked)
-                if request:  # otherwise it was a node that was refused
-                    yield _told(recorded, event, request)
-            case _:
-                continue
+        if enough is not None and recorded.version > enough:
+            return
+        if isinstance(event, MessageAppended):
+            said = _said(recorded, event)
+        elif isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+            yield _told(recorded, event, request)
     if said:
         yield said
+
+
+async def read_back(
+    journal: Journal, thread_id: ThreadId, upto: Version, *, enough: Version = START, first: int = PAGE
+) -> AsyncIterator[TranscriptMessage]:
+    """Yield the messages of a thread up to a version, the last one first.
+
+    None that begins at or before `enough` is looked for, unless its calls lie after that.
+    """
+    wishes: list[ToolCall] = []
+    async for page in journal.pages_back(thread_id, START, upto, first):
+        asked = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
+        for recorded in reversed(page):
+            event = recorded.event
+            if isinstance(event, ToolRequested) and (wishes or recorded.version > enough):
+                wishes.append(_wish(event))
+                continue
+            if isinstance(event, MessageAppended) and (wishes or recorded.version > enough):
+                yield replace(_said(recorded, event), tool_calls=tuple(reversed(wishes)))
+            wishes = []
+            if recorded.version <= enough:
+                return
+            if isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+                yield _told(recorded, event, request)
+
+
+def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
+    return TranscriptMessage(
+        recorded.version, recorded.recorded_at, event.role, event.content, event.tokens, partial=event.partial
+    )
+
+
+def _wish(event: ToolRequested) -> ToolCall:
+    return ToolCall(event.call_id, event.tool, event.arguments)
 
 
 def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
@@ -170,15 +202,16 @@ def _outcome(event: Answer) -> tuple[str, Outcome]:
 
 
 async def _request(
-    journal: Journal, thread_id: ThreadId, call: Version, asked: dict[Version, ToolRequested]
+    journal: Journal, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
 ) -> ToolRequested | None:
-    """Find the request of a call; it may lie before the page. None if the version is no call's."""
+    """Find the request of a call; it may lie before what was read. None if it was a node that a person refused."""
+    call = Version(answer.approval if isinstance(answer, ApprovalDenied) else answer.call)
     event: Event | None = asked.get(call)
     if event is None:
         before = await journal.history(thread_id, Version(call - 1), call)
         event = before[0].event if before else None
-    return event if isinstance(event, ToolRequested) else None
-
-
-def _no_call(thread_id: ThreadId, call: int) -> NoReturn:
+    if isinstance(event, ToolRequested):
+        return event
+    if isinstance(answer, ApprovalDenied):
+        return None
     raise CorruptLog(f"{thread_id}: version {call} is no tool call")

@@ -1,15 +1,17 @@
-"""`threadfold threads`: list, show, events, state, tail."""
+"""`threadfold threads`: list, show, events, state, diff, tail."""
 
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
 import click
 
+from api.cli.diff import diff
+from api.cli.options import back_to, limited, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
 from api.cli.running import ask
 from api.cli.screen import Screen
+from api.past import Asked, Place
 from api.reading import Filters
 from api.service import Caller, Service
 from api.views import EventView, Page, StateView, WindowMessage, event_view, state_view
@@ -22,27 +24,6 @@ from projections.threads import ThreadSummary
 
 WIDE = 100
 """Columns from which on a list of threads has room for a second time."""
-
-limited = click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Rows at most.")
-
-
-class Instant(click.ParamType[Any]):
-    """An instant in ISO 8601, with its time zone."""
-
-    name = "ISO"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read an instant."""
-        try:
-            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is no instant such as 2026-11-23T10:00:00Z", param, ctx)
-        if at.tzinfo is None:
-            self.fail(f"{value!r} needs a time zone, such as 2026-11-23T10:00:00Z", param, ctx)
-        try:
-            return at.astimezone(UTC)
-        except OverflowError:
-            self.fail(f"{value!r} lies outside the years 1 to 9999 in UTC", param, ctx)
 
 
 @click.group()
@@ -82,12 +63,14 @@ def list_threads(*, limit: int, cursor: str | None, search: str | None, status: 
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
+@back_to
 @as_json
-def show(*, thread: UUID, as_json: bool) -> None:
-    """Summarise a thread."""
+def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+    """Summarise a thread: now, at a version, or at an instant."""
+    place = point(at_version, at_time)
 
     async def summarise(service: Service) -> ThreadSummary:
-        return await service.summary(ThreadId(thread), Caller())
+        return await service.summary(ThreadId(thread), Caller(), place)
 
     found = ask(summarise)
     if as_json:
@@ -117,7 +100,8 @@ def show(*, thread: UUID, as_json: bool) -> None:
 @as_json
 def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
     """Read a thread's events as they were recorded."""
-    page = ask(lambda service: service.events(ThreadId(thread), Caller(), Version(after), limit))
+    asked = Asked(limit, Place("asc", after))
+    page = ask(lambda service: service.past(Caller()).events(ThreadId(thread), asked))
     following = page.items[-1].version if page.next_cursor else None
     if as_json:
         show_json({"items": page.items, "next_after": following})
@@ -132,14 +116,12 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
-@click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="Go back to this version.")
-@click.option("--at-time", type=Instant(), help="Go back to this instant, such as 2026-11-23T10:00:00Z.")
+@back_to
 @as_json
 def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
     """Reconstruct a thread's state: now, at a version, or at an instant."""
-    if at_version is not None and at_time is not None:
-        raise click.UsageError("--at-version and --at-time cannot be given together")
-    view = state_view(ask(lambda service: service.state(ThreadId(thread), Caller(), at_version, at_time)))
+    place = point(at_version, at_time)
+    view = state_view(ask(lambda service: service.past(Caller()).state(ThreadId(thread), place)))
     if as_json:
         show_json(view)
         return
@@ -214,3 +196,6 @@ def _message(message: WindowMessage) -> list[str]:
     calls = [f"→ {call.name} {to_json(call.arguments)}" for call in message.tool_calls]
     role = f"tool {message.name}" if message.role == "tool" else message.role
     return [str(message.version), role, "\n".join([*([message.content] if message.content else []), *calls])]
+
+
+threads.add_command(diff)

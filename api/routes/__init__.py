@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, audit, people, read_models, stream, threads, turns
+from api.routes import about, audit, past, people, read_models, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -14,9 +14,10 @@ ROUTES = (
     threads.update_values,
     threads.list_threads,
     threads.show_thread,
-    threads.show_state,
-    threads.list_messages,
-    threads.list_events,
+    past.show_state,
+    past.list_messages,
+    past.list_events,
+    past.show_diff,
     stream.stream_thread,
     audit.prove_event,
     audit.list_seals,

@@ -20,19 +20,17 @@ from litestar.status_codes import (
 
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
-from api.preconditions import in_utc, version_cursor
+from api.past import Point
+from api.preconditions import in_utc
 from api.problems import problems
 from api.reading import Consistency, Filters
+from api.routes.past import AtTime, AtVersion
 from api.routes.read_models import Fresh, MinVersion, ready
-from api.views import EventView, Opened, Page, StateView, state_view
+from api.views import Opened, Page, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
 from projections.threads import Sort, ThreadSummary
-from projections.transcript import TranscriptMessage
-
-AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
-AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
 
 OPENING = {
     HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
@@ -120,35 +118,11 @@ async def show_thread(
     consistency: FromQuery[Consistency] = "strong",
 ) -> Response[ThreadSummary]:
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
-    if consistency == "eventual" and at_version is None and at_time is None:
-        if min_version is not None:
-            await service.reading.seen("threads", ThreadId(thread), min_version)
-        found = await service.reading.thread(ThreadId(thread), reader.tenant)
-    else:
-        found = await service.summary(ThreadId(thread), reader, at_version, at_time)
+    point = Point(at_version, at_time)
+    if consistency == "strong" or point.given:
+        found = await service.summary(ThreadId(thread), reader, point)
+        return Response(found, headers=etag(found.checkpoint))
+    if min_version is not None:
+        await service.reading.seen("threads", ThreadId(thread), min_version)
+    found = await service.reading.thread(ThreadId(thread), reader.tenant)
     return Response(found, headers=etag(found.checkpoint))
-
-
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
-async def show_state(
-    thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
-) -> Response[StateView]:
-    """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.state(ThreadId(thread), reader, at_version, at_time))
-    return Response(view, headers=etag(view.checkpoint))
-
-
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
-async def list_messages(
-    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
-) -> Page[TranscriptMessage]:
-    """Read the whole transcript, in pages."""
-    return await service.messages(ThreadId(thread), reader, version_cursor(cursor), limit)
-
-
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
-async def list_events(
-    thread: FromThread, service: FromService, reader: FromReader, cursor: Cursor = None, limit: Limit = 100
-) -> Page[EventView]:
-    """Read the thread's events as they were recorded, in pages."""
-    return await service.events(ThreadId(thread), reader, version_cursor(cursor), limit)

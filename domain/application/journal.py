@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -11,17 +11,15 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.application.history import PAGE, History, origin_of
 from domain.chain import NOTHING, Head, Record, seal
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
-from domain.errors import CorruptLog, InvalidInput, UnknownThread, VersionConflict
-from domain.events import Event, ThreadForked
+from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
+from domain.events import Event
 from domain.evolve import evolve, fold
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
 from domain.ports import Append, Clock, CommandRecord, EventStore, Fence, Snapshot, SnapshotStore
 from domain.state import INITIAL, State
-
-PAGE = 1_000
-"""Events read at a time."""
 
 _log = logging.getLogger(__name__)
 _decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
@@ -44,14 +42,7 @@ class Sealed(Struct, frozen=True):
     recorded: Sequence[Recorded]
 
 
-class Origin(Struct, frozen=True):
-    """Where a fork left another thread, which has the events up to `version` itself."""
-
-    parent: ThreadId
-    version: Version
-
-
-class Journal:
+class Journal(History):
     """Reads and writes threads. Keeps the last used ones folded; the store's compare-and-set finds stale ones."""
 
     def __init__(  # noqa: D107  (the parts are named by their ports)
@@ -64,14 +55,12 @@ class Journal:
         snapshot_every: int = 100,
         keep: int = 1_000,
     ) -> None:
-        self.store = store
+        super().__init__(store, keep)
         self._snapshots = snapshots
         self._clock = clock
         self._fingerprint = fingerprint
         self._snapshot_every = snapshot_every
-        self._keep = keep
         self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
-        self._origins: OrderedDict[ThreadId, Origin | None] = OrderedDict()
         self._snapshotted: dict[ThreadId, Version] = {}
         self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
@@ -108,13 +97,16 @@ class Journal:
             UnknownThread: there is none.
             InvalidInput: it has fewer events than that.
         """
+        hot = self._hot.get(thread_id)
+        if hot and hot.head.version == version and hot.tenant == tenant:
+            return hot
         past = await self._catch_up(await self._nearest(thread_id, version), upto=version)
         if past.head.version == version and past.tenant == tenant:
             return past
         if (origin := await self.origin(thread_id)) and version <= origin.version:
             return replace(await self.load_at(origin.parent, version, tenant), thread_id=thread_id)
-        now = await self.existing(thread_id, tenant)
-        raise InvalidInput("at_version", f"the thread has versions 1 to {now.head.version}")
+        row = await self.row(thread_id, tenant)
+        raise InvalidInput("at_version", f"the thread has versions 1 to {row.head.version}")
 
     async def version_at(self, thread_id: ThreadId, at: datetime, tenant: Tenant = DEFAULT_TENANT) -> Version:
         """Return the thread's version at an instant.
@@ -123,11 +115,10 @@ class Journal:
             UnknownThread: there is none.
             InvalidInput: it did not exist yet.
         """
-        await self.existing(thread_id, tenant)
+        row = await self.row(thread_id, tenant)
         version = await self.store.version_at(thread_id, at)
         if not version:
-            first = (await self.store.read(thread_id, START, limit=1))[0]
-            raise InvalidInput("at_time", f"the thread began at {first.recorded_at.isoformat().replace('+00:00', 'Z')}")
+            raise InvalidInput("at_time", f"the thread began at {row.opened_at.isoformat().replace('+00:00', 'Z')}")
         return version
 
     async def append(
@@ -195,31 +186,6 @@ class Journal:
             replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
 
-    async def history(
-        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE
-    ) -> Sequence[Recorded]:
-        """Return a page of events with `after < version <= upto`: of a fork, its parent's first."""
-        own = [decode(record) for record in await self.store.read(thread_id, after, upto, limit)]
-        if own and own[0].version == after + 1:
-            return own
-        origin = await self.origin(thread_id)
-        if origin is None or after >= origin.version:
-            return own
-        end = origin.version if upto is None else min(upto, origin.version)
-        inherited = await self.history(origin.parent, after, end, limit)
-        return [*inherited, *own][:limit]
-
-    async def follow(
-        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None
-    ) -> AsyncIterator[Recorded]:
-        """Yield all events with `after < version <= upto`, reading page by page."""
-        while page := await self.history(thread_id, after, upto):
-            for recorded in page:
-                yield recorded
-            if len(page) < PAGE:
-                return
-            after = page[-1].version
-
     async def checkpoint(self, loaded: Loaded) -> None:
         """Write a snapshot if the last one is `snapshot_every` events ago; for turn boundaries, off the hot path."""
         thread_id, version = loaded.thread_id, loaded.head.version
@@ -227,24 +193,7 @@ class Journal:
             return
         if thread_id in self._hot:
             self._snapshotted[thread_id] = version  # at once: a turn that ends meanwhile need not write another
-        state = to_json(loaded.state)
-        await self._snapshots.save(Snapshot(loaded.tenant, thread_id, loaded.head, self._fingerprint, state))
-
-    async def origin(self, thread_id: ThreadId) -> Origin | None:
-        """Return where a fork comes from; None for a thread of its own, or none."""
-        if thread_id in self._origins:
-            return self._origins[thread_id]
-        row = await self.store.thread(thread_id)
-        if row is None:
-            return None
-        origin = None
-        if row.base:
-            (first,) = await self.store.read(thread_id, row.base, limit=1)
-            origin = _origin_of(decode(first))
-        self._origins[thread_id] = origin
-        if len(self._origins) > self._keep:
-            self._origins.popitem(last=False)
-        return origin
+        await self._save(loaded)
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
         """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
@@ -267,7 +216,7 @@ class Journal:
         """Fold the events after `loaded`."""
         while page := await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
             if not loaded.head.version and page[0].version > 1:
-                origin = _origin_of(decode(page[0]))
+                origin = origin_of(decode(page[0]))
                 loaded = replace(
                     await self.load_at(origin.parent, origin.version, page[0].tenant), thread_id=loaded.thread_id
                 )
@@ -279,7 +228,19 @@ class Journal:
             loaded = replace(loaded, tenant=last.tenant, head=head, state=state)
             if len(page) < PAGE:
                 break
+            await self._shorten(loaded)
         return loaded
+
+    async def _shorten(self, loaded: Loaded) -> None:
+        """Leave a snapshot on a long way: a new fold ignores the old ones, and some threads never have a turn."""
+        try:
+            await self._save(loaded)
+        except StoreUnavailable as error:
+            _log.warning("No snapshot of %s: %s It would have saved time only.", loaded.thread_id, error)
+
+    async def _save(self, loaded: Loaded) -> None:
+        state = to_json(loaded.state)
+        await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
 
     def _remember(self, loaded: Loaded) -> None:
         self._hot[loaded.thread_id] = loaded
@@ -287,10 +248,3 @@ class Journal:
         if len(self._hot) > self._keep:
             evicted, _ = self._hot.popitem(last=False)
             self._snapshotted.pop(evicted, None)
-
-
-def _origin_of(first: Recorded) -> Origin:
-    """Read where a fork comes from off its first event."""
-    if not isinstance(first.event, ThreadForked):
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
-    return Origin(ThreadId(first.event.parent), Version(first.event.at_version))

@@ -59,8 +59,9 @@ class MemoryEventStore:
     ) -> Sequence[Record]:
         """Read a part of a thread: version n is at index n - 1, less what a fork's parent has."""
         base = self._threads[thread_id].base if thread_id in self._threads else 0
-        first, last = max(after - base, 0), None if upto is None else max(upto - base, 0)
-        return list(islice(self._events.get(thread_id, [])[first:last], limit))
+        events = self._events.get(thread_id, [])
+        first, last = max(after - base, 0), len(events) if upto is None else max(upto - base, 0)
+        return events[first : last if limit is None else min(last, first + limit)]
 
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice: position n is at index n - 1."""

@@ -1,5 +1,6 @@
 """Snapshots in memory."""
 
+from bisect import bisect_right, insort
 from collections import defaultdict
 
 from domain.ids import ThreadId, Version
@@ -12,13 +13,18 @@ class MemorySnapshotStore:
     def __init__(self) -> None:
         """Begin with none."""
         self._snapshots: defaultdict[ThreadId, dict[Version, Snapshot]] = defaultdict(dict)
+        self._versions: defaultdict[ThreadId, list[Version]] = defaultdict(list)
 
     async def save(self, snapshot: Snapshot) -> None:
         """Keep a snapshot, in the place of one of the same version."""
-        self._snapshots[snapshot.thread_id][snapshot.head.version] = snapshot
+        kept, version = self._snapshots[snapshot.thread_id], snapshot.head.version
+        if version not in kept:
+            insort(self._versions[snapshot.thread_id], version)
+        kept[version] = snapshot
 
     async def nearest(self, thread_id: ThreadId, upto: Version | None, fingerprint: str) -> Snapshot | None:
-        """Look for the last one that fits."""
-        kept = self._snapshots.get(thread_id, {})
-        fitting = [v for v, s in kept.items() if s.fingerprint == fingerprint and (upto is None or v <= upto)]
-        return kept[max(fitting)] if fitting else None
+        """Look for the last one that fits, backwards from the version."""
+        kept, versions = self._snapshots.get(thread_id, {}), self._versions.get(thread_id, [])
+        last = len(versions) if upto is None else bisect_right(versions, upto)
+        fitting = (kept[version] for version in reversed(versions[:last]))
+        return next((snapshot for snapshot in fitting if snapshot.fingerprint == fingerprint), None)

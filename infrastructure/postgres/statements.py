@@ -224,9 +224,12 @@ WITH RECURSIVE search (low, high) AS (
     SELECT CASE WHEN event.recorded_at <= $3 THEN event.version ELSE search.low END,
            CASE WHEN event.recorded_at <= $3 THEN search.high ELSE event.version - 1 END
       FROM search
-      JOIN events AS event
-        ON event.slice = $1 AND event.thread_id = $2
-       AND event.version = search.low + (search.high - search.low + 1) / 2
+     CROSS JOIN LATERAL (
+            SELECT version, recorded_at
+              FROM events
+             WHERE slice = $1 AND thread_id = $2 AND version = search.low + (search.high - search.low + 1) / 2
+             LIMIT 1
+           ) AS event
      WHERE search.low < search.high
 )
 SELECT low AS version
@@ -236,7 +239,8 @@ SELECT low AS version
 """The last of a thread's own versions recorded at or before an instant; none if they are all later.
 
 Times never run backwards inside a thread, so the interval that holds the answer is halved until one is left: some
-20 look-ups in a thread of a million events.
+20 look-ups in a thread of a million events. The LIMIT keeps each of them one: as a join, and without statistics, the
+planner would rather read the whole thread each time, and compare the versions afterwards.
 """
 
 SAVE_SNAPSHOT = """

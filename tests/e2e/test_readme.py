@@ -15,7 +15,9 @@ AGENT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CHANGING = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "<time>"),
     (r"(\d+)-[0-9a-f]{8}\b(?!-)", r"\1-<hash>"),
+    (r'"client":"curl/[^"]+"', r'"client":"curl/<version>"'),
     (r'"(turn_id|command)":"[0-9a-f-]{36}"', r'"\1":"<id>"'),
+    (r"\b[\d,]+ ms\b", "<number> ms"),
 ]
 """What differs from one run to the next: times, the hashes that cover them, and ids that the server makes."""
 

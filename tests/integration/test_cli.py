@@ -75,6 +75,11 @@ def test_help_needs_nothing_heavy() -> None:
         ["threads", "state", UNKNOWN, "--at-time", "0001-01-01T00:00:00+14:00"],
         ["threads", "state", UNKNOWN, "--at-time", "9999-12-31T23:59:59-14:00"],
         ["threads", "state", UNKNOWN, "--at-version", "99999999999999"],
+        ["threads", "show", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
+        ["threads", "diff", UNKNOWN],
+        ["threads", "diff", UNKNOWN, "yesterday"],
+        ["threads", "diff", UNKNOWN, "1", "99999999999"],
+        ["threads", "diff", UNKNOWN, "1", "2026-11-23T10:00:00"],
         ["threads", "events", UNKNOWN, "--after", "99999999999999"],
         ["graph", "--mermaid", "--json"],
         ["serve", "--port", "65536"],
@@ -165,6 +170,35 @@ async def test_state_is_shown_now_at_a_version_and_at_an_instant(thread: str, da
     assert instant["version"] >= then["version"]
     assert "tool calculate  5" in table.out
     assert '→ calculate {"expression":"2 + 3"}' in table.out
+
+
+async def test_a_thread_is_summarised_as_it_was(thread: str, database_url: str) -> None:
+    then = await threadfold("threads", "show", thread, "--at-version", "3", "--json", database_url=database_url)
+    now = await threadfold(
+        "threads", "show", thread, "--at-time", "9999-01-01T00:00:00Z", "--json", database_url=database_url
+    )
+
+    assert (then.json["version"], then.json["status"], now.json["status"]) == (3, "running", "idle")
+
+
+async def test_a_diff_tells_what_happened_between_versions_and_instants(thread: str, database_url: str) -> None:
+    async def diff(*arguments: str) -> Done:
+        return await threadfold("threads", "diff", thread, *arguments, database_url=database_url)
+
+    whole, table = (await diff("0", "--json")).json, await diff("2", "8", "--limit", "3")
+    begin = whole["happened"]["items"][0]["recorded_at"]
+    since = (await diff(begin, "9999-01-01T00:00:00Z", "--json")).json
+    backwards, beyond = await diff("5", "3"), await diff("1", "999")
+
+    assert (whole["from"]["status"], whole["to"]["status"], whole["changes"]["turns"]) == ("unopened", "idle", 1)
+    assert whole["happened"]["items"][2]["sentence"] == 'The user said "/calculate 2 + 3"'
+    assert since["happened"]["items"] == [one for one in whole["happened"]["items"] if one["recorded_at"] > begin]
+    assert re.search(r'^3 +\d{4}-\S+ \S+  The user said "/calculate 2 \+ 3"$', table.out, re.MULTILINE)
+    assert re.search(r"^Messages +1 user, 1 assistant, 1 tool$", table.out, re.MULTILINE)
+    assert re.search(r"^Tool calls +calculate: 1 requested, 1 succeeded$", table.out, re.MULTILINE)
+    assert table.err == f"There are more: threadfold threads diff {thread} 5 8\n"
+    assert backwards.err == "Error: from: lies at version 5, which is after the end at version 3\n"
+    assert beyond.err.startswith("Error: to: the thread has versions 1 to ")
 
 
 async def test_what_is_not_there_is_told_in_one_line(thread: str, database_url: str) -> None:

@@ -42,8 +42,8 @@ async def every_event(api: Api, thread_id: str) -> list[dict[str, Any]]:
     return [item async for item in pages(api, f"/v1/threads/{thread_id}/events")]
 
 
-async def pages(api: Api, path: str, limit: int = 5) -> AsyncIterator[dict[str, Any]]:
-    params: dict[str, Any] = {"limit": limit}
+async def pages(api: Api, path: str, limit: int = 5, **more: str) -> AsyncIterator[dict[str, Any]]:
+    params: dict[str, Any] = {"limit": limit, **more}
     while True:
         page = (await api.get(path, params=params)).json()
         assert len(page["items"]) <= limit
@@ -188,7 +188,7 @@ async def test_values_change_by_merge_patch_even_while_a_turn_runs(api: Api) -> 
 
 async def test_threads_are_listed_in_pages_the_last_opened_first(api: Api) -> None:
     opened = [await api.opened() for _ in range(12)]
-    listed = [item["thread_id"] async for item in pages(api, "/v1/threads?consistency=strong")]
+    listed = [item["thread_id"] async for item in pages(api, "/v1/threads", consistency="strong")]
     assert listed == opened[::-1]
 
 
@@ -211,7 +211,7 @@ async def test_events_tell_by_which_command_and_request_they_came(api: Api) -> N
         headers={"X-Correlation-ID": "ticket-7"},
     )
     opened, started, asked, *rest = await every_event(api, thread_id)
-    assert set(opened["metadata"]) == {"command"}
+    assert set(opened["metadata"]) == {"command", "client"}
     assert started["metadata"] == asked["metadata"]
     assert started["metadata"]["correlation"] == "ticket-7"
     by_agent = {"causation": started["metadata"]["command"], "correlation": "ticket-7"}
@@ -239,11 +239,13 @@ async def test_health_and_schema(api: Api) -> None:
     assert schema == (await api.get("/schema/openapi.json")).json()
     turns = schema["paths"]["/v1/threads/{thread_id}/turns"]["post"]
     assert {p["name"] for p in turns["parameters"]} == {
-        "thread_id", "wait", "If-Match", "Idempotency-Key", "X-Correlation-ID"
+        "thread_id", "wait", "If-Match", "Idempotency-Key", "User-Agent", "X-Correlation-ID"
     }  # fmt: skip
     assert turns["description"] == "Say something in an open thread."
     events = schema["paths"]["/v1/threads/{thread_id}/events"]["get"]
-    assert {p["name"] for p in events["parameters"]} == {"thread_id", "cursor", "limit"}
+    assert {p["name"] for p in events["parameters"]} == {
+        "thread_id", "at_version", "at_time", "order", "cursor", "limit"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
@@ -293,7 +295,7 @@ async def test_a_page_of_events_ends_when_it_is_large(api: Api, monkeypatch: pyt
     for _ in range(3):
         await api.turn(thread_id, "hello")
     whole = await every_event(api, thread_id)
-    monkeypatch.setattr("api.service.PAGE_SIZE", 1_000)
+    monkeypatch.setattr("api.past.PAGE_SIZE", 1_000)
     page = (await api.get(f"/v1/threads/{thread_id}/events", params={"limit": 1_000})).json()
     assert 1 < len(page["items"]) < len(whole)
     assert [e async for e in pages(api, f"/v1/threads/{thread_id}/events", 1_000)] == whole

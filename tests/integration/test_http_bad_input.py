@@ -6,6 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from api.past import Place
+from api.preconditions import encode_cursor
 from domain.ids import SLICES, Position, Slice
 from tests.support.http import Api, running_api
 
@@ -17,8 +19,12 @@ VALUES = ("PATCH", "/v1/threads/{thread}/values")
 STATE = ("GET", "/v1/threads/{thread}/state")
 MESSAGES = ("GET", "/v1/threads/{thread}/messages")
 EVENTS = ("GET", "/v1/threads/{thread}/events")
+DIFF = ("GET", "/v1/threads/{thread}/diff")
 LIST = ("GET", "/v1/threads")
 JSON = {"Content-Type": "application/json"}
+
+ASCENDING = encode_cursor(Place("asc", 1))
+BEYOND = encode_cursor(Place("asc", 1, 99))
 
 
 def nested(levels: int) -> str:
@@ -244,6 +250,50 @@ CASES: dict[str, Case] = {
     "at_version misspelt": (STATE, {"params": {"at_verson": 1}}, 400, "at_verson"),
     "limit is zero": (MESSAGES, {"params": {"limit": 0}}, 400, "limit"),
     "limit is too large": (EVENTS, {"params": {"limit": 1_001}}, 400, "limit"),
+    "messages beyond the end": (MESSAGES, {"params": {"at_version": 99}}, 400, "at_version"),
+    "messages at version zero": (MESSAGES, {"params": {"at_version": 0}}, 400, "at_version"),
+    "events before the beginning": (EVENTS, {"params": {"at_time": "2001-01-01T00:00:00Z"}}, 400, "at_time"),
+    "events at a time without a zone": (EVENTS, {"params": {"at_time": "2026-01-01T00:00:00"}}, 400, "at_time"),
+    "events at a time and a version": (
+        EVENTS,
+        {"params": {"at_time": "2026-01-01T00:00:00Z", "at_version": 1}},
+        400,
+        "at_time",
+    ),
+    "events of an unknown thread": (("GET", f"/v1/threads/{UNKNOWN}/events"), {}, 404, "thread_id"),
+    "messages of an unknown thread at a version": (
+        ("GET", f"/v1/threads/{UNKNOWN}/messages"),
+        {"params": {"at_version": 1}},
+        404,
+        "thread_id",
+    ),
+    "order is unknown": (MESSAGES, {"params": {"order": "random"}}, 400, "order"),
+    "cursor of the other order": (EVENTS, {"params": {"order": "desc", "cursor": ASCENDING}}, 400, "cursor"),
+    "cursor of a list without an end": (EVENTS, {"params": {"at_version": 1, "cursor": ASCENDING}}, 400, "cursor"),
+    "cursor of another end": (EVENTS, {"params": {"at_version": 1, "cursor": BEYOND}}, 400, "cursor"),
+    "diff from nowhere": (DIFF, {}, 400, "from"),
+    "diff from beyond the end": (DIFF, {"params": {"from": 99}}, 400, "from"),
+    "diff from before zero": (DIFF, {"params": {"from": -1}}, 400, "from"),
+    "diff to beyond the end": (DIFF, {"params": {"from": 0, "to": 99}}, 400, "to"),
+    "diff to zero": (DIFF, {"params": {"from": 0, "to": 0}}, 400, "to"),
+    "diff from after to": (DIFF, {"params": {"from": 1, "to_time": "2001-01-01T00:00:00Z"}}, 400, "to_time"),
+    "diff from a word": (DIFF, {"params": {"from": "then"}}, 400, "from"),
+    "diff from a time without a zone": (DIFF, {"params": {"from_time": "2026-01-01T00:00:00"}}, 400, "from_time"),
+    "diff from a version and a time": (
+        DIFF,
+        {"params": {"from": 1, "from_time": "2026-01-01T00:00:00Z"}},
+        400,
+        "from_time",
+    ),
+    "diff to a version and a time": (
+        DIFF,
+        {"params": {"from": 0, "to": 1, "to_time": "2026-01-01T00:00:00Z"}},
+        400,
+        "to_time",
+    ),
+    "diff by a parameter's inner name": (DIFF, {"params": {"since": 1}}, 400, "since"),
+    "diff with another list's cursor": (DIFF, {"params": {"from": 0, "cursor": BEYOND}}, 400, "cursor"),
+    "diff of an unknown thread": (("GET", f"/v1/threads/{UNKNOWN}/diff"), {"params": {"from": 0}}, 404, "thread_id"),
     "cursor is garbage": (EVENTS, {"params": {"cursor": "***"}}, 400, "cursor"),
     "cursor is of another list": (LIST, {"params": {"cursor": "MTI"}}, 400, "cursor"),
     "cursor is negative": (EVENTS, {"params": {"cursor": "LTE"}}, 400, "cursor"),

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
-from domain.agent import Agent, TurnContext
+from domain.agent import Agent, ItemContext, TurnContext
 from domain.application.assistant import assistant
 from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.graph import END, Branch, Graph, Node, Retry
+from domain.json import Json
+from domain.state import Running
 from domain.tools import tool
 
 PAUSE = 0.05
@@ -45,3 +47,45 @@ async def refund(amount: int) -> str:
 
 cashier = assistant("cashier", tools=[refund], slash_commands=True)
 """Needs a person for `/refund 5`."""
+
+
+async def _note(turn: TurnContext) -> Sequence[NodeFact]:
+    if "fail" in turn.user_input or ("stumble" in turn.user_input and turn.state.turn.attempt == 1):
+        raise ValueError("I cannot write that down.")
+    count = turn.state.thread.values.get("count", 0) + 1
+    return [turn.update(count=count, last={"said": turn.user_input, "words": len(turn.user_input.split())}, mood=None)]
+
+
+async def _length(item: ItemContext, word: Json) -> Json:
+    if len(word) > 12:
+        raise ValueError(f"{word} is too long.")
+    return {"word": word, "length": len(word)}
+
+
+async def _spell(turn: TurnContext) -> Sequence[NodeFact]:
+    done = await turn.map(turn.user_input.split()[:6], _length, retry=Retry(attempts=2, first_delay=0.01))
+    return [turn.say(", ".join(f"{one['word']}: {one['length']}" for one in done))]
+
+
+async def _sign(turn: TurnContext) -> Sequence[NodeFact]:
+    return [turn.update(signed=turn.user_input), turn.say("Signed.")]
+
+
+def _how(state: Running) -> str:
+    last = state.thread.values["last"]["said"]
+    return "sign" if "sign" in last else "spell"
+
+
+clumsy = Agent(
+    Graph(
+        "clumsy",
+        "note",
+        [
+            Node("note", _note, retry=Retry(attempts=2, first_delay=0.01)),
+            Node("spell", _spell),
+            Node("sign", _sign, approval=True),
+        ],
+        {"note": Branch(_how, {"sign": "sign", "spell": "spell"}), "spell": END, "sign": END},
+    )
+)
+"""Changes values, works on lists, and fails: for good at `fail`, once at `stumble`. Needs a person for `sign`."""

@@ -1,0 +1,108 @@
+"""`threadfold threads diff`."""
+
+from datetime import datetime
+from uuid import UUID
+
+import click
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from api.cli.options import VersionOrInstant, limited
+from api.cli.output import as_json, moment, show_fields, show_json, show_table
+from api.cli.running import ask
+from api.past import Point
+from api.service import Caller
+from api.views import DiffView, PointView
+from domain.codec import to_json
+from domain.diff import Changes, Counts, ValueChange
+from domain.ids import ThreadId
+
+
+@click.command()
+@click.argument("thread", type=click.UUID)
+@click.argument("since", metavar="FROM", type=VersionOrInstant())
+@click.argument("until", metavar="[TO]", type=VersionOrInstant(), required=False)
+@limited
+@as_json
+def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, limit: int, as_json: bool) -> None:
+    """Say what happened after FROM and up to TO, or else up to now: versions, or instants in ISO 8601.
+
+    FROM 0 is before the first event.
+    """
+    begin, end = _either(since, "from"), _either(until, "to")
+    view = ask(lambda service: service.past(Caller()).diff(ThreadId(thread), begin, end, limit, None))
+    if as_json:
+        show_json(view)
+        return
+    show_fields(_diff(view))
+    if view.happened.items:
+        click.echo()
+        rows = [[str(told.version), moment(told.recorded_at), told.sentence] for told in view.happened.items]
+        show_table(["VERSION", "RECORDED (UTC)", "WHAT HAPPENED"], rows, wrap=True)
+    if view.happened.next_cursor:
+        following = f"{thread} {view.happened.items[-1].version} {view.until.version}"
+        click.echo(f"There are more: threadfold threads diff {following}", err=True)
+
+
+def _either(given: int | datetime | None, name: str) -> Point:
+    """Read what may be a version or an instant; what is wrong with it goes by the argument's name."""
+    if isinstance(given, datetime):
+        return Point(None, given, name, name)
+    return Point(given, None, name, name)
+
+
+def _diff(view: DiffView) -> list[tuple[str, str | None]]:
+    counted = f" (counted up to version {view.counted_to})" if view.truncated else ""
+    return [
+        ("Thread", str(view.thread_id)),
+        ("From", _place(view.since)),
+        ("To", _place(view.until)),
+        ("Values", "\n".join(f"{value.pointer} {_value(value)}" for value in view.changes.values) or None),
+        *_changes(view.changes),
+        ("Events", f"{sum(view.counts.events.values()):,}{counted}"),
+        *_counts(view.counts),
+    ]
+
+
+def _place(point: PointView) -> str:
+    at = f", {moment(point.recorded_at)} UTC" if point.recorded_at else ""
+    return f"version {point.version}{at}, {point.status}"
+
+
+def _value(change: ValueChange) -> str:
+    match change.change:
+        case "added":
+            return f"is {to_json(change.after)}, which was not there"
+        case "removed":
+            return f"is gone; it was {to_json(change.before)}"
+        case "changed":
+            return f"is {to_json(change.after)}; it was {to_json(change.before)}"
+
+
+def _changes(changes: Changes) -> list[tuple[str, str | None]]:
+    summary = changes.summary and changes.summary.after
+    return [
+        ("Graph", f"{changes.graph.before or 'none'} → {changes.graph.after}" if changes.graph else None),
+        ("Summary", f"up to version {summary.through}: {summary.text}" if summary else None),
+    ]
+
+
+def _counts(counts: Counts) -> list[tuple[str, str | None]]:
+    calls = [f"{tool}: {_numbers(found)}" for tool, found in counts.tool_calls.items()]
+    nodes = [f"{node}: {_numbers(found)}" for node, found in counts.nodes.items()]
+    models = [f"{model}: {number:,}" for model, number in counts.model_calls.items()]
+    tokens = f"{counts.tokens.prompt:,} in prompts, {counts.tokens.completion:,} in answers"
+    return [
+        ("Messages", _numbers(counts.messages) or None),
+        ("Turns", _numbers(counts.turns) or None),
+        ("Tool calls", "\n".join(calls) or None),
+        ("Nodes", "\n".join(nodes) or None),
+        ("Model calls", "\n".join(models) or None),
+        ("Tokens", tokens if models else None),
+    ]
+
+
+def _numbers(counts: Struct) -> str:
+    """Name what there is any of."""
+    found = {name.replace("_", " "): number for name, number in asdict(counts).items() if number}
+    return ", ".join(f"{number:,} {name}" for name, number in found.items())

@@ -1,0 +1,243 @@
+"""Pages of a thread's past: what they cost, where they end, and that they stay as they are while it goes on."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import api.past
+from api.past import Asked, Past, Place, Point
+from api.preconditions import decode_cursor
+from api.views import Page
+from domain.application.execute import Request, execute
+from domain.application.journal import Journal
+from domain.codec import Metadata
+from domain.commands import OpenThread, UpdateValues
+from domain.errors import InvalidInput
+from domain.events import Event, MessageAppended, StateUpdated, ThreadOpened, ToolRequested, ToolSucceeded, TurnStarted
+from domain.ids import ThreadId, Version
+from projections import transcript
+from tests.support.runtime import Clock
+from tests.unit.test_journal import CountingStore, NotingSnapshots
+
+
+class Archive:
+    """A thread with events that nobody had to live through, and the past of it."""
+
+    def __init__(self) -> None:
+        self.store, self.snapshots, self.clock = CountingStore(), NotingSnapshots(), Clock()
+        self.thread_id = ThreadId(uuid4())
+        self.journal = self.fresh()
+
+    def fresh(self, fingerprint: str = "this fold") -> Journal:
+        return Journal(self.store, self.snapshots, self.clock, fingerprint=fingerprint)
+
+    def past(self) -> Past:
+        return Past(self.fresh())
+
+    async def add(self, *events: Event) -> None:
+        self.clock.pass_(1)
+        await self.journal.append(await self.journal.load(self.thread_id), events, Metadata())
+        self.store.events_read = 0
+
+    async def begin(self) -> None:
+        await self.add(ThreadOpened("assistant"), TurnStarted(uuid4(), "n", "f00"))
+
+    async def exchange(self, number: int, calls: int = 0) -> None:
+        """A question, an answer with calls, and their results."""
+        head = (await self.journal.load(self.thread_id)).head.version
+        first = head + 3
+        await self.add(
+            MessageAppended("user", f"question {number}", 1),
+            MessageAppended("assistant", f"answer {number}", 1),
+            *[ToolRequested(f"call-{number}-{n}", "clock", {"n": n}) for n in range(calls)],
+            *[ToolSucceeded(first + n, f"result {n}", 1, 1) for n in range(calls)],
+        )
+
+    async def grow(self, events: int) -> None:
+        """Events in which nobody says anything."""
+        while events > 0:
+            await self.add(*[StateUpdated({"n": n}) for n in range(min(events, 1_000))])
+            events -= 1_000
+
+
+@pytest.fixture
+async def archive() -> Archive:
+    archive = Archive()
+    await archive.begin()
+    return archive
+
+
+async def every(past: Past, archive: Archive, what: str = "messages", **asked: Any) -> tuple[list[Any], int]:
+    """Follow a list to its end; return its items, and the number of pages."""
+    found: list[Any] = []
+    pages, place = 0, None
+    while True:
+        page: Page[Any] = await getattr(past, what)(archive.thread_id, Asked(place=place, **asked))
+        found += page.items
+        pages += 1
+        if page.next_cursor is None:
+            return found, pages
+        place = decode_cursor(page.next_cursor, Place)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_latest_first_is_the_same_the_other_way_round(archive: Archive, limit: int) -> None:
+    for number in range(4):
+        await archive.exchange(number, calls=number)
+        await archive.grow(number)
+    whole = await transcript.page(archive.journal, archive.thread_id, limit=1_000)
+    assert [m.role for m in whole].count("tool") == 6
+    for order, expected in (("asc", whole), ("desc", whole[::-1])):
+        assert (await every(archive.past(), archive, limit=limit, order=order))[0] == list(expected)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("scanned", [1, 2, 3, 5, 17])
+async def test_a_page_of_messages_looks_through_so_many_events_and_loses_no_call(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, order: str, scanned: int
+) -> None:
+    for number in range(3):
+        await archive.exchange(number, calls=4)
+        await archive.grow(20)
+    whole = list(await transcript.page(archive.journal, archive.thread_id, limit=1_000))
+    monkeypatch.setattr(api.past, "SCANNED", scanned)
+    found, pages = await every(archive.past(), archive, limit=50, order=order)
+    assert found == (whole if order == "asc" else whole[::-1])
+    assert pages > 60 / scanned
+
+
+async def test_a_page_costs_the_same_at_any_age(archive: Archive) -> None:
+    costs: dict[str, set[int]] = {}
+    for _ in range(3):
+        await archive.exchange(0, calls=2)
+        await archive.grow(3_000)
+        await archive.exchange(1, calls=2)
+        head = (await archive.journal.load(archive.thread_id)).head.version
+        for what, ask in QUESTIONS.items():
+            archive.store.events_read = 0
+            await ask(archive, head)
+            costs.setdefault(what, set()).add(archive.store.events_read)
+    assert {what: len(found) for what, found in costs.items()} == dict.fromkeys(costs, 1), costs
+    assert max(max(found) for found in costs.values()) <= 200
+
+
+async def _last_messages(archive: Archive, _head: Version) -> object:
+    return await archive.past().messages(archive.thread_id, Asked(3, order="desc"))
+
+
+async def _last_events(archive: Archive, _head: Version) -> object:
+    return await archive.past().events(archive.thread_id, Asked(10, order="desc"))
+
+
+async def _first_events(archive: Archive, _head: Version) -> object:
+    return await archive.past().events(archive.thread_id, Asked(10, point=Point(version=20)))
+
+
+async def _late_events(archive: Archive, head: Version) -> object:
+    return await archive.past().events(archive.thread_id, Asked(10, Place("asc", head - 20)))
+
+
+async def _first_messages(archive: Archive, _head: Version) -> object:
+    return await archive.past().messages(archive.thread_id, Asked(2, point=Point(version=8)))
+
+
+QUESTIONS = {
+    function.__name__: function
+    for function in (_last_messages, _last_events, _first_events, _late_events, _first_messages)
+}
+
+
+class TestACursor:
+    @pytest.mark.parametrize("what", ["events", "messages"])
+    async def test_goes_on_in_what_was_there_at_first(self, archive: Archive, what: str) -> None:
+        for number in range(4):
+            await archive.exchange(number)
+        whole = [item.version for item in (await every(archive.past(), archive, what, limit=100))[0]]
+        later = Point(at=archive.clock.time.replace(year=2030))
+        found: list[Version] = []
+        place = None
+        while place is None or len(found) < len(whole):
+            page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, Asked(3, place, later))
+            found += [item.version for item in page.items]
+            await archive.exchange(99)
+            place = decode_cursor(page.next_cursor, Place) if page.next_cursor else Place("asc", 0)
+        assert found == whole
+        assert page.next_cursor is None
+
+    async def test_of_a_list_without_an_end_meets_what_happens_meanwhile(self, archive: Archive) -> None:
+        await archive.exchange(0)
+        first = await archive.past().events(archive.thread_id, Asked(3))
+        await archive.exchange(1)
+        assert first.next_cursor is not None
+        rest = await archive.past().events(archive.thread_id, Asked(10, decode_cursor(first.next_cursor, Place)))
+        assert [event.version for event in rest.items] == [4, 5, 6]
+
+    async def test_is_refused_elsewhere(self, archive: Archive) -> None:
+        await archive.exchange(0)
+        for asked in (
+            Asked(3, Place("desc", 1)),
+            Asked(3, Place("asc", 1, 4)),
+            Asked(3, Place("asc", 1, 4), Point(version=3)),
+            Asked(3, Place("asc", 1, 9), Point(version=9)),
+            Asked(3, Place("asc", 1), Point(version=3)),
+        ):
+            for read in (archive.past().events, archive.past().messages):
+                with pytest.raises(InvalidInput, match="cursor: must be"):
+                    await read(archive.thread_id, asked)
+
+
+class TestADiff:
+    async def test_says_how_far_it_counted(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+        await archive.exchange(0)
+        await archive.grow(50)
+        monkeypatch.setattr(api.past, "COUNTED", 10)
+        diff = await archive.past().diff(archive.thread_id, Point(version=2), Point(), 100, None)
+        assert (diff.truncated, diff.counted_to, sum(diff.counts.events.values())) == (True, 12, 10)
+        assert diff.until.version == 54
+        assert len(diff.happened.items) == 52
+        assert diff.changes.values
+
+    async def test_goes_on_to_where_it_ended_at_first(self, archive: Archive) -> None:
+        await archive.exchange(0)
+        since, until = Point(None, None, "from", "from_time"), Point()
+        with pytest.raises(InvalidInput, match="from: is required"):
+            await archive.past().diff(archive.thread_id, since, until, 2, None)
+        first = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, None)
+        assert first.happened.next_cursor is not None
+        await archive.exchange(1)
+        place = decode_cursor(first.happened.next_cursor, Place)
+        rest = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, place)
+        assert [told.version for told in rest.happened.items] == [4]
+        assert (rest.until, rest.changes, rest.counts) == (first.until, first.changes, first.counts)
+
+    async def test_of_nothing_is_empty(self, archive: Archive) -> None:
+        diff = await archive.past().diff(archive.thread_id, Point(version=2), Point(version=2), 10, None)
+        assert (diff.counts.events, diff.happened.items, diff.happened.next_cursor) == ({}, [], None)
+
+    async def test_from_before_the_thread_begins_with_nothing(self, archive: Archive) -> None:
+        early = archive.clock.time.replace(year=2001)
+        diff = await archive.past().diff(archive.thread_id, Point(at=early), Point(), 10, None)
+        assert (diff.since.version, diff.since.checkpoint, diff.since.status) == (0, None, "unopened")
+
+    async def test_finds_what_is_said_about_calls_before_it(self, archive: Archive) -> None:
+        await archive.exchange(0, calls=1)
+        diff = await archive.past().diff(archive.thread_id, Point(version=5), Point(), 10, None)
+        assert [told.sentence for told in diff.happened.items] == ['clock answered in 1 ms: "result 0"']
+        assert diff.counts.tool_calls["clock"].succeeded == 1
+
+
+async def test_whoever_folds_a_long_way_leaves_snapshots_for_the_next_one() -> None:
+    archive = Archive()
+    await execute(archive.journal, Request(archive.thread_id, lambda _: (OpenThread("assistant"), UpdateValues({}))))
+    for number in range(3):
+        await archive.add(*[StateUpdated({"n": 1_000 * number + n}) for n in range(1_000)])
+    assert archive.snapshots.saved == []
+    read: list[int] = []
+    for _ in range(2):
+        archive.store.events_read = 0
+        then = await archive.fresh().load_at(archive.thread_id, Version(2_900))
+        read.append(archive.store.events_read)
+    assert read == [2_900, 900]
+    assert archive.snapshots.saved == [1_000, 2_000]
+    assert then.state == (await archive.fresh("another fold").load_at(archive.thread_id, Version(2_900))).state
