@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -22,16 +23,18 @@ from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
 from domain.ids import WorkerId
-from domain.ports import EventStore, HotStore, LeaseStore, SnapshotStore, TokenCounter, Wakeups
+from domain.ports import EventStore, HotStore, LeaseStore, LogExport, LogImport, SnapshotStore, TokenCounter, Wakeups
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
+from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.offline import OfflineModel
 from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import database_name, open_pool
@@ -55,6 +58,10 @@ class SystemClock:
         return datetime.now(UTC)
 
 
+class LogArchive(LogExport, LogImport, Protocol):
+    """The log as a whole, to take it out of its store or to put it in."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Everything that a process of Threadfold works with."""
@@ -65,6 +72,7 @@ class Runtime:
     turns: Turns
     worker: Worker
     """Works only while somebody enters its `working()`."""
+    archive: LogArchive
     clock: SystemClock
     new_id: Callable[[], UUID]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +102,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
-        yield Runtime(settings, agents, journal, turns, worker, clock, uuid7)
+        yield Runtime(settings, agents, journal, turns, worker, log.archive, clock, uuid7)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -136,30 +144,32 @@ class Log:
     snapshots: SnapshotStore
     leases: LeaseStore
     wakeups: Wakeups
+    archive: LogArchive
     hot: HotStore | None = None
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
-        return Log(memory, MemorySnapshotStore(), MemoryLeaseStore(clock, memory.fence), MemoryWakeups())
+        holders = MemoryLeaseStore(clock, memory.fence)
+        return Log(memory, MemorySnapshotStore(), holders, MemoryWakeups(), MemoryArchive(memory))
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
-    events, leases = PostgresEventStore(pool), PostgresLeaseStore(pool)
+    events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
     stack.push_async_callback(events.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots = PostgresSnapshotStore(pool)
     if settings.redis_url is None:
-        return Log(events, snapshots, leases, await stack.enter_async_context(open_wakeups(found.url, pool)))
+        return Log(events, snapshots, leases, await stack.enter_async_context(open_wakeups(found.url, pool)), archive)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     wakeups = RedisWakeups(redis, name)
     stack.push_async_callback(wakeups.close)
-    return Log(events, snapshots, leases, wakeups, RedisHotStore(redis, name))
+    return Log(events, snapshots, leases, wakeups, archive, RedisHotStore(redis, name))
 
 
 def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:

@@ -20,6 +20,8 @@ ThreadfoldError
 │   └── Overloaded          more is to be stored than the database takes
 ├── LeaseLost               another worker runs this shard now
 ├── InvalidGraph            a graph that cannot be built; names the node
+├── BadExport               files that are no export, or not as they were written
+├── LogNotEmpty             a log can only be put where there is none
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── NodeTimeout             a node ran longer than it may
 ├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
@@ -157,6 +159,14 @@ class LeaseLost(ThreadfoldError):
 
 class InvalidGraph(ThreadfoldError):
     """The graph cannot be built."""
+
+
+class BadExport(ThreadfoldError):
+    """The files are no export of a log, or are not as they were written."""
+
+
+class LogNotEmpty(ThreadfoldError):
+    """There is a log already, or the beginning of one. An export can only be imported into an empty database."""
 
 
 class CorruptLog(ThreadfoldError):

@@ -18,13 +18,15 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from api.runtime import SystemClock
+from api.runtime import LogArchive, SystemClock
 from domain.ports import EventStore, LeaseStore, SnapshotStore, Wakeups
 from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
@@ -114,6 +116,14 @@ def store_kind(request: pytest.FixtureRequest) -> str:
 def event_store(request: pytest.FixtureRequest, store_kind: str) -> EventStore:
     """Give an empty event store."""
     return MemoryEventStore() if store_kind == "memory" else PostgresEventStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, event_store: EventStore) -> LogArchive:
+    """Give the way into and out of the event store as a whole."""
+    if isinstance(event_store, MemoryEventStore):
+        return MemoryArchive(event_store)
+    return PostgresArchive(request.getfixturevalue("pool"))
 
 
 @pytest.fixture

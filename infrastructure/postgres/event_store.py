@@ -8,14 +8,16 @@ import asyncpg
 
 from domain.chain import Record
 from domain.ids import MAX_VERSION, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, slice_of, slices_of
-from domain.ports import Append, CommandRecord, ThreadCursor, ThreadRow
+from domain.ports import Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
+    HEADS,
     READ,
     READ_SLICE,
+    READ_SLICES,
     RUNNABLE,
     SLICE_HEAD,
     THREAD,
@@ -23,6 +25,8 @@ from infrastructure.postgres.statements import (
     VERSION_AT,
     VERSIONS,
 )
+
+RECORD_COLUMNS = len(Record.__struct_fields__)
 
 NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
@@ -66,10 +70,31 @@ class PostgresEventStore:
         """Read a part of a slice."""
         return [record_of(row) for row in await fetch(self._pool, READ_SLICE, slice_, after, limit)]
 
+    async def read_slices(
+        self,
+        after: Mapping[Slice, Position],
+        tenant: Tenant,
+        types: Collection[str] | None = None,
+        *,
+        limit: int,
+        look: int,
+    ) -> Stretch:
+        """Look through some slices, in one statement."""
+        asked = None if types is None else list(types)
+        rows = await fetch(self._pool, READ_SLICES, list(after), list(after.values()), tenant, asked, limit, look)
+        records = [record_of(tuple(row)[-RECORD_COLUMNS:]) for row in rows if row["wanted"]]
+        return Stretch(records, {Slice(row["slice"]): Position(row["seen"]) for row in rows if row["ends_slice"]})
+
     async def slice_head(self, slice_: Slice) -> Position:
         """Look a slice's head up."""
         rows = await fetch(self._pool, SLICE_HEAD, slice_)
         return Position(rows[0]["head"])
+
+    async def heads(self) -> Sequence[Position]:
+        """Look all slices' heads up."""
+        rows = await fetch(self._pool, HEADS)
+        heads: Sequence[Position] = rows[0]["heads"]
+        return heads
 
     async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
         """Search for an instant by halving."""
