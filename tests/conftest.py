@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from api.runtime import LogArchive, SystemClock
 from domain.ports import EventStore, LeaseStore, SnapshotStore, Wakeups
+from infrastructure.archive.manifest import Format
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
@@ -124,6 +125,13 @@ def archive(request: pytest.FixtureRequest, event_store: EventStore) -> LogArchi
     if isinstance(event_store, MemoryEventStore):
         return MemoryArchive(event_store)
     return PostgresArchive(request.getfixturevalue("pool"))
+
+
+@pytest.fixture(params=["parquet", "ndjson"])
+def format_(request: pytest.FixtureRequest) -> Format:
+    """Name each format of exports in turn."""
+    chosen: Format = request.param
+    return chosen
 
 
 @pytest.fixture
