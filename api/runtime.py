@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
 from domain.application.assistant import assistant
+from domain.application.feed import Feed
 from domain.application.journal import Journal
 from domain.application.run import Means
 from domain.application.signals import Signals
@@ -73,6 +74,7 @@ class Runtime:
     worker: Worker
     """Works only while somebody enters its `working()`."""
     archive: LogArchive
+    feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +104,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
-        yield Runtime(settings, agents, journal, turns, worker, log.archive, clock, uuid7)
+        feed = Feed(log.events, signals)
+        yield Runtime(settings, agents, journal, turns, worker, log.archive, feed, clock, uuid7)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

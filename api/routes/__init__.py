@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, people, stream, threads, turns
+from api.routes import about, feed, people, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -18,6 +18,7 @@ ROUTES = (
     threads.list_messages,
     threads.list_events,
     stream.stream_thread,
+    feed.read_feed,
     about.list_graphs,
     about.show_graph,
     about.list_workers,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from domain.errors import BadExport
-from infrastructure.archive.manifest import COMMANDS_PATH, EVENTS_PATH, UNFINISHED, Manifest
+from infrastructure.archive.manifest import COMMANDS_PATH, EVENTS_PATH, NAME, UNFINISHED, Manifest
 
 
 @contextmanager
@@ -34,10 +34,11 @@ def held(directory: Path) -> Iterator[None]:
 
 def remove_leftovers(directory: Path, manifest: Manifest) -> None:
     """Remove files of ours that the manifest does not name: a run that was killed has left them. Others stay."""
-    (directory / UNFINISHED).unlink(missing_ok=True)
+    (directory / (NAME + UNFINISHED)).unlink(missing_ok=True)
     for path in [*directory.glob("events/day=*/part-*"), *directory.glob("commands/part-*")]:
         name = path.relative_to(directory).as_posix()
-        ours = EVENTS_PATH.fullmatch(name) or COMMANDS_PATH.fullmatch(name)
+        whole = name.removesuffix(UNFINISHED)
+        ours = EVENTS_PATH.fullmatch(whole) or COMMANDS_PATH.fullmatch(whole)
         if ours and name not in manifest.paths:
             path.unlink()
     for folder in [*directory.glob("events/day=*"), directory / "events", directory / "commands"]:

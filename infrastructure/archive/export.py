@@ -8,7 +8,7 @@ from msgspec import Struct
 from domain.application.archive import all_commands, new_events
 from domain.errors import BadExport
 from domain.ids import Position, Slice
-from domain.ports import EventStore, LogExport, LogView
+from domain.ports import EventStore, LogExport
 from infrastructure.archive.directory import held, remove_leftovers
 from infrastructure.archive.manifest import (
     NAME,
@@ -62,24 +62,31 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
     if format_ and format_ != before.format:
         raise BadExport(f"{directory} holds {before.format} files. Go on with that format, or take another directory.")
     remove_leftovers(directory, before)
+    all_of_them = CommandParts(directory, before.format, before.commands)
     async with log.view() as view:
         heads = view.heads
         await _check_same_log(store, before, heads, directory)
-        commands = await _export_commands(view, directory, before)
+        async for stored in all_commands(view):
+            all_of_them.add(map(command_row, stored))
+    commands = tuple(all_of_them.close())
+    if _digests(commands) == _digests(before.commands):
+        commands = before.commands  # and those that were written are left over
     parts = EventParts(directory, before.format, before.events)
     new, done = sum(heads) - sum(before.heads), 0
     told(new, done)
     async for slice_, page in new_events(store, before.heads, heads):
-        for record in page:
-            parts.add(event_row(slice_, record))
+        parts.add(event_row(slice_, record) for record in page)
         done += len(page)
         told(new, done)
     events = (*before.events, *parts.close())
+    if commands != before.commands:
+        all_of_them.show()
+    parts.show()
     positions = {slice_: head for slice_, head in enumerate(heads) if head}
     after = Manifest(before.format, before.layout, positions, events, commands)
     if after != before or not (directory / NAME).exists():
         write_manifest(directory, after)
-    remove_leftovers(directory, after)  # the commands of the run before
+    remove_leftovers(directory, after)  # such as the commands of the run before
     return Exported(
         str(directory),
         after.format,
@@ -89,16 +96,6 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
         sum(file.rows for file in events),
         len(after.paths),
     )
-
-
-async def _export_commands(view: LogView, directory: Path, before: Manifest) -> tuple[CommandsFile, ...]:
-    """Write all commands. If they are those that are there, the files that are there stay."""
-    parts = CommandParts(directory, before.format, before.commands)
-    async for page in all_commands(view):
-        for stored in page:
-            parts.add(command_row(stored))
-    written = parts.close()
-    return before.commands if _digests(written) == _digests(before.commands) else tuple(written)
 
 
 def _digests(files: Sequence[CommandsFile]) -> list[str]:

@@ -16,7 +16,8 @@ LAYOUT = 1
 """Raised when files are laid out otherwise, or have other columns."""
 
 NAME = "manifest.json"
-UNFINISHED = "manifest.json.new"
+UNFINISHED = ".new"
+"""What is added to the name of a file that is not whole yet."""
 
 Format: TypeAlias = Literal["parquet", "ndjson"]
 
@@ -105,7 +106,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest, in one step that survives a loss of power."""
-    unfinished = directory / UNFINISHED
+    unfinished = directory / (NAME + UNFINISHED)
     with unfinished.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         file.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from infrastructure.archive.formats import Writer, writer
-from infrastructure.archive.manifest import CommandsFile, EventsFile, Format, Place, sync_directory
+from infrastructure.archive.manifest import UNFINISHED, CommandsFile, EventsFile, Format, Place, sync_directory
 from infrastructure.archive.rows import CommandRow, EventRow, Row
 
 R = TypeVar("R", bound=Row)
@@ -29,14 +29,18 @@ OVERHEAD = 1_000
 
 
 class Sink(io.RawIOBase):
-    """A file that is open only while something is written to it, so that a thousand days need no thousand handles."""
+    """A file that is open only while something is written to it, so that a thousand days need no thousand handles.
+
+    It has another name until it is shown: who reads all files of a folder meets only whole ones.
+    """
 
     def __init__(self, path: Path) -> None:
         """Begin a file in the place of what may be there."""
         super().__init__()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-        self._path = path
+        self._shown = path
+        self._path = path.with_name(path.name + UNFINISHED)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_bytes(b"")
         self._unwritten = bytearray()
         self._digest = hashlib.sha256()
         self.size = 0
@@ -70,6 +74,10 @@ class Sink(io.RawIOBase):
                 file.flush()
                 os.fsync(file.fileno())
         self._unwritten.clear()
+
+    def show(self) -> None:
+        """Give the file its name."""
+        self._path.replace(self._shown)
 
 
 class Part(Generic[R]):
@@ -126,8 +134,13 @@ class _Table(Generic[R]):
             self.put()
         if self._parts:
             self._parts[-1].close()
-            sync_directory(self._directory / self._folder)
         return self._parts
+
+    def show(self) -> None:
+        for part in self._parts:
+            part.sink.show()
+        if self._parts:
+            sync_directory(self._directory / self._folder)
 
 
 class EventParts:
@@ -143,8 +156,12 @@ class EventParts:
         self._days: dict[str, _Table[EventRow]] = {}
         self._held = 0
 
-    def add(self, row: EventRow) -> None:
-        """Take a row; write those of a day when there are enough."""
+    def add(self, rows: Iterable[EventRow]) -> None:
+        """Take rows; write those of a day when there are enough."""
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: EventRow) -> None:
         folder = f"events/day={row.recorded_at.astimezone(UTC).date()}"
         day = self._days.get(folder)
         if day is None:
@@ -160,14 +177,19 @@ class EventParts:
 
     def close(self) -> list[EventsFile]:
         """Write what is left, and describe the parts by day."""
-        parts = [part for _, day in sorted(self._days.items()) for part in day.close()]
-        if parts:
-            sync_directory(self._directory / "events")
-            sync_directory(self._directory)
         return [
             EventsFile(part.path, part.rows, part.sink.size, part.sink.sha256, _place(part.first), _place(part.last))
-            for part in parts
+            for _, day in sorted(self._days.items())
+            for part in day.close()
         ]
+
+    def show(self) -> None:
+        """Give the parts their names."""
+        for day in self._days.values():
+            day.show()
+        if self._days:
+            sync_directory(self._directory / "events")
+            sync_directory(self._directory)
 
 
 class CommandParts:
@@ -178,18 +200,24 @@ class CommandParts:
         number = 1 + max((number_of(file.path) for file in known), default=0)
         self._table: _Table[CommandRow] = _Table(directory, "commands", format_, number)
 
-    def add(self, row: CommandRow) -> None:
-        """Take a row."""
-        self._table.add(row, 0)
+    def add(self, rows: Iterable[CommandRow]) -> None:
+        """Take rows."""
+        for row in rows:
+            self._table.add(row, 0)
 
     def close(self) -> list[CommandsFile]:
         """Write what is left, and describe the parts."""
         return [
             CommandsFile(
-                part.path, part.rows, part.sink.size, part.sink.sha256, part.first.command_id, part.last.command_id
+                *(part.path, part.rows, part.sink.size, part.sink.sha256),
+                *(part.first.command_id, part.last.command_id),
             )
             for part in self._table.close()
         ]
+
+    def show(self) -> None:
+        """Give the parts their names."""
+        self._table.show()
 
 
 def number_of(path: str) -> int:
