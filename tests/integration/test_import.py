@@ -1,5 +1,6 @@
 """An export in an empty store: the same log again, or nothing at all."""
 
+import asyncio
 import json
 import re
 import signal
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 
 from api.runtime import LogArchive
 from domain.application.archive import Imported, put_in
+from domain.chain import NOTHING
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
-from domain.ids import SLICES, Position, Tenant, Version, slice_of
+from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
 from domain.ports import EventStore, ThreadRow
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.reading import ExportedFiles
@@ -22,6 +24,7 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
+from tests.streams import appending, threads_of
 from tests.support.command import threadfold
 from tests.support.files import content, export, run
 from tests.support.log import Log
@@ -90,6 +93,26 @@ async def test_a_store_with_events_is_left_as_it_is(
     with pytest.raises(LogNotEmpty, match="empty database"):
         await load(archive, tmp_path)
     assert await event_store.heads() == before
+
+
+async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    await a_log(tmp_path)
+    store = PostgresEventStore(pool)
+    slice_, head = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
+    append = appending(next(threads_of(Slice(slice_))), NOTHING, "{}")
+    appended: list[asyncio.Task[Position]] = []
+
+    def meanwhile(what: str, _: int) -> None:
+        if what == "events" and not appended:
+            appended.append(asyncio.create_task(store.append(append)))
+        assert not (appended and appended[0].done())
+
+    files = ExportedFiles(tmp_path)
+    await put_in(PostgresArchive(pool), files, meanwhile)
+
+    assert await appended[0] == head + 1
 
 
 # --- what is refused
