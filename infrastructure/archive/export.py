@@ -54,7 +54,7 @@ async def export_log(
         with held(directory):
             return await _export(store, log, directory, format_, told)
     except OSError as error:
-        raise BadExport(f"{error.filename or directory} cannot be written: {error.strerror}.") from error
+        raise BadExport(f"{error.filename or directory} cannot be written: {error.strerror or error}.") from error
 
 
 async def _export(store: EventStore, log: LogExport, directory: Path, format_: Format | None, told: Told) -> Exported:
