@@ -18,6 +18,9 @@ chaos:
 	@.venv/bin/python -m tests.chaos crashes --runs 100 --durability async
 	@.venv/bin/python -m tests.chaos frozen --runs 30
 	@.venv/bin/python -m tests.chaos postgres --turns 2000
+	@.venv/bin/python -m tests.chaos projections --seconds 120
+	@.venv/bin/python -m tests.chaos projections --seconds 120 --idle other
+	@.venv/bin/python -m tests.chaos projections --seconds 120 --idle same
 
 lint:
 	@requirements/install dev

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
 from domain.application.assistant import assistant
+from domain.application.feed import Feed
 from domain.application.journal import Journal
 from domain.application.run import Means
 from domain.application.seals import Sealer
@@ -24,12 +26,24 @@ from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice, WorkerId
-from domain.ports import EventStore, HotStore, LeaseStore, SealStore, Signer, SnapshotStore, TokenCounter, Wakeups
+from domain.ports import (
+    EventStore,
+    HotStore,
+    LeaseStore,
+    LogExport,
+    LogImport,
+    SealStore,
+    Signer,
+    SnapshotStore,
+    TokenCounter,
+    Wakeups,
+)
 from domain.prices import Prices
 from domain.read_models import LineId, ReadModels
 from infrastructure.agents import load_agents
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
+from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.read_models import MemoryReadModels
@@ -38,6 +52,7 @@ from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.offline import OfflineModel
 from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import database_name, open_pool
@@ -68,6 +83,10 @@ class SystemClock:
         return datetime.now(UTC)
 
 
+class LogArchive(LogExport, LogImport, Protocol):
+    """The log as a whole, to take it out of its store or to put it in."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Everything that a process of Threadfold works with."""
@@ -84,6 +103,8 @@ class Runtime:
     runner: Runner
     """Runs only while somebody enters `working()`, for the slices that the worker has."""
     prices: Prices
+    archive: LogArchive
+    feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -147,7 +168,22 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         prices = _prices(settings)
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
         signals.wake(runner.wake)
-        yield Runtime(settings, agents, journal, turns, worker, sealer, log.models, runner, prices, clock, uuid7)
+        feed = Feed(log.events, signals)
+        yield Runtime(
+            settings,
+            agents,
+            journal,
+            turns,
+            worker,
+            sealer,
+            log.models,
+            runner,
+            prices,
+            log.archive,
+            feed,
+            clock,
+            uuid7,
+        )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -191,6 +227,7 @@ class Log:
     wakeups: Wakeups
     seals: SealStore
     models: ReadModels
+    archive: LogArchive
     hot: HotStore | None = None
 
 
@@ -204,25 +241,26 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
             MemoryWakeups(),
             MemorySealStore(),
             MemoryReadModels(memory.head_of, clock),
+            MemoryArchive(memory),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
-    events, leases = PostgresEventStore(pool), PostgresLeaseStore(pool)
+    events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
     stack.push_async_callback(events.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
-    return Log(events, snapshots, leases, over_redis, seals, models, RedisHotStore(redis, name))
+    return Log(events, snapshots, leases, over_redis, seals, models, archive, RedisHotStore(redis, name))
 
 
 def _signer(settings: Settings) -> Signer | None:

@@ -16,7 +16,7 @@ from domain.diff import Changes, Counts
 from domain.diff import Status as StatusThen
 from domain.diff import status_of as status_then
 from domain.events import Durability, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
-from domain.ids import Version
+from domain.ids import Version, slice_of
 from domain.json import JsonObject
 from domain.mermaid import mermaid
 from domain.ports import WorkerRow
@@ -174,6 +174,27 @@ class EventView(Struct, frozen=True):
     metadata: Metadata
 
 
+class FeedItem(Struct, frozen=True):
+    """An event of the feed: which thread's, and where in its slice."""
+
+    thread_id: UUID
+    slice: int
+    position: int
+    version: int
+    type: str
+    recorded_at: datetime
+    data: Any
+    metadata: Metadata
+
+
+class FeedPage(Struct, frozen=True):
+    """What came after a cursor, and the cursor to go on with. `more`: there is more already, so do not wait."""
+
+    items: Sequence[FeedItem]
+    next_cursor: str
+    more: bool
+
+
 class Page(Struct, Generic[T], frozen=True):
     """A page of a list. `next_cursor` is null on the last one."""
 
@@ -327,6 +348,13 @@ def event_view(recorded: Recorded) -> EventView:
     """Show a recorded event."""
     kind = type(recorded.event).__name__
     return EventView(recorded.version, kind, recorded.recorded_at, recorded.event, recorded.metadata)
+
+
+def feed_item(recorded: Recorded) -> FeedItem:
+    """Show a recorded event with its place in the log."""
+    view = event_view(recorded)
+    place = (recorded.thread_id, slice_of(recorded.thread_id), recorded.position)
+    return FeedItem(*place, view.version, view.type, view.recorded_at, view.data, view.metadata)
 
 
 def turn_view(loaded: Loaded, finished: FinishedTurn) -> TurnView:

@@ -28,6 +28,8 @@ ThreadfoldError
 ├── Unwritable              rows of a read model that its table does not take
 ├── LeaseLost               another worker runs this shard now
 ├── InvalidGraph            a graph that cannot be built; names the node
+├── BadExport               files that are no export, or not as they were written
+├── LogNotEmpty             a log can only be put where there is none
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── CannotSeal              there is no key, or the last seal is another key's
 ├── NodeTimeout             a node ran longer than it may
@@ -225,6 +227,14 @@ class LeaseLost(ThreadfoldError):
 
 class InvalidGraph(ThreadfoldError):
     """The graph cannot be built."""
+
+
+class BadExport(ThreadfoldError):
+    """The files are no export of a log, or are not as they were written."""
+
+
+class LogNotEmpty(ThreadfoldError):
+    """There is a log already, or the beginning of one. An export can only be imported into an empty database."""
 
 
 class CorruptLog(ThreadfoldError):

@@ -18,16 +18,19 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from api.runtime import SystemClock
+from api.runtime import LogArchive, SystemClock
 from domain.ports import EventStore, LeaseStore, SealStore, SnapshotStore, Wakeups
 from domain.read_models import ReadModels
+from infrastructure.archive.manifest import Format
 from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
@@ -119,6 +122,21 @@ def store_kind(request: pytest.FixtureRequest) -> str:
 def event_store(request: pytest.FixtureRequest, store_kind: str) -> EventStore:
     """Give an empty event store."""
     return MemoryEventStore() if store_kind == "memory" else PostgresEventStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, event_store: EventStore) -> LogArchive:
+    """Give the way into and out of the event store as a whole."""
+    if isinstance(event_store, MemoryEventStore):
+        return MemoryArchive(event_store)
+    return PostgresArchive(request.getfixturevalue("pool"))
+
+
+@pytest.fixture(params=["parquet", "ndjson"])
+def format_(request: pytest.FixtureRequest) -> Format:
+    """Name each format of exports in turn."""
+    chosen: Format = request.param
+    return chosen
 
 
 @pytest.fixture

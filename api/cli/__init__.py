@@ -5,6 +5,7 @@ A noun's module is imported when the noun is used, so that help and completion n
 
 import importlib
 import io
+import keyword
 import sys
 from typing import cast
 
@@ -21,10 +22,12 @@ COMMANDS = {
     "verify": "Check that the log is whole and unchanged.",
     "seals": "Signed roots of the log: list, make, check, key.",
     "proof": "Prove that an event is in the sealed log.",
+    "export": "Write the log into files, Parquet or JSON lines, by day.",
+    "import": "Put an export into an empty database.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Bring the database to the newest schema.",
 }
-"""Each command with its line of help. `api/cli/<name>.py` has it, under the same name."""
+"""Each command with its line of help. `api/cli/<name>.py` has it, under the same name, or under `import_`."""
 
 
 class _Commands(click.Group):
@@ -36,7 +39,8 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        return cast("click.Command", getattr(importlib.import_module(f"api.cli.{cmd_name}"), cmd_name))
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        return cast("click.Command", getattr(importlib.import_module(f"api.cli.{name}"), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx

@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, audit, past, people, read_models, stream, threads, turns
+from api.routes import about, audit, feed, past, people, read_models, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -35,6 +35,7 @@ ROUTES = (
     read_models.rebuild,
     read_models.roll_back,
     read_models.drop_instances,
+    feed.read_feed,
     about.list_graphs,
     about.show_graph,
     about.list_workers,

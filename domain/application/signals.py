@@ -91,6 +91,7 @@ class Signals:
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
+        self._anything = asyncio.Event()
         if wakeups:
             wakeups.listen(self._hear)
 
@@ -106,6 +107,10 @@ class Signals:
             self._watchers[thread_id].discard(watcher)
             if not self._watchers[thread_id]:
                 del self._watchers[thread_id]
+
+    async def anything(self) -> None:
+        """Wait until some thread, whichever, has new events."""
+        await self._anything.wait()
 
     async def keep_up(self, store: EventStore) -> None:
         """Ask the log, for ever, about the threads that somebody here watches: all of them in one query."""
@@ -136,7 +141,8 @@ class Signals:
     def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
         """Tell every watcher of a thread what has happened."""
         self._tell(thread_id, events)
-        self._wake()
+        if events:
+            self._stir()
         if self._wakeups and events:
             self._wakeups.send(Moved(thread_id, events[-1].version))
 
@@ -152,20 +158,23 @@ class Signals:
         if self._wakeups and self._is_watched_elsewhere(thread_id):
             self._wakeups.send(Retracted(thread_id, version))
 
+    def _stir(self) -> None:
+        """Wake all who wait for anything; who waits from now on waits for the next."""
+        self._anything.set()
+        self._anything = asyncio.Event()
+        for reader in self._readers:
+            reader()
+
     def _tell(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
         for watcher in self._watchers.get(thread_id, ()):
             for signal in signals:
                 watcher.tell(signal)
 
-    def _wake(self) -> None:
-        for reader in self._readers:
-            reader()
-
     def _hear(self, wakeup: Wakeup) -> None:
         match wakeup:
             case Moved(thread_id, version):
                 self._tell(thread_id, (Behind(version),))
-                self._wake()
+                self._stir()
             case Spoken(thread_id, version, offset, text):
                 self._tell(thread_id, (Delta(version, offset, text),))
             case Retracted(thread_id, version):

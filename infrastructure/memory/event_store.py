@@ -1,17 +1,18 @@
 """The log in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import Self
 
 from msgspec.structs import replace
 
 from domain.chain import NOTHING, Record, hashes_of
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.ports import NOWHERE, Append, CommandRecord, ThreadCursor, ThreadRow
+from domain.ports import NOWHERE, Append, CommandRecord, StoredCommand, Stretch, ThreadCursor, ThreadRow
 
 
 class MemoryEventStore:
@@ -22,7 +23,7 @@ class MemoryEventStore:
         self._threads: dict[ThreadId, ThreadRow] = {}
         self._events: defaultdict[ThreadId, list[Record]] = defaultdict(list)
         self._slices: defaultdict[Slice, list[Record]] = defaultdict(list)
-        self._commands: dict[tuple[Slice, CommandId], CommandRecord] = {}
+        self._commands: dict[tuple[Slice, CommandId], StoredCommand] = {}
         self._epochs: dict[Shard, int] = {}
 
     def fence(self, shard: Shard, epoch: int) -> None:
@@ -43,12 +44,14 @@ class MemoryEventStore:
             thread, head=append.head, in_turn=append.in_turn, waiting=append.waiting
         )
         if append.command:
-            self._commands[slice_, append.command.id] = append.command
+            kept = StoredCommand(append.tenant, append.thread_id, append.command, append.head.at)
+            self._commands[slice_, append.command.id] = kept
         return first
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""
-        return self._commands.get((slice_of(thread_id), command_id))
+        stored = self._commands.get((slice_of(thread_id), command_id))
+        return stored.command if stored else None
 
     async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
         """Look a thread's head up."""
@@ -58,8 +61,8 @@ class MemoryEventStore:
         self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
     ) -> Sequence[Record]:
         """Read a part of a thread: version n is at index n - 1, less what a fork's parent has."""
-        base = self._threads[thread_id].base if thread_id in self._threads else 0
         events = self._events.get(thread_id, [])
+        base = events[0].version - 1 if events else 0
         first, last = max(after - base, 0), len(events) if upto is None else max(upto - base, 0)
         return events[first : last if limit is None else min(last, first + limit)]
 
@@ -74,6 +77,27 @@ class MemoryEventStore:
     def head_of(self, slice_: Slice) -> int:
         """Count a slice's records at once: for stores that share this one's event loop."""
         return len(self._slices.get(slice_, ()))
+
+    async def read_slices(
+        self,
+        after: Mapping[Slice, Position],
+        tenant: Tenant,
+        types: Collection[str] | None = None,
+        *,
+        limit: int,
+        look: int,
+    ) -> Stretch:
+        """Look through some slices, record by record."""
+        found: list[Record] = []
+        seen: dict[Slice, Position] = {}
+        following = ((slice_, record) for slice_, at in after.items() for record in self._slices.get(slice_, [])[at:])
+        for slice_, record in islice(following, look):
+            if record.tenant == tenant and (types is None or record.type in types):
+                if len(found) == limit:
+                    break
+                found.append(record)
+            seen[slice_] = record.position
+        return Stretch(found, seen)
 
     async def slice_head(self, slice_: Slice) -> Position:
         """Count a slice's records."""
@@ -112,6 +136,33 @@ class MemoryEventStore:
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Look heads up."""
         return {id_: self._threads[id_].head.version for id_ in thread_ids if id_ in self._threads}
+
+    def empty(self) -> bool:
+        """Say whether there is nothing."""
+        return not (self._events or self._threads or self._commands)
+
+    def commands(self) -> Sequence[StoredCommand]:
+        """List all commands."""
+        return list(self._commands.values())
+
+    def put(self, records: Iterable[Record]) -> None:
+        """Keep records that have their positions, in any order; each belongs to another place of its slice."""
+        for record in records:
+            insort(self._slices[slice_of(record.thread_id)], record, key=lambda kept: kept.position)
+            insort(self._events[record.thread_id], record, key=lambda kept: kept.version)
+
+    def put_threads(self, rows: Iterable[ThreadRow]) -> None:
+        """Keep where threads end."""
+        self._threads |= {row.thread_id: row for row in rows}
+
+    def remember(self, stored: StoredCommand) -> None:
+        """Keep a command."""
+        self._commands[slice_of(stored.thread_id), stored.command.id] = stored
+
+    def become(self, other: Self) -> None:
+        """Take over what another store has."""
+        self._threads, self._commands = other._threads, other._commands
+        self._events, self._slices = other._events, other._slices
 
     def _accepting(self, append: Append) -> ThreadRow:
         """Return the thread that takes the append: as it is, or new. Raise `VersionConflict` if none does."""

@@ -20,7 +20,7 @@ from domain.ids import (
     slice_of,
     slices_of,
 )
-from domain.ports import NOWHERE, Append, CommandRecord, ThreadCursor, ThreadRow
+from domain.ports import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
@@ -30,6 +30,7 @@ from infrastructure.postgres.statements import (
     READ,
     READ_AFTER,
     READ_SLICE,
+    READ_SLICES,
     RUNNABLE,
     SLICE_HEAD,
     SLICE_HEADS,
@@ -39,6 +40,8 @@ from infrastructure.postgres.statements import (
     VERSION_AT,
     VERSIONS,
 )
+
+RECORD_COLUMNS = len(Record.__struct_fields__)
 
 NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
@@ -87,6 +90,21 @@ class PostgresEventStore:
         slices = sorted(after)
         positions = [after[slice_] for slice_ in slices]
         return [record_of(row) for row in await fetch(self._pool, READ_AFTER, slices, positions, limit)]
+
+    async def read_slices(
+        self,
+        after: Mapping[Slice, Position],
+        tenant: Tenant,
+        types: Collection[str] | None = None,
+        *,
+        limit: int,
+        look: int,
+    ) -> Stretch:
+        """Look through some slices, in one statement."""
+        asked = None if types is None else list(types)
+        rows = await fetch(self._pool, READ_SLICES, list(after), list(after.values()), tenant, asked, limit, look)
+        records = [record_of(tuple(row)[-RECORD_COLUMNS:]) for row in rows if row["wanted"]]
+        return Stretch(records, {Slice(row["slice"]): Position(row["seen"]) for row in rows if row["ends_slice"]})
 
     async def slice_head(self, slice_: Slice) -> Position:
         """Look a slice's head up."""

@@ -1,12 +1,15 @@
 """From rows to the domain's values."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import asyncpg
 
 from domain.chain import Head, Record
 from domain.ports import Snapshot, ThreadRow
 
 
-def record_of(row: asyncpg.Record) -> Record:
+def record_of(row: Iterable[Any]) -> Record:
     """Build an event from the columns of READ, which stand in the order of the fields."""
     return Record(*row)
 

@@ -133,6 +133,47 @@ SELECT event.*
 """
 """Events of several slices, each after a position of its own, at most $3 of each."""
 
+READ_SLICES = """
+WITH looked_at AS (
+    SELECT after.number, after.slice, event.position, event.wanted
+      FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS after (slice, position, number)
+     CROSS JOIN LATERAL (
+           SELECT position, tenant = $3 AND ($4::text[] IS NULL OR type = ANY ($4)) AS wanted
+             FROM events
+            WHERE events.slice = after.slice AND events.position > after.position
+            ORDER BY events.position
+            LIMIT $6
+           ) AS event
+     ORDER BY after.number, event.position
+     LIMIT $6
+), counted AS (
+    SELECT number, slice, position, wanted,
+           count(*) FILTER (WHERE wanted) OVER (ORDER BY number, position) AS found
+      FROM looked_at
+), kept AS (
+    SELECT number, slice, position, wanted,
+           lead(slice) OVER (ORDER BY number, position) IS DISTINCT FROM slice AS ends_slice
+      FROM counted
+     WHERE found <= $5
+)
+SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
+       event.tenant, event.thread_id, event.version, event.type, event.schema, event.payload, event.metadata,
+       event.recorded_at, event.hash, event.position
+  FROM kept
+  LEFT JOIN LATERAL (
+       SELECT *
+         FROM events
+        WHERE kept.wanted AND events.slice = kept.slice AND events.position = kept.position
+       ) AS event ON true
+ WHERE kept.wanted OR kept.ends_slice
+ ORDER BY kept.number, kept.position
+"""
+"""A tenant's events of some types (null: all) in slices after a position each: at most $6 are looked at, $5 found.
+
+Of the others only the last one looked at in each slice comes back, without its content, so that the reader knows where
+to go on. The inner LIMIT ends each slice's index scan, the outer one ends the walk through the slices.
+"""
+
 RECORDED = """
 SELECT position
   FROM events
@@ -150,6 +191,7 @@ SELECT head
 SLICE_HEADS = """
 SELECT slice, head
   FROM slices
+ ORDER BY slice
 """
 """The last position of every slice: one statement, one moment."""
 
@@ -292,3 +334,52 @@ SELECT number, at, sizes, root, previous, public_key, signature
  LIMIT $2
 """
 """Seals after a number, in their order."""
+
+COMMANDS = """
+SELECT tenant, thread_id, command_id, request_hash, result, at
+  FROM commands
+ WHERE (slice, command_id) > ($1::smallint, $2::uuid)
+ ORDER BY slice, command_id
+ LIMIT $3
+"""
+"""A page of all commands."""
+
+EMPTY_SLICES = """
+SELECT head
+  FROM slices
+ ORDER BY slice
+   FOR UPDATE
+"""
+"""Lock every slice against appends, in the order in which appends lock them."""
+
+WRITTEN_BEFORE = """
+SELECT EXISTS (SELECT FROM events) OR EXISTS (SELECT FROM threads) OR EXISTS (SELECT FROM commands)
+"""
+"""Whether there is anything in the log."""
+
+SET_HEADS = """
+UPDATE slices
+   SET head = given.head
+  FROM unnest($1::smallint[], $2::bigint[]) AS given (slice, head)
+ WHERE slices.slice = given.slice AND given.head > 0
+"""
+"""Say where slices end."""
+
+THREAD_ENDS = """
+SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at AS at, first.recorded_at AS opened_at,
+       false AS in_turn, false AS waiting, first.version - 1 AS base, last.type AS last_type
+  FROM (SELECT DISTINCT ON (thread_id) tenant, thread_id, version, recorded_at
+          FROM events
+         WHERE slice = $1 AND thread_id > $2
+         ORDER BY thread_id, version
+         LIMIT $3) AS first
+ CROSS JOIN LATERAL (
+       SELECT version, hash, recorded_at, type
+         FROM events
+        WHERE slice = $1 AND thread_id = first.thread_id
+        ORDER BY version DESC
+        LIMIT 1
+       ) AS last
+ ORDER BY first.thread_id
+"""
+"""The first and the last events of a slice's threads: what their rows are made of."""

@@ -5,6 +5,8 @@ python -m tests.chaos crashes --runs 300 --seed 1     workers killed at every na
 python -m tests.chaos crashes --runs 1 --seed 217     one of them again
 python -m tests.chaos postgres --turns 2000           PostgreSQL killed every 5 to 20 s, four workers
 python -m tests.chaos frozen --runs 30                workers stopped beyond their lease, and woken up
+python -m tests.chaos projections --seconds 120       late commits, and runners of projections killed each second;
+                                                      --idle other|same leaves a transaction open in another database
 """
 
 import argparse
@@ -21,7 +23,7 @@ from urllib.parse import urlsplit
 
 from infrastructure.embedded import EmbeddedPostgres
 from migrations.run import migrate
-from tests.chaos import crashes, frozen, postgres
+from tests.chaos import crashes, frozen, postgres, projections
 from tests.chaos.crashing import POINTS
 from tests.e2e.server_process import recorded_model
 
@@ -88,10 +90,24 @@ async def run_frozen(directory: Path, arguments: argparse.Namespace) -> bool:
     return not faults
 
 
+async def run_projections(directory: Path, arguments: argparse.Namespace) -> bool:
+    async with migrated(directory) as (server, template), crashes.new_database(server, template) as url:
+        report = await projections.run(url, arguments.seconds, arguments.seed, arguments.idle)
+    for fault in report.faults[:20]:
+        say(f"seed {arguments.seed}: {fault}")
+    writers = projections.WRITERS
+    say(f"{report.events} events by {writers} writers, {report.undone} rolled back, {report.kills} runners killed")
+    p50, p99 = (report.lags[int(len(report.lags) * share)] * 1_000 for share in (0.5, 0.99))
+    say(f"lag p50 {p50:.0f} ms, p99 {p99:.0f} ms; idle transaction in a database: {arguments.idle or 'none'}")
+    say(f"rows skipped, doubled or wrong: {len(report.faults)}")
+    return not report.faults
+
+
 RUNS: Mapping[str, Callable[[Path, argparse.Namespace], Coroutine[Any, Any, bool]]] = {
     "crashes": run_crashes,
     "postgres": run_postgres,
     "frozen": run_frozen,
+    "projections": run_projections,
 }
 
 
@@ -107,6 +123,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--durability", choices=["sync", "turn", "async"], default="sync")
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--idle", choices=["other", "same"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="threadfold-chaos-", ignore_cleanup_errors=True) as name:
         directory = Path(name)

@@ -17,6 +17,7 @@ HOT = {
         "APPEND",
         "READ",
         "READ_SLICE",
+        "READ_SLICES",
         "RECORDED",
         "COMMAND",
         "THREAD",
@@ -96,6 +97,34 @@ async def test_rows_are_locked_in_the_order_that_appends_are_given_in(tables: as
     (join,) = moved["Plans"]
     outer, inner = join["Plans"]
     assert (join["Node Type"], outer.get("CTE Name"), inner["Relation Name"]) == ("Nested Loop", "asked", "threads")
+
+
+async def test_the_feed_walks_through_each_slice_s_index_and_stops_when_it_has_enough(
+    owner: asyncpg.Connection,
+) -> None:
+    await owner.execute(FILL)
+    for name, value in PLANNER.items():
+        await owner.execute(f"SET {name} = {value}")
+    statement = statements.READ_SLICES
+    given = {
+        "$1": "(SELECT array_agg(n::smallint) FROM generate_series(0, 1023) AS n)",
+        "$2": "(SELECT array_agg(0::bigint) FROM generate_series(0, 1023))",
+        "$3": "'tenant-1'::text",
+        "$4": "NULL",
+        "$5": "5::bigint",
+        "$6": "300::bigint",
+    }
+    for parameter, value in given.items():
+        statement = statement.replace(parameter, value)
+
+    [row] = await owner.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
+
+    plan = list(nodes(json.loads(row[0])[0]["Plan"]))
+    looked_at = [node for node in plan if node.get("Relation Name") == "events"]
+    assert {node["Index Name"] for node in looked_at} == {"events_slice_position_key"}
+    assert {node["Node Type"] for node in looked_at} == {"Index Scan"}
+    read = [node["Actual Rows"] * node["Actual Loops"] for node in looked_at]
+    assert max(read) < 450, "of 100,000 there are: a slice has about a hundred"
 
 
 async def test_moving_a_head_stays_in_its_page(owner: asyncpg.Connection) -> None:

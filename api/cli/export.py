@@ -1,0 +1,63 @@
+"""`threadfold export`."""
+
+import time
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from api.cli.output import as_json, counted, show_json, visible
+from api.cli.progress import bars
+from api.cli.running import ask
+from api.service import Service
+from infrastructure.archive.export import Exported, export_log
+from infrastructure.archive.manifest import Format
+
+
+class Report(Struct, frozen=True):
+    """What was exported, and how long that took."""
+
+    exported: Exported
+    seconds: float
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["parquet", "ndjson"]),
+    help="Of the files. Default: as before in this directory, at first parquet.",
+)
+@as_json
+def export(*, directory: Path, format_: Format | None, as_json: bool) -> None:
+    """Write what is new in the log into files below DIRECTORY, by day.
+
+    Each run goes on where the one before ended; after one that was killed, run it again. docs/export.md describes
+    the files.
+    """
+    report = ask(lambda service: _export(service, directory, format_))
+    if as_json:
+        show_json(report)
+    else:
+        _show(report)
+
+
+async def _export(service: Service, directory: Path, format_: Format | None) -> Report:
+    started, runtime = time.monotonic(), service.runtime
+    with bars() as shown:
+        exported = await export_log(
+            runtime.journal.store,
+            runtime.archive,
+            directory,
+            format_,
+            lambda new, done: shown.reach("Events", done, new),
+        )
+    return Report(exported, round(time.monotonic() - started, 3))
+
+
+def _show(report: Report) -> None:
+    done = report.exported
+    written = f"{counted(done.events, 'new event')} and {counted(done.commands, 'command')}"
+    holds = f"{counted(done.all_events, 'event')} in {counted(done.all_files, 'file')} ({done.format})"
+    click.echo(f"Exported {written} in {report.seconds:.1f} s: {visible(done.directory)} holds {holds}.")

@@ -1,0 +1,58 @@
+"""`threadfold import`."""
+
+import time
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from api.cli.output import as_json, counted, show_json
+from api.cli.progress import bars
+from api.cli.running import ask
+from api.service import Service
+from domain.application.archive import Imported, put_in
+from infrastructure.archive.reading import ExportedFiles
+
+
+class Report(Struct, frozen=True):
+    """What was imported, and how long that took."""
+
+    imported: Imported
+    seconds: float
+
+
+@click.command("import")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@as_json
+def import_(*, directory: Path, as_json: bool) -> None:
+    """Put the export in DIRECTORY into an empty database.
+
+    All of it or nothing: after a run that was killed the database is as empty as before, so run it again. Every file,
+    hash, version and position is checked before anything is kept.
+    """
+    report = ask(lambda service: _import(service, directory))
+    if as_json:
+        show_json(report)
+    else:
+        _show(report.imported, report.seconds)
+
+
+async def _import(service: Service, directory: Path) -> Report:
+    started = time.monotonic()
+    files = ExportedFiles(directory)
+    total = sum(file.rows for file in files.manifest.events)
+    totals = {"events": total, "verified": total, "commands": sum(file.rows for file in files.manifest.commands)}
+    with bars() as shown:
+        files.check(lambda size: shown.more("Bytes checked", size, files.size))
+        imported = await put_in(
+            service.runtime.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
+        )
+    return Report(imported, round(time.monotonic() - started, 3))
+
+
+def _show(imported: Imported, seconds: float) -> None:
+    what = f"{counted(imported.events, 'event')}, {counted(imported.threads, 'thread')}"
+    what += f", {counted(imported.commands, 'command')}"
+    verified = "Every hash, version and position was verified."
+    going_on = f" {counted(imported.running, 'thread')} will be gone on with." if imported.running else ""
+    click.echo(f"Imported {what} in {seconds:.1f} s. {verified}{going_on}")

@@ -1,0 +1,78 @@
+"""The log for consumers outside."""
+
+import re
+from typing import Annotated
+
+from litestar import get
+from litestar.params import QueryParameter
+from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
+
+from api.callers import FromReader, FromService, Limit
+from api.feed_cursor import decode_place, encode_place
+from api.problems import problems
+from api.views import FeedPage, feed_item
+from domain.application.feed import BEGINNING, Place, Wanted
+from domain.codec import decode
+from domain.errors import InvalidInput
+from domain.events import EVENTS
+from domain.ids import SLICES, Slice
+
+LONGEST_WAIT = 30.0
+"""Seconds that a request may wait: less than what stands in between usually allows."""
+
+After = Annotated[
+    str | None,
+    QueryParameter(description="The next_cursor of the page before. Default: from the beginning of the log."),
+]
+Slices = Annotated[
+    str | None,
+    QueryParameter(description="One slice or a range of them, such as 0-63. Default: the cursor's, or all 1,024."),
+]
+Wait = Annotated[
+    float, QueryParameter(ge=0, le=LONGEST_WAIT, description="Seconds to wait for something if there is nothing yet.")
+]
+Types = Annotated[
+    str | None, QueryParameter(description="Types of events, separated by commas. Default: events of all types.")
+]
+
+READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
+_TYPES = frozenset(event.__name__ for event in EVENTS)
+
+
+@get("/v1/feed", tags=["feed"], responses=READING)
+async def read_feed(
+    service: FromService,
+    reader: FromReader,
+    after: After = None,
+    limit: Limit = 100,
+    slices: Slices = None,
+    wait: Wait = 0,
+    types: Types = None,
+) -> FeedPage:
+    """Read events of all threads, each at least once; those of a slice in the order of their commits."""
+    wanted = Wanted(reader.tenant, _types(types), limit)
+    runtime = service.runtime
+    found = await runtime.feed.read(_place(after, slices), wanted, wait, runtime.stopping)
+    items = [feed_item(decode(record)) for record in found.records]
+    return FeedPage(items, encode_place(found.place), found.more)
+
+
+def _place(after: str | None, slices: str | None) -> Place:
+    place = decode_place(after) if after is not None else None
+    if slices is None:
+        return place or BEGINNING
+    match = _RANGE.fullmatch(slices)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if not first <= last < SLICES:
+        raise InvalidInput("slices", f"must be a slice from 0 to {SLICES - 1}, or a range of them, such as 0-63")
+    return (place or BEGINNING).within(Slice(first), Slice(last))
+
+
+def _types(text: str | None) -> frozenset[str] | None:
+    if text is None:
+        return None
+    asked = frozenset(text.split(","))
+    for name in sorted(asked - _TYPES):
+        raise InvalidInput("types", f"{name[:50]!r} is no type of event, such as MessageAppended,TurnCompleted")
+    return asked

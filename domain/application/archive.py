@@ -1,0 +1,157 @@
+"""Taking the whole log out of a store, in order and in pages, and putting it into an empty one."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from domain.application.verify import Verified, verify_slices
+from domain.chain import Record
+from domain.codec import decode
+from domain.errors import CorruptLog
+from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
+from domain.evolve import fold
+from domain.ids import SLICES, START, Position, Slice, ThreadId, Version
+from domain.ports import EventStore, LogImport, LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from domain.state import INITIAL, State
+
+PAGE = 1_000
+"""Records, commands or threads at a time."""
+
+AT_REST = frozenset(
+    event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnCancelled, TurnRolledBack)
+)
+"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs."""
+
+Told = Callable[[str, int], None]
+"""Hears how many more of what were dealt with."""
+
+
+class Archived(Protocol):
+    """A log that lies outside of a store."""
+
+    @property
+    def heads(self) -> Sequence[Position]:
+        """The last positions of all slices, in the order of the slices."""
+
+    def events(self) -> Iterable[Sequence[Record]]:
+        """Read all records, in parts of any size and in any order."""
+
+    def commands(self) -> Iterable[Sequence[StoredCommand]]:
+        """Read all commands, in parts of any size and in any order."""
+
+
+class Imported(Struct, frozen=True):
+    """What was put in, and found whole."""
+
+    threads: int
+    events: int
+    commands: int
+    running: int
+    """Threads with something to run: a worker goes on with them."""
+    waiting: int
+    """Threads that wait for a person."""
+
+
+async def new_events(
+    store: EventStore, after: Sequence[Position], upto: Sequence[Position]
+) -> AsyncIterator[tuple[Slice, Sequence[Record]]]:
+    """Yield the records of each slice with `after < position <= upto`, slice by slice, in order, in pages.
+
+    Raises:
+        CorruptLog: a position is missing.
+    """
+    for slice_ in map(Slice, range(SLICES)):
+        last = after[slice_]
+        while last < upto[slice_]:
+            page = await store.read_slice(slice_, last, min(PAGE, upto[slice_] - last))
+            if not page or page[-1].position != last + len(page):
+                raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
+            yield slice_, page
+            last = page[-1].position
+
+
+async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
+    """Yield all commands in pages."""
+    after: StoredCommand | None = None
+    while page := await view.commands(after, PAGE):
+        yield page
+        after = page[-1]
+
+
+async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
+    """Put an archived log into an empty store, and check every hash, version and position before it is kept.
+
+    Raises:
+        LogNotEmpty: the store has something.
+        CorruptLog: what was put in does not verify; the store is empty as before.
+    """
+    async with log.writing() as writing:
+        for records in archived.events():
+            await writing.add_events(records)
+            told("events", len(records))
+        commands = 0
+        for part in archived.commands():
+            await writing.add_commands(part)
+            commands += len(part)
+            told("commands", len(part))
+        await writing.set_heads(archived.heads)
+        running = waiting = 0
+        async for rows in _threads(writing):
+            await writing.add_threads(rows)
+            running += sum(row.in_turn for row in rows)
+            waiting += sum(row.waiting for row in rows)
+            told("threads", len(rows))
+        verified = await _verified(writing, told)
+    return Imported(verified.threads, verified.events, commands, running, waiting)
+
+
+async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None = None) -> State:
+    """Fold a thread from the first event of its family on, by its events alone: its row may not be there yet."""
+    state: State = INITIAL
+    after = START
+    while page := await store.read(thread_id, after, upto, PAGE):
+        if after == START and page[0].version > 1:
+            parent, at_version = _left(page[0])
+            state = await state_of(store, parent, at_version)
+        state = fold(state, (decode(record).event for record in page))
+        after = page[-1].version
+    if upto is not None and after != upto:
+        raise CorruptLog(f"{thread_id}: a fork left it at version {upto}, which it does not have")
+    return state
+
+
+def _left(first: Record) -> tuple[ThreadId, Version]:
+    """Read where a fork left its parent off its first record."""
+    event = decode(first).event
+    if not isinstance(event, ThreadForked):
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
+    return ThreadId(event.parent), Version(event.at_version)
+
+
+async def _threads(writing: LogWriting) -> AsyncIterator[Sequence[ThreadRow]]:
+    for slice_ in map(Slice, range(SLICES)):
+        after: ThreadId | None = None
+        while ends := await writing.thread_ends(slice_, after, PAGE):
+            yield [await _row(writing, end) for end in ends]
+            after = ends[-1].row.thread_id
+
+
+async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:
+    if ends.last_type in AT_REST:
+        return ends.row
+    state = await state_of(writing.written, ends.row.thread_id)
+    row = ends.row
+    return ThreadRow(row.tenant, row.thread_id, row.head, row.opened_at, state.in_turn, state.waiting, row.base)
+
+
+async def _verified(writing: LogWriting, told: Told) -> Verified:
+    threads = events = 0
+    for slice_ in map(Slice, range(SLICES)):
+        checked = await verify_slices(writing.written, (slice_,))
+        if checked.problems:
+            raise CorruptLog(f"Nothing was imported: what is in the files does not verify. {checked.problems[0]}")
+        threads += checked.threads
+        events += checked.events
+        told("verified", checked.events)
+    return Verified(threads, events)

@@ -1,0 +1,137 @@
+"""Rows as Parquet or as JSON lines. The same rows in the same groups give the same bytes."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec.structs import astuple
+
+from infrastructure.archive.manifest import Format
+from infrastructure.archive.rows import CommandRow, EventRow, Row
+
+R = TypeVar("R", bound=Row)
+
+BATCH = 2_000
+"""Rows that are read at a time."""
+
+INSTANT = pa.timestamp("us", tz="UTC")
+
+SCHEMAS: Mapping[type[Row], pa.Schema] = {
+    EventRow: pa.schema(
+        [
+            pa.field("slice", pa.int16(), nullable=False),
+            pa.field("position", pa.int64(), nullable=False),
+            pa.field("tenant", pa.string(), nullable=False),
+            pa.field("thread_id", pa.string(), nullable=False),
+            pa.field("version", pa.int32(), nullable=False),
+            pa.field("type", pa.string(), nullable=False),
+            pa.field("schema", pa.int16(), nullable=False),
+            pa.field("recorded_at", INSTANT, nullable=False),
+            pa.field("payload", pa.string(), nullable=False),
+            pa.field("metadata", pa.string(), nullable=False),
+            pa.field("hash", pa.string(), nullable=False),
+        ]
+    ),
+    CommandRow: pa.schema(
+        [
+            pa.field("tenant", pa.string(), nullable=False),
+            pa.field("thread_id", pa.string(), nullable=False),
+            pa.field("command_id", pa.string(), nullable=False),
+            pa.field("request_hash", pa.string(), nullable=False),
+            pa.field("result", pa.string(), nullable=False),
+            pa.field("at", INSTANT, nullable=False),
+        ]
+    ),
+}
+
+REPEATING = ["tenant", "thread_id", "type", "metadata"]
+"""Columns whose values come often: they are written once in a row group and referred to."""
+
+SEARCHED = ["slice", "position", "thread_id", "version", "type", "recorded_at", "at"]
+"""Columns whose least and greatest values are noted, so that readers can skip row groups."""
+
+
+class Writer(Protocol):
+    """Writes rows of one table into one file."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows: in Parquet, a row group."""
+
+    def close(self) -> None:
+        """Write what comes at the end."""
+
+
+class ParquetRows:
+    """Writes Parquet."""
+
+    def __init__(self, sink: BinaryIO, kind: type[Row]) -> None:
+        """Write rows of one kind."""
+        schema = self._schema = SCHEMAS[kind]
+        self._writer = pq.ParquetWriter(
+            sink,
+            schema,
+            compression="zstd",
+            use_dictionary=[name for name in REPEATING if name in schema.names],
+            write_statistics=[name for name in SEARCHED if name in schema.names],
+        )
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write a row group."""
+        columns = zip(*map(astuple, rows), strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows))
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+
+class JsonRows:
+    """Writes one JSON object a line."""
+
+    def __init__(self, sink: BinaryIO, kind: type[Row]) -> None:
+        """Write rows of one kind: JSON lines need not know which."""
+        del kind
+        self._sink = sink
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write lines."""
+        self._sink.write(self._encoder.encode_lines(rows))
+
+    def close(self) -> None:
+        """Write nothing."""
+
+
+def writer(format_: Format, sink: BinaryIO, kind: type[Row]) -> Writer:
+    """Begin a file."""
+    return ParquetRows(sink, kind) if format_ == "parquet" else JsonRows(sink, kind)
+
+
+def read_rows(format_: Format, path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
+    """Read a file in parts of at most `BATCH` rows."""
+    return _parquet_rows(path, kind) if format_ == "parquet" else _json_rows(path, kind)
+
+
+def _parquet_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH, columns=list(kind.__struct_fields__)):
+            columns = [batch.column(name).to_pylist() for name in kind.__struct_fields__]
+            yield [kind(*values) for values in zip(*columns, strict=True)]
+
+
+def _json_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
+    decoder = msgspec.json.Decoder(kind)
+    with path.open("rb", buffering=io.DEFAULT_BUFFER_SIZE * 16) as file:
+        rows: list[R] = []
+        for line in file:
+            rows.append(decoder.decode(line))
+            if len(rows) == BATCH:
+                yield rows
+                rows = []
+        if rows:
+            yield rows

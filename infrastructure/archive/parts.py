@@ -1,0 +1,229 @@
+"""Files that are being written: rows into row groups, row groups into parts, a part for each day of a run."""
+
+import hashlib
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from infrastructure.archive.formats import Writer, writer
+from infrastructure.archive.manifest import UNFINISHED, CommandsFile, EventsFile, Format, Place, sync_directory
+from infrastructure.archive.rows import CommandRow, EventRow, Row
+
+R = TypeVar("R", bound=Row)
+
+GROUP = 10_000
+"""Rows of a row group."""
+
+HELD = 64_000_000
+"""Characters that all row groups under way may hold together. Then the largest is written before it is full."""
+
+PART = 1_000_000
+"""Rows of a part; more go into another one."""
+
+OVERHEAD = 1_000
+"""Characters that a row counts for, beside its texts: what Python needs to hold it, roughly."""
+
+
+class Sink(io.RawIOBase):
+    """A file that is open only while something is written to it, so that a thousand days need no thousand handles.
+
+    It has another name until it is shown: who reads all files of a folder meets only whole ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin a file in the place of what may be there."""
+        super().__init__()
+        self._shown = path
+        self._path = path.with_name(path.name + UNFINISHED)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_bytes(b"")
+        self._unwritten = bytearray()
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def tell(self) -> int:
+        """Say how much was written."""
+        return self.size
+
+    def write(self, data: object) -> int:
+        """Take bytes, to be written by `put`."""
+        taken = bytes(data)  # type: ignore[call-overload]  # bytes, or a buffer of pyarrow's
+        self._unwritten += taken
+        self.size += len(taken)
+        return len(taken)
+
+    def put(self, *, durably: bool = False) -> None:
+        """Write what was taken."""
+        self._digest.update(self._unwritten)
+        with self._path.open("ab") as file:
+            file.write(self._unwritten)
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
+        self._unwritten.clear()
+
+    def show(self) -> None:
+        """Give the file its name."""
+        self._path.replace(self._shown)
+
+
+class Part(Generic[R]):
+    """One file of a table."""
+
+    def __init__(self, directory: Path, path: str, format_: Format, first: R) -> None:
+        """Begin a file below the export's directory. `first` will be written as the first row."""
+        self.path = path
+        self.rows = 0
+        self.first = self.last = first
+        self.sink = Sink(directory / path)
+        self._writer: Writer = writer(format_, self.sink, type(first))  # type: ignore[arg-type]  # it is a binary file
+
+    def write(self, rows: Sequence[R]) -> None:
+        """Write a row group."""
+        self._writer.write(rows)
+        self.sink.put()
+        self.last = rows[-1]
+        self.rows += len(rows)
+
+    def close(self) -> None:
+        """Make it whole and durable."""
+        self._writer.close()
+        self.sink.put(durably=True)
+
+
+class _Table(Generic[R]):
+    """Parts in one folder, one after the other."""
+
+    def __init__(self, directory: Path, folder: str, format_: Format, number: int) -> None:
+        self._directory, self._folder, self._format, self._number = directory, folder, format_, number
+        self._parts: list[Part[R]] = []
+        self.rows: list[R] = []
+        self.held = 0
+
+    def add(self, row: R, size: int) -> None:
+        self.rows.append(row)
+        self.held += size
+        if len(self.rows) == GROUP:
+            self.put()
+
+    def put(self) -> None:
+        """Write a row group."""
+        if not self._parts or self._parts[-1].rows >= PART:
+            path = f"{self._folder}/part-{self._number + len(self._parts):06}.{self._format}"
+            if self._parts:
+                self._parts[-1].close()
+            self._parts.append(Part(self._directory, path, self._format, self.rows[0]))
+        self._parts[-1].write(self.rows)
+        self.rows, self.held = [], 0
+
+    def close(self) -> Sequence[Part[R]]:
+        if self.rows:
+            self.put()
+        if self._parts:
+            self._parts[-1].close()
+        return self._parts
+
+    def show(self) -> None:
+        for part in self._parts:
+            part.sink.show()
+        if self._parts:
+            sync_directory(self._directory / self._folder)
+
+
+class EventParts:
+    """The parts of a run: each day of `recorded_at` in UTC has its own."""
+
+    def __init__(self, directory: Path, format_: Format, known: Iterable[EventsFile]) -> None:
+        """Number the parts after those that are known."""
+        self._directory, self._format = directory, format_
+        self._numbers: defaultdict[str, int] = defaultdict(int)
+        for file in known:
+            folder, number = file.path.rsplit("/", 1)
+            self._numbers[folder] = max(self._numbers[folder], number_of(number))
+        self._days: dict[str, _Table[EventRow]] = {}
+        self._held = 0
+
+    def add(self, rows: Iterable[EventRow]) -> None:
+        """Take rows; write those of a day when there are enough."""
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: EventRow) -> None:
+        folder = f"events/day={row.recorded_at.astimezone(UTC).date()}"
+        day = self._days.get(folder)
+        if day is None:
+            number = self._numbers[folder] + 1
+            day = self._days[folder] = _Table(self._directory, folder, self._format, number)
+        self._held -= day.held
+        day.add(row, len(row.payload) + len(row.metadata) + OVERHEAD)
+        self._held += day.held
+        if self._held > HELD:
+            largest = max(self._days.values(), key=lambda table: table.held)
+            self._held -= largest.held
+            largest.put()
+
+    def close(self) -> list[EventsFile]:
+        """Write what is left, and describe the parts by day."""
+        return [
+            EventsFile(part.path, part.rows, part.sink.size, part.sink.sha256, _place(part.first), _place(part.last))
+            for _, day in sorted(self._days.items())
+            for part in day.close()
+        ]
+
+    def show(self) -> None:
+        """Give the parts their names."""
+        for day in self._days.values():
+            day.show()
+        if self._days:
+            sync_directory(self._directory / "events")
+            sync_directory(self._directory)
+
+
+class CommandParts:
+    """One set of parts with all commands."""
+
+    def __init__(self, directory: Path, format_: Format, known: Iterable[CommandsFile]) -> None:
+        """Number the parts after those that are known."""
+        number = 1 + max((number_of(file.path) for file in known), default=0)
+        self._table: _Table[CommandRow] = _Table(directory, "commands", format_, number)
+
+    def add(self, rows: Iterable[CommandRow]) -> None:
+        """Take rows."""
+        for row in rows:
+            self._table.add(row, 0)
+
+    def close(self) -> list[CommandsFile]:
+        """Write what is left, and describe the parts."""
+        return [
+            CommandsFile(
+                *(part.path, part.rows, part.sink.size, part.sink.sha256),
+                *(part.first.command_id, part.last.command_id),
+            )
+            for part in self._table.close()
+        ]
+
+    def show(self) -> None:
+        """Give the parts their names."""
+        self._table.show()
+
+
+def number_of(path: str) -> int:
+    """Read a part's number off its path."""
+    return int(path.rsplit("part-", 1)[1].split(".", maxsplit=1)[0])
+
+
+def _place(row: EventRow) -> Place:
+    return Place(row.slice, row.position, row.hash)

@@ -1,0 +1,96 @@
+"""What a line of each table holds. Both formats have the same columns with the same values."""
+
+from datetime import datetime
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.chain import Record
+from domain.errors import BadExport
+from domain.ids import CommandId, Position, Tenant, ThreadId, Version, slice_of
+from domain.ports import CommandRecord, StoredCommand
+
+
+class EventRow(Struct, frozen=True):
+    """An event. `payload` and `metadata` are the stored texts, `hash` is hexadecimal."""
+
+    slice: int
+    position: int
+    tenant: str
+    thread_id: str
+    version: int
+    type: str
+    schema: int
+    recorded_at: datetime
+    payload: str
+    metadata: str
+    hash: str
+
+
+class CommandRow(Struct, frozen=True):
+    """A command that came with an idempotency key. `result` is the stored text, `request_hash` is hexadecimal."""
+
+    tenant: str
+    thread_id: str
+    command_id: str
+    request_hash: str
+    result: str
+    at: datetime
+
+
+Row = EventRow | CommandRow
+
+
+def event_row(slice_: int, record: Record) -> EventRow:
+    """Write an event as a row."""
+    return EventRow(
+        slice_,
+        record.position,
+        record.tenant,
+        str(record.thread_id),
+        record.version,
+        record.type,
+        record.schema,
+        record.recorded_at,
+        record.payload,
+        record.metadata,
+        record.hash.hex(),
+    )
+
+
+def record_of(row: EventRow) -> Record:
+    """Read an event back. Raises `BadExport` where its thread is not of its slice."""
+    thread_id = ThreadId(UUID(row.thread_id))
+    if slice_of(thread_id) != row.slice:
+        raise BadExport(f"The thread {thread_id} is said to be of slice {row.slice}; it is of {slice_of(thread_id)}.")
+    return Record(
+        Tenant(row.tenant),
+        thread_id,
+        Version(row.version),
+        row.type,
+        row.schema,
+        row.payload,
+        row.metadata,
+        row.recorded_at,
+        bytes.fromhex(row.hash),
+        Position(row.position),
+    )
+
+
+def command_row(stored: StoredCommand) -> CommandRow:
+    """Write a command as a row."""
+    command = stored.command
+    return CommandRow(
+        stored.tenant,
+        str(stored.thread_id),
+        str(command.id),
+        command.request_hash.hex(),
+        command.result,
+        stored.at,
+    )
+
+
+def command_of(row: CommandRow) -> StoredCommand:
+    """Read a command back."""
+    command = CommandRecord(CommandId(UUID(row.command_id)), bytes.fromhex(row.request_hash), row.result)
+    return StoredCommand(Tenant(row.tenant), ThreadId(UUID(row.thread_id)), command, row.at)

@@ -1,0 +1,96 @@
+"""Taking a whole log out of memory, and putting one in."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from domain.chain import Head, Record
+from domain.errors import CorruptLog, LogNotEmpty
+from domain.ids import CommandId, Position, Slice, ThreadId, Version, slice_of
+from domain.ports import LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from infrastructure.memory.event_store import MemoryEventStore
+
+
+class MemoryArchive:
+    """A `LogExport` and a `LogImport` of a store in memory."""
+
+    def __init__(self, store: MemoryEventStore) -> None:
+        """Look into a store."""
+        self._store = store
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[LogView]:
+        """Copy what there is now."""
+        yield _View(await self._store.slice_heads(), self._store.commands())
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[LogWriting]:
+        """Fill another store, and take its place at the end."""
+        if not self._store.empty():
+            raise LogNotEmpty
+        writing = _Writing()
+        yield writing
+        if not self._store.empty():
+            raise LogNotEmpty
+        self._store.become(writing.written)
+
+
+class _View:
+    def __init__(self, heads: Sequence[Position], commands: Sequence[StoredCommand]) -> None:
+        self.heads = heads
+        self._commands = sorted(commands, key=_place)
+
+    async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
+        """Take a page of the commands."""
+        following = [stored for stored in self._commands if after is None or _place(stored) > _place(after)]
+        return following[:limit]
+
+
+class _Writing:
+    def __init__(self) -> None:
+        self.written = MemoryEventStore()
+        self._records: defaultdict[ThreadId, dict[Version, Record]] = defaultdict(dict)
+        self._places: set[tuple[Slice, Position]] = set()
+
+    async def add_events(self, records: Sequence[Record]) -> None:
+        """Keep records in the order of their positions and versions."""
+        for record in records:
+            place = slice_of(record.thread_id), record.position
+            if record.version in self._records[record.thread_id] or place in self._places:
+                raise CorruptLog(f"{record.thread_id}: version {record.version}, or its position, comes twice")
+            self._places.add(place)
+            self._records[record.thread_id][record.version] = record
+        self.written.put(records)
+
+    async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
+        """Keep commands."""
+        for stored in commands:
+            if await self.written.command(stored.thread_id, stored.command.id):
+                raise CorruptLog(f"The command {stored.command.id} comes twice")
+            self.written.remember(stored)
+
+    async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
+        """Look at the first and the last records of a slice's threads."""
+        threads = sorted(id_ for id_ in self._records if slice_of(id_) == slice_ and (after is None or id_ > after))
+        return [_ends(self._records[thread_id]) for thread_id in threads[:limit]]
+
+    async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
+        """Keep threads' heads."""
+        self.written.put_threads(rows)
+
+    async def set_heads(self, heads: Sequence[Position]) -> None:
+        """See that the slices end there: a store in memory counts its records."""
+        if list(heads) != list(await self.written.slice_heads()):
+            raise CorruptLog("The slices do not end where their records do")
+
+
+def _ends(records: dict[Version, Record]) -> ThreadEnds:
+    first, last = records[min(records)], records[max(records)]
+    head = Head(last.version, last.hash, last.recorded_at)
+    base = Version(first.version - 1)
+    row = ThreadRow(first.tenant, first.thread_id, head, first.recorded_at, in_turn=False, base=base)
+    return ThreadEnds(row, last.type)
+
+
+def _place(stored: StoredCommand) -> tuple[Slice, CommandId]:
+    return slice_of(stored.thread_id), stored.command.id

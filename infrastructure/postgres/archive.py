@@ -1,0 +1,182 @@
+"""Taking a whole log out of PostgreSQL, and putting one in."""
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import asyncpg
+
+from domain.chain import Record
+from domain.errors import CorruptLog, LogNotEmpty, StoreUnavailable
+from domain.ids import Position, Slice, ThreadId, slice_of
+from domain.ports import CommandRecord, LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.retry import DISCONNECTED
+from infrastructure.postgres.rows import thread_of
+from infrastructure.postgres.statements import (
+    COMMANDS,
+    EMPTY_SLICES,
+    SET_HEADS,
+    SLICE_HEADS,
+    THREAD_ENDS,
+    WRITTEN_BEFORE,
+)
+
+T = TypeVar("T")
+
+EVENT_COLUMNS = (
+    *("slice", "position", "tenant", "thread_id", "version", "type", "schema"),
+    *("payload", "metadata", "recorded_at", "hash"),
+)
+COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash", "result", "at")
+THREAD_COLUMNS = (
+    *("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting"),
+)
+
+
+class PostgresArchive:
+    """A `LogExport` and a `LogImport` on a migrated database."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. Whoever opened it closes it."""
+        self._pool = pool
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[LogView]:
+        """Look at one snapshot of the database: a command and its events are both in it, or neither."""
+        async with _transaction(self._pool, isolation="repeatable_read", readonly=True) as connection:
+            rows = await _reached(connection.fetch(SLICE_HEADS))
+            yield _View(connection, [row["head"] for row in rows])
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[LogWriting]:
+        """Write in one transaction, which holds every slice: who appends meanwhile waits for the end."""
+        async with _transaction(self._pool) as connection:
+            await _reached(_refuse_unless_empty(connection))
+            yield _Writing(connection)
+
+
+class _View:
+    """The log as a transaction's snapshot shows it."""
+
+    def __init__(self, connection: asyncpg.Connection, heads: Sequence[Position]) -> None:
+        self._connection = connection
+        self.heads = heads
+
+    async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
+        """Read a page of commands."""
+        last = (slice_of(after.thread_id), after.command.id) if after else (-1, "0" * 32)
+        rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
+        return [
+            StoredCommand(
+                row["tenant"],
+                row["thread_id"],
+                CommandRecord(row["command_id"], row["request_hash"], row["result"]),
+                row["at"],
+            )
+            for row in rows
+        ]
+
+
+class _Writing:
+    """A log under way into its database."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self.written = PostgresEventStore(_Transaction(connection))
+
+    async def add_events(self, records: Sequence[Record]) -> None:
+        """Copy records."""
+        rows = [
+            (
+                *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
+                *(r.payload, r.metadata, r.recorded_at, r.hash),
+            )
+            for r in records
+        ]
+        await self._copy("events", EVENT_COLUMNS, rows)
+
+    async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
+        """Copy commands."""
+        rows = [
+            (
+                *(slice_of(c.thread_id), c.tenant, c.thread_id),
+                *(c.command.id, c.command.request_hash, c.command.result, c.at),
+            )
+            for c in commands
+        ]
+        await self._copy("commands", COMMAND_COLUMNS, rows)
+
+    async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
+        """Look at the first and the last events of a slice's threads."""
+        rows = await _reached(self._connection.fetch(THREAD_ENDS, slice_, after or "0" * 32, limit))
+        return [ThreadEnds(thread_of(row), row["last_type"]) for row in rows]
+
+    async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
+        """Copy threads' heads."""
+        copied = [
+            (
+                *(slice_of(row.thread_id), row.thread_id, row.tenant, row.head.version, row.base, row.head.hash),
+                *(row.opened_at, row.head.at, row.in_turn, row.waiting),
+            )
+            for row in rows
+        ]
+        await self._copy("threads", THREAD_COLUMNS, copied)
+
+    async def set_heads(self, heads: Sequence[Position]) -> None:
+        """Move every slice's head."""
+        await _reached(self._connection.execute(SET_HEADS, list(range(len(heads))), list(heads)))
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            await _reached(self._connection.copy_records_to_table(table, records=rows, columns=columns))
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise CorruptLog(f"Not every row can be written to {table}: {error}. {error.detail or ''}") from error
+
+
+class _Transaction:
+    """An open transaction in the place of a pool. Nothing is tried again: another connection is not in it."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(statement, *arguments)
+        return rows
+
+    def is_closing(self) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.Connection]:
+    """Open a transaction, and end it as the block ends."""
+    connection = await _reached(pool.acquire())
+    try:
+        transaction = connection.transaction(**how)
+        await _reached(transaction.start())
+        try:
+            yield connection
+        except BaseException:
+            with suppress(*DISCONNECTED):  # then the server has undone it
+                await transaction.rollback()
+            raise
+        await _reached(transaction.commit())
+    finally:
+        await pool.release(connection)
+
+
+async def _refuse_unless_empty(connection: asyncpg.Connection) -> None:
+    """Lock every slice, so that nobody appends, and see that nobody has."""
+    heads = await connection.fetch(EMPTY_SLICES)
+    if any(row["head"] for row in heads) or await connection.fetchval(WRITTEN_BEFORE):
+        raise LogNotEmpty
+
+
+async def _reached(asking: Awaitable[T]) -> T:
+    try:
+        return await asking
+    except DISCONNECTED as error:
+        if isinstance(error, ValueError):  # a value that does not fit: asyncpg's InterfaceError too
+            raise
+        raise StoreUnavailable from error

@@ -1,0 +1,226 @@
+"""Writers that commit late and roll back, and runners of projections that are killed all the time.
+
+32 writers append turns in transactions of their own, which wait up to two seconds before they commit, and of which a
+fifth is rolled back. Two processes run the projections; every second one of them gets SIGKILL and another one begins.
+In the end each read model is held against a plain fold of the log. `--idle` leaves a transaction open the whole time,
+in another database of the server or in this one.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from api.runtime import EVERYTHING, SystemClock
+from domain.application.journal import Journal, Loaded
+from domain.chain import seal
+from domain.codec import Metadata, encode
+from domain.events import (
+    Event,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    ThreadOpened,
+    ToolRequested,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnStarted,
+)
+from domain.evolve import fold
+from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
+from domain.ports import Append
+from domain.prices import Prices
+from infrastructure.postgres.append import append_on
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.pool import connect, open_pool
+from infrastructure.postgres.read_models.store import PostgresReadModels
+from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from projections.registry import PROJECTIONS
+from projections.runner import Runner
+from tests.support.plain import Plain, whole_log
+from tests.support.projected import differences
+
+BEHIND = """
+SELECT slices.slice, slices.head, positions.position
+  FROM read_models.positions
+  JOIN slices USING (slice)
+"""
+
+WRITERS = 32
+THREADS = 200
+
+
+def turn(chance: random.Random, version: int) -> Sequence[Event]:
+    """Make a turn's events, with a tool in some of them."""
+    turn_id, first = uuid7(), ([] if version else [ThreadOpened("assistant")])
+    begun: list[Event] = [
+        *first,
+        TurnStarted(turn_id, "route_intent", "f00"),
+        MessageAppended("user", f"What about {chance.randint(1, 1000)}?", 7),
+        NodeCompleted("route_intent", "generate_response", 1, 1),
+    ]
+    if chance.random() < 0.5:
+        begun.append(MessageAppended("assistant", None, 9))
+        call = version + len(begun) + 1
+        begun += [
+            ToolRequested("call_1", "calculate", {"n": 1}),
+            ToolStarted(call),
+            ToolSucceeded(call, "42", 1, chance.randint(1, 90)),
+        ]
+    used = ModelCalled("gpt-4o-mini", chance.randint(50, 900), 20, chance.randint(5, 800), "stop")
+    said = MessageAppended("assistant", "So it is.", 4)
+    done = NodeCompleted("generate_response", "finalize_turn", 1, 12)
+    return [*begun, used, said, done, TurnCompleted(turn_id)]
+
+
+@dataclass
+class Writing:
+    """Threads, of which each is one writer's at a time."""
+
+    url: str
+    chance: random.Random
+    clock: SystemClock = field(default_factory=SystemClock)
+    threads: list[Loaded] = field(default_factory=lambda: [Loaded(ThreadId(uuid7())) for _ in range(THREADS)])
+    committed: int = 0
+    undone: int = 0
+
+    async def write(self, until: float) -> None:
+        """Append turns, late, and not all of them."""
+        connection = await connect(self.url)
+        while time.monotonic() < until:
+            if not self.threads:
+                await asyncio.sleep(0.05)
+                continue
+            loaded = self.threads.pop(self.chance.randrange(len(self.threads)))
+            self.threads.append(await self._append(connection, loaded))
+        await connection.close()
+
+    async def _append(self, connection: asyncpg.Connection, loaded: Loaded) -> Loaded:
+        events = turn(self.chance, loaded.head.version)
+        drafts = [encode(event, Metadata(command=CommandId(uuid7()), actor="ada")) for event in events]
+        records, head = seal(DEFAULT_TENANT, loaded.thread_id, loaded.head, drafts, self.clock.now())
+        append = Append(DEFAULT_TENANT, loaded.thread_id, loaded.head, head, records, in_turn=False)
+        transaction = connection.transaction()
+        await transaction.start()
+        (position,) = await append_on(connection, [append])
+        assert position is not None, "a thread has one writer at a time"
+        await asyncio.sleep(self.chance.choice([0, 0, 0, 0.05, 0.3, self.chance.uniform(0, 2)]))
+        if self.chance.random() < 0.2:
+            await transaction.rollback()
+            self.undone += len(events)
+            return loaded
+        await transaction.commit()
+        self.committed += len(events)
+        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events))
+
+
+async def project(url: str) -> None:
+    """Run projections over all slices, for ever: what the killed processes do."""
+    async with runner_of(url) as runner:
+        await runner.run()
+
+
+@contextlib.asynccontextmanager
+async def runner_of(url: str) -> AsyncIterator[Runner]:
+    """Make a runner that holds every slice."""
+    pool, clock = await open_pool(url, max_size=4), SystemClock()
+    journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint="chaos")
+    models = PostgresReadModels(pool)
+    await models.register([projection.shape for projection in PROJECTIONS])
+    prices = Prices(date=clock.now().date())
+    yield Runner(journal, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
+    await pool.close()
+
+
+@dataclass
+class Report:
+    """What happened. Lags are in seconds."""
+
+    events: int
+    undone: int
+    kills: int
+    lags: list[float]
+    faults: list[str]
+
+
+async def run(url: str, seconds: float, seed: int, idle: str | None) -> Report:
+    """Run it all on a migrated database."""
+    writing, until, lags = Writing(url, random.Random(seed)), time.monotonic() + seconds, list[float]()
+    async with _idle_transaction(url, idle):
+        watching = asyncio.create_task(_watch(url, lags))
+        killing = asyncio.create_task(_kill(url, until))
+        await asyncio.gather(*[writing.write(until) for _ in range(WRITERS)])
+        kills = await killing
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        async with runner_of(url) as runner:
+            for line in await runner.models.lines():
+                while await runner.advance(line.id, EVERYTHING):
+                    pass
+            log = await whole_log(runner.journal.store)
+            faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)
+    if writing.committed != len(log):
+        faults.append(f"{len(log)} events are stored, {writing.committed} were committed")
+    return Report(len(log), writing.undone, kills, sorted(lags), faults)
+
+
+async def _watch(url: str, lags: list[float]) -> None:
+    """Measure how long after its commit each slice's head is in the read models, to the tenth of a second.
+
+    An event's own time is that of its writing: a late commit is not a late projection.
+    """
+    connection = await connect(url)
+    since: dict[tuple[int, int], float] = {}
+    while True:
+        now = time.monotonic()
+        for slice_, head, position in await connection.fetch(BEHIND):
+            since.setdefault((slice_, head), now)
+            seen = [key for key in since if key[0] == slice_ and key[1] <= position]
+            lags += [now - since.pop(key) for key in seen]
+        await asyncio.sleep(0.05)
+
+
+async def _kill(url: str, until: float) -> int:
+    """Keep two runners going, and kill one of them each second."""
+    processes, killed = [await _spawn(url), await _spawn(url)], 0
+    while time.monotonic() < until:
+        await asyncio.sleep(1)
+        victim = processes.pop(0)
+        victim.send_signal(signal.SIGKILL)
+        await victim.wait()
+        killed += 1
+        processes.append(await _spawn(url))
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    return killed
+
+
+async def _spawn(url: str) -> asyncio.subprocess.Process:
+    script = f"import asyncio; from tests.chaos.projections import project; asyncio.run(project({url!r}))"
+    environment = {**os.environ, "PYTHONPATH": "."}
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
+
+
+@contextlib.asynccontextmanager
+async def _idle_transaction(url: str, where: str | None) -> AsyncIterator[None]:
+    """Leave a transaction with a snapshot and an id of its own open meanwhile."""
+    if where is None:
+        yield
+        return
+    connection = await asyncpg.connect(url if where == "same" else urlsplit(url)._replace(path="/postgres").geturl())
+    async with connection.transaction(isolation="repeatable_read"):
+        await connection.fetchval("SELECT pg_current_xact_id()::text")
+        await connection.fetchval("SELECT count(*) FROM pg_class")
+        yield
+    await connection.close()

@@ -1,0 +1,265 @@
+"""The log as files: what is in them, run after run, whenever a run is killed."""
+
+import asyncio
+import hashlib
+import json
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pyarrow.parquet as pq
+import pytest
+
+from api.runtime import LogArchive
+from domain.chain import Record
+from domain.errors import BadExport
+from domain.ids import SLICES, Position, Slice, slice_of
+from domain.ports import EventStore
+from infrastructure.archive import parts
+from infrastructure.archive.manifest import Format
+from infrastructure.memory.archive import MemoryArchive
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.postgres.archive import PostgresArchive
+from infrastructure.postgres.event_store import PostgresEventStore
+from tests.support.files import content, export, run
+from tests.support.log import Log
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path).to_pylist())
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    for line in lines:
+        for name in line.keys() & {"recorded_at", "at"}:
+            line[name] = datetime.fromisoformat(line[name])
+    return lines
+
+
+def as_row(record: Record) -> dict[str, Any]:
+    return {
+        "slice": slice_of(record.thread_id),
+        "position": record.position,
+        "tenant": record.tenant,
+        "thread_id": str(record.thread_id),
+        "version": record.version,
+        "type": record.type,
+        "schema": record.schema,
+        "recorded_at": record.recorded_at,
+        "payload": record.payload,
+        "metadata": record.metadata,
+        "hash": record.hash.hex(),
+    }
+
+
+async def everything(store: EventStore) -> list[Record]:
+    return [r for number in range(SLICES) for r in await store.read_slice(Slice(number), Position(0), 10_000)]
+
+
+async def test_every_event_is_in_the_file_of_its_day(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    await Log(event_store).write()
+
+    done = await export(event_store, archive, tmp_path, format_)
+
+    stored = await everything(event_store)
+    found: list[dict[str, Any]] = []
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for path in (tmp_path / entry["path"] for entry in manifest["events"]):
+        of_the_day = rows(path)
+        assert {f"day={row['recorded_at'].astimezone(UTC):%Y-%m-%d}" for row in of_the_day} == {path.parent.name}
+        assert of_the_day == sorted(of_the_day, key=lambda row: (row["slice"], row["position"]))
+        (entry,) = (e for e in manifest["events"] if tmp_path / e["path"] == path)
+        raw = path.read_bytes()
+        assert (entry["rows"], entry["bytes"]) == (len(of_the_day), len(raw))
+        assert entry["sha256"] == hashlib.sha256(raw).hexdigest()
+        for end, row in (("first", of_the_day[0]), ("last", of_the_day[-1])):
+            assert entry[end] == {name: row[name] for name in ("slice", "position", "hash")}
+        found += of_the_day
+    assert sorted(found, key=lambda row: (row["slice"], row["position"])) == [as_row(record) for record in stored]
+    assert (done.events, done.all_events, len(manifest["events"])) == (len(stored), len(stored), 4)
+    heads = {str(number): head for number, head in enumerate(await event_store.slice_heads()) if head}
+    assert (manifest["layout"], manifest["format"], manifest["positions"]) == (1, format_, heads)
+    async with archive.view() as view:
+        commands = [
+            (str(c.command.id), c.tenant, str(c.thread_id), c.command.request_hash.hex(), c.command.result, c.at)
+            for c in await view.commands(None, 1_000)
+        ]
+    written = rows(tmp_path / f"commands/part-000001.{format_}")
+    names = ("command_id", "tenant", "thread_id", "request_hash", "result", "at")
+    assert [tuple(row[name] for name in names) for row in written] == commands
+    assert len(commands) > 10
+
+
+async def test_each_run_adds_what_is_new_and_changes_no_file_of_events(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    log = Log(event_store)
+    await log.write()
+    await export(event_store, archive, tmp_path, format_)
+    before = content(tmp_path)
+    again = await export(event_store, archive, tmp_path)
+    assert (again.events, again.files) == (0, 0)
+    assert content(tmp_path) == before
+
+    more = await log.conversation()
+    done = await export(event_store, archive, tmp_path)
+
+    after = content(tmp_path)
+    events = {name: raw for name, raw in before.items() if name.startswith("events/")}
+    assert {name: raw for name, raw in after.items() if name in events} == events
+    assert after.keys() - before.keys() == {
+        f"events/day=2026-11-26/part-000002.{format_}",
+        f"commands/part-000002.{format_}",
+    }
+    assert before.keys() - after.keys() == {f"commands/part-000001.{format_}"}
+    new = rows(tmp_path / f"events/day=2026-11-26/part-000002.{format_}")
+    assert {row["thread_id"] for row in new} == {str(more)}
+    assert done.events == len(new)
+
+
+async def test_the_same_log_gives_the_same_bytes_whatever_the_store(
+    pool: asyncpg.Pool, tmp_path: Path, format_: Format
+) -> None:
+    memory, postgres = MemoryEventStore(), PostgresEventStore(pool)
+    await Log(memory).write()
+    async with PostgresArchive(pool).writing() as writing:
+        await writing.add_events(await everything(memory))
+        await writing.add_commands(memory.commands())
+        await writing.set_heads(await memory.slice_heads())
+
+    await export(memory, MemoryArchive(memory), tmp_path / "one", format_)
+    await export(postgres, PostgresArchive(pool), tmp_path / "other", format_)
+
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryEventStore()
+    await Log(store).write(days=2, a_day=20)
+    archive = MemoryArchive(store)
+    await export(store, archive, tmp_path / "whole", "parquet")
+    monkeypatch.setattr(parts, "GROUP", 50)
+    monkeypatch.setattr(parts, "PART", 100)
+    monkeypatch.setattr(parts, "HELD", 70_000)
+
+    await export(store, archive, tmp_path / "pieces", "parquet")
+
+    whole = sorted((tmp_path / "whole").glob("events/*/*"))
+    pieces = sorted((tmp_path / "pieces").glob("events/*/*"))
+    assert [row for path in whole for row in rows(path)] == [row for path in pieces for row in rows(path)]
+    assert (len(whole), len(pieces) > 6) == (3, True)
+    groups = [
+        pq.read_metadata(path).row_group(n) for path in pieces for n in range(pq.read_metadata(path).num_row_groups)
+    ]
+    assert max(group.num_rows for group in groups) == 50
+    assert any(group.num_rows < 50 for group in groups)
+    assert max(group.total_byte_size for group in groups) < 100_000
+
+
+async def test_an_empty_log_is_exported_too(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    done = await export(event_store, archive, tmp_path / "new" / "folder")
+
+    assert (done.events, done.format) == (0, "parquet")
+    assert list(content(tmp_path / "new" / "folder")) == ["manifest.json"]
+
+
+# --- what is refused
+
+
+async def test_another_format_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    await Log(event_store).conversation()
+    await export(event_store, archive, tmp_path, "ndjson")
+    with pytest.raises(BadExport, match="holds ndjson files"):
+        await export(event_store, archive, tmp_path, "parquet")
+
+
+async def test_the_export_of_another_log_is_refused(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    other = MemoryEventStore()
+    await Log(other).conversation()
+    await export(other, MemoryArchive(other), tmp_path)
+    before = content(tmp_path)
+    await Log(event_store).write()
+    with pytest.raises(BadExport, match="the export of another log"):
+        await export(event_store, archive, tmp_path)
+    assert content(tmp_path) == before
+
+
+FILE = {"path": "../x", "rows": 1, "bytes": 1, "sha256": "", "first": "", "last": ""}
+OUTSIDE = json.dumps({"layout": 1, "format": "ndjson", "commands": [FILE]}).encode()
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b'{"layout": 2, "format": "parquet"}',
+        b'{"layout": 1, "format": "csv"}',
+        b'{"layout": 1, "format": "parquet", "positions": {"1024": 1}}',
+        OUTSIDE,
+    ],
+)
+async def test_what_is_no_manifest_is_refused(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, manifest: bytes
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    with pytest.raises(BadExport, match=r"manifest\.json"):
+        await export(event_store, archive, tmp_path)
+
+
+async def test_two_exports_do_not_write_into_the_same_directory(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    store, archive = PostgresEventStore(pool), PostgresArchive(pool)
+    await Log(store).write()
+    both = await asyncio.gather(*(export(store, archive, tmp_path) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in both) == ["BadExport", "Exported"]
+
+
+async def test_files_of_others_are_left_alone(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    for name in ("notes.txt", "events/day=2026-11-23/part-1.parquet", "events/day=2026-11-23/_SUCCESS"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    ours = tmp_path / "events/day=2026-11-23/part-000009.parquet"
+    ours.write_text("left over")
+
+    await export(event_store, archive, tmp_path)
+
+    assert not ours.exists()
+    assert len(content(tmp_path)) == 4
+
+
+# --- killed
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+async def test_a_run_that_is_killed_and_repeated_leaves_the_same_files_as_one_that_was_not(
+    pool: asyncpg.Pool, database_url: str, tmp_path: Path, format_: Format, *, before: bool
+) -> None:
+    store, archive = PostgresEventStore(pool), PostgresArchive(pool)
+    log = Log(store)
+    await log.write(days=2, a_day=3)
+    if before:
+        await export(store, archive, tmp_path / "undisturbed", format_)
+    begun = content(tmp_path / "undisturbed")
+    await log.conversation()
+    log.clock.pass_(100_000)
+    await log.conversation()
+    status, steps = await run("export", database_url, tmp_path / "undisturbed", format_, 0)
+    assert status == 0
+
+    for step in range(1, int(steps) + 1):
+        directory = tmp_path / f"killed-{step}"
+        for name, raw in begun.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(raw)
+        status, _ = await run("export", database_url, directory, format_, step)
+        assert status == -signal.SIGKILL
+        await export(store, archive, directory, format_)
+        assert content(directory) == content(tmp_path / "undisturbed"), f"killed before step {step} of {steps}"
+    assert int(steps) > 15

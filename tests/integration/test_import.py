@@ -1,0 +1,249 @@
+"""An export in an empty store: the same log again, or nothing at all."""
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+
+from api.runtime import LogArchive
+from domain.application.archive import Imported, put_in
+from domain.chain import NOTHING
+from domain.errors import BadExport, CorruptLog, LogNotEmpty
+from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
+from domain.ports import EventStore, ThreadRow
+from infrastructure.archive.manifest import Format
+from infrastructure.archive.reading import ExportedFiles
+from infrastructure.memory.archive import MemoryArchive
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.postgres.archive import PostgresArchive
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.pool import open_pool
+from tests.streams import appending, threads_of
+from tests.support.command import threadfold
+from tests.support.files import content, export, run
+from tests.support.log import Log
+
+
+async def load(archive: LogArchive, directory: Path) -> Imported:
+    files = ExportedFiles(directory)
+    files.check(lambda _: None)
+    return await put_in(archive, files, lambda *_: None)
+
+
+async def a_log(directory: Path, format_: Format = "parquet", days: int = 3) -> MemoryEventStore:
+    """Write a log somewhere, and export it."""
+    store = MemoryEventStore()
+    await Log(store).write(days)
+    await export(store, MemoryArchive(store), directory, format_)
+    return store
+
+
+async def threads(store: EventStore) -> list[ThreadRow]:
+    return list(await store.threads(Tenant("default"), None, 1_000))
+
+
+async def test_an_import_gives_the_same_log_and_the_same_export(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    origin = await a_log(tmp_path / "one", format_)
+
+    imported = await load(archive, tmp_path / "one")
+    await export(event_store, archive, tmp_path / "other", format_)
+
+    assert content(tmp_path / "other") == content(tmp_path / "one")
+    assert await threads(event_store) == await threads(origin)
+    rows = await threads(origin)
+    assert (imported.threads, imported.events) == (len(rows), sum(await origin.slice_heads()))
+    assert imported.running == sum(row.in_turn for row in rows) == 4
+    assert imported.waiting == sum(row.waiting for row in rows) == 3
+    assert len([row for row in rows if row.base]) == 5
+
+
+async def test_what_was_imported_goes_on(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    await load(archive, tmp_path)
+    log = Log(event_store)
+    await log.conversation()
+    for row in await threads(event_store):
+        loaded = await log.journal.load(row.thread_id)
+        assert (loaded.state.in_turn, loaded.state.waiting) == (row.in_turn, row.waiting)
+    await export(event_store, archive, tmp_path)
+
+
+async def test_commands_are_not_forgotten(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    origin = await a_log(tmp_path)
+    await load(archive, tmp_path)
+    assert len(origin.commands()) > 10
+    for stored in origin.commands():
+        assert await event_store.command(stored.thread_id, stored.command.id) == stored.command
+
+
+async def test_a_store_with_events_is_left_as_it_is(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    await a_log(tmp_path)
+    await Log(event_store).conversation()
+    before = await event_store.slice_heads()
+    with pytest.raises(LogNotEmpty, match="empty database"):
+        await load(archive, tmp_path)
+    assert await event_store.slice_heads() == before
+
+
+async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    await a_log(tmp_path)
+    store = PostgresEventStore(pool)
+    slice_, head = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
+    append = appending(next(threads_of(Slice(slice_))), NOTHING, "{}")
+    appended: list[asyncio.Task[Position]] = []
+
+    def meanwhile(what: str, _: int) -> None:
+        if what == "events" and not appended:
+            appended.append(asyncio.create_task(store.append(append)))
+        assert not (appended and appended[0].done())
+
+    files = ExportedFiles(tmp_path)
+    await put_in(PostgresArchive(pool), files, meanwhile)
+
+    assert await appended[0] == head + 1
+
+
+# --- what is refused
+
+
+def change(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (change, "is not as it was exported"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not as it was exported"),
+        (lambda path: path.unlink(), "cannot be read: No such file"),
+    ],
+    ids=["changed", "cut off", "gone"],
+)
+@pytest.mark.parametrize("table", ["events", "commands"])
+async def test_files_that_are_not_as_they_were_are_refused_before_anything_is_written(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, harm: Callable[[Path], object], said: str, table: str
+) -> None:
+    await a_log(tmp_path)
+    harmed = next(file.path for file in ExportedFiles(tmp_path).manifest.files if file.path.startswith(table))
+    harm(tmp_path / harmed)
+    with pytest.raises(BadExport, match=said):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+async def test_a_directory_without_a_manifest_is_refused(archive: LogArchive, tmp_path: Path) -> None:
+    with pytest.raises(BadExport, match=r"There is no manifest\.json"):
+        await load(archive, tmp_path)
+
+
+async def test_events_that_were_changed_together_with_the_manifest_are_found_by_their_hashes(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    origin = MemoryEventStore()
+    thread_id = await Log(origin).conversation()
+    records = origin._events[thread_id]
+    changed = records[1].payload.replace("route_intent", "another_node")
+    assert changed != records[1].payload
+    origin._slices[slice_of(thread_id)][1] = replace(records[1], payload=changed)
+    await export(origin, MemoryArchive(origin), tmp_path)
+    with pytest.raises(CorruptLog, match="version 2 was changed"):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+async def test_a_log_with_a_gap_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["events"].pop()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptLog):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+async def test_a_fork_whose_parent_is_not_there_is_refused(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    origin = MemoryEventStore()
+    log = Log(origin)
+    parent = await log.running()
+    fork = await log.fork(parent, 3, resume=True)
+    alone = MemoryEventStore()
+    alone.put(
+        replace(record, position=Position(n)) for n, record in enumerate(await origin.read(fork, Version(0)), start=1)
+    )
+    await export(alone, MemoryArchive(alone), tmp_path)
+    with pytest.raises(CorruptLog, match="which it does not have"):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+# --- killed
+
+
+async def test_an_import_that_is_killed_leaves_the_database_empty_and_can_be_repeated(
+    pool: asyncpg.Pool, database_url: str, tmp_path: Path, format_: Format
+) -> None:
+    await a_log(tmp_path / "one", format_)
+    archive = PostgresArchive(pool)
+    files = ExportedFiles(tmp_path / "one").manifest.files
+    for part in [1, len(files) + 1, len(files) * 2, len(files) * 2 + 2, len(files) * 2 + 20, 800]:
+        status, _ = await run("import", database_url, tmp_path / "one", format_, part)
+        assert status == -signal.SIGKILL
+        for table in ("events", "threads", "commands"):
+            assert await pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+        assert await pool.fetchval("SELECT sum(head) FROM slices") == 0
+
+    status, parts = await run("import", database_url, tmp_path / "one", format_, 0)
+
+    assert status == 0
+    assert int(parts) > 1_024
+    await export(PostgresEventStore(pool), archive, tmp_path / "other", format_)
+    assert content(tmp_path / "other") == content(tmp_path / "one")
+
+
+# --- the command line
+
+
+async def test_export_and_import_from_the_command_line(
+    database_url: str, empty_database_url: str, tmp_path: Path
+) -> None:
+    async with await open_pool(database_url, max_size=2) as pool:
+        await Log(PostgresEventStore(pool)).write()
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+
+    exported = await threadfold("export", one, "--format", "ndjson", database_url=database_url)
+    imported = await threadfold("import", one, database_url=empty_database_url)
+    verified = await threadfold("verify", "--json", database_url=empty_database_url)
+    again = await threadfold("export", other, "--format", "ndjson", "--json", database_url=empty_database_url)
+    refused = await threadfold("import", one, database_url=empty_database_url)
+    wrong = await threadfold("export", one, "--format", "parquet", database_url=database_url)
+
+    assert (exported.status, imported.status, exported.err, imported.err) == (0, 0, "", "")
+    said = r"Exported ([\d,]+) new events and (\d+) commands in \d+\.\d s: .* holds \1 events in 5 files \(ndjson\)\.\n"
+    assert (counted := re.fullmatch(said, exported.out))
+    assert re.fullmatch(
+        rf"Imported {counted[1]} events, \d+ threads, {counted[2]} commands in \d+\.\d s\. "
+        r"Every hash, version and position was verified\. 4 threads will be gone on with\.\n",
+        imported.out,
+    )
+    assert (verified.status, verified.json["problems"]) == (0, [])
+    assert again.json["exported"]["events"] == verified.json["events"]
+    assert content(tmp_path / "other") == content(tmp_path / "one")
+    assert (refused.status, wrong.status) == (1, 1)
+    assert refused.err.startswith("Error: There is a log already, or the beginning of one.")
+    assert "holds ndjson files" in wrong.err
