@@ -181,13 +181,16 @@ async def _watch(url: str, lags: list[float]) -> None:
     """
     connection = await connect(url)
     since: dict[tuple[int, int], float] = {}
-    while True:
-        now = time.monotonic()
-        for slice_, head, position in await connection.fetch(BEHIND):
-            since.setdefault((slice_, head), now)
-            seen = [key for key in since if key[0] == slice_ and key[1] <= position]
-            lags += [now - since.pop(key) for key in seen]
-        await asyncio.sleep(0.05)
+    try:
+        while True:
+            now = time.monotonic()
+            for slice_, head, position in await connection.fetch(BEHIND):
+                since.setdefault((slice_, head), now)
+                seen = [key for key in since if key[0] == slice_ and key[1] <= position]
+                lags += [now - since.pop(key) for key in seen]
+            await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
 
 
 async def _kill(url: str, until: float) -> int:
