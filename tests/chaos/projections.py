@@ -185,7 +185,8 @@ async def _watch(url: str, lags: list[float]) -> None:
         while True:
             now = time.monotonic()
             for slice_, head, position in await connection.fetch(BEHIND):
-                since.setdefault((slice_, head), now)
+                if head > position:
+                    since.setdefault((slice_, head), now)
                 seen = [key for key in since if key[0] == slice_ and key[1] <= position]
                 lags += [now - since.pop(key) for key in seen]
             await asyncio.sleep(0.05)
