@@ -210,6 +210,14 @@ async def _kill(url: str, until: float) -> int:
     return killed
 
 
+async def briefly(url: str, seconds: float) -> None:
+    """Let a process run projections, and kill it so long after it was started."""
+    process = await _spawn(url)
+    await asyncio.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
 async def _spawn(url: str) -> asyncio.subprocess.Process:
     script = f"import asyncio; from tests.chaos.projections import project; asyncio.run(project({url!r}))"
     environment = {**os.environ, "PYTHONPATH": "."}

@@ -132,8 +132,11 @@ async def test_a_proof_with_any_field_changed_proves_nothing(api: Api) -> None:
 
 async def test_an_event_that_is_not_sealed_yet_gets_404_that_says_when_it_will_be(log_url: str) -> None:
     async with running_api(database_url=log_url, signing_key=KEY) as api:
-        thread_id = await api.opened()
-        response = await api.get(f"/v1/threads/{thread_id}/events/1/proof")
+        for _ in range(2):  # the one seal of this hour is made at the start, and may cover the first thread
+            thread_id = await api.opened()
+            response = await api.get(f"/v1/threads/{thread_id}/events/1/proof")
+            if response.status_code == 404:
+                break
         assert response.status_code == 404
         assert response.json()["type"] == "urn:threadfold:not-sealed-yet"
         assert "The next one is due at 20" in response.json()["detail"]
