@@ -136,8 +136,9 @@ async def test_the_same_log_gives_the_same_bytes_whatever_the_store(
     assert content(tmp_path / "one") == content(tmp_path / "other")
 
 
+@pytest.mark.parametrize("held", [parts.HELD, 70_000])
 async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = MemoryEventStore()
     await Log(store).write(days=2, a_day=20)
@@ -145,7 +146,7 @@ async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
     await export(store, archive, tmp_path / "whole", "parquet")
     monkeypatch.setattr(parts, "GROUP", 50)
     monkeypatch.setattr(parts, "PART", 100)
-    monkeypatch.setattr(parts, "HELD", 70_000)
+    monkeypatch.setattr(parts, "HELD", held)
 
     await export(store, archive, tmp_path / "pieces", "parquet")
 
@@ -153,12 +154,14 @@ async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
     pieces = sorted((tmp_path / "pieces").glob("events/*/*"))
     assert [row for path in whole for row in rows(path)] == [row for path in pieces for row in rows(path)]
     assert (len(whole), len(pieces) > 6) == (3, True)
-    groups = [
-        pq.read_metadata(path).row_group(n) for path in pieces for n in range(pq.read_metadata(path).num_row_groups)
-    ]
-    assert max(group.num_rows for group in groups) == 50
-    assert any(group.num_rows < 50 for group in groups)
-    assert max(group.total_byte_size for group in groups) < 100_000
+    files = [pq.read_metadata(path) for path in pieces]
+    sizes = [file.row_group(n).num_rows for file in files for n in range(file.num_row_groups)]
+    assert max(sizes) <= 50
+    assert max(file.num_rows for file in files) < 100 + 50
+    assert max(file.row_group(n).total_byte_size for file in files for n in range(file.num_row_groups)) < 100_000
+    days = len({path.parent for path in pieces})
+    early = sum(size < 50 for size in sizes) > days  # otherwise only the last group of each day is not full
+    assert early == (held == 70_000)
 
 
 async def test_an_empty_log_is_exported_too(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
