@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from api.preconditions import decode_cursor, encode_cursor
 from api.runtime import Runtime
 from api.seal_views import Report, SealView, WholeSeal, seal_view, whole_seal
-from api.views import Page
+from api.views.page import Page
 from domain.application.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.proofs import Proof, prove
 from domain.application.verify import Verified, verify_heads, verify_slices, verify_thread

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from domain.chain import Record
 from domain.ids import Position, Slice
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 
 DATABASE_LIMIT = 2.0
 """Seconds that the database may take to answer before the process counts as unready."""

@@ -8,12 +8,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.preconditions import encode_cursor
-from api.views import DiffView, EventView, Page, event_view, point_view
+from api.views.events import EventView, event_view
+from api.views.page import Page
+from api.views.past import DiffView, point_view
 from domain.application.journal import Journal, Loaded
 from domain.diff import compare
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, Tenant, ThreadId, Version
-from domain.ports import ThreadRow
+from domain.ports.log import ThreadRow
 from projections import transcript
 from projections.diff import Between, Happened
 from projections.transcript import TranscriptMessage

@@ -20,7 +20,7 @@ from api.reading_views import (
     instance_view,
 )
 from api.runtime import Runtime
-from api.views import Page
+from api.views.page import Page
 from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Select, Where

@@ -26,18 +26,14 @@ from domain.application.worker import Worker
 from domain.chat import ChatModel
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice, WorkerId
-from domain.ports import (
-    EventStore,
-    HotStore,
-    LeaseStore,
-    LogExport,
-    LogImport,
-    SealStore,
-    Signer,
-    SnapshotStore,
-    TokenCounter,
-    Wakeups,
-)
+from domain.ports.archive import LogExport, LogImport
+from domain.ports.hot import HotStore
+from domain.ports.leases import LeaseStore
+from domain.ports.log import EventStore
+from domain.ports.seals import SealStore, Signer
+from domain.ports.snapshots import SnapshotStore
+from domain.ports.tokens import TokenCounter
+from domain.ports.wakeups import Wakeups
 from domain.prices import Prices
 from domain.read_models import LineId, ReadModels
 from infrastructure.agents import load_agents

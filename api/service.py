@@ -14,14 +14,9 @@ from api.audit import Audit
 from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.runtime import Runtime
-from api.views import (
-    ApprovalView,
-    TurnView,
-    WorkerView,
-    turn_view,
-    waiting_approvals,
-    worker_view,
-)
+from api.views.about import WorkerView, worker_view
+from api.views.approvals import ApprovalView, waiting_approvals
+from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
 from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
 from domain.application.fork import Fork, fork

@@ -42,7 +42,7 @@ from domain.events import (
     TurnStarted,
 )
 from domain.ids import ThreadId
-from domain.ports import SnapshotStore
+from domain.ports.snapshots import SnapshotStore
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.snapshots import MemorySnapshotStore

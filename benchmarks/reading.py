@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from domain.chain import NOTHING, Head, Record, seal
 from domain.codec import Metadata, encode
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, Position, Slice, ThreadId, slice_of
-from domain.ports import Append, ThreadRow
+from domain.ports.log import Append, ThreadRow
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore

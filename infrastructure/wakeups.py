@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.ports import Retracted, Spoken, Wakeup
+from domain.ports.wakeups import Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from domain.chain import Record
 from domain.errors import CorruptLog, InvalidInput, Unwritable
 from domain.ids import ThreadId, Version
-from domain.ports import Clock
+from domain.ports.clock import Clock
 from domain.prices import Prices
 from domain.read_models import Batch, Instance, InstanceId, LineId, Parked
 from domain.tables import Change, Rows

@@ -17,7 +17,7 @@ from domain.application.journal import Journal
 from domain.chain import Record
 from domain.errors import StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
-from domain.ports import Clock
+from domain.ports.clock import Clock
 from domain.prices import Prices
 from domain.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
 from projections.digest import ATTEMPTS, Digest, Writing

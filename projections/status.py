@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from domain.ports import ThreadRow
+from domain.ports.log import ThreadRow
 from domain.state import State
 
 Status: TypeAlias = Literal["idle", "running", "waiting"]

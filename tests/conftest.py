@@ -19,7 +19,11 @@ import pytest
 from redis.asyncio import Redis
 
 from api.runtime import LogArchive, SystemClock
-from domain.ports import EventStore, LeaseStore, SealStore, SnapshotStore, Wakeups
+from domain.ports.leases import LeaseStore
+from domain.ports.log import EventStore
+from domain.ports.seals import SealStore
+from domain.ports.snapshots import SnapshotStore
+from domain.ports.wakeups import Wakeups
 from domain.read_models import ReadModels
 from infrastructure.archive.manifest import Format
 from infrastructure.embedded import EmbeddedPostgres

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from domain.chain import NOTHING, Draft, Head, seal
 from domain.ids import CommandId, Slice, Tenant, ThreadId, slice_of
-from domain.ports import Append, CommandRecord
+from domain.ports.log import Append, CommandRecord
 
 ACME = Tenant("acme")
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)

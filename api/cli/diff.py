@@ -12,7 +12,7 @@ from api.cli.output import as_json, moment, show_fields, show_json, show_table
 from api.cli.running import ask
 from api.past import Point
 from api.service import Caller
-from api.views import DiffView, PointView
+from api.views.past import DiffView, PointView
 from domain.codec import to_json
 from domain.diff import Changes, Counts, ValueChange
 from domain.ids import ThreadId

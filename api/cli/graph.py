@@ -10,7 +10,7 @@ from api.cli.output import as_json, counted, show_fields, show_json, show_table
 from api.cli.running import explained, log_to_stderr
 from api.runtime import MEMORY, open_runtime
 from api.service import Service
-from api.views import GraphView, NodeView, graph_view
+from api.views.graphs import GraphView, NodeView, graph_view
 from infrastructure.settings import Settings, load_settings
 
 

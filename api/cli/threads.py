@@ -14,7 +14,9 @@ from api.cli.screen import Screen
 from api.past import Asked, Place
 from api.reading import Filters
 from api.service import Caller, Service
-from api.views import EventView, Page, StateView, WindowMessage, event_view, state_view
+from api.views.events import EventView, event_view
+from api.views.page import Page
+from api.views.state import StateView, WindowMessage, state_view
 from domain.application.watching import happenings
 from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput

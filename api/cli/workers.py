@@ -5,7 +5,7 @@ import click
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table
 from api.cli.running import ask
-from api.views import WorkerView
+from api.views.about import WorkerView
 
 
 @click.command()

@@ -11,7 +11,8 @@ from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERV
 from api.callers import FromReadiness, FromService
 from api.metrics import exposition
 from api.problems import problems
-from api.views import GraphView, Health, WorkerView, graph_view
+from api.views.about import Health, WorkerView
+from api.views.graphs import GraphView, graph_view
 from domain.errors import UnknownGraph
 
 EXPOSITION = "text/plain; version=0.0.4"

@@ -15,7 +15,7 @@ from api.callers import Cursor, FromReader, FromService, FromThread, Limit
 from api.preconditions import number_of
 from api.problems import problems
 from api.seal_views import ProofView, Report, SealView, WholeSeal, proof_view
-from api.views import Page
+from api.views.page import Page
 from domain.ids import ThreadId
 
 VersionPath = Annotated[str, PathParameter(description="The event's version in its thread.")]

@@ -10,7 +10,7 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from api.callers import FromReader, FromService, Limit
 from api.feed_cursor import decode_place, encode_place
 from api.problems import problems
-from api.views import FeedPage, feed_item
+from api.views.events import FeedPage, feed_item
 from domain.application.feed import BEGINNING, Place, Wanted
 from domain.codec import decode
 from domain.errors import InvalidInput

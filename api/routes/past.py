@@ -11,7 +11,10 @@ from api.callers import Cursor, FromReader, FromService, FromThread, Limit, etag
 from api.past import Asked, Order, Place, Point
 from api.preconditions import decode_cursor
 from api.problems import problems
-from api.views import DiffView, EventView, Page, StateView, state_view
+from api.views.events import EventView
+from api.views.page import Page
+from api.views.past import DiffView
+from api.views.state import StateView, state_view
 from domain.ids import ThreadId
 from projections.transcript import TranscriptMessage
 

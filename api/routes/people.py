@@ -20,7 +20,9 @@ from api.bodies import Decide, ForkThread
 from api.callers import FromCaller, FromReader, FromService, FromThread, etag
 from api.problems import problems
 from api.service import Decision, Forking
-from api.views import ApprovalView, Decided, Forked, Page
+from api.views.approvals import ApprovalView, Decided
+from api.views.page import Page
+from api.views.state import Forked
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId

@@ -23,7 +23,7 @@ from api.problems import problems
 from api.reading import Consistency, Span
 from api.reading_views import AuditEntry, Instant, ParkedView, ProjectionView, Rebuilding, Settled, Spent, Sums
 from api.service import Service
-from api.views import Page
+from api.views.page import Page
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
 from domain.queries import Bucket, Condition, Where

@@ -15,7 +15,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERV
 from api.callers import FromReader, FromService, FromThread
 from api.problems import problems
 from api.service import Service
-from api.views import event_view
+from api.views.events import event_view
 from domain.application.signals import Delta, Withdrawn
 from domain.application.watching import happenings
 from domain.codec import Recorded

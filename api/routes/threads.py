@@ -26,7 +26,8 @@ from api.problems import problems
 from api.reading import Consistency, Filters
 from api.routes.past import AtTime, AtVersion
 from api.routes.read_models import Fresh, MinVersion, ready
-from api.views import Opened, Page, StateView, state_view
+from api.views.page import Page
+from api.views.state import Opened, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import ThreadId

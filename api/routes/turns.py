@@ -21,7 +21,7 @@ from api.bodies import DEFAULT_GRAPH, Invoke, StartTurn
 from api.callers import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
 from api.problems import problems
 from api.service import Said, Service, Started
-from api.views import Accepted, Cancelling, TurnView
+from api.views.turns import Accepted, Cancelling, TurnView
 from domain.application.execute import checkpoint_of
 from domain.ids import ThreadId, TurnId
 from domain.state import Idle, Running

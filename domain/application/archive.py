@@ -12,7 +12,8 @@ from domain.errors import CorruptLog
 from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
 from domain.evolve import fold
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version
-from domain.ports import EventStore, LogImport, LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
+from domain.ports.log import EventStore, ThreadRow
 from domain.state import INITIAL, State
 
 PAGE = 1_000

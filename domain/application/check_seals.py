@@ -8,7 +8,8 @@ from domain.application.forest import grow
 from domain.errors import CorruptLog
 from domain.ids import Slice
 from domain.merkle import EMPTY, Tree, log_root
-from domain.ports import EventStore, SealStore, Verifier
+from domain.ports.log import EventStore
+from domain.ports.seals import SealStore, Verifier
 from domain.seals import Seal, breaks, key_id_of, signed_text
 
 PAGE = 100

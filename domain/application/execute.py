@@ -12,7 +12,7 @@ from domain.commands import Command
 from domain.decide import decide_all
 from domain.errors import CommandReused, StoreUnavailable, VersionConflict
 from domain.ids import DEFAULT_TENANT, CommandId, Tenant, ThreadId, Version
-from domain.ports import CommandRecord, Fence
+from domain.ports.log import CommandRecord, Fence
 from domain.state import State
 
 ATTEMPTS = 10

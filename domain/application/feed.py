@@ -10,7 +10,7 @@ from domain.application.signals import Signals
 from domain.chain import Record
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 
 LOOKED_AT = 10_000
 """Records that one reading looks at, at most, in search of the tenant's records of the wanted types."""

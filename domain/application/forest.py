@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from domain.ids import SLICES, Position, Slice
 from domain.merkle import EMPTY, Tree
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 
 PAGE = 10_000
 """Hashes read at a time."""

@@ -9,7 +9,7 @@ from domain.codec import Recorded, decode
 from domain.errors import CorruptLog, UnknownThread
 from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.ports import EventStore, ThreadRow
+from domain.ports.log import EventStore, ThreadRow
 
 PAGE = 1_000
 """Events read at a time."""

@@ -18,7 +18,9 @@ from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, Version
 from domain.events import Event
 from domain.evolve import evolve, fold
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
-from domain.ports import Append, Clock, CommandRecord, EventStore, Fence, Snapshot, SnapshotStore
+from domain.ports.clock import Clock
+from domain.ports.log import Append, CommandRecord, EventStore, Fence
+from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.state import INITIAL, State
 
 _log = logging.getLogger(__name__)

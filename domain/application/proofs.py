@@ -11,7 +11,8 @@ from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
 from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
 from domain.merkle import Inclusion, Tree, path, root_of, slice_leaves
-from domain.ports import EventStore, Verifier
+from domain.ports.log import EventStore
+from domain.ports.seals import Verifier
 from domain.seals import Seal, signed_text
 
 

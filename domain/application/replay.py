@@ -43,7 +43,7 @@ from domain.events import (
 from domain.graph import Graph, Node, Subgraph
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
 from domain.json import JsonObject
-from domain.ports import TokenCounter
+from domain.ports.tokens import TokenCounter
 from domain.state import Unopened
 from domain.tools import ToolContext, ToolHandler
 

@@ -16,7 +16,9 @@ from domain.commands import Report
 from domain.errors import StoreUnavailable, TurnIsOver, VersionConflict
 from domain.events import Durability
 from domain.ids import ThreadId, TurnId, Version
-from domain.ports import Fence, HotStore, TokenCounter
+from domain.ports.hot import HotStore
+from domain.ports.log import Fence
+from domain.ports.tokens import TokenCounter
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from msgspec import Struct
 from domain.codec import Recorded
 from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
-from domain.ports import EventStore, Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
+from domain.ports.log import EventStore
+from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
 
 BACKLOG = 200
 """Signals that a slow watcher may leave unread before further ones pass it by; the log has every event."""

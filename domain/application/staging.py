@@ -31,7 +31,7 @@ from domain.commands import (
 from domain.decide import decide
 from domain.events import ContextAssembled, HistoryCompacted, NodeFact
 from domain.ids import Version
-from domain.ports import Append, Fence
+from domain.ports.log import Append, Fence
 
 
 class Staged(Struct, frozen=True):

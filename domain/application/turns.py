@@ -21,7 +21,7 @@ from domain.facts import check_facts
 from domain.graph import Node
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import storable_text
-from domain.ports import Fence
+from domain.ports.log import Fence
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from domain.codec import decode
 from domain.errors import CorruptLog
 from domain.events import ThreadForked
 from domain.ids import MAX_VERSION, START, Position, Slice, ThreadId, Version
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 
 PAGE = 1_000
 

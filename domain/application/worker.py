@@ -20,7 +20,9 @@ from domain.codec import Metadata
 from domain.commands import ResumeTurn
 from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
 from domain.ids import SHARDS, Shard, Slice, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of, slices_of
-from domain.ports import Fence, Lease, LeaseStore, SharesChanged, TurnReady, Wakeup, Wakeups
+from domain.ports.leases import Lease, LeaseStore
+from domain.ports.log import Fence
+from domain.ports.wakeups import SharesChanged, TurnReady, Wakeup, Wakeups
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from msgspec import Struct
 from domain.application.archive import all_commands, new_events
 from domain.errors import BadExport
 from domain.ids import Position, Slice
-from domain.ports import EventStore, LogExport
+from domain.ports.archive import LogExport
+from domain.ports.log import EventStore
 from infrastructure.archive.directory import held, remove_leftovers
 from infrastructure.archive.manifest import (
     NAME,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import Position
-from domain.ports import StoredCommand
+from domain.ports.archive import StoredCommand
 from infrastructure.archive.formats import read_rows
 from infrastructure.archive.manifest import NAME, CommandsFile, EventsFile, read_manifest
 from infrastructure.archive.rows import CommandRow, EventRow, command_of, record_of

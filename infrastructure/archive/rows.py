@@ -8,7 +8,8 @@ from msgspec import Struct
 from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import CommandId, Position, Tenant, ThreadId, Version, slice_of
-from domain.ports import CommandRecord, StoredCommand
+from domain.ports.archive import StoredCommand
+from domain.ports.log import CommandRecord
 
 
 class EventRow(Struct, frozen=True):

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from domain.chain import Head, Record
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import CommandId, Position, Slice, ThreadId, Version, slice_of
-from domain.ports import LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
+from domain.ports.log import ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
 
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from domain.chain import NOTHING, Record, hashes_of
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.ports import NOWHERE, Append, CommandRecord, StoredCommand, Stretch, ThreadCursor, ThreadRow
+from domain.ports.archive import StoredCommand
+from domain.ports.log import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 
 
 class MemoryEventStore:

@@ -7,7 +7,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.ids import SHARDS, Shard, WorkerId
-from domain.ports import Clock, Lease, Standing, WorkerRow
+from domain.ports.clock import Clock
+from domain.ports.leases import Lease, Standing, WorkerRow
 
 
 class _Held(Struct, frozen=True):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
-from domain.ports import Clock
+from domain.ports.clock import Clock
 from domain.queries import Aggregate, Among, Bucket, Condition, Select, Spanning
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
 from domain.tables import Key, Row, Rows, Table

@@ -4,7 +4,7 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 
 from domain.ids import ThreadId, Version
-from domain.ports import Snapshot
+from domain.ports.snapshots import Snapshot
 
 
 class MemorySnapshotStore:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from domain.ports import Wakeup
+from domain.ports.wakeups import Wakeup
 
 _log = logging.getLogger(__name__)
 

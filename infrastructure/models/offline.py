@@ -16,7 +16,7 @@ import msgspec
 
 from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.json import JsonObject
-from domain.ports import TokenCounter
+from domain.ports.tokens import TokenCounter
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"

@@ -7,7 +7,7 @@ import asyncpg
 
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres.retry import DISCONNECTED, trying
 from infrastructure.postgres.statements import APPEND, COMMAND, FENCED, RECORDED, THREAD
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Position, ThreadId
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres.append import Outcome, Storing
 
 MOST = 128

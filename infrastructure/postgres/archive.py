@@ -9,7 +9,8 @@ import asyncpg
 from domain.chain import Record
 from domain.errors import CorruptLog, LogNotEmpty, StoreUnavailable
 from domain.ids import Position, Slice, ThreadId, slice_of
-from domain.ports import CommandRecord, LogView, LogWriting, StoredCommand, ThreadEnds, ThreadRow
+from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
+from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.retry import DISCONNECTED
 from infrastructure.postgres.rows import thread_of

@@ -20,7 +20,7 @@ from domain.ids import (
     slice_of,
     slices_of,
 )
-from domain.ports import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
+from domain.ports.log import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import asyncpg
 
 from domain.ids import Shard, WorkerId
-from domain.ports import Lease, Standing, WorkerRow
+from domain.ports.leases import Lease, Standing, WorkerRow
 from infrastructure.postgres.retry import fetch
 
 RENEW = """

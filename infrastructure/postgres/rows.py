@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 
 from domain.chain import Head, Record
-from domain.ports import Snapshot, ThreadRow
+from domain.ports.log import ThreadRow
+from domain.ports.snapshots import Snapshot
 
 
 def record_of(row: Iterable[Any]) -> Record:

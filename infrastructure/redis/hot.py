@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from domain.errors import StoreUnavailable
 from domain.ids import ThreadId
-from domain.ports import Append
+from domain.ports.log import Append
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode

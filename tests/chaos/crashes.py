@@ -14,7 +14,7 @@ import msgspec
 
 from api.runtime import open_runtime
 from api.service import Caller, Decision, Said, Service
-from api.views import ApprovalView
+from api.views.approvals import ApprovalView
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
 from domain.codec import Recorded

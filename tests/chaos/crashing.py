@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import api.runtime
 from domain.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ids import Position, WorkerId
-from domain.ports import Append, Lease, Snapshot
+from domain.ports.leases import Lease
+from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot
 from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore

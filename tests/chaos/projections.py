@@ -38,7 +38,7 @@ from domain.events import (
 )
 from domain.evolve import fold
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.ports import Append
+from domain.ports.log import Append
 from domain.prices import Prices
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore

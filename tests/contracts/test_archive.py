@@ -11,7 +11,8 @@ from domain.application.archive import all_commands
 from domain.chain import NOTHING, Record
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, ThreadId, Version, slice_of
-from domain.ports import Append, EventStore, LogView, StoredCommand, ThreadRow
+from domain.ports.archive import LogView, StoredCommand
+from domain.ports.log import Append, EventStore, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from domain.chain import GENESIS, NOTHING, Draft, Head, Record, check_chain, seal
 from domain.errors import VersionConflict
 from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.ports import Append, EventStore, ThreadRow
+from domain.ports.log import Append, EventStore, ThreadRow
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
 
 OTHER = Tenant("other")

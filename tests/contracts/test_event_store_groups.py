@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from domain.chain import NOTHING, check_chain
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version, shard_of, slice_of
-from domain.ports import Append, EventStore, Fence, LeaseStore
+from domain.ports.leases import LeaseStore
+from domain.ports.log import Append, EventStore, Fence
 from tests.streams import NOON, SECOND, a_command, appending, new_thread
 from tests.support.leases import taken
 

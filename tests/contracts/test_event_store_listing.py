@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from domain.chain import NOTHING
 from domain.ids import Shard, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.ports import EventStore, ThreadCursor, ThreadRow
+from domain.ports.log import EventStore, ThreadCursor, ThreadRow
 from tests.streams import ACME, NOON, SECOND, appending, new_thread
 
 OTHER = Tenant("other")

@@ -6,7 +6,7 @@ import pytest
 
 from domain.chain import NOTHING
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from tests.streams import ACME, NOON, appending, new_thread, numbered, threads_of
 
 OTHER = Tenant("other")

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from domain.ids import SHARDS, Shard, WorkerId
-from domain.ports import LeaseStore
+from domain.ports.leases import LeaseStore
 
 SHORT = 0.3
 LONG = 60.0

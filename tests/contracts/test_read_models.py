@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from domain.chain import NOTHING
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from domain.queries import Aggregate, Among, Select, Spanning, Where
 from domain.read_models import Batch, Instance, Line, Move, Parked, ReadModels, Shape
 from domain.tables import Column, Index, Rows, Table

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from domain.chain import Head
 from domain.ids import ThreadId, Version
-from domain.ports import Snapshot, SnapshotStore
+from domain.ports.snapshots import Snapshot, SnapshotStore
 from tests.streams import ACME, NOON, SECOND, new_thread
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from domain.ids import DEFAULT_TENANT, Version
-from domain.ports import Moved, Retracted, SharesChanged, Spoken, TurnReady, Wakeup, Wakeups, Watched
+from domain.ports.wakeups import Moved, Retracted, SharesChanged, Spoken, TurnReady, Wakeup, Wakeups, Watched
 from tests.streams import new_thread
 
 Pair = tuple[Wakeups, Wakeups]

@@ -11,7 +11,7 @@ import pytest
 from domain.chain import NOTHING, Head
 from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.appender import MOST, Appender
 from infrastructure.postgres.event_store import PostgresEventStore

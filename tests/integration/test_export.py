@@ -16,7 +16,7 @@ from api.runtime import LogArchive
 from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import SLICES, Position, Slice, slice_of
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from infrastructure.archive import parts
 from infrastructure.archive.manifest import Format
 from infrastructure.memory.archive import MemoryArchive

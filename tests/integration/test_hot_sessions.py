@@ -17,7 +17,7 @@ from domain.codec import Metadata
 from domain.commands import OpenThread, StartTurn, UpdateValues
 from domain.events import MessageAppended, TurnCompleted, TurnResumed
 from domain.ids import Position, TurnId
-from domain.ports import Append
+from domain.ports.log import Append
 from domain.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.redis.hot import RedisHotStore

@@ -13,7 +13,7 @@ import pytest
 from api.health import Readiness
 from domain.application.verify import verify_slices
 from domain.ids import SLICES, Slice
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from tests.support.http import Api, running_api
 
 

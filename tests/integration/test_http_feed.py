@@ -17,7 +17,7 @@ from domain.chain import NOTHING, Head, seal
 from domain.codec import Metadata, encode
 from domain.events import StateUpdated, ThreadOpened
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, Tenant, ThreadId, slice_of
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.pool import open_pool
 from tests.streams import NOON, new_thread, threads_of

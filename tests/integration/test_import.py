@@ -16,7 +16,7 @@ from domain.application.archive import Imported, put_in
 from domain.chain import NOTHING
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
-from domain.ports import EventStore, ThreadRow
+from domain.ports.log import EventStore, ThreadRow
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.archive import MemoryArchive

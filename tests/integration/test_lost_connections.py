@@ -10,7 +10,7 @@ import pytest
 from domain.chain import NOTHING
 from domain.errors import StoreUnavailable, VersionConflict
 from domain.ids import Position, Version
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.event_store import PostgresEventStore

@@ -13,7 +13,7 @@ import pytest
 
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.ids import Position, Slice, ThreadId, slice_of
-from domain.ports import Append
+from domain.ports.log import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool

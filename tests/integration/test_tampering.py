@@ -20,7 +20,7 @@ from domain.codec import Metadata, encode
 from domain.errors import CorruptLog, UnknownEvent
 from domain.events import Event, StateUpdated, ThreadForked, ThreadOpened
 from domain.ids import DEFAULT_TENANT, Slice, ThreadId, slice_of
-from domain.ports import Append, EventStore
+from domain.ports.log import Append, EventStore
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.seals import PostgresSealStore
 from tests.streams import NOON, new_thread, threads_of

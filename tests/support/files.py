@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from api.runtime import LogArchive
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from infrastructure.archive.export import Exported, export_log
 from infrastructure.archive.manifest import Format
 from infrastructure.settings import CHECKOUT

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from domain.ids import SHARDS, Shard, WorkerId
-from domain.ports import Lease, LeaseStore
+from domain.ports.leases import Lease, LeaseStore
 
 
 async def taken(store: LeaseStore, shard: Shard, ttl: float = 60) -> Lease:

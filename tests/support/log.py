@@ -23,7 +23,7 @@ from domain.events import (
     TurnStarted,
 )
 from domain.ids import CommandId, ThreadId, Version
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Clock
 

@@ -10,7 +10,7 @@ import msgspec
 
 from domain.chain import Record
 from domain.ids import SLICES, Position, Slice
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 
 
 async def whole_log(store: EventStore) -> Sequence[Record]:

@@ -20,7 +20,8 @@ from domain.errors import ToolError
 from domain.events import Event
 from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId, WorkerId
-from domain.ports import EventStore, HotStore
+from domain.ports.hot import HotStore
+from domain.ports.log import EventStore
 from domain.state import State
 from domain.tools import Tool, tool
 from infrastructure.memory.event_store import MemoryEventStore

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from domain.application.seals import Sealer
-from domain.ports import Clock, EventStore, SealStore
+from domain.ports.clock import Clock
+from domain.ports.log import EventStore
+from domain.ports.seals import SealStore
 from infrastructure.settings import CHECKOUT
 from infrastructure.signing import Ed25519Signer, Ed25519Verifier, new_key
 

@@ -34,7 +34,7 @@ from domain.events import (
 from domain.evolve import fold
 from domain.graph import END, Graph, Node
 from domain.ids import Position, TurnId
-from domain.ports import Append
+from domain.ports.log import Append
 from domain.state import INITIAL, Running
 from domain.tools import tool
 from infrastructure.memory.event_store import MemoryEventStore

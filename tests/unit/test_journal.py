@@ -12,7 +12,7 @@ from domain.chain import Record
 from domain.commands import OpenThread, UpdateValues
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
-from domain.ports import Snapshot
+from domain.ports.snapshots import Snapshot
 from domain.state import Idle
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -30,7 +30,8 @@ from domain.events import (
     TurnResumed,
 )
 from domain.ids import Position, ThreadId, TurnId, Version
-from domain.ports import Append, Snapshot
+from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot
 from domain.reports import MAX_RESUMED
 from domain.state import Running, Turn
 from domain.tools import Tool, ToolContext, tool

@@ -8,7 +8,7 @@ import pytest
 import api.past
 from api.past import Asked, Past, Place, Point
 from api.preconditions import decode_cursor
-from api.views import Page
+from api.views.page import Page
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
 from domain.codec import Metadata

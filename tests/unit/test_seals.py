@@ -16,7 +16,7 @@ from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
 from domain.merkle import EMPTY_ROOT, slice_leaf
 from domain.merkle import root as root_of
-from domain.ports import EventStore
+from domain.ports.log import EventStore
 from domain.seals import NO_SEAL, Seal, digest, signed_text
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.seals import MemorySealStore

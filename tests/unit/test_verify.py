@@ -7,7 +7,7 @@ from domain.chain import NOTHING, Record, seal
 from domain.codec import Metadata, encode
 from domain.events import ThreadOpened
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
-from domain.ports import Append, ThreadRow
+from domain.ports.log import Append, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
 from tests.streams import NOON, new_thread
 

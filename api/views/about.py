@@ -1,0 +1,33 @@
+"""The service itself: its workers and its health."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.ports.leases import WorkerRow
+
+
+class WorkerView(Struct, frozen=True):
+    """A process that runs turns, and the shards whose turns they are."""
+
+    worker_id: UUID
+    name: str
+    started_at: datetime
+    seen_at: datetime
+    standby: bool
+    shards: Sequence[int]
+
+
+class Health(Struct, frozen=True, omit_defaults=True):
+    """Whether the process lives, and whether it can serve."""
+
+    status: Literal["alive", "ready", "unready"]
+    detail: str | None = None
+
+
+def worker_view(row: WorkerRow) -> WorkerView:
+    """Show a worker."""
+    return WorkerView(row.id, row.name, row.started_at, row.seen_at, row.standby, row.shards)

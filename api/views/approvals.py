@@ -1,0 +1,56 @@
+"""What waits for a person, as it is answered."""
+
+from collections.abc import Sequence
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.json import JsonObject
+from domain.state import Running, State
+
+
+class ApprovalView(Struct, frozen=True):
+    """Something that waits for a person: a tool call, or a node of the graph."""
+
+    approval_id: int
+    """The name to decide under: of a call, its version."""
+    hash: str
+    """Names what is shown here. A decision repeats it, so that it is about nothing else."""
+    because: Literal["policy", "outcome_unknown"]
+    node: str
+    tool: str | None = None
+    call_id: str | None = None
+    arguments: JsonObject | None = None
+
+
+class Decided(Struct, frozen=True):
+    """A decision was recorded."""
+
+    thread_id: UUID
+    approval_id: int
+    decision: Literal["granted", "denied", "settled"]
+    checkpoint: str
+
+
+def waiting_approvals(state: State) -> Sequence[ApprovalView]:
+    """Show what waits for a person."""
+    if not isinstance(state, Running) or state.turn.cancelling:
+        return ()
+    turn, approval = state.turn, state.turn.approval
+    calls = [
+        ApprovalView(
+            c.version,
+            c.hash,
+            c.because,
+            turn.node,
+            tool=c.request.name,
+            call_id=c.request.id,
+            arguments=c.request.arguments,
+        )
+        for c in turn.calls
+        if c.status == "asked"
+    ]
+    if approval and not approval.granted:
+        return [ApprovalView(approval.version, approval.hash, "policy", turn.node), *calls]
+    return calls

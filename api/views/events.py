@@ -1,0 +1,55 @@
+"""Events, as they are answered."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.codec import Metadata, Recorded
+from domain.ids import slice_of
+
+
+class EventView(Struct, frozen=True):
+    """An event as it was recorded."""
+
+    version: int
+    type: str
+    recorded_at: datetime
+    data: Any
+    metadata: Metadata
+
+
+class FeedItem(Struct, frozen=True):
+    """An event of the feed: which thread's, and where in its slice."""
+
+    thread_id: UUID
+    slice: int
+    position: int
+    version: int
+    type: str
+    recorded_at: datetime
+    data: Any
+    metadata: Metadata
+
+
+class FeedPage(Struct, frozen=True):
+    """What came after a cursor, and the cursor to go on with. `more`: there is more already, so do not wait."""
+
+    items: Sequence[FeedItem]
+    next_cursor: str
+    more: bool
+
+
+def event_view(recorded: Recorded) -> EventView:
+    """Show a recorded event."""
+    kind = type(recorded.event).__name__
+    return EventView(recorded.version, kind, recorded.recorded_at, recorded.event, recorded.metadata)
+
+
+def feed_item(recorded: Recorded) -> FeedItem:
+    """Show a recorded event with its place in the log."""
+    view = event_view(recorded)
+    place = (recorded.thread_id, slice_of(recorded.thread_id), recorded.position)
+    return FeedItem(*place, view.version, view.type, view.recorded_at, view.data, view.metadata)

@@ -1,0 +1,74 @@
+"""Graphs, as they are answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from domain.agent import Agent
+from domain.json import JsonObject
+from domain.mermaid import mermaid
+from domain.tools import Tool
+
+
+class ToolView(Struct, frozen=True):
+    """A tool that an agent has."""
+
+    name: str
+    description: str
+    parameters: JsonObject
+    timeout: float
+    idempotent: bool
+    after_crash: Literal["retry", "ask_model", "ask_person"]
+    approval: Literal["always", "never", "depends"]
+
+
+class NodeView(Struct, frozen=True):
+    """A node of a graph, and where it leads: one name, or names by label."""
+
+    name: str
+    timeout: float
+    attempts: int
+    approval: bool
+    next: str | Mapping[str, str]
+
+
+class GraphView(Struct, frozen=True):
+    """An agent's graph."""
+
+    name: str
+    fingerprint: str
+    start: str
+    step_limit: int
+    nodes: Sequence[NodeView]
+    tools: Sequence[ToolView]
+    mermaid: str
+
+
+def _approval(tool: Tool) -> Literal["always", "never", "depends"]:
+    if isinstance(tool.approval, bool):
+        return "always" if tool.approval else "never"
+    return "depends"
+
+
+def graph_view(agent: Agent) -> GraphView:
+    """Show an agent's graph and tools."""
+    graph = agent.graph
+    nodes = []
+    for node in graph.by_name.values():
+        targets = {label: target for source, label, target in graph.arrows() if source == node.name}
+        following = targets[""] if targets.keys() == {""} else targets
+        nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, following))
+    tools = [
+        ToolView(
+            tool.name,
+            tool.spec.description,
+            tool.spec.parameters,
+            tool.timeout,
+            tool.idempotent,
+            tool.after_crash,
+            _approval(tool),
+        )
+        for tool in agent.tools
+    ]
+    return GraphView(graph.name, graph.fingerprint, graph.first, graph.step_limit, nodes, tools, mermaid(graph))

@@ -1,0 +1,126 @@
+"""A thread's state, as it is answered."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.application.execute import checkpoint_of
+from domain.application.journal import Loaded
+from domain.chat import ToolCall
+from domain.events import Durability
+from domain.ids import Version
+from domain.json import JsonObject
+from domain.state import Call, Ended, Item, Message, Queued, Running, Summary, Turn, Unopened
+from projections.status import Status, status_of
+
+
+class Forked(Struct, frozen=True):
+    """A thread that began as another one was. Its versions go on from there."""
+
+    thread_id: UUID
+    parent: UUID
+    at_version: int
+    status: Status
+    checkpoint: str
+
+
+class TurnInProgress(Struct, frozen=True, omit_defaults=True):
+    """The turn in progress; see `domain.state.Turn`."""
+
+    turn_id: UUID
+    graph: str
+    started: int
+    node: str
+    step: int
+    attempt: int
+    run: int
+    durability: Durability
+    calls: Sequence[Call]
+    prompt_tokens: int
+    prompt_limit: int
+    cancelling: str | None = None
+    items: Sequence[Item] | None = None
+
+
+class Opened(Struct, frozen=True):
+    """An open thread."""
+
+    thread_id: UUID
+    graph: str
+    checkpoint: str
+
+
+class WindowMessage(Struct, frozen=True, omit_defaults=True):
+    """A message of the live window, with the transcript's names."""
+
+    version: Version
+    role: Literal["user", "assistant", "tool"]
+    content: str | None
+    tokens: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class StateView(Struct, frozen=True):
+    """A thread's folded state at a version: what the agent knows, and what it is doing."""
+
+    thread_id: UUID
+    version: int
+    checkpoint: str
+    recorded_at: datetime
+    status: Status
+    graph: str
+    values: JsonObject
+    summary: Summary | None
+    window: Sequence[WindowMessage]
+    turns: int
+    prompt_tokens: int
+    completion_tokens: int
+    turn: TurnInProgress | None
+    last_turn: Ended | None
+    queue: Sequence[Queued]
+
+
+def state_view(loaded: Loaded) -> StateView:
+    """Show a folded thread. Raise `TypeError` if it was never opened."""
+    state = loaded.state
+    if isinstance(state, Unopened):
+        raise TypeError("An unopened thread has no state to show")
+    thread = state.thread
+    return StateView(
+        thread_id=loaded.thread_id,
+        version=loaded.head.version,
+        checkpoint=checkpoint_of(loaded),
+        recorded_at=loaded.head.at,
+        status=status_of(state),
+        graph=thread.graph,
+        values=thread.values,
+        summary=thread.summary,
+        window=[_window_message(message) for message in thread.window],
+        turns=thread.turns,
+        prompt_tokens=thread.prompt_tokens,
+        completion_tokens=thread.completion_tokens,
+        turn=_turn_in_progress(state.turn) if isinstance(state, Running) else None,
+        last_turn=thread.last_turn,
+        queue=thread.queue,
+    )
+
+
+def _turn_in_progress(turn: Turn) -> TurnInProgress:
+    return TurnInProgress(**{name: getattr(turn, name) for name in TurnInProgress.__struct_fields__})
+
+
+def _window_message(message: Message) -> WindowMessage:
+    return WindowMessage(
+        message.version,
+        message.role,
+        message.content,
+        message.tokens,
+        message.tool_calls,
+        tool_call_id=message.call_id,
+        name=message.name,
+    )

@@ -1,0 +1,79 @@
+"""Turns, as they are answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.application.execute import checkpoint_of
+from domain.application.journal import Loaded
+from domain.events import TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
+from projections.transcript import FinishedTurn, TranscriptMessage
+
+TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
+
+
+class Accepted(Struct, frozen=True):
+    """A turn was started, or waits for the end of the one that runs; it goes on in the background."""
+
+    status: Literal["processing", "enqueued"]
+    thread_id: UUID
+    checkpoint: str
+    turn_id: UUID
+
+
+class TurnView(Struct, frozen=True):
+    """A turn that has ended, with everything that was said in it, from the user's message on."""
+
+    status: TurnStatus
+    thread_id: UUID
+    turn_id: UUID
+    checkpoint: str
+    answer: str | None
+    messages: Sequence[TranscriptMessage]
+    reason: str | None = None
+    detail: str | None = None
+
+
+class Cancelling(Struct, frozen=True):
+    """A turn is to end: it has ended already (`cancelled`), or does as soon as whoever runs it hears of it."""
+
+    status: Literal["cancelling", "cancelled"]
+    thread_id: UUID
+    turn_id: UUID
+    checkpoint: str
+
+
+def turn_view(loaded: Loaded, finished: FinishedTurn) -> TurnView:
+    """Show a turn that has ended. `loaded` is the thread right after it."""
+    end = finished.end
+    said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
+    return TurnView(
+        status=_STATUS[type(end)],
+        thread_id=loaded.thread_id,
+        turn_id=end.turn_id,
+        checkpoint=checkpoint_of(loaded),
+        answer=next(said, None),
+        messages=finished.messages,
+        reason=_reason(end),
+        detail=end.detail if isinstance(end, TurnFailed) else None,
+    )
+
+
+_STATUS: Mapping[type[TurnEnd], TurnStatus] = {
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+
+
+def _reason(end: TurnEnd) -> str | None:
+    match end:
+        case TurnFailed(reason=reason):
+            return reason
+        case TurnCancelled(how=how):
+            return how
+        case _:
+            return None

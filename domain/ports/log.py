@@ -1,0 +1,161 @@
+"""The log: streams of events, one for each thread."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from domain.chain import Head, Record
+from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version
+
+NOWHERE = Position(0)
+"""The position before a slice's first event."""
+
+
+class CommandRecord(Struct, frozen=True):
+    """A command that was carried out, kept so that repeating it changes nothing."""
+
+    id: CommandId
+    request_hash: bytes
+    """SHA-256 of what was asked, 32 bytes."""
+    result: str
+    """What was answered: JSON on one line."""
+
+
+class Fence(Struct, frozen=True):
+    """The lease under which a worker appends. Once its shard has a newer epoch, the append is refused."""
+
+    shard: Shard
+    epoch: int
+
+
+class Append(Struct, frozen=True):
+    """Events for one thread: all of them are stored, or none.
+
+    `records` may be empty where only the command is to be remembered. `in_turn` says whether there is something to
+    run after these events, so that a worker finds it; `waiting` that a turn cannot go on before a person decides.
+    `forked`: the thread is new, and begins after `expected`, which is where it leaves another one.
+    """
+
+    tenant: Tenant
+    thread_id: ThreadId
+    expected: Head
+    head: Head
+    records: tuple[Record, ...]
+    in_turn: bool
+    command: CommandRecord | None = None
+    waiting: bool = False
+    forked: bool = False
+    fence: Fence | None = None
+
+
+class ThreadRow(Struct, frozen=True):
+    """A thread as the log knows it, without folding anything.
+
+    `base` is the version that a fork begins after: events up to it are another thread's. 0 for all others.
+    """
+
+    tenant: Tenant
+    thread_id: ThreadId
+    head: Head
+    opened_at: datetime
+    in_turn: bool
+    waiting: bool = False
+    base: Version = Version(0)
+
+
+class Stretch(Struct, frozen=True):
+    """What was found in some slices, and how far each of them was looked through: the position of the last record.
+
+    Slices in which nothing was looked at are not in `seen`.
+    """
+
+    records: Sequence[Record]
+    seen: Mapping[Slice, Position]
+
+
+class ThreadCursor(Struct, frozen=True):
+    """The last row of a page of threads."""
+
+    opened_at: datetime
+    thread_id: ThreadId
+
+
+class EventStore(Protocol):
+    """The log: append-only streams of records, ordered within their slice."""
+
+    async def append(self, append: Append) -> Position:
+        """Store everything durably and return the position of the first record (0 if there is none).
+
+        Inside a slice, positions are gapless and become visible in their order: a reader that has seen position
+        p has missed nothing before p.
+
+        Raises, with nothing stored:
+            VersionConflict: the thread's head is not `append.expected` (in version and hash), a fork's id is taken,
+                or the command was stored before: see `command`.
+            LeaseLost: `append.fence` is of an older epoch than its shard's lease.
+            Overloaded: too many appends wait already.
+        """
+
+    async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
+        """Return the command as it was stored, or None."""
+
+    async def thread(self, thread_id: ThreadId) -> ThreadRow | None:
+        """Return where the thread ends, or None if there is none."""
+
+    async def read(
+        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        """Return the records with `after < version <= upto` in their order, at most `limit`."""
+
+    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
+        """Return the records of a slice after a position, in their order, at most `limit`."""
+
+    async def read_after(self, after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+        """Return records of several slices, each after a position of its own and at most `limit` of each.
+
+        They come in the order of slice and position.
+        """
+
+    async def read_slices(
+        self,
+        after: Mapping[Slice, Position],
+        tenant: Tenant,
+        types: Collection[str] | None = None,
+        *,
+        limit: int,
+        look: int,
+    ) -> Stretch:
+        """Look through some slices after a position in each, for a tenant's records of some types (None: all).
+
+        At most `look` records are looked at and `limit` found, slice by slice in the order of `after`, in each in the
+        order of positions. So whoever goes on after `seen` misses nothing, and meets nothing twice.
+        """
+
+    async def slice_head(self, slice_: Slice) -> Position:
+        """Return the last position that was given out in a slice; 0 if there is none."""
+
+    async def slice_heads(self) -> Sequence[Position]:
+        """Return the last position of every slice, in the slices' order, all of one moment."""
+
+    async def hashes(self, slice_: Slice, upto: Position, after: Position = NOWHERE) -> Sequence[bytes]:
+        """Return the stored hashes of a slice's events with `after < position <= upto`, in their order.
+
+        Raises `CorruptLog` if there is not exactly one event at each of these positions.
+        """
+
+    async def threads_of(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadRow]:
+        """Return a page of a slice's threads, of every tenant, in the order of their ids, after one of them."""
+
+    async def version_at(self, thread_id: ThreadId, at: datetime) -> Version:
+        """Return the thread's last own version that was recorded at or before an instant; 0 if there is none."""
+
+    async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
+        """Return a page of the tenant's threads, the last opened first, after the cursor's row."""
+
+    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+        """Return threads of some shards that have something to run (`in_turn`), the longest silent first."""
+
+    async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
+        """Return where threads end: a cheap look whether somebody else has written to them."""
