@@ -23,7 +23,7 @@ from api.runtime import Runtime
 from api.views.page import Page
 from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
-from domain.queries import Aggregate, Bucket, Condition, Select, Where
+from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, InstanceId, LineId
 from domain.tables import Table
 from projections import budgets, spells, threads
@@ -147,16 +147,13 @@ class Reading:
         counted = tuple(column.name for column in table.columns if column.rule == "add")
         where = _hours(tenant, span, table)
         totals = await self._models.aggregate(Aggregate(table, counted, where, span.group_by, span.bucket, limit=limit))
-        by_duration = Aggregate(
-            latency, ("durations",), where, (*span.group_by, "bucket"), span.bucket, limit=limit * 50
-        )
-        buckets = await self._models.aggregate(by_duration)
-        size = len(span.group_by) + (1 if span.bucket else 0)
-        counts: dict[tuple[Any, ...], dict[int, int]] = {}
-        for row in buckets:
-            counts.setdefault(row[:size], {})[row[-2]] = row[-1]
+        spread = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=limit)
+        counts = {
+            tuple(group): dict(zip(buckets, durations, strict=True))
+            for *group, buckets, durations in await self._models.histogram(spread)
+        }
         heads = (("start",) if span.bucket else ()) + span.group_by
-        items = [_item(heads, counted, row, latency_of(counts.get(row[:size], {}))) for row in totals]
+        items = [_item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in totals]
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(

@@ -67,3 +67,20 @@ class Aggregate(Struct, frozen=True):
     at: str = "hour"
     """The column whose instants are put into buckets."""
     limit: int = 10_000
+
+
+class Histogram(Struct, frozen=True):
+    """How often each value of a column was counted, by groups and by width of time as in `Aggregate`.
+
+    A row of the answer has the bucket's beginning, if there is one, the groups' values, and two sequences of the same
+    length: values of `column`, in any order, and the sums of `count` for each of them.
+    """
+
+    table: Table
+    column: str
+    count: str
+    where: tuple[Condition, ...] = ()
+    group_by: tuple[str, ...] = ()
+    bucket: Bucket | None = None
+    at: str = "hour"
+    limit: int = 10_000

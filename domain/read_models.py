@@ -14,7 +14,7 @@ from typing import Literal, NewType, Protocol, TypeAlias
 from msgspec import Struct
 
 from domain.ids import Position, Slice, ThreadId, Version
-from domain.queries import Aggregate, Select
+from domain.queries import Aggregate, Histogram, Select
 from domain.tables import Row, Rows, Table
 
 InstanceId = NewType("InstanceId", int)
@@ -162,3 +162,6 @@ class ReadModels(Protocol):
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Return sums over rows of serving instances."""
+
+    async def histogram(self, query: Histogram) -> Sequence[Row]:
+        """Return counts by value over rows of serving instances."""

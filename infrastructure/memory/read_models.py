@@ -1,5 +1,6 @@
 """Read models in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.queries import Aggregate, Among, Bucket, Condition, Select, Spanning
+from domain.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
 from domain.tables import Key, Row, Rows, Table
 
@@ -195,6 +196,24 @@ class MemoryReadModels:
         if not query.group_by and not query.bucket:
             totals.setdefault((), [0] * len(sums))
         return [(*key, *totals[key]) for key in sorted(totals)][: query.limit]
+
+    async def histogram(self, query: Histogram) -> Sequence[Row]:
+        """Add up by group and value, then gather."""
+        by_value = Aggregate(
+            query.table,
+            (query.count,),
+            query.where,
+            (*query.group_by, query.column),
+            query.bucket,
+            query.at,
+            sys.maxsize,
+        )
+        gathered: dict[Key, tuple[list[Any], list[int]]] = {}
+        for *group, value, count in await self.aggregate(by_value):
+            values, counts = gathered.setdefault(tuple(group), ([], []))
+            values.append(value)
+            counts.append(count)
+        return [(*group, values, counts) for group, (values, counts) in gathered.items()][: query.limit]
 
     def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
         serving = next(

