@@ -136,13 +136,17 @@ class ReadModels(Protocol):
         Raises `NotRebuildable` if one of them is being built already.
         """
 
+    async def prepare(self, line: LineId) -> None:
+        """Do what takes long, and is to be done before the instances that a line builds serve."""
+
     async def pause(self, line: LineId, seconds: float) -> None:
         """Let the lines whose instances `line` is to replace write nothing for a while."""
 
     async def switch(self, line: LineId) -> bool:
         """Let the instances that a line builds serve in place of those that do now, which are kept, at once.
 
-        False, with nothing changed, if the line is behind one that it is to replace in any slice, or builds nothing.
+        False, with nothing changed, if the line is behind one that it is to replace in any slice, or builds nothing,
+        or if somebody reads the old ones for long. Raises `NotRebuildable` if something else needs what they show.
         """
 
     async def roll_back(self, projection: str) -> Instance:

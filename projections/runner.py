@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from domain.application.journal import Journal
 from domain.chain import Record
-from domain.errors import StoreUnavailable, Unwritable
+from domain.errors import NotRebuildable, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
 from domain.ports.clock import Clock
 from domain.prices import Prices
@@ -169,15 +169,20 @@ class Runner:
 
     async def _switch(self, line: LineId, writing: Sequence[Writing]) -> None:
         """Let the old instances pause until the new ones are where they are, so that no read goes back in time."""
+        names = ", ".join(of.instance.projection for of in writing)
+        await self.models.prepare(line)
         await self.models.pause(line, PAUSE)
         until = time.monotonic() + PAUSE / 2
-        while time.monotonic() < until:
-            while await self._batch(line, writing, self.held(), BATCH):
-                pass
-            if await self.models.switch(line):
-                _log.info("Now serving: %s", ", ".join(str(of.instance.projection) for of in writing))
-                return
-            await asyncio.sleep(BUSY)  # another runner has the other slices
+        try:
+            while time.monotonic() < until:
+                while await self._batch(line, writing, self.held(), BATCH):
+                    pass
+                if await self.models.switch(line):
+                    _log.info("Now serving: %s", names)
+                    return
+                await asyncio.sleep(BUSY)  # another runner has the other slices
+        except NotRebuildable as error:
+            _log.error("What was built of %s cannot serve: %s", names, error)
         await self.models.pause(line, 0)
         self._rest_until[line] = time.monotonic() + AGAIN
 

@@ -126,6 +126,9 @@ class MemoryReadModels:
             self._add(shape, line, serving=False)
         return line
 
+    async def prepare(self, line: LineId) -> None:
+        """Do nothing: every query goes through all rows."""
+
     async def pause(self, line: LineId, seconds: float) -> None:
         """Let the old lines pause."""
         until = self._clock.now() + timedelta(seconds=seconds)

@@ -1,90 +1,20 @@
 """What every store of read models does: rows and positions together, one instance that serves, and queries."""
 
 import asyncio
-import itertools
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
-from domain.chain import NOTHING
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.log import EventStore
 from domain.queries import Aggregate, Among, Histogram, Select, Spanning, Where
-from domain.read_models import Batch, Instance, Line, Move, Parked, ReadModels, Shape
-from domain.tables import Column, Index, Rows, Table
-from tests.streams import NOON, appending, threads_of
-
-NOTES = Table(
-    "notes",
-    "Notes, for the tests",
-    (
-        Column("id", "integer", "key"),
-        Column("slice", "smallint", "key"),
-        Column("last", "text", "last"),
-        Column("first", "text", "first"),
-        Column("added", "bigint", "add"),
-        Column("least", "timestamptz", "least"),
-        Column("greatest", "integer", "greatest"),
-        Column("joined", "text", "joined"),
-        Column("who", "uuid"),
-        Column("more", "json"),
-        Column("words", "words"),
-        Column("since", "timestamptz"),
-        Column("until", "timestamptz"),
-    ),
-    (Index(("last", "id")), Index(("words",), by="words"), Index(("since", "until"), by="span")),
-)
-TAGS = Table("tags", "Tags of notes", (Column("id", "integer", "key"), Column("tag", "text", "key")))
-SHAPE = Shape("notes", 1, (NOTES, TAGS))
-HERE = Slice(7)
-LATER = NOON + timedelta(hours=1)
-
-
-def note(id_: int, **values: Any) -> Any:
-    return NOTES, NOTES.row(
-        **{"id": id_, "slice": 7, "least": NOON, "greatest": 0, "joined": "a", "since": NOON, **values}
-    )
-
-
-class Desk:
-    """A log with twenty events in one slice, and a line that has read none of them."""
-
-    def __init__(self, models: ReadModels, store: EventStore) -> None:
-        self.models = models
-        self.store = store
-        self.at = 0
-
-    async def opened(self) -> "Desk":
-        for thread_id in itertools.islice(threads_of(HERE), 20):
-            await self.store.append(appending(thread_id, NOTHING, "{}"))
-        await self.models.register([SHAPE])
-        return self
-
-    async def instance(self, status: str = "serving") -> Instance:
-        return next(i for i in await self.models.instances() if i.status == status)
-
-    async def line(self, instance: Instance) -> Line:
-        return next(line for line in await self.models.lines() if line.id == instance.line)
-
-    async def write(self, *changes: Any, instance: Instance | None = None, **how: Any) -> bool:
-        instance = instance or await self.instance()
-        after = await self.models.position(instance.line, HERE)
-        rows = Rows()
-        rows.add(changes)
-        move = Move(HERE, after, Position(after + 1))
-        batch = Batch(instance.line, (move,), {instance.id: rows})
-        return await self.models.commit(replace(batch, **how) if how else batch)
-
-    async def rows(self, **query: Any) -> list[dict[str, Any]]:
-        rows = await self.models.select(Select(NOTES, **{"order": ("id",), **query}))
-        return [dict(zip(NOTES.names, row, strict=True)) for row in rows]
-
-    async def ids(self, *where: Any, **query: Any) -> list[int]:
-        return [row["id"] for row in await self.rows(where=where, **query)]
+from domain.read_models import Instance, Move, Parked, ReadModels, Shape
+from domain.tables import Rows
+from tests.streams import NOON, threads_of
+from tests.support.notes import HERE, LATER, NOTES, SHAPE, TAGS, Desk, note, replace_name
 
 
 @pytest.fixture
@@ -316,7 +246,3 @@ class TestQueries:
     async def test_a_table_that_nobody_fills_is_empty(self, full: Desk) -> None:
         nothing = replace_name(TAGS, "nothing")
         assert list(await full.models.select(Select(nothing, order=("id",)))) == []
-
-
-def replace_name(table: Table, name: str) -> Table:
-    return Table(name, table.about, table.columns)

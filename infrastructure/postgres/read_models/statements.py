@@ -3,6 +3,9 @@
 LOCK = "SELECT pg_advisory_xact_lock($1)"
 """Be the only one who changes which instances there are."""
 
+HURRY = "SET LOCAL lock_timeout = '1s'"
+"""Wait no longer for those who read a view just now: whoever comes after waits behind this transaction."""
+
 INSTANCES = """
 SELECT id, projection, version, line, status, created_at
   FROM read_models.instances
@@ -17,6 +20,9 @@ SELECT id, projection, version, line, status, created_at
  ORDER BY id
 """
 """What a line builds."""
+
+TABLES = "SELECT id, tables FROM read_models.instances WHERE line = $1 AND status = 'building'"
+"""The tables of what a line builds."""
 
 LINES = """
 SELECT line.id, sum(positions.position)::bigint AS done,

@@ -112,8 +112,23 @@ class PostgresReadModels:
         """Let the old lines pause: whoever writes has finished when this returns."""
         await fetch(self._pool, statements.PAUSE, line, seconds)
 
+    async def prepare(self, line: LineId) -> None:
+        """Let the planner know the new tables: else queries would be planned for empty ones until a vacuum comes."""
+        for row in await fetch(self._pool, statements.TABLES, line):
+            for name in row["tables"]:
+                await self._pool.execute(tables.analyse(name, row["id"]))
+
     async def switch(self, line: LineId) -> bool:
-        """Compare positions while nobody can move them, and show the new tables."""
+        """Show the new tables, unless somebody reads the old ones for so long that others would wait behind this."""
+        try:
+            return await self._switch(line)
+        except asyncpg.LockNotAvailableError:
+            return False
+        except asyncpg.DependentObjectsStillExistError as error:
+            raise NotRebuildable(f"{error}: {error.detail}. Drop what depends on the view, or change it.") from error
+
+    async def _switch(self, line: LineId) -> bool:
+        """Compare positions while nobody can move them."""
         async with self._changing() as connection:
             old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, line)]
             await connection.execute(statements.LOCK_LINES, [line, *old])
@@ -127,6 +142,12 @@ class PostgresReadModels:
 
     async def roll_back(self, projection: str) -> Instance:
         """Show the tables of the last kept instance again."""
+        try:
+            return await self._roll_back(projection)
+        except asyncpg.LockNotAvailableError as error:
+            raise NotRebuildable(f"Somebody reads {projection} for long. Try again, or end that.") from error
+
+    async def _roll_back(self, projection: str) -> Instance:
         async with self._changing() as connection:
             rows = await connection.fetch(statements.LAST_KEPT, projection)
             if not rows:
@@ -204,6 +225,7 @@ class PostgresReadModels:
         return line
 
     async def _serve(self, connection: asyncpg.Connection, instance: Instance) -> None:
+        await connection.execute(statements.HURRY)
         await connection.execute(statements.KEEP, instance.projection)
         shown = await connection.fetchval(statements.SERVE, instance.id)
         for statement in shown:

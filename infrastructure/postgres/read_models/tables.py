@@ -58,23 +58,36 @@ def drop(name: str, instance: InstanceId) -> str:
     return f"DROP TABLE {SCHEMA}.{name}_{instance}"
 
 
+def analyse(name: str, instance: InstanceId) -> str:
+    """Make the statement that counts what is in an instance's table."""
+    return f"ANALYZE {SCHEMA}.{name}_{instance}"
+
+
 def show(table: Table, instance: InstanceId) -> Iterable[str]:
     """Yield the statements that make an instance the one that is seen, inside and in reports."""
     inside, outside = f"{SCHEMA}.{table.name}", f"analytics.{table.name}"
-    yield f"DROP VIEW IF EXISTS {inside}, {outside}"
-    yield f"CREATE VIEW {inside} AS TABLE {place(table, instance)}"
+    yield _replace(inside, f"TABLE {place(table, instance)}")
     public = [column for column in table.columns if column.name not in table.private]
     columns = [f"t.{_quoted(column.name)}" for column in public]
     columns += [f"{derived.expression} AS {_quoted(derived.name)}" for derived in table.derived]
-    yield f"CREATE VIEW {outside} AS SELECT {', '.join(columns)} FROM {place(table, instance)} AS t"  # noqa: S608
+    yield _replace(outside, f"SELECT {', '.join(columns)} FROM {place(table, instance)} AS t")  # noqa: S608
     yield f"COMMENT ON VIEW {outside} IS {_literal(table.about)}"
     for name, about in [(shown.name, shown.about) for shown in public] + [(d.name, d.about) for d in table.derived]:
         yield f"COMMENT ON COLUMN {outside}.{_quoted(name)} IS {_literal(about)}"
 
 
-def hide(name: str) -> str:
-    """Make the statement that takes a table's views away."""
-    return f"DROP VIEW IF EXISTS {SCHEMA}.{name}, analytics.{name}"
+def _replace(view: str, query: str) -> str:
+    """Keep what depends on a view, and who may read it; only where columns were taken away is it made anew."""
+    return f"""
+        DO $show$
+        BEGIN
+            CREATE OR REPLACE VIEW {view} AS {query};
+        EXCEPTION WHEN invalid_table_definition THEN
+            DROP VIEW {view};
+            CREATE VIEW {view} AS {query};
+        END
+        $show$
+    """
 
 
 def write(table: Table, instance: InstanceId) -> str:

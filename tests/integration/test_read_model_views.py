@@ -1,0 +1,89 @@
+"""The views that reports are made of outlive the tables behind them."""
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec.structs import replace as replaced
+
+from domain.errors import NotRebuildable
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.read_models.store import PostgresReadModels
+from tests.support.notes import NOTES, SHAPE, TAGS, Desk, note
+
+REPORT = "CREATE VIEW public.report AS SELECT id, last FROM analytics.notes"
+SEEN = "SELECT last FROM public.report ORDER BY id"
+
+
+@pytest.fixture
+async def desk(pool: asyncpg.Pool) -> Desk:
+    desk = await Desk(PostgresReadModels(pool), PostgresEventStore(pool)).opened()
+    await desk.write(note(1, last="old", who=UUID(int=1)))
+    return desk
+
+
+async def rebuilt(desk: Desk) -> bool:
+    """Build the notes anew, and let them serve."""
+    line = await desk.models.rebuild([SHAPE])
+    await desk.write(note(1, last="new"), instance=await desk.instance("building"))
+    await desk.models.prepare(line)
+    return await desk.models.switch(line)
+
+
+async def test_a_report_s_own_views_and_rights_survive_a_switch(desk: Desk, owner: asyncpg.Connection) -> None:
+    await owner.execute(REPORT)
+    await owner.execute("GRANT SELECT ON analytics.notes TO pg_monitor")
+
+    assert await rebuilt(desk)
+
+    assert await owner.fetchval(SEEN) == "new"
+    assert await owner.fetchval("SELECT has_table_privilege('pg_monitor', 'analytics.notes', 'SELECT')")
+    await desk.models.roll_back("notes")
+    assert await owner.fetchval(SEEN) == "old"
+
+
+async def test_columns_may_be_added_under_a_report_and_taken_away_where_there_is_none(
+    desk: Desk, owner: asyncpg.Connection
+) -> None:
+    fewer = replace(NOTES, columns=tuple(c for c in NOTES.columns if c.name != "until"), indexes=())
+    await desk.models.rebuild([replaced(SHAPE, version=2, tables=(fewer, TAGS))])
+    building = await desk.instance("building")
+    await desk.models.commit(await desk.batch(instance=building))
+    await owner.execute(REPORT)
+
+    with pytest.raises(NotRebuildable, match=r"view report depends on view analytics\.notes"):
+        await desk.models.switch(building.line)
+
+    assert await owner.fetchval(SEEN) == "old", "what served goes on"
+    await owner.execute("DROP VIEW public.report")
+    assert await desk.models.switch(building.line)
+    await owner.execute(REPORT)
+    await desk.models.roll_back("notes")
+    assert await owner.fetchval(SEEN) == "old"
+
+
+async def test_a_long_report_delays_a_switch_and_nobody_else_for_long(desk: Desk, database_url: str) -> None:
+    reporter, reader = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+    async with reporter.transaction():
+        await reporter.fetch("SELECT FROM analytics.notes")
+        switching = asyncio.create_task(rebuilt(desk))
+        async with asyncio.timeout(5):
+            while not switching.done():
+                assert await reader.fetchval("SELECT last FROM analytics.notes") == "old"
+                await asyncio.sleep(0.01)
+        assert not await switching
+
+    assert await desk.models.switch((await desk.instance("building")).line)
+    assert await reader.fetchval("SELECT last FROM analytics.notes") == "new"
+    await reporter.close()
+    await reader.close()
+
+
+async def test_the_planner_knows_what_was_built_before_it_serves(desk: Desk, owner: asyncpg.Connection) -> None:
+    await rebuilt(desk)
+
+    new = (await desk.instance()).id
+
+    assert await owner.fetchval(f"SELECT reltuples FROM pg_class WHERE relname = 'notes_{new}'") == 1
