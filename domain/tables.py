@@ -4,9 +4,10 @@ A handler never updates: it says a row, and the column's rule says what becomes 
 of thousands of events are merged before anything is written, and a batch costs one statement for each table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import add, itemgetter
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["smallint", "integer", "bigint", "text", "uuid", "timestamptz", "json", "words"]
@@ -19,7 +20,7 @@ with a comma between them."""
 Row: TypeAlias = tuple[Any, ...]
 """Values in the order of a table's columns."""
 
-Key: TypeAlias = tuple[Any, ...]
+Key: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,12 @@ class Table:
         return tuple(column.name for column in self.columns if column.rule == "key")
 
     @cached_property
-    def _places(self) -> tuple[int, ...]:
-        return tuple(index for index, column in enumerate(self.columns) if column.rule == "key")
+    def _key(self) -> Callable[[Row], Any]:
+        return itemgetter(*(place for place, column in enumerate(self.columns) if column.rule == "key"))
+
+    @cached_property
+    def _merging(self) -> tuple[tuple[int, Callable[[Any, Any], Any]], ...]:
+        return tuple((place, MERGE[c.rule]) for place, c in enumerate(self.columns) if c.rule in MERGE)
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
@@ -98,28 +103,25 @@ class Table:
         return row
 
     def key_of(self, row: Row) -> Key:
-        """Return the values that a row is known by."""
-        return tuple(row[place] for place in self._places)
+        """Return what a row is known by: the values of its key, or the value if there is one."""
+        return self._key(row)
 
     def merge(self, old: Row, new: Row) -> Row:
         """Make one row of two with the same key."""
-        return tuple(map(_merge, self.columns, old, new))
+        merged = list(new)
+        for place, made in self._merging:
+            merged[place] = made(old[place], new[place])
+        return tuple(merged)
 
 
-def _merge(column: Column, old: Any, new: Any) -> Any:
-    match column.rule:
-        case "add":
-            return old + new
-        case "least":
-            return min(old, new)
-        case "greatest":
-            return max(old, new)
-        case "first":
-            return new if old is None else old
-        case "joined":
-            return f"{old},{new}"
-        case _:
-            return new
+MERGE: Mapping[Rule, Callable[[Any, Any], Any]] = {
+    "first": lambda old, new: new if old is None else old,
+    "add": add,
+    "least": min,
+    "greatest": max,
+    "joined": "{},{}".format,
+}
+"""What becomes of an old value and a new one; the new one is there for all other rules."""
 
 
 Change: TypeAlias = tuple[Table, Row]
