@@ -157,7 +157,13 @@ class Reading:
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(
-        self, tenant: Tenant, window: budgets.Window, at: datetime, by: tuple[str, ...], only: Mapping[str, Any]
+        self,
+        tenant: Tenant,
+        window: budgets.Window,
+        at: datetime,
+        by: tuple[str, ...],
+        only: Mapping[str, Any],
+        limit: int = 1_000,
     ) -> Sequence[Spent]:
         """Say what was spent in the window that an instant lies in, the most expensive first."""
         start = budgets.start_of(window, at)
@@ -165,10 +171,10 @@ class Reading:
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [Where(name, "=", value) for name, value in only.items()]
-        sums = ("calls", "prompt_tokens", "completion_tokens", "cost")
-        rows = await self._models.aggregate(Aggregate(budgets.BUDGETS, sums, tuple(where), by))
-        found = [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
-        return sorted(found, key=lambda spent: (spent.cost_usd, spent.tokens), reverse=True)
+        sums, most = ("calls", "prompt_tokens", "completion_tokens", "cost"), ("cost", "prompt_tokens")
+        query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
+        rows = await self._models.aggregate(query)
+        return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
 
     async def at_instant(self, tenant: Tenant, at: datetime, limit: int) -> Mapping[str, Sequence[ThreadId]]:
         """Name the threads that ran, and that waited for a person, at an instant."""

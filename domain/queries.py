@@ -56,7 +56,7 @@ class Aggregate(Struct, frozen=True):
     """Sums of columns by groups, and by width of time where a bucket is given.
 
     A row of the answer has the bucket's beginning, if there is one, the groups' values, and the sums; rows come in the
-    order of the bucket and the groups, at most `limit`.
+    order of the bucket and the groups, or with the largest of the sums `most` first, at most `limit`.
     """
 
     table: Table
@@ -67,6 +67,7 @@ class Aggregate(Struct, frozen=True):
     at: str = "hour"
     """The column whose instants are put into buckets."""
     limit: int = 10_000
+    most: tuple[str, ...] = ()
 
 
 class Histogram(Struct, frozen=True):

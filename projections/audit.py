@@ -34,7 +34,12 @@ AUDIT = Table(
         Column("correlation", "text", "first", "What the caller wants to find it by."),
         Column("actions", "text", "joined", "The types of the events, in their order; of the agent's, what matters."),
     ),
-    (Index(("tenant", "at", "thread_id")), Index(("tenant", "actor", "at")), Index(("tenant", "correlation"))),
+    (
+        Index(("tenant", "at", "thread_id")),
+        Index(("tenant", "actor", "at")),
+        Index(("tenant", "correlation")),
+        Index(("command",)),
+    ),
 )
 
 ROUTINE = (NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted)

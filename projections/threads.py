@@ -81,6 +81,7 @@ THREADS = Table(
     ),
     (
         Index(("tenant", "opened_at", "thread_id")),
+        Index(("tenant", "status", "opened_at", "thread_id")),
         Index(("tenant", "last_event_at", "thread_id")),
         Index(("tenant", "tokens", "thread_id")),
         Index(("tenant", "cost", "thread_id")),

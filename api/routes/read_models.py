@@ -25,7 +25,7 @@ from api.reading_views import AuditEntry, Instant, ParkedView, ProjectionView, R
 from api.service import Service
 from api.views.page import Page
 from domain.errors import InvalidInput
-from domain.ids import ThreadId
+from domain.ids import ThreadId, slice_of
 from domain.queries import Bucket, Condition, Where
 from projections.budgets import Window
 
@@ -101,13 +101,14 @@ async def list_budgets(
     reader: FromReader,
     window: FromQuery[Window] = "month",
     at: FromQuery[datetime | None] = None,
+    limit: Limit = 1_000,
     group_by: GroupBy = "",
     thread_id: FromQuery[str | None] = None,
     model: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Sequence[Spent]:
-    """Say what was spent in a window of time: altogether, by thread (`thread_id`) or by `model`."""
+    """Say what was spent in a window of time: altogether, by thread or by model, where the most was spent first."""
     await ready(service, "budgets", consistency, min_version)
     by = _names(group_by)
     if not set(by) <= {"thread_id", "model"}:
@@ -116,7 +117,7 @@ async def list_budgets(
     if thread_id is not None:
         only["thread_id"] = uuid_of(thread_id, "thread_id")
     instant = in_utc(at, "at") or datetime.now(UTC)
-    return (await service.reading.spent(reader.tenant, window, instant, by, only))[:1_000]
+    return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
 @get("/v1/instant", tags=["point in time"], responses=READING)
@@ -154,7 +155,8 @@ async def list_audit(
     await ready(service, "audit", consistency, min_version)
     where: list[Condition] = []
     if thread_id is not None:
-        where.append(Where("thread_id", "=", uuid_of(thread_id, "thread_id")))
+        thread = ThreadId(uuid_of(thread_id, "thread_id"))
+        where += [Where("slice", "=", slice_of(thread)), Where("thread_id", "=", thread)]
     if command is not None:
         where.append(Where("command", "=", uuid_of(command, "command")))
     for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):

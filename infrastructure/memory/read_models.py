@@ -198,7 +198,9 @@ class MemoryReadModels:
                 total[index] += row[place]
         if not query.group_by and not query.bucket:
             totals.setdefault((), [0] * len(sums))
-        return [(*key, *totals[key]) for key in sorted(totals)][: query.limit]
+        most = [query.sums.index(name) for name in query.most]
+        order = sorted(totals, key=lambda key: (*(-totals[key][place] for place in most), *key))
+        return [(*key, *totals[key]) for key in order][: query.limit]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Add up by group and value, then gather."""

@@ -223,6 +223,10 @@ class TestQueries:
         sums = await full.models.aggregate(Aggregate(NOTES, ("added",), group_by=("greatest",)))
         assert [tuple(row) for row in sums] == [(0, 18), (1, 22), (2, 15)]
         assert [tuple(row) for row in await full.models.aggregate(Aggregate(NOTES, ("added", "id")))] == [(55, 55)]
+        most = await full.models.aggregate(
+            Aggregate(NOTES, ("added",), group_by=("greatest",), most=("added",), limit=2)
+        )
+        assert [tuple(row) for row in most] == [(1, 22), (0, 18)]
         hourly = Aggregate(NOTES, ("added",), (Where("id", "<", 3),), bucket="hour", at="least")
         hour = NOON.replace(minute=0, second=0, microsecond=0)
         assert [tuple(row) for row in await full.models.aggregate(hourly)] == [(hour, 3)]

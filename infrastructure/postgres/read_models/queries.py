@@ -45,10 +45,11 @@ def aggregate(query: Aggregate) -> tuple[str, Sequence[Any]]:
     """Write sums by groups, and their parameters."""
     table = _table(query.table)
     groups = _groups(table, query)
-    sums = [_sum(table.c[name]) for name in query.sums]
-    statement = sa.select(*groups, *sums).where(*_conditions(table, query.where))
+    sums = {name: _sum(table.c[name]) for name in query.sums}
+    statement = sa.select(*groups, *sums.values()).where(*_conditions(table, query.where))
     places = _places(groups)
-    return _compiled(statement.group_by(*places).order_by(*places).limit(query.limit))
+    most = [sums[name].desc() for name in query.most]
+    return _compiled(statement.group_by(*places).order_by(*most, *places).limit(query.limit))
 
 
 def histogram(query: Histogram) -> tuple[str, Sequence[Any]]:
