@@ -126,6 +126,8 @@ class Reading:
             limit=limit + 1,
         )
         rows = await self._models.select(query)
+        if not rows and filters.search is not None and not await self._models.searchable(filters.search):
+            raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
         shown = [threads.summary_of(row) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)

@@ -175,6 +175,10 @@ class MemoryReadModels:
         serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
         return bool(serving) and self._positions[serving[0].line][slice_] >= position
 
+    async def searchable(self, text: str) -> bool:
+        """Look for words: here all of them count."""
+        return bool(_words(text))
+
     async def select(self, query: Select) -> Sequence[Row]:
         """Go through all rows."""
         table, order = query.table, [query.table.names.index(name) for name in query.order]
@@ -313,7 +317,8 @@ def _compares(value: Any, operator: str, wanted: Any) -> bool:
         case "in":
             return value in wanted
         case "matches":
-            return set(_words(wanted)) <= set(_words(value or ""))
+            words = set(_words(wanted))
+            return bool(words) and words <= set(_words(value or ""))
         case "begins":
             return str(value or "").startswith(wanted)
     if value is None:

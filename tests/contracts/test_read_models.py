@@ -211,6 +211,11 @@ class TestQueries:
         assert await full.ids(Where("words", "matches", "nothing")) == []
         assert await full.ids(Where("greatest", "!=", 0), Where("id", ">=", 7)) == [7, 8, 10]
 
+    async def test_a_search_needs_a_word(self, full: Desk) -> None:
+        assert await full.models.searchable("the note")
+        assert not await full.models.searchable("?!")
+        assert await full.ids(Where("words", "matches", "?!")) == []
+
     async def test_what_was_so_at_an_instant(self, full: Desk) -> None:
         at = NOON + timedelta(minutes=6)
         assert await full.ids(Spanning("since", "until", at)) == [4, 5, 6]

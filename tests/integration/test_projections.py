@@ -85,6 +85,14 @@ async def test_a_list_shows_filters_searches_and_sorts_threads(api: Api) -> None
     assert (other.status_code, other.json()["errors"][0]["field"]) == (400, "cursor")
 
 
+async def test_a_search_for_words_that_all_messages_have_is_told_so(stored: Api) -> None:
+    await talk(stored, "What about the marmalade?")
+    assert (await strong(stored, "/v1/threads", search="about marmalade"))["items"] != []
+    for common in ("what about", "the", "?!"):
+        refused = await stored.get("/v1/threads", params={"search": common})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "search")
+
+
 async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
     thread = await talk(api, "hello")
     version = (await api.get(f"/v1/threads/{thread}")).json()["version"]
