@@ -175,12 +175,12 @@ class Runner:
         until = time.monotonic() + PAUSE / 2
         try:
             while time.monotonic() < until:
-                while await self._batch(line, writing, self.held(), BATCH):
-                    pass
+                moved = await self._batch(line, writing, self.held(), BATCH)
                 if await self.models.switch(line):
                     _log.info("Now serving: %s", names)
                     return
-                await asyncio.sleep(BUSY)  # another runner has the other slices
+                if not moved:
+                    await asyncio.sleep(BUSY)  # another runner has the other slices
         except NotRebuildable as error:
             _log.error("What was built of %s cannot serve: %s", names, error)
         await self.models.pause(line, 0)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import asyncpg
+import msgspec
 from uuid_utils.compat import uuid7
 
 from api.runtime import EVERYTHING, SystemClock
@@ -45,6 +46,7 @@ from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import connect, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.settings import Settings
 from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from tests.support.plain import Plain, whole_log
@@ -60,25 +62,30 @@ WRITERS = 32
 THREADS = 200
 
 
-def turn(chance: random.Random, version: int) -> Sequence[Event]:
+GRAPHS = ("assistant", "support")
+MODELS = ("gpt-4o", "gpt-4o-mini", "qwen2.5:7b")
+TOOLS = ("calculate", "clock", "look_up", "refund")
+
+
+def turn(chance: random.Random, version: int, texts: Sequence[str] = ("So it is.",)) -> Sequence[Event]:
     """Make a turn's events, with a tool in some of them."""
-    turn_id, first = uuid7(), ([] if version else [ThreadOpened("assistant")])
+    turn_id, first = uuid7(), ([] if version else [ThreadOpened(chance.choice(GRAPHS))])
     begun: list[Event] = [
         *first,
         TurnStarted(turn_id, "route_intent", "f00"),
-        MessageAppended("user", f"What about {chance.randint(1, 1000)}?", 7),
+        MessageAppended("user", f"{chance.choice(texts)} {chance.randint(1, 1000)}?", 7),
         NodeCompleted("route_intent", "generate_response", 1, 1),
     ]
     if chance.random() < 0.5:
         begun.append(MessageAppended("assistant", None, 9))
         call = version + len(begun) + 1
         begun += [
-            ToolRequested("call_1", "calculate", {"n": 1}),
+            ToolRequested("call_1", chance.choice(TOOLS), {"n": 1}),
             ToolStarted(call),
             ToolSucceeded(call, "42", 1, chance.randint(1, 90)),
         ]
-    used = ModelCalled("gpt-4o-mini", chance.randint(50, 900), 20, chance.randint(5, 800), "stop")
-    said = MessageAppended("assistant", "So it is.", 4)
+    used = ModelCalled(chance.choice(MODELS), chance.randint(50, 900), 20, chance.randint(5, 800), "stop")
+    said = MessageAppended("assistant", chance.choice(texts), 4)
     done = NodeCompleted("generate_response", "finalize_turn", 1, 12)
     return [*begun, used, said, done, TurnCompleted(turn_id)]
 
@@ -137,7 +144,7 @@ async def runner_of(url: str) -> AsyncIterator[Runner]:
     journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint="chaos")
     models = PostgresReadModels(pool)
     await models.register([projection.shape for projection in PROJECTIONS])
-    prices = Prices(date=clock.now().date())
+    prices = msgspec.json.decode(Settings().prices.read_bytes(), type=Prices)
     yield Runner(journal, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
     await pool.close()
 

@@ -1,8 +1,9 @@
 """Read models of real turns, over HTTP: they are what the log comes to, whatever happens to those who write them."""
 
 import asyncio
+import itertools
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -10,8 +11,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from domain.chain import Record
 from domain.events import MessageAppended, TurnCompleted
-from domain.ids import DEFAULT_TENANT
+from domain.ids import DEFAULT_TENANT, Position, Slice
 from domain.tables import Change
 from projections import messages
 from projections.projection import Projection, Seen
@@ -259,6 +261,27 @@ async def test_read_models_are_built_anew_beside_those_that_serve(api: Api) -> N
     unknown = await api.post("/v1/projections/rebuild", json={"projections": ["nothing"]})
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (404, "projection")
     assert (await api.post("/v1/projections/usage/rollback")).status_code == 409
+
+
+async def test_what_is_built_serves_though_there_is_always_something_new(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, store, numbers = await api.opened(), api.service.runtime.journal.store, itertools.count()
+    read = store.read_after
+
+    async def overtaken(after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+        found = await read(after, limit)
+        patched = await api.patch(f"/v1/threads/{busy}/values", json={"values": {"n": next(numbers)}})
+        assert patched.is_success, patched.text
+        return found
+
+    monkeypatch.setattr(store, "read_after", overtaken)
+    assert (await api.post("/v1/projections/rebuild", json={"projections": ["usage", "audit"]})).status_code == 202
+    async with asyncio.timeout(3):
+        while "building" in (await api.get("/v1/projections")).text:
+            await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    assert await wrong(api) == []
 
 
 async def test_forks_and_their_parents_are_summarised_by_what_each_did(api: Api) -> None:
