@@ -109,6 +109,12 @@ class Reading:
             raise InvalidInput("min_version", f"the thread {thread_id} has no version {version}")
         self._runtime.runner.wake()
         await _until(lambda: self._models.reached(projection, slice_, records[0].position))
+        for parked in await self._models.parked([(await self._serving(projection)).id], [slice_]):
+            if parked.thread_id == thread_id and parked.version <= version:
+                raise BehindLog(
+                    f"The read model {projection} leaves this thread out since version {parked.version}, which it "
+                    "could not take: see /v1/projections/parked."
+                )
 
     async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
         """List threads."""

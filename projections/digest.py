@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ from domain.ports.clock import Clock
 from domain.prices import Prices
 from domain.read_models import Batch, Instance, InstanceId, LineId, Parked
 from domain.tables import Change, Rows
-from projections.projection import EventHandler, Projection, Seen, Story
+from projections.projection import EventHandler, Projection, Story
 from projections.stories import Stories
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Digest:
     parked: set[tuple[InstanceId, ThreadId]]
     rows: dict[InstanceId, Rows] = field(default_factory=dict)
     parking: list[Parked] = field(default_factory=list)
-    touched: dict[ThreadId, Story] = field(default_factory=dict)
+    touched: dict[ThreadId, tuple[Story, Record]] = field(default_factory=dict)
     _handlers: dict[str, list[tuple[Writing, EventHandler]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,13 +63,13 @@ class Digest:
                 self._handlers.setdefault(event.__name__, []).append((writing, handler))
 
     async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
-        """Make rows of records. The event of version `unhandled` is folded, and shown to no handler."""
+        """Make rows of records. The event of version `unhandled` is folded, and comes to nothing."""
         for number, record in enumerate(records, 1):
             await self._take(record, handled=record.version != unhandled)
             if number % BREATH == 0:
                 await asyncio.sleep(0)
-        for story in self.touched.values():
-            self._settle(story)
+        for story, last in self.touched.values():
+            self._settle(story, last)
 
     def without(self, error: Unwritable, batch: Batch, record: Record) -> Batch:
         """Leave the rows of a record out that a table does not take, and park its thread there."""
@@ -90,19 +91,24 @@ class Digest:
             for writing in self.writing:
                 self._park(writing, record, error)
             return
-        self.touched[thread_id] = story
-        for writing, handler in self._handlers.get(record.type, ()) if handled else ():
-            if (writing.instance.id, thread_id) not in self.parked:
-                try:
-                    self.rows[writing.instance.id].add(_tried(handler, seen))
-                except Poison as poison:
-                    self._park(writing, record, poison.__cause__ or poison)
+        if not handled:
+            return
+        self.touched[thread_id] = story, record
+        for writing, handler in self._handlers.get(record.type, ()):
+            self._add(writing, record, partial(handler, seen))
 
-    def _settle(self, story: Story) -> None:
+    def _settle(self, story: Story, last: Record) -> None:
         for writing in self.writing:
-            handler = writing.projection.thread
-            if handler and (writing.instance.id, story.thread_id) not in self.parked:
-                self.rows[writing.instance.id].add(handler(story, self.prices))
+            if writing.projection.thread:
+                self._add(writing, last, partial(writing.projection.thread, story, self.prices))
+
+    def _add(self, writing: Writing, record: Record, handler: Callable[[], Iterable[Change]]) -> None:
+        """Add what a handler makes of a record, unless its thread is left out; or leave it out from here on."""
+        if (writing.instance.id, record.thread_id) not in self.parked:
+            try:
+                self.rows[writing.instance.id].add(_tried(handler))
+            except Poison as poison:
+                self._park(writing, record, poison.__cause__ or poison)
 
     def _park(self, writing: Writing, record: Record, error: BaseException) -> None:
         instance, thread_id = writing.instance.id, record.thread_id
@@ -125,10 +131,10 @@ class Digest:
         )
 
 
-def _tried(handler: EventHandler, seen: Seen) -> Sequence[Change]:
+def _tried(handler: Callable[[], Iterable[Change]]) -> Sequence[Change]:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return list(handler(seen))
+            return list(handler())
         except Exception as error:
             if attempt == ATTEMPTS:
                 raise Poison from error

@@ -118,6 +118,9 @@ ThreadHandler = Callable[[Story, Prices], Iterable[Change]]
 class Projection:
     """A read model: its tables, and what each event, or a thread after its last one, comes to in them.
 
+    It has either handlers of events or one of threads: a thread that is left out for one of them, and told again later,
+    would else be counted twice by the others.
+
     Raise `version` whenever it would make other rows of the same events: a new instance is then built beside the old.
     """
 
@@ -126,6 +129,11 @@ class Projection:
     tables: tuple[Table, ...]
     events: Mapping[type[Event], EventHandler] = field(default_factory=dict)
     thread: ThreadHandler | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse handlers of both kinds."""
+        if bool(self.events) == bool(self.thread):
+            raise TypeError(f"{self.name}: give it handlers of events, or one of threads")
 
     @property
     def shape(self) -> Shape:

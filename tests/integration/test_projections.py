@@ -14,9 +14,10 @@ import pytest
 from domain.chain import Record
 from domain.events import MessageAppended, TurnCompleted
 from domain.ids import DEFAULT_TENANT, Position, Slice
+from domain.prices import Prices
 from domain.tables import Change
 from projections import messages
-from projections.projection import Projection, Seen
+from projections.projection import Projection, Seen, Story
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
 from tests.support.plain import Plain, whole_log
@@ -204,6 +205,36 @@ async def test_a_poison_event_can_be_skipped(api: Api) -> None:
     assert (await strong(api, "/v1/threads", search="marmalade"))["items"] == []
     assert (await api.post(f"/v1/projections/messages/parked/{bad}/skip")).json()["outcome"] == "current"
     assert len((await strong(api, "/v1/threads", search="marmalade"))["items"]) == 1
+
+
+async def test_a_thread_that_cannot_be_summarised_is_parked_and_no_other_one(api: Api) -> None:
+    summarised = next(p for p in PROJECTIONS if p.name == "threads")
+
+    def broken(story: Story, prices: Prices) -> Iterable[Change]:
+        if str(story.thread_id) == bad:
+            raise ValueError("cannot summarise it")
+        return summarised.thread(story, prices) if summarised.thread else ()
+
+    bad = await talk(api, "hello")
+    await strong(api, "/v1/threads")
+    runner = api.service.runtime.runner
+    runner.projections = [replace(summarised, thread=broken) if p.name == "threads" else p for p in PROJECTIONS]
+    await asyncio.gather(api.turn(bad, "again"), *[talk(api, "hello") for _ in range(3)])
+    turns = {one["thread_id"]: one["turns"] for one in (await strong(api, "/v1/threads"))["items"]}
+    assert (turns.pop(bad), sorted(turns.values())) == (1, [1, 1, 1])
+    (parked,) = (await api.get("/v1/projections/parked")).json()
+    assert (parked["projection"], parked["thread_id"]) == ("threads", bad)
+    version = (await api.get(f"/v1/threads/{bad}")).json()["version"]
+    behind = await api.get("/v1/threads", params={"min_version": f"{bad}:{version}"})
+    assert (behind.status_code, "leaves this thread out" in behind.text) == (503, True)
+    skipped = await api.post(f"/v1/projections/threads/parked/{bad}/skip")
+    assert skipped.json()["outcome"] == ("current" if parked["version"] == version else "parked_again")
+
+    runner.projections = PROJECTIONS
+    if skipped.json()["outcome"] == "parked_again":
+        await api.post(f"/v1/projections/threads/parked/{bad}/retry")
+    await api.turn(bad, "and again")
+    assert await wrong(api) == []
 
 
 async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> None:
