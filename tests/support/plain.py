@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +36,17 @@ def hour(at: datetime) -> datetime:
     return at.replace(minute=0, second=0, microsecond=0)
 
 
+def bucket(milliseconds: int) -> int:
+    """Find the first bucket that holds a duration: bucket b holds up to 2^(b/8) milliseconds."""
+    return next(b for b in range(1_000) if 2 ** (b / 8) >= milliseconds - 1e-9)
+
+
+def windows(at: datetime) -> dict[str, datetime]:
+    """Say where the windows begin that an instant lies in."""
+    day = hour(at).replace(hour=0)
+    return {"hour": hour(at), "day": day, "month": day.replace(day=1), "lifetime": datetime(1970, 1, 1, tzinfo=UTC)}
+
+
 class Plain:
     """Counters by key, and rows of threads, from threads that are no forks."""
 
@@ -45,6 +56,8 @@ class Plain:
         self.nodes: Counter[tuple[Any, ...]] = Counter()
         self.tools: Counter[tuple[Any, ...]] = Counter()
         self.turns: Counter[tuple[Any, ...]] = Counter()
+        self.budgets: Counter[tuple[Any, ...]] = Counter()
+        self.latencies: defaultdict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
         self.messages: set[tuple[UUID, int, str, int]] = set()
         self.commands: Counter[tuple[UUID, str]] = Counter()
         self._calls: defaultdict[UUID, dict[int, str]] = defaultdict(dict)
@@ -76,6 +89,7 @@ class Plain:
             self.turns[at, graph, reason, ENDS[kind]] += 1
             lasted = (record.recorded_at - thread["started"]) // timedelta(milliseconds=1)
             self.turns[at, graph, reason, "duration_ms"] += lasted
+            self.latencies["turns"][at, graph, reason, bucket(lasted), "durations"] += 1
 
     def _node(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
         at, graph = hour(record.recorded_at), thread["graph"]
@@ -91,11 +105,18 @@ class Plain:
                 for name in ("prompt_tokens", "completion_tokens", "duration_ms"):
                     self.usage[at, graph, data["model"], name] += data[name]
                 self.usage[at, graph, data["model"], "calls"] += 1
+                self.latencies["usage"][at, graph, data["model"], bucket(data["duration_ms"]), "durations"] += 1
+                for window, start in windows(at).items():
+                    spent = (start, record.thread_id, window, data["model"])
+                    self.budgets[*spent, "calls"] += 1
+                    for name in ("prompt_tokens", "completion_tokens"):
+                        self.budgets[*spent, name] += data[name]
             case "NodeCompleted" | "NodeFailed":
                 failed = "retried" if data.get("retry_in_ms") is not None else "failed"
                 how = "completed" if record.type == "NodeCompleted" else failed
                 self.nodes[at, graph, data["node"], how] += 1
                 self.nodes[at, graph, data["node"], "duration_ms"] += data["duration_ms"]
+                self.latencies["nodes"][at, graph, data["node"], bucket(data["duration_ms"]), "durations"] += 1
 
     def _tool(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
         at, graph, calls = hour(record.recorded_at), thread["graph"], self._calls[record.thread_id]
@@ -107,5 +128,8 @@ class Plain:
                 self.tools[at, graph, calls[data["call"]], "started"] += 1
             case "ToolSucceeded" | "ToolFailed":
                 how = "succeeded" if record.type == "ToolSucceeded" else "failed"
-                self.tools[at, graph, calls[data["call"]], how] += 1
+                tool = calls[data["call"]]
+                self.tools[at, graph, tool, how] += 1
+                self.tools[at, graph, tool, "duration_ms"] += data["duration_ms"]
+                self.latencies["tools"][at, graph, tool, bucket(data["duration_ms"]), "durations"] += 1
                 self.messages.add((record.thread_id, record.version, "tool", data["tokens"]))

@@ -8,7 +8,9 @@ from domain.ids import Tenant
 from domain.queries import Select, Where
 from domain.read_models import ReadModels
 from domain.tables import Table
+from projections import nodes, tools, turns, usage
 from projections.audit import AUDIT
+from projections.budgets import BUDGETS
 from projections.messages import MESSAGES
 from projections.nodes import NODES
 from projections.threads import THREADS
@@ -42,6 +44,11 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
         (NODES, plain.nodes, ("hour", "graph", "node")),
         (TOOLS, plain.tools, ("hour", "graph", "tool")),
         (TURNS, plain.turns, ("hour", "graph", "reason")),
+        (BUDGETS, plain.budgets, ("start", "thread_id", "window", "model")),
+        (usage.LATENCY, plain.latencies["usage"], ("hour", "graph", "model", "bucket")),
+        (nodes.LATENCY, plain.latencies["nodes"], ("hour", "graph", "node", "bucket")),
+        (tools.LATENCY, plain.latencies["tools"], ("hour", "graph", "tool", "bucket")),
+        (turns.LATENCY, plain.latencies["turns"], ("hour", "graph", "reason", "bucket")),
     ):
         sums: Counter[tuple[Any, ...]] = Counter()
         for row in await rows(models, table, mine):
