@@ -87,6 +87,12 @@ class Table:
     def _defaults(self) -> dict[str, Any]:
         return {column.name: 0 if column.rule == "add" else None for column in self.columns}
 
+    @property
+    def public(self) -> Sequence[Column]:
+        """The columns of its own that the SQL views show: whose it is first, and then what it is known by."""
+        shown = [column for column in self.columns if column.name not in self.private]
+        return sorted(shown, key=lambda column: (column.name != "tenant", column.rule != "key"))
+
     def column(self, name: str) -> Column:
         """Return a column. Raises `KeyError`."""
         return self._by_name[name]

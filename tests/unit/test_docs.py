@@ -6,6 +6,7 @@ from pathlib import Path
 from api.app import create_app
 from domain.events import EVENTS
 from infrastructure.settings import Settings
+from projections.registry import PROJECTIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -23,3 +24,14 @@ def test_every_path_is_described() -> None:
     app = create_app(Settings(_env_file=None, database_url="memory://"))  # type: ignore[call-arg]
     served = {re.sub(r"{(\w+?)(_id)?:str}", r"{\1}", route.path).replace("{thread}", "{id}") for route in app.routes}
     assert described == {path for path in served if not path.startswith("/schema")}
+
+
+def test_every_view_for_reports_is_listed_with_its_columns() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", (DOCS / "read-models.md").read_text(), re.MULTILINE)
+    listed = {view: re.findall(r"`(\w+)`", columns) for view, columns in rows}
+
+    assert listed == {
+        table.name: [column.name for column in table.public] + [derived.name for derived in table.derived]
+        for projection in PROJECTIONS
+        for table in projection.tables
+    }

@@ -67,7 +67,7 @@ def show(table: Table, instance: InstanceId) -> Iterable[str]:
     """Yield the statements that make an instance the one that is seen, inside and in reports."""
     inside, outside = f"{SCHEMA}.{table.name}", f"analytics.{table.name}"
     yield _replace(inside, f"TABLE {place(table, instance)}")
-    public = [column for column in table.columns if column.name not in table.private]
+    public = table.public
     columns = [f"t.{_quoted(column.name)}" for column in public]
     columns += [f"{derived.expression} AS {_quoted(derived.name)}" for derived in table.derived]
     yield _replace(outside, f"SELECT {', '.join(columns)} FROM {place(table, instance)} AS t")  # noqa: S608
