@@ -84,18 +84,26 @@ class Digest:
             return
         try:
             story = await self.stories.before(self.line, record)
+        except (CorruptLog, InvalidInput) as error:
+            self._leave_out(record, error)
+            return
+        try:
             seen = self.stories.tell(story, record)
-        except (CorruptLog, InvalidInput) as error:  # it cannot be read, or what is before it cannot
-            self.stories.forget(self.line, thread_id)
-            self.touched.pop(thread_id, None)
-            for writing in self.writing:
-                self._park(writing, record, error)
+        except Exception as error:  # noqa: BLE001  (whatever our fold makes of it, it is this thread's trouble alone)
+            self._leave_out(record, error)
             return
         if not handled:
             return
         self.touched[thread_id] = story, record
         for writing, handler in self._handlers.get(record.type, ()):
             self._add(writing, record, partial(handler, seen))
+
+    def _leave_out(self, record: Record, error: Exception) -> None:
+        """Park a thread everywhere: an event cannot be read, or cannot follow on those before."""
+        self.stories.forget(self.line, record.thread_id)
+        self.touched.pop(record.thread_id, None)
+        for writing in self.writing:
+            self._park(writing, record, error)
 
     def _settle(self, story: Story, last: Record) -> None:
         for writing in self.writing:

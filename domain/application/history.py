@@ -46,19 +46,26 @@ class History:
         self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE
     ) -> Sequence[Recorded]:
         """Return a page of events with `after < version <= upto`: of a fork, its parent's first."""
-        origin = self._origins.get(thread_id)
-        if origin is None or after >= origin.version:  # it may be a fork that nobody has looked at here yet
-            own = await self._own(thread_id, after, upto, limit)
-            if own and own[0].version == after + 1:
-                return own
-            origin = await self.origin(thread_id)
-            if origin is None or after >= origin.version:
-                return own
-        end = origin.version if upto is None else min(upto, origin.version)
-        inherited = await self.history(origin.parent, after, end, limit)
-        if len(inherited) == limit or end == upto:
-            return inherited
-        return [*inherited, *await self._own(thread_id, origin.version, upto, limit - len(inherited))]
+        owner, end = thread_id, upto
+        forks: list[tuple[ThreadId, Version | None]] = []
+        while True:
+            origin = self._origins.get(owner)
+            if origin is None or after >= origin.version:  # it may be a fork that nobody has looked at here yet
+                found = [*await self._own(owner, after, end, limit)]
+                if found and found[0].version == after + 1:
+                    break
+                origin = await self.origin(owner)
+                if origin is None or after >= origin.version:
+                    break
+            if end is None or end > origin.version:
+                forks.append((owner, end))
+                end = origin.version
+            owner = origin.parent
+        for fork, its_end in reversed(forks):
+            if len(found) < limit:
+                reached = found[-1].version if found else after
+                found += await self._own(fork, reached, its_end, limit - len(found))
+        return found
 
     async def follow(
         self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, first: int = PAGE

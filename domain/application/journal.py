@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.history import PAGE, History, origin_of
+from domain.application.history import PAGE, History
 from domain.chain import NOTHING, Head, Record, seal
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
@@ -22,6 +22,9 @@ from domain.ports.clock import Clock
 from domain.ports.log import Append, CommandRecord, EventStore, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.state import INITIAL, State
+
+FAR = 16
+"""Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""
 
 _log = logging.getLogger(__name__)
 _decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
@@ -73,7 +76,7 @@ class Journal(History):
             UnknownThread: it belongs to another tenant.
         """
         hot = self._hot.get(thread_id)
-        loaded = await self._catch_up(hot or await self._nearest(thread_id, None))
+        loaded = await (self._catch_up(hot) if hot else self._folded(thread_id))
         if loaded.head.version and loaded.tenant != tenant:
             raise UnknownThread(thread_id)
         if not loaded.head.version:
@@ -102,11 +105,9 @@ class Journal(History):
         hot = self._hot.get(thread_id)
         if hot and hot.head.version == version and hot.tenant == tenant:
             return hot
-        past = await self._catch_up(await self._nearest(thread_id, version), upto=version)
+        past = await self._folded(thread_id, version)
         if past.head.version == version and past.tenant == tenant:
             return past
-        if (origin := await self.origin(thread_id)) and version <= origin.version:
-            return replace(await self.load_at(origin.parent, version, tenant), thread_id=thread_id)
         row = await self.row(thread_id, tenant)
         raise InvalidInput("at_version", f"the thread has versions 1 to {row.head.version}")
 
@@ -214,14 +215,32 @@ class Journal(History):
             self._snapshotted[thread_id] = snapshot.head.version
         return Loaded(thread_id, snapshot.tenant, snapshot.head, state)
 
-    async def _catch_up(self, loaded: Loaded, upto: Version | None = None) -> Loaded:
-        """Fold the events after `loaded`."""
-        while page := await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
-            if not loaded.head.version and page[0].version > 1:
-                origin = origin_of(decode(page[0]))
-                loaded = replace(
-                    await self.load_at(origin.parent, origin.version, page[0].tenant), thread_id=loaded.thread_id
-                )
+    async def _folded(self, thread_id: ThreadId, upto: Version | None = None) -> Loaded:
+        """Fold a thread from the nearest snapshot on, which may be that of a thread that it is a fork of."""
+        owner, end = thread_id, upto
+        forks: list[tuple[ThreadId, Version | None]] = []
+        while not (loaded := await self._nearest(owner, end)).head.version:
+            first = await self.store.read(owner, START, end, PAGE)
+            origin = None if first and first[0].version == START + 1 else await self.origin(owner)
+            if origin is None:
+                loaded = await self._catch_up(loaded, end, first)
+                break
+            if first:
+                forks.append((owner, end))
+            owner, end = origin.parent, origin.version if end is None else min(end, origin.version)
+        else:
+            loaded = await self._catch_up(loaded, end)
+        for fork, its_end in reversed(forks):
+            loaded = await self._catch_up(replace(loaded, thread_id=fork), its_end)
+        if len(forks) > FAR:
+            await self._shorten(loaded)
+        return replace(loaded, thread_id=thread_id)
+
+    async def _catch_up(
+        self, loaded: Loaded, upto: Version | None = None, page: Sequence[Record] | None = None
+    ) -> Loaded:
+        """Fold the events after `loaded`, of which `page` was read already."""
+        while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
             state = loaded.state
             for record in page:
                 state = evolve(state, decode(record).event)
@@ -230,6 +249,7 @@ class Journal(History):
             loaded = replace(loaded, tenant=last.tenant, head=head, state=state)
             if len(page) < PAGE:
                 break
+            page = None
             await self._shorten(loaded)
         return loaded
 

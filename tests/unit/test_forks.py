@@ -1,5 +1,6 @@
 """Threads that begin as another one was."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,7 @@ from domain.commands import EditMessage, UpdateValues
 from domain.errors import InvalidInput, ThreadAlreadyOpen, UnknownThread
 from domain.events import ThreadForked, TurnCancelled, TurnCompleted
 from domain.ids import SLICES, START, Slice, ThreadId, Version
+from domain.ports.log import EventStore
 from domain.state import Idle, Running, State, Unopened
 from projections import transcript
 from tests.support.runtime import Stage, calls, double, says, stage
@@ -150,3 +152,35 @@ async def test_forks_verify_and_what_is_changed_in_one_is_found() -> None:
     own = played.store._events[fork_id]  # type: ignore[attr-defined]
     own[0] = replace(own[0], payload=own[0].payload.replace(":7", ":6"))
     assert len((await verify_thread(played.store, fork_id)).problems) == 1
+
+
+async def test_a_fork_of_a_fork_of_hundreds_is_read_like_any_other() -> None:
+    played = await conversation()
+    thread_id, version = played.thread_id, (await played.journal.load(played.thread_id)).head.version
+    for number in range(1_200):
+        fork_id = ThreadId(uuid4())
+        asked = Fork(thread_id, version, changes=UpdateValues({"n": number}))
+        version = (await fork(played.journal, fork_id, asked, Metadata())).loaded.head.version
+        thread_id = fork_id
+
+    loaded = await fresh(played).load(thread_id)
+    assert loaded == await played.journal.load(thread_id)
+    assert (await fresh(played).load_at(thread_id, Version(version - 2_000))).state.version == version - 2_000
+    versions = [recorded.version async for recorded in fresh(played).follow(thread_id)]
+    assert versions == list(range(1, version + 1))
+    reads = CountedReads(played.store)
+    again = Journal(reads, played.snapshots, played.clock, fingerprint="test")
+    assert (await again.load(thread_id)).state == loaded.state
+    assert reads.number < 5, "the first look has left a snapshot"
+
+
+class CountedReads:
+    """A store that counts how often it is asked."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.number = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.number += 1
+        return getattr(self._store, name)
