@@ -5,7 +5,8 @@
 -- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8.
 -- Lists what is wrong, one line for each finding. No row: the log is as it was written.
 WITH linked AS (
-    SELECT event.slice, event.thread_id, event.version, event.position, event.hash,
+    SELECT event.slice, event.thread_id, event.version, event.position, event.hash, event.tenant, event.recorded_at,
+           first_value(event.version) OVER thread - 1 AS base, first_value(event.recorded_at) OVER thread AS opened_at,
            lag(event.version, 1, coalesce(parent.version, 0)) OVER thread AS previous_version,
            lag(event.recorded_at, 1, event.recorded_at) OVER thread > event.recorded_at AS runs_backwards,
            lead(event.version) OVER thread IS NULL AS is_last,
@@ -43,6 +44,12 @@ SELECT slice, thread_id, version, 'its time is before the previous event''s'
 SELECT slice, thread_id, coalesce(threads.version, linked.version), 'the thread''s head and its last event differ'
   FROM (SELECT * FROM linked WHERE is_last) AS linked FULL JOIN threads USING (slice, thread_id)
  WHERE (linked.version, linked.hash) IS DISTINCT FROM (threads.version, threads.hash)
+ UNION ALL
+SELECT slice, thread_id, threads.version, 'the thread''s tenant, base, opened_at or at is not what its events say'
+  FROM (SELECT * FROM linked WHERE is_last) AS linked JOIN threads USING (slice, thread_id)
+ WHERE (linked.version, linked.hash) = (threads.version, threads.hash)
+   AND (linked.tenant, linked.base, linked.opened_at, linked.recorded_at)
+       <> (threads.tenant, threads.base, threads.opened_at, threads.at)
  UNION ALL
 SELECT slice, NULL, NULL, 'the slice''s head is ' || head || ', its events end at ' || coalesce(last, 0)
   FROM slices LEFT JOIN slice_ends USING (slice)

@@ -1,13 +1,13 @@
 """Checking seals: their chain, their signatures, and that the log still holds what was sealed."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from msgspec import Struct
 
-from domain.application.forest import grow
+from domain.application.forest import BARE, grow
 from domain.errors import CorruptLog
-from domain.ids import Slice
-from domain.merkle import EMPTY, Tree, log_root
+from domain.ids import Position, Slice
+from domain.merkle import Tree, log_root
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Verifier
 from domain.seals import Seal, breaks, key_id_of, signed_text
@@ -27,14 +27,20 @@ class SealsChecked(Struct, frozen=True):
 async def check_seals(
     events: EventStore, seals: SealStore, verifier: Verifier, trusted: Collection[bytes] = ()
 ) -> SealsChecked:
-    """Check that the seals are a chain, each signed, and that the log still fits the last one.
+    """Check that the seals are a chain, each signed, and that the log still fits all of them.
 
     `trusted` are public keys; the last seal must be of one of them. As it covers those before, they may be of others.
     """
     problems: list[str] = []
+    unfitting: list[tuple[Seal, list[str]]] = []
     last, count = None, 0
+    trees: Sequence[Tree] = BARE
+    heads = await events.slice_heads()
     async for seal in _all(seals):
         problems += [*breaks(seal, last), *_unsigned(seal, verifier)]
+        trees, wrong = await _against_log(events, seal, trees, heads)
+        if wrong:
+            unfitting.append((seal, wrong))
         last, count = seal, count + 1
     if last is None:
         return SealsChecked()
@@ -43,39 +49,42 @@ async def check_seals(
         problems.append(
             f"Seal {last.number}, the last one, was signed with the key {last.key_id}; {names} is what is trusted"
         )
-    problems += await check_against_log(events, last)
-    return SealsChecked(count, last.events, tuple(problems))
+    if unfitting and unfitting[-1][0] is last:  # what was changed is in all seals since: the first one says when
+        unfitting = unfitting[:1]
+    return SealsChecked(count, last.events, (*problems, *(why for _, wrong in unfitting for why in wrong)))
 
 
 async def check_seal(
     events: EventStore, seal: Seal, verifier: Verifier, trusted: Collection[bytes] = ()
 ) -> SealsChecked:
     """Check one seal: its signature, and that the log still holds what it covers."""
-    problems = [*_unsigned(seal, verifier), *await check_against_log(events, seal)]
+    _, wrong = await _against_log(events, seal, BARE, await events.slice_heads())
+    problems = [*_unsigned(seal, verifier), *wrong]
     if trusted and seal.public_key not in trusted:
         problems.append(f"Seal {seal.number} was signed with the key {seal.key_id}, which is not trusted")
     return SealsChecked(1, seal.events, tuple(problems))
 
 
-async def check_against_log(events: EventStore, seal: Seal) -> list[str]:
-    """Say what of a seal the log does not have any more."""
+async def _against_log(
+    events: EventStore, seal: Seal, trees: Sequence[Tree], heads: Sequence[Position]
+) -> tuple[Sequence[Tree], list[str]]:
+    """Grow the slices' trees up to a seal, and say what of it the log does not have any more."""
     problems: list[str] = []
-    trees: list[Tree] = []
-    heads = await events.slice_heads()
+    after = list(trees)
     for number, (size, head) in enumerate(zip(seal.sizes, heads, strict=True)):
         try:
-            trees.append(await grow(events, Slice(number), EMPTY, size))
+            after[number] = await grow(events, Slice(number), trees[number], size)
         except CorruptLog as error:
             problems.append(f"Seal {seal.number} covers {size} events of slice {number}. {error}")
             continue
         if head < size:
             problems.append(f"Seal {seal.number} covers {size} events of slice {number}, whose head is {head}")
-    if not problems and log_root(trees) != seal.root:
+    if not problems and log_root(after) != seal.root:
         problems.append(
             f"Seal {seal.number}: the root of the {seal.events} events that it covers is not the one that was signed. "
-            "An event was changed, or exchanged for another one"
+            "An event was changed, or exchanged for another one, or the seal says to cover other events than it did"
         )
-    return problems
+    return after, problems
 
 
 def _unsigned(seal: Seal, verifier: Verifier) -> list[str]:

@@ -1,15 +1,17 @@
 """Checking the log: every hash, every version, every position, every payload, and where each thread ends."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.codec import decode
 from domain.errors import CorruptLog
 from domain.events import ThreadForked
-from domain.ids import MAX_VERSION, START, Position, Slice, ThreadId, Version
-from domain.ports.log import EventStore
+from domain.ids import MAX_VERSION, START, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ports.log import EventStore, ThreadRow
 
 PAGE = 1_000
 
@@ -22,20 +24,29 @@ class Verified(Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
+class _Seen(Struct, frozen=True):
+    """What a thread's events say of it, up to `head`: what its row must say, too."""
+
+    tenant: Tenant
+    base: Version
+    opened_at: datetime
+    head: Head
+
+
 async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     """Check one thread from its first event to its head."""
-    head, events = NOTHING, 0
+    seen, after, events = None, START, 0
     problems: list[str] = []
     try:
-        while not problems and (page := await store.read(thread_id, head.version, limit=PAGE)):
-            head = head if events else await _beginning(store, page[0])
-            head, wrong = _check_page(page, head)
+        while not problems and (page := await store.read(thread_id, after, limit=PAGE)):
+            seen, wrong = _check_page(page, seen or await _beginning(store, page[0]))
             problems += wrong
+            after = seen.head.version
             events += len(page)
     except CorruptLog as error:
-        problems.append(f"{thread_id}: after version {head.version} it cannot be read: {error}")
+        problems.append(f"{thread_id}: after version {after} it cannot be read: {error}")
     if not problems:
-        problems += await _check_end(store, thread_id, head)
+        problems += await _check_end(store, thread_id, seen)
     return Verified(1, events, tuple(problems))
 
 
@@ -80,7 +91,7 @@ async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
 
 
 async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
-    heads: dict[ThreadId, Head] = {}
+    met: dict[ThreadId, _Seen] = {}
     broken: set[ThreadId] = set()
     problems: list[str] = []
     last, events, end = Position(0), 0, await store.slice_head(slice_)
@@ -91,9 +102,10 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
             last = record.position
             if record.thread_id in broken:
                 continue
-            before = heads.get(record.thread_id) or await _beginning(store, record)
-            head, wrong = _check_page((record,), before)
-            heads[record.thread_id] = head
+            before = met.get(record.thread_id) or await _beginning(store, record)
+            met[record.thread_id], wrong = _check_page((record,), before)
+            if slice_of(record.thread_id) != slice_:
+                wrong = [f"{record.thread_id}: an event of it lies in slice {slice_}, which is not the thread's"]
             if wrong:
                 broken.add(record.thread_id)
                 problems += wrong
@@ -102,10 +114,10 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
         problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
     elif last > end and last > (end := await store.slice_head(slice_)):
         problems.append(f"Slice {slice_}: its head is {end}, its events end at position {last}")
-    for thread_id, head in heads.items():
+    for thread_id, seen in met.items():
         if thread_id not in broken:
-            problems += await _check_end(store, thread_id, head)
-    return Verified(len(heads), events, tuple(problems))
+            problems += await _check_end(store, thread_id, seen)
+    return Verified(len(met), events, tuple(problems))
 
 
 async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
@@ -119,10 +131,13 @@ async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) 
     return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
 
 
-async def _beginning(store: EventStore, first: Record) -> Head:
-    """Return what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
-    if first.version == START + 1:
-        return NOTHING
+async def _beginning(store: EventStore, first: Record) -> _Seen:
+    """Say what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
+    left = await _left(store, first) if first.version > START + 1 else NOTHING
+    return _Seen(first.tenant, left.version, first.recorded_at, left)
+
+
+async def _left(store: EventStore, first: Record) -> Head:
     try:
         event = decode(first).event
     except CorruptLog:
@@ -136,29 +151,49 @@ async def _beginning(store: EventStore, first: Record) -> Head:
     return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 
 
-def _check_page(records: Sequence[Record], head: Head) -> tuple[Head, list[str]]:
+def _check_page(records: Sequence[Record], seen: _Seen) -> tuple[_Seen, list[str]]:
     try:
-        head = check_chain(records, head)
+        seen = replace(seen, head=check_chain(records, seen.head))
         for record in records:
             decode(record)
     except CorruptLog as error:
-        return head, [str(error)]
-    return head, []
+        return seen, [str(error)]
+    return seen, []
 
 
-async def _check_end(store: EventStore, thread_id: ThreadId, head: Head) -> list[str]:
+async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None) -> list[str]:
     """The thread's row must end where its events do, so that events cut off at the end are missed.
 
-    The thread may have grown while it was checked: what came after `head` is checked, too.
+    The thread may have grown while it was checked: what came after is checked, too.
     """
     row = await store.thread(thread_id)
     ends = row.head if row else NOTHING
-    while head.version < ends.version and (page := await store.read(thread_id, head.version, ends.version, PAGE)):
-        head, wrong = _check_page(page, head)
+    head = seen.head if seen else NOTHING
+    while seen and head.version < ends.version:
+        page = await store.read(thread_id, head.version, ends.version, PAGE)
+        if not page:
+            break
+        seen, wrong = _check_page(page, seen)
         if wrong:
             return wrong
-    if (ends.version, ends.hash) == (head.version, head.hash):
-        return []
+        head = seen.head
     if ends.version > head.version:
         return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
-    return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
+    if (ends.version, ends.hash) != (head.version, head.hash):
+        return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
+    return _other_than_its_events(row, seen) if row and seen else []
+
+
+def _other_than_its_events(row: ThreadRow, seen: _Seen) -> list[str]:
+    """What the row tells without reading events is what they say: whose it is, and since when it is what it is."""
+    said = {
+        "tenant": (row.tenant, seen.tenant),
+        "base": (row.base, seen.base),
+        "opened_at": (row.opened_at, seen.opened_at),
+        "at": (row.head.at, seen.head.at),
+    }
+    return [
+        f"{row.thread_id}: the thread's {name} is {told}, its events say {wanted}"
+        for name, (told, wanted) in said.items()
+        if told != wanted
+    ]

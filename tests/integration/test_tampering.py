@@ -27,6 +27,7 @@ from tests.streams import NOON, new_thread, threads_of
 from tests.support.seals import SCRIPT, VERIFIER, a_signer, sealer
 
 check_outside: Callable[..., str] = runpy.run_path(str(SCRIPT))["check"]
+VERIFY_SQL = (SCRIPT.parent / "verify.sql").read_text()
 WHY = Metadata(correlation="ticket-7", actor="somebody")
 SEED = 20261124
 
@@ -298,3 +299,34 @@ async def test_two_positions_that_were_exchanged_are_found(log: SealedLog, *, sa
     assert await log.seal_problems()
     assert not await log.proved(log.thread, one.version)
     assert not await log.proved(partner, other.version)
+
+
+# --- what is told of threads without reading their events
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["tenant = 'evil'", "base = 3", "opened_at = opened_at - interval '1 day'", "at = '2999-01-01T00:00:00Z'"],
+)
+async def test_a_thread_s_row_that_says_otherwise_than_its_events_is_found(log: SealedLog, change: str) -> None:
+    await log.tamper((f"UPDATE threads SET {change} WHERE thread_id = $1", [log.thread]))
+
+    (problem,) = await log.problems()
+    assert problem.startswith(f"{log.thread}: the thread's {change.split(maxsplit=1)[0]} is ")
+    assert [row["thread_id"] for row in await log.owner.fetch(VERIFY_SQL)] == [log.thread]
+
+
+async def test_events_that_were_copied_into_another_slice_are_found(log: SealedLog) -> None:
+    there = slice_of(log.fork)
+    head = await log.owner.fetchval("SELECT head FROM slices WHERE slice = $1", there)
+    copied = """
+        INSERT INTO events
+               (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+        SELECT $2, thread_id, version, $3 + version, tenant, type, schema, payload, metadata, recorded_at, hash
+          FROM events WHERE thread_id = $1
+    """
+    moved = "UPDATE slices SET head = head + 6 WHERE slice = $1"
+    await log.tamper((copied, [log.thread, there, head]), (moved, [there]))
+
+    assert f"{log.thread}: an event of it lies in slice {there}, which is not the thread's" in await log.problems()
+    assert log.thread in {row["thread_id"] for row in await log.owner.fetch(VERIFY_SQL)}

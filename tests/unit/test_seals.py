@@ -157,7 +157,7 @@ async def test_a_process_that_has_seen_the_original_never_seals_the_change(desk:
     await desk.sealed()
 
     (problem,) = await desk.check()
-    assert problem.startswith("Seal 2: the root of the 2 events that it covers is not the one that was signed.")
+    assert problem.startswith("Seal 1: the root of the 1 events that it covers is not the one that was signed.")
 
 
 async def test_seals_that_vanish_or_are_exchanged_are_noticed_by_who_made_them(desk: Desk) -> None:
@@ -243,8 +243,18 @@ async def test_a_seal_in_the_middle_cannot_be_left_out_or_made_anew(desk: Desk) 
 
     desk.seals._seals[:] = kept
     desk.seals._seals[1] = _signed(replace(kept[1], root=b"x" * 32), desk.signer)
+    follows, root = await desk.check()
+    assert follows.startswith("Seal 3 does not follow on the seal before it")
+    assert root.startswith("Seal 2: the root of the 2 events")
+
+
+async def test_what_an_older_seal_says_to_cover_is_checked_too(desk: Desk) -> None:
+    for _ in range(3):
+        await desk.sealed()
+    first = desk.seals._seals[0]
+    desk.seals._seals[0] = replace(first, sizes=tuple(0 for _ in first.sizes))
     (problem,) = await desk.check()
-    assert problem.startswith("Seal 3 does not follow on the seal before it")
+    assert problem.startswith("Seal 1: the root of the 0 events that it covers is not the one that was signed.")
 
 
 async def test_sizes_that_shrink_from_seal_to_seal_are_found(desk: Desk) -> None:
