@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -11,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from api.audit import Audit
+from api.caller import Caller
 from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.runtime import Runtime
@@ -18,7 +18,7 @@ from api.views.about import WorkerView, worker_view
 from api.views.approvals import ApprovalView, waiting_approvals
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
-from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
+from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
 from domain.application.replay import Replay, ReplayedTurn
@@ -46,7 +46,7 @@ from domain.events import (
     TurnEnd,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, START, CommandId, Tenant, ThreadId, TurnId, Version
+from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.state import Running, State, Unopened
 from infrastructure.agents import load_agents
 from projections import transcript
@@ -61,19 +61,6 @@ WAIT_LIMIT = 600.0
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
 """Events after which a worker has something to do."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, and how: what the headers say. `existing`: only if the thread exists, at whatever checkpoint."""
-
-    tenant: Tenant = DEFAULT_TENANT
-    key: str | None = None
-    seen: Seen | None = None
-    existing: bool = False
-    correlation: str | None = None
-    actor: str | None = None
-    client: str | None = None
 
 
 class Said(Struct, frozen=True):

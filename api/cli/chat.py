@@ -11,10 +11,10 @@ import click
 
 from api.bodies import DEFAULT_GRAPH
 from api.cli.output import counted, moment
-from api.cli.running import PROBLEM, connected, explained, log_to_stderr, model_of, place_of
+from api.cli.running import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
 from api.cli.screen import Screen
 from api.runtime import open_runtime
-from api.service import Caller, Decision, Said, Service
+from api.service import Decision, Said, Service
 from domain.application.watching import happenings
 from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
@@ -110,7 +110,7 @@ class Talk:
         self._runtime = service.runtime
         self._graph = graph
         self._new = thread is None
-        self._caller = Caller()
+        self._caller = here()
         self._thread_id = service.thread_id(thread, self._caller)
         self._worker = self._runtime.worker
         self._worker.standby, self._worker.only = True, self._thread_id

@@ -12,8 +12,9 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
+from api.caller import Caller
 from api.runtime import open_runtime
-from api.service import Caller, Decision, Said, Service
+from api.service import Decision, Said, Service
 from api.views.approvals import ApprovalView
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
