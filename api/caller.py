@@ -10,7 +10,7 @@ from domain.ids import DEFAULT_TENANT, Tenant
 class Caller:
     """Who asks, and how: what the headers say, or the command line.
 
-    `existing`: only if the thread exists, at whatever checkpoint. `request`: of a read, what was asked, word by word.
+    `existing`: only if the thread exists, at whatever checkpoint. `request`: what was asked, word by word.
     """
 
     tenant: Tenant = DEFAULT_TENANT

@@ -75,27 +75,28 @@ REQUEST = 1_000
 
 
 def caller(
+    request: AnyRequest,
     idempotency_key: IdempotencyKey = None,
     correlation_id: CorrelationId = None,
-    actor: Actor = None,
+    x_actor: Actor = None,
     user_agent: UserAgent = None,
 ) -> Caller:
     """Read who calls, and how, from the headers."""
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     return Caller(
         key=visible(idempotency_key, "Idempotency-Key"),
         correlation=visible(correlation_id, "X-Correlation-ID"),
-        actor=visible(actor, "X-Actor"),
+        actor=visible(x_actor, "X-Actor"),
         client=printable(user_agent, CLIENT) if user_agent else None,
+        request=printable(f"{path}?{query}" if query else path, REQUEST),
     )
 
 
 def reader(
-    request: AnyRequest, correlation_id: CorrelationId = None, actor: Actor = None, user_agent: UserAgent = None
+    request: AnyRequest, correlation_id: CorrelationId = None, x_actor: Actor = None, user_agent: UserAgent = None
 ) -> Caller:
-    """Read who asks without changing anything, and what for: the other headers of commands mean nothing here."""
-    asker = caller(None, correlation_id, actor, user_agent)
-    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
-    return replace(asker, request=printable(f"{path}?{query}" if query else path, REQUEST))
+    """Read who asks without changing anything: the other headers of commands mean nothing here."""
+    return caller(request, None, correlation_id, x_actor, user_agent)
 
 
 def readiness(state: State) -> Readiness:

@@ -162,6 +162,7 @@ class Talk:
     async def _see_out(self) -> None:
         loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
         if isinstance(loaded.state, Running):
+            await self._service.content.watched(self._thread_id, self._caller)
             self.screen.note(
                 f"A turn is at its node {loaded.state.turn.node} since {moment(loaded.head.at)} UTC. It is shown as it "
                 "goes on. Ctrl-C leaves."
@@ -192,7 +193,7 @@ class Talk:
 
     async def _decide(self) -> None:
         """Ask the person at the terminal about everything that waits for one."""
-        for approval in await self._service.approvals(self._thread_id, self._caller):
+        for approval in await self._service.content.approvals(self._thread_id, self._caller):
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():
