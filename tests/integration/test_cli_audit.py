@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from api.cli import main
+from api.cli.running import here
 from infrastructure.signing import new_key
 from tests.integration.test_cli import UNKNOWN, conversation
 from tests.support.command import terminal, threadfold
@@ -137,6 +138,16 @@ async def test_who_has_read_is_listed_and_filtered(thread: str, database_url: st
     )
     assert await reads("--actor", "nobody") == await reads("--thread", UNKNOWN) == []
     assert re.search(rf"^\d{{4}}-\S+ \S+ +{ME} +threadfold +state +{thread} +", table.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("error", [KeyError("uid"), OSError("no name"), ImportError("pwd")], ids=repr)
+def test_where_the_system_knows_no_name_there_is_no_actor(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise error
+
+    assert here().actor == ME
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert (here().actor, here().client) == (None, "threadfold")
 
 
 @pytest.mark.parametrize(

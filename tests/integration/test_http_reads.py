@@ -203,10 +203,14 @@ async def test_who_reads_a_fork_reads_what_it_left(api: Api, thread: str) -> Non
 
 async def test_a_list_names_each_thread_once(api: Api) -> None:
     opened = {await api.opened() for _ in range(3)}
+    for thread in opened:
+        await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
     await api.service.reading.fresh("threads")
     await api.get("/v1/threads")
-    await api.get("/v1/feed")
-    for read in await reads(api):
+    assert len((await api.get("/v1/feed")).json()["items"]) == 6
+    found = await reads(api)
+    assert [read["what"] for read in found] == ["feed", "list"]
+    for read in found:
         assert len(read["threads"]) == 3
         assert set(read["threads"]) == opened
 
