@@ -8,9 +8,11 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
+from api.caller import Caller, printable
 from api.health import Readiness
 from api.preconditions import seen, uuid_of, visible
-from api.service import Caller, Service
+from api.problems import AnyRequest
+from api.service import Service
 
 IfMatch = Annotated[
     str | None,
@@ -22,11 +24,18 @@ IdempotencyKey = Annotated[
 ]
 CorrelationId = Annotated[
     str | None,
-    HeaderParameter(name="X-Correlation-ID", description="Is recorded with the events, to find them by."),
+    HeaderParameter(name="X-Correlation-ID", description="Is recorded with what is done or read, to find it by."),
 ]
 UserAgent = Annotated[
     str | None,
-    HeaderParameter(name="User-Agent", description="Is recorded with the events: the program that the caller used."),
+    HeaderParameter(name="User-Agent", description="Is recorded likewise: the program that the caller used."),
+]
+Actor = Annotated[
+    str | None,
+    HeaderParameter(
+        name="X-Actor",
+        description="Who the caller says to be; recorded likewise. Set it in the proxy that authenticates.",
+    ),
 ]
 FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
@@ -58,24 +67,36 @@ def turn(turn_id: TurnPath) -> UUID:
     return uuid_of(turn_id, "turn_id")
 
 
-def caller(
-    idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None, user_agent: UserAgent = None
-) -> Caller:
-    """Read who calls, and how, from the headers."""
-    return Caller(
-        key=visible(idempotency_key, "Idempotency-Key"),
-        correlation=visible(correlation_id, "X-Correlation-ID"),
-        client="".join(filter(str.isprintable, user_agent))[:CLIENT] if user_agent else None,
-    )
-
-
 CLIENT = 100
 """Characters that are kept of the name that a client gives itself."""
 
+REQUEST = 1_000
+"""Characters that are kept of a path and its parameters."""
 
-def reader() -> Caller:
-    """Read who asks without changing anything: the headers of commands mean nothing here."""
-    return Caller()
+
+def caller(
+    request: AnyRequest,
+    idempotency_key: IdempotencyKey = None,
+    correlation_id: CorrelationId = None,
+    x_actor: Actor = None,
+    user_agent: UserAgent = None,
+) -> Caller:
+    """Read who calls, and how, from the headers."""
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    return Caller(
+        key=visible(idempotency_key, "Idempotency-Key"),
+        correlation=visible(correlation_id, "X-Correlation-ID"),
+        actor=visible(x_actor, "X-Actor"),
+        client=printable(user_agent, CLIENT) if user_agent else None,
+        request=printable(f"{path}?{query}" if query else path, REQUEST),
+    )
+
+
+def reader(
+    request: AnyRequest, correlation_id: CorrelationId = None, x_actor: Actor = None, user_agent: UserAgent = None
+) -> Caller:
+    """Read who asks without changing anything: the other headers of commands mean nothing here."""
+    return caller(request, None, correlation_id, x_actor, user_agent)
 
 
 def readiness(state: State) -> Readiness:

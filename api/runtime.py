@@ -30,6 +30,7 @@ from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
 from domain.ports.log import EventStore
+from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore, Signer
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.tokens import TokenCounter
@@ -43,6 +44,7 @@ from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.read_models import MemoryReadModels
+from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
@@ -53,6 +55,7 @@ from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
+from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
@@ -100,6 +103,7 @@ class Runtime:
     """Runs only while somebody enters `working()`, for the slices that the worker has."""
     prices: Prices
     archive: LogArchive
+    accesses: AccessLog
     feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
@@ -176,6 +180,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             runner,
             prices,
             log.archive,
+            log.accesses,
             feed,
             clock,
             uuid7,
@@ -224,6 +229,7 @@ class Log:
     seals: SealStore
     models: ReadModels
     archive: LogArchive
+    accesses: AccessLog
     hot: HotStore | None = None
 
 
@@ -238,25 +244,28 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
             MemorySealStore(),
             MemoryReadModels(memory.head_of, clock),
             MemoryArchive(memory),
+            MemoryAccessLog(),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
+    accesses = PostgresAccessLog(pool)
     stack.push_async_callback(events.close)
+    stack.push_async_callback(accesses.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
-    return Log(events, snapshots, leases, over_redis, seals, models, archive, RedisHotStore(redis, name))
+    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, RedisHotStore(redis, name))
 
 
 def _signer(settings: Settings) -> Signer | None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -11,14 +10,15 @@ import msgspec
 from msgspec import Struct
 
 from api.audit import Audit
-from api.past import NOW, Past, Point
+from api.caller import Caller
+from api.content import Content
 from api.reading import Reading
+from api.reads import Reads
 from api.runtime import Runtime
 from api.views.about import WorkerView, worker_view
-from api.views.approvals import ApprovalView, waiting_approvals
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
-from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
+from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
 from domain.application.replay import Replay, ReplayedTurn
@@ -46,11 +46,10 @@ from domain.events import (
     TurnEnd,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, START, CommandId, Tenant, ThreadId, TurnId, Version
+from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.state import Running, State, Unopened
 from infrastructure.agents import load_agents
 from projections import transcript
-from projections.threads import ThreadSummary, summary
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
@@ -61,19 +60,6 @@ WAIT_LIMIT = 600.0
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
 """Events after which a worker has something to do."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, and how: what the headers say. `existing`: only if the thread exists, at whatever checkpoint."""
-
-    tenant: Tenant = DEFAULT_TENANT
-    key: str | None = None
-    seen: Seen | None = None
-    existing: bool = False
-    correlation: str | None = None
-    actor: str | None = None
-    client: str | None = None
 
 
 class Said(Struct, frozen=True):
@@ -131,6 +117,8 @@ class Service:
         self.runtime = runtime
         self.audit = Audit(runtime)
         self.reading = Reading(runtime)
+        self.reads = Reads(runtime)
+        self.content = Content(runtime, self.reads, self.reading, self.audit)
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
@@ -281,6 +269,7 @@ class Service:
         `graph` is the name of a registered agent, or `module:attribute`. Raises `UnknownThread`, `UnknownGraph`.
         """
         loaded = await self.existing(thread_id, caller)
+        await self.reads.of_thread(caller, "replay", thread_id)
         own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
         agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
         means = self.runtime.turns.means
@@ -291,23 +280,9 @@ class Service:
         """List the processes that run turns."""
         return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
 
-    async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
-        """List what waits for a person in a thread."""
-        return waiting_approvals((await self.existing(thread_id, caller)).state)
-
     async def existing(self, thread_id: ThreadId, caller: Caller) -> Loaded:
         """Return a thread as it is now. Raises `UnknownThread`."""
         return await self.runtime.journal.existing(thread_id, caller.tenant)
-
-    def past(self, caller: Caller) -> Past:
-        """Look at threads as they were."""
-        return Past(self.runtime.journal, caller.tenant)
-
-    async def summary(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> ThreadSummary:
-        """Summarise a thread as it is now, was at a version, or was at an instant, by folding it."""
-        loaded = await self.past(caller).state(thread_id, point)
-        row = await self.runtime.journal.store.thread(thread_id)
-        return summary(loaded, row.opened_at if row else loaded.head.at, self.runtime.prices)
 
     async def _act(
         self,

@@ -14,8 +14,9 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
+from api.caller import Caller
 from api.runtime import open_runtime
-from api.service import Caller, Said, Service
+from api.service import Said, Service
 from domain.events import Durability
 from domain.ids import ThreadId
 from infrastructure.settings import Settings

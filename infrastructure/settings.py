@@ -150,6 +150,9 @@ class Settings(BaseSettings):
         default=None, description="the Ed25519 key that seals are signed with: base64, or a PEM file; empty: no seals"
     )
     seal_every: float = Field(default=3600.0, ge=1, le=31_536_000, description="seconds between two seals of the log")
+    audit_reads: bool = Field(
+        default=True, description="whether it is recorded who is shown what threads hold: true or false"
+    )
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
         default=(), description="agents of your own: module:attribute, separated by commas"
     )

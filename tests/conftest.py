@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from api.runtime import LogArchive, SystemClock
 from domain.ports.leases import LeaseStore
 from domain.ports.log import EventStore
+from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.wakeups import Wakeups
@@ -31,6 +32,7 @@ from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.read_models import MemoryReadModels
+from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
@@ -39,6 +41,7 @@ from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
+from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.wakeups import open_wakeups
@@ -153,6 +156,12 @@ def snapshot_store(request: pytest.FixtureRequest, store_kind: str) -> SnapshotS
 def seal_store(request: pytest.FixtureRequest, store_kind: str) -> SealStore:
     """Give an empty seal store."""
     return MemorySealStore() if store_kind == "memory" else PostgresSealStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def access_log(request: pytest.FixtureRequest, store_kind: str) -> AccessLog:
+    """Give an empty audit of reads."""
+    return MemoryAccessLog() if store_kind == "memory" else PostgresAccessLog(request.getfixturevalue("pool"))
 
 
 @pytest.fixture

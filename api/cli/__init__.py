@@ -20,6 +20,7 @@ COMMANDS = {
     "projections": "Look after the read models: list, rebuild, rollback, drop, parked, retry, skip.",
     "replay": "Run a thread's turns again as recorded, with another graph, and compare.",
     "verify": "Check that the log is whole and unchanged.",
+    "audit": "Who did what, and who has read what: list, reads.",
     "seals": "Signed roots of the log: list, make, check, key.",
     "proof": "Prove that an event is in the sealed log.",
     "export": "Write the log into files, Parquet or JSON lines, by day.",

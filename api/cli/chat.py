@@ -11,10 +11,10 @@ import click
 
 from api.bodies import DEFAULT_GRAPH
 from api.cli.output import counted, moment
-from api.cli.running import PROBLEM, connected, explained, log_to_stderr, model_of, place_of
+from api.cli.running import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
 from api.cli.screen import Screen
 from api.runtime import open_runtime
-from api.service import Caller, Decision, Said, Service
+from api.service import Decision, Said, Service
 from domain.application.watching import happenings
 from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
@@ -110,7 +110,7 @@ class Talk:
         self._runtime = service.runtime
         self._graph = graph
         self._new = thread is None
-        self._caller = Caller()
+        self._caller = here()
         self._thread_id = service.thread_id(thread, self._caller)
         self._worker = self._runtime.worker
         self._worker.standby, self._worker.only = True, self._thread_id
@@ -162,6 +162,7 @@ class Talk:
     async def _see_out(self) -> None:
         loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
         if isinstance(loaded.state, Running):
+            await self._service.content.watched(self._thread_id, self._caller)
             self.screen.note(
                 f"A turn is at its node {loaded.state.turn.node} since {moment(loaded.head.at)} UTC. It is shown as it "
                 "goes on. Ctrl-C leaves."
@@ -192,7 +193,7 @@ class Talk:
 
     async def _decide(self) -> None:
         """Ask the person at the terminal about everything that waits for one."""
-        for approval in await self._service.approvals(self._thread_id, self._caller):
+        for approval in await self._service.content.approvals(self._thread_id, self._caller):
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():

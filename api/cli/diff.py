@@ -9,9 +9,8 @@ from msgspec.structs import asdict
 
 from api.cli.options import VersionOrInstant, limited
 from api.cli.output import as_json, moment, show_fields, show_json, show_table
-from api.cli.running import ask
+from api.cli.running import ask, here
 from api.past import Point
-from api.service import Caller
 from api.views.past import DiffView, PointView
 from domain.codec import to_json
 from domain.diff import Changes, Counts, ValueChange
@@ -30,7 +29,7 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
     FROM 0 is before the first event.
     """
     begin, end = _either(since, "from"), _either(until, "to")
-    view = ask(lambda service: service.past(Caller()).diff(ThreadId(thread), begin, end, limit, None))
+    view = ask(lambda service: service.content.diff(ThreadId(thread), begin, end, limit, None, here()))
     if as_json:
         show_json(view)
         return

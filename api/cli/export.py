@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from api.cli.output import as_json, counted, show_json, visible
 from api.cli.progress import bars
-from api.cli.running import ask
+from api.cli.running import ask, here
 from api.service import Service
 from infrastructure.archive.export import Exported, export_log
 from infrastructure.archive.manifest import Format
@@ -45,6 +45,7 @@ def export(*, directory: Path, format_: Format | None, as_json: bool) -> None:
 
 async def _export(service: Service, directory: Path, format_: Format | None) -> Report:
     started, runtime = time.monotonic(), service.runtime
+    await service.reads.of_log(here(), "export")
     with bars() as shown:
         exported = await export_log(
             runtime.journal.store,

@@ -5,11 +5,11 @@ from uuid import UUID
 import click
 
 from api.cli.output import show_json
-from api.cli.running import PROBLEM, ask
+from api.cli.running import PROBLEM, ask, here
 from api.seal_views import ProofView, proof_view
 from api.service import Service
 from domain.application.proofs import holds
-from domain.ids import DEFAULT_TENANT, MAX_VERSION, ThreadId
+from domain.ids import MAX_VERSION, ThreadId
 
 
 @click.command()
@@ -22,7 +22,7 @@ def proof(*, thread: UUID, version: int) -> None:
     """
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
-        made = await service.audit.prove(ThreadId(thread), version, DEFAULT_TENANT)
+        made = await service.content.proof(ThreadId(thread), version, here())
         return proof_view(made), holds(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)

@@ -7,8 +7,8 @@ import click
 
 from api.cli.output import as_json as json_option
 from api.cli.output import counted, show_json
-from api.cli.running import PROBLEM, ask
-from api.service import Caller, Service
+from api.cli.running import PROBLEM, ask, here
+from api.service import Service
 from domain.application.replay import ReplayedTurn
 from domain.ids import ThreadId
 
@@ -24,7 +24,7 @@ def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
     """
 
     async def again(service: Service) -> Sequence[ReplayedTurn]:
-        return await service.replay(ThreadId(thread), graph, Caller())
+        return await service.replay(ThreadId(thread), graph, here())
 
     turns = ask(again)
     if as_json:

@@ -1,7 +1,10 @@
 """Carrying out a command: its settings, its log, its event loop, and what is said when it cannot be done."""
 
 import asyncio
+import getpass
 import logging
+import shlex
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -12,6 +15,7 @@ import asyncpg
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.caller import Caller, printable
 from api.runtime import MEMORY, open_runtime
 from api.service import Service
 from domain.errors import ThreadfoldError, UnknownThread
@@ -24,6 +28,15 @@ PROBLEM = 1
 
 DRIVERS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
 """What the ways to a database raise when there is none, or when it refuses."""
+
+CLIENT = "threadfold"
+"""What the command line is called where programs are named."""
+
+NAME = 255
+"""Characters that are kept of a user's name."""
+
+LINE = 1_000
+"""Characters that are kept of a command line."""
 
 
 class Unreachable(ThreadfoldError):
@@ -113,6 +126,15 @@ def ask(query: Callable[[Service], Awaitable[T]]) -> T:
 async def _ask(settings: Settings, query: Callable[[Service], Awaitable[T]]) -> T:
     async with connected(settings, open_runtime(settings)) as runtime:
         return await query(Service(runtime))
+
+
+def here() -> Caller:
+    """Say who uses this command line: the system's user, if it knows one."""
+    try:
+        user = printable(getpass.getuser(), NAME) or None
+    except (KeyError, ImportError, OSError):  # no name is set, and the user's number has none
+        user = None
+    return Caller(actor=user, client=CLIENT, request=printable(shlex.join([CLIENT, *sys.argv[1:]]), LINE))
 
 
 def place_of(settings: Settings) -> str:

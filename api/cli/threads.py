@@ -9,18 +9,18 @@ import click
 from api.cli.diff import diff
 from api.cli.options import back_to, limited, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
-from api.cli.running import ask
+from api.cli.running import ask, here
 from api.cli.screen import Screen
 from api.past import Asked, Place
 from api.reading import Filters
-from api.service import Caller, Service
+from api.service import Service
 from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.state import StateView, WindowMessage, state_view
 from domain.application.watching import happenings
 from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput
-from domain.ids import DEFAULT_TENANT, MAX_VERSION, ThreadId, Version
+from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.state import Ended
 from projections.threads import ThreadSummary
 
@@ -45,7 +45,7 @@ def list_threads(*, limit: int, cursor: str | None, search: str | None, status: 
     async def listing(service: Service) -> Page[ThreadSummary]:
         await service.runtime.catch_up()
         try:
-            return await service.reading.threads(DEFAULT_TENANT, Filters(status, search=search), cursor, limit)
+            return await service.content.threads(Filters(status, search=search), cursor, limit, here())
         except InvalidInput as error:
             raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
 
@@ -72,7 +72,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
     place = point(at_version, at_time)
 
     async def summarise(service: Service) -> ThreadSummary:
-        return await service.summary(ThreadId(thread), Caller(), place)
+        return await service.content.summary(ThreadId(thread), here(), place)
 
     found = ask(summarise)
     if as_json:
@@ -103,7 +103,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
 def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
     """Read a thread's events as they were recorded."""
     asked = Asked(limit, Place("asc", after))
-    page = ask(lambda service: service.past(Caller()).events(ThreadId(thread), asked))
+    page = ask(lambda service: service.content.events(ThreadId(thread), asked, here()))
     following = page.items[-1].version if page.next_cursor else None
     if as_json:
         show_json({"items": page.items, "next_after": following})
@@ -123,7 +123,7 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
     """Reconstruct a thread's state: now, at a version, or at an instant."""
     place = point(at_version, at_time)
-    view = state_view(ask(lambda service: service.past(Caller()).state(ThreadId(thread), place)))
+    view = state_view(ask(lambda service: service.content.state(ThreadId(thread), place, here())))
     if as_json:
         show_json(view)
         return
@@ -141,7 +141,7 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
     """Follow a thread as it happens, until Ctrl-C; with --json, one event to a line."""
 
     async def follow(service: Service) -> None:
-        loaded = await service.existing(ThreadId(thread), Caller())
+        loaded = await service.content.watched(ThreadId(thread), here())
         begin = loaded.head.version if after is None else Version(after)
         screen, signals = Screen(users=True), service.runtime.turns.means.signals
         async with aclosing(happenings(service.runtime.journal, signals, ThreadId(thread), begin)) as following:

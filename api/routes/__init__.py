@@ -20,6 +20,7 @@ ROUTES = (
     past.show_diff,
     stream.stream_thread,
     audit.prove_event,
+    audit.list_reads,
     audit.list_seals,
     audit.show_seal,
     audit.verify_thread,

@@ -1,9 +1,10 @@
 """Verifying the log, its seals, and proofs for whoever does not trust this service."""
 
+from datetime import datetime
 from typing import Annotated
 
 from litestar import get, post
-from litestar.params import PathParameter
+from litestar.params import FromQuery, PathParameter, QueryParameter
 from litestar.status_codes import (
     HTTP_200_OK,
     HTTP_404_NOT_FOUND,
@@ -12,14 +13,18 @@ from litestar.status_codes import (
 )
 
 from api.callers import Cursor, FromReader, FromService, FromThread, Limit
-from api.preconditions import number_of
+from api.preconditions import in_utc, number_of, uuid_of
 from api.problems import problems
 from api.seal_views import ProofView, Report, SealView, WholeSeal, proof_view
 from api.views.page import Page
+from api.views.reads import AccessView
 from domain.ids import ThreadId
+from domain.ports.reads import AccessFilter, What
 
 VersionPath = Annotated[str, PathParameter(description="The event's version in its thread.")]
 NumberPath = Annotated[str, PathParameter(description="The seal's number, from 1.")]
+Since = Annotated[datetime | None, QueryParameter(name="from", description="The instant to begin with.")]
+Until = Annotated[datetime | None, QueryParameter(name="to", description="The instant to end before.")]
 
 READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 HIGHEST_SEAL = 2**63 - 1
@@ -28,8 +33,25 @@ HIGHEST_SEAL = 2**63 - 1
 @get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READING)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
     """Prove that an event is in the sealed log. 404 if no seal covers it yet, with when the next one is due."""
-    proof = await service.audit.prove(ThreadId(thread), number_of(version, "version"), reader.tenant)
-    return proof_view(proof)
+    return proof_view(await service.content.proof(ThreadId(thread), number_of(version, "version"), reader))
+
+
+@get("/v1/audit/reads", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
+async def list_reads(
+    service: FromService,
+    reader: FromReader,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    since: Since = None,
+    until: Until = None,
+    thread_id: FromQuery[str | None] = None,
+    actor: FromQuery[str | None] = None,
+    what: FromQuery[What | None] = None,
+) -> Page[AccessView]:
+    """List who was shown what of which threads, the last first."""
+    thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
+    only = AccessFilter(thread, actor, what, in_utc(since, "from"), in_utc(until, "to"))
+    return await service.reads.page(reader.tenant, only, cursor, limit)
 
 
 @get("/v1/seals", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))

@@ -42,7 +42,7 @@ async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.past(reader).state(ThreadId(thread), Point(at_version, at_time)))
+    view = state_view(await service.content.state(ThreadId(thread), Point(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -59,7 +59,7 @@ async def list_messages(
 ) -> Page[TranscriptMessage]:
     """Read the whole transcript, as it is or as it was, in pages."""
     asked = Asked(limit, _place(cursor), Point(at_version, at_time), order)
-    return await service.past(reader).messages(ThreadId(thread), asked)
+    return await service.content.messages(ThreadId(thread), asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
@@ -75,7 +75,7 @@ async def list_events(
 ) -> Page[EventView]:
     """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
     asked = Asked(limit, _place(cursor), Point(at_version, at_time), order)
-    return await service.past(reader).events(ThreadId(thread), asked)
+    return await service.content.events(ThreadId(thread), asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=READING)
@@ -93,7 +93,7 @@ async def show_diff(
     """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
     begin = Point(since, from_time, "from", "from_time")
     end = Point(to, to_time, "to", "to_time")
-    return await service.past(reader).diff(ThreadId(thread), begin, end, limit, _place(cursor))
+    return await service.content.diff(ThreadId(thread), begin, end, limit, _place(cursor), reader)
 
 
 def _place(cursor: str | None) -> Place | None:

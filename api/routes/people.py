@@ -53,7 +53,7 @@ CHANGING = problems(
 )
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List what waits for a person in a thread: tool calls, or a node."""
-    return Page(await service.approvals(ThreadId(thread), reader), None)
+    return Page(await service.content.approvals(ThreadId(thread), reader), None)
 
 
 @post(

@@ -60,8 +60,8 @@ async def stream_thread(
     until_idle: UntilIdle = False,
 ) -> Stream:
     """Follow a thread: its events, and the text of running models, from whichever process runs the turn."""
-    loaded = await service.existing(ThreadId(thread), reader)
     begin = _version(last_event_id)
+    loaded = await service.content.watched(ThreadId(thread), reader)
     if begin is None:
         begin = loaded.head.version if after is None else Version(after)
     told = _told(service, ThreadId(thread), begin, until_idle=until_idle)

@@ -73,6 +73,8 @@ async def update_values(
     """Change the thread's values by a JSON merge patch."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     outcome = await service.update(ThreadId(thread), data.values, caller)
+    if not outcome.events:  # then there is none that says who was here
+        await service.reads.of_thread(caller, "state", ThreadId(thread))
     view = state_view(outcome.loaded)
     return Response(view, headers=etag(view.checkpoint))
 
@@ -105,7 +107,7 @@ async def list_threads(
         raise InvalidInput("status", "expected some of idle, running, waiting")
     since, before = in_utc(active_since, "active_since"), in_utc(active_before, "active_before")
     filters = Filters(statuses, graph, search, title, since, before, sort, order == "desc")
-    return await service.reading.threads(reader.tenant, filters, cursor, limit)
+    return await service.content.threads(filters, cursor, limit, reader)
 
 
 @get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
@@ -121,9 +123,9 @@ async def show_thread(
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
     point = Point(at_version, at_time)
     if consistency == "strong" or point.given:
-        found = await service.summary(ThreadId(thread), reader, point)
+        found = await service.content.summary(ThreadId(thread), reader, point)
         return Response(found, headers=etag(found.checkpoint))
     if min_version is not None:
         await service.reading.seen("threads", ThreadId(thread), min_version)
-    found = await service.reading.thread(ThreadId(thread), reader.tenant)
+    found = await service.content.eventual_summary(ThreadId(thread), reader)
     return Response(found, headers=etag(found.checkpoint))

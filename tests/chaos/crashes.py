@@ -12,8 +12,9 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
+from api.caller import Caller
 from api.runtime import open_runtime
-from api.service import Caller, Decision, Said, Service
+from api.service import Decision, Said, Service
 from api.views.approvals import ApprovalView
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
@@ -132,7 +133,7 @@ class Run:
     async def _decide(self, service: Service, thread_id: ThreadId) -> None:
         """Be the person who is asked: grants what did not happen yet, and says what came of what did."""
         while True:
-            for approval in await service.approvals(thread_id, Caller()):
+            for approval in await service.content.approvals(thread_id, Caller()):
                 decision = Decision(approval.approval_id, approval.hash, "grant")
                 if approval.because == "outcome_unknown" and await self._happened(approval):
                     self.report.settled += 1

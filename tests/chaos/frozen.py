@@ -7,8 +7,9 @@ import signal
 from collections.abc import Sequence
 from uuid import uuid4
 
+from api.caller import Caller
 from api.runtime import open_runtime
-from api.service import Caller, Said, Service
+from api.service import Said, Service
 from domain.application.verify import verify_thread
 from domain.codec import Recorded
 from domain.events import MessageAppended, TurnCompleted, TurnResumed

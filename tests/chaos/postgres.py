@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from api.caller import Caller
 from api.runtime import open_runtime
-from api.service import Caller, Said, Service
+from api.service import Said, Service
 from domain.application.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.events import MessageAppended, TurnCompleted, TurnEnd, TurnStarted

@@ -10,9 +10,10 @@ import asyncpg
 import click
 import pytest
 
+from api.caller import Caller
 from api.cli import COMMANDS, main
 from api.runtime import open_runtime
-from api.service import Caller, Said, Service
+from api.service import Said, Service
 from domain.ids import ThreadId
 from infrastructure.settings import CHECKOUT, Settings
 from tests.support.command import Done, environment, threadfold

@@ -239,12 +239,12 @@ async def test_health_and_schema(api: Api) -> None:
     assert schema == (await api.get("/schema/openapi.json")).json()
     turns = schema["paths"]["/v1/threads/{thread_id}/turns"]["post"]
     assert {p["name"] for p in turns["parameters"]} == {
-        "thread_id", "wait", "If-Match", "Idempotency-Key", "User-Agent", "X-Correlation-ID"
+        "thread_id", "wait", "If-Match", "Idempotency-Key", "User-Agent", "X-Actor", "X-Correlation-ID"
     }  # fmt: skip
     assert turns["description"] == "Say something in an open thread."
     events = schema["paths"]["/v1/threads/{thread_id}/events"]["get"]
     assert {p["name"] for p in events["parameters"]} == {
-        "thread_id", "at_version", "at_time", "order", "cursor", "limit"
+        "thread_id", "at_version", "at_time", "order", "cursor", "limit", "User-Agent", "X-Actor", "X-Correlation-ID"
     }  # fmt: skip
 
 

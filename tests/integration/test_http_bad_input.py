@@ -206,6 +206,13 @@ CASES: dict[str, Case] = {
         400,
         "X-Correlation-ID",
     ),
+    "X-Actor with a space": (
+        TURNS,
+        {"json": {"user_input": "a"}, "headers": {"X-Actor": "Ada Lovelace"}},
+        400,
+        "X-Actor",
+    ),
+    "X-Actor of a reader is too long": (STATE, {"headers": {"X-Actor": "a" * 256}}, 400, "X-Actor"),
     "values to change are text": (VALUES, {"json": {"values": "x"}}, 400, "values"),
     "values to change in an unknown thread": (
         ("PATCH", f"/v1/threads/{UNKNOWN}/values"),

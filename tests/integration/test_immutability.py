@@ -119,3 +119,32 @@ async def test_seals_can_only_be_added(pool: asyncpg.Pool, owner: asyncpg.Connec
         await pool.execute(statement)
 
     assert await owner.fetchval("SELECT number FROM seals") == 1
+
+
+READ = """
+INSERT INTO reads (at, tenant, what, request, threads)
+VALUES (now(), 'default', 'state', '/v1/threads', ARRAY[gen_random_uuid()])
+"""
+FORBIDDEN_OF_READS = [
+    "UPDATE reads SET actor = 'somebody else'",
+    "DELETE FROM reads",
+    "TRUNCATE reads",
+    "DELETE FROM reads WHERE false",
+    f"{READ} ON CONFLICT (tenant, at, id) DO UPDATE SET actor = 'somebody else'",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN_OF_READS)
+async def test_who_has_read_what_can_only_be_added(
+    pool: asyncpg.Pool, owner: asyncpg.Connection, statement: str
+) -> None:
+    await pool.execute(READ)
+    before = await owner.fetch("SELECT * FROM reads")
+
+    await owner.execute("SET session_replication_role = replica")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="on reads was refused: the audit of reads is append"):
+        await owner.execute(statement)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
+        await pool.execute(statement)
+
+    assert await owner.fetch("SELECT * FROM reads") == before

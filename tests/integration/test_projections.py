@@ -134,12 +134,15 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
 
 
 async def test_the_audit_says_who_did_what_and_what_the_agent_did_because_of_it(api: Api) -> None:
-    thread = await talk(api, "What is 2 + 2?", **{"X-Correlation-ID": "ticket-7", "User-Agent": "curl/8.9"})
+    thread = await talk(
+        api, "What is 2 + 2?", **{"X-Correlation-ID": "ticket-7", "User-Agent": "curl/8.9", "X-Actor": "ada"}
+    )
     entries = (await strong(api, "/v1/audit", correlation="ticket-7"))["items"]
     agent, caller = sorted(entries, key=lambda entry: str(entry["by"]))
     assert agent["command"] == caller["command"]
     assert caller["actions"] == ["TurnStarted", "MessageAppended"]
-    assert (caller["client"], caller["thread_id"]) == ("curl/8.9", thread)
+    assert (caller["actor"], caller["client"], caller["thread_id"]) == ("ada", "curl/8.9", thread)
+    assert [entry["command"] for entry in (await strong(api, "/v1/audit", actor="ada"))["items"]] == [caller["command"]]
     assert agent["actions"] == ["ToolStarted", "ToolSucceeded", "TurnCompleted"]
     everything = await strong(api, "/v1/audit", thread_id=thread, limit=1)
     rest = await strong(api, "/v1/audit", thread_id=thread, cursor=everything["next_cursor"])

@@ -10,6 +10,7 @@ import pytest
 
 from infrastructure.postgres import statements
 from infrastructure.postgres.pool import PLANNER
+from infrastructure.postgres.reads import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAGE_OF_THREAD
 
 HOT = {
     name: getattr(statements, name)
@@ -39,6 +40,10 @@ INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result
 SELECT slice, gen_random_uuid(), tenant, thread_id, hash, '{}' FROM threads;
 INSERT INTO snapshots (slice, thread_id, version, tenant, hash, at, fingerprint, state)
 SELECT slice, thread_id, 20, tenant, hash, at, 'f', '{}' FROM threads;
+INSERT INTO reads (at, tenant, what, request, actor, threads)
+SELECT now() - n * interval '1 second', 'tenant', (ARRAY['state', 'messages', 'list'])[n % 3 + 1], '/v1/threads',
+       'actor-' || n % 50, ARRAY(SELECT md5((n % 2000 + m)::text)::uuid FROM generate_series(1, 1 + n % 3) AS m)
+  FROM generate_series(1, 20000) AS n;
 ANALYZE;
 """
 
@@ -174,3 +179,23 @@ async def test_finding_an_instant_does_not_grow_with_the_thread(owner: asyncpg.C
     assert [node["Node Type"] for node in looked_up] == ["Index Scan"]
     assert looked_up[0]["Actual Loops"] <= 18
     assert looked_up[0]["Actual Rows"] <= 1
+
+
+ACCESSES = {PAGE: "reads_pkey", PAGE_OF_ACTOR: "reads_by_actor", PAGE_OF_KIND: "reads_by_kind"}
+
+
+@pytest.mark.parametrize("statement", ACCESSES, ids=ACCESSES.get)
+async def test_who_has_read_what_comes_out_of_an_index_in_its_order(tables: asyncpg.Connection, statement: str) -> None:
+    plan = await plan_of(tables, statement)
+
+    assert [node["Node Type"] for node in plan] == ["Limit", "Index Scan"]
+    assert plan[1]["Index Name"] == ACCESSES[statement]
+
+
+async def test_who_has_read_a_thread_is_found_through_the_index_of_threads(owner: asyncpg.Connection) -> None:
+    await owner.execute(FILL)
+
+    plan = await plan_of(owner, PAGE_OF_THREAD)
+
+    assert [node["Index Name"] for node in plan if "Index Name" in node] == ["reads_of_thread"]
+    assert "Seq Scan" not in {node["Node Type"] for node in plan}

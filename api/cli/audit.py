@@ -1,0 +1,121 @@
+"""`threadfold audit`: list, reads."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar, get_args
+from uuid import UUID
+
+import click
+
+from api.cli.options import Instant, limited
+from api.cli.output import as_json, moment, show_json, show_table
+from api.cli.running import ask
+from api.reading_views import AuditEntry
+from api.service import Service
+from api.views.page import Page
+from api.views.reads import AccessView
+from domain.errors import InvalidInput
+from domain.ids import DEFAULT_TENANT, ThreadId
+from domain.ports.reads import AccessFilter, What
+from domain.queries import Where
+
+T = TypeVar("T")
+
+of_thread = click.option("--thread", type=click.UUID, help="Only of this thread.")
+of_actor = click.option("--actor", help="Only what this one did.")
+onward = click.option("--cursor", help="Go on after the page that ended with this.")
+
+
+@click.group()
+def audit() -> None:
+    """Who did what, and who has read what. Times are in UTC."""
+
+
+@audit.command("list")
+@of_thread
+@of_actor
+@click.option("--command", type=click.UUID, help="Only what came of this command.")
+@click.option("--correlation", help="Only what was sent with this X-Correlation-ID.")
+@limited
+@onward
+@as_json
+def list_audit(
+    *,
+    thread: UUID | None,
+    actor: str | None,
+    command: UUID | None,
+    correlation: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """List who did what to which thread, and what the agent did because of it, the last first."""
+    asked = {"thread_id": thread, "actor": actor, "command": command, "correlation": correlation}
+    where = [Where(name, "=", value) for name, value in asked.items() if value is not None]
+
+    async def listing(service: Service) -> Page[AuditEntry]:
+        await service.runtime.catch_up()
+        return await service.reading.audit(DEFAULT_TENANT, where, cursor, limit)
+
+    headings = ["AT (UTC)", "THREAD", "ACTOR", "CLIENT", "BY", "WHAT"]
+    _show(_page(listing), headings, _entry, as_json=as_json)
+
+
+@audit.command()
+@of_thread
+@of_actor
+@click.option("--what", type=click.Choice(get_args(What)), help="Only where this was shown.")
+@click.option("--from", "since", type=Instant(), help="The instant to begin with, such as 2026-11-23T10:00:00Z.")
+@click.option("--to", "until", type=Instant(), help="The instant to end before.")
+@limited
+@onward
+@as_json
+def reads(
+    *,
+    thread: UUID | None,
+    actor: str | None,
+    what: What | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """List who was shown what of which threads, the last first. An export shows all threads, and names none."""
+    only = AccessFilter(ThreadId(thread) if thread else None, actor, what, since, until)
+    page = _page(lambda service: service.reads.page(DEFAULT_TENANT, only, cursor, limit))
+    _show(page, ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"], _access, as_json=as_json)
+
+
+def _page(listing: Callable[[Service], Awaitable[Page[T]]]) -> Page[T]:
+    """List; what is wrong with a cursor or a name goes by the option's name."""
+
+    async def checked(service: Service) -> Page[T]:
+        try:
+            return await listing(service)
+        except InvalidInput as error:
+            raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
+
+    return ask(checked)
+
+
+def _show(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequence[str]], *, as_json: bool) -> None:
+    if as_json:
+        show_json(page)
+        return
+    if not page.items:
+        click.echo("There is nothing that fits.")
+        return
+    show_table(headings, [row(item) for item in page.items])
+    if page.next_cursor:
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+
+
+def _entry(entry: AuditEntry) -> list[str]:
+    who = [entry.actor or "", entry.client or "", entry.by]
+    return [moment(entry.at), str(entry.thread_id), *who, ", ".join(entry.actions)]
+
+
+def _access(access: AccessView) -> list[str]:
+    one = str(access.threads[0]) if len(access.threads) == 1 else f"{len(access.threads):,}"
+    return [moment(access.at), access.actor or "", access.client or "", access.what, one, access.request]

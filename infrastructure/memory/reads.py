@@ -1,0 +1,44 @@
+"""Who was shown what, in memory."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from heapq import nlargest
+
+from domain.ids import Tenant
+from domain.ports.reads import Access, AccessCursor, AccessFilter, Kept
+
+
+class MemoryAccessLog:
+    """An `AccessLog` that a process keeps for itself."""
+
+    def __init__(self) -> None:
+        """Begin with no access."""
+        self._kept: list[Kept] = []
+
+    async def record(self, access: Access) -> None:
+        """Keep an access."""
+        self._kept.append(Kept(len(self._kept) + 1, access))
+
+    async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
+        """List a page of accesses."""
+        return nlargest(limit, self._found(tenant, only, before), key=_place)
+
+    def _found(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None) -> Iterator[Kept]:
+        for kept in self._kept:
+            earlier = before is None or _place(kept) < (before.at, before.number)
+            if kept.access.tenant == tenant and earlier and _fits(kept.access, only):
+                yield kept
+
+
+def _place(kept: Kept) -> tuple[datetime, int]:
+    return kept.access.at, kept.number
+
+
+def _fits(access: Access, only: AccessFilter) -> bool:
+    return (
+        (only.thread_id is None or only.thread_id in access.threads)
+        and only.actor in {None, access.actor}
+        and only.what in {None, access.what}
+        and (only.since is None or access.at >= only.since)
+        and (only.until is None or access.at < only.until)
+    )

@@ -1,0 +1,135 @@
+"""Who was shown what, on PostgreSQL. Accesses that come at once go into one statement and one commit."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+import asyncpg
+from msgspec import Struct
+
+from domain.errors import Overloaded
+from domain.ids import Tenant
+from domain.ports.reads import Access, AccessCursor, AccessFilter, Kept
+from infrastructure.postgres.retry import fetch
+
+MOST = 128
+"""Accesses of a group."""
+
+WAITING = 2_000
+"""Accesses that may wait; more are refused, so that a slow database does not fill the memory."""
+
+RECORD = """
+INSERT INTO reads (at, tenant, what, request, threads, actor, client, correlation)
+SELECT at, tenant, what, request, threads::uuid[], actor, client, correlation
+  FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+       AS given (at, tenant, what, request, threads, actor, client, correlation)
+"""
+"""Add accesses. The threads of each come as the text of an array, since arrays of arrays have one length."""
+
+PAGE = """
+SELECT id, at, tenant, what, request, threads, actor, client, correlation
+  FROM reads
+ WHERE tenant = $1
+   AND at >= coalesce($2::timestamptz, '-infinity')
+   AND at < coalesce($3::timestamptz, 'infinity')
+   AND (at, id) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::bigint, 9223372036854775807))
+   AND ($6::text IS NULL OR what = $6)
+   AND ($7::text IS NULL OR actor = $7)
+ ORDER BY at DESC, id DESC
+ LIMIT $8
+"""
+"""A page of a tenant's accesses, the last one first."""
+
+PAGE_OF_KIND = PAGE.replace("($6::text IS NULL OR what = $6)", "what = $6")
+"""The same where it is known what was shown, so that rare kinds are found through their index."""
+
+PAGE_OF_ACTOR = PAGE.replace("($7::text IS NULL OR actor = $7)", "actor = $7")
+"""The same where it is known who it was."""
+
+PAGE_OF_THREAD = PAGE.replace(
+    "FROM reads",
+    """FROM (SELECT id, at, tenant, what, request, threads, actor, client, correlation
+          FROM reads
+         WHERE threads @> ARRAY[$9::uuid]
+        OFFSET 0) AS of_thread""",
+)
+"""The same for one thread. OFFSET keeps the outer conditions outside: with them, the planner would rather walk through
+everybody's accesses in their order, hoping to meet this thread soon."""
+
+
+class _Waiting(Struct, eq=False):
+    access: Access
+    done: asyncio.Future[None]
+
+
+class PostgresAccessLog:
+    """An `AccessLog` on a migrated database. Nothing waits for company: a group is what came while one was written."""
+
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
+        """Use a pool's connections, which whoever opened it closes; let at most `limit` accesses wait."""
+        self._pool = pool
+        self._limit = limit
+        self._queue: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def record(self, access: Access) -> None:
+        """Add an access with those that come at the same time."""
+        if len(self._queue) >= self._limit:
+            raise Overloaded
+        waiting = _Waiting(access, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="accesses")
+        await waiting.done
+
+    async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
+        """List a page by the statement whose index leaves out most."""
+        place = (before.at, before.number) if before else (None, None)
+        given = (tenant, only.since, only.until, *place, only.what, only.actor, limit)
+        if only.thread_id is not None:
+            rows = await fetch(self._pool, PAGE_OF_THREAD, *given, only.thread_id)
+        elif only.actor is not None:
+            rows = await fetch(self._pool, PAGE_OF_ACTOR, *given)
+        else:
+            rows = await fetch(self._pool, PAGE if only.what is None else PAGE_OF_KIND, *given)
+        return [_kept(row) for row in rows]
+
+    async def close(self) -> None:
+        """Wait until everything is written or refused."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _write(self) -> None:
+        while self._queue:
+            group = [self._queue.popleft() for _ in range(min(MOST, len(self._queue)))]
+            try:
+                await fetch(self._pool, RECORD, *_columns([waiting.access for waiting in group]))
+            except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must not show anything)
+                _tell(group, error)
+            else:
+                _tell(group, None)
+        self._writing = None
+
+
+def _tell(group: Sequence[_Waiting], error: Exception | None) -> None:
+    for waiting in group:
+        if waiting.done.done():  # its caller was cancelled
+            continue
+        if error is None:
+            waiting.done.set_result(None)
+        else:
+            waiting.done.set_exception(error)
+
+
+def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:
+    """Turn rows into the columns that RECORD takes."""
+    rows = [
+        (a.at, a.tenant, a.what, a.request, f"{{{','.join(map(str, a.threads))}}}", a.actor, a.client, a.correlation)
+        for a in accesses
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _kept(row: asyncpg.Record) -> Kept:
+    fields = {name: value for name, value in row.items() if name != "id"}
+    return Kept(row["id"], Access(**{**fields, "threads": tuple(row["threads"])}))

@@ -1,0 +1,290 @@
+"""Whoever is shown what threads hold over HTTP is recorded, once and before; sums and figures leave no trace."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from api.past import Place
+from api.preconditions import encode_cursor
+from domain.errors import StoreUnavailable
+from domain.ids import DEFAULT_TENANT, ThreadId
+from domain.ports.reads import Access
+from infrastructure.signing import new_key
+from tests.support.http import Api, matches, running_api
+
+KEY = new_key()[0]
+ADA = {"X-Actor": "ada", "X-Correlation-ID": "ticket-7", "User-Agent": "console/1"}
+READS = "/v1/audit/reads"
+
+CONTENT: Mapping[str, tuple[str, str]] = {
+    "a list": ("/v1/threads", "list"),
+    "a search": ("/v1/threads?search=amount&title=%2Frefund", "list"),
+    "a summary": ("/v1/threads/{thread}", "summary"),
+    "a summary of the read model": ("/v1/threads/{thread}?consistency=eventual", "summary"),
+    "a summary of then": ("/v1/threads/{thread}?at_version=2", "summary"),
+    "the state": ("/v1/threads/{thread}/state", "state"),
+    "the state of then": ("/v1/threads/{thread}/state?at_version=2", "state"),
+    "messages": ("/v1/threads/{thread}/messages?order=desc&limit=1", "messages"),
+    "events": ("/v1/threads/{thread}/events?limit=2", "events"),
+    "a diff": ("/v1/threads/{thread}/diff?from=0", "diff"),
+    "a stream": ("/v1/threads/{thread}/stream?after=0&until_idle=true", "stream"),
+    "approvals": ("/v1/threads/{thread}/approvals", "approvals"),
+    "a proof": ("/v1/threads/{thread}/events/2/proof", "proof"),
+    "the feed": ("/v1/feed?types=MessageAppended", "feed"),
+}
+"""What shows something of a thread, and what it is recorded as."""
+
+OTHERS = {
+    "/v1/threads?status=running",
+    "/v1/threads/{thread}/messages?cursor={after_all}",
+    "/v1/threads/{thread}/events?cursor={after_all}",
+    "/v1/feed?types=TurnRolledBack",
+    "/v1/usage",
+    "/v1/analytics/turns",
+    "/v1/budgets?group_by=thread_id",
+    "/v1/instant?at=2026-11-23T10:00:00Z",
+    "/v1/audit",
+    "/v1/audit/reads",
+    "/v1/projections",
+    "/v1/projections/parked",
+    "/v1/seals",
+    "/v1/seals/1",
+    "/v1/graphs",
+    "/v1/graphs/cashier",
+    "/v1/workers",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+}
+"""What shows nothing that is in threads: empty pages, sums, names, and how things are."""
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, store_kind: str) -> str:
+    return "memory://" if store_kind == "memory" else str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture
+async def api(url: str) -> AsyncIterator[Api]:
+    agents = ("tests.support.agents:cashier",)
+    async with running_api(database_url=url, agents=agents, signing_key=KEY, seal_every=3600) as client:
+        yield client
+
+
+@pytest.fixture
+async def thread(api: Api) -> str:
+    """Name a thread in which a refund waits for a person, and whose events are sealed and in the read models."""
+    thread, store = await api.opened(graph="cashier"), api.service.runtime.journal.store
+    await api.post(f"/v1/threads/{thread}/turns", json={"user_input": '/refund {"amount": 5}'})
+    async with asyncio.timeout(20):
+        while not any(row.waiting for row in await store.threads(DEFAULT_TENANT, None, 1)):
+            await asyncio.sleep(0.02)
+    await api.service.runtime.sealer.make()
+    for projection in ("threads", "messages"):
+        await api.service.reading.fresh(projection)
+    return thread
+
+
+async def reads(api: Api, **params: Any) -> list[dict[str, Any]]:
+    answer = await api.get(READS, params=params)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["items"])
+
+
+@pytest.mark.parametrize("name", CONTENT)
+async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: str, name: str) -> None:
+    path, what = CONTENT[name]
+    path = path.format(thread=thread)
+    async with httpx.AsyncClient(base_url=api.base_url) as client:
+        answer = await client.get(path, headers=ADA)
+    assert answer.status_code == 200, answer.text
+    (read,) = await reads(api)
+    assert read.pop("at").endswith("Z")
+    assert read == {
+        "what": what,
+        "request": path,
+        "actor": "ada",
+        "client": "console/1",
+        "correlation": "ticket-7",
+        "threads": [thread],
+    }
+
+
+async def test_what_shows_nothing_of_a_thread_is_not_recorded(api: Api, thread: str) -> None:
+    head = (await api.service.runtime.journal.load(ThreadId(UUID(thread)))).head.version
+    after_all = encode_cursor(Place("asc", head))
+    for path in OTHERS:
+        answer = await api.get(path.format(thread=thread, after_all=after_all), headers=ADA)
+        assert answer.status_code == 200, answer.text
+    assert await reads(api) == []
+
+
+async def test_of_every_path_it_is_known_whether_it_shows_content(api: Api) -> None:
+    """Who adds a path says here which kind it is; then the tests above ask it."""
+    paths = {path for path, operations in api.schema["paths"].items() if "get" in operations}
+    asked = {path.partition("?")[0] for path in (*OTHERS, *(path for path, _ in CONTENT.values()))}
+    templates = {path for path in paths if any(matches(path, one.replace("{thread}", "x")) for one in asked)}
+    assert paths == templates
+
+
+@pytest.mark.parametrize("name", [name for name, (path, _) in CONTENT.items() if "{thread}" in path])
+async def test_an_unknown_thread_leaves_no_record(api: Api, name: str) -> None:
+    answer = await api.get(CONTENT[name][0].format(thread=uuid4()), headers=ADA)
+    assert answer.status_code == 404
+    assert await reads(api) == []
+
+
+async def test_a_read_that_is_refused_leaves_no_record(api: Api, thread: str) -> None:
+    for path in ("state?at_version=99", "messages?cursor=x", "diff?from=9&to=1", "stream?after=-1", "events?order=up"):
+        assert (await api.get(f"/v1/threads/{thread}/{path}")).status_code == 400
+    bad = await api.get(f"/v1/threads/{thread}/stream", headers={"Last-Event-ID": "x"})
+    assert bad.status_code == 400
+    assert (await api.get(f"/v1/threads/{thread}/state", headers={"X-Actor": "a b"})).status_code == 400
+    assert await reads(api) == []
+
+
+@pytest.mark.parametrize("name", CONTENT)
+async def test_what_cannot_be_recorded_is_not_shown(
+    api: Api, thread: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: Access) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(api.service.runtime.accesses, "record", away)
+    answer = await api.get(CONTENT[name][0].format(thread=thread))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["type"] == "urn:threadfold:store-unavailable"
+    assert "refund" not in answer.text
+
+
+async def test_the_record_is_there_before_the_answer(api: Api, thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, begun, record = asyncio.Event(), asyncio.Event(), api.service.runtime.accesses.record
+
+    async def slow(access: Access) -> None:
+        begun.set()
+        await go_on.wait()
+        await record(access)
+
+    monkeypatch.setattr(api.service.runtime.accesses, "record", slow)
+    asked = asyncio.create_task(api.get(f"/v1/threads/{thread}/state"))
+    await begun.wait()
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    go_on.set()
+    assert (await asked).status_code == 200
+    assert len(await reads(api)) == 1
+
+
+async def test_commands_are_no_reads_but_one_that_changes_nothing_is(api: Api, thread: str) -> None:
+    other = await api.opened(values={"a": 1})
+    assert (await api.turn(other, "What is 2 + 2?")).json()["answer"]
+    assert (await api.patch(f"/v1/threads/{other}/values", json={"values": {"b": 2}})).status_code == 200
+    assert (await api.post(f"/v1/threads/{thread}/fork", json={})).status_code == 201
+    assert await reads(api) == []
+    shown = await api.patch(f"/v1/threads/{other}/values", json={"values": {"b": 2}}, headers=ADA)
+    assert shown.json()["window"]
+    (read,) = await reads(api)
+    assert (read["what"], read["actor"], read["threads"]) == ("state", "ada", [other])
+
+
+async def test_who_reads_a_fork_reads_what_it_left(api: Api, thread: str) -> None:
+    fork = (await api.post(f"/v1/threads/{thread}/fork", json={"at_version": 3})).json()["thread_id"]
+    again = (await api.post(f"/v1/threads/{fork}/fork", json={})).json()["thread_id"]
+    await api.get(f"/v1/threads/{again}/messages")
+    await api.get(f"/v1/threads/{again}/events/2/proof")
+    proof, messages = await reads(api, thread_id=thread)
+    assert messages["threads"] == [again, fork, thread]
+    assert (proof["what"], proof["threads"]) == ("proof", [again, thread])
+
+
+async def test_a_list_names_each_thread_once(api: Api) -> None:
+    opened = {await api.opened() for _ in range(3)}
+    for thread in opened:
+        await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
+    await api.service.reading.fresh("threads")
+    await api.get("/v1/threads")
+    assert len((await api.get("/v1/feed")).json()["items"]) == 6
+    found = await reads(api)
+    assert [read["what"] for read in found] == ["feed", "list"]
+    for read in found:
+        assert len(read["threads"]) == 3
+        assert set(read["threads"]) == opened
+
+
+async def test_reads_are_filtered_and_come_in_pages(api: Api, thread: str) -> None:
+    other = await api.opened()
+    for actor in ("ada", "bob"):
+        for one in (thread, other):
+            for what in ("state", "events"):
+                await api.get(f"/v1/threads/{one}/{what}", headers={"X-Actor": actor})
+    everything = await reads(api)
+    assert len(everything) == 8
+    assert [read["at"] for read in everything] == sorted((read["at"] for read in everything), reverse=True)
+    found: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = (await api.get(READS, params={"limit": 3, **cursor})).json()
+        assert "items" in page, page
+        found += page["items"]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert found == everything
+    middle = everything[3]["at"]
+    fits: Mapping[str, tuple[dict[str, str], Callable[[dict[str, Any]], bool]]] = {
+        "thread": ({"thread_id": other}, lambda read: read["threads"] == [other]),
+        "actor": ({"actor": "ada"}, lambda read: read["actor"] == "ada"),
+        "kind": ({"what": "events"}, lambda read: read["what"] == "events"),
+        "from": ({"from": middle}, lambda read: read["at"] >= middle),
+        "to": ({"to": middle}, lambda read: read["at"] < middle),
+        "nobody": ({"actor": "eve"}, lambda _: False),
+    }
+    for name, (params, fit) in fits.items():
+        assert await reads(api, **params) == list(filter(fit, everything)), name
+    both = await reads(api, actor="bob", what="state", thread_id=thread)
+    assert [read["request"] for read in both] == [f"/v1/threads/{thread}/state"]
+
+
+BAD = {
+    "thread_id": {"thread_id": "x"},
+    "actor": {"actor": "a\0"},
+    "what": {"what": "gossip"},
+    "from": {"from": "2026-11-23T10:00:00"},
+    "to": {"to": "0001-01-01T00:00:00+14:00"},
+    "limit": {"limit": "0"},
+    "client": {"client": "curl"},
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "params"),
+    [
+        *BAD.items(),
+        ("cursor", {"cursor": "*"}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00", 1))}),
+        ("cursor", {"cursor": encode_cursor(("0001-01-01T00:00:00+14:00", 1))}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", 2**63))}),
+    ],
+)
+async def test_bad_filters_get_a_problem_that_names_them(api: Api, field: str, params: dict[str, str]) -> None:
+    answer = await api.get(READS, params=params)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field), answer.text
+
+
+async def test_of_what_is_too_long_the_beginning_is_kept(api: Api, thread: str) -> None:
+    path = f"/v1/threads?graph=cashier&active_since=2000-01-01T00:00:00Z&search={'amount+' * 200}"
+    assert (await api.get(path, headers={"User-Agent": "x" * 500})).json()["items"][0]["thread_id"] == thread
+    (read,) = await reads(api)
+    assert (read["request"], read["client"]) == (path[:1_000], "x" * 100)
+
+
+async def test_nothing_is_recorded_where_that_is_switched_off(url: str) -> None:
+    async with running_api(database_url=url, audit_reads=False) as api:
+        thread = await api.opened()
+        assert (await api.get(f"/v1/threads/{thread}/state")).status_code == 200
+        assert (await api.get("/v1/feed")).json()["items"]
+        assert await reads(api) == []
