@@ -247,24 +247,35 @@ class Reading:
 
     async def roll_back(self, name: str) -> Instance:
         """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""
-        return await self._models.roll_back(self._known(name).name)
+        return await self._runtime.runner.roll_back(self._known(name).name)
 
     async def drop(self, name: str) -> None:
-        """Forget the instances that do not serve. Raises `UnknownProjection`."""
+        """Forget the instances that do not serve, or all of them if no code knows the projection any more.
+
+        Raises `UnknownProjection`, `NotRebuildable`.
+        """
         instances = [i for i in await self._models.instances() if i.projection == name]
         if not instances:
             raise UnknownProjection(name, tuple(self._projections))
+        forgotten = name not in self._projections
         for instance in instances:
-            if instance.status != "serving":
-                await self._models.drop(instance.id)
+            if forgotten or instance.status != "serving":
+                await self._models.drop(instance.id, serving=forgotten)
 
     async def trouble(self) -> str | None:
-        """Say in a sentence what somebody should look at; None if nothing is parked."""
-        parked = await self.parked()
-        if not parked:
-            return None
-        names = ", ".join(sorted({one.projection for one in parked}))
-        return f"{len(parked)} parked in the read models {names}: see /v1/projections/parked"
+        """Say in a sentence what somebody should look at; None if there is nothing."""
+        trouble = []
+        if parked := await self.parked():
+            names = ", ".join(sorted({one.projection for one in parked}))
+            trouble.append(f"{len(parked)} parked in the read models {names}: see /v1/projections/parked")
+        known = {(projection.name, projection.version) for projection in self._projections.values()}
+        trouble += [
+            f"the read model {one.projection} serves version {one.version}, which this process does not know and "
+            "cannot keep up to date: let the processes run that know it, or see `threadfold projections rollback`"
+            for one in await self._models.instances()
+            if one.status == "serving" and (one.projection, one.version) not in known
+        ]
+        return "; ".join(trouble) or None
 
     def _known(self, name: str) -> Projection:
         if name not in self._projections:

@@ -67,7 +67,7 @@ from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
 from migrations.run import migrate
 from projections.registry import PROJECTIONS
-from projections.runner import Runner
+from projections.runner import BUSY, Runner
 
 MEMORY = "memory://"
 
@@ -127,10 +127,11 @@ class Runtime:
             await _cancelled(running)
 
     async def build(self, line: LineId) -> None:
-        """Build a line here and now, and let it serve: where no worker is there to do it."""
+        """Build a line here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
         builder = replace(self.runner, held=lambda: EVERYTHING)
         while any(i.line == line and i.status == "building" for i in await self.models.instances()):
-            await builder.step()
+            if not await builder.step():
+                await asyncio.sleep(BUSY)
 
     async def catch_up(self) -> None:
         """Bring the read models up to date here and now, whoever else does."""

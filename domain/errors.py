@@ -192,6 +192,10 @@ class NotRebuildable(Conflict):
     """The read model is not in the state that is asked of it."""
 
 
+class StillBehind(NotRebuildable):
+    """The older read model has not read as much as the one that serves. Wait until it has."""
+
+
 class CommandReused(Conflict):
     """This idempotency key came with another request before. Use a new key for a new request."""
 

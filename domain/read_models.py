@@ -97,9 +97,9 @@ class ReadModels(Protocol):
     async def register(self, shapes: Sequence[Shape]) -> None:
         """Make room for projections that are new, or of a new version.
 
-        Of a projection that has no instance, or none of this version, one is made and begins to be built; in an empty
-        store they serve at once. An instance whose version is not among `shapes` gets a line of its own, so that
-        those who know it can go on with it, and others without it.
+        Of a projection that has no instance, or none of this version, one is made and begins to be built, in place of
+        one that is being built now; in an empty store they serve at once. An instance whose version is not among
+        `shapes` gets a line of its own, so that those who know it can go on with it, and others without it.
         """
 
     async def instances(self) -> Sequence[Instance]:
@@ -117,8 +117,10 @@ class ReadModels(Protocol):
     async def commit(self, batch: Batch) -> bool:
         """Write a batch. False: nothing was written, since something is not as the batch was made for.
 
-        That is so if the line is not where the batch begins, is paused or gone, or if other threads are parked than
-        `batch.parked` says. Raises `Unwritable` if a row cannot be stored; nothing is written then.
+        That is so if the line is not where the batch begins, is paused or gone, or if other instances are on it than
+        those of `batch.rows`, or other threads parked than `batch.parked` says.
+
+        Raises `Unwritable` if a row cannot be stored; nothing is written then.
         """
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
@@ -128,6 +130,7 @@ class ReadModels(Protocol):
         """Write what a parked thread's events up to a position come to, and let it go on, or park it `again`.
 
         False, with nothing written, if the line is at another position of the slice, or the thread is not parked so.
+        Raises `Unwritable` as `commit` does.
         """
 
     async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
@@ -139,8 +142,8 @@ class ReadModels(Protocol):
     async def prepare(self, line: LineId) -> None:
         """Do what takes long, and is to be done before the instances that a line builds serve."""
 
-    async def pause(self, line: LineId, seconds: float) -> None:
-        """Let the lines whose instances `line` is to replace write nothing for a while."""
+    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
+        """Let lines write nothing for a while. When this returns, whatever they were writing is written."""
 
     async def switch(self, line: LineId) -> bool:
         """Let the instances that a line builds serve in place of those that do now, which are kept, at once.
@@ -152,11 +155,14 @@ class ReadModels(Protocol):
     async def roll_back(self, projection: str) -> Instance:
         """Let the instance serve again that served before.
 
-        Raises `NotRebuildable` if there is none, or if it is behind the one that serves.
+        Raises `NotRebuildable` if there is none, if it is behind the one that serves, or if that cannot be exchanged.
         """
 
-    async def drop(self, instance: InstanceId) -> None:
-        """Forget an instance and its tables. Raises `NotRebuildable` if it serves."""
+    async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
+        """Forget an instance and its tables, even one that serves if that is said.
+
+        Raises `NotRebuildable` if there is none, or if somebody needs its tables just now.
+        """
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
         """Say whether the serving instance has a slice up to a position."""

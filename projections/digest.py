@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from msgspec.structs import replace
-
 from domain.chain import Record
-from domain.errors import CorruptLog, InvalidInput, Unwritable
+from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
 from domain.ids import ThreadId, Version
 from domain.ports.clock import Clock
 from domain.prices import Prices
-from domain.read_models import Batch, Instance, InstanceId, LineId, Parked
+from domain.read_models import Instance, InstanceId, LineId, Parked
 from domain.tables import Change, Rows
 from projections.projection import EventHandler, Projection, Story
 from projections.stories import Stories
@@ -22,6 +20,18 @@ _log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a handler is tried before its thread is parked."""
+
+UNTELLABLE = (
+    CorruptLog,
+    InvalidInput,
+    UnknownThread,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What is raised at an event that cannot be read, or by a fold that was not made for what it meets."""
 
 BREATH = 100
 """Records after which others in this process have their turn."""
@@ -63,7 +73,7 @@ class Digest:
                 self._handlers.setdefault(event.__name__, []).append((writing, handler))
 
     async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
-        """Make rows of records. The event of version `unhandled` is folded, and comes to nothing."""
+        """Make rows of records. The event of version `unhandled` is folded, and shown to no handler of events."""
         for number, record in enumerate(records, 1):
             await self._take(record, handled=record.version != unhandled)
             if number % BREATH == 0:
@@ -71,12 +81,11 @@ class Digest:
         for story, last in self.touched.values():
             self._settle(story, last)
 
-    def without(self, error: Unwritable, batch: Batch, record: Record) -> Batch:
+    def leave_out(self, error: Unwritable, record: Record) -> None:
         """Leave the rows of a record out that a table does not take, and park its thread there."""
         (writing,) = [of for of in self.writing if error.table in {table.name for table in of.projection.tables}]
         self._park(writing, record, error)
-        rows = {instance: rows for instance, rows in self.rows.items() if instance != writing.instance.id}
-        return replace(batch, rows=rows, parking=tuple(self.parking))
+        self.rows[writing.instance.id] = Rows()
 
     async def _take(self, record: Record, *, handled: bool) -> None:
         thread_id = record.thread_id
@@ -84,24 +93,19 @@ class Digest:
             return
         try:
             story = await self.stories.before(self.line, record)
-        except (CorruptLog, InvalidInput) as error:
-            self._leave_out(record, error)
-            return
-        try:
             seen = self.stories.tell(story, record)
-        except Exception as error:  # noqa: BLE001  (whatever our fold makes of it, it is this thread's trouble alone)
+        except UNTELLABLE as error:
             self._leave_out(record, error)
-            return
-        if not handled:
             return
         self.touched[thread_id] = story, record
-        for writing, handler in self._handlers.get(record.type, ()):
+        for writing, handler in self._handlers.get(record.type, ()) if handled else ():
             self._add(writing, record, partial(handler, seen))
 
     def _leave_out(self, record: Record, error: Exception) -> None:
-        """Park a thread everywhere: an event cannot be read, or cannot follow on those before."""
+        """Park a thread everywhere, once what was known of it before that is written."""
+        if touched := self.touched.pop(record.thread_id, None):
+            self._settle(*touched)
         self.stories.forget(self.line, record.thread_id)
-        self.touched.pop(record.thread_id, None)
         for writing in self.writing:
             self._park(writing, record, error)
 

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 
 from domain.application.journal import Journal
 from domain.chain import Record
-from domain.errors import NotRebuildable, StoreUnavailable, Unwritable
+from domain.errors import NotRebuildable, StillBehind, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
 from domain.ports.clock import Clock
 from domain.prices import Prices
 from domain.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
+from domain.tables import Rows
 from projections.digest import ATTEMPTS, Digest, Writing
 from projections.projection import Projection
 from projections.stories import Stories
@@ -77,15 +78,11 @@ class Runner:
     async def run(self) -> None:
         """Run for ever."""
         while True:
+            moved = 0
             try:
-                moved = await self.step()
-            except StoreUnavailable as error:
-                _log.warning("The projections try again to read the log: %s", error)
-                moved = 0
+                moved = await self._round()
             except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
                 _log.exception("The projections could not go on, and try again")
-                moved = 0
-                await asyncio.sleep(IDLE)
             if moved < BATCH:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BUSY if moved else IDLE):
@@ -95,15 +92,34 @@ class Runner:
 
     async def step(self) -> int:
         """Take each line on by a batch, and let what is built serve when it has come far enough. Count the events."""
+        return sum([await self._step(line) for line in await self._lines()])
+
+    async def _round(self) -> int:
+        """Step; what goes wrong with one line keeps none of the others."""
+        return sum([await self._guarded(line) for line in await self._lines()])
+
+    async def _lines(self) -> Sequence[Line]:
         self._instances = await self.models.instances()
-        moved = 0
-        for line in await self.models.lines():
-            writing = self.writing(line.id)
-            if writing is None:
-                continue
-            moved += await self._advance(line, writing)
-            if self._is_near(line, writing):
-                await self._switch(line.id, writing)
+        return await self.models.lines()
+
+    async def _guarded(self, line: Line) -> int:
+        try:
+            return await self._step(line)
+        except StoreUnavailable as error:
+            _log.warning("The projections try again to read the log: %s", error)
+        except NotRebuildable as error:
+            _log.error("What was built cannot serve: %s", error)
+        except Exception:  # noqa: BLE001  (as above)
+            _log.exception("Line %s of the projections could not go on, and tries again", line.id)
+        return 0
+
+    async def _step(self, line: Line) -> int:
+        writing = self.writing(line.id)
+        if writing is None:
+            return 0
+        moved = await self._advance(line, writing)
+        if self._is_near(line, writing):
+            await self._switch(line.id, writing)
         return moved
 
     def writing(self, line: LineId) -> Sequence[Writing] | None:
@@ -125,14 +141,14 @@ class Runner:
     async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
         if not line.left:
             return 0
-        if line.throttle is None or line.left <= NEAR:
+        if line.throttle is None:
             return await self._batch(line.id, writing, self.held(), BATCH)
-        if self._rest_until.get(line.id, 0.0) > time.monotonic():
-            return 0
         share = line.throttle * len(self.held()) / SLICES
-        moved = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share / 4)), 1))
-        self._rest_until[line.id] = time.monotonic() + moved / max(share, 1)
-        return 0
+        if not share or self._rest_until.get(line.id, 0.0) > time.monotonic():
+            return 0
+        moved = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share * IDLE)), 1))
+        self._rest_until[line.id] = time.monotonic() + moved / share
+        return 0  # so that nobody hurries on
 
     async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
         after = _first(await self.models.behind(line, slices), most)
@@ -145,14 +161,16 @@ class Runner:
         await digest.take(records)
         ends = {slice_of(record.thread_id): record.position for record in records}
         moves = tuple(Move(slice_, after[slice_], position) for slice_, position in ends.items())
-        batch = Batch(line, moves, digest.rows, known, tuple(digest.parking))
-        try:
-            written = await self.models.commit(batch)
-        except Unwritable as error:
-            self._forget(line, records)
-            if len(records) > 1:  # find the one, by halves
-                return await self._batch(line, writing, slices, len(records) // 2)
-            written = await self.models.commit(digest.without(error, batch, records[0]))
+        written = None
+        while written is None:
+            batch = Batch(line, moves, digest.rows, known, tuple(digest.parking))
+            try:
+                written = await self.models.commit(batch)
+            except Unwritable as error:
+                self._forget(line, records)
+                if len(records) > 1:  # find the one, by halves
+                    return await self._batch(line, writing, slices, len(records) // 2)
+                digest.leave_out(error, records[0])
         if not written:
             self._forget(line, records)
         return len(records) if written else 0
@@ -169,22 +187,43 @@ class Runner:
 
     async def _switch(self, line: LineId, writing: Sequence[Writing]) -> None:
         """Let the old instances pause until the new ones are where they are, so that no read goes back in time."""
-        names = ", ".join(of.instance.projection for of in writing)
+        names = {of.instance.projection for of in writing}
+        old = {i.line for i in self._instances if i.projection in names and i.status == "serving"}
         await self.models.prepare(line)
-        await self.models.pause(line, PAUSE)
+        await self.models.pause(old, PAUSE)
         until = time.monotonic() + PAUSE / 2
         try:
             while time.monotonic() < until:
                 moved = await self._batch(line, writing, self.held(), BATCH)
                 if await self.models.switch(line):
-                    _log.info("Now serving: %s", names)
+                    _log.info("Now serving: %s", ", ".join(sorted(names)))
                     return
                 if not moved:
                     await asyncio.sleep(BUSY)  # another runner has the other slices
-        except NotRebuildable as error:
-            _log.error("What was built of %s cannot serve: %s", names, error)
-        await self.models.pause(line, 0)
-        self._rest_until[line] = time.monotonic() + AGAIN
+        finally:
+            self._rest_until[line] = time.monotonic() + AGAIN
+            await self.models.pause(old, 0)
+
+    async def roll_back(self, projection: str) -> Instance:
+        """Let the instance serve again that served before, once it is where the one that serves now has paused.
+
+        Raises `NotRebuildable`.
+        """
+        serving = [
+            i.line for i in await self.models.instances() if i.projection == projection and i.status == "serving"
+        ]
+        await self.models.pause(serving, PAUSE)
+        until = time.monotonic() + PAUSE / 2
+        try:
+            while True:
+                try:
+                    return await self.models.roll_back(projection)
+                except StillBehind:
+                    if time.monotonic() > until:
+                        raise
+                await self._round()
+        finally:
+            await self.models.pause(serving, 0)
 
     async def retry(self, parked: Parked, *, skip: bool = False) -> bool:
         """Go on with a parked thread, now that its handler can take the event, or without it.
@@ -193,23 +232,31 @@ class Runner:
         the same slice all the time.
         """
         self._instances = await self.models.instances()
-        (instance,) = [one for one in self._instances if one.id == parked.instance]
-        (writing,) = [of for of in self.writing(instance.line) or () if of.instance.id == instance.id]
+        writing = [of for i in self._instances for of in self.writing(i.line) or () if of.instance == i]
+        mine = next((of for of in writing if of.instance.id == parked.instance), None)
+        if mine is None:
+            raise NotRebuildable(f"Instance {parked.instance} is of another version than this process knows.")
         for _ in range(TRIES):
-            slice_ = slice_of(parked.thread_id)
-            upto = await self.models.position(instance.line, slice_)
-            digest = Digest(
-                instance.line, [writing], Stories(self.journal, self.prices), self.prices, self.clock, set()
-            )
-            records = await self.journal.store.read(parked.thread_id, Version(parked.version - 1))
-            await digest.take(
-                [record for record in records if record.position <= upto],
-                unhandled=parked.version if skip else None,
-            )
+            upto = await self.models.position(mine.instance.line, slice_of(parked.thread_id))
+            digest = await self._told_again(parked, mine, upto, skip=skip)
             again = replace(digest.parking[0], attempts=parked.attempts + ATTEMPTS) if digest.parking else None
-            if await self.models.unpark(parked, upto, digest.rows[instance.id], again):
+            rows = digest.rows[parked.instance]
+            try:
+                done = await self.models.unpark(parked, upto, rows, again)
+            except Unwritable as error:
+                again = replace(parked, error=str(error), attempts=parked.attempts + ATTEMPTS)
+                done = await self.models.unpark(parked, upto, Rows(), again)
+            if done:
                 return again is None
         raise StoreUnavailable("The read model moves on all the time. Try again.")
+
+    async def _told_again(self, parked: Parked, writing: Writing, upto: Position, *, skip: bool) -> Digest:
+        stories = Stories(self.journal, self.prices)
+        digest = Digest(writing.instance.line, [writing], stories, self.prices, self.clock, set())
+        records = await self.journal.store.read(parked.thread_id, Version(parked.version - 1))
+        told = [record for record in records if record.position <= upto]
+        await digest.take(told, unhandled=parked.version if skip else None)
+        return digest
 
 
 def _first(slots: Sequence[Slot], most: int) -> Mapping[Slice, Position]:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from datetime import datetime
 
 from domain.application.journal import Journal, Loaded
 from domain.chain import Record
@@ -53,13 +54,15 @@ class Stories:
         if version == START:
             return Story(thread_id, tenant)
         loaded = await self._journal.load_at(thread_id, version, tenant)
+        opened_at = (await self._journal.row(thread_id, tenant)).opened_at
         if not isinstance(loaded.state, Running):
-            return _idle(loaded)
-        story = _idle(await self._journal.load_at(thread_id, Version(loaded.state.turn.started - 1), tenant))
+            return _idle(loaded, opened_at)
+        begun = Version(loaded.state.turn.started - 1)
+        story = _idle(await self._journal.load_at(thread_id, begun, tenant), opened_at)
         async for recorded in self._journal.follow(thread_id, story.head.version, version):
             story.tell(recorded, loaded.head.hash, self._prices)  # the hash matters at the end only
         return story
 
 
-def _idle(loaded: Loaded) -> Story:
-    return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state)
+def _idle(loaded: Loaded, opened_at: datetime) -> Story:
+    return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state, opened_at)

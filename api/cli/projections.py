@@ -64,9 +64,12 @@ def rollback(*, name: str) -> None:
 @projections.command()
 @click.argument("name")
 def drop(*, name: str) -> None:
-    """Forget the instances of the read model NAME that do not serve, and their tables."""
+    """Forget the instances of the read model NAME that do not serve, and their tables.
+
+    Of a read model that the code does not know any more, all are forgotten.
+    """
     ask(lambda service: service.reading.drop(name))
-    click.echo(f"Only the serving instance of {name} is left.")
+    click.echo(f"Nothing of {name} is left but what serves.")
 
 
 @projections.command()
@@ -118,7 +121,7 @@ def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
 
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
-    everything = names or [view.name for view in await service.reading.projections()]
+    everything = names or [projection.name for projection in service.runtime.runner.projections]
     line = await service.reading.rebuild(everything, throttle)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
     started, moved = time.monotonic(), (time.monotonic(), 0)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from domain.errors import NotRebuildable, Unwritable
+from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
 from domain.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning
@@ -43,8 +43,11 @@ class MemoryReadModels:
                 self._instances[instance.id] = replace(instance, line=self._new_line(self._positions[instance.line]))
         there = {(instance.projection, instance.version) for instance in self._instances.values()}
         missing = [shape for shape in shapes if (shape.name, shape.version) not in there]
+        first = not self._instances
+        for instance in list(self._instances.values()):
+            if instance.status == "building" and instance.projection in {shape.name for shape in missing}:
+                self._forget(instance)
         if missing:
-            first = not self._instances
             line = self._new_line()
             for shape in missing:
                 self._add(shape, line, serving=first)
@@ -80,7 +83,9 @@ class MemoryReadModels:
             return False
         here = {i.id for i in self._instances.values() if i.line == batch.line}
         parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
-        if parked != batch.parked or any(positions[move.slice] != move.after for move in batch.moves):
+        if here != batch.rows.keys() or parked != batch.parked:
+            return False
+        if any(positions[move.slice] != move.after for move in batch.moves):
             return False
         for rows in batch.rows.values():
             _check(rows)
@@ -107,6 +112,7 @@ class MemoryReadModels:
             return False
         if self._positions[instance.line][slice_of(parked.thread_id)] != upto:
             return False
+        _check(rows)
         self._write(parked.instance, rows)
         if again:
             self._parked[key] = again
@@ -129,10 +135,9 @@ class MemoryReadModels:
     async def prepare(self, line: LineId) -> None:
         """Do nothing: every query goes through all rows."""
 
-    async def pause(self, line: LineId, seconds: float) -> None:
-        """Let the old lines pause."""
-        until = self._clock.now() + timedelta(seconds=seconds)
-        self._paused |= dict.fromkeys(self._to_replace(line), until)
+    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
+        """Let lines pause."""
+        self._paused |= dict.fromkeys(lines, self._clock.now() + timedelta(seconds=seconds))
 
     async def switch(self, line: LineId) -> bool:
         """Let the new instances serve."""
@@ -156,19 +161,15 @@ class MemoryReadModels:
             raise NotRebuildable(f"No older instance of {projection} is kept.")
         now, then = self._positions[serving.line], self._positions[kept[-1].line]
         if any(now[s] > then[s] for s in range(SLICES)):
-            raise NotRebuildable(f"The older instance of {projection} is behind. Wait until it has caught up.")
+            raise StillBehind
         return self._serve(kept[-1])
 
-    async def drop(self, instance: InstanceId) -> None:
+    async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
         """Forget an instance."""
         found = self._instances.get(instance)
-        if found is None or found.status == "serving":
+        if found is None or (found.status == "serving" and not serving):
             raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
-        del self._instances[instance]
-        self._rows = defaultdict(dict, {key: rows for key, rows in self._rows.items() if key[0] != instance})
-        self._parked = {key: one for key, one in self._parked.items() if key[0] != instance}
-        if not any(other.line == found.line for other in self._instances.values()):
-            del self._lines[found.line], self._positions[found.line]
+        self._forget(found)
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
         """Compare a position."""
@@ -273,6 +274,13 @@ class MemoryReadModels:
                 self._instances[other.id] = replace(other, status="kept")
         self._instances[instance.id] = replace(instance, status="serving")
         return self._instances[instance.id]
+
+    def _forget(self, instance: Instance) -> None:
+        del self._instances[instance.id]
+        self._rows = defaultdict(dict, {key: rows for key, rows in self._rows.items() if key[0] != instance.id})
+        self._parked = {key: one for key, one in self._parked.items() if key[0] != instance.id}
+        if not any(other.line == instance.line for other in self._instances.values()):
+            del self._lines[instance.line], self._positions[instance.line]
 
     def _new_line(self, positions: Sequence[int] = (0,) * SLICES) -> LineId:
         self._last += 1

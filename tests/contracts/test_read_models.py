@@ -100,6 +100,16 @@ class TestParking:
         assert await desk.models.unpark(parked, Position(1), Rows(), again)
         assert await desk.models.parked([serving.id], [HERE]) == [again]
 
+    async def test_a_row_that_cannot_be_stored_leaves_it_parked(self, desk: Desk) -> None:
+        serving = await desk.instance()
+        parked = self.parked(serving)
+        await desk.write(note(1), parking=(parked,))
+        rows = Rows()
+        rows.add([note(2**40)])
+        with pytest.raises(Unwritable):
+            await desk.models.unpark(parked, Position(1), rows, None)
+        assert await desk.models.parked([serving.id], [HERE]) == [parked]
+
 
 class TestInstances:
     async def test_registering_again_changes_nothing(self, desk: Desk) -> None:
@@ -153,7 +163,8 @@ class TestInstances:
         await desk.models.rebuild([SHAPE])
 
     async def test_while_a_line_pauses_it_writes_nothing(self, desk: Desk) -> None:
-        line = await desk.models.rebuild([SHAPE])
+        await desk.models.rebuild([SHAPE])
+        line = [(await desk.instance()).line]
         await desk.models.pause(line, 30)
         assert not await desk.write(note(1))
         assert await desk.write(note(1), instance=await desk.instance("building"))
@@ -169,6 +180,32 @@ class TestInstances:
         building = {i.projection: i.line for i in await desk.models.instances() if i.status == "building"}
         assert building["others"] == shared
         assert building["notes"] != shared
+
+    async def test_who_did_not_hear_that_an_instance_has_left_its_line_writes_nothing(self, desk: Desk) -> None:
+        other = Shape("others", 1, (replace_name(TAGS, "others"),))
+        await desk.models.rebuild([SHAPE, other])
+        building = {i.projection: i for i in await desk.models.instances() if i.status == "building"}
+        batch = await desk.batch(note(1, added=1), instance=building["notes"])
+        batch = replace(batch, rows={**batch.rows, building["others"].id: Rows()})
+        await desk.models.register([other])
+        assert not await desk.models.commit(batch), "notes has a line of its own now, and would be written twice"
+        assert await desk.models.commit(replace(batch, rows={building["others"].id: Rows()}))
+
+    async def test_a_version_that_is_being_built_gives_way_to_another_one(self, desk: Desk) -> None:
+        await desk.models.rebuild([SHAPE])
+        for version in (2, 3):
+            await desk.models.register([replace(SHAPE, version=version)])
+            there = [(i.version, i.status) for i in await desk.models.instances()]
+            assert there == [(1, "serving"), (version, "building")]
+
+    async def test_one_that_serves_is_forgotten_only_if_that_is_said(self, desk: Desk) -> None:
+        serving = await desk.instance()
+        await desk.write(note(1))
+        with pytest.raises(NotRebuildable):
+            await desk.models.drop(serving.id)
+        await desk.models.drop(serving.id, serving=True)
+        assert await desk.models.instances() == []
+        assert await desk.rows() == []
 
 
 class TestQueries:

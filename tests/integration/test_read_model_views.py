@@ -9,8 +9,11 @@ import pytest
 from msgspec.structs import replace as replaced
 
 from domain.errors import NotRebuildable
+from domain.queries import Aggregate, Where
+from domain.tables import Column
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.read_models.store import PostgresReadModels
+from tests.streams import NOON
 from tests.support.notes import NOTES, SHAPE, TAGS, Desk, note
 
 REPORT = "CREATE VIEW public.report AS SELECT id, last FROM analytics.notes"
@@ -87,3 +90,45 @@ async def test_the_planner_knows_what_was_built_before_it_serves(desk: Desk, own
     new = (await desk.instance()).id
 
     assert await owner.fetchval(f"SELECT reltuples FROM pg_class WHERE relname = 'notes_{new}'") == 1
+
+
+async def test_a_table_is_dropped_when_nobody_reads_it_and_nobody_waits_for_that_for_long(
+    desk: Desk, database_url: str
+) -> None:
+    reporter = await asyncpg.connect(database_url)
+    old = await desk.instance()
+    async with reporter.transaction():
+        await reporter.fetch("SELECT FROM analytics.notes")
+        assert not await rebuilt(desk)
+        building = await desk.instance("building")
+        async with asyncio.timeout(5):
+            with pytest.raises(NotRebuildable, match="reads instance"):
+                await desk.models.drop(old.id, serving=True)
+        await desk.models.drop(building.id)
+    await reporter.close()
+
+
+async def test_code_that_knows_more_columns_than_the_view_that_serves_reads_nothing_in_them(desk: Desk) -> None:
+    fewer = replace(NOTES, columns=tuple(c for c in NOTES.columns if c.name not in {"added", "last"}), indexes=())
+    line = await desk.models.rebuild([replaced(SHAPE, version=2, tables=(fewer, TAGS))])
+    await desk.models.commit(
+        await desk.batch(
+            (fewer, fewer.row(id=1, slice=7, least=NOON, greatest=0)), instance=await desk.instance("building")
+        )
+    )
+    assert await desk.models.switch(line)
+
+    (row,) = await desk.rows(where=(Where("id", "=", 1), Where("last", "=", "")))
+    assert (row["id"], row["last"], row["added"], row["least"]) == (1, "", 0, NOON)
+    assert await desk.models.aggregate(Aggregate(NOTES, ("added",), group_by=("last",))) == [("", 0)]
+
+
+async def test_a_view_that_something_depends_on_is_not_rolled_back(desk: Desk, owner: asyncpg.Connection) -> None:
+    more = replace(NOTES, columns=(*NOTES.columns, Column("new", "text")))
+    line = await desk.models.rebuild([replaced(SHAPE, version=2, tables=(more, TAGS))])
+    await desk.models.commit(await desk.batch(instance=await desk.instance("building")))
+    assert await desk.models.switch(line)
+    await owner.execute("CREATE VIEW public.report AS SELECT id, new FROM analytics.notes")
+
+    with pytest.raises(NotRebuildable, match="depends on"):
+        await desk.models.roll_back("notes")

@@ -1,8 +1,8 @@
 """Queries as SQL. SQLAlchemy's expression language puts them together, asyncpg runs them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -28,12 +28,23 @@ TYPES: dict[str, TypeEngine[Any]] = {
 }
 
 
-def select(query: Select) -> tuple[str, Sequence[Any]]:
+Views: TypeAlias = Mapping[str, frozenset[str]]
+"""The columns that the views have. Of an older version, one may lack what this code knows: it reads as nothing then."""
+
+NOTHING: dict[str, str] = {
+    **dict.fromkeys(("smallint", "integer", "bigint"), "0"),
+    "text": "''",
+    "json": "'null'",
+    "words": "''::tsvector",
+}
+
+
+def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any]]:
     """Write a page of rows, and its parameters."""
-    table = _table(query.table)
+    table = _table(query.table, views)
     shown = [sa.null().label(c.name) if c.kind == "words" else table.c[c.name] for c in query.table.columns]
     order = [table.c[name] for name in query.order]
-    statement = sa.select(*shown).where(*_conditions(table, query.where))
+    statement = sa.select(*shown).where(*_conditions(table, query.where, views))
     if query.after is not None:
         mark = sa.tuple_(*(sa.bindparam(None, v, c.type) for c, v in zip(order, query.after, strict=True)))
         statement = statement.where(sa.tuple_(*order) < mark if query.descending else sa.tuple_(*order) > mark)
@@ -41,23 +52,23 @@ def select(query: Select) -> tuple[str, Sequence[Any]]:
     return _compiled(statement.order_by(*ordered).limit(query.limit))
 
 
-def aggregate(query: Aggregate) -> tuple[str, Sequence[Any]]:
+def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequence[Any]]:
     """Write sums by groups, and their parameters."""
-    table = _table(query.table)
+    table = _table(query.table, views)
     groups = _groups(table, query)
     sums = {name: _sum(table.c[name]) for name in query.sums}
-    statement = sa.select(*groups, *sums.values()).where(*_conditions(table, query.where))
+    statement = sa.select(*groups, *sums.values()).where(*_conditions(table, query.where, views))
     places = _places(groups)
     most = [sums[name].desc() for name in query.most]
     return _compiled(statement.group_by(*places).order_by(*most, *places).limit(query.limit))
 
 
-def histogram(query: Histogram) -> tuple[str, Sequence[Any]]:
+def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequence[Any]]:
     """Write counts by value, gathered into one row a group: a tenth of the time that a row a value would take."""
-    table = _table(query.table)
+    table = _table(query.table, views)
     groups = [group.label(f"g{place}") for place, group in enumerate(_groups(table, query))]
     value, count = table.c[query.column].label("value"), _sum(table.c[query.count]).label("count")
-    counted = sa.select(*groups, value, count).where(*_conditions(table, query.where))
+    counted = sa.select(*groups, value, count).where(*_conditions(table, query.where, views))
     inner = counted.group_by(*_places([*groups, value])).subquery("counted")
     of = [inner.c[group.name] for group in groups]
     gathered = sa.select(*of, sa.func.array_agg(inner.c.value), sa.func.array_agg(inner.c.count))
@@ -65,7 +76,7 @@ def histogram(query: Histogram) -> tuple[str, Sequence[Any]]:
     return _compiled(gathered.group_by(*of).having(some).order_by(*of).limit(query.limit))
 
 
-def _groups(table: sa.TableClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:
+def _groups(table: sa.FromClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:
     groups: list[ColumnElement[Any]] = [table.c[name] for name in query.group_by]
     if query.bucket:
         at = table.c[query.at]
@@ -86,12 +97,26 @@ _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
 
 
 @cache
-def _table(table: Table) -> sa.TableClause:
+def _view(table: Table) -> sa.TableClause:
     columns: list[sa.ColumnClause[Any]] = [sa.column(c.name, TYPES[c.kind]) for c in table.columns]
     return sa.table(table.name, *columns, schema=SCHEMA)
 
 
-def _conditions(table: sa.TableClause, where: Iterable[Condition]) -> Iterable[ColumnElement[bool]]:
+def _table(table: Table, views: Views | None) -> sa.FromClause:
+    view = _view(table)
+    there = views.get(table.name) if views is not None else None
+    if there is None:
+        return view
+    columns = [
+        view.c[c.name]
+        if c.name in there
+        else sa.literal_column(NOTHING.get(c.kind, "NULL"), TYPES[c.kind]).label(c.name)
+        for c in table.columns
+    ]
+    return sa.select(*columns).select_from(view).subquery(table.name)
+
+
+def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views | None) -> Iterable[ColumnElement[bool]]:
     for condition in where:
         match condition:
             case Where():
@@ -100,8 +125,8 @@ def _conditions(table: sa.TableClause, where: Iterable[Condition]) -> Iterable[C
                 span = sa.func.tstzrange(table.c[since], table.c[until])
                 yield span.op("@>", is_comparison=True)(sa.bindparam(None, at, TYPES["timestamptz"]))
             case Among(columns, other, inner):
-                found = _table(other)
-                chosen = sa.select(*(found.c[name] for name in columns)).where(*_conditions(found, inner))
+                found = _table(other, views)
+                chosen = sa.select(*(found.c[name] for name in columns)).where(*_conditions(found, inner, views))
                 yield sa.tuple_(*(table.c[name] for name in columns)).in_(chosen)
 
 

@@ -35,6 +35,15 @@ SELECT line.id, sum(positions.position)::bigint AS done,
 """
 """How far each line has come. Exact: a slice's positions have no gaps."""
 
+COLUMNS = """
+SELECT view.relname::text AS name, array_agg(attribute.attname::text) AS columns
+  FROM pg_class AS view
+  JOIN pg_attribute AS attribute ON attribute.attrelid = view.oid AND attribute.attnum > 0
+ WHERE view.relnamespace = 'read_models'::regnamespace AND view.relkind = 'v'
+ GROUP BY view.relname
+"""
+"""The columns of the views that serve."""
+
 BEHIND = """
 SELECT slices.slice, positions.position, slices.head
   FROM read_models.positions
@@ -84,12 +93,13 @@ SELECT positions.position
 """
 """Keep an instance's line where it is in a slice, until the transaction's end."""
 
-PARKED_KEYS = """
-SELECT instance, thread_id
-  FROM read_models.parked
- WHERE instance = ANY ($1::integer[]) AND slice = ANY ($2::smallint[])
+ON_LINE = """
+SELECT instance.id, parked.thread_id
+  FROM read_models.instances AS instance
+  LEFT JOIN read_models.parked ON parked.instance = instance.id AND parked.slice = ANY ($2::smallint[])
+ WHERE instance.line = $1
 """
-"""Who is parked in some slices."""
+"""Which instances are on a line, and what each has parked in some slices: a row without a thread if nothing."""
 
 PARKED = """
 SELECT instance, thread_id, version, position, type, error, attempts, at
@@ -160,12 +170,9 @@ SELECT DISTINCT serving.line
 PAUSE = """
 UPDATE read_models.lines
    SET paused_until = clock_timestamp() + $2 * interval '1 second'
- WHERE id IN (SELECT serving.line
-                FROM read_models.instances AS building
-                JOIN read_models.instances AS serving USING (projection)
-               WHERE building.line = $1 AND building.status = 'building' AND serving.status = 'serving')
+ WHERE id = ANY ($1::integer[])
 """
-"""Let the lines of the instances that a line's are to replace write nothing for some seconds."""
+"""Let lines write nothing for some seconds. Waits for those who are writing."""
 
 GO_ON = "UPDATE read_models.lines SET paused_until = NULL WHERE id = ANY ($1::integer[])"
 """Let lines write again."""
@@ -199,8 +206,15 @@ SELECT kept.id, kept.projection, kept.version, kept.line, kept.status, kept.crea
 """
 """The instance that served before, and the line of the one that does now."""
 
-FORGET = "DELETE FROM read_models.instances WHERE id = $1 AND status <> 'serving' RETURNING tables"
-"""Forget an instance that does not serve."""
+LINE_OF = "SELECT line FROM read_models.instances WHERE id = $1"
+"""The line that an instance is on."""
+
+FORGET = """
+DELETE FROM read_models.instances
+ WHERE id = $1 AND (status <> 'serving' OR $2)
+RETURNING tables, status = 'serving' AS served
+"""
+"""Forget an instance; one that serves only if that is said."""
 
 FORGET_LINES = """
 DELETE FROM read_models.lines

@@ -4,12 +4,14 @@ What a batch comes to and the line's new positions are one transaction. It need 
 (`synchronous_commit = off`): a crash takes rows and positions back together, and the log has the events.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import asyncpg
 
-from domain.errors import NotRebuildable, Unwritable
+from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Histogram, Select
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
@@ -36,16 +38,18 @@ class PostgresReadModels:
         known = {(shape.name, shape.version) for shape in shapes}
         async with self._changing() as connection:
             there = [Instance(*row) for row in await connection.fetch(statements.INSTANCES)]
+            lines = Counter(instance.line for instance in there)
             for instance in there:
-                alone = [other.line for other in there].count(instance.line) == 1
-                if (instance.projection, instance.version) not in known and not alone:
-                    await connection.execute(statements.LOCK_LINES, [instance.line])
-                    line = await connection.fetchval(statements.COPY_LINE, instance.line)
-                    await connection.execute(statements.MOVE_INSTANCE, instance.id, line)
+                if (instance.projection, instance.version) not in known and lines[instance.line] > 1:
+                    lines[instance.line] -= 1
+                    await self._part(connection, instance)
             found = {(instance.projection, instance.version) for instance in there}
-            missing = [shape for shape in shapes if (shape.name, shape.version) not in found]
+            missing = {shape.name: shape for shape in shapes if (shape.name, shape.version) not in found}
+            for instance in there:
+                if instance.status == "building" and instance.projection in missing:
+                    await self._forget(connection, instance.id)
             if missing:
-                await self._add(connection, missing, "building" if there else "serving", None)
+                await self._add(connection, list(missing.values()), "building" if there else "serving", None)
 
     async def instances(self) -> Sequence[Instance]:
         """List the instances."""
@@ -70,9 +74,9 @@ class PostgresReadModels:
             if not await self._moved(connection, batch.line, batch.moves):
                 await transaction.rollback()
                 return False
-            slices = [move.slice for move in batch.moves]
-            rows = await connection.fetch(statements.PARKED_KEYS, list(batch.rows), slices)
-            if {(row["instance"], row["thread_id"]) for row in rows} != batch.parked:
+            rows = await connection.fetch(statements.ON_LINE, batch.line, [move.slice for move in batch.moves])
+            parked = {(row["id"], row["thread_id"]) for row in rows if row["thread_id"]}
+            if {row["id"] for row in rows} != batch.rows.keys() or parked != batch.parked:
                 await transaction.rollback()
                 return False
             for one in batch.parking:
@@ -108,9 +112,9 @@ class PostgresReadModels:
                     raise NotRebuildable(f"{row['projection']} is being built already. Wait for it, or drop it.")
             return await self._add(connection, shapes, "building", throttle)
 
-    async def pause(self, line: LineId, seconds: float) -> None:
-        """Let the old lines pause: whoever writes has finished when this returns."""
-        await fetch(self._pool, statements.PAUSE, line, seconds)
+    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
+        """Let lines pause."""
+        await fetch(self._pool, statements.PAUSE, list(lines), seconds)
 
     async def prepare(self, line: LineId) -> None:
         """Let the planner know the new tables: else queries would be planned for empty ones until a vacuum comes."""
@@ -125,7 +129,7 @@ class PostgresReadModels:
         except asyncpg.LockNotAvailableError:
             return False
         except asyncpg.DependentObjectsStillExistError as error:
-            raise NotRebuildable(f"{error}: {error.detail}. Drop what depends on the view, or change it.") from error
+            raise _needed(error) from error
 
     async def _switch(self, line: LineId) -> bool:
         """Compare positions while nobody can move them."""
@@ -146,6 +150,8 @@ class PostgresReadModels:
             return await self._roll_back(projection)
         except asyncpg.LockNotAvailableError as error:
             raise NotRebuildable(f"Somebody reads {projection} for long. Try again, or end that.") from error
+        except asyncpg.DependentObjectsStillExistError as error:
+            raise _needed(error) from error
 
     async def _roll_back(self, projection: str) -> Instance:
         async with self._changing() as connection:
@@ -155,19 +161,20 @@ class PostgresReadModels:
             kept, serving = Instance(*list(rows[0])[:-1]), rows[0]["serving"]
             await connection.execute(statements.LOCK_LINES, [kept.line, serving])
             if await connection.fetchval(statements.IS_BEHIND, kept.line, [serving]):
-                raise NotRebuildable(f"The older instance of {projection} is behind. Wait until it has caught up.")
+                raise StillBehind
             await self._serve(connection, kept)
             return kept
 
-    async def drop(self, instance: InstanceId) -> None:
-        """Drop an instance's tables."""
-        async with self._changing() as connection:
-            rows = await connection.fetch(statements.FORGET, instance)
-            if not rows:
-                raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
-            for name in rows[0]["tables"]:
-                await connection.execute(tables.drop(name, instance))
-            await connection.execute(statements.FORGET_LINES)
+    async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
+        """Drop an instance's tables, once nobody writes to them or reads them."""
+        try:
+            async with self._changing() as connection:
+                if not await self._forget(connection, instance, serving=serving):
+                    raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+        except asyncpg.LockNotAvailableError as error:
+            raise NotRebuildable(f"Somebody reads instance {instance} for long. Try again, or end that.") from error
+        except asyncpg.DependentObjectsStillExistError as error:
+            raise _needed(error) from error
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
         """Compare a position."""
@@ -180,23 +187,28 @@ class PostgresReadModels:
 
     async def select(self, query: Select) -> Sequence[Row]:
         """Read a page of the view."""
-        statement, arguments = queries.select(query)
-        return [tuple(row) for row in await self._read(statement, arguments)]
+        return await self._asked(partial(queries.select, query))
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Add up rows of the view."""
-        statement, arguments = queries.aggregate(query)
-        return [tuple(row) for row in await self._read(statement, arguments)]
+        return await self._asked(partial(queries.aggregate, query))
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Count rows of the view."""
-        statement, arguments = queries.histogram(query)
-        return [tuple(row) for row in await self._read(statement, arguments)]
+        return await self._asked(partial(queries.histogram, query))
 
-    async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+    async def _asked(self, written: Callable[[queries.Views | None], tuple[str, Sequence[object]]]) -> Sequence[Row]:
+        """Read a view; where that is of an older version, until this code's is built, without what it lacks."""
+        try:
+            return await self._read(*written(None))
+        except asyncpg.UndefinedColumnError:
+            rows = await fetch(self._pool, statements.COLUMNS)
+            return await self._read(*written({row["name"]: frozenset(row["columns"]) for row in rows}))
+
+    async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[Row]:
         """Read a view; one that is not there belongs to a read model that is built for the first time."""
         try:
-            return await fetch(self._pool, statement, *arguments)
+            return [tuple(row) for row in await fetch(self._pool, statement, *arguments)]
         except asyncpg.UndefinedTableError:
             return []
 
@@ -212,6 +224,26 @@ class PostgresReadModels:
                     await connection.execute(tables.write(table, instance), *tables.arrays_of(table, rows.of(table)))
                 except UNFIT as error:
                     raise Unwritable(table.name, str(error)) from error
+
+    async def _part(self, connection: asyncpg.Connection, instance: Instance) -> None:
+        """Give an instance a line of its own, where the one that it is on is."""
+        await connection.execute(statements.LOCK_LINES, [instance.line])
+        line = await connection.fetchval(statements.COPY_LINE, instance.line)
+        await connection.execute(statements.MOVE_INSTANCE, instance.id, line)
+
+    async def _forget(self, connection: asyncpg.Connection, instance: InstanceId, *, serving: bool = False) -> bool:
+        """Lock its line first, as writers do: whoever writes has finished then, and nobody begins to."""
+        line = await connection.fetchval(statements.LINE_OF, instance)
+        await connection.execute(statements.LOCK_LINES, [line])
+        await connection.execute(statements.HURRY)
+        for row in await connection.fetch(statements.FORGET, instance, serving):
+            for name in row["tables"]:
+                if row["served"]:
+                    await connection.execute(tables.hide(name))
+                await connection.execute(tables.drop(name, instance))
+            await connection.execute(statements.FORGET_LINES)
+            return True
+        return False
 
     async def _add(
         self, connection: asyncpg.Connection, shapes: Sequence[Shape], status: str, throttle: int | None
@@ -253,6 +285,10 @@ class PostgresReadModels:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(statements.LOCK, REGISTERING)
             yield connection
+
+
+def _needed(error: asyncpg.DependentObjectsStillExistError) -> NotRebuildable:
+    return NotRebuildable(f"{error}: {error.detail}. Drop what depends on the view, or change it.")
 
 
 def _columns(parked: Parked) -> tuple[object, ...]:

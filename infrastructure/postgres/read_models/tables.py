@@ -58,6 +58,11 @@ def drop(name: str, instance: InstanceId) -> str:
     return f"DROP TABLE {SCHEMA}.{name}_{instance}"
 
 
+def hide(name: str) -> str:
+    """Make the statement that takes a table's views away."""
+    return f"DROP VIEW IF EXISTS {SCHEMA}.{name}, analytics.{name}"
+
+
 def analyse(name: str, instance: InstanceId) -> str:
     """Make the statement that counts what is in an instance's table."""
     return f"ANALYZE {SCHEMA}.{name}_{instance}"
