@@ -26,6 +26,7 @@ from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Select, Where
 from domain.read_models import Instance, InstanceId, LineId
 from domain.tables import Table
+from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
 from projections.latency import latency_of
@@ -160,10 +161,10 @@ class Reading:
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(
-        self, tenant: Tenant, window: budgets.Window, at: datetime, by: tuple[str, ...], only: Mapping[str, Any]
+        self, tenant: Tenant, window: Window, at: datetime, by: tuple[str, ...], only: Mapping[str, Any]
     ) -> Sequence[Spent]:
         """Say what was spent in the window that an instant lies in, the most expensive first."""
-        start = budgets.start_of(window, at)
+        start = start_of(window, at)
         where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))

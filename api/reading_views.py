@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from domain.prices import dollars
 from domain.read_models import Instance, Line, Parked, Status
-from projections.budgets import Window
+from domain.windows import Window
 
 
 class Sums(Struct, frozen=True):

@@ -94,7 +94,7 @@ class Story:
     def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> Seen:
         """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
         before, at = self.state, recorded.recorded_at
-        after = evolve(before, recorded.event)
+        after = evolve(before, recorded.event, at)
         forked = isinstance(recorded.event, ThreadForked)
         if forked:  # what the parent was doing is the parent's
             self.spell = Spell("idle", START, at)

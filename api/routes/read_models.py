@@ -27,7 +27,7 @@ from api.views.page import Page
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
 from domain.queries import Bucket, Condition, Where
-from projections.budgets import Window
+from domain.windows import Window
 
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The hour to begin with.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="The hour to end before.")]

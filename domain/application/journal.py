@@ -153,7 +153,7 @@ class Journal(History):
             Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata)
             for record, event in zip(records, events, strict=True)
         ]
-        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events)), records, recorded)
+        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events, head.at)), records, recorded)
 
     async def append_sealed(
         self,
@@ -224,7 +224,7 @@ class Journal(History):
                 )
             state = loaded.state
             for record in page:
-                state = evolve(state, decode(record).event)
+                state = evolve(state, decode(record).event, record.recorded_at)
             last = page[-1]
             head = Head(last.version, last.hash, last.recorded_at)
             loaded = replace(loaded, tenant=last.tenant, head=head, state=state)

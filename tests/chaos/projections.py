@@ -121,7 +121,7 @@ class Writing:
             return loaded
         await transaction.commit()
         self.committed += len(events)
-        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events))
+        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events, head.at))
 
 
 async def project(url: str) -> None:
