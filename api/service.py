@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -16,6 +17,7 @@ from api.reading import Reading
 from api.runtime import Runtime
 from api.views.about import WorkerView, worker_view
 from api.views.approvals import ApprovalView, waiting_approvals
+from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
 from domain.application.execute import Outcome, Plan, Repeatable, Request, Seen, execute, repeatable
@@ -32,6 +34,7 @@ from domain.commands import (
     EditMessage,
     OpenThread,
     RetryTurn,
+    SetBudget,
     StartTurn,
     UpdateValues,
 )
@@ -41,6 +44,7 @@ from domain.events import (
     ApprovalGranted,
     CancellationRequested,
     Durability,
+    Limit,
     Strategy,
     ThreadForked,
     TurnEnd,
@@ -157,6 +161,12 @@ class Service:
         """Change a thread's values."""
         command = UpdateValues(changes)
         return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
+
+    async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
+        """Limit what a thread may spend. Answers as of the version that this leads to, also when it is repeated."""
+        asked = ("budget", *map(msgspec.structs.astuple, limits))
+        outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
+        return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
     async def start_turn(self, thread_id: ThreadId, said: Said, caller: Caller) -> Started:
         """Append the user's message and have the turn run in the background.
@@ -308,6 +318,16 @@ class Service:
         loaded = await self.past(caller).state(thread_id, point)
         row = await self.runtime.journal.store.thread(thread_id)
         return summary(loaded, row.opened_at if row else loaded.head.at, self.runtime.prices)
+
+    async def budget(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> BudgetView:
+        """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
+        loaded = await self.past(caller).state(thread_id, point)
+        at = loaded.head.at  # which is never after the instant that was asked for
+        if point.at is not None:
+            at = point.at.astimezone(UTC)
+        elif not point.given:
+            at = max(self.runtime.clock.now(), at)
+        return budget_view(loaded, at, self.runtime.prices)
 
     async def _act(
         self,
