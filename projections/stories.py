@@ -9,6 +9,7 @@ from domain.codec import decode
 from domain.ids import START, Tenant, ThreadId, Version
 from domain.prices import Prices
 from domain.state import Running
+from projections.overruns import overrun_of
 from projections.projection import Seen, Story
 
 KEEP = 2_000
@@ -54,12 +55,12 @@ class Stories:
             return Story(thread_id, tenant)
         loaded = await self._journal.load_at(thread_id, version, tenant)
         if not isinstance(loaded.state, Running):
-            return _idle(loaded)
-        story = _idle(await self._journal.load_at(thread_id, Version(loaded.state.turn.started - 1), tenant))
+            return await self._idle(loaded)
+        story = await self._idle(await self._journal.load_at(thread_id, Version(loaded.state.turn.started - 1), tenant))
         async for recorded in self._journal.follow(thread_id, story.head.version, version):
             story.tell(recorded, loaded.head.hash, self._prices)  # the hash matters at the end only
         return story
 
-
-def _idle(loaded: Loaded) -> Story:
-    return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state)
+    async def _idle(self, loaded: Loaded) -> Story:
+        over = await overrun_of(self._journal, loaded, self._prices)
+        return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state, overrun=over)
