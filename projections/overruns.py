@@ -14,7 +14,7 @@ from domain.events import Limit
 from domain.ids import Version
 from domain.prices import Prices
 from domain.state import State, Unopened
-from domain.windows import end_of, start_of
+from domain.windows import end_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +69,15 @@ async def _begin(
     low = max(first, _set_at(loaded.state))
     while low < loaded.head.version:
         middle = await journal.load_at(loaded.thread_id, Version((low + loaded.head.version) // 2), loaded.tenant)
-        if _is_reached(middle, limit, at, prices):
+        if _is_reached(middle.state, limit, at, prices):
             loaded = middle
         else:
             low = Version(middle.head.version + 1)
     return loaded
 
 
-def _is_reached(loaded: Loaded, limit: Limit, at: datetime, prices: Prices) -> bool:
-    if isinstance(loaded.state, Unopened) or start_of(limit.window, loaded.head.at) != start_of(limit.window, at):
-        return False
-    return is_reached(limit, used_in(loaded.state.thread, limit.window, at), prices)
+def _is_reached(state: State, limit: Limit, at: datetime, prices: Prices) -> bool:
+    return not isinstance(state, Unopened) and is_reached(limit, used_in(state.thread, limit.window, at), prices)
 
 
 def _reached(loaded: Loaded, at: datetime, prices: Prices) -> Limit | None:

@@ -81,7 +81,8 @@ async def live(api: Api, chance: random.Random) -> list[str]:
                 kinds = chance.sample(windows, chance.randrange(4))
                 await limit(api, thread, *({"window": kind, **chance.choice(amounts)} for kind in kinds))
             case 1 if step % 20 == 1:
-                threads.append((await api.post(f"/v1/threads/{thread}/fork", json={})).json()["thread_id"])
+                body = {"resume": chance.random() < 0.5}
+                threads.append((await api.post(f"/v1/threads/{thread}/fork", json=body)).json()["thread_id"])
             case _:
                 said = chance.choice(["hello", "What is 3 * 4?", "/refund 5"])
                 await api.post(f"/v1/threads/{thread}/turns", json={"user_input": said})
@@ -178,6 +179,19 @@ async def test_a_thread_is_over_budget_until_the_window_ends_and_no_longer(api: 
     assert [await over(at) for at in (lifted - TICK, lifted, eleven)] == [since, [], []]
     await limit(api, thread, {"window": "lifetime", "tokens": 5})
     assert await over(lifted + timedelta(days=10_000)) == [naive.written(lifted)]
+
+
+async def test_a_fork_may_begin_with_waiting_and_over_its_budget_at_once(api: Api) -> None:
+    parent = await api.opened(graph="cashier")
+    await limit(api, parent, {"window": "lifetime", "tokens": 1})
+    await api.turn(parent, "hello")
+    await api.post(f"/v1/threads/{parent}/turns", json={"user_input": "/refund 5"})
+    await settled(api, parent)
+    clock(api).pass_(60)
+    forked = (await api.post(f"/v1/threads/{parent}/fork", json={"resume": True})).json()["thread_id"]
+    found = await instant(api, clock(api).now())
+    for name in ("waiting", "over_budget"):
+        assert found[name]["items"][-1] == {"thread_id": forked, "since": naive.written(clock(api).now())}
 
 
 async def test_read_models_of_budgets_are_what_the_log_comes_to_also_when_they_are_told_anew(api: Api) -> None:

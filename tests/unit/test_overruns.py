@@ -65,10 +65,10 @@ class Desk:
                 await self.append(budget(chance), pause=chance.choice(PAUSES))
             await self.append(event, pause=chance.choice(PAUSES))
 
-    async def left(self, at_version: Version) -> None:
+    async def left(self, at_version: Version, *, resume: bool = False) -> None:
         """Go on in a fork."""
         forked = ThreadId(uuid4())
-        await fork(self.journal, forked, Fork(self.thread_id, at_version), Metadata())
+        await fork(self.journal, forked, Fork(self.thread_id, at_version, resume=resume), Metadata())
         self.thread_id = forked
 
 
@@ -107,6 +107,17 @@ async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> N
         assert (
             await Stories(desk.journal, PRICES).at(desk.thread_id, DEFAULT_TENANT, Version(version))
         ).overrun == over
+
+
+async def test_a_fork_in_the_turn_by_which_its_parent_went_over_is_so_since_it_was_made() -> None:
+    desk = Desk()
+    await desk.append(ThreadOpened("assistant"), BudgetSet((Limit("lifetime", 50),)))
+    await desk.append(TurnStarted(UUID(int=1), "n", "f00"), CALLED)
+    desk.clock.pass_(60)
+    await desk.left(Version(4), resume=True)
+    forked = Overrun(Version(5), desk.clock.now(), None)
+    assert await told(desk) == [forked]
+    assert await overrun_of(desk.journal, await desk.journal.load(desk.thread_id), PRICES) == forked
 
 
 async def test_looking_it_up_takes_few_looks_in_a_long_thread() -> None:
