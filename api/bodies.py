@@ -3,14 +3,18 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from domain.budgets import MAX_COST, MAX_TOKENS
 from domain.events import Durability, Strategy
+from domain.prices import PER_DOLLAR
+from domain.windows import WINDOWS, Window
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
 MAX_BODY = 1_000_000
 """Bytes of a request's body."""
+MAX_DOLLARS = MAX_COST // PER_DOLLAR
 
 UserInput = Annotated[
     str, Field(min_length=1, max_length=MAX_INPUT, description="What the user says.", examples=["What is 2 + 3?"])
@@ -127,4 +131,33 @@ class UpdateValues(Body):
     """Change a thread's values by a JSON merge patch (RFC 7396): null removes."""
 
     values: Values
+    checkpoint_ref: CheckpointRef = None
+
+
+def _number(given: object) -> object:
+    """Refuse what only looks like a number: the framework reads leniently, whatever a field says."""
+    if isinstance(given, bool | str):
+        raise ValueError("must be a number")  # noqa: TRY004  (only this one is a complaint about the field)
+    return given
+
+
+class LimitBody(Body):
+    """What may be spent in a window of time, in UTC: tokens, money, or both."""
+
+    window: Window
+    tokens: Annotated[
+        int | None, BeforeValidator(_number), Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
+    ] = None
+    cost_usd: Annotated[
+        float | None, BeforeValidator(_number), Field(gt=0, le=MAX_DOLLARS, description="What they may cost.")
+    ] = None
+
+
+class SetBudget(Body):
+    """Limit what a thread may spend, instead of what limited it before."""
+
+    limits: Annotated[
+        tuple[LimitBody, ...],
+        Field(max_length=len(WINDOWS), description="At most one for each window; without any, the budget is lifted."),
+    ]
     checkpoint_ref: CheckpointRef = None

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from api.preconditions import decode_cursor, encode_cursor
 from api.reading_views import (
@@ -15,6 +15,8 @@ from api.reading_views import (
     ParkedView,
     ProjectionView,
     Spent,
+    Standing,
+    Stood,
     Sums,
     audit_entry,
     instance_view,
@@ -26,6 +28,7 @@ from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, InstanceId, LineId
 from domain.tables import Table
+from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
 from projections.latency import latency_of
@@ -63,6 +66,18 @@ class Place(Struct, frozen=True):
     sort: Sort
     descending: bool
     value: int | str
+    thread_id: ThreadId
+
+
+Zoned = Annotated[datetime, Meta(tz=True)]
+
+
+class Mark(Struct, frozen=True, array_like=True):
+    """Where a page of an instant's threads ended."""
+
+    standing: Standing
+    at: Zoned
+    since: Zoned
     thread_id: ThreadId
 
 
@@ -167,14 +182,14 @@ class Reading:
     async def spent(
         self,
         tenant: Tenant,
-        window: budgets.Window,
+        window: Window,
         at: datetime,
         by: tuple[str, ...],
         only: Mapping[str, Any],
         limit: int = 1_000,
     ) -> Sequence[Spent]:
         """Say what was spent in the window that an instant lies in, the most expensive first."""
-        start = budgets.start_of(window, at)
+        start = start_of(window, at)
         where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
@@ -184,14 +199,24 @@ class Reading:
         rows = await self._models.aggregate(query)
         return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
 
-    async def at_instant(self, tenant: Tenant, at: datetime, limit: int) -> Mapping[str, Sequence[ThreadId]]:
-        """Name the threads that ran, and that waited for a person, at an instant."""
-        place = spells.SPELLS.names.index("thread_id")
-        found = {}
-        for status in ("running", "waiting"):
-            rows = await self._models.select(spells.at_instant(tenant, status, at, limit))
-            found[status] = [ThreadId(row[place]) for row in rows]
-        return found
+    async def at_instant(
+        self, tenant: Tenant, standing: Standing, at: datetime, cursor: str | None, limit: int
+    ) -> Page[Stood]:
+        """List the threads that stood so at an instant, those that had for longest first."""
+        mark = decode_cursor(cursor, Mark) if cursor is not None else None
+        if mark and (mark.standing, mark.at) != (standing, at):
+            raise InvalidInput("cursor", "belongs to another list; ask with the same status and instant")
+        after = (mark.since, mark.thread_id) if mark else None
+        if standing == "open":
+            query, since = threads.opened_by(tenant, at, after, limit + 1), "opened_at"
+        else:
+            query, since = spells.at_instant(tenant, standing, at, after, limit + 1), "since"
+        places = [query.table.names.index(name) for name in ("thread_id", since)]
+        rows = await self._models.select(query)
+        shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]
+        if len(rows) <= limit:
+            return Page(shown, None)
+        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id))))
 
     async def audit(
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
 
+from api.views.page import Page
 from domain.prices import dollars
 from domain.read_models import Instance, Line, Parked, Status
-from projections.budgets import Window
+from domain.windows import Window
 
 
 class Sums(Struct, frozen=True):
@@ -128,12 +129,25 @@ class Settled(Struct, frozen=True):
     outcome: Literal["current", "parked_again"]
 
 
-class Instant(Struct, frozen=True):
-    """Which threads ran, and which waited for a person, at an instant."""
+Standing: TypeAlias = Literal["open", "running", "waiting", "over_budget"]
+"""How a thread stood at an instant: open is every one by then, and the others may be so besides."""
+
+
+class Stood(Struct, frozen=True):
+    """A thread that stood so at an instant, and since when it did."""
+
+    thread_id: UUID
+    since: datetime
+
+
+class Instant(Struct, frozen=True, omit_defaults=True):
+    """Which threads were open at an instant, ran, waited for a person, or were over budget; or one of these lists."""
 
     at: datetime
-    running: Sequence[UUID]
-    waiting: Sequence[UUID]
+    open: Page[Stood] | None = None
+    running: Page[Stood] | None = None
+    waiting: Page[Stood] | None = None
+    over_budget: Page[Stood] | None = None
 
 
 def audit_entry(row: Mapping[str, Any]) -> AuditEntry:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from datetime import UTC
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -12,10 +13,12 @@ from msgspec import Struct
 from api.audit import Audit
 from api.caller import Caller
 from api.content import Content
+from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.reads import Reads
 from api.runtime import Runtime
 from api.views.about import WorkerView, worker_view
+from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
 from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
@@ -32,6 +35,7 @@ from domain.commands import (
     EditMessage,
     OpenThread,
     RetryTurn,
+    SetBudget,
     StartTurn,
     UpdateValues,
 )
@@ -41,6 +45,7 @@ from domain.events import (
     ApprovalGranted,
     CancellationRequested,
     Durability,
+    Limit,
     Strategy,
     ThreadForked,
     TurnEnd,
@@ -145,6 +150,12 @@ class Service:
         """Change a thread's values."""
         command = UpdateValues(changes)
         return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
+
+    async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
+        """Limit what a thread may spend. Answers as of the version that this leads to, also when it is repeated."""
+        asked = ("budget", *map(msgspec.structs.astuple, limits))
+        outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
+        return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
     async def start_turn(self, thread_id: ThreadId, said: Said, caller: Caller) -> Started:
         """Append the user's message and have the turn run in the background.
@@ -283,6 +294,16 @@ class Service:
     async def existing(self, thread_id: ThreadId, caller: Caller) -> Loaded:
         """Return a thread as it is now. Raises `UnknownThread`."""
         return await self.runtime.journal.existing(thread_id, caller.tenant)
+
+    async def budget(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> BudgetView:
+        """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
+        loaded = await Past(self.runtime.journal, caller.tenant).state(thread_id, point)
+        at = loaded.head.at  # which is never after the instant that was asked for
+        if point.at is not None:
+            at = point.at.astimezone(UTC)
+        elif not point.given:
+            at = max(self.runtime.clock.now(), at)
+        return budget_view(loaded, at, self.runtime.prices)
 
     async def _act(
         self,

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.events import Durability, HistoryCompacted, ModelCalled, NodeFact, Strategy
+from domain.events import Durability, HistoryCompacted, Limit, ModelCalled, NodeFact, Strategy
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import Json, JsonObject
 
@@ -83,6 +83,12 @@ class UpdateValues(Struct, frozen=True):
     """Change the thread's values by a JSON merge patch."""
 
     changes: JsonObject
+
+
+class SetBudget(Struct, frozen=True):
+    """Limit what the thread may spend, instead of what limited it before; without limits, lift the budget."""
+
+    limits: tuple[Limit, ...]
 
 
 class ResumeTurn(Struct, frozen=True):
@@ -222,5 +228,14 @@ Report: TypeAlias = (
 """What the runtime says of a turn."""
 
 Command: TypeAlias = (
-    OpenThread | ForkThread | EditMessage | StartTurn | RetryTurn | CancelTurn | DecideApproval | UpdateValues | Report
+    OpenThread
+    | ForkThread
+    | EditMessage
+    | StartTurn
+    | RetryTurn
+    | CancelTurn
+    | DecideApproval
+    | UpdateValues
+    | SetBudget
+    | Report
 )

@@ -6,6 +6,7 @@ A command whose effect is there already decides nothing, so that doing it twice 
 from collections.abc import Iterable
 from typing import assert_never
 
+from domain.budgets import check_limits
 from domain.codec import to_json
 from domain.commands import (
     CancelTurn,
@@ -15,6 +16,7 @@ from domain.commands import (
     ForkThread,
     OpenThread,
     RetryTurn,
+    SetBudget,
     StartTurn,
     UpdateValues,
 )
@@ -32,6 +34,7 @@ from domain.errors import (
 from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
+    BudgetSet,
     MessageAppended,
     MessageEdited,
     StateUpdated,
@@ -71,6 +74,8 @@ def decide(command: Command, state: State) -> Events:
             return _edit(command, state)
         case UpdateValues():
             return _update(command, state)
+        case SetBudget():
+            return _set_budget(command, state)
         case StartTurn():
             return _start_turn(command, state)
         case RetryTurn():
@@ -112,6 +117,13 @@ def _update(command: UpdateValues, state: State) -> Events:
     # Compared as JSON: to Python, 1 equals True and 1.0.
     changed = to_json(merged) != to_json(state.thread.values)
     return (StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
+
+
+def _set_budget(command: SetBudget, state: State) -> Events:
+    limits = check_limits(command.limits)
+    if isinstance(state, Unopened):
+        raise UnopenedThread
+    return (BudgetSet(limits),) if limits != state.thread.limits else ()
 
 
 def _edit(command: EditMessage, state: State) -> Events:

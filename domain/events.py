@@ -12,12 +12,24 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.json import Json, JsonObject
+from domain.windows import Window
 
 Durability: TypeAlias = Literal["sync", "turn", "async"]
 """When a turn's events are stored: each transition before the next node runs, all at the turn's end, or behind it."""
 
 Strategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
 """What becomes of a message to a thread whose turn still runs."""
+
+
+class Limit(Struct, frozen=True, omit_defaults=True):
+    """What may be spent in a window of time: tokens of prompts and answers, money in the units of `domain.prices`.
+
+    None: as much as one likes.
+    """
+
+    window: Window
+    tokens: int | None = None
+    cost: int | None = None
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
@@ -46,6 +58,15 @@ class MessageEdited(Event, frozen=True):
     message: int
     content: str
     tokens: int
+
+
+class BudgetSet(Event, frozen=True):
+    """What the thread may spend from now on: at most one limit for each window, and none of those before.
+
+    Without limits, the budget is lifted. What was spent before counts.
+    """
+
+    limits: tuple[Limit, ...] = ()
 
 
 class TurnStarted(Event, frozen=True):
@@ -296,6 +317,7 @@ EVENTS: tuple[type[Event], ...] = (
     ThreadOpened,
     ThreadForked,
     MessageEdited,
+    BudgetSet,
     TurnStarted,
     TurnEnqueued,
     TurnResumed,

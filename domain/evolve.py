@@ -1,8 +1,12 @@
-"""The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce."""
+"""The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce.
+
+When an event was recorded matters to what was used in which window of time, and to nothing else. Events that are only
+being decided have no time yet: the states that they lead to are looked at and thrown away, with the windows as before.
+"""
 
 import hashlib
 from collections.abc import Iterable
-from functools import reduce
+from datetime import datetime
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -14,6 +18,7 @@ from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
+    BudgetSet,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -47,6 +52,7 @@ from domain.ids import Version
 from domain.json import JsonObject, merge_patch
 from domain.state import (
     Before,
+    Budget,
     Call,
     Ended,
     Idle,
@@ -61,7 +67,9 @@ from domain.state import (
     Thread,
     Turn,
     Unopened,
+    WindowUsage,
 )
+from domain.windows import WINDOWS, Window, start_of
 
 TITLE = 80
 """Characters of a thread's title, at most."""
@@ -70,12 +78,12 @@ Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalD
 """How a call ends: with something to tell the model."""
 
 
-def evolve(state: State, event: Event) -> State:
-    """Apply one event. Raise `CorruptLog` if it cannot follow in this state."""
+def evolve(state: State, event: Event, at: datetime | None = None) -> State:
+    """Apply one event that was recorded at an instant. Raise `CorruptLog` if it cannot follow in this state."""
     version = Version(state.version + 1)
     match state:
         case Running():
-            return _in_turn(state, event, version)
+            return _in_turn(state, event, version, at)
         case Idle():
             return _between_turns(state, event, version)
         case Unopened():
@@ -86,9 +94,11 @@ def evolve(state: State, event: Event) -> State:
             assert_never(state)
 
 
-def fold(state: State, events: Iterable[Event]) -> State:
-    """Apply events in their order."""
-    return reduce(evolve, events, state)
+def fold(state: State, events: Iterable[Event], at: datetime | None = None) -> State:
+    """Apply events in their order that were recorded together."""
+    for event in events:
+        state = evolve(state, event, at)
+    return state
 
 
 def digest(values: JsonObject) -> str:
@@ -105,6 +115,8 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
             return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
         case MessageEdited():
             return Idle(version, _edited(thread, event))
+        case BudgetSet():
+            return Idle(version, _limited(thread, event, version))
         case ThreadForked():
             return Idle(version, thread)
         case _:
@@ -118,7 +130,7 @@ def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
     return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
 
 
-def _in_turn(state: Running, event: Event, version: Version) -> State:
+def _in_turn(state: Running, event: Event, version: Version, at: datetime | None) -> State:
     match event:
         case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
             return _outcome(state, event, event.call, version)
@@ -130,7 +142,7 @@ def _in_turn(state: Running, event: Event, version: Version) -> State:
             return _granted(state, event, version)
         case ThreadForked():  # what waits in the parent's queue is said there
             return Running(version, replace(state.thread, queue=()), state.turn)
-    return Running(version, _evolve_thread(state, event, version), _evolve_turn(state.turn, event, version))
+    return Running(version, _evolve_thread(state, event, version, at), _evolve_turn(state.turn, event, version))
 
 
 def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
@@ -197,7 +209,7 @@ def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemF
             return (*items[: event.index], failed, *items[event.index + 1 :])
 
 
-def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
+def _evolve_thread(state: Running, event: Event, version: Version, at: datetime | None) -> Thread:
     """What the thread learns during a turn."""
     thread = state.thread
     match event:
@@ -213,8 +225,11 @@ def _evolve_thread(state: Running, event: Event, version: Version) -> Thread:
             thread = replace(thread, queue=(*thread.queue, _queued(event, version)))
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
+        case BudgetSet():
+            thread = _limited(thread, event, version)
         case ModelCalled():
-            thread = replace(thread, usage=_used(thread.usage, event))
+            windows = thread.windows if at is None else _used_in(thread.windows, event, at)
+            thread = replace(thread, usage=_used(thread.usage, event), windows=windows)
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens)
@@ -246,6 +261,22 @@ def _used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage
         before.completion_tokens + event.completion_tokens,
     )
     return (*(used for used in usage if used is not before), after)
+
+
+def _used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
+    """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
+    before = {used.window: used for used in windows}
+
+    def current(window: Window) -> WindowUsage:
+        start, last = start_of(window, at), before.get(window)
+        usage = last.usage if last and last.start == start else ()
+        return WindowUsage(window, start, _used(usage, event))
+
+    return tuple(current(window) for window in WINDOWS if window != "lifetime")
+
+
+def _limited(thread: Thread, event: BudgetSet, version: Version) -> Thread:
+    return replace(thread, budget=Budget(version, event.limits) if event.limits else None)
 
 
 _ABOUT_THE_TURN = (

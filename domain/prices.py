@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from decimal import Decimal
 
 from msgspec import Struct
 
@@ -46,6 +47,11 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
 def _unit(dollars_per_million: float) -> int:
     """Turn dollars a million tokens into units a token."""
     return round(dollars_per_million * PER_DOLLAR / 1_000_000)
+
+
+def units(dollars: float) -> int:
+    """Turn dollars into units, the nearest to what is written."""
+    return round(Decimal(repr(dollars)) * PER_DOLLAR)
 
 
 def dollars(units: int) -> float:

@@ -4,15 +4,17 @@ The whole transcript is not in here: it is read from the log, in pages. The live
 begins with more than the model could be shown, so that rehydration costs the same at any age.
 """
 
+from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
 
 from domain.chat import ToolCall
-from domain.events import Durability, Strategy
+from domain.events import Durability, Limit, Strategy
 from domain.ids import Version
 from domain.json import Json, JsonObject
+from domain.windows import Window
 
 Because: TypeAlias = Literal["policy", "outcome_unknown"]
 """Why a person is asked about a call: because its tool says so, or because a crash left open whether it ran."""
@@ -149,10 +151,26 @@ class ModelUsage(Struct, frozen=True):
     completion_tokens: int = 0
 
 
+class WindowUsage(Struct, frozen=True):
+    """What was used of each model in the last window of a kind in which a model was called. It began at `start`."""
+
+    window: Window
+    start: datetime
+    usage: tuple[ModelUsage, ...] = ()
+
+
+class Budget(Struct, frozen=True):
+    """What the thread may spend. `version` is that of the event which said so."""
+
+    version: Version
+    limits: tuple[Limit, ...]
+
+
 class Thread(Struct, frozen=True):
     """What an open thread carries from turn to turn. `title` is the beginning of the first message of the user's.
 
-    `messages` counts what was said, by the user and the agent, over the thread's whole life.
+    `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
+    used of models; `windows` has the same for the last hour, day and month in which there was any.
     """
 
     graph: str
@@ -165,8 +183,15 @@ class Thread(Struct, frozen=True):
     messages: int = 0
     title: str = ""
     usage: tuple[ModelUsage, ...] = ()
+    windows: tuple[WindowUsage, ...] = ()
+    budget: Budget | None = None
     last_turn: Ended | None = None
     queue: tuple[Queued, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What the thread may spend; nothing limits it without any."""
+        return self.budget.limits if self.budget else ()
 
     @property
     def prompt_tokens(self) -> int:

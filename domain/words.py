@@ -9,6 +9,7 @@ from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
+    BudgetSet,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -16,6 +17,7 @@ from domain.events import (
     HistoryCompacted,
     ItemCompleted,
     ItemFailed,
+    Limit,
     MessageAppended,
     MessageEdited,
     ModelCalled,
@@ -40,6 +42,8 @@ from domain.events import (
 from domain.graph import END
 from domain.ids import Version
 from domain.json import Json, JsonObject
+from domain.prices import dollars
+from domain.windows import Window
 
 LENGTH = 200
 """Characters of a quoted text or value, at most."""
@@ -90,6 +94,13 @@ def _(event: MessageEdited, about: Event | None = None) -> str:
         case _:
             whose = "A tool's answer"
     return f"{whose} of version {event.message} reads {_quoted(event.content)} from now on"
+
+
+@in_words.register
+def _(event: BudgetSet, _: Event | None = None) -> str:
+    if not event.limits:
+        return "The budget was lifted: nothing limits what the thread may spend"
+    return f"From now on the thread may spend {', '.join(map(_limit, event.limits))}"
 
 
 @in_words.register
@@ -258,6 +269,17 @@ def _call(about: Event | None) -> str:
             return f"the node {node}"
         case _:
             return "a call"
+
+
+_WITHIN: Mapping[Window, str] = {"hour": "an hour", "day": "a day", "month": "a month", "lifetime": "in all"}
+
+
+def _limit(limit: Limit) -> str:
+    amounts = [
+        *([f"{limit.tokens:,} tokens"] if limit.tokens is not None else []),
+        *([f"${dollars(limit.cost):,.12g}"] if limit.cost is not None else []),
+    ]
+    return f"{' and '.join(amounts)} {_WITHIN[limit.window]}"
 
 
 def _tool(about: Event | None) -> str:

@@ -1,19 +1,12 @@
 """What was spent: tokens and money of each thread and model, in each hour, day and month, and altogether."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Literal, TypeAlias
 
 from domain.events import ModelCalled
 from domain.ids import slice_of
 from domain.tables import COST, Change, Column, Index, Table
+from domain.windows import WINDOWS, start_of
 from projections.projection import Projection, Seen
-
-Window: TypeAlias = Literal["hour", "day", "month", "lifetime"]
-"""A stretch of time, in UTC, in which what is spent is counted together."""
-
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
-"""Where the window that never ends begins."""
 
 BUDGETS = Table(
     "budgets",
@@ -34,23 +27,6 @@ BUDGETS = Table(
     private=frozenset({"slice", "cost"}),
     derived=(COST,),
 )
-
-
-def start_of(window: Window, at: datetime) -> datetime:
-    """Return where the window begins that an instant lies in."""
-    at = at.astimezone(UTC)
-    match window:
-        case "hour":
-            return at.replace(minute=0, second=0, microsecond=0)
-        case "day":
-            return at.replace(hour=0, minute=0, second=0, microsecond=0)
-        case "month":
-            return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        case "lifetime":
-            return EVER
-
-
-WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 
 
 def _spent(seen: Seen) -> Iterable[Change]:

@@ -18,6 +18,7 @@ from domain.prices import Prices
 from domain.read_models import Shape
 from domain.state import INITIAL, Running, State
 from domain.tables import Change, Table
+from projections.overruns import Overrun, overrun
 from projections.status import Status, status_of
 
 
@@ -25,7 +26,8 @@ from projections.status import Status, status_of
 class Seen:
     """An event, and what the thread was like before and after it.
 
-    `turn_started_at` is of the turn that runs before or after the event; `spell` of the status before it.
+    `turn_started_at` is of the turn that runs before or after the event; `spell` of the status before it; `was_over`
+    is the time over budget that lasted until then, and `is_over` what becomes of it.
     """
 
     tenant: Tenant
@@ -34,6 +36,8 @@ class Seen:
     after: State
     turn_started_at: datetime | None
     spell: "Spell"
+    was_over: Overrun | None
+    is_over: Overrun | None
     prices: Prices
 
     @property
@@ -84,6 +88,7 @@ class Story:
     state: State = INITIAL
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
+    overrun: Overrun | None = None
     spell: Spell = field(default_factory=lambda: Spell("idle", START, NOTHING.at))
 
     @property
@@ -94,15 +99,19 @@ class Story:
     def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> Seen:
         """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
         before, at = self.state, recorded.recorded_at
-        after = evolve(before, recorded.event)
+        after = evolve(before, recorded.event, at)
         forked = isinstance(recorded.event, ThreadForked)
         if forked:  # what the parent was doing is the parent's
-            self.spell = Spell("idle", START, at)
+            self.spell, self.overrun = Spell("idle", START, at), None
         if forked or isinstance(recorded.event, ThreadOpened):
             self.opened_at = at
         if isinstance(after, Running) and (forked or not isinstance(before, Running)):
             self.turn_started_at = at
-        seen = Seen(self.tenant, recorded, before, after, self.turn_started_at, self.spell, prices)
+        was_over = self.overrun if self.overrun and self.overrun.lasts(at) else None
+        is_over = overrun(after, recorded.version, at, prices, was_over)
+        started_at = self.turn_started_at
+        seen = Seen(self.tenant, recorded, before, after, started_at, self.spell, was_over, is_over, prices)
+        self.overrun = is_over
         self.state, self.head = after, Head(recorded.version, digest, at)
         status = status_of(after)
         if status != self.spell.status:

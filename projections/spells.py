@@ -1,26 +1,33 @@
-"""When each thread ran, and when it waited for a person: so that any instant can be asked who did."""
+"""When each thread ran, waited for a person, or was over its budget: so that any instant can be asked who did."""
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 from domain.events import EVENTS
-from domain.ids import Tenant, slice_of
+from domain.ids import Tenant, ThreadId, Version, slice_of
 from domain.queries import Select, Spanning, Where
 from domain.tables import Change, Column, Index, Table
-from projections.projection import Projection, Seen, Spell
-from projections.status import Status, status_of
+from projections.projection import Projection, Seen
+from projections.status import status_of
+
+Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 
 SPELLS = Table(
     "spells",
-    "When each thread ran, and when it waited for a person",
+    "When each thread ran, when it waited for a person, and when it was over its budget",
     (
         Column("since", "timestamptz", about="When it began to."),
-        Column("until", "timestamptz", about="When it ceased to; null if it still does."),
+        Column(
+            "until",
+            "timestamptz",
+            about="When it ceased to; null if it still does. May be to come: over budget until the window's end.",
+        ),
         Column("version", "integer", "key", "The version of the event that it began with."),
         Column("slice", "smallint", "key"),
         Column("thread_id", "uuid", "key", "The thread."),
         Column("tenant", "text", about="Whose thread it is."),
-        Column("status", "text", about="running, or waiting for a person."),
+        Column("status", "text", "key", "running; waiting for a person; or over_budget, whatever it does meanwhile."),
     ),
     (Index(("since", "until"), by="span"),),
 )
@@ -28,33 +35,44 @@ SPELLS = Table(
 
 def _turned(seen: Seen) -> Iterable[Change]:
     now, spell = status_of(seen.after), seen.spell
-    if now == spell.status:
-        return
-    if spell.status != "idle" and spell.version:
-        yield _row(seen, spell, seen.at)
-    if now != "idle":
-        yield _row(seen, Spell(now, seen.recorded.version, seen.at), None)
+    if now != spell.status:
+        if spell.status != "idle" and spell.version:
+            yield _row(seen, spell.status, spell.version, spell.since, seen.at)
+        if now != "idle":
+            yield _row(seen, now, seen.recorded.version, seen.at, None)
+    yield from _overran(seen)
 
 
-def _row(seen: Seen, spell: Spell, until: datetime | None) -> Change:
+def _overran(seen: Seen) -> Iterable[Change]:
+    """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
+    was, now = seen.was_over, seen.is_over
+    if was and now is None:
+        yield _row(seen, "over_budget", was.version, was.since, seen.at)
+    if now and now != was:
+        yield _row(seen, "over_budget", now.version, now.since, now.until)
+
+
+def _row(seen: Seen, kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
     return (
         SPELLS,
         SPELLS.row(
-            since=spell.since,
+            since=since,
             until=until,
-            version=spell.version,
+            version=version,
             slice=slice_of(seen.thread_id),
             thread_id=seen.thread_id,
             tenant=seen.tenant,
-            status=spell.status,
+            status=kind,
         ),
     )
 
 
-PROJECTION = Projection("spells", 1, (SPELLS,), dict.fromkeys(EVENTS, _turned))
+PROJECTION = Projection("spells", 2, (SPELLS,), dict.fromkeys(EVENTS, _turned))
 
 
-def at_instant(tenant: Tenant, status: Status, at: datetime, limit: int) -> Select:
-    """Ask which threads ran, or waited, at an instant."""
-    where = (Where("tenant", "=", tenant), Where("status", "=", status), Spanning("since", "until", at))
-    return Select(SPELLS, where, ("since", "thread_id"), limit=limit)
+def at_instant(
+    tenant: Tenant, kind: Kind, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100
+) -> Select:
+    """Ask for a page of the threads that ran, waited, or were over budget at an instant, the longest first."""
+    where = (Where("tenant", "=", tenant), Where("status", "=", kind), Spanning("since", "until", at))
+    return Select(SPELLS, where, ("since", "thread_id"), after=after, limit=limit)

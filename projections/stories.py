@@ -10,6 +10,7 @@ from domain.codec import decode
 from domain.ids import START, Tenant, ThreadId, Version
 from domain.prices import Prices
 from domain.state import Running
+from projections.overruns import overrun_of
 from projections.projection import Seen, Story
 
 KEEP = 2_000
@@ -56,13 +57,13 @@ class Stories:
         loaded = await self._journal.load_at(thread_id, version, tenant)
         opened_at = (await self._journal.row(thread_id, tenant)).opened_at
         if not isinstance(loaded.state, Running):
-            return _idle(loaded, opened_at)
+            return await self._idle(loaded, opened_at)
         begun = Version(loaded.state.turn.started - 1)
-        story = _idle(await self._journal.load_at(thread_id, begun, tenant), opened_at)
+        story = await self._idle(await self._journal.load_at(thread_id, begun, tenant), opened_at)
         async for recorded in self._journal.follow(thread_id, story.head.version, version):
             story.tell(recorded, loaded.head.hash, self._prices)  # the hash matters at the end only
         return story
 
-
-def _idle(loaded: Loaded, opened_at: datetime) -> Story:
-    return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state, opened_at)
+    async def _idle(self, loaded: Loaded, opened_at: datetime) -> Story:
+        over = await overrun_of(self._journal, loaded, self._prices)
+        return Story(loaded.thread_id, loaded.tenant, loaded.head, loaded.state, opened_at, overrun=over)

@@ -141,6 +141,12 @@ def listing(
     return Select(THREADS, tuple(where), (sort, "thread_id"), descending, after, limit)
 
 
+def opened_by(tenant: Tenant, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100) -> Select:
+    """Ask for a page of the threads that were open at an instant, the first opened first."""
+    where = (Where("tenant", "=", tenant), Where("opened_at", "<=", at))
+    return Select(THREADS, where, ("opened_at", "thread_id"), after=after, limit=limit)
+
+
 def one(thread_id: ThreadId) -> Select:
     """Ask for a thread."""
     return Select(THREADS, (Where("slice", "=", slice_of(thread_id)), Where("thread_id", "=", thread_id)), limit=1)

@@ -1,4 +1,4 @@
-"""`threadfold threads`: list, show, events, state, diff, tail."""
+"""`threadfold threads`: list, show, events, state, budget, diff, tail."""
 
 from contextlib import aclosing, suppress
 from datetime import datetime
@@ -6,6 +6,7 @@ from uuid import UUID
 
 import click
 
+from api.cli.budget import budget
 from api.cli.diff import diff
 from api.cli.options import back_to, limited, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
@@ -200,4 +201,5 @@ def _message(message: WindowMessage) -> list[str]:
     return [str(message.version), role, "\n".join([*([message.content] if message.content else []), *calls])]
 
 
+threads.add_command(budget)
 threads.add_command(diff)

@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, audit, feed, past, people, read_models, stream, threads, turns
+from api.routes import about, audit, budgets, feed, past, people, read_models, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -12,6 +12,8 @@ ROUTES = (
     people.fork_thread,
     threads.open_thread,
     threads.update_values,
+    budgets.set_budget,
+    budgets.show_budget,
     threads.list_threads,
     threads.show_thread,
     past.show_state,

@@ -21,13 +21,23 @@ from api.callers import Cursor, FromReader, FromService, FromThread, Limit
 from api.preconditions import in_utc, uuid_of
 from api.problems import problems
 from api.reading import Consistency, Span
-from api.reading_views import AuditEntry, Instant, ParkedView, ProjectionView, Rebuilding, Settled, Spent, Sums
+from api.reading_views import (
+    AuditEntry,
+    Instant,
+    ParkedView,
+    ProjectionView,
+    Rebuilding,
+    Settled,
+    Spent,
+    Standing,
+    Sums,
+)
 from api.service import Service
 from api.views.page import Page
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, slice_of
 from domain.queries import Bucket, Condition, Where
-from projections.budgets import Window
+from domain.windows import Window
 
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The hour to begin with.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="The hour to end before.")]
@@ -37,6 +47,7 @@ Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until wh
 MinVersion = Annotated[
     str | None, QueryParameter(description="Wait until this is in the answer: a thread's id, a colon, a version.")
 ]
+STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
 READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
 KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
 BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
@@ -125,14 +136,20 @@ async def instant(
     at: FromQuery[datetime],
     service: FromService,
     reader: FromReader,
+    status: Annotated[Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
+    cursor: Cursor = None,
     limit: Limit = 100,
     consistency: Fresh = "eventual",
 ) -> Instant:
-    """Say which threads ran, and which waited for a person, at an instant: those that had for longest first."""
-    await ready(service, "spells", consistency, None)
+    """Say which threads were open at an instant, ran, waited, or were over budget: since the longest time first."""
+    if cursor is not None and status is None:
+        raise InvalidInput("cursor", "goes on with one list; name it by its status")
     moment = in_utc(at, "at")
-    found = await service.reading.at_instant(reader.tenant, moment, limit)
-    return Instant(at, found["running"], found["waiting"])
+    asked = STANDINGS if status is None else (status,)
+    for projection in {"threads" if standing == "open" else "spells" for standing in asked}:
+        await ready(service, projection, consistency, None)
+    reading, tenant = service.reading, reader.tenant
+    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in asked})
 
 
 @get("/v1/audit", tags=["audit"], responses=READING)

@@ -10,7 +10,7 @@ from domain.chain import Record
 from domain.codec import decode
 from domain.errors import CorruptLog
 from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
-from domain.evolve import fold
+from domain.evolve import evolve
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version
 from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import EventStore, ThreadRow
@@ -115,7 +115,8 @@ async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None 
         if after == START and page[0].version > 1:
             parent, at_version = _left(page[0])
             state = await state_of(store, parent, at_version)
-        state = fold(state, (decode(record).event for record in page))
+        for record in page:
+            state = evolve(state, decode(record).event, record.recorded_at)
         after = page[-1].version
     if upto is not None and after != upto:
         raise CorruptLog(f"{thread_id}: a fork left it at version {upto}, which it does not have")

@@ -154,7 +154,7 @@ class Journal(History):
             Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata)
             for record, event in zip(records, events, strict=True)
         ]
-        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events)), records, recorded)
+        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events, head.at)), records, recorded)
 
     async def append_sealed(
         self,
@@ -243,7 +243,7 @@ class Journal(History):
         while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
             state = loaded.state
             for record in page:
-                state = evolve(state, decode(record).event)
+                state = evolve(state, decode(record).event, record.recorded_at)
             last = page[-1]
             head = Head(last.version, last.hash, last.recorded_at)
             loaded = replace(loaded, tenant=last.tenant, head=head, state=state)

@@ -26,7 +26,9 @@ from domain.application.journal import Journal, Loaded
 from domain.chain import seal
 from domain.codec import Metadata, encode
 from domain.events import (
+    BudgetSet,
     Event,
+    Limit,
     MessageAppended,
     ModelCalled,
     NodeCompleted,
@@ -41,6 +43,7 @@ from domain.evolve import fold
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.log import Append
 from domain.prices import Prices
+from domain.windows import WINDOWS
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import connect, open_pool
@@ -68,8 +71,11 @@ TOOLS = ("calculate", "clock", "look_up", "refund")
 
 
 def turn(chance: random.Random, version: int, texts: Sequence[str] = ("So it is.",)) -> Sequence[Event]:
-    """Make a turn's events, with a tool in some of them."""
-    turn_id, first = uuid7(), ([] if version else [ThreadOpened(chance.choice(GRAPHS))])
+    """Make a turn's events, with a tool in some of them, and a new budget before some."""
+    turn_id, first = uuid7(), list[Event]([] if version else [ThreadOpened(chance.choice(GRAPHS))])
+    if chance.random() < 0.2:
+        kinds = chance.sample(WINDOWS, chance.randrange(3))
+        first.append(BudgetSet(tuple(Limit(kind, chance.randint(500, 5_000)) for kind in kinds)))
     begun: list[Event] = [
         *first,
         TurnStarted(turn_id, "route_intent", "f00"),
@@ -128,7 +134,7 @@ class Writing:
             return loaded
         await transaction.commit()
         self.committed += len(events)
-        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events))
+        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events, head.at))
 
 
 async def project(url: str) -> None:

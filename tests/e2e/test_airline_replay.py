@@ -260,7 +260,7 @@ async def check_every_version(pool: asyncpg.Pool) -> int:
     for thread_id in map(ThreadId, conversations()):
         state: State = INITIAL
         for record in await store.read(thread_id, START):
-            state = evolve(state, decode(record).event)
+            state = evolve(state, decode(record).event, record.recorded_at)
             loaded = await journal.load_at(thread_id, record.version)
             assert (loaded.state, loaded.head.hash) == (state, record.hash)
             used += await snapshots.nearest(thread_id, record.version, fold_fingerprint()) is not None

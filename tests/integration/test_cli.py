@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import click
@@ -14,6 +15,7 @@ from api.caller import Caller
 from api.cli import COMMANDS, main
 from api.runtime import open_runtime
 from api.service import Said, Service
+from domain.events import Limit
 from domain.ids import ThreadId
 from infrastructure.settings import CHECKOUT, Settings
 from tests.support.command import Done, environment, threadfold
@@ -77,6 +79,7 @@ def test_help_needs_nothing_heavy() -> None:
         ["threads", "state", UNKNOWN, "--at-time", "9999-12-31T23:59:59-14:00"],
         ["threads", "state", UNKNOWN, "--at-version", "99999999999999"],
         ["threads", "show", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
+        ["threads", "budget", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
         ["threads", "diff", UNKNOWN],
         ["threads", "diff", UNKNOWN, "yesterday"],
         ["threads", "diff", UNKNOWN, "1", "99999999999"],
@@ -180,6 +183,27 @@ async def test_a_thread_is_summarised_as_it_was(thread: str, database_url: str) 
     )
 
     assert (then.json["version"], then.json["status"], now.json["status"]) == (3, "running", "idle")
+
+
+async def test_a_budget_is_shown_now_and_as_it_was(thread: str, database_url: str) -> None:
+    settings = Settings(_env_file=None, database_url=database_url, llm_endpoint=None, agents=())  # type: ignore[call-arg]
+    async with open_runtime(settings) as runtime:
+        limits = Limit("hour", 1), Limit("lifetime", cost=2_500_000_000_000)
+        await Service(runtime).set_budget(ThreadId(UUID(thread)), limits, Caller())
+
+    async def budget(*arguments: str) -> Done:
+        return await threadfold("threads", "budget", thread, *arguments, database_url=database_url)
+
+    now, then = (await budget("--json")).json, (await budget("--at-version", "3", "--json")).json
+    table, before = await budget("--at-version", str(now["version"])), await budget("--at-version", "1")
+
+    assert ([limit["window"] for limit in now["limits"]], then["limits"]) == (["hour", "lifetime"], [])
+    assert (then["windows"][0]["tokens"], then["version"]) == (0, 3)
+    lines = [line.split() for line in table.out.splitlines()]
+    assert ["Budget", "over"] in lines
+    assert next(line for line in lines if line[:1] == ["hour"])[-2:] == ["0", "tokens"]
+    assert ["lifetime", "ever", f"{now['windows'][-1]['tokens']:,}", "$0", "$2.5"] in lines
+    assert "nothing limits it" in before.out
 
 
 async def test_a_diff_tells_what_happened_between_versions_and_instants(thread: str, database_url: str) -> None:

@@ -16,6 +16,7 @@ INVOKE = ("POST", "/v1/agent/invoke")
 OPEN = ("POST", "/v1/threads")
 TURNS = ("POST", "/v1/threads/{thread}/turns")
 VALUES = ("PATCH", "/v1/threads/{thread}/values")
+BUDGET = ("PUT", "/v1/threads/{thread}/budget")
 STATE = ("GET", "/v1/threads/{thread}/state")
 MESSAGES = ("GET", "/v1/threads/{thread}/messages")
 EVENTS = ("GET", "/v1/threads/{thread}/events")
@@ -29,6 +30,10 @@ BEYOND = encode_cursor(Place("asc", 1, 99))
 
 def nested(levels: int) -> str:
     return '{"values": {"a": ' + "[" * levels + "]" * levels + "}}"
+
+
+def limited(**limit: Any) -> dict[str, Any]:
+    return {"json": {"limits": [{"window": "day", **limit}]}}
 
 
 Case = tuple[tuple[str, str], dict[str, Any], int, str]
@@ -134,6 +139,85 @@ CASES: dict[str, Case] = {
     "values hold NaN": (OPEN, {"content": b'{"values": {"a": NaN}}', "headers": JSON}, 400, "values.a"),
     "values are nested too deep": (OPEN, {"content": nested(65), "headers": JSON}, 400, "values.a" + ".0" * 63),
     "values are nested very deep": (OPEN, {"content": nested(9_000), "headers": JSON}, 400, "body"),
+    "a budget without limits": (BUDGET, {"json": {}}, 400, "limits"),
+    "limits are a number": (BUDGET, {"json": {"limits": 5}}, 400, "limits"),
+    "a limit is a number": (BUDGET, {"json": {"limits": [5]}}, 400, "limits.0"),
+    "a limit of nothing": (BUDGET, {"json": {"limits": [{"window": "day"}]}}, 400, "limits.0"),
+    "a limit for no window": (BUDGET, {"json": {"limits": [{"tokens": 5}]}}, 400, "limits.0.window"),
+    "a limit for an unknown window": (BUDGET, limited(window="week", tokens=5), 400, "limits.0.window"),
+    "a limit with another field": (BUDGET, limited(tokens=5, dollars=5), 400, "limits.0.dollars"),
+    "two limits for a window": (
+        BUDGET,
+        {"json": {"limits": [{"window": "day", "tokens": 5}, {"window": "day", "cost_usd": 5}]}},
+        400,
+        "limits.1.window",
+    ),
+    "more limits than windows": (BUDGET, {"json": {"limits": [{"window": "day", "tokens": 5}] * 5}}, 400, "limits"),
+    "no tokens": (BUDGET, limited(tokens=0), 400, "limits.0.tokens"),
+    "negative tokens": (BUDGET, limited(tokens=-5), 400, "limits.0.tokens"),
+    "half a token": (BUDGET, limited(tokens=1.5), 400, "limits.0.tokens"),
+    "tokens are a text": (BUDGET, limited(tokens="5"), 400, "limits.0.tokens"),
+    "tokens are true": (BUDGET, limited(tokens=True), 400, "limits.0.tokens"),
+    "too many tokens": (BUDGET, limited(tokens=10**15 + 1), 400, "limits.0.tokens"),
+    "endless tokens": (
+        BUDGET,
+        {"content": b'{"limits": [{"window": "day", "tokens": 1' + b"0" * 5000 + b"}]}", "headers": JSON},
+        400,
+        "limits.0.tokens",
+    ),
+    "no money": (BUDGET, limited(cost_usd=0), 400, "limits.0.cost_usd"),
+    "negative money": (BUDGET, limited(cost_usd=-0.5), 400, "limits.0.cost_usd"),
+    "less money than can be counted": (BUDGET, limited(cost_usd=1e-13), 400, "limits.0.cost_usd"),
+    "too much money": (BUDGET, limited(cost_usd=1_000_000.5), 400, "limits.0.cost_usd"),
+    "money is a text": (BUDGET, limited(cost_usd="1.5"), 400, "limits.0.cost_usd"),
+    "money is NaN": (
+        BUDGET,
+        {"content": b'{"limits": [{"window": "day", "cost_usd": NaN}]}', "headers": JSON},
+        400,
+        "limits.0.cost_usd",
+    ),
+    "money beyond range": (
+        BUDGET,
+        {"content": b'{"limits": [{"window": "day", "cost_usd": 1e400}]}', "headers": JSON},
+        400,
+        "limits.0.cost_usd",
+    ),
+    "a budget of an unknown thread": (
+        ("PUT", f"/v1/threads/{UNKNOWN}/budget"),
+        {"json": {"limits": []}},
+        404,
+        "thread_id",
+    ),
+    "a budget with a stale checkpoint": (
+        BUDGET,
+        {"json": {"limits": [], "checkpoint_ref": "1-00000000"}},
+        412,
+        "checkpoint_ref",
+    ),
+    "a budget with an unquoted If-Match": (
+        BUDGET,
+        {"json": {"limits": []}, "headers": {"If-Match": "1-00000000"}},
+        400,
+        "If-Match",
+    ),
+    "a used key with a budget": (
+        BUDGET,
+        {"json": {"limits": []}, "headers": {"Idempotency-Key": "used"}},
+        422,
+        "Idempotency-Key",
+    ),
+    "a budget at version 0": (
+        ("GET", "/v1/threads/{thread}/budget"),
+        {"params": {"at_version": 0}},
+        400,
+        "at_version",
+    ),
+    "a budget at an instant without zone": (
+        ("GET", "/v1/threads/{thread}/budget"),
+        {"params": {"at_time": "2026-11-23T10:00:00"}},
+        400,
+        "at_time",
+    ),
     "opened otherwise before": (OPEN, {"json": {"thread_id": "{thread}", "values": {"b": 1}}}, 409, "thread_id"),
     "turn in an unknown thread": (
         ("POST", f"/v1/threads/{UNKNOWN}/turns"),

@@ -46,6 +46,7 @@ OTHERS = {
     "/v1/usage",
     "/v1/analytics/turns",
     "/v1/budgets?group_by=thread_id",
+    "/v1/threads/{thread}/budget",
     "/v1/instant?at=2026-11-23T10:00:00Z",
     "/v1/audit",
     "/v1/audit/reads",

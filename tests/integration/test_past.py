@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,14 @@ from tests.support.http import Api, running_api
 from tests.support.naive import Json, Naive
 
 AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "stuck", "cashier", "clumsy"))
-SETTINGS: dict[str, Any] = {"agents": AGENTS, "snapshot_every": 10, "context_window_limit": 600}
+PRICED = {"threadfold-offline": (2_500_000, 10_000_000)}
+"""What a token costs, by `tests/support/prices.json`."""
+SETTINGS: dict[str, Any] = {
+    "agents": AGENTS,
+    "snapshot_every": 10,
+    "context_window_limit": 600,
+    "prices": Path(__file__).parents[1] / "support/prices.json",
+}
 POINTS = 10
 """Random versions and instants of each of the 20 threads."""
 
@@ -75,7 +83,21 @@ class Life:
             await self.api.turn(thread, self.chance.choice(said))
             values = {"n": number % 3, "plan": self.chance.choice(["gold", None, True, 1]), "a/b": {"e": number}}
             await self.api.patch(f"/v1/threads/{thread}/values", json={"values": values})
+            await self.limit(thread)
         return thread
+
+    async def limit(self, thread: str) -> None:
+        """Set some budget, which may be too small already, or lift it."""
+        windows = self.chance.sample(["hour", "day", "month", "lifetime"], self.chance.randrange(4))
+        kinds: list[Json] = [
+            {"tokens": 100},
+            {"tokens": 10_000},
+            {"cost_usd": 0.001},
+            {"tokens": 2_000, "cost_usd": 0.01},
+        ]
+        limits = [{"window": window, **self.chance.choice(kinds)} for window in windows]
+        answer = await self.api.put(f"/v1/threads/{thread}/budget", json={"limits": limits})
+        assert answer.status_code == 200, answer.text
 
     async def refund(self) -> str:
         thread = await self.api.opened(graph="cashier")
@@ -123,6 +145,7 @@ class Life:
         for number in range(3):
             await self.say(thread, f"{strategy} {number}", strategy=strategy)
             await self.api.patch(f"/v1/threads/{thread}/values", json={"values": {"n": number}})
+            await self.limit(thread)
             await asyncio.sleep(self.chance.random() / 20)
         queued = await self.say(thread, "and this", strategy="enqueue")
         await self.api.post(f"/v1/threads/{thread}/turns/{queued}/cancel")
@@ -164,11 +187,17 @@ class Witness:
         expected = Naive(then).state()
         assert {key: state[key] for key in expected} == expected
         assert state["checkpoint"].partition("-")[0] == str(version)
+        await self.check_budget(then, params)
         said = naive.transcript(then)
         assert await every(self.api, f"{self.path}/messages", limit=limit, **params) == said
         assert await every(self.api, f"{self.path}/messages", limit=limit, order="desc", **params) == said[::-1]
         assert await every(self.api, f"{self.path}/events", limit=5 * limit, **params) == then
         assert await every(self.api, f"{self.path}/events", limit=5 * limit, order="desc", **params) == then[::-1]
+
+    async def check_budget(self, then: Sequence[Json], params: Json) -> None:
+        budget = (await self.api.get(f"{self.path}/budget", params=params)).json()
+        expected = naive.budget(then, str(params.get("at_time", then[-1]["recorded_at"])), PRICED)
+        assert {key: budget[key] for key in expected} == expected
 
     async def check_diff(self, since: int, until: int, params: Json) -> None:
         limit = self.chance.randrange(1, 40)
@@ -227,10 +256,10 @@ class Witness:
                 assert sentence
 
     async def check_instant(self, at: datetime) -> None:
-        version, params = naive.version_at(self.events, at), {"at_time": written(at)}
+        version, params = naive.version_at(self.events, at), {"at_time": naive.written(at)}
         if version:
             return await self.check(version, params)
-        for what in ("state", "messages", "events"):
+        for what in ("state", "messages", "events", "budget"):
             early = await self.api.get(f"{self.path}/{what}", params=params)
             assert (early.status_code, early.json()["errors"][0]["field"]) == (400, "at_time")
         return None
@@ -240,10 +269,6 @@ class Witness:
         recorded = datetime.fromisoformat(self.chance.choice(self.events)["recorded_at"])
         between = first + (last - first) * self.chance.random()
         return self.chance.choice([recorded, recorded + TICK, recorded - TICK, between, last + timedelta(days=1)])
-
-
-def written(at: datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")
 
 
 async def check_all(api: Api, threads: Sequence[str], seed: int) -> None:
@@ -260,7 +285,7 @@ async def check_all(api: Api, threads: Sequence[str], seed: int) -> None:
             await witness.check_diff(since, max(until, 1), {"from": since, "to": max(until, 1)})
         begin, end = sorted(datetime.fromisoformat(chance.choice(events)["recorded_at"]) for _ in range(2))
         if since_version := naive.version_at(events, begin):
-            times = {"from_time": written(begin), "to_time": written(end)}
+            times = {"from_time": naive.written(begin), "to_time": naive.written(end)}
             await witness.check_diff(since_version, naive.version_at(events, end), times)
         await witness.check_diff(0, len(events), {"from": 0})
 

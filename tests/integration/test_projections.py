@@ -160,8 +160,10 @@ async def test_an_instant_names_who_ran_then(stored: Api, owner: asyncpg.Connect
     events = (await stored.get(f"/v1/threads/{thread}/events")).json()["items"]
     begun = next(event["recorded_at"] for event in events if event["type"] == "TurnStarted")
     ended = next(event["recorded_at"] for event in events if event["type"] == "TurnCompleted")
-    assert (await strong(stored, "/v1/instant", at=begun))["running"] == [thread]
-    assert (await strong(stored, "/v1/instant", at=ended))["running"] == []
+    assert (await strong(stored, "/v1/instant", at=begun))["running"]["items"] == [
+        {"thread_id": thread, "since": begun}
+    ]
+    assert (await strong(stored, "/v1/instant", at=ended))["running"] == {"items": [], "next_cursor": None}
     spells = await owner.fetch("SELECT status, since, until FROM analytics.spells")
     assert [row["status"] for row in spells] == ["running"]
 

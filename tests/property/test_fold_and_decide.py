@@ -1,14 +1,17 @@
 """Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
 
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given, settings
 
+from domain.budgets import used_in
 from domain.chain import NOTHING, Record, check_chain, seal
-from domain.codec import Metadata, decode, encode
+from domain.codec import Metadata, decode, encode, to_json
 from domain.commands import (
     Command,
     CompleteNode,
@@ -16,6 +19,7 @@ from domain.commands import (
     FailAttempt,
     FailTurn,
     OpenThread,
+    SetBudget,
     StartCalls,
     StartTurn,
     UpdateValues,
@@ -26,6 +30,7 @@ from domain.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
+    Limit,
     MessageAppended,
     ModelCalled,
     StateUpdated,
@@ -34,10 +39,11 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.evolve import evolve, fold
+from domain.evolve import evolve
 from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
 from domain.json import JsonObject
-from domain.state import INITIAL, Running, State
+from domain.state import INITIAL, Running, State, Unopened
+from domain.windows import WINDOWS, Window
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -55,8 +61,11 @@ facts = st.one_of(
     st.builds(StateUpdated, objects),
     st.builds(HistoryCompacted, versions, texts, small),
     st.builds(ContextAssembled, versions, versions, small, small),
-    st.builds(ModelCalled, st.just("m"), small, small, small, st.just("stop")),
+    st.builds(ModelCalled, st.sampled_from(["m", "n"]), small, small, small, st.just("stop")),
 )
+
+limits = st.builds(Limit, st.sampled_from(WINDOWS), st.none() | small, st.none() | small)
+pauses = st.sampled_from([0, 0, 1, 60, 3_600, 86_400, 20 * 86_400]).map(lambda seconds: timedelta(seconds=seconds))
 
 
 def reports(state: State) -> st.SearchStrategy[Command]:
@@ -83,6 +92,7 @@ def commands(state: State) -> st.SearchStrategy[Command]:
         st.builds(OpenThread, st.sampled_from(["assistant", "other"]), objects),
         st.builds(StartTurn, turns, texts, small, st.just("x"), st.just("f00")),
         st.builds(UpdateValues, objects),
+        st.builds(SetBudget, st.lists(limits, max_size=3).map(tuple)),
         reports(state),
         reports(state),
     )
@@ -92,22 +102,33 @@ def commands(state: State) -> st.SearchStrategy[Command]:
 @given(st.data())
 def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothing(data: st.DataObject) -> None:
     state: State = INITIAL
-    history: list[Event] = []
+    history: list[tuple[Event, datetime]] = []
+    at = NOON
     for _ in range(data.draw(st.integers(1, 20))):
         command = data.draw(commands(state))
         try:
             events = decide(command, state)
         except (Conflict, InvalidInput):
             continue
+        at += data.draw(pauses)
         for event in events:
             assert decode(sealed(event)).event == event
-            state = evolve(state, event)
-        history += events
+            state = evolve(state, event, at)
+            history.append((event, at))
         assert decide(command, state) == ()
         check_invariants(state)
-    assert fold(INITIAL, history) == state
+        check_windows(history, state, at + data.draw(pauses))
+    assert folded(history) == state
+    assert msgspec.json.decode(to_json(state), type=State) == state, "as a snapshot"
     assert state.version == len(history)
-    check_turns(history)
+    check_turns([event for event, _ in history])
+
+
+def folded(history: list[tuple[Event, datetime]]) -> State:
+    state: State = INITIAL
+    for event, at in history:
+        state = evolve(state, event, at)
+    return state
 
 
 def sealed(event: Event) -> Record:
@@ -126,6 +147,22 @@ def check_invariants(state: State) -> None:
     requested = [call for message in window for call in message.tool_calls]
     answered = [message for message in window if message.role == "tool"]
     assert len(requested) == len(answered) + len(state.turn.calls)
+
+
+def check_windows(history: list[tuple[Event, datetime]], state: State, now: datetime) -> None:
+    """What was used in the current windows is what the calls in them come to."""
+    if isinstance(state, Unopened):
+        return
+    places: dict[Window, str] = {"hour": "%Y %m %d %H", "day": "%Y %m %d", "month": "%Y %m", "lifetime": ""}
+    for window, place in places.items():
+        calls: Counter[str] = Counter()
+        prompts: Counter[str] = Counter()
+        for event, at in history:
+            if isinstance(event, ModelCalled) and at.strftime(place) == now.strftime(place):
+                calls[event.model] += 1
+                prompts[event.model] += event.prompt_tokens
+        used = used_in(state.thread, window, now)
+        assert {u.model: (u.calls, u.prompt_tokens) for u in used} == {m: (n, prompts[m]) for m, n in calls.items()}
 
 
 def check_turns(history: list[Any]) -> None:

@@ -1,7 +1,7 @@
 """The read models again, folded from the log by plain loops that share nothing with the projections."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -47,10 +47,29 @@ def windows(at: datetime) -> dict[str, datetime]:
     return {"hour": hour(at), "day": day, "month": day.replace(day=1), "lifetime": datetime(1970, 1, 1, tzinfo=UTC)}
 
 
+def cleared(at: datetime, window: str) -> datetime | None:
+    """When what was spent by then in a window no longer counts."""
+    day = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    ends = {"hour": hour(at) + timedelta(hours=1), "day": day + timedelta(days=1)}
+    month = (day.replace(day=1) + timedelta(days=31)).replace(day=1)
+    return None if window == "lifetime" else ends.get(window, month)
+
+
+Spell = list[Any]
+"""A version, and since when and until when something was so."""
+
+
 class Plain:
     """Counters by key, and rows of threads, from threads that are no forks."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record], prices: Mapping[str, tuple[int, int]] | None = None) -> None:
+        self.prices = prices or {}
+        self.overruns: defaultdict[UUID, list[Spell]] = defaultdict(list)
+        self.runs: defaultdict[UUID, list[Spell]] = defaultdict(list)
+        self.asked: set[UUID] = set()
+        """Threads in which a person was asked: when these ran is not worked out here."""
+        self._limits: dict[UUID, list[dict[str, Any]]] = {}
+        self._spent: defaultdict[UUID, list[tuple[datetime, int, int]]] = defaultdict(list)
         self.threads: dict[UUID, dict[str, Any]] = {}
         self.usage: Counter[tuple[Any, ...]] = Counter()
         self.nodes: Counter[tuple[Any, ...]] = Counter()
@@ -77,6 +96,43 @@ class Plain:
         self._turn(record, data, thread)
         self._node(record, data, thread)
         self._tool(record, data, thread)
+        self._spend(record, data)
+        self._run(record, data)
+
+    def _spend(self, record: Record, data: dict[str, Any]) -> None:
+        of, at, spells = record.thread_id, record.recorded_at, self.overruns[record.thread_id]
+        if record.type == "BudgetSet":
+            self._limits[of] = data.get("limits", [])
+        elif record.type == "ModelCalled":
+            prompt, answer = self.prices.get(data["model"], (0, 0))
+            tokens = data["prompt_tokens"] + data["completion_tokens"]
+            cost = data["prompt_tokens"] * prompt + data["completion_tokens"] * answer
+            self._spent[of].append((at, tokens, cost))
+        ends = []
+        for limit in self._limits.get(of, []):
+            window = limit["window"]
+            counted = [one for one in self._spent[of] if cleared(one[0], window) == cleared(at, window)]
+            tokens, cost = sum(one[1] for one in counted), sum(one[2] for one in counted)
+            if tokens >= limit.get("tokens", tokens + 1) or cost >= limit.get("cost", cost + 1):
+                ends.append(cleared(at, window))
+        lasting = bool(spells) and (spells[-1][2] is None or spells[-1][2] > at)
+        if ends:
+            until = None if None in ends else max(end for end in ends if end)
+            if lasting:
+                spells[-1][2] = until
+            else:
+                spells.append([record.version, at, until])
+        elif lasting:
+            spells[-1][2] = at
+
+    def _run(self, record: Record, data: dict[str, Any]) -> None:
+        runs = self.runs[record.thread_id]
+        if record.type == "TurnStarted":
+            runs.append([record.version, record.recorded_at, None, data["turn_id"]])
+        elif record.type in ENDS and runs and runs[-1][3] == data["turn_id"]:
+            runs[-1][2] = record.recorded_at
+        elif record.type == "ApprovalRequested":
+            self.asked.add(record.thread_id)
 
     def _turn(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
         at, graph, kind = hour(record.recorded_at), thread["graph"], record.type

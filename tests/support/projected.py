@@ -1,7 +1,7 @@
 """Read models as they are stored, to be held against what a plain fold of the log says."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from domain.ids import Tenant
@@ -13,6 +13,7 @@ from projections.audit import AUDIT
 from projections.budgets import BUDGETS
 from projections.messages import MESSAGES
 from projections.nodes import NODES
+from projections.spells import SPELLS
 from projections.threads import THREADS
 from projections.tools import TOOLS
 from projections.turns import TURNS
@@ -70,6 +71,19 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
         (row["thread_id"], str(row["command"])): row["events"]
         for row in await rows(models, AUDIT, mine, Where("by", "=", "caller"))
     }
+    found += spell_differences(await rows(models, SPELLS, mine), plain)
     if audit != dict(plain.commands):
         found.append(f"audit differs: {len(audit)} commands, not {len(plain.commands)}")
     return found
+
+
+def spell_differences(spells: Sequence[dict[str, Any]], plain: Plain) -> Iterator[str]:
+    """Say where it is not told right when threads ran, and when they were over their budgets."""
+    told: defaultdict[tuple[Any, str], list[tuple[Any, ...]]] = defaultdict(list)
+    for row in spells:
+        told[row["thread_id"], row["status"]].append((row["version"], row["since"], row["until"]))
+    for kind, wanted in (("over_budget", plain.overruns), ("running", plain.runs)):
+        for thread_id in plain.threads:
+            rows, spells_of = sorted(told[thread_id, kind]), [tuple(spell[:3]) for spell in wanted[thread_id]]
+            if rows != spells_of and not (kind == "running" and thread_id in plain.asked):
+                yield f"{thread_id}: it was {kind} in {rows}, not in {spells_of}"

@@ -29,6 +29,7 @@ def test_names_of_events_are_storage_format_and_stay() -> None:
         "ThreadOpened": 1,
         "ThreadForked": 1,
         "MessageEdited": 1,
+        "BudgetSet": 1,
         "TurnEnqueued": 1,
         "TurnResumed": 1,
         "ApprovalRequested": 1,

@@ -9,6 +9,7 @@ from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
+    BudgetSet,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -16,6 +17,7 @@ from domain.events import (
     HistoryCompacted,
     ItemCompleted,
     ItemFailed,
+    Limit,
     MessageAppended,
     MessageEdited,
     ModelCalled,
@@ -63,6 +65,12 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
         ToolSucceeded(8, "shipped", 1, 2),
         'A tool\'s answer of version 9 reads "lost" from now on',
     ),
+    (
+        BudgetSet((Limit("day", 5_000, 1_500_000_000_000), Limit("lifetime", cost=1_250_000_000_000_000))),
+        None,
+        "From now on the thread may spend 5,000 tokens and $1.5 a day, $1,250 in all",
+    ),
+    (BudgetSet(), None, "The budget was lifted: nothing limits what the thread may spend"),
     (TurnStarted(TURN, "triage", "f00"), None, "Turn 3f2a91c4 began at the node triage"),
     (
         TurnStarted(TURN, "triage", "f00", retries=OTHER),

@@ -1,0 +1,62 @@
+"""`threadfold threads budget`."""
+
+from datetime import datetime
+from uuid import UUID
+
+import click
+
+from api.caller import Caller
+from api.cli.options import back_to, point
+from api.cli.output import as_json, moment, show_fields, show_json, show_table
+from api.cli.running import ask
+from api.views.budget import BudgetView, Left, WindowSpending
+from domain.ids import ThreadId
+
+
+@click.command()
+@click.argument("thread", type=click.UUID)
+@back_to
+@as_json
+def budget(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+    """Say what limits a thread, what it has spent and what is left: now, at a version, or at an instant."""
+    place = point(at_version, at_time)
+    view = ask(lambda service: service.budget(ThreadId(thread), Caller(), place))
+    if as_json:
+        show_json(view)
+        return
+    show_fields(_budget(view))
+    click.echo()
+    show_table(["WINDOW", "SINCE (UTC)", "TOKENS", "COST", "LEFT"], [_window(window) for window in view.windows])
+
+
+def _budget(view: BudgetView) -> list[tuple[str, str | None]]:
+    models = [
+        f"{spent.model}: {spent.prompt_tokens:,} in prompts, {spent.completion_tokens:,} in answers"
+        for spent in view.windows[-1].models  # the lifetime
+    ]
+    until = f"until {moment(view.until)} UTC" if view.until else "until the budget is set anew"
+    return [
+        ("Thread", str(view.thread_id)),
+        ("Version", str(view.version)),
+        ("Checkpoint", view.checkpoint),
+        ("At", f"{moment(view.at)} UTC"),
+        ("Budget", "nothing limits it" if not view.limits else "over" if view.over else "not used up"),
+        ("Over", until if view.over else None),
+        ("Models", "\n".join(models) or None),
+    ]
+
+
+def _window(of: WindowSpending) -> list[str]:
+    since = moment(of.start) if of.start else "ever"
+    return [of.window, since, f"{of.tokens:,}", _money(of.cost_usd), _left(of.left)]
+
+
+def _left(left: Left | None) -> str:
+    if left is None:
+        return "not limited"
+    tokens = [] if left.tokens is None else [f"{left.tokens:,} tokens"]
+    return ", ".join([*tokens, *([] if left.cost_usd is None else [_money(left.cost_usd)])])
+
+
+def _money(dollars: float) -> str:
+    return f"${dollars:,.12g}"

@@ -1,0 +1,55 @@
+"""What a thread may spend, and what it has spent."""
+
+from litestar import Response, get, put
+from litestar.params import JSONBody
+from litestar.status_codes import (
+    HTTP_404_NOT_FOUND,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+from api.bodies import LimitBody, SetBudget
+from api.callers import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
+from api.past import Point
+from api.problems import problems
+from api.routes.past import AtTime, AtVersion
+from api.views.budget import BudgetView
+from domain.events import Limit
+from domain.ids import ThreadId
+from domain.prices import units
+
+SETTING = problems(
+    HTTP_404_NOT_FOUND,
+    HTTP_412_PRECONDITION_FAILED,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
+
+
+@put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=SETTING)
+async def set_budget(
+    thread: FromThread, data: JSONBody[SetBudget], service: FromService, caller: FromCaller, if_match: IfMatch = None
+) -> Response[BudgetView]:
+    """Limit what the thread may spend from now on, instead of what limited it before. What was spent counts."""
+    caller = expecting(caller, data.checkpoint_ref, if_match)
+    view = await service.set_budget(ThreadId(thread), tuple(map(_limit, data.limits)), caller)
+    return Response(view, headers=etag(view.checkpoint))
+
+
+@get("/v1/threads/{thread_id:str}/budget", tags=["budgets", "point in time"], responses=READING)
+async def show_budget(
+    thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
+) -> Response[BudgetView]:
+    """Say what limits the thread, what it has spent and what is left: now, at a version, or at an instant."""
+    view = await service.budget(ThreadId(thread), reader, Point(at_version, at_time))
+    return Response(view, headers=etag(view.checkpoint))
+
+
+def _limit(given: LimitBody) -> Limit:
+    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd))

@@ -1,0 +1,132 @@
+"""A thread's budget: its limits, and what was spent in the windows of time that an instant lies in."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.application.execute import checkpoint_of
+from domain.application.journal import Loaded
+from domain.budgets import is_reached, reached, tokens_of, used_in
+from domain.events import Limit
+from domain.prices import Prices, dollars
+from domain.state import ModelUsage, Thread, Unopened
+from domain.windows import WINDOWS, Window, end_of, start_of
+
+
+class LimitView(Struct, frozen=True):
+    """What may be spent in a window; null: as much as one likes."""
+
+    window: Window
+    tokens: int | None
+    cost_usd: float | None
+
+    @classmethod
+    def of(cls, limit: Limit) -> Self:
+        """Show a limit in dollars."""
+        return cls(limit.window, limit.tokens, _dollars(limit.cost))
+
+
+class ModelSpending(Struct, frozen=True):
+    """What was spent on one model."""
+
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens: int
+    cost_usd: float
+
+    @classmethod
+    def of(cls, used: ModelUsage, prices: Prices) -> Self:
+        """Price what was used."""
+        tokens, cost = tokens_of([used]), dollars(prices.of_all([used]))
+        return cls(used.model, used.calls, used.prompt_tokens, used.completion_tokens, tokens, cost)
+
+
+class Left(Struct, frozen=True):
+    """What is left of a limit; null: it does not limit that."""
+
+    tokens: int | None
+    cost_usd: float | None
+
+
+class WindowSpending(Struct, frozen=True):
+    """What was spent in a window, from `start` (included) to `end` (excluded); both are null for `lifetime`.
+
+    `left` is null if nothing limits what is spent in it.
+    """
+
+    window: Window
+    start: datetime | None
+    end: datetime | None
+    tokens: int
+    cost_usd: float
+    models: Sequence[ModelSpending]
+    left: Left | None
+    over: bool
+
+
+class BudgetView(Struct, frozen=True):
+    """A thread's budget after a version, in the windows that the instant `at` lies in.
+
+    It is `over` if nothing is left of a limit, `until` the last window in which that is so ends; null: until the
+    budget is set anew, if it is over at all.
+    """
+
+    thread_id: UUID
+    version: int
+    checkpoint: str
+    at: datetime
+    limits: Sequence[LimitView]
+    windows: Sequence[WindowSpending]
+    over: bool
+    until: datetime | None
+
+
+def budget_view(loaded: Loaded, at: datetime, prices: Prices) -> BudgetView:
+    """Show a folded thread's budget, at an instant that is not before its last event.
+
+    Raise `TypeError` if it was never opened.
+    """
+    if isinstance(loaded.state, Unopened):
+        raise TypeError("An unopened thread has no budget to show")
+    thread = loaded.state.thread
+    limits = {limit.window: limit for limit in thread.limits}
+    shown = {*limits, "lifetime"}
+    over = reached(thread, at, prices)
+    return BudgetView(
+        thread_id=loaded.thread_id,
+        version=loaded.head.version,
+        checkpoint=checkpoint_of(loaded),
+        at=at,
+        limits=[LimitView.of(limit) for limit in thread.limits],
+        windows=[_window(thread, window, limits.get(window), at, prices) for window in WINDOWS if window in shown],
+        over=over is not None,
+        until=end_of(over.window, at) if over else None,
+    )
+
+
+def _window(thread: Thread, window: Window, limit: Limit | None, at: datetime, prices: Prices) -> WindowSpending:
+    usage, end = used_in(thread, window, at), end_of(window, at)
+    tokens, cost = tokens_of(usage), prices.of_all(usage)
+    return WindowSpending(
+        window=window,
+        start=start_of(window, at) if end else None,
+        end=end,
+        tokens=tokens,
+        cost_usd=dollars(cost),
+        models=[ModelSpending.of(used, prices) for used in sorted(usage, key=lambda used: used.model)],
+        left=Left(_rest(limit.tokens, tokens), _dollars(_rest(limit.cost, cost))) if limit else None,
+        over=limit is not None and is_reached(limit, usage, prices),
+    )
+
+
+def _rest(limit: int | None, spent: int) -> int | None:
+    return None if limit is None else max(limit - spent, 0)
+
+
+def _dollars(cost: int | None) -> float | None:
+    return None if cost is None else dollars(cost)

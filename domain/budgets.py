@@ -1,0 +1,64 @@
+"""What a thread may spend, held against what it has: in the windows of time that an instant lies in."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from domain.errors import InvalidInput
+from domain.events import Limit
+from domain.prices import PER_DOLLAR, Prices
+from domain.state import ModelUsage, Thread
+from domain.windows import WINDOWS, Window, start_of
+
+MAX_TOKENS = 10**15
+"""Tokens that a limit may name: every program reads a number like that exactly."""
+
+MAX_COST = 1_000_000 * PER_DOLLAR
+"""Money that a limit may name: a million dollars, in units."""
+
+
+def check_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Bring limits into the order of their windows. Nothing is no limit: each window would begin over budget.
+
+    Raises:
+        InvalidInput: naming the limit, as `limits.0`.
+    """
+    found: dict[Window, Limit] = {}
+    for index, limit in enumerate(limits):
+        field = f"limits.{index}"
+        if limit.window in found:
+            raise InvalidInput(f"{field}.window", f"there is a limit for {limit.window} already")
+        if limit.tokens is None and limit.cost is None:
+            raise InvalidInput(field, "needs tokens, cost_usd or both; without limits at all, the budget is lifted")
+        if limit.tokens is not None and not 1 <= limit.tokens <= MAX_TOKENS:
+            raise InvalidInput(f"{field}.tokens", f"must lie between 1 and {MAX_TOKENS}")
+        if limit.cost is not None and not 1 <= limit.cost <= MAX_COST:
+            least, most = f"{1 / PER_DOLLAR:.12f}", MAX_COST // PER_DOLLAR
+            raise InvalidInput(f"{field}.cost_usd", f"must lie between {least} and {most}")
+        found[limit.window] = limit
+    return tuple(found[window] for window in WINDOWS if window in found)
+
+
+def used_in(thread: Thread, window: Window, at: datetime) -> Sequence[ModelUsage]:
+    """Return what was used of each model in the window that an instant lies in, which is not before the last event."""
+    if window == "lifetime":
+        return thread.usage
+    start = start_of(window, at)
+    return next((used.usage for used in thread.windows if (used.window, used.start) == (window, start)), ())
+
+
+def tokens_of(usage: Iterable[ModelUsage]) -> int:
+    """Count tokens of prompts and answers."""
+    return sum(used.prompt_tokens + used.completion_tokens for used in usage)
+
+
+def is_reached(limit: Limit, usage: Sequence[ModelUsage], prices: Prices) -> bool:
+    """Say whether nothing is left of a limit, in tokens or in money."""
+    if limit.tokens is not None and tokens_of(usage) >= limit.tokens:
+        return True
+    return limit.cost is not None and prices.of_all(usage) >= limit.cost
+
+
+def reached(thread: Thread, at: datetime, prices: Prices) -> Limit | None:
+    """Return the limit that is reached at an instant; of several, the one whose window ends last. None: none is."""
+    found = [limit for limit in thread.limits if is_reached(limit, used_in(thread, limit.window, at), prices)]
+    return max(found, key=lambda limit: WINDOWS.index(limit.window), default=None)

@@ -1,0 +1,89 @@
+"""Since when a thread is over its budget: told event by event, or looked up in its past.
+
+What is spent in a window only grows until the window ends or the budget is set anew. So it is over from the event by
+which a limit is reached until the window's end, which is known at once; and where nobody remembers the event, halving
+finds it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.application.journal import Journal, Loaded
+from domain.budgets import is_reached, reached, used_in
+from domain.events import Limit
+from domain.ids import Version
+from domain.prices import Prices
+from domain.state import State, Unopened
+from domain.windows import end_of
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """A time over budget, without a break, from an event on. Without `until`, only a new budget ends it."""
+
+    version: Version
+    since: datetime
+    until: datetime | None
+
+    def lasts(self, at: datetime) -> bool:
+        """Say whether it goes on at a later instant, if nothing happens meanwhile."""
+        return self.until is None or at < self.until
+
+
+def overrun(state: State, version: Version, at: datetime, prices: Prices, before: Overrun | None) -> Overrun | None:
+    """Say what an event comes to, after which the thread is in `state`; `before` lasted right before it."""
+    limit = None if isinstance(state, Unopened) else reached(state.thread, at, prices)
+    if limit is None:
+        return None
+    until = end_of(limit.window, at)
+    return Overrun(before.version, before.since, until) if before else Overrun(version, at, until)
+
+
+async def overrun_of(journal: Journal, loaded: Loaded, prices: Prices) -> Overrun | None:
+    """Look up since when a thread is over its budget, after its last event. What its parent was does not count."""
+    at = loaded.head.at
+    limit = _reached(loaded, at, prices)
+    if limit is None:
+        return None
+    until = end_of(limit.window, at)
+    origin = await journal.origin(loaded.thread_id)
+    first = Version(origin.version + 1 if origin else 1)
+    found = None
+    while limit and loaded.head.version >= first:
+        found = await _begin(journal, loaded, limit, at, first, prices)
+        at = found.head.at
+        if found.head.version == first:
+            break
+        loaded = await journal.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
+        limit = _reached(loaded, at, prices)  # it may have been over another limit before, or another budget
+    return Overrun(found.head.version, found.head.at, until) if found else None
+
+
+async def _begin(
+    journal: Journal, loaded: Loaded, limit: Limit, at: datetime, first: Version, prices: Prices
+) -> Loaded:
+    """Find the first version after which a limit was reached, which it is after `loaded` and at an instant.
+
+    That is a version since the budget was set; before the window began, none of it was spent.
+    """
+    low = max(first, _set_at(loaded.state))
+    while low < loaded.head.version:
+        middle = await journal.load_at(loaded.thread_id, Version((low + loaded.head.version) // 2), loaded.tenant)
+        if _is_reached(middle.state, limit, at, prices):
+            loaded = middle
+        else:
+            low = Version(middle.head.version + 1)
+    return loaded
+
+
+def _is_reached(state: State, limit: Limit, at: datetime, prices: Prices) -> bool:
+    return not isinstance(state, Unopened) and is_reached(limit, used_in(state.thread, limit.window, at), prices)
+
+
+def _reached(loaded: Loaded, at: datetime, prices: Prices) -> Limit | None:
+    return None if isinstance(loaded.state, Unopened) else reached(loaded.state.thread, at, prices)
+
+
+def _set_at(state: State) -> Version:
+    budget = None if isinstance(state, Unopened) else state.thread.budget
+    return budget.version if budget else Version(1)
