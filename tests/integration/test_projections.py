@@ -283,10 +283,10 @@ async def test_rows_that_several_tables_refuse_of_several_threads_of_a_slice_kee
 async def test_a_fold_that_was_not_made_for_an_event_keeps_no_other_thread(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evolve(state: State, event: Event) -> State:
+    def evolve(state: State, event: Event, at: datetime | None = None) -> State:
         if isinstance(event, MessageAppended) and event.content == "poison":
             raise IndexError(event.content)
-        return evolved(state, event)
+        return evolved(state, event, at)
 
     monkeypatch.setattr(projection_module, "evolve", evolve)
     bad = await talk(api, "hello", "poison")
