@@ -18,6 +18,9 @@ LOOKED_AT = 10_000
 HEAVIEST = 4_000_000
 """Characters of payload and metadata after which a page ends, however many items were asked for."""
 
+AT_FIRST = 50
+"""Records that are read before it is known how large they are."""
+
 LOOK = 0.25
 """Seconds between two looks at the log for those who wait, where no signal comes."""
 
@@ -117,13 +120,19 @@ class Feed:
                         heads = await self._later()
 
     async def _after(self, place: Place, wanted: Wanted, heads: Sequence[Position]) -> Found:
-        behind = place.behind(heads)
-        if not behind:
-            return Found((), place, more=False)
-        stretch = await self._store.read_slices(behind, wanted.tenant, wanted.types, limit=wanted.limit, look=LOOKED_AT)
-        records, seen = _lightened(stretch.records, stretch.seen)
-        moved = place.moved(seen)
-        return Found(records, moved, more=bool(moved.behind(heads)))
+        """Read a few records first, and then so many as fit beside them: each may be as large as a message can be."""
+        found: list[Record] = []
+        room, most = HEAVIEST, AT_FIRST
+        while (behind := place.behind(heads)) and room > 0 and (asked := min(most, wanted.limit - len(found))):
+            stretch = await self._store.read_slices(behind, wanted.tenant, wanted.types, limit=asked, look=LOOKED_AT)
+            records, seen = _lightened(stretch.records, stretch.seen, room)
+            found += records
+            place = place.moved(seen)
+            if len(records) < asked:
+                break
+            room -= sum(map(_weight, records))
+            most = room * len(found) // (HEAVIEST - room) + 1
+        return Found(found, place, more=bool(place.behind(heads)))
 
     async def _later(self) -> Sequence[Position]:
         """Return where the slices end in a moment. Who asks in the meantime gets the same answer."""
@@ -144,14 +153,17 @@ class Feed:
 
 
 def _lightened(
-    records: Sequence[Record], seen: Mapping[Slice, Position]
+    records: Sequence[Record], seen: Mapping[Slice, Position], room: int
 ) -> tuple[Sequence[Record], Mapping[Slice, Position]]:
     """Leave out what makes a page too heavy: then no slice was seen beyond the last record that is left."""
-    size = 0
     for number, record in enumerate(records, start=1):
-        size += len(record.payload) + len(record.metadata)
-        if size >= HEAVIEST and number < len(records):
+        room -= _weight(record)
+        if room <= 0 and number < len(records):
             kept, last = records[:number], slice_of(record.thread_id)
             before = list(seen)[: list(seen).index(last)]
             return kept, {**{slice_: seen[slice_] for slice_ in before}, last: record.position}
     return records, seen
+
+
+def _weight(record: Record) -> int:
+    return len(record.payload) + len(record.metadata)
