@@ -30,9 +30,10 @@ def sealer(
 def outsider(proof: Any, *options: str, file: Path | None = None) -> tuple[int, str]:
     """Run the script on a proof; return its exit status and what it said. Threadfold is not on its path."""
     arguments = [sys.executable, "-I", str(SCRIPT), *options]
+    document = proof if isinstance(proof, str) else json.dumps(proof)
     if file is not None:
-        file.write_text(json.dumps(proof), encoding="utf-8")
+        file.write_text(document, encoding="utf-8")
         arguments.append(str(file))
-    given = "" if file else json.dumps(proof)
+    given = "" if file else document
     done = subprocess.run(arguments, input=given, capture_output=True, text=True, check=False, cwd="/")
     return done.returncode, done.stdout + done.stderr
