@@ -41,10 +41,7 @@ def check(proof: dict, trusted: str | None) -> str:
     root = climb(slice_.to_bytes(2, "big") + size.to_bytes(8, "big") + root, slice_, 1024, proof["slice_path"])
     need(root.hex() == seal["root"], "the event does not lead to the sealed root")
     key, signature = (base64.b64decode(seal[name], validate=True) for name in ("public_key", "signature"))
-    need(
-        seal["key_id"] == hashlib.sha256(key).hexdigest()[:32] and trusted in {None, seal["public_key"]},
-        "it is another key",
-    )
+    need(seal["key_id"] == hashlib.sha256(key).hexdigest()[:32] and trusted in {None, seal["public_key"]}, "wrong key")
     signed = ("threadfold seal 1", *(str(seal[name]) for name in ("number", "at", "root", "previous", "key_id")))
     Ed25519PublicKey.from_public_bytes(key).verify(signature, "\n".join(signed).encode())
     return f"Proved, as sealed {seal['at']} with {seal['public_key']}:\n{text}"

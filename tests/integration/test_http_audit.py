@@ -81,7 +81,7 @@ async def test_an_event_is_proved_to_whoever_has_the_public_key(api: Api, tmp_pa
     wrong = base64.b64encode(NOBODY.public_key).decode()
     assert outsider(proof, "--public-key", wrong) == (
         1,
-        "Not proved: ValueError('it is another key')\n",
+        "Not proved: ValueError('wrong key')\n",
     )
 
 
