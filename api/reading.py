@@ -171,10 +171,7 @@ class Reading:
         where = _hours(tenant, span, table)
         totals = await self._models.aggregate(Aggregate(table, counted, where, span.group_by, span.bucket, limit=limit))
         spread = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=limit)
-        counts = {
-            tuple(group): dict(zip(buckets, durations, strict=True))
-            for *group, buckets, durations in await self._models.histogram(spread)
-        }
+        counts = {tuple(group): counted for *group, counted in await self._models.histogram(spread)}
         heads = (("start",) if span.bucket else ()) + span.group_by
         items = [_item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in totals]
         return Sums(span.bucket, span.group_by, items)

@@ -14,13 +14,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
+
 from benchmarks.large_log import fill
 from domain.ids import SLICES, Slice
 from infrastructure.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from tests.chaos.crashes import execute
 from tests.chaos.projections import runner_of
-from tests.support.http import running_api
+from tests.e2e.server_process import threadfold
 
 QUERIES = (
     "/v1/threads",
@@ -58,11 +60,11 @@ QUERIES = (
 )
 
 
-async def ask(url: str, times: int, thread: str) -> None:
-    """Time each query over HTTP, the slowest first."""
+async def ask(url: str, directory: Path, times: int, thread: str) -> None:
+    """Time each query over HTTP, asked of a process of its own; the slowest first."""
     at = (datetime.now(UTC) - timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = []
-    async with running_api(database_url=url) as client:
+    async with threadfold(directory, DATABASE_URL=url) as server, httpx.AsyncClient(base_url=server.url) as client:
         for query in QUERIES:
             took = []
             for _ in range(times):
@@ -101,7 +103,7 @@ async def main(events: int, threads: int, times: int) -> None:
             ends = await fill(url, events, threads)
             await build(url)
             await execute(url, "VACUUM ANALYZE")  # autovacuum would, within a minute
-            await ask(url, times, str(next(iter(ends))))
+            await ask(url, Path(name), times, str(next(iter(ends))))
         finally:
             await asyncio.to_thread(server.stop)
 

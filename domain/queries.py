@@ -73,8 +73,8 @@ class Aggregate(Struct, frozen=True):
 class Histogram(Struct, frozen=True):
     """How often each value of a column was counted, by groups and by width of time as in `Aggregate`.
 
-    A row of the answer has the bucket's beginning, if there is one, the groups' values, and two sequences of the same
-    length: values of `column`, in any order, and the sums of `count` for each of them.
+    A row of the answer has the bucket's beginning, if there is one, the groups' values, and the sums of `count` by the
+    values of `column`, which are whole numbers.
     """
 
     table: Table

@@ -18,7 +18,7 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.cli.running import connected, explained, log_to_stderr
+from api.cli.running import connected, explained, log_to_stderr, settle
 from api.cli.supervise import ready_line, stopped_with_parent, supervise
 from api.runtime import MEMORY
 from domain.errors import ThreadfoldError
@@ -80,6 +80,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        settle()
         click.echo(self._ready)
 
     @contextmanager

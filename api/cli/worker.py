@@ -7,7 +7,7 @@ import signal
 import click
 import uvloop
 
-from api.cli.running import connected, explained, log_to_stderr, place_of
+from api.cli.running import connected, explained, log_to_stderr, place_of, settle
 from api.runtime import MEMORY, open_runtime
 from domain.errors import ThreadfoldError
 from infrastructure.settings import Settings, load_settings
@@ -37,5 +37,6 @@ async def _work(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with connected(settings, open_runtime(settings)) as runtime, runtime.working():
+        settle()
         click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
         await stopping.wait()

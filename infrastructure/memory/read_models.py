@@ -218,12 +218,10 @@ class MemoryReadModels:
             query.at,
             sys.maxsize,
         )
-        gathered: dict[Key, tuple[list[Any], list[int]]] = {}
+        gathered: dict[Key, dict[int, int]] = {}
         for *group, value, count in await self.aggregate(by_value):
-            values, counts = gathered.setdefault(tuple(group), ([], []))
-            values.append(value)
-            counts.append(count)
-        return [(*group, values, counts) for group, (values, counts) in gathered.items()][: query.limit]
+            gathered.setdefault(tuple(group), {})[value] = count
+        return [(*group, counts) for group, counts in gathered.items()][: query.limit]
 
     def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
         serving = next(

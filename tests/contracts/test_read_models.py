@@ -280,9 +280,7 @@ class TestQueries:
     async def test_counts_by_value_are_gathered_by_group(self, full: Desk) -> None:
         spread = Histogram(NOTES, "greatest", "added", (Where("id", "<", 6),), bucket="day", at="least")
         (row,) = await full.models.histogram(spread)
-        day, values, counts = row
-        assert day == datetime(2026, 11, 23, tzinfo=UTC)
-        assert dict(zip(values, counts, strict=True)) == {0: 3, 1: 5, 2: 7}
+        assert row == (datetime(2026, 11, 23, tzinfo=UTC), {0: 3, 1: 5, 2: 7})
         by_group = await full.models.histogram(Histogram(NOTES, "id", "added", group_by=("greatest",)))
         assert [(row[0], sorted(row[1])) for row in by_group] == [(0, [3, 6, 9]), (1, [1, 4, 7, 10]), (2, [2, 5, 8])]
         nobody = replace(spread, where=(Where("id", "<", 0),))

@@ -1,5 +1,6 @@
 """Queries as SQL. SQLAlchemy's expression language puts them together, asyncpg runs them."""
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -64,16 +65,30 @@ def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequen
 
 
 def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Write counts by value, gathered into one row a group: a tenth of the time that a row a value would take."""
+    """Write counts by value, and their parameters: a row a group, which ends with all of its rows' as `COUNTED`.
+
+    Added up by `counts_of`. To have the database do it takes twice as long, and a row for each value ten times.
+    """
     table = _table(query.table, views)
-    groups = [group.label(f"g{place}") for place, group in enumerate(_groups(table, query))]
-    value, count = table.c[query.column].label("value"), _sum(table.c[query.count]).label("count")
-    counted = sa.select(*groups, value, count).where(*_conditions(table, query.where, views))
-    inner = counted.group_by(*_places([*groups, value])).subquery("counted")
-    of = [inner.c[group.name] for group in groups]
-    gathered = sa.select(*of, sa.func.array_agg(inner.c.value), sa.func.array_agg(inner.c.count))
+    groups = _groups(table, query)
+    value, count = sa.func.int4send(table.c[query.column]), sa.func.int8send(table.c[query.count])
+    counted = sa.func.string_agg(value.op("||")(count), sa.literal_column("''::bytea"))
+    places = _places(groups)
     some = sa.func.count() > 0  # without groups, SQL has a row of nothing
-    return _compiled(gathered.group_by(*of).having(some).order_by(*of).limit(query.limit))
+    statement = sa.select(*groups, counted).where(*_conditions(table, query.where, views))
+    return _compiled(statement.group_by(*places).having(some).order_by(*places).limit(query.limit))
+
+
+COUNTED = struct.Struct(">iq")
+"""A value and a count, as PostgreSQL sends them."""
+
+
+def counts_of(counted: bytes) -> Mapping[int, int]:
+    """Add up counts by value."""
+    counts: dict[int, int] = {}
+    for value, count in COUNTED.iter_unpack(counted):
+        counts[value] = counts.get(value, 0) + count
+    return counts
 
 
 def _groups(table: sa.FromClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:

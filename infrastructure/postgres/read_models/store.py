@@ -195,7 +195,8 @@ class PostgresReadModels:
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Count rows of the view."""
-        return await self._asked(partial(queries.histogram, query))
+        rows = await self._asked(partial(queries.histogram, query))
+        return [(*group, queries.counts_of(counted)) for *group, counted in rows]
 
     async def _asked(self, written: Callable[[queries.Views | None], tuple[str, Sequence[object]]]) -> Sequence[Row]:
         """Read a view; where that is of an older version, until this code's is built, without what it lacks."""
