@@ -25,7 +25,7 @@ from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThr
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, InstanceId, LineId
-from domain.tables import Table
+from domain.tables import Row, Table
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
 from projections.latency import latency_of
@@ -40,6 +40,9 @@ PATIENCE = 5.0
 
 LOOK = 0.01
 """Seconds between two looks whether it has."""
+
+MOST = 10_000
+"""Sums of an answer: more are refused, since an answer that leaves out the latest would pass for a whole one."""
 
 T = TypeVar("T")
 
@@ -148,17 +151,18 @@ class Reading:
             raise UnknownThread(thread_id)
         return threads.summary_of(rows[0])
 
-    async def sums(self, name: str, tenant: Tenant, span: Span, limit: int = 10_000) -> Sums:
-        """Add up what a projection counts by the hour, with percentiles of its durations."""
+    async def sums(self, name: str, tenant: Tenant, span: Span) -> Sums:
+        """Add up what a projection counts by the hour, with percentiles of its durations. Raises `InvalidInput`."""
         projection = self._projections[name]
         table, latency = projection.tables
         counted = tuple(column.name for column in table.columns if column.rule == "add")
         where = _hours(tenant, span, table)
-        totals = await self._models.aggregate(Aggregate(table, counted, where, span.group_by, span.bucket, limit=limit))
-        spread = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=limit)
+        adding = Aggregate(table, counted, where, span.group_by, span.bucket, limit=MOST + 1)
+        totals = _whole(await self._models.aggregate(adding), span)
+        counting = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=MOST + 1)
         counts = {
             tuple(group): dict(zip(buckets, durations, strict=True))
-            for *group, buckets, durations in await self._models.histogram(spread)
+            for *group, buckets, durations in _whole(await self._models.histogram(counting), span)
         }
         heads = (("start",) if span.bucket else ()) + span.group_by
         items = [_item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in totals]
@@ -315,6 +319,14 @@ def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
     if span.until is not None:
         where.append(Where("hour", "<", span.until))
     return (*where, *(Where(name, "=", value) for name, value in span.only.items()))
+
+
+def _whole(rows: Sequence[Row], span: Span) -> Sequence[Row]:
+    """Refuse an answer that is cut off, by the name of what makes it so long."""
+    if len(rows) > MOST:
+        why = f"gives more than {MOST:,} sums: narrow from and to, take a wider bucket, or group by less"
+        raise InvalidInput("bucket" if span.bucket else "group_by", why)
+    return rows
 
 
 def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], latency: Any) -> Mapping[str, Any]:

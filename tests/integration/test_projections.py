@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from api import reading
 from domain.chain import Record
 from domain.events import MessageAppended, TurnCompleted
 from domain.ids import DEFAULT_TENANT, Position, Slice
@@ -129,6 +130,21 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
         ("/v1/budgets", "group_by", {"group_by": "graph"}),
         ("/v1/analytics/tools", "node", {"node": "x"}),
     ):
+        refused = await api.get(path, params=params)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
+
+
+async def test_more_sums_than_an_answer_has_are_refused_and_not_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(api, "What is 2 + 2?")
+    path, by_node = "/v1/analytics/nodes", {"group_by": "node"}
+    nodes = len((await strong(api, path, **by_node))["items"])
+    assert nodes > 2
+    monkeypatch.setattr(reading, "MOST", nodes)
+    assert len((await strong(api, path, bucket="month", **by_node))["items"]) == nodes
+    monkeypatch.setattr(reading, "MOST", nodes - 1)
+    for params, field in ((by_node, "group_by"), ({"bucket": "month", **by_node}, "bucket")):
         refused = await api.get(path, params=params)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
 
