@@ -240,6 +240,14 @@ class TestQueries:
         monthly = await full.models.aggregate(replace(hourly, bucket="month"))
         assert monthly[0][0] == datetime(2026, 11, 1, tzinfo=UTC)
 
+    async def test_a_sum_may_be_larger_than_any_of_its_numbers(self, desk: Desk) -> None:
+        largest = 2**63 - 1
+        await desk.write(note(1, added=largest), note(2, added=largest), note(3, added=-largest, greatest=1))
+        (row,) = await desk.models.aggregate(Aggregate(NOTES, ("added", "id"), (Where("id", "<", 3),)))
+        assert [(type(value), value) for value in row] == [(int, 2 * largest), (int, 3)]
+        most = await desk.models.aggregate(Aggregate(NOTES, ("added",), group_by=("greatest",), most=("added",)))
+        assert [tuple(row) for row in most] == [(0, 2 * largest), (1, -largest)]
+
     async def test_counts_by_value_are_gathered_by_group(self, full: Desk) -> None:
         spread = Histogram(NOTES, "greatest", "added", (Where("id", "<", 6),), bucket="day", at="least")
         (row,) = await full.models.histogram(spread)

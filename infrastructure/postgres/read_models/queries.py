@@ -42,7 +42,7 @@ def select(query: Select) -> tuple[str, Sequence[Any]]:
 
 
 def aggregate(query: Aggregate) -> tuple[str, Sequence[Any]]:
-    """Write sums by groups, and their parameters."""
+    """Write sums by groups, and their parameters. Sums of `bigint` are `numeric`: they may be larger than one."""
     table = _table(query.table)
     groups = _groups(table, query)
     sums = {name: _sum(table.c[name]) for name in query.sums}
@@ -56,7 +56,8 @@ def histogram(query: Histogram) -> tuple[str, Sequence[Any]]:
     """Write counts by value, gathered into one row a group: a tenth of the time that a row a value would take."""
     table = _table(query.table)
     groups = [group.label(f"g{place}") for place, group in enumerate(_groups(table, query))]
-    value, count = table.c[query.column].label("value"), _sum(table.c[query.count]).label("count")
+    value = table.c[query.column].label("value")
+    count = _sum(table.c[query.count]).cast(sa.BigInteger()).label("count")  # durations: never that many
     counted = sa.select(*groups, value, count).where(*_conditions(table, query.where))
     inner = counted.group_by(*_places([*groups, value])).subquery("counted")
     of = [inner.c[group.name] for group in groups]
@@ -78,8 +79,8 @@ def _places(columns: Sequence[object]) -> list[sa.TextClause]:
     return [sa.text(str(place)) for place in range(1, len(columns) + 1)]
 
 
-def _sum(column: ColumnElement[Any]) -> ColumnElement[int]:
-    return sa.func.coalesce(sa.func.sum(column), 0).cast(sa.BigInteger())
+def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 _UTC: ColumnElement[str] = sa.literal_column("'UTC'")

@@ -186,7 +186,9 @@ class PostgresReadModels:
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Add up rows of the view."""
         statement, arguments = queries.aggregate(query)
-        return [tuple(row) for row in await self._read(statement, arguments)]
+        first = len(query.group_by) + bool(query.bucket)
+        rows = await self._read(statement, arguments)
+        return [(*row[:first], *map(int, row[first:])) for row in rows]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Count rows of the view."""
