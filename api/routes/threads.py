@@ -88,7 +88,7 @@ async def list_threads(
     status: Annotated[str, QueryParameter(description="idle, running, waiting; several separated by commas.")] = "",
     graph: FromQuery[str | None] = None,
     search: Annotated[
-        str | None, QueryParameter(description="Words that were said in a message of the thread.")
+        str | None, QueryParameter(description="Words that were all said in one message of the thread.")
     ] = None,
     title: Annotated[str | None, QueryParameter(description="What the title begins with.")] = None,
     active_since: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,

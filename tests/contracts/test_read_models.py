@@ -209,10 +209,16 @@ class TestQueries:
         assert await full.ids(Where("who", "=", UUID(int=3))) == [3]
         assert await full.ids(Where("words", "matches", "note 7")) == [7]
         assert await full.ids(Where("words", "matches", "nothing")) == []
+        assert await full.ids(Where("words", "matches", "7 note")) == [7]
+        assert await full.ids(Where("words", "matches", "-note 7")) == [7], "a dash takes nothing away"
+        assert await full.ids(Where("words", "matches", "-marmalade")) == []
+        assert await full.ids(Where("words", "matches", "note or marmalade")) == []
+        assert await full.ids(Where("words", "matches", '"7 note')) == [7], "nor do quotes ask for an order"
         assert await full.ids(Where("greatest", "!=", 0), Where("id", ">=", 7)) == [7, 8, 10]
 
     async def test_a_search_needs_a_word(self, full: Desk) -> None:
         assert await full.models.searchable("the note")
+        assert await full.models.searchable("-note")
         assert not await full.models.searchable("?!")
         assert await full.ids(Where("words", "matches", "?!")) == []
 

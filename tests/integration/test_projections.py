@@ -97,6 +97,14 @@ async def test_a_search_for_words_that_all_messages_have_is_told_so(stored: Api)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "search")
 
 
+async def test_a_search_has_no_operators(api: Api) -> None:
+    said = await talk(api, "hello, marmalade")
+    await talk(api, "hello, honey")
+    for search, found in (("-marmalade", [said]), ('"marmalade hello', [said]), ("hello or zzz", []), ("-zzz", [])):
+        items = (await strong(api, "/v1/threads", search=search))["items"]
+        assert [one["thread_id"] for one in items] == found, search
+
+
 async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
     thread = await talk(api, "hello")
     version = (await api.get(f"/v1/threads/{thread}")).json()["version"]

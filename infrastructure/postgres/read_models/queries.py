@@ -109,7 +109,7 @@ def _conditions(table: sa.TableClause, where: Iterable[Condition]) -> Iterable[C
 def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]:
     match where.operator:
         case "matches":
-            words = sa.func.websearch_to_tsquery(sa.literal_column(f"'{LANGUAGE}'"), where.value)
+            words = sa.func.plainto_tsquery(sa.literal_column(f"'{LANGUAGE}'"), where.value)
             return column.op("@@", is_comparison=True)(words)
         case "begins":
             return column.startswith(where.value, autoescape=True)
