@@ -30,9 +30,12 @@ from api.views.page import Page
 from api.views.state import Opened, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
-from domain.ids import ThreadId
+from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import Sort, ThreadSummary
 
+LeastVersion = Annotated[
+    int | None, QueryParameter(ge=0, le=MAX_VERSION, description="Of an eventual answer: the least version.")
+]
 OPENING = {
     HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
     **problems(
@@ -117,7 +120,7 @@ async def show_thread(
     reader: FromReader,
     at_version: AtVersion = None,
     at_time: AtTime = None,
-    min_version: Annotated[int | None, QueryParameter(description="Of an eventual answer: the least version.")] = None,
+    min_version: LeastVersion = None,
     consistency: FromQuery[Consistency] = "strong",
 ) -> Response[ThreadSummary]:
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""

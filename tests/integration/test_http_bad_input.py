@@ -1,5 +1,6 @@
 """Bad input gets a 4xx problem that names the field, and changes nothing."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +22,9 @@ MESSAGES = ("GET", "/v1/threads/{thread}/messages")
 EVENTS = ("GET", "/v1/threads/{thread}/events")
 DIFF = ("GET", "/v1/threads/{thread}/diff")
 LIST = ("GET", "/v1/threads")
+SUMMARY = ("GET", "/v1/threads/{thread}")
+REBUILD = ("POST", "/v1/projections/rebuild")
+EVENTUAL = {"consistency": "eventual"}
 JSON = {"Content-Type": "application/json"}
 
 ASCENDING = encode_cursor(Place("asc", 1))
@@ -305,6 +309,20 @@ CASES: dict[str, Case] = {
     "cursor is of another list": (LIST, {"params": {"cursor": "MTI"}}, 400, "cursor"),
     "cursor is negative": (EVENTS, {"params": {"cursor": "LTE"}}, 400, "cursor"),
     "cursor is beyond any version": (EVENTS, {"params": {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk"}}, 400, "cursor"),
+    "least version of a summary is negative": (
+        SUMMARY,
+        {"params": {**EVENTUAL, "min_version": -1}},
+        400,
+        "min_version",
+    ),
+    "least version of a summary is too large": (
+        SUMMARY,
+        {"params": {**EVENTUAL, "min_version": 2**31}},
+        400,
+        "min_version",
+    ),
+    "throttle is too large": (REBUILD, {"json": {"projections": ["usage"], "throttle": 2**31}}, 400, "throttle"),
+    "throttle is zero": (REBUILD, {"json": {"projections": ["usage"], "throttle": 0}}, 400, "throttle"),
     "graph that is not there": (("GET", "/v1/graphs/nobody"), {}, 404, "path"),
     "path that is not there": (("GET", "/v1/nothing"), {}, 404, "path"),
     "method that is not there": (("DELETE", "/v1/threads"), {}, 405, "method"),
@@ -336,6 +354,18 @@ async def test_bad_input_gets_a_problem_that_names_the_field_and_changes_nothing
             wrong.append(f"{name}: {response.status_code} {response.text[:300]}, expected {status} {field}")
     assert not wrong, "\n".join(wrong)
     assert await count_events(api) == before == 2
+
+
+async def test_no_parameter_of_any_path_may_hold_nul(api: Api) -> None:
+    tried = []
+    for template, operations in api.schema["paths"].items():
+        for method, operation in operations.items():
+            names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+            tried += [(method, re.sub(r"\{\w+\}", UNKNOWN, template), name) for name in names]
+    assert {name for _, _, name in tried} >= {"search", "title", "graph", "tool", "reason", "actor", "correlation"}
+    for method, path, name in tried:
+        refused = await api.request(method, path, params={name: "a\0b"})
+        assert is_problem(refused.status_code, refused.headers, refused, 400, name), f"{path} {name}: {refused.text}"
 
 
 async def test_of_many_wrong_fields_the_first_are_listed_and_the_rest_is_counted(api: Api) -> None:
