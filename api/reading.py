@@ -245,7 +245,7 @@ class Reading:
 
     async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
         """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
-        line = await self._models.rebuild([self._known(name).shape for name in names], throttle)
+        line = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
         self._runtime.runner.wake()
         return line
 

@@ -199,7 +199,7 @@ async def settle_parked(
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
     line = await service.reading.rebuild(data.projections, data.throttle)
-    return Rebuilding(data.projections, line)
+    return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
 @post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)

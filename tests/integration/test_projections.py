@@ -321,6 +321,13 @@ async def test_read_models_are_built_anew_beside_those_that_serve(api: Api) -> N
     assert (await api.post("/v1/projections/usage/rollback")).status_code == 409
 
 
+async def test_who_names_a_read_model_twice_has_it_built_once(api: Api) -> None:
+    begun = await api.post("/v1/projections/rebuild", json={"projections": ["usage", "usage"]})
+    assert (begun.status_code, begun.json()["projections"]) == (202, ["usage"]), begun.text
+    (usage,) = [view for view in (await api.get("/v1/projections")).json() if view["name"] == "usage"]
+    assert len(usage["instances"]) == 2
+
+
 async def test_what_is_built_serves_though_there_is_always_something_new(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
