@@ -70,7 +70,7 @@ def decode_cursor(text: str, kind: type[T]) -> T:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         return msgspec.json.decode(raw, type=kind)
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
         raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from api.preconditions import decode_cursor, encode_cursor
+from api.preconditions import decode_cursor, encode_cursor, in_utc
 from api.reading_views import (
     AuditEntry,
     InstanceView,
@@ -65,8 +66,17 @@ class Place(Struct, frozen=True):
 
     sort: Sort
     descending: bool
-    value: int | str
+    value: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[datetime, Meta(tz=True)]
     thread_id: ThreadId
+
+
+class Deed(Struct, frozen=True, array_like=True):
+    """Where a page of the audit ended."""
+
+    at: Annotated[datetime, Meta(tz=True)]
+    thread_id: ThreadId
+    command: UUID
+    by: Literal["caller", "agent"]
 
 
 class Span(Struct, frozen=True):
@@ -141,8 +151,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        written = value.isoformat() if isinstance(value, datetime) else value
-        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, written, shown[-1].thread_id)))
+        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id)))
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
         """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
@@ -201,10 +210,8 @@ class Reading:
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
         """List who did what, the last first."""
-        after = None
-        if cursor is not None:
-            at, thread_id, command, by = decode_cursor(cursor, tuple[datetime, ThreadId, ThreadId, str])
-            after = (at, thread_id, command, by)
+        place = decode_cursor(cursor, Deed) if cursor is not None else None
+        after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
         where = (Where("tenant", "=", tenant), *conditions)
         rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
@@ -212,7 +219,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         last = shown[-1]
-        return Page(shown, encode_cursor((last.at, last.thread_id, last.command, last.by)))
+        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by)))
 
     async def projections(self) -> Sequence[ProjectionView]:
         """Say how far each projection has come, and what it has parked."""
@@ -337,10 +344,8 @@ def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], late
     return item
 
 
-def _sorted_value(place: Place) -> Any:
-    if place.sort in {"opened_at", "last_event_at"}:
-        try:
-            return datetime.fromisoformat(str(place.value)).astimezone(UTC)
-        except ValueError as error:
-            raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
-    return int(place.value)
+def _sorted_value(place: Place) -> int | datetime:
+    timed = place.sort in {"opened_at", "last_event_at"}
+    if isinstance(place.value, datetime) != timed:
+        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+    return in_utc(place.value, "cursor") if isinstance(place.value, datetime) else place.value

@@ -1,5 +1,6 @@
 """Bad input gets a 4xx problem that names the field, and changes nothing."""
 
+import base64
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,9 +24,14 @@ EVENTS = ("GET", "/v1/threads/{thread}/events")
 DIFF = ("GET", "/v1/threads/{thread}/diff")
 LIST = ("GET", "/v1/threads")
 SUMMARY = ("GET", "/v1/threads/{thread}")
+AUDIT = ("GET", "/v1/audit")
 REBUILD = ("POST", "/v1/projections/rebuild")
 EVENTUAL = {"consistency": "eventual"}
 JSON = {"Content-Type": "application/json"}
+
+INSTANTS = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-23T10:00:00", "then", 7)
+NUMBERS = ("abc", "12", 2**63, -(2**63) - 1, 1.5, None)
+FORGED = {"opened_at": INSTANTS, "last_event_at": INSTANTS, "tokens": NUMBERS, "cost": (*NUMBERS, INSTANTS[0])}
 
 ASCENDING = encode_cursor(Place("asc", 1))
 BEYOND = encode_cursor(Place("asc", 1, 99))
@@ -33,6 +39,10 @@ BEYOND = encode_cursor(Place("asc", 1, 99))
 
 def nested(levels: int) -> str:
     return '{"values": {"a": ' + "[" * levels + "]" * levels + "}}"
+
+
+def forged_place(sort: str, value: object) -> str:
+    return encode_cursor({"sort": sort, "descending": True, "value": value, "thread_id": UNKNOWN})
 
 
 Case = tuple[tuple[str, str], dict[str, Any], int, str]
@@ -323,6 +333,31 @@ CASES: dict[str, Case] = {
     ),
     "throttle is too large": (REBUILD, {"json": {"projections": ["usage"], "throttle": 2**31}}, 400, "throttle"),
     "throttle is zero": (REBUILD, {"json": {"projections": ["usage"], "throttle": 0}}, 400, "throttle"),
+    "cursor is nested very deep": (
+        LIST,
+        {"params": {"cursor": base64.urlsafe_b64encode(b'{"x":' + b"[" * 9_000).decode()}},
+        400,
+        "cursor",
+    ),
+    **{
+        f"cursor of threads with {value!r} in the order of {sort}": (
+            LIST,
+            {"params": {"sort": sort, "cursor": forged_place(sort, value)}},
+            400,
+            "cursor",
+        )
+        for sort, values in FORGED.items()
+        for value in values
+    },
+    **{
+        f"cursor of the audit with {forged!r}": (
+            AUDIT,
+            {"params": {"cursor": encode_cursor([forged[0], UNKNOWN, UNKNOWN, forged[1]])}},
+            400,
+            "cursor",
+        )
+        for forged in (*((instant, "caller") for instant in INSTANTS), ("2026-11-23T10:00:00Z", "a\0"))
+    },
     "graph that is not there": (("GET", "/v1/graphs/nobody"), {}, 404, "path"),
     "path that is not there": (("GET", "/v1/nothing"), {}, 404, "path"),
     "method that is not there": (("DELETE", "/v1/threads"), {}, 405, "method"),
