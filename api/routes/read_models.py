@@ -18,7 +18,7 @@ from litestar.status_codes import (
 
 from api.bodies import Rebuild
 from api.callers import Cursor, FromReader, FromService, FromThread, Limit
-from api.preconditions import in_utc, uuid_of
+from api.preconditions import in_utc, range_of, uuid_of
 from api.problems import problems
 from api.reading import Consistency, Span
 from api.reading_views import AuditEntry, Instant, ParkedView, ProjectionView, Rebuilding, Settled, Spent, Sums
@@ -162,10 +162,11 @@ async def list_audit(
     for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):
         if value is not None:
             where.append(Where(name, "=", value))
-    if since is not None:
-        where.append(Where("at", ">=", in_utc(since, "from")))
-    if until is not None:
-        where.append(Where("at", "<", in_utc(until, "to")))
+    first, last = range_of(since, until)
+    if first is not None:
+        where.append(Where("at", ">=", first))
+    if last is not None:
+        where.append(Where("at", "<", last))
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
@@ -224,4 +225,4 @@ def _span(
     since: datetime | None, until: datetime | None, bucket: Bucket | None, group_by: str, **only: str | None
 ) -> Span:
     chosen: Mapping[str, str] = {name: value for name, value in only.items() if value is not None}
-    return Span(in_utc(since, "from"), in_utc(until, "to"), bucket, _names(group_by), chosen)
+    return Span(*range_of(since, until), bucket, _names(group_by), chosen)

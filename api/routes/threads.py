@@ -21,7 +21,7 @@ from litestar.status_codes import (
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
 from api.past import Point
-from api.preconditions import in_utc
+from api.preconditions import range_of
 from api.problems import problems
 from api.reading import Consistency, Filters
 from api.routes.past import AtTime, AtVersion
@@ -108,7 +108,7 @@ async def list_threads(
     statuses = tuple(name.strip() for name in status.split(",") if name.strip())
     if not set(statuses) <= {"idle", "running", "waiting"}:
         raise InvalidInput("status", "expected some of idle, running, waiting")
-    since, before = in_utc(active_since, "active_since"), in_utc(active_before, "active_before")
+    since, before = range_of(active_since, active_before, "active_since", "active_before")
     filters = Filters(statuses, graph, search, title, since, before, sort, order == "desc")
     return await service.content.threads(filters, cursor, limit, reader)
 

@@ -29,6 +29,7 @@ REBUILD = ("POST", "/v1/projections/rebuild")
 EVENTUAL = {"consistency": "eventual"}
 JSON = {"Content-Type": "application/json"}
 
+LATE, EARLY = "2026-11-23T10:00:00+01:00", "2026-11-23T08:59:59Z"
 INSTANTS = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-23T10:00:00", "then", 7)
 NUMBERS = ("abc", "12", 2**63, -(2**63) - 1, 1.5, None)
 FORGED = {"opened_at": INSTANTS, "last_event_at": INSTANTS, "tokens": NUMBERS, "cost": (*NUMBERS, INSTANTS[0])}
@@ -333,6 +334,16 @@ CASES: dict[str, Case] = {
     ),
     "throttle is too large": (REBUILD, {"json": {"projections": ["usage"], "throttle": 2**31}}, 400, "throttle"),
     "throttle is zero": (REBUILD, {"json": {"projections": ["usage"], "throttle": 0}}, 400, "throttle"),
+    **{
+        f"range of {path} is reversed": (("GET", path), {"params": {"from": LATE, "to": EARLY}}, 400, "to")
+        for path in ("/v1/usage", "/v1/analytics/nodes", "/v1/audit", "/v1/audit/reads")
+    },
+    "activity is to end before it begins": (
+        LIST,
+        {"params": {"active_since": LATE, "active_before": EARLY}},
+        400,
+        "active_before",
+    ),
     "cursor is nested very deep": (
         LIST,
         {"params": {"cursor": base64.urlsafe_b64encode(b'{"x":' + b"[" * 9_000).decode()}},

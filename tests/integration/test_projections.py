@@ -142,6 +142,14 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
 
 
+async def test_a_range_whose_ends_are_the_same_is_empty(api: Api) -> None:
+    await talk(api, "hello")
+    ends = {"from": "2020-01-01T01:00:00+01:00", "to": "2020-01-01T00:00:00Z"}
+    assert (await strong(api, "/v1/usage", **ends))["items"][0]["calls"] == 0
+    assert (await strong(api, "/v1/audit", **ends))["items"] == []
+    assert (await strong(api, "/v1/threads", active_since=ends["from"], active_before=ends["to"]))["items"] == []
+
+
 async def test_more_sums_than_an_answer_has_are_refused_and_not_cut_off(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
