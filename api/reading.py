@@ -25,7 +25,7 @@ from api.views.page import Page
 from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
-from domain.read_models import Instance, InstanceId, LineId
+from domain.read_models import Instance, InstanceId, LineId, Slot
 from domain.tables import Row, Table
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -100,11 +100,10 @@ class Reading:
 
     async def fresh(self, projection: str) -> None:
         """Wait until a projection has seen what is stored now. Raises `BehindLog`."""
-        line = (await self._serving(projection)).line
-        aims = {slot.slice: slot.head for slot in await self._models.behind(line, ALL)}
+        aims = {slot.slice: slot.head for slot in await self._behind(projection, ALL)}
 
         async def there() -> bool:
-            behind = await self._models.behind(line, aims.keys())
+            behind = await self._behind(projection, aims.keys())
             return all(slot.position >= aims[slot.slice] for slot in behind)
 
         if aims:
@@ -222,13 +221,15 @@ class Reading:
         return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by)))
 
     async def projections(self) -> Sequence[ProjectionView]:
-        """Say how far each projection has come, and what it has parked."""
+        """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
         instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
         parked: dict[InstanceId, int] = {}
         for one in await self._models.parked([instance.id for instance in instances], ALL):
             parked[one.instance] = parked.get(one.instance, 0) + 1
         views: dict[str, list[InstanceView]] = {}
         for instance in instances:
+            if instance.line not in lines:
+                continue
             view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
             views.setdefault(instance.projection, []).append(view)
         return [ProjectionView.of(name, found) for name, found in views.items()]
@@ -281,6 +282,14 @@ class Reading:
         if name not in self._projections:
             raise UnknownProjection(name, tuple(self._projections))
         return self._projections[name]
+
+    async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[Slot]:
+        """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
+        while True:
+            line = (await self._serving(projection)).line
+            behind = await self._models.behind(line, slices)
+            if (await self._serving(projection)).line == line:
+                return behind
 
     async def _serving(self, projection: str) -> Instance:
         for instance in await self._models.instances():

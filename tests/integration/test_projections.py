@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -12,10 +12,12 @@ import asyncpg
 import pytest
 
 from api import reading
+from api.reading import ALL
 from domain.chain import Record
 from domain.events import MessageAppended, TurnCompleted
 from domain.ids import DEFAULT_TENANT, Position, Slice
 from domain.prices import Prices
+from domain.read_models import Line, LineId, Slot
 from domain.tables import Change
 from projections import messages
 from projections.projection import Projection, Seen, Story
@@ -355,6 +357,76 @@ async def test_what_is_built_serves_though_there_is_always_something_new(
             await asyncio.sleep(0.01)
     monkeypatch.undo()
     assert await wrong(api) == []
+
+
+async def replace_all(api: Api, line: LineId) -> None:
+    """Let what a line builds serve, and drop what served before."""
+    assert await api.service.runtime.models.switch(line)
+    for projection in PROJECTIONS:
+        await api.service.reading.drop(projection.name)
+    assert {one.id for one in await api.service.runtime.models.lines()} == {line}
+
+
+@pytest.fixture
+async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> LineId:
+    """Name a line that is built as far as the serving one, while an event is new and nobody takes either on."""
+    thread, runtime = await talk(api, "hello"), api.service.runtime
+    await strong(api, "/v1/threads")
+    monkeypatch.setattr(runtime.runner, "held", list)
+    line = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
+    while await runtime.runner.advance(line, ALL):
+        pass
+    await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
+    return line
+
+
+async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: Api, built: LineId) -> None:
+    waiting = asyncio.create_task(api.service.reading.fresh("threads"))
+    await asyncio.sleep(0.1)
+    await replace_all(api, built)
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "what it waited for first is gone, and what serves is behind"
+    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    await waiting
+
+
+async def test_who_begins_to_wait_during_an_exchange_waits_too(
+    api: Api, built: LineId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = api.service.runtime.models
+    behind = models.behind
+
+    async def exchanged(line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+        if line != built:
+            await replace_all(api, built)
+        return await behind(line, slices)
+
+    monkeypatch.setattr(models, "behind", exchanged)
+    waiting = asyncio.create_task(api.service.reading.fresh("threads"))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    await waiting
+
+
+@pytest.mark.parametrize("path", ["/v1/projections", "/metrics"])
+async def test_what_is_dropped_while_it_is_listed_is_left_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    runtime = api.service.runtime
+    monkeypatch.setattr(runtime.runner, "held", list)
+    await runtime.models.rebuild([next(p.shape for p in PROJECTIONS if p.name == "usage")])
+    lines = runtime.models.lines
+
+    async def late() -> Sequence[Line]:
+        monkeypatch.setattr(runtime.models, "lines", lines)
+        await api.service.reading.drop("usage")
+        return await lines()
+
+    monkeypatch.setattr(runtime.models, "lines", late)
+    listed = await api.get(path)
+    assert listed.status_code == 200, listed.text
+    assert ("usage" in listed.text, "building" in listed.text) == (True, False)
 
 
 async def test_forks_and_their_parents_are_summarised_by_what_each_did(api: Api) -> None:
