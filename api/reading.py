@@ -110,17 +110,17 @@ class Reading:
             self._runtime.runner.wake()
             await _until(there)
 
-    async def seen(self, projection: str, thread_id: ThreadId, version: int) -> None:
-        """Wait until a projection has seen a version of a thread. Raises `BehindLog`, `InvalidInput`."""
+    async def seen(self, projection: str, tenant: Tenant, thread_id: ThreadId, version: int) -> None:
+        """Wait until a projection has seen a version of a tenant's thread. Raises `BehindLog`, `InvalidInput`."""
         store, slice_ = self._runtime.journal.store, slice_of(thread_id)
-        records = await store.read(thread_id, Version(version - 1), Version(version)) if version > 0 else ()
-        if not records:
-            row = await store.thread(thread_id)
-            if row and version <= row.base:
-                return
+        row = await store.thread(thread_id)
+        if row is None or row.tenant != tenant or version > row.head.version:
             raise InvalidInput("min_version", f"the thread {thread_id} has no version {version}")
+        if version <= row.base:
+            return
+        (record,) = await store.read(thread_id, Version(version - 1), Version(version))
         self._runtime.runner.wake()
-        await _until(lambda: self._models.reached(projection, slice_, records[0].position))
+        await _until(lambda: self._models.reached(projection, slice_, record.position))
         for parked in await self._models.parked([(await self._serving(projection)).id], [slice_]):
             if parked.thread_id == thread_id and parked.version <= version:
                 raise BehindLog(

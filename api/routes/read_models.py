@@ -17,6 +17,7 @@ from litestar.status_codes import (
 )
 
 from api.bodies import Rebuild
+from api.caller import Caller
 from api.callers import Cursor, FromReader, FromService, FromThread, Limit
 from api.preconditions import in_utc, range_of, uuid_of
 from api.problems import problems
@@ -42,13 +43,16 @@ KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVA
 BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
 
 
-async def ready(service: Service, projection: str, consistency: Consistency, min_version: str | None) -> None:
+async def ready(
+    service: Service, reader: Caller, projection: str, consistency: Consistency, min_version: str | None
+) -> None:
     """Wait until a projection has what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
     if min_version is not None:
         thread, colon, version = min_version.partition(":")
         if not (colon and version.isdecimal() and len(version) < len("2147483648")):
             raise InvalidInput("min_version", "expected a thread's id, a colon and a version, such as 7b2f...:12")
-        await service.reading.seen(projection, ThreadId(uuid_of(thread, "min_version")), int(version))
+        thread_id = ThreadId(uuid_of(thread, "min_version"))
+        await service.reading.seen(projection, reader.tenant, thread_id, int(version))
     if consistency == "strong":
         await service.reading.fresh(projection)
 
@@ -68,7 +72,7 @@ async def usage(
     min_version: MinVersion = None,
 ) -> Sums:
     """Add up what was asked of models: calls, tokens, money, and how long the answers took."""
-    await ready(service, "usage", consistency, min_version)
+    await ready(service, reader, "usage", consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
     return await service.reading.sums("usage", reader.tenant, span)
 
@@ -90,7 +94,7 @@ async def analytics(
     min_version: MinVersion = None,
 ) -> Sums:
     """Add up how nodes, tools or turns do: counts, failures, retries, and percentiles of their durations."""
-    await ready(service, subject, consistency, min_version)
+    await ready(service, reader, subject, consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
     return await service.reading.sums(subject, reader.tenant, span)
 
@@ -109,7 +113,7 @@ async def list_budgets(
     min_version: MinVersion = None,
 ) -> Sequence[Spent]:
     """Say what was spent in a window of time: altogether, by thread or by model, where the most was spent first."""
-    await ready(service, "budgets", consistency, min_version)
+    await ready(service, reader, "budgets", consistency, min_version)
     by = _names(group_by)
     if not set(by) <= {"thread_id", "model"}:
         raise InvalidInput("group_by", "expected some of thread_id, model")
@@ -129,7 +133,7 @@ async def instant(
     consistency: Fresh = "eventual",
 ) -> Instant:
     """Say which threads ran, and which waited for a person, at an instant: those that had for longest first."""
-    await ready(service, "spells", consistency, None)
+    await ready(service, reader, "spells", consistency, None)
     moment = in_utc(at, "at")
     found = await service.reading.at_instant(reader.tenant, moment, limit)
     return Instant(at, found["running"], found["waiting"])
@@ -152,7 +156,7 @@ async def list_audit(
     min_version: MinVersion = None,
 ) -> Page[AuditEntry]:
     """List who did what to which thread, and what the agent did because of it, the last first."""
-    await ready(service, "audit", consistency, min_version)
+    await ready(service, reader, "audit", consistency, min_version)
     where: list[Condition] = []
     if thread_id is not None:
         thread = ThreadId(uuid_of(thread_id, "thread_id"))

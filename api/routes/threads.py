@@ -102,9 +102,9 @@ async def list_threads(
     min_version: MinVersion = None,
 ) -> Page[ThreadSummary]:
     """List threads, the last opened first, or in another order; all of them, or those that fit."""
-    await ready(service, "threads", consistency, min_version)
+    await ready(service, reader, "threads", consistency, min_version)
     if search is not None:
-        await ready(service, "messages", consistency, min_version)
+        await ready(service, reader, "messages", consistency, min_version)
     statuses = tuple(name.strip() for name in status.split(",") if name.strip())
     if not set(statuses) <= {"idle", "running", "waiting"}:
         raise InvalidInput("status", "expected some of idle, running, waiting")
@@ -129,6 +129,6 @@ async def show_thread(
         found = await service.content.summary(ThreadId(thread), reader, point)
         return Response(found, headers=etag(found.checkpoint))
     if min_version is not None:
-        await service.reading.seen("threads", ThreadId(thread), min_version)
+        await service.reading.seen("threads", reader.tenant, ThreadId(thread), min_version)
     found = await service.content.eventual_summary(ThreadId(thread), reader)
     return Response(found, headers=etag(found.checkpoint))

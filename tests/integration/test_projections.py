@@ -14,8 +14,9 @@ import pytest
 from api import reading
 from api.reading import ALL
 from domain.chain import Record
+from domain.errors import InvalidInput
 from domain.events import MessageAppended, TurnCompleted
-from domain.ids import DEFAULT_TENANT, Position, Slice
+from domain.ids import DEFAULT_TENANT, Position, Slice, Tenant, ThreadId
 from domain.prices import Prices
 from domain.read_models import Line, LineId, Slot
 from domain.tables import Change
@@ -114,9 +115,20 @@ async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
     assert seen.json()["version"] == version
     listed = (await api.get("/v1/threads", params={"min_version": f"{thread}:{version}"})).json()["items"]
     assert [(one["thread_id"], one["version"]) for one in listed] == [(thread, version)]
-    for bad in ("12", f"{thread}:", f"{thread}:99999", "x:1"):
+    for bad in ("12", f"{thread}:", f"{thread}:{version + 1}", f"{UUID(int=9)}:1", "x:1"):
         refused = await api.get("/v1/usage", params={"min_version": bad})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "min_version")
+
+
+async def test_nobody_can_wait_for_a_thread_of_somebody_else(api: Api) -> None:
+    mine, nobodys = ThreadId(UUID(await talk(api, "hello"))), ThreadId(UUID(int=9))
+    told = []
+    for thread in (mine, nobodys):
+        with pytest.raises(InvalidInput) as refused:
+            await api.service.reading.seen("threads", Tenant("other"), thread, 1)
+        told.append((refused.value.field, refused.value.why.replace(str(thread), "…")))
+    assert told == [("min_version", "the thread … has no version 1")] * 2
+    await api.service.reading.seen("threads", DEFAULT_TENANT, mine, 1)
 
 
 async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
