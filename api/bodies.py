@@ -16,6 +16,9 @@ MAX_BODY = 1_000_000
 """Bytes of a request's body."""
 MAX_DOLLARS = MAX_COST // PER_DOLLAR
 
+MAX_THROTTLE = 2**31 - 1
+"""The highest throttle that can be kept: it is stored in four bytes."""
+
 UserInput = Annotated[
     str, Field(min_length=1, max_length=MAX_INPUT, description="What the user says.", examples=["What is 2 + 3?"])
 ]
@@ -88,7 +91,7 @@ class Rebuild(Body):
     """Build read models anew, at a speed that leaves room for others."""
 
     projections: Annotated[list[str], Field(min_length=1, description="The projections' names.")]
-    throttle: Annotated[int | None, Field(ge=1, description="Events a second, at most.")] = None
+    throttle: Annotated[int | None, Field(ge=1, le=MAX_THROTTLE, description="Events a second, at most.")] = None
 
 
 class Decide(Body):

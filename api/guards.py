@@ -13,6 +13,7 @@ from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
 
 from api.problems import LONGEST, AnyRequest, problem
+from domain.json import check_text
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
@@ -79,7 +80,10 @@ def _refuse_unknown_paths(request: AnyRequest) -> None:
 
 
 def _refuse_wrong_parameters(request: AnyRequest) -> None:
-    """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now»."""
+    """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now».
+
+    And those whose text no database can compare with anything.
+    """
     parameters = request.route_handler.parsed_fn_signature.parameters
     known = {
         given.kwarg_definition.name or name
@@ -91,6 +95,8 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
             _refuse(HTTP_400_BAD_REQUEST, name, "is not a parameter of this path")
         if count > 1:
             _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
+    for name, value in request.query_params.multi_items():
+        check_text(value, name)
 
 
 def _refuse(status: int, field: str, why: str) -> NoReturn:

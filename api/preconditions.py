@@ -70,7 +70,7 @@ def decode_cursor(text: str, kind: type[T]) -> T:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         return msgspec.json.decode(raw, type=kind)
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
         raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
 
 
@@ -92,3 +92,16 @@ def in_utc(instant: datetime | None, field: str) -> datetime | None:
         return instant.astimezone(UTC)
     except OverflowError as error:
         raise InvalidInput(field, "must lie in the years 1 to 9999 of UTC") from error
+
+
+def range_of(
+    since: datetime | None, until: datetime | None, begin: str = "from", end: str = "to"
+) -> tuple[datetime | None, datetime | None]:
+    """Bring both ends of a range to UTC, and check that it does not end before it begins. Raises `InvalidInput`.
+
+    Where both are the same instant, the range is empty: who goes on in steps may come to that.
+    """
+    first, last = in_utc(since, begin), in_utc(until, end)
+    if first is not None and last is not None and last < first:
+        raise InvalidInput(end, f"must not lie before {begin}")
+    return first, last

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
 
-from api.preconditions import decode_cursor, encode_cursor
+from api.preconditions import decode_cursor, encode_cursor, in_utc
 from api.reading_views import (
     AuditEntry,
     InstanceView,
@@ -26,8 +27,8 @@ from api.views.page import Page
 from domain.errors import BehindLog, InvalidInput, UnknownProjection, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
-from domain.read_models import Instance, InstanceId, LineId
-from domain.tables import Table
+from domain.read_models import Instance, InstanceId, LineId, Slot
+from domain.tables import Row, Table
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -43,6 +44,9 @@ PATIENCE = 5.0
 
 LOOK = 0.01
 """Seconds between two looks whether it has."""
+
+MOST = 10_000
+"""Sums of an answer: more are refused, since an answer that leaves out the latest would pass for a whole one."""
 
 T = TypeVar("T")
 
@@ -65,7 +69,7 @@ class Place(Struct, frozen=True):
 
     sort: Sort
     descending: bool
-    value: int | str
+    value: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[datetime, Meta(tz=True)]
     thread_id: ThreadId
 
 
@@ -79,6 +83,15 @@ class Mark(Struct, frozen=True, array_like=True):
     at: Zoned
     since: Zoned
     thread_id: ThreadId
+
+
+class Deed(Struct, frozen=True, array_like=True):
+    """Where a page of the audit ended."""
+
+    at: Annotated[datetime, Meta(tz=True)]
+    thread_id: ThreadId
+    command: UUID
+    by: Literal["caller", "agent"]
 
 
 class Span(Struct, frozen=True):
@@ -102,28 +115,27 @@ class Reading:
 
     async def fresh(self, projection: str) -> None:
         """Wait until a projection has seen what is stored now. Raises `BehindLog`."""
-        line = (await self._serving(projection)).line
-        aims = {slot.slice: slot.head for slot in await self._models.behind(line, ALL)}
+        aims = {slot.slice: slot.head for slot in await self._behind(projection, ALL)}
 
         async def there() -> bool:
-            behind = await self._models.behind(line, aims.keys())
+            behind = await self._behind(projection, aims.keys())
             return all(slot.position >= aims[slot.slice] for slot in behind)
 
         if aims:
             self._runtime.runner.wake()
             await _until(there)
 
-    async def seen(self, projection: str, thread_id: ThreadId, version: int) -> None:
-        """Wait until a projection has seen a version of a thread. Raises `BehindLog`, `InvalidInput`."""
+    async def seen(self, projection: str, tenant: Tenant, thread_id: ThreadId, version: int) -> None:
+        """Wait until a projection has seen a version of a tenant's thread. Raises `BehindLog`, `InvalidInput`."""
         store, slice_ = self._runtime.journal.store, slice_of(thread_id)
-        records = await store.read(thread_id, Version(version - 1), Version(version)) if version > 0 else ()
-        if not records:
-            row = await store.thread(thread_id)
-            if row and version <= row.base:
-                return
+        row = await store.thread(thread_id)
+        if row is None or row.tenant != tenant or version > row.head.version:
             raise InvalidInput("min_version", f"the thread {thread_id} has no version {version}")
+        if version <= row.base:
+            return
+        (record,) = await store.read(thread_id, Version(version - 1), Version(version))
         self._runtime.runner.wake()
-        await _until(lambda: self._models.reached(projection, slice_, records[0].position))
+        await _until(lambda: self._models.reached(projection, slice_, record.position))
         for parked in await self._models.parked([(await self._serving(projection)).id], [slice_]):
             if parked.thread_id == thread_id and parked.version <= version:
                 raise BehindLog(
@@ -153,8 +165,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        written = value.isoformat() if isinstance(value, datetime) else value
-        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, written, shown[-1].thread_id)))
+        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id)))
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
         """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
@@ -163,15 +174,16 @@ class Reading:
             raise UnknownThread(thread_id)
         return threads.summary_of(rows[0])
 
-    async def sums(self, name: str, tenant: Tenant, span: Span, limit: int = 10_000) -> Sums:
-        """Add up what a projection counts by the hour, with percentiles of its durations."""
+    async def sums(self, name: str, tenant: Tenant, span: Span) -> Sums:
+        """Add up what a projection counts by the hour, with percentiles of its durations. Raises `InvalidInput`."""
         projection = self._projections[name]
         table, latency = projection.tables
         counted = tuple(column.name for column in table.columns if column.rule == "add")
         where = _hours(tenant, span, table)
-        totals = await self._models.aggregate(Aggregate(table, counted, where, span.group_by, span.bucket, limit=limit))
-        spread = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=limit)
-        counts = {tuple(group): counted for *group, counted in await self._models.histogram(spread)}
+        adding = Aggregate(table, counted, where, span.group_by, span.bucket, limit=MOST + 1)
+        totals = _whole(await self._models.aggregate(adding), span)
+        counting = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=MOST + 1)
+        counts = {tuple(group): counted for *group, counted in _whole(await self._models.histogram(counting), span)}
         heads = (("start",) if span.bucket else ()) + span.group_by
         items = [_item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in totals]
         return Sums(span.bucket, span.group_by, items)
@@ -219,10 +231,8 @@ class Reading:
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
         """List who did what, the last first."""
-        after = None
-        if cursor is not None:
-            at, thread_id, command, by = decode_cursor(cursor, tuple[datetime, ThreadId, ThreadId, str])
-            after = (at, thread_id, command, by)
+        place = decode_cursor(cursor, Deed) if cursor is not None else None
+        after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
         where = (Where("tenant", "=", tenant), *conditions)
         rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
@@ -230,16 +240,18 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         last = shown[-1]
-        return Page(shown, encode_cursor((last.at, last.thread_id, last.command, last.by)))
+        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by)))
 
     async def projections(self) -> Sequence[ProjectionView]:
-        """Say how far each projection has come, and what it has parked."""
+        """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
         instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
         parked: dict[InstanceId, int] = {}
         for one in await self._models.parked([instance.id for instance in instances], ALL):
             parked[one.instance] = parked.get(one.instance, 0) + 1
         views: dict[str, list[InstanceView]] = {}
         for instance in instances:
+            if instance.line not in lines:
+                continue
             view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
             views.setdefault(instance.projection, []).append(view)
         return [ProjectionView.of(name, found) for name, found in views.items()]
@@ -263,7 +275,7 @@ class Reading:
 
     async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
         """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
-        line = await self._models.rebuild([self._known(name).shape for name in names], throttle)
+        line = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
         self._runtime.runner.wake()
         return line
 
@@ -303,6 +315,14 @@ class Reading:
         if name not in self._projections:
             raise UnknownProjection(name, tuple(self._projections))
         return self._projections[name]
+
+    async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[Slot]:
+        """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
+        while True:
+            line = (await self._serving(projection)).line
+            behind = await self._models.behind(line, slices)
+            if (await self._serving(projection)).line == line:
+                return behind
 
     async def _serving(self, projection: str) -> Instance:
         for instance in await self._models.instances():
@@ -350,6 +370,14 @@ def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
     return (*where, *(Where(name, "=", value) for name, value in span.only.items()))
 
 
+def _whole(rows: Sequence[Row], span: Span) -> Sequence[Row]:
+    """Refuse an answer that is cut off, by the name of what makes it so long."""
+    if len(rows) > MOST:
+        why = f"gives more than {MOST:,} sums: narrow from and to, take a wider bucket, or group by less"
+        raise InvalidInput("bucket" if span.bucket else "group_by", why)
+    return rows
+
+
 def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], latency: Any) -> Mapping[str, Any]:
     item = dict(zip((*heads, *counted), row, strict=True))
     if "cost" in item:
@@ -358,10 +386,8 @@ def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], late
     return item
 
 
-def _sorted_value(place: Place) -> Any:
-    if place.sort in {"opened_at", "last_event_at"}:
-        try:
-            return datetime.fromisoformat(str(place.value)).astimezone(UTC)
-        except ValueError as error:
-            raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
-    return int(place.value)
+def _sorted_value(place: Place) -> int | datetime:
+    timed = place.sort in {"opened_at", "last_event_at"}
+    if isinstance(place.value, datetime) != timed:
+        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+    return in_utc(place.value, "cursor") if isinstance(place.value, datetime) else place.value

@@ -10,6 +10,7 @@ import click
 from api.cli.options import Instant, limited
 from api.cli.output import as_json, moment, show_json, show_table
 from api.cli.running import ask
+from api.preconditions import range_of
 from api.reading_views import AuditEntry
 from api.service import Service
 from api.views.page import Page
@@ -82,9 +83,12 @@ def reads(
     as_json: bool,
 ) -> None:
     """List who was shown what of which threads, the last first. An export shows all threads, and names none."""
-    only = AccessFilter(ThreadId(thread) if thread else None, actor, what, since, until)
-    page = _page(lambda service: service.reads.page(DEFAULT_TENANT, only, cursor, limit))
-    _show(page, ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"], _access, as_json=as_json)
+
+    async def listing(service: Service) -> Page[AccessView]:
+        only = AccessFilter(ThreadId(thread) if thread else None, actor, what, *range_of(since, until))
+        return await service.reads.page(DEFAULT_TENANT, only, cursor, limit)
+
+    _show(_page(listing), ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"], _access, as_json=as_json)
 
 
 def _page(listing: Callable[[Service], Awaitable[Page[T]]]) -> Page[T]:

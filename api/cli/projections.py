@@ -8,6 +8,7 @@ from uuid import UUID
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from api.bodies import MAX_THROTTLE
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table, terminal
 from api.cli.running import PROBLEM, ask
@@ -42,7 +43,7 @@ def list_projections(*, as_json: bool) -> None:
 @projections.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of them.")
-@click.option("--throttle", type=click.IntRange(1), help="Events a second, at most.")
+@click.option("--throttle", type=click.IntRange(1, MAX_THROTTLE), help="Events a second, at most.")
 def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> None:
     """Build read models NAMES anew beside those that serve, and let them serve once they have caught up.
 

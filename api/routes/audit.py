@@ -13,7 +13,7 @@ from litestar.status_codes import (
 )
 
 from api.callers import Cursor, FromReader, FromService, FromThread, Limit
-from api.preconditions import in_utc, number_of, uuid_of
+from api.preconditions import number_of, range_of, uuid_of
 from api.problems import problems
 from api.seal_views import ProofView, Report, SealView, WholeSeal, proof_view
 from api.views.page import Page
@@ -50,7 +50,7 @@ async def list_reads(
 ) -> Page[AccessView]:
     """List who was shown what of which threads, the last first."""
     thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
-    only = AccessFilter(thread, actor, what, in_utc(since, "from"), in_utc(until, "to"))
+    only = AccessFilter(thread, actor, what, *range_of(since, until))
     return await service.reads.page(reader.tenant, only, cursor, limit)
 
 

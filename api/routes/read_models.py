@@ -17,8 +17,9 @@ from litestar.status_codes import (
 )
 
 from api.bodies import Rebuild
+from api.caller import Caller
 from api.callers import Cursor, FromReader, FromService, FromThread, Limit
-from api.preconditions import in_utc, uuid_of
+from api.preconditions import in_utc, range_of, uuid_of
 from api.problems import problems
 from api.reading import Consistency, Span
 from api.reading_views import (
@@ -53,13 +54,16 @@ KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVA
 BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
 
 
-async def ready(service: Service, projection: str, consistency: Consistency, min_version: str | None) -> None:
+async def ready(
+    service: Service, reader: Caller, projection: str, consistency: Consistency, min_version: str | None
+) -> None:
     """Wait until a projection has what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
     if min_version is not None:
         thread, colon, version = min_version.partition(":")
         if not (colon and version.isdecimal() and len(version) < len("2147483648")):
             raise InvalidInput("min_version", "expected a thread's id, a colon and a version, such as 7b2f...:12")
-        await service.reading.seen(projection, ThreadId(uuid_of(thread, "min_version")), int(version))
+        thread_id = ThreadId(uuid_of(thread, "min_version"))
+        await service.reading.seen(projection, reader.tenant, thread_id, int(version))
     if consistency == "strong":
         await service.reading.fresh(projection)
 
@@ -79,7 +83,7 @@ async def usage(
     min_version: MinVersion = None,
 ) -> Sums:
     """Add up what was asked of models: calls, tokens, money, and how long the answers took."""
-    await ready(service, "usage", consistency, min_version)
+    await ready(service, reader, "usage", consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
     return await service.reading.sums("usage", reader.tenant, span)
 
@@ -101,7 +105,7 @@ async def analytics(
     min_version: MinVersion = None,
 ) -> Sums:
     """Add up how nodes, tools or turns do: counts, failures, retries, and percentiles of their durations."""
-    await ready(service, subject, consistency, min_version)
+    await ready(service, reader, subject, consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
     return await service.reading.sums(subject, reader.tenant, span)
 
@@ -120,7 +124,7 @@ async def list_budgets(
     min_version: MinVersion = None,
 ) -> Sequence[Spent]:
     """Say what was spent in a window of time: altogether, by thread or by model, where the most was spent first."""
-    await ready(service, "budgets", consistency, min_version)
+    await ready(service, reader, "budgets", consistency, min_version)
     by = _names(group_by)
     if not set(by) <= {"thread_id", "model"}:
         raise InvalidInput("group_by", "expected some of thread_id, model")
@@ -147,7 +151,7 @@ async def instant(
     moment = in_utc(at, "at")
     asked = STANDINGS if status is None else (status,)
     for projection in {"threads" if standing == "open" else "spells" for standing in asked}:
-        await ready(service, projection, consistency, None)
+        await ready(service, reader, projection, consistency, None)
     reading, tenant = service.reading, reader.tenant
     return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in asked})
 
@@ -169,7 +173,7 @@ async def list_audit(
     min_version: MinVersion = None,
 ) -> Page[AuditEntry]:
     """List who did what to which thread, and what the agent did because of it, the last first."""
-    await ready(service, "audit", consistency, min_version)
+    await ready(service, reader, "audit", consistency, min_version)
     where: list[Condition] = []
     if thread_id is not None:
         thread = ThreadId(uuid_of(thread_id, "thread_id"))
@@ -179,10 +183,11 @@ async def list_audit(
     for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):
         if value is not None:
             where.append(Where(name, "=", value))
-    if since is not None:
-        where.append(Where("at", ">=", in_utc(since, "from")))
-    if until is not None:
-        where.append(Where("at", "<", in_utc(until, "to")))
+    first, last = range_of(since, until)
+    if first is not None:
+        where.append(Where("at", ">=", first))
+    if last is not None:
+        where.append(Where("at", "<", last))
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
@@ -216,7 +221,7 @@ async def settle_parked(
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
     line = await service.reading.rebuild(data.projections, data.throttle)
-    return Rebuilding(data.projections, line)
+    return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
 @post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
@@ -241,4 +246,4 @@ def _span(
     since: datetime | None, until: datetime | None, bucket: Bucket | None, group_by: str, **only: str | None
 ) -> Span:
     chosen: Mapping[str, str] = {name: value for name, value in only.items() if value is not None}
-    return Span(in_utc(since, "from"), in_utc(until, "to"), bucket, _names(group_by), chosen)
+    return Span(*range_of(since, until), bucket, _names(group_by), chosen)

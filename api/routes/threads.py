@@ -21,7 +21,7 @@ from litestar.status_codes import (
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
 from api.past import Point
-from api.preconditions import in_utc
+from api.preconditions import range_of
 from api.problems import problems
 from api.reading import Consistency, Filters
 from api.routes.past import AtTime, AtVersion
@@ -30,9 +30,12 @@ from api.views.page import Page
 from api.views.state import Opened, StateView, state_view
 from domain.application.execute import checkpoint_of
 from domain.errors import InvalidInput
-from domain.ids import ThreadId
+from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import Sort, ThreadSummary
 
+LeastVersion = Annotated[
+    int | None, QueryParameter(ge=0, le=MAX_VERSION, description="Of an eventual answer: the least version.")
+]
 OPENING = {
     HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
     **problems(
@@ -88,7 +91,7 @@ async def list_threads(
     status: Annotated[str, QueryParameter(description="idle, running, waiting; several separated by commas.")] = "",
     graph: FromQuery[str | None] = None,
     search: Annotated[
-        str | None, QueryParameter(description="Words that were said in a message of the thread.")
+        str | None, QueryParameter(description="Words that were all said in one message of the thread.")
     ] = None,
     title: Annotated[str | None, QueryParameter(description="What the title begins with.")] = None,
     active_since: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,
@@ -99,13 +102,13 @@ async def list_threads(
     min_version: MinVersion = None,
 ) -> Page[ThreadSummary]:
     """List threads, the last opened first, or in another order; all of them, or those that fit."""
-    await ready(service, "threads", consistency, min_version)
+    await ready(service, reader, "threads", consistency, min_version)
     if search is not None:
-        await ready(service, "messages", consistency, min_version)
+        await ready(service, reader, "messages", consistency, min_version)
     statuses = tuple(name.strip() for name in status.split(",") if name.strip())
     if not set(statuses) <= {"idle", "running", "waiting"}:
         raise InvalidInput("status", "expected some of idle, running, waiting")
-    since, before = in_utc(active_since, "active_since"), in_utc(active_before, "active_before")
+    since, before = range_of(active_since, active_before, "active_since", "active_before")
     filters = Filters(statuses, graph, search, title, since, before, sort, order == "desc")
     return await service.content.threads(filters, cursor, limit, reader)
 
@@ -117,7 +120,7 @@ async def show_thread(
     reader: FromReader,
     at_version: AtVersion = None,
     at_time: AtTime = None,
-    min_version: Annotated[int | None, QueryParameter(description="Of an eventual answer: the least version.")] = None,
+    min_version: LeastVersion = None,
     consistency: FromQuery[Consistency] = "strong",
 ) -> Response[ThreadSummary]:
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
@@ -126,6 +129,6 @@ async def show_thread(
         found = await service.content.summary(ThreadId(thread), reader, point)
         return Response(found, headers=etag(found.checkpoint))
     if min_version is not None:
-        await service.reading.seen("threads", ThreadId(thread), min_version)
+        await service.reading.seen("threads", reader.tenant, ThreadId(thread), min_version)
     found = await service.content.eventual_summary(ThreadId(thread), reader)
     return Response(found, headers=etag(found.checkpoint))

@@ -246,10 +246,16 @@ class TestQueries:
         assert await full.ids(Where("who", "=", UUID(int=3))) == [3]
         assert await full.ids(Where("words", "matches", "note 7")) == [7]
         assert await full.ids(Where("words", "matches", "nothing")) == []
+        assert await full.ids(Where("words", "matches", "7 note")) == [7]
+        assert await full.ids(Where("words", "matches", "-note 7")) == [7], "a dash takes nothing away"
+        assert await full.ids(Where("words", "matches", "-marmalade")) == []
+        assert await full.ids(Where("words", "matches", "note or marmalade")) == []
+        assert await full.ids(Where("words", "matches", '"7 note')) == [7], "nor do quotes ask for an order"
         assert await full.ids(Where("greatest", "!=", 0), Where("id", ">=", 7)) == [7, 8, 10]
 
     async def test_a_search_needs_a_word(self, full: Desk) -> None:
         assert await full.models.searchable("the note")
+        assert await full.models.searchable("-note")
         assert not await full.models.searchable("?!")
         assert await full.ids(Where("words", "matches", "?!")) == []
 
@@ -276,6 +282,14 @@ class TestQueries:
         assert weekly[0][0] == datetime(2026, 11, 23, tzinfo=UTC)
         monthly = await full.models.aggregate(replace(hourly, bucket="month"))
         assert monthly[0][0] == datetime(2026, 11, 1, tzinfo=UTC)
+
+    async def test_a_sum_may_be_larger_than_any_of_its_numbers(self, desk: Desk) -> None:
+        largest = 2**63 - 1
+        await desk.write(note(1, added=largest), note(2, added=largest), note(3, added=-largest, greatest=1))
+        (row,) = await desk.models.aggregate(Aggregate(NOTES, ("added", "id"), (Where("id", "<", 3),)))
+        assert [(type(value), value) for value in row] == [(int, 2 * largest), (int, 3)]
+        most = await desk.models.aggregate(Aggregate(NOTES, ("added",), group_by=("greatest",), most=("added",)))
+        assert [tuple(row) for row in most] == [(0, 2 * largest), (1, -largest)]
 
     async def test_counts_by_value_are_gathered_by_group(self, full: Desk) -> None:
         spread = Histogram(NOTES, "greatest", "added", (Where("id", "<", 6),), bucket="day", at="least")

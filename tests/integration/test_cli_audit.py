@@ -171,3 +171,10 @@ async def test_a_cursor_of_something_else_is_told_by_its_option(database_url: st
     done = await threadfold("audit", noun, "--cursor", "*", database_url=database_url)
     assert (done.status, done.out) == (2, "")
     assert "--cursor" in done.err
+
+
+async def test_a_range_that_ends_before_it_begins_is_told_by_its_end(database_url: str) -> None:
+    ends = ("--from", "2026-11-23T10:00:00Z", "--to", "2026-11-22T10:00:00Z")
+    done = await threadfold("audit", "reads", *ends, database_url=database_url)
+    assert (done.status, done.out) == (2, "")
+    assert "--to" in done.err

@@ -1,5 +1,7 @@
 """Bad input gets a 4xx problem that names the field, and changes nothing."""
 
+import base64
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,7 +24,16 @@ MESSAGES = ("GET", "/v1/threads/{thread}/messages")
 EVENTS = ("GET", "/v1/threads/{thread}/events")
 DIFF = ("GET", "/v1/threads/{thread}/diff")
 LIST = ("GET", "/v1/threads")
+SUMMARY = ("GET", "/v1/threads/{thread}")
+AUDIT = ("GET", "/v1/audit")
+REBUILD = ("POST", "/v1/projections/rebuild")
+EVENTUAL = {"consistency": "eventual"}
 JSON = {"Content-Type": "application/json"}
+
+LATE, EARLY = "2026-11-23T10:00:00+01:00", "2026-11-23T08:59:59Z"
+INSTANTS = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-23T10:00:00", "then", 7)
+NUMBERS = ("abc", "12", 2**63, -(2**63) - 1, 1.5, None)
+FORGED = {"opened_at": INSTANTS, "last_event_at": INSTANTS, "tokens": NUMBERS, "cost": (*NUMBERS, INSTANTS[0])}
 
 ASCENDING = encode_cursor(Place("asc", 1))
 BEYOND = encode_cursor(Place("asc", 1, 99))
@@ -34,6 +45,10 @@ def nested(levels: int) -> str:
 
 def limited(**limit: Any) -> dict[str, Any]:
     return {"json": {"limits": [{"window": "day", **limit}]}}
+
+
+def forged_place(sort: str, value: object) -> str:
+    return encode_cursor({"sort": sort, "descending": True, "value": value, "thread_id": UNKNOWN})
 
 
 Case = tuple[tuple[str, str], dict[str, Any], int, str]
@@ -389,6 +404,55 @@ CASES: dict[str, Case] = {
     "cursor is of another list": (LIST, {"params": {"cursor": "MTI"}}, 400, "cursor"),
     "cursor is negative": (EVENTS, {"params": {"cursor": "LTE"}}, 400, "cursor"),
     "cursor is beyond any version": (EVENTS, {"params": {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk"}}, 400, "cursor"),
+    "least version of a summary is negative": (
+        SUMMARY,
+        {"params": {**EVENTUAL, "min_version": -1}},
+        400,
+        "min_version",
+    ),
+    "least version of a summary is too large": (
+        SUMMARY,
+        {"params": {**EVENTUAL, "min_version": 2**31}},
+        400,
+        "min_version",
+    ),
+    "throttle is too large": (REBUILD, {"json": {"projections": ["usage"], "throttle": 2**31}}, 400, "throttle"),
+    "throttle is zero": (REBUILD, {"json": {"projections": ["usage"], "throttle": 0}}, 400, "throttle"),
+    **{
+        f"range of {path} is reversed": (("GET", path), {"params": {"from": LATE, "to": EARLY}}, 400, "to")
+        for path in ("/v1/usage", "/v1/analytics/nodes", "/v1/audit", "/v1/audit/reads")
+    },
+    "activity is to end before it begins": (
+        LIST,
+        {"params": {"active_since": LATE, "active_before": EARLY}},
+        400,
+        "active_before",
+    ),
+    "cursor is nested very deep": (
+        LIST,
+        {"params": {"cursor": base64.urlsafe_b64encode(b'{"x":' + b"[" * 9_000).decode()}},
+        400,
+        "cursor",
+    ),
+    **{
+        f"cursor of threads with {value!r} in the order of {sort}": (
+            LIST,
+            {"params": {"sort": sort, "cursor": forged_place(sort, value)}},
+            400,
+            "cursor",
+        )
+        for sort, values in FORGED.items()
+        for value in values
+    },
+    **{
+        f"cursor of the audit with {forged!r}": (
+            AUDIT,
+            {"params": {"cursor": encode_cursor([forged[0], UNKNOWN, UNKNOWN, forged[1]])}},
+            400,
+            "cursor",
+        )
+        for forged in (*((instant, "caller") for instant in INSTANTS), ("2026-11-23T10:00:00Z", "a\0"))
+    },
     "graph that is not there": (("GET", "/v1/graphs/nobody"), {}, 404, "path"),
     "path that is not there": (("GET", "/v1/nothing"), {}, 404, "path"),
     "method that is not there": (("DELETE", "/v1/threads"), {}, 405, "method"),
@@ -420,6 +484,18 @@ async def test_bad_input_gets_a_problem_that_names_the_field_and_changes_nothing
             wrong.append(f"{name}: {response.status_code} {response.text[:300]}, expected {status} {field}")
     assert not wrong, "\n".join(wrong)
     assert await count_events(api) == before == 2
+
+
+async def test_no_parameter_of_any_path_may_hold_nul(api: Api) -> None:
+    tried = []
+    for template, operations in api.schema["paths"].items():
+        for method, operation in operations.items():
+            names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+            tried += [(method, re.sub(r"\{\w+\}", UNKNOWN, template), name) for name in names]
+    assert {name for _, _, name in tried} >= {"search", "title", "graph", "tool", "reason", "actor", "correlation"}
+    for method, path, name in tried:
+        refused = await api.request(method, path, params={name: "a\0b"})
+        assert is_problem(refused.status_code, refused.headers, refused, 400, name), f"{path} {name}: {refused.text}"
 
 
 async def test_of_many_wrong_fields_the_first_are_listed_and_the_rest_is_counted(api: Api) -> None:

@@ -268,7 +268,9 @@ BAD = {
         ("cursor", {"cursor": "*"}),
         ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00", 1))}),
         ("cursor", {"cursor": encode_cursor(("0001-01-01T00:00:00+14:00", 1))}),
+        ("cursor", {"cursor": encode_cursor(("9999-12-31T23:59:59-14:00", 1))}),
         ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", 2**63))}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", "a\0"))}),
     ],
 )
 async def test_bad_filters_get_a_problem_that_names_them(api: Api, field: str, params: dict[str, str]) -> None:

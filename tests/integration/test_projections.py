@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +12,15 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from api import reading
+from api.reading import ALL
 from domain.chain import Record
-from domain.errors import NotRebuildable
+from domain.errors import InvalidInput, NotRebuildable
 from domain.events import Event, MessageAppended, ModelCalled, TurnCompleted
 from domain.evolve import evolve as evolved
-from domain.ids import DEFAULT_TENANT, Position, Slice, ThreadId, Version, slice_of
+from domain.ids import DEFAULT_TENANT, Position, Slice, Tenant, ThreadId, Version, slice_of
 from domain.prices import Prices
-from domain.read_models import Parked, Shape
+from domain.read_models import Line, LineId, Parked, Shape, Slot
 from domain.state import State
 from domain.tables import Change, Column, Table
 from projections import messages
@@ -102,6 +104,14 @@ async def test_a_search_for_words_that_all_messages_have_is_told_so(stored: Api)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "search")
 
 
+async def test_a_search_has_no_operators(api: Api) -> None:
+    said = await talk(api, "hello, marmalade")
+    await talk(api, "hello, honey")
+    for search, found in (("-marmalade", [said]), ('"marmalade hello', [said]), ("hello or zzz", []), ("-zzz", [])):
+        items = (await strong(api, "/v1/threads", search=search))["items"]
+        assert [one["thread_id"] for one in items] == found, search
+
+
 async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
     thread = await talk(api, "hello")
     version = (await api.get(f"/v1/threads/{thread}")).json()["version"]
@@ -109,9 +119,20 @@ async def test_a_reader_waits_for_what_it_has_seen(api: Api) -> None:
     assert seen.json()["version"] == version
     listed = (await api.get("/v1/threads", params={"min_version": f"{thread}:{version}"})).json()["items"]
     assert [(one["thread_id"], one["version"]) for one in listed] == [(thread, version)]
-    for bad in ("12", f"{thread}:", f"{thread}:99999", "x:1"):
+    for bad in ("12", f"{thread}:", f"{thread}:{version + 1}", f"{UUID(int=9)}:1", "x:1"):
         refused = await api.get("/v1/usage", params={"min_version": bad})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "min_version")
+
+
+async def test_nobody_can_wait_for_a_thread_of_somebody_else(api: Api) -> None:
+    mine, nobodys = ThreadId(UUID(await talk(api, "hello"))), ThreadId(UUID(int=9))
+    told = []
+    for thread in (mine, nobodys):
+        with pytest.raises(InvalidInput) as refused:
+            await api.service.reading.seen("threads", Tenant("other"), thread, 1)
+        told.append((refused.value.field, refused.value.why.replace(str(thread), "…")))
+    assert told == [("min_version", "the thread … has no version 1")] * 2
+    await api.service.reading.seen("threads", DEFAULT_TENANT, mine, 1)
 
 
 async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
@@ -135,6 +156,29 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
         ("/v1/budgets", "group_by", {"group_by": "graph"}),
         ("/v1/analytics/tools", "node", {"node": "x"}),
     ):
+        refused = await api.get(path, params=params)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
+
+
+async def test_a_range_whose_ends_are_the_same_is_empty(api: Api) -> None:
+    await talk(api, "hello")
+    ends = {"from": "2020-01-01T01:00:00+01:00", "to": "2020-01-01T00:00:00Z"}
+    assert (await strong(api, "/v1/usage", **ends))["items"][0]["calls"] == 0
+    assert (await strong(api, "/v1/audit", **ends))["items"] == []
+    assert (await strong(api, "/v1/threads", active_since=ends["from"], active_before=ends["to"]))["items"] == []
+
+
+async def test_more_sums_than_an_answer_has_are_refused_and_not_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(api, "What is 2 + 2?")
+    path, by_node = "/v1/analytics/nodes", {"group_by": "node"}
+    nodes = len((await strong(api, path, **by_node))["items"])
+    assert nodes > 2
+    monkeypatch.setattr(reading, "MOST", nodes)
+    assert len((await strong(api, path, bucket="month", **by_node))["items"]) == nodes
+    monkeypatch.setattr(reading, "MOST", nodes - 1)
+    for params, field in ((by_node, "group_by"), ({"bucket": "month", **by_node}, "bucket")):
         refused = await api.get(path, params=params)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text
 
@@ -360,6 +404,13 @@ async def test_read_models_are_built_anew_beside_those_that_serve(api: Api) -> N
     assert (await api.post("/v1/projections/usage/rollback")).status_code == 409
 
 
+async def test_who_names_a_read_model_twice_has_it_built_once(api: Api) -> None:
+    begun = await api.post("/v1/projections/rebuild", json={"projections": ["usage", "usage"]})
+    assert (begun.status_code, begun.json()["projections"]) == (202, ["usage"]), begun.text
+    (usage,) = [view for view in (await api.get("/v1/projections")).json() if view["name"] == "usage"]
+    assert len(usage["instances"]) == 2
+
+
 async def test_what_is_built_serves_though_there_is_always_something_new(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +473,76 @@ async def test_a_read_model_that_no_code_knows_any_more_can_be_forgotten(api: Ap
     assert (await api.post("/v1/projections/former/drop")).json() == []
     assert "former" not in {one["name"] for one in (await api.get("/v1/projections")).json()}
     await models.rebuild([Shape("former", 1, (kept,))])
+
+
+async def replace_all(api: Api, line: LineId) -> None:
+    """Let what a line builds serve, and drop what served before."""
+    assert await api.service.runtime.models.switch(line)
+    for projection in PROJECTIONS:
+        await api.service.reading.drop(projection.name)
+    assert {one.id for one in await api.service.runtime.models.lines()} == {line}
+
+
+@pytest.fixture
+async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> LineId:
+    """Name a line that is built as far as the serving one, while an event is new and nobody takes either on."""
+    thread, runtime = await talk(api, "hello"), api.service.runtime
+    await strong(api, "/v1/threads")
+    monkeypatch.setattr(runtime.runner, "held", list)
+    line = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
+    while await runtime.runner.advance(line, ALL):
+        pass
+    await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
+    return line
+
+
+async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: Api, built: LineId) -> None:
+    waiting = asyncio.create_task(api.service.reading.fresh("threads"))
+    await asyncio.sleep(0.1)
+    await replace_all(api, built)
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "what it waited for first is gone, and what serves is behind"
+    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    await waiting
+
+
+async def test_who_begins_to_wait_during_an_exchange_waits_too(
+    api: Api, built: LineId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = api.service.runtime.models
+    behind = models.behind
+
+    async def exchanged(line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+        if line != built:
+            await replace_all(api, built)
+        return await behind(line, slices)
+
+    monkeypatch.setattr(models, "behind", exchanged)
+    waiting = asyncio.create_task(api.service.reading.fresh("threads"))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    await waiting
+
+
+@pytest.mark.parametrize("path", ["/v1/projections", "/metrics"])
+async def test_what_is_dropped_while_it_is_listed_is_left_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    runtime = api.service.runtime
+    monkeypatch.setattr(runtime.runner, "held", list)
+    await runtime.models.rebuild([next(p.shape for p in PROJECTIONS if p.name == "usage")])
+    lines = runtime.models.lines
+
+    async def late() -> Sequence[Line]:
+        monkeypatch.setattr(runtime.models, "lines", lines)
+        await api.service.reading.drop("usage")
+        return await lines()
+
+    monkeypatch.setattr(runtime.models, "lines", late)
+    listed = await api.get(path)
+    assert listed.status_code == 200, listed.text
+    assert ("usage" in listed.text, "building" in listed.text) == (True, False)
 
 
 async def test_forks_and_their_parents_are_summarised_by_what_each_did(api: Api) -> None:

@@ -54,7 +54,7 @@ def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any
 
 
 def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Write sums by groups, and their parameters."""
+    """Write sums by groups, and their parameters. Sums of `bigint` are `numeric`: they may be larger than one."""
     table = _table(query.table, views)
     groups = _groups(table, query)
     sums = {name: _sum(table.c[name]) for name in query.sums}
@@ -104,8 +104,8 @@ def _places(columns: Sequence[object]) -> list[sa.TextClause]:
     return [sa.text(str(place)) for place in range(1, len(columns) + 1)]
 
 
-def _sum(column: ColumnElement[Any]) -> ColumnElement[int]:
-    return sa.func.coalesce(sa.func.sum(column), 0).cast(sa.BigInteger())
+def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
@@ -148,7 +148,7 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
 def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]:
     match where.operator:
         case "matches":
-            words = sa.func.websearch_to_tsquery(sa.literal_column(f"'{LANGUAGE}'"), where.value)
+            words = sa.func.plainto_tsquery(sa.literal_column(f"'{LANGUAGE}'"), where.value)
             return column.op("@@", is_comparison=True)(words)
         case "begins":
             return column.startswith(where.value, autoescape=True)

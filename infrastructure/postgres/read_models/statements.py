@@ -185,7 +185,7 @@ SELECT EXISTS (
 """
 """Whether a line is behind one of some others in any slice."""
 
-SEARCHABLE = "SELECT numnode(websearch_to_tsquery($1::text::regconfig, $2)) > 0 AS searchable"
+SEARCHABLE = "SELECT numnode(plainto_tsquery($1::text::regconfig, $2)) > 0 AS searchable"
 """Whether a search looks for anything."""
 
 KEEP = "UPDATE read_models.instances SET status = 'kept' WHERE projection = $1 AND status = 'serving'"

@@ -191,7 +191,9 @@ class PostgresReadModels:
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Add up rows of the view."""
-        return await self._asked(partial(queries.aggregate, query))
+        first = len(query.group_by) + bool(query.bucket)
+        rows = await self._asked(partial(queries.aggregate, query))
+        return [(*row[:first], *map(int, row[first:])) for row in rows]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Count rows of the view."""
