@@ -32,7 +32,7 @@ from domain.tables import Row, Table
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
-from projections.latency import latency_of
+from projections.latency import latency_of, width_for
 from projections.projection import Projection
 from projections.threads import Sort, ThreadSummary
 
@@ -181,11 +181,14 @@ class Reading:
         counted = tuple(column.name for column in table.columns if column.rule == "add")
         where = _hours(tenant, span, table)
         adding = Aggregate(table, counted, where, span.group_by, span.bucket, limit=MOST + 1)
-        totals = _whole(await self._models.aggregate(adding), span)
-        counting = Histogram(latency, "bucket", "durations", where, span.group_by, span.bucket, limit=MOST + 1)
-        counts = {tuple(group): counted for *group, counted in _whole(await self._models.histogram(counting), span)}
+        totals, spread = await asyncio.gather(
+            self._models.aggregate(adding), self._models.histogram(_durations(tenant, span, latency))
+        )
+        counts = {tuple(group): durations for *group, durations in spread}
         heads = (("start",) if span.bucket else ()) + span.group_by
-        items = [_item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in totals]
+        items = [
+            _item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in _whole(totals, span)
+        ]
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(
@@ -362,12 +365,23 @@ def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
         if name not in keys:
             field = "group_by" if name in span.group_by else name
             raise InvalidInput(field, f"expected some of {', '.join(sorted(keys))}, not {name!r}")
-    where: list[Condition] = [Where("tenant", "=", tenant)]
+    return (Where("tenant", "=", tenant), *_within(span, "hour"))
+
+
+def _within(span: Span, column: str) -> Iterable[Condition]:
     if span.since is not None:
-        where.append(Where("hour", ">=", span.since))
+        yield Where(column, ">=", span.since)
     if span.until is not None:
-        where.append(Where("hour", "<", span.until))
-    return (*where, *(Where(name, "=", value) for name, value in span.only.items()))
+        yield Where(column, "<", span.until)
+    yield from (Where(name, "=", value) for name, value in span.only.items())
+
+
+def _durations(tenant: Tenant, span: Span, table: Table) -> Histogram:
+    """Ask for counts of durations; those of just this width need not be put into buckets."""
+    width = width_for(span.bucket, span.since, span.until)
+    where = (Where("tenant", "=", tenant), Where("width", "=", width), *_within(span, "start"))
+    group_by, bucket = (("start", *span.group_by), None) if span.bucket == width else (span.group_by, span.bucket)
+    return Histogram(table, "bucket", "durations", where, group_by, bucket, at="start", limit=MOST + 1)
 
 
 def _whole(rows: Sequence[Row], span: Span) -> Sequence[Row]:

@@ -1,14 +1,22 @@
 """Durations as counts in buckets, so that hours, models and graphs can be put together and give percentiles still.
 
-Bounds grow by 2^(1/8): a percentile is right to within 4.5 %. Bucket b holds milliseconds up to 2^(b/8).
+Bounds grow by 2^(1/8): a percentile is right to within 4.5 %. Bucket b holds milliseconds up to 2^(b/8). Each duration
+is counted in its hour and in its day: a month's are then in a few rows, and not in those of 720 hours.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.tables import Column, Index, Table
+from domain.queries import Bucket
+from domain.tables import Change, Column, Table
+from domain.windows import start_of
+from projections.projection import Seen
+
+Width: TypeAlias = Literal["hour", "day"]
 
 PER_DOUBLING = 8
 
@@ -45,6 +53,9 @@ def _percentile(ordered: Sequence[tuple[int, int]], rank: int) -> float:
     raise ValueError("there are fewer durations than that")
 
 
+WIDTHS: tuple[Width, ...] = ("hour", "day")
+
+
 def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     """Make the table of counts that belongs to a read model with these groups."""
     return Table(
@@ -52,10 +63,23 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
         about,
         (
             Column("tenant", "text", "key"),
-            Column("hour", "timestamptz", "key", "The hour that they ended in."),
+            Column("width", "text", "key", "hour or day: each duration is counted once in either."),
+            Column("start", "timestamptz", "key", "The hour or the day that they ended in."),
             *(Column(group, "text", "key") for group in groups),
             Column("bucket", "integer", "key", "Durations of up to 2^(bucket/8) milliseconds."),
             Column("durations", "bigint", "add", "How many there were."),
         ),
-        (Index(("tenant", "hour")),),
     )
+
+
+def timed(table: Table, seen: Seen, milliseconds: int, **groups: str) -> Iterable[Change]:
+    """Count a duration."""
+    of = {"tenant": seen.tenant, **groups, "bucket": bucket_of(milliseconds), "durations": 1}
+    for width in WIDTHS:
+        yield table, table.row(**of, width=width, start=start_of(width, seen.at))
+
+
+def width_for(bucket: Bucket | None, since: datetime | None, until: datetime | None) -> Width:
+    """Say which counts tell of a stretch of time: those of days, if it is made of whole ones."""
+    whole_days = all(at is None or at == start_of("day", at) for at in (since, until))
+    return "day" if bucket != "hour" and whole_days else "hour"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from domain.events import NodeCompleted, NodeFailed
 from domain.tables import Change, Column, Index, Table
-from projections.latency import bucket_of, latency_table
+from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 
 NODES = Table(
@@ -35,7 +35,7 @@ def _ended(seen: Seen) -> Iterable[Change]:
             return
     of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "node": node}
     yield NODES, NODES.row(**of, **counted, duration_ms=duration_ms)
-    yield LATENCY, LATENCY.row(**of, bucket=bucket_of(duration_ms), durations=1)
+    yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, node=node)
 
 
 PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _ended, NodeFailed: _ended})

@@ -13,7 +13,7 @@ from domain.events import (
 )
 from domain.state import Running
 from domain.tables import Change, Column, Index, Table
-from projections.latency import bucket_of, latency_table
+from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 
 TOOLS = Table(
@@ -70,7 +70,7 @@ def _row(seen: Seen, tool: str | None, duration_ms: int | None = None, **counted
     of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "tool": tool}
     yield TOOLS, TOOLS.row(**of, **counted, duration_ms=duration_ms or 0)
     if duration_ms is not None:
-        yield LATENCY, LATENCY.row(**of, bucket=bucket_of(duration_ms), durations=1)
+        yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, tool=tool)
 
 
 PROJECTION = Projection(

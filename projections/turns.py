@@ -14,7 +14,7 @@ from domain.events import (
 )
 from domain.state import Running
 from domain.tables import Change, Column, Index, Table
-from projections.latency import bucket_of, latency_table
+from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 
 TURNS = Table(
@@ -62,8 +62,7 @@ def _ended(seen: Seen, end: TurnEnd, reason: str = "", **counted: int) -> Iterab
         return
     duration_ms = (seen.at - began) // timedelta(milliseconds=1)
     yield _row(seen, reason, **counted, duration_ms=duration_ms)
-    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "reason": reason}
-    yield LATENCY, LATENCY.row(**of, bucket=bucket_of(duration_ms), durations=1)
+    yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, reason=reason)
 
 
 def _row(seen: Seen, reason: str = "", **counted: int) -> Change:

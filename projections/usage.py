@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from domain.events import ModelCalled
 from domain.tables import COST, Change, Column, Index, Table
-from projections.latency import bucket_of, latency_table
+from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 
 USAGE = Table(
@@ -47,7 +47,7 @@ def _called(seen: Seen) -> Iterable[Change]:
             duration_ms=event.duration_ms,
         ),
     )
-    yield LATENCY, LATENCY.row(**of, bucket=bucket_of(event.duration_ms), durations=1)
+    yield from timed(LATENCY, seen, event.duration_ms, graph=seen.graph, node=seen.node, model=event.model)
 
 
 PROJECTION = Projection("usage", 1, (USAGE, LATENCY), {ModelCalled: _called})

@@ -141,6 +141,9 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
     (item,) = usage["items"]
     assert (item["graph"], item["model"], item["calls"]) == ("assistant", "threadfold-offline", 3)
     assert item["latency_ms"].keys() == {"p50", "p95", "p99"}
+    by_days = (await strong(api, "/v1/usage"))["items"][0]["latency_ms"]
+    assert (await strong(api, "/v1/usage", **{"from": "2001-01-01T00:30:00Z"}))["items"][0]["latency_ms"] == by_days
+    assert (await strong(api, "/v1/usage", bucket="month"))["items"][-1]["latency_ms"] == by_days
     assert (await strong(api, "/v1/usage", to="2001-01-01T00:00:00Z"))["items"][0]["calls"] == 0
     tools = await strong(api, "/v1/analytics/tools", group_by="tool")
     assert [(one["tool"], one["requested"], one["succeeded"]) for one in tools["items"]] == [("calculate", 1, 1)]

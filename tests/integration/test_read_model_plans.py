@@ -56,6 +56,7 @@ NAMED = {
     "hour": "date_trunc('hour', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
     "start": "date_trunc('day', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
     "window": "'day'",
+    "width": "CASE n % 25 WHEN 0 THEN 'day' ELSE 'hour' END",
     "until": "'2026-11-02'::timestamptz - n * interval '6 minutes' + interval '3 minutes'",
     "last_turn": "'null'",
     "actions": "'ThreadOpened'",

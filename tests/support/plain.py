@@ -145,7 +145,11 @@ class Plain:
             self.turns[at, graph, reason, ENDS[kind]] += 1
             lasted = (record.recorded_at - thread["started"]) // timedelta(milliseconds=1)
             self.turns[at, graph, reason, "duration_ms"] += lasted
-            self.latencies["turns"][at, graph, reason, bucket(lasted), "durations"] += 1
+            self._time("turns", record.recorded_at, graph, reason, bucket(lasted))
+
+    def _time(self, what: str, at: datetime, *key: Any) -> None:
+        self.latencies[what]["hour", hour(at), *key, "durations"] += 1
+        self.latencies[what]["day", hour(at).replace(hour=0), *key, "durations"] += 1
 
     def _node(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
         at, graph = hour(record.recorded_at), thread["graph"]
@@ -161,7 +165,7 @@ class Plain:
                 for name in ("prompt_tokens", "completion_tokens", "duration_ms"):
                     self.usage[at, graph, data["model"], name] += data[name]
                 self.usage[at, graph, data["model"], "calls"] += 1
-                self.latencies["usage"][at, graph, data["model"], bucket(data["duration_ms"]), "durations"] += 1
+                self._time("usage", record.recorded_at, graph, data["model"], bucket(data["duration_ms"]))
                 for window, start in windows(at).items():
                     spent = (start, record.thread_id, window, data["model"])
                     self.budgets[*spent, "calls"] += 1
@@ -172,7 +176,7 @@ class Plain:
                 how = "completed" if record.type == "NodeCompleted" else failed
                 self.nodes[at, graph, data["node"], how] += 1
                 self.nodes[at, graph, data["node"], "duration_ms"] += data["duration_ms"]
-                self.latencies["nodes"][at, graph, data["node"], bucket(data["duration_ms"]), "durations"] += 1
+                self._time("nodes", record.recorded_at, graph, data["node"], bucket(data["duration_ms"]))
 
     def _tool(self, record: Record, data: dict[str, Any], thread: dict[str, Any]) -> None:
         at, graph, calls = hour(record.recorded_at), thread["graph"], self._calls[record.thread_id]
@@ -187,5 +191,5 @@ class Plain:
                 tool = calls[data["call"]]
                 self.tools[at, graph, tool, how] += 1
                 self.tools[at, graph, tool, "duration_ms"] += data["duration_ms"]
-                self.latencies["tools"][at, graph, tool, bucket(data["duration_ms"]), "durations"] += 1
+                self._time("tools", record.recorded_at, graph, tool, bucket(data["duration_ms"]))
                 self.messages.add((record.thread_id, record.version, "tool", data["tokens"]))

@@ -46,10 +46,10 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
         (TOOLS, plain.tools, ("hour", "graph", "tool")),
         (TURNS, plain.turns, ("hour", "graph", "reason")),
         (BUDGETS, plain.budgets, ("start", "thread_id", "window", "model")),
-        (usage.LATENCY, plain.latencies["usage"], ("hour", "graph", "model", "bucket")),
-        (nodes.LATENCY, plain.latencies["nodes"], ("hour", "graph", "node", "bucket")),
-        (tools.LATENCY, plain.latencies["tools"], ("hour", "graph", "tool", "bucket")),
-        (turns.LATENCY, plain.latencies["turns"], ("hour", "graph", "reason", "bucket")),
+        (usage.LATENCY, plain.latencies["usage"], ("width", "start", "graph", "model", "bucket")),
+        (nodes.LATENCY, plain.latencies["nodes"], ("width", "start", "graph", "node", "bucket")),
+        (tools.LATENCY, plain.latencies["tools"], ("width", "start", "graph", "tool", "bucket")),
+        (turns.LATENCY, plain.latencies["turns"], ("width", "start", "graph", "reason", "bucket")),
     ):
         sums: Counter[tuple[Any, ...]] = Counter()
         for row in await rows(models, table, mine):
