@@ -5,8 +5,11 @@ is counted in its hour and in its day: a month's are then in a few rows, and not
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -36,21 +39,18 @@ def bucket_of(milliseconds: float) -> int:
 
 def latency_of(counts: Mapping[int, int]) -> Latency | None:
     """Compute percentiles from counts by bucket; None without any."""
-    total = sum(counts.values())
-    if not total:
+    if not counts:
         return None
-    ordered = sorted(counts.items())
-    return Latency(*(_percentile(ordered, math.ceil(total * share)) for share in (0.50, 0.95, 0.99)))
+    buckets = sorted(counts)
+    upto = list(accumulate(map(counts.__getitem__, buckets)))
+    ranks = (math.ceil(upto[-1] * share) for share in (0.50, 0.95, 0.99))
+    return Latency(*(_middle(buckets[bisect_left(upto, rank)]) for rank in ranks))
 
 
-def _percentile(ordered: Sequence[tuple[int, int]], rank: int) -> float:
-    """Find the bucket with the duration of a rank, and return its middle."""
-    seen = 0
-    for bucket, count in ordered:
-        seen += count
-        if seen >= rank:
-            return round(2 ** ((bucket - 0.5) / PER_DOUBLING), 1) if bucket else 1.0
-    raise ValueError("there are fewer durations than that")
+@cache
+def _middle(bucket: int) -> float:
+    """Return the duration that stands for a bucket."""
+    return round(2 ** ((bucket - 0.5) / PER_DOUBLING), 1) if bucket else 1.0
 
 
 WIDTHS: tuple[Width, ...] = ("hour", "day")
