@@ -207,8 +207,9 @@ class Reading:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [Where(name, "=", value) for name, value in only.items()]
         sums, most = ("calls", "prompt_tokens", "completion_tokens", "cost"), ("cost", "prompt_tokens")
-        rows = await self._models.aggregate(Aggregate(budgets.BUDGETS, sums, tuple(where), by, most=most))
-        return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows[:limit]]
+        query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
+        rows = await self._models.aggregate(query)
+        return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
 
     async def at_instant(
         self, tenant: Tenant, standing: Standing, at: datetime, cursor: str | None, limit: int
