@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.runtime import LogArchive
-from domain.chain import Record
+from domain.chain import NOTHING, Record
 from domain.errors import BadExport
 from domain.ids import SLICES, Position, Slice, slice_of
 from domain.ports.log import EventStore
@@ -23,6 +23,7 @@ from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
+from tests.streams import appending, threads_of
 from tests.support.files import content, export, run
 from tests.support.log import Log
 
@@ -80,8 +81,9 @@ async def test_every_event_is_in_the_file_of_its_day(
         found += of_the_day
     assert sorted(found, key=lambda row: (row["slice"], row["position"])) == [as_row(record) for record in stored]
     assert (done.events, done.all_events, len(manifest["events"])) == (len(stored), len(stored), 4)
-    heads = {str(number): head for number, head in enumerate(await event_store.slice_heads()) if head}
-    assert (manifest["layout"], manifest["format"], manifest["positions"]) == (1, format_, heads)
+    ends = {str(slice_of(r.thread_id)): {"position": r.position, "hash": r.hash.hex()} for r in stored}
+    assert (manifest["layout"], manifest["format"]) == (1, format_)
+    assert list(manifest["positions"].items()) == list(ends.items())
     async with archive.view() as view:
         commands = [
             (str(c.command.id), c.tenant, str(c.thread_id), c.command.request_hash.hex(), c.command.result, c.at)
@@ -194,6 +196,38 @@ async def test_the_export_of_another_log_is_refused(
     assert content(tmp_path) == before
 
 
+async def test_the_export_of_another_past_is_refused_whichever_slice_tells_it(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    """A backup took the log's place, and the log has grown past the export since."""
+    lost, kept = (appending(next(threads_of(Slice(number))), NOTHING, "1") for number in (3, 900))
+    before = MemoryEventStore()
+    for append in (lost, kept):
+        await before.append(append)
+    await export(before, MemoryArchive(before), tmp_path)
+    exported = content(tmp_path)
+    for append in (kept, appending(lost.thread_id, NOTHING, "2", "3")):
+        await event_store.append(append)
+
+    with pytest.raises(BadExport, match="before an older backup took its place"):
+        await export(event_store, archive, tmp_path)
+
+    assert content(tmp_path) == exported
+
+
+async def test_an_export_of_all_slices_goes_on(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    first = [appending(next(threads_of(Slice(number))), NOTHING, "1") for number in range(0, SLICES, 5)]
+    for append in first:
+        await event_store.append(append)
+    await export(event_store, archive, tmp_path)
+    for append in first[::7]:
+        await event_store.append(appending(append.thread_id, append.head, "2"))
+
+    done = await export(event_store, archive, tmp_path)
+
+    assert (done.events, done.all_events) == (30, 205 + 30)
+
+
 FILE = {"path": "../x", "rows": 1, "bytes": 1, "sha256": "", "first": "", "last": ""}
 OUTSIDE = json.dumps({"layout": 1, "format": "ndjson", "commands": [FILE]}).encode()
 
@@ -205,7 +239,9 @@ OUTSIDE = json.dumps({"layout": 1, "format": "ndjson", "commands": [FILE]}).enco
         b"[]",
         b'{"layout": 2, "format": "parquet"}',
         b'{"layout": 1, "format": "csv"}',
-        b'{"layout": 1, "format": "parquet", "positions": {"1024": 1}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"3": 1}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"3": {"position": 0, "hash": ""}}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"1024": {"position": 1, "hash": ""}}}',
         OUTSIDE,
     ],
 )

@@ -100,7 +100,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
 ) -> None:
     await a_log(tmp_path)
     store = PostgresEventStore(pool)
-    slice_, head = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
+    slice_, end = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
     append = appending(next(threads_of(Slice(slice_))), NOTHING, "{}")
     appended: list[asyncio.Task[Position]] = []
 
@@ -112,7 +112,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
     files = ExportedFiles(tmp_path)
     await put_in(PostgresArchive(pool), files, meanwhile)
 
-    assert await appended[0] == head + 1
+    assert await appended[0] == end.position + 1
 
 
 # --- what is refused
