@@ -10,7 +10,7 @@ from domain.errors import BadExport
 from domain.ids import Position, Slice
 from domain.ports.archive import LogExport
 from domain.ports.log import EventStore
-from infrastructure.archive.directory import held, remove_leftovers
+from infrastructure.archive.directory import held, parts_in, remove_leftovers
 from infrastructure.archive.manifest import (
     NAME,
     CommandsFile,
@@ -62,10 +62,7 @@ async def export_log(
 
 
 async def _export(store: EventStore, log: LogExport, directory: Path, format_: Format | None, told: Told) -> Exported:
-    before = read_manifest(directory) or Manifest(format_ or "parquet")
-    if format_ and format_ != before.format:
-        raise BadExport(f"{directory} holds {before.format} files. Go on with that format, or take another directory.")
-    remove_leftovers(directory, before)
+    before = _before(directory, format_)
     all_of_them = CommandParts(directory, before.format, before.commands)
     async with log.view() as view:
         heads = view.heads
@@ -74,6 +71,9 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
                 f"{directory} is the export of another log, or of this one before an older backup took its place. "
                 "Take another directory."
             )
+        if not before.files:
+            write_manifest(directory, before)  # if this run is killed, what it leaves is known to be left over
+        remove_leftovers(directory, before)
         async for stored in all_commands(view):
             all_of_them.add(map(command_row, stored))
     commands = tuple(all_of_them.close())
@@ -93,7 +93,7 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
         all_of_them.show()
     parts.show()
     after = Manifest(before.format, before.layout, dict(sorted(positions.items())), events, commands)
-    if after != before or not (directory / NAME).exists():
+    if after != before:
         write_manifest(directory, after)
     remove_leftovers(directory, after)  # such as the commands of the run before
     return Exported(
@@ -105,6 +105,21 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
         sum(file.rows for file in events),
         len(after.paths),
     )
+
+
+def _before(directory: Path, format_: Format | None) -> Manifest:
+    """Read what the runs before have written; at first, nothing."""
+    found = read_manifest(directory)
+    if found is None and any(parts_in(directory)):
+        raise BadExport(
+            f"{directory} holds files of an export, but no {NAME}, so nobody knows whether they are left over. "
+            "Put that file back from a copy, or take another directory."
+        )
+    if found is None or not found.files:
+        return Manifest(format_ or (found.format if found else "parquet"))
+    if format_ and format_ != found.format:
+        raise BadExport(f"{directory} holds {found.format} files. Go on with that format, or take another directory.")
+    return found
 
 
 def _digests(files: Sequence[CommandsFile]) -> list[str]:

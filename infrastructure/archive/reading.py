@@ -12,6 +12,7 @@ from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import Position
 from domain.ports.archive import StoredCommand
+from infrastructure.archive.directory import parts_in
 from infrastructure.archive.formats import read_rows
 from infrastructure.archive.manifest import NAME, CommandsFile, EventsFile, read_manifest
 from infrastructure.archive.rows import CommandRow, EventRow, command_of, record_of
@@ -29,10 +30,12 @@ class ExportedFiles:
     """The log in the files of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the manifest. Raises `BadExport`: there is none, or none that can be read."""
+        """Read the manifest. Raises `BadExport`: there is none that can be read, or none of a run that has ended."""
         manifest = read_manifest(directory)
         if manifest is None:
-            raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one at its end.")
+            raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one.")
+        if not manifest.files and any(parts_in(directory)):
+            raise BadExport(f"The first export into {directory} was killed. Repeat it.")
         self._directory = directory
         self.manifest = manifest
 

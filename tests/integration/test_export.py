@@ -253,6 +253,59 @@ async def test_what_is_no_manifest_is_refused(
         await export(event_store, archive, tmp_path)
 
 
+async def test_parts_without_a_manifest_are_refused_and_left_alone(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    await Log(event_store).conversation()
+    await export(event_store, archive, tmp_path, format_)
+    (tmp_path / "manifest.json").unlink()
+    before = content(tmp_path)
+    with pytest.raises(BadExport, match=r"Put that file back from a copy, or take another directory"):
+        await export(event_store, archive, tmp_path, format_)
+    assert content(tmp_path) == before
+
+
+async def test_parts_that_another_log_s_manifest_does_not_name_are_left_alone(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    other = MemoryEventStore()
+    await Log(other).conversation()
+    await export(other, MemoryArchive(other), tmp_path / "other")
+    await Log(event_store).write()
+    await export(event_store, archive, tmp_path / "mine")
+    (tmp_path / "other" / "manifest.json").replace(tmp_path / "mine" / "manifest.json")
+    before = content(tmp_path / "mine")
+    with pytest.raises(BadExport, match="the export of another log"):
+        await export(event_store, archive, tmp_path / "mine")
+    assert content(tmp_path / "mine") == before
+
+
+async def test_parts_that_are_newer_than_a_manifest_of_this_log_are_written_again(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    log = Log(event_store)
+    await log.conversation()
+    await export(event_store, archive, tmp_path, format_)
+    older = (tmp_path / "manifest.json").read_bytes()
+    await log.conversation()
+    await export(event_store, archive, tmp_path)
+    before = content(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(older)
+
+    await export(event_store, archive, tmp_path)
+
+    assert content(tmp_path) == before
+
+
+async def test_a_directory_in_which_nothing_is_named_yet_takes_either_format(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    await export(event_store, archive, tmp_path, "parquet")
+    await Log(event_store).conversation()
+    assert (await export(event_store, archive, tmp_path, "ndjson")).format == "ndjson"
+    assert (await export(event_store, archive, tmp_path)).format == "ndjson"
+
+
 async def test_two_exports_do_not_write_into_the_same_directory(pool: asyncpg.Pool, tmp_path: Path) -> None:
     store, archive = PostgresEventStore(pool), PostgresArchive(pool)
     await Log(store).write()
@@ -261,6 +314,7 @@ async def test_two_exports_do_not_write_into_the_same_directory(pool: asyncpg.Po
 
 
 async def test_files_of_others_are_left_alone(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    await export(event_store, archive, tmp_path)
     for name in ("notes.txt", "events/day=2026-11-23/part-1.parquet", "events/day=2026-11-23/_SUCCESS"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")

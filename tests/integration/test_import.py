@@ -150,6 +150,13 @@ async def test_a_directory_without_a_manifest_is_refused(archive: LogArchive, tm
         await load(archive, tmp_path)
 
 
+async def test_what_a_killed_first_export_has_left_is_refused(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"layout": 1, "format": "parquet"}')
+    with pytest.raises(BadExport, match=r"was killed\. Repeat it"):
+        await load(archive, tmp_path)
+
+
 async def test_events_that_were_changed_together_with_the_manifest_are_found_by_their_hashes(
     event_store: EventStore, archive: LogArchive, tmp_path: Path
 ) -> None:
