@@ -11,7 +11,7 @@ from domain.codec import decode
 from domain.errors import CorruptLog
 from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
 from domain.evolve import fold
-from domain.ids import SLICES, START, Position, Slice, ThreadId, Version
+from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import EventStore, ThreadRow
 from domain.state import INITIAL, State
@@ -60,7 +60,7 @@ async def new_events(
     """Yield the records of each slice with `after < position <= upto`, slice by slice, in order, in pages.
 
     Raises:
-        CorruptLog: a position is missing.
+        CorruptLog: a position is missing, or a thread of another slice has it: nobody could import that.
     """
     for slice_ in map(Slice, range(SLICES)):
         last = after[slice_]
@@ -68,8 +68,17 @@ async def new_events(
             page = await store.read_slice(slice_, last, min(PAGE, upto[slice_] - last))
             if not page or page[-1].position != last + len(page):
                 raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
+            _check_slice(slice_, page)
             yield slice_, page
             last = page[-1].position
+
+
+def _check_slice(slice_: Slice, records: Iterable[Record]) -> None:
+    for record in records:
+        if (own := slice_of(record.thread_id)) != slice_:
+            raise CorruptLog(
+                f"{record.thread_id}: version {record.version} is in slice {slice_}, its thread is of slice {own}"
+            )
 
 
 async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:

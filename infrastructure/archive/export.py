@@ -52,7 +52,7 @@ async def export_log(
 
     Raises:
         BadExport: the directory cannot be used, holds another format, or the export of another log.
-        CorruptLog: a position is missing.
+        CorruptLog: a position is missing, or an event is in a slice that is not its thread's.
     """
     try:
         with held(directory):

@@ -14,7 +14,7 @@ import pytest
 
 from api.runtime import LogArchive
 from domain.chain import NOTHING, Record
-from domain.errors import BadExport
+from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of
 from domain.ports.log import EventStore
 from infrastructure.archive import parts
@@ -226,6 +226,15 @@ async def test_an_export_of_all_slices_goes_on(event_store: EventStore, archive:
     done = await export(event_store, archive, tmp_path)
 
     assert (done.events, done.all_events) == (30, 205 + 30)
+
+
+async def test_an_event_in_a_slice_that_is_not_its_thread_s_is_refused(tmp_path: Path) -> None:
+    store = MemoryEventStore()
+    thread_id = next(threads_of(Slice(3)))
+    await store.append(appending(thread_id, NOTHING, "1"))
+    store._slices[Slice(4)] = store._slices.pop(Slice(3))
+    with pytest.raises(CorruptLog, match=f"{thread_id}: version 1 is in slice 4, its thread is of slice 3"):
+        await export(store, MemoryArchive(store), tmp_path)
 
 
 FILE = {"path": "../x", "rows": 1, "bytes": 1, "sha256": "", "first": "", "last": ""}
