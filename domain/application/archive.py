@@ -9,7 +9,7 @@ from domain.application.verify import Verified, verify_slices
 from domain.chain import Record
 from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
+from domain.events import ThreadForked, ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack
 from domain.evolve import fold
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
@@ -19,10 +19,11 @@ from domain.state import INITIAL, State
 PAGE = 1_000
 """Records, commands or threads at a time."""
 
-AT_REST = frozenset(
-    event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnCancelled, TurnRolledBack)
-)
-"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs."""
+AT_REST = frozenset(event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack))
+"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs.
+
+Not `TurnCancelled`: it may be of a turn that waits in the queue, while another one runs.
+"""
 
 Told = Callable[[str, int], None]
 """Hears how many more of what were dealt with."""

@@ -60,7 +60,7 @@ async def test_an_import_gives_the_same_log_and_the_same_export(
     assert await threads(event_store) == await threads(origin)
     rows = await threads(origin)
     assert (imported.threads, imported.events) == (len(rows), sum(await origin.slice_heads()))
-    assert imported.running == sum(row.in_turn for row in rows) == 4
+    assert imported.running == sum(row.in_turn for row in rows) == 5
     assert imported.waiting == sum(row.waiting for row in rows) == 3
     assert len([row for row in rows if row.base]) == 5
 
@@ -245,7 +245,7 @@ async def test_export_and_import_from_the_command_line(
     assert (counted := re.fullmatch(said, exported.out))
     assert re.fullmatch(
         rf"Imported {counted[1]} events, \d+ threads, {counted[2]} commands in \d+\.\d s\. "
-        r"Every hash, version and position was verified\. 4 threads will be gone on with\.\n",
+        r"Every hash, version and position was verified\. 5 threads will be gone on with\.\n",
         imported.out,
     )
     assert (verified.status, verified.json["problems"]) == (0, [])
