@@ -1,13 +1,17 @@
 """An export in an empty store: the same log again, or nothing at all."""
 
 import asyncio
+import hashlib
 import json
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
@@ -154,6 +158,82 @@ async def test_what_a_killed_first_export_has_left_is_refused(archive: LogArchiv
     await a_log(tmp_path)
     (tmp_path / "manifest.json").write_text('{"layout": 1, "format": "parquet"}')
     with pytest.raises(BadExport, match=r"was killed\. Repeat it"):
+        await load(archive, tmp_path)
+
+
+Entry = dict[str, Any]
+
+
+def forge(directory: Path, table: str, forgery: Callable[[Entry, list[Entry]], object]) -> None:
+    """Change the first JSON lines of a table, and the manifest so that the file's digest fits."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    entry = manifest[table][0]
+    path = directory / entry["path"]
+    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    forgery(entry, rows)
+    raw = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    entry |= {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    path.unlink()
+    (directory / entry["path"]).parent.mkdir(exist_ok=True)
+    (directory / entry["path"]).write_bytes(raw)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def on_another_day(entry: Entry, _: list[Entry]) -> None:
+    entry["path"] = "events/day=2020-02-02/part-000001.ndjson"
+
+
+@pytest.mark.parametrize(
+    ("table", "forgery", "said"),
+    [
+        ("events", lambda entry, _: entry.update(rows=entry["rows"] - 1), "other rows than the"),
+        ("events", lambda entry, _: entry.update(first=entry["last"]), "other rows than the"),
+        ("events", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
+        ("events", lambda _, rows: rows.clear(), "other rows than the"),
+        ("events", on_another_day, "was recorded on another day"),
+        ("events", lambda _, rows: rows[0].update(slice=1 + rows[0]["slice"]), "is said to be of slice"),
+        ("events", lambda _, rows: rows[0].update(recorded_at="2026-11-23T10:00:00"), "recorded_at"),
+        ("events", lambda _, rows: rows[0].update(recorded_at="9999-12-31T23:59:59-01:00"), "out of range"),
+        ("commands", lambda entry, _: entry.update(rows=entry["rows"] + 1), "other rows than the"),
+        ("commands", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
+        ("commands", lambda _, rows: rows[0].update(command_id="1"), "badly formed"),
+    ],
+)
+async def test_files_are_held_against_the_manifest_row_by_row(
+    event_store: EventStore,
+    archive: LogArchive,
+    tmp_path: Path,
+    table: str,
+    forgery: Callable[[Entry, list[Entry]], object],
+    said: str,
+) -> None:
+    await a_log(tmp_path, "ndjson")
+    forge(tmp_path, table, forgery)
+    with pytest.raises(BadExport, match=rf"{table}/.*part-000001\.ndjson cannot be read as .*{said}"):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+async def test_the_manifest_s_last_events_are_those_of_the_files(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    slice_, end = next(iter(manifest["positions"].items()))
+    end["hash"] = "00" * 32
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadExport, match=f"position {end['position']} of slice {slice_} another hash"):
+        await load(archive, tmp_path)
+
+
+async def test_a_parquet_file_with_other_columns_is_refused(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    entry = manifest["events"][0]
+    path = tmp_path / entry["path"]
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.set_column(4, "version", pa.array([None] * len(table), pa.int32())), path)
+    entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadExport, match="its columns are others"):
         await load(archive, tmp_path)
 
 
