@@ -133,10 +133,10 @@ async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None 
 
 
 def _left(first: Record) -> tuple[ThreadId, Version]:
-    """Read where a fork left its parent off its first record."""
+    """Read where a fork left its parent off its first record: before it, so that no thread is its own forebear."""
     event = decode(first).event
-    if not isinstance(event, ThreadForked):
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
+    if not isinstance(event, ThreadForked) or event.at_version != first.version - 1:
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked that fits")
     return ThreadId(event.parent), Version(event.at_version)
 
 

@@ -35,6 +35,16 @@ THREAD_COLUMNS = (
 )
 
 
+UNFIT = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,  # JSON that is nested too deeply
+    OverflowError,  # these two are raised by asyncpg, before the server sees the value
+    ValueError,
+)
+"""What copying rows raises that are not a log's."""
+
+
 class PostgresArchive:
     """A `LogExport` and a `LogImport` on a migrated database."""
 
@@ -131,8 +141,9 @@ class _Writing:
     async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         try:
             await _reached(self._connection.copy_records_to_table(table, records=rows, columns=columns))
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise CorruptLog(f"Not every row can be written to {table}: {error}. {error.detail or ''}") from error
+        except UNFIT as error:
+            detail = getattr(error, "detail", None) or ""
+            raise CorruptLog(f"Not every row can be written to {table}: {error}. {detail}".rstrip()) from error
 
 
 class _Transaction:

@@ -17,8 +17,10 @@ from msgspec.structs import replace
 
 from api.runtime import LogArchive
 from domain.application.archive import Imported, put_in
-from domain.chain import NOTHING
+from domain.chain import NOTHING, Head, seal
+from domain.codec import Metadata, encode
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
+from domain.events import ThreadForked
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
 from domain.ports.log import EventStore, ThreadRow
 from infrastructure.archive.manifest import Format
@@ -28,7 +30,7 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
-from tests.streams import appending, threads_of
+from tests.streams import NOON, appending, threads_of
 from tests.support.command import threadfold
 from tests.support.files import content, export, run
 from tests.support.log import Log
@@ -250,6 +252,44 @@ async def test_events_that_were_changed_together_with_the_manifest_are_found_by_
     with pytest.raises(CorruptLog, match="version 2 was changed"):
         await load(archive, tmp_path)
     assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"payload": "no JSON"},
+        {"payload": '{"values":' + "[" * 3_000 + "]" * 3_000 + "}"},
+        {"metadata": '{"command": 1}'},
+        {"tenant": "a\0b"},
+        {"type": "Unheard"},
+        {"version": 2**40},
+        {"version": 0},
+        {"schema": 99_999},
+        {"recorded_at": "2026-11-23T10:00:00.000001Z"},
+        {"hash": ""},
+    ],
+    ids=lambda forged: str(forged)[:40],
+)
+async def test_forged_events_are_refused_whatever_is_in_them(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, forged: Entry
+) -> None:
+    await a_log(tmp_path, "ndjson", days=1)
+    forge(tmp_path, "events", lambda _, rows: rows[1].update(forged))
+    with pytest.raises(CorruptLog):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize("at_version", [9, 2**40])
+async def test_a_fork_of_itself_is_refused(archive: LogArchive, tmp_path: Path, at_version: int) -> None:
+    store = MemoryEventStore()
+    thread_id = next(threads_of(Slice(3)))
+    fork = encode(ThreadForked(thread_id, at_version), Metadata())
+    records, _ = seal(Tenant("default"), thread_id, Head(Version(4)), [fork], NOON)
+    store.put(replace(record, position=Position(1)) for record in records)
+    await export(store, MemoryArchive(store), tmp_path)
+    with pytest.raises(CorruptLog, match="begins at version 5 with no ThreadForked that fits"):
+        await load(archive, tmp_path)
 
 
 async def test_a_log_with_a_gap_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
