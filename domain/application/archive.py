@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from domain.application.execute import version_of
 from domain.application.verify import Verified, verify_slices
 from domain.chain import Record
 from domain.codec import decode
@@ -18,6 +19,9 @@ from domain.state import INITIAL, State
 
 PAGE = 1_000
 """Records, commands or threads at a time."""
+
+DIGEST = 32
+"""Bytes of SHA-256."""
 
 AT_REST = frozenset(event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack))
 """Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs.
@@ -95,7 +99,8 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
 
     Raises:
         LogNotEmpty: the store has something.
-        CorruptLog: what was put in does not verify; the store is empty as before.
+        CorruptLog: what was put in does not verify, or has a command that cannot be its own; the store is empty as
+            before.
     """
     async with log.writing() as writing:
         for records in archived.events():
@@ -103,6 +108,7 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
             told("events", len(records))
         commands = 0
         for part in archived.commands():
+            _check_commands(part)
             await writing.add_commands(part)
             commands += len(part)
             told("commands", len(part))
@@ -113,8 +119,19 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
             running += sum(row.in_turn for row in rows)
             waiting += sum(row.waiting for row in rows)
             told("threads", len(rows))
+        if stray := await writing.stray_command():
+            thread = f"the thread {stray.thread_id} of the tenant {stray.tenant!r}"
+            raise CorruptLog(f"There is a command {stray.command.id}, but not {thread} that it was for")
         verified = await _verified(writing, told)
     return Imported(verified.threads, verified.events, commands, running, waiting)
+
+
+def _check_commands(commands: Iterable[StoredCommand]) -> None:
+    """No hash covers a command: so at least it must be one that can be repeated."""
+    for stored in commands:
+        version_of(stored.command)
+        if len(stored.command.request_hash) != DIGEST:
+            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of what was asked")
 
 
 async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None = None) -> State:

@@ -74,6 +74,9 @@ class LogWriting(Protocol):
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
         """Write where threads end."""
 
+    async def stray_command(self) -> StoredCommand | None:
+        """Return a command whose thread was not written, or is another tenant's; None if there is none."""
+
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """Say where all slices end."""
 

@@ -85,6 +85,14 @@ class _Writing:
         """Keep threads' heads."""
         self.written.put_threads(rows)
 
+    async def stray_command(self) -> StoredCommand | None:
+        """Look at the commands one by one."""
+        for stored in self.written.commands():
+            row = await self.written.thread(stored.thread_id)
+            if row is None or row.tenant != stored.tenant:
+                return stored
+        return None
+
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """See that the slices end there: a store in memory counts its records."""
         if list(heads) != list(await self.written.slice_heads()):

@@ -19,6 +19,7 @@ from infrastructure.postgres.statements import (
     EMPTY_SLICES,
     SET_HEADS,
     SLICE_HEADS,
+    STRAY_COMMAND,
     THREAD_ENDS,
     WRITTEN_BEFORE,
 )
@@ -78,15 +79,7 @@ class _View:
         """Read a page of commands."""
         last = (slice_of(after.thread_id), after.command.id) if after else (-1, "0" * 32)
         rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
-        return [
-            StoredCommand(
-                row["tenant"],
-                row["thread_id"],
-                CommandRecord(row["command_id"], row["request_hash"], row["result"]),
-                row["at"],
-            )
-            for row in rows
-        ]
+        return [_stored(row) for row in rows]
 
 
 class _Writing:
@@ -134,6 +127,11 @@ class _Writing:
         ]
         await self._copy("threads", THREAD_COLUMNS, copied)
 
+    async def stray_command(self) -> StoredCommand | None:
+        """Look for one in one statement."""
+        row = await _reached(self._connection.fetchrow(STRAY_COMMAND))
+        return _stored(row) if row else None
+
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """Move every slice's head."""
         await _reached(self._connection.execute(SET_HEADS, list(range(len(heads))), list(heads)))
@@ -144,6 +142,11 @@ class _Writing:
         except UNFIT as error:
             detail = getattr(error, "detail", None) or ""
             raise CorruptLog(f"Not every row can be written to {table}: {error}. {detail}".rstrip()) from error
+
+
+def _stored(row: asyncpg.Record) -> StoredCommand:
+    command = CommandRecord(row["command_id"], row["request_hash"], row["result"])
+    return StoredCommand(row["tenant"], row["thread_id"], command, row["at"])
 
 
 class _Transaction:

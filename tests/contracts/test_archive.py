@@ -11,7 +11,7 @@ from api.runtime import LogArchive
 from domain.application.archive import all_commands
 from domain.chain import NOTHING, Record
 from domain.errors import CorruptLog, LogNotEmpty
-from domain.ids import SLICES, Position, Slice, ThreadId, Version, slice_of
+from domain.ids import SLICES, Position, Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.archive import LogView, StoredCommand
 from domain.ports.log import Append, EventStore, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
@@ -199,6 +199,21 @@ class TestWriting:
         assert list(await event_store.slice_heads()) == [0] * SLICES
         for stored in origin.commands():
             assert await event_store.command(stored.thread_id, stored.command.id) is None
+
+    @pytest.mark.parametrize("wrong", ["nothing", "tenant", "thread"])
+    async def test_a_command_without_a_thread_of_its_tenant_is_found(self, archive: LogArchive, wrong: str) -> None:
+        appends, records, origin = await other_log()
+        first, *others = origin.commands()
+        if wrong == "tenant":
+            first = replace(first, tenant=Tenant("other"))
+        rows = [row for append in appends if (row := await origin.thread(append.thread_id))]
+        async with archive.writing() as writing:
+            await writing.add_events(records)
+            await writing.add_commands([first, *others])
+            await writing.add_threads([row for row in rows if wrong != "thread" or row.thread_id != first.thread_id])
+            stray = await writing.stray_command()
+        expected = None if wrong == "nothing" else (first.tenant, first.thread_id, first.command)
+        assert (stray and (stray.tenant, stray.thread_id, stray.command)) == expected
 
     async def test_no_event_comes_twice(self, event_store: EventStore, archive: LogArchive) -> None:
         _, records, origin = await other_log()

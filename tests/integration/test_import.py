@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pyarrow as pa
@@ -276,6 +277,29 @@ async def test_forged_events_are_refused_whatever_is_in_them(
     await a_log(tmp_path, "ndjson", days=1)
     forge(tmp_path, "events", lambda _, rows: rows[1].update(forged))
     with pytest.raises(CorruptLog):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        ({"tenant": "other"}, "not the thread .* of the tenant 'other'"),
+        ({"thread_id": str(UUID(int=7))}, "not the thread 00000000-0000-0000-0000-000000000007"),
+        ({"result": "{"}, "is no version of a thread"),
+        ({"result": '"3"'}, "is no version of a thread"),
+        ({"result": "0"}, "is no version of a thread"),
+        ({"result": str(2**31)}, "is no version of a thread"),
+        ({"request_hash": "00"}, "no SHA-256"),
+    ],
+)
+async def test_forged_commands_are_refused(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, forged: Entry, said: str
+) -> None:
+    """No hash covers them."""
+    await a_log(tmp_path, "ndjson", days=1)
+    forge(tmp_path, "commands", lambda _, rows: rows[1].update(forged))
+    with pytest.raises(CorruptLog, match=said):
         await load(archive, tmp_path)
     assert list(await event_store.slice_heads()) == [0] * SLICES
 
