@@ -67,7 +67,7 @@ def decode(record: Record) -> Recorded:
     try:
         event = _decode_event(record)
         metadata = _decode_metadata(record.metadata)
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
         raise _unreadable(record, repr(error)) from error
     return Recorded(record.thread_id, record.version, record.position, record.recorded_at, event, metadata)
 

@@ -5,13 +5,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from domain.application.execute import version_of
 from domain.application.verify import Verified, verify_slices
 from domain.chain import Record
 from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.events import ThreadForked, ThreadOpened, TurnCancelled, TurnCompleted, TurnFailed, TurnRolledBack
+from domain.events import ThreadForked, ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack
 from domain.evolve import evolve
-from domain.ids import SLICES, START, Position, Slice, ThreadId, Version
+from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import EventStore, ThreadRow
 from domain.state import INITIAL, State
@@ -19,10 +20,14 @@ from domain.state import INITIAL, State
 PAGE = 1_000
 """Records, commands or threads at a time."""
 
-AT_REST = frozenset(
-    event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnCancelled, TurnRolledBack)
-)
-"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs."""
+DIGEST = 32
+"""Bytes of SHA-256."""
+
+AT_REST = frozenset(event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack))
+"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs.
+
+Not `TurnCancelled`: it may be of a turn that waits in the queue, while another one runs.
+"""
 
 Told = Callable[[str, int], None]
 """Hears how many more of what were dealt with."""
@@ -60,7 +65,7 @@ async def new_events(
     """Yield the records of each slice with `after < position <= upto`, slice by slice, in order, in pages.
 
     Raises:
-        CorruptLog: a position is missing.
+        CorruptLog: a position is missing, or a thread of another slice has it: nobody could import that.
     """
     for slice_ in map(Slice, range(SLICES)):
         last = after[slice_]
@@ -68,8 +73,17 @@ async def new_events(
             page = await store.read_slice(slice_, last, min(PAGE, upto[slice_] - last))
             if not page or page[-1].position != last + len(page):
                 raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
+            _check_slice(slice_, page)
             yield slice_, page
             last = page[-1].position
+
+
+def _check_slice(slice_: Slice, records: Iterable[Record]) -> None:
+    for record in records:
+        if (own := slice_of(record.thread_id)) != slice_:
+            raise CorruptLog(
+                f"{record.thread_id}: version {record.version} is in slice {slice_}, its thread is of slice {own}"
+            )
 
 
 async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
@@ -85,7 +99,8 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
 
     Raises:
         LogNotEmpty: the store has something.
-        CorruptLog: what was put in does not verify; the store is empty as before.
+        CorruptLog: what was put in does not verify, or has a command that cannot be its own; the store is empty as
+            before.
     """
     async with log.writing() as writing:
         for records in archived.events():
@@ -93,6 +108,7 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
             told("events", len(records))
         commands = 0
         for part in archived.commands():
+            _check_commands(part)
             await writing.add_commands(part)
             commands += len(part)
             told("commands", len(part))
@@ -103,18 +119,35 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
             running += sum(row.in_turn for row in rows)
             waiting += sum(row.waiting for row in rows)
             told("threads", len(rows))
+        if stray := await writing.stray_command():
+            thread = f"the thread {stray.thread_id} of the tenant {stray.tenant!r}"
+            raise CorruptLog(f"There is a command {stray.command.id}, but not {thread} that it was for")
         verified = await _verified(writing, told)
     return Imported(verified.threads, verified.events, commands, running, waiting)
 
 
-async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None = None) -> State:
+def _check_commands(commands: Iterable[StoredCommand]) -> None:
+    """No hash covers a command: so at least it must be one that can be repeated."""
+    for stored in commands:
+        version_of(stored.command)
+        if len(stored.command.request_hash) != DIGEST:
+            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of what was asked")
+
+
+async def state_of(store: EventStore, thread_id: ThreadId) -> State:
     """Fold a thread from the first event of its family on, by its events alone: its row may not be there yet."""
+    way: list[tuple[ThreadId, Version | None]] = [(thread_id, None)]
+    while (first := await store.read(way[-1][0], START, way[-1][1], 1)) and first[0].version > START + 1:
+        way.append(_left(first[0]))
     state: State = INITIAL
+    for owner, upto in reversed(way):
+        state = await _folded(store, owner, upto, state)
+    return state
+
+
+async def _folded(store: EventStore, thread_id: ThreadId, upto: Version | None, state: State) -> State:
     after = START
     while page := await store.read(thread_id, after, upto, PAGE):
-        if after == START and page[0].version > 1:
-            parent, at_version = _left(page[0])
-            state = await state_of(store, parent, at_version)
         for record in page:
             state = evolve(state, decode(record).event, record.recorded_at)
         after = page[-1].version
@@ -124,10 +157,10 @@ async def state_of(store: EventStore, thread_id: ThreadId, upto: Version | None 
 
 
 def _left(first: Record) -> tuple[ThreadId, Version]:
-    """Read where a fork left its parent off its first record."""
+    """Read where a fork left its parent off its first record: before it, so that no thread is its own forebear."""
     event = decode(first).event
-    if not isinstance(event, ThreadForked):
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
+    if not isinstance(event, ThreadForked) or event.at_version != first.version - 1:
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked that fits")
     return ThreadId(event.parent), Version(event.at_version)
 
 

@@ -2,18 +2,22 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated
 from uuid import uuid5
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from domain.application.journal import Journal, Loaded
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import Command
 from domain.decide import decide_all
-from domain.errors import CommandReused, StoreUnavailable, VersionConflict
-from domain.ids import DEFAULT_TENANT, CommandId, Tenant, ThreadId, Version
+from domain.errors import CommandReused, CorruptLog, StoreUnavailable, VersionConflict
+from domain.ids import DEFAULT_TENANT, MAX_VERSION, CommandId, Tenant, ThreadId, Version
 from domain.ports.log import CommandRecord, Fence
 from domain.state import State
+
+_decode_version = msgspec.json.Decoder(Annotated[int, Meta(ge=1, le=MAX_VERSION)]).decode
 
 ATTEMPTS = 10
 """How often a command is decided anew before the thread is called too contended."""
@@ -113,7 +117,7 @@ async def repetition(
         return None
     if stored.request_hash != repeatable.request_hash:
         raise CommandReused
-    return Outcome(await journal.load_at(thread_id, Version(int(stored.result)), tenant), (), repeated=True)
+    return Outcome(await journal.load_at(thread_id, version_of(stored), tenant), (), repeated=True)
 
 
 def record_of(repeatable: Repeatable | None, loaded: Loaded, events: int) -> CommandRecord | None:
@@ -121,6 +125,14 @@ def record_of(repeatable: Repeatable | None, loaded: Loaded, events: int) -> Com
     if repeatable is None:
         return None
     return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))
+
+
+def version_of(command: CommandRecord) -> Version:
+    """Read the version that a command has led to. Raises `CorruptLog`: its result is none."""
+    try:
+        return Version(_decode_version(command.result))
+    except msgspec.MsgspecError as error:
+        raise CorruptLog(f"The result of the command {command.id} is no version of a thread: {error}") from error
 
 
 def _check_seen(seen: Seen | None, loaded: Loaded) -> None:

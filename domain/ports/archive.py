@@ -61,17 +61,21 @@ class LogWriting(Protocol):
         """Write records with the positions, hashes and times that they have, in any order.
 
         Raises:
-            CorruptLog: a version of a thread, or a position of a slice, came before.
+            CorruptLog: a version of a thread, or a position of a slice, came before; a payload or metadata is no JSON,
+                or a text or a number is none that a log can have.
         """
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        """Write commands. Raises `CorruptLog`: one came before."""
+        """Write commands. Raises `CorruptLog`: one came before, or has a result that is no JSON, or an unfit text."""
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
         """Return a page of how a slice's threads begin and end, by their ids, after another one (None: the first)."""
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
         """Write where threads end."""
+
+    async def stray_command(self) -> StoredCommand | None:
+        """Return a command whose thread was not written, or is another tenant's; None if there is none."""
 
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """Say where all slices end."""

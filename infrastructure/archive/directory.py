@@ -32,14 +32,19 @@ def held(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def parts_in(directory: Path) -> Iterator[Path]:
+    """Find files of ours, whole or not, whether a manifest names them or not."""
+    for path in [*directory.glob("events/day=*/part-*"), *directory.glob("commands/part-*")]:
+        whole = path.relative_to(directory).as_posix().removesuffix(UNFINISHED)
+        if EVENTS_PATH.fullmatch(whole) or COMMANDS_PATH.fullmatch(whole):
+            yield path
+
+
 def remove_leftovers(directory: Path, manifest: Manifest) -> None:
     """Remove files of ours that the manifest does not name: a run that was killed has left them. Others stay."""
     (directory / (NAME + UNFINISHED)).unlink(missing_ok=True)
-    for path in [*directory.glob("events/day=*/part-*"), *directory.glob("commands/part-*")]:
-        name = path.relative_to(directory).as_posix()
-        whole = name.removesuffix(UNFINISHED)
-        ours = EVENTS_PATH.fullmatch(whole) or COMMANDS_PATH.fullmatch(whole)
-        if ours and name not in manifest.paths:
+    for path in parts_in(directory):
+        if path.relative_to(directory).as_posix() not in manifest.paths:
             path.unlink()
     for folder in [*directory.glob("events/day=*"), directory / "events", directory / "commands"]:
         if folder.is_dir() and not any(folder.iterdir()):

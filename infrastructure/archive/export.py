@@ -10,18 +10,21 @@ from domain.errors import BadExport
 from domain.ids import Position, Slice
 from domain.ports.archive import LogExport
 from domain.ports.log import EventStore
-from infrastructure.archive.directory import held, remove_leftovers
+from infrastructure.archive.directory import held, parts_in, remove_leftovers
 from infrastructure.archive.manifest import (
     NAME,
     CommandsFile,
+    End,
     Format,
     Manifest,
-    Place,
     read_manifest,
     write_manifest,
 )
 from infrastructure.archive.parts import CommandParts, EventParts
 from infrastructure.archive.rows import command_row, event_row
+
+AT_ONCE = 128
+"""Slices whose last exported events are looked up in one statement: events can be long."""
 
 Told = Callable[[int, int], None]
 """Hears how many events are new, and how many of them were written."""
@@ -49,7 +52,7 @@ async def export_log(
 
     Raises:
         BadExport: the directory cannot be used, holds another format, or the export of another log.
-        CorruptLog: a position is missing.
+        CorruptLog: a position is missing, or an event is in a slice that is not its thread's.
     """
     try:
         with held(directory):
@@ -59,33 +62,38 @@ async def export_log(
 
 
 async def _export(store: EventStore, log: LogExport, directory: Path, format_: Format | None, told: Told) -> Exported:
-    before = read_manifest(directory) or Manifest(format_ or "parquet")
-    if format_ and format_ != before.format:
-        raise BadExport(f"{directory} holds {before.format} files. Go on with that format, or take another directory.")
-    remove_leftovers(directory, before)
+    before = _before(directory, format_)
     all_of_them = CommandParts(directory, before.format, before.commands)
     async with log.view() as view:
         heads = view.heads
-        await _check_same_log(store, before, heads, directory)
+        if not await _goes_on(store, before, heads):
+            raise BadExport(
+                f"{directory} is the export of another log, or of this one before an older backup took its place. "
+                "Take another directory."
+            )
+        if not before.files:
+            write_manifest(directory, before)  # if this run is killed, what it leaves is known to be left over
+        remove_leftovers(directory, before)
         async for stored in all_commands(view):
             all_of_them.add(map(command_row, stored))
     commands = tuple(all_of_them.close())
     if _digests(commands) == _digests(before.commands):
         commands = before.commands  # and those that were written are left over
     parts = EventParts(directory, before.format, before.events)
+    positions = dict(before.positions)
     new, done = sum(heads) - sum(before.heads), 0
     told(new, done)
     async for slice_, page in new_events(store, before.heads, heads):
         parts.add(event_row(slice_, record) for record in page)
+        positions[slice_] = End(page[-1].position, page[-1].hash.hex())
         done += len(page)
         told(new, done)
     events = (*before.events, *parts.close())
     if commands != before.commands:
         all_of_them.show()
     parts.show()
-    positions = {slice_: head for slice_, head in enumerate(heads) if head}
-    after = Manifest(before.format, before.layout, positions, events, commands)
-    if after != before or not (directory / NAME).exists():
+    after = Manifest(before.format, before.layout, dict(sorted(positions.items())), events, commands)
+    if after != before:
         write_manifest(directory, after)
     remove_leftovers(directory, after)  # such as the commands of the run before
     return Exported(
@@ -99,20 +107,37 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
     )
 
 
+def _before(directory: Path, format_: Format | None) -> Manifest:
+    """Read what the runs before have written; at first, nothing."""
+    found = read_manifest(directory)
+    if found is None and any(parts_in(directory)):
+        raise BadExport(
+            f"{directory} holds files of an export, but no {NAME}, so nobody knows whether they are left over. "
+            "Put that file back from a copy, or take another directory."
+        )
+    if found is None or not found.files:
+        return Manifest(format_ or (found.format if found else "parquet"))
+    if format_ and format_ != found.format:
+        raise BadExport(f"{directory} holds {found.format} files. Go on with that format, or take another directory.")
+    return found
+
+
 def _digests(files: Sequence[CommandsFile]) -> list[str]:
     return [file.sha256 for file in files]
 
 
-async def _check_same_log(store: EventStore, manifest: Manifest, heads: Sequence[Position], directory: Path) -> None:
-    """Do not add one log to another, nor to the events that a log had before a backup took its place."""
-    ahead = any(was > now for was, now in zip(manifest.heads, heads, strict=True))
-    if ahead or (manifest.events and not await _has(store, manifest.events[-1].last)):
-        raise BadExport(
-            f"{directory} is the export of another log, or of this one before an older backup took its place. "
-            "Take another directory."
-        )
+async def _goes_on(store: EventStore, manifest: Manifest, heads: Sequence[Position]) -> bool:
+    """Say whether the log has what was exported: in each slice, the last event. So no log is added to another one.
 
-
-async def _has(store: EventStore, place: Place) -> bool:
-    found = await store.read_slice(Slice(place.slice), Position(place.position - 1), 1)
-    return bool(found) and found[0].hash.hex() == place.hash
+    Nor is it to the events that it had before an older backup took its place, however far it has come since.
+    """
+    if any(was > now for was, now in zip(manifest.heads, heads, strict=True)):
+        return False
+    slices = sorted(manifest.positions)
+    for some in (slices[start : start + AT_ONCE] for start in range(0, len(slices), AT_ONCE)):
+        ends = [manifest.positions[slice_] for slice_ in some]
+        before = {Slice(slice_): Position(end.position - 1) for slice_, end in zip(some, ends, strict=True)}
+        found = await store.read_after(before, 1)
+        if [End(record.position, record.hash.hex()) for record in found] != ends:
+            return False
+    return True

@@ -13,7 +13,7 @@ from msgspec.structs import astuple
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.rows import CommandRow, EventRow, Row
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", EventRow, CommandRow)
 
 BATCH = 2_000
 """Rows that are read at a time."""
@@ -119,6 +119,8 @@ def read_rows(format_: Format, path: Path, kind: type[R]) -> Iterator[Sequence[R
 
 def _parquet_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
     with pq.ParquetFile(path) as file:
+        if not file.schema_arrow.equals(SCHEMAS[kind]):  # nothing else looks at what a column's values are
+            raise ValueError("its columns are others")
         for batch in file.iter_batches(BATCH, columns=list(kind.__struct_fields__)):
             columns = [batch.column(name).to_pylist() for name in kind.__struct_fields__]
             yield [kind(*values) for values in zip(*columns, strict=True)]

@@ -33,6 +33,13 @@ class Place(Struct, frozen=True):
     hash: str
 
 
+class End(Struct, frozen=True):
+    """The last event of a slice that was exported."""
+
+    position: int
+    hash: str
+
+
 class EventsFile(Struct, frozen=True):
     """A file of events, in the order of slices and positions."""
 
@@ -56,18 +63,19 @@ class CommandsFile(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What was exported: up to which position of each slice (those without events are left out), into which files."""
+    """What was exported: up to which event of each slice (those without events are left out), into which files."""
 
     format: Format
     layout: int = LAYOUT
-    positions: Mapping[int, int] = {}
+    positions: Mapping[int, End] = {}
     events: tuple[EventsFile, ...] = ()
     commands: tuple[CommandsFile, ...] = ()
 
     @property
     def heads(self) -> list[Position]:
         """The positions of all slices, in their order."""
-        return [Position(self.positions.get(slice_, 0)) for slice_ in range(SLICES)]
+        ends = map(self.positions.get, range(SLICES))
+        return [Position(end.position if end else 0) for end in ends]
 
     @property
     def files(self) -> Sequence[EventsFile | CommandsFile]:
@@ -134,6 +142,6 @@ def _check(manifest: Manifest, path: Path) -> None:
             raise BadExport(f"{path} names {name!r}, which is no {manifest.format} file of an export.")
     if len(manifest.paths) < len(named):
         raise BadExport(f"{path} names a file twice.")
-    for slice_, position in manifest.positions.items():
-        if not (0 <= slice_ < SLICES and 0 < position < 2**63):
-            raise BadExport(f"{path} says that slice {slice_} was exported up to {position}.")
+    for slice_, end in manifest.positions.items():
+        if not (0 <= slice_ < SLICES and 0 < end.position < 2**63):
+            raise BadExport(f"{path} says that slice {slice_} was exported up to {end.position}.")

@@ -5,13 +5,12 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from infrastructure.archive.formats import Writer, writer
-from infrastructure.archive.manifest import UNFINISHED, CommandsFile, EventsFile, Format, Place, sync_directory
-from infrastructure.archive.rows import CommandRow, EventRow, Row
+from infrastructure.archive.manifest import UNFINISHED, CommandsFile, EventsFile, Format, sync_directory
+from infrastructure.archive.rows import CommandRow, EventRow, Row, folder_of, place_of
 
 R = TypeVar("R", bound=Row)
 
@@ -162,7 +161,7 @@ class EventParts:
             self._add(row)
 
     def _add(self, row: EventRow) -> None:
-        folder = f"events/day={row.recorded_at.astimezone(UTC).date()}"
+        folder = folder_of(row)
         day = self._days.get(folder)
         if day is None:
             number = self._numbers[folder] + 1
@@ -178,7 +177,9 @@ class EventParts:
     def close(self) -> list[EventsFile]:
         """Write what is left, and describe the parts by day."""
         return [
-            EventsFile(part.path, part.rows, part.sink.size, part.sink.sha256, _place(part.first), _place(part.last))
+            EventsFile(
+                part.path, part.rows, part.sink.size, part.sink.sha256, place_of(part.first), place_of(part.last)
+            )
             for _, day in sorted(self._days.items())
             for part in day.close()
         ]
@@ -223,7 +224,3 @@ class CommandParts:
 def number_of(path: str) -> int:
     """Read a part's number off its path."""
     return int(path.rsplit("part-", 1)[1].split(".", maxsplit=1)[0])
-
-
-def _place(row: EventRow) -> Place:
-    return Place(row.slice, row.position, row.hash)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -12,13 +13,16 @@ from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import Position
 from domain.ports.archive import StoredCommand
+from infrastructure.archive.directory import parts_in
 from infrastructure.archive.formats import read_rows
 from infrastructure.archive.manifest import NAME, CommandsFile, EventsFile, read_manifest
-from infrastructure.archive.rows import CommandRow, EventRow, command_of, record_of
+from infrastructure.archive.rows import CommandRow, EventRow, command_of, folder_of, place_of, record_of
+
+R = TypeVar("R", EventRow, CommandRow)
 
 BLOCK = 1 << 20
 
-UNREADABLE = (OSError, ValueError, msgspec.MsgspecError, pa.ArrowException, KeyError)
+UNREADABLE = (OSError, ValueError, OverflowError, msgspec.MsgspecError, pa.ArrowException, KeyError)
 """What reading a file raises whose content is not what we have written, though its digest is the manifest's."""
 
 Told = Callable[[int], None]
@@ -29,10 +33,12 @@ class ExportedFiles:
     """The log in the files of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the manifest. Raises `BadExport`: there is none, or none that can be read."""
+        """Read the manifest. Raises `BadExport`: there is none that can be read, or none of a run that has ended."""
         manifest = read_manifest(directory)
         if manifest is None:
-            raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one at its end.")
+            raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one.")
+        if not manifest.files and any(parts_in(directory)):
+            raise BadExport(f"The first export into {directory} was killed. Repeat it.")
         self._directory = directory
         self.manifest = manifest
 
@@ -55,15 +61,38 @@ class ExportedFiles:
         """Read all events, file by file."""
         for file in self.manifest.events:
             with _reading(self._directory / file.path):
-                for rows in read_rows(self.manifest.format, self._directory / file.path, EventRow):
+                for rows in self._rows(file, EventRow, place_of):
+                    self._check_places(file, rows)
                     yield [record_of(row) for row in rows]
 
     def commands(self) -> Iterator[Sequence[StoredCommand]]:
         """Read all commands."""
         for file in self.manifest.commands:
             with _reading(self._directory / file.path):
-                for rows in read_rows(self.manifest.format, self._directory / file.path, CommandRow):
+                for rows in self._rows(file, CommandRow, lambda row: row.command_id):
                     yield [command_of(row) for row in rows]
+
+    def _rows(
+        self, file: EventsFile | CommandsFile, kind: type[R], name: Callable[[R], object]
+    ) -> Iterator[Sequence[R]]:
+        """Read a file. Its rows must be as many as the manifest says, and the first and last be those that it names."""
+        first = last = None
+        count = 0
+        for rows in filter(None, read_rows(self.manifest.format, self._directory / file.path, kind)):
+            first, last = first or rows[0], rows[-1]
+            count += len(rows)
+            yield rows
+        if first is None or last is None or (count, name(first), name(last)) != (file.rows, file.first, file.last):
+            raise ValueError(f"it has other rows than the {file.rows} that the manifest speaks of")
+
+    def _check_places(self, file: EventsFile, rows: Sequence[EventRow]) -> None:
+        folder, _, _ = file.path.rpartition("/")
+        for row in rows:
+            if folder_of(row) != folder:
+                raise ValueError(f"position {row.position} of slice {row.slice} was recorded on another day")
+            end = self.manifest.positions.get(row.slice)
+            if end and end.position == row.position and end.hash != row.hash:
+                raise ValueError(f"the manifest gives position {row.position} of slice {row.slice} another hash")
 
     def _check(self, file: EventsFile | CommandsFile, told: Told) -> None:
         path = self._directory / file.path

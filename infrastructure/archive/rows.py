@@ -1,15 +1,19 @@
 """What a line of each table holds. Both formats have the same columns with the same values."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from domain.chain import Record
-from domain.errors import BadExport
 from domain.ids import CommandId, Position, Tenant, ThreadId, Version, slice_of
 from domain.ports.archive import StoredCommand
 from domain.ports.log import CommandRecord
+from infrastructure.archive.manifest import Place
+
+Instant = Annotated[datetime, Meta(tz=True)]
+"""Without its offset from UTC, a time would be read otherwise on another machine."""
 
 
 class EventRow(Struct, frozen=True):
@@ -22,7 +26,7 @@ class EventRow(Struct, frozen=True):
     version: int
     type: str
     schema: int
-    recorded_at: datetime
+    recorded_at: Instant
     payload: str
     metadata: str
     hash: str
@@ -36,10 +40,20 @@ class CommandRow(Struct, frozen=True):
     command_id: str
     request_hash: str
     result: str
-    at: datetime
+    at: Instant
 
 
 Row = EventRow | CommandRow
+
+
+def folder_of(row: EventRow) -> str:
+    """Name the folder of the day on which an event was recorded, in UTC."""
+    return f"events/day={row.recorded_at.astimezone(UTC).date()}"
+
+
+def place_of(row: EventRow) -> Place:
+    """Say where an event stands, as the manifest does."""
+    return Place(row.slice, row.position, row.hash)
 
 
 def event_row(slice_: int, record: Record) -> EventRow:
@@ -60,10 +74,10 @@ def event_row(slice_: int, record: Record) -> EventRow:
 
 
 def record_of(row: EventRow) -> Record:
-    """Read an event back. Raises `BadExport` where its thread is not of its slice."""
+    """Read an event back. Raises `ValueError` where its thread is not of its slice."""
     thread_id = ThreadId(UUID(row.thread_id))
     if slice_of(thread_id) != row.slice:
-        raise BadExport(f"The thread {thread_id} is said to be of slice {row.slice}; it is of {slice_of(thread_id)}.")
+        raise ValueError(f"the thread {thread_id} is said to be of slice {row.slice}; it is of {slice_of(thread_id)}")
     return Record(
         Tenant(row.tenant),
         thread_id,

@@ -4,9 +4,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from domain.chain import Head, Record
-from domain.errors import CorruptLog, LogNotEmpty
+from domain.errors import CorruptLog, InvalidInput, LogNotEmpty
 from domain.ids import CommandId, Position, Slice, ThreadId, Version, slice_of
+from domain.json import check_text
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
@@ -56,6 +59,7 @@ class _Writing:
     async def add_events(self, records: Sequence[Record]) -> None:
         """Keep records in the order of their positions and versions."""
         for record in records:
+            _check(record)
             place = slice_of(record.thread_id), record.position
             if record.version in self._records[record.thread_id] or place in self._places:
                 raise CorruptLog(f"{record.thread_id}: version {record.version}, or its position, comes twice")
@@ -66,6 +70,8 @@ class _Writing:
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
         """Keep commands."""
         for stored in commands:
+            if not (_is_text(stored.tenant) and _is_json(stored.command.result)):
+                raise CorruptLog(f"The command {stored.command.id} cannot be stored")
             if await self.written.command(stored.thread_id, stored.command.id):
                 raise CorruptLog(f"The command {stored.command.id} comes twice")
             self.written.remember(stored)
@@ -79,10 +85,43 @@ class _Writing:
         """Keep threads' heads."""
         self.written.put_threads(rows)
 
+    async def stray_command(self) -> StoredCommand | None:
+        """Look at the commands one by one."""
+        for stored in self.written.commands():
+            row = await self.written.thread(stored.thread_id)
+            if row is None or row.tenant != stored.tenant:
+                return stored
+        return None
+
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """See that the slices end there: a store in memory counts its records."""
         if list(heads) != list(await self.written.slice_heads()):
             raise CorruptLog("The slices do not end where their records do")
+
+
+def _check(record: Record) -> None:
+    """Refuse what PostgreSQL would refuse."""
+    numbers = ((record.version, 32), (record.schema, 16), (record.position, 64))
+    fit = all(-(2 ** (bits - 1)) <= number < 2 ** (bits - 1) for number, bits in numbers)
+    fit = fit and _is_text(record.tenant) and _is_text(record.type)
+    if not (fit and _is_json(record.payload) and _is_json(record.metadata)):
+        raise CorruptLog(f"{record.thread_id}: version {record.version} cannot be stored")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        check_text(text, "")
+    except InvalidInput:
+        return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _ends(records: dict[Version, Record]) -> ThreadEnds:

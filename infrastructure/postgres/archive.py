@@ -19,6 +19,7 @@ from infrastructure.postgres.statements import (
     EMPTY_SLICES,
     SET_HEADS,
     SLICE_HEADS,
+    STRAY_COMMAND,
     THREAD_ENDS,
     WRITTEN_BEFORE,
 )
@@ -33,6 +34,16 @@ COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash",
 THREAD_COLUMNS = (
     *("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting"),
 )
+
+
+UNFIT = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,  # JSON that is nested too deeply
+    OverflowError,  # these two are raised by asyncpg, before the server sees the value
+    ValueError,
+)
+"""What copying rows raises that are not a log's."""
 
 
 class PostgresArchive:
@@ -68,15 +79,7 @@ class _View:
         """Read a page of commands."""
         last = (slice_of(after.thread_id), after.command.id) if after else (-1, "0" * 32)
         rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
-        return [
-            StoredCommand(
-                row["tenant"],
-                row["thread_id"],
-                CommandRecord(row["command_id"], row["request_hash"], row["result"]),
-                row["at"],
-            )
-            for row in rows
-        ]
+        return [_stored(row) for row in rows]
 
 
 class _Writing:
@@ -124,6 +127,11 @@ class _Writing:
         ]
         await self._copy("threads", THREAD_COLUMNS, copied)
 
+    async def stray_command(self) -> StoredCommand | None:
+        """Look for one in one statement."""
+        row = await _reached(self._connection.fetchrow(STRAY_COMMAND))
+        return _stored(row) if row else None
+
     async def set_heads(self, heads: Sequence[Position]) -> None:
         """Move every slice's head."""
         await _reached(self._connection.execute(SET_HEADS, list(range(len(heads))), list(heads)))
@@ -131,8 +139,14 @@ class _Writing:
     async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         try:
             await _reached(self._connection.copy_records_to_table(table, records=rows, columns=columns))
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise CorruptLog(f"Not every row can be written to {table}: {error}. {error.detail or ''}") from error
+        except UNFIT as error:
+            detail = getattr(error, "detail", None) or ""
+            raise CorruptLog(f"Not every row can be written to {table}: {error}. {detail}".rstrip()) from error
+
+
+def _stored(row: asyncpg.Record) -> StoredCommand:
+    command = CommandRecord(row["command_id"], row["request_hash"], row["result"])
+    return StoredCommand(row["tenant"], row["thread_id"], command, row["at"])
 
 
 class _Transaction:

@@ -344,6 +344,16 @@ SELECT tenant, thread_id, command_id, request_hash, result, at
 """
 """A page of all commands."""
 
+STRAY_COMMAND = """
+SELECT tenant, thread_id, command_id, request_hash, result, at
+  FROM commands AS command
+ WHERE NOT EXISTS (SELECT FROM threads AS thread
+                    WHERE thread.slice = command.slice AND thread.thread_id = command.thread_id
+                      AND thread.tenant = command.tenant)
+ LIMIT 1
+"""
+"""A command that has no thread of its tenant."""
+
 EMPTY_SLICES = """
 SELECT head
   FROM slices

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from api.runtime import LogArchive
 from domain.application.archive import all_commands
 from domain.chain import NOTHING, Record
 from domain.errors import CorruptLog, LogNotEmpty
-from domain.ids import SLICES, Position, Slice, ThreadId, Version, slice_of
+from domain.ids import SLICES, Position, Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.archive import LogView, StoredCommand
 from domain.ports.log import Append, EventStore, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
@@ -159,6 +160,60 @@ class TestWriting:
         with pytest.raises(LogNotEmpty):
             async with archive.writing():
                 raise AssertionError("there was nothing to begin")
+
+    @pytest.mark.parametrize(
+        "unfit",
+        [
+            {"payload": "{"},
+            {"payload": "[" * 100_000 + "]" * 100_000},
+            {"metadata": "no"},
+            {"tenant": "a\0b"},
+            {"tenant": "\ud800"},
+            {"type": "\0"},
+            {"version": 2**40},
+            {"schema": 99_999},
+            {"position": 2**63},
+        ],
+        ids=lambda unfit: str(unfit)[:40],
+    )
+    async def test_what_no_log_can_have_is_refused(
+        self, event_store: EventStore, archive: LogArchive, unfit: dict[str, Any]
+    ) -> None:
+        _, records, _ = await other_log()
+        with pytest.raises(CorruptLog):
+            await write(archive, [records[1:], [replace(records[0], **unfit)]])
+        assert list(await event_store.slice_heads()) == [0] * SLICES
+        assert await event_store.read_slice(SLICE, Position(0), 10) == []
+        await write(archive, [records])
+
+    @pytest.mark.parametrize("unfit", [{"result": "{"}, {"result": "NaN"}, {"tenant": "a\0b"}], ids=str)
+    async def test_commands_that_no_log_can_have_are_refused(
+        self, event_store: EventStore, archive: LogArchive, unfit: dict[str, Any]
+    ) -> None:
+        _, records, origin = await other_log()
+        first, *others = origin.commands()
+        tenant = unfit.get("tenant", first.tenant)
+        forged = replace(first, tenant=tenant, command=replace(first.command, result=unfit.get("result", "1")))
+        with pytest.raises(CorruptLog):
+            await write(archive, [records], [[*others, forged]])
+        assert list(await event_store.slice_heads()) == [0] * SLICES
+        for stored in origin.commands():
+            assert await event_store.command(stored.thread_id, stored.command.id) is None
+
+    @pytest.mark.parametrize("wrong", ["nothing", "tenant", "thread"])
+    async def test_a_command_without_a_thread_of_its_tenant_is_found(self, archive: LogArchive, wrong: str) -> None:
+        appends, records, origin = await other_log()
+        first, *others = origin.commands()
+        if wrong == "tenant":
+            first = replace(first, tenant=Tenant("other"))
+        rows = [row for append in appends if (row := await origin.thread(append.thread_id))]
+        async with archive.writing() as writing:
+            await writing.add_events(records)
+            await writing.add_commands([first, *others])
+            await writing.add_threads([row for row in rows if wrong != "thread" or row.thread_id != first.thread_id])
+            stray = await writing.stray_command()
+        expected = None if wrong == "nothing" else (first.tenant, first.thread_id, first.command)
+        assert (stray and (stray.tenant, stray.thread_id, stray.command)) == expected
 
     async def test_no_event_comes_twice(self, event_store: EventStore, archive: LogArchive) -> None:
         _, records, origin = await other_log()

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.runtime import LogArchive
-from domain.chain import Record
-from domain.errors import BadExport
+from domain.chain import NOTHING, Record
+from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of
 from domain.ports.log import EventStore
 from infrastructure.archive import parts
@@ -23,6 +23,7 @@ from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
+from tests.streams import appending, threads_of
 from tests.support.files import content, export, run
 from tests.support.log import Log
 
@@ -80,8 +81,9 @@ async def test_every_event_is_in_the_file_of_its_day(
         found += of_the_day
     assert sorted(found, key=lambda row: (row["slice"], row["position"])) == [as_row(record) for record in stored]
     assert (done.events, done.all_events, len(manifest["events"])) == (len(stored), len(stored), 4)
-    heads = {str(number): head for number, head in enumerate(await event_store.slice_heads()) if head}
-    assert (manifest["layout"], manifest["format"], manifest["positions"]) == (1, format_, heads)
+    ends = {str(slice_of(r.thread_id)): {"position": r.position, "hash": r.hash.hex()} for r in stored}
+    assert (manifest["layout"], manifest["format"]) == (1, format_)
+    assert list(manifest["positions"].items()) == list(ends.items())
     async with archive.view() as view:
         commands = [
             (str(c.command.id), c.tenant, str(c.thread_id), c.command.request_hash.hex(), c.command.result, c.at)
@@ -194,6 +196,47 @@ async def test_the_export_of_another_log_is_refused(
     assert content(tmp_path) == before
 
 
+async def test_the_export_of_another_past_is_refused_whichever_slice_tells_it(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    """A backup took the log's place, and the log has grown past the export since."""
+    lost, kept = (appending(next(threads_of(Slice(number))), NOTHING, "1") for number in (3, 900))
+    before = MemoryEventStore()
+    for append in (lost, kept):
+        await before.append(append)
+    await export(before, MemoryArchive(before), tmp_path)
+    exported = content(tmp_path)
+    for append in (kept, appending(lost.thread_id, NOTHING, "2", "3")):
+        await event_store.append(append)
+
+    with pytest.raises(BadExport, match="before an older backup took its place"):
+        await export(event_store, archive, tmp_path)
+
+    assert content(tmp_path) == exported
+
+
+async def test_an_export_of_all_slices_goes_on(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    first = [appending(next(threads_of(Slice(number))), NOTHING, "1") for number in range(0, SLICES, 5)]
+    for append in first:
+        await event_store.append(append)
+    await export(event_store, archive, tmp_path)
+    for append in first[::7]:
+        await event_store.append(appending(append.thread_id, append.head, "2"))
+
+    done = await export(event_store, archive, tmp_path)
+
+    assert (done.events, done.all_events) == (30, 205 + 30)
+
+
+async def test_an_event_in_a_slice_that_is_not_its_thread_s_is_refused(tmp_path: Path) -> None:
+    store = MemoryEventStore()
+    thread_id = next(threads_of(Slice(3)))
+    await store.append(appending(thread_id, NOTHING, "1"))
+    store._slices[Slice(4)] = store._slices.pop(Slice(3))
+    with pytest.raises(CorruptLog, match=f"{thread_id}: version 1 is in slice 4, its thread is of slice 3"):
+        await export(store, MemoryArchive(store), tmp_path)
+
+
 FILE = {"path": "../x", "rows": 1, "bytes": 1, "sha256": "", "first": "", "last": ""}
 OUTSIDE = json.dumps({"layout": 1, "format": "ndjson", "commands": [FILE]}).encode()
 
@@ -205,7 +248,9 @@ OUTSIDE = json.dumps({"layout": 1, "format": "ndjson", "commands": [FILE]}).enco
         b"[]",
         b'{"layout": 2, "format": "parquet"}',
         b'{"layout": 1, "format": "csv"}',
-        b'{"layout": 1, "format": "parquet", "positions": {"1024": 1}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"3": 1}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"3": {"position": 0, "hash": ""}}}',
+        b'{"layout": 1, "format": "parquet", "positions": {"1024": {"position": 1, "hash": ""}}}',
         OUTSIDE,
     ],
 )
@@ -217,6 +262,59 @@ async def test_what_is_no_manifest_is_refused(
         await export(event_store, archive, tmp_path)
 
 
+async def test_parts_without_a_manifest_are_refused_and_left_alone(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    await Log(event_store).conversation()
+    await export(event_store, archive, tmp_path, format_)
+    (tmp_path / "manifest.json").unlink()
+    before = content(tmp_path)
+    with pytest.raises(BadExport, match=r"Put that file back from a copy, or take another directory"):
+        await export(event_store, archive, tmp_path, format_)
+    assert content(tmp_path) == before
+
+
+async def test_parts_that_another_log_s_manifest_does_not_name_are_left_alone(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    other = MemoryEventStore()
+    await Log(other).conversation()
+    await export(other, MemoryArchive(other), tmp_path / "other")
+    await Log(event_store).write()
+    await export(event_store, archive, tmp_path / "mine")
+    (tmp_path / "other" / "manifest.json").replace(tmp_path / "mine" / "manifest.json")
+    before = content(tmp_path / "mine")
+    with pytest.raises(BadExport, match="the export of another log"):
+        await export(event_store, archive, tmp_path / "mine")
+    assert content(tmp_path / "mine") == before
+
+
+async def test_parts_that_are_newer_than_a_manifest_of_this_log_are_written_again(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, format_: Format
+) -> None:
+    log = Log(event_store)
+    await log.conversation()
+    await export(event_store, archive, tmp_path, format_)
+    older = (tmp_path / "manifest.json").read_bytes()
+    await log.conversation()
+    await export(event_store, archive, tmp_path)
+    before = content(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(older)
+
+    await export(event_store, archive, tmp_path)
+
+    assert content(tmp_path) == before
+
+
+async def test_a_directory_in_which_nothing_is_named_yet_takes_either_format(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path
+) -> None:
+    await export(event_store, archive, tmp_path, "parquet")
+    await Log(event_store).conversation()
+    assert (await export(event_store, archive, tmp_path, "ndjson")).format == "ndjson"
+    assert (await export(event_store, archive, tmp_path)).format == "ndjson"
+
+
 async def test_two_exports_do_not_write_into_the_same_directory(pool: asyncpg.Pool, tmp_path: Path) -> None:
     store, archive = PostgresEventStore(pool), PostgresArchive(pool)
     await Log(store).write()
@@ -225,6 +323,7 @@ async def test_two_exports_do_not_write_into_the_same_directory(pool: asyncpg.Po
 
 
 async def test_files_of_others_are_left_alone(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
+    await export(event_store, archive, tmp_path)
     for name in ("notes.txt", "events/day=2026-11-23/part-1.parquet", "events/day=2026-11-23/_SUCCESS"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")

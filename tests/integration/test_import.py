@@ -1,20 +1,27 @@
 """An export in an empty store: the same log again, or nothing at all."""
 
 import asyncio
+import hashlib
 import json
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import asyncpg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
 from api.runtime import LogArchive
 from domain.application.archive import Imported, put_in
-from domain.chain import NOTHING
+from domain.chain import NOTHING, Head, seal
+from domain.codec import Metadata, encode
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
+from domain.events import ThreadForked
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
 from domain.ports.log import EventStore, ThreadRow
 from infrastructure.archive.manifest import Format
@@ -24,7 +31,7 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
-from tests.streams import appending, threads_of
+from tests.streams import NOON, appending, threads_of
 from tests.support.command import threadfold
 from tests.support.files import content, export, run
 from tests.support.log import Log
@@ -60,7 +67,7 @@ async def test_an_import_gives_the_same_log_and_the_same_export(
     assert await threads(event_store) == await threads(origin)
     rows = await threads(origin)
     assert (imported.threads, imported.events) == (len(rows), sum(await origin.slice_heads()))
-    assert imported.running == sum(row.in_turn for row in rows) == 4
+    assert imported.running == sum(row.in_turn for row in rows) == 5
     assert imported.waiting == sum(row.waiting for row in rows) == 3
     assert len([row for row in rows if row.base]) == 5
 
@@ -100,7 +107,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
 ) -> None:
     await a_log(tmp_path)
     store = PostgresEventStore(pool)
-    slice_, head = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
+    slice_, end = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
     append = appending(next(threads_of(Slice(slice_))), NOTHING, "{}")
     appended: list[asyncio.Task[Position]] = []
 
@@ -112,7 +119,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
     files = ExportedFiles(tmp_path)
     await put_in(PostgresArchive(pool), files, meanwhile)
 
-    assert await appended[0] == head + 1
+    assert await appended[0] == end.position + 1
 
 
 # --- what is refused
@@ -150,6 +157,89 @@ async def test_a_directory_without_a_manifest_is_refused(archive: LogArchive, tm
         await load(archive, tmp_path)
 
 
+async def test_what_a_killed_first_export_has_left_is_refused(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"layout": 1, "format": "parquet"}')
+    with pytest.raises(BadExport, match=r"was killed\. Repeat it"):
+        await load(archive, tmp_path)
+
+
+Entry = dict[str, Any]
+
+
+def forge(directory: Path, table: str, forgery: Callable[[Entry, list[Entry]], object]) -> None:
+    """Change the first JSON lines of a table, and the manifest so that the file's digest fits."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    entry = manifest[table][0]
+    path = directory / entry["path"]
+    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    forgery(entry, rows)
+    raw = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    entry |= {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    path.unlink()
+    (directory / entry["path"]).parent.mkdir(exist_ok=True)
+    (directory / entry["path"]).write_bytes(raw)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def on_another_day(entry: Entry, _: list[Entry]) -> None:
+    entry["path"] = "events/day=2020-02-02/part-000001.ndjson"
+
+
+@pytest.mark.parametrize(
+    ("table", "forgery", "said"),
+    [
+        ("events", lambda entry, _: entry.update(rows=entry["rows"] - 1), "other rows than the"),
+        ("events", lambda entry, _: entry.update(first=entry["last"]), "other rows than the"),
+        ("events", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
+        ("events", lambda _, rows: rows.clear(), "other rows than the"),
+        ("events", on_another_day, "was recorded on another day"),
+        ("events", lambda _, rows: rows[0].update(slice=1 + rows[0]["slice"]), "is said to be of slice"),
+        ("events", lambda _, rows: rows[0].update(recorded_at="2026-11-23T10:00:00"), "recorded_at"),
+        ("events", lambda _, rows: rows[0].update(recorded_at="9999-12-31T23:59:59-01:00"), "out of range"),
+        ("commands", lambda entry, _: entry.update(rows=entry["rows"] + 1), "other rows than the"),
+        ("commands", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
+        ("commands", lambda _, rows: rows[0].update(command_id="1"), "badly formed"),
+    ],
+)
+async def test_files_are_held_against_the_manifest_row_by_row(
+    event_store: EventStore,
+    archive: LogArchive,
+    tmp_path: Path,
+    table: str,
+    forgery: Callable[[Entry, list[Entry]], object],
+    said: str,
+) -> None:
+    await a_log(tmp_path, "ndjson")
+    forge(tmp_path, table, forgery)
+    with pytest.raises(BadExport, match=rf"{table}/.*part-000001\.ndjson cannot be read as .*{said}"):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+async def test_the_manifest_s_last_events_are_those_of_the_files(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    slice_, end = next(iter(manifest["positions"].items()))
+    end["hash"] = "00" * 32
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadExport, match=f"position {end['position']} of slice {slice_} another hash"):
+        await load(archive, tmp_path)
+
+
+async def test_a_parquet_file_with_other_columns_is_refused(archive: LogArchive, tmp_path: Path) -> None:
+    await a_log(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    entry = manifest["events"][0]
+    path = tmp_path / entry["path"]
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.set_column(4, "version", pa.array([None] * len(table), pa.int32())), path)
+    entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadExport, match="its columns are others"):
+        await load(archive, tmp_path)
+
+
 async def test_events_that_were_changed_together_with_the_manifest_are_found_by_their_hashes(
     event_store: EventStore, archive: LogArchive, tmp_path: Path
 ) -> None:
@@ -163,6 +253,67 @@ async def test_events_that_were_changed_together_with_the_manifest_are_found_by_
     with pytest.raises(CorruptLog, match="version 2 was changed"):
         await load(archive, tmp_path)
     assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"payload": "no JSON"},
+        {"payload": '{"values":' + "[" * 3_000 + "]" * 3_000 + "}"},
+        {"metadata": '{"command": 1}'},
+        {"tenant": "a\0b"},
+        {"type": "Unheard"},
+        {"version": 2**40},
+        {"version": 0},
+        {"schema": 99_999},
+        {"recorded_at": "2026-11-23T10:00:00.000001Z"},
+        {"hash": ""},
+    ],
+    ids=lambda forged: str(forged)[:40],
+)
+async def test_forged_events_are_refused_whatever_is_in_them(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, forged: Entry
+) -> None:
+    await a_log(tmp_path, "ndjson", days=1)
+    forge(tmp_path, "events", lambda _, rows: rows[1].update(forged))
+    with pytest.raises(CorruptLog):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        ({"tenant": "other"}, "not the thread .* of the tenant 'other'"),
+        ({"thread_id": str(UUID(int=7))}, "not the thread 00000000-0000-0000-0000-000000000007"),
+        ({"result": "{"}, "is no version of a thread"),
+        ({"result": '"3"'}, "is no version of a thread"),
+        ({"result": "0"}, "is no version of a thread"),
+        ({"result": str(2**31)}, "is no version of a thread"),
+        ({"request_hash": "00"}, "no SHA-256"),
+    ],
+)
+async def test_forged_commands_are_refused(
+    event_store: EventStore, archive: LogArchive, tmp_path: Path, forged: Entry, said: str
+) -> None:
+    """No hash covers them."""
+    await a_log(tmp_path, "ndjson", days=1)
+    forge(tmp_path, "commands", lambda _, rows: rows[1].update(forged))
+    with pytest.raises(CorruptLog, match=said):
+        await load(archive, tmp_path)
+    assert list(await event_store.slice_heads()) == [0] * SLICES
+
+
+@pytest.mark.parametrize("at_version", [9, 2**40])
+async def test_a_fork_of_itself_is_refused(archive: LogArchive, tmp_path: Path, at_version: int) -> None:
+    store = MemoryEventStore()
+    thread_id = next(threads_of(Slice(3)))
+    fork = encode(ThreadForked(thread_id, at_version), Metadata())
+    records, _ = seal(Tenant("default"), thread_id, Head(Version(4)), [fork], NOON)
+    store.put(replace(record, position=Position(1)) for record in records)
+    await export(store, MemoryArchive(store), tmp_path)
+    with pytest.raises(CorruptLog, match="begins at version 5 with no ThreadForked that fits"):
+        await load(archive, tmp_path)
 
 
 async def test_a_log_with_a_gap_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
@@ -238,7 +389,7 @@ async def test_export_and_import_from_the_command_line(
     assert (counted := re.fullmatch(said, exported.out))
     assert re.fullmatch(
         rf"Imported {counted[1]} events, \d+ threads, {counted[2]} commands in \d+\.\d s\. "
-        r"Every hash, version and position was verified\. 4 threads will be gone on with\.\n",
+        r"Every hash, version and position was verified\. 5 threads will be gone on with\.\n",
         imported.out,
     )
     assert (verified.status, verified.json["problems"]) == (0, [])

@@ -19,7 +19,9 @@ from domain.events import (
     ToolRequested,
     ToolStarted,
     ToolSucceeded,
+    TurnCancelled,
     TurnCompleted,
+    TurnEnqueued,
     TurnStarted,
 )
 from domain.ids import CommandId, ThreadId, Version
@@ -46,6 +48,8 @@ class Log:
             self.clock.pass_(timedelta(days=1).total_seconds())
         await self.running()
         await self.waiting()
+        await self.cancelled()
+        await self.dropped()
         await self.forks()
 
     async def conversation(self, turns: int = 2) -> ThreadId:
@@ -67,6 +71,19 @@ class Log:
         thread_id = await self.running()
         call = (await self.journal.load(thread_id)).head.version + 1
         await self._append(thread_id, ToolRequested("c1", "pay", {"amount": 1.5}), ApprovalRequested("h" * 16, call))
+        return thread_id
+
+    async def cancelled(self) -> ThreadId:
+        """Cancel a turn."""
+        thread_id = await self.running()
+        await self._append(thread_id, TurnCancelled(self._turn, "cancelled"))
+        return thread_id
+
+    async def dropped(self) -> ThreadId:
+        """Cancel a turn that waits for the end of another one, which goes on."""
+        thread_id, queued = await self.running(), uuid4()
+        await self._append(thread_id, TurnEnqueued(queued, "and this", 2, "route_intent", "f00"))
+        await self._append(thread_id, TurnCancelled(queued, "cancelled"))
         return thread_id
 
     async def forks(self) -> None:

@@ -80,6 +80,7 @@ def test_an_event_is_read_as_it_was_written_even_with_fields_that_came_later() -
         (record(payload="{}"), "required field"),
         (record(payload='{"role":"root","content":"hello","tokens":1}'), "Invalid enum value"),
         (record(payload="hello"), "malformed"),
+        (record(payload='{"deep":' + "[" * 5_000), "recursion"),
         (replace(record(), metadata='{"command":"me"}'), "Invalid UUID"),
     ],
 )
