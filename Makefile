@@ -8,7 +8,7 @@ run:
 # make test ARGS="-k fork": a part of it
 test:
 	@requirements/install dev
-	@.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 3 $(ARGS)
 
 # Processes killed, frozen and cut off, over and over, and a count of what was lost or doubled: half an hour.
 chaos:

@@ -33,6 +33,9 @@ UNTELLABLE = (
 )
 """What is raised at an event that cannot be read, or by a fold that was not made for what it meets."""
 
+AT_ONCE = 4
+"""Threads that are looked up at the same time."""
+
 BREATH = 100
 """Records after which others in this process have their turn."""
 
@@ -74,6 +77,8 @@ class Digest:
 
     async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
         """Make rows of records. The event of version `unhandled` is folded, and shown to no handler of events."""
+        records = list(records)
+        await self._remember(records)
         for number, record in enumerate(records, 1):
             await self._take(record, handled=record.version != unhandled)
             if number % BREATH == 0:
@@ -86,6 +91,18 @@ class Digest:
         (writing,) = [of for of in self.writing if error.table in {table.name for table in of.projection.tables}]
         self._park(writing, record, error)
         self.rows[writing.instance.id] = Rows()
+
+    async def _remember(self, records: Sequence[Record]) -> None:
+        """Look up the threads that nobody knows here, some at a time: one after the other takes a new process long."""
+        first = {record.thread_id: record for record in reversed(records)}
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def known(record: Record) -> None:
+            async with gate:
+                await self.stories.before(self.line, record)
+
+        # What cannot be looked up is found again in its turn.
+        await asyncio.gather(*map(known, first.values()), return_exceptions=True)
 
     async def _take(self, record: Record, *, handled: bool) -> None:
         thread_id = record.thread_id

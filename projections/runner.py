@@ -6,6 +6,7 @@ from doing the same work twice.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 BATCH = 2_000
 """Events that are read at a time."""
+
+AT_FIRST = 100
+"""Events that a new process reads at a time; then twice as many, and so on: what it has done it may soon die with."""
 
 IDLE = 0.5
 """Seconds between two looks at the log when nobody has said that there is something."""
@@ -65,6 +69,9 @@ class Runner:
     _stories: Stories = field(init=False)
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _instances: Sequence[Instance] = field(init=False, default=())
+    _turn: Slice = field(init=False, default_factory=lambda: Slice(random.randrange(SLICES)))  # noqa: S311
+    """The slice to begin with: no slice waits for others again and again, and two runners seldom meet in one."""
+    _most: int = field(init=False, default=AT_FIRST)
     _rest_until: dict[LineId, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,7 +90,7 @@ class Runner:
                 moved = await self._round()
             except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
                 _log.exception("The projections could not go on, and try again")
-            if moved < BATCH:
+            if moved < AT_FIRST:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BUSY if moved else IDLE):
                         await self._woken.wait()
@@ -142,7 +149,10 @@ class Runner:
         if not line.left:
             return 0
         if line.throttle is None:
-            return await self._batch(line.id, writing, self.held(), BATCH)
+            moved = await self._batch(line.id, writing, self.held(), self._most)
+            if moved:
+                self._most = min(2 * self._most, BATCH)
+            return moved
         share = line.throttle * len(self.held()) / SLICES
         if not share or self._rest_until.get(line.id, 0.0) > time.monotonic():
             return 0
@@ -151,7 +161,7 @@ class Runner:
         return 0  # so that nobody hurries on
 
     async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
-        after = _first(await self.models.behind(line, slices), most)
+        after = _first(await self.models.behind(line, slices), most, self._turn)
         records = await self.journal.store.read_after(after, most) if after else ()
         if not records:
             return 0
@@ -173,7 +183,9 @@ class Runner:
                 digest.leave_out(error, records[0])
         if not written:
             self._forget(line, records)
-        return len(records) if written else 0
+            return 0
+        self._turn = Slice(([*after][-1] + 1) % SLICES)
+        return len(records)
 
     def _forget(self, line: LineId, records: Sequence[Record]) -> None:
         for thread_id in {record.thread_id for record in records}:
@@ -259,11 +271,11 @@ class Runner:
         return digest
 
 
-def _first(slots: Sequence[Slot], most: int) -> Mapping[Slice, Position]:
-    """Take so many slices that a batch is full, and no more: then few threads are in memory at a time."""
+def _first(slots: Sequence[Slot], most: int, turn: Slice) -> Mapping[Slice, Position]:
+    """Take so many slices, from one on, that a batch is full, and no more: then few threads are in memory at a time."""
     after: dict[Slice, Position] = {}
     size = 0
-    for slot in slots:
+    for slot in sorted(slots, key=lambda slot: (slot.slice < turn, slot.slice)):
         if size >= most:
             break
         after[slot.slice] = slot.position

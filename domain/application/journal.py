@@ -26,6 +26,9 @@ from domain.state import INITIAL, State
 FAR = 16
 """Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""
 
+LONG = 3
+"""A way is long that has so many times the events between two snapshots."""
+
 _log = logging.getLogger(__name__)
 _decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
 
@@ -216,10 +219,13 @@ class Journal(History):
         return Loaded(thread_id, snapshot.tenant, snapshot.head, state)
 
     async def _folded(self, thread_id: ThreadId, upto: Version | None = None) -> Loaded:
-        """Fold a thread from the nearest snapshot on, which may be that of a thread that it is a fork of."""
+        """Fold a thread from the nearest snapshot on, which may be that of a thread that it is a fork of.
+
+        A long way is not gone again: its end is kept.
+        """
         owner, end = thread_id, upto
         forks: list[tuple[ThreadId, Version | None]] = []
-        while not (loaded := await self._nearest(owner, end)).head.version:
+        while not (begun := (loaded := await self._nearest(owner, end)).head.version):
             first = await self.store.read(owner, START, end, PAGE)
             origin = None if first and first[0].version == START + 1 else await self.origin(owner)
             if origin is None:
@@ -232,7 +238,7 @@ class Journal(History):
             loaded = await self._catch_up(loaded, end)
         for fork, its_end in reversed(forks):
             loaded = await self._catch_up(replace(loaded, thread_id=fork), its_end)
-        if len(forks) > FAR:
+        if len(forks) > FAR or loaded.head.version - begun > LONG * self._snapshot_every:
             await self._shorten(loaded)
         return replace(loaded, thread_id=thread_id)
 
