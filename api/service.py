@@ -17,6 +17,7 @@ from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.reads import Reads
 from api.runtime import Runtime
+from api.upkeep import Upkeep
 from api.views.about import WorkerView, worker_view
 from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
@@ -122,6 +123,7 @@ class Service:
         self.runtime = runtime
         self.audit = Audit(runtime)
         self.reading = Reading(runtime)
+        self.upkeep = Upkeep(runtime)
         self.reads = Reads(runtime)
         self.content = Content(runtime, self.reads, self.reading, self.audit)
 

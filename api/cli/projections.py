@@ -32,7 +32,7 @@ def projections() -> None:
 @json_option
 def list_projections(*, as_json: bool) -> None:
     """List the read models: which instance serves, how many events each is behind, and what is parked."""
-    found = ask(lambda service: service.reading.projections())
+    found = ask(lambda service: service.upkeep.projections())
     if as_json:
         show_json(found)
         return
@@ -58,7 +58,7 @@ def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> Non
 @click.argument("name")
 def rollback(*, name: str) -> None:
     """Let the instance of the read model NAME serve again that served before."""
-    instance = ask(lambda service: service.reading.roll_back(name))
+    instance = ask(lambda service: service.upkeep.roll_back(name))
     click.echo(f"Instance {instance.id} of {name} serves again.")
 
 
@@ -69,7 +69,7 @@ def drop(*, name: str) -> None:
 
     Of a read model that the code does not know any more, all are forgotten.
     """
-    ask(lambda service: service.reading.drop(name))
+    ask(lambda service: service.upkeep.drop(name))
     click.echo(f"Nothing of {name} is left but what serves.")
 
 
@@ -77,7 +77,7 @@ def drop(*, name: str) -> None:
 @json_option
 def parked(*, as_json: bool) -> None:
     """List the threads that read models leave out since an event that they could not take."""
-    found = ask(lambda service: service.reading.parked())
+    found = ask(lambda service: service.upkeep.parked())
     if as_json:
         show_json(found)
         return
@@ -107,7 +107,7 @@ def skip(*, name: str, thread: UUID) -> None:
 
 
 def _settle(name: str, thread: UUID, *, skip: bool) -> None:
-    if ask(lambda service: service.reading.settle(name, ThreadId(thread), skip=skip)):
+    if ask(lambda service: service.upkeep.settle(name, ThreadId(thread), skip=skip)):
         click.echo(f"{thread} is up to date in {name}.")
         return
     click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
@@ -123,7 +123,7 @@ def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    line = await service.reading.rebuild(everything, throttle)
+    line = await service.upkeep.rebuild(everything, throttle)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
     started, moved = time.monotonic(), (time.monotonic(), 0)
     with Progress(*columns, TimeRemainingColumn(), console=terminal()) as progress:
@@ -142,5 +142,5 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
 
 
 async def _building(service: Service, names: Sequence[str]) -> Sequence[InstanceView]:
-    views = [view for view in await service.reading.projections() if view.name in names]
+    views = [view for view in await service.upkeep.projections() if view.name in names]
     return [instance for view in views for instance in view.instances if instance.status == "building"]

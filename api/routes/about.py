@@ -59,10 +59,10 @@ async def ready(readiness: FromReadiness, service: FromService) -> Response[Heal
     if trouble is not None:
         detail = f"The database does not answer: {trouble}"
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
-    return Response(Health("ready", await service.reading.trouble()), status_code=HTTP_200_OK)
+    return Response(Health("ready", await service.upkeep.trouble()), status_code=HTTP_200_OK)
 
 
 @get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
 async def metrics(service: FromService) -> bytes:
     """Show how the read models are, in Prometheus' text format."""
-    return exposition(await service.reading.projections())
+    return exposition(await service.upkeep.projections())

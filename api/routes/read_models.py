@@ -194,13 +194,13 @@ async def list_audit(
 @get("/v1/projections", tags=["read models"], responses=READING)
 async def list_projections(service: FromService) -> Sequence[ProjectionView]:
     """Say how far each projection has come, what is being built, and what is parked."""
-    return await service.reading.projections()
+    return await service.upkeep.projections()
 
 
 @get("/v1/projections/parked", tags=["read models"], responses=READING)
 async def list_parked(service: FromService) -> Sequence[ParkedView]:
     """List the threads that projections leave out since an event that they could not take."""
-    return await service.reading.parked()
+    return await service.upkeep.parked()
 
 
 @post(
@@ -213,29 +213,29 @@ async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
 ) -> Settled:
     """Go on with a parked thread: with the event that it was parked at, or without it."""
-    current = await service.reading.settle(name, ThreadId(thread), skip=decision == "skip")
+    current = await service.upkeep.settle(name, ThreadId(thread), skip=decision == "skip")
     return Settled(name, thread, "current" if current else "parked_again")
 
 
 @post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=BUILDING)
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
-    line = await service.reading.rebuild(data.projections, data.throttle)
+    line = await service.upkeep.rebuild(data.projections, data.throttle)
     return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
 @post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
 async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Let the instance serve again that served before."""
-    await service.reading.roll_back(name)
-    return [view for view in await service.reading.projections() if view.name == name]
+    await service.upkeep.roll_back(name)
+    return [view for view in await service.upkeep.projections() if view.name == name]
 
 
 @post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
 async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Forget the instances that do not serve: those that are kept, and the one that is being built."""
-    await service.reading.drop(name)
-    return [view for view in await service.reading.projections() if view.name == name]
+    await service.upkeep.drop(name)
+    return [view for view in await service.upkeep.projections() if view.name == name]
 
 
 def _names(text: str) -> tuple[str, ...]:
