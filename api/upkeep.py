@@ -46,7 +46,7 @@ class Upkeep:
         Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
         """
         instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances:
+        if not instances and name not in self._projections:
             raise UnknownProjection(name, tuple(self._projections))
         known = {i.id for i in instances if name in self._projections and i.version == self._projections[name].version}
         parked = await self._models.parked([i.id for i in instances], [slice_of(thread_id)])
@@ -72,7 +72,7 @@ class Upkeep:
         Raises `UnknownProjection`, `NotRebuildable`.
         """
         instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances:
+        if not instances and name not in self._projections:
             raise UnknownProjection(name, tuple(self._projections))
         forgotten = name not in self._projections
         for instance in instances:

@@ -124,13 +124,15 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
     line = await service.upkeep.rebuild(everything, throttle)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
+    counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)
     with Progress(*columns, TimeRemainingColumn(), console=terminal()) as progress:
-        bar = progress.add_task("building", total=None)
+        bar = progress.add_task("building", total=0, rate="")
         while building := await _building(service, everything):
             done, total = building[0].done, building[0].done + building[0].lag
-            progress.update(bar, completed=done, total=total)
+            rate = f"at {building[0].rate:,.0f}/s" if building[0].rate else ""
+            progress.update(bar, completed=done, total=total, rate=rate)
             if done != moved[1]:
                 moved = (time.monotonic(), done)
             if time.monotonic() - moved[0] > STALLED and not await service.runtime.worker.leases.workers():
