@@ -24,7 +24,7 @@ from uuid_utils.compat import uuid7
 from api.runtime import EVERYTHING, SystemClock
 from domain.application.journal import Journal, Loaded
 from domain.chain import seal
-from domain.codec import Metadata, encode
+from domain.codec import Metadata, encode, to_json
 from domain.events import (
     BudgetSet,
     Event,
@@ -42,6 +42,7 @@ from domain.events import (
 from domain.evolve import fold
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.prices import Prices
 from domain.windows import WINDOWS
 from infrastructure.postgres.append import append_on
@@ -61,6 +62,8 @@ SELECT slices.slice, slices.head, positions.position
   JOIN slices USING (slice)
 """
 
+SNAPSHOT_EVERY = 100
+FINGERPRINT = "chaos"
 WRITERS = 32
 THREADS = 200
 
@@ -102,6 +105,7 @@ class Writing:
 
     url: str
     chance: random.Random
+    snapshots: SnapshotStore
     clock: SystemClock = field(default_factory=SystemClock)
     threads: list[Loaded] = field(default_factory=lambda: [Loaded(ThreadId(uuid7())) for _ in range(THREADS)])
     committed: int = 0
@@ -134,7 +138,10 @@ class Writing:
             return loaded
         await transaction.commit()
         self.committed += len(events)
-        return Loaded(loaded.thread_id, loaded.tenant, head, fold(loaded.state, events, head.at))
+        state = fold(loaded.state, events, head.at)
+        if head.version // SNAPSHOT_EVERY > loaded.head.version // SNAPSHOT_EVERY:  # as workers do
+            await self.snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, head, FINGERPRINT, to_json(state)))
+        return Loaded(loaded.thread_id, loaded.tenant, head, state)
 
 
 async def project(url: str) -> None:
@@ -147,7 +154,7 @@ async def project(url: str) -> None:
 async def runner_of(url: str) -> AsyncIterator[Runner]:
     """Make a runner that holds every slice."""
     pool, clock = await open_pool(url, max_size=4), SystemClock()
-    journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint="chaos")
+    journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint=FINGERPRINT)
     models = PostgresReadModels(pool)
     await models.register([projection.shape for projection in PROJECTIONS])
     prices = msgspec.json.decode(Settings().prices.read_bytes(), type=Prices)
@@ -168,8 +175,9 @@ class Report:
 
 async def run(url: str, seconds: float, seed: int, idle: str | None) -> Report:
     """Run it all on a migrated database."""
-    writing, until, lags = Writing(url, random.Random(seed)), time.monotonic() + seconds, list[float]()
-    async with _idle_transaction(url, idle):
+    until, lags = time.monotonic() + seconds, list[float]()
+    async with _idle_transaction(url, idle), await open_pool(url, max_size=2) as pool:
+        writing = Writing(url, random.Random(seed), PostgresSnapshotStore(pool))
         watching = asyncio.create_task(_watch(url, lags))
         killing = asyncio.create_task(_kill(url, until))
         await asyncio.gather(*[writing.write(until) for _ in range(WRITERS)])
