@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from domain.budgets import MAX_COST, MAX_TOKENS
 from domain.events import Durability, Strategy
 from domain.prices import PER_DOLLAR
-from domain.windows import WINDOWS, Window
+from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
@@ -145,15 +145,18 @@ def _number(given: object) -> object:
 
 
 class LimitBody(Body):
-    """What may be spent in a window of time, in UTC: tokens, money, or both."""
+    """What may be spent in a window of time, in UTC, or by a turn: tokens, money, or both."""
 
-    window: Window
+    window: Span
     tokens: Annotated[
         int | None, BeforeValidator(_number), Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
     ] = None
     cost_usd: Annotated[
         float | None, BeforeValidator(_number), Field(gt=0, le=MAX_DOLLARS, description="What they may cost.")
     ] = None
+    warn_at: Annotated[
+        float, BeforeValidator(_number), Field(gt=0, le=1, description="The share from which on it is spent sparingly.")
+    ] = 0.8
 
 
 class SetBudget(Body):
@@ -161,6 +164,6 @@ class SetBudget(Body):
 
     limits: Annotated[
         tuple[LimitBody, ...],
-        Field(max_length=len(WINDOWS), description="At most one for each window; without any, the budget is lifted."),
+        Field(max_length=len(SPANS), description="At most one for each window; without any, the budget is lifted."),
     ]
     checkpoint_ref: CheckpointRef = None

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from msgspec import Struct
+
 from domain.errors import InvalidInput
 from domain.events import Limit
 from domain.prices import PER_DOLLAR, Prices
 from domain.state import ModelUsage, Thread
-from domain.windows import WINDOWS, Window, start_of
+from domain.windows import SPANS, WINDOWS, Span, Window, start_of
 
 MAX_TOKENS = 10**15
 """Tokens that a limit may name: every program reads a number like that exactly."""
@@ -22,7 +24,7 @@ def check_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
     Raises:
         InvalidInput: naming the limit, as `limits.0`.
     """
-    found: dict[Window, Limit] = {}
+    found: dict[Span, Limit] = {}
     for index, limit in enumerate(limits):
         field = f"limits.{index}"
         if limit.window in found:
@@ -34,8 +36,10 @@ def check_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
         if limit.cost is not None and not 1 <= limit.cost <= MAX_COST:
             least, most = f"{1 / PER_DOLLAR:.12f}", MAX_COST // PER_DOLLAR
             raise InvalidInput(f"{field}.cost_usd", f"must lie between {least} and {most}")
+        if not 0 < limit.warn_at <= 1:
+            raise InvalidInput(f"{field}.warn_at", "must be a share: above 0, at most 1")
         found[limit.window] = limit
-    return tuple(found[window] for window in WINDOWS if window in found)
+    return tuple(found[span] for span in SPANS if span in found)
 
 
 def used_in(thread: Thread, window: Window, at: datetime) -> Sequence[ModelUsage]:
@@ -58,7 +62,21 @@ def is_reached(limit: Limit, usage: Sequence[ModelUsage], prices: Prices) -> boo
     return limit.cost is not None and prices.of_all(usage) >= limit.cost
 
 
-def reached(thread: Thread, at: datetime, prices: Prices) -> Limit | None:
-    """Return the limit that is reached at an instant; of several, the one whose window ends last. None: none is."""
-    found = [limit for limit in thread.limits if is_reached(limit, used_in(thread, limit.window, at), prices)]
-    return max(found, key=lambda limit: WINDOWS.index(limit.window), default=None)
+class Reached(Struct, frozen=True):
+    """A limit of which nothing is left in its window."""
+
+    limit: Limit
+    window: Window
+
+
+def reached(thread: Thread, at: datetime, prices: Prices) -> Reached | None:
+    """Return the limit that is reached at an instant; of several, the one whose window ends last. None: none is.
+
+    A limit for each turn is none of the thread's: the next turn begins anew.
+    """
+    found = None
+    for window in WINDOWS:
+        limit = next((limit for limit in thread.limits if limit.window == window), None)
+        if limit is not None and is_reached(limit, used_in(thread, window, at), prices):
+            found = Reached(limit, window)
+    return found

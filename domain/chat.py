@@ -9,6 +9,9 @@ from domain.errors import ThreadfoldError
 from domain.ids import ThreadId
 from domain.json import JsonObject
 
+MESSAGE_OVERHEAD = 4
+"""Tokens that a message costs beyond its text in the chat formats in use."""
+
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 

@@ -12,13 +12,10 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.chat import ChatMessage
+from domain.chat import MESSAGE_OVERHEAD, ChatMessage
 from domain.errors import PromptTooLarge
 from domain.events import ContextAssembled
 from domain.state import Message, Running
-
-MESSAGE_OVERHEAD = 4
-"""Tokens that a message costs beyond its text in the chat formats in use."""
 
 SHORTENED = "\n[shortened: the rest did not fit into the context window]"
 SHORTENED_TOKENS = 16

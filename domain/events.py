@@ -6,13 +6,14 @@ Names and fields are the storage format: an event that was written once is read 
 Other events refer to a message or a tool call by the version of the event that brought it.
 """
 
+from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
 
 from domain.json import Json, JsonObject
-from domain.windows import Window
+from domain.windows import Span
 
 Durability: TypeAlias = Literal["sync", "turn", "async"]
 """When a turn's events are stored: each transition before the next node runs, all at the turn's end, or behind it."""
@@ -24,12 +25,22 @@ Strategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
 class Limit(Struct, frozen=True, omit_defaults=True):
     """What may be spent in a window of time: tokens of prompts and answers, money in the units of `domain.prices`.
 
-    None: as much as one likes.
+    None: as much as one likes. From the share `warn_at` of either on, what is left is used sparingly.
     """
 
-    window: Window
+    window: Span
     tokens: int | None = None
     cost: int | None = None
+    warn_at: float = 0.8
+
+
+class Recalled(Struct, frozen=True, omit_defaults=True):
+    """A part of an older message that the model was shown again: its characters from `start` up to `end`."""
+
+    message: int
+    start: int
+    end: int
+    because: str = ""
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
@@ -123,6 +134,8 @@ class ContextAssembled(Event, frozen=True):
 
     `tokens` of at most `limit` count everything: instructions, tools, summary and messages. `summarised` is the last
     version that the summary covers; `pinned` the user's message, where it is older than `first`; 0 if there is none.
+    `fixed` of the tokens are those of instructions and tools, whose texts are kept under the names that `texts` gives,
+    and of the thread's `values`. `shortened` says of which messages only so many characters were shown.
     """
 
     first: int
@@ -131,10 +144,20 @@ class ContextAssembled(Event, frozen=True):
     limit: int
     summarised: int = 0
     pinned: int = 0
+    fixed: int = 0
+    texts: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    recalled: tuple[Recalled, ...] = ()
+    shortened: tuple[tuple[int, int], ...] = ()
 
 
 class ModelCalled(Event, frozen=True):
-    """A model answered. Tokens are the endpoint's count, or ours where it reports none (`estimated`)."""
+    """A model answered. Tokens are the endpoint's count, or ours where it reports none (`estimated`).
+
+    `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
+    not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
+    and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
+    """
 
     model: str
     prompt_tokens: int
@@ -142,6 +165,36 @@ class ModelCalled(Event, frozen=True):
     duration_ms: int
     finish_reason: str
     estimated: bool = False
+    counted: int = 0
+    reported: tuple[int, int] | None = None
+    provider: str = ""
+    because: str = ""
+    reservation: UUID | None = None
+
+
+class ModelFailed(Event, frozen=True):
+    """A model did not answer; another one may be asked instead. `error` is for people."""
+
+    model: str
+    provider: str
+    error: str
+    duration_ms: int
+    because: str = ""
+
+
+class BudgetThresholdReached(Event, frozen=True):
+    """With the call before, the share `warn_at` of a limit is spent: of the thread's own, or of one of its tenant's.
+
+    `start` is when the limit's window began. A tenant's limit may be of one agent or model only.
+    """
+
+    scope: Literal["thread", "tenant"]
+    limit: Limit
+    start: datetime
+    tokens: int
+    cost: int
+    agent: str = ""
+    model: str = ""
 
 
 class ToolRequested(Event, frozen=True):
@@ -266,11 +319,15 @@ class NodeFailed(Event, frozen=True):
 
 
 class HistoryCompacted(Event, frozen=True):
-    """Messages up to and including version `through` left the live window for a summary. The log keeps them."""
+    """Messages up to and including version `through` left the live window for a summary. The log keeps them.
+
+    `by` names the model that wrote the summary; without, it is an extract.
+    """
 
     through: int
     summary: str
     tokens: int
+    by: str = ""
 
 
 class CancellationRequested(Event, frozen=True):
@@ -286,11 +343,17 @@ class TurnCompleted(Event, frozen=True):
     turn_id: UUID
 
 
+FailureReason: TypeAlias = Literal[
+    "node_failed", "step_limit", "graph_changed", "resumed_too_often", "approval_denied", "budget_exhausted"
+]
+"""Why a turn failed, for programs."""
+
+
 class TurnFailed(Event, frozen=True):
     """The agent gave up. `reason` is for programs, `detail` for people."""
 
     turn_id: UUID
-    reason: Literal["node_failed", "step_limit", "graph_changed", "resumed_too_often", "approval_denied"]
+    reason: FailureReason
     detail: str
 
 
@@ -310,7 +373,15 @@ class TurnRolledBack(Event, frozen=True):
 TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
 """How a turn ends: in exactly one of these."""
 
-NodeFact: TypeAlias = ContextAssembled | ModelCalled | MessageAppended | ToolRequested | StateUpdated | HistoryCompacted
+NodeFact: TypeAlias = (
+    ContextAssembled
+    | ModelCalled
+    | BudgetThresholdReached
+    | MessageAppended
+    | ToolRequested
+    | StateUpdated
+    | HistoryCompacted
+)
 """What a node may say happened. All else is said by the runtime."""
 
 EVENTS: tuple[type[Event], ...] = (
@@ -324,6 +395,8 @@ EVENTS: tuple[type[Event], ...] = (
     MessageAppended,
     ContextAssembled,
     ModelCalled,
+    ModelFailed,
+    BudgetThresholdReached,
     ToolRequested,
     ApprovalRequested,
     ApprovalGranted,

@@ -12,13 +12,14 @@ from typing import TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from domain.chat import ToolCall
+from domain.chat import MESSAGE_OVERHEAD, ToolCall
 from domain.errors import CorruptLog
 from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
     BudgetSet,
+    BudgetThresholdReached,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -29,6 +30,7 @@ from domain.events import (
     MessageAppended,
     MessageEdited,
     ModelCalled,
+    ModelFailed,
     NodeCompleted,
     NodeFailed,
     StateUpdated,
@@ -58,7 +60,6 @@ from domain.state import (
     Idle,
     Item,
     Message,
-    ModelUsage,
     NodeApproval,
     Queued,
     Running,
@@ -67,9 +68,8 @@ from domain.state import (
     Thread,
     Turn,
     Unopened,
-    WindowUsage,
 )
-from domain.windows import WINDOWS, Window, start_of
+from domain.usage import used, used_in
 
 TITLE = 80
 """Characters of a thread's title, at most."""
@@ -124,7 +124,7 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
 
 
 def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
-    before = Before(thread.values, thread.window, thread.summary)
+    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens)
     turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
     waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
     return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
@@ -168,6 +168,8 @@ def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             turn = replace(turn, cancelling=event.how)
         case ContextAssembled():
             turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
+        case ModelCalled():
+            turn = replace(turn, usage=used(turn.usage, event))
         case StateUpdated(outside=True) if turn.before:
             values = merge_patch(turn.before.values, event.changes)
             turn = replace(turn, before=replace(turn.before, values=values))
@@ -228,8 +230,8 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
         case BudgetSet():
             thread = _limited(thread, event, version)
         case ModelCalled():
-            windows = thread.windows if at is None else _used_in(thread.windows, event, at)
-            thread = replace(thread, usage=_used(thread.usage, event), windows=windows)
+            windows = thread.windows if at is None else used_in(thread.windows, event, at)
+            thread = replace(thread, usage=used(thread.usage, event), windows=windows)
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens)
@@ -242,37 +244,16 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
 def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
     message = Message(version, event.role, event.content, event.tokens, partial=event.partial)
     title = thread.title or (_title(event.content or "") if event.role == "user" else "")
-    return replace(thread, window=(*thread.window, message), messages=thread.messages + 1, title=title)
+    said = thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
+    return replace(
+        thread, window=(*thread.window, message), messages=thread.messages + 1, said_tokens=said, title=title
+    )
 
 
 def _title(text: str) -> str:
     """Take the beginning of a text, on one line."""
     line = " ".join(text[: 4 * TITLE].split())
     return line if len(line) <= TITLE else f"{line[: TITLE - 1]}…"
-
-
-def _used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
-    """Add a call to what was used of its model."""
-    before = next((used for used in usage if used.model == event.model), ModelUsage(event.model))
-    after = ModelUsage(
-        event.model,
-        before.calls + 1,
-        before.prompt_tokens + event.prompt_tokens,
-        before.completion_tokens + event.completion_tokens,
-    )
-    return (*(used for used in usage if used is not before), after)
-
-
-def _used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
-    """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
-    before = {used.window: used for used in windows}
-
-    def current(window: Window) -> WindowUsage:
-        start, last = start_of(window, at), before.get(window)
-        usage = last.usage if last and last.start == start else ()
-        return WindowUsage(window, start, _used(usage, event))
-
-    return tuple(current(window) for window in WINDOWS if window != "lifetime")
 
 
 def _limited(thread: Thread, event: BudgetSet, version: Version) -> Thread:
@@ -283,6 +264,8 @@ _ABOUT_THE_TURN = (
     NodeCompleted,
     NodeFailed,
     ContextAssembled,
+    ModelFailed,
+    BudgetThresholdReached,
     ToolStarted,
     TurnResumed,
     CancellationRequested,
@@ -313,7 +296,13 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
         case TurnRolledBack():
             ended = Ended(event.turn_id, "rolled_back")
             if before := turn.before:
-                thread = replace(thread, values=before.values, window=before.window, summary=before.summary)
+                thread = replace(
+                    thread,
+                    values=before.values,
+                    window=before.window,
+                    summary=before.summary,
+                    said_tokens=before.said_tokens,
+                )
     return Idle(version, replace(thread, last_turn=ended))
 
 
@@ -324,7 +313,8 @@ def _outcome(state: Running, event: Outcome, version_of_call: int, version: Vers
         raise _impossible(state, event)
     told = Message(version, "tool", _told(event), event.tokens, call_id=call.request.id, name=call.request.name)
     open_calls = tuple(other for other in state.turn.calls if other is not call)
-    thread = replace(state.thread, window=(*state.thread.window, told))
+    said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
+    thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     return Running(version, thread, replace(state.turn, calls=open_calls, resumed=0))
 
 
@@ -362,11 +352,12 @@ def _asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall) -> tu
 
 
 def _edited(thread: Thread, event: MessageEdited) -> Thread:
-    window = tuple(
-        replace(message, content=event.content, tokens=event.tokens) if message.version == event.message else message
-        for message in thread.window
-    )
-    return replace(thread, window=window)
+    before = next((message for message in thread.window if message.version == event.message), None)
+    if before is None:
+        return thread
+    after = replace(before, content=event.content, tokens=event.tokens)
+    window = tuple(after if message is before else message for message in thread.window)
+    return replace(thread, window=window, said_tokens=thread.said_tokens + after.tokens - before.tokens)
 
 
 def _not_asked(call: Call) -> Call:

@@ -7,6 +7,7 @@ from domain.errors import (
     InvalidInput,
 )
 from domain.events import (
+    BudgetThresholdReached,
     ContextAssembled,
     HistoryCompacted,
     MessageAppended,
@@ -51,7 +52,7 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
                     raise InvalidInput(field, "history is compacted between calls, up to a past version")
                 speaker = None
-            case ContextAssembled() | ModelCalled():
+            case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
                 continue
             case _:
                 raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")

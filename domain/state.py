@@ -76,12 +76,22 @@ class Item(Struct, frozen=True, omit_defaults=True):
     attempt: int = 1
 
 
+class ModelUsage(Struct, frozen=True):
+    """What a thread has used of a model: calls, and tokens."""
+
+    model: str
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class Before(Struct, frozen=True):
     """What the thread was like before the turn: rolling back returns to it."""
 
     values: JsonObject
     window: tuple[Message, ...]
     summary: Summary | None
+    said_tokens: int = 0
 
 
 class Turn(Struct, frozen=True, omit_defaults=True):
@@ -89,7 +99,8 @@ class Turn(Struct, frozen=True, omit_defaults=True):
 
     `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
     often it was resumed, `resumed` of them at this step. Together with the turn's id they name the attempt, so that a
-    report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt.
+    report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt;
+    `usage` is what this turn has used of models.
     """
 
     turn_id: UUID
@@ -108,6 +119,7 @@ class Turn(Struct, frozen=True, omit_defaults=True):
     approval: NodeApproval | None = None
     items: tuple[Item, ...] | None = None
     cancelling: Literal["cancelled", "interrupted", "rolled_back"] | None = None
+    usage: tuple[ModelUsage, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -142,15 +154,6 @@ class Queued(Struct, frozen=True):
     strategy: Strategy
 
 
-class ModelUsage(Struct, frozen=True):
-    """What a thread has used of a model: calls, and tokens."""
-
-    model: str
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class WindowUsage(Struct, frozen=True):
     """What was used of each model in the last window of a kind in which a model was called. It began at `start`."""
 
@@ -170,7 +173,8 @@ class Thread(Struct, frozen=True):
     """What an open thread carries from turn to turn. `title` is the beginning of the first message of the user's.
 
     `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
-    used of models; `windows` has the same for the last hour, day and month in which there was any.
+    used of models; `windows` has the same for the last hour, day and month in which there was any. `said_tokens` are
+    what a prompt would take that held every message there ever was, with those of tools.
     """
 
     graph: str
@@ -181,6 +185,7 @@ class Thread(Struct, frozen=True):
     summary: Summary | None = None
     turns: int = 0
     messages: int = 0
+    said_tokens: int = 0
     title: str = ""
     usage: tuple[ModelUsage, ...] = ()
     windows: tuple[WindowUsage, ...] = ()

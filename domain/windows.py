@@ -5,8 +5,14 @@ from typing import Literal, TypeAlias
 
 Window: TypeAlias = Literal["hour", "day", "month", "lifetime"]
 
+Span: TypeAlias = Literal["turn", "hour", "day", "month", "lifetime"]
+"""What a limit is for: a turn, however long it takes, or a window."""
+
 WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 """From the shortest to the longest."""
+
+SPANS: tuple[Span, ...] = ("turn", *WINDOWS)
+"""The same, for limits."""
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Where the window that never ends begins."""

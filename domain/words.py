@@ -10,6 +10,7 @@ from domain.events import (
     ApprovalGranted,
     ApprovalRequested,
     BudgetSet,
+    BudgetThresholdReached,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -21,6 +22,7 @@ from domain.events import (
     MessageAppended,
     MessageEdited,
     ModelCalled,
+    ModelFailed,
     NodeCompleted,
     NodeFailed,
     StateUpdated,
@@ -43,7 +45,7 @@ from domain.graph import END
 from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.prices import dollars
-from domain.windows import Window
+from domain.windows import Span
 
 LENGTH = 200
 """Characters of a quoted text or value, at most."""
@@ -140,7 +142,8 @@ def _(event: ContextAssembled, _: Event | None = None) -> str:
     pinned = f", the user's message of version {event.pinned}" if event.pinned else ""
     only = event.first == event.last
     shown = f"the message of version {event.last}" if only else f"the messages {event.first} to {event.last}"
-    shown += pinned + before
+    again = f", parts of {len(event.recalled)} older ones" if event.recalled else ""
+    shown += pinned + again + before
     return f"The model was to see {shown}: {event.tokens:,} of at most {event.limit:,} tokens"
 
 
@@ -148,7 +151,23 @@ def _(event: ContextAssembled, _: Event | None = None) -> str:
 def _(event: ModelCalled, _: Event | None = None) -> str:
     about = "about " if event.estimated else ""
     tokens = f"{about}{event.prompt_tokens:,} tokens in and {event.completion_tokens:,} out"
-    return f"The model {event.model} answered in {event.duration_ms:,} ms: {tokens}, finished by {event.finish_reason}"
+    why = f" ({event.because})" if event.because else ""
+    answered = f"The model {event.model}{why} answered in {event.duration_ms:,} ms"
+    return f"{answered}: {tokens}, finished by {event.finish_reason}"
+
+
+@in_words.register
+def _(event: ModelFailed, _: Event | None = None) -> str:
+    where = f" of {event.provider}" if event.provider else ""
+    return f"The model {event.model}{where} did not answer within {event.duration_ms:,} ms: {_quoted(event.error)}"
+
+
+@in_words.register
+def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
+    whose = "The thread" if event.scope == "thread" else "The tenant"
+    only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
+    spent = _amounts(event.tokens, event.cost)
+    return f"{whose} has spent {spent}{only}, which is {event.limit.warn_at:.0%} or more of {_limit(event.limit)}"
 
 
 @in_words.register
@@ -271,15 +290,25 @@ def _call(about: Event | None) -> str:
             return "a call"
 
 
-_WITHIN: Mapping[Window, str] = {"hour": "an hour", "day": "a day", "month": "a month", "lifetime": "in all"}
+_WITHIN: Mapping[Span, str] = {
+    "turn": "a turn",
+    "hour": "an hour",
+    "day": "a day",
+    "month": "a month",
+    "lifetime": "in all",
+}
 
 
 def _limit(limit: Limit) -> str:
+    return f"{_amounts(limit.tokens, limit.cost)} {_WITHIN[limit.window]}"
+
+
+def _amounts(tokens: int | None, cost: int | None) -> str:
     amounts = [
-        *([f"{limit.tokens:,} tokens"] if limit.tokens is not None else []),
-        *([f"${dollars(limit.cost):,.12g}"] if limit.cost is not None else []),
+        *([f"{tokens:,} tokens"] if tokens is not None else []),
+        *([f"${dollars(cost):,.12g}"] if cost is not None else []),
     ]
-    return f"{' and '.join(amounts)} {_WITHIN[limit.window]}"
+    return " and ".join(amounts)
 
 
 def _tool(about: Event | None) -> str:

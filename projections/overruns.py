@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain.application.journal import Journal, Loaded
-from domain.budgets import is_reached, reached, used_in
-from domain.events import Limit
+from domain.budgets import Reached, is_reached, reached, used_in
 from domain.ids import Version
 from domain.prices import Prices
 from domain.state import State, Unopened
@@ -60,7 +59,7 @@ async def overrun_of(journal: Journal, loaded: Loaded, prices: Prices) -> Overru
 
 
 async def _begin(
-    journal: Journal, loaded: Loaded, limit: Limit, at: datetime, first: Version, prices: Prices
+    journal: Journal, loaded: Loaded, limit: Reached, at: datetime, first: Version, prices: Prices
 ) -> Loaded:
     """Find the first version after which a limit was reached, which it is after `loaded` and at an instant.
 
@@ -76,11 +75,11 @@ async def _begin(
     return loaded
 
 
-def _is_reached(state: State, limit: Limit, at: datetime, prices: Prices) -> bool:
-    return not isinstance(state, Unopened) and is_reached(limit, used_in(state.thread, limit.window, at), prices)
+def _is_reached(state: State, limit: Reached, at: datetime, prices: Prices) -> bool:
+    return not isinstance(state, Unopened) and is_reached(limit.limit, used_in(state.thread, limit.window, at), prices)
 
 
-def _reached(loaded: Loaded, at: datetime, prices: Prices) -> Limit | None:
+def _reached(loaded: Loaded, at: datetime, prices: Prices) -> Reached | None:
     return None if isinstance(loaded.state, Unopened) else reached(loaded.state.thread, at, prices)
 
 

@@ -52,4 +52,4 @@ async def show_budget(
 
 
 def _limit(given: LimitBody) -> Limit:
-    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd))
+    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)

@@ -13,20 +13,21 @@ from domain.budgets import is_reached, reached, tokens_of, used_in
 from domain.events import Limit
 from domain.prices import Prices, dollars
 from domain.state import ModelUsage, Thread, Unopened
-from domain.windows import WINDOWS, Window, end_of, start_of
+from domain.windows import WINDOWS, Span, Window, end_of, start_of
 
 
 class LimitView(Struct, frozen=True):
-    """What may be spent in a window; null: as much as one likes."""
+    """What may be spent in a window, or by a turn; null: as much as one likes. From `warn_at` on, sparingly."""
 
-    window: Window
+    window: Span
     tokens: int | None
     cost_usd: float | None
+    warn_at: float
 
     @classmethod
     def of(cls, limit: Limit) -> Self:
         """Show a limit in dollars."""
-        return cls(limit.window, limit.tokens, _dollars(limit.cost))
+        return cls(limit.window, limit.tokens, _dollars(limit.cost), limit.warn_at)
 
 
 class ModelSpending(Struct, frozen=True):
@@ -94,7 +95,7 @@ def budget_view(loaded: Loaded, at: datetime, prices: Prices) -> BudgetView:
     if isinstance(loaded.state, Unopened):
         raise TypeError("An unopened thread has no budget to show")
     thread = loaded.state.thread
-    limits = {limit.window: limit for limit in thread.limits}
+    limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}
     shown = {*limits, "lifetime"}
     over = reached(thread, at, prices)
     return BudgetView(

@@ -23,7 +23,8 @@ from litestar import Litestar, Request, Response, get, post
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
-from domain.context import MESSAGE_OVERHEAD, SHORTENED
+from domain.chat import MESSAGE_OVERHEAD
+from domain.context import SHORTENED
 from examples.airline.recordings import Message, canonical, conversations
 
 THREAD = "X-Threadfold-Thread"

@@ -59,8 +59,8 @@ async def test_a_budget_says_what_was_spent_and_what_is_left(api: Api) -> None:
     await api.turn(thread, "What is 12 * 3.5?")
     state, now = (await api.get(f"/v1/threads/{thread}/state")).json(), await budget(api, thread)
     assert now["limits"] == [
-        {"window": "day", "tokens": 9, "cost_usd": None},
-        {"window": "lifetime", "tokens": 100_000, "cost_usd": 1.5},
+        {"window": "day", "tokens": 9, "cost_usd": None, "warn_at": 0.8},
+        {"window": "lifetime", "tokens": 100_000, "cost_usd": 1.5, "warn_at": 0.8},
     ]
     day, lifetime = now["windows"]
     spent = state["prompt_tokens"] + state["completion_tokens"]

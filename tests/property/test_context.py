@@ -4,9 +4,9 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from domain.chat import ChatMessage, ToolCall
+from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
 from domain.compaction import compacted, leaving
-from domain.context import MESSAGE_OVERHEAD, SHORTENED, assemble, cost, groups
+from domain.context import SHORTENED, assemble, cost, groups
 from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.state import Message, Running, Summary

@@ -436,6 +436,7 @@ def budget(events: Sequence[Json], at: str, prices: dict[str, tuple[int, int]]) 
                 "window": window,
                 "tokens": limit.get("tokens"),
                 "cost_usd": limit["cost"] / 10**12 if "cost" in limit else None,
+                "warn_at": limit.get("warn_at", 0.8),
             }
             for window, limit in limited.items()
         ],

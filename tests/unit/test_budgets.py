@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budgets import MAX_COST, MAX_TOKENS, reached, used_in
+from domain.budgets import MAX_COST, MAX_TOKENS, Reached, reached, used_in
 from domain.commands import CancelTurn, OpenThread, SetBudget
 from domain.errors import InvalidInput, UnopenedThread
 from domain.events import (
@@ -149,7 +149,7 @@ class TestReaching:
         spent = [(called(), AT), (called(), AT)]
         assert reached(thread((BudgetSet((Limit("hour", 101),)), AT), *spent), AT, PRICES) is None
         over = thread((BudgetSet((Limit("hour", 100),)), AT), *spent)
-        assert reached(over, AT, PRICES) == Limit("hour", 100)
+        assert reached(over, AT, PRICES) == Reached(Limit("hour", 100), "hour")
         end = end_of("hour", AT)
         assert end == AT + timedelta(minutes=30)
         assert reached(over, end - timedelta(microseconds=1), PRICES) is not None
@@ -165,7 +165,7 @@ class TestReaching:
 
     def test_of_several_the_one_whose_window_ends_last_counts(self) -> None:
         limits = Limit("hour", 10), Limit("day", 20), Limit("month", 10**6)
-        assert reached(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES) == Limit("day", 20)
+        assert reached(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES) == Reached(Limit("day", 20), "day")
 
 
 def test_windows_end_where_the_next_ones_begin() -> None:

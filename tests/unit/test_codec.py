@@ -45,6 +45,8 @@ def test_names_of_events_are_storage_format_and_stay() -> None:
         "MessageAppended": 1,
         "ContextAssembled": 1,
         "ModelCalled": 1,
+        "ModelFailed": 1,
+        "BudgetThresholdReached": 1,
         "ToolRequested": 1,
         "ToolStarted": 1,
         "ToolSucceeded": 1,

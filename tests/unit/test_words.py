@@ -10,6 +10,7 @@ from domain.events import (
     ApprovalGranted,
     ApprovalRequested,
     BudgetSet,
+    BudgetThresholdReached,
     CancellationRequested,
     ContextAssembled,
     Event,
@@ -21,6 +22,7 @@ from domain.events import (
     MessageAppended,
     MessageEdited,
     ModelCalled,
+    ModelFailed,
     NodeCompleted,
     NodeFailed,
     StateUpdated,
@@ -39,6 +41,8 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
+from domain.prices import PER_DOLLAR
+from domain.windows import EVER
 from domain.words import LENGTH, in_words, refers_to
 
 TURN = UUID("3f2a91c4-0000-4000-8000-000000000001")
@@ -109,6 +113,16 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
         ModelCalled("small", 1200, 5, 12, "stop", estimated=True),
         None,
         "The model small answered in 12 ms: about 1,200 tokens in and 5 out, finished by stop",
+    ),
+    (
+        ModelFailed("big", "cloud", "HTTP 503", 40),
+        None,
+        'The model big of cloud did not answer within 40 ms: "HTTP 503"',
+    ),
+    (
+        BudgetThresholdReached("tenant", Limit("day", 1_000), EVER, 900, 5 * PER_DOLLAR, agent="airline"),
+        None,
+        "The tenant has spent 900 tokens and $5 with airline, which is 80% or more of 1,000 tokens a day",
     ),
     (STATUS, None, 'The agent asked for order_status(order="A-17")'),
     (

@@ -1,0 +1,116 @@
+"""What tenants may spend, and what their calls of models have taken of it: exact, across all processes.
+
+A call reserves the most that it can take, and settles what it took. A limit is never passed by what is settled and
+what is reserved together.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.events import Limit
+from domain.ids import Shard, Tenant, ThreadId
+from domain.ports.log import Fence
+
+
+class Scope(Struct, frozen=True, order=True):
+    """Whose calls a limit counts: all of a tenant's, or only those of one agent, of one model, or of both."""
+
+    tenant: Tenant
+    agent: str = ""
+    model: str = ""
+
+
+class Amount(Struct, frozen=True):
+    """Tokens of prompts and answers, and money in the units of `domain.prices`."""
+
+    tokens: int = 0
+    cost: int = 0
+
+
+class ScopeLimits(Struct, frozen=True):
+    """The limits of a scope, as somebody set them. None: they were lifted."""
+
+    scope: Scope
+    limits: tuple[Limit, ...]
+    set_at: datetime
+    actor: str | None = None
+
+
+class Reservation(Struct, frozen=True):
+    """The most that a call can take. `at` names the windows that it counts in, `fence` the lease that it runs under."""
+
+    id: UUID
+    tenant: Tenant
+    thread_id: ThreadId
+    agent: str
+    model: str
+    most: Amount
+    at: datetime
+    fence: Fence | None = None
+
+
+class Standing(Struct, frozen=True):
+    """How a limit stands in the window that began at `start`."""
+
+    scope: Scope
+    limit: Limit
+    start: datetime
+    spent: Amount = Amount()
+    reserved: Amount = Amount()
+
+
+class Granted(Struct, frozen=True):
+    """The reservation holds. `strained`: it reaches into what is left after the share `warn_at` of some limit."""
+
+    strained: bool = False
+
+
+class Refused(Struct, frozen=True):
+    """There is not enough left of a limit. `passing`: there would be, if what others reserved came back unused."""
+
+    standing: Standing
+    passing: bool
+
+
+class Ledger(Protocol):
+    """Limits of tenants, and what is spent and reserved of each."""
+
+    async def set_limits(
+        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
+    ) -> None:
+        """Limit a scope from now on, instead of what limited it before. Without limits, they are lifted.
+
+        `spent` says what was spent before in each window (`hour`, `day`, `month`, `lifetime`) that `at` lies in; it
+        counts where no limit has counted so far.
+        """
+
+    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
+        """Return the limits that hold, by scope."""
+
+    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
+        """Return what was set and lifted, the last first."""
+
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+        """Return how each limit stands at an instant of now or later: in windows before, nothing is kept."""
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        """Take the most that a call can take, from every limit that counts it; or from none, if one has too little.
+
+        The same id a second time changes nothing.
+        """
+
+    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+        """Turn what was reserved into what was spent, once; nothing where there is no such reservation any more.
+
+        Returns the limits whose share `warn_at` is reached by that.
+        """
+
+    async def release(self, reservation: UUID) -> None:
+        """Give back what was reserved: the call has taken nothing."""
+
+    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        """Return what is reserved for calls under leases of these shards, whichever epoch: for whoever has them now."""
