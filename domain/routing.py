@@ -1,33 +1,38 @@
 """Which model answers a prompt: rules as data, and a chain to go on along where one does not answer."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+
+from domain.errors import InvalidInput
+
+Tokens = Annotated[int, Meta(ge=1, le=10**9)]
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model at a provider. `model` is what the provider calls it.
+    """A model at a provider. `model` is what the provider calls it; rules and chains call it by its name in the policy.
 
-    `context_window` and `max_answer` are in tokens; None: the settings say it. `prompt_over` and so on of a rule name
-    it by its name in the policy.
+    `context_window` and `max_answer` are in tokens; None: the settings say it.
     """
 
     provider: str
     model: str
-    context_window: int | None = None
-    max_answer: int | None = None
+    context_window: Tokens | None = None
+    max_answer: Tokens | None = None
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """Use a model where all that is said here holds. What is None does not matter.
 
     `strained`: most of a budget is spent. `prompt_over`: the prompt has more tokens than that. `tools`: the model is
-    offered tools. `node` and `agent` are names.
+    offered tools. `node` and `agent` are names; a node of a graph within the graph is found by its own name, too.
     """
 
     use: str
     strained: bool | None = None
-    prompt_over: int | None = None
+    prompt_over: Annotated[int, Meta(ge=0, le=10**9)] | None = None
     tools: bool | None = None
     node: str | None = None
     agent: str | None = None
@@ -42,6 +47,23 @@ class Policy(Struct, frozen=True):
     models: Mapping[str, ModelSpec]
     chain: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that every choice leads to a model. Raises `InvalidInput`, naming the field as `rules.0.use`."""
+        if not self.chain:
+            raise InvalidInput("chain", "names no model")
+        if len(set(self.chain)) < len(self.chain):
+            raise InvalidInput("chain", "names a model twice")
+        for name in self.chain:
+            self._check("chain", name)
+        for index, rule in enumerate(self.rules):
+            self._check(f"rules.{index}.use", rule.use)
+            if all(value is None for name, value in asdict(rule).items() if name != "use"):
+                raise InvalidInput(f"rules.{index}", "always holds; put the model first in the chain instead")
+
+    def _check(self, field: str, name: str) -> None:
+        if name not in self.models:
+            raise InvalidInput(field, f"there is no model {name!r}; there are: {', '.join(self.models) or 'none'}")
 
 
 class Situation(Struct, frozen=True):
@@ -63,37 +85,41 @@ class Choice(Struct, frozen=True):
 
 
 def choose(policy: Policy, situation: Situation) -> Choice:
-    """Choose by the first rule that holds. The rest of the policy's chain follows."""
+    """Choose what the agent asks for, or else by the first rule that holds. The rest of the policy's chain follows."""
     if situation.asked is not None and situation.asked in policy.models:
-        return Choice(_first(situation.asked, policy.chain), "the agent asks for it")
+        return _chosen(policy, situation.asked, "the agent asks for it")
     for rule in policy.rules:
-        if (why := _holds(rule, situation)) is not None:
-            return Choice(_first(rule.use, policy.chain), why if rule.use != policy.chain[0] else "")
+        if (reasons := _reasons(rule, situation)) is not None:
+            return _chosen(policy, rule.use, ", ".join(reasons))
     return Choice(policy.chain)
 
 
-def _first(name: str, chain: tuple[str, ...]) -> tuple[str, ...]:
-    return (name, *(other for other in chain if other != name))
+def _chosen(policy: Policy, name: str, because: str) -> Choice:
+    chain = (name, *(other for other in policy.chain if other != name))
+    return Choice(chain, "" if name == policy.chain[0] else because)
 
 
-def _holds(rule: Rule, situation: Situation) -> str | None:
+def _reasons(rule: Rule, now: Situation) -> list[str] | None:
     """Say why a rule holds; None if it does not."""
     reasons = []
     if rule.strained is not None:
-        if rule.strained != situation.strained:
+        if rule.strained != now.strained:
             return None
-        reasons.append("most of a budget is spent" if rule.strained else "no budget is strained")
+        reasons.append("most of a budget is spent" if now.strained else "no budget is strained")
     if rule.prompt_over is not None:
-        if situation.prompt_tokens <= rule.prompt_over:
+        if now.prompt_tokens <= rule.prompt_over:
             return None
         reasons.append(f"the prompt has more than {rule.prompt_over} tokens")
     if rule.tools is not None:
-        if rule.tools != situation.tools:
+        if rule.tools != now.tools:
             return None
-        reasons.append("tools are offered" if rule.tools else "no tools are offered")
-    for what, wanted, actual in (("node", rule.node, situation.node), ("agent", rule.agent, situation.agent)):
-        if wanted is not None:
-            if wanted != actual:
-                return None
-            reasons.append(f"the {what} is {wanted}")
-    return ", ".join(reasons)
+        reasons.append("tools are offered" if now.tools else "no tools are offered")
+    if rule.node is not None:
+        if rule.node not in {now.node, now.node.rpartition("/")[2]}:
+            return None
+        reasons.append(f"the node is {rule.node}")
+    if rule.agent is not None:
+        if rule.agent != now.agent:
+            return None
+        reasons.append(f"the agent is {rule.agent}")
+    return reasons
