@@ -1,0 +1,56 @@
+"""What an endpoint says that a call has used, held against what was counted here."""
+
+from typing import NamedTuple
+
+from domain.chat import Usage
+
+SMALL = 50
+"""Tokens of a prompt that may be missing: chat formats weigh the same messages differently."""
+
+TEMPLATE = 1000
+"""Tokens that a provider may add to a prompt by itself."""
+
+FACTOR = 4
+"""How far tokenizers are apart at most."""
+
+FEW = 20
+"""Tokens of an answer that may be missing."""
+
+LONGEST = 1_000_000
+"""Tokens that no answer passes, thoughts that are not shown included."""
+
+KEPT = 10**15
+"""What is kept of an absurd number: every program reads one like that exactly."""
+
+
+class Believed(NamedTuple):
+    """The usage that counts. `estimated`: it is our own count; `reported` is what was said instead, if anything."""
+
+    usage: Usage
+    estimated: bool
+    reported: tuple[int, int] | None
+
+
+def believed(usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None) -> Believed:
+    """Believe what an endpoint reports, unless it cannot be: budgets rest on it."""
+    ours = Usage(counted_prompt, counted_answer)
+    if usage is None:
+        return Believed(ours, estimated=True, reported=None)
+    longest = LONGEST if max_tokens is None else min(max_tokens, LONGEST)
+    least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
+    least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
+    if (
+        least_prompt <= usage.prompt_tokens <= counted_prompt * FACTOR + TEMPLATE
+        and least_answer <= usage.completion_tokens <= longest
+    ):
+        return Believed(usage, estimated=False, reported=None)
+    return Believed(ours, estimated=True, reported=(_kept(usage.prompt_tokens), _kept(usage.completion_tokens)))
+
+
+def _least(counted: int, bound: float) -> float:
+    """Return the smallest number that can be. Where there is something, it is not nothing, however small."""
+    return max(bound, 1 if counted else 0)
+
+
+def _kept(reported: int) -> int:
+    return max(-KEPT, min(reported, KEPT))
