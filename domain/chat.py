@@ -42,7 +42,11 @@ class ToolSpec(Struct, frozen=True):
 
 
 class ChatRequest(Struct, frozen=True):
-    """One call of a model. `thread_id` goes along as a header, for gateways that attribute or cache by it."""
+    """One call of a model. `thread_id` goes along as a header, for gateways that attribute or cache by it.
+
+    `patience` is how many seconds an endpoint that refuses may ask to wait before it is asked again. None: as many as
+    the client allows, since nobody else can be asked.
+    """
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
@@ -50,6 +54,7 @@ class ChatRequest(Struct, frozen=True):
     temperature: float | None = None
     max_tokens: int | None = None
     thread_id: ThreadId | None = None
+    patience: float | None = None
 
 
 class Usage(Struct, frozen=True):

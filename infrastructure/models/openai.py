@@ -1,7 +1,6 @@
 """A chat model behind any endpoint that speaks OpenAI's chat completions: OpenAI, Ollama, llama.cpp, vLLM."""
 
 import asyncio
-import ipaddress
 import random as randomness
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -25,6 +24,7 @@ from domain.errors import InvalidInput
 from domain.json import storable_text
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.failures import failure_of, server_words, shortened, without
+from infrastructure.models.hosts import is_loopback
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
 from infrastructure.models.sse import EventStreamParser
 from infrastructure.models.wire import read_completion, write_request
@@ -67,15 +67,17 @@ class OpenAIChatModel:
         limits: TimeLimits | None = None,
         retry: RetryPolicy | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        past_proxies: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         random: Callable[[], float] = randomness.random,
     ) -> None:
         """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it wants one, a model.
 
-        Raises `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
+        `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises `InvalidInput` for an
+        endpoint that is no such URL, or a key that no header can carry.
         """
-        self._url = _completions_url(endpoint)
+        self._url = completions_url(endpoint)
         self._key = (api_key or "").strip()
         self._model = model
         self._limits = limits or TimeLimits()
@@ -84,15 +86,15 @@ class OpenAIChatModel:
         self._now, self._sleep, self._random = now, sleep, random
         # OpenAI's newer models know only the new name, most other servers only the old one.
         self._limit_field = "max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens"
-        here = _is_loopback(self._url.host)
+        here = is_loopback(self._url.host)
         # Loading the certificates of all authorities takes longer than starting the rest; here none is needed.
         bare = here and self._url.scheme == "http"
         self._client = httpx.AsyncClient(
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if bare else True,
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if bare else httpx.create_ssl_context(),
             headers=_headers(self._key),
             timeout=httpx.Timeout(None, connect=self._limits.connect),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            trust_env=not here,  # a proxy cannot reach this machine's own loopback
+            trust_env=not (here or past_proxies),  # a proxy cannot reach this machine's own loopback
         )
 
     async def close(self) -> None:
@@ -123,7 +125,8 @@ class OpenAIChatModel:
         model = request.model or self._model
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
         body = write_request(request, model, stream=stream, limit_field=self._limit_field)
-        response, first_by = await self._accepted(body, headers, stream=stream)
+        patience = self._limits.total if request.patience is None else request.patience
+        response, first_by = await self._accepted(body, headers, patience, stream=stream)
         try:
             assembly = Assembly(model, self._key)
             chunks = self._chunks(response, first_by, assembly)
@@ -137,9 +140,12 @@ class OpenAIChatModel:
             await response.aclose()
 
     async def _accepted(
-        self, body: bytes, headers: dict[str, str], *, stream: bool
+        self, body: bytes, headers: dict[str, str], patience: float, *, stream: bool
     ) -> tuple[httpx.Response, float | None]:
-        """Ask until the endpoint begins to answer. Also return until when the first byte has to come."""
+        """Ask until the endpoint begins to answer. Also return until when the first byte has to come.
+
+        Nothing is waited for that is farther away than `patience`.
+        """
         loop = asyncio.get_running_loop()
         gives_up_at = loop.time() + self._limits.total
         attempt = 1
@@ -149,7 +155,7 @@ class OpenAIChatModel:
                 return await self._send(body, headers, first_by), first_by
             except _NotAnsweredError as refusal:
                 wait = self._retry.wait(attempt, refusal.retry_after, self._random)
-                if attempt >= refusal.attempts or loop.time() + wait >= gives_up_at:
+                if attempt >= refusal.attempts or wait > patience or loop.time() + wait >= gives_up_at:
                     raise refusal.error from refusal.__cause__
             attempt += 1
             await self._sleep(wait)
@@ -295,7 +301,8 @@ def _wordless(error: Exception) -> str:
             return "the connection was closed"
 
 
-def _completions_url(endpoint: str) -> httpx.URL:
+def completions_url(endpoint: str) -> httpx.URL:
+    """Return where requests go. Raises `InvalidInput` for an endpoint that is no URL."""
     try:
         url = httpx.URL(endpoint.strip())
     except httpx.InvalidURL as error:
@@ -312,14 +319,6 @@ def _headers(key: str) -> dict[str, str]:
     # Compressing small chunks makes proxies hold them back.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     return {**headers, "Authorization": f"Bearer {key}"} if key else headers
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
 
 
 def _is_json(response: httpx.Response) -> bool:
