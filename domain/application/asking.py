@@ -1,0 +1,211 @@
+"""Asking a model, and the next one where it does not answer."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Self, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.breaker import Breaker
+from domain.chat import (
+    AnswerCut,
+    AnswerTooLarge,
+    ChatAnswer,
+    ChatModel,
+    ChatRequest,
+    ModelError,
+    ModelRejectedRequest,
+    ModelUnreachable,
+    OnDelta,
+    ToolArgumentsMalformed,
+)
+from domain.errors import PromptTooLarge
+from domain.events import ModelFailed
+from domain.json import storable_text
+from domain.routing import Choice, ModelSpec, Policy
+
+PATIENCE = 1.0
+"""Seconds that a model may ask to wait before another attempt, where another model can be asked."""
+
+SPARED = 60.0
+"""Seconds that are spared for each model that could be asked later, if there are as many."""
+
+ERROR_LENGTH = 1_000
+
+Attempt: TypeAlias = Callable[[str, ModelSpec], AbstractAsyncContextManager[ChatRequest]]
+"""Is entered before a model is asked, by its name in the policy, and gives what to ask it.
+
+It leaves with the model's error if that does not answer: the place to reserve tokens, and to release them. What it
+raises itself ends the call; but for a `PromptTooLarge`, since another model may take longer prompts.
+"""
+
+Failed: TypeAlias = Callable[[ModelFailed], Awaitable[object]]
+"""Is told of each model that did not answer, before the next one is asked."""
+
+
+class Answered(Struct, frozen=True):
+    """An answer, and the model that gave it; `name` is its name in the policy.
+
+    `because` says why it was this model and not the policy's first; "" if it was. The duration is of this model alone.
+    """
+
+    answer: ChatAnswer
+    name: str
+    spec: ModelSpec
+    because: str
+    duration_ms: int
+
+    @property
+    def provider(self) -> str:
+        """Name the provider."""
+        return self.spec.provider
+
+
+@dataclass
+class Models:
+    """The models of a policy, ready to be asked.
+
+    `providers` are the clients by the names of the providers. A model that fails again and again rests for a while,
+    as `breaker` makes it, as far as this process is concerned.
+    """
+
+    policy: Policy
+    providers: Mapping[str, ChatModel]
+    breaker: Callable[[], Breaker] = Breaker
+    patience: float = PATIENCE
+    clock: Callable[[], float] = time.monotonic
+    _breakers: dict[str, Breaker] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with everybody awake."""
+        self._breakers = defaultdict(self.breaker)
+
+    @classmethod
+    def alone(cls, model: ChatModel, name: str = "default") -> Self:
+        """Make a policy of a single model, of a provider of the same name."""
+        return cls(Policy({name: ModelSpec(name, name)}, (name,)), {name: model})
+
+    @property
+    def usual(self) -> ChatModel:
+        """The client of the policy's first model."""
+        return self.providers[self.policy.models[self.policy.chain[0]].provider]
+
+    async def close(self) -> None:
+        """Let connections go."""
+        for provider in self.providers.values():
+            await provider.close()
+
+    async def ask(
+        self,
+        choice: Choice,
+        attempt: Attempt,
+        failed: Failed,
+        *,
+        within: float,
+        on_delta: OnDelta | None = None,
+        retract: Callable[[], None] = lambda: None,
+    ) -> Answered:
+        """Ask one model after the other until one answers, all of them `within` so many seconds.
+
+        `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
+        not come. Raises the error of the last that was asked, and whatever the caller's own functions raise.
+        """
+        now = asyncio.get_running_loop().time
+        ends_at = now() + within
+        passed: list[str] = []
+        last: ModelError | PromptTooLarge | None = None
+        for name, others in self._in_turn(choice.chain, passed):
+            if last is not None and now() >= ends_at:
+                break
+            spec, because = self.policy.models[name], ", ".join(passed) or choice.because
+            asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None)
+            try:
+                async with attempt(name, spec) as request:
+                    answer = await asked.answer(request, _share(max(0.0, ends_at - now()), others))
+            except (ModelError, PromptTooLarge) as error:
+                failure = asked.failure(error, because)
+                last = error if isinstance(error, ModelError) else last or error
+                why = self._learn(name, error)
+            else:
+                self._breakers[name].succeeded()
+                return Answered(answer, name, spec, because, asked.duration_ms)
+            if asked.heard:
+                retract()
+            await failed(failure)
+            passed.append(f"{name} of {spec.provider} {why}")
+        if last is None:
+            raise ModelUnreachable("There is no model to ask.")
+        raise last
+
+    def _in_turn(self, chain: tuple[str, ...], passed: list[str]) -> Iterator[tuple[str, int]]:
+        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do."""
+        nobody = True
+        for position, name in enumerate(chain, 1):
+            if self._breakers[name].admits(self.clock()):
+                nobody = False
+                yield name, sum(not self._breakers[later].rests(self.clock()) for later in chain[position:])
+            else:
+                passed.append(f"{name} of {self.policy.models[name].provider} is resting")
+        if nobody:
+            passed.clear()
+            for position, name in enumerate(chain, 1):
+                yield name, len(chain) - position
+
+    def _learn(self, name: str, error: ModelError | PromptTooLarge) -> str:
+        """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
+        if isinstance(error, PromptTooLarge):
+            return "takes no prompt of that length"
+        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | ToolArgumentsMalformed):
+            self._breakers[name].succeeded()
+        else:
+            self._breakers[name].failed(self.clock())
+        return "did not answer"
+
+
+@dataclass
+class _Asked:
+    """One model, asked once."""
+
+    model: ChatModel
+    spec: ModelSpec
+    on_delta: OnDelta | None
+    patience: float | None
+    heard: bool = field(init=False, default=False)
+    duration_ms: int = field(init=False, default=0)
+
+    async def answer(self, request: ChatRequest, limit: float) -> ChatAnswer:
+        """Ask. The answer is streamed even if nobody listens: a model that says nothing is noticed sooner."""
+        spec, now = self.spec, asyncio.get_running_loop().time
+        started = now()
+        longest = min((most for most in (request.max_tokens, spec.max_answer) if most is not None), default=None)
+        whole = replace(request, model=spec.model, max_tokens=longest, patience=self.patience)
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                return await self.model.complete(whole, self._hear)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise  # the caller's own, out of `on_delta`
+            kind = AnswerCut if self.heard else ModelUnreachable
+            raise kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.") from error
+        finally:
+            self.duration_ms = int((now() - started) * 1000)
+
+    def failure(self, error: Exception, because: str) -> ModelFailed:
+        """Make the fact that the model did not answer."""
+        told = storable_text(str(error))[:ERROR_LENGTH]
+        return ModelFailed(self.spec.model, self.spec.provider, told, self.duration_ms, because)
+
+    def _hear(self, text: str) -> None:
+        if self.on_delta is not None:
+            self.heard = True
+            self.on_delta(text)
+
+
+def _share(left: float, others: int) -> float:
+    """Return how much of the time that is left one model may take, so that the others have some as well."""
+    return left - others * min(SPARED, left / (others + 1))
