@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
+from domain.application.asking import Models
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
 from domain.application.journal import Journal
@@ -23,8 +24,6 @@ from domain.application.seals import Sealer
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.worker import Worker
-from domain.chat import ChatModel
-from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
@@ -48,8 +47,8 @@ from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
-from infrastructure.models.offline import OfflineModel
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.catalogue import load_catalogue, with_asked_for
+from infrastructure.models.providers import open_models
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
@@ -153,14 +152,14 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         tokens = TiktokenCounter(settings.llm_model)
         agents = _agents(settings, clock)
         log = await _open_log(settings, stack, clock)
-        model = _model(settings, tokens)
-        stack.push_async_callback(model.close)
+        models = _models(settings, agents, tokens)
+        stack.push_async_callback(models.close)
         journal = Journal(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
         signals = Signals(log.wakeups)
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
-        turns = Turns(Means(journal, model, tokens, signals, settings.context_window_limit, log.hot), agents)
+        turns = Turns(Means(journal, models.usual, tokens, signals, settings.context_window_limit, log.hot), agents)
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
@@ -273,15 +272,9 @@ def _signer(settings: Settings) -> Signer | None:
     return signer_of(settings.signing_key.get_secret_value(), CHECKOUT) if settings.signing_key else None
 
 
-def _model(settings: Settings, tokens: TokenCounter) -> ChatModel:
-    if settings.llm_endpoint is None:
-        return OfflineModel(tokens)
-    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
-    try:
-        return OpenAIChatModel(settings.llm_endpoint, key, settings.llm_model)
-    except InvalidInput as error:
-        name = {"endpoint": "LLM_ENDPOINT", "api_key": "LLM_API_KEY"}.get(error.field, error.field)
-        raise BadSetting(f"{name}: {error.why}") from error
+def _models(settings: Settings, agents: Mapping[str, Agent], tokens: TokenCounter) -> Models:
+    asked = {agent.name: agent.model for agent in agents.values()}
+    return open_models(with_asked_for(load_catalogue(settings), asked), tokens, air_gapped=settings.air_gapped)
 
 
 def _prices(settings: Settings) -> Prices:

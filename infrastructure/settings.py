@@ -4,13 +4,14 @@ The variables are the fields' names in capitals; `.env.example` lists them. An e
 paths start at the checkout, so that every command finds the same data wherever it is called.
 """
 
+import os
 import pathlib
 import re
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from domain.errors import ThreadfoldError
 from domain.events import Durability
@@ -135,6 +136,16 @@ class Settings(BaseSettings):
         default=None, description="the key that LLM_ENDPOINT asks for"
     )
     llm_model: str = Field(default="default", description="the model's name at LLM_ENDPOINT")
+    llm_small_model: str | None = Field(
+        default=None, description="a cheaper model at LLM_ENDPOINT, for summaries and when most of a budget is spent"
+    )
+    models: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)] | None = Field(
+        default=None,
+        description="TOML file of providers, models and rules, instead of LLM_ENDPOINT and what is with it",
+    )
+    air_gapped: bool = Field(
+        default=False, description="whether models outside the machine and its private networks are refused"
+    )
     context_window_limit: int = Field(
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
     )
@@ -179,6 +190,12 @@ def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:
         raise BadSetting(_explain(error)) from None  # the cause would print what is secret
     except (OSError, UnicodeDecodeError) as error:
         raise BadSetting(f"{env_file} cannot be read: {error}") from error
+
+
+def variable(name: str, env_file: pathlib.Path = CHECKOUT / ".env") -> str | None:
+    """Read a variable that is no setting, but named by one, from where settings are read. Empty counts as none."""
+    from_file = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    return os.environ.get(name) or from_file.get(name) or None
 
 
 def _explain(error: ValidationError) -> str:

@@ -156,7 +156,9 @@ def place_of(settings: Settings) -> str:
 
 
 def model_of(settings: Settings) -> str:
-    """Say which model answers; no key is in it."""
+    """Say which model answers, or what says so; no key is in it."""
+    if settings.models is not None:
+        return f"as {settings.models} says"
     if settings.llm_endpoint is None:
         return "offline"
     url = urlsplit(settings.llm_endpoint)

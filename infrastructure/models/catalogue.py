@@ -1,0 +1,175 @@
+"""Which providers and models there are: from a TOML file that MODELS names, or else from LLM_ENDPOINT and so on.
+
+`docs/models.example.toml` shows the file. Keys stand in the environment or in `.env`, never in the file.
+"""
+
+import pathlib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from pydantic import SecretStr
+
+from domain.errors import InvalidInput
+from domain.routing import ModelSpec, Policy, Rule
+from infrastructure.models import offline
+from infrastructure.models.openai import TimeLimits, completions_url
+from infrastructure.settings import BadSetting, Settings, variable
+
+OFFLINE = "offline"
+"""As an endpoint: the built-in model."""
+
+SUMMARIES = "compact_history"
+"""The node of the built-in agent that writes summaries."""
+
+T = TypeVar("T")
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Provider(Struct, frozen=True):
+    """Where models are. `places` says where the endpoint and the key are set, for people who have to mend them."""
+
+    endpoint: str
+    key: SecretStr | None = None
+    limits: TimeLimits = TimeLimits()
+    places: Mapping[str, str] = {}
+
+
+class Catalogue(Struct, frozen=True):
+    """The providers by their names, and the policy over their models.
+
+    `place` is where the models are named. `open_ended`: agents may name any other model of the first provider.
+    """
+
+    providers: Mapping[str, Provider]
+    policy: Policy
+    place: str
+    open_ended: bool
+
+
+class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """A provider in the file."""
+
+    endpoint: str
+    api_key_env: str | None = None
+    connect: Seconds = 5.0
+    first_byte: Seconds = 60.0
+    silence: Seconds = 30.0
+    total: Seconds = 300.0
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    """The file. Its tables are read one by one, so that an error names its table."""
+
+    chain: tuple[str, ...]
+    providers: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, Any]]
+    rules: tuple[dict[str, Any], ...] = ()
+
+
+def load_catalogue(settings: Settings, read: Callable[[str], str | None] = variable) -> Catalogue:
+    """Read the catalogue that the settings ask for. `read` gives variables of the environment.
+
+    Raises:
+        BadSetting: naming the file and the field.
+    """
+    if settings.models is None:
+        return _of_endpoint(settings) if settings.llm_endpoint else _offline()
+    place = f"MODELS={settings.models}"
+    try:
+        return _of_file(settings.models, place, read)
+    except InvalidInput as error:
+        raise BadSetting(f"{place}: {error.field}: {error.why}") from error
+    except (OSError, ValueError) as error:  # TOML's errors and those of a text's encoding are ValueErrors
+        raise BadSetting(f"{place}: {error}") from error
+
+
+def with_asked_for(catalogue: Catalogue, asked: Mapping[str, str | None]) -> Catalogue:
+    """Take in the models that agents ask for by themselves: `asked` by the agents' names.
+
+    Raises:
+        BadSetting: if a file names all models there are, and this is none of them.
+    """
+    models = dict(catalogue.policy.models)
+    for agent, model in asked.items():
+        if model is None or model in models:
+            continue
+        if not catalogue.open_ended:
+            known = ", ".join(catalogue.policy.models)
+            raise BadSetting(f"{catalogue.place}: the agent {agent!r} asks for {model!r}; there are: {known}")
+        models[model] = ModelSpec(next(iter(catalogue.providers)), model)
+    return msgspec.structs.replace(catalogue, policy=Policy(models, catalogue.policy.chain, catalogue.policy.rules))
+
+
+def _offline() -> Catalogue:
+    policy = Policy({offline.NAME: ModelSpec(OFFLINE, offline.NAME)}, (offline.NAME,))
+    return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
+
+
+def _of_endpoint(settings: Settings) -> Catalogue:
+    """Make a catalogue of one provider, which is named like its host, and one model or two."""
+    large, small = settings.llm_model, settings.llm_small_model
+    endpoint = settings.llm_endpoint or ""
+    places = {"endpoint": "LLM_ENDPOINT", "api_key": "LLM_API_KEY"}
+    provider = Provider(endpoint, settings.llm_api_key, places=places)
+    name = host_of(provider)
+    chain = (large,) if small in {None, large} else (large, small or large)
+    rules = () if len(chain) == 1 else (Rule(chain[1], strained=True), Rule(chain[1], node=SUMMARIES))
+    policy = Policy({model: ModelSpec(name, model) for model in chain}, chain, rules)
+    return Catalogue({name: provider}, policy, "LLM_MODEL", open_ended=True)
+
+
+def host_of(provider: Provider) -> str:
+    """Name the host that a provider's requests go to. Raises `BadSetting` if its endpoint is no URL."""
+    try:
+        return completions_url(provider.endpoint).host
+    except InvalidInput as error:
+        raise BadSetting(f"{provider.places['endpoint']}: {error.why}") from error
+
+
+def _of_file(path: pathlib.Path, place: str, read: Callable[[str], str | None]) -> Catalogue:
+    with path.open("rb") as file:
+        found = _table(tomllib.load(file), _File, "")
+    providers = {
+        name: _provider(name, _table(raw, _ProviderTable, f"providers.{name}"), place, read)
+        for name, raw in _named(found.providers, "providers")
+    }
+    models = {name: _table(raw, ModelSpec, f"models.{name}") for name, raw in _named(found.models, "models")}
+    for name, spec in models.items():
+        if spec.provider not in providers:
+            known = ", ".join(providers) or "none"
+            raise InvalidInput(f"models.{name}.provider", f"there is no provider {spec.provider!r}; there are: {known}")
+    rules = tuple(_table(raw, Rule, f"rules.{index}") for index, raw in enumerate(found.rules))
+    return Catalogue(providers, Policy(models, found.chain, rules), place, open_ended=False)
+
+
+def _named(tables: dict[str, dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
+    for name in tables:
+        if not re.fullmatch(r"[\w.:/@+-]{1,64}", name):
+            raise InvalidInput(field, f"{name!r} is no name: expected up to 64 letters, digits and . : / @ + - _")
+    return list(tables.items())
+
+
+def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str], str | None]) -> Provider:
+    key_field = f"providers.{name}.api_key_env"
+    key = None if table.api_key_env is None else read(table.api_key_env)
+    if table.api_key_env is not None and key is None:
+        raise InvalidInput(key_field, f"{table.api_key_env} is neither in the environment nor in .env")
+    return Provider(
+        table.endpoint,
+        None if key is None else SecretStr(key),
+        TimeLimits(table.connect, table.first_byte, table.silence, table.total),
+        {"endpoint": f"{place}: providers.{name}.endpoint", "api_key": f"{place}: {key_field}: {table.api_key_env}"},
+    )
+
+
+def _table(raw: Any, kind: type[T], field: str) -> T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        why, _, where = str(error).partition(" - at `$")
+        at = (field + where.rstrip("`").replace("[...]", "")).removeprefix(".")
+        raise InvalidInput(at or "the file", why.replace("`", "")) from error

@@ -1,0 +1,49 @@
+"""The clients of a catalogue's providers."""
+
+from domain.application.asking import Models
+from domain.chat import ChatModel
+from domain.errors import InvalidInput
+from domain.ports.tokens import TokenCounter
+from infrastructure.models.catalogue import OFFLINE, Catalogue, Provider, host_of
+from infrastructure.models.hosts import is_inside
+from infrastructure.models.offline import OfflineModel
+from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.settings import BadSetting
+
+
+def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> Models:
+    """Make the clients. `air_gapped`: of models inside only, and not by way of a proxy, which may be anywhere.
+
+    Raises:
+        BadSetting: for an endpoint or a key that cannot be used, or an endpoint outside.
+    """
+    if air_gapped:
+        for provider in catalogue.providers.values():
+            _check_inside(provider)
+    policy = catalogue.policy
+    usual = {spec.provider: spec.model for spec in (policy.models[name] for name in reversed(policy.chain))}
+    return Models(
+        policy,
+        {
+            name: _client(provider, usual.get(name, ""), tokens, past_proxies=air_gapped)
+            for name, provider in catalogue.providers.items()
+        },
+    )
+
+
+def _check_inside(provider: Provider) -> None:
+    if provider.endpoint != OFFLINE and not is_inside(host_of(provider)):
+        raise BadSetting(
+            f"AIR_GAPPED=true: {provider.places['endpoint']}: {host_of(provider)!r} may be outside. Expected this "
+            "machine, a private address, or a name that has no dots or ends in .local or .internal."
+        )
+
+
+def _client(provider: Provider, model: str, tokens: TokenCounter, *, past_proxies: bool) -> ChatModel:
+    if provider.endpoint == OFFLINE:
+        return OfflineModel(tokens)
+    key = provider.key.get_secret_value() if provider.key else None
+    try:
+        return OpenAIChatModel(provider.endpoint, key, model, limits=provider.limits, past_proxies=past_proxies)
+    except InvalidInput as error:
+        raise BadSetting(f"{provider.places.get(error.field, error.field)}: {error.why}") from error
