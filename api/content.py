@@ -9,14 +9,16 @@ from api.reading import Filters, Reading
 from api.reads import Reads
 from api.runtime import Runtime
 from api.views.approvals import ApprovalView, waiting_approvals
+from api.views.context import ContextView, context_view
 from api.views.events import EventView
 from api.views.page import Page
 from api.views.past import DiffView
+from domain.application.contexts import contexts
 from domain.application.feed import Found, Wanted
 from domain.application.feed import Place as FeedPlace
 from domain.application.journal import Loaded
 from domain.application.proofs import Proof
-from domain.ids import ThreadId
+from domain.ids import ThreadId, TurnId
 from projections.threads import ThreadSummary, summary
 from projections.transcript import TranscriptMessage
 
@@ -77,6 +79,14 @@ class Content:
         view = await self._past(caller).diff(thread_id, since, until, limit, place)
         await self._reads.of_thread(caller, "diff", thread_id)
         return view
+
+    async def contexts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> ContextView:
+        """Show what the models of a turn saw. Raises `UnknownThread`, `UnknownTurn`."""
+        runtime = self._runtime
+        loaded = await runtime.journal.existing(thread_id, caller.tenant)
+        found = await contexts(runtime.journal, runtime.texts, runtime.turns.means.tokens, loaded, turn_id)
+        await self._reads.of_thread(caller, "context", thread_id)
+        return context_view(thread_id, turn_id, found)
 
     async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
         """List what waits for a person in a thread. Raises `UnknownThread`."""

@@ -13,6 +13,7 @@ from litestar.params import QueryParameter
 from litestar.plugins.problem_details import ProblemDetailsException
 from litestar.status_codes import (
     HTTP_400_BAD_REQUEST,
+    HTTP_402_PAYMENT_REQUIRED,
     HTTP_403_FORBIDDEN,
     HTTP_404_NOT_FOUND,
     HTTP_405_METHOD_NOT_ALLOWED,
@@ -30,6 +31,7 @@ from api.bodies import MAX_BODY
 from domain.errors import (
     ApprovalChanged,
     BehindLog,
+    BudgetExhausted,
     CommandReused,
     Conflict,
     InvalidInput,
@@ -45,6 +47,7 @@ from domain.errors import (
     UnknownGraph,
     UnknownProjection,
     UnknownSeal,
+    UnknownTurn,
     UnopenedThread,
     VerificationRuns,
     VersionConflict,
@@ -55,6 +58,7 @@ AnyRequest = Request[Any, Any, Any]
 
 _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
     (InvalidInput, HTTP_400_BAD_REQUEST),
+    (BudgetExhausted, HTTP_402_PAYMENT_REQUIRED),
     (UnknownGraph, HTTP_422_UNPROCESSABLE_ENTITY),
     (NotFound, HTTP_404_NOT_FOUND),
     (UnopenedThread, HTTP_404_NOT_FOUND),
@@ -72,6 +76,7 @@ RETRY_AFTER = "2"
 _FIELDS: Mapping[type[ThreadfoldError], str] = {
     UnknownGraph: "graph",
     UnknownApproval: "approval_id",
+    UnknownTurn: "turn_id",
     UnknownEvent: "version",
     UnknownSeal: "number",
     NotSealedYet: "version",
@@ -101,6 +106,7 @@ MEDIA_TYPE = "application/problem+json"
 
 MEANINGS: Mapping[int, str] = {
     HTTP_400_BAD_REQUEST: "A field, parameter or header cannot be taken; `errors` names it.",
+    HTTP_402_PAYMENT_REQUIRED: "Too little is left of a budget; the thread goes on once that is raised.",
     HTTP_403_FORBIDDEN: "The request comes from a page of another site.",
     HTTP_404_NOT_FOUND: "There is no such thread, version, graph, approval, seal or projection; or not yet.",
     HTTP_409_CONFLICT: "The thread is busy, or open otherwise than the request supposes; or the log is being verified.",

@@ -18,11 +18,14 @@ from domain.agent import Agent
 from domain.application.asking import Models
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
+from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal
 from domain.application.run import Means
 from domain.application.seals import Sealer
 from domain.application.signals import Signals
+from domain.application.spending import Account
 from domain.application.turns import Turns
+from domain.application.unlimited import Unlimited
 from domain.application.worker import Worker
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.archive import LogExport, LogImport
@@ -32,6 +35,7 @@ from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore, Signer
 from domain.ports.snapshots import SnapshotStore
+from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.ports.wakeups import Wakeups
 from domain.prices import Prices
@@ -46,6 +50,7 @@ from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.catalogue import load_catalogue, with_asked_for
 from infrastructure.models.providers import open_models
@@ -57,6 +62,7 @@ from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.postgres.texts import PostgresTextStore
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.hot import RedisHotStore
 from infrastructure.redis.wakeups import RedisWakeups
@@ -103,6 +109,7 @@ class Runtime:
     prices: Prices
     archive: LogArchive
     accesses: AccessLog
+    texts: TextStore
     feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
@@ -149,7 +156,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Connect everything that the settings ask for, and let it go at the end."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
-        tokens = TiktokenCounter(settings.llm_model)
+        tokens, prices = TiktokenCounter(settings.llm_model), _prices(settings)
         agents = _agents(settings, clock)
         log = await _open_log(settings, stack, clock)
         models = _models(settings, agents, tokens)
@@ -159,13 +166,23 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         )
         signals = Signals(log.wakeups)
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
-        turns = Turns(Means(journal, models.usual, tokens, signals, settings.context_window_limit, log.hot), agents)
+        account = Account(Unlimited(), prices, clock)
+        means = Means(
+            journal,
+            models,
+            tokens,
+            signals,
+            settings.context_window_limit,
+            account,
+            Fixtures(tokens, log.texts),
+            log.hot,
+        )
+        turns = Turns(means, agents)
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
-        prices = _prices(settings)
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
         signals.wake(runner.wake)
         feed = Feed(log.events, signals)
@@ -181,6 +198,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             prices,
             log.archive,
             log.accesses,
+            log.texts,
             feed,
             clock,
             uuid7,
@@ -230,6 +248,7 @@ class Log:
     models: ReadModels
     archive: LogArchive
     accesses: AccessLog
+    texts: TextStore
     hot: HotStore | None = None
 
 
@@ -245,13 +264,14 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
             MemoryReadModels(memory.head_of, clock),
             MemoryArchive(memory),
             MemoryAccessLog(),
+            MemoryTextStore(),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
-    accesses = PostgresAccessLog(pool)
+    accesses, texts = PostgresAccessLog(pool), PostgresTextStore(pool)
     stack.push_async_callback(events.close)
     stack.push_async_callback(accesses.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
@@ -259,13 +279,14 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
-    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, RedisHotStore(redis, name))
+    hot = RedisHotStore(redis, name)
+    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, hot)
 
 
 def _signer(settings: Settings) -> Signer | None:

@@ -22,6 +22,7 @@ from api.views.about import WorkerView, worker_view
 from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
+from domain.application.counting import counted
 from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
@@ -166,7 +167,7 @@ class Service:
         """
         if said.open_with is not None:
             self.agent(said.open_with)
-        tokens = self.runtime.turns.means.tokens.count(said.user_input)
+        tokens = await counted(self.runtime.turns.means.tokens, said.user_input)
         made = self._command_id(thread_id, caller)
         durability = said.durability or self.runtime.settings.durability
 
@@ -217,15 +218,15 @@ class Service:
             decision.decision,
             decision.arguments,
             told,
-            self.runtime.turns.means.tokens.count(told),
+            await counted(self.runtime.turns.means.tokens, told),
         )
         asked = ("approval", *msgspec.structs.astuple(decision))
         return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: Forking, caller: Caller) -> Forked:
         """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
-        count = self.runtime.turns.means.tokens.count
-        edits = tuple(EditMessage(Version(version), text, count(text)) for version, text in asked.messages)
+        tokens = self.runtime.turns.means.tokens
+        edits = tuple([EditMessage(Version(at), text, await counted(tokens, text)) for at, text in asked.messages])
         changes = UpdateValues(asked.values) if asked.values else None
         at_version = asked.at_version or (await self.existing(parent, caller)).head.version
         command = Fork(parent, Version(at_version), edits, changes, asked.resume)
@@ -286,7 +287,9 @@ class Service:
         own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
         agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
         means = self.runtime.turns.means
-        again = Replay(self.runtime.journal, self.runtime.sandbox, means.tokens, means.context_window)
+        again = Replay(
+            self.runtime.journal, self.runtime.sandbox, means.tokens, means.context_window, self.runtime.clock
+        )
         return await again.thread(thread_id, agent, caller.tenant)
 
     async def workers(self) -> Sequence[WorkerView]:

@@ -22,7 +22,8 @@ class Agent:
 
     `busy` says what becomes of a message while a turn runs, unless the message says so itself.
 
-    `model` None means the one of the settings. With `slash_commands`, a user may call a tool without the model:
+    `model` None means the one that the settings' policy chooses. Of the thread's values, the model is shown
+    `shown_values`. With `slash_commands`, a user may call a tool without the model:
     `/calculate 2 + 3`.
     """
 
@@ -33,6 +34,7 @@ class Agent:
     temperature: float | None = None
     slash_commands: bool = False
     busy: Strategy = "reject"
+    shown_values: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that no two tools have the same name."""

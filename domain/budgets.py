@@ -8,7 +8,7 @@ from msgspec import Struct
 from domain.errors import InvalidInput
 from domain.events import Limit
 from domain.prices import PER_DOLLAR, Prices
-from domain.state import ModelUsage, Thread
+from domain.state import ModelUsage, Running, Thread
 from domain.windows import SPANS, WINDOWS, Span, Window, start_of
 
 MAX_TOKENS = 10**15
@@ -80,3 +80,73 @@ def reached(thread: Thread, at: datetime, prices: Prices) -> Reached | None:
         if limit is not None and is_reached(limit, used_in(thread, window, at), prices):
             found = Reached(limit, window)
     return found
+
+
+SPARING = 0.5
+"""The share of the context window, and of an answer, that is used once most of a budget is spent."""
+
+LEAST_ANSWER = 64
+"""Tokens of an answer with less of which a call is not worth its prompt."""
+
+
+class Call(Struct, frozen=True):
+    """A call that is about to be made: its model, the tokens of its prompt, and of its answer at most."""
+
+    model: str
+    prompt_tokens: int
+    most: int
+
+
+class Shortage(Struct, frozen=True):
+    """What keeps a call from being made: a limit, and what is spent of it already, in its own words."""
+
+    limit: Limit
+    tokens: int
+    cost: int
+
+
+def most_of(call: Call, prices: Prices) -> tuple[int, int]:
+    """Return the most that a call can take: tokens, and money."""
+    return call.prompt_tokens + call.most, prices.cost(call.model, call.prompt_tokens, call.most)
+
+
+def spent_of(state: Running, limit: Limit, at: datetime, prices: Prices) -> tuple[int, int]:
+    """Return what a turn's thread has spent of one of its limits: tokens, and money."""
+    usage = state.turn.usage if limit.window == "turn" else used_in(state.thread, limit.window, at)
+    return tokens_of(usage), prices.of_all(usage)
+
+
+def strained(limit: Limit, tokens: int, cost: int) -> bool:
+    """Say whether the share `warn_at` of a limit is spent."""
+    if limit.tokens is not None and tokens >= limit.warn_at * limit.tokens:
+        return True
+    return limit.cost is not None and cost >= limit.warn_at * limit.cost
+
+
+def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices) -> int:
+    """Return the tokens that an answer may have, if so much is spent of a limit: at most what the call asks for."""
+    answer = call.most
+    if limit.tokens is not None:
+        answer = min(answer, limit.tokens - tokens - call.prompt_tokens)
+    if limit.cost is not None:
+        rest = limit.cost - cost - prices.cost(call.model, call.prompt_tokens, 0)
+        unit = prices.cost(call.model, 0, 1)
+        answer = min(answer, rest // unit if unit else (answer if rest >= 0 else -1))
+    return answer
+
+
+def shortage(
+    state: Running, at: datetime, call: Call, prices: Prices, held: tuple[int, int]
+) -> tuple[int, Shortage | None]:
+    """Return the tokens that the thread's limits leave to an answer, and the limit that leaves too little for any.
+
+    `held` is what other calls of this turn may take that run at the same time.
+    """
+    answer = call.most
+    for limit in state.thread.limits:
+        tokens, cost = spent_of(state, limit, at, prices)
+        left = affordable(limit, tokens + held[0], cost + held[1], call, prices)
+        if left < min(LEAST_ANSWER, call.most):
+            return 0, Shortage(limit, tokens, cost)
+        answer = min(answer, left)
+    return answer, None

@@ -8,7 +8,16 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.events import Durability, HistoryCompacted, Limit, ModelCalled, NodeFact, Strategy
+from domain.events import (
+    BudgetThresholdReached,
+    Durability,
+    HistoryCompacted,
+    Limit,
+    ModelCalled,
+    ModelFailed,
+    NodeFact,
+    Strategy,
+)
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import Json, JsonObject
 
@@ -91,6 +100,12 @@ class SetBudget(Struct, frozen=True):
     limits: tuple[Limit, ...]
 
 
+class TellThreshold(Struct, frozen=True):
+    """Most of a limit is spent, which a call of this thread has brought about."""
+
+    fact: BudgetThresholdReached
+
+
 class ResumeTurn(Struct, frozen=True):
     """Go on with the turn that nobody runs: from now on, this is its next run."""
 
@@ -101,12 +116,16 @@ class ResumeTurn(Struct, frozen=True):
 
 
 class StopTurn(Struct, frozen=True):
-    """The turn was stopped, as it was asked to be; `partial` is what the model had written by then."""
+    """The turn was stopped, as it was asked to be; `partial` is what the model had written by then.
+
+    `calls` are those of models that the node in flight had made.
+    """
 
     turn_id: TurnId
     partial: str | None
     tokens: int
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
 
 
 class CompleteNode(Struct, frozen=True):
@@ -121,7 +140,7 @@ class CompleteNode(Struct, frozen=True):
 
 
 class FailAttempt(Struct, frozen=True):
-    """A node's attempt failed; with `retry_in_ms` another follows, else the turn fails."""
+    """A node's attempt failed; with `retry_in_ms` another follows, else the turn fails. Its calls of models count."""
 
     turn_id: TurnId
     step: int
@@ -130,6 +149,7 @@ class FailAttempt(Struct, frozen=True):
     duration_ms: int
     retry_in_ms: int | None
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
 
 
 class StartCalls(Struct, frozen=True):
@@ -191,7 +211,7 @@ class CompleteItem(Struct, frozen=True):
 
 
 class FailItem(Struct, frozen=True):
-    """An attempt at an item failed."""
+    """An attempt at an item failed. Its calls of models count."""
 
     turn_id: TurnId
     step: int
@@ -200,15 +220,25 @@ class FailItem(Struct, frozen=True):
     error: str
     retry_in_ms: int | None
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
+
+
+class NoteFailure(Struct, frozen=True):
+    """A model did not answer. The node goes on: perhaps another one does."""
+
+    turn_id: TurnId
+    fact: ModelFailed
+    run: int = 0
 
 
 class FailTurn(Struct, frozen=True):
-    """The turn cannot go on."""
+    """The turn cannot go on. The calls of models that its node made count."""
 
     turn_id: TurnId
-    reason: Literal["step_limit", "graph_changed"]
+    reason: Literal["step_limit", "graph_changed", "budget_exhausted"]
     detail: str
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
 
 
 Report: TypeAlias = (
@@ -223,6 +253,7 @@ Report: TypeAlias = (
     | StartFanOut
     | CompleteItem
     | FailItem
+    | NoteFailure
     | FailTurn
 )
 """What the runtime says of a turn."""
@@ -237,5 +268,6 @@ Command: TypeAlias = (
     | DecideApproval
     | UpdateValues
     | SetBudget
+    | TellThreshold
     | Report
 )

@@ -1,12 +1,14 @@
 """Making room: which messages leave the live window, and the summary that stands for them.
 
-The summary is an extract: who said what, shortened. Nothing is lost; the log keeps every message.
+A model writes the summary; see `domain.memory`. Where none answers in time, it is an extract: who said what,
+shortened. Nothing is lost in either case; the log keeps every message, and what matters is recalled.
 """
 
 from collections.abc import Sequence
 
 from domain.context import Count, cost, groups
 from domain.events import HistoryCompacted
+from domain.memory import Memory, fitted
 from domain.state import Message, Summary, Thread
 
 FULL = 0.75
@@ -51,10 +53,21 @@ def compacted(thread: Thread, limit: int, count: Count) -> HistoryCompacted | No
     if not messages:
         return None
     lines = [*_lines(thread.summary), *(_line(message) for message in messages if message.content)]
-    while lines and count("\n".join(lines)) > SUMMARY * limit:
-        del lines[: max(len(lines) // 8, 1)]  # the oldest go first
-    summary = "\n".join(lines)
+    summary = extract(lines, int(SUMMARY * limit), count)
     return HistoryCompacted(messages[-1].version, summary, count(summary))
+
+
+def remembered(messages: Sequence[Message], memory: Memory, by: str, limit: int, count: Count) -> HistoryCompacted:
+    """Return the fact that messages left the live window for the memory that a model has written of them."""
+    summary = fitted(memory, int(SUMMARY * limit), count)
+    return HistoryCompacted(messages[-1].version, summary, count(summary), by)
+
+
+def extract(lines: list[str], room: int, count: Count) -> str:
+    """Keep the last lines that fit into so many tokens."""
+    while lines and count("\n".join(lines)) > room:
+        del lines[: max(len(lines) // 8, 1)]  # the oldest go first
+    return "\n".join(lines)
 
 
 def _lines(summary: Summary | None) -> list[str]:

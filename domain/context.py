@@ -1,8 +1,9 @@
 """What the model is shown: a pure function of the state, never over the limit.
 
-Newest first, messages are taken into the prompt as long as they fit. A message that asks for tools and the answers
-to it are one group: shown together or not at all. The user's last message is always shown. Where even the newest
-group is too long, the longest texts in it are shortened.
+The first message is the system's: instructions, values of the thread, the summary of what left the live window, and
+parts of older messages that matter again. Then, newest first, messages are taken into the prompt as long as they fit.
+A message that asks for tools and the answers to it are one group: shown together or not at all. The user's last
+message is always shown. Where even the newest group is too long, the longest texts in it are shortened.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +14,34 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.chat import MESSAGE_OVERHEAD, ChatMessage
+from domain.codec import to_json
 from domain.errors import PromptTooLarge
-from domain.events import ContextAssembled
-from domain.state import Message, Running
+from domain.events import ContextAssembled, Recalled
+from domain.ids import Version
+from domain.json import JsonObject
+from domain.recall import Excerpt
+from domain.state import Message, Running, Summary
 
 SHORTENED = "\n[shortened: the rest did not fit into the context window]"
 SHORTENED_TOKENS = 16
 
+HEADING_TOKENS = 16
+"""Tokens that a heading within the system's message costs, a little generously."""
 
 Count: TypeAlias = Callable[[str], int]
 """Counts the tokens of a text."""
+
+
+class Fixed(Struct, frozen=True):
+    """What a prompt holds whatever was said: instructions, tools, and values of the thread that are shown.
+
+    `tokens` counts all of it; `texts` are the names that instructions and tools are kept under.
+    """
+
+    instructions: str = ""
+    tokens: int = 0
+    texts: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 class Context(Struct, frozen=True):
@@ -32,37 +51,51 @@ class Context(Struct, frozen=True):
     assembled: ContextAssembled
 
 
-def assemble(state: Running, instructions: str, *, overhead: int, limit: int, count: Count) -> Context:
-    """Choose what fits into `limit` tokens. `overhead` is what instructions and tools cost before any message.
+def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled: Sequence[Excerpt] = ()) -> Context:
+    """Choose what fits into `limit` tokens. Of what is recalled, the first have precedence.
 
     Raises:
         PromptTooLarge: it cannot be made to fit.
     """
-    window, summary = state.thread.window, state.thread.summary
-    asked = next((m for m in reversed(window) if m.role == "user"), None)
-    used = overhead + (cost(asked) if asked else 0) + (summary.tokens if summary else 0)
-    chosen: list[Message] = []
-    for group in reversed(groups(window)):
-        price = sum(cost(message) for message in group if message is not asked)
-        if used + price > limit and chosen:
-            break
-        used += price
-        chosen[:0] = group
+    thread = state.thread
+    asked = last_question(thread.window)
+    used = fixed.tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
+    newest = groups(thread.window)[-1:]
+    least = used + sum(cost(message) for group in newest for message in group if message is not asked)
+    again, again_tokens = _taken(recalled, limit - least, count)
+    used += again_tokens
+    chosen, used = _newest(thread.window, asked, used, limit)
     pinned = asked if asked and asked not in chosen else None
-    shown, removed = _fitted([pinned, *chosen] if pinned else chosen, used - limit, count)
+    whole = [pinned, *chosen] if pinned else chosen
+    shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    heading = "\n\n".join(filter(None, (instructions, _told(summary.text) if summary else "")))
+    heading = system_text(fixed.instructions, values_text(thread.values, fixed.values), thread.summary, again)
     system = (ChatMessage("system", heading),) if heading else ()
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
         last=chosen[-1].version if chosen else 0,
         tokens=used - removed,
         limit=limit,
-        summarised=summary.through if summary else 0,
+        summarised=thread.summary.through if thread.summary else 0,
         pinned=pinned.version if pinned else 0,
+        fixed=fixed.tokens,
+        texts=fixed.texts,
+        values=fixed.values,
+        recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in again),
+        of=state.version,
+        shortened=tuple(_kept(now) for now, before in zip(shown, whole, strict=True) if now is not before),
     )
-    return Context((*system, *map(_chat, shown)), assembled)
+    return Context((*system, *map(chat_message, shown)), assembled)
+
+
+def first_shown(state: Running, fixed_tokens: int, limit: int) -> Version:
+    """Return the first message of the live window that a prompt of so many tokens would hold: what is older is not."""
+    thread = state.thread
+    asked = last_question(thread.window)
+    used = fixed_tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
+    chosen, _ = _newest(thread.window, asked, used, limit)
+    return chosen[0].version if chosen else state.version
 
 
 def groups(window: Sequence[Message]) -> list[Sequence[Message]]:
@@ -76,8 +109,70 @@ def cost(message: Message) -> int:
     return message.tokens + MESSAGE_OVERHEAD
 
 
-def _told(summary: str) -> str:
-    return f"Earlier in this conversation:\n{summary}"
+def summary_tokens(summary: Summary | None) -> int:
+    """Return the tokens that a summary takes in a prompt."""
+    return summary.tokens + HEADING_TOKENS if summary else 0
+
+
+def last_question(window: Sequence[Message]) -> Message | None:
+    """Return the user's last message."""
+    return next((message for message in reversed(window) if message.role == "user"), None)
+
+
+def system_text(instructions: str, values: str, summary: Summary | None, recalled: Sequence[Excerpt]) -> str:
+    """Write the system's message."""
+    again = "\n".join(map(written, recalled))
+    parts = (
+        instructions,
+        f"What is known:\n{values}" if values else "",
+        f"Earlier in this conversation:\n{summary.text}" if summary else "",
+        f"Said before, word for word:\n{again}" if again else "",
+    )
+    return "\n\n".join(filter(None, parts))
+
+
+def values_text(values: JsonObject, names: Sequence[str]) -> str:
+    """Write the values of a thread that its model is shown, each on its line; those that it has."""
+    return "\n".join(f"{name}: {to_json(values[name])}" for name in names if name in values)
+
+
+def written(excerpt: Excerpt) -> str:
+    """Write a part of an older message for the model."""
+    return f"- {excerpt.who}: {excerpt.text}"
+
+
+def chat_message(message: Message) -> ChatMessage:
+    """Write a message as the model sees it."""
+    return ChatMessage(message.role, message.content, message.tool_calls, message.call_id, message.name)
+
+
+def shortened_text(text: str, characters: int) -> str:
+    """Write the beginning of a text, and that the rest is missing."""
+    return text[:characters] + SHORTENED
+
+
+def _newest(window: Sequence[Message], asked: Message | None, used: int, limit: int) -> tuple[list[Message], int]:
+    """Take whole groups, the newest first, until the next one does not fit; the newest one in any case."""
+    chosen: list[Message] = []
+    for group in reversed(groups(window)):
+        price = sum(cost(message) for message in group if message is not asked)
+        if used + price > limit and chosen:
+            break
+        used += price
+        chosen[:0] = group
+    return chosen, used
+
+
+def _taken(recalled: Sequence[Excerpt], room: int, count: Count) -> tuple[list[Excerpt], int]:
+    """Take what fits of what is recalled, in the order of the conversation, and count it as it will be written."""
+    taken: list[Excerpt] = []
+    used = 0
+    for excerpt in recalled:
+        price = count(written(excerpt)) + 1 + (0 if taken else HEADING_TOKENS)
+        if used + price <= room:
+            taken.append(excerpt)
+            used += price
+    return sorted(taken, key=lambda excerpt: (excerpt.message, excerpt.start)), used
 
 
 def _fitted(messages: Sequence[Message], excess: int, count: Count) -> tuple[Sequence[Message], int]:
@@ -103,12 +198,12 @@ def _shortened(message: Message, tokens: int, count: Count) -> Message:
     """Keep the beginning of a message's text, in about so many tokens; in fewer, if it would not get shorter."""
     text = (message.content or "").removesuffix(SHORTENED)
     while True:
-        kept = text[: len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens] + SHORTENED
+        kept = shortened_text(text, len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens)
         counted = count(kept)
         if counted < message.tokens or tokens == 0:
             return replace(message, content=kept, tokens=counted)
         tokens //= 2
 
 
-def _chat(message: Message) -> ChatMessage:
-    return ChatMessage(message.role, message.content, message.tool_calls, message.call_id, message.name)
+def _kept(message: Message) -> tuple[int, int]:
+    return message.version, len(message.content or "") - len(SHORTENED)

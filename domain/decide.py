@@ -18,6 +18,7 @@ from domain.commands import (
     RetryTurn,
     SetBudget,
     StartTurn,
+    TellThreshold,
     UpdateValues,
 )
 from domain.ending import Cancelling, Events, abandon_calls, ask_to_end, ended, then
@@ -76,6 +77,8 @@ def decide(command: Command, state: State) -> Events:
             return _update(command, state)
         case SetBudget():
             return _set_budget(command, state)
+        case TellThreshold():
+            return _told(command, state)
         case StartTurn():
             return _start_turn(command, state)
         case RetryTurn():
@@ -124,6 +127,12 @@ def _set_budget(command: SetBudget, state: State) -> Events:
     if isinstance(state, Unopened):
         raise UnopenedThread
     return (BudgetSet(limits),) if limits != state.thread.limits else ()
+
+
+def _told(command: TellThreshold, state: State) -> Events:
+    if isinstance(state, Unopened):
+        raise UnopenedThread
+    return (command.fact,)
 
 
 def _edit(command: EditMessage, state: State) -> Events:

@@ -5,6 +5,7 @@ ThreadfoldError
 ├── NotFound
 │   ├── UnknownThread
 │   ├── UnknownGraph
+│   ├── UnknownTurn
 │   ├── UnknownApproval     nothing waits for this decision
 │   ├── UnknownEvent        the thread has no such version
 │   ├── UnknownSeal
@@ -35,6 +36,7 @@ ThreadfoldError
 ├── NodeTimeout             a node ran longer than it may
 ├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
 ├── WaitsForPerson          a node cannot go on before a person decides
+├── BudgetExhausted         too little is left of a limit for a call of a model
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool's own failure, told to the model
 └── ModelError              (domain/chat.py) a model that did not answer
@@ -44,7 +46,7 @@ A class's docstring is its message where none is given. Status codes are the API
 
 from datetime import datetime
 
-from domain.ids import ThreadId, Version
+from domain.ids import ThreadId, TurnId, Version
 
 
 class ThreadfoldError(Exception):
@@ -85,6 +87,14 @@ class UnknownGraph(NotFound):
         """Name the graph, and those that there are."""
         super().__init__(f"There is no graph {name!r}. Registered are: {', '.join(known)}.")
         self.name = name
+
+
+class UnknownTurn(NotFound):
+    """The thread has no such turn, or it has not begun."""
+
+    def __init__(self, turn_id: TurnId) -> None:
+        """Name the turn."""
+        super().__init__(f"The thread has no turn {turn_id}, or it has not begun yet.")
 
 
 class UnknownApproval(NotFound):
@@ -259,6 +269,14 @@ class TurnIsOver(ThreadfoldError):
 
 class WaitsForPerson(ThreadfoldError):
     """The turn cannot go on before a person decides. Let it pass through your node."""
+
+
+class BudgetExhausted(ThreadfoldError):
+    """Too little is left of a budget for a call of a model."""
+
+    def __init__(self, message: str) -> None:
+        """Say which limit it is, and what is spent of it."""
+        super().__init__(message)
 
 
 class PromptTooLarge(ThreadfoldError):

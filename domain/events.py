@@ -136,6 +136,7 @@ class ContextAssembled(Event, frozen=True):
     version that the summary covers; `pinned` the user's message, where it is older than `first`; 0 if there is none.
     `fixed` of the tokens are those of instructions and tools, whose texts are kept under the names that `texts` gives,
     and of the thread's `values`. `shortened` says of which messages only so many characters were shown.
+    `of` is the version of the thread that it was made of.
     """
 
     first: int
@@ -149,6 +150,7 @@ class ContextAssembled(Event, frozen=True):
     values: tuple[str, ...] = ()
     recalled: tuple[Recalled, ...] = ()
     shortened: tuple[tuple[int, int], ...] = ()
+    of: int = 0
 
 
 class ModelCalled(Event, frozen=True):

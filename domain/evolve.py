@@ -117,7 +117,7 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
             return Idle(version, _edited(thread, event))
         case BudgetSet():
             return Idle(version, _limited(thread, event, version))
-        case ThreadForked():
+        case ThreadForked() | BudgetThresholdReached():
             return Idle(version, thread)
         case _:
             raise _impossible(state, event)

@@ -15,6 +15,7 @@ from domain.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
+    NoteFailure,
     Report,
     ResumeTurn,
     StartCalls,
@@ -67,9 +68,8 @@ def report(command: Report, state: State) -> Events:
     match command:
         case ResumeTurn():
             return _resume(command, state)
-        case StopTurn(partial=partial, tokens=tokens):
-            said = MessageAppended("assistant", partial, tokens, partial=True) if partial else None
-            return stopped(state, said)
+        case StopTurn():
+            return _stop(command, state)
         case CompleteNode():
             return _complete(command, state)
         case FailAttempt():
@@ -82,10 +82,19 @@ def report(command: Report, state: State) -> Events:
             return () if stale else (fact,)
         case StartFanOut() | CompleteItem() | FailItem():
             return _report_on_items(command, state)
-        case FailTurn(turn_id=turn_id, reason=reason, detail=detail):
-            return ended(state, (*abandon_calls(state), TurnFailed(turn_id, reason, detail)))
+        case NoteFailure(fact=fact):
+            return (fact,)
+        case FailTurn(turn_id=turn_id, reason=reason, detail=detail, calls=calls):
+            return ended(state, (*calls, *abandon_calls(state), TurnFailed(turn_id, reason, detail)))
         case _:
             assert_never(command)
+
+
+def _stop(command: StopTurn, state: Running) -> Events:
+    said = None
+    if command.partial:
+        said = MessageAppended("assistant", command.partial, command.tokens, partial=True)
+    return then(state, command.calls, lambda after: stopped(after, said))
 
 
 def _resume(command: ResumeTurn, state: Running) -> Events:
@@ -132,7 +141,7 @@ def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Runn
     if isinstance(command, FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
-        return (ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms),)
+        return (*command.calls, ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
     if len(to_json(command.result)) > MAX_RESULT:
         raise InvalidInput("result", f"an item's result may take {MAX_RESULT} characters as JSON")
     return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
@@ -166,12 +175,14 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
         return ()
     if turn.cancelling:
         failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
-        return then(state, (failed,), stopped)
+        return then(state, (*command.calls, failed), stopped)
     failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
     if command.retry_in_ms is not None:
-        return (failed,)
+        return (*command.calls, failed)
     detail = f"{turn.node}: {command.error}"
-    return ended(state, (failed, *abandon_calls(state), TurnFailed(turn.turn_id, "node_failed", detail)))
+    return ended(
+        state, (*command.calls, failed, *abandon_calls(state), TurnFailed(turn.turn_id, "node_failed", detail))
+    )
 
 
 def _end_call(command: EndCall, state: Running) -> Events:

@@ -102,7 +102,7 @@ def _(event: MessageEdited, about: Event | None = None) -> str:
 def _(event: BudgetSet, _: Event | None = None) -> str:
     if not event.limits:
         return "The budget was lifted: nothing limits what the thread may spend"
-    return f"From now on the thread may spend {', '.join(map(_limit, event.limits))}"
+    return f"From now on the thread may spend {', '.join(map(limit_in_words, event.limits))}"
 
 
 @in_words.register
@@ -166,8 +166,10 @@ def _(event: ModelFailed, _: Event | None = None) -> str:
 def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
     whose = "The thread" if event.scope == "thread" else "The tenant"
     only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
-    spent = _amounts(event.tokens, event.cost)
-    return f"{whose} has spent {spent}{only}, which is {event.limit.warn_at:.0%} or more of {_limit(event.limit)}"
+    spent = amounts_in_words(event.tokens, event.cost)
+    return (
+        f"{whose} has spent {spent}{only}, which is {event.limit.warn_at:.0%} or more of {limit_in_words(event.limit)}"
+    )
 
 
 @in_words.register
@@ -299,11 +301,13 @@ _WITHIN: Mapping[Span, str] = {
 }
 
 
-def _limit(limit: Limit) -> str:
-    return f"{_amounts(limit.tokens, limit.cost)} {_WITHIN[limit.window]}"
+def limit_in_words(limit: Limit) -> str:
+    """Say what a limit allows, such as `1,000 tokens and $5 a day`."""
+    return f"{amounts_in_words(limit.tokens, limit.cost)} {_WITHIN[limit.window]}"
 
 
-def _amounts(tokens: int | None, cost: int | None) -> str:
+def amounts_in_words(tokens: int | None, cost: int | None) -> str:
+    """Say how many tokens and how much money."""
     amounts = [
         *([f"{tokens:,} tokens"] if tokens is not None else []),
         *([f"${dollars(cost):,.12g}"] if cost is not None else []),

@@ -17,6 +17,7 @@ ROUTES = (
     threads.list_threads,
     threads.show_thread,
     past.show_state,
+    past.show_context,
     past.list_messages,
     past.list_events,
     past.show_diff,

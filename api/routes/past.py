@@ -7,15 +7,16 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
-from api.callers import Cursor, FromReader, FromService, FromThread, Limit, etag
+from api.callers import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
 from api.past import Asked, Order, Place, Point
 from api.preconditions import decode_cursor
 from api.problems import problems
+from api.views.context import ContextView
 from api.views.events import EventView
 from api.views.page import Page
 from api.views.past import DiffView
 from api.views.state import StateView, state_view
-from domain.ids import ThreadId
+from domain.ids import ThreadId, TurnId
 from projections.transcript import TranscriptMessage
 
 AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
@@ -44,6 +45,12 @@ async def show_state(
     """Reconstruct the thread's state: now, at a version, or at an instant."""
     view = state_view(await service.content.state(ThreadId(thread), Point(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
+
+
+@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=READING)
+async def show_context(thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader) -> ContextView:
+    """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
+    return await service.content.contexts(ThreadId(thread), TurnId(turn), reader)
 
 
 @get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)

@@ -8,6 +8,7 @@ from litestar.params import JSONBody, QueryParameter
 from litestar.status_codes import (
     HTTP_200_OK,
     HTTP_202_ACCEPTED,
+    HTTP_402_PAYMENT_REQUIRED,
     HTTP_404_NOT_FOUND,
     HTTP_409_CONFLICT,
     HTTP_412_PRECONDITION_FAILED,
@@ -23,6 +24,7 @@ from api.problems import problems
 from api.service import Said, Service, Started
 from api.views.turns import Accepted, Cancelling, TurnView
 from domain.application.execute import checkpoint_of
+from domain.errors import BudgetExhausted
 from domain.ids import ThreadId, TurnId
 from domain.state import Idle, Running
 
@@ -43,7 +45,12 @@ CANCELLED = {
     HTTP_202_ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn is to end."),
     **problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_422_UNPROCESSABLE_ENTITY, HTTP_503_SERVICE_UNAVAILABLE),
 }
-ANSWERS = {HTTP_200_OK: FINISHED, HTTP_202_ACCEPTED: TAKEN, **REFUSED, **problems(HTTP_404_NOT_FOUND)}
+ANSWERS = {
+    HTTP_200_OK: FINISHED,
+    HTTP_202_ACCEPTED: TAKEN,
+    **REFUSED,
+    **problems(HTTP_402_PAYMENT_REQUIRED, HTTP_404_NOT_FOUND),
+}
 
 
 @post("/v1/agent/invoke", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=REFUSED)
@@ -112,6 +119,8 @@ async def _answer(service: Service, started: Started, *, wait: bool) -> Response
     finished = await service.turn_end(started.outcome, started.turn_id) if wait else None
     if finished is None:
         return _accepted(started)
+    if finished.reason == "budget_exhausted":
+        raise BudgetExhausted(f"{finished.detail} The turn is {started.turn_id}: retry goes on with it.")
     return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from domain.agent import Agent, Each
+from domain.application.calls import Calls, Prompt
+from domain.application.counting import counted
 from domain.application.run import Run
-from domain.chat import ChatMessage, ChatRequest, ModelError
+from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.commands import CompleteItem, FailItem, StartFanOut
-from domain.errors import InvalidInput, LeaseLost, StoreUnavailable, TurnIsOver
-from domain.events import ModelCalled
+from domain.errors import BudgetExhausted, InvalidInput, LeaseLost, PromptTooLarge, StoreUnavailable, TurnIsOver
 from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, storable_text
@@ -68,7 +69,11 @@ class ItemWork:
     agent: Agent
     state: Running
     index: int
-    calls: list[ModelCalled] = field(default_factory=list)
+    calls: Calls = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without calls of models."""
+        self.calls = Calls(self.run, self.agent, lambda: self.state)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -83,28 +88,17 @@ class ItemWork:
 
     async def ask(self, prompt: str, instructions: str = "") -> str:
         """Ask the model; the call is recorded with the item's result."""
-        clock = asyncio.get_running_loop().time
-        started, means = clock(), self.run.means
         system = (ChatMessage("system", instructions),) if instructions else ()
-        request = ChatRequest(
-            (*system, ChatMessage("user", prompt)),
-            model=self.agent.model,
-            temperature=self.agent.temperature,
-            thread_id=self.thread_id,
-        )
-        answer = await means.model.complete(request)
-        said, usage = answer.content or "", answer.usage
-        self.calls.append(
-            ModelCalled(
-                model=answer.model,
-                prompt_tokens=usage.prompt_tokens if usage else means.tokens.count(instructions + prompt),
-                completion_tokens=usage.completion_tokens if usage else means.tokens.count(said),
-                duration_ms=int((clock() - started) * 1000),
-                finish_reason=answer.finish_reason,
-                estimated=usage is None,
-            )
-        )
-        return said
+        messages = (*system, ChatMessage("user", prompt))
+        count = self.run.means.tokens
+        tokens = await counted(count, instructions) + await counted(count, prompt) + MESSAGE_OVERHEAD * len(messages)
+
+        async def build(limit: int) -> Prompt:
+            if tokens > limit:
+                raise PromptTooLarge(tokens, limit)
+            return Prompt(messages, tokens)
+
+        return (await self.calls.ask(build)).answer.content or ""
 
 
 async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry) -> None:
@@ -115,16 +109,20 @@ async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, r
         started = clock()
         try:
             result = await each(context, item.value)
-            calls, duration = tuple(context.calls), int((clock() - started) * 1000)
+            calls, duration = tuple(context.calls.made), int((clock() - started) * 1000)
             await _report(run, CompleteItem(run.turn_id, step, context.index, result, calls, duration, run.number))
-        except (TurnIsOver, StoreUnavailable, LeaseLost):
+            context.calls.recorded()
+        except (TurnIsOver, StoreUnavailable, LeaseLost, BudgetExhausted):
             raise
         except Exception as error:
             lasting = isinstance(error, ModelError) and not error.transient
             delay = None if lasting else retry.delay_after(attempt)
             told = storable_text(f"{type(error).__name__}: {error}")[:ERROR_LENGTH]
             retry_in_ms = None if delay is None else int(delay * 1000)
-            await _report(run, FailItem(run.turn_id, step, context.index, attempt, told, retry_in_ms, run.number))
+            calls = tuple(context.calls.made)
+            failed = FailItem(run.turn_id, step, context.index, attempt, told, retry_in_ms, run.number, calls)
+            await _report(run, failed)
+            context.calls.recorded()
             if delay is None:
                 raise
             attempt += 1

@@ -9,18 +9,23 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
+from datetime import date
 from typing import Any, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agent import Agent
+from domain.application.asking import Models
+from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means
 from domain.application.signals import Signals
+from domain.application.spending import Account
 from domain.application.turns import Turns
+from domain.application.unlimited import Unkept, Unlimited
 from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
-from domain.codec import Metadata, Recorded
+from domain.codec import Metadata, Recorded, to_json
 from domain.errors import ToolError
 from domain.events import (
     ApprovalDenied,
@@ -43,12 +48,19 @@ from domain.events import (
 from domain.graph import Graph, Node, Subgraph
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
 from domain.json import JsonObject
+from domain.memory import read_written
+from domain.ports.clock import Clock
 from domain.ports.tokens import TokenCounter
+from domain.prices import Prices
 from domain.state import Unopened
 from domain.tools import ToolContext, ToolHandler
 
 Fact: TypeAlias = tuple[str, ...]
 """What happened, as far as it does not depend on when, where and in how many attempts."""
+
+
+FREE = Prices(date.min)
+"""A price list of nothing."""
 
 
 class NotRecorded(ModelError):
@@ -78,6 +90,7 @@ class Replay:
     sandbox: Callable[[], Journal]
     tokens: TokenCounter
     context_window: int
+    clock: Clock
 
     async def thread(self, thread_id: ThreadId, agent: Agent, tenant: Tenant = DEFAULT_TENANT) -> list[ReplayedTurn]:
         """Replay every turn of a thread that has ended. Raises `UnknownThread`."""
@@ -107,19 +120,27 @@ class Replay:
         journal = self.sandbox()
         before = await self._before(recorded[0], thread_id, tenant)
         loaded, _ = await journal.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
-        means = Means(journal, answers, self.tokens, Signals(), self.context_window)
+        means = Means(
+            journal,
+            Models.alone(answers),
+            self.tokens,
+            Signals(),
+            self.context_window,
+            Account(Unlimited(), FREE, self.clock),
+            Fixtures(self.tokens, Unkept()),
+        )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
         await Turns(means, {own: answers.acted_by(agent)}).run(loaded, Metadata())
         again = await journal.history(thread_id, before.head.version)
         return _compared(recorded, again, said.content or "" if said else "")
 
     async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> Loaded:
-        """The thread right before a turn, whose queue, if there was one, is left out."""
+        """The thread right before a turn, without its queue and its budget: nothing is spent by replaying."""
         loaded = await self.journal.load_at(thread_id, Version(started.version - 1), tenant)
         state = loaded.state
         if isinstance(state, Unopened):
             return loaded
-        return replace(loaded, state=replace(state, thread=replace(state.thread, queue=())))
+        return replace(loaded, state=replace(state, thread=replace(state.thread, queue=(), budget=None)))
 
 
 class Answers:
@@ -137,6 +158,9 @@ class Answers:
                 called = event
             elif isinstance(event, MessageAppended) and called:
                 self._said.append(_answer(called, event, recorded[position + 1 :]))
+                called = None
+            elif isinstance(event, HistoryCompacted) and called and event.by:
+                self._said.append(ChatAnswer(to_json(read_written(event.summary)), (), "stop", event.by))
                 called = None
             elif isinstance(event, ToolRequested):
                 asked[entry.version] = event
@@ -259,6 +283,8 @@ def _fact(event: Event) -> Fact | None:
         case HistoryCompacted():
             return ("history is compacted to:", event.summary)
         case StateUpdated() | CancellationRequested():
+            return ()
+        case TurnFailed(reason="budget_exhausted"):
             return ()
         case TurnFailed():
             return ("the turn fails:", event.reason, event.detail)

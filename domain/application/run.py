@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from domain.application.asking import Models
 from domain.application.execute import Request, execute
+from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
 from domain.application.signals import Signals
+from domain.application.spending import Account, Spending, crossed
 from domain.application.staging import Staged, append_of, decided_again, stage, store_staged
-from domain.chat import ChatModel
 from domain.codec import Metadata, Recorded
-from domain.commands import Report
+from domain.commands import Command, Report, TellThreshold
 from domain.errors import StoreUnavailable, TurnIsOver, VersionConflict
 from domain.events import Durability
 from domain.ids import ThreadId, TurnId, Version
@@ -32,10 +34,12 @@ class Means:
     """What turns are run with."""
 
     journal: Journal
-    model: ChatModel
+    models: Models
     tokens: TokenCounter
     signals: Signals
     context_window: int
+    account: Account
+    fixtures: Fixtures
     hot: HotStore | None = None
     """Where answers of durability `async` are held until they are stored; without one, in memory only."""
 
@@ -56,6 +60,7 @@ class Run:
     stopping: bool = field(init=False, default=False)
     """Whether somebody has asked that the turn end."""
     durability: Durability = field(init=False, default="sync")
+    spending: Spending = field(init=False)
     answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set when the answer is there, though it may not be stored yet."""
     _staged: list[Staged] = field(init=False, default_factory=list)
@@ -71,6 +76,8 @@ class Run:
         self.turn_id = TurnId(self.loaded.state.turn.turn_id)
         self.number = self.loaded.state.turn.run
         self.durability = self.loaded.state.turn.durability
+        graph = self.loaded.state.thread.graph
+        self.spending = Spending(self.means.account, self.loaded.tenant, self.thread_id, graph)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -137,18 +144,31 @@ class Run:
         return [recorded for each in self._staged for recorded in each.sealed.recorded]
 
     async def _store(self, command: Report) -> Sequence[Recorded]:
-        request = Request(
+        before = self.loaded
+        outcome = await execute(self.means.journal, self._request((command,)))
+        self.loaded = outcome.loaded
+        self.means.signals.send(self.thread_id, outcome.events)
+        await self._settle(before, outcome.events)
+        return outcome.events
+
+    async def _settle(self, before: Loaded, stored: Sequence[Recorded]) -> None:
+        """Settle what stored calls of models have taken, and record which thresholds that has reached."""
+        own = crossed(before.state, self.loaded.state, self.loaded.head.at, self.means.account.prices)
+        told = tuple(map(TellThreshold, (*own, *await self.spending.settle(stored))))
+        if told:
+            outcome = await execute(self.means.journal, self._request(told))
+            self.loaded = outcome.loaded
+            self.means.signals.send(self.thread_id, outcome.events)
+
+    def _request(self, commands: Sequence[Command]) -> Request:
+        return Request(
             self.thread_id,
-            lambda _: (command,),
+            lambda _: commands,
             self.metadata,
             self.loaded.tenant,
             known=self.loaded,
             fence=self.fence(self.thread_id),
         )
-        outcome = await execute(self.means.journal, request)
-        self.loaded = outcome.loaded
-        self.means.signals.send(self.thread_id, outcome.events)
-        return outcome.events
 
     async def _store_staged(self) -> None:
         """Store what was kept back, however long the store is away: it is nowhere else."""
@@ -163,10 +183,11 @@ class Run:
             except StoreUnavailable:
                 await asyncio.sleep(AWAY)
             else:
-                self._staged, self._durable, self.loaded = [], None, moved
+                before, self._staged, self._durable, self.loaded = self._durable, [], None, moved
                 if self.means.hot and self.answered.is_set():
                     await self.means.hot.drop(self.thread_id)
                 self.means.signals.send(self.thread_id, stored)
+                await self._settle(before, stored)
         self._durable = None
 
     async def refresh(self) -> None:

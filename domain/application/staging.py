@@ -22,6 +22,7 @@ from domain.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
+    NoteFailure,
     Report,
     ResumeTurn,
     StartCalls,
@@ -109,7 +110,9 @@ def _moved(report: Report, after: Version, by: int) -> Report:
             return replace(report, fact=replace(report.fact, through=at(report.fact.through)))
         case CompleteNode():
             return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
-        case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem() | FailTurn():
+        case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem():
+            return report
+        case NoteFailure() | FailTurn():
             return report
         case _:
             assert_never(report)
@@ -127,6 +130,9 @@ def _moved_fact(fact: NodeFact, after: Version, by: int) -> NodeFact:
                 last=at(fact.last),
                 summarised=at(fact.summarised),
                 pinned=at(fact.pinned),
+                recalled=tuple(replace(part, message=at(part.message)) for part in fact.recalled),
+                shortened=tuple((at(message), kept) for message, kept in fact.shortened),
+                of=at(fact.of),
             )
         case HistoryCompacted():
             return replace(fact, through=at(fact.through))

@@ -14,7 +14,15 @@ from domain.chat import ModelError
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
 from domain.compaction import compacted, overflows
-from domain.errors import LeaseLost, NodeTimeout, StoreUnavailable, ThreadfoldError, TurnIsOver, WaitsForPerson
+from domain.errors import (
+    BudgetExhausted,
+    LeaseLost,
+    NodeTimeout,
+    StoreUnavailable,
+    ThreadfoldError,
+    TurnIsOver,
+    WaitsForPerson,
+)
 from domain.events import NodeFact, TurnStarted
 from domain.evolve import fold
 from domain.facts import check_facts
@@ -152,6 +160,12 @@ class Turns:
 
     async def _run(self, run: Run) -> bool:
         """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
+        try:
+            return await self._steps(run)
+        finally:
+            run.spending.close()
+
+    async def _steps(self, run: Run) -> bool:
         while (turn := run.turn) and not turn.waits:
             if self._handing_over:
                 await run.save()
@@ -213,8 +227,10 @@ class Turns:
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
-            report = await self._attempt(Work(run, agent), node, turn)
+            work = Work(run, agent)
+            report = await self._attempt(work, node, turn)
             await self._report(run, report)
+            work.calls.recorded()
             if isinstance(report, FailAttempt) and report.retry_in_ms:
                 await run.pause(report.retry_in_ms / 1000)
 
@@ -229,31 +245,39 @@ class Turns:
             following = _next(work, node, facts)
         except (TurnIsOver, StoreUnavailable, LeaseLost, WaitsForPerson):
             raise
+        except BudgetExhausted as error:
+            calls = tuple(work.calls.made)
+            return FailTurn(run.turn_id, "budget_exhausted", str(error), run.number, calls)
         except asyncio.CancelledError as error:
             if cancelled_from_outside():
                 raise
-            return self._failed(run, node, turn, RuntimeError(f"cancelled itself: {error}"), _since(started))
+            return self._failed(work, node, turn, RuntimeError(f"cancelled itself: {error}"), _since(started))
         except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
             timed_out = isinstance(error, TimeoutError) and limit.expired()
             if timed_out and run.stopping:
                 return self._stopped(work)
             failure = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else error
-            return self._failed(run, node, turn, failure, _since(started))
-        return CompleteNode(run.turn_id, turn.step, facts, following, _since(started), run.number)
+            return self._failed(work, node, turn, failure, _since(started))
+        # What a node does not say was called was called all the same.
+        unsaid = tuple(called for called in work.calls.made if all(called is not fact for fact in facts))
+        return CompleteNode(run.turn_id, turn.step, (*unsaid, *facts), following, _since(started), run.number)
 
     def _stopped(self, work: Work) -> Report:
         """End a turn that was asked to end, keeping what the model had written."""
         partial = storable_text(work.written)
-        return StopTurn(work.run.turn_id, partial, self.means.tokens.count(partial), work.run.number)
+        tokens, calls = self.means.tokens.count(partial), tuple(work.calls.made)
+        return StopTurn(work.run.turn_id, partial, tokens, work.run.number, calls)
 
-    def _failed(self, run: Run, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
+    def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
         """Report a failed attempt, and when the next one is due."""
+        run, calls = work.run, tuple(work.calls.made)
         unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
         _log.warning("Node %s of %s failed: %r", node.name, run.thread_id, error, exc_info=unforeseen)
         self.means.signals.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        return FailAttempt(run.turn_id, turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms, run.number)
+        told, number = _written(error), run.number
+        return FailAttempt(run.turn_id, turn.step, turn.attempt, told, duration_ms, retry_in_ms, number, calls)
 
     async def _report(self, run: Run, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then somebody else runs this turn."""

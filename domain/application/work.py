@@ -1,32 +1,36 @@
 """A node at work: the `TurnContext` that its function is given."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec.structs import replace
 
 from domain.agent import RETRY_ITEMS, Agent, Each
+from domain.application.calls import Calls, Prompt
+from domain.application.conversation import Conversation
+from domain.application.counting import counted
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
 from domain.application.signals import Delta
-from domain.chat import ChatAnswer, ChatRequest
+from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.codec import to_json
 from domain.commands import AskPerson, CallOutcome, EndCall, StartCalls
-from domain.compaction import compacted
-from domain.context import Context, assemble
-from domain.errors import InvalidInput, ToolError, TurnIsOver, WaitsForPerson
-from domain.events import MessageAppended, ModelCalled, NodeFact, StateUpdated, ToolRequested, ToolStarted
+from domain.compaction import leaving, remembered
+from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolError, TurnIsOver, WaitsForPerson
+from domain.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
 from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, storable_text
-from domain.state import Because, Call, Running
+from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
+from domain.state import Because, Call, Message, Running
 from domain.tools import ToolContext
 
-ANSWER_RESERVE = 0.15
-"""The share of the context window that is kept free for the answer."""
+_log = logging.getLogger(__name__)
 
 RESULT_SHARE = 8
 """Characters of a tool's result that are kept, for each token of the context window: twice what could be shown."""
@@ -40,10 +44,15 @@ class Work:
 
     run: Run
     agent: Agent
+    calls: Calls = field(init=False)
     written: str = field(init=False, default="")
     """What the model has written so far, in the call that runs."""
     _shown: tuple[Loaded, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Begin without calls of models."""
+        self.calls = Calls(self.run, self.agent, lambda: self.state)
 
     @property
     def means(self) -> Means:
@@ -93,18 +102,15 @@ class Work:
         """Call the model with the conversation so far and return what it says and asks for."""
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
-        system = self.agent.instructions if instructions is None else instructions
+        self.written = ""
+        conversation = Conversation(self.means, self.agent, self.thread_id, self.state)
+        await conversation.begin(self.agent.instructions if instructions is None else instructions)
         specs = tuple(tool.spec for tool in self.agent.tools)
-        overhead = self._count(system) + self._count(to_json(specs))
-        limit = int(self.means.context_window * (1 - ANSWER_RESERVE))
-        context = assemble(self.state, system, overhead=overhead, limit=limit, count=self._count)
-        request = ChatRequest(
-            context.messages, specs, self.agent.model, self.agent.temperature, thread_id=self.thread_id
-        )
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        answer = await self._complete(request)
-        return self._facts(context, answer, int((clock() - started) * 1000))
+        made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
+        assembled, answer = made.prompt.assembled, made.answer
+        calls = (ToolRequested(call.id, call.name, call.arguments) for call in answer.tool_calls)
+        said = MessageAppended("assistant", answer.content, made.tokens)
+        return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:
         """Run every open tool call, at the same time, recording each start and outcome as it happens.
@@ -162,33 +168,43 @@ class Work:
         return await work_on_items(self, items, each, at_once=at_once, retry=retry)
 
     async def compact(self) -> Sequence[NodeFact]:
-        """Return the fact that older messages leave the live window for a summary; nothing if there are none."""
-        fact = compacted(self.state.thread, self.means.context_window, self._count)
-        return (fact,) if fact else ()
+        """Return the fact that older messages leave the live window for a summary; nothing if there are none.
 
-    async def _complete(self, request: ChatRequest) -> ChatAnswer:
-        self.written = ""
-        return await self.means.model.complete(request, self._hear)
+        A model writes the summary. Where none can, nothing leaves: prompts are cut, and the next turn tries again.
+        """
+        window = self.means.context_window
+        leaves = leaving(self.state.thread.window, window)
+        if not leaves:
+            return ()
+        try:
+            made = await self.calls.ask(partial(self._to_remember, leaves))
+        except (ModelError, BudgetExhausted, PromptTooLarge) as error:
+            _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
+            return ()
+        memory = read_memory(made.answer.content or "")
+        if memory is None:
+            _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
+            return (made.called,)
+        return (made.called, remembered(leaves, memory, made.called.model, window, self._count))
+
+    async def _to_remember(self, leaves: Sequence[Message], limit: int) -> Prompt:
+        """Make the prompt that asks for a summary."""
+        summary = self.state.thread.summary
+        fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
+        told = ask_to_remember(summary.text if summary else "", leaves, limit - fixed, self._count)
+        messages = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", told))
+        return Prompt(messages, fixed + self._count(told))
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""
-        self.means.signals.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
-        self.written += text
+        offset = len(self.calls.heard) - len(text)
+        self.means.signals.speak(self.thread_id, Delta(self.run.durable_version, offset, text))
+        self.written = self.calls.heard
 
-    def _facts(self, context: Context, answer: ChatAnswer, duration_ms: int) -> Sequence[NodeFact]:
-        asked = to_json(answer.tool_calls) if answer.tool_calls else ""
-        size = self._count((answer.content or "") + asked)
-        usage = answer.usage
-        called = ModelCalled(
-            model=answer.model,
-            prompt_tokens=usage.prompt_tokens if usage else context.assembled.tokens,
-            completion_tokens=usage.completion_tokens if usage else size,
-            duration_ms=duration_ms,
-            finish_reason=answer.finish_reason,
-            estimated=usage is None,
-        )
-        calls = (ToolRequested(call.id, call.name, call.arguments) for call in answer.tool_calls)
-        return (context.assembled, called, MessageAppended("assistant", answer.content, size), *calls)
+    def _retract(self) -> None:
+        """Take back what a model has written that then did not answer."""
+        self.written = ""
+        self.means.signals.retract(self.thread_id, self.run.durable_version)
 
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
@@ -227,7 +243,8 @@ class Work:
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
         limit = self.means.context_window * RESULT_SHARE
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
-        report = EndCall(self.run.turn_id, call.version, outcome, told, self._count(told), duration_ms, self.run.number)
+        tokens = await counted(self.means.tokens, told)
+        report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)
         if not await self.run.report(report, durable=False):
             raise TurnIsOver  # another process has found an outcome
 

@@ -13,6 +13,7 @@ What: TypeAlias = Literal[
     "summary",
     "state",
     "messages",
+    "context",
     "events",
     "diff",
     "stream",

@@ -16,7 +16,9 @@ import msgspec
 
 from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.json import JsonObject
+from domain.memory import INSTRUCTIONS
 from domain.ports.tokens import TokenCounter
+from infrastructure.models.extract import extracted
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"
@@ -51,11 +53,13 @@ class OfflineModel:
         """Let go of nothing."""
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
-        """Ask for the tools that the last user message calls for, or answer it, word by word."""
+        """Ask for the tools that the last user message calls for, or answer it, word by word; or summarise."""
         asked, results = _turn(request.messages)
         wishes = () if results else tuple(_wishes(asked, {spec.name for spec in request.tools}))
         calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(wishes, 1))
         text = "" if calls else _answer(asked, results, request.messages)
+        if request.messages and request.messages[0].content == INSTRUCTIONS:
+            text = extracted(asked)
         if on_delta is not None:
             for word in _WORD.findall(text):
                 on_delta(word)

@@ -217,7 +217,7 @@ async def check_recorded_replay(pool: asyncpg.Pool) -> None:
 
     idle = replace_fields(airline, tools=[replace(tool, run=never) for tool in airline.tools])
     journal = journal_on(pool)
-    replay = Replay(journal, sandbox, TiktokenCounter("default"), int(SETTINGS["CONTEXT_WINDOW_LIMIT"]))
+    replay = Replay(journal, sandbox, TiktokenCounter("default"), int(SETTINGS["CONTEXT_WINDOW_LIMIT"]), SystemClock())
     turns = [turn for thread_id in conversations() for turn in await replay.thread(ThreadId(thread_id), idle)]
     assert len(turns) == sum(len(customer_says(c)) for c in conversations().values())
     assert [turn for turn in turns if turn.parted is not None or turn.prompts_then != turn.prompts_now] == []

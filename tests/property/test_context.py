@@ -6,9 +6,21 @@ from msgspec.structs import replace
 
 from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
 from domain.compaction import compacted, leaving
-from domain.context import SHORTENED, assemble, cost, groups
+from domain.context import (
+    HEADING_TOKENS,
+    SHORTENED,
+    Context,
+    Fixed,
+    assemble,
+    cost,
+    groups,
+    summary_tokens,
+    written,
+)
 from domain.errors import PromptTooLarge
 from domain.ids import Version
+from domain.recall import Excerpt
+from domain.seen import seen
 from domain.state import Message, Running, Summary
 from tests.support.given import A_RUNNING_TURN, running
 
@@ -55,32 +67,72 @@ def with_window(window: tuple[Message, ...], summary: Summary | None = None) -> 
 
 
 def weight(prompt: tuple[ChatMessage, ...]) -> int:
-    """Count a prompt anew, from what it says."""
+    """Count a prompt's messages anew, from what they say."""
     said = sum(words(m.content or "") + MESSAGE_OVERHEAD for m in prompt if m.role != "system")
-    asked = sum(words(call.arguments["zone"]) for m in prompt for call in m.tool_calls)
-    return OVERHEAD + said + asked
+    return said + sum(words(call.arguments["zone"]) for m in prompt for call in m.tool_calls)
+
+
+excerpts = st.lists(
+    st.builds(
+        Excerpt,
+        message=st.integers(1, 50).map(Version),
+        who=st.sampled_from(["user", "find_flight"]),
+        start=st.integers(0, 20).map(lambda n: n * len("again ")),
+        text=st.integers(1, 60).map(lambda n: "again " * n),
+        tokens=st.just(0),
+        because=st.just("matches again"),
+    ),
+    max_size=4,
+    unique_by=lambda excerpt: excerpt.message,
+)
+FIXED = Fixed("be brief", OVERHEAD, ("instructions", ""))
 
 
 @settings(max_examples=200, deadline=None)
-@given(windows, st.integers(ROOM, 600), st.sampled_from([None, Summary(Version(1), "they met", 2)]))
+@given(windows, st.integers(ROOM, 600), st.sampled_from([None, Summary(Version(1), "they met", 2)]), excerpts)
 def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_question(
-    window: tuple[Message, ...], limit: int, summary: Summary | None
+    window: tuple[Message, ...], limit: int, summary: Summary | None, recalled: list[Excerpt]
 ) -> None:
     state = with_window(window, summary)
     try:
-        context = assemble(state, "be brief", overhead=OVERHEAD, limit=limit, count=words)
+        context = assemble(state, FIXED, limit=limit, count=words, recalled=recalled)
     except PromptTooLarge:
         assert least(window, summary) > limit, "it could have been made to fit"
         return
-    assert weight(context.messages) + (summary.tokens if summary else 0) == context.assembled.tokens <= limit
+    counted = weight(context.messages) + OVERHEAD + summary_tokens(summary)
+    if context.assembled.recalled:
+        counted += HEADING_TOKENS + sum(words(written(e)) + 1 for e in shown_again(context, recalled))
+    assert counted == context.assembled.tokens <= limit
     assert context.messages[0].role == "system"
+    assert words(context.messages[0].content or "") <= OVERHEAD + counted - weight(context.messages)
     asked = next(m for m in reversed(window) if m.role == "user")
     shown = [m.content or "" for m in context.messages if m.role == "user"]
     assert shown[-1] == asked.content or shown[-1].endswith("context window]")
     requested = [call.id for m in context.messages for call in m.tool_calls]
     answered = [m.tool_call_id for m in context.messages if m.role == "tool"]
     assert requested == answered
-    assert context == assemble(state, "be brief", overhead=OVERHEAD, limit=limit, count=words)
+    assert context == assemble(state, FIXED, limit=limit, count=words, recalled=recalled)
+    found = seen(state, context.assembled, {"instructions": "be brief"}, originals(recalled), words)
+    assert tuple(found.messages) == context.messages
+    assert found.exact
+
+
+def shown_again(context: Context, recalled: list[Excerpt]) -> list[Excerpt]:
+    """The excerpts that the fact names; each as often as it does."""
+    named = [(part.message, part.start, part.end) for part in context.assembled.recalled]
+    shown = []
+    for excerpt in recalled:
+        place = (excerpt.message, excerpt.start, excerpt.start + len(excerpt.text))
+        if place in named:
+            named.remove(place)
+            shown.append(excerpt)
+    assert not named
+    return shown
+
+
+def originals(recalled: list[Excerpt]) -> dict[int, Message]:
+    """Whole messages that the excerpts are parts of."""
+    return {e.message: Message(e.message, "user", "again " * 80, 80, name=e.who) for e in recalled}
 
 
 def least(window: tuple[Message, ...], summary: Summary | None) -> int:
@@ -89,7 +141,7 @@ def least(window: tuple[Message, ...], summary: Summary | None) -> int:
     asked = next(m for m in reversed(window) if m.role == "user")
     parts = {id(m): m for m in (asked, *newest)}.values()
     smallest = [m.tokens if m.tool_calls else min(m.tokens, words(SHORTENED)) for m in parts]
-    return OVERHEAD + (summary.tokens if summary else 0) + sum(smallest) + MESSAGE_OVERHEAD * len(smallest)
+    return OVERHEAD + summary_tokens(summary) + sum(smallest) + MESSAGE_OVERHEAD * len(smallest)
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,26 +7,35 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from domain.agent import Agent
+from domain.application.asking import Models
 from domain.application.execute import Outcome, Request, execute
+from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
+from domain.application.replay import FREE
 from domain.application.run import Means, Run
 from domain.application.signals import Signals
+from domain.application.spending import Account
 from domain.application.turns import Turns
+from domain.application.unlimited import Unlimited
 from domain.application.worker import Worker
-from domain.chat import ChatAnswer, ChatRequest, OnDelta, ToolCall, Usage
+from domain.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, ToolCall, Usage
 from domain.codec import Metadata
 from domain.commands import OpenThread, StartTurn
 from domain.errors import ToolError
 from domain.events import Event
 from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId, WorkerId
+from domain.memory import INSTRUCTIONS
 from domain.ports.hot import HotStore
+from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
+from domain.prices import Prices
 from domain.state import State
 from domain.tools import Tool, tool
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
 
 Reply = ChatAnswer | Exception
@@ -54,15 +63,21 @@ class Words:
 
 @dataclass
 class Script:
-    """A model that says its lines, and keeps what it was asked."""
+    """A model that says its lines, and keeps what it was asked. It has other lines for when it is to summarise."""
 
     lines: list[Reply]
     asked: list[ChatRequest] = field(default_factory=list)
+    summaries: list[Reply] = field(default_factory=list)
+    to_summarise: list[str] = field(default_factory=list)
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
-        self.asked.append(request)
         await asyncio.sleep(0)
-        line = self.lines.pop(0)
+        if request.messages[0].content == INSTRUCTIONS:
+            self.to_summarise.append(request.messages[1].content or "")
+            line = self.summaries.pop(0) if self.summaries else ModelUnreachable()
+        else:
+            self.asked.append(request)
+            line = self.lines.pop(0)
         if isinstance(line, Exception):
             raise line
         if on_delta and line.content:
@@ -95,6 +110,10 @@ class Stage:
     context_window: int = 8_000
     snapshot_every: int = 100
     hot: HotStore | None = None
+    ledger: Ledger = field(default_factory=Unlimited)
+    prices: Prices = FREE
+    models: Models | None = None
+    texts: MemoryTextStore = field(default_factory=MemoryTextStore)
 
     def __post_init__(self) -> None:
         self.journal = Journal(
@@ -102,7 +121,17 @@ class Stage:
         )
         fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
         self.leases = MemoryLeaseStore(self.clock, fence)
-        means = Means(self.journal, self.script, Words(), Signals(), self.context_window, self.hot)
+        self.account = Account(self.ledger, self.prices, self.clock)
+        means = Means(
+            self.journal,
+            self.models or Models.alone(self.script, "script"),
+            Words(),
+            Signals(),
+            self.context_window,
+            self.account,
+            Fixtures(Words(), self.texts),
+            self.hot,
+        )
         self.turns = Turns(means, {self.agent.name: self.agent})
 
     def worker(self, turns: Turns | None = None) -> Worker:

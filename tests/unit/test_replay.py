@@ -27,7 +27,7 @@ def sandbox() -> Journal:
 
 async def replayed(played: Stage, agent: Agent | None = None) -> Sequence[ReplayedTurn]:
     before = await played.events()
-    replay = Replay(played.journal, sandbox, Words(), played.context_window)
+    replay = Replay(played.journal, sandbox, Words(), played.context_window, played.clock)
     turns = await replay.thread(played.thread_id, agent or played.agent)
     assert await played.events() == before, "a replay stores nothing"
     return turns

@@ -1,0 +1,123 @@
+"""What a model saw, message by message, and why."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from domain.application.contexts import SeenPrompt
+from domain.chat import ChatMessage
+from domain.events import ModelCalled
+from domain.ids import ThreadId
+from domain.json import JsonObject
+from domain.seen import Kind, Piece
+
+
+class PieceView(Struct, frozen=True):
+    """A piece of a prompt, the tokens that it took, and why it was there.
+
+    `version` is that of the message that it is, or of which it is a part (then `whole` is false).
+    """
+
+    kind: Kind
+    role: str
+    text: str | None
+    tokens: int
+    because: str
+    version: int | None
+    whole: bool
+
+    @classmethod
+    def of(cls, piece: Piece) -> "PieceView":
+        """Show a piece."""
+        version = int(piece.version) or None
+        return cls(piece.kind, piece.role, piece.text, piece.tokens, piece.because, version, piece.whole)
+
+
+class CallView(Struct, frozen=True):
+    """What became of the prompt: who answered, why that model, and what the endpoint counted.
+
+    `difference` is how many more tokens the endpoint counted in the prompt than we did.
+    """
+
+    model: str
+    provider: str
+    because: str
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool
+    difference: int
+    duration_ms: int
+    finish_reason: str
+
+    @classmethod
+    def of(cls, called: ModelCalled, counted: int) -> "CallView":
+        """Show a call."""
+        return cls(
+            model=called.model,
+            provider=called.provider,
+            because=called.because,
+            prompt_tokens=called.prompt_tokens,
+            completion_tokens=called.completion_tokens,
+            estimated=called.estimated,
+            difference=called.prompt_tokens - counted,
+            duration_ms=called.duration_ms,
+            finish_reason=called.finish_reason,
+        )
+
+
+class PromptView(Struct, frozen=True):
+    """A prompt: `tokens` of at most `limit`, in pieces, and as the messages that were sent.
+
+    `everything` is how many tokens it would have taken to send all that was ever said, and `saved` the difference.
+    It is `exact` if every text was found as it was then.
+    """
+
+    version: int
+    at: datetime
+    tokens: int
+    limit: int
+    everything: int
+    saved: int
+    exact: bool
+    pieces: Sequence[PieceView]
+    messages: Sequence[JsonObject]
+    call: CallView | None
+
+    @classmethod
+    def of(cls, found: SeenPrompt) -> "PromptView":
+        """Show a prompt."""
+        assembled, prompt = found.assembled, found.prompt
+        return cls(
+            version=found.version,
+            at=found.at,
+            tokens=assembled.tokens,
+            limit=assembled.limit,
+            everything=found.everything,
+            saved=found.everything - assembled.tokens,
+            exact=prompt.exact,
+            pieces=[PieceView.of(piece) for piece in prompt.pieces],
+            messages=[chat(message) for message in prompt.messages],
+            call=CallView.of(found.called, assembled.tokens) if found.called else None,
+        )
+
+
+class ContextView(Struct, frozen=True):
+    """What the models of a turn saw, one prompt after the other."""
+
+    thread_id: UUID
+    turn_id: UUID
+    prompts: Sequence[PromptView]
+
+
+def context_view(thread_id: ThreadId, turn_id: UUID, found: Sequence[SeenPrompt]) -> ContextView:
+    """Show a turn's prompts."""
+    return ContextView(thread_id, turn_id, [PromptView.of(one) for one in found])
+
+
+def chat(message: ChatMessage) -> JsonObject:
+    """Write a message as it is sent to a model, without what is empty."""
+    written: JsonObject = msgspec.to_builtins(message)  # without what is left at its default
+    return written

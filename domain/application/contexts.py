@@ -1,0 +1,133 @@
+"""What the models of a turn saw: each prompt found again from the log, with what was recorded about the call."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.application.journal import Journal, Loaded
+from domain.codec import Recorded
+from domain.errors import CorruptLog, UnknownTurn
+from domain.events import (
+    ApprovalDenied,
+    ContextAssembled,
+    MessageAppended,
+    ModelCalled,
+    Recalled,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnEnd,
+    TurnStarted,
+)
+from domain.ids import START, ThreadId, TurnId, Version
+from domain.ports.texts import TextStore
+from domain.ports.tokens import TokenCounter
+from domain.seen import Prompt, seen
+from domain.state import Message, Running
+
+PAGE_BACK = 200
+"""Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
+
+
+class SeenPrompt(Struct, frozen=True):
+    """A prompt of a turn: its fact, with the version of that, and the call that it was for, if it was answered."""
+
+    version: Version
+    at: datetime
+    assembled: ContextAssembled
+    called: ModelCalled | None
+    everything: int
+    """Tokens that a prompt would have had which holds all that was ever said in the thread."""
+    prompt: Prompt
+
+
+async def contexts(
+    journal: Journal, texts: TextStore, tokens: TokenCounter, loaded: Loaded, turn_id: TurnId
+) -> Sequence[SeenPrompt]:
+    """Return what the models of a turn saw, one prompt after the other. `loaded` is the thread as it is now.
+
+    Raises:
+        UnknownTurn: the thread has no such turn, or it has not begun.
+    """
+    events = await _turn(journal, loaded.thread_id, turn_id, loaded.head.version)
+    found = []
+    for place, recorded in enumerate(events):
+        if not isinstance(recorded.event, ContextAssembled):
+            continue
+        following = events[place + 1].event if place + 1 < len(events) else None
+        called = following if isinstance(following, ModelCalled) else None
+        before = await _before(journal, loaded, recorded, recorded.event)
+        found.append(await _seen(journal, texts, tokens, before, recorded, recorded.event, called))
+    return found
+
+
+async def _seen(
+    journal: Journal,
+    texts: TextStore,
+    tokens: TokenCounter,
+    before: Running,
+    recorded: Recorded,
+    assembled: ContextAssembled,
+    called: ModelCalled | None,
+) -> SeenPrompt:
+    """Find one prompt again, from the thread as it was then."""
+    kept = await texts.texts([name for name in assembled.texts if name])
+    older = await _older(journal, recorded.thread_id, assembled.recalled)
+    prompt = seen(before, assembled, kept, older, tokens.count)
+    everything = assembled.fixed + before.thread.said_tokens
+    return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
+
+
+async def _before(journal: Journal, loaded: Loaded, recorded: Recorded, assembled: ContextAssembled) -> Running:
+    """Fold the thread as it was when a prompt was made of it."""
+    made_of = Version(assembled.of or recorded.version - 1)
+    state = (await journal.load_at(loaded.thread_id, made_of, loaded.tenant)).state
+    if not isinstance(state, Running):
+        raise CorruptLog(f"{loaded.thread_id}: a prompt was made of version {made_of}, when no turn ran")
+    return state
+
+
+async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Version) -> Sequence[Recorded]:
+    """Read a turn's events, looking for it from the thread's end backwards."""
+    events: list[Recorded] = []
+    async for page in journal.pages_back(thread_id, START, upto, PAGE_BACK):
+        for recorded in reversed(page):
+            event = recorded.event
+            if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+                events.clear()
+            events.append(recorded)
+            if isinstance(event, TurnStarted):
+                if event.turn_id == turn_id:
+                    return events[::-1]
+                events.clear()
+    raise UnknownTurn(turn_id)
+
+
+async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Message]:
+    versions = {Version(part.message) for part in parts}
+    return {version: await message_at(journal, thread_id, version) for version in sorted(versions)}
+
+
+async def message_at(journal: Journal, thread_id: ThreadId, version: Version) -> Message:
+    """Read one message of a thread. Raises `CorruptLog`: there is none at this version."""
+    event = await _event(journal, thread_id, version)
+    match event:
+        case MessageAppended():
+            return Message(version, event.role, event.content, event.tokens)
+        case ToolSucceeded(call=call, content=told):
+            pass
+        case ToolFailed(call=call, error=told) | ToolOutcomeUnknown(call=call, error=told):
+            pass
+        case ApprovalDenied(approval=call, reason=told):
+            pass
+        case _:
+            raise CorruptLog(f"{thread_id}: version {version} is no message")
+    asked = await _event(journal, thread_id, Version(call))
+    name = asked.tool if isinstance(asked, ToolRequested) else None
+    return Message(version, "tool", told, event.tokens, name=name)
+
+
+async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> object:
+    return (await journal.history(thread_id, Version(version - 1), version))[0].event

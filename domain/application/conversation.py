@@ -1,0 +1,44 @@
+"""Prompts made of a thread's conversation: what is fixed, what is recalled, and what fits."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from domain.agent import Agent
+from domain.application.calls import Prompt
+from domain.application.fixtures import tools_text
+from domain.application.run import Means
+from domain.context import Context, Fixed, assemble
+from domain.ids import ThreadId
+from domain.state import Running
+
+
+@dataclass
+class Conversation:
+    """Makes prompts of one state of a thread, each length once."""
+
+    means: Means
+    agent: Agent
+    thread_id: ThreadId
+    state: Running
+    _fixed: Fixed = field(init=False, default_factory=Fixed)
+    _made: dict[int, Prompt] = field(init=False, default_factory=dict)
+
+    async def begin(self, instructions: str) -> None:
+        """Take what every prompt holds. Raises `StoreUnavailable`."""
+        tools = tools_text([tool.spec for tool in self.agent.tools])
+        self._fixed = await self.means.fixtures.fixed(
+            instructions, tools, self.state.thread.values, self.agent.shown_values
+        )
+
+    async def build(self, limit: int) -> Prompt:
+        """Make a prompt of at most so many tokens. Raises `PromptTooLarge`."""
+        if limit not in self._made:
+            context = await self._assembled(limit)
+            self._made[limit] = Prompt(context.messages, context.assembled.tokens, context.assembled)
+        return self._made[limit]
+
+    async def _assembled(self, limit: int) -> Context:
+        count, window = self.means.tokens.count, self.state.thread.window
+        if any(message.tokens > limit for message in window):  # then it is shortened, and counted over and over
+            return await asyncio.to_thread(assemble, self.state, self._fixed, limit=limit, count=count)
+        return assemble(self.state, self._fixed, limit=limit, count=count)

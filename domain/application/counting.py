@@ -1,0 +1,15 @@
+"""Counting tokens beside the event loop, where a text is so long that others would wait for it."""
+
+import asyncio
+
+from domain.ports.tokens import TokenCounter
+
+LONG = 10_000
+"""Characters that are counted at once: a few milliseconds. Starting a thread for less would take longer."""
+
+
+async def counted(tokens: TokenCounter, text: str) -> int:
+    """Return the number of tokens in a text."""
+    if len(text) <= LONG:
+        return tokens.count(text)
+    return await asyncio.to_thread(tokens.count, text)

@@ -1,0 +1,52 @@
+"""What every prompt of an agent holds: counted once, and kept by name, so that it can be shown later as it was."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from domain.application.counting import counted
+from domain.codec import to_json
+from domain.context import HEADING_TOKENS, Fixed, values_text
+from domain.json import JsonObject
+from domain.ports.texts import TextStore
+from domain.ports.tokens import TokenCounter
+from domain.texts import name_of
+
+REMEMBERED = 1_000
+"""Texts of which a process remembers how many tokens they have, and that they are kept."""
+
+
+@dataclass
+class Fixtures:
+    """Counts and keeps instructions and tools. Nothing is asked of the store for a text that it was given before."""
+
+    tokens: TokenCounter
+    store: TextStore
+    _known: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
+
+    async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> Fixed:
+        """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
+        texts = [await self._kept(text) for text in (instructions, tools)]
+        names = tuple(name for name in shown if name in values)
+        told = values_text(values, names)
+        taken = await counted(self.tokens, told) + HEADING_TOKENS if told else 0
+        return Fixed(instructions, sum(tokens for _, tokens in texts) + taken, tuple(name for name, _ in texts), names)
+
+    async def _kept(self, text: str) -> tuple[str, int]:
+        """Return a text's name and tokens, once it is kept."""
+        if not text:
+            return "", 0
+        if (known := self._known.get(text)) is not None:
+            self._known.move_to_end(text)
+            return known
+        name = name_of(text)
+        await self.store.keep({name: text})
+        known = self._known[text] = (name, await counted(self.tokens, text))
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+
+def tools_text(specs: Sequence[object]) -> str:
+    """Write tools as they are counted and kept; "" for none."""
+    return to_json(specs) if specs else ""

@@ -1,0 +1,242 @@
+"""What a turn may spend: its thread's own limits, and those of its tenant, reserved before each call of a model.
+
+The thread's limits need no reservation beyond this process, as one worker runs a thread's turn. The tenant's are kept
+by the ledger, which all processes share. What was reserved is settled once the call's event is stored; what a killed
+process had reserved, whoever takes over its shards finds in the ledger, and settles by the log.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from domain.budgets import (
+    LEAST_ANSWER,
+    Call,
+    Shortage,
+    affordable,
+    most_of,
+    shortage,
+    spent_of,
+    strained,
+    tokens_of,
+    used_in,
+)
+from domain.codec import Recorded
+from domain.errors import BudgetExhausted, StoreUnavailable
+from domain.events import BudgetThresholdReached, ModelCalled
+from domain.ids import Tenant, ThreadId
+from domain.ports.clock import Clock
+from domain.ports.ledger import Amount, Granted, Ledger, Reservation, Standing
+from domain.ports.log import Fence
+from domain.prices import Prices
+from domain.state import Running, State, Thread, Unopened
+from domain.windows import Window, start_of
+from domain.words import amounts_in_words, limit_in_words
+
+_log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds that a call waits for what others have reserved and may not use."""
+
+PAUSE = 0.05
+"""Seconds until the ledger is asked again; then twice as many, and so on."""
+
+LONGEST_PAUSE = 1.0
+
+AT_FIRST = 1.1
+"""How many of a model's tokens one of ours may be, before the model has said how many it counts."""
+
+SLACK = 1.02
+"""How much more than ever before a model may count the next time."""
+
+
+@dataclass
+class Account:
+    """What all turns of this process share: the ledger, the prices, and which reservations are in use here."""
+
+    ledger: Ledger
+    prices: Prices
+    clock: Clock
+    live: set[UUID] = field(default_factory=set)
+    _ratios: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, model: str, counted: int, reported: int) -> None:
+        """Learn how a model's own count of a prompt compares with ours."""
+        if counted:
+            self._ratios[model] = max(self._ratios.get(model, 1.0), reported / counted)
+
+    def expected(self, model: str, counted: int) -> int:
+        """Return how many tokens a model may count, where we count so many."""
+        ratio = self._ratios.get(model)
+        return int(counted * (AT_FIRST if ratio is None else ratio * SLACK)) + 1
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is set aside for a call: the tokens that its answer may have. `shared`: the ledger knows of it."""
+
+    id: UUID
+    answer: int
+    shared: bool
+
+
+@dataclass
+class Spending:
+    """What one run of a turn spends."""
+
+    account: Account
+    tenant: Tenant
+    thread_id: ThreadId
+    agent: str
+    _held: dict[UUID, tuple[int, int]] = field(default_factory=dict)
+
+    async def limited(self, state: Running) -> bool:
+        """Say whether anything limits what the turn may spend."""
+        return bool(state.thread.limits or await self.account.ledger.limits(self.tenant))
+
+    async def strained(self, state: Running) -> bool:
+        """Say whether most of a budget is spent, so that what is left is to be used sparingly."""
+        now, prices = self.account.clock.now(), self.account.prices
+        if any(strained(limit, *spent_of(state, limit, now, prices)) for limit in state.thread.limits):
+            return True
+        if not await self.account.ledger.limits(self.tenant):
+            return False
+        standings = await self.account.ledger.standings(self.tenant, now)
+        return any(
+            strained(one.limit, one.spent.tokens + one.reserved.tokens, one.spent.cost + one.reserved.cost)
+            for one in standings
+            if one.scope.agent in {"", self.agent}
+        )
+
+    async def reserve(self, state: Running, call: Call, fence: Fence | None) -> Held:
+        """Set the most aside that a call can take; whoever asks gives it back if the call fails.
+
+        Raises:
+            BudgetExhausted: too little is left for the prompt and a short answer.
+        """
+        answer, short = shortage(state, self.account.clock.now(), call, self.account.prices, self._sum())
+        if short:
+            raise _exhausted("The thread", call, short)
+        call = Call(call.model, call.prompt_tokens, answer)
+        shared = bool(await self.account.ledger.limits(self.tenant))
+        held = Held(uuid4(), call.most, shared)
+        if shared:
+            self.account.live.add(held.id)  # before the ledger has it: whoever looks there finds it in use
+            try:
+                call = await self._reserve(held.id, call, fence)
+            except BaseException:
+                await self.release(held)
+                raise
+        self._held[held.id] = most_of(call, self.account.prices)
+        return Held(held.id, call.most, shared)
+
+    async def release(self, held: Held) -> None:
+        """Give back what was set aside. Where the store is away, it is given back later, by the log."""
+        try:
+            if held.shared:
+                with suppress(StoreUnavailable):
+                    await self.account.ledger.release(held.id)
+        finally:
+            self._forget(held.id)
+
+    async def settle(self, events: Sequence[Recorded]) -> Sequence[BudgetThresholdReached]:
+        """Settle what stored calls have taken, and return which thresholds were reached by that."""
+        told: list[BudgetThresholdReached] = []
+        for recorded in events:
+            event = recorded.event
+            if isinstance(event, ModelCalled) and event.reservation is not None:
+                tokens = event.prompt_tokens + event.completion_tokens
+                cost = self.account.prices.cost(event.model, event.prompt_tokens, event.completion_tokens)
+                try:
+                    told += map(_reached, await self.account.ledger.settle(event.reservation, Amount(tokens, cost)))
+                except StoreUnavailable as error:
+                    _log.warning("A call in %s is settled later, by the log: %s", self.thread_id, error)
+                self.account.live.discard(event.reservation)
+        return told
+
+    def took(self, held: Held, called: ModelCalled) -> None:
+        """Hold for a call what it has taken, until it is recorded."""
+        tokens = called.prompt_tokens + called.completion_tokens
+        self._held[held.id] = (
+            tokens,
+            self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens),
+        )
+
+    def recorded(self, held: Iterable[Held]) -> None:
+        """Hold nothing any more for calls that are recorded: the thread's state has them."""
+        for one in held:
+            self._held.pop(one.id, None)
+
+    def close(self) -> None:
+        """Use no reservation any more: what is left of them is settled by the log."""
+        for id_ in list(self._held):
+            self._forget(id_)
+
+    async def _reserve(self, id_: UUID, call: Call, fence: Fence | None) -> Call:
+        """Reserve in the ledger, for a shorter answer if need be; wait a while for what others may not use."""
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + PATIENCE, PAUSE
+        while True:
+            now, prices = self.account.clock.now(), self.account.prices
+            most = Amount(*most_of(call, prices))
+            reservation = Reservation(id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence)
+            answer = await self.account.ledger.reserve(reservation)
+            if isinstance(answer, Granted):
+                return call
+            standing = answer.standing
+            taken, reserved = standing.spent, standing.reserved
+            left = affordable(standing.limit, taken.tokens + reserved.tokens, taken.cost + reserved.cost, call, prices)
+            if left >= LEAST_ANSWER and left < call.most:
+                call = Call(call.model, call.prompt_tokens, left)
+            elif answer.passing and loop.time() < until:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                only = "".join(f" with {name}" for name in (standing.scope.agent, standing.scope.model) if name)
+                short = Shortage(standing.limit, taken.tokens, taken.cost)
+                raise _exhausted(f"The tenant{only}", call, short)
+
+    def _forget(self, id_: UUID) -> None:
+        self._held.pop(id_, None)
+        self.account.live.discard(id_)
+
+    def _sum(self) -> tuple[int, int]:
+        return sum(tokens for tokens, _ in self._held.values()), sum(cost for _, cost in self._held.values())
+
+
+def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequence[BudgetThresholdReached]:
+    """Return which thresholds of a thread's own limits were reached between two of its states."""
+    if isinstance(before, Unopened) or isinstance(after, Unopened) or before.thread.usage is after.thread.usage:
+        return ()
+    found = []
+    for limit in after.thread.limits:
+        if limit.window == "turn" or strained(limit, *_spent(before.thread, limit.window, at, prices)):
+            continue
+        tokens, cost = _spent(after.thread, limit.window, at, prices)
+        if strained(limit, tokens, cost):
+            found.append(BudgetThresholdReached("thread", limit, start_of(limit.window, at), tokens, cost))
+    return found
+
+
+def _spent(thread: Thread, window: Window, at: datetime, prices: Prices) -> tuple[int, int]:
+    usage = used_in(thread, window, at)
+    return tokens_of(usage), prices.of_all(usage)
+
+
+def _exhausted(who: str, call: Call, short: Shortage) -> BudgetExhausted:
+    spent = amounts_in_words(short.tokens, short.cost)
+    return BudgetExhausted(
+        f"{who} may spend {limit_in_words(short.limit)}, and has spent {spent}: too little is left for a prompt of "
+        f"{call.prompt_tokens:,} tokens and its answer. Raise the limit, or wait until its window ends; then retry."
+    )
+
+
+def _reached(standing: Standing) -> BudgetThresholdReached:
+    scope, spent = standing.scope, standing.spent
+    return BudgetThresholdReached(
+        "tenant", standing.limit, standing.start, spent.tokens, spent.cost, scope.agent, scope.model
+    )

@@ -1,0 +1,59 @@
+"""Where nothing is limited and nothing kept: for turns that are run in a sandbox."""
+
+# ruff: noqa: ARG002  (a port says which arguments there are)
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from domain.events import Limit
+from domain.ids import Shard, Tenant
+from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+
+
+class Unlimited:
+    """A `Ledger` without limits."""
+
+    async def set_limits(
+        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
+    ) -> None:
+        """Refuse: nobody could ask for it."""
+        raise TypeError("Nothing is limited here")
+
+    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
+        """Return no limits."""
+        return ()
+
+    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
+        """Return nothing: no limit was ever set."""
+        return ()
+
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+        """Return nothing: there are no limits."""
+        return ()
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        """Grant everything."""
+        return Granted()
+
+    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+        """Keep no account."""
+        return ()
+
+    async def release(self, reservation: UUID) -> None:
+        """Keep no account."""
+
+    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        """Return nothing: nothing is reserved."""
+        return ()
+
+
+class Unkept:
+    """A `TextStore` that keeps nothing."""
+
+    async def keep(self, texts: Mapping[str, str]) -> None:
+        """Keep nothing."""
+
+    async def texts(self, names: Collection[str]) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}

@@ -1,0 +1,102 @@
+"""What a model saw, found again from the fact that was recorded about its prompt: piece by piece, and why each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.chat import ChatMessage
+from domain.context import Count, chat_message, cost, shortened_text, summary_tokens, system_text, values_text, written
+from domain.events import ContextAssembled
+from domain.ids import Version
+from domain.recall import Excerpt
+from domain.state import Message, Running
+
+Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message"]
+"""What a piece of a prompt is. All but messages are parts of the system's message; tools stand beside them."""
+
+MISSING = "(This text is not kept here.)"
+
+
+class Piece(Struct, frozen=True):
+    """A piece of a prompt. `version` is that of the message that it is, or is a part of; 0 if it is none.
+
+    `whole` is false for a message of which only the beginning, or a part, was shown.
+    """
+
+    kind: Kind
+    role: str
+    text: str | None
+    tokens: int
+    because: str
+    version: Version = Version(0)
+    whole: bool = True
+
+
+class Prompt(Struct, frozen=True):
+    """A prompt piece by piece, and as it was sent. `exact`: every text of it was found as it was then."""
+
+    pieces: Sequence[Piece]
+    messages: Sequence[ChatMessage]
+    exact: bool
+
+
+def seen(
+    before: Running, assembled: ContextAssembled, texts: Mapping[str, str], older: Mapping[int, Message], count: Count
+) -> Prompt:
+    """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
+    thread = before.thread
+    summary = thread.summary if assembled.summarised else None
+    instructions, tools = (texts.get(name, MISSING) if name else "" for name in (*assembled.texts, "", "")[:2])
+    values = values_text(thread.values, assembled.values)
+    recalled = [_excerpt(older[part.message], part.start, part.end, part.because) for part in assembled.recalled]
+    pieces = [
+        *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
+        *_piece("tools", tools, count(tools), "the tools that the agent has"),
+        *_piece("values", values, count(values), "values of the thread that the agent shows its model"),
+    ]
+    if summary:
+        why = f"stands for the messages up to version {summary.through}"
+        pieces += _piece("summary", summary.text, summary_tokens(summary), why)
+    pieces += [
+        Piece("recalled", part.who, part.text, count(written(part)) + 1, part.because, part.message, whole=False)
+        for part in recalled
+    ]
+    messages = list(_messages(before, assembled, count))
+    pieces += [piece for piece, _ in messages]
+    heading = system_text(instructions, values, summary, recalled)
+    system = [ChatMessage("system", heading)] if heading else []
+    sent = [*system, *(chat_message(message) for _, message in messages)]
+    return Prompt(pieces, sent, MISSING not in {instructions, tools})
+
+
+def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:
+    kept = dict(assembled.shortened)
+    window = before.thread.window
+    question = next((message.version for message in reversed(window) if message.role == "user"), 0)
+    found = []
+    for message in window:
+        in_range = assembled.first <= message.version <= assembled.last
+        if not in_range and message.version != assembled.pinned:
+            continue
+        why = "the newest messages that fit"
+        if message.version == question:
+            why = "what the user said last" if in_range else "what the user said last, though older than the rest"
+        shown = message
+        if message.version in kept:
+            text = shortened_text(message.content or "", kept[message.version])
+            shown = replace(message, content=text, tokens=count(text))
+            why += f"; only its first {kept[message.version]:,} characters fit"
+        whole = shown is message
+        found.append((Piece("message", message.role, shown.content, cost(shown), why, message.version, whole), shown))
+    return found
+
+
+def _excerpt(message: Message, start: int, end: int, because: str) -> Excerpt:
+    text = (message.content or "")[start:end]
+    return Excerpt(message.version, message.name or message.role, start, text, 0, because)
+
+
+def _piece(kind: Kind, text: str, tokens: int, because: str) -> list[Piece]:
+    return [Piece(kind, "system", text, tokens, because)] if text else []
