@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
-from domain.application.asking import Models
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
 from domain.application.fixtures import Fixtures
@@ -36,7 +35,6 @@ from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore, Signer
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.texts import TextStore
-from domain.ports.tokens import TokenCounter
 from domain.ports.wakeups import Wakeups
 from domain.prices import Prices
 from domain.read_models import LineId, ReadModels
@@ -156,11 +154,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Connect everything that the settings ask for, and let it go at the end."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
-        tokens, prices = TiktokenCounter(settings.llm_model), _prices(settings)
-        agents = _agents(settings, clock)
-        log = await _open_log(settings, stack, clock)
-        models = _models(settings, agents, tokens)
+        agents, prices = _agents(settings, clock), _prices(settings)
+        catalogue = with_asked_for(load_catalogue(settings), {agent.name: agent.model for agent in agents.values()})
+        tokens = TiktokenCounter(catalogue.policy.usual.model)
+        models = open_models(catalogue, tokens, air_gapped=settings.air_gapped)
         stack.push_async_callback(models.close)
+        log = await _open_log(settings, stack, clock)
         journal = Journal(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
@@ -291,11 +290,6 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
 
 def _signer(settings: Settings) -> Signer | None:
     return signer_of(settings.signing_key.get_secret_value(), CHECKOUT) if settings.signing_key else None
-
-
-def _models(settings: Settings, agents: Mapping[str, Agent], tokens: TokenCounter) -> Models:
-    asked = {agent.name: agent.model for agent in agents.values()}
-    return open_models(with_asked_for(load_catalogue(settings), asked), tokens, air_gapped=settings.air_gapped)
 
 
 def _prices(settings: Settings) -> Prices:

@@ -48,6 +48,11 @@ class Policy(Struct, frozen=True):
     chain: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
 
+    @property
+    def usual(self) -> ModelSpec:
+        """The first model of the chain."""
+        return self.models[self.chain[0]]
+
     def __post_init__(self) -> None:
         """Check that every choice leads to a model. Raises `InvalidInput`, naming the field as `rules.0.use`."""
         if not self.chain:

@@ -93,7 +93,7 @@ class Models:
     @property
     def usual(self) -> ChatModel:
         """The client of the policy's first model."""
-        return self.providers[self.policy.models[self.policy.chain[0]].provider]
+        return self.providers[self.policy.usual.provider]
 
     async def close(self) -> None:
         """Let connections go."""

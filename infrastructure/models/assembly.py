@@ -8,7 +8,7 @@ from domain.chat import AnswerCut, AnswerMalformed, ChatAnswer, ToolArgumentsMal
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from infrastructure.models.failures import message_of, shortened
-from infrastructure.models.wire import CallPart, Choice, Completion, Counts, Part
+from infrastructure.models.wire import CallPart, Choice, Completion, Counts, Part, read_counts
 
 MAX_NAME = 64
 
@@ -37,7 +37,7 @@ class Assembly:
         if completion.error is not None:
             raise AnswerCut(f"The model's endpoint gave up: {message_of(completion.error, self._secret)}")
         self._model = completion.model or self._model
-        self._usage = _usage(completion.usage) or self._usage
+        self._usage = _usage(read_counts(completion.usage)) or self._usage
         # We ask for one answer; what a server numbers otherwise is another one.
         return "".join(self._add_choice(choice) for choice in completion.choices or () if not choice.index)
 

@@ -53,10 +53,13 @@ class Counts(Struct):
 
 
 class Completion(Struct):
-    """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200."""
+    """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
+
+    `usage` is read by `read_counts`: an answer is one, whatever nonsense stands beside it.
+    """
 
     choices: list[Choice] | None = field(default_factory=list)
-    usage: Counts | None = None
+    usage: Any = None
     model: str | None = None
     error: Any = None
 
@@ -71,6 +74,14 @@ def read_completion(text: str | bytes) -> Completion:
         return msgspec.convert(json.loads(text), Completion)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         raise AnswerMalformed(f"The model's answer is not a chat completion: {error}") from error
+
+
+def read_counts(usage: Any) -> Counts | None:
+    """Read what an endpoint says that it used; None if that is nothing, or no numbers."""
+    try:
+        return msgspec.convert(usage, Counts)
+    except msgspec.ValidationError:
+        return None
 
 
 def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:

@@ -39,6 +39,39 @@ async def test_addresses_and_keys_that_cannot_be_used_are_bad_settings_too(name:
     assert "s3cr" not in done.err
 
 
+async def test_models_outside_are_refused_where_nothing_may_leave() -> None:
+    done = await threadfold("graph", llm_endpoint="https://me:s3cret@api.example.com/v1", air_gapped="true")
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: AIR_GAPPED=true: LLM_ENDPOINT: 'api.example.com' may be outside. ")
+    assert done.err.count("\n") == 1
+    assert "s3cr" not in done.err
+
+
+async def test_a_file_of_models_is_read_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('chain = ["large"]\n[providers]\n[models.large]\nprovider = "cloud"\nmodel = "m"\n')
+    done = await threadfold("graph", models=file)
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err == (f"Error: MODELS={file}: models.large.provider: there is no provider 'cloud'; there are: none\n")
+
+
+async def test_agents_may_ask_only_for_models_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom domain.application.assistant import assistant\n"
+        "from domain.graph import END, Graph\nplain = assistant()\n"
+        "agent = replace(plain, graph=replace(plain.graph, name='mine'), model='gpt-9')\n"
+    )
+    given: dict[str, Any] = {"agents": "mine:agent", "pythonpath": tmp_path}
+    assert (await threadfold("graph", **given)).status == 0
+
+    done = await threadfold("graph", models="docs/models.example.toml", cloud_key="k", **given)
+
+    assert done.status == 2
+    assert "the agent 'mine' asks for 'gpt-9'; there are: large, small, local, rules" in done.err
+
+
 OWN = "from domain.agent import Agent\nfrom domain.graph import END, Graph, Node\n"
 BROKEN = {
     "syntax": ("agent = (\n", "SyntaxError: '(' was never closed (.../mine.py:1)"),
