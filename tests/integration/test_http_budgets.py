@@ -53,10 +53,10 @@ async def test_a_budget_says_what_was_spent_and_what_is_left(api: Api) -> None:
     before = await budget(api, thread)
     assert (before["limits"], before["over"], before["until"]) == ([], False, None)
     assert [(one["window"], one["tokens"], one["left"]) for one in before["windows"]] == [("lifetime", 0, None)]
+    await api.turn(thread, "What is 12 * 3.5?")
     await limited(
         api, thread, {"window": "lifetime", "tokens": 100_000, "cost_usd": 1.5}, {"window": "day", "tokens": 9}
     )
-    await api.turn(thread, "What is 12 * 3.5?")
     state, now = (await api.get(f"/v1/threads/{thread}/state")).json(), await budget(api, thread)
     assert now["limits"] == [
         {"window": "day", "tokens": 9, "cost_usd": None, "warn_at": 0.8},
@@ -74,8 +74,8 @@ async def test_a_budget_says_what_was_spent_and_what_is_left(api: Api) -> None:
 
 async def test_a_window_that_has_ended_limits_no_more(api: Api) -> None:
     thread = await api.opened()
-    await limited(api, thread, {"window": "hour", "tokens": 1})
     await api.turn(thread, "hello")
+    await limited(api, thread, {"window": "hour", "tokens": 1})
     then = await budget(api, thread)
     end = datetime.fromisoformat(then["until"])
     assert end - datetime.fromisoformat(then["windows"][0]["start"]) == timedelta(hours=1)
@@ -93,8 +93,8 @@ async def test_the_budget_of_now_is_that_of_now_and_not_of_the_last_event(api: A
     clock.time = datetime.now(UTC) - timedelta(days=40)
     api.service.runtime.journal._clock = clock
     thread = await api.opened()
-    await limited(api, thread, {"window": "month", "tokens": 1})
     await api.turn(thread, "hello")
+    await limited(api, thread, {"window": "month", "tokens": 1})
     version = (await api.get(f"/v1/threads/{thread}")).json()["version"]
     now, then = await budget(api, thread), await budget(api, thread, at_version=version)
     assert (then["over"], now["over"], now["version"]) == (True, False, version)
@@ -145,13 +145,17 @@ async def test_a_turn_that_runs_or_waits_goes_on(api: Api) -> None:
     (asked,) = (await api.get(f"/v1/threads/{waiting}/approvals")).json()["items"]
     decision = {"decision": "grant", "hash": asked["hash"]}
     await api.post(f"/v1/threads/{waiting}/approvals/{asked['approval_id']}", json=decision)
-    assert (await until(api, waiting, "idle"))["last_turn"]["outcome"] == "completed"
+    last = (await until(api, waiting, "idle"))["last_turn"]
+    assert (last["outcome"], last["reason"]) == ("failed", "budget_exhausted"), "its model may not be called any more"
+    await limited(api, waiting)
+    retried = await api.post(f"/v1/threads/{waiting}/turns/{last['turn_id']}/retry", params={"wait": True})
+    assert (retried.json()["status"], retried.json()["answer"]) == ("completed", "refund says: refunded 5")
 
 
 async def test_a_fork_begins_with_its_parents_budget_and_spending(api: Api) -> None:
     parent = await api.opened()
-    await limited(api, parent, {"window": "lifetime", "tokens": 1})
     await api.turn(parent, "hello")
+    await limited(api, parent, {"window": "lifetime", "tokens": 1})
     forked = (await api.post(f"/v1/threads/{parent}/fork", json={})).json()["thread_id"]
     theirs, ours = await budget(api, parent), await budget(api, forked)
     assert [ours[key] for key in ("limits", "windows", "over")] == [
@@ -168,3 +172,54 @@ async def test_a_diff_says_that_a_budget_was_set(api: Api) -> None:
     (told,) = diff["happened"]["items"]
     assert told["sentence"] == "From now on the thread may spend 5,000 tokens and $0.25 a month"
     assert diff["counts"]["events"] == {"BudgetSet": 1}
+
+
+class TestEnforcing:
+    async def test_a_turn_without_budget_ends_with_402_and_goes_on_once_it_is_raised(self, api: Api) -> None:
+        thread = await api.opened()
+        await limited(api, thread, {"window": "day", "tokens": 100})
+        refused = await api.turn(thread, "hello")
+        problem = refused.json()
+        assert (refused.status_code, problem["type"]) == (402, "urn:threadfold:budget-exhausted")
+        assert "The thread may spend 100 tokens a day" in problem["detail"]
+        summary = (await api.get(f"/v1/threads/{thread}")).json()
+        assert (summary["last_turn"]["outcome"], summary["last_turn"]["reason"]) == ("failed", "budget_exhausted")
+        assert (await budget(api, thread))["windows"][0]["tokens"] == 0
+        await limited(api, thread, {"window": "day", "tokens": 100_000})
+        turn = summary["last_turn"]["turn_id"]
+        again = await api.post(f"/v1/threads/{thread}/turns/{turn}/retry", params={"wait": True})
+        assert (again.status_code, again.json()["status"]) == (200, "completed")
+        assert (await api.turn(thread, "and now?")).status_code == 200
+
+    async def test_what_is_spent_never_passes_the_limit(self, api: Api) -> None:
+        thread = await api.opened()
+        await limited(api, thread, {"window": "day", "tokens": 4_000})
+        answers = [await api.turn(thread, f"hello for the {n}th time") for n in range(12)]
+        spent = (await budget(api, thread))["windows"][0]
+        assert {answer.status_code for answer in answers} == {200, 402}
+        assert 2_500 < spent["tokens"] <= 4_000
+
+    async def test_a_limit_for_each_turn_is_none_for_the_next(self, api: Api) -> None:
+        thread = await api.opened()
+        await limited(api, thread, {"window": "turn", "tokens": 700})
+        assert [(await api.turn(thread, "hello")).status_code for _ in range(3)] == [200, 200, 200]
+        await limited(api, thread, {"window": "turn", "tokens": 90})
+        assert (await api.turn(thread, "hello")).status_code == 402
+        assert (await budget(api, thread))["over"] is False
+
+    async def test_money_limits_as_tokens_do(self, api: Api) -> None:
+        thread = await api.opened()
+        await limited(api, thread, {"window": "month", "cost_usd": 0.0005})
+        assert (await api.turn(thread, "hello")).status_code == 402
+        await limited(api, thread, {"window": "month", "cost_usd": 0.05})
+        assert (await api.turn(thread, "hello")).status_code == 200
+
+    async def test_most_of_a_budget_is_told_once(self, api: Api) -> None:
+        thread = await api.opened()
+        await limited(api, thread, {"window": "day", "tokens": 3_000, "warn_at": 0.1})
+        for n in range(4):
+            await api.turn(thread, f"hello for the {n}th time")
+        events = (await api.get(f"/v1/threads/{thread}/events", params={"limit": 1_000})).json()["items"]
+        told = [event["data"] for event in events if event["type"] == "BudgetThresholdReached"]
+        assert [(one["scope"], one["limit"]["tokens"]) for one in told] == [("thread", 3_000)]
+        assert 300 <= told[0]["tokens"] < 1_000
