@@ -202,7 +202,8 @@ class Reading:
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [Where(name, "=", value) for name, value in only.items()]
-        sums, most = ("calls", "prompt_tokens", "completion_tokens", "cost"), ("cost", "prompt_tokens")
+        sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost")
+        most = ("cost", "prompt_tokens")
         query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
         rows = await self._models.aggregate(query)
         return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
@@ -316,8 +317,9 @@ def _whole(rows: Sequence[Row], span: Span) -> Sequence[Row]:
 
 def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], latency: Any) -> Mapping[str, Any]:
     item = dict(zip((*heads, *counted), row, strict=True))
-    if "cost" in item:
-        item["cost_usd"] = item.pop("cost") / 10**12
+    for name in ("cost", "saved_cost"):
+        if name in item:
+            item[f"{name.removesuffix('_cost')}_usd"] = item.pop(name) / 10**12
     item["latency_ms"] = msgspec.structs.asdict(latency) if latency else None
     return item
 

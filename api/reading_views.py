@@ -31,6 +31,8 @@ class Spent(Struct, frozen=True, omit_defaults=True):
     completion_tokens: int
     tokens: int
     cost_usd: float
+    saved_tokens: int
+    saved_usd: float
     thread_id: UUID | None = None
     model: str | None = None
 
@@ -38,8 +40,9 @@ class Spent(Struct, frozen=True, omit_defaults=True):
     def of(cls, window: Window, start: datetime, sums: Mapping[str, Any]) -> Self:
         """Describe a sum."""
         tokens = sums["prompt_tokens"] + sums["completion_tokens"]
-        named = {name: value for name, value in sums.items() if name != "cost"}
-        return cls(window, start, tokens=tokens, cost_usd=dollars(sums["cost"]), **named)
+        money: dict[str, Any] = {"cost_usd": dollars(sums["cost"]), "saved_usd": dollars(sums["saved_cost"])}
+        named = {name: value for name, value in sums.items() if name not in {"cost", "saved_cost"}}
+        return cls(window, start, tokens=tokens, **money, **named)
 
 
 class AuditEntry(Struct, frozen=True):

@@ -142,7 +142,10 @@ def _in_turn(state: Running, event: Event, version: Version, at: datetime | None
             return _granted(state, event, version)
         case ThreadForked():  # what waits in the parent's queue is said there
             return Running(version, replace(state.thread, queue=()), state.turn)
-    return Running(version, _evolve_thread(state, event, version, at), _evolve_turn(state.turn, event, version))
+    turn = _evolve_turn(state.turn, event, version)
+    if isinstance(event, ContextAssembled):
+        turn = replace(turn, everything=event.fixed + state.thread.said_tokens)
+    return Running(version, _evolve_thread(state, event, version, at), turn)
 
 
 def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
@@ -169,7 +172,7 @@ def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case ContextAssembled():
             turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
         case ModelCalled():
-            turn = replace(turn, usage=used(turn.usage, event))
+            turn = replace(turn, usage=used(turn.usage, event), everything=0)
         case StateUpdated(outside=True) if turn.before:
             values = merge_patch(turn.before.values, event.changes)
             turn = replace(turn, before=replace(turn.before, values=values))

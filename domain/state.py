@@ -100,7 +100,8 @@ class Turn(Struct, frozen=True, omit_defaults=True):
     `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
     often it was resumed, `resumed` of them at this step. Together with the turn's id they name the attempt, so that a
     report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt;
-    `usage` is what this turn has used of models.
+    `usage` is what this turn has used of models. `everything` is how many tokens the prompt that is about to be
+    answered would have had, if it held all that was ever said.
     """
 
     turn_id: UUID
@@ -120,6 +121,7 @@ class Turn(Struct, frozen=True, omit_defaults=True):
     items: tuple[Item, ...] | None = None
     cancelling: Literal["cancelled", "interrupted", "rolled_back"] | None = None
     usage: tuple[ModelUsage, ...] = ()
+    everything: int = 0
 
     @property
     def waits(self) -> bool:

@@ -7,6 +7,7 @@ from domain.ids import slice_of
 from domain.tables import COST, Change, Column, Index, Table
 from domain.windows import WINDOWS, start_of
 from projections.projection import Projection, Seen
+from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 BUDGETS = Table(
     "budgets",
@@ -17,6 +18,8 @@ BUDGETS = Table(
         Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
         Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
         Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
+        SAVED_TOKENS,
+        SAVED_COST,
         Column("slice", "smallint", "key"),
         Column("thread_id", "uuid", "key", "The thread that spent it."),
         Column("tenant", "text", about="Whose thread it is."),
@@ -24,8 +27,8 @@ BUDGETS = Table(
         Column("model", "text", "key", "The model that it was spent on."),
     ),
     (Index(("tenant", "window", "start")),),
-    private=frozenset({"slice", "cost"}),
-    derived=(COST,),
+    private=frozenset({"slice", "cost", "saved_cost"}),
+    derived=(COST, SAVED_USD),
 )
 
 
@@ -47,8 +50,9 @@ def _spent(seen: Seen) -> Iterable[Change]:
                 tenant=seen.tenant,
                 window=window,
                 model=event.model,
+                **saved(seen, event),
             ),
         )
 
 
-PROJECTION = Projection("budgets", 1, (BUDGETS,), {ModelCalled: _spent})
+PROJECTION = Projection("budgets", 2, (BUDGETS,), {ModelCalled: _spent})

@@ -6,6 +6,7 @@ from domain.events import ModelCalled
 from domain.tables import COST, Change, Column, Index, Table
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
+from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 USAGE = Table(
     "usage",
@@ -18,14 +19,16 @@ USAGE = Table(
         Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
         Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
         Column("duration_ms", "bigint", "add", "Milliseconds that the answers took, together."),
+        SAVED_TOKENS,
+        SAVED_COST,
         Column("tenant", "text", "key", "Whose threads asked."),
         Column("graph", "text", "key", "The agent's graph."),
         Column("node", "text", "key", "The node that asked."),
         Column("model", "text", "key", "The model."),
     ),
     (Index(("tenant", "hour")),),
-    private=frozenset({"slice", "cost"}),
-    derived=(COST,),
+    private=frozenset({"slice", "cost", "saved_cost"}),
+    derived=(COST, SAVED_USD),
 )
 LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
 
@@ -45,9 +48,10 @@ def _called(seen: Seen) -> Iterable[Change]:
             completion_tokens=event.completion_tokens,
             cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
             duration_ms=event.duration_ms,
+            **saved(seen, event),
         ),
     )
     yield from timed(LATENCY, seen, event.duration_ms, graph=seen.graph, node=seen.node, model=event.model)
 
 
-PROJECTION = Projection("usage", 1, (USAGE, LATENCY), {ModelCalled: _called})
+PROJECTION = Projection("usage", 2, (USAGE, LATENCY), {ModelCalled: _called})

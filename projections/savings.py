@@ -1,0 +1,20 @@
+"""What is saved by not sending a model all that was ever said."""
+
+from domain.events import ModelCalled
+from domain.state import Running
+from domain.tables import Column, Derived
+from projections.projection import Seen
+
+SAVED_TOKENS = Column("saved_tokens", "bigint", "add", "Tokens less than prompts with all that was ever said.")
+SAVED_COST = Column("saved_cost", "bigint", "add", "What these would have cost, as `cost`.")
+SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have cost, in dollars.")
+
+
+def saved(seen: Seen, event: ModelCalled) -> dict[str, int]:
+    """Return the values of the columns for a call; a summary that is longer than what it stands for costs some."""
+    before = seen.before
+    if not isinstance(before, Running) or not before.turn.everything:
+        return {}
+    tokens = before.turn.everything - before.turn.prompt_tokens
+    cost = seen.prices.cost(event.model, abs(tokens), 0)
+    return {"saved_tokens": tokens, "saved_cost": cost if tokens >= 0 else -cost}
