@@ -1,0 +1,161 @@
+"""The ledger where several processes have it: their pools stand for them, and some are processes indeed."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from domain.errors import Overloaded
+from domain.events import Limit
+from domain.ids import SHARDS, Shard
+from domain.ports.ledger import Amount, Granted, Refused, Scope
+from infrastructure.postgres.ledger import PostgresLedger
+from infrastructure.postgres.pool import open_pool
+from tests.contracts.test_ledger import AT, a_call
+from tests.streams import ACME
+
+ROOT = Path(__file__).parents[2]
+EVERY = [Shard(number) for number in range(SHARDS)]
+
+SPENDER = """
+import asyncio, sys, random
+from domain.ports.ledger import Amount, Granted
+from infrastructure.postgres.ledger import PostgresLedger
+from infrastructure.postgres.pool import open_pool
+from tests.contracts.test_ledger import a_call
+
+async def main(url):
+    async with await open_pool(url, max_size=4) as pool:
+        ledger, spent = PostgresLedger(pool), 0
+
+        async def call():
+            nonlocal spent
+            asked = a_call(random.randint(1, 9))
+            if isinstance(await ledger.reserve(asked), Granted):
+                await ledger.settle(asked.id, asked.most)
+                spent += asked.most.tokens
+
+        for _ in range(10):
+            await asyncio.gather(*[call() for _ in range(20)])
+        print(spent)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+async def ledgers(database_url: str) -> AsyncIterator[list[PostgresLedger]]:
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(await open_pool(database_url, max_size=4)) for _ in range(4)]
+        yield [PostgresLedger(pool) for pool in pools]
+
+
+async def test_processes_that_spend_at_once_never_pass_a_limit(database_url: str, pool: asyncpg.Pool) -> None:
+    ledger = PostgresLedger(pool)
+    await ledger.set_limits(Scope(ACME), (Limit("day", 2_000), Limit("month", 10**6)), AT, None, {})
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SPENDER, database_url), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    spent = [int((await process.communicate())[0]) for process in processes]
+    day, month = await ledger.standings(ACME, AT)
+    assert day.spent.tokens == month.spent.tokens == sum(spent)
+    assert 2_000 - 9 < sum(spent) <= 2_000
+    assert day.reserved == month.reserved == Amount()
+
+
+async def test_only_as_many_get_something_as_there_is_something_for(ledgers: list[PostgresLedger]) -> None:
+    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 55),), AT, None, {})
+    answers = await asyncio.gather(*[ledgers[n % 4].reserve(a_call(10)) for n in range(40)])
+    assert sum(isinstance(answer, Granted) for answer in answers) == 5
+    assert all(answer.passing for answer in answers if isinstance(answer, Refused))
+
+
+async def test_whoever_ends_a_call_first_counts(ledgers: list[PostgresLedger]) -> None:
+    """The worker settles late what another one has released, or the other way round: never both."""
+    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**6, warn_at=0.001),), AT, None, {})
+    calls = [a_call(100) for _ in range(60)]
+    for call in calls:
+        await ledgers[0].reserve(call)
+
+    async def settle(n: int, ledger: PostgresLedger) -> int:
+        return len(await ledger.settle(calls[n].id, Amount(100)))
+
+    both = [settle(n, ledger) for n in range(60) for ledger in ledgers[:3]]
+    told = await asyncio.gather(*both, *[ledgers[3].release(call.id) for call in calls[::-1]])
+    (standing,) = await ledgers[0].standings(ACME, AT)
+    assert standing.reserved == Amount()
+    assert standing.spent.tokens % 100 == 0
+    assert 1_000 <= standing.spent.tokens <= 6_000
+    assert sum(one for one in told if one) == 1
+    assert await ledgers[0].open(EVERY) == []
+
+
+async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[PostgresLedger]) -> None:
+    """Nobody waits for somebody who waits for him, and nothing stays reserved."""
+    scopes = [Scope(ACME), Scope(ACME, "assistant"), Scope(ACME, "", "gpt")]
+
+    async def change(ledger: PostgresLedger) -> None:
+        for n in range(15):
+            for scope in scopes:
+                limits = () if n % 5 == 4 else (Limit("hour", 500 + n), Limit("day", 10**6))
+                await ledger.set_limits(scope, limits, AT.replace(hour=n), None, {"hour": Amount(n), "day": Amount(n)})
+
+    async def call(ledger: PostgresLedger, n: int) -> None:
+        asked = a_call(5, at=AT.replace(hour=n % 15))
+        if isinstance(await ledger.reserve(asked), Granted):
+            await ledger.settle(asked.id, Amount(4))
+
+    spending = [call(ledgers[n % 4], n) for n in range(400)]
+    await asyncio.gather(*[change(ledger) for ledger in ledgers[:2]], *spending)
+    for scope in scopes:
+        await ledgers[0].set_limits(scope, (Limit("day", 10**6), Limit("hour", 1)), AT, None, {})
+    assert await ledgers[0].open(EVERY) == []
+    for n in range(15):
+        assert all(one.reserved == Amount() for one in await ledgers[0].standings(ACME, AT.replace(hour=n)))
+
+
+async def test_what_cannot_be_counted_is_refused_alone(pool: asyncpg.Pool) -> None:
+    ledger = PostgresLedger(pool)
+    await ledger.set_limits(Scope(ACME), (Limit("day", 10**6),), AT, None, {})
+    bad = a_call(2**63)
+    answers = await asyncio.gather(
+        ledger.reserve(a_call(1)), ledger.reserve(bad), ledger.reserve(a_call(2)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [Granted, asyncpg.NumericValueOutOfRangeError, Granted]
+
+
+async def test_too_many_at_once_are_refused(pool: asyncpg.Pool) -> None:
+    ledger = PostgresLedger(pool, limit=10)
+    answers = await asyncio.gather(*[ledger.release(uuid4()) for _ in range(20)], return_exceptions=True)
+    assert sum(isinstance(answer, Overloaded) for answer in answers) == 10
+
+
+async def test_what_was_spent_in_a_row_is_written_in_place(ledgers: list[PostgresLedger], pool: asyncpg.Pool) -> None:
+    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**9),), AT, None, {})
+    for _ in range(10):
+        calls = [a_call(1) for _ in range(100)]
+        await asyncio.gather(*[ledgers[0].reserve(call) for call in calls])
+        await asyncio.gather(*[ledgers[0].settle(call.id, Amount(1)) for call in calls])
+    row = "n_tup_upd, n_tup_hot_upd"
+    for _ in range(100):
+        await ledgers[0]._pool.execute("SELECT pg_stat_force_next_flush()")
+        found = await pool.fetchrow(f"SELECT {row} FROM pg_stat_user_tables WHERE relname = 'spending'")
+        if found["n_tup_upd"] >= 2_000:
+            break
+        await asyncio.sleep(0.1)
+    assert found["n_tup_hot_upd"] > 0.9 * found["n_tup_upd"]
+
+
+async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None:
+    ledger, call = PostgresLedger(pool), a_call(3, 2**60)
+    await ledger.set_limits(Scope(ACME), (Limit("day", 10),), AT, None, {})
+    await ledger.reserve(call)
+    assert await ledger.open(EVERY) == [call]
