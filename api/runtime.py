@@ -15,9 +15,11 @@ from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
+from domain.application.accounts import Accounts
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
 from domain.application.journal import Journal
+from domain.application.known_limits import KnownLimits
 from domain.application.run import Means
 from domain.application.seals import Sealer
 from domain.application.signals import Signals
@@ -29,6 +31,7 @@ from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
+from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore, Signer
@@ -43,6 +46,7 @@ from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
@@ -53,6 +57,7 @@ from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
+from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
@@ -102,6 +107,8 @@ class Runtime:
     runner: Runner
     """Runs only while somebody enters `working()`, for the slices that the worker has."""
     prices: Prices
+    accounts: Accounts
+    """What calls of models take of their tenants' limits."""
     archive: LogArchive
     accesses: AccessLog
     feed: Feed
@@ -170,6 +177,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
         signals.wake(runner.wake)
         feed = Feed(log.events, signals)
+        accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
         yield Runtime(
             settings,
             agents,
@@ -180,6 +188,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             log.models,
             runner,
             prices,
+            accounts,
             log.archive,
             log.accesses,
             feed,
@@ -231,6 +240,7 @@ class Log:
     models: ReadModels
     archive: LogArchive
     accesses: AccessLog
+    ledger: Ledger
     hot: HotStore | None = None
 
 
@@ -246,27 +256,30 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
             MemoryReadModels(memory.head_of, clock),
             MemoryArchive(memory),
             MemoryAccessLog(),
+            MemoryLedger(),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
-    accesses = PostgresAccessLog(pool)
+    accesses, ledger = PostgresAccessLog(pool), PostgresLedger(pool)
     stack.push_async_callback(events.close)
     stack.push_async_callback(accesses.close)
+    stack.push_async_callback(ledger.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, ledger)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
-    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, RedisHotStore(redis, name))
+    hot = RedisHotStore(redis, name)
+    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, ledger, hot)
 
 
 def _signer(settings: Settings) -> Signer | None:
