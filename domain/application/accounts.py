@@ -84,7 +84,7 @@ class Accounts:
         Before that, whatever those who are gone had answered must be stored: what is not in the log took nothing.
         """
         for reservation, outcome in list(self._owed.items()):
-            await self._pay(reservation, outcome)
+            await self._pay(reservation, outcome, quietly=True)
         ended = [await self._recover(left) for left in await self.ledger.open(list(held)) if self._is_left(left, held)]
         return Recovered(ended.count("settled"), ended.count("released"))
 
@@ -103,7 +103,7 @@ class Accounts:
             await self.ledger.release(reservation.id)
             return "released"
         taken = self._taken(called.model, called.prompt_tokens, called.completion_tokens)
-        await self.ledger.settle(reservation.id, taken)
+        await self.ledger.settle(reservation.id, taken, quietly=True)
         return "settled"
 
     async def _called(self, reservation: Reservation) -> ModelCalled | None:
@@ -133,12 +133,12 @@ class Accounts:
             _log.warning("The reservation %s is settled later: %s", reservation, error)
             return ()
 
-    async def _pay(self, reservation: UUID, outcome: Outcome) -> Sequence[Standing]:
+    async def _pay(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[Standing]:
         warning: Sequence[Standing] = ()
         if outcome is None:
             await self.ledger.release(reservation)
         else:
-            warning = await self.ledger.settle(reservation, outcome)
+            warning = await self.ledger.settle(reservation, outcome, quietly=quietly)
         self._owed.pop(reservation, None)
         self._live.discard(reservation)
         return warning

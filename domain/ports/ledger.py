@@ -111,10 +111,11 @@ class Ledger(Protocol):
         The same id a second time changes nothing.
         """
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
         """Turn what was reserved into what was spent, once; nothing where there is no such reservation any more.
 
-        Returns the limits whose share `warn_at` is reached by that.
+        Returns the limits whose share `warn_at` is reached by that, each once in a window. Who cannot tell it to
+        anybody settles `quietly`, and leaves it to the next one.
         """
 
     async def release(self, reservation: UUID) -> None:

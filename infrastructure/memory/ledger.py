@@ -93,11 +93,11 @@ class MemoryLedger:
             self._open[reservation.id] = _Open(reservation, strained, taken)
         return Granted(strained)
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
         """Turn what was reserved into what was spent."""
         ended = self._end(reservation, spent)
         warning = []
-        for standing in self._counting(ended.reservation) if ended else ():
+        for standing in self._counting(ended.reservation) if ended and not quietly else ():
             key = _key(standing.scope, window_of(standing.limit), standing.start)
             counter = ended.taken.get(key) if ended else None
             if (

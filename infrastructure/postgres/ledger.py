@@ -111,14 +111,15 @@ class PostgresLedger:
             return Granted(row["strained"])
         return Refused(_read_standing(row["refusing"]), row["passing"])
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
         """Turn what was reserved into what was spent."""
-        warning = await self._settling.put(to_json({"id": reservation, "tokens": spent.tokens, "cost": spent.cost}))
+        asked = {"id": reservation, "tokens": spent.tokens, "cost": spent.cost, "quietly": quietly}
+        warning = await self._settling.put(to_json(asked))
         return [_read_standing(standing) for standing in warning]
 
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved."""
-        await self._settling.put(to_json({"id": reservation}))
+        await self._settling.put(to_json({"id": reservation, "quietly": True}))
 
     async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return what is reserved under these shards."""

@@ -323,7 +323,7 @@ BEGIN
     FOR one IN
         SELECT place.number, given.*
           FROM jsonb_array_elements(asked) WITH ORDINALITY AS place (value, number)
-         CROSS JOIN LATERAL jsonb_to_record(place.value) AS given (id uuid, tokens bigint, cost bigint)
+         CROSS JOIN LATERAL jsonb_to_record(place.value) AS given (id uuid, tokens bigint, cost bigint, quietly boolean)
          ORDER BY place.number
     LOOP
         DELETE FROM reservations AS ended WHERE ended.id = one.id RETURNING * INTO held;
@@ -340,7 +340,7 @@ BEGIN
                AS key (agent text, model text, "window" text, start timestamptz, since bigint)
          WHERE (counted.tenant, counted.agent, counted.model, counted."window", counted.start, counted.since)
              = (held.tenant, key.agent, key.model, key."window", key.start, key.since);
-        CONTINUE WHEN one.tokens IS NULL;  -- released
+        CONTINUE WHEN one.quietly;
         RETURN QUERY
             UPDATE spending AS counted
                SET warned = true

@@ -266,6 +266,13 @@ class TestSettling:
         assert await spend(ledger, 0, cost=7 * PER_DOLLAR // 10 - 1) == []
         assert len(await spend(ledger, 0, cost=1)) == 1
 
+    async def test_what_was_settled_quietly_is_told_by_the_next(self, ledger: Ledger) -> None:
+        await limited(ledger, DAY)
+        call = a_call(90)
+        await ledger.reserve(call)
+        assert await ledger.settle(call.id, Amount(90), quietly=True) == []
+        assert [told.spent.tokens for told in await spend(ledger, 1)] == [91]
+
     async def test_what_was_released_reaches_nothing(self, ledger: Ledger) -> None:
         await limited(ledger, DAY, day=90)
         call = a_call(1)

@@ -194,9 +194,9 @@ class Away(MemoryLedger):
         self._lost()
         return answer
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Any:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Any:
         self._lost()
-        return await super().settle(reservation, spent)
+        return await super().settle(reservation, spent, quietly=quietly)
 
     def _lost(self) -> None:
         if self.away:

@@ -159,3 +159,51 @@ async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None
     await ledger.set_limits(Scope(ACME), (Limit("day", 10),), AT, None, {})
     await ledger.reserve(call)
     assert await ledger.open(EVERY) == [call]
+
+
+MANY = """
+INSERT INTO budget_limits (tenant, agent, model, limits, set_at)
+SELECT 't' || n % 5000, '', '', '[{"window": "day", "tokens": 1000000, "cost": null, "warn_at": 0.8}]', now()
+  FROM generate_series(1, 20000) AS n;
+INSERT INTO spending (tenant, agent, model, "window", start)
+SELECT 't' || n % 5000, '', '', 'day', '2026-11-01'::timestamptz + n / 5000 * interval '1 day'
+  FROM generate_series(0, 19999) AS n;
+INSERT INTO reservations (id, tenant, thread_id, shard, agent, model, tokens, cost, at, strained, taken)
+SELECT gen_random_uuid(), 't' || n % 5000, gen_random_uuid(), n % 64, 'a', 'm', 1, 1, now(), false, '[]'
+  FROM generate_series(0, 19999) AS n;
+"""
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_no_call_reads_a_whole_table(database_url: str, owner: asyncpg.Connection, *, analyzed: bool) -> None:
+    tables = ("budget_limits", "spending", "reservations")
+    for table in tables:
+        await owner.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    await owner.execute(MANY)
+    if analyzed:
+        await owner.execute("ANALYZE")
+    scans = "SELECT relname, seq_scan, idx_scan > 0 AS used FROM pg_stat_xact_user_tables WHERE relname = ANY ($1)"
+    async with await open_pool(database_url, max_size=1) as pool, pool.acquire() as connection:
+        ledger = PostgresLedger(OneConnection(connection))
+        async with connection.transaction():
+            for n in range(8):  # with plans of their own, and then with one for all
+                calls = [a_call(5, tenant=f"t{n}", agent="a", model="m") for _ in range(n + 1)]
+                await asyncio.gather(*[ledger.reserve(call) for call in calls])
+                await asyncio.gather(*[ledger.settle(call.id, Amount(5)) for call in calls])
+            await ledger.limits(calls[0].tenant)
+            await ledger.standings(calls[0].tenant, AT)
+            await ledger.open(EVERY[:3])
+            found = await connection.fetch(scans, tables)
+            assert {row["relname"]: (row["seq_scan"], row["used"]) for row in found} == dict.fromkeys(tables, (0, True))
+
+
+class OneConnection:
+    """A pool that gives one connection, in its transaction, to one at a time."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, *arguments: object) -> object:
+        async with self._lock:
+            return await self._connection.fetch(*arguments)
