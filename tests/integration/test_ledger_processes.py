@@ -161,6 +161,36 @@ async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None
     assert await ledger.open(EVERY) == [call]
 
 
+async def test_connections_that_are_lost_lose_and_double_nothing(
+    ledgers: list[PostgresLedger], owner: asyncpg.Connection
+) -> None:
+    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**6),), AT, None, {})
+    done = asyncio.Event()
+
+    async def cut() -> None:
+        while not done.is_set():
+            await owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'threadfold' AND random() < 0.5"
+            )
+            await asyncio.sleep(0.1)
+
+    async def call(ledger: PostgresLedger) -> int:
+        asked = a_call(5)
+        assert isinstance(await ledger.reserve(asked), Granted)
+        await ledger.settle(asked.id, Amount(4))
+        return 4
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(cut())
+        spent = 0
+        for _ in range(25):
+            spent += sum(await asyncio.gather(*[call(ledgers[n % 4]) for n in range(40)]))
+        done.set()
+    (standing,) = await ledgers[0].standings(ACME, AT)
+    assert (standing.spent, standing.reserved) == (Amount(spent), Amount())
+
+
 MANY = """
 INSERT INTO budget_limits (tenant, agent, model, limits, set_at)
 SELECT 't' || n % 5000, '', '', '[{"window": "day", "tokens": 1000000, "cost": null, "warn_at": 0.8}]', now()
