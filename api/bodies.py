@@ -6,14 +6,16 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from domain.budgets import MAX_COST, MAX_TOKENS
-from domain.events import Durability, Strategy
-from domain.prices import PER_DOLLAR
+from domain.events import Durability, Limit, Strategy
+from domain.prices import PER_DOLLAR, units
 from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
 MAX_BODY = 1_000_000
 """Bytes of a request's body."""
+MAX_NAME = 200
+"""Characters of the name of an agent or a model."""
 MAX_DOLLARS = MAX_COST // PER_DOLLAR
 
 MAX_THROTTLE = 2**31 - 1
@@ -159,6 +161,11 @@ class LimitBody(Body):
     ] = 0.8
 
 
+def limit_of(given: LimitBody) -> Limit:
+    """Read a limit in the domain's units."""
+    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)
+
+
 class SetBudget(Body):
     """Limit what a thread may spend, instead of what limited it before."""
 
@@ -167,3 +174,18 @@ class SetBudget(Body):
         Field(max_length=len(SPANS), description="At most one for each window; without any, the budget is lifted."),
     ]
     checkpoint_ref: CheckpointRef = None
+
+
+class SetLimits(Body):
+    """Limit what a tenant's agents may spend, instead of what limited just these calls before."""
+
+    agent: Annotated[
+        str | None, Field(min_length=1, max_length=MAX_NAME, description="Whose calls; without it, any agent's.")
+    ] = None
+    model: Annotated[
+        str | None, Field(min_length=1, max_length=MAX_NAME, description="Calls of which model; without it, of any.")
+    ] = None
+    limits: Annotated[
+        tuple[LimitBody, ...],
+        Field(max_length=len(SPANS), description="At most one for each window; without any, they are lifted."),
+    ]

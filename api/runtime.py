@@ -15,21 +15,23 @@ from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
 from domain.agent import Agent
+from domain.application.accounts import Accounts
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal
+from domain.application.known_limits import KnownLimits
 from domain.application.run import Means
 from domain.application.seals import Sealer
 from domain.application.signals import Signals
 from domain.application.spending import Account
 from domain.application.turns import Turns
-from domain.application.unlimited import Unlimited
 from domain.application.worker import Worker
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
+from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore, Signer
@@ -44,6 +46,7 @@ from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
@@ -55,6 +58,7 @@ from infrastructure.models.providers import open_models
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
+from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
@@ -105,6 +109,8 @@ class Runtime:
     runner: Runner
     """Runs only while somebody enters `working()`, for the slices that the worker has."""
     prices: Prices
+    accounts: Accounts
+    """What calls of models take of their tenants' limits."""
     archive: LogArchive
     accesses: AccessLog
     texts: TextStore
@@ -165,7 +171,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         )
         signals = Signals(log.wakeups)
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
-        account = Account(Unlimited(), prices, clock)
+        accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
+        account = Account(accounts, prices, clock)
         means = Means(
             journal,
             models,
@@ -179,7 +186,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         turns = Turns(means, agents)
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
-        worker = Worker(turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds)
+        worker = Worker(
+            turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds, accounts=accounts
+        )
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
@@ -195,6 +204,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             log.models,
             runner,
             prices,
+            accounts,
             log.archive,
             log.accesses,
             log.texts,
@@ -248,6 +258,7 @@ class Log:
     archive: LogArchive
     accesses: AccessLog
     texts: TextStore
+    ledger: Ledger
     hot: HotStore | None = None
 
 
@@ -264,28 +275,30 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
             MemoryArchive(memory),
             MemoryAccessLog(),
             MemoryTextStore(),
+            MemoryLedger(),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(pool.close)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
-    accesses, texts = PostgresAccessLog(pool), PostgresTextStore(pool)
+    accesses, texts, ledger = PostgresAccessLog(pool), PostgresTextStore(pool), PostgresLedger(pool)
     stack.push_async_callback(events.close)
     stack.push_async_callback(accesses.close)
+    stack.push_async_callback(ledger.close)
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
-    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, hot)
+    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, hot)
 
 
 def _signer(settings: Settings) -> Signer | None:

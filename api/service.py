@@ -13,6 +13,7 @@ from msgspec import Struct
 from api.audit import Audit
 from api.caller import Caller
 from api.content import Content
+from api.limits import TenantLimits
 from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.reads import Reads
@@ -124,6 +125,7 @@ class Service:
         self.runtime = runtime
         self.audit = Audit(runtime)
         self.reading = Reading(runtime)
+        self.limits = TenantLimits(runtime, self.reading)
         self.upkeep = Upkeep(runtime)
         self.reads = Reads(runtime)
         self.content = Content(runtime, self.reads, self.reading, self.audit)

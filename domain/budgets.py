@@ -136,14 +136,14 @@ def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices)
 
 
 def shortage(
-    state: Running, at: datetime, call: Call, prices: Prices, held: tuple[int, int]
+    state: Running, limits: Sequence[Limit], at: datetime, call: Call, prices: Prices, held: tuple[int, int]
 ) -> tuple[int, Shortage | None]:
-    """Return the tokens that the thread's limits leave to an answer, and the limit that leaves too little for any.
+    """Return the tokens that limits of a thread leave to an answer, and the limit that leaves too little for any.
 
     `held` is what other calls of this turn may take that run at the same time.
     """
     answer = call.most
-    for limit in state.thread.limits:
+    for limit in limits:
         tokens, cost = spent_of(state, limit, at, prices)
         left = affordable(limit, tokens + held[0], cost + held[1], call, prices)
         if left < min(LEAST_ANSWER, call.most):

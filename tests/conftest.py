@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from api.runtime import LogArchive, SystemClock
 from domain.ports.leases import LeaseStore
+from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore
@@ -31,6 +32,7 @@ from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
+from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
@@ -39,6 +41,7 @@ from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
+from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
@@ -162,6 +165,12 @@ def seal_store(request: pytest.FixtureRequest, store_kind: str) -> SealStore:
 def access_log(request: pytest.FixtureRequest, store_kind: str) -> AccessLog:
     """Give an empty audit of reads."""
     return MemoryAccessLog() if store_kind == "memory" else PostgresAccessLog(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def ledger(request: pytest.FixtureRequest, store_kind: str) -> Ledger:
+    """Give an empty ledger."""
+    return MemoryLedger() if store_kind == "memory" else PostgresLedger(request.getfixturevalue("pool"))
 
 
 @pytest.fixture

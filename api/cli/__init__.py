@@ -17,6 +17,7 @@ COMMANDS = {
     "workers": "List the processes that run turns.",
     "chat": "Talk to an agent here, in the terminal.",
     "threads": "Look at threads: list, show, events, state, tail.",
+    "limits": "Limit what agents and models may spend: list, set, history.",
     "projections": "Look after the read models: list, rebuild, rollback, drop, parked, retry, skip.",
     "replay": "Run a thread's turns again as recorded, with another graph, and compare.",
     "verify": "Check that the log is whole and unchanged.",

@@ -1,6 +1,6 @@
 """HTTP routes, by what they are about."""
 
-from api.routes import about, audit, budgets, feed, past, people, read_models, stream, threads, turns
+from api.routes import about, audit, budgets, feed, limits, past, people, read_models, stream, threads, turns
 
 ROUTES = (
     turns.invoke,
@@ -14,6 +14,9 @@ ROUTES = (
     threads.update_values,
     budgets.set_budget,
     budgets.show_budget,
+    limits.set_limits,
+    limits.show_limits,
+    limits.list_settings,
     threads.list_threads,
     threads.show_thread,
     past.show_state,

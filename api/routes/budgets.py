@@ -11,15 +11,13 @@ from litestar.status_codes import (
     HTTP_503_SERVICE_UNAVAILABLE,
 )
 
-from api.bodies import LimitBody, SetBudget
+from api.bodies import SetBudget, limit_of
 from api.callers import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
 from api.past import Point
 from api.problems import problems
 from api.routes.past import AtTime, AtVersion
 from api.views.budget import BudgetView
-from domain.events import Limit
 from domain.ids import ThreadId
-from domain.prices import units
 
 SETTING = problems(
     HTTP_404_NOT_FOUND,
@@ -38,7 +36,7 @@ async def set_budget(
 ) -> Response[BudgetView]:
     """Limit what the thread may spend from now on, instead of what limited it before. What was spent counts."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    view = await service.set_budget(ThreadId(thread), tuple(map(_limit, data.limits)), caller)
+    view = await service.set_budget(ThreadId(thread), tuple(map(limit_of, data.limits)), caller)
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -49,7 +47,3 @@ async def show_budget(
     """Say what limits the thread, what it has spent and what is left: now, at a version, or at an instant."""
     view = await service.budget(ThreadId(thread), reader, Point(at_version, at_time))
     return Response(view, headers=etag(view.checkpoint))
-
-
-def _limit(given: LimitBody) -> Limit:
-    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)

@@ -21,9 +21,8 @@ from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means
 from domain.application.signals import Signals
-from domain.application.spending import Account
 from domain.application.turns import Turns
-from domain.application.unlimited import Unkept, Unlimited
+from domain.application.unlimited import Unkept, unlimited
 from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
 from domain.codec import Metadata, Recorded, to_json
 from domain.errors import ToolError
@@ -126,7 +125,7 @@ class Replay:
             self.tokens,
             Signals(),
             self.context_window,
-            Account(Unlimited(), FREE, self.clock),
+            unlimited(journal, self.clock, FREE),
             Fixtures(self.tokens, Unkept()),
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name

@@ -6,13 +6,13 @@ process had reserved, whoever takes over its shards finds in the ledger, and set
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from domain.accounts import counts, is_limited, plus, warns
+from domain.application.accounts import Accounts
 from domain.budgets import (
     LEAST_ANSWER,
     Call,
@@ -26,18 +26,16 @@ from domain.budgets import (
     used_in,
 )
 from domain.codec import Recorded
-from domain.errors import BudgetExhausted, StoreUnavailable
-from domain.events import BudgetThresholdReached, ModelCalled
+from domain.errors import BudgetExhausted
+from domain.events import BudgetThresholdReached, Limit, ModelCalled
 from domain.ids import Tenant, ThreadId
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Granted, Ledger, Reservation, Standing
+from domain.ports.ledger import Amount, Granted, Reservation, ScopeLimits, Standing
 from domain.ports.log import Fence
 from domain.prices import Prices
 from domain.state import Running, State, Thread, Unopened
 from domain.windows import Window, start_of
 from domain.words import amounts_in_words, limit_in_words
-
-_log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """Seconds that a call waits for what others have reserved and may not use."""
@@ -56,12 +54,11 @@ SLACK = 1.02
 
 @dataclass
 class Account:
-    """What all turns of this process share: the ledger, the prices, and which reservations are in use here."""
+    """What all turns of this process share: accounts with their tenants' ledger, prices, and how models count."""
 
-    ledger: Ledger
+    accounts: Accounts
     prices: Prices
     clock: Clock
-    live: set[UUID] = field(default_factory=set)
     _ratios: dict[str, float] = field(default_factory=dict)
 
     def observe(self, model: str, counted: int, reported: int) -> None:
@@ -96,20 +93,19 @@ class Spending:
 
     async def limited(self, state: Running) -> bool:
         """Say whether anything limits what the turn may spend."""
-        return bool(state.thread.limits or await self.account.ledger.limits(self.tenant))
+        return bool(state.thread.limits or await self._of_tenant())
 
     async def strained(self, state: Running) -> bool:
         """Say whether most of a budget is spent, so that what is left is to be used sparingly."""
         now, prices = self.account.clock.now(), self.account.prices
-        if any(strained(limit, *spent_of(state, limit, now, prices)) for limit in state.thread.limits):
+        own = (*state.thread.limits, *await self._for_turns())
+        if any(strained(limit, *spent_of(state, limit, now, prices)) for limit in own):
             return True
-        if not await self.account.ledger.limits(self.tenant):
+        if not await self._of_tenant():
             return False
-        standings = await self.account.ledger.standings(self.tenant, now)
+        standings = await self.account.accounts.ledger.standings(self.tenant, now)
         return any(
-            strained(one.limit, one.spent.tokens + one.reserved.tokens, one.spent.cost + one.reserved.cost)
-            for one in standings
-            if one.scope.agent in {"", self.agent}
+            warns(one.limit, plus(one.spent, one.reserved)) for one in standings if one.scope.agent in {"", self.agent}
         )
 
     async def reserve(self, state: Running, call: Call, fence: Fence | None) -> Held:
@@ -118,30 +114,34 @@ class Spending:
         Raises:
             BudgetExhausted: too little is left for the prompt and a short answer.
         """
-        answer, short = shortage(state, self.account.clock.now(), call, self.account.prices, self._sum())
+        now, prices = self.account.clock.now(), self.account.prices
+        limits = (*state.thread.limits, *await self._for_turns(call.model))
+        answer, short = shortage(state, limits, now, call, prices, self._sum())
         if short:
-            raise _exhausted("The thread", call, short)
+            raise _exhausted("The thread" if short.limit in state.thread.limits else "A turn", call, short)
         call = Call(call.model, call.prompt_tokens, answer)
-        shared = bool(await self.account.ledger.limits(self.tenant))
-        held = Held(uuid4(), call.most, shared)
+        shared = is_limited(await self._of_tenant(), self.agent, call.model)
+        id_ = uuid4()
         if shared:
-            self.account.live.add(held.id)  # before the ledger has it: whoever looks there finds it in use
-            try:
-                call = await self._reserve(held.id, call, fence)
-            except BaseException:
-                await self.release(held)
-                raise
-        self._held[held.id] = most_of(call, self.account.prices)
-        return Held(held.id, call.most, shared)
+            call = await self._reserve(id_, call, fence)
+        self._held[id_] = most_of(call, prices)
+        return Held(id_, call.most, shared)
 
     async def release(self, held: Held) -> None:
-        """Give back what was set aside. Where the store is away, it is given back later, by the log."""
-        try:
-            if held.shared:
-                with suppress(StoreUnavailable):
-                    await self.account.ledger.release(held.id)
-        finally:
-            self._forget(held.id)
+        """Give back what was set aside. Where the store is away, it is given back later."""
+        self._held.pop(held.id, None)
+        if held.shared:
+            await self.account.accounts.release(held.id)
+
+    def took(self, held: Held, called: ModelCalled) -> None:
+        """Hold for a call what it has taken, until it is recorded."""
+        cost = self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens)
+        self._held[held.id] = called.prompt_tokens + called.completion_tokens, cost
+
+    def recorded(self, held: Iterable[Held]) -> None:
+        """Hold nothing any more for calls that are recorded: the thread's state has them."""
+        for one in held:
+            self._held.pop(one.id, None)
 
     async def settle(self, events: Sequence[Recorded]) -> Sequence[BudgetThresholdReached]:
         """Settle what stored calls have taken, and return which thresholds were reached by that."""
@@ -149,32 +149,27 @@ class Spending:
         for recorded in events:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
-                tokens = event.prompt_tokens + event.completion_tokens
-                cost = self.account.prices.cost(event.model, event.prompt_tokens, event.completion_tokens)
-                try:
-                    told += map(_reached, await self.account.ledger.settle(event.reservation, Amount(tokens, cost)))
-                except StoreUnavailable as error:
-                    _log.warning("A call in %s is settled later, by the log: %s", self.thread_id, error)
-                self.account.live.discard(event.reservation)
+                used = event.model, event.prompt_tokens, event.completion_tokens
+                told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
         return told
 
-    def took(self, held: Held, called: ModelCalled) -> None:
-        """Hold for a call what it has taken, until it is recorded."""
-        tokens = called.prompt_tokens + called.completion_tokens
-        self._held[held.id] = (
-            tokens,
-            self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens),
-        )
-
-    def recorded(self, held: Iterable[Held]) -> None:
-        """Hold nothing any more for calls that are recorded: the thread's state has them."""
-        for one in held:
-            self._held.pop(one.id, None)
-
     def close(self) -> None:
-        """Use no reservation any more: what is left of them is settled by the log."""
-        for id_ in list(self._held):
-            self._forget(id_)
+        """Leave what is still reserved to whoever looks after calls that nobody settles."""
+        self.account.accounts.abandon(self._held)
+        self._held.clear()
+
+    async def _of_tenant(self) -> Sequence[ScopeLimits]:
+        return await self.account.accounts.known.of(self.tenant)
+
+    async def _for_turns(self, model: str = "") -> Sequence[Limit]:
+        """Return the limits of the tenant for each turn: for these, the thread's own state is enough."""
+        return [
+            limit
+            for given in await self._of_tenant()
+            if counts(given.scope, self.tenant, self.agent, model) or not (model or given.scope.model)
+            for limit in given.limits
+            if limit.window == "turn"
+        ]
 
     async def _reserve(self, id_: UUID, call: Call, fence: Fence | None) -> Call:
         """Reserve in the ledger, for a shorter answer if need be; wait a while for what others may not use."""
@@ -184,25 +179,21 @@ class Spending:
             now, prices = self.account.clock.now(), self.account.prices
             most = Amount(*most_of(call, prices))
             reservation = Reservation(id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence)
-            answer = await self.account.ledger.reserve(reservation)
+            answer = await self.account.accounts.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
-            standing = answer.standing
-            taken, reserved = standing.spent, standing.reserved
-            left = affordable(standing.limit, taken.tokens + reserved.tokens, taken.cost + reserved.cost, call, prices)
-            if left >= LEAST_ANSWER and left < call.most:
+            limit, spent = answer.standing.limit, answer.standing.spent
+            taken = plus(spent, answer.standing.reserved)
+            left = affordable(limit, taken.tokens, taken.cost, call, prices)
+            if LEAST_ANSWER <= left < call.most:
                 call = Call(call.model, call.prompt_tokens, left)
             elif answer.passing and loop.time() < until:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                only = "".join(f" with {name}" for name in (standing.scope.agent, standing.scope.model) if name)
-                short = Shortage(standing.limit, taken.tokens, taken.cost)
-                raise _exhausted(f"The tenant{only}", call, short)
-
-    def _forget(self, id_: UUID) -> None:
-        self._held.pop(id_, None)
-        self.account.live.discard(id_)
+                scope = answer.standing.scope
+                only = "".join(f" with {name}" for name in (scope.agent, scope.model) if name)
+                raise _exhausted(f"The tenant{only}", call, Shortage(limit, spent.tokens, spent.cost))
 
     def _sum(self) -> tuple[int, int]:
         return sum(tokens for tokens, _ in self._held.values()), sum(cost for _, cost in self._held.values())

@@ -6,9 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from domain.application.accounts import Accounts
+from domain.application.history import History
+from domain.application.known_limits import KnownLimits
+from domain.application.spending import Account
 from domain.events import Limit
 from domain.ids import Shard, Tenant
+from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.prices import Prices
 
 
 class Unlimited:
@@ -36,7 +42,7 @@ class Unlimited:
         """Grant everything."""
         return Granted()
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
         """Keep no account."""
         return ()
 
@@ -46,6 +52,12 @@ class Unlimited:
     async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return nothing: nothing is reserved."""
         return ()
+
+
+def unlimited(history: History, clock: Clock, prices: Prices) -> Account:
+    """Make an account of somebody whom nothing limits."""
+    ledger = Unlimited()
+    return Account(Accounts(ledger, KnownLimits(ledger, clock), history, prices), prices, clock)
 
 
 class Unkept:

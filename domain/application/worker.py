@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from domain.application.accounts import Accounts
 from domain.application.execute import Request, execute
 from domain.application.journal import Loaded
 from domain.application.turns import Turns, story
@@ -49,6 +50,8 @@ class Worker:
     lease: float = 10.0
     standby: bool = False
     only: ThreadId | None = None
+    accounts: Accounts | None = None
+    """Whose reservations to look after that nobody settles, in the shards that it holds."""
     _ticking: asyncio.Task[None] | None = field(init=False, default=None)
     _held: dict[Shard, Lease] = field(init=False, default_factory=dict)
     _valid_until: float = field(init=False, default=0.0)
@@ -223,6 +226,7 @@ class Worker:
         try:
             await self._share()
             await self._find_work()
+            await self._recover()
         except StoreUnavailable as error:
             _log.warning("The worker tries again to renew its leases: %s", error)
         except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop working)
@@ -293,6 +297,18 @@ class Worker:
         for row in await store.runnable(self._held.keys(), BATCH) if self._held else ():
             if self.turns.runs(row.thread_id) is None and self.only in {None, row.thread_id}:
                 self._spawn(self._take(row.thread_id, row.tenant))
+
+    async def _recover(self) -> None:
+        """End the reservations of calls whose process is gone, once what it had answered is stored."""
+        if self.accounts is not None and self._held:
+            epochs = {shard: lease.epoch for shard, lease in self._held.items()}
+            ended = await self.accounts.recover(epochs, self._store_if_idle)
+            if ended.settled or ended.released:
+                _log.info("Of calls that were left open, %d had answered, %d had not", ended.settled, ended.released)
+
+    async def _store_if_idle(self, thread_id: ThreadId) -> None:
+        if self.turns.runs(thread_id) is None:
+            await self._store_what_was_answered(thread_id)
 
     async def _leave(self, grace: float) -> None:
         """Give idle shards back at once, and the others as soon as their turns have ended, or after `grace`."""

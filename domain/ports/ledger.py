@@ -70,22 +70,30 @@ class Granted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """There is not enough left of a limit. `passing`: there would be, if what others reserved came back unused."""
+    """There is not enough left of a limit. `passing`: there would be, if what others reserved came back unused.
+
+    Of several such limits, `standing` is one that would still have too little, and of these the one that ends last.
+    """
 
     standing: Standing
     passing: bool
 
 
 class Ledger(Protocol):
-    """Limits of tenants, and what is spent and reserved of each."""
+    """Limits of tenants, and what is spent and reserved of each.
+
+    Limits for turns are kept with the others; nothing is counted for them here. What was reserved stays so, and is
+    settled, whatever becomes of the limits meanwhile. Everything is durable once a method returns.
+    """
 
     async def set_limits(
         self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
     ) -> None:
         """Limit a scope from now on, instead of what limited it before. Without limits, they are lifted.
 
-        `spent` says what was spent before in each window (`hour`, `day`, `month`, `lifetime`) that `at` lies in; it
-        counts where no limit has counted so far.
+        `spent` says what was spent before in each window (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It
+        counts where no limit has counted until now: who changes a limit goes on with what it has counted, and who sets
+        one again that was lifted does not, since there were calls meanwhile. To set what is set changes nothing.
         """
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
@@ -103,10 +111,11 @@ class Ledger(Protocol):
         The same id a second time changes nothing.
         """
 
-    async def settle(self, reservation: UUID, spent: Amount) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
         """Turn what was reserved into what was spent, once; nothing where there is no such reservation any more.
 
-        Returns the limits whose share `warn_at` is reached by that.
+        Returns the limits whose share `warn_at` is reached by that, each once in a window. Who cannot tell it to
+        anybody settles `quietly`, and leaves it to the next one.
         """
 
     async def release(self, reservation: UUID) -> None:

@@ -1,15 +1,12 @@
 """Who was shown what, on PostgreSQL. Accesses that come at once go into one statement and one commit."""
 
-import asyncio
-from collections import deque
 from collections.abc import Sequence
 
 import asyncpg
-from msgspec import Struct
 
-from domain.errors import Overloaded
 from domain.ids import Tenant
 from domain.ports.reads import Access, AccessCursor, AccessFilter, Kept
+from infrastructure.postgres.groups import Groups
 from infrastructure.postgres.retry import fetch
 
 MOST = 128
@@ -57,30 +54,17 @@ PAGE_OF_THREAD = PAGE.replace(
 everybody's accesses in their order, hoping to meet this thread soon."""
 
 
-class _Waiting(Struct, eq=False):
-    access: Access
-    done: asyncio.Future[None]
-
-
 class PostgresAccessLog:
-    """An `AccessLog` on a migrated database. Nothing waits for company: a group is what came while one was written."""
+    """An `AccessLog` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
         """Use a pool's connections, which whoever opened it closes; let at most `limit` accesses wait."""
         self._pool = pool
-        self._limit = limit
-        self._queue: deque[_Waiting] = deque()
-        self._writing: asyncio.Task[None] | None = None
+        self._groups = Groups(self._write, "accesses", most=MOST, limit=limit)
 
     async def record(self, access: Access) -> None:
         """Add an access with those that come at the same time."""
-        if len(self._queue) >= self._limit:
-            raise Overloaded
-        waiting = _Waiting(access, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write(), name="accesses")
-        await waiting.done
+        await self._groups.put(access)
 
     async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
         """List a page by the statement whose index leaves out most."""
@@ -96,29 +80,11 @@ class PostgresAccessLog:
 
     async def close(self) -> None:
         """Wait until everything is written or refused."""
-        if self._writing is not None:
-            await self._writing
+        await self._groups.close()
 
-    async def _write(self) -> None:
-        while self._queue:
-            group = [self._queue.popleft() for _ in range(min(MOST, len(self._queue)))]
-            try:
-                await fetch(self._pool, RECORD, *_columns([waiting.access for waiting in group]))
-            except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must not show anything)
-                _tell(group, error)
-            else:
-                _tell(group, None)
-        self._writing = None
-
-
-def _tell(group: Sequence[_Waiting], error: Exception | None) -> None:
-    for waiting in group:
-        if waiting.done.done():  # its caller was cancelled
-            continue
-        if error is None:
-            waiting.done.set_result(None)
-        else:
-            waiting.done.set_exception(error)
+    async def _write(self, group: Sequence[Access]) -> Sequence[None]:
+        await fetch(self._pool, RECORD, *_columns(group))
+        return [None] * len(group)
 
 
 def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:

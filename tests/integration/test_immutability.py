@@ -148,3 +148,30 @@ async def test_who_has_read_what_can_only_be_added(
         await pool.execute(statement)
 
     assert await owner.fetch("SELECT * FROM reads") == before
+
+
+LIMITS = """
+INSERT INTO budget_limits (tenant, agent, model, limits, set_at) VALUES ('default', '', '', '[]', now())
+"""
+FORBIDDEN_OF_LIMITS = [
+    "UPDATE budget_limits SET actor = 'somebody else'",
+    "DELETE FROM budget_limits",
+    "TRUNCATE budget_limits",
+    "DELETE FROM budget_limits WHERE false",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN_OF_LIMITS)
+async def test_the_history_of_limits_can_only_be_added_to(
+    pool: asyncpg.Pool, owner: asyncpg.Connection, statement: str
+) -> None:
+    await pool.execute(LIMITS)
+    before = await owner.fetch("SELECT * FROM budget_limits")
+
+    await owner.execute("SET session_replication_role = replica")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="on budget_limits was refused: the history of limits"):
+        await owner.execute(statement)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
+        await pool.execute(statement)
+
+    assert await owner.fetch("SELECT * FROM budget_limits") == before

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from domain.agent import Agent
+from domain.application.accounts import Accounts
 from domain.application.asking import Models
 from domain.application.execute import Outcome, Request, execute
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
+from domain.application.known_limits import KnownLimits
 from domain.application.replay import FREE
 from domain.application.run import Means, Run
 from domain.application.signals import Signals
@@ -121,7 +123,8 @@ class Stage:
         )
         fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
         self.leases = MemoryLeaseStore(self.clock, fence)
-        self.account = Account(self.ledger, self.prices, self.clock)
+        accounts = Accounts(self.ledger, KnownLimits(self.ledger, self.clock), self.journal, self.prices)
+        self.account = Account(accounts, self.prices, self.clock)
         means = Means(
             self.journal,
             self.models or Models.alone(self.script, "script"),

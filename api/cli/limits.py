@@ -1,0 +1,134 @@
+"""`threadfold limits`."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast, get_args
+
+import click
+
+from api.caller import Caller
+from api.cli.options import limited
+from api.cli.output import as_json as json_option
+from api.cli.output import moment, show_json, show_table
+from api.cli.running import ask, here
+from api.service import Service
+from api.views.budget import LimitView
+from api.views.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
+from domain.errors import InvalidInput
+from domain.events import Limit
+from domain.prices import units
+from domain.windows import Span
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MONEY = r"\d{1,9}(?:\.\d{1,12})?"
+FORM = re.compile(rf"({'|'.join(get_args(Span))})=(?:(\d{{1,16}})(?:,({MONEY})usd)?|({MONEY})usd)")
+
+
+class LimitType(click.ParamType[Any]):
+    """A limit: a window, an equals sign, and tokens, dollars or both."""
+
+    name = "WINDOW=TOKENS,DOLLARSusd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Limit:
+        """Read a limit."""
+        if isinstance(value, Limit):
+            return value
+        match = FORM.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is no limit such as day=100000, month=25usd or turn=9000,0.5usd", param, ctx)
+        window, tokens, dollars = cast(Span, match[1]), match[2], match[3] or match[4]
+        return Limit(window, int(tokens) if tokens else None, units(float(dollars)) if dollars else None)
+
+
+def of_whom(command: Command) -> Command:
+    """Let a command be about the calls of one agent, or of one model."""
+    agent = click.option("--agent", help="Only calls of this agent.")
+    return agent(click.option("--model", help="Only calls of this model.")(command))
+
+
+@click.group()
+def limits() -> None:
+    """Limit what agents and models may spend. Times are in UTC."""
+
+
+@limits.command("list")
+@json_option
+def list_limits(*, as_json: bool) -> None:
+    """Say what may be spent, what was, what calls under way may take, and what is left."""
+    _show(ask(lambda service: service.limits.show(Caller())), as_json=as_json)
+
+
+@limits.command("set")
+@click.argument("given", metavar="[LIMIT]...", type=LimitType(), nargs=-1)
+@of_whom
+@click.option("--warn-at", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True, help="A share.")
+@json_option
+def set_limits(
+    *, given: tuple[Limit, ...], agent: str | None, model: str | None, warn_at: float, as_json: bool
+) -> None:
+    """Limit anew, such as by day=100000 or month=25usd; without a limit, lift those there are."""
+    wanted = tuple(Limit(limit.window, limit.tokens, limit.cost, warn_at) for limit in given)
+
+    async def setting(service: Service) -> LimitsView:
+        await service.runtime.catch_up()
+        caller = here()
+        try:
+            return await service.limits.set(scope_of(caller.tenant, agent, model), wanted, caller)
+        except InvalidInput as error:
+            hint = "--agent" if error.field == "agent" else "LIMIT"
+            raise click.BadParameter(error.why, param_hint=hint) from error
+
+    _show(ask(setting), as_json=as_json)
+
+
+@limits.command()
+@limited
+@json_option
+def history(*, limit: int, as_json: bool) -> None:
+    """List what was set and lifted, when and by whom, the last first."""
+    found = ask(lambda service: service.limits.history(Caller(), limit))
+    if as_json:
+        show_json(found)
+        return
+    show_table(["SET (UTC)", "BY", "AGENT", "MODEL", "LIMITS"], [_setting(one) for one in found])
+
+
+def _show(view: LimitsView, *, as_json: bool) -> None:
+    if as_json:
+        show_json(view)
+    elif not view.scopes:
+        click.echo("Nothing is limited.")
+    else:
+        headings = ["AGENT", "MODEL", "WINDOW", "LIMIT", "SPENT", "RESERVED", "LEFT", ""]
+        show_table(headings, [_row(scope, limit) for scope in view.scopes for limit in scope.limits])
+
+
+def _row(scope: ScopeView, limit: CountedLimit) -> list[str]:
+    whose = [scope.agent or "any", scope.model or "any", limit.window, _amount(limit.tokens, limit.cost_usd)]
+    now = limit.now
+    if now is None:
+        return [*whose, "", "", "", ""]
+    both = [(now.spent.tokens, now.spent.cost_usd), (now.reserved.tokens, now.reserved.cost_usd)]
+    left = _amount(now.left.tokens, now.left.cost_usd)
+    return [*whose, *(_amount(*one) for one in both), left, "over" if now.over else "strained" if now.strained else ""]
+
+
+def _setting(one: Setting) -> list[str]:
+    what = _listed(one.limits) or "lifted"
+    return [moment(one.set_at), one.actor or "", one.agent or "any", one.model or "any", what]
+
+
+def _listed(limits: Sequence[LimitView]) -> str:
+    return "; ".join(f"{limit.window}: {_amount(limit.tokens, limit.cost_usd)}" for limit in limits)
+
+
+def _amount(tokens: int | None, cost: float | None) -> str:
+    return ", ".join(_parts(tokens, cost))
+
+
+def _parts(tokens: int | None, cost: float | None) -> Iterable[str]:
+    if tokens is not None:
+        yield f"{tokens:,}"
+    if cost is not None:
+        yield f"${cost:,.12g}"

@@ -1,0 +1,161 @@
+"""What this process's calls of models take of their tenants' limits; and what became of calls that nobody settles.
+
+A call is `live` from before its reservation is made until that is settled: so whoever finds a reservation that is not
+live here, in a shard that is this worker's, knows that its process or its lease is gone, and asks the log.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.accounts import is_limited
+from domain.application.history import History
+from domain.application.known_limits import KnownLimits
+from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
+from domain.events import ModelCalled
+from domain.ids import Shard, ThreadId, shard_of, slice_of
+from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Standing
+from domain.prices import Prices
+
+LAST = 100
+"""Events of a thread that are looked at first: a call that was left open is among the last ones."""
+
+Outcome: TypeAlias = Amount | None
+"""What a call has taken; None: nothing, and what was reserved comes back."""
+
+_log = logging.getLogger(__name__)
+
+
+Before: TypeAlias = Callable[[ThreadId], Awaitable[None]]
+
+
+async def _nothing(_: ThreadId) -> None:
+    """Wait for nothing."""
+
+
+class Recovered(Struct, frozen=True):
+    """How many calls that were left open had answered, and how many had not."""
+
+    settled: int = 0
+    released: int = 0
+
+
+class Accounts:
+    """Reserves and settles for the calls of this process, and looks after those of processes that are gone."""
+
+    def __init__(self, ledger: Ledger, known: KnownLimits, history: History, prices: Prices) -> None:
+        """Keep accounts in a ledger, and find in the threads' histories what calls have taken."""
+        self.ledger = ledger
+        self.known = known
+        self._history = history
+        self._prices = prices
+        self._live: set[UUID] = set()
+        self._owed: dict[UUID, Outcome] = {}
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        """Take the most that a call can take. Where nothing limits it, nobody is asked.
+
+        Raises `StoreUnavailable`: then the call must not be made.
+        """
+        if not is_limited(await self.known.of(reservation.tenant), reservation.agent, reservation.model):
+            return Granted()
+        self._live.add(reservation.id)
+        try:
+            answer = await self.ledger.reserve(reservation)
+        except BaseException:
+            self._owed[reservation.id] = None  # it may be taken nevertheless
+            raise
+        if isinstance(answer, Refused):
+            self._live.discard(reservation.id)
+        return answer
+
+    async def settle(
+        self, reservation: UUID, model: str, prompt_tokens: int, completion_tokens: int
+    ) -> Sequence[Standing]:
+        """Count what a call has taken; return the limits whose share `warn_at` is reached by that.
+
+        While the ledger is away, it is remembered, and counted by the next `recover`.
+        """
+        return await self._end(reservation, self._taken(model, prompt_tokens, completion_tokens))
+
+    async def release(self, reservation: UUID) -> None:
+        """Give back what was reserved: the call has taken nothing."""
+        await self._end(reservation, None)
+
+    def abandon(self, reservations: Iterable[UUID]) -> None:
+        """Leave reservations whose turn does not run here any more to the next `recover`, of whichever worker."""
+        self._live.difference_update(reservations)
+
+    async def recover(self, held: Mapping[Shard, int], before: Before = _nothing) -> Recovered:
+        """End what was left open in shards that are this worker's, each under the epoch of its lease.
+
+        `before` stores what those who are gone had answered in a thread: what is not in the log took nothing.
+        """
+        for reservation, outcome in list(self._owed.items()):
+            await self._pay(reservation, outcome, quietly=True)
+        left = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
+        for thread_id in {each.thread_id for each in left}:
+            await before(thread_id)
+        ended = [await self._recover(each) for each in left if self._is_left(each, held)]
+        return Recovered(ended.count("settled"), ended.count("released"))
+
+    def _is_left(self, reservation: Reservation, held: Mapping[Shard, int]) -> bool:
+        """Say whether who made a reservation is gone. Under a newer epoch, it is this worker who has lost the shard."""
+        epoch = reservation.fence.epoch if reservation.fence else 0
+        return reservation.id not in self._live and epoch <= held[shard_of(slice_of(reservation.thread_id))]
+
+    async def _recover(self, reservation: Reservation) -> str:
+        try:
+            called = await self._called(reservation)
+        except CorruptLog:
+            _log.exception("Nobody can say whether a call of %s was answered: it stays reserved", reservation.thread_id)
+            return "left"
+        if called is None:
+            await self.ledger.release(reservation.id)
+            return "released"
+        taken = self._taken(called.model, called.prompt_tokens, called.completion_tokens)
+        await self.ledger.settle(reservation.id, taken, quietly=True)
+        return "settled"
+
+    async def _called(self, reservation: Reservation) -> ModelCalled | None:
+        """Find the answer that a reservation was made for in its thread's log: none is older than the reservation."""
+        try:
+            row = await self._history.row(reservation.thread_id, reservation.tenant)
+        except UnknownThread:
+            return None
+        async for page in self._history.pages_back(row.thread_id, row.base, row.head.version, LAST):
+            for recorded in reversed(page):
+                event = recorded.event
+                if isinstance(event, ModelCalled) and event.reservation == reservation.id:
+                    return event
+            if page and page[0].recorded_at < reservation.at:
+                return None
+        return None
+
+    async def _end(self, reservation: UUID, outcome: Outcome) -> Sequence[Standing]:
+        if reservation not in self._live:
+            return ()
+        try:
+            return await self._pay(reservation, outcome)
+        except BaseException as error:
+            self._owed[reservation] = outcome
+            if not isinstance(error, StoreUnavailable):
+                raise
+            _log.warning("The reservation %s is settled later: %s", reservation, error)
+            return ()
+
+    async def _pay(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[Standing]:
+        warning: Sequence[Standing] = ()
+        if outcome is None:
+            await self.ledger.release(reservation)
+        else:
+            warning = await self.ledger.settle(reservation, outcome, quietly=quietly)
+        self._owed.pop(reservation, None)
+        self._live.discard(reservation)
+        return warning
+
+    def _taken(self, model: str, prompt_tokens: int, completion_tokens: int) -> Amount:
+        return Amount(prompt_tokens + completion_tokens, self._prices.cost(model, prompt_tokens, completion_tokens))

@@ -1,0 +1,64 @@
+"""The limits of tenants as they were a moment ago, so that a call of a tenant that has none asks nobody."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
+
+from msgspec import Struct
+
+from domain.events import Limit
+from domain.ids import Tenant
+from domain.ports.clock import Clock
+from domain.ports.ledger import Amount, Ledger, Scope, ScopeLimits
+
+AGE = 1.0
+"""Seconds that limits are believed for. What another process sets holds here after that."""
+
+MOST = 1_000
+"""Tenants that are remembered."""
+
+
+class _Known(Struct, frozen=True):
+    asked_at: datetime
+    limits: Sequence[ScopeLimits]
+
+
+class KnownLimits:
+    """Remembers limits for a moment. What is set through it holds at once."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, age: float = AGE) -> None:
+        """Remember limits of a ledger for `age` seconds."""
+        self._ledger = ledger
+        self._clock = clock
+        self._age = timedelta(seconds=age)
+        self._known: dict[Tenant, _Known] = {}
+        self._asking: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
+        self._settings = 0
+
+    async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
+        """Return a tenant's limits, which may be a moment old."""
+        async with self._asking.setdefault(tenant, asyncio.Lock()):
+            now, settings, known = self._clock.now(), self._settings, self._known.get(tenant)
+            if known and timedelta(0) <= now - known.asked_at < self._age:
+                return known.limits
+            found = await self._ledger.limits(tenant)
+            if settings == self._settings:  # otherwise it may be what was there before
+                self._remember(tenant, _Known(now, found))
+            return found
+
+    async def set(
+        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
+    ) -> None:
+        """Set limits as `Ledger.set_limits` does."""
+        try:
+            await self._ledger.set_limits(scope, limits, at, actor, spent)
+        finally:
+            self._settings += 1
+            self._known.pop(scope.tenant, None)
+
+    def _remember(self, tenant: Tenant, known: _Known) -> None:
+        self._known.pop(tenant, None)
+        self._known[tenant] = known
+        if len(self._known) > MOST:
+            del self._known[next(iter(self._known))]

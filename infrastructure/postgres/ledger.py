@@ -1,0 +1,188 @@
+"""The ledger on PostgreSQL. What is looked at and changed together is a function of the database: see migration 0006.
+
+Calls of this process that reserve at once do so in one statement, and so do those that settle. Otherwise the calls of
+a busy tenant would wait for each other's commits, each of them with a connection of the pool.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from domain.accounts import NOTHING
+from domain.codec import to_json
+from domain.events import Limit
+from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
+from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.log import Fence
+from domain.windows import WINDOWS, start_of
+from infrastructure.postgres.groups import Groups
+from infrastructure.postgres.retry import fetch
+
+MOST = 32
+"""Calls of a group: as many versions of a row as a page holds, so that indexes are left alone."""
+
+WAITING = 2_000
+"""Calls that may wait; more are refused."""
+
+SET = "SELECT set_budget_limits($1, $2, $3, $4, $5, $6, $7)"
+
+RESERVE = "SELECT number, granted, strained, passing, refusing FROM reserve_spending($1) ORDER BY number"
+
+SETTLE = "SELECT number, warning FROM settle_spending($1)"
+
+LIMITS = """
+SELECT tenant, agent, model, limits, set_at, actor
+  FROM (SELECT DISTINCT ON (agent, model) tenant, agent, model, limits, set_at, actor
+          FROM budget_limits
+         WHERE tenant = $1
+         ORDER BY agent, model, number DESC) AS last
+ WHERE limits <> '[]'
+"""
+
+HISTORY = """
+SELECT tenant, agent, model, limits, set_at, actor FROM budget_limits WHERE tenant = $1 ORDER BY number DESC LIMIT $2
+"""
+
+STANDINGS = f"""
+SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.tokens, counted.cost,
+       counted.reserved_tokens, counted.reserved_cost
+  FROM ({LIMITS}) AS last
+ CROSS JOIN LATERAL jsonb_array_elements(last.limits) AS allowed
+  JOIN unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS begun ("window", start, place)
+    ON begun."window" = allowed.value ->> 'window'
+  LEFT JOIN spending AS counted
+    ON (counted.tenant, counted.agent, counted.model, counted."window", counted.start)
+     = (last.tenant, last.agent, last.model, begun."window", begun.start)
+ ORDER BY last.agent COLLATE "C", last.model COLLATE "C", begun.place
+"""  # noqa: S608  (a statement within a statement)
+
+OPEN = """
+SELECT id, tenant, thread_id, shard, epoch, agent, model, tokens, cost, at FROM reservations WHERE shard = ANY ($1)
+"""
+
+_read_limits = msgspec.json.Decoder(tuple[Limit, ...]).decode
+_read_limit = msgspec.json.Decoder(Limit).decode
+_read_standing = msgspec.json.Decoder(Standing).decode
+
+
+class PostgresLedger:
+    """A `Ledger` on a migrated database."""
+
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
+        """Use a pool's connections, which whoever opened it closes; let at most `limit` calls wait."""
+        self._pool = pool
+        self._reserving = Groups(self._reserve, "reservations", most=MOST, limit=limit)
+        self._settling = Groups(self._settle, "settlements", most=MOST, limit=limit)
+
+    async def set_limits(
+        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
+    ) -> None:
+        """Limit a scope from now on."""
+        given = to_json([msgspec.structs.asdict(limit) for limit in limits])
+        seeds = [
+            {"window": window, "start": start_of(window, at), **msgspec.structs.asdict(spent.get(window, NOTHING))}
+            for window in WINDOWS
+        ]
+        whose = (scope.tenant, scope.agent, scope.model)
+        await fetch(self._pool, SET, *whose, given, at, actor, to_json(seeds))
+
+    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
+        """Return the limits that hold."""
+        found = [_scope_limits(row) for row in await fetch(self._pool, LIMITS, tenant)]
+        return sorted(found, key=lambda given: given.scope)
+
+    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
+        """Return what was set and lifted."""
+        return [_scope_limits(row) for row in await fetch(self._pool, HISTORY, tenant, limit)]
+
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+        """Return how each limit stands."""
+        starts = [start_of(window, at) for window in WINDOWS]
+        return [_standing(tenant, row) for row in await fetch(self._pool, STANDINGS, tenant, WINDOWS, starts)]
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        """Take from all limits, or from none."""
+        row = await self._reserving.put(to_json(_asked(reservation)))
+        if row["granted"]:
+            return Granted(row["strained"])
+        return Refused(_read_standing(row["refusing"]), row["passing"])
+
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
+        """Turn what was reserved into what was spent."""
+        asked = {"id": reservation, "tokens": spent.tokens, "cost": spent.cost, "quietly": quietly}
+        warning = await self._settling.put(to_json(asked))
+        return [_read_standing(standing) for standing in warning]
+
+    async def release(self, reservation: UUID) -> None:
+        """Give back what was reserved."""
+        await self._settling.put(to_json({"id": reservation, "quietly": True}))
+
+    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        """Return what is reserved under these shards."""
+        return [_reservation(row) for row in await fetch(self._pool, OPEN, list(shards))]
+
+    async def close(self) -> None:
+        """Wait until everything is written or refused."""
+        await self._reserving.close()
+        await self._settling.close()
+
+    async def _reserve(self, group: Sequence[str]) -> Sequence[asyncpg.Record]:
+        return await fetch(self._pool, RESERVE, _array(group))
+
+    async def _settle(self, group: Sequence[str]) -> Sequence[Sequence[str]]:
+        warning: list[list[str]] = [[] for _ in group]
+        for row in await fetch(self._pool, SETTLE, _array(group)):
+            warning[row["number"] - 1].append(row["warning"])
+        return warning
+
+
+def _array(group: Sequence[str]) -> str:
+    return f"[{','.join(group)}]"
+
+
+def _asked(reservation: Reservation) -> dict[str, Any]:
+    """Write down a reservation for RESERVE, with where the windows begin that it counts in."""
+    fence = reservation.fence
+    return {
+        "id": reservation.id,
+        "tenant": reservation.tenant,
+        "thread_id": reservation.thread_id,
+        "shard": shard_of(slice_of(reservation.thread_id)),
+        "epoch": fence.epoch if fence else None,
+        "agent": reservation.agent,
+        "model": reservation.model,
+        "tokens": reservation.most.tokens,
+        "cost": reservation.most.cost,
+        "at": reservation.at,
+        "starts": {window: start_of(window, reservation.at) for window in WINDOWS},
+    }
+
+
+def _reservation(row: asyncpg.Record) -> Reservation:
+    shard, epoch = Shard(row["shard"]), row["epoch"]
+    return Reservation(
+        row["id"],
+        Tenant(row["tenant"]),
+        ThreadId(row["thread_id"]),
+        row["agent"],
+        row["model"],
+        Amount(row["tokens"], row["cost"]),
+        row["at"],
+        None if epoch is None else Fence(shard, epoch),
+    )
+
+
+def _scope_limits(row: asyncpg.Record) -> ScopeLimits:
+    scope = Scope(Tenant(row["tenant"]), row["agent"], row["model"])
+    return ScopeLimits(scope, _read_limits(row["limits"]), row["set_at"], row["actor"])
+
+
+def _standing(tenant: Tenant, row: asyncpg.Record) -> Standing:
+    spent = Amount(row["tokens"] or 0, row["cost"] or 0)
+    reserved = Amount(row["reserved_tokens"] or 0, row["reserved_cost"] or 0)
+    scope = Scope(tenant, row["agent"], row["model"])
+    return Standing(scope, _read_limit(row["allowed"]), row["start"], spent, reserved)
