@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from domain.application.counting import counted
+from domain.chat import MESSAGE_OVERHEAD
 from domain.codec import to_json
 from domain.context import HEADING_TOKENS, Fixed, values_text
 from domain.json import JsonObject
@@ -30,7 +31,8 @@ class Fixtures:
         names = tuple(name for name in shown if name in values)
         told = values_text(values, names)
         taken = await counted(self.tokens, told) + HEADING_TOKENS if told else 0
-        return Fixed(instructions, sum(tokens for _, tokens in texts) + taken, tuple(name for name, _ in texts), names)
+        tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + taken
+        return Fixed(instructions, tokens, tuple(name for name, _ in texts), names)
 
     async def _kept(self, text: str) -> tuple[str, int]:
         """Return a text's name and tokens, once it is kept."""
@@ -48,5 +50,5 @@ class Fixtures:
 
 
 def tools_text(specs: Sequence[object]) -> str:
-    """Write tools as they are counted and kept; "" for none."""
-    return to_json(specs) if specs else ""
+    """Write tools as they are sent, counted and kept; "" for none."""
+    return to_json([{"type": "function", "function": spec} for spec in specs]) if specs else ""

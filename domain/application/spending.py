@@ -45,10 +45,10 @@ PAUSE = 0.05
 
 LONGEST_PAUSE = 1.0
 
-AT_FIRST = 1.1
+AT_FIRST = 1.3
 """How many of a model's tokens one of ours may be, before the model has said how many it counts."""
 
-SLACK = 1.02
+SLACK = 1.05
 """How much more than ever before a model may count the next time."""
 
 

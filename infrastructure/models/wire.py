@@ -99,7 +99,8 @@ def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field
 
 
 def _message(message: ChatMessage) -> JsonObject:
-    written: JsonObject = {"role": message.role, "content": message.content}
+    # llama.cpp's server refuses null, and its templates a message without content.
+    written: JsonObject = {"role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
