@@ -22,6 +22,7 @@ from uuid import UUID
 import tiktoken
 import uvicorn
 from litestar import Litestar, Request, Response, get, post
+from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
@@ -199,7 +200,7 @@ def create_app() -> Litestar:
     used: list[JsonObject] = []
 
     @post("/v1/chat/completions", status_code=HTTP_200_OK, sync_to_thread=False)
-    def complete(request: Request[Any, Any, Any], data: JsonObject) -> Response[Any] | Stream:
+    def complete(request: Request[Any, Any, Any], data: JSONBody[JsonObject]) -> Response[Any] | Stream:
         """Answer as it was recorded."""
         thread = request.headers.get(THREAD, "")
         try:
@@ -225,7 +226,7 @@ def create_app() -> Litestar:
         return dict(answered)
 
     @get("/usage", sync_to_thread=False)
-    def usages(after: int = 0) -> list[JsonObject]:
+    def usages(after: FromQuery[int] = 0) -> list[JsonObject]:
         """List what each call took, in their order, without the first `after` ones; for benchmarks."""
         return used[after:]
 

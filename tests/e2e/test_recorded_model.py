@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from litestar.testing import AsyncTestClient
 
 from domain.context import SHORTENED
 from examples.airline import recorded_model
@@ -142,3 +143,20 @@ def test_a_memory_stays_short_and_has_nothing_of_its_own() -> None:
 def test_only_who_asks_for_it_gets_a_memory() -> None:
     with pytest.raises(NotRecordedError):
         answer_to("", {"messages": [{"role": "system", "content": "Be brief."}, HELLO]})
+
+
+async def test_what_each_call_took_is_listed() -> None:
+    first = next(iter(conversations().values()))
+    async with AsyncTestClient(recorded_model.create_app()) as client:
+        body = {"model": "small", "messages": [*first.messages[:1]]}
+        path, headers = "/v1/chat/completions", {recorded_model.THREAD: str(first.thread_id)}
+        answer = (await client.post(path, json=body, headers=headers)).json()
+        asked = await client.post(path, json={"messages": [MEMORY, {"role": "user", "content": TALK}]})
+        assert asked.status_code == 200
+        refused = await client.post(path, json={"messages": [HELLO]}, headers=headers)
+        assert refused.status_code == 409
+        listed = (await client.get("/usage")).json()
+        assert [call["purpose"] for call in listed] == ["answer", "memory"]
+        assert listed[0] == {"thread": str(first.thread_id), "purpose": "answer", "model": "small", **answer["usage"]}
+        assert (await client.get("/usage?after=1")).json() == listed[1:]
+        assert (await client.get("/answered")).json() == {str(first.thread_id): 1}
