@@ -134,7 +134,7 @@ def told(ways: Sequence[Spending], report: Path) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--customers", type=int, default=4)
+    parser.add_argument("--customers", type=int, default=4, choices=range(1, 41), metavar="1-40")
     parser.add_argument("--limit", type=int, default=8000, help="CONTEXT_WINDOW_LIMIT, for the second way, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Threadfold's")
     parser.add_argument("--json", type=Path, default=CHECKOUT / ".data" / "benchmarks" / "context.json")

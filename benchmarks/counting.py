@@ -6,8 +6,8 @@ Sends prompts of the airline's recordings, short ones and such as just fit, with
 compares the `usage` of each answer with what Threadfold counts before it sends a prompt. `LLM_API_KEY` is sent along.
 
 A ratio above 1 means that the endpoint sees more tokens than Threadfold counts. The weights say why: how many of the
-endpoint's tokens one of ours is in texts and in tool calls, and what a message costs beyond them; a least-squares fit
-over the prompts without tools.
+endpoint's tokens one of ours is, in texts, in what tools told and in tool calls, and what a message costs beyond them.
+They are a least-squares fit over the prompts without tools.
 """
 
 import argparse
@@ -44,6 +44,8 @@ class Prompt:
 
     messages: Sequence[Message]
     texts: int
+    results: int
+    """Of tools: JSON mostly."""
     calls: int
     tools: int = 0
     reported: int = 0
@@ -52,7 +54,7 @@ class Prompt:
     @property
     def counted(self) -> int:
         """All of it, as Threadfold counts."""
-        return self.texts + self.calls + self.tools + MESSAGE_OVERHEAD * len(self.messages)
+        return self.texts + self.results + self.calls + self.tools + MESSAGE_OVERHEAD * len(self.messages)
 
     @property
     def ratio(self) -> float:
@@ -67,9 +69,12 @@ class Counter:
         self.of_tools = self.tokens.count(to_json(SPECS))
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        texts = sum(self.tokens.count(message["content"] or "") for message in messages)
+        texts, results = (
+            sum(self.tokens.count(m["content"] or "") for m in messages if (m["role"] == "tool") is told)
+            for told in (False, True)
+        )
         calls = sum(self.tokens.count(to_json(_calls(m))) for m in messages if m.get("tool_calls"))
-        return Prompt(messages, texts, calls)
+        return Prompt(messages, texts, results, calls)
 
 
 def _calls(message: Message) -> Sequence[ToolCall]:
@@ -139,10 +144,10 @@ def tell(what: str, sent: Sequence[Prompt]) -> None:
 
 def explain(sent: Sequence[Prompt]) -> None:
     """Say which tokens the endpoint counts otherwise."""
-    rows = [(prompt.texts, prompt.calls, len(prompt.messages)) for prompt in sent]
-    text, call, message = least_squares(rows, [prompt.reported for prompt in sent])
+    rows = [(prompt.texts, prompt.results, prompt.calls, len(prompt.messages)) for prompt in sent]
+    text, result, call, message = least_squares(rows, [prompt.reported for prompt in sent])
     print(
-        f"One of our tokens is {text:.3f} of theirs in texts and {call:.3f} in tool calls; "
+        f"One of our tokens is {text:.2f} of theirs in texts, {result:.2f} in what tools told, {call:.2f} in calls; "
         f"a message costs {message:.1f} more, and we count {MESSAGE_OVERHEAD}."
     )
 
