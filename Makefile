@@ -1,4 +1,4 @@
-.PHONY: run test chaos lint format migrate lock clean
+.PHONY: run test chaos bench-context lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -21,6 +21,11 @@ chaos:
 	@.venv/bin/python -m tests.chaos projections --seconds 120
 	@.venv/bin/python -m tests.chaos projections --seconds 120 --idle other
 	@.venv/bin/python -m tests.chaos projections --seconds 120 --idle same
+
+# What 200 turns cost, of Threadfold and of others: a minute and a half. ARGS="--customers 1": a part of it
+bench-context:
+	@requirements/install dev
+	@.venv/bin/python -m benchmarks.context $(ARGS)
 
 lint:
 	@requirements/install dev

