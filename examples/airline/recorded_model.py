@@ -100,10 +100,10 @@ def _common_end(asked: Sequence[Message], recorded: Sequence[Message]) -> int:
 def _same(asked: Message, recorded: Message) -> bool:
     if _label(asked) != _label(recorded):
         return False
-    said, was_said = asked.get("content"), recorded["content"]
+    said, was_said = asked.get("content") or "", recorded["content"] or ""
     if isinstance(said, str) and said.endswith(SHORTENED):
         return str(was_said).startswith(said.removesuffix(SHORTENED))
-    return bool(said == was_said)
+    return said == was_said
 
 
 def _label(message: Message) -> tuple[Any, ...]:

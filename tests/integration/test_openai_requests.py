@@ -60,7 +60,7 @@ class TestARequest:
                 {"role": "user", "content": "1+1?"},
                 {
                     "role": "assistant",
-                    "content": None,
+                    "content": "",
                     "tool_calls": [
                         {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
                     ],
