@@ -21,9 +21,11 @@ from uuid import UUID, uuid5
 import msgspec
 
 from api.runtime import EVERYTHING, SystemClock
+from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
+from domain.application.indexing import Indexer
 from domain.application.journal import Journal, Loaded
-from domain.application.recalling import Recall, recall
+from domain.application.recalling import Meaning, Recall, recall
 from domain.codec import Metadata
 from domain.compaction import compacted, overflows
 from domain.events import (
@@ -45,10 +47,12 @@ from domain.state import Idle, Running
 from examples.airline.recordings import Conversation
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.models.embeddings import OpenAIEmbedder
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.vectors import PostgresVectorStore
 from infrastructure.tokens import TiktokenCounter
 from migrations.run import migrate
 from projections.messages import PROJECTION
@@ -74,18 +78,17 @@ async def tell(journal: Journal, number: int, conversations: Sequence[Conversati
     loaded, _ = await journal.append(loaded, [ThreadOpened("assistant")], Metadata())
     messages: dict[str, dict[int, str]] = defaultdict(dict)
     for conversation in conversations:
-        for events in turns(conversation, loaded.head.version):
-            events = placed(events, loaded.head.version)
-            loaded, recorded = await journal.append(loaded, events, Metadata())
+        for turn in turns(conversation, loaded.head.version):
+            loaded, recorded = await journal.append(loaded, placed(turn, loaded.head.version), Metadata())
             for each in recorded:
                 if isinstance(each.event, MessageAppended | ToolSucceeded) and each.event.content:
                     messages[task_of(conversation)][each.version] = each.event.content
             assert isinstance(loaded.state, Idle)
             if overflows(loaded.state.thread.window, int(LIMIT * 0.75)):
                 fact = compacted(loaded.state.thread, LIMIT, count)
-                turn = TurnStarted(uuid5(NAMES, str(loaded.head.version)), "compact", "f00")
+                started = TurnStarted(uuid5(NAMES, str(loaded.head.version)), "compact", "f00")
                 done = [fact] if fact else []
-                loaded, _ = await journal.append(loaded, [turn, *done, TurnCompleted(turn.turn_id)], Metadata())
+                loaded, _ = await journal.append(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
     return Told(loaded, messages)
 
 
@@ -176,11 +179,11 @@ def report(results: Sequence[Result], *, misses: bool) -> None:
             print(f"\nthread {asked.thread}, {asked.task}, rank {result.rank}: {asked.text} {asked.answer}")
 
 
-async def main(number: int, long: int, room: int, *, misses: bool) -> None:
+async def main(number: int, long: int, room: int, endpoint: str | None, *, misses: bool) -> None:
     conversations = threads(long)
     asked = questions(conversations, number)
     with tempfile.TemporaryDirectory(prefix="threadfold-bench-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o755)
+        make_readable(name)
         server = await asyncio.to_thread(EmbeddedPostgres.start, Path(name) / "postgres")
         try:
             await migrate(server.url())
@@ -190,12 +193,23 @@ async def main(number: int, long: int, room: int, *, misses: bool) -> None:
             told = [await tell(journal, index, some) for index, some in enumerate(conversations)]
             models = PostgresReadModels(pool)
             await models.register([PROJECTION.shape])
-            runner = Runner(journal, models, [PROJECTION], Prices("", {}), clock, lambda: EVERYTHING)
+            runner = Runner(journal, models, [PROJECTION], Prices(clock.now().date()), clock, lambda: EVERYTHING)
             while await runner.step():
                 pass
             print(f"{long} threads of {', '.join(f'{t.loaded.head.version:,}' for t in told)} events")
-            results = await measure(journal, Recall(PostgresFinder(pool)), told, asked, room)
-            report(results, misses=misses)
+            finder = PostgresFinder(pool)
+            print("\nby words")
+            report(await measure(journal, Recall(finder), told, asked, room), misses=misses)
+            if endpoint:
+                vectors = PostgresVectorStore(pool)
+                await vectors.prepare(server.url())
+                meaning = Meaning(OpenAIEmbedder(endpoint, None, "benchmark"), vectors)
+                indexer, began = Indexer(journal, meaning, lambda: EVERYTHING), time.perf_counter()
+                while await indexer.step():
+                    pass
+                print(f"\nby words and meaning; embedded in {time.perf_counter() - began:.1f} s")
+                report(await measure(journal, Recall(finder, meaning), told, asked, room), misses=misses)
+                await meaning.embedder.close()
             await store.close()
             await pool.close()
         finally:
@@ -208,5 +222,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--room", type=int, default=1_000)
     parser.add_argument("--misses", action="store_true")
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.questions, arguments.threads, arguments.room, misses=arguments.misses))
+    parser.add_argument("--endpoint", help="of embeddings, such as http://127.0.0.1:8090/v1")
+    given = parser.parse_args()
+    asyncio.run(main(given.questions, given.threads, given.room, given.endpoint, misses=given.misses))

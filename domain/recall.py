@@ -11,8 +11,11 @@ from domain.ids import Version
 from domain.relevance import TERMS, Term, places, terms_of, words_in
 from domain.state import Message
 
-SHARE = 0.25
+SHARE = 0.35
 """The share of the allowance that one excerpt may take."""
+
+NEW = 0.35
+"""The share of an excerpt's words that no better one has: else it says nothing new."""
 
 HEADING = MESSAGE_OVERHEAD + 12
 """Tokens that an excerpt may cost beyond its text: who said it, and that it is an excerpt."""
@@ -64,21 +67,20 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
     return terms
 
 
-def excerpts(
-    found: Iterable[Said], terms: Sequence[Term], room: int, count: Callable[[str], int]
-) -> Sequence[Excerpt]:
+def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Callable[[str], int]) -> Sequence[Excerpt]:
     """Cut the best passage out of each message, the best message first, until `room` tokens are full.
 
-    They come in the order of the thread. What was said again word by word is shown once.
+    They come in the order of the thread. What was said before in hardly other words is shown once.
     """
     chosen: list[Excerpt] = []
-    seen: set[str] = set()
+    shown: set[str] = set()
     for said in found:
         most = min(int(room * SHARE), room - sum(each.tokens + HEADING for each in chosen) - HEADING)
         cut = passage(said, terms, most, count)
-        if cut and cut.text not in seen:
+        words = {word for word, _, _ in words_in(cut.text)} if cut else set()
+        if cut and len(words - shown) >= NEW * len(words):
             chosen.append(cut)
-            seen.add(cut.text)
+            shown |= words
     return sorted(chosen, key=lambda each: each.message)
 
 
@@ -97,9 +99,7 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms)) if text else None
 
 
-def _around(
-    text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int
-) -> tuple[int, int]:
+def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:
     """Place a window of so many characters where it has most of the terms, and begin at the edge of a word."""
     best, start = 0.0, 0
     first = 0

@@ -18,8 +18,9 @@ from domain.ids import ThreadId, Version
 TERMS = 20
 """Terms of a question, at most: whoever pastes a page asks for its rarest words."""
 
-SATURATION, BY_LENGTH = 1.2, 0.4
-"""BM25's k1 and b: how soon more of the same counts no more, and how much a long message has to say more to count."""
+SATURATION, BY_LENGTH = 1.2, 0.05
+"""BM25's k1 and b: how much a long message has to say more to count. Hardly: a tool's result is long, and
+what is asked for is mostly in one. Which part of it is shown is another question."""
 
 NEAR, NEARBY = 60, 0.4
 """Events over which a term said nearby fades away to a third, and what it counts at first."""
@@ -35,13 +36,16 @@ MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 
-STOP_WORDS = frozenset(
-    """a about after again all also am an and any anything are as at be been before being but by can could did do
-    does done for from get give go got had has have he hello her hers hey hi him his how i if in into is it its just
-    know let like make me mine more most my need no not now of off ok okay on once one only or other our out over
-    please same say see she should so some tell than thank thanks that the their them then there these they this those
-    to too up us very want was we were what when where which while who whom whose why will with would yes you your""".split()
+_STOPS = (
+    "a about after again all also am an and any anything are as at be been before being but by can could did do",
+    "does done for from get give go got had has have he hello her hers hey hi him his how i if in into is it its",
+    "just know let like make me mine more most my need no not now of off ok okay on once one only or other our out",
+    "over please same say see she should so some tell than thank thanks that the their them then there these they",
+    "this those to too up us very want was we were what when where which while who whom whose why will with would",
+    "yes you your",
 )
+STOP_WORDS = frozenset(word for line in _STOPS for word in line.split())
+"""Words that say nothing about what is looked for."""
 
 _MONTH = {name[:length].lower(): number for number, name in enumerate(MONTHS, 1) for length in {3, len(name)}}
 _NAMES = "|".join(sorted(_MONTH, key=len, reverse=True))
@@ -221,5 +225,3 @@ def rarest(counts: Sequence[float], most: float) -> Sequence[int]:
             break
         chosen.append(number)
     return chosen
-
-

@@ -20,11 +20,11 @@ from domain.state import Running
 
 _log = logging.getLogger(__name__)
 
-FOUND = 24
+FOUND = 48
 """Messages that each way of looking gives."""
 
-READ = 12
-"""Messages whose texts are read: more do not fit anyway."""
+READ = 24
+"""Messages whose texts are read. Few of them fit; but many say the same again."""
 
 PATIENCE = 2.0
 """Seconds that looking for older messages may take: the user waits for an answer."""

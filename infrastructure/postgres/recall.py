@@ -6,6 +6,7 @@ more closely. The whole thread is gone through once, for that; what is older tha
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import asyncpg
 
@@ -49,9 +50,10 @@ SELECT count(*) AS messages, coalesce(avg(length(said.content)), 0)::float8 AS l
 """  # noqa: S608  (numbers and words of our own)
 """How many messages there are in some stretches, how long they are, and how many have each term."""
 
+_BITS = [f"coalesce((said.content @@ {query})::integer << {bit}, 0)" for bit, query in enumerate(_QUERIES)]
+
 MATCHING = f"""
-SELECT said.thread_id, said.version, length(said.content) AS length,
-       {" | ".join(f"coalesce((said.content @@ {query})::integer << {n}, 0)" for n, query in enumerate(_QUERIES))} AS terms
+SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join(_BITS)} AS terms
   FROM {_PARTS}
  CROSS JOIN LATERAL (
        SELECT message.thread_id, message.version, message.content
@@ -90,7 +92,7 @@ class PostgresFinder:
         )
         starts = [(before - 1) * number // STRETCHES for number in range(STRETCHES + 1)]
         width = COUNTED // STRETCHES
-        ends = [min(start + width, following) for start, following in zip(starts, starts[1:], strict=False)]
+        ends = [min(start + width, following) for start, following in pairwise(starts)]
         try:
             (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends)
             scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
@@ -104,6 +106,6 @@ class PostgresFinder:
 
 
 def _query(term: Term) -> str:
-    """Write a term for `to_tsquery`: each form is quoted, so that nothing in it is an operator, and words stay a row."""
+    """Write a term for `to_tsquery`. Each form is quoted: nothing in it is an operator, and its words are a row."""
     forms = (form.replace("\\", " ").replace("'", " ").replace("\x00", " ") for form in term.forms)
     return " | ".join(f"'{form}'" for form in forms)
