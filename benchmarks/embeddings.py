@@ -10,8 +10,11 @@ import argparse
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from pathlib import Path
 
-MODEL = import_module("wordllama").WordLlama.load()
+wordllama = import_module("wordllama")
+MODEL = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+"""Its loader looks for the tokenizer that the wheel has only where it keeps what it has fetched."""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -14,6 +14,9 @@ from domain.state import Message
 SHARE = 0.35
 """The share of the allowance that one excerpt may take."""
 
+LEAST = 24
+"""Tokens that a part of a message has at least: less of it would say too little."""
+
 NEW = 0.35
 """The share of an excerpt's words that no better one has: else it says nothing new."""
 
@@ -88,6 +91,8 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     """Cut out at most so many tokens around most of what was looked for; None if nothing fits."""
     text, found = said.text, places(words_in(said.text), terms)
     tokens = count(text)
+    if most <= 0 or not text or most < LEAST < tokens:
+        return None
     start, end = 0, len(text)
     size = len(text)
     while tokens > most:
@@ -96,7 +101,7 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
             return None
         start, end = _around(text, found, terms, size)
         tokens = count(text[start:end])
-    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms)) if text else None
+    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms))
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:

@@ -204,13 +204,13 @@ def _around(candidate: Candidate, worth: Sequence[float], said: Sequence[Sequenc
     return total
 
 
-def fuse(rankings: Iterable[Sequence[Hit]], limit: int) -> Sequence[Hit]:
-    """Make one ranking of several whose scores cannot be compared: by reciprocal rank."""
+def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:
+    """Make one ranking of several, each with a weight, whose scores cannot be compared: by reciprocal rank."""
     scores: dict[tuple[ThreadId, Version], float] = {}
-    for ranking in rankings:
+    for weight, ranking in rankings:
         for place, hit in enumerate(ranking, 1):
             key = hit.thread_id, hit.version
-            scores[key] = scores.get(key, 0.0) + 1 / (EARLIER + place)
+            scores[key] = scores.get(key, 0.0) + weight / (EARLIER + place)
     hits = [Hit(thread_id, version, score) for (thread_id, version), score in scores.items()]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 

@@ -26,6 +26,9 @@ FOUND = 48
 READ = 24
 """Messages whose texts are read. Few of them fit; but many say the same again."""
 
+MEANT = 0.3
+"""What a rank by meaning counts beside one by words: most of what is asked for is a code, a date or a name."""
+
 PATIENCE = 2.0
 """Seconds that looking for older messages may take: the user waits for an answer."""
 
@@ -84,7 +87,8 @@ async def _found(
     by_words = means.finder.find(lineage, terms, before, FOUND)
     if means.meaning is None:
         return (await by_words)[:READ]
-    return fuse(await asyncio.gather(by_words, _alike(means.meaning, lineage, question, before)), READ)
+    said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question, before))
+    return fuse([(1.0, said), (MEANT, meant)], READ)
 
 
 async def _alike(meaning: Meaning, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:
