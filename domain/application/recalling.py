@@ -10,8 +10,15 @@ from domain.chat import ModelError
 from domain.codec import Recorded
 from domain.context import Count
 from domain.errors import CorruptLog, StoreUnavailable
-from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded, TurnEnd
-from domain.events import TurnRolledBack as RolledBack
+from domain.events import (
+    MessageAppended,
+    MessageEdited,
+    ToolFailed,
+    ToolRequested,
+    ToolSucceeded,
+    TurnEnd,
+    TurnRolledBack,
+)
 from domain.ids import ThreadId, Version
 from domain.ports.recall import Embedder, Finder, Lineage, VectorStore
 from domain.recall import Excerpt, Said, asked, excerpts
@@ -120,7 +127,7 @@ async def _said(journal: Journal, thread_id: ThreadId, version: Version) -> Said
     message: Recorded | None = None
     async for recorded in journal.follow(thread_id, Version(version - 1), Version(version + TURN), first=TURN // 10):
         message = message or recorded
-        if isinstance(recorded.event, RolledBack):
+        if isinstance(recorded.event, TurnRolledBack):
             return None
         if isinstance(recorded.event, TurnEnd):
             break

@@ -11,11 +11,15 @@ import asyncpg
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Lineage
 from domain.relevance import Hit
-from infrastructure.postgres.pool import dsn_of
+from infrastructure.postgres.pool import ROLE, dsn_of
+from infrastructure.postgres.read_models.statements import LOCK
 from infrastructure.postgres.retry import fetch
 
 COMPARED = 50_000
 """Messages whose vectors are compared, the newest ones."""
+
+PREPARING = 0x7665_6374  # "vect"
+"""The advisory lock under which the tables are made, by one process at a time."""
 
 EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
 
@@ -80,18 +84,16 @@ class PostgresVectorStore:
 
     async def prepare(self, url: str) -> None:
         """Make the tables, and the extension as the owner of the database. Raises asyncpg's error if there is none."""
-        owner = await asyncpg.connect(dsn_of(url))
+        connection = await asyncpg.connect(dsn_of(url))
         try:
-            await owner.execute(EXTENSION)
-        except (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError):
-            pass  # another process was faster
+            async with connection.transaction():
+                await connection.execute(LOCK, PREPARING)
+                await connection.execute(EXTENSION)
+                await connection.execute(f"SET LOCAL ROLE {ROLE}")
+                for statement in TABLES:
+                    await connection.execute(statement)
         finally:
-            await owner.close()
-        for statement in TABLES:
-            try:
-                await self._pool.execute(statement)
-            except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-                continue  # as above
+            await connection.close()
 
     async def positions(self, model: str) -> Mapping[Slice, Position]:
         """Look positions up."""
