@@ -1,6 +1,7 @@
 """The composition root: the only place where adapters are chosen and joined."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
@@ -19,8 +21,10 @@ from domain.application.accounts import Accounts
 from domain.application.assistant import assistant
 from domain.application.feed import Feed
 from domain.application.fixtures import Fixtures
+from domain.application.indexing import Indexer
 from domain.application.journal import Journal
 from domain.application.known_limits import KnownLimits
+from domain.application.recalling import Meaning, Recall
 from domain.application.run import Means
 from domain.application.seals import Sealer
 from domain.application.signals import Signals
@@ -34,6 +38,7 @@ from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
+from domain.ports.recall import Finder, VectorStore
 from domain.ports.seals import SealStore, Signer
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.texts import TextStore
@@ -49,11 +54,13 @@ from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.reads import MemoryAccessLog
+from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.catalogue import load_catalogue, with_asked_for
+from infrastructure.models.embeddings import OpenAIEmbedder
 from infrastructure.models.providers import open_models
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
@@ -62,9 +69,11 @@ from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
+from infrastructure.postgres.recall import PostgresFinder
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.texts import PostgresTextStore
+from infrastructure.postgres.vectors import PostgresVectorStore
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.hot import RedisHotStore
 from infrastructure.redis.wakeups import RedisWakeups
@@ -73,8 +82,11 @@ from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.tokens import TiktokenCounter
 from infrastructure.tools import builtin_tools
 from migrations.run import migrate
+from projections.messages import MESSAGES
 from projections.registry import PROJECTIONS
 from projections.runner import BUSY, Runner
+
+_log = logging.getLogger(__name__)
 
 MEMORY = "memory://"
 
@@ -117,14 +129,27 @@ class Runtime:
     feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
+    recall: Recall
+    indexer: Indexer | None = None
+    """Embeds messages while somebody enters `working()`, where embeddings are configured."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: then nobody may wait for long."""
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run turns and projections, and seal the log, meanwhile."""
-        async with self.worker.working(), self.projecting(), self.sealer.sealing():
+        """Run turns and projections, seal the log, and embed messages, meanwhile."""
+        async with self.worker.working(), self.projecting(), self.sealer.sealing(), self.indexing():
             yield
+
+    @asynccontextmanager
+    async def indexing(self) -> AsyncIterator[None]:
+        """Embed messages meanwhile, where that is configured."""
+        indexing = [asyncio.create_task(self.indexer.run(), name="embeddings")] if self.indexer else []
+        try:
+            yield
+        finally:
+            for task in indexing:
+                await _cancelled(task)
 
     @asynccontextmanager
     async def projecting(self) -> AsyncIterator[None]:
@@ -173,6 +198,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
         accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
         account = Account(accounts, prices, clock)
+        recall = Recall(log.finder, _meaning(settings, log.vectors, stack))
         means = Means(
             journal,
             models,
@@ -182,6 +208,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             account,
             Fixtures(tokens, log.texts),
             log.hot,
+            recall,
         )
         turns = Turns(means, agents)
         stack.push_async_callback(turns.close)
@@ -194,6 +221,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
         signals.wake(runner.wake)
         feed = Feed(log.events, signals)
+        indexer = Indexer(journal, recall.meaning, worker.slices) if recall.meaning else None
+        if indexer:
+            signals.wake(indexer.wake)
         yield Runtime(
             settings,
             agents,
@@ -211,6 +241,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             feed,
             clock,
             uuid7,
+            recall,
+            indexer,
         )
 
 
@@ -259,23 +291,28 @@ class Log:
     accesses: AccessLog
     texts: TextStore
     ledger: Ledger
+    finder: Finder
+    vectors: VectorStore | None = None
     hot: HotStore | None = None
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
+        memory_models = MemoryReadModels(memory.head_of, clock)
         return Log(
             memory,
             MemorySnapshotStore(),
             MemoryLeaseStore(clock, memory.fence),
             MemoryWakeups(),
             MemorySealStore(),
-            MemoryReadModels(memory.head_of, clock),
+            memory_models,
             MemoryArchive(memory),
             MemoryAccessLog(),
             MemoryTextStore(),
             MemoryLedger(),
+            MemoryFinder(memory_models, MESSAGES),
+            MemoryVectorStore(),
         )
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
@@ -289,16 +326,41 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
         await leases.forget_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
+    finder, vectors = PostgresFinder(pool), await _vectors(settings, found.url, pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger)
+        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder, vectors)
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
     over_redis = RedisWakeups(redis, name)
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
-    return Log(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, hot)
+    return Log(
+        events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder, vectors, hot
+    )
+
+
+async def _vectors(settings: Settings, url: str, pool: asyncpg.Pool) -> VectorStore | None:
+    """Prepare the store of vectors, if anybody makes some. Without pgvector, messages are found by their words."""
+    if settings.embedding_endpoint is None:
+        return None
+    vectors = PostgresVectorStore(pool)
+    try:
+        await vectors.prepare(url)
+    except asyncpg.PostgresError as error:
+        _log.warning("EMBEDDING_ENDPOINT is not used: PostgreSQL needs the extension vector (pgvector): %s", error)
+        return None
+    return vectors
+
+
+def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> Meaning | None:
+    if settings.embedding_endpoint is None or vectors is None:
+        return None
+    key = settings.embedding_api_key.get_secret_value() if settings.embedding_api_key else None
+    embedder = OpenAIEmbedder(settings.embedding_endpoint, key, settings.embedding_model)
+    stack.push_async_callback(embedder.close)
+    return Meaning(embedder, vectors)
 
 
 def _signer(settings: Settings) -> Signer | None:

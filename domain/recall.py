@@ -1,8 +1,38 @@
 """Older messages that matter again: parts of them, found by what was just said."""
 
-from msgspec import Struct
+import re
+from collections.abc import Callable, Iterable, Sequence
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.chat import MESSAGE_OVERHEAD
 from domain.ids import Version
+from domain.relevance import TERMS, Term, places, terms_of, words_in
+from domain.state import Message
+
+SHARE = 0.35
+"""The share of the allowance that one excerpt may take."""
+
+LEAST = 24
+"""Tokens that a part of a message has at least: less of it would say too little."""
+
+NEW = 0.35
+"""The share of an excerpt's words that no better one has: else it says nothing new."""
+
+HEADING = MESSAGE_OVERHEAD + 12
+"""Tokens that an excerpt may cost beyond its text: who said it, and that it is an excerpt."""
+
+FEW = 3
+"""A question with fewer terms than that is about what was said right before."""
+
+NAMED = 4
+"""Terms that `because` names."""
+
+LEAD = 0.25
+"""The share of an excerpt that comes before the first match: what is said of a thing mostly follows its name."""
+
+_EDGE = re.compile(r"[\s,;{\[]")
 
 
 class Excerpt(Struct, frozen=True):
@@ -14,3 +44,87 @@ class Excerpt(Struct, frozen=True):
     text: str
     tokens: int
     because: str
+
+
+class Said(Struct, frozen=True):
+    """A message that was found, as the log has it."""
+
+    message: Version
+    who: str
+    text: str
+
+
+def asked(window: Sequence[Message]) -> tuple[Term, ...]:
+    """Return what the user's newest message looks for; if that is hardly anything, also what was said before it."""
+    spoken = [message for message in window if message.role != "tool" and message.content]
+    while spoken and spoken[-1].role != "user":
+        spoken.pop()
+    if not spoken:
+        return ()
+    terms = terms_of(spoken[-1].content or "")
+    for message in spoken[-2:-4:-1]:
+        if len(terms) < FEW:
+            known = {term.text.lower() for term in terms}
+            more = (replace(term, weight=term.weight / 2) for term in terms_of(message.content or ""))
+            terms = (*terms, *(term for term in more if term.text.lower() not in known))[:TERMS]
+    return terms
+
+
+def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Callable[[str], int]) -> Sequence[Excerpt]:
+    """Cut the best passage out of each message, the best message first, until `room` tokens are full.
+
+    They come in the order of the thread. What was said before in hardly other words is shown once.
+    """
+    chosen: list[Excerpt] = []
+    shown: set[str] = set()
+    for said in found:
+        most = min(int(room * SHARE), room - sum(each.tokens + HEADING for each in chosen) - HEADING)
+        cut = passage(said, terms, most, count)
+        words = {word for word, _, _ in words_in(cut.text)} if cut else set()
+        if cut and len(words - shown) >= NEW * len(words):
+            chosen.append(cut)
+            shown |= words
+    return sorted(chosen, key=lambda each: each.message)
+
+
+def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
+    """Cut out at most so many tokens around most of what was looked for; None if nothing fits."""
+    text, found = said.text, places(words_in(said.text), terms)
+    tokens = count(text)
+    if most <= 0 or not text or most < LEAST < tokens:
+        return None
+    start, end = 0, len(text)
+    size = len(text)
+    while tokens > most:
+        size = min(size - 1, size * most // tokens)
+        if size <= 0:
+            return None
+        start, end = _around(text, found, terms, size)
+        tokens = count(text[start:end])
+    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms))
+
+
+def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:
+    """Place a window of so many characters where it has most of the terms, and begin at the edge of a word."""
+    best, start = 0.0, 0
+    first = 0
+    for last, (_, end, _) in enumerate(found):
+        while end - found[first][0] > size:
+            first += 1
+            if first > last:
+                break
+        if first > last:
+            continue
+        worth = sum(terms[number].weight for number in {number for _, _, number in found[first : last + 1]})
+        if worth > best:
+            best, start = worth, max(0, found[first][0] - max(0, min(int(size * LEAD), size - (end - found[first][0]))))
+    start = min(start, len(text) - size)
+    edge = _EDGE.search(text, start, start + size // 8) if start else None
+    start = edge.end() if edge else start
+    return start, min(start + size, len(text))
+
+
+def _because(found: Sequence[tuple[int, int, int]], terms: Sequence[Term]) -> str:
+    numbers = {number for _, _, number in found}
+    best = sorted(numbers, key=lambda number: (-terms[number].weight, number))[:NAMED]
+    return f"matches {', '.join(terms[number].text for number in best)}" if best else "means something alike"

@@ -7,10 +7,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.chat import ChatMessage
-from domain.context import Count, chat_message, cost, shortened_text, summary_tokens, system_text, values_text, written
-from domain.events import ContextAssembled
+from domain.context import (
+    HEADING_TOKENS,
+    Count,
+    chat_message,
+    cost,
+    shortened_text,
+    summary_tokens,
+    system_text,
+    values_text,
+    written,
+)
+from domain.events import ContextAssembled, Recalled
 from domain.ids import Version
-from domain.recall import Excerpt
+from domain.recall import Excerpt, Said
 from domain.state import Message, Running
 
 Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message"]
@@ -43,32 +53,37 @@ class Prompt(Struct, frozen=True):
 
 
 def seen(
-    before: Running, assembled: ContextAssembled, texts: Mapping[str, str], older: Mapping[int, Message], count: Count
+    before: Running, assembled: ContextAssembled, texts: Mapping[str, str], older: Mapping[int, Said], count: Count
 ) -> Prompt:
     """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
     instructions, tools = (texts.get(name, MISSING) if name else "" for name in (*assembled.texts, "", "")[:2])
     values = values_text(thread.values, assembled.values)
-    recalled = [_excerpt(older[part.message], part.start, part.end, part.because) for part in assembled.recalled]
+    recalled = [_excerpt(older, part) for part in assembled.recalled]
     pieces = [
         *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
         *_piece("tools", tools, count(tools), "the tools that the agent has"),
-        *_piece("values", values, count(values), "values of the thread that the agent shows its model"),
+        *_piece(
+            "values", values, count(values) + HEADING_TOKENS, "values of the thread that the agent shows its model"
+        ),
     ]
     if summary:
         why = f"stands for the messages up to version {summary.through}"
         pieces += _piece("summary", summary.text, summary_tokens(summary), why)
     pieces += [
-        Piece("recalled", part.who, part.text, count(written(part)) + 1, part.because, part.message, whole=False)
-        for part in recalled
+        Piece(
+            "recalled", part.who, part.text, _weight(part, first=not n, count=count), part.because, part.message, False
+        )
+        for n, part in enumerate(recalled)
     ]
     messages = list(_messages(before, assembled, count))
     pieces += [piece for piece, _ in messages]
     heading = system_text(instructions, values, summary, recalled)
     system = [ChatMessage("system", heading)] if heading else []
     sent = [*system, *(chat_message(message) for _, message in messages)]
-    return Prompt(pieces, sent, MISSING not in {instructions, tools})
+    found = MISSING not in {instructions, tools, *(part.text for part in recalled)}
+    return Prompt(pieces, sent, found)
 
 
 def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:
@@ -93,9 +108,15 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
     return found
 
 
-def _excerpt(message: Message, start: int, end: int, because: str) -> Excerpt:
-    text = (message.content or "")[start:end]
-    return Excerpt(message.version, message.name or message.role, start, text, 0, because)
+def _weight(part: Excerpt, *, first: bool, count: Count) -> int:
+    """Count a part as assembly does; the first one carries the heading."""
+    return count(written(part)) + 1 + (HEADING_TOKENS if first else 0)
+
+
+def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:
+    said = older.get(part.message, Said(Version(part.message), "somebody", MISSING))
+    text = said.text[part.start : part.end] if part.message in older else MISSING
+    return Excerpt(Version(part.message), said.who, part.start, text, 0, part.because)
 
 
 def _piece(kind: Kind, text: str, tokens: int, because: str) -> list[Piece]:

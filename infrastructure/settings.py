@@ -146,6 +146,13 @@ class Settings(BaseSettings):
     air_gapped: bool = Field(
         default=False, description="whether models outside the machine and its private networks are refused"
     )
+    embedding_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default=None, repr=False, description="base URL of an OpenAI-compatible API for embeddings; empty: none"
+    )
+    embedding_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        default=None, description="the key that EMBEDDING_ENDPOINT asks for"
+    )
+    embedding_model: str = Field(default="default", description="the model's name at EMBEDDING_ENDPOINT")
     context_window_limit: int = Field(
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
     )
@@ -209,7 +216,7 @@ def _explain(error: ValidationError) -> str:
 def _shown(field: str, value: object) -> str:
     """The value, but for a key, or a URL that may hold a password: nobody knows where it ends in a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    secret = field in {"llm_api_key", "redis_url", "signing_key"} or (
-        field in {"database_url", "llm_endpoint"} and re.search(r"[@?]", text)
+    secret = field in {"llm_api_key", "embedding_api_key", "redis_url", "signing_key"} or (
+        field in {"database_url", "llm_endpoint", "embedding_endpoint"} and re.search(r"[@?]", text)
     )
     return "(hidden)" if secret else repr(text)

@@ -6,26 +6,16 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
+from domain.application.recalling import said_at
 from domain.codec import Recorded
 from domain.errors import CorruptLog, UnknownTurn
-from domain.events import (
-    ApprovalDenied,
-    ContextAssembled,
-    MessageAppended,
-    ModelCalled,
-    Recalled,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolSucceeded,
-    TurnEnd,
-    TurnStarted,
-)
+from domain.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
 from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
+from domain.recall import Said
 from domain.seen import Prompt, seen
-from domain.state import Message, Running
+from domain.state import Running
 
 PAGE_BACK = 200
 """Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
@@ -105,29 +95,7 @@ async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Ve
     raise UnknownTurn(turn_id)
 
 
-async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Message]:
-    versions = {Version(part.message) for part in parts}
-    return {version: await message_at(journal, thread_id, version) for version in sorted(versions)}
-
-
-async def message_at(journal: Journal, thread_id: ThreadId, version: Version) -> Message:
-    """Read one message of a thread. Raises `CorruptLog`: there is none at this version."""
-    event = await _event(journal, thread_id, version)
-    match event:
-        case MessageAppended():
-            return Message(version, event.role, event.content, event.tokens)
-        case ToolSucceeded(call=call, content=told):
-            pass
-        case ToolFailed(call=call, error=told) | ToolOutcomeUnknown(call=call, error=told):
-            pass
-        case ApprovalDenied(approval=call, reason=told):
-            pass
-        case _:
-            raise CorruptLog(f"{thread_id}: version {version} is no message")
-    asked = await _event(journal, thread_id, Version(call))
-    name = asked.tool if isinstance(asked, ToolRequested) else None
-    return Message(version, "tool", told, event.tokens, name=name)
-
-
-async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> object:
-    return (await journal.history(thread_id, Version(version - 1), version))[0].event
+async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
+    """Read the messages that a prompt recalls."""
+    found = {part.message: await said_at(journal, thread_id, Version(part.message)) for part in parts}
+    return {version: said for version, said in found.items() if said is not None}

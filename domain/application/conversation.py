@@ -1,15 +1,22 @@
 """Prompts made of a thread's conversation: what is fixed, what is recalled, and what fits."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from domain.agent import Agent
 from domain.application.calls import Prompt
 from domain.application.fixtures import tools_text
+from domain.application.recalling import recall
 from domain.application.run import Means
-from domain.context import Context, Fixed, assemble
+from domain.context import Context, Fixed, assemble, first_shown
 from domain.ids import ThreadId
+from domain.recall import Excerpt
 from domain.state import Running
+
+RECALLED = 0.15
+"""The share of a prompt that older messages may take which are shown again."""
 
 
 @dataclass
@@ -39,6 +46,16 @@ class Conversation:
 
     async def _assembled(self, limit: int) -> Context:
         count, window = self.means.tokens.count, self.state.thread.window
+        recalled = await self._recalled(int(limit * RECALLED), limit)
+        make = partial(assemble, self.state, self._fixed, limit=limit, count=count, recalled=recalled)
         if any(message.tokens > limit for message in window):  # then it is shortened, and counted over and over
-            return await asyncio.to_thread(assemble, self.state, self._fixed, limit=limit, count=count)
-        return assemble(self.state, self._fixed, limit=limit, count=count)
+            return await asyncio.to_thread(make)
+        return make()
+
+    async def _recalled(self, room: int, limit: int) -> Sequence[Excerpt]:
+        """Look for what matters again among the messages that would not be shown."""
+        if self.means.recall is None:
+            return ()
+        before = first_shown(self.state, self._fixed.tokens, limit - room)
+        journal, count = self.means.journal, self.means.tokens.count
+        return await recall(journal, self.means.recall, self.state, self.thread_id, before, room, count)

@@ -10,6 +10,7 @@ from domain.application.asking import Models
 from domain.application.execute import Request, execute
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
+from domain.application.recalling import Recall
 from domain.application.signals import Signals
 from domain.application.spending import Account, Spending, crossed
 from domain.application.staging import Staged, append_of, decided_again, stage, store_staged
@@ -42,6 +43,8 @@ class Means:
     fixtures: Fixtures
     hot: HotStore | None = None
     """Where answers of durability `async` are held until they are stored; without one, in memory only."""
+    recall: Recall | None = None
+    """Finds older messages that matter again; without one, nothing is recalled."""
 
 
 @dataclass

@@ -223,6 +223,10 @@ class MemoryReadModels:
             gathered.setdefault(tuple(group), {})[value] = count
         return [(*group, counts) for group, counts in gathered.items()][: query.limit]
 
+    def searched(self, table: Table, where: Iterable[Condition]) -> Sequence[Row]:
+        """Return rows of the serving instance, with the texts that are only there to be searched."""
+        return self._where(table, where)
+
     def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
         serving = next(
             (

@@ -19,7 +19,7 @@ from domain.context import (
 )
 from domain.errors import PromptTooLarge
 from domain.ids import Version
-from domain.recall import Excerpt
+from domain.recall import Excerpt, Said
 from domain.seen import seen
 from domain.state import Message, Running, Summary
 from tests.support.given import A_RUNNING_TURN, running
@@ -130,9 +130,9 @@ def shown_again(context: Context, recalled: list[Excerpt]) -> list[Excerpt]:
     return shown
 
 
-def originals(recalled: list[Excerpt]) -> dict[int, Message]:
+def originals(recalled: list[Excerpt]) -> dict[int, Said]:
     """Whole messages that the excerpts are parts of."""
-    return {e.message: Message(e.message, "user", "again " * 80, 80, name=e.who) for e in recalled}
+    return {e.message: Said(e.message, e.who, "again " * 80) for e in recalled}
 
 
 def least(window: tuple[Message, ...], summary: Summary | None) -> int:

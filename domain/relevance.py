@@ -1,0 +1,227 @@
+"""What a question looks for, and how much older messages have to do with it. Pure functions over counts.
+
+Each store says which terms a message has, and how many messages have each term; the score is made here, so that
+all stores rank alike: Okapi BM25 with the frequencies of the one thread, so that a booking code weighs many times what
+"flight" does where everybody speaks of flights. What was said shortly before or after counts in part: a question
+names the trip, and the answer is in a tool's result that names only its code.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from domain.ids import ThreadId, Version
+
+TERMS = 20
+"""Terms of a question, at most: whoever pastes a page asks for its rarest words."""
+
+SATURATION, BY_LENGTH = 1.2, 0.05
+"""BM25's k1 and b: how much a long message has to say more to count. Hardly: a tool's result is long, and
+what is asked for is mostly in one. Which part of it is shown is another question."""
+
+NEAR, NEARBY = 60, 0.4
+"""Events over which a term said nearby fades away to a third, and what it counts at first."""
+
+REFINED = 200
+"""Of the messages that match best by themselves, so many are looked at with what was said around them."""
+
+EARLIER = 60
+"""The rank from which on it matters little in a fusion of rankings how far behind a message is."""
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+
+_STOPS = (
+    "a about after again all also am an and any anything are as at be been before being but by can could did do",
+    "does done for from get give go got had has have he hello her hers hey hi him his how i if in into is it its",
+    "just know let like make me mine more most my need no not now of off ok okay on once one only or other our out",
+    "over please same say see she should so some tell than thank thanks that the their them then there these they",
+    "this those to too up us very want was we were what when where which while who whom whose why will with would",
+    "yes you your",
+)
+STOP_WORDS = frozenset(word for line in _STOPS for word in line.split())
+"""Words that say nothing about what is looked for."""
+
+_MONTH = {name[:length].lower(): number for number, name in enumerate(MONTHS, 1) for length in {3, len(name)}}
+_NAMES = "|".join(sorted(_MONTH, key=len, reverse=True))
+_DATE = re.compile(
+    rf"\b(?P<month>{_NAMES})\.? (?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b"
+    rf"|\b(?P<day_first>\d{{1,2}})(?:st|nd|rd|th)? (?:of )?(?P<its_month>{_NAMES})\b"
+    r"|\b\d{4}-(?P<iso_month>\d\d)-(?P<iso_day>\d\d)\b",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"[^\W_]+")
+_CODE = re.compile(r"(?=\S*\d)[^\W_](?:[\w.,:/@+-]*[^\W_])?")
+_NAME = re.compile(r"[A-Z][a-z]+(?: [A-Z][a-z]+)+")
+_SUFFIX = re.compile(r"(?:ations?|ings?|ions?|ies|ied|ers?|ed|es|e|s|y)$")
+
+
+class Term(Struct, frozen=True):
+    """Something that a question looks for: any of some `forms`, each of one word or several in a row."""
+
+    text: str
+    forms: tuple[str, ...]
+    weight: float = 1.0
+
+
+class Candidate(Struct, frozen=True):
+    """A message that has some of the terms, as a set of bits. `length` is in words."""
+
+    thread_id: ThreadId
+    version: Version
+    length: int
+    terms: int
+
+
+class Matches(Struct, frozen=True):
+    """What a store found: how many messages there are, how long on average, and how many have each of the terms.
+
+    In a very long thread these are estimates, and candidates only those that have one of the rarer terms.
+    """
+
+    messages: float
+    length: float
+    counts: tuple[float, ...]
+    candidates: Sequence[Candidate]
+
+
+class Hit(Struct, frozen=True):
+    """A message, in the thread that has it itself, and how much it has to do with what was asked."""
+
+    thread_id: ThreadId
+    version: Version
+    score: float
+
+
+def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
+    """Return what a text looks for: codes, dates and amounts as they stand, names, and words that say something."""
+    found: dict[str, Term] = {}
+
+    def add(text: str, *forms: str, weight: float = 1.0) -> None:
+        found.setdefault(text.lower(), Term(text, forms or (text,), weight))
+
+    for date in _DATE.finditer(text):
+        add(date[0], *_forms(date))
+    text = _DATE.sub(" ", text)
+    for code in _CODE.findall(text):
+        add(code, *{code: None, code.replace(",", ""): None}, weight=1.5)
+    text = _CODE.sub(" ", text)
+    for name in _NAME.findall(text):
+        if not any(word in STOP_WORDS for word in name.lower().split()):
+            add(name)
+    for word in _TOKEN.findall(text):
+        if len(word) > 1 and word.lower() not in STOP_WORDS:
+            add(word)
+    return tuple(found.values())[:most]
+
+
+def _forms(date: re.Match[str]) -> Iterable[str]:
+    name = date["month"] or date["its_month"]
+    month = _MONTH[name.lower()] if name else int(date["iso_month"])
+    day = int(date["day"] or date["day_first"] or date["iso_day"])
+    yield date[0]
+    if 1 <= month <= len(MONTHS):
+        full = MONTHS[month - 1]
+        names = {full, full[:3]}
+        suffix = "th" if day in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+        yield from (f"{each} {day}{end}" for each in sorted(names) for end in ("", suffix))
+        yield f"{day} {full}"
+    if not date["iso_month"]:
+        yield f"-{month:02}-{day:02}"
+
+
+def words_in(text: str) -> Sequence[tuple[str, int, int]]:
+    """Return a text's words in their stems, with where each begins and ends."""
+    return [(stem(match[0]), match.start(), match.end()) for match in _TOKEN.finditer(text)]
+
+
+def stem(word: str) -> str:
+    """Return what words of one root have in common, more or less; codes and short words stay as they are."""
+    word = word.lower()
+    if len(word) <= 3 or not word.isalpha():  # noqa: PLR2004  (such as "bus")
+        return word
+    stemmed = _SUFFIX.sub("", word)
+    return stemmed if len(stemmed) > 2 else word  # noqa: PLR2004
+
+
+def places(words: Sequence[tuple[str, int, int]], terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
+    """Return where terms occur among a text's words: where each occurrence begins and ends, and the term's number."""
+    wanted: dict[str, list[tuple[int, list[str]]]] = {}
+    for number, term in enumerate(terms):
+        for form in term.forms:
+            stems = [word for word, _, _ in words_in(form)]
+            if stems:
+                wanted.setdefault(stems[0], []).append((number, stems))
+    found = []
+    for index, (word, start, _) in enumerate(words):
+        for number, stems in wanted.get(word, ()):
+            last = index + len(stems)
+            if len(stems) == 1 or [each for each, _, _ in words[index:last]] == stems:
+                found.append((start, words[last - 1][2], number))
+    return found
+
+
+def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
+    """Return what each term counts: the rarer it is in the thread, the more."""
+    return [
+        term.weight * math.log1p((max(matches.messages - count, 0) + 0.5) / (count + 0.5))
+        for term, count in zip(terms, matches.counts, strict=True)
+    ]
+
+
+def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
+    """Return the messages that have most to do with the terms, the best first; of equals, the newest."""
+    worth = weights(matches, terms)
+    own = {candidate.version: _own(candidate, worth, matches.length) for candidate in matches.candidates}
+    best = sorted(matches.candidates, key=lambda c: (-own[c.version], -c.version))[:REFINED]
+    said = [
+        sorted(candidate.version for candidate in matches.candidates if candidate.terms >> number & 1)
+        for number in range(len(terms))
+    ]
+    hits = [Hit(c.thread_id, c.version, own[c.version] + _around(c, worth, said)) for c in best]
+    return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
+
+
+def _own(candidate: Candidate, worth: Sequence[float], average: float) -> float:
+    long = 1 - BY_LENGTH + BY_LENGTH * candidate.length / max(average, 1)
+    total = sum(each for number, each in enumerate(worth) if candidate.terms >> number & 1)
+    return total * (1 + SATURATION) / (1 + SATURATION * long)
+
+
+def _around(candidate: Candidate, worth: Sequence[float], said: Sequence[Sequence[Version]]) -> float:
+    """Return what terms add that the message has not, but some near it have."""
+    total = 0.0
+    for number, versions in enumerate(said):
+        if versions and not candidate.terms >> number & 1:
+            index = bisect_left(versions, candidate.version)
+            away = min(abs(version - candidate.version) for version in versions[max(index - 1, 0) : index + 1])
+            total += worth[number] * NEARBY * math.exp(-away / NEAR)
+    return total
+
+
+def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:
+    """Make one ranking of several, each with a weight, whose scores cannot be compared: by reciprocal rank."""
+    scores: dict[tuple[ThreadId, Version], float] = {}
+    for weight, ranking in rankings:
+        for place, hit in enumerate(ranking, 1):
+            key = hit.thread_id, hit.version
+            scores[key] = scores.get(key, 0.0) + weight / (EARLIER + place)
+    hits = [Hit(thread_id, version, score) for (thread_id, version), score in scores.items()]
+    return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
+
+
+def rarest(counts: Sequence[float], most: float) -> Sequence[int]:
+    """Choose the terms by which to look for candidates: the rarest, as long as there are not too many messages."""
+    chosen: list[int] = []
+    total = 0.0
+    for number in sorted(range(len(counts)), key=lambda number: counts[number]):
+        total += counts[number]
+        if total > most and chosen:
+            break
+        chosen.append(number)
+    return chosen

@@ -1,0 +1,127 @@
+"""Vectors of messages on PostgreSQL, with pgvector.
+
+Nothing of this is in the log or in a migration: whoever configures no embeddings needs no extension. Distances are
+exact: a thread's vectors lie together, and an index over all threads would find other threads' messages.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+
+from domain.ids import Position, Slice, ThreadId, Version, slice_of
+from domain.ports.recall import Embedded, Lineage
+from domain.relevance import Hit
+from infrastructure.postgres.pool import ROLE, dsn_of
+from infrastructure.postgres.read_models.statements import LOCK
+from infrastructure.postgres.retry import fetch
+
+COMPARED = 50_000
+"""Messages whose vectors are compared, the newest ones."""
+
+PREPARING = 0x7665_6374  # "vect"
+"""The advisory lock under which the tables are made, by one process at a time."""
+
+EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
+
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS read_models.embeddings (
+        thread_id uuid     NOT NULL,
+        version   integer  NOT NULL,
+        slice     smallint NOT NULL,
+        model     text     NOT NULL,
+        vector    vector   NOT NULL,
+        PRIMARY KEY (model, slice, thread_id, version)
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS read_models.embedded (
+        position bigint   NOT NULL,
+        slice    smallint NOT NULL,
+        model    text     NOT NULL,
+        PRIMARY KEY (model, slice)
+    ) WITH (fillfactor = 20)
+    """,
+)
+
+POSITIONS = "SELECT slice, position FROM read_models.embedded WHERE model = $1"
+
+KEEP = """
+WITH kept AS (
+    INSERT INTO read_models.embeddings (model, slice, thread_id, version, vector)
+    SELECT $1, one.slice, one.thread_id, one.version, one.vector::vector
+      FROM unnest($2::smallint[], $3::uuid[], $4::integer[], $5::text[]) AS one (slice, thread_id, version, vector)
+        ON CONFLICT DO NOTHING
+)
+INSERT INTO read_models.embedded AS there (model, slice, position)
+SELECT $1, read.slice, read.position FROM unnest($6::smallint[], $7::bigint[]) AS read (slice, position)
+    ON CONFLICT (model, slice) DO UPDATE SET position = greatest(there.position, excluded.position)
+"""
+
+NEAREST = """
+SELECT said.thread_id, said.version, 1 - (said.vector <=> $5::text::vector) AS score
+  FROM unnest($2::smallint[], $3::uuid[], $4::integer[]) AS part (slice, thread_id, upto)
+ CROSS JOIN LATERAL (
+       SELECT embedding.thread_id, embedding.version, embedding.vector
+         FROM read_models.embeddings AS embedding
+        WHERE embedding.model = $1 AND embedding.slice = part.slice AND embedding.thread_id = part.thread_id
+          AND embedding.version <= part.upto
+        ORDER BY embedding.version DESC
+        LIMIT $6
+     ) AS said
+ WHERE vector_dims(said.vector) = vector_dims($5::text::vector)
+ ORDER BY score DESC, said.version DESC
+ LIMIT $7
+"""
+
+
+class PostgresVectorStore:
+    """A `VectorStore` on a migrated database, once it is prepared."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. Whoever opened it closes it."""
+        self._pool = pool
+
+    async def prepare(self, url: str) -> None:
+        """Make the tables, and the extension as the owner of the database. Raises asyncpg's error if there is none."""
+        connection = await asyncpg.connect(dsn_of(url))
+        try:
+            async with connection.transaction():
+                await connection.execute(LOCK, PREPARING)
+                await connection.execute(EXTENSION)
+                await connection.execute(f"SET LOCAL ROLE {ROLE}")
+                for statement in TABLES:
+                    await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def positions(self, model: str) -> Mapping[Slice, Position]:
+        """Look positions up."""
+        return {Slice(row["slice"]): Position(row["position"]) for row in await fetch(self._pool, POSITIONS, model)}
+
+    async def keep(self, model: str, vectors: Sequence[Embedded], read: Mapping[Slice, Position]) -> None:
+        """Write vectors and positions together."""
+        columns = (
+            [slice_of(one.thread_id) for one in vectors],
+            [one.thread_id for one in vectors],
+            [one.version for one in vectors],
+            [_written(one.vector) for one in vectors],
+        )
+        slices = sorted(read)  # so that two writers do not wait in a circle
+        await fetch(self._pool, KEEP, model, *columns, slices, [read[slice_] for slice_ in slices])
+
+    async def nearest(
+        self, model: str, lineage: Lineage, vector: Sequence[float], before: Version, limit: int
+    ) -> Sequence[Hit]:
+        """Compare with the vectors of a thread."""
+        parts = (
+            [slice_of(thread_id) for thread_id, _ in lineage],
+            [thread_id for thread_id, _ in lineage],
+            [min(upto, before - 1) for _, upto in lineage],
+        )
+        rows = await fetch(self._pool, NEAREST, model, *parts, _written(vector), COMPARED, limit)
+        return [Hit(ThreadId(row["thread_id"]), row["version"], row["score"]) for row in rows]
+
+
+def _written(vector: Sequence[float]) -> str:
+    return f"[{','.join(map(repr, map(float, vector)))}]"

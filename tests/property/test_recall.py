@@ -1,0 +1,40 @@
+"""Whatever was said: excerpts are parts of messages, in order, within the allowance."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.ids import Version
+from domain.recall import HEADING, Said, excerpts
+from domain.relevance import TERMS, places, terms_of, words_in
+
+WORDS = st.sampled_from(
+    ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]
+)
+TEXTS = st.lists(WORDS | st.text(max_size=12), max_size=60).map(" ".join)
+
+
+def count(text: str) -> int:
+    return -(-len(text.encode()) // 3)
+
+
+@given(st.lists(TEXTS, max_size=8), TEXTS, st.integers(-5, 400))
+def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: int) -> None:
+    found = [Said(Version(version), "user", text) for version, text in enumerate(texts, 1)]
+    chosen = excerpts(list(reversed(found)), terms_of(question), room, count)
+    assert sum(each.tokens + HEADING for each in chosen) <= max(room, 0)
+    versions = [each.message for each in chosen]
+    assert versions == sorted(set(versions))
+    for each in chosen:
+        text = texts[each.message - 1]
+        assert each.text
+        assert text[each.start : each.start + len(each.text)] == each.text
+        assert each.tokens == count(each.text)
+
+
+@given(TEXTS)
+def test_a_text_has_its_own_terms(text: str) -> None:
+    terms = terms_of(text)
+    assert len(terms) <= TERMS
+    assert all(term.forms and term.text for term in terms)
+    found = {number for _, _, number in places(words_in(text), terms)}
+    assert found == set(range(len(terms)))

@@ -1,0 +1,93 @@
+"""Cutting the right part out of older messages, within an allowance."""
+
+import json
+
+from domain.ids import Version
+from domain.recall import HEADING, Excerpt, Said, asked, excerpts, passage
+from domain.relevance import terms_of
+from domain.state import Message
+
+LONG = json.dumps(
+    [{"flight": f"HAT{n:03}", "price": n * 7, "seats": {"economy": n, "business": n % 5}} for n in range(99)]
+)
+
+
+def count(text: str) -> int:
+    return -(-len(text) // 4)
+
+
+def said(version: int, text: str, who: str = "assistant") -> Said:
+    return Said(Version(version), who, text)
+
+
+def cut(text: str, question: str, most: int) -> Excerpt:
+    found = passage(said(1, text), terms_of(question), most, count)
+    assert found
+    assert found.text == text[found.start : found.start + len(found.text)]
+    assert found.tokens == count(found.text) <= most
+    return found
+
+
+def spoken(role: str, content: str) -> Message:
+    return Message(Version(1), role, content, 1)  # type: ignore[arg-type]
+
+
+class TestPassages:
+    def test_what_fits_is_shown_as_a_whole(self) -> None:
+        found = cut("Your refund for PEP4E0 is $240.", "PEP4E0 refund", 50)
+        assert (found.start, found.text) == (0, "Your refund for PEP4E0 is $240.")
+        assert found.because == "matches PEP4E0, refund"
+
+    def test_of_a_long_result_the_part_around_the_match_is_shown(self) -> None:
+        assert '"HAT071", "price": 497' in cut(LONG, "How much is HAT071?", 60).text
+        assert '"HAT000"' in cut(LONG, "How much is HAT000?", 60).text
+        assert '"HAT098", "price": 686' in cut(LONG, "How much is HAT098?", 60).text
+
+    def test_where_most_terms_are_together(self) -> None:
+        text = "refund " + "x " * 400 + "refund of PEP4E0" + " y" * 400
+        assert "refund of PEP4E0" in cut(text, "refund PEP4E0", 40).text
+
+    def test_without_a_match_it_is_the_beginning(self) -> None:
+        found = cut("a " * 500, "refund", 40)
+        assert (found.start, found.because) == (0, "means something alike")
+
+    def test_nothing_fits_into_nothing(self) -> None:
+        assert passage(said(1, "some text"), terms_of("text"), 0, count) is None
+        assert passage(said(1, ""), terms_of("text"), 10, count) is None
+
+
+class TestPacking:
+    def test_the_best_are_taken_and_come_in_the_order_of_the_thread(self) -> None:
+        found = [said(9, "nine says refund " * 9), said(3, "three says other refund things " * 5), said(6, "six " * 90)]
+        chosen = excerpts(found, terms_of("refund"), 140, count)
+        assert [each.message for each in chosen] == [3, 9]
+        assert sum(each.tokens + HEADING for each in chosen) <= 140
+
+    def test_what_says_nothing_new_is_shown_once(self) -> None:
+        same = "The refund for PEP4E0 is 240 dollars."
+        chosen = excerpts(
+            [said(1, same), said(2, same + " Yes."), said(3, "No refund for HATHAT")], terms_of("refund"), 900, count
+        )
+        assert [each.message for each in chosen] == [1, 3]
+
+    def test_without_room_there_is_nothing(self) -> None:
+        assert excerpts([said(1, "refund")], terms_of("refund"), 0, count) == []
+
+
+class TestQuestions:
+    def test_the_newest_message_of_the_user_counts(self) -> None:
+        window = [spoken("user", "old PEP4E0"), spoken("user", "What about the refund of HATHAT, Mia Li?")]
+        window.append(spoken("tool", "booked"))
+        assert [term.text for term in asked(window)] == ["Mia Li", "refund", "HATHAT", "Mia", "Li"]
+
+    def test_a_question_that_says_nothing_is_about_what_was_said_before(self) -> None:
+        window = [spoken("user", "refund for PEP4E0"), spoken("assistant", "The card?"), spoken("user", "Yes, please")]
+        assert [(term.text, term.weight) for term in asked(window)] == [
+            ("card", 0.5),
+            ("PEP4E0", 0.75),
+            ("refund", 0.5),
+        ]
+
+    def test_nobody_asked(self) -> None:
+        assert asked([]) == ()
+        assert asked([spoken("assistant", "Hello refund")]) == ()
