@@ -28,7 +28,7 @@ NEAR, NEARBY = 60, 0.4
 REFINED = 200
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
 
-EARLIER = 60
+EARLIER = 10
 """The rank from which on it matters little in a fusion of rankings how far behind a message is."""
 
 MONTHS = (

@@ -33,7 +33,7 @@ FOUND = 48
 READ = 24
 """Messages whose texts are read. Few of them fit; but many say the same again."""
 
-MEANT = 0.3
+MEANT = 0.2
 """What a rank by meaning counts beside one by words: most of what is asked for is a code, a date or a name."""
 
 PATIENCE = 2.0
