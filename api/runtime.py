@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -61,7 +62,7 @@ from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.models.catalogue import load_catalogue, with_asked_for
 from infrastructure.models.embeddings import OpenAIEmbedder
-from infrastructure.models.providers import open_models
+from infrastructure.models.providers import check_inside, open_models
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
@@ -190,6 +191,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         tokens = TiktokenCounter(catalogue.policy.usual.model)
         models = open_models(catalogue, tokens, air_gapped=settings.air_gapped)
         stack.push_async_callback(models.close)
+        if settings.air_gapped and settings.embedding_endpoint:
+            check_inside("EMBEDDING_ENDPOINT", urlsplit(settings.embedding_endpoint).hostname or "")
         log = await _open_log(settings, stack, clock)
         journal = Journal(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
@@ -358,7 +361,9 @@ def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitSt
     if settings.embedding_endpoint is None or vectors is None:
         return None
     key = settings.embedding_api_key.get_secret_value() if settings.embedding_api_key else None
-    embedder = OpenAIEmbedder(settings.embedding_endpoint, key, settings.embedding_model)
+    embedder = OpenAIEmbedder(
+        settings.embedding_endpoint, key, settings.embedding_model, past_proxies=settings.air_gapped
+    )
     stack.push_async_callback(embedder.close)
     return Meaning(embedder, vectors)
 

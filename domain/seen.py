@@ -71,12 +71,7 @@ def seen(
     if summary:
         why = f"stands for the messages up to version {summary.through}"
         pieces += _piece("summary", summary.text, summary_tokens(summary), why)
-    pieces += [
-        Piece(
-            "recalled", part.who, part.text, _weight(part, first=not n, count=count), part.because, part.message, False
-        )
-        for n, part in enumerate(recalled)
-    ]
+    pieces += [_recalled(part, first=not n, count=count) for n, part in enumerate(recalled)]
     messages = list(_messages(before, assembled, count))
     pieces += [piece for piece, _ in messages]
     heading = system_text(instructions, values, summary, recalled)
@@ -108,9 +103,10 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
     return found
 
 
-def _weight(part: Excerpt, *, first: bool, count: Count) -> int:
-    """Count a part as assembly does; the first one carries the heading."""
-    return count(written(part)) + 1 + (HEADING_TOKENS if first else 0)
+def _recalled(part: Excerpt, *, first: bool, count: Count) -> Piece:
+    """Weigh a part as assembly does; the first one carries the heading."""
+    tokens = count(written(part)) + 1 + (HEADING_TOKENS if first else 0)
+    return Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
 
 
 def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:

@@ -30,13 +30,14 @@ _decode = msgspec.json.Decoder(_Answer).decode
 class OpenAIEmbedder:
     """An `Embedder` over HTTP. It tries once: whoever embeds in the background comes again anyway."""
 
-    def __init__(self, endpoint: str, api_key: str | None, model: str) -> None:
-        """Ask `endpoint`, such as `http://127.0.0.1:11434/v1`."""
+    def __init__(self, endpoint: str, api_key: str | None, model: str, *, past_proxies: bool = False) -> None:
+        """Ask `endpoint`, such as `http://127.0.0.1:11434/v1`; not by way of a proxy, if so wished."""
         self.model = model
         self._key = api_key or ""
         self._url = endpoint if endpoint.endswith(PATH) else endpoint + PATH
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(LIMIT, connect=CONNECT))
+        timeout = httpx.Timeout(LIMIT, connect=CONNECT)
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=not past_proxies)
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """Ask for the vectors of some texts."""

@@ -32,10 +32,16 @@ def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool)
 
 
 def _check_inside(provider: Provider) -> None:
-    if provider.endpoint != OFFLINE and not is_inside(host_of(provider)):
+    if provider.endpoint != OFFLINE:
+        check_inside(provider.places["endpoint"], host_of(provider))
+
+
+def check_inside(place: str, host: str) -> None:
+    """Raise `BadSetting`, naming the place of the setting, if a host may be outside."""
+    if not is_inside(host):
         raise BadSetting(
-            f"AIR_GAPPED=true: {provider.places['endpoint']}: {host_of(provider)!r} may be outside. Expected this "
-            "machine, a private address, or a name that has no dots or ends in .local or .internal."
+            f"AIR_GAPPED=true: {place}: {host!r} may be outside. Expected this machine, a private address, or a name "
+            "that has no dots or ends in .local or .internal."
         )
 
 
