@@ -48,6 +48,14 @@ async def test_models_outside_are_refused_where_nothing_may_leave() -> None:
     assert "s3cr" not in done.err
 
 
+async def test_embeddings_outside_are_refused_where_nothing_may_leave() -> None:
+    done = await threadfold("graph", embedding_endpoint="https://me:s3cret@api.example.com/v1", air_gapped="true")
+
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: AIR_GAPPED=true: EMBEDDING_ENDPOINT: 'api.example.com' may be outside. ")
+    assert "s3cr" not in done.err
+
+
 async def test_a_file_of_models_is_read_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text('chain = ["large"]\n[providers]\n[models.large]\nprovider = "cloud"\nmodel = "m"\n')

@@ -34,7 +34,8 @@ class Done:
 
 def environment(**settings: object) -> Mapping[str, str]:
     """This process's environment with other settings: those of the developer do not count, `.env`'s neither."""
-    unset = ("LLM_ENDPOINT", "LLM_SMALL_MODEL", "MODELS", "AIR_GAPPED", "AGENTS", "HOST", "PORT", "LOG_LEVEL")
+    models = ("LLM_ENDPOINT", "LLM_SMALL_MODEL", "MODELS", "AIR_GAPPED", "EMBEDDING_ENDPOINT")
+    unset = (*models, "AGENTS", "HOST", "PORT", "LOG_LEVEL")
     ours = {**dict.fromkeys(unset, ""), "COLUMNS": "100"}
     kept = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "DATA_DIR"}}
     return {**kept, **ours, **{name.upper(): str(value) for name, value in settings.items()}}
