@@ -17,10 +17,10 @@ SHARE = 0.35
 LEAST = 24
 """Tokens that a part of a message has at least: less of it would say too little."""
 
-NEW = 0.35
+NEW = 0.15
 """The share of an excerpt's words that no better one has: else it says nothing new."""
 
-HEADING = MESSAGE_OVERHEAD + 12
+HEADING = 8
 """Tokens that an excerpt may cost beyond its text: who said it, and that it is an excerpt."""
 
 FEW = 3

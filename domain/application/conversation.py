@@ -15,7 +15,7 @@ from domain.ids import ThreadId
 from domain.recall import Excerpt
 from domain.state import Running
 
-RECALLED = 0.15
+RECALLED = 0.2
 """The share of a prompt that older messages may take which are shown again."""
 
 

@@ -33,6 +33,9 @@ FOUND = 48
 READ = 24
 """Messages whose texts are read. Few of them fit; but many say the same again."""
 
+NEAR = 0.5
+"""The share of the best match's score that another one has at least to be shown, too."""
+
 MEANT = 0.2
 """What a rank by meaning counts beside one by words: most of what is asked for is a code, a date or a name."""
 
@@ -92,7 +95,8 @@ async def _found(
 ) -> Sequence[Hit]:
     by_words = means.finder.find(lineage, terms, before, FOUND)
     if means.meaning is None:
-        return (await by_words)[:READ]
+        hits = (await by_words)[:READ]
+        return [hit for hit in hits if hit.score >= NEAR * hits[0].score]
     said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question, before))
     return fuse([(1.0, said), (MEANT, meant)], READ)
 

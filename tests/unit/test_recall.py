@@ -59,7 +59,7 @@ class TestPassages:
 class TestPacking:
     def test_the_best_are_taken_and_come_in_the_order_of_the_thread(self) -> None:
         found = [said(9, "nine says refund " * 9), said(3, "three says other refund things " * 5), said(6, "six " * 90)]
-        chosen = excerpts(found, terms_of("refund"), 140, count)
+        chosen = excerpts(found, terms_of("refund"), 120, count)
         assert [each.message for each in chosen] == [3, 9]
         assert sum(each.tokens + HEADING for each in chosen) <= 140
 
