@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.chat import MESSAGE_OVERHEAD
 from domain.ids import Version
 from domain.relevance import TERMS, Term, places, terms_of, words_in
 from domain.state import Message
