@@ -110,9 +110,10 @@ def most_of(call: Call, prices: Prices) -> tuple[int, int]:
     return call.prompt_tokens + call.most, prices.cost(call.model, call.prompt_tokens, call.most)
 
 
-def spent_of(state: Running, limit: Limit, at: datetime, prices: Prices) -> tuple[int, int]:
-    """Return what a turn's thread has spent of one of its limits: tokens, and money."""
+def spent_of(state: Running, limit: Limit, model: str, at: datetime, prices: Prices) -> tuple[int, int]:
+    """Return what a turn's thread has spent of a limit, on one model or on all (""): tokens, and money."""
     usage = state.turn.usage if limit.window == "turn" else used_in(state.thread, limit.window, at)
+    usage = [used for used in usage if model in {"", used.model}]
     return tokens_of(usage), prices.of_all(usage)
 
 
@@ -136,15 +137,15 @@ def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices)
 
 
 def shortage(
-    state: Running, limits: Sequence[Limit], at: datetime, call: Call, prices: Prices, held: tuple[int, int]
+    state: Running, limits: Sequence[tuple[Limit, str]], at: datetime, call: Call, prices: Prices, held: tuple[int, int]
 ) -> tuple[int, Shortage | None]:
-    """Return the tokens that limits of a thread leave to an answer, and the limit that leaves too little for any.
+    """Return the tokens that limits leave to an answer, and the one that leaves too little for any. Each has its model.
 
     `held` is what other calls of this turn may take that run at the same time.
     """
     answer = call.most
-    for limit in limits:
-        tokens, cost = spent_of(state, limit, at, prices)
+    for limit, model in limits:
+        tokens, cost = spent_of(state, limit, model, at, prices)
         left = affordable(limit, tokens + held[0], cost + held[1], call, prices)
         if left < min(LEAST_ANSWER, call.most):
             return 0, Shortage(limit, tokens, cost)

@@ -1,8 +1,9 @@
 """What is said to a model and what it answers, in the terms of chat completions; and how that can fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from domain.errors import ThreadfoldError
@@ -11,6 +12,9 @@ from domain.json import JsonObject
 
 MESSAGE_OVERHEAD = 4
 """Tokens that a message costs beyond its text in the chat formats in use."""
+
+CHARACTERS = 3
+"""Characters of JSON that make a token, at least."""
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
@@ -21,6 +25,11 @@ class ToolCall(Struct, frozen=True):
     id: str
     name: str
     arguments: JsonObject
+
+
+def weight_of(calls: Sequence[ToolCall]) -> int:
+    """Estimate the tokens of calls, a little generously, where nobody can count them."""
+    return sum(len(msgspec.json.encode(call)) for call in calls) // CHARACTERS
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True):

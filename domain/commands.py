@@ -231,6 +231,14 @@ class NoteFailure(Struct, frozen=True):
     run: int = 0
 
 
+class NoteCalls(Struct, frozen=True):
+    """Models were called, though nothing else is to be reported now: the turn waits, or this process ends."""
+
+    turn_id: TurnId
+    calls: tuple[ModelCalled, ...] = ()
+    run: int = 0
+
+
 class FailTurn(Struct, frozen=True):
     """The turn cannot go on. The calls of models that its node made count."""
 
@@ -254,6 +262,7 @@ Report: TypeAlias = (
     | CompleteItem
     | FailItem
     | NoteFailure
+    | NoteCalls
     | FailTurn
 )
 """What the runtime says of a turn."""

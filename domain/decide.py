@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from domain.budgets import check_limits
+from domain.chat import weight_of
 from domain.codec import to_json
 from domain.commands import (
     CancelTurn,
@@ -143,7 +144,8 @@ def _edit(command: EditMessage, state: State) -> Events:
     if edited is None or edited.role == "tool":
         known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
         raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
-    return (MessageEdited(command.message, command.content, command.tokens),)
+    tokens = command.tokens + weight_of(edited.tool_calls)
+    return (MessageEdited(command.message, command.content, tokens),)
 
 
 def _start_turn(command: StartTurn, state: State) -> Events:

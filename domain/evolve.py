@@ -12,7 +12,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from domain.chat import MESSAGE_OVERHEAD, ToolCall
+from domain.chat import MESSAGE_OVERHEAD, ToolCall, weight_of
 from domain.errors import CorruptLog
 from domain.events import (
     ApprovalDenied,
@@ -52,6 +52,7 @@ from domain.events import (
 )
 from domain.ids import Version
 from domain.json import JsonObject, merge_patch
+from domain.live_window import asking_for, edited
 from domain.state import (
     Before,
     Budget,
@@ -114,7 +115,7 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
         case StateUpdated():
             return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
         case MessageEdited():
-            return Idle(version, _edited(thread, event))
+            return Idle(version, _with_edit(thread, event))
         case BudgetSet():
             return Idle(version, _limited(thread, event, version))
         case ThreadForked() | BudgetThresholdReached():
@@ -143,7 +144,7 @@ def _in_turn(state: Running, event: Event, version: Version, at: datetime | None
         case ThreadForked():  # what waits in the parent's queue is said there
             return Running(version, replace(state.thread, queue=()), state.turn)
     turn = _evolve_turn(state.turn, event, version)
-    if isinstance(event, ContextAssembled):
+    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
         turn = replace(turn, everything=event.fixed + state.thread.said_tokens)
     return Running(version, _evolve_thread(state, event, version, at), turn)
 
@@ -173,6 +174,10 @@ def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
         case ModelCalled():
             turn = replace(turn, usage=used(turn.usage, event), everything=0)
+        case MessageEdited() if turn.before:
+            before = turn.before
+            window, more = edited(before.window, event)
+            turn = replace(turn, before=replace(before, window=window, said_tokens=before.said_tokens + more))
         case StateUpdated(outside=True) if turn.before:
             values = merge_patch(turn.before.values, event.changes)
             turn = replace(turn, before=replace(turn.before, values=values))
@@ -221,7 +226,7 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
         case MessageAppended():
             thread = _said(thread, event, version)
         case MessageEdited():
-            thread = _edited(thread, event)
+            thread = _with_edit(thread, event)
         case ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, _request(event)))
@@ -343,24 +348,15 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     granted = replace(call, status="granted", request=request)
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
-        thread = replace(thread, window=_asking_for(thread.window, call.request, request))
+        more = weight_of([request]) - weight_of([call.request])
+        window = asking_for(thread.window, call.request, request, more)
+        thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
     return Running(version, thread, replace(turn, calls=calls, resumed=0))
 
 
-def _asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall) -> tuple[Message, ...]:
-    """Change a call of the last message that asks for any: open calls are all of that one."""
-    at = max(index for index, message in enumerate(window) if message.role == "assistant")
-    asked = tuple(new if call == old else call for call in window[at].tool_calls)
-    return (*window[:at], replace(window[at], tool_calls=asked), *window[at + 1 :])
-
-
-def _edited(thread: Thread, event: MessageEdited) -> Thread:
-    before = next((message for message in thread.window if message.version == event.message), None)
-    if before is None:
-        return thread
-    after = replace(before, content=event.content, tokens=event.tokens)
-    window = tuple(after if message is before else message for message in thread.window)
-    return replace(thread, window=window, said_tokens=thread.said_tokens + after.tokens - before.tokens)
+def _with_edit(thread: Thread, event: MessageEdited) -> Thread:
+    window, more = edited(thread.window, event)
+    return replace(thread, window=window, said_tokens=thread.said_tokens + more)
 
 
 def _not_asked(call: Call) -> Call:

@@ -39,6 +39,10 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
         """Price what was used of several models, in units."""
         return sum(self.cost(used.model, used.prompt_tokens, used.completion_tokens) for used in usage)
 
+    def knows(self, model: str) -> bool:
+        """Say whether there is a price for a model."""
+        return self._price(model) is not None
+
     def _price(self, model: str) -> Price | None:
         fitting = [name for name in self.models if model.startswith(name)]
         return self.models[max(fitting, key=len)] if fitting else None

@@ -15,6 +15,7 @@ from domain.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
+    NoteCalls,
     NoteFailure,
     Report,
     ResumeTurn,
@@ -82,10 +83,10 @@ def report(command: Report, state: State) -> Events:
             return () if stale else (fact,)
         case StartFanOut() | CompleteItem() | FailItem():
             return _report_on_items(command, state)
-        case NoteFailure(fact=fact):
-            return (fact,)
-        case FailTurn(turn_id=turn_id, reason=reason, detail=detail, calls=calls):
-            return ended(state, (*calls, *abandon_calls(state), TurnFailed(turn_id, reason, detail)))
+        case NoteFailure() | NoteCalls():
+            return (command.fact,) if isinstance(command, NoteFailure) else command.calls
+        case FailTurn():
+            return _fail(command, state)
         case _:
             assert_never(command)
 
@@ -95,6 +96,13 @@ def _stop(command: StopTurn, state: Running) -> Events:
     if command.partial:
         said = MessageAppended("assistant", command.partial, command.tokens, partial=True)
     return then(state, command.calls, lambda after: stopped(after, said))
+
+
+def _fail(command: FailTurn, state: Running) -> Events:
+    if state.turn.cancelling:
+        return then(state, command.calls, stopped)
+    failed = TurnFailed(command.turn_id, command.reason, command.detail)
+    return ended(state, (*command.calls, *abandon_calls(state), failed))
 
 
 def _resume(command: ResumeTurn, state: Running) -> Events:

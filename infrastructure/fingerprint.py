@@ -4,13 +4,14 @@ import hashlib
 import inspect
 from functools import cache
 
-from domain import chat, events, evolve, ids, json, state, upcasters, usage, windows
+from domain import chat, events, evolve, ids, json, live_window, state, upcasters, usage, windows
 
 
 @cache
 def fold_fingerprint() -> str:
     """Return 16 hexadecimal digits that change whenever the fold's source does, be it by a comment only."""
     source = "".join(
-        inspect.getsource(module) for module in (ids, json, chat, windows, events, upcasters, state, usage, evolve)
+        inspect.getsource(module)
+        for module in (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve)
     )
     return hashlib.sha256(source.encode()).hexdigest()[:16]

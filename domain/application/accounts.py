@@ -97,9 +97,15 @@ class Accounts:
         for reservation, outcome in list(self._owed.items()):
             await self._pay(reservation, outcome, quietly=True)
         left = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
-        for thread_id in {each.thread_id for each in left}:
-            await before(thread_id)
-        ended = [await self._recover(each) for each in left if self._is_left(each, held)]
+        ended: list[str] = []
+        for each in left:
+            try:
+                await before(each.thread_id)
+                ended += [await self._recover(each)] if self._is_left(each, held) else []
+            except StoreUnavailable:
+                raise
+            except Exception:  # noqa: BLE001  (one that cannot be ended is no reason to leave the others)
+                _log.exception("What a call in %s has reserved stays so for now", each.thread_id)
         return Recovered(ended.count("settled"), ended.count("released"))
 
     def _is_left(self, reservation: Reservation, held: Mapping[Shard, int]) -> bool:

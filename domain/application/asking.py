@@ -35,6 +35,9 @@ PATIENCE = 1.0
 SPARED = 60.0
 """Seconds that are spared for each model that could be asked later, if there are as many."""
 
+LEAST = 0.05
+"""Seconds that a model has at least: what was waited for before is not its fault."""
+
 ERROR_LENGTH = 1_000
 
 Attempt: TypeAlias = Callable[[str, ModelSpec], AbstractAsyncContextManager[ChatRequest]]
@@ -208,4 +211,4 @@ class _Asked:
 
 def _share(left: float, others: int) -> float:
     """Return how much of the time that is left one model may take, so that the others have some as well."""
-    return left - others * min(SPARED, left / (others + 1))
+    return max(left - others * min(SPARED, left / (others + 1)), LEAST)

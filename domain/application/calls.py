@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -17,7 +18,7 @@ from domain.application.counting import counted
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage
 from domain.codec import to_json
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
@@ -63,15 +64,13 @@ def nothing() -> None:
 
 @dataclass
 class Calls:
-    """The calls of one attempt at a node, or at an item of its list. Those that it `made` count, whatever follows."""
+    """The calls of models that one attempt at a node makes, several at once where it works on items."""
 
     run: Run
     agent: Agent
     state: Callable[[], Running]
-    made: list[ModelCalled] = field(default_factory=list)
     heard: str = field(init=False, default="")
-    """What the model has written so far, in the call that runs."""
-    _held: list[Held] = field(init=False, default_factory=list)
+    """What the model has written so far, in the call that runs and is listened to."""
     _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     async def ask(
@@ -81,8 +80,11 @@ class Calls:
         *,
         on_delta: OnDelta | None = None,
         retract: Callable[[], None] = nothing,
+        shrinks: bool = True,
     ) -> Made:
         """Ask the model that the policy chooses, and the next ones where it does not answer.
+
+        `shrinks`: the prompt can be made shorter, where what is left of a budget is to be used sparingly.
 
         Raises:
             ModelError: none of them answers.
@@ -90,56 +92,51 @@ class Calls:
             PromptTooLarge: the prompt fits into no model's window.
         """
         state, means, spending = self.state(), self.run.means, self.run.spending
-        limited, strained = await spending.limited(state), await spending.strained(state)
         policy = means.models.policy
-        first = policy.models[policy.chain[0]]
-        size = (await build(self._limit(first, strained=strained))).tokens
+        limited = await spending.limited(state)
+        strained = limited and await spending.strained(state, {spec.model for spec in policy.models.values()})
+        short = strained and shrinks
+        size = (await build(max(self._limit(spec, short=short) for spec in policy.models.values()))).tokens
         situation = Situation(self.agent.name, state.turn.node, size, bool(tools), strained, self.agent.model)
-        current: list[tuple[Prompt, Held | None, int | None]] = []
+        asked: list[_Asked] = []
 
         @asynccontextmanager
         async def attempt(_: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
-            prompt = await build(self._limit(spec, strained=strained))
+            prompt = await build(self._limit(spec, short=short))
             held = await self._reserve(spec, prompt, strained=strained) if limited else None
-            most = held.answer if held else spec.max_answer
-            current[:] = [(prompt, held, most)]
-            self.heard = ""
+            now = _Asked(self.run, spec, prompt, held)
+            asked.append(now)
+            self.heard = "" if on_delta else self.heard
             try:
                 yield ChatRequest(
                     prompt.messages,
                     tuple(tools),
                     temperature=self.agent.temperature,
-                    max_tokens=most,
+                    max_tokens=now.most,
                     thread_id=self.run.thread_id,
                 )
             except Exception:
-                if held:
-                    await spending.release(held)
+                await now.failed()
                 raise
             except BaseException:
-                await self._interrupted(spec, prompt, held)
+                now.interrupted()
                 raise
 
         def hear(text: str) -> None:
-            self.heard += text
+            asked[-1].heard += text
             if on_delta is not None:
+                self.heard += text
                 on_delta(text)
 
+        choice = choose(policy, situation)
         answered = await means.models.ask(
-            choose(policy, situation), attempt, self._failed, within=self._time(), on_delta=hear, retract=retract
+            choice, attempt, self._failed, within=self._time(), on_delta=hear, retract=retract
         )
-        (prompt, held, most) = current[0]
-        return await self._made(answered, prompt, held, most)
+        return await asked[-1].answered(answered)
 
-    def recorded(self) -> None:
-        """Hold nothing any more for these calls: they are recorded, and the thread's state has them."""
-        self.run.spending.recorded(self._held)
-        self._held.clear()
-        self.made.clear()
-
-    def _limit(self, spec: ModelSpec, *, strained: bool) -> int:
+    def _limit(self, spec: ModelSpec, *, short: bool) -> int:
         """Return the tokens that a prompt may have."""
-        return int(self._window(spec) * (1 - ANSWER_RESERVE) * (SPARING if strained else 1))
+        return int(self._window(spec) * (1 - ANSWER_RESERVE) * (SPARING if short else 1))
 
     def _window(self, spec: ModelSpec) -> int:
         window = self.run.means.context_window
@@ -156,54 +153,85 @@ class Calls:
         most = max(int(most * SPARING), 1) if strained else most
         expected = self.run.spending.account.expected(spec.model, prompt.tokens)
         call = Call(spec.model, expected, most)
-        return await self.run.spending.reserve(self.state(), call, self.run.fence(self.run.thread_id))
-
-    async def _made(self, answered: Answered, prompt: Prompt, held: Held | None, most: int | None) -> Made:
-        answer = answered.answer
-        asked = to_json(answer.tool_calls) if answer.tool_calls else ""
-        size = await counted(self.run.means.tokens, (answer.content or "") + asked)
-        usage, estimated, reported = believed(answer.usage, prompt.tokens, size, most)
-        if not estimated:
-            self.run.spending.account.observe(answered.spec.model, prompt.tokens, usage.prompt_tokens)
-        called = ModelCalled(
-            model=answer.model,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            duration_ms=answered.duration_ms,
-            finish_reason=answer.finish_reason,
-            estimated=estimated,
-            counted=0 if usage.prompt_tokens == prompt.tokens else prompt.tokens,
-            reported=reported,
-            provider=answered.provider,
-            because=answered.because,
-            reservation=held.id if held and held.shared else None,
-        )
-        self._keep(called, held)
-        return Made(prompt, answer, size, called)
-
-    async def _interrupted(self, spec: ModelSpec, prompt: Prompt, held: Held | None) -> None:
-        """Count a call that was cut off from outside: what had gone to and fro by then was used."""
-        size = self.run.means.tokens.count(self.heard)
-        reservation = held.id if held and held.shared else None
-        called = ModelCalled(
-            spec.model,
-            prompt.tokens,
-            size,
-            0,
-            "interrupted",
-            estimated=True,
-            provider=spec.provider,
-            reservation=reservation,
-        )
-        self._keep(called, held)
-
-    def _keep(self, called: ModelCalled, held: Held | None) -> None:
-        self.made.append(called)
-        if held:
-            self._held.append(held)
-            self.run.spending.took(held, called)
+        return await self.run.spending.reserve(self.state, call, self.run.fence(self.run.thread_id))
 
     async def _failed(self, fact: ModelFailed) -> None:
         """Record that a model did not answer, at once: the next one may take the whole process with it."""
         if not await self.run.report(NoteFailure(self.run.turn_id, fact, self.run.number), durable=False):
             raise TurnIsOver
+
+
+@dataclass
+class _Asked:
+    """A model that was asked, and what becomes of that."""
+
+    run: Run
+    spec: ModelSpec
+    prompt: Prompt
+    held: Held | None
+    heard: str = field(init=False, default="")
+    _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
+
+    @property
+    def most(self) -> int | None:
+        """Return the tokens that the answer may have."""
+        return self.held.answer if self.held else self.spec.max_answer
+
+    async def answered(self, answered: Answered) -> Made:
+        """Keep the record of the answer."""
+        answer = answered.answer
+        written = (answer.content or "") + (to_json(answer.tool_calls) if answer.tool_calls else "")
+        try:
+            size = await counted(self.run.means.tokens, written)
+        except BaseException:
+            self.interrupted(answer.usage)
+            raise
+        usage, estimated, reported = believed(answer.usage, self.prompt.tokens, size, self.most)
+        account = self.run.spending.account
+        if not estimated:
+            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
+        called = ModelCalled(
+            model=self._name(answer.model),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            duration_ms=answered.duration_ms,
+            finish_reason=answer.finish_reason,
+            estimated=estimated,
+            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
+            reported=reported,
+            provider=answered.provider,
+            because=answered.because,
+            reservation=self._reservation,
+        )
+        self.run.unsaid.keep(called, self.held)
+        return Made(self.prompt, answer, size, called)
+
+    async def failed(self) -> None:
+        """Give back what was set aside; but what a model had written when it broke off was used."""
+        if self.heard:
+            self.interrupted()
+        elif self.held:
+            await self.run.spending.release(self.held)
+
+    def interrupted(self, usage: Usage | None = None) -> None:
+        """Count a call that was cut off: what had gone to and fro by then was used."""
+        usage = usage or Usage(self.prompt.tokens, self.run.means.tokens.count(self.heard))
+        called = ModelCalled(
+            self.spec.model,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            int((asyncio.get_running_loop().time() - self._begun) * 1000),
+            "interrupted",
+            estimated=True,
+            provider=self.spec.provider,
+            reservation=self._reservation,
+        )
+        self.run.unsaid.keep(called, self.held)
+
+    @property
+    def _reservation(self) -> UUID | None:
+        return self.held.id if self.held and self.held.shared else None
+
+    def _name(self, said: str) -> str:
+        """Name the model as it was asked for where that has a price: an endpoint may call it anything."""
+        return self.spec.model if self.run.spending.account.prices.knows(self.spec.model) else said

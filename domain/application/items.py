@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from domain.agent import Agent, Each
@@ -35,6 +35,10 @@ class AtWork(Protocol):
     def state(self) -> Running:
         """The state now."""
 
+    @property
+    def calls(self) -> Calls:
+        """Its calls of models."""
+
 
 async def work_on_items(
     work: AtWork, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
@@ -49,7 +53,7 @@ async def work_on_items(
 
     async def one(index: int, item: Item) -> None:
         async with gate:
-            await _until_done(work, ItemWork(run, work.agent, before, index), item, each, retry)
+            await _until_done(work, ItemWork(work, before, index), item, each, retry)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -65,20 +69,15 @@ async def work_on_items(
 class ItemWork:
     """One item at work. Implements `domain.agent.ItemContext`."""
 
-    run: Run
-    agent: Agent
+    work: AtWork
     state: Running
+    """The state before the list was begun: what it was then is all that an item depends on."""
     index: int
-    calls: Calls = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin without calls of models."""
-        self.calls = Calls(self.run, self.agent, lambda: self.state)
 
     @property
     def thread_id(self) -> ThreadId:
         """The thread."""
-        return self.run.thread_id
+        return self.work.run.thread_id
 
     @property
     def idempotency_key(self) -> str:
@@ -90,7 +89,7 @@ class ItemWork:
         """Ask the model; the call is recorded with the item's result."""
         system = (ChatMessage("system", instructions),) if instructions else ()
         messages = (*system, ChatMessage("user", prompt))
-        count = self.run.means.tokens
+        count = self.work.run.means.tokens
         tokens = await counted(count, instructions) + await counted(count, prompt) + MESSAGE_OVERHEAD * len(messages)
 
         async def build(limit: int) -> Prompt:
@@ -98,7 +97,7 @@ class ItemWork:
                 raise PromptTooLarge(tokens, limit)
             return Prompt(messages, tokens)
 
-        return (await self.calls.ask(build)).answer.content or ""
+        return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
 
 
 async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry) -> None:
@@ -109,9 +108,8 @@ async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, r
         started = clock()
         try:
             result = await each(context, item.value)
-            calls, duration = tuple(context.calls.made), int((clock() - started) * 1000)
-            await _report(run, CompleteItem(run.turn_id, step, context.index, result, calls, duration, run.number))
-            context.calls.recorded()
+            duration = int((clock() - started) * 1000)
+            await _report(run, CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number))
         except (TurnIsOver, StoreUnavailable, LeaseLost, BudgetExhausted):
             raise
         except Exception as error:
@@ -119,10 +117,7 @@ async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, r
             delay = None if lasting else retry.delay_after(attempt)
             told = storable_text(f"{type(error).__name__}: {error}")[:ERROR_LENGTH]
             retry_in_ms = None if delay is None else int(delay * 1000)
-            calls = tuple(context.calls.made)
-            failed = FailItem(run.turn_id, step, context.index, attempt, told, retry_in_ms, run.number, calls)
-            await _report(run, failed)
-            context.calls.recorded()
+            await _report(run, FailItem(run.turn_id, step, context.index, attempt, told, retry_in_ms, run.number))
             if delay is None:
                 raise
             attempt += 1

@@ -14,9 +14,10 @@ from domain.application.recalling import Recall
 from domain.application.signals import Signals
 from domain.application.spending import Account, Spending, crossed
 from domain.application.staging import Staged, append_of, decided_again, stage, store_staged
+from domain.application.unsaid import Unsaid
 from domain.codec import Metadata, Recorded
-from domain.commands import Command, Report, TellThreshold
-from domain.errors import StoreUnavailable, TurnIsOver, VersionConflict
+from domain.commands import Command, NoteCalls, Report, TellThreshold
+from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
 from domain.events import Durability
 from domain.ids import ThreadId, TurnId, Version
 from domain.ports.hot import HotStore
@@ -64,9 +65,12 @@ class Run:
     """Whether somebody has asked that the turn end."""
     durability: Durability = field(init=False, default="sync")
     spending: Spending = field(init=False)
+    unsaid: Unsaid = field(init=False)
+    """Calls of models that no report has yet."""
     answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set when the answer is there, though it may not be stored yet."""
     _staged: list[Staged] = field(init=False, default_factory=list)
+    _untold: list[TellThreshold] = field(init=False, default_factory=list)
     _durable: Loaded | None = field(init=False, default=None)
     """The thread as it is stored, while something is kept back."""
     _limit: asyncio.Timeout | None = field(init=False, default=None)
@@ -81,6 +85,7 @@ class Run:
         self.durability = self.loaded.state.turn.durability
         graph = self.loaded.state.thread.graph
         self.spending = Spending(self.means.account, self.loaded.tenant, self.thread_id, graph)
+        self.unsaid = Unsaid(self.spending)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -101,6 +106,7 @@ class Run:
         the turn ends or waits. Returns the events; none if that is no news. Raises like `execute`.
         """
         async with self._lock:
+            command = self.unsaid.carried_by(command)
             if self.durability == "sync":
                 return await self._store(command)
             staged = stage(self.means.journal, self.loaded, command, self.metadata)
@@ -109,6 +115,7 @@ class Run:
             self._durable = self._durable or self.loaded
             self._staged.append(staged)
             self.loaded = staged.after
+            self.unsaid.said(command)
             over = self.turn is None or self.turn.waits
             if over and self.durability == "async" and await self._held():
                 self.answered.set()
@@ -150,6 +157,8 @@ class Run:
         before = self.loaded
         outcome = await execute(self.means.journal, self._request((command,)))
         self.loaded = outcome.loaded
+        if outcome.events:
+            self.unsaid.said(command)
         self.means.signals.send(self.thread_id, outcome.events)
         await self._settle(before, outcome.events)
         return outcome.events
@@ -157,11 +166,17 @@ class Run:
     async def _settle(self, before: Loaded, stored: Sequence[Recorded]) -> None:
         """Settle what stored calls of models have taken, and record which thresholds that has reached."""
         own = crossed(before.state, self.loaded.state, self.loaded.head.at, self.means.account.prices)
-        told = tuple(map(TellThreshold, (*own, *await self.spending.settle(stored))))
-        if told:
-            outcome = await execute(self.means.journal, self._request(told))
-            self.loaded = outcome.loaded
-            self.means.signals.send(self.thread_id, outcome.events)
+        self._untold += map(TellThreshold, (*own, *await self.spending.settle(stored)))
+        if not self._untold:
+            return
+        try:
+            outcome = await execute(self.means.journal, self._request(tuple(self._untold)))
+        except (StoreUnavailable, LeaseLost) as error:  # what matters is stored; this is told with the next report
+            _log.warning("It is told later in %s that most of a budget is spent: %s", self.thread_id, error)
+            return
+        self._untold.clear()
+        self.loaded = outcome.loaded
+        self.means.signals.send(self.thread_id, outcome.events)
 
     def _request(self, commands: Sequence[Command]) -> Request:
         return Request(
@@ -180,6 +195,8 @@ class Run:
             try:
                 moved, stored = await store_staged(journal, self._durable, self._staged, fence)
             except VersionConflict:
+                if await self._was_stored():
+                    break
                 before, self._durable = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
                 self._staged = decided_again(journal, self._durable, before, self._staged, self.metadata)
                 self.loaded = self._staged[-1].after if self._staged else self._durable
@@ -193,10 +210,31 @@ class Run:
                 await self._settle(before, stored)
         self._durable = None
 
+    async def _was_stored(self) -> bool:
+        """Say whether what was kept back is stored, by an attempt that got no answer; and go on from there."""
+        journal, ours = self.means.journal, self._staged[-1].after.head
+        stored = await journal.store.read(self.thread_id, Version(ours.version - 1), ours.version)
+        if not stored or stored[0].hash != ours.hash or self._durable is None:
+            return False
+        before, events = self._durable, self.kept
+        self._staged, self.loaded = [], await journal.load(self.thread_id, self.loaded.tenant)
+        self.means.signals.send(self.thread_id, events)
+        await self._settle(before, events)
+        return True
+
     async def refresh(self) -> None:
         """Read what others have written; what was kept back is stored first."""
         await self.save()
+        known = self.loaded.head.version
         self.loaded = await self.means.journal.load(self.thread_id, self.loaded.tenant)
+        if self.unsaid:  # a report that got no answer may be stored
+            stored = await self.means.journal.history(self.thread_id, known, self.loaded.head.version)
+            await self.spending.settle(self.unsaid.found(stored))
+
+    async def note_calls(self) -> None:
+        """Record the calls that no report has, where none will follow soon."""
+        if self.unsaid and self.turn is not None:
+            await self.report(NoteCalls(self.turn_id, run=self.number))
 
     @contextmanager
     def interruptible(self, limit: asyncio.Timeout) -> Iterator[None]:

@@ -6,12 +6,12 @@ process had reserved, whoever takes over its shards finds in the ledger, and set
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from domain.accounts import counts, is_limited, plus, warns
+from domain.accounts import is_limited, plus, warns
 from domain.application.accounts import Accounts
 from domain.budgets import (
     LEAST_ANSWER,
@@ -48,6 +48,9 @@ LONGEST_PAUSE = 1.0
 AT_FIRST = 1.3
 """How many of a model's tokens one of ours may be, before the model has said how many it counts."""
 
+LONG = 1_000
+"""Tokens of a prompt from which on it shows a factor: what a template adds weighs little in it."""
+
 SLACK = 1.05
 """How much more than ever before a model may count the next time."""
 
@@ -60,16 +63,20 @@ class Account:
     prices: Prices
     clock: Clock
     _ratios: dict[str, float] = field(default_factory=dict)
+    _more: dict[str, int] = field(default_factory=dict)
 
     def observe(self, model: str, counted: int, reported: int) -> None:
-        """Learn how a model's own count of a prompt compares with ours."""
-        if counted:
+        """Learn how a model's own count of a prompt compares with ours: by a factor, and in short prompts by more."""
+        if counted >= LONG:
             self._ratios[model] = max(self._ratios.get(model, 1.0), reported / counted)
+        else:
+            more = int(reported - counted * AT_FIRST)
+            self._more[model] = max(self._more.get(model, 0), more)
 
     def expected(self, model: str, counted: int) -> int:
         """Return how many tokens a model may count, where we count so many."""
         ratio = self._ratios.get(model)
-        return int(counted * (AT_FIRST if ratio is None else ratio * SLACK)) + 1
+        return int(counted * (AT_FIRST if ratio is None else ratio * SLACK)) + self._more.get(model, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -90,46 +97,70 @@ class Spending:
     thread_id: ThreadId
     agent: str
     _held: dict[UUID, tuple[int, int]] = field(default_factory=dict)
+    """What calls take that the thread's state does not have yet."""
+    _open: set[UUID] = field(default_factory=set)
+    """Reservations in the ledger that are neither settled nor given back."""
 
     async def limited(self, state: Running) -> bool:
         """Say whether anything limits what the turn may spend."""
         return bool(state.thread.limits or await self._of_tenant())
 
-    async def strained(self, state: Running) -> bool:
-        """Say whether most of a budget is spent, so that what is left is to be used sparingly."""
+    async def strained(self, state: Running, models: Collection[str]) -> bool:
+        """Say whether most of a budget is spent that calls of some models count in: then the rest is used sparingly."""
         now, prices = self.account.clock.now(), self.account.prices
-        own = (*state.thread.limits, *await self._for_turns())
-        if any(strained(limit, *spent_of(state, limit, now, prices)) for limit in own):
-            return True
+        for limit, model in (*_own(state), *await self._for_turns(models)):
+            if strained(limit, *spent_of(state, limit, model, now, prices)):
+                return True
         if not await self._of_tenant():
             return False
-        standings = await self.account.accounts.ledger.standings(self.tenant, now)
         return any(
-            warns(one.limit, plus(one.spent, one.reserved)) for one in standings if one.scope.agent in {"", self.agent}
+            warns(one.limit, plus(one.spent, one.reserved))
+            for one in await self.account.accounts.ledger.standings(self.tenant, now)
+            if one.scope.agent in {"", self.agent} and one.scope.model in {"", *models}
         )
 
-    async def reserve(self, state: Running, call: Call, fence: Fence | None) -> Held:
+    async def reserve(self, state: Callable[[], Running], call: Call, fence: Fence | None) -> Held:
         """Set the most aside that a call can take; whoever asks gives it back if the call fails.
 
         Raises:
             BudgetExhausted: too little is left for the prompt and a short answer.
         """
-        now, prices = self.account.clock.now(), self.account.prices
-        limits = (*state.thread.limits, *await self._for_turns(call.model))
-        answer, short = shortage(state, limits, now, call, prices, self._sum())
-        if short:
-            raise _exhausted("The thread" if short.limit in state.thread.limits else "A turn", call, short)
-        call = Call(call.model, call.prompt_tokens, answer)
-        shared = is_limited(await self._of_tenant(), self.agent, call.model)
         id_ = uuid4()
-        if shared:
-            call = await self._reserve(id_, call, fence)
-        self._held[id_] = most_of(call, prices)
+        call = await self._within_own(id_, state, call)
+        try:
+            shared = is_limited(await self._of_tenant(), self.agent, call.model)
+            if shared:
+                self._open.add(id_)
+                call = await self._reserve(id_, call, fence)
+        except BaseException:
+            self._held.pop(id_, None)
+            self._open.discard(id_)
+            raise
+        self._held[id_] = most_of(call, self.account.prices)
         return Held(id_, call.most, shared)
+
+    async def _within_own(self, id_: UUID, state: Callable[[], Running], call: Call) -> Call:
+        """Cut an answer to what the thread's own limits leave; wait a while for what calls beside may not use."""
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + PATIENCE, PAUSE
+        while True:
+            now, prices = self.account.clock.now(), self.account.prices
+            limits = (*_own(state()), *await self._for_turns([call.model]))
+            answer, short = shortage(state(), limits, now, call, prices, self._sum())
+            if short is None:
+                call = Call(call.model, call.prompt_tokens, answer)
+                self._held[id_] = most_of(call, prices)  # before anybody else of this turn can ask
+                return call
+            passing = shortage(state(), limits, now, call, prices, (0, 0))[1] is None
+            if not passing or loop.time() >= until:
+                raise _exhausted("The thread" if short.limit in state().thread.limits else "A turn", call, short)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def release(self, held: Held) -> None:
         """Give back what was set aside. Where the store is away, it is given back later."""
         self._held.pop(held.id, None)
+        self._open.discard(held.id)
         if held.shared:
             await self.account.accounts.release(held.id)
 
@@ -149,24 +180,25 @@ class Spending:
         for recorded in events:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
+                self._open.discard(event.reservation)
                 used = event.model, event.prompt_tokens, event.completion_tokens
                 told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
         return told
 
     def close(self) -> None:
         """Leave what is still reserved to whoever looks after calls that nobody settles."""
-        self.account.accounts.abandon(self._held)
-        self._held.clear()
+        self.account.accounts.abandon(self._open)
+        self._open.clear()
 
     async def _of_tenant(self) -> Sequence[ScopeLimits]:
         return await self.account.accounts.known.of(self.tenant)
 
-    async def _for_turns(self, model: str = "") -> Sequence[Limit]:
-        """Return the limits of the tenant for each turn: for these, the thread's own state is enough."""
+    async def _for_turns(self, models: Collection[str]) -> Sequence[tuple[Limit, str]]:
+        """Return the tenant's limits for each turn, and the model that each is about: the thread's state is enough."""
         return [
-            limit
+            (limit, given.scope.model)
             for given in await self._of_tenant()
-            if counts(given.scope, self.tenant, self.agent, model) or not (model or given.scope.model)
+            if given.scope.agent in {"", self.agent} and given.scope.model in {"", *models}
             for limit in given.limits
             if limit.window == "turn"
         ]
@@ -197,6 +229,10 @@ class Spending:
 
     def _sum(self) -> tuple[int, int]:
         return sum(tokens for tokens, _ in self._held.values()), sum(cost for _, cost in self._held.values())
+
+
+def _own(state: Running) -> Sequence[tuple[Limit, str]]:
+    return [(limit, "") for limit in state.thread.limits]
 
 
 def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequence[BudgetThresholdReached]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.journal import Journal, Loaded, Sealed
+from domain.application.unsaid import calls_in, with_calls
 from domain.codec import Metadata, Recorded
 from domain.commands import (
     AskPerson,
@@ -22,6 +23,7 @@ from domain.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
+    NoteCalls,
     NoteFailure,
     Report,
     ResumeTurn,
@@ -83,13 +85,18 @@ def decided_again(
     """Decide staged reports after what somebody else has written; what is no news any more is left out."""
     by = now.head.version - before.head.version
     again: list[Staged] = []
+    dropped: list[Report] = []
     for each in staged:
         moved = stage(
             journal, again[-1].after if again else now, _moved(each.report, before.head.version, by), metadata
         )
-        if moved is None:
-            break  # the turn has ended, or another worker has it: what would follow is about nothing
-        again.append(moved)
+        if moved is None:  # it is stored already, or the turn has ended; calls of models count all the same
+            dropped.append(each.report)
+        else:
+            again.append(moved)
+    if again and (calls := calls_in(dropped)):
+        last, before_last = again[-1].report, again[-2].after if len(again) > 1 else now
+        again[-1] = stage(journal, before_last, with_calls(last, calls), metadata) or again[-1]
     return again
 
 
@@ -112,7 +119,7 @@ def _moved(report: Report, after: Version, by: int) -> Report:
             return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
         case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem():
             return report
-        case NoteFailure() | FailTurn():
+        case NoteFailure() | NoteCalls() | FailTurn():
             return report
         case _:
             assert_never(report)

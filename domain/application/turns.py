@@ -143,6 +143,7 @@ class Turns:
             except asyncio.CancelledError:
                 with suppress(Exception):  # then what was kept back is lost, as with a crash
                     async with asyncio.timeout(SAVING):
+                        await run.note_calls()
                         await run.save()
                 raise
             self._snapshot(run.loaded)
@@ -177,6 +178,7 @@ class Turns:
                     await self._make_room(run)
                     await self._step(run)
             except WaitsForPerson:
+                await run.note_calls()
                 await self._refresh(run)  # the answer may be there already
             except (TurnIsOver, LeaseLost):
                 await self._reload(run)
@@ -227,10 +229,10 @@ class Turns:
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
-            work = Work(run, agent)
-            report = await self._attempt(work, node, turn)
+            report = await self._attempt(Work(run, agent), node, turn)
+            if isinstance(report, StopTurn):  # who asked for that may not be known here yet
+                await self._refresh(run)
             await self._report(run, report)
-            work.calls.recorded()
             if isinstance(report, FailAttempt) and report.retry_in_ms:
                 await run.pause(report.retry_in_ms / 1000)
 
@@ -246,8 +248,7 @@ class Turns:
         except (TurnIsOver, StoreUnavailable, LeaseLost, WaitsForPerson):
             raise
         except BudgetExhausted as error:
-            calls = tuple(work.calls.made)
-            return FailTurn(run.turn_id, "budget_exhausted", str(error), run.number, calls)
+            return FailTurn(run.turn_id, "budget_exhausted", str(error), run.number)
         except asyncio.CancelledError as error:
             if cancelled_from_outside():
                 raise
@@ -258,30 +259,37 @@ class Turns:
                 return self._stopped(work)
             failure = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else error
             return self._failed(work, node, turn, failure, _since(started))
-        # What a node does not say was called was called all the same.
-        unsaid = tuple(called for called in work.calls.made if all(called is not fact for fact in facts))
-        return CompleteNode(run.turn_id, turn.step, (*unsaid, *facts), following, _since(started), run.number)
+        return CompleteNode(run.turn_id, turn.step, facts, following, _since(started), run.number)
 
     def _stopped(self, work: Work) -> Report:
         """End a turn that was asked to end, keeping what the model had written."""
         partial = storable_text(work.written)
-        tokens, calls = self.means.tokens.count(partial), tuple(work.calls.made)
-        return StopTurn(work.run.turn_id, partial, tokens, work.run.number, calls)
+        return StopTurn(work.run.turn_id, partial, self.means.tokens.count(partial), work.run.number)
 
     def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
         """Report a failed attempt, and when the next one is due."""
-        run, calls = work.run, tuple(work.calls.made)
+        run = work.run
         unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
         _log.warning("Node %s of %s failed: %r", node.name, run.thread_id, error, exc_info=unforeseen)
         self.means.signals.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        told, number = _written(error), run.number
-        return FailAttempt(run.turn_id, turn.step, turn.attempt, told, duration_ms, retry_in_ms, number, calls)
+        return FailAttempt(run.turn_id, turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms, run.number)
 
     async def _report(self, run: Run, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then somebody else runs this turn."""
-        if not await run.report(command, durable=False):
+        again = False
+        while True:
+            try:
+                stored = await run.report(command, durable=False)
+            except StoreUnavailable:  # what a node has done is reported, not done again
+                _log.warning("The turn of %s waits for the store", run.thread_id)
+                await asyncio.sleep(self.pause)
+                await self._refresh(run)
+                again = True
+            else:
+                break
+        if not stored and not again:
             raise TurnIsOver
 
     def _forget(self, thread_id: ThreadId, turn_id: TurnId, task: asyncio.Task[None]) -> None:

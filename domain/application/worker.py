@@ -62,6 +62,7 @@ class Worker:
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _unlisten: Callable[[], None] = field(init=False, default=lambda: None)
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    _recovering: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Let the turns be run under this worker's leases."""
@@ -226,7 +227,7 @@ class Worker:
         try:
             await self._share()
             await self._find_work()
-            await self._recover()
+            self._look_after_reservations()
         except StoreUnavailable as error:
             _log.warning("The worker tries again to renew its leases: %s", error)
         except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop working)
@@ -298,13 +299,16 @@ class Worker:
             if self.turns.runs(row.thread_id) is None and self.only in {None, row.thread_id}:
                 self._spawn(self._take(row.thread_id, row.tenant))
 
-    async def _recover(self) -> None:
-        """End the reservations of calls whose process is gone, once what it had answered is stored."""
-        if self.accounts is not None and self._held:
-            epochs = {shard: lease.epoch for shard, lease in self._held.items()}
-            ended = await self.accounts.recover(epochs, self._store_if_idle)
-            if ended.settled or ended.released:
-                _log.info("Of calls that were left open, %d had answered, %d had not", ended.settled, ended.released)
+    def _look_after_reservations(self) -> None:
+        """End what calls have left open whose process is gone: beside the ticks, as leases are to be renewed."""
+        if self.accounts is not None and self._held and (self._recovering is None or self._recovering.done()):
+            self._recovering = self._spawn(self._recover(self.accounts))
+
+    async def _recover(self, accounts: Accounts) -> None:
+        epochs = {shard: lease.epoch for shard, lease in self._held.items()}
+        ended = await accounts.recover(epochs, self._store_if_idle)
+        if ended.settled or ended.released:
+            _log.info("Of calls that were left open, %d had answered, %d had not", ended.settled, ended.released)
 
     async def _store_if_idle(self, thread_id: ThreadId) -> None:
         if self.turns.runs(thread_id) is None:
@@ -327,10 +331,11 @@ class Worker:
             await self.turns.close(0)
         self._held = {}
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
