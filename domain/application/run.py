@@ -197,8 +197,11 @@ class Run:
             except VersionConflict:
                 if await self._was_stored():
                     break
-                before, self._durable = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
-                self._staged = decided_again(journal, self._durable, before, self._staged, self.metadata)
+                before, now = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
+                stored = await journal.history(self.thread_id, before.head.version, now.head.version)
+                await self.spending.settle(stored)  # some may be ours, stored by an attempt that was cut off
+                self._durable = now
+                self._staged = decided_again(journal, now, before, self._staged, self.metadata, stored)
                 self.loaded = self._staged[-1].after if self._staged else self._durable
             except StoreUnavailable:
                 await asyncio.sleep(AWAY)

@@ -80,9 +80,17 @@ def append_of(durable: Loaded, staged: Sequence[Staged]) -> Append:
 
 
 def decided_again(
-    journal: Journal, now: Loaded, before: Loaded, staged: Sequence[Staged], metadata: Metadata
+    journal: Journal,
+    now: Loaded,
+    before: Loaded,
+    staged: Sequence[Staged],
+    metadata: Metadata,
+    stored: Sequence[Recorded] = (),
 ) -> list[Staged]:
-    """Decide staged reports after what somebody else has written; what is no news any more is left out."""
+    """Decide staged reports after what was `stored` meanwhile; what is no news any more is left out.
+
+    Calls of models in what is left out count all the same, unless they are stored: the last report takes them along.
+    """
     by = now.head.version - before.head.version
     again: list[Staged] = []
     dropped: list[Report] = []
@@ -90,11 +98,12 @@ def decided_again(
         moved = stage(
             journal, again[-1].after if again else now, _moved(each.report, before.head.version, by), metadata
         )
-        if moved is None:  # it is stored already, or the turn has ended; calls of models count all the same
+        if moved is None:  # it is stored already, or the turn has ended
             dropped.append(each.report)
         else:
             again.append(moved)
-    if again and (calls := calls_in(dropped)):
+    known = [recorded.event for recorded in stored]
+    if again and (calls := [called for called in calls_in(dropped) if called not in known]):
         last, before_last = again[-1].report, again[-2].after if len(again) > 1 else now
         again[-1] = stage(journal, before_last, with_calls(last, calls), metadata) or again[-1]
     return again
