@@ -57,8 +57,8 @@ async def test_every_line_of_the_readme_gives_the_answer_printed_there(tmp_path:
 
 
 def remember(checkpoints: dict[str, str], printed: str, given: str) -> None:
-    """The README quotes a checkpoint; the one of this run takes its place in later lines."""
-    quoted, made = (re.findall(r'"checkpoint":"([^"]+)"', text) for text in (printed, given))
+    """The README quotes checkpoints and turns; those of this run take their place in later lines."""
+    quoted, made = (re.findall(r'"(?:checkpoint|turn_id)":"([^"]+)"', text) for text in (printed, given))
     checkpoints.update(zip(quoted, made, strict=True))
 
 
