@@ -255,7 +255,9 @@ class Service:
             return None
         if finished is None:
             raise CorruptLog(f"{thread_id}: the turn {turn_id} has an end and no beginning")
-        return turn_view(await journal.load_at(thread_id, finished.version, outcome.loaded.tenant), finished)
+        return turn_view(
+            await journal.load_at(thread_id, finished.version, outcome.loaded.tenant), finished, self.runtime.prices
+        )
 
     async def _early(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> TurnView | None:
         """Return the answer of a turn that gives it before it is stored, if this process runs it."""
@@ -269,7 +271,7 @@ class Service:
             task.cancel()
         kept, loaded = run.kept, run.loaded
         finished = await transcript.finished(self.runtime.journal, thread_id, turn_id, after, kept)
-        return turn_view(loaded, finished) if finished else None
+        return turn_view(loaded, finished, self.runtime.prices) if finished else None
 
     async def _until_ended(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
         signals = self.runtime.turns.means.signals

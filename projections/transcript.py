@@ -19,6 +19,7 @@ from domain.events import (
     ApprovalDenied,
     Event,
     MessageAppended,
+    ModelCalled,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
@@ -49,11 +50,15 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class FinishedTurn(Struct, frozen=True):
-    """What a turn came to: its last event, that event's version, and the turn's messages from the user's on."""
+    """What a turn came to: its last event, that event's version, and the turn's messages from the user's on.
+
+    `calls` are those that it made of models.
+    """
 
     end: TurnEnd
     version: Version
     messages: Sequence[TranscriptMessage]
+    calls: Sequence[ModelCalled] = ()
 
 
 async def page(
@@ -76,15 +81,19 @@ async def finished(
     `kept` are events that are to be stored yet: they follow on those that are.
     """
     started: Version | None = None
+    calls: list[ModelCalled] = []
     async for recorded in _followed(journal, thread_id, after, None, kept):
         event = recorded.event
         if isinstance(event, TurnStarted) and event.turn_id == turn_id:
             started = recorded.version
+            calls.clear()
+        if isinstance(event, ModelCalled):
+            calls.append(event)
         if isinstance(event, TurnEnd) and event.turn_id == turn_id:
             if started is None:  # it was queued, and never began
                 return FinishedTurn(event, recorded.version, ())
             messages = [m async for m in read(journal, thread_id, started, recorded.version, kept)]
-            return FinishedTurn(event, recorded.version, messages)
+            return FinishedTurn(event, recorded.version, messages, calls)
     return None
 
 

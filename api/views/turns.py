@@ -1,14 +1,15 @@
 """Turns, as they are answered."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.events import TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
+from domain.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
+from domain.prices import Prices, dollars
 from projections.transcript import FinishedTurn, TranscriptMessage
 
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
@@ -23,6 +24,22 @@ class Accepted(Struct, frozen=True):
     turn_id: UUID
 
 
+class TurnUsage(Struct, frozen=True):
+    """What a turn has used of models."""
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+
+    @classmethod
+    def of(cls, calls: Sequence[ModelCalled], prices: Prices) -> Self:
+        """Add calls up, and price them."""
+        prompt, completion = sum(one.prompt_tokens for one in calls), sum(one.completion_tokens for one in calls)
+        cost = sum(prices.cost(one.model, one.prompt_tokens, one.completion_tokens) for one in calls)
+        return cls(len(calls), prompt, completion, dollars(cost))
+
+
 class TurnView(Struct, frozen=True):
     """A turn that has ended, with everything that was said in it, from the user's message on."""
 
@@ -32,6 +49,7 @@ class TurnView(Struct, frozen=True):
     checkpoint: str
     answer: str | None
     messages: Sequence[TranscriptMessage]
+    usage: TurnUsage
     reason: str | None = None
     detail: str | None = None
 
@@ -45,7 +63,7 @@ class Cancelling(Struct, frozen=True):
     checkpoint: str
 
 
-def turn_view(loaded: Loaded, finished: FinishedTurn) -> TurnView:
+def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices) -> TurnView:
     """Show a turn that has ended. `loaded` is the thread right after it."""
     end = finished.end
     said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
@@ -56,6 +74,7 @@ def turn_view(loaded: Loaded, finished: FinishedTurn) -> TurnView:
         checkpoint=checkpoint_of(loaded),
         answer=next(said, None),
         messages=finished.messages,
+        usage=TurnUsage.of(finished.calls, prices),
         reason=_reason(end),
         detail=end.detail if isinstance(end, TurnFailed) else None,
     )
