@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
-from domain.application.recalling import said_at
+from domain.application.recalling import read_said
 from domain.codec import Recorded
 from domain.errors import CorruptLog, UnknownTurn
 from domain.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
@@ -96,6 +96,6 @@ async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Ve
 
 
 async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
-    """Read the messages that a prompt recalls."""
-    found = {part.message: await said_at(journal, thread_id, Version(part.message)) for part in parts}
+    """Read the messages that a prompt recalls, even if their turn was rolled back since."""
+    found = {part.message: await read_said(journal, thread_id, Version(part.message)) for part in parts}
     return {version: said for version, said in found.items() if said is not None}
