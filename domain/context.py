@@ -38,13 +38,15 @@ Priced: TypeAlias = tuple[Excerpt, int]
 class Fixed(Struct, frozen=True):
     """What a prompt holds whatever was said: instructions, tools, and values of the thread that are shown.
 
-    `tokens` counts all of it; `texts` are the names that instructions and tools are kept under.
+    `tokens` counts all of it; `texts` are the names that instructions, tools and values are kept under. `known` is what
+    the model is told of the `values`.
     """
 
     instructions: str = ""
     tokens: int = 0
     texts: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    known: str = ""
 
 
 class Context(Struct, frozen=True):
@@ -71,7 +73,7 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
     shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    heading = system_text(fixed.instructions, values_text(thread.values, fixed.values), thread.summary, again)
+    heading = system_text(fixed.instructions, fixed.known, thread.summary, again)
     system = (ChatMessage("system", heading),) if heading else ()
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,

@@ -58,8 +58,9 @@ def seen(
     """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
-    instructions, tools = (texts.get(name, MISSING) if name else "" for name in (*assembled.texts, "", "")[:2])
-    values = values_text(thread.values, assembled.values)
+    kept = [texts.get(name, MISSING) if name else "" for name in assembled.texts]
+    unkept = ("", "", values_text(thread.values, assembled.values))  # once, values were not kept with a prompt
+    instructions, tools, values = (*kept, *unkept[len(kept) :])
     recalled = [_excerpt(older, part) for part in assembled.recalled]
     pieces = [
         *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
@@ -77,8 +78,13 @@ def seen(
     heading = system_text(instructions, values, summary, recalled)
     system = [ChatMessage("system", heading)] if heading else []
     sent = [*system, *(chat_message(message) for _, message in messages)]
-    found = MISSING not in {instructions, tools, *(part.text for part in recalled)}
-    return Prompt(pieces, sent, found)
+    found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
+    return Prompt(pieces, sent, found and is_whole(assembled))
+
+
+def is_whole(assembled: ContextAssembled) -> bool:
+    """Say whether a fact tells of all of its prompt: older releases kept neither instructions nor what they weigh."""
+    return assembled.fixed > 0
 
 
 def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:

@@ -14,7 +14,7 @@ from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.recall import Said
-from domain.seen import Prompt, seen
+from domain.seen import Prompt, is_whole, seen
 from domain.state import Running
 
 PAGE_BACK = 200
@@ -28,8 +28,8 @@ class SeenPrompt(Struct, frozen=True):
     at: datetime
     assembled: ContextAssembled
     called: ModelCalled | None
-    everything: int
-    """Tokens that a prompt would have had which holds all that was ever said in the thread."""
+    everything: int | None
+    """Tokens that a prompt would have had which holds all that was ever said in the thread; None if that is unknown."""
     prompt: Prompt
 
 
@@ -66,7 +66,7 @@ async def _seen(
     kept = await texts.texts([name for name in assembled.texts if name])
     older = await _older(journal, recorded.thread_id, assembled.recalled)
     prompt = seen(before, assembled, kept, older, tokens.count)
-    everything = assembled.fixed + before.thread.said_tokens
+    everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
     return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
 
 

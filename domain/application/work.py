@@ -103,7 +103,10 @@ class Work:
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
         self.written = ""
-        conversation = Conversation(self.means, self.agent, self.thread_id, self.state)
+        thread = self.run.loaded.state  # not the node's own copy: what that does with its values has no effect
+        if not isinstance(thread, Running):
+            raise TurnIsOver
+        conversation = Conversation(self.means, self.agent, self.thread_id, thread)
         await conversation.begin(self.agent.instructions if instructions is None else instructions)
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
