@@ -115,10 +115,15 @@ def _recalled(part: Excerpt, *, first: bool, count: Count) -> Piece:
     return Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
 
 
+def excerpt(said: Said, part: Recalled) -> Excerpt:
+    """Cut out of a message what a prompt recalled of it."""
+    return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
+
+
 def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:
-    said = older.get(part.message, Said(Version(part.message), "somebody", MISSING))
-    text = said.text[part.start : part.end] if part.message in older else MISSING
-    return Excerpt(Version(part.message), said.who, part.start, text, 0, part.because)
+    if part.message in older:
+        return excerpt(older[part.message], part)
+    return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)
 
 
 def _piece(kind: Kind, text: str, tokens: int, because: str) -> list[Piece]:

@@ -64,6 +64,12 @@ class Recall:
     finder: Finder
     meaning: Meaning | None = None
 
+    async def recall(
+        self, journal: Journal, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
+    ) -> Sequence[Excerpt]:
+        """Look for what matters again; see `recall`."""
+        return await recall(journal, self, state, thread_id, before, room, count)
+
 
 async def recall(
     journal: Journal, means: Recall, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count

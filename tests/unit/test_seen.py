@@ -1,7 +1,6 @@
 """What the models of a turn saw, found again as it was sent, whatever happened to the thread meanwhile."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from uuid import uuid4
 
@@ -19,19 +18,10 @@ from domain.commands import OpenThread, StartTurn, UpdateValues
 from domain.events import CancellationRequested, ContextAssembled, Durability, NodeFact, TurnRolledBack, TurnStarted
 from domain.graph import END, Graph, Node
 from domain.ids import TurnId, Version
-from domain.ports.recall import Lineage
-from domain.relevance import Hit, Term
 from domain.state import Running
 from domain.tools import tool
+from tests.support.recalling import All
 from tests.support.runtime import Stage, Words, calls, one_node, says, stage
-
-
-@dataclass
-class All:
-    """Finds every message before a version."""
-
-    async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        return [Hit(lineage[0][0], Version(version), 1.0) for version in range(1, before)][-limit:]
 
 
 @tool(idempotent=True)
