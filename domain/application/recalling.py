@@ -39,6 +39,9 @@ NEAR = 0.5
 MEANT = 0.2
 """What a rank by meaning counts beside one by words: most of what is asked for is a code, a date or a name."""
 
+EMBEDDED = 4_000
+"""Characters of a text that are embedded: models read no more."""
+
 PATIENCE = 2.0
 """Seconds that looking for older messages may take: the user waits for an answer."""
 
@@ -127,11 +130,16 @@ async def _alike(meaning: Meaning, lineage: Lineage, question: str, before: Vers
     """Find what means something alike; nothing while the endpoint is away."""
     try:
         async with asyncio.timeout(PATIENCE / 2):
-            (vector,) = await meaning.embedder.embed([question])
+            (vector,) = await meaning.embedder.embed([embedded_text(question)])
             return await meaning.vectors.nearest(meaning.embedder.model, lineage, vector, before, FOUND)
     except Exception as error:  # noqa: BLE001  (there are still words to find messages by)
         _log.warning("Older messages are found by words alone: %s", _why(error))
         return ()
+
+
+def embedded_text(text: str) -> str:
+    """Return what of a text is embedded."""
+    return text.strip()[:EMBEDDED]
 
 
 async def _lineage(

@@ -10,8 +10,8 @@ import pytest
 from domain.application.fork import Fork, fork
 from domain.application.indexing import Indexer
 from domain.application.journal import Journal
-from domain.application.recalling import Meaning, Recall, recall
-from domain.chat import ModelUnreachable
+from domain.application.recalling import EMBEDDED, Meaning, Recall, recall
+from domain.chat import ModelRejectedRequest, ModelUnreachable
 from domain.codec import Metadata
 from domain.commands import EditMessage
 from domain.errors import StoreUnavailable
@@ -77,6 +77,18 @@ class Letters:
 
     async def close(self) -> None:
         return
+
+
+@dataclass
+class Refusing(Letters):
+    """An embedder that refuses texts with a word."""
+
+    word: str = ""
+
+    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        if any(self.word in text for text in texts):
+            raise ModelRejectedRequest("400: input too long")
+        return await super().embed(texts)
 
 
 @dataclass
@@ -259,11 +271,11 @@ class TestMeaning:
         assert "by words alone: away" in caplog.text
 
     async def test_a_vector_that_the_store_refuses_fails_nothing(self, talk: Talk) -> None:
-        class Refusing(MemoryVectorStore):
+        class Full(MemoryVectorStore):
             async def nearest(self, *_: object) -> Sequence[Hit]:
                 raise ValueError("1e+39 is out of range for type vector")
 
-        shown = await talk.recalled(Recall(Found((3,)), Meaning(Letters(), Refusing())), await talk.asks())
+        shown = await talk.recalled(Recall(Found((3,)), Meaning(Letters(), Full())), await talk.asks())
         assert [each.message for each in shown] == [3]
 
     async def test_what_could_not_be_embedded_is_embedded_later(self, talk: Talk) -> None:
@@ -281,6 +293,25 @@ class TestMeaning:
         while sum((await vectors.positions("letters")).values()) < 16:
             await asyncio.sleep(0.01)
         running.cancel()
+
+    async def test_a_text_that_the_endpoint_refuses_is_passed_over(self, talk: Talk) -> None:
+        vectors, refusing = MemoryVectorStore(), Refusing(word="secret")
+        assert await Indexer(talk.journal, Meaning(refusing, vectors), lambda: EVERYTHING).step() == 13
+        found = await vectors.nearest("letters", [(talk.thread_id, Version(13))], [1, 1, 0], Version(99), 9)
+        assert sorted(hit.version for hit in found) == [3, 7, 8]
+
+    async def test_an_endpoint_that_refuses_everything_is_asked_again_later(self, talk: Talk) -> None:
+        vectors, refusing = MemoryVectorStore(), Refusing()
+        with pytest.raises(ModelRejectedRequest):
+            await Indexer(talk.journal, Meaning(refusing, vectors), lambda: EVERYTHING).step()
+        assert await vectors.positions("letters") == {}
+
+    async def test_a_long_question_is_cut_as_messages_are(self, talk: Talk) -> None:
+        letters = Letters()
+        await talk.recalled(
+            Recall(Found((3,)), Meaning(letters, MemoryVectorStore())), await talk.asks("refund? " * 900)
+        )
+        assert [len(text) for (text,) in letters.asked] == [EMBEDDED]
 
     async def test_only_slices_that_are_held_are_read(self, talk: Talk) -> None:
         indexer = Indexer(talk.journal, Meaning(Letters(), MemoryVectorStore()), list)
