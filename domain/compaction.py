@@ -6,7 +6,7 @@ shortened. Nothing is lost in either case; the log keeps every message, and what
 
 from collections.abc import Sequence
 
-from domain.context import Count, cost, groups
+from domain.context import Count, cost, groups, summary_tokens
 from domain.events import HistoryCompacted
 from domain.memory import Memory, fitted
 from domain.state import Message, Summary, Thread
@@ -26,6 +26,14 @@ LINE_LENGTH = 200
 def is_full(prompt_tokens: int, limit: int) -> bool:
     """Say whether the last prompt came near its limit."""
     return prompt_tokens > FULL * limit
+
+
+def is_outgrown(thread: Thread, prompt_tokens: int) -> bool:
+    """Say whether the last prompt, which the newest message answers, did not hold all of the live window before that.
+
+    What else it held is not known here; so this may be noticed a turn late, once more has been left out.
+    """
+    return sum(map(cost, thread.window[:-1])) + summary_tokens(thread.summary) > prompt_tokens
 
 
 def overflows(window: Sequence[Message], limit: int) -> bool:
@@ -57,10 +65,15 @@ def compacted(thread: Thread, limit: int, count: Count) -> HistoryCompacted | No
     return HistoryCompacted(messages[-1].version, summary, count(summary))
 
 
-def remembered(messages: Sequence[Message], memory: Memory, by: str, limit: int, count: Count) -> HistoryCompacted:
-    """Return the fact that messages left the live window for the memory that a model has written of them."""
+def remembered(
+    messages: Sequence[Message], memory: Memory, by: str, limit: int, count: Count
+) -> HistoryCompacted | None:
+    """Return the fact that messages left the live window for the memory that a model has written of them.
+
+    None if nothing of that memory fits.
+    """
     summary = fitted(memory, int(SUMMARY * limit), count)
-    return HistoryCompacted(messages[-1].version, summary, count(summary), by)
+    return HistoryCompacted(messages[-1].version, summary, count(summary), by) if summary else None
 
 
 def extract(lines: list[str], room: int, count: Count) -> str:

@@ -31,17 +31,22 @@ HEADING_TOKENS = 16
 Count: TypeAlias = Callable[[str], int]
 """Counts the tokens of a text."""
 
+Priced: TypeAlias = tuple[Excerpt, int]
+"""An excerpt, and the tokens that it takes."""
+
 
 class Fixed(Struct, frozen=True):
     """What a prompt holds whatever was said: instructions, tools, and values of the thread that are shown.
 
-    `tokens` counts all of it; `texts` are the names that instructions and tools are kept under.
+    `tokens` counts all of it; `texts` are the names that instructions, tools and values are kept under. `known` is what
+    the model is told of the `values`.
     """
 
     instructions: str = ""
     tokens: int = 0
     texts: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    known: str = ""
 
 
 class Context(Struct, frozen=True):
@@ -52,7 +57,7 @@ class Context(Struct, frozen=True):
 
 
 def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled: Sequence[Excerpt] = ()) -> Context:
-    """Choose what fits into `limit` tokens. Of what is recalled, the first have precedence.
+    """Choose what fits into `limit` tokens. Of what is recalled, the first have precedence; what is shown is left out.
 
     Raises:
         PromptTooLarge: it cannot be made to fit.
@@ -62,15 +67,13 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
     used = fixed.tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
     newest = groups(thread.window)[-1:]
     least = used + sum(cost(message) for group in newest for message in group if message is not asked)
-    again, again_tokens = _taken(recalled, limit - least, count)
-    used += again_tokens
-    chosen, used = _newest(thread.window, asked, used, limit)
+    again, chosen, used = _chosen(thread.window, asked, _priced(recalled, count), used, limit - least, limit)
     pinned = asked if asked and asked not in chosen else None
     whole = [pinned, *chosen] if pinned else chosen
     shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    heading = system_text(fixed.instructions, values_text(thread.values, fixed.values), thread.summary, again)
+    heading = system_text(fixed.instructions, fixed.known, thread.summary, again)
     system = (ChatMessage("system", heading),) if heading else ()
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
@@ -137,8 +140,8 @@ def values_text(values: JsonObject, names: Sequence[str]) -> str:
 
 
 def written(excerpt: Excerpt) -> str:
-    """Write a part of an older message for the model."""
-    return f"- {excerpt.who}: {excerpt.text}"
+    """Write a part of an older message for the model: indented, so that no line of it looks like a heading of ours."""
+    return f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines())
 
 
 def chat_message(message: Message) -> ChatMessage:
@@ -163,12 +166,37 @@ def _newest(window: Sequence[Message], asked: Message | None, used: int, limit: 
     return chosen, used
 
 
-def _taken(recalled: Sequence[Excerpt], room: int, count: Count) -> tuple[list[Excerpt], int]:
-    """Take what fits of what is recalled, in the order of the conversation, and count it as it will be written."""
+def _chosen(
+    window: Sequence[Message], asked: Message | None, recalled: Sequence[Priced], used: int, room: int, limit: int
+) -> tuple[list[Excerpt], list[Message], int]:
+    """Choose what is recalled and what is shown of the window, so that no message is both.
+
+    What is not recalled makes room for more of the window, which then need not be recalled either.
+    """
+    while True:
+        again, again_tokens = _taken(recalled, room)
+        chosen, total = _newest(window, asked, used + again_tokens, limit)
+        shown = {message.version for message in (*chosen, *([asked] if asked else []))}
+        if not any(_of(excerpt) in shown for excerpt in again):
+            return again, chosen, total
+        recalled = [priced for priced in recalled if _of(priced[0]) not in shown]
+
+
+def _of(excerpt: Excerpt) -> Version:
+    return excerpt.edits or excerpt.message
+
+
+def _priced(recalled: Sequence[Excerpt], count: Count) -> Sequence[Priced]:
+    """Count excerpts as they will be written, each on lines of its own."""
+    return [(excerpt, count(written(excerpt)) + 1) for excerpt in recalled]
+
+
+def _taken(recalled: Sequence[Priced], room: int) -> tuple[list[Excerpt], int]:
+    """Take what fits of what is recalled, in the order of the conversation."""
     taken: list[Excerpt] = []
     used = 0
-    for excerpt in recalled:
-        price = count(written(excerpt)) + 1 + (0 if taken else HEADING_TOKENS)
+    for excerpt, tokens in recalled:
+        price = tokens + (0 if taken else HEADING_TOKENS)
         if used + price <= room:
             taken.append(excerpt)
             used += price

@@ -28,6 +28,12 @@ FEW = 3
 NAMED = 4
 """Terms that `because` names."""
 
+CHARACTERS = 8
+"""Characters that a token has at most, mostly. Of a text that is longer only a part is counted, which takes time."""
+
+SEARCHED = 100_000
+"""Characters of a message in which a passage is looked for."""
+
 LEAD = 0.25
 """The share of an excerpt that comes before the first match: what is said of a thing mostly follows its name."""
 
@@ -35,7 +41,10 @@ _EDGE = re.compile(r"[\s,;{\[]")
 
 
 class Excerpt(Struct, frozen=True):
-    """The characters of a message from `start` on, and why they are shown again. `who` is a role, or a tool's name."""
+    """The characters of a message from `start` on, and why they are shown again. `who` is a role, or a tool's name.
+
+    `edits` is the message that an edit is of.
+    """
 
     message: Version
     who: str
@@ -43,14 +52,16 @@ class Excerpt(Struct, frozen=True):
     text: str
     tokens: int
     because: str
+    edits: Version = Version(0)
 
 
 class Said(Struct, frozen=True):
-    """A message that was found, as the log has it."""
+    """A message that was found, as the log has it. An edit is found by its own version; it is of another message."""
 
     message: Version
     who: str
     text: str
+    edits: Version = Version(0)
 
 
 def asked(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -72,7 +83,7 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
 def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Callable[[str], int]) -> Sequence[Excerpt]:
     """Cut the best passage out of each message, the best message first, until `room` tokens are full.
 
-    They come in the order of the thread. What was said before in hardly other words is shown once.
+    What was said before in hardly other words is shown once.
     """
     chosen: list[Excerpt] = []
     shown: set[str] = set()
@@ -83,24 +94,27 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
         if cut and len(words - shown) >= NEW * len(words):
             chosen.append(cut)
             shown |= words
-    return sorted(chosen, key=lambda each: each.message)
+    return chosen
 
 
 def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
     """Cut out at most so many tokens around most of what was looked for; None if nothing fits."""
-    text, found = said.text, places(words_in(said.text), terms)
-    tokens = count(text)
-    if most <= 0 or not text or most < LEAST < tokens:
+    text = said.text[:SEARCHED]
+    if most <= 0 or not text or (most < LEAST and len(text) > LEAST * CHARACTERS):
         return None
-    start, end = 0, len(text)
-    size = len(text)
+    found = places(words_in(text), terms)
+    size = min(len(text), most * CHARACTERS)
+    start, end = _around(text, found, terms, size) if size < len(text) else (0, size)
+    tokens = count(text[start:end])
+    if most < LEAST < tokens:
+        return None
     while tokens > most:
         size = min(size - 1, size * most // tokens)
         if size <= 0:
             return None
         start, end = _around(text, found, terms, size)
         tokens = count(text[start:end])
-    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms))
+    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms), said.edits)
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -24,6 +25,12 @@ what is asked for is mostly in one. Which part of it is shown is another questio
 
 NEAR, NEARBY = 60, 0.4
 """Events over which a term said nearby fades away to a third, and what it counts at first."""
+
+QUESTION = 10_000
+"""Characters of a question that are looked at."""
+
+LONGEST, IN_A_ROW = 100, 8
+"""Characters and words of a code or a name, at most: what is longer is a text, looked for word by word."""
 
 REFINED = 200
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
@@ -56,7 +63,7 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"[^\W_]+")
-_CODE = re.compile(r"(?=\S*\d)[^\W_](?:[\w.,:/@+-]*[^\W_])?")
+_CODE = re.compile(r"[^\W_](?:[\w.,:/@+-]*[^\W_])?")  # if it has a digit; to look ahead for one takes square time
 _NAME = re.compile(r"[A-Z][a-z]+(?: [A-Z][a-z]+)+")
 _SUFFIX = re.compile(r"(?:ations?|ings?|ions?|ies|ied|ers?|ed|es|e|s|y)$")
 
@@ -101,6 +108,7 @@ class Hit(Struct, frozen=True):
 def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
     """Return what a text looks for: codes, dates and amounts as they stand, names, and words that say something."""
     found: dict[str, Term] = {}
+    text = text[:QUESTION]
 
     def add(text: str, *forms: str, weight: float = 1.0) -> None:
         found.setdefault(text.lower(), Term(text, forms or (text,), weight))
@@ -108,16 +116,24 @@ def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
     for date in _DATE.finditer(text):
         add(date[0], *_forms(date))
     text = _DATE.sub(" ", text)
-    for code in _CODE.findall(text):
+    for code in filter(_is_code, _CODE.findall(text)):
         add(code, *{code: None, code.replace(",", ""): None}, weight=1.5)
-    text = _CODE.sub(" ", text)
+    text = _CODE.sub(lambda each: " " if _is_code(each[0]) else each[0], text)
     for name in _NAME.findall(text):
-        if not any(word in STOP_WORDS for word in name.lower().split()):
+        if _is_short(name) and not any(word in STOP_WORDS for word in name.lower().split()):
             add(name)
     for word in _TOKEN.findall(text):
-        if len(word) > 1 and word.lower() not in STOP_WORDS:
+        if 1 < len(word) <= LONGEST and word.lower() not in STOP_WORDS:
             add(word)
     return tuple(found.values())[:most]
+
+
+def _is_code(text: str) -> bool:
+    return _is_short(text) and any(map(str.isdecimal, text))
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= LONGEST and len(_TOKEN.findall(text)) <= IN_A_ROW
 
 
 def _forms(date: re.Match[str]) -> Iterable[str]:
@@ -140,6 +156,7 @@ def words_in(text: str) -> Sequence[tuple[str, int, int]]:
     return [(stem(match[0]), match.start(), match.end()) for match in _TOKEN.finditer(text)]
 
 
+@lru_cache(10_000)
 def stem(word: str) -> str:
     """Return what words of one root have in common, more or less; codes and short words stay as they are."""
     word = word.lower()

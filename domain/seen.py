@@ -58,8 +58,9 @@ def seen(
     """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
-    instructions, tools = (texts.get(name, MISSING) if name else "" for name in (*assembled.texts, "", "")[:2])
-    values = values_text(thread.values, assembled.values)
+    kept = [texts.get(name, MISSING) if name else "" for name in assembled.texts]
+    unkept = ("", "", values_text(thread.values, assembled.values))  # once, values were not kept with a prompt
+    instructions, tools, values = (*kept, *unkept[len(kept) :])
     recalled = [_excerpt(older, part) for part in assembled.recalled]
     pieces = [
         *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
@@ -77,8 +78,13 @@ def seen(
     heading = system_text(instructions, values, summary, recalled)
     system = [ChatMessage("system", heading)] if heading else []
     sent = [*system, *(chat_message(message) for _, message in messages)]
-    found = MISSING not in {instructions, tools, *(part.text for part in recalled)}
-    return Prompt(pieces, sent, found)
+    found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
+    return Prompt(pieces, sent, found and is_whole(assembled))
+
+
+def is_whole(assembled: ContextAssembled) -> bool:
+    """Say whether a fact tells of all of its prompt: older releases kept neither instructions nor what they weigh."""
+    return assembled.fixed > 0
 
 
 def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:
@@ -109,10 +115,15 @@ def _recalled(part: Excerpt, *, first: bool, count: Count) -> Piece:
     return Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
 
 
+def excerpt(said: Said, part: Recalled) -> Excerpt:
+    """Cut out of a message what a prompt recalled of it."""
+    return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
+
+
 def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:
-    said = older.get(part.message, Said(Version(part.message), "somebody", MISSING))
-    text = said.text[part.start : part.end] if part.message in older else MISSING
-    return Excerpt(Version(part.message), said.who, part.start, text, 0, part.because)
+    if part.message in older:
+        return excerpt(older[part.message], part)
+    return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)
 
 
 def _piece(kind: Kind, text: str, tokens: int, because: str) -> list[Piece]:

@@ -71,16 +71,16 @@ class CallView(Struct, frozen=True):
 class PromptView(Struct, frozen=True):
     """A prompt: `tokens` of at most `limit`, in pieces, and as the messages that were sent.
 
-    `everything` is how many tokens it would have taken to send all that was ever said, and `saved` the difference.
-    It is `exact` if every text was found as it was then.
+    `everything` is how many tokens it would have taken to send all that was ever said, and `saved` the difference:
+    null where the release that recorded the prompt did not say. It is `exact` if every text was found as it was then.
     """
 
     version: int
     at: datetime
     tokens: int
     limit: int
-    everything: int
-    saved: int
+    everything: int | None
+    saved: int | None
     exact: bool
     pieces: Sequence[PieceView]
     messages: Sequence[JsonObject]
@@ -96,7 +96,7 @@ class PromptView(Struct, frozen=True):
             tokens=assembled.tokens,
             limit=assembled.limit,
             everything=found.everything,
-            saved=found.everything - assembled.tokens,
+            saved=None if found.everything is None else found.everything - assembled.tokens,
             exact=prompt.exact,
             pieces=[PieceView.of(piece) for piece in prompt.pieces],
             messages=[chat(message) for message in prompt.messages],

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from domain.agent import Agent, TurnContext
-from domain.compaction import is_full
+from domain.compaction import is_full, is_outgrown
 from domain.errors import InvalidInput
 from domain.events import NodeFact
 from domain.graph import END, Branch, Edge, Graph, Node, Retry
@@ -64,8 +64,9 @@ def after_response(state: Running) -> str:
     """After `generate_response`: are there calls to run, is it time to make room, or is all done?"""
     if state.turn.calls:
         return "tools"
-    full = is_full(state.turn.prompt_tokens, state.turn.prompt_limit)
-    return "over_window" if full else "done"
+    shown = state.turn.prompt_tokens
+    over = is_full(shown, state.turn.prompt_limit) or is_outgrown(state.thread, shown)
+    return "over_window" if over else "done"
 
 
 NODES: Sequence[Node] = (

@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
-from domain.application.recalling import said_at
+from domain.application.recalling import read_said
 from domain.codec import Recorded
 from domain.errors import CorruptLog, UnknownTurn
 from domain.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
@@ -14,7 +14,7 @@ from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.recall import Said
-from domain.seen import Prompt, seen
+from domain.seen import Prompt, is_whole, seen
 from domain.state import Running
 
 PAGE_BACK = 200
@@ -28,8 +28,8 @@ class SeenPrompt(Struct, frozen=True):
     at: datetime
     assembled: ContextAssembled
     called: ModelCalled | None
-    everything: int
-    """Tokens that a prompt would have had which holds all that was ever said in the thread."""
+    everything: int | None
+    """Tokens that a prompt would have had which holds all that was ever said in the thread; None if that is unknown."""
     prompt: Prompt
 
 
@@ -66,7 +66,7 @@ async def _seen(
     kept = await texts.texts([name for name in assembled.texts if name])
     older = await _older(journal, recorded.thread_id, assembled.recalled)
     prompt = seen(before, assembled, kept, older, tokens.count)
-    everything = assembled.fixed + before.thread.said_tokens
+    everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
     return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
 
 
@@ -96,6 +96,6 @@ async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Ve
 
 
 async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
-    """Read the messages that a prompt recalls."""
-    found = {part.message: await said_at(journal, thread_id, Version(part.message)) for part in parts}
+    """Read the messages that a prompt recalls, even if their turn was rolled back since."""
+    found = {part.message: await read_said(journal, thread_id, Version(part.message)) for part in parts}
     return {version: said for version, said in found.items() if said is not None}

@@ -8,7 +8,6 @@ from functools import partial
 from domain.agent import Agent
 from domain.application.calls import Prompt
 from domain.application.fixtures import tools_text
-from domain.application.recalling import recall
 from domain.application.run import Means
 from domain.context import Context, Fixed, assemble, first_shown
 from domain.ids import ThreadId
@@ -58,4 +57,4 @@ class Conversation:
             return ()
         before = first_shown(self.state, self._fixed.tokens, limit - room)
         journal, count = self.means.journal, self.means.tokens.count
-        return await recall(journal, self.means.recall, self.state, self.thread_id, before, room, count)
+        return await self.means.recall.recall(journal, self.state, self.thread_id, before, room, count)

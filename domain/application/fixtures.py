@@ -8,7 +8,7 @@ from domain.application.counting import counted
 from domain.chat import MESSAGE_OVERHEAD
 from domain.codec import to_json
 from domain.context import HEADING_TOKENS, Fixed, values_text
-from domain.json import JsonObject
+from domain.json import JsonObject, storable_text
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.texts import name_of
@@ -19,7 +19,7 @@ REMEMBERED = 1_000
 
 @dataclass
 class Fixtures:
-    """Counts and keeps instructions and tools. Nothing is asked of the store for a text that it was given before."""
+    """Counts and keeps instructions, tools, and values that are shown; of the store a text is asked only once."""
 
     tokens: TokenCounter
     store: TextStore
@@ -27,12 +27,11 @@ class Fixtures:
 
     async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> Fixed:
         """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
-        texts = [await self._kept(text) for text in (instructions, tools)]
         names = tuple(name for name in shown if name in values)
-        told = values_text(values, names)
-        taken = await counted(self.tokens, told) + HEADING_TOKENS if told else 0
-        tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + taken
-        return Fixed(instructions, tokens, tuple(name for name, _ in texts), names)
+        instructions, known = storable_text(instructions), storable_text(values_text(values, names))
+        texts = [await self._kept(text) for text in (instructions, tools, known)]
+        tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + (HEADING_TOKENS if known else 0)
+        return Fixed(instructions, tokens, tuple(name for name, _ in texts), names, known)
 
     async def _kept(self, text: str) -> tuple[str, int]:
         """Return a text's name and tokens, once it is kept."""

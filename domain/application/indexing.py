@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from domain.application.journal import Journal
-from domain.application.recalling import Meaning
+from domain.application.recalling import Meaning, embedded_text
 from domain.chain import Record
-from domain.chat import ModelError
+from domain.chat import ModelError, ModelRejectedRequest
 from domain.codec import decode
 from domain.errors import StoreUnavailable
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
@@ -28,8 +28,8 @@ EVENTS = 500
 TEXTS = 32
 """Texts that the endpoint is asked for at a time."""
 
-LONGEST = 4_000
-"""Characters of a message that are embedded: models read no more."""
+HARMLESS = "hello"
+"""A text that any endpoint embeds which embeds at all."""
 
 IDLE, AWAY = 2.0, 30.0
 """Seconds until the next look, where there is nothing to do, and while something is away."""
@@ -83,15 +83,32 @@ class Indexer:
         model, vectors = self.meaning.embedder.model, list[Embedded]()
         for begin in range(0, len(told), TEXTS):
             part = told[begin : begin + TEXTS]
-            found = await self.meaning.embedder.embed([text for _, text in part])
+            found = await self._embedded([text for _, text in part])
             vectors += [
                 Embedded(ThreadId(record.thread_id), Version(record.version), vector)
                 for (record, _), vector in zip(part, found, strict=True)
+                if vector is not None
             ]
         ends = {slice_of(record.thread_id): record.position for record in records}
         await self.meaning.vectors.keep(model, vectors, ends)
         self._read |= ends
         return len(records)
+
+    async def _embedded(self, texts: Sequence[str]) -> Sequence[Sequence[float] | None]:
+        """Embed texts. None for one that the endpoint refuses: it is passed over, or nothing after it would be found.
+
+        Raises the endpoint's error if it refuses every text.
+        """
+        embed = self.meaning.embedder.embed
+        try:
+            return await embed(texts)
+        except ModelRejectedRequest as error:
+            if len(texts) > 1:
+                half = len(texts) // 2
+                return [*await self._embedded(texts[:half]), *await self._embedded(texts[half:])]
+            await embed([HARMLESS])
+            _log.warning("A message is not embedded, and so not found by its meaning: %s", error)
+            return [None]
 
     async def _behind(self) -> Mapping[Slice, Position]:
         """Choose slices that have more than was read, a batch's worth."""
@@ -112,8 +129,8 @@ class Indexer:
 def _text(record: Record) -> str:
     match decode(record).event:
         case MessageAppended(content=str(content)) | ToolSucceeded(content=content) | MessageEdited(content=content):
-            return content[:LONGEST].strip()
+            return embedded_text(content)
         case ToolFailed(error=error):
-            return error[:LONGEST].strip()
+            return embedded_text(error)
         case _:
             return ""

@@ -7,7 +7,7 @@ follows is compared with the log: where a turn parts from what was recorded, and
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from datetime import date
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from domain.agent import Agent
 from domain.application.asking import Models
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
+from domain.application.recalling import Recall, read_said
 from domain.application.run import Means
 from domain.application.signals import Signals
 from domain.application.turns import Turns
@@ -32,9 +33,14 @@ from domain.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
+    ItemCompleted,
+    ItemFailed,
     MessageAppended,
     ModelCalled,
+    ModelFailed,
     NodeCompleted,
+    NodeFailed,
+    Recalled,
     StateUpdated,
     ToolFailed,
     ToolOutcomeUnknown,
@@ -47,10 +53,14 @@ from domain.events import (
 from domain.graph import Graph, Node, Subgraph
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
 from domain.json import JsonObject
-from domain.memory import read_written
+from domain.memory import INSTRUCTIONS, read_written
 from domain.ports.clock import Clock
+from domain.ports.recall import Finder
 from domain.ports.tokens import TokenCounter
 from domain.prices import Prices
+from domain.recall import Excerpt
+from domain.relevance import Hit
+from domain.seen import excerpt
 from domain.state import Unopened
 from domain.tools import ToolContext, ToolHandler
 
@@ -127,6 +137,7 @@ class Replay:
             self.context_window,
             unlimited(journal, self.clock, FREE),
             Fixtures(self.tokens, Unkept()),
+            recall=RecalledAgain(log=self.journal, thread_id=thread_id, answers=answers),
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
         await Turns(means, {own: answers.acted_by(agent)}).run(loaded, Metadata())
@@ -147,21 +158,45 @@ class Answers:
 
     def __init__(self, recorded: Sequence[Recorded]) -> None:
         """Take the answers out of a turn's events."""
+        self.recalled: deque[tuple[Recalled, ...]] = deque()
+        """What each prompt recalled whose answer is to come."""
         self._said: deque[ChatAnswer] = deque()
+        self._summaries: deque[ChatAnswer | None] = deque()
         self._told: defaultdict[str, deque[tuple[bool, str]]] = defaultdict(deque)
-        asked: dict[int, ToolRequested] = {}
+        self._read_models(recorded)
+        self._read_tools(recorded)
+
+    def _read_models(self, recorded: Sequence[Recorded]) -> None:
+        """Tell answers and summaries apart: a summary that failed, or could not be read, came to nothing."""
+        recalled: tuple[Recalled, ...] = ()
         called: ModelCalled | None = None
+        unanswered = False
         for position, entry in enumerate(recorded):
+            match entry.event:
+                case ContextAssembled():
+                    recalled = entry.event.recalled
+                case ModelCalled():
+                    called, unanswered = entry.event, True
+                case ModelFailed():
+                    unanswered = True
+                case MessageAppended() if called:
+                    self._said.append(_answer(called, entry.event, recorded[position + 1 :]))
+                    self.recalled.append(recalled)
+                    called, unanswered = None, False
+                case HistoryCompacted(by=by, summary=summary) if called and by:
+                    self._summaries.append(ChatAnswer(to_json(read_written(summary)), (), "stop", by))
+                    called, unanswered = None, False
+                case NodeCompleted() if unanswered:
+                    self._summaries.append(None)
+                    called, unanswered = None, False
+                case NodeFailed() | ItemCompleted() | ItemFailed():
+                    called, unanswered = None, False
+
+    def _read_tools(self, recorded: Sequence[Recorded]) -> None:
+        asked: dict[int, ToolRequested] = {}
+        for entry in recorded:
             event = entry.event
-            if isinstance(event, ModelCalled):
-                called = event
-            elif isinstance(event, MessageAppended) and called:
-                self._said.append(_answer(called, event, recorded[position + 1 :]))
-                called = None
-            elif isinstance(event, HistoryCompacted) and called and event.by:
-                self._said.append(ChatAnswer(to_json(read_written(event.summary)), (), "stop", event.by))
-                called = None
-            elif isinstance(event, ToolRequested):
+            if isinstance(event, ToolRequested):
                 asked[entry.version] = event
             elif (outcome := _outcome(event)) and outcome[0] in asked:
                 request = asked[outcome[0]]
@@ -169,9 +204,15 @@ class Answers:
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Answer as it was recorded, in the recorded order."""
-        del request, on_delta
+        del on_delta
+        if request.messages[0].content == INSTRUCTIONS:
+            summary = self._summaries.popleft() if self._summaries else None
+            if summary is None:
+                raise NotRecorded("no summary was written then")
+            return summary
         if not self._said:
             raise NotRecorded("the model is asked once more than it was then")
+        self.recalled.popleft()
         return self._said.popleft()
 
     async def close(self) -> None:
@@ -197,6 +238,30 @@ class Answers:
             return text
 
         return told
+
+
+class Nowhere:
+    """A `Finder` that finds nothing."""
+
+    async def find(self, *_: object) -> Sequence[Hit]:
+        """Find nothing."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecalledAgain(Recall):
+    """Recalls what the prompts of a recorded turn did: what was looked for then may be found otherwise by now."""
+
+    log: Journal
+    thread_id: ThreadId
+    answers: Answers
+    finder: Finder = field(default_factory=Nowhere)
+
+    async def recall(self, *_: object) -> Sequence[Excerpt]:
+        """Read what the next prompt recalled, in the log."""
+        parts = self.answers.recalled[0] if self.answers.recalled else ()
+        found = [(part, await read_said(self.log, self.thread_id, Version(part.message))) for part in parts]
+        return [excerpt(said, part) for part, said in found if said]
 
 
 def _unwaiting(graph: Graph) -> Sequence[Node | Subgraph]:

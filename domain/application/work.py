@@ -103,7 +103,10 @@ class Work:
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
         self.written = ""
-        conversation = Conversation(self.means, self.agent, self.thread_id, self.state)
+        thread = self.run.loaded.state  # not the node's own copy: what that does with its values has no effect
+        if not isinstance(thread, Running):
+            raise TurnIsOver
+        conversation = Conversation(self.means, self.agent, self.thread_id, thread)
         await conversation.begin(self.agent.instructions if instructions is None else instructions)
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
@@ -176,24 +179,28 @@ class Work:
         leaves = leaving(self.state.thread.window, window)
         if not leaves:
             return ()
+        told: dict[str, Sequence[Message]] = {}
         try:
-            made = await self.calls.ask(partial(self._to_remember, leaves))
+            made = await self.calls.ask(partial(self._to_remember, leaves, told))
         except (ModelError, BudgetExhausted, PromptTooLarge) as error:
             _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
             return ()
         memory = read_memory(made.answer.content or "")
-        if memory is None:
+        leaves = told[made.prompt.messages[-1].content or ""]
+        fact = remembered(leaves, memory, made.called.model, window, self._count) if memory else None
+        if fact is None:
             _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
             return (made.called,)
-        return (made.called, remembered(leaves, memory, made.called.model, window, self._count))
+        return (made.called, fact)
 
-    async def _to_remember(self, leaves: Sequence[Message], limit: int) -> Prompt:
-        """Make the prompt that asks for a summary."""
+    async def _to_remember(self, leaves: Sequence[Message], told: dict[str, Sequence[Message]], limit: int) -> Prompt:
+        """Make the prompt that asks for a summary, and note which messages it tells of."""
         summary = self.state.thread.summary
         fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
-        told = ask_to_remember(summary.text if summary else "", leaves, limit - fixed, self._count)
-        messages = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", told))
-        return Prompt(messages, fixed + self._count(told))
+        text, messages = ask_to_remember(summary.text if summary else "", leaves, limit - fixed, self._count)
+        told[text] = messages
+        asked = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
+        return Prompt(asked, fixed + self._count(text))
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""

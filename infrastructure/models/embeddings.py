@@ -6,8 +6,9 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from domain.chat import AnswerMalformed, ModelOverloaded, ModelRejectedRequest, ModelUnreachable
-from infrastructure.models.failures import shortened, without
+from domain.chat import AnswerMalformed, ModelUnreachable
+from infrastructure.models.failures import failure_of, shortened, without
+from infrastructure.models.hosts import is_loopback
 
 PATH = "/embeddings"
 
@@ -31,13 +32,14 @@ class OpenAIEmbedder:
     """An `Embedder` over HTTP. It tries once: whoever embeds in the background comes again anyway."""
 
     def __init__(self, endpoint: str, api_key: str | None, model: str, *, past_proxies: bool = False) -> None:
-        """Ask `endpoint`, such as `http://127.0.0.1:11434/v1`; not by way of a proxy, if so wished."""
+        """Ask `endpoint`, such as `http://127.0.0.1:11434/v1`; not by way of a proxy, if so wished, or on loopback."""
         self.model = model
         self._key = api_key or ""
         self._url = endpoint if endpoint.endswith(PATH) else endpoint + PATH
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx.Timeout(LIMIT, connect=CONNECT)
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=not past_proxies)
+        direct = past_proxies or is_loopback(httpx.URL(self._url).host)  # a proxy cannot reach this machine's loopback
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=not direct)
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """Ask for the vectors of some texts."""
@@ -52,8 +54,8 @@ class OpenAIEmbedder:
             ) from error
         if not response.is_success:
             said = shortened(without(self._key, response.text))
-            kind = ModelOverloaded if response.status_code in {408, 429} or response.is_server_error else None
-            raise (kind or ModelRejectedRequest)(f"The embeddings' endpoint said {response.status_code}: {said}")
+            kind = type(failure_of(response.status_code, said))
+            raise kind(f"The embeddings' endpoint said {response.status_code}: {said}")
         try:
             data = sorted(_decode(response.content).data, key=lambda one: one.index)
         except msgspec.MsgspecError as error:

@@ -8,7 +8,15 @@ from uuid import UUID
 import pytest
 
 from domain.application.recalling import Meaning
-from domain.chat import AnswerMalformed, ModelError, ModelOverloaded, ModelRejectedRequest, ModelUnreachable
+from domain.chat import (
+    AnswerMalformed,
+    ModelError,
+    ModelOverloaded,
+    ModelRefused,
+    ModelRejectedRequest,
+    ModelUnknown,
+    ModelUnreachable,
+)
 from domain.ids import ThreadId, Version
 from domain.relevance import Hit
 from infrastructure.models.embeddings import OpenAIEmbedder
@@ -41,7 +49,9 @@ async def test_vectors_come_in_the_order_of_the_texts() -> None:
     [
         (refusal(503), ModelOverloaded),
         (refusal(429), ModelOverloaded),
-        (refusal(401, f"not {KEY}"), ModelRejectedRequest),
+        (refusal(400, f"not {KEY}"), ModelRejectedRequest),
+        (refusal(401, f"not {KEY}"), ModelRefused),
+        (refusal(404), ModelUnknown),
         (Reply([b"<html>"]), AnswerMalformed),
         (Reply([b'{"data": []}']), AnswerMalformed),
         (Reply([b'{"data": [{"index": 0, "embedding": []}]}']), AnswerMalformed),
@@ -62,6 +72,17 @@ async def test_an_endpoint_that_is_not_there_is_unreachable() -> None:
     with pytest.raises(ModelUnreachable, match="EMBEDDING_ENDPOINT"):
         await embedder.embed(["a"])
     await embedder.close()
+
+
+async def test_this_machine_is_asked_past_any_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with OpenAIServer(otherwise=vectors) as server:
+        embedder = OpenAIEmbedder(server.endpoint, KEY, "small")
+        assert await embedder.embed(["a"]) == [[0.0, 1.0]]
+        await embedder.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whatever was said: excerpts are parts of messages, in order, within the allowance."""
+"""Whatever was said: excerpts are parts of messages, within the allowance."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: 
     chosen = excerpts(list(reversed(found)), terms_of(question), room, count)
     assert sum(each.tokens + HEADING for each in chosen) <= max(room, 0)
     versions = [each.message for each in chosen]
-    assert versions == sorted(set(versions))
+    assert len(versions) == len(set(versions))
     for each in chosen:
         text = texts[each.message - 1]
         assert each.text

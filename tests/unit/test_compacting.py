@@ -1,9 +1,21 @@
 """Making room in the live window, by a model's summary or without one. The log keeps everything."""
 
+import pytest
+
+from domain.application.asking import Models
 from domain.application.assistant import assistant
 from domain.chat import ChatAnswer, ModelError, Usage
-from domain.events import ContextAssembled, Event, HistoryCompacted, MessageAppended, ModelCalled, ModelFailed
-from tests.support.runtime import Stage, says, stage
+from domain.events import (
+    ContextAssembled,
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    ModelFailed,
+    TurnFailed,
+)
+from domain.routing import ModelSpec, Policy, Rule
+from tests.support.runtime import Script, Stage, says, stage
 
 LONG = "word " * 120
 WINDOW = 1_000
@@ -63,6 +75,42 @@ class TestSummaries:
         await talking(played, 4)
         assert not await played.happened(HistoryCompacted)
         assert played_models(await played.events()).count("small") == 1
+
+    @pytest.mark.parametrize("nonsense", ["[" * 5_000 + "]" * 5_000, '"a\ud800"', '"\\ud800"'])
+    async def test_no_turn_fails_for_an_answer_that_nobody_could_read(self, nonsense: str) -> None:
+        answer = ChatAnswer(f'{{"facts": [{nonsense}]}}', (), "stop", "small", Usage(300, 5))
+        played = a_long_talk(*[answer] * 9)
+        await talking(played, 5)
+        assert played.script.to_summarise
+        assert not await played.happened(TurnFailed)
+
+    async def test_what_does_not_fit_any_more_is_summarised_before_the_prompt_is_full(self) -> None:
+        played = stage(assistant(instructions=""), *[says("fine")] * 8, context_window=WINDOW)
+        played.script.summaries += [remembers("the user has documents")] * 8
+        for number in range(8):
+            await played.say(f"document {number} " + "word " * 450)  # of which two do not fit
+        facts = await played.happened(HistoryCompacted)
+        assert {fact.by for fact in facts} == {"small"}  # type: ignore[attr-defined]
+
+    async def test_a_small_model_summarises_as_much_as_it_takes_and_the_rest_later(self) -> None:
+        small, large = Script([], summaries=[remembers("the user is Mia")] * 9), Script([says("word " * 10)] * 40)
+        specs = {
+            "large": ModelSpec("large", "script"),
+            "small": ModelSpec("small", "small", context_window=300),
+        }
+        rule = Rule("small", node="compact_history")
+        models = Models(Policy(specs, ("large", "small"), (rule,)), {"large": large, "small": small})
+        played = stage(assistant(instructions=""), context_window=WINDOW, models=models)
+        for _ in range(40):
+            await played.say("word " * 10)
+        (first, *_) = facts = await played.happened(HistoryCompacted)
+        assert {fact.by for fact in facts} == {"small"}  # type: ignore[attr-defined]
+        told = small.to_summarise[0].count(": word")
+        recorded = [each async for each in played.journal.follow(played.thread_id)]
+        said = [each.version for each in recorded if isinstance(each.event, MessageAppended)]
+        assert 5 < told < 15
+        assert first.through == said[told - 1]  # type: ignore[attr-defined]
+        assert max(await prompts(played)) <= WINDOW * 0.85
 
     async def test_without_any_summary_an_extract_keeps_the_window_bounded(self) -> None:
         played = a_long_talk()

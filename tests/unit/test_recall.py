@@ -3,7 +3,7 @@
 import json
 
 from domain.ids import Version
-from domain.recall import HEADING, Excerpt, Said, asked, excerpts, passage
+from domain.recall import CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
 from domain.relevance import terms_of
 from domain.state import Message
 
@@ -47,6 +47,19 @@ class TestPassages:
         text = "refund " + "x " * 400 + "refund of PEP4E0" + " y" * 400
         assert "refund of PEP4E0" in cut(text, "refund PEP4E0", 40).text
 
+    def test_of_a_very_long_text_hardly_anything_is_counted(self) -> None:
+        counted: list[int] = []
+
+        def counting(text: str) -> int:
+            counted.append(len(text))
+            return count(text)
+
+        text = "x" * 40_000 + " PEP4E0 " + "y" * 40_000
+        found = passage(said(1, text), terms_of("PEP4E0"), 60, counting)
+        assert found
+        assert "PEP4E0" in found.text
+        assert max(counted) <= 60 * CHARACTERS
+
     def test_without_a_match_it_is_the_beginning(self) -> None:
         found = cut("a " * 500, "refund", 40)
         assert (found.start, found.because) == (0, "means something alike")
@@ -57,10 +70,10 @@ class TestPassages:
 
 
 class TestPacking:
-    def test_the_best_are_taken_and_come_in_the_order_of_the_thread(self) -> None:
+    def test_the_best_are_taken_and_come_first(self) -> None:
         found = [said(9, "nine says refund " * 9), said(3, "three says other refund things " * 5), said(6, "six " * 90)]
         chosen = excerpts(found, terms_of("refund"), 120, count)
-        assert [each.message for each in chosen] == [3, 9]
+        assert [each.message for each in chosen] == [9, 3]
         assert sum(each.tokens + HEADING for each in chosen) <= 140
 
     def test_what_says_nothing_new_is_shown_once(self) -> None:

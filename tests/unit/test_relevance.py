@@ -1,11 +1,26 @@
 """What a question looks for, and which messages have most to do with it."""
 
+import time
 from uuid import UUID
 
 import pytest
 
 from domain.ids import ThreadId, Version
-from domain.relevance import Candidate, Hit, Matches, Term, fuse, places, rank, rarest, stem, terms_of, words_in
+from domain.relevance import (
+    IN_A_ROW,
+    LONGEST,
+    Candidate,
+    Hit,
+    Matches,
+    Term,
+    fuse,
+    places,
+    rank,
+    rarest,
+    stem,
+    terms_of,
+    words_in,
+)
 
 THREAD = ThreadId(UUID(int=1))
 
@@ -47,6 +62,20 @@ class TestTerms:
         for written in ("May 20", "May 20th, 2024", "2024-05-20") if "2024" not in text else ("May 20", text):
             assert found(f"It leaves {written}.", *terms), written
         assert not found("It leaves 2024-05-21, May 2", *terms)
+
+    @pytest.mark.parametrize("text", ["a" * 200_000, "1," * 100_000, "a." * 100_000 + "1", '{"id":"A-1"},' * 20_000])
+    def test_no_text_takes_long_and_no_term_is_a_whole_text(self, text: str) -> None:
+        begun = time.perf_counter()
+        terms = terms_of(text)
+        assert time.perf_counter() - begun < 0.5
+        assert all(len(term.text) <= LONGEST and len(words_in(term.text)) <= IN_A_ROW for term in terms)
+
+    def test_a_code_has_a_digit_of_its_own(self) -> None:
+        assert [(term.text, term.weight) for term in terms_of("refund(42) v1.2/x")] == [
+            ("42", 1.5),
+            ("v1.2/x", 1.5),
+            ("refund", 1.0),
+        ]
 
     def test_there_are_not_too_many(self) -> None:
         assert len(terms_of(" ".join(f"word{n}" for n in range(100)))) == 20

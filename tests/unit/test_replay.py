@@ -6,18 +6,22 @@ from dataclasses import replace as replace_fields
 import pytest
 from msgspec.structs import replace
 
-from domain.agent import Agent
+from domain.agent import Agent, TurnContext
 from domain.application.assistant import EDGES, NODES, assistant
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
+from domain.application.recalling import Recall
 from domain.application.replay import Replay, ReplayedTurn
+from domain.chat import ChatAnswer, ModelError, Usage
 from domain.codec import Metadata
 from domain.commands import DecideApproval
-from domain.graph import Graph
+from domain.events import ContextAssembled, HistoryCompacted, NodeFact
+from domain.graph import END, Graph, Node
 from domain.state import Running
 from domain.tools import tool
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from tests.support.recalling import All
 from tests.support.runtime import Clock, Stage, Words, calls, double, says, stage
 
 
@@ -105,3 +109,36 @@ async def test_what_people_decided_is_replayed_without_them(decision: str) -> No
     await played.turns.run(outcome.loaded, Metadata())
     (turn,) = await replayed(played)
     assert turn.parted is None
+
+
+async def test_a_summary_that_came_to_nothing_comes_to_nothing_again() -> None:
+    async def compact(turn: TurnContext) -> Sequence[NodeFact]:
+        return await turn.compact()
+
+    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+        return await turn.generate()
+
+    graph = Graph("solo", "c", [Node("c", compact), Node("g", answer)], {"c": "g", "g": END})
+    long = "word " * 120
+    played = stage(Agent(graph, "be"), *[says(long)] * 6, context_window=1_000)
+    unreadable = ChatAnswer("no", (), "stop", "small", Usage(300, 5))
+    summary = ChatAnswer('{"facts": ["x"]}', (), "stop", "small", Usage(300, 5))
+    played.script.summaries += [unreadable, ModelError("busy"), summary]
+    for _ in range(6):
+        await played.say(long)
+    assert len(await played.happened(HistoryCompacted)) > 0
+    turns = await replayed(played)
+    assert [(turn.recorded, turn.replayed) for turn in turns if turn.parted] == []
+
+
+async def test_what_was_recalled_is_recalled_again() -> None:
+    answers = [says(f"refund PEP4E0 answer {n} " + f"word{n} " * 40) for n in range(20)]
+    played = stage(assistant(instructions=""), *answers, context_window=1_000)
+    played.script.summaries += [ChatAnswer('{"facts": ["x"]}', (), "stop", "small")] * 20
+    played.turns.means = replace_fields(played.turns.means, recall=Recall(All()))
+    for number in range(20):
+        await played.say(f"refund PEP4E0 number {number} is asked here")
+    prompts = await played.happened(ContextAssembled)
+    assert any(prompt.recalled for prompt in prompts)  # type: ignore[attr-defined]
+    turns = await replayed(played)
+    assert [turn for turn in turns if turn.parted or turn.prompts_then != turn.prompts_now] == []

@@ -1,0 +1,158 @@
+"""What the models of a turn saw, found again as it was sent, whatever happened to the thread meanwhile."""
+
+from collections.abc import Sequence
+from dataclasses import replace as replace_fields
+from uuid import uuid4
+
+import pytest
+
+from api.views.context import PromptView
+from domain.agent import Agent, TurnContext
+from domain.application.assistant import assistant
+from domain.application.contexts import SeenPrompt, contexts
+from domain.application.execute import Request, execute
+from domain.application.recalling import Recall
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
+from domain.codec import Metadata
+from domain.commands import OpenThread, StartTurn, UpdateValues
+from domain.events import CancellationRequested, ContextAssembled, Durability, NodeFact, TurnRolledBack, TurnStarted
+from domain.graph import END, Graph, Node
+from domain.ids import TurnId, Version
+from domain.state import Running
+from domain.tools import tool
+from tests.support.recalling import All
+from tests.support.runtime import Stage, Words, calls, one_node, says, stage
+
+
+@tool(idempotent=True)
+async def big(number: int) -> str:
+    """Say much."""
+    return f"result {number} PEP4E0 refund " + "word " * 300
+
+
+async def shown(played: Stage) -> list[SeenPrompt]:
+    loaded = await played.journal.load(played.thread_id)
+    turns = [event.turn_id for event in await played.events() if isinstance(event, TurnStarted)]
+    found = [
+        await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id))  # one after the other
+        for turn_id in turns
+    ]
+    return [prompt for prompts in found for prompt in prompts]
+
+
+def sent(played: Stage) -> list[list[ChatMessage]]:
+    return [list(request.messages) for request in played.script.asked]
+
+
+def recalling(agent: Agent, *lines: ChatAnswer) -> Stage:
+    played = stage(agent, *lines, context_window=1_000)
+    played.turns.means = replace_fields(played.turns.means, recall=Recall(All()))
+    return played
+
+
+def shown_twice(prompt: SeenPrompt) -> set[Version]:
+    pieces = prompt.prompt.pieces
+    return {p.version for p in pieces if p.kind == "message"} & {p.version for p in pieces if p.kind == "recalled"}
+
+
+async def open_with(played: Stage, stage_is: str) -> None:
+    opening = OpenThread(played.agent.name, {"stage": stage_is})
+    await execute(played.journal, Request(played.thread_id, lambda _: (opening,)))
+
+
+class TestValues:
+    async def test_what_a_node_does_with_its_values_changes_no_prompt(self) -> None:
+        async def node(turn: TurnContext) -> Sequence[NodeFact]:
+            turn.state.thread.values["stage"] = "mine"
+            return await turn.generate()
+
+        played = stage(replace_fields(one_node(node), shown_values=("stage",)), says("hi"))
+        await open_with(played, "log")
+        await played.say("hello")
+        assert 'stage: "log"' in (sent(played)[0][0].content or "")
+        assert [list(prompt.prompt.messages) for prompt in await shown(played)] == sent(played)
+
+    @pytest.mark.parametrize("durability", ["sync", "turn", "async"])
+    async def test_values_are_shown_as_the_model_saw_them_though_they_change_meanwhile(
+        self, durability: Durability
+    ) -> None:
+        async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+            return await turn.generate()
+
+        graph = Graph("solo", "a", [Node("a", ask), Node("b", ask)], {"a": "b", "b": END})
+        played = stage(Agent(graph, "be", shown_values=("stage",)), says("one"), says("two"))
+        answer = played.script.complete
+
+        async def patching(request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+            update = UpdateValues({"stage": f"patched {len(played.script.asked)}"})
+            await execute(played.journal, Request(played.thread_id, lambda _: (update,)))
+            return await answer(request, on_delta)
+
+        played.script.complete = patching  # type: ignore[method-assign]
+        await open_with(played, "log")
+        start = StartTurn(TurnId(uuid4()), "hello", 1, graph.first, graph.fingerprint, durability=durability)
+        begun = await execute(played.journal, Request(played.thread_id, lambda _: (start,)))
+        await played.turns.run(begun.loaded, Metadata())
+        found = await shown(played)
+        assert [list(prompt.prompt.messages) for prompt in found] == sent(played)
+        assert all(prompt.prompt.exact for prompt in found)
+
+
+class TestRecalled:
+    async def test_the_pinned_question_is_not_recalled(self) -> None:
+        asks = [calls(("big", {"number": n})) for n in range(5)]
+        played = recalling(assistant(instructions="", tools=[big]), *asks, says("done"))
+        await played.say("What about the PEP4E0 refund?")
+        found = await shown(played)
+        assert any(prompt.assembled.pinned for prompt in found)
+        assert not [prompt for prompt in found if shown_twice(prompt)]
+
+    async def test_what_the_window_shows_is_not_recalled(self) -> None:
+        answers = [says(f"refund PEP4E0 answer {n} " + f"word{n} " * 40) for n in range(24)]
+        played = recalling(assistant(instructions=""), *answers)
+        for number in range(24):
+            await played.say(f"refund PEP4E0 number {number}")
+        found = await shown(played)
+        assert any(prompt.assembled.recalled for prompt in found)
+        assert not [prompt for prompt in found if shown_twice(prompt)]
+
+    async def test_a_turn_that_was_rolled_back_still_shows_what_it_recalled_of_itself(self) -> None:
+        asks = [calls(("big", {"number": n})) for n in range(4)]
+        played = recalling(assistant(instructions="", tools=[big]), *asks, says("done"))
+        answer = played.script.complete
+
+        async def rolling_back(request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+            answered = await answer(request, on_delta)
+            loaded = await played.journal.load(played.thread_id)
+            if len(played.script.asked) == 4 and isinstance(loaded.state, Running):
+                rolled_back = CancellationRequested(loaded.state.turn.turn_id, "rolled_back")
+                await played.journal.append(loaded, [rolled_back], Metadata())
+            return answered
+
+        played.script.complete = rolling_back  # type: ignore[method-assign]
+        await played.say("What about the PEP4E0 refund?")
+        assert isinstance((await played.events())[-1], TurnRolledBack)
+        found = await shown(played)
+        assert any(prompt.assembled.recalled for prompt in found)
+        assert all(prompt.prompt.exact for prompt in found)
+        assert [list(prompt.prompt.messages) for prompt in found] == sent(played)
+
+
+async def test_instructions_that_cannot_be_stored_are_shown_without_what_cannot() -> None:
+    played = stage(assistant(instructions="be \ud800 brief\0"), says("hi"))
+    await played.say("hello")
+    (prompt,) = await shown(played)
+    assert prompt.prompt.exact
+    assert prompt.prompt.messages[0].content == "be \ufffd brief\ufffd"
+    assert [list(prompt.prompt.messages)] == sent(played)
+
+
+async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() -> None:
+    played = stage(assistant(instructions="be brief"))
+    begun = await played.begin("hello")
+    old = ContextAssembled(3, 3, 500, 1_000)  # with 496 tokens of instructions that were not recorded then
+    await played.journal.append(begun.loaded, [old], Metadata())
+    (prompt,) = await shown(played)
+    view = PromptView.of(prompt)
+    assert (view.exact, view.everything, view.saved) == (False, None, None)
+    assert [piece.text for piece in view.pieces] == ["hello"]
