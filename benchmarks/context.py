@@ -32,6 +32,9 @@ LAST = spending.TURNS[-1]
 SYSTEM = (DATA / "policy.md").read_text(encoding="utf-8")
 TOOLS = json.loads((DATA / "tools.json").read_bytes())
 
+SMALL = "gpt-4o-mini"
+"""The name of the model that keeps the memory: calls are priced by it."""
+
 
 class Ledger:
     """Reads from the recorded model what each call took."""
@@ -139,7 +142,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Threadfold's")
     parser.add_argument("--json", type=Path, default=CHECKOUT / ".data" / "benchmarks" / "context.json")
     given = parser.parse_args()
-    more = dict(setting.split("=", 1) for setting in given.set)
+    more = {"LLM_SMALL_MODEL": SMALL} | dict(setting.split("=", 1) for setting in given.set)
     with tempfile.TemporaryDirectory(prefix="threadfold-bench-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         taken = asyncio.run(main(given.customers, given.limit, more, Path(name)))

@@ -14,7 +14,7 @@ from domain.state import Message, Summary, Thread
 FULL = 0.75
 """The share of the limit from which on a prompt counts as full."""
 
-KEPT = 0.25
+KEPT = 0.15
 """The share of the limit that stays in the live window after compaction."""
 
 SUMMARY = 0.1
