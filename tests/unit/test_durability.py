@@ -8,12 +8,9 @@ import pytest
 
 from domain.agent import Agent, TurnContext
 from domain.application.assistant import assistant
-from domain.application.execute import Outcome, Request, execute
-from domain.application.journal import Journal
 from domain.application.verify import verify_thread
 from domain.codec import Metadata
-from domain.commands import CancelTurn, Command, OpenThread, StartTurn, UpdateValues
-from domain.errors import StoreUnavailable
+from domain.commands import CancelTurn, StartTurn, UpdateValues
 from domain.events import (
     ContextAssembled,
     Durability,
@@ -37,48 +34,8 @@ from domain.ids import Position, TurnId
 from domain.ports.log import Append
 from domain.state import INITIAL, Running
 from domain.tools import tool
-from infrastructure.memory.event_store import MemoryEventStore
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
-
-
-class Counting(MemoryEventStore):
-    """A store that counts appends, and can be slow or away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.appends: list[list[str]] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.away = 0
-
-    async def append(self, append: Append) -> Position:
-        await self.gate.wait()
-        if self.away:
-            self.away -= 1
-            raise StoreUnavailable
-        self.appends.append([record.type for record in append.records])
-        return await super().append(append)
-
-
-async def begin(played: Stage, durability: Durability, content: str = "double four") -> Outcome:
-    graph = played.agent.graph
-    start = StartTurn(TurnId(uuid4()), content, 2, graph.first, graph.fingerprint, durability=durability)
-
-    def plan(state: object) -> Sequence[Command]:
-        return (start,) if hasattr(state, "thread") else (OpenThread(played.agent.name), start)
-
-    return await execute(played.journal, Request(played.thread_id, plan))
-
-
-async def outside(played: Stage, command: Command) -> None:
-    """Write to the thread as another process would."""
-    journal = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
-    await execute(journal, Request(played.thread_id, lambda _: (command,)))
-
-
-async def run(played: Stage, durability: Durability) -> None:
-    started = await begin(played, durability)
-    await played.turns.run(started.loaded, Metadata())
+from tests.support.storing import Counting, begin, outside, run
 
 
 def counted(*lines: object, agent: Agent | None = None) -> tuple[Stage, Counting]:
