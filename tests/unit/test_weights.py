@@ -124,7 +124,9 @@ class TestGranting:
     def test_shorter_ones_never_weigh_less_than_nothing(self) -> None:
         asked = (*A_RUNNING_TURN, MessageAppended("assistant", None, 1), ToolRequested("a", "send", LONG))
         waiting = (*asked, ApprovalRequested(hash_of_call("send", LONG), CALL))
-        assert weights(thread(*waiting, ApprovalGranted(CALL, {}))) == [1, 0]
+        after = thread(*waiting, ApprovalGranted(CALL, {}))
+        assert weights(after) == [1, 0]
+        assert after.said_tokens == 1 + 2 * MESSAGE_OVERHEAD
 
     def test_an_earlier_call_of_the_same_name_and_label_stays_as_it_was(self) -> None:
         earlier = (*ASKING, ToolStarted(CALL), ToolSucceeded(CALL, "sent", 1, 5))
