@@ -18,6 +18,7 @@ from domain.ids import DEFAULT_TENANT, SHARDS, Shard
 from domain.ports.ledger import Granted, Refused, Reservation, Scope
 from domain.routing import ModelSpec, Policy
 from domain.state import Idle
+from domain.tools import Tool
 from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Reply, Stage, one_node, stage
 
@@ -96,10 +97,10 @@ async def ask(turn: TurnContext) -> Sequence[NodeFact]:
     return await turn.generate()
 
 
-def in_a_row(*nodes: Node) -> Agent:
+def in_a_row(*nodes: Node, tools: Sequence[Tool] = ()) -> Agent:
     """Make an agent of nodes that follow each other."""
     names = [node.name for node in nodes]
-    return Agent(Graph("row", names[0], nodes, dict(zip(names, [*names[1:], END], strict=True))))
+    return Agent(Graph("row", names[0], nodes, dict(zip(names, [*names[1:], END], strict=True))), tools=tools)
 
 
 def fan_out(each: Each, count: int, *, timeout: float = 5, at_once: int = 8) -> Agent:

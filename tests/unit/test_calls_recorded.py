@@ -17,6 +17,7 @@ from domain.codec import Metadata
 from domain.commands import CancelTurn, FailTurn
 from domain.errors import LeaseLost
 from domain.events import (
+    BudgetThresholdReached,
     CancellationRequested,
     Durability,
     ItemCompleted,
@@ -163,23 +164,25 @@ class TestItems:
             return facts
 
         agent = one_node(node, retry=Retry(2, first_delay=0.001), timeout=0.2)
-        played = await accounted(agent, says("a"), says("b"), store=Late("ItemCompleted"))
+        limit = Limit("lifetime", 10**6, warn_at=1e-6)
+        played = await accounted(agent, says("a"), says("b"), store=Late("ItemCompleted"), limit=limit)
         await run(played, "turn")
         assert [len(await played.happened(kind)) for kind in (ItemCompleted, NodeFailed, TurnCompleted)] == [1, 1, 1]
         assert len(played.script.asked) == len(await recorded(played)) == 2
+        assert len(await played.happened(BudgetThresholdReached)) == 1
         await check_ledger(played)
 
     @pytest.mark.usefixtures("hurried")
     async def test_an_item_that_begins_late_has_time_left_for_another_model(self) -> None:
         async def each(item: ItemContext, number: Json) -> Json:
             if number == 0:
-                await asyncio.sleep(0.4)
+                await asyncio.sleep(0.8)
                 return None
             return await item.ask("hello")
 
         hanging, quick = Failing(hangs=True), Endpoint()
         models = Models(policy(a=ModelSpec("h", "hanging"), b=ModelSpec("q", "quick")), {"h": hanging, "q": quick})
-        played = await accounted(fan_out(each, 2, timeout=1, at_once=1), models=models)
+        played = await accounted(fan_out(each, 2, timeout=1.2, at_once=1), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["hanging"]
         assert [called.model for called in await recorded(played)] == ["quick"]
@@ -212,8 +215,7 @@ class TestOutages:
 
         down, script = Failing(), Script([calls(("double", {"number": 2}))])
         models = Models(policy(a=ModelSpec("d", "down"), b=ModelSpec("s", "script")), {"d": down, "s": script})
-        agent = in_a_row(Node("ask", ask), Node("act", act))
-        agent = type(agent)(agent.graph, tools=[double])
+        agent = in_a_row(Node("ask", ask), Node("act", act), tools=[double])
         played = await accounted(agent, models=models, store=Mute("ModelCalled"))
         await run(played, durability)
         assert await played.happened(TurnCompleted)
