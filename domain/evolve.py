@@ -12,7 +12,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from domain.chat import MESSAGE_OVERHEAD, ToolCall, weight_of
+from domain.chat import MESSAGE_OVERHEAD, ToolCall
 from domain.errors import CorruptLog
 from domain.events import (
     ApprovalDenied,
@@ -348,8 +348,7 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     granted = replace(call, status="granted", request=request)
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
-        more = weight_of([request]) - weight_of([call.request])
-        window = asking_for(thread.window, call.request, request, more)
+        window, more = asking_for(thread.window, call.request, request)
         thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
     return Running(version, thread, replace(turn, calls=calls, resumed=0))
 

@@ -2,17 +2,19 @@
 
 from msgspec.structs import replace
 
-from domain.chat import ToolCall
+from domain.chat import ToolCall, weight_of
 from domain.events import MessageEdited
 from domain.state import Message
 
 
-def asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall, more: int) -> tuple[Message, ...]:
-    """Change a call of the last message that asks for any: open calls are all of that one."""
-    at = max(index for index, message in enumerate(window) if message.role == "assistant")
-    asked = tuple(new if call == old else call for call in window[at].tool_calls)
-    changed = replace(window[at], tool_calls=asked, tokens=max(window[at].tokens + more, 0))
-    return (*window[:at], changed, *window[at + 1 :])
+def asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall) -> tuple[tuple[Message, ...], int]:
+    """Change a call of the last message that asks for any, and say how many tokens more that is."""
+    at = max(index for index, message in enumerate(window) if message.role == "assistant")  # open calls are all of it
+    before = window[at]
+    asked = tuple(new if call == old else call for call in before.tool_calls)
+    tokens = max(before.tokens + weight_of([new]) - weight_of([old]), 0)
+    after = replace(before, tool_calls=asked, tokens=tokens)
+    return (*window[:at], after, *window[at + 1 :]), tokens - before.tokens
 
 
 def edited(window: tuple[Message, ...], event: MessageEdited) -> tuple[tuple[Message, ...], int]:

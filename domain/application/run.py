@@ -165,8 +165,7 @@ class Run:
 
     async def _settle(self, before: Loaded, stored: Sequence[Recorded]) -> None:
         """Settle what stored calls of models have taken, and record which thresholds that has reached."""
-        own = crossed(before.state, self.loaded.state, self.loaded.head.at, self.means.account.prices)
-        self._untold += map(TellThreshold, (*own, *await self.spending.settle(stored)))
+        await self._count(before, self.loaded, stored)
         if not self._untold:
             return
         try:
@@ -177,6 +176,11 @@ class Run:
         self._untold.clear()
         self.loaded = outcome.loaded
         self.means.signals.send(self.thread_id, outcome.events)
+
+    async def _count(self, before: Loaded, after: Loaded, stored: Sequence[Recorded]) -> None:
+        """Settle what calls have taken between two states of the thread; what that has reached is told later."""
+        own = crossed(before.state, after.state, after.head.at, self.means.account.prices)
+        self._untold += map(TellThreshold, (*own, *await self.spending.settle(stored)))
 
     def _request(self, commands: Sequence[Command]) -> Request:
         return Request(
@@ -195,8 +199,8 @@ class Run:
             try:
                 moved, stored = await store_staged(journal, self._durable, self._staged, fence)
             except VersionConflict:
-                if await self._was_stored():
-                    break
+                if await self._drop_stored():
+                    continue
                 before, now = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
                 stored = await journal.history(self.thread_id, before.head.version, now.head.version)
                 await self.spending.settle(stored)  # some may be ours, stored by an attempt that was cut off
@@ -213,16 +217,26 @@ class Run:
                 await self._settle(before, stored)
         self._durable = None
 
-    async def _was_stored(self) -> bool:
-        """Say whether what was kept back is stored, by an attempt that got no answer; and go on from there."""
-        journal, ours = self.means.journal, self._staged[-1].after.head
-        stored = await journal.store.read(self.thread_id, Version(ours.version - 1), ours.version)
-        if not stored or stored[0].hash != ours.hash or self._durable is None:
+    async def _drop_stored(self) -> bool:
+        """Drop what turns out to be stored, by an attempt that got no answer, and go on from there. False: nothing is.
+
+        More may have been kept back since: it refers to what is stored by the versions that this has indeed.
+        """
+        journal, before = self.means.journal, self._durable
+        if before is None:
             return False
-        before, events = self._durable, self.kept
-        self._staged, self.loaded = [], await journal.load(self.thread_id, self.loaded.tenant)
+        hashes = [record.hash for record in await journal.store.read(self.thread_id, before.head.version)]
+        ours = [each for each in self._staged if each.after.head.hash in hashes]
+        if not ours:
+            return False
+        self._staged, self._durable = self._staged[len(ours) :], ours[-1].after
+        events = [recorded for each in ours for recorded in each.sealed.recorded]
         self.means.signals.send(self.thread_id, events)
-        await self._settle(before, events)
+        if self._staged:
+            await self._count(before, self._durable, events)
+        else:
+            self.loaded = await journal.load(self.thread_id, self.loaded.tenant)
+            await self._settle(before, events)
         return True
 
     async def refresh(self) -> None:

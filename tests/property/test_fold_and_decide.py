@@ -1,6 +1,7 @@
 """Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,28 +14,36 @@ from domain.budgets import used_in
 from domain.chain import NOTHING, Record, check_chain, seal
 from domain.codec import Metadata, decode, encode, to_json
 from domain.commands import (
+    CancelTurn,
     Command,
     CompleteNode,
     EndCall,
     FailAttempt,
     FailTurn,
+    NoteCalls,
+    NoteFailure,
     OpenThread,
     SetBudget,
     StartCalls,
     StartTurn,
+    StopTurn,
+    TellThreshold,
     UpdateValues,
 )
 from domain.decide import decide
 from domain.errors import Conflict, InvalidInput
 from domain.events import (
+    BudgetThresholdReached,
     ContextAssembled,
     Event,
     HistoryCompacted,
     Limit,
     MessageAppended,
     ModelCalled,
+    ModelFailed,
     StateUpdated,
     ToolRequested,
+    TurnCancelled,
     TurnCompleted,
     TurnFailed,
     TurnStarted,
@@ -47,6 +56,9 @@ from domain.windows import WINDOWS, Window
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
+NOTES = NoteCalls | NoteFailure | TellThreshold
+"""What is said of something that may happen again at any time: each time that it is said counts."""
+
 turns = st.sampled_from([TurnId(UUID(int=n)) for n in range(1, 4)])
 small = st.integers(0, 12) | st.just(10**400)
 versions = st.integers(1, 40).map(Version)
@@ -55,16 +67,22 @@ objects: st.SearchStrategy[JsonObject] = st.sampled_from(
     [{}, {"a": 1}, {"a": True}, {"a": None}, {"a": {"b": 1}}, {"a": {"b": None}}, {"a": float("inf")}, {"\0": 1}]
 )
 
+called = st.builds(ModelCalled, st.sampled_from(["m", "n"]), small, small, small, st.just("stop"))
+calls_made = st.lists(called, max_size=3).map(tuple)
+
 facts = st.one_of(
     st.builds(MessageAppended, st.sampled_from(["assistant", "assistant", "user"]), st.none() | texts, small),
     st.builds(ToolRequested, st.sampled_from(["a", "b"]), st.just("clock"), objects),
     st.builds(StateUpdated, objects),
     st.builds(HistoryCompacted, versions, texts, small),
     st.builds(ContextAssembled, versions, versions, small, small),
-    st.builds(ModelCalled, st.sampled_from(["m", "n"]), small, small, small, st.just("stop")),
+    called,
 )
 
 limits = st.builds(Limit, st.sampled_from(WINDOWS), st.none() | small, st.none() | small)
+reached = st.builds(
+    BudgetThresholdReached, st.sampled_from(["thread", "tenant"]), limits, st.just(NOON), st.integers(0, 12), st.just(0)
+)
 pauses = st.sampled_from([0, 0, 1, 60, 3_600, 86_400, 20 * 86_400]).map(lambda seconds: timedelta(seconds=seconds))
 
 
@@ -80,10 +98,13 @@ def reports(state: State) -> st.SearchStrategy[Command]:
     asking = st.just((MessageAppended("assistant", None, 1), ToolRequested("a", "clock", {})))
     return st.one_of(
         st.builds(CompleteNode, turn, step, fact_lists | asking, st.sampled_from(["x", "y", "z", "END"]), small),
-        st.builds(FailAttempt, turn, step, attempt, texts, small, st.none() | small),
+        st.builds(FailAttempt, turn, step, attempt, texts, small, st.none() | small, calls=calls_made),
         st.builds(StartCalls, turn, st.lists(call, max_size=3).map(tuple)),
         st.builds(EndCall, turn, call, outcome, texts, small, small),
-        st.builds(FailTurn, turn, st.just("step_limit"), texts),
+        st.builds(FailTurn, turn, st.sampled_from(["step_limit", "budget_exhausted"]), texts, calls=calls_made),
+        st.builds(StopTurn, turn, st.none() | texts, small, calls=calls_made),
+        st.builds(NoteCalls, turn, calls_made),
+        st.builds(NoteFailure, turn, st.builds(ModelFailed, st.just("m"), st.just("p"), texts, small)),
     )
 
 
@@ -93,6 +114,8 @@ def commands(state: State) -> st.SearchStrategy[Command]:
         st.builds(StartTurn, turns, texts, small, st.just("x"), st.just("f00")),
         st.builds(UpdateValues, objects),
         st.builds(SetBudget, st.lists(limits, max_size=3).map(tuple)),
+        st.builds(TellThreshold, reached),
+        st.builds(CancelTurn, turns),
         reports(state),
         reports(state),
     )
@@ -115,13 +138,21 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
             assert decode(sealed(event)).event == event
             state = evolve(state, event, at)
             history.append((event, at))
-        assert decide(command, state) == ()
+        assert isinstance(command, NOTES) or decide(command, state) == ()
+        assert left_out(command, events) == []
         check_invariants(state)
         check_windows(history, state, at + data.draw(pauses))
     assert folded(history) == state
     assert msgspec.json.decode(to_json(state), type=State) == state, "as a snapshot"
     assert state.version == len(history)
     check_turns([event for event, _ in history])
+
+
+def left_out(command: Command, events: Sequence[Event]) -> Sequence[ModelCalled]:
+    """Return the calls of a report that was taken which are not on record by that."""
+    if not events or not isinstance(command, FailAttempt | FailTurn | StopTurn | NoteCalls):
+        return []
+    return [called for called in command.calls if called not in events]
 
 
 def folded(history: list[tuple[Event, datetime]]) -> State:
@@ -173,6 +204,6 @@ def check_turns(history: list[Any]) -> None:
             case TurnStarted():
                 assert running is None
                 running = event.turn_id
-            case TurnCompleted() | TurnFailed():
+            case TurnCompleted() | TurnFailed() | TurnCancelled():
                 assert running == event.turn_id
                 running = None

@@ -6,14 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from domain.agent import Agent, TurnContext
+from domain.agent import Agent, ItemContext, TurnContext
 from domain.application.assistant import assistant
-from domain.application.execute import Outcome, Request, execute
-from domain.application.journal import Journal
 from domain.application.verify import verify_thread
 from domain.codec import Metadata
-from domain.commands import CancelTurn, Command, OpenThread, StartTurn, UpdateValues
-from domain.errors import StoreUnavailable
+from domain.commands import CancelTurn, StartTurn, UpdateValues
 from domain.events import (
     ContextAssembled,
     Durability,
@@ -32,53 +29,15 @@ from domain.events import (
     TurnStarted,
 )
 from domain.evolve import fold
-from domain.graph import END, Graph, Node
+from domain.graph import END, Graph, Node, Retry
 from domain.ids import Position, TurnId
+from domain.json import Json
 from domain.ports.log import Append
 from domain.state import INITIAL, Running
 from domain.tools import tool
-from infrastructure.memory.event_store import MemoryEventStore
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
-
-
-class Counting(MemoryEventStore):
-    """A store that counts appends, and can be slow or away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.appends: list[list[str]] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.away = 0
-
-    async def append(self, append: Append) -> Position:
-        await self.gate.wait()
-        if self.away:
-            self.away -= 1
-            raise StoreUnavailable
-        self.appends.append([record.type for record in append.records])
-        return await super().append(append)
-
-
-async def begin(played: Stage, durability: Durability, content: str = "double four") -> Outcome:
-    graph = played.agent.graph
-    start = StartTurn(TurnId(uuid4()), content, 2, graph.first, graph.fingerprint, durability=durability)
-
-    def plan(state: object) -> Sequence[Command]:
-        return (start,) if hasattr(state, "thread") else (OpenThread(played.agent.name), start)
-
-    return await execute(played.journal, Request(played.thread_id, plan))
-
-
-async def outside(played: Stage, command: Command) -> None:
-    """Write to the thread as another process would."""
-    journal = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
-    await execute(journal, Request(played.thread_id, lambda _: (command,)))
-
-
-async def run(played: Stage, durability: Durability) -> None:
-    started = await begin(played, durability)
-    await played.turns.run(started.loaded, Metadata())
+from tests.support.spending import in_a_row
+from tests.support.storing import Counting, Late, begin, outside, run
 
 
 def counted(*lines: object, agent: Agent | None = None) -> tuple[Stage, Counting]:
@@ -91,11 +50,12 @@ async def check(played: Stage) -> list[Event]:
     events = await played.events()
     fold(INITIAL, events)
     assert (await verify_thread(played.store, played.thread_id)).problems == ()
-    for event in events:
+    for version, event in enumerate(events, 1):
         if isinstance(event, ToolStarted | ToolSucceeded):
             assert isinstance(events[event.call - 1], ToolRequested)
         if isinstance(event, ContextAssembled):
             assert isinstance(events[event.first - 1], MessageAppended)
+            assert event.last <= event.of < version
     return events
 
 
@@ -270,6 +230,31 @@ async def test_a_store_that_is_away_holds_the_turn_up_and_loses_nothing(monkeypa
     await played.turns.run(started.loaded, Metadata())
     assert await played.happened(TurnCompleted)
     await check(played)
+
+
+@pytest.mark.parametrize("meddling", [False, True])
+async def test_what_follows_refers_to_what_an_attempt_stored_that_was_cut_off(meddling: bool) -> None:  # noqa: FBT001
+    async def say(turn: TurnContext) -> Sequence[NodeFact]:
+        return [turn.say("first")]
+
+    async def each(_: ItemContext, number: Json) -> Json:
+        return number
+
+    async def last(turn: TurnContext) -> Sequence[NodeFact]:
+        if turn.state.turn.attempt == 1:
+            await turn.map([1], each)
+        if meddling:
+            await outside(played, UpdateValues({"by": "caller"}))
+        return await turn.generate()
+
+    nodes = [Node("say", say), Node("last", last, retry=Retry(2, first_delay=0.001), timeout=0.2)]
+    played = stage(in_a_row(*nodes), says("second"), store=Late("FanOutStarted"))
+    await run(played, "turn")
+    events = await check(played)
+    assert isinstance(events[-1], TurnCompleted)
+    (context,) = (event for event in events if isinstance(event, ContextAssembled))
+    assert [event.content for event in events[: context.last] if isinstance(event, MessageAppended)][-1] == "first"
+    assert isinstance(events[context.last - 1], MessageAppended)
 
 
 async def test_async_gives_the_answer_before_it_is_stored_and_then_stores_it() -> None:

@@ -1,0 +1,169 @@
+"""Models whose answers have a price in tokens, limits of what they may take, and what the log and the ledger say."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from domain.agent import Agent, Each, TurnContext
+from domain.application.accounts import Recovered
+from domain.application.execute import Request, execute
+from domain.application.journal import Loaded
+from domain.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage
+from domain.commands import OpenThread, SetBudget
+from domain.errors import StoreUnavailable
+from domain.events import Limit, ModelCalled, ModelFailed, NodeFact
+from domain.graph import END, Graph, Node, Retry
+from domain.ids import DEFAULT_TENANT, SHARDS, Shard
+from domain.ports.ledger import Granted, Refused, Reservation, Scope
+from domain.routing import ModelSpec, Policy
+from domain.state import Idle
+from domain.tools import Tool
+from infrastructure.memory.ledger import MemoryLedger
+from tests.support.runtime import Reply, Stage, one_node, stage
+
+MUCH = Limit("lifetime", 10**6)
+ONCE = Retry(1)
+WRITTEN = "so far so many words "
+
+
+@dataclass
+class Endpoint:
+    """A model all of whose answers take the same. Of what is asked `slow` it writes a little, and hangs."""
+
+    usage: Usage = field(default_factory=lambda: Usage(100, 50))
+    name: str = ""
+    """What it calls itself; "": what it was asked for."""
+    text: str = "yes"
+    asked: list[ChatRequest] = field(default_factory=list)
+    answered: int = 0
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        self.asked.append(request)
+        await asyncio.sleep(0)
+        if "slow" in (request.messages[-1].content or ""):
+            if on_delta:
+                on_delta(WRITTEN)
+            await asyncio.sleep(60)
+        self.answered += 1
+        return ChatAnswer(self.text, (), "stop", self.name or request.model or "", self.usage)
+
+    async def close(self) -> None:
+        return
+
+    @property
+    def longest(self) -> list[int | None]:
+        """The tokens that each answer was allowed."""
+        return [request.max_tokens for request in self.asked]
+
+
+@dataclass
+class Failing:
+    """A model that writes something, if anything, and then hangs or is not there."""
+
+    writes: str = ""
+    hangs: bool = False
+    asked: int = 0
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        self.asked += 1
+        if self.writes and on_delta:
+            on_delta(self.writes)
+        await asyncio.sleep(60 if self.hangs else 0)
+        raise ModelUnreachable
+
+    async def close(self) -> None:
+        return
+
+
+class Flaky(MemoryLedger):
+    """A ledger that is away when a second call is to be made."""
+
+    reservations = 0
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        self.reservations += 1
+        if self.reservations == 2:
+            raise StoreUnavailable
+        return await super().reserve(reservation)
+
+
+def policy(**models: ModelSpec) -> Policy:
+    """Make a policy in which models are asked one after the other."""
+    return Policy(models, tuple(models))
+
+
+async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+    return await turn.generate()
+
+
+def in_a_row(*nodes: Node, tools: Sequence[Tool] = ()) -> Agent:
+    """Make an agent of nodes that follow each other."""
+    names = [node.name for node in nodes]
+    return Agent(Graph("row", names[0], nodes, dict(zip(names, [*names[1:], END], strict=True))), tools=tools)
+
+
+def fan_out(each: Each, count: int, *, timeout: float = 5, at_once: int = 8) -> Agent:
+    """Make an agent that works on so many items, and tries nothing twice."""
+
+    async def work(turn: TurnContext) -> Sequence[NodeFact]:
+        await turn.map(list(range(count)), each, at_once=at_once, retry=ONCE)
+        return ()
+
+    return one_node(work, retry=ONCE, timeout=timeout)
+
+
+async def limited(played: Stage, *limits: Limit, agent: str = "", model: str = "") -> None:
+    """Limit what the tenant may spend."""
+    await played.ledger.set_limits(Scope(DEFAULT_TENANT, agent, model), limits, played.clock.now(), None, {})
+
+
+async def budgeted(played: Stage, *limits: Limit) -> None:
+    """Limit what the thread may spend."""
+    plan = (OpenThread(played.agent.name), SetBudget(limits))
+    await execute(played.journal, Request(played.thread_id, lambda _: plan))
+
+
+async def accounted(agent: Agent, *lines: Reply, limit: Limit = MUCH, **more: object) -> Stage:
+    """Set the stage for a tenant whose calls are counted."""
+    played = stage(agent, *lines, **{"ledger": MemoryLedger(), **more})
+    played.turns.pause = 0.001
+    await limited(played, limit)
+    return played
+
+
+async def finishes(played: Stage) -> Counter[str]:
+    """Count the calls on record by how they finished."""
+    return Counter(called.finish_reason for called in await recorded(played))
+
+
+async def recorded(played: Stage) -> list[ModelCalled]:
+    return [event for event in await played.events() if isinstance(event, ModelCalled)]
+
+
+async def failures(played: Stage) -> list[ModelFailed]:
+    return [event for event in await played.events() if isinstance(event, ModelFailed)]
+
+
+async def spent(played: Stage) -> int:
+    """Add up the tokens of the calls on record."""
+    return sum(called.prompt_tokens + called.completion_tokens for called in await recorded(played))
+
+
+async def recover(played: Stage) -> Recovered:
+    """Look after what was left open, as a worker does that has all shards."""
+    return await played.account.accounts.recover({Shard(shard): 10**6 for shard in range(SHARDS)})
+
+
+async def check_ledger(played: Stage) -> None:
+    """The ledger has exactly what the log has, and nothing is set aside any more."""
+    for standing in await played.ledger.standings(DEFAULT_TENANT, played.clock.now()):
+        assert (standing.spent.tokens, standing.reserved.tokens) == (await spent(played), 0)
+
+
+def outcome(loaded: Loaded) -> str:
+    """Say how a thread's last turn ended."""
+    assert isinstance(loaded.state, Idle)
+    last = loaded.state.thread.last_turn
+    assert last is not None
+    return last.reason or last.outcome

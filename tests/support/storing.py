@@ -1,0 +1,113 @@
+"""Stores that are slow, away or cut off, and turns of any durability in threads that others write to as well."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+from domain.application.execute import Outcome, Request, execute
+from domain.application.journal import Journal
+from domain.codec import Metadata
+from domain.commands import Command, OpenThread, StartTurn
+from domain.errors import StoreUnavailable
+from domain.events import Durability
+from domain.ids import Position, TurnId
+from domain.ports.log import Append
+from infrastructure.memory.event_store import MemoryEventStore
+from tests.support.runtime import Stage
+
+
+class Counting(MemoryEventStore):
+    """A store that counts appends, and can be slow or away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = 0
+
+    async def append(self, append: Append) -> Position:
+        await self.gate.wait()
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable
+        self.appends.append([record.type for record in append.records])
+        return await super().append(append)
+
+
+async def begin(played: Stage, durability: Durability, content: str = "double four") -> Outcome:
+    graph = played.agent.graph
+    start = StartTurn(TurnId(uuid4()), content, 2, graph.first, graph.fingerprint, durability=durability)
+
+    def plan(state: object) -> Sequence[Command]:
+        return (start,) if hasattr(state, "thread") else (OpenThread(played.agent.name), start)
+
+    return await execute(played.journal, Request(played.thread_id, plan))
+
+
+async def outside(played: Stage, command: Command) -> None:
+    """Write to the thread as another process would."""
+    journal = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
+    await execute(journal, Request(played.thread_id, lambda _: (command,)))
+
+
+async def run(played: Stage, durability: Durability) -> None:
+    started = await begin(played, durability)
+    await played.turns.run(started.loaded, Metadata())
+
+
+def has(append: Append, kind: str) -> bool:
+    """Say whether an append brings an event of a kind."""
+    return any(record.type == kind for record in append.records)
+
+
+class Refusing(Counting):
+    """A store that is away once, when an event of some kind is to be stored."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    async def append(self, append: Append) -> Position:
+        if has(append, self.kind):
+            self.kind = ""
+            raise StoreUnavailable
+        return await super().append(append)
+
+
+class Mute(Counting):
+    """A store that takes an event of some kind, and does not say so, once."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    async def append(self, append: Append) -> Position:
+        stored = await super().append(append)
+        if has(append, self.kind):
+            self.kind = ""
+            raise StoreUnavailable
+        return stored
+
+
+class Late(Counting):
+    """A store in which the first append of some kind is done right before the next one, whoever still waits for it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self._next = asyncio.Event()
+        self._late: asyncio.Task[Position] | None = None
+
+    async def append(self, append: Append) -> Position:
+        if self._late is None and has(append, self.kind):
+            self._late = asyncio.create_task(self._later(append))
+            return await asyncio.shield(self._late)
+        if self._late is not None:
+            self._next.set()
+            await self._late
+        return await super().append(append)
+
+    async def _later(self, append: Append) -> Position:
+        await self._next.wait()
+        return await super().append(append)
