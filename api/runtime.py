@@ -67,7 +67,7 @@ from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
-from infrastructure.postgres.pool import database_name, open_pool
+from infrastructure.postgres.pool import close_pool, database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.recall import PostgresFinder
@@ -320,7 +320,7 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     found = await stack.enter_async_context(database(settings))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
-    stack.push_async_callback(pool.close)
+    stack.push_async_callback(close_pool, pool)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
     accesses, texts, ledger = PostgresAccessLog(pool), PostgresTextStore(pool), PostgresLedger(pool)
     stack.push_async_callback(events.close)

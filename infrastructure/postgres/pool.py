@@ -1,9 +1,17 @@
 """Connections to PostgreSQL, as the application's role."""
 
+import asyncio
+import logging
+
 import asyncpg
+
+_log = logging.getLogger(__name__)
 
 ROLE = "threadfold_app"
 """Made by the first migration. It may add to the log and cannot change it."""
+
+CLOSING = 10.0
+"""Seconds that statements have to end when a process ends."""
 
 PATIENCE = 60
 """Seconds that a statement may take before it is cancelled."""
@@ -39,6 +47,16 @@ async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
         reset=_keep_session,
         server_settings=SESSION,
     )
+
+
+async def close_pool(pool: asyncpg.Pool, patience: float = CLOSING) -> None:
+    """Let connections go, those that are still in use after so many seconds as well: nobody waits for them any more."""
+    try:
+        async with asyncio.timeout(patience):
+            await pool.close()
+    except TimeoutError:
+        _log.warning("%d connections to PostgreSQL were in use after %g s: they are cut", pool.get_size(), patience)
+        pool.terminate()
 
 
 async def _keep_session(_connection: asyncpg.Connection) -> None:

@@ -14,6 +14,7 @@ from domain.ports.log import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.pool import close_pool, open_pool
 from tests.streams import a_command, appending, new_thread
 
 
@@ -157,3 +158,14 @@ async def test_backends_that_are_killed_lose_and_double_nothing(
     assert [head.version for head in heads] == [40] * 8
     assert await owner.fetchval("SELECT count(*) FROM events") == 8 * 40 + 1
     assert opened
+
+
+async def test_a_pool_is_closed_though_a_statement_does_not_end(database_url: str) -> None:
+    pool = await open_pool(database_url, max_size=2)
+    stuck = asyncio.create_task(pool.fetch("SELECT pg_sleep(60)"))
+    while not pool.get_size() - pool.get_idle_size():
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        await close_pool(pool, patience=0.3)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await stuck
