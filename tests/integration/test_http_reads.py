@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import httpx
 import pytest
 
 from api.past import Place
 from api.preconditions import encode_cursor
+from api.service import turn_of_command
 from domain.errors import StoreUnavailable
-from domain.ids import DEFAULT_TENANT, ThreadId
+from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.reads import Access
 from infrastructure.signing import new_key
 from tests.support.http import Api, matches, running_api
@@ -28,6 +29,7 @@ CONTENT: Mapping[str, tuple[str, str]] = {
     "a summary of then": ("/v1/threads/{thread}?at_version=2", "summary"),
     "the state": ("/v1/threads/{thread}/state", "state"),
     "the state of then": ("/v1/threads/{thread}/state?at_version=2", "state"),
+    "a context": ("/v1/threads/{thread}/context/{turn}", "context"),
     "messages": ("/v1/threads/{thread}/messages?order=desc&limit=1", "messages"),
     "events": ("/v1/threads/{thread}/events?limit=2", "events"),
     "a diff": ("/v1/threads/{thread}/diff?from=0", "diff"),
@@ -47,6 +49,8 @@ OTHERS = {
     "/v1/analytics/turns",
     "/v1/budgets?group_by=thread_id",
     "/v1/threads/{thread}/budget",
+    "/v1/limits",
+    "/v1/limits/history",
     "/v1/instant?at=2026-11-23T10:00:00Z",
     "/v1/audit",
     "/v1/audit/reads",
@@ -80,7 +84,8 @@ async def api(url: str) -> AsyncIterator[Api]:
 async def thread(api: Api) -> str:
     """Name a thread in which a refund waits for a person, and whose events are sealed and in the read models."""
     thread, store = await api.opened(graph="cashier"), api.service.runtime.journal.store
-    await api.post(f"/v1/threads/{thread}/turns", json={"user_input": '/refund {"amount": 5}'})
+    said = {"user_input": '/refund {"amount": 5}'}
+    await api.post(f"/v1/threads/{thread}/turns", json=said, headers={"Idempotency-Key": "refund"})
     async with asyncio.timeout(20):
         while not any(row.waiting for row in await store.threads(DEFAULT_TENANT, None, 1)):
             await asyncio.sleep(0.02)
@@ -88,6 +93,11 @@ async def thread(api: Api) -> str:
     for projection in ("threads", "messages"):
         await api.service.reading.fresh(projection)
     return thread
+
+
+def turn_of(thread: str) -> UUID:
+    """Name the thread's turn."""
+    return turn_of_command(CommandId(uuid5(UUID(thread), "refund")))
 
 
 async def reads(api: Api, **params: Any) -> list[dict[str, Any]]:
@@ -99,7 +109,7 @@ async def reads(api: Api, **params: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", CONTENT)
 async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: str, name: str) -> None:
     path, what = CONTENT[name]
-    path = path.format(thread=thread)
+    path = path.format(thread=thread, turn=turn_of(thread))
     async with httpx.AsyncClient(base_url=api.base_url) as client:
         answer = await client.get(path, headers=ADA)
     assert answer.status_code == 200, answer.text
@@ -128,13 +138,17 @@ async def test_of_every_path_it_is_known_whether_it_shows_content(api: Api) -> N
     """Who adds a path says here which kind it is; then the tests above ask it."""
     paths = {path for path, operations in api.schema["paths"].items() if "get" in operations}
     asked = {path.partition("?")[0] for path in (*OTHERS, *(path for path, _ in CONTENT.values()))}
-    templates = {path for path in paths if any(matches(path, one.replace("{thread}", "x")) for one in asked)}
+    templates = {
+        path
+        for path in paths
+        if any(matches(path, one.replace("{thread}", "x").replace("{turn}", "y")) for one in asked)
+    }
     assert paths == templates
 
 
 @pytest.mark.parametrize("name", [name for name, (path, _) in CONTENT.items() if "{thread}" in path])
 async def test_an_unknown_thread_leaves_no_record(api: Api, name: str) -> None:
-    answer = await api.get(CONTENT[name][0].format(thread=uuid4()), headers=ADA)
+    answer = await api.get(CONTENT[name][0].format(thread=uuid4(), turn=uuid4()), headers=ADA)
     assert answer.status_code == 404
     assert await reads(api) == []
 
@@ -156,7 +170,7 @@ async def test_what_cannot_be_recorded_is_not_shown(
         raise StoreUnavailable
 
     monkeypatch.setattr(api.service.runtime.accesses, "record", away)
-    answer = await api.get(CONTENT[name][0].format(thread=thread))
+    answer = await api.get(CONTENT[name][0].format(thread=thread, turn=turn_of(thread)))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["type"] == "urn:threadfold:store-unavailable"
     assert "refund" not in answer.text

@@ -156,10 +156,11 @@ async def test_who_stood_how_at_any_instant_is_what_all_events_say(api: Api) -> 
 async def test_a_thread_is_over_budget_until_the_window_ends_and_no_longer(api: Api) -> None:
     """It is ten o'clock when it begins: the hour ends at eleven, and the day at midnight."""
     thread = await api.opened()
-    await limit(api, thread, {"window": "hour", "tokens": 1}, {"window": "day", "tokens": 400})
+    await api.turn(thread, "hello")
     clock(api).pass_(60)
     begun = clock(api).now()
-    await api.turn(thread, "hello")
+    spent = (await api.get(f"/v1/threads/{thread}/budget")).json()["windows"][-1]["tokens"]
+    await limit(api, thread, {"window": "hour", "tokens": 1}, {"window": "day", "tokens": spent})
     eleven, midnight = datetime(2026, 11, 23, 11, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)
 
     async def over(at: datetime) -> list[str]:
@@ -168,10 +169,11 @@ async def test_a_thread_is_over_budget_until_the_window_ends_and_no_longer(api: 
         return [one["since"] for one in items]
 
     since = [naive.written(begun)]
+    assert [await over(at) for at in (begun - TICK, begun, midnight - TICK, midnight)] == [[], since, since, []]
+    await limit(api, thread, {"window": "hour", "tokens": 1})
     assert [await over(at) for at in (begun - TICK, begun, eleven - TICK, eleven)] == [[], since, since, []]
     clock(api).pass_(60)
-    while (await api.get(f"/v1/threads/{thread}/budget")).json()["windows"][-1]["tokens"] < 400:
-        await api.turn(thread, "hello again")
+    await limit(api, thread, {"window": "hour", "tokens": 1}, {"window": "day", "tokens": spent})
     assert [await over(at) for at in (eleven - TICK, eleven, midnight - TICK, midnight)] == [since, since, since, []]
     clock(api).pass_(60)
     await limit(api, thread, {"window": "day", "tokens": 61_000})
@@ -183,8 +185,8 @@ async def test_a_thread_is_over_budget_until_the_window_ends_and_no_longer(api: 
 
 async def test_a_fork_may_begin_with_waiting_and_over_its_budget_at_once(api: Api) -> None:
     parent = await api.opened(graph="cashier")
-    await limit(api, parent, {"window": "lifetime", "tokens": 1})
     await api.turn(parent, "hello")
+    await limit(api, parent, {"window": "lifetime", "tokens": 1})
     await api.post(f"/v1/threads/{parent}/turns", json={"user_input": "/refund 5"})
     await settled(api, parent)
     clock(api).pass_(60)
