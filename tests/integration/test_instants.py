@@ -72,7 +72,8 @@ async def live(api: Api, chance: random.Random) -> list[str]:
     """Let ten threads spend and be limited for some weeks, some of them waiting for a person, or forked."""
     threads = [await api.opened(graph="assistant" if number % 3 else "cashier") for number in range(8)]
     windows = ["hour", "day", "month", "lifetime"]
-    amounts: list[Json] = [{"tokens": 30}, {"tokens": 300}, {"tokens": 2_000}, {"cost_usd": 0.002}]
+    # What is spent already is over some of these at once; nobody can get over a limit any more by spending.
+    amounts: list[Json] = [{"tokens": 1}, {"tokens": 30}, {"tokens": 300}, {"tokens": 2_000}, {"cost_usd": 0.002}]
     for step in range(90):
         clock(api).pass_(chance.choice([0, 1, 300, 1_500, 3_600, 20_000, 86_400 * chance.randrange(5)]))
         thread = chance.choice(threads)
@@ -87,7 +88,10 @@ async def live(api: Api, chance: random.Random) -> list[str]:
                 said = chance.choice(["hello", "What is 3 * 4?", "/refund 5"])
                 await api.post(f"/v1/threads/{thread}/turns", json={"user_input": said})
                 await settled(api, thread)
-    return threads
+    over = await api.opened()
+    await api.turn(over, "hello")
+    await limit(api, over, {"window": "lifetime", "tokens": 1})  # so that one of them is over its budget for sure
+    return [*threads, over]
 
 
 async def settled(api: Api, thread: str) -> None:
