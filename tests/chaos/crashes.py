@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from api.caller import Caller
-from api.runtime import open_runtime
+from api.runtime import Runtime, open_runtime
 from api.service import Decision, Said, Service
 from api.views.approvals import ApprovalView
 from domain.application.journal import Journal
@@ -22,6 +22,8 @@ from domain.codec import Recorded
 from domain.events import (
     ApprovalDenied,
     Durability,
+    Limit,
+    ModelCalled,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
@@ -32,7 +34,8 @@ from domain.events import (
     TurnResumed,
     TurnStarted,
 )
-from domain.ids import SLICES, Slice, ThreadId
+from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
+from domain.ports.ledger import Scope
 from examples.airline.recordings import Conversation, conversations, told
 from infrastructure.settings import Settings
 from projections import transcript
@@ -43,6 +46,9 @@ from tests.e2e.airline import as_recorded, as_served
 
 PATIENCE = 60.0
 """Seconds that a turn may take before it counts as stuck; a lease takes one to run out."""
+
+PLENTY = 10**12
+"""Tokens that the tenant may spend: enough for all, but each call has to be reserved and settled."""
 
 LEASE = "1"
 CRASHES = 2
@@ -108,11 +114,14 @@ class Run:
         )
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))
+            plenty = (Limit("lifetime", PLENTY),)
+            await runtime.accounts.known.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
             keeping = asyncio.create_task(self._keep_a_worker())
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
             await self._talk(service)
             await self._check(runtime.journal)
+            await self._check_ledger(runtime)
 
     async def _talk(self, service: Service) -> None:
         thread_id = ThreadId(self.conversation.thread_id)
@@ -165,6 +174,22 @@ class Run:
             finally:
                 process.kill()
                 process.join()
+
+    async def _check_ledger(self, runtime: Runtime) -> None:
+        """Wait until nothing is reserved any more, and hold what is settled against the log."""
+        calls = [r.event async for r in runtime.journal.follow(ThreadId(self.conversation.thread_id))]
+        spent = sum(c.prompt_tokens + c.completion_tokens for c in calls if isinstance(c, ModelCalled))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE
+        while True:
+            (standing,) = await runtime.accounts.ledger.standings(DEFAULT_TENANT, runtime.clock.now())
+            if not standing.reserved.tokens or loop.time() > until:
+                break
+            await asyncio.sleep(0.1)
+        if standing.reserved.tokens:
+            self.report.faults.append(f"{standing.reserved} stays reserved")
+        if standing.spent.tokens != spent:
+            self.report.faults.append(f"{standing.spent} is settled, {spent} tokens are in the log")
 
     async def _check(self, journal: Journal) -> None:
         faults, thread_id = self.report.faults, ThreadId(self.conversation.thread_id)

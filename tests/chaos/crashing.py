@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import api.runtime
+import infrastructure.models.providers
 from domain.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ids import Position, WorkerId
 from domain.ports.leases import Lease
@@ -106,10 +107,12 @@ class Model(OpenAIChatModel):
 
 def install() -> None:
     """Have the composition root take these adapters."""
-    for name, adapter in (
-        ("PostgresEventStore", Events),
-        ("PostgresSnapshotStore", Snapshots),
-        ("PostgresLeaseStore", Leases),
-        ("OpenAIChatModel", Model),
+    for module, adapter in (
+        (api.runtime, Events),
+        (api.runtime, Snapshots),
+        (api.runtime, Leases),
+        (infrastructure.models.providers, Model),
     ):
-        setattr(api.runtime, name, adapter)
+        name = adapter.__bases__[0].__name__
+        getattr(module, name)  # whoever moves it is told here
+        setattr(module, name, adapter)
