@@ -200,7 +200,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         signals = Signals(log.wakeups)
         stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
         accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
-        account = Account(accounts, prices, clock)
+        account = Account(accounts, prices, clock, uuid7)
         recall = Recall(log.finder, _meaning(settings, log.vectors, stack))
         means = Means(
             journal,

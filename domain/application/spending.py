@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from domain.accounts import is_limited, plus, warns
 from domain.application.accounts import Accounts
@@ -62,6 +62,7 @@ class Account:
     accounts: Accounts
     prices: Prices
     clock: Clock
+    new_id: Callable[[], UUID]
     _ratios: dict[str, float] = field(default_factory=dict)
     _more: dict[str, int] = field(default_factory=dict)
 
@@ -125,7 +126,7 @@ class Spending:
         Raises:
             BudgetExhausted: too little is left for the prompt and a short answer.
         """
-        id_ = uuid4()
+        id_ = self.account.new_id()
         call = await self._within_own(id_, state, call)
         try:
             shared = is_limited(await self._of_tenant(), self.agent, call.model)

@@ -4,6 +4,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from uuid import UUID
 
 from domain.application.accounts import Accounts
@@ -55,9 +56,10 @@ class Unlimited:
 
 
 def unlimited(history: History, clock: Clock, prices: Prices) -> Account:
-    """Make an account of somebody whom nothing limits."""
-    ledger = Unlimited()
-    return Account(Accounts(ledger, KnownLimits(ledger, clock), history, prices), prices, clock)
+    """Make an account of somebody whom nothing limits: no reservation has to be told from another process's."""
+    ledger, numbers = Unlimited(), count(1)
+    accounts = Accounts(ledger, KnownLimits(ledger, clock), history, prices)
+    return Account(accounts, prices, clock, lambda: UUID(int=next(numbers)))
 
 
 class Unkept:

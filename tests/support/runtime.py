@@ -124,7 +124,7 @@ class Stage:
         fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
         self.leases = MemoryLeaseStore(self.clock, fence)
         accounts = Accounts(self.ledger, KnownLimits(self.ledger, self.clock), self.journal, self.prices)
-        self.account = Account(accounts, self.prices, self.clock)
+        self.account = Account(accounts, self.prices, self.clock, uuid4)
         means = Means(
             self.journal,
             self.models or Models.alone(self.script, "script"),
