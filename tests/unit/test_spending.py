@@ -14,7 +14,7 @@ from domain.events import BudgetThresholdReached, Limit
 from domain.graph import Node
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import Json
-from domain.ports.ledger import Amount, Reservation
+from domain.ports.ledger import Amount, Granted, Refused, Reservation
 from domain.prices import PER_DOLLAR, Price, Prices
 from domain.routing import ModelSpec, Policy, Rule
 from domain.windows import Span
@@ -50,6 +50,14 @@ async def hello(item: ItemContext, _: Json) -> Json:
     return await item.ask("hello there")
 
 
+class Slow(MemoryLedger):
+    """Lets others ask meanwhile."""
+
+    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+        await asyncio.sleep(0.005)
+        return await super().reserve(reservation)
+
+
 def big(tokens: int = 400) -> ChatAnswer:
     return ChatAnswer("x", (), "stop", "script", Usage(40, tokens))
 
@@ -62,6 +70,13 @@ def a_call(played: Stage, tokens: int, agent: str = "x", model: str = "x") -> Re
 class TestLimits:
     async def test_items_stay_within_the_threads_limit_together(self) -> None:
         played = stage(fan_out(a_hundred_words, 40), models=Models.alone(Endpoint(), "m"), context_window=2_000)
+        await budgeted(played, Limit("lifetime", 1_500))
+        await check_used_up(played, 1_500)
+
+    async def test_items_stay_within_the_threads_limit_while_the_ledger_is_asked(self) -> None:
+        agent, model = fan_out(a_hundred_words, 40), Models.alone(Endpoint(), "m")
+        played = stage(agent, models=model, context_window=2_000, ledger=Slow())
+        await limited(played, Limit("lifetime", 10**9))
         await budgeted(played, Limit("lifetime", 1_500))
         await check_used_up(played, 1_500)
 
