@@ -95,10 +95,11 @@ def decide(command: Command, state: State) -> Events:
 def decide_all(commands: Iterable[Command], state: State) -> Events:
     """Decide commands one after the other, each in the state that the ones before it lead to."""
     events: Events = ()
+    undone: Events = ()  # decided by the command before, and not in the state yet: mostly, there is no other
     for command in commands:
-        new = decide(command, state)
-        state = fold(state, new)
-        events += new
+        state = fold(state, undone)
+        undone = decide(command, state)
+        events += undone
     return events
 
 

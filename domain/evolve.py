@@ -115,7 +115,7 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
         case StateUpdated():
             return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
         case MessageEdited():
-            return Idle(version, _with_edit(thread, event))
+            return Idle(version, _with_edit(thread, event, version))
         case BudgetSet():
             return Idle(version, _limited(thread, event, version))
         case ThreadForked() | BudgetThresholdReached():
@@ -176,7 +176,7 @@ def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             turn = replace(turn, usage=used(turn.usage, event), everything=0)
         case MessageEdited() if turn.before:
             before = turn.before
-            window, more = edited(before.window, event)
+            window, more = edited(before.window, event, version)
             turn = replace(turn, before=replace(before, window=window, said_tokens=before.said_tokens + more))
         case StateUpdated(outside=True) if turn.before:
             values = merge_patch(turn.before.values, event.changes)
@@ -226,7 +226,7 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
         case MessageAppended():
             thread = _said(thread, event, version)
         case MessageEdited():
-            thread = _with_edit(thread, event)
+            thread = _with_edit(thread, event, version)
         case ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, _request(event)))
@@ -242,7 +242,7 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
             thread = replace(thread, usage=used(thread.usage, event), windows=windows)
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
-            summary = Summary(Version(event.through), event.summary, event.tokens)
+            summary = Summary(Version(event.through), event.summary, event.tokens, version)
             thread = replace(thread, window=window, summary=summary)
         case _ if not isinstance(event, _ABOUT_THE_TURN):
             raise _impossible(state, event)
@@ -303,6 +303,7 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
             ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node)
         case TurnRolledBack():
             ended = Ended(event.turn_id, "rolled_back")
+            thread = replace(thread, rolled_back=thread.rolled_back + 1)
             if before := turn.before:
                 thread = replace(
                     thread,
@@ -353,8 +354,8 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     return Running(version, thread, replace(turn, calls=calls, resumed=0))
 
 
-def _with_edit(thread: Thread, event: MessageEdited) -> Thread:
-    window, more = edited(thread.window, event)
+def _with_edit(thread: Thread, event: MessageEdited, version: Version) -> Thread:
+    window, more = edited(thread.window, event, version)
     return replace(thread, window=window, said_tokens=thread.said_tokens + more)
 
 

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from domain.chat import ToolCall, weight_of
 from domain.events import MessageEdited
+from domain.ids import Version
 from domain.state import Message
 
 
@@ -17,10 +18,10 @@ def asking_for(window: tuple[Message, ...], old: ToolCall, new: ToolCall) -> tup
     return (*window[:at], after, *window[at + 1 :]), tokens - before.tokens
 
 
-def edited(window: tuple[Message, ...], event: MessageEdited) -> tuple[tuple[Message, ...], int]:
+def edited(window: tuple[Message, ...], event: MessageEdited, version: Version) -> tuple[tuple[Message, ...], int]:
     """Let a message read otherwise, and say how many tokens more that is."""
     before = next((message for message in window if message.version == event.message), None)
     if before is None:
         return window, 0
-    after = replace(before, content=event.content, tokens=event.tokens)
+    after = replace(before, content=event.content, tokens=event.tokens, edited=version)
     return tuple(after if message is before else message for message in window), after.tokens - before.tokens

@@ -21,7 +21,7 @@ Because: TypeAlias = Literal["policy", "outcome_unknown"]
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """A message of the live window. `version` is that of the event which brought it.
+    """A message of the live window. `version` is that of the event which brought it, `edited` of one that changed it.
 
     An assistant's message collects its calls; a tool's message answers `call`.
     """
@@ -34,6 +34,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     call_id: str | None = None
     name: str | None = None
     partial: bool = False
+    edited: Version = Version(0)
 
 
 class Call(Struct, frozen=True, omit_defaults=True):
@@ -52,11 +53,12 @@ class Call(Struct, frozen=True, omit_defaults=True):
 
 
 class Summary(Struct, frozen=True):
-    """What stands for the messages up to and including `through`."""
+    """What stands for the messages up to and including `through`. `said` is the version of the event that has it."""
 
     through: Version
     text: str
     tokens: int
+    said: Version = Version(0)
 
 
 class NodeApproval(Struct, frozen=True):
@@ -176,7 +178,8 @@ class Thread(Struct, frozen=True):
 
     `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
     used of models; `windows` has the same for the last hour, day and month in which there was any. `said_tokens` are
-    what a prompt would take that held every message there ever was, with those of tools.
+    what a prompt would take that held every message there ever was, with those of tools. `rolled_back` counts the turns
+    that were.
     """
 
     graph: str
@@ -194,6 +197,7 @@ class Thread(Struct, frozen=True):
     budget: Budget | None = None
     last_turn: Ended | None = None
     queue: tuple[Queued, ...] = ()
+    rolled_back: int = 0
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from functools import cache
 
-from domain import chat, events, evolve, ids, json, live_window, state, upcasters, usage, windows
+from domain import chat, checkpoints, events, evolve, ids, json, live_window, state, upcasters, usage, windows
 
 
 @cache
@@ -12,6 +12,6 @@ def fold_fingerprint() -> str:
     """Return 16 hexadecimal digits that change whenever the fold's source does, be it by a comment only."""
     source = "".join(
         inspect.getsource(module)
-        for module in (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve)
+        for module in (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve, checkpoints)
     )
     return hashlib.sha256(source.encode()).hexdigest()[:16]

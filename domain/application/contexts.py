@@ -97,5 +97,4 @@ async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Ve
 
 async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
     """Read the messages that a prompt recalls, even if their turn was rolled back since."""
-    found = {part.message: await read_said(journal, thread_id, Version(part.message)) for part in parts}
-    return {version: said for version, said in found.items() if said is not None}
+    return await read_said(journal, thread_id, [Version(part.message) for part in parts])

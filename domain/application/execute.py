@@ -12,7 +12,8 @@ from domain.application.journal import Journal, Loaded
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import Command
 from domain.decide import decide_all
-from domain.errors import CommandReused, CorruptLog, StoreUnavailable, VersionConflict
+from domain.ending import Events
+from domain.errors import CommandReused, CorruptLog, StoreUnavailable, ThreadfoldError, VersionConflict
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, CommandId, Tenant, ThreadId, Version
 from domain.ports.log import CommandRecord, Fence
 from domain.state import State
@@ -84,14 +85,23 @@ async def execute(journal: Journal, request: Request) -> Outcome:
     """
     async with journal.lock(request.thread_id):
         known = request.known
+        guess = None if known else journal.last_seen(request.thread_id, request.tenant)
         for _ in range(ATTEMPTS):
             if (done := await repetition(journal, request.thread_id, request.tenant, request.repeatable)) is not None:
                 return done
-            loaded = known or await journal.load(request.thread_id, request.tenant)
+            loaded = known or guess or await journal.load(request.thread_id, request.tenant)
             known = None
-            _check_seen(request.expected, loaded)
-            events = decide_all(request.plan(loaded.state), loaded.state)
-            if not events and (request.repeatable is None or not loaded.head.version):
+            try:
+                events = _decided(request, loaded)
+            except ThreadfoldError:
+                if loaded is not guess:
+                    raise
+                events = ()
+            if loaded is guess:
+                guess = None
+                if not events:  # perhaps only because the thread has moved on
+                    continue
+            elif not events and (request.repeatable is None or not loaded.head.version):
                 return Outcome(loaded, ())
             record = record_of(request.repeatable, loaded, len(events))
             try:
@@ -133,6 +143,11 @@ def version_of(command: CommandRecord) -> Version:
         return Version(_decode_version(command.result))
     except msgspec.MsgspecError as error:
         raise CorruptLog(f"The result of the command {command.id} is no version of a thread: {error}") from error
+
+
+def _decided(request: Request, loaded: Loaded) -> Events:
+    _check_seen(request.expected, loaded)
+    return decide_all(request.plan(loaded.state), loaded.state)
 
 
 def _check_seen(seen: Seen | None, loaded: Loaded) -> None:

@@ -1,7 +1,7 @@
 """A thread's events as they were recorded, from either end, over forks, page by page. Nothing is folded here."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -65,6 +65,19 @@ class History:
             if len(found) < limit:
                 reached = found[-1].version if found else after
                 found += await self._own(fork, reached, its_end, limit - len(found))
+        return found
+
+    async def at(self, thread_id: ThreadId, versions: Collection[int]) -> Mapping[int, Recorded]:
+        """Return the events of some versions, of a fork also those that its parent has."""
+        found: dict[int, Recorded] = {}
+        missing = set(versions)
+        while missing:
+            found |= {record.version: decode(record) for record in await self.store.read_at(thread_id, missing)}
+            missing -= found.keys()
+            if not missing or (origin := await self.origin(thread_id)) is None:
+                break
+            missing = {version for version in missing if version <= origin.version}
+            thread_id = origin.parent
         return found
 
     async def follow(

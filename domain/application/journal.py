@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from domain.application.history import PAGE, History
 from domain.chain import NOTHING, Head, Record, seal
+from domain.checkpoints import Checkpoint, lean, text_of, whole
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
 from domain.events import Event
@@ -21,7 +22,7 @@ from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Versio
 from domain.ports.clock import Clock
 from domain.ports.log import Append, CommandRecord, EventStore, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
-from domain.state import INITIAL, State
+from domain.state import INITIAL, Idle, State
 
 FAR = 16
 """Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""
@@ -30,7 +31,7 @@ LONG = 3
 """A way is long that has so many times the events between two snapshots."""
 
 _log = logging.getLogger(__name__)
-_decode_state: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
+_decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
 
 
 class Loaded(Struct, frozen=True):
@@ -86,6 +87,15 @@ class Journal(History):
             return replace(loaded, tenant=tenant)
         self._remember(loaded)
         return loaded
+
+    def last_seen(self, thread_id: ThreadId, tenant: Tenant) -> Loaded | None:
+        """Return an idle thread as it was when this process last saw it, if it remembers: a good guess, no more.
+
+        An append that was decided by it is refused if the thread has moved on. Of threads in a turn there is none:
+        they move on all the time.
+        """
+        hot = self._hot.get(thread_id)
+        return hot if hot and hot.tenant == tenant and isinstance(hot.state, Idle) else None
 
     async def existing(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
         """Return the thread as it is now.
@@ -192,13 +202,18 @@ class Journal(History):
             replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
 
+    def is_due(self, loaded: Loaded) -> bool:
+        """Say whether the last snapshot is `snapshot_every` events ago."""
+        return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self._snapshot_every
+
     async def checkpoint(self, loaded: Loaded) -> None:
-        """Write a snapshot if the last one is `snapshot_every` events ago; for turn boundaries, off the hot path."""
-        thread_id, version = loaded.thread_id, loaded.head.version
-        if version - self._snapshotted.get(thread_id, START) < self._snapshot_every:
+        """Write a snapshot if one is due; for turn boundaries, off the hot path."""
+        if not self.is_due(loaded):
             return
+        thread_id = loaded.thread_id
         if thread_id in self._hot:
-            self._snapshotted[thread_id] = version  # at once: a turn that ends meanwhile need not write another
+            # At once: a turn that ends meanwhile need not write another.
+            self._snapshotted[thread_id] = loaded.head.version
         await self._save(loaded)
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
@@ -210,8 +225,10 @@ class Journal(History):
         if snapshot is None:
             return Loaded(thread_id)
         try:
-            state = _decode_state.decode(snapshot.state)
-        except msgspec.MsgspecError:
+            checkpoint = _decode_checkpoint(snapshot.state)
+            found = await self.at(thread_id, checkpoint.texts) if checkpoint.texts else {}
+            state = whole(checkpoint, {version: text_of(told.event) or "" for version, told in found.items()})
+        except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
             return Loaded(thread_id)
         if upto is None:
@@ -267,7 +284,7 @@ class Journal(History):
             _log.warning("No snapshot of %s: %s It would have saved time only.", loaded.thread_id, error)
 
     async def _save(self, loaded: Loaded) -> None:
-        state = to_json(loaded.state)
+        state = to_json(lean(loaded.state))
         await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
 
     def _remember(self, loaded: Loaded) -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
 from domain.application.journal import Journal
+from domain.codec import Recorded
 from domain.context import Count
 from domain.events import (
+    Event,
     MessageAppended,
     MessageEdited,
     ToolFailed,
@@ -103,8 +106,10 @@ async def _recalled(
     lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(before - 1))
     hits = await _found(means, lineage, terms, question, before)
     hits = [hit for hit in hits if hit.version not in otherwise]
-    read = await asyncio.gather(*(said_at(journal, thread_id, hit.version) for hit in hits))
-    found = [said for said in read if said]
+    read = await read_said(journal, thread_id, [hit.version for hit in hits])
+    found = [read[hit.version] for hit in hits if hit.version in read]
+    if state.thread.rolled_back:
+        found = [said for said in found if await _counts(journal, thread_id, said)]
     make = partial(excerpts, found, terms, room, count)
     if sum(len(said.text) for said in found) > LONG:
         return await asyncio.to_thread(make)
@@ -175,14 +180,11 @@ async def _edits(
     return edits[::-1]
 
 
-async def said_at(journal: Journal, thread_id: ThreadId, version: Version) -> Said | None:
-    """Read a message of a thread; None if its turn was rolled back there, so that it counts as never said."""
-    said = await read_said(journal, thread_id, version)
-    if said is None:
-        return None
-    first = said.edits or version
+async def _counts(journal: Journal, thread_id: ThreadId, said: Said) -> bool:
+    """Say whether a message counts: what was rolled back in the thread was never said."""
+    first = said.edits or said.message
     turn_id = await _turn_of(journal, thread_id, first)
-    return None if turn_id and await _rolled_back(journal, thread_id, first, turn_id) else said
+    return turn_id is None or not await _rolled_back(journal, thread_id, first, turn_id)
 
 
 async def _turn_of(journal: Journal, thread_id: ThreadId, version: Version) -> UUID | None:
@@ -205,29 +207,45 @@ async def _rolled_back(journal: Journal, thread_id: ThreadId, version: Version, 
     return False
 
 
-async def read_said(journal: Journal, thread_id: ThreadId, version: Version) -> Said | None:
-    """Read a message, whatever became of its turn."""
-    found = await journal.history(thread_id, Version(version - 1), version)
-    match found[0].event if found else None:
-        case MessageAppended(role=role, content=str(content)):
-            return Said(version, role, content)
-        case ToolSucceeded(call=call, content=content) | ToolFailed(call=call, error=content):
-            return Said(version, await _who(journal, thread_id, call), content)
-        case MessageEdited(message=edited, content=content):
-            return Said(version, await _who(journal, thread_id, edited), content, Version(edited))
+async def read_said(journal: Journal, thread_id: ThreadId, versions: Sequence[Version]) -> Mapping[int, Said]:
+    """Read messages, whatever became of their turns; what is none is left out."""
+    found = await journal.at(thread_id, versions)
+    who = await _who(journal, thread_id, found)
+    said: dict[int, Said] = {}
+    for version, recorded in found.items():
+        match recorded.event:
+            case MessageAppended(role=role, content=str(content)):
+                said[version] = Said(Version(version), role, content)
+            case ToolSucceeded(call=call, content=content) | ToolFailed(call=call, error=content):
+                said[version] = Said(Version(version), who[call], content)
+            case MessageEdited(message=edited, content=content):
+                said[version] = Said(Version(version), who[edited], content, Version(edited))
+    return said
+
+
+async def _who(journal: Journal, thread_id: ThreadId, told: Mapping[int, Recorded]) -> Mapping[int, str]:
+    """Name who said the messages that edits are of, and the tools of the calls that results are of."""
+    about = {_about(recorded.event) for recorded in told.values()} - {None}
+    if not about:
+        return {}
+    found = await journal.at(thread_id, [version for version in about if version is not None])
+    tools = await _who(journal, thread_id, found)
+    who: defaultdict[int, str] = defaultdict(lambda: "tool")
+    for version, recorded in found.items():
+        match recorded.event:
+            case ToolRequested(tool=tool):
+                who[version] = tool
+            case ToolSucceeded(call=call) | ToolFailed(call=call):
+                who[version] = tools[call]
+            case MessageAppended(role=role):
+                who[version] = role
+    return who
+
+
+def _about(event: Event) -> int | None:
+    """Name the event that tells who said this one."""
+    match event:
+        case ToolSucceeded(call=about) | ToolFailed(call=about) | MessageEdited(message=about):
+            return about
         case _:
             return None
-
-
-async def _who(journal: Journal, thread_id: ThreadId, version: int) -> str:
-    """Name who said the message of a version, or the tool of a call."""
-    found = await journal.history(thread_id, Version(version - 1), Version(version))
-    match found[0].event if found else None:
-        case ToolRequested(tool=tool):
-            return tool
-        case ToolSucceeded(call=call) | ToolFailed(call=call):
-            return await _who(journal, thread_id, call)
-        case MessageAppended(role=role):
-            return role
-        case _:
-            return "tool"

@@ -260,8 +260,8 @@ class RecalledAgain(Recall):
     async def recall(self, *_: object) -> Sequence[Excerpt]:
         """Read what the next prompt recalled, in the log."""
         parts = self.answers.recalled[0] if self.answers.recalled else ()
-        found = [(part, await read_said(self.log, self.thread_id, Version(part.message))) for part in parts]
-        return [excerpt(said, part) for part, said in found if said]
+        said = await read_said(self.log, self.thread_id, [Version(part.message) for part in parts])
+        return [excerpt(said[part.message], part) for part in parts if part.message in said]
 
 
 def _unwaiting(graph: Graph) -> Sequence[Node | Subgraph]:

@@ -155,6 +155,8 @@ class Turns:
 
     def _snapshot(self, loaded: Loaded) -> None:
         """Have a snapshot written behind the turn's back: nobody who waits for the turn waits for that."""
+        if not self.means.journal.is_due(loaded):
+            return
         snapshot = asyncio.create_task(self.means.journal.checkpoint(loaded), name=f"snapshot of {loaded.thread_id}")
         self._snapshots.add(snapshot)
         snapshot.add_done_callback(self._snapshot_done)

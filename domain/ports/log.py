@@ -109,6 +109,9 @@ class EventStore(Protocol):
     ) -> Sequence[Record]:
         """Return the records with `after < version <= upto` in their order, at most `limit`."""
 
+    async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
+        """Return the thread's own records of some versions, in their order; those that it has."""
+
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Return the records of a slice after a position, in their order, at most `limit`."""
 

@@ -67,6 +67,11 @@ class MemoryEventStore:
         first, last = max(after - base, 0), len(events) if upto is None else max(upto - base, 0)
         return events[first : last if limit is None else min(last, first + limit)]
 
+    async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
+        """Pick records of a thread."""
+        wanted = frozenset(versions)
+        return [record for record in self._events.get(thread_id, []) if record.version in wanted]
+
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice: position n is at index n - 1."""
         return self._slices.get(slice_, [])[after : after + limit]

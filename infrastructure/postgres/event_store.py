@@ -29,6 +29,7 @@ from infrastructure.postgres.statements import (
     HASHES,
     READ,
     READ_AFTER,
+    READ_AT,
     READ_SLICE,
     READ_SLICES,
     RUNNABLE,
@@ -80,6 +81,11 @@ class PostgresEventStore:
         return [
             record_of(row) for row in await fetch(self._pool, READ, slice_of(thread_id), thread_id, after, last, limit)
         ]
+
+    async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
+        """Read records of a thread, wherever in it they are."""
+        rows = await fetch(self._pool, READ_AT, slice_of(thread_id), thread_id, list(versions))
+        return [record_of(row) for row in rows]
 
     async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
         """Read a part of a slice."""

@@ -110,6 +110,14 @@ SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at,
 """
 """A thread's events between two versions (the first excluded), at most $5 (null: all)."""
 
+READ_AT = """
+SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+  FROM events
+ WHERE slice = $1 AND thread_id = $2 AND version = ANY ($3::integer[])
+ ORDER BY version
+"""
+"""A thread's events of some versions."""
+
 READ_SLICE = """
 SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
   FROM events

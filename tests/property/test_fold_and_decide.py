@@ -12,11 +12,13 @@ from hypothesis import given, settings
 
 from domain.budgets import used_in
 from domain.chain import NOTHING, Record, check_chain, seal
+from domain.checkpoints import Checkpoint, lean, text_of, whole
 from domain.codec import Metadata, decode, encode, to_json
 from domain.commands import (
     CancelTurn,
     Command,
     CompleteNode,
+    EditMessage,
     EndCall,
     FailAttempt,
     FailTurn,
@@ -62,7 +64,7 @@ NOTES = NoteCalls | NoteFailure | TellThreshold
 turns = st.sampled_from([TurnId(UUID(int=n)) for n in range(1, 4)])
 small = st.integers(0, 12) | st.just(10**400)
 versions = st.integers(1, 40).map(Version)
-texts = st.sampled_from(["", "hello", "\0", "\ud800", "😀"])
+texts = st.sampled_from(["", "hello", "hello " * 20, "\0", "\ud800", "😀"])
 objects: st.SearchStrategy[JsonObject] = st.sampled_from(
     [{}, {"a": 1}, {"a": True}, {"a": None}, {"a": {"b": 1}}, {"a": {"b": None}}, {"a": float("inf")}, {"\0": 1}]
 )
@@ -113,6 +115,7 @@ def commands(state: State) -> st.SearchStrategy[Command]:
         st.builds(OpenThread, st.sampled_from(["assistant", "other"]), objects),
         st.builds(StartTurn, turns, texts, small, st.just("x"), st.just("f00")),
         st.builds(UpdateValues, objects),
+        st.builds(EditMessage, versions, texts, small),
         st.builds(SetBudget, st.lists(limits, max_size=3).map(tuple)),
         st.builds(TellThreshold, reached),
         st.builds(CancelTurn, turns),
@@ -143,7 +146,8 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
         check_invariants(state)
         check_windows(history, state, at + data.draw(pauses))
     assert folded(history) == state
-    assert msgspec.json.decode(to_json(state), type=State) == state, "as a snapshot"
+    checkpoint = msgspec.json.decode(to_json(lean(state)), type=Checkpoint)
+    assert whole(checkpoint, {version: text_of(history[version - 1][0]) or "" for version in checkpoint.texts}) == state
     assert state.version == len(history)
     check_turns([event for event, _ in history])
 

@@ -71,7 +71,7 @@ def test_status_summary_turns_and_tokens_are_compared() -> None:
     more = [ModelCalled("m", 10, 2, 1, "stop"), HistoryCompacted(3, "hello", 1)]
     found = compare(was, fold(INITIAL, [*A_RUNNING_TURN, *more]))
     assert found.status == Changed("idle", "running")
-    assert found.summary == Changed(None, Summary(3, "hello", 1))  # type: ignore[arg-type]
+    assert found.summary == Changed(None, Summary(3, "hello", 1, 5))  # type: ignore[arg-type]
     assert (found.turns, found.prompt_tokens, found.completion_tokens) == (1, 10, 2)
 
 
