@@ -12,6 +12,7 @@ by these fields in UTF-8, joined by single newlines, none of which can hold a ne
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -86,9 +87,13 @@ def link(  # the fields of the hash, in their order
     payload: str,
 ) -> bytes:
     """Compute one event's hash from the previous one's."""
-    written = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{written}\n{metadata}\n{payload}"
+    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_written(at)}\n{metadata}\n{payload}"
     return hashlib.sha256(previous + line.encode()).digest()
+
+
+@lru_cache(maxsize=64)  # the events of an append have the same time
+def _written(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def check_chain(records: Sequence[Record], after: Head) -> Head:

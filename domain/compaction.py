@@ -76,11 +76,15 @@ def remembered(
     return HistoryCompacted(messages[-1].version, summary, count(summary), by) if summary else None
 
 
-def extract(lines: list[str], room: int, count: Count) -> str:
-    """Keep the last lines that fit into so many tokens."""
-    while lines and count("\n".join(lines)) > room:
-        del lines[: max(len(lines) // 8, 1)]  # the oldest go first
-    return "\n".join(lines)
+def extract(lines: Sequence[str], room: int, count: Count) -> str:
+    """Keep the last lines that fit into so many tokens, each with its line break."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        room -= count(line) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return "\n".join(reversed(kept))
 
 
 def _lines(summary: Summary | None) -> list[str]:

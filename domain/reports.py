@@ -1,6 +1,7 @@
 """What a report of the runtime means for the turn that it is about."""
 
 from typing import assert_never
+from uuid import UUID
 
 import msgspec
 
@@ -158,8 +159,12 @@ def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Runn
 def _check_storable(command: Report) -> None:
     """Refuse texts and numbers that the log could not hold, wherever in a report they are."""
     for name in command.__struct_fields__:
-        if name != "facts":  # see check_facts
-            check_json(msgspec.to_builtins(getattr(command, name)), name)
+        value = getattr(command, name)
+        if not isinstance(value, _PLAIN) and name != "facts":  # see check_facts
+            check_json(msgspec.to_builtins(value), name)
+
+
+_PLAIN = (UUID, type(None))
 
 
 def _complete(command: CompleteNode, state: Running) -> Events:

@@ -23,7 +23,7 @@ ENVELOPE = 50
 MOST = 10_000
 """Words that are kept while the database is away; after that, the oldest are dropped."""
 
-TOGETHER = 0.005
+TOGETHER = 0.02
 """Seconds between two statements, in which words come together."""
 
 PAUSE = 1.0

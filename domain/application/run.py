@@ -17,7 +17,7 @@ from domain.application.staging import Staged, append_of, decided_again, stage, 
 from domain.application.unsaid import Unsaid
 from domain.codec import Metadata, Recorded
 from domain.commands import Command, NoteCalls, Report, TellThreshold
-from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
+from domain.errors import LeaseLost, StoreUnavailable, ThreadfoldError, TurnIsOver, VersionConflict
 from domain.events import Durability
 from domain.ids import ThreadId, TurnId, Version
 from domain.ports.hot import HotStore
@@ -26,6 +26,9 @@ from domain.ports.tokens import TokenCounter
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
+
+MOMENT = 0.005
+"""Seconds that a report may wait for the next one, to be stored with it."""
 
 AWAY = 1.0
 """Seconds between two attempts to store what was kept back, while the store is away."""
@@ -75,6 +78,7 @@ class Run:
     """The thread as it is stored, while something is kept back."""
     _limit: asyncio.Timeout | None = field(init=False, default=None)
     _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _saving: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Remember which turn, and which run of it, this is: the thread may move on."""
@@ -99,15 +103,17 @@ class Run:
         ours = isinstance(state, Running) and (state.turn.turn_id, state.turn.run) == (self.turn_id, self.number)
         return state.turn if isinstance(state, Running) and ours else None
 
-    async def report(self, command: Report, *, durable: bool = True) -> Sequence[Recorded]:
+    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Store what happened, and tell whoever watches. One after the other: a thread has one order.
 
         What need not be `durable` before the next report may be kept back, if the turn's durability says so, until
-        the turn ends or waits. Returns the events; none if that is no news. Raises like `execute`.
+        the turn ends or waits. Whatever that says, a report which the next one is to follow `soon` may wait for it for
+        a moment, to be stored with it. Returns the events; none if that is no news. Raises like `execute`.
         """
         async with self._lock:
             command = self.unsaid.carried_by(command)
-            if self.durability == "sync":
+            sync = self.durability == "sync"
+            if sync and not soon and not self._staged:
                 return await self._store(command)
             staged = stage(self.means.journal, self.loaded, command, self.metadata)
             if staged is None:
@@ -119,9 +125,29 @@ class Run:
             over = self.turn is None or self.turn.waits
             if over and self.durability == "async" and await self._held():
                 self.answered.set()
-            if durable or over:
+            if durable or over or (sync and not soon):
                 await self._store_staged()
+            elif sync:
+                self._save_soon()
             return staged.sealed.recorded
+
+    def _save_soon(self) -> None:
+        """Store what is kept back in a moment, unless the next report is stored by then, and this with it."""
+
+        def save() -> None:
+            if self._staged and self._saving is None:
+                self._saving = asyncio.create_task(self._save_safely(), name=f"events of {self.thread_id}")
+
+        asyncio.get_running_loop().call_later(MOMENT, save)
+
+    async def _save_safely(self) -> None:
+        """Store what is kept back; what goes wrong with that, the next report meets as well."""
+        try:
+            await self.save()
+        except ThreadfoldError as error:
+            _log.debug("What was kept back in %s is stored with the next report: %r", self.thread_id, error)
+        finally:
+            self._saving = None
 
     async def _held(self) -> bool:
         """Hold what is kept back where it outlives this process. False: then nothing may be answered yet."""

@@ -131,14 +131,19 @@ class Work:
         started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
+        await self._run_all(calls)
+        if self.state.turn.calls:
+            raise WaitsForPerson
+
+    async def _run_all(self, calls: Sequence[Call]) -> None:
+        if len(calls) == 1:
+            return await self._run(calls[0])
         try:
             async with asyncio.TaskGroup() as group:
                 for call in calls:
                     group.create_task(self._run(call))
         except ExceptionGroup as failed:  # tools' own errors are outcomes; what is left is ours, such as a lost store
             raise failed.exceptions[0] from failed
-        if self.state.turn.calls:
-            raise WaitsForPerson
 
     def _calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.state.turn.calls if call.status in statuses]
@@ -252,7 +257,8 @@ class Work:
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
         tokens = await counted(self.means.tokens, told)
         report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)
-        if not await self.run.report(report, durable=False):
+        last = len(self.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
+        if not await self.run.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
 
     def _count(self, text: str) -> int:
