@@ -93,7 +93,7 @@ def link(  # the fields of the hash, in their order
 
 @lru_cache(maxsize=64)  # the events of an append have the same time
 def _written(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def check_chain(records: Sequence[Record], after: Head) -> Head:

@@ -1,7 +1,5 @@
 """What a node may say happened."""
 
-import msgspec
-
 from domain.codec import to_json
 from domain.errors import (
     InvalidInput,
@@ -9,6 +7,7 @@ from domain.errors import (
 from domain.events import (
     BudgetThresholdReached,
     ContextAssembled,
+    Event,
     HistoryCompacted,
     MessageAppended,
     ModelCalled,
@@ -16,7 +15,7 @@ from domain.events import (
     StateUpdated,
     ToolRequested,
 )
-from domain.json import JsonObject, check_json, merge_patch
+from domain.json import JsonObject, check_fields, merge_patch
 from domain.state import Running
 
 MAX_VALUES = 256 * 1024
@@ -28,11 +27,12 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
     Raises:
         InvalidInput: naming the fact, as `facts.0`.
     """
-    check_json(msgspec.to_builtins(facts), "facts")
     speaker = state.thread.window[-1].role if state.thread.window else None
     asking, values = bool(state.turn.calls), state.thread.values
     for index, fact in enumerate(facts):
         field = f"facts.{index}"
+        if isinstance(fact, Event):
+            check_fields(fact, f"{field}.")
         match fact:
             case MessageAppended():
                 if fact.role != "assistant" or asking:
@@ -41,10 +41,8 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
             case ToolRequested():
                 if speaker != "assistant":
                     raise InvalidInput(field, "a tool is requested right after the assistant's message")
-                check_json(fact.arguments, f"{field}.arguments")
                 asking = True
             case StateUpdated():
-                check_json(fact.changes, f"{field}.changes")
                 values = merge_patch(values, fact.changes)
                 check_size(values, f"{field}.changes")
             case HistoryCompacted():

@@ -154,6 +154,11 @@ class Graph:
                     arrows.extend((source, label, target) for label, target in edge.targets.items())
         return arrows
 
+    def chooses(self, node: str) -> bool:
+        """Say whether it depends on the state where to go from `node`."""
+        step, _, inner = node.partition(WITHIN)
+        return not isinstance(self.edges[step], str) or bool(inner and self._subgraphs[step].chooses(inner))
+
     def after(self, node: str, state: Running) -> str:
         """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
         step, _, inner = node.partition(WITHIN)

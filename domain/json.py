@@ -7,6 +7,10 @@ encodes, hashes and verifies the same way in every language.
 import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
 
 from domain.errors import InvalidInput
 
@@ -27,10 +31,28 @@ def check_json(value: Json, field: str) -> None:
     _check(value, field, MAX_DEPTH)
 
 
+def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
+    """Check a struct's fields, but for one of them, as `check_json` would: without making JSON of those that are plain.
+
+    `field` goes before their names, with its dot.
+    """
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        kind = type(value)
+        if kind is str:
+            check_text(value, field + name)
+        elif kind is int:
+            _check_integer(value, field + name)
+        elif value is not None and kind is not UUID and kind is not bool and name != without:
+            check_json(msgspec.to_builtins(value), field + name)
+
+
 def check_text(text: str, field: str) -> None:
     """Raise `InvalidInput` unless `text` holds no NUL and no lone surrogate."""
     if "\0" in text:
         raise InvalidInput(field, "must not contain the character U+0000")
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -63,8 +85,7 @@ def _check(value: Json, field: str, depth: int) -> None:
         case str():
             check_text(value, field)
         case int():
-            if not MIN_INTEGER <= value <= MAX_INTEGER:
-                raise InvalidInput(field, f"integers must lie between {MIN_INTEGER} and {MAX_INTEGER}")
+            _check_integer(value, field)
         case float():
             if not math.isfinite(value):
                 raise InvalidInput(field, "numbers must be finite")
@@ -74,6 +95,11 @@ def _check(value: Json, field: str, depth: int) -> None:
             _check_items(value, field, depth - 1)
         case _:
             raise InvalidInput(field, f"{type(value).__name__} is not a JSON type")
+
+
+def _check_integer(value: int, field: str) -> None:
+    if not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise InvalidInput(field, f"integers must lie between {MIN_INTEGER} and {MAX_INTEGER}")
 
 
 def _check_items(items: JsonObject | list[Json] | tuple[Json, ...], field: str, depth: int) -> None:

@@ -62,6 +62,7 @@ _DATE = re.compile(
     r"|\b\d{4}-(?P<iso_month>\d\d)-(?P<iso_day>\d\d)\b",
     re.IGNORECASE,
 )
+_DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(r"[^\W_]+")
 _CODE = re.compile(r"[^\W_](?:[\w.,:/@+-]*[^\W_])?")  # if it has a digit; to look ahead for one takes square time
 _NAME = re.compile(r"[A-Z][a-z]+(?: [A-Z][a-z]+)+")
@@ -116,9 +117,16 @@ def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
     for date in _DATE.finditer(text):
         add(date[0], *_forms(date))
     text = _DATE.sub(" ", text)
-    for code in filter(_is_code, _CODE.findall(text)):
+
+
+    def take(word: re.Match[str]) -> str:
+        code = word[0]
+        if not _is_code(code):
+            return code
         add(code, *{code: None, code.replace(",", ""): None}, weight=1.5)
-    text = _CODE.sub(lambda each: " " if _is_code(each[0]) else each[0], text)
+        return " "
+
+    text = _CODE.sub(take, text)
     for name in _NAME.findall(text):
         if _is_short(name) and not any(word in STOP_WORDS for word in name.lower().split()):
             add(name)
@@ -129,7 +137,7 @@ def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
 
 
 def _is_code(text: str) -> bool:
-    return _is_short(text) and any(map(str.isdecimal, text))
+    return _DIGIT.search(text) is not None and _is_short(text)
 
 
 def _is_short(text: str) -> bool:

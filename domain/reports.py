@@ -1,9 +1,6 @@
 """What a report of the runtime means for the turn that it is about."""
 
 from typing import assert_never
-from uuid import UUID
-
-import msgspec
 
 from domain.approval import hash_of_call, hash_of_node
 from domain.codec import to_json
@@ -47,7 +44,7 @@ from domain.events import (
 from domain.evolve import fold
 from domain.facts import check_facts
 from domain.graph import END
-from domain.json import check_json
+from domain.json import check_fields
 from domain.state import Running, State
 
 MAX_RESUMED = 5
@@ -64,7 +61,7 @@ def report(command: Report, state: State) -> Events:
     """Take what the runtime says, unless it is of another turn, or of a run that another worker has taken over."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
-    _check_storable(command)
+    check_fields(command, without="facts")  # see check_facts
     if state.turn.cancelling and isinstance(command, StartCalls | AskPerson | StartFanOut | ResumeTurn):
         return stopped(state)
     match command:
@@ -154,17 +151,6 @@ def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Runn
     if len(to_json(command.result)) > MAX_RESULT:
         raise InvalidInput("result", f"an item's result may take {MAX_RESULT} characters as JSON")
     return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
-
-
-def _check_storable(command: Report) -> None:
-    """Refuse texts and numbers that the log could not hold, wherever in a report they are."""
-    for name in command.__struct_fields__:
-        value = getattr(command, name)
-        if not isinstance(value, _PLAIN) and name != "facts":  # see check_facts
-            check_json(msgspec.to_builtins(value), name)
-
-
-_PLAIN = (UUID, type(None))
 
 
 def _complete(command: CompleteNode, state: Running) -> Events:

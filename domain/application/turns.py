@@ -331,7 +331,7 @@ def _next(work: Work, node: Node, facts: tuple[NodeFact, ...]) -> str:
     """Ask the graph where to go, given what the node says happened. Refuses facts that cannot be taken."""
     check_facts(facts, work.state)
     to_json(facts)
-    after = fold(work.state, facts)
+    after = fold(work.state, facts) if work.agent.graph.chooses(node.name) else work.state
     if not isinstance(after, Running):
         raise TurnIsOver
     return work.agent.graph.after(node.name, after)
