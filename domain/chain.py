@@ -65,10 +65,10 @@ def seal(
     """Give drafts their place after `head`. Time never runs backwards in a thread, whatever the clock says."""
     at = max(now, head.at)
     sealed = []
-    version, last = head.version, head.hash
+    version, last, name = head.version, head.hash, str(thread_id)
     for draft in drafts:
         version = Version(version + 1)
-        last = link(last, tenant, thread_id, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
+        last = link(last, tenant, name, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
         sealed.append(
             Record(tenant, thread_id, version, draft.type, draft.schema, draft.payload, draft.metadata, at, last)
         )
@@ -78,7 +78,7 @@ def seal(
 def link(  # the fields of the hash, in their order
     previous: bytes,
     tenant: str,
-    thread_id: ThreadId,
+    thread_id: ThreadId | str,
     version: int,
     kind: str,
     schema: int,

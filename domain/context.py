@@ -65,10 +65,9 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
     thread = state.thread
     asked = last_question(thread.window)
     used = fixed.tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
-    newest = groups(thread.window)[-1:]
-    least = used + sum(cost(message) for group in newest for message in group if message is not asked)
+    _, least = _newest(thread.window, asked, used, 0)
     again, chosen, used = _chosen(thread.window, asked, _priced(recalled, count), used, limit - least, limit)
-    pinned = asked if asked and asked not in chosen else None
+    pinned = asked if asked and asked.version < chosen[0].version else None
     whole = [pinned, *chosen] if pinned else chosen
     shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
@@ -87,7 +86,7 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
         values=fixed.values,
         recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in again),
         of=state.version,
-        shortened=tuple(_kept(now) for now, before in zip(shown, whole, strict=True) if now is not before),
+        shortened=tuple([_kept(now) for now, before in zip(shown, whole, strict=True) if now is not before]),
     )
     return Context((*system, *map(chat_message, shown)), assembled)
 
@@ -156,14 +155,16 @@ def shortened_text(text: str, characters: int) -> str:
 
 def _newest(window: Sequence[Message], asked: Message | None, used: int, limit: int) -> tuple[list[Message], int]:
     """Take whole groups, the newest first, until the next one does not fit; the newest one in any case."""
-    chosen: list[Message] = []
-    for group in reversed(groups(window)):
-        price = sum(cost(message) for message in group if message is not asked)
-        if used + price > limit and chosen:
-            break
-        used += price
-        chosen[:0] = group
-    return chosen, used
+    start, price = len(window), 0
+    for index in range(len(window) - 1, -1, -1):
+        message = window[index]
+        if message is not asked:
+            price += message.tokens + MESSAGE_OVERHEAD
+        if message.role != "tool":  # then a group begins here
+            if used + price > limit and start < len(window):
+                break
+            start, used, price = index, used + price, 0
+    return list(window[start:]), used
 
 
 def _chosen(
@@ -176,7 +177,7 @@ def _chosen(
     while True:
         again, again_tokens = _taken(recalled, room)
         chosen, total = _newest(window, asked, used + again_tokens, limit)
-        shown = {message.version for message in (*chosen, *([asked] if asked else []))}
+        shown = {message.version for message in (*chosen, *([asked] if asked else []))} if again else set()
         if not any(_of(excerpt) in shown for excerpt in again):
             return again, chosen, total
         recalled = [priced for priced in recalled if _of(priced[0]) not in shown]
@@ -208,6 +209,8 @@ def _fitted(messages: Sequence[Message], excess: int, count: Count) -> tuple[Seq
 
     Messages that ask for tools stay as they are: their calls cannot be shortened.
     """
+    if excess <= 0:
+        return messages, 0
     fitted, removed = list(messages), 0
     long = [index for index, message in enumerate(fitted) if message.content and not message.tool_calls]
     while removed < excess and long:

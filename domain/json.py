@@ -40,9 +40,11 @@ def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
         value = getattr(struct, name)
         kind = type(value)
         if kind is str:
-            check_text(value, field + name)
+            if "\0" in value or not value.isascii():
+                check_text(value, field + name)
         elif kind is int:
-            _check_integer(value, field + name)
+            if not MIN_INTEGER <= value <= MAX_INTEGER:
+                _check_integer(value, field + name)
         elif value is not None and kind is not UUID and kind is not bool and name != without:
             check_json(msgspec.to_builtins(value), field + name)
 
@@ -51,8 +53,6 @@ def check_text(text: str, field: str) -> None:
     """Raise `InvalidInput` unless `text` holds no NUL and no lone surrogate."""
     if "\0" in text:
         raise InvalidInput(field, "must not contain the character U+0000")
-    if text.isascii():
-        return
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -62,6 +62,13 @@ def check_text(text: str, field: str) -> None:
 def storable_text(text: str) -> str:
     """Replace what cannot be stored by U+FFFD: for texts of models and tools, whom nobody can ask again."""
     return text.translate(_UNSTORABLE) if "\0" in text or not text.isascii() else text
+
+
+def copied(value: Json) -> Json:
+    """Copy JSON, so that whoever changes it changes nothing of somebody else's."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def merge_patch(target: Mapping[str, Json], patch: Mapping[str, Json]) -> JsonObject:

@@ -118,7 +118,6 @@ def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
         add(date[0], *_forms(date))
     text = _DATE.sub(" ", text)
 
-
     def take(word: re.Match[str]) -> str:
         code = word[0]
         if not _is_code(code):

@@ -12,7 +12,6 @@ before the function runs. A parameter annotated `ToolContext` is filled in by th
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from copy import deepcopy
 from typing import Any, Literal, TypeAlias, overload
 
 from msgspec import Struct
@@ -21,7 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_mod
 from domain.chat import ToolSpec
 from domain.errors import ToolError
 from domain.ids import ThreadId
-from domain.json import JsonObject
+from domain.json import JsonObject, copied
 
 DEFAULT_TIMEOUT = 30.0
 
@@ -73,7 +72,7 @@ class Tool(Struct, frozen=True):
 
     def needs_approval(self, arguments: JsonObject) -> bool:
         """Say whether a person has to agree to a call."""
-        return self.approval if isinstance(self.approval, bool) else self.approval(deepcopy(arguments))
+        return self.approval if isinstance(self.approval, bool) else self.approval(copied(arguments))
 
 
 @overload

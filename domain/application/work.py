@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +24,7 @@ from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolErr
 from domain.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
 from domain.graph import Retry
 from domain.ids import ThreadId
-from domain.json import Json, storable_text
+from domain.json import Json, copied, storable_text
 from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
 from domain.state import Because, Call, Message, Running
 from domain.tools import ToolContext
@@ -74,7 +73,7 @@ class Work:
         if self._shown is None or self._shown[0] is not loaded:
             if self.run.turn is None or not isinstance(loaded.state, Running):
                 raise TurnIsOver
-            thread = replace(loaded.state.thread, values=deepcopy(loaded.state.thread.values))
+            thread = replace(loaded.state.thread, values=copied(loaded.state.thread.values))
             self._shown = (loaded, replace(loaded.state, thread=thread))
         return self._shown[1]
 
@@ -234,7 +233,7 @@ class Work:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                result = await tool.run(deepcopy(call.request.arguments), context)
+                result = await tool.run(copied(call.request.arguments), context)
         except asyncio.CancelledError as error:
             if cancelled_from_outside():
                 raise

@@ -106,7 +106,9 @@ class PostgresFinder:
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)
 
 
+_QUOTED = str.maketrans("\\'\0", "   ")
+
+
 def _query(term: Term) -> str:
     """Write a term for `to_tsquery`. Each form is quoted: nothing in it is an operator, and its words are a row."""
-    forms = (form.replace("\\", " ").replace("'", " ").replace("\x00", " ") for form in term.forms)
-    return " | ".join(f"'{form}'" for form in forms)
+    return " | ".join([f"'{form.translate(_QUOTED)}'" for form in term.forms])
