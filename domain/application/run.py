@@ -78,7 +78,9 @@ class Run:
     """The thread as it is stored, while something is kept back."""
     _limit: asyncio.Timeout | None = field(init=False, default=None)
     _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _moment: asyncio.TimerHandle | None = field(init=False, default=None)
     _saving: asyncio.Task[None] | None = field(init=False, default=None)
+    """Held, so that it is not collected before it ends."""
 
     def __post_init__(self) -> None:
         """Remember which turn, and which run of it, this is: the thread may move on."""
@@ -133,12 +135,13 @@ class Run:
 
     def _save_soon(self) -> None:
         """Store what is kept back in a moment, unless the next report is stored by then, and this with it."""
+        if self._moment is None:
+            self._moment = asyncio.get_running_loop().call_later(MOMENT, self._moment_is_over)
 
-        def save() -> None:
-            if self._staged and self._saving is None:
-                self._saving = asyncio.create_task(self._save_safely(), name=f"events of {self.thread_id}")
-
-        asyncio.get_running_loop().call_later(MOMENT, save)
+    def _moment_is_over(self) -> None:
+        self._moment = None
+        if self._staged:
+            self._saving = asyncio.create_task(self._save_safely(), name=f"events of {self.thread_id}")
 
     async def _save_safely(self) -> None:
         """Store what is kept back; what goes wrong with that, the next report meets as well."""
@@ -146,8 +149,6 @@ class Run:
             await self.save()
         except ThreadfoldError as error:
             _log.debug("What was kept back in %s is stored with the next report: %r", self.thread_id, error)
-        finally:
-            self._saving = None
 
     async def _held(self) -> bool:
         """Hold what is kept back where it outlives this process. False: then nothing may be answered yet."""

@@ -117,15 +117,19 @@ class Work:
     async def run_tools(self) -> None:
         """Run every open tool call, at the same time, recording each start and outcome as it happens.
 
-        Whatever the turn's durability: no tool runs before its request and its start are stored.
+        Whatever the turn's durability: no tool runs before its request is stored; nor, if it may not be repeated,
+        before its start is. That of others is stored with the outcome, or in a moment if there is none by then.
         """
         await self.run.save()
         await self._settle_what_a_crash_left()
         asking = [call for call in self._calls("requested") if self._needs_approval(call)]
         await self._ask(asking, "policy")
         calls = self._calls("requested", "granted", "started")
+        repeatable = all(self._policy(call) == "retry" for call in calls)
         begun = await self.run.report(
             StartCalls(self.run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), self.run.number),
+            durable=not repeatable,
+            soon=repeatable,
         )
         started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
