@@ -23,7 +23,7 @@ GENESIS = bytes(32)
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """Where a thread ends, and so what an append expects: the last version, its hash and its time."""
 
     version: Version = Version(0)
@@ -35,7 +35,7 @@ NOTHING = Head()
 """The head of a thread that has no events."""
 
 
-class Draft(Struct, frozen=True):
+class Draft(Struct, frozen=True, gc=False):
     """An event that is encoded but has no place yet. `payload` and `metadata` are JSON texts on one line."""
 
     type: str
@@ -44,7 +44,7 @@ class Draft(Struct, frozen=True):
     metadata: str
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """An event as it is stored. `position` is given out by the store; 0 until then."""
 
     tenant: Tenant

@@ -13,7 +13,7 @@ from domain.json import JsonObject
 from domain.upcasters import upcast
 
 
-class Metadata(Struct, frozen=True, omit_defaults=True):
+class Metadata(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an event is there: the command that it answers, or the command that set the agent to work (causation)."""
 
     command: CommandId | None = None
@@ -25,7 +25,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     """The program that the caller used, as it names itself."""
 
 
-class Recorded(Struct, frozen=True):
+class Recorded(Struct, frozen=True, gc=False):
     """An event with its place and its story."""
 
     thread_id: ThreadId

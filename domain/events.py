@@ -22,7 +22,7 @@ Strategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
 """What becomes of a message to a thread whose turn still runs."""
 
 
-class Limit(Struct, frozen=True, omit_defaults=True):
+class Limit(Struct, frozen=True, omit_defaults=True, gc=False):
     """What may be spent in a window of time: tokens of prompts and answers, money in the units of `domain.prices`.
 
     None: as much as one likes. From the share `warn_at` of either on, what is left is used sparingly.
@@ -34,7 +34,7 @@ class Limit(Struct, frozen=True, omit_defaults=True):
     warn_at: float = 0.8
 
 
-class Recalled(Struct, frozen=True, omit_defaults=True):
+class Recalled(Struct, frozen=True, omit_defaults=True, gc=False):
     """A part of an older message that the model was shown again: its characters from `start` up to `end`."""
 
     message: int
@@ -43,7 +43,7 @@ class Recalled(Struct, frozen=True, omit_defaults=True):
     because: str = ""
 
 
-class Event(Struct, frozen=True, omit_defaults=True):
+class Event(Struct, frozen=True, omit_defaults=True, gc=False):
     """A fact about a thread."""
 
     SCHEMA: ClassVar[int] = 1

@@ -20,7 +20,7 @@ Because: TypeAlias = Literal["policy", "outcome_unknown"]
 """Why a person is asked about a call: because its tool says so, or because a crash left open whether it ran."""
 
 
-class Message(Struct, frozen=True, omit_defaults=True):
+class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message of the live window. `version` is that of the event which brought it, `edited` of one that changed it.
 
     An assistant's message collects its calls; a tool's message answers `call`.
@@ -37,7 +37,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     edited: Version = Version(0)
 
 
-class Call(Struct, frozen=True, omit_defaults=True):
+class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     """A tool call of the turn in progress. Once it has an outcome it is a message.
 
     It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash` names
@@ -52,7 +52,7 @@ class Call(Struct, frozen=True, omit_defaults=True):
     because: Because = "policy"
 
 
-class Summary(Struct, frozen=True):
+class Summary(Struct, frozen=True, gc=False):
     """What stands for the messages up to and including `through`. `said` is the version of the event that has it."""
 
     through: Version
@@ -61,7 +61,7 @@ class Summary(Struct, frozen=True):
     said: Version = Version(0)
 
 
-class NodeApproval(Struct, frozen=True):
+class NodeApproval(Struct, frozen=True, gc=False):
     """What a person has to say about the node in flight. `version` names the question."""
 
     version: Version
@@ -69,7 +69,7 @@ class NodeApproval(Struct, frozen=True):
     granted: bool = False
 
 
-class Item(Struct, frozen=True, omit_defaults=True):
+class Item(Struct, frozen=True, omit_defaults=True, gc=False):
     """One item of the list that the node in flight works on; `result` says something once it is `done`."""
 
     value: Json
@@ -78,7 +78,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
     attempt: int = 1
 
 
-class ModelUsage(Struct, frozen=True):
+class ModelUsage(Struct, frozen=True, gc=False):
     """What a thread has used of a model: calls, and tokens."""
 
     model: str
@@ -87,7 +87,7 @@ class ModelUsage(Struct, frozen=True):
     completion_tokens: int = 0
 
 
-class Before(Struct, frozen=True):
+class Before(Struct, frozen=True, gc=False):
     """What the thread was like before the turn: rolling back returns to it."""
 
     values: JsonObject
@@ -96,7 +96,7 @@ class Before(Struct, frozen=True):
     said_tokens: int = 0
 
 
-class Turn(Struct, frozen=True, omit_defaults=True):
+class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """The turn in progress.
 
     `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
@@ -135,7 +135,7 @@ class Turn(Struct, frozen=True, omit_defaults=True):
         return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 
 
-class Ended(Struct, frozen=True):
+class Ended(Struct, frozen=True, gc=False):
     """How the last turn ended, and at which node."""
 
     turn_id: UUID
@@ -145,7 +145,7 @@ class Ended(Struct, frozen=True):
     node: str | None = None
 
 
-class Queued(Struct, frozen=True):
+class Queued(Struct, frozen=True, gc=False):
     """A message that waits for the end of the running turn. `version` is that of the event which brought it."""
 
     version: Version
@@ -158,7 +158,7 @@ class Queued(Struct, frozen=True):
     strategy: Strategy
 
 
-class WindowUsage(Struct, frozen=True):
+class WindowUsage(Struct, frozen=True, gc=False):
     """What was used of each model in the last window of a kind in which a model was called. It began at `start`."""
 
     window: Window
@@ -166,14 +166,14 @@ class WindowUsage(Struct, frozen=True):
     usage: tuple[ModelUsage, ...] = ()
 
 
-class Budget(Struct, frozen=True):
+class Budget(Struct, frozen=True, gc=False):
     """What the thread may spend. `version` is that of the event which said so."""
 
     version: Version
     limits: tuple[Limit, ...]
 
 
-class Thread(Struct, frozen=True):
+class Thread(Struct, frozen=True, gc=False):
     """What an open thread carries from turn to turn. `title` is the beginning of the first message of the user's.
 
     `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
@@ -215,7 +215,7 @@ class Thread(Struct, frozen=True):
         return sum(used.completion_tokens for used in self.usage)
 
 
-class Unopened(Struct, frozen=True, tag="unopened"):
+class Unopened(Struct, frozen=True, tag="unopened", gc=False):
     """Nothing has happened yet."""
 
     in_turn: ClassVar[bool] = False
@@ -224,7 +224,7 @@ class Unopened(Struct, frozen=True, tag="unopened"):
     version: Version = Version(0)
 
 
-class Idle(Struct, frozen=True, tag="idle"):
+class Idle(Struct, frozen=True, tag="idle", gc=False):
     """Waiting for a user's message."""
 
     in_turn: ClassVar[bool] = False
@@ -234,7 +234,7 @@ class Idle(Struct, frozen=True, tag="idle"):
     thread: Thread
 
 
-class Running(Struct, frozen=True, tag="running"):
+class Running(Struct, frozen=True, tag="running", gc=False):
     """The agent is at work, or waits for a person."""
 
     version: Version

@@ -4,6 +4,7 @@ A handler never updates: it says a row, and the column's rule says what becomes 
 of thousands of events are merged before anything is written, and a batch costs one statement for each table.
 """
 
+from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,16 +77,8 @@ class Table:
         return tuple(column.name for column in self.columns if column.rule == "key")
 
     @cached_property
-    def _key(self) -> Callable[[Row], Any]:
-        return itemgetter(*(place for place, column in enumerate(self.columns) if column.rule == "key"))
-
-    @cached_property
     def _merging(self) -> tuple[tuple[int, Callable[[Any, Any], Any]], ...]:
         return tuple((place, MERGE[c.rule]) for place, c in enumerate(self.columns) if c.rule in MERGE)
-
-    @cached_property
-    def _defaults(self) -> dict[str, Any]:
-        return {column.name: 0 if column.rule == "add" else None for column in self.columns}
 
     @property
     def public(self) -> Sequence[Column]:
@@ -101,16 +94,16 @@ class Table:
     def _by_name(self) -> Mapping[str, Column]:
         return {column.name: column for column in self.columns}
 
-    def row(self, **values: Any) -> Row:
+    @cached_property
+    def row(self) -> Callable[..., Row]:
         """Make a row; what is not given is null, or 0 where it is added up. Raises `TypeError` for other names."""
-        row = tuple((self._defaults | values).values())
-        if len(row) != len(self.columns):
-            raise TypeError(f"{self.name} has no column {', '.join(values.keys() - set(self.names))}")
-        return row
+        defaults = [0 if column.rule == "add" else None for column in self.columns]
+        return namedtuple(self.name, self.names, defaults=defaults)  # noqa: PYI024  (names and defaults are known only here)
 
-    def key_of(self, row: Row) -> Key:
+    @cached_property
+    def key_of(self) -> Callable[[Row], Key]:
         """Return what a row is known by: the values of its key, or the value if there is one."""
-        return self._key(row)
+        return itemgetter(*(place for place, column in enumerate(self.columns) if column.rule == "key"))
 
     def merge(self, old: Row, new: Row) -> Row:
         """Make one row of two with the same key."""
@@ -125,7 +118,7 @@ MERGE: Mapping[Rule, Callable[[Any, Any], Any]] = {
     "add": add,
     "least": min,
     "greatest": max,
-    "joined": "{},{}".format,
+    "joined": lambda old, new: f"{old},{new}",
 }
 """What becomes of an old value and a new one; the new one is there for all other rules."""
 
@@ -139,13 +132,12 @@ class Rows:
 
     def __init__(self) -> None:
         """Begin without rows."""
-        self._tables: dict[Table, dict[Key, Row]] = {}
+        self._tables: defaultdict[Table, dict[Key, Row]] = defaultdict(dict)
 
     def add(self, changes: Iterable[Change]) -> None:
         """Merge changes, in their order."""
         for table, row in changes:
-            rows = self._tables.setdefault(table, {})
-            key = table.key_of(row)
+            rows, key = self._tables[table], table.key_of(row)
             old = rows.get(key)
             rows[key] = row if old is None else table.merge(old, row)
 

@@ -1,6 +1,8 @@
 """Windows of time, in UTC, in which what is spent is counted together. The shorter ones lie within the longer ones."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 Window: TypeAlias = Literal["hour", "day", "month", "lifetime"]
@@ -23,16 +25,14 @@ LAST = datetime.max.replace(tzinfo=UTC)
 
 def start_of(window: Window, at: datetime) -> datetime:
     """Return where the window begins that an instant lies in."""
+    return starts_of(at)[window]
+
+
+@lru_cache(maxsize=128)  # what happens at one instant is asked for many times, one time after the other
+def starts_of(at: datetime) -> Mapping[Window, datetime]:
+    """Return where each window begins that an instant lies in."""
     hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    match window:
-        case "hour":
-            return hour
-        case "day":
-            return hour.replace(hour=0)
-        case "month":
-            return hour.replace(day=1, hour=0)
-        case "lifetime":
-            return EVER
+    return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": EVER}
 
 
 def end_of(window: Window, at: datetime) -> datetime | None:

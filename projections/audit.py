@@ -1,6 +1,7 @@
 """Who did what to which thread, when, by which command, from where; and what the agent did because of it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from domain.events import (
     EVENTS,
@@ -12,7 +13,6 @@ from domain.events import (
     NodeCompleted,
     ToolRequested,
 )
-from domain.ids import slice_of
 from domain.tables import Change, Column, Index, Table
 from projections.projection import Projection, Seen
 
@@ -42,35 +42,35 @@ AUDIT = Table(
     ),
 )
 
-ROUTINE = (NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted)
+ROUTINE = frozenset(
+    {NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted}
+)
 """Events of the agent that say nothing to an auditor: tools that started and how turns ended do."""
 
 
-def _done(seen: Seen) -> Iterable[Change]:
-    recorded, metadata = seen.recorded, seen.recorded.metadata
+def _done(seen: Seen[Any]) -> Iterable[Change]:
+    recorded, metadata, kind = seen.recorded, seen.recorded.metadata, type(seen.event)
     command, by = metadata.command, "caller"
     if command is None:
         command, by = metadata.causation, "agent"
-    if command is None or (by == "agent" and isinstance(recorded.event, ROUTINE)):
-        return
-    yield (
-        AUDIT,
-        AUDIT.row(
-            at=seen.at,
-            version=recorded.version,
-            last_version=recorded.version,
-            events=1,
-            slice=slice_of(seen.thread_id),
-            thread_id=seen.thread_id,
-            command=command,
-            tenant=seen.tenant,
-            by=by,
-            actor=metadata.actor,
-            client=metadata.client,
-            correlation=metadata.correlation,
-            actions=type(recorded.event).__name__,
-        ),
+    if command is None or (by == "agent" and kind in ROUTINE):
+        return ()
+    row = AUDIT.row(
+        at=seen.at,
+        version=recorded.version,
+        last_version=recorded.version,
+        events=1,
+        slice=seen.slice,
+        thread_id=seen.thread_id,
+        command=command,
+        tenant=seen.tenant,
+        by=by,
+        actor=metadata.actor,
+        client=metadata.client,
+        correlation=metadata.correlation,
+        actions=kind.__name__,
     )
+    return [(AUDIT, row)]
 
 
 PROJECTION = Projection("audit", 1, (AUDIT,), dict.fromkeys(EVENTS, _done))

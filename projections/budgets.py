@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 
 from domain.events import ModelCalled
-from domain.ids import slice_of
 from domain.tables import COST, Change, Column, Index, Table
-from domain.windows import WINDOWS, start_of
+from domain.windows import starts_of
 from projections.projection import Projection, Seen
 from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
@@ -32,27 +31,26 @@ BUDGETS = Table(
 )
 
 
-def _spent(seen: Seen) -> Iterable[Change]:
-    event = seen.recorded.event
-    if not isinstance(event, ModelCalled):
-        return
-    for window in WINDOWS:
-        yield (
-            BUDGETS,
-            BUDGETS.row(
-                start=start_of(window, seen.at),
-                calls=1,
-                prompt_tokens=event.prompt_tokens,
-                completion_tokens=event.completion_tokens,
-                cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
-                slice=slice_of(seen.thread_id),
-                thread_id=seen.thread_id,
-                tenant=seen.tenant,
-                window=window,
-                model=event.model,
-                **saved(seen, event),
-            ),
+def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
+    event = seen.event
+    cost = seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens)
+    saved_tokens, saved_cost = saved(seen)
+    for window, start in starts_of(seen.at).items():
+        row = BUDGETS.row(
+            start=start,
+            calls=1,
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            cost=cost,
+            saved_tokens=saved_tokens,
+            saved_cost=saved_cost,
+            slice=seen.slice,
+            thread_id=seen.thread_id,
+            tenant=seen.tenant,
+            window=window,
+            model=event.model,
         )
+        yield BUDGETS, row
 
 
 PROJECTION = Projection("budgets", 2, (BUDGETS,), {ModelCalled: _spent})

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from domain.chain import Record
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
@@ -38,10 +37,6 @@ AT_ONCE = 4
 
 BREATH = 100
 """Records after which others in this process have their turn."""
-
-
-class Poison(Exception):
-    """A handler cannot take an event."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +104,16 @@ class Digest:
         if self.parked and all((writing.instance.id, thread_id) in self.parked for writing in self.writing):
             return
         try:
-            story = await self.stories.before(self.line, record)
+            story, last = self.touched.get(thread_id, (None, record))
+            if story is None or last.version != record.version - 1:
+                story = await self.stories.before(self.line, record)
             seen = self.stories.tell(story, record)
         except UNTELLABLE as error:
             self._leave_out(record, error)
             return
         self.touched[thread_id] = story, record
         for writing, handler in self._handlers.get(record.type, ()) if handled else ():
-            self._add(writing, record, partial(handler, seen))
+            self._add(writing, record, handler, seen)
 
     def _leave_out(self, record: Record, error: Exception) -> None:
         """Park a thread everywhere, once what was known of it before that is written."""
@@ -129,15 +126,29 @@ class Digest:
     def _settle(self, story: Story, last: Record) -> None:
         for writing in self.writing:
             if writing.projection.thread:
-                self._add(writing, last, partial(writing.projection.thread, story, self.prices))
+                self._add(writing, last, writing.projection.thread, story, self.prices)
 
-    def _add(self, writing: Writing, record: Record, handler: Callable[[], Iterable[Change]]) -> None:
+    def _add(
+        self,
+        writing: Writing,
+        record: Record,
+        handler: Callable[..., Iterable[Change]],
+        *given: object,
+        attempt: int = 1,
+    ) -> None:
         """Add what a handler makes of a record, unless its thread is left out; or leave it out from here on."""
-        if (writing.instance.id, record.thread_id) not in self.parked:
-            try:
-                self.rows[writing.instance.id].add(_tried(handler))
-            except Poison as poison:
-                self._park(writing, record, poison.__cause__ or poison)
+        instance = writing.instance.id
+        if self.parked and (instance, record.thread_id) in self.parked:
+            return
+        try:
+            changes = list(handler(*given))
+        except Exception as error:  # noqa: BLE001  (whatever a handler raises: it is parked with its reason)
+            if attempt < ATTEMPTS:
+                self._add(writing, record, handler, *given, attempt=attempt + 1)
+            else:
+                self._park(writing, record, error)
+        else:
+            self.rows[instance].add(changes)
 
     def _park(self, writing: Writing, record: Record, error: BaseException) -> None:
         instance, thread_id = writing.instance.id, record.thread_id
@@ -158,13 +169,3 @@ class Digest:
                 self.clock.now(),
             )
         )
-
-
-def _tried(handler: Callable[[], Iterable[Change]]) -> Sequence[Change]:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return list(handler())
-        except Exception as error:
-            if attempt == ATTEMPTS:
-                raise Poison from error
-    raise AssertionError

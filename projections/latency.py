@@ -6,17 +6,17 @@ is counted in its hour and in its day: a month's are then in a few rows, and not
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import accumulate
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 from domain.queries import Bucket
 from domain.tables import Change, Column, Table
-from domain.windows import start_of
+from domain.windows import start_of, starts_of
 from projections.projection import Seen
 
 Width: TypeAlias = Literal["hour", "day"]
@@ -72,11 +72,16 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     )
 
 
-def timed(table: Table, seen: Seen, milliseconds: int, **groups: str) -> Iterable[Change]:
+def timed(table: Table, seen: Seen[Any], milliseconds: int, **groups: str) -> Sequence[Change]:
     """Count a duration."""
-    of = {"tenant": seen.tenant, **groups, "bucket": bucket_of(milliseconds), "durations": 1}
-    for width in WIDTHS:
-        yield table, table.row(**of, width=width, start=start_of(width, seen.at))
+    starts, bucket = starts_of(seen.at), bucket_of(milliseconds)
+    return [
+        (
+            table,
+            table.row(tenant=seen.tenant, width=width, start=starts[width], bucket=bucket, durations=1, **groups),
+        )
+        for width in WIDTHS
+    ]
 
 
 def width_for(bucket: Bucket | None, since: datetime | None, until: datetime | None) -> Width:

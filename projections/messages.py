@@ -1,9 +1,9 @@
 """What was said, to be searched: one row a message, without its text, which the log has."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
-from domain.ids import slice_of
 from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
 
@@ -36,50 +36,44 @@ MESSAGES = Table(
 )
 
 
-def _row(seen: Seen, role: str, content: str, tokens: int) -> Change:
-    return (
-        MESSAGES,
-        MESSAGES.row(
-            at=seen.at,
-            version=seen.recorded.version,
-            tokens=tokens,
-            slice=slice_of(seen.thread_id),
-            thread_id=seen.thread_id,
-            tenant=seen.tenant,
-            role=role,
-            content=content[:SEARCHED],
-        ),
+def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Change]:
+    row = MESSAGES.row(
+        at=seen.at,
+        version=seen.recorded.version,
+        tokens=tokens,
+        slice=seen.slice,
+        thread_id=seen.thread_id,
+        tenant=seen.tenant,
+        role=role,
+        content=content[:SEARCHED],
     )
+    return [(MESSAGES, row)]
 
 
-def _said(seen: Seen) -> Iterable[Change]:
-    event = seen.recorded.event
-    if isinstance(event, MessageAppended):
-        yield _row(seen, event.role, event.content or "", event.tokens)
+def _said(seen: Seen[MessageAppended]) -> Iterable[Change]:
+    return _row(seen, seen.event.role, seen.event.content or "", seen.event.tokens)
 
 
-def _edited(seen: Seen) -> Iterable[Change]:
-    event = seen.recorded.event
-    if isinstance(event, MessageEdited):
-        yield _row(seen, _role(seen, event), event.content, event.tokens)
+def _edited(seen: Seen[MessageEdited]) -> Iterable[Change]:
+    return _row(seen, _role(seen), seen.event.content, seen.event.tokens)
 
 
-def _role(seen: Seen, event: MessageEdited) -> str:
+def _role(seen: Seen[MessageEdited]) -> str:
     window = seen.after.thread.window  # type: ignore[union-attr]  # it was edited in there
-    return next((message.role for message in window if message.version == event.message), "user")
+    return next((message.role for message in window if message.version == seen.event.message), "user")
 
 
-def _answered(seen: Seen) -> Iterable[Change]:
-    event = seen.recorded.event
-    if isinstance(event, ToolSucceeded):
-        yield _row(seen, "tool", event.content, event.tokens)
-    elif isinstance(event, ToolFailed):
-        yield _row(seen, "tool", event.error, event.tokens)
+def _answered(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
+    return _row(seen, "tool", seen.event.content, seen.event.tokens)
+
+
+def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
+    return _row(seen, "tool", seen.event.error, seen.event.tokens)
 
 
 PROJECTION = Projection(
     "messages",
     1,
     (MESSAGES,),
-    {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _answered},
+    {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
 )

@@ -25,17 +25,18 @@ NODES = Table(
 LATENCY = latency_table("nodes_latency", "How long attempts of nodes took", ("graph", "node"))
 
 
-def _ended(seen: Seen) -> Iterable[Change]:
-    match seen.recorded.event:
-        case NodeCompleted(node=node, duration_ms=duration_ms):
-            counted = {"completed": 1}
-        case NodeFailed(node=node, duration_ms=duration_ms, retry_in_ms=retry_in_ms):
-            counted = {"failed" if retry_in_ms is None else "retried": 1}
-        case _:
-            return
-    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "node": node}
-    yield NODES, NODES.row(**of, **counted, duration_ms=duration_ms)
-    yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, node=node)
+def _completed(seen: Seen[NodeCompleted]) -> Iterable[Change]:
+    return _ended(seen, completed=1)
 
 
-PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _ended, NodeFailed: _ended})
+def _failed(seen: Seen[NodeFailed]) -> Iterable[Change]:
+    return _ended(seen, failed=1) if seen.event.retry_in_ms is None else _ended(seen, retried=1)
+
+
+def _ended(seen: Seen[NodeCompleted] | Seen[NodeFailed], **counted: int) -> Iterable[Change]:
+    node, graph, took = seen.event.node, seen.graph, seen.event.duration_ms
+    row = NODES.row(tenant=seen.tenant, hour=seen.hour, graph=graph, node=node, duration_ms=took, **counted)
+    return [(NODES, row), *timed(LATENCY, seen, took, graph=graph, node=node)]
+
+
+PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _completed, NodeFailed: _failed})

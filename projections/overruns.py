@@ -5,19 +5,19 @@ which a limit is reached until the window's end, which is known at once; and whe
 finds it.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
 from domain.budgets import Reached, is_reached, reached, used_in
 from domain.ids import Version
 from domain.prices import Prices
-from domain.state import State, Unopened
+from domain.state import Running, State, Unopened
 from domain.windows import end_of
 
 
-@dataclass(frozen=True, slots=True)
-class Overrun:
+class Overrun(Struct, frozen=True, gc=False):
     """A time over budget, without a break, from an event on. Without `until`, only a new budget ends it."""
 
     version: Version
@@ -31,17 +31,28 @@ class Overrun:
 
 def overrun(state: State, version: Version, at: datetime, prices: Prices, before: Overrun | None) -> Overrun | None:
     """Say what an event comes to, after which the thread is in `state`; `before` lasted right before it."""
-    limit = None if isinstance(state, Unopened) else reached(state.thread, at, prices)
+    limit = _reached(state, at, prices)
     if limit is None:
         return None
     until = end_of(limit.window, at)
     return Overrun(before.version, before.since, until) if before else Overrun(version, at, until)
 
 
+def spent_alike(before: State, after: State) -> bool:
+    """Say whether an event of a turn changed neither what is spent nor what may be: nobody gets over a budget by it.
+
+    Nor does anybody by time passing, which only ends windows.
+    """
+    if not (isinstance(before, Running) and isinstance(after, Running)):
+        return False
+    was, now = before.thread, after.thread
+    return was is now or (was.budget is now.budget and was.usage is now.usage and was.windows is now.windows)
+
+
 async def overrun_of(journal: Journal, loaded: Loaded, prices: Prices) -> Overrun | None:
     """Look up since when a thread is over its budget, after its last event. What its parent was does not count."""
     at = loaded.head.at
-    limit = _reached(loaded, at, prices)
+    limit = _reached(loaded.state, at, prices)
     if limit is None:
         return None
     until = end_of(limit.window, at)
@@ -54,7 +65,7 @@ async def overrun_of(journal: Journal, loaded: Loaded, prices: Prices) -> Overru
         if found.head.version == first:
             break
         loaded = await journal.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
-        limit = _reached(loaded, at, prices)  # it may have been over another limit before, or another budget
+        limit = _reached(loaded.state, at, prices)  # it may have been over another limit before, or another budget
     return Overrun(found.head.version, found.head.at, until) if found else None
 
 
@@ -79,8 +90,8 @@ def _is_reached(state: State, limit: Reached, at: datetime, prices: Prices) -> b
     return not isinstance(state, Unopened) and is_reached(limit.limit, used_in(state.thread, limit.window, at), prices)
 
 
-def _reached(loaded: Loaded, at: datetime, prices: Prices) -> Reached | None:
-    return None if isinstance(loaded.state, Unopened) else reached(loaded.state.thread, at, prices)
+def _reached(state: State, at: datetime, prices: Prices) -> Reached | None:
+    return None if isinstance(state, Unopened) or not state.thread.budget else reached(state.thread, at, prices)
 
 
 def _set_at(state: State) -> Version:

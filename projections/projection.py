@@ -7,35 +7,51 @@ one with those that are there is the table's business. So a projection has no me
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from domain.application.journal import Loaded
 from domain.chain import NOTHING, Head
 from domain.codec import Recorded
 from domain.events import Event, ThreadForked, ThreadOpened
 from domain.evolve import evolve
-from domain.ids import START, Tenant, ThreadId, Version
+from domain.ids import START, Slice, Tenant, ThreadId, Version, slice_of
 from domain.prices import Prices
 from domain.read_models import Shape
 from domain.state import INITIAL, Running, State
 from domain.tables import Change, Table
-from projections.overruns import Overrun, overrun
+from domain.windows import start_of
+from projections.overruns import Overrun, overrun, spent_alike
 from projections.status import Status, status_of
 
+E = TypeVar("E", bound=Event)
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+
+class Spell(Struct, frozen=True, gc=False):
+    """A time in which a thread's status was the same, from the event that brought it about."""
+
+    status: Status
+    version: Version
+    since: datetime
+
+
+class Seen(Struct, Generic[E], frozen=True, gc=False):
     """An event, and what the thread was like before and after it.
 
-    `turn_started_at` is of the turn that runs before or after the event; `spell` of the status before it; `was_over`
-    is the time over budget that lasted until then, and `is_over` what becomes of it.
+    `turn_started_at` is of the turn that runs before or after the event; `status` is that after it, and `spell` of the
+    one before; `was_over` is the time over budget that lasted until then, and `is_over` what becomes of it.
     """
 
-    tenant: Tenant
+    event: E
     recorded: Recorded
+    tenant: Tenant
+    slice: Slice
     before: State
     after: State
+    status: Status
+    spell: Spell
     turn_started_at: datetime | None
-    spell: "Spell"
     was_over: Overrun | None
     is_over: Overrun | None
     prices: Prices
@@ -48,7 +64,7 @@ class Seen:
     @property
     def hour(self) -> datetime:
         """The hour that it was recorded in."""
-        return self.at.replace(minute=0, second=0, microsecond=0)
+        return start_of("hour", self.recorded.recorded_at)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -66,15 +82,6 @@ class Seen:
         return self.before.turn.node if isinstance(self.before, Running) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Spell:
-    """A time in which a thread's status was the same, from the event that brought it about."""
-
-    status: Status
-    version: Version
-    since: datetime
-
-
 @dataclass(slots=True)
 class Story:
     """A thread as it is told: its folded state, and since when it is so.
@@ -90,37 +97,54 @@ class Story:
     turn_started_at: datetime | None = None
     overrun: Overrun | None = None
     spell: Spell = field(default_factory=lambda: Spell("idle", START, NOTHING.at))
+    slice: Slice = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Place the thread."""
+        self.slice = slice_of(self.thread_id)
 
     @property
     def loaded(self) -> Loaded:
         """The thread as the journal gives it."""
         return Loaded(self.thread_id, self.tenant, self.head, self.state)
 
-    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> Seen:
+    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> Seen[Any]:
         """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
-        before, at = self.state, recorded.recorded_at
-        after = evolve(before, recorded.event, at)
-        forked = isinstance(recorded.event, ThreadForked)
+        event, at, before = recorded.event, recorded.recorded_at, self.state
+        kind, after = type(event), evolve(before, event, at)
+        forked = kind is ThreadForked
         if forked:  # what the parent was doing is the parent's
             self.spell, self.overrun = Spell("idle", START, at), None
-        if forked or isinstance(recorded.event, ThreadOpened):
+        if forked or kind is ThreadOpened:
             self.opened_at = at
-        if isinstance(after, Running) and (forked or not isinstance(before, Running)):
+        if type(after) is Running and (forked or type(before) is not Running):
             self.turn_started_at = at
-        was_over = self.overrun if self.overrun and self.overrun.lasts(at) else None
-        is_over = overrun(after, recorded.version, at, prices, was_over)
-        started_at = self.turn_started_at
-        seen = Seen(self.tenant, recorded, before, after, started_at, self.spell, was_over, is_over, prices)
-        self.overrun = is_over
-        self.state, self.head = after, Head(recorded.version, digest, at)
+        was_over = is_over = self.overrun if self.overrun and self.overrun.lasts(at) else None
+        if forked or not spent_alike(before, after):
+            is_over = overrun(after, recorded.version, at, prices, was_over)
         status = status_of(after)
+        seen = Seen(
+            event,
+            recorded,
+            self.tenant,
+            self.slice,
+            before,
+            after,
+            status,
+            self.spell,
+            self.turn_started_at,
+            was_over,
+            is_over,
+            prices,
+        )
+        self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), is_over
         if status != self.spell.status:
             self.spell = Spell(status, recorded.version, at)
         return seen
 
 
-EventHandler = Callable[[Seen], Iterable[Change]]
-ThreadHandler = Callable[[Story, Prices], Iterable[Change]]
+EventHandler: TypeAlias = Callable[[Seen[Any]], Iterable[Change]]
+ThreadHandler: TypeAlias = Callable[[Story, Prices], Iterable[Change]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,14 @@ IDLE = 0.5
 """Seconds between two looks at the log when nobody has said that there is something."""
 
 BUSY = 0.02
-"""Seconds between two looks, so that many small commits are read together."""
+"""Seconds between two looks, at least, so that many small commits are read together."""
+
+CALM = 0.1
+"""Seconds between two looks, at most, while there is something to read."""
+
+REST = 4
+"""A round that took so long is followed by a rest of so many times that, between `BUSY` and `CALM`: what a round costs
+beside its events is then small, and most of the time is left to the turns that run here."""
 
 NEAR = 2_000
 """Events that an instance which is being built may be behind when it is made to serve: then writing pauses."""
@@ -69,6 +76,9 @@ class Runner:
     _stories: Stories = field(init=False)
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _instances: Sequence[Instance] = field(init=False, default=())
+    _lines: Sequence[Line] = field(init=False, default=())
+    _look_at: float = field(init=False, default=0.0)
+    """When to look again which instances and lines there are."""
     _turn: Slice = field(init=False, default_factory=lambda: Slice(random.randrange(SLICES)))  # noqa: S311
     """The slice to begin with: no slice waits for others again and again, and two runners seldom meet in one."""
     _most: int = field(init=False, default=AT_FIRST)
@@ -85,29 +95,36 @@ class Runner:
     async def run(self) -> None:
         """Run for ever."""
         while True:
-            moved = 0
+            moved, full, started = 0, self._most, time.monotonic()
             try:
                 moved = await self._round()
             except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
                 _log.exception("The projections could not go on, and try again")
-            if moved < AT_FIRST:
+            if moved < full:
+                rest = min(max(REST * (time.monotonic() - started), BUSY), CALM)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(BUSY if moved else IDLE):
+                    async with asyncio.timeout(rest if moved else IDLE):
                         await self._woken.wait()
-                        await asyncio.sleep(BUSY)
+                        await asyncio.sleep(rest)
                 self._woken.clear()
 
     async def step(self) -> int:
         """Take each line on by a batch, and let what is built serve when it has come far enough. Count the events."""
-        return sum([await self._step(line) for line in await self._lines()])
+        await self._look()
+        return sum([await self._step(line) for line in self._lines])
 
     async def _round(self) -> int:
         """Step; what goes wrong with one line keeps none of the others."""
-        return sum([await self._guarded(line) for line in await self._lines()])
+        if time.monotonic() >= self._look_at:
+            await self._look()
+        return sum([await self._guarded(line) for line in self._lines])
 
-    async def _lines(self) -> Sequence[Line]:
+    async def _look(self) -> None:
+        """Look which instances and lines there are. Who writes for others than there are is refused, and looks anew."""
         self._instances = await self.models.instances()
-        return await self.models.lines()
+        self._lines = await self.models.lines()
+        building = any(instance.status == "building" for instance in self._instances)
+        self._look_at = 0.0 if building else time.monotonic() + IDLE
 
     async def _guarded(self, line: Line) -> int:
         try:
@@ -146,8 +163,6 @@ class Runner:
         return await self._batch(line, writing, slices, most) if writing else 0
 
     async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
-        if not line.left:
-            return 0
         if line.throttle is None:
             moved = await self._batch(line.id, writing, self.held(), self._most)
             if moved:
@@ -183,6 +198,7 @@ class Runner:
                 digest.leave_out(error, records[0])
         if not written:
             self._forget(line, records)
+            self._look_at = 0.0
             return 0
         self._turn = Slice(([*after][-1] + 1) % SLICES)
         return len(records)

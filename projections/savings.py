@@ -10,11 +10,11 @@ SAVED_COST = Column("saved_cost", "bigint", "add", "What these would have cost, 
 SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have cost, in dollars.")
 
 
-def saved(seen: Seen, event: ModelCalled) -> dict[str, int]:
-    """Return the values of the columns for a call; a summary that is longer than what it stands for costs some."""
+def saved(seen: Seen[ModelCalled]) -> tuple[int, int]:
+    """Return the columns' values for a call; a summary that is longer than what it stands for costs some."""
     before = seen.before
     if not isinstance(before, Running) or not before.turn.everything:
-        return {}
+        return 0, 0
     tokens = before.turn.everything - before.turn.prompt_tokens
-    cost = seen.prices.cost(event.model, abs(tokens), 0)
-    return {"saved_tokens": tokens, "saved_cost": cost if tokens >= 0 else -cost}
+    cost = seen.prices.cost(seen.event.model, abs(tokens), 0)
+    return tokens, cost if tokens >= 0 else -cost

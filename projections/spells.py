@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from domain.events import EVENTS
-from domain.ids import Tenant, ThreadId, Version, slice_of
+from domain.ids import Tenant, ThreadId, Version
 from domain.queries import Select, Spanning, Where
 from domain.tables import Change, Column, Index, Table
 from projections.projection import Projection, Seen
-from projections.status import status_of
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 
@@ -33,17 +32,22 @@ SPELLS = Table(
 )
 
 
-def _turned(seen: Seen) -> Iterable[Change]:
-    now, spell = status_of(seen.after), seen.spell
+def _told(seen: Seen[Any]) -> Iterable[Change]:
+    if seen.status == seen.spell.status and seen.is_over is seen.was_over:
+        return ()  # as with most events
+    return [*_turned(seen), *_overran(seen)]
+
+
+def _turned(seen: Seen[Any]) -> Iterable[Change]:
+    now, spell = seen.status, seen.spell
     if now != spell.status:
         if spell.status != "idle" and spell.version:
             yield _row(seen, spell.status, spell.version, spell.since, seen.at)
         if now != "idle":
             yield _row(seen, now, seen.recorded.version, seen.at, None)
-    yield from _overran(seen)
 
 
-def _overran(seen: Seen) -> Iterable[Change]:
+def _overran(seen: Seen[Any]) -> Iterable[Change]:
     """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
     was, now = seen.was_over, seen.is_over
     if was and now is None:
@@ -52,14 +56,14 @@ def _overran(seen: Seen) -> Iterable[Change]:
         yield _row(seen, "over_budget", now.version, now.since, now.until)
 
 
-def _row(seen: Seen, kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
+def _row(seen: Seen[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
     return (
         SPELLS,
         SPELLS.row(
             since=since,
             until=until,
             version=version,
-            slice=slice_of(seen.thread_id),
+            slice=seen.slice,
             thread_id=seen.thread_id,
             tenant=seen.tenant,
             status=kind,
@@ -67,7 +71,7 @@ def _row(seen: Seen, kind: Kind, version: Version, since: datetime, until: datet
     )
 
 
-PROJECTION = Projection("spells", 2, (SPELLS,), dict.fromkeys(EVENTS, _turned))
+PROJECTION = Projection("spells", 2, (SPELLS,), dict.fromkeys(EVENTS, _told))
 
 
 def at_instant(

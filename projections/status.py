@@ -11,6 +11,6 @@ Status: TypeAlias = Literal["idle", "running", "waiting"]
 
 def status_of(of: ThreadRow | State) -> Status:
     """Say what a thread is doing."""
-    if of.waiting:
-        return "waiting"
-    return "running" if of.in_turn else "idle"
+    if of.in_turn:
+        return "running"
+    return "waiting" if of.waiting else "idle"

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 from datetime import datetime
+from typing import Any
 
 from domain.application.journal import Journal, Loaded
 from domain.chain import Record
@@ -39,7 +40,7 @@ class Stories:
         self._told.move_to_end(key)
         return story
 
-    def tell(self, story: Story, record: Record) -> Seen:
+    def tell(self, story: Story, record: Record) -> Seen[Any]:
         """Go on with a record. Raises `CorruptLog` if it cannot be read, or cannot follow."""
         return story.tell(decode(record), record.hash, self._prices)
 

@@ -105,7 +105,7 @@ def _row(story: Story, prices: Prices) -> Iterable[Change]:
             version=found.version,
             turns=found.turns,
             messages=found.messages,
-            slice=slice_of(story.thread_id),
+            slice=story.slice,
             thread_id=story.thread_id,
             running_turn=found.running_turn,
             tenant=story.tenant,

@@ -1,6 +1,7 @@
 """How tools do, by the hour: how often they were asked for, how that ended, and how long they took."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from domain.events import (
     ApprovalDenied,
@@ -39,46 +40,68 @@ TOOLS = Table(
 LATENCY = latency_table("tools_latency", "How long calls of tools took", ("graph", "tool"))
 
 
-def _counted(seen: Seen) -> Iterable[Change]:
-    match seen.recorded.event:
-        case ToolRequested(tool=tool):
-            yield from _row(seen, tool, requested=1)
-        case ToolStarted(call=call, attempt=attempt):
-            yield from _row(seen, _tool(seen, call), started=1, retried=int(attempt > 1))
-        case ToolSucceeded(call=call, duration_ms=duration_ms):
-            yield from _row(seen, _tool(seen, call), duration_ms, succeeded=1)
-        case ToolFailed(call=call, duration_ms=duration_ms):
-            yield from _row(seen, _tool(seen, call), duration_ms, failed=1)
-        case ToolOutcomeUnknown(call=call):
-            yield from _row(seen, _tool(seen, call), unknown=1)
-        case ApprovalGranted(approval=call):
-            yield from _row(seen, _tool(seen, call), granted=1)
-        case ApprovalDenied(approval=call):
-            yield from _row(seen, _tool(seen, call), denied=1)
+def _requested(seen: Seen[ToolRequested]) -> Iterable[Change]:
+    return _counted(seen, seen.event.tool, requested=1)
 
 
-def _tool(seen: Seen, version: int) -> str | None:
+def _started(seen: Seen[ToolStarted]) -> Iterable[Change]:
+    return _counted(seen, _tool(seen, seen.event.call), started=1, retried=int(seen.event.attempt > 1))
+
+
+def _succeeded(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
+    return _ended(seen, succeeded=1)
+
+
+def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
+    return _ended(seen, failed=1)
+
+
+def _lost(seen: Seen[ToolOutcomeUnknown]) -> Iterable[Change]:
+    return _counted(seen, _tool(seen, seen.event.call), unknown=1)
+
+
+def _granted(seen: Seen[ApprovalGranted]) -> Iterable[Change]:
+    return _counted(seen, _tool(seen, seen.event.approval), granted=1)
+
+
+def _denied(seen: Seen[ApprovalDenied]) -> Iterable[Change]:
+    return _counted(seen, _tool(seen, seen.event.approval), denied=1)
+
+
+def _tool(seen: Seen[Any], version: int) -> str | None:
     """Name the tool of an open call; None if the version is that of a node's approval."""
     if not isinstance(seen.before, Running):
         return None
     return next((call.request.name for call in seen.before.turn.calls if call.version == version), None)
 
 
-def _row(seen: Seen, tool: str | None, duration_ms: int | None = None, **counted: int) -> Iterable[Change]:
+def _counted(seen: Seen[Any], tool: str | None, **counted: int) -> Sequence[Change]:
     if tool is None:
-        return
-    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "tool": tool}
-    yield TOOLS, TOOLS.row(**of, **counted, duration_ms=duration_ms or 0)
-    if duration_ms is not None:
-        yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, tool=tool)
+        return ()
+    return [(TOOLS, TOOLS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, tool=tool, **counted))]
+
+
+def _ended(seen: Seen[ToolSucceeded] | Seen[ToolFailed], **counted: int) -> Iterable[Change]:
+    tool, took = _tool(seen, seen.event.call), seen.event.duration_ms
+    if tool is None:
+        return ()
+    return [
+        *_counted(seen, tool, duration_ms=took, **counted),
+        *timed(LATENCY, seen, took, graph=seen.graph, tool=tool),
+    ]
 
 
 PROJECTION = Projection(
     "tools",
     1,
     (TOOLS, LATENCY),
-    dict.fromkeys(
-        (ToolRequested, ToolStarted, ToolSucceeded, ToolFailed, ToolOutcomeUnknown, ApprovalGranted, ApprovalDenied),
-        _counted,
-    ),
+    {
+        ToolRequested: _requested,
+        ToolStarted: _started,
+        ToolSucceeded: _succeeded,
+        ToolFailed: _failed,
+        ToolOutcomeUnknown: _lost,
+        ApprovalGranted: _granted,
+        ApprovalDenied: _denied,
+    },
 )

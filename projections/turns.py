@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from domain.events import (
     TurnCancelled,
     TurnCompleted,
-    TurnEnd,
     TurnFailed,
     TurnResumed,
     TurnRolledBack,
@@ -39,40 +39,55 @@ TURNS = Table(
 LATENCY = latency_table("turns_latency", "How long turns took", ("graph", "reason"))
 
 
-def _counted(seen: Seen) -> Iterable[Change]:
-    match seen.recorded.event:
-        case TurnStarted(retries=retries):
-            yield _row(seen, started=1, retried=int(retries is not None))
-        case TurnResumed():
-            yield _row(seen, resumed=1)
-        case TurnCompleted() as end:
-            yield from _ended(seen, end, completed=1)
-        case TurnFailed(reason=reason) as end:
-            yield from _ended(seen, end, reason, failed=1)
-        case TurnCancelled(how=how) as end:
-            yield from _ended(seen, end, how, cancelled=1)
-        case TurnRolledBack() as end:
-            yield from _ended(seen, end, rolled_back=1)
+def _started(seen: Seen[TurnStarted]) -> Iterable[Change]:
+    return [_row(seen, started=1, retried=int(seen.event.retries is not None))]
 
 
-def _ended(seen: Seen, end: TurnEnd, reason: str = "", **counted: int) -> Iterable[Change]:
-    began = seen.turn_started_at
-    if not isinstance(seen.before, Running) or seen.before.turn.turn_id != end.turn_id or began is None:
-        yield _row(seen, reason, **counted)  # it was queued, and never began
-        return
-    duration_ms = (seen.at - began) // timedelta(milliseconds=1)
-    yield _row(seen, reason, **counted, duration_ms=duration_ms)
-    yield from timed(LATENCY, seen, duration_ms, graph=seen.graph, reason=reason)
+def _resumed(seen: Seen[TurnResumed]) -> Iterable[Change]:
+    return [_row(seen, resumed=1)]
 
 
-def _row(seen: Seen, reason: str = "", **counted: int) -> Change:
-    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "reason": reason}
-    return TURNS, TURNS.row(**of, **counted)
+def _completed(seen: Seen[TurnCompleted]) -> Iterable[Change]:
+    return _ended(seen, completed=1)
+
+
+def _failed(seen: Seen[TurnFailed]) -> Iterable[Change]:
+    return _ended(seen, seen.event.reason, failed=1)
+
+
+def _cancelled(seen: Seen[TurnCancelled]) -> Iterable[Change]:
+    return _ended(seen, seen.event.how, cancelled=1)
+
+
+def _rolled_back(seen: Seen[TurnRolledBack]) -> Iterable[Change]:
+    return _ended(seen, rolled_back=1)
+
+
+def _ended(seen: Seen[Any], reason: str = "", **counted: int) -> Iterable[Change]:
+    before, began = seen.before, seen.turn_started_at
+    if not isinstance(before, Running) or before.turn.turn_id != seen.event.turn_id or began is None:
+        return [_row(seen, reason, **counted)]  # it was queued, and never began
+    took = (seen.at - began) // timedelta(milliseconds=1)
+    return [
+        _row(seen, reason, **counted, duration_ms=took),
+        *timed(LATENCY, seen, took, graph=seen.graph, reason=reason),
+    ]
+
+
+def _row(seen: Seen[Any], reason: str = "", **counted: int) -> Change:
+    return TURNS, TURNS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, reason=reason, **counted)
 
 
 PROJECTION = Projection(
     "turns",
     1,
     (TURNS, LATENCY),
-    dict.fromkeys((TurnStarted, TurnResumed, TurnCompleted, TurnFailed, TurnCancelled, TurnRolledBack), _counted),
+    {
+        TurnStarted: _started,
+        TurnResumed: _resumed,
+        TurnCompleted: _completed,
+        TurnFailed: _failed,
+        TurnCancelled: _cancelled,
+        TurnRolledBack: _rolled_back,
+    },
 )

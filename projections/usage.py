@@ -33,25 +33,25 @@ USAGE = Table(
 LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
 
 
-def _called(seen: Seen) -> Iterable[Change]:
-    event = seen.recorded.event
-    if not isinstance(event, ModelCalled):
-        return
-    of = {"tenant": seen.tenant, "hour": seen.hour, "graph": seen.graph, "node": seen.node, "model": event.model}
-    yield (
-        USAGE,
-        USAGE.row(
-            **of,
-            calls=1,
-            estimated=int(event.estimated),
-            prompt_tokens=event.prompt_tokens,
-            completion_tokens=event.completion_tokens,
-            cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
-            duration_ms=event.duration_ms,
-            **saved(seen, event),
-        ),
+def _called(seen: Seen[ModelCalled]) -> Iterable[Change]:
+    event, graph, node = seen.event, seen.graph, seen.node
+    saved_tokens, saved_cost = saved(seen)
+    row = USAGE.row(
+        tenant=seen.tenant,
+        hour=seen.hour,
+        graph=graph,
+        node=node,
+        model=event.model,
+        calls=1,
+        estimated=int(event.estimated),
+        prompt_tokens=event.prompt_tokens,
+        completion_tokens=event.completion_tokens,
+        cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
+        duration_ms=event.duration_ms,
+        saved_tokens=saved_tokens,
+        saved_cost=saved_cost,
     )
-    yield from timed(LATENCY, seen, event.duration_ms, graph=seen.graph, node=seen.node, model=event.model)
+    return [(USAGE, row), *timed(LATENCY, seen, event.duration_ms, graph=graph, node=node, model=event.model)]
 
 
 PROJECTION = Projection("usage", 2, (USAGE, LATENCY), {ModelCalled: _called})

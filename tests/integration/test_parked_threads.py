@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -38,7 +39,7 @@ def poisoned(bad: str) -> Projection:
     """Make the projection of messages fail at those that say something."""
     said = messages.PROJECTION.events[MessageAppended]
 
-    def handler(seen: Seen) -> Iterable[Change]:
+    def handler(seen: Seen[Any]) -> Iterable[Change]:
         event = seen.recorded.event
         if isinstance(event, MessageAppended) and event.role == "user" and bad in (event.content or ""):
             raise ValueError(f"cannot take {bad}")
@@ -118,7 +119,7 @@ async def test_rows_that_several_tables_refuse_of_several_threads_of_a_slice_kee
     bad = {str(first), str(next(t for _ in range(10**6) if slice_of(t := ThreadId(uuid4())) == slice_of(first)))}
 
     def exaggerated(projection: Projection) -> Projection:
-        def handler(seen: Seen) -> Iterable[Change]:
+        def handler(seen: Seen[Any]) -> Iterable[Change]:
             for table, row in projection.events[ModelCalled](seen):
                 values = dict(zip(table.names, row, strict=True))
                 if str(seen.thread_id) in bad and "calls" in values:
@@ -172,7 +173,7 @@ async def test_a_fold_that_was_not_made_for_an_event_keeps_no_other_thread(
 async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> None:
     completed = next(p for p in PROJECTIONS if p.name == "turns")
 
-    def broken(seen: Seen) -> Iterable[Change]:
+    def broken(seen: Seen[Any]) -> Iterable[Change]:
         for table, row in completed.events[TurnCompleted](seen):
             values = dict(zip(table.names, row, strict=True))
             if str(seen.thread_id) == bad and "completed" in values:

@@ -48,10 +48,10 @@ BEHIND = """
 SELECT slices.slice, positions.position, slices.head
   FROM read_models.positions
   JOIN slices USING (slice)
- WHERE positions.line = $1 AND slices.slice = ANY ($2::smallint[]) AND slices.head > positions.position
+ WHERE positions.line = $1 AND positions.slice = ANY ($2::smallint[]) AND slices.head > positions.position
  ORDER BY slices.slice
 """
-"""Where a line is behind."""
+"""Where a line is behind. Asked of `slices`, the planner would go through the whole array again for each position."""
 
 POSITION = "SELECT position FROM read_models.positions WHERE line = $1 AND slice = $2"
 """How far a line has come in a slice."""

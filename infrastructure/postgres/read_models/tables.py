@@ -4,6 +4,7 @@ Names in here are identifiers from the code, never a caller's.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from domain.read_models import InstanceId
@@ -95,6 +96,7 @@ def _replace(view: str, query: str) -> str:
     """
 
 
+@cache
 def write(table: Table, instance: InstanceId) -> str:
     """Make the statement that merges rows into an instance's table. Its parameters are arrays, one for each column."""
     names = ", ".join(_quoted(column.name) for column in table.columns)
