@@ -109,6 +109,8 @@ def readiness(state: State) -> Readiness:
 
 def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) -> Caller:
     """Add what the caller expects of the thread. Raises `InvalidInput`."""
+    if checkpoint_ref is None and if_match is None:
+        return caller
     existing = if_match is not None and if_match.strip() == "*"
     return replace(caller, seen=seen(checkpoint_ref, if_match), existing=existing)
 
