@@ -169,6 +169,7 @@ class Service:
             self.agent(said.open_with)
         tokens = await counted(self.runtime.turns.means.tokens, said.user_input)
         made = self._command_id(thread_id, caller)
+        turn_id = turn_of_command(made)
         durability = said.durability or self.runtime.settings.durability
 
         def plan(state: State) -> Iterable[Command]:
@@ -178,12 +179,10 @@ class Service:
                 yield OpenThread(said.open_with)
             agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
             runs, strategy = agent.graph, said.strategy or agent.busy
-            yield StartTurn(
-                turn_of_command(made), said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability
-            )
+            yield StartTurn(turn_id, said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability)
 
         outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
-        return Started(outcome, turn_of_command(made))
+        return Started(outcome, turn_id)
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> Started:
         """Go on with a turn that failed or was cancelled, at the node where it ended.
