@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
-from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
@@ -49,9 +48,9 @@ Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a pa
 Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
 
 
-def service(state: State) -> Service:
+def service(request: AnyRequest) -> Service:
     """Return the application's service."""
-    found = state.service
+    found = request.app.state.service
     if not isinstance(found, Service):
         raise TypeError("The application has not started")
     return found
@@ -99,9 +98,9 @@ def reader(
     return caller(request, None, correlation_id, x_actor, user_agent)
 
 
-def readiness(state: State) -> Readiness:
+def readiness(request: AnyRequest) -> Readiness:
     """Return the application's readiness."""
-    found = state.readiness
+    found = request.app.state.readiness
     if not isinstance(found, Readiness):
         raise TypeError("The application has not started")
     return found
@@ -109,6 +108,8 @@ def readiness(state: State) -> Readiness:
 
 def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) -> Caller:
     """Add what the caller expects of the thread. Raises `InvalidInput`."""
+    if checkpoint_ref is None and if_match is None:
+        return caller
     existing = if_match is not None and if_match.strip() == "*"
     return replace(caller, seen=seen(checkpoint_ref, if_match), existing=existing)
 

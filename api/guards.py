@@ -4,11 +4,13 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import NoReturn
 
 from litestar import Response
 from litestar.enums import HttpMethod
 from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
 
@@ -75,7 +77,7 @@ def _host_of(request: AnyRequest) -> str | None:
 
 def _refuse_unknown_paths(request: AnyRequest) -> None:
     """Answer 404 for what Litestar would answer with a page: any path below /schema that it does not serve."""
-    if request.url.path.startswith("/schema/") and request.path_params:
+    if request.scope["path"].startswith("/schema/") and request.path_params:
         raise NotFoundException
 
 
@@ -84,12 +86,9 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
 
     And those whose text no database can compare with anything.
     """
-    parameters = request.route_handler.parsed_fn_signature.parameters
-    known = {
-        given.kwarg_definition.name or name
-        for name, given in parameters.items()
-        if isinstance(given.kwarg_definition, QueryParameter)
-    }
+    if not request.scope["query_string"]:
+        return
+    known = _parameters(request.route_handler)
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
             _refuse(HTTP_400_BAD_REQUEST, name, "is not a parameter of this path")
@@ -97,6 +96,16 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
             _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
+
+
+@cache
+def _parameters(route: BaseRouteHandler) -> frozenset[str]:
+    """Name the parameters of a route."""
+    return frozenset(
+        given.kwarg_definition.name or name
+        for name, given in route.parsed_fn_signature.parameters.items()
+        if isinstance(given.kwarg_definition, QueryParameter)
+    )
 
 
 def _refuse(status: int, field: str, why: str) -> NoReturn:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from datetime import UTC
 from typing import Literal
 from uuid import UUID, uuid5
@@ -24,13 +23,13 @@ from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
 from domain.agent import Agent
 from domain.application.counting import counted
+from domain.application.ending import Ending
 from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.turns import caused_by
-from domain.application.watching import happenings
-from domain.codec import Metadata, Recorded
+from domain.codec import Metadata
 from domain.commands import (
     CancelTurn,
     Command,
@@ -42,7 +41,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.errors import CorruptLog, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.events import (
     ApprovalDenied,
     ApprovalGranted,
@@ -51,7 +50,6 @@ from domain.events import (
     Limit,
     Strategy,
     ThreadForked,
-    TurnEnd,
     TurnStarted,
 )
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
@@ -171,6 +169,7 @@ class Service:
             self.agent(said.open_with)
         tokens = await counted(self.runtime.turns.means.tokens, said.user_input)
         made = self._command_id(thread_id, caller)
+        turn_id = turn_of_command(made)
         durability = said.durability or self.runtime.settings.durability
 
         def plan(state: State) -> Iterable[Command]:
@@ -180,12 +179,10 @@ class Service:
                 yield OpenThread(said.open_with)
             agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
             runs, strategy = agent.graph, said.strategy or agent.busy
-            yield StartTurn(
-                turn_of_command(made), said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability
-            )
+            yield StartTurn(turn_id, said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability)
 
         outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
-        return Started(outcome, turn_of_command(made))
+        return Started(outcome, turn_id)
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> Started:
         """Go on with a turn that failed or was cancelled, at the node where it ended.
@@ -241,26 +238,31 @@ class Service:
 
     async def turn_end(self, outcome: Outcome, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
         """Wait for the end of a turn that `outcome` is about; None if that takes too long."""
-        journal, thread_id = self.runtime.journal, outcome.loaded.thread_id
-        after = _before_turn(outcome.loaded.state, turn_id, outcome.loaded.head.version)
-        try:
-            async with asyncio.timeout(wait):
-                if early := await self._early(thread_id, turn_id, after):
-                    return early
-                finished = await transcript.finished(journal, thread_id, turn_id, after)
-                if finished is None:
-                    await self._until_ended(thread_id, turn_id, outcome.loaded.head.version)
-                    finished = await transcript.finished(journal, thread_id, turn_id, after)
-        except TimeoutError:
-            return None
-        if finished is None:
-            raise CorruptLog(f"{thread_id}: the turn {turn_id} has an end and no beginning")
-        return turn_view(
-            await journal.load_at(thread_id, finished.version, outcome.loaded.tenant), finished, self.runtime.prices
-        )
+        journal, loaded = self.runtime.journal, outcome.loaded
+        after = _before_turn(loaded.state, turn_id, loaded.head.version)
+        ending = Ending(journal, loaded.thread_id, turn_id, after)
+        with self.runtime.turns.means.signals.telling(loaded.thread_id, ending):
+            for recorded in outcome.events:
+                ending.tell(recorded)
+            if not ending.seen(loaded.head.version):
+                ending.miss()
+            try:
+                async with asyncio.timeout(wait):
+                    at_end = await self._early(loaded.thread_id, turn_id, ending)
+                    await ending.end()
+            except TimeoutError:
+                return None
+        finished = await transcript.finished(journal, loaded.thread_id, ending.events)
+        if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
+            await journal.load(loaded.thread_id, loaded.tenant)
+        at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
+        return turn_view(at_end, finished, self.runtime.prices)
 
-    async def _early(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> TurnView | None:
-        """Return the answer of a turn that gives it before it is stored, if this process runs it."""
+    async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
+        """Wait for the answer of a turn that gives it before it is stored, if this process runs it.
+
+        Returns the thread as it is then; None if the turn ends, or goes on, in another way.
+        """
         run = self.runtime.turns.answering(thread_id, turn_id)
         if run is None:
             return None
@@ -269,17 +271,8 @@ class Service:
         await asyncio.wait({answered, stored}, return_when=asyncio.FIRST_COMPLETED)
         for task in (answered, stored):
             task.cancel()
-        kept, loaded = run.kept, run.loaded
-        finished = await transcript.finished(self.runtime.journal, thread_id, turn_id, after, kept)
-        return turn_view(loaded, finished, self.runtime.prices) if finished else None
-
-    async def _until_ended(self, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
-        signals = self.runtime.turns.means.signals
-        async with aclosing(happenings(self.runtime.journal, signals, thread_id, after)) as following:
-            async for signal in following:
-                event = signal.event if isinstance(signal, Recorded) else None
-                if isinstance(event, TurnEnd) and event.turn_id == turn_id:
-                    return
+        loaded = run.loaded
+        return loaded if not ending.ended and ending.foresee(run.kept) else None
 
     async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
         """Run a thread's turns again as they were recorded, with its own agent or another one.

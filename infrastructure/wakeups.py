@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.ports.wakeups import Retracted, Spoken, Wakeup
+from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"
 
@@ -63,6 +63,9 @@ class BatchedWakeups(ABC):
             wakeup = _joined(self._words.get(key), wakeup)
         elif isinstance(wakeup, Retracted):
             self._words.pop((Spoken, wakeup.thread_id, wakeup.version), None)
+        elif isinstance(wakeup, Moved):
+            before = self._words.get(key)
+            wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, Moved) and before.ended))
         self._words[key] = wakeup
         if len(self._words) > MOST:
             del self._words[next(iter(self._words))]

@@ -25,9 +25,8 @@ from domain.events import (
     ToolRequested,
     ToolSucceeded,
     TurnEnd,
-    TurnStarted,
 )
-from domain.ids import START, ThreadId, TurnId, Version
+from domain.ids import START, ThreadId, Version
 
 Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
 Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
@@ -73,53 +72,30 @@ async def page(
     return found
 
 
-async def finished(
-    journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version, kept: Sequence[Recorded] = ()
-) -> FinishedTurn | None:
-    """Return what a turn that begins after a version came to, or None if it has not ended.
+async def finished(journal: Journal, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
+    """Say what a turn came to, of which `events` are all, from its beginning to its end; just that if it never began.
 
-    `kept` are events that are to be stored yet: they follow on those that are.
+    Raises:
+        CorruptLog: they do not end with the turn's end.
     """
-    started: Version | None = None
-    calls: list[ModelCalled] = []
-    async for recorded in _followed(journal, thread_id, after, None, kept):
-        event = recorded.event
-        if isinstance(event, TurnStarted) and event.turn_id == turn_id:
-            started = recorded.version
-            calls.clear()
-        if isinstance(event, ModelCalled):
-            calls.append(event)
-        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
-            if started is None:  # it was queued, and never began
-                return FinishedTurn(event, recorded.version, ())
-            messages = [m async for m in read(journal, thread_id, started, recorded.version, kept)]
-            return FinishedTurn(event, recorded.version, messages, calls)
-    return None
+    last = events[-1]
+    if not isinstance(last.event, TurnEnd):
+        raise CorruptLog(f"{thread_id}: version {last.version} is no turn's end")
+    calls = [recorded.event for recorded in events if isinstance(recorded.event, ModelCalled)]
+    messages = [message async for message in _messages(journal, thread_id, _each(events))]
+    return FinishedTurn(last.event, last.version, messages, calls)
 
 
-async def _followed(
-    journal: Journal,
-    thread_id: ThreadId,
-    after: Version,
-    upto: Version | None,
-    kept: Sequence[Recorded],
-    first: int = PAGE,
-) -> AsyncIterator[Recorded]:
-    """Yield events that are stored, and those that are kept, up to a version."""
-    end = upto if not kept else Version(min(upto or kept[0].version - 1, kept[0].version - 1))
-    async for recorded in journal.follow(thread_id, after, end, first):
+async def _each(events: Sequence[Recorded]) -> AsyncIterator[Recorded]:
+    for recorded in events:
         yield recorded
-    for recorded in kept:
-        if recorded.version > after and (upto is None or recorded.version <= upto):
-            yield recorded
 
 
-async def read(
+def read(
     journal: Journal,
     thread_id: ThreadId,
     after: Version = START,
     upto: Version | None = None,
-    kept: Sequence[Recorded] = (),
     *,
     enough: Version | None = None,
     first: int = PAGE,
@@ -128,9 +104,16 @@ async def read(
 
     None that begins after `enough` is looked for; `first` is how many events to read at first.
     """
+    return _messages(journal, thread_id, journal.follow(thread_id, after, upto, first), enough)
+
+
+async def _messages(
+    journal: Journal, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
+) -> AsyncIterator[TranscriptMessage]:
+    """Make the messages of events that follow on each other, until one would begin after `enough`."""
     said: TranscriptMessage | None = None
     asked: dict[Version, ToolRequested] = {}
-    async for recorded in _followed(journal, thread_id, after, upto, kept, first):
+    async for recorded in events:
         event = recorded.event
         if isinstance(event, ToolRequested):
             asked[recorded.version] = event

@@ -18,6 +18,7 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
+from api.cli.protocol import Protocol
 from api.cli.running import connected, explained, log_to_stderr, settle
 from api.cli.supervise import ready_line, stopped_with_parent, supervise
 from api.runtime import MEMORY
@@ -92,7 +93,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
     app = create_app(settings)
     config = uvicorn.Config(
         _excusing(app),
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",  # entered here, so that what goes wrong in it can be told in one line
         log_config=None,

@@ -9,12 +9,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
 from domain.codec import Recorded
 from domain.errors import StoreUnavailable
+from domain.events import TurnEnd
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
@@ -47,12 +48,20 @@ class Withdrawn(Struct, frozen=True):
 
 
 class Behind(Struct, frozen=True):
-    """There are events up to a version, which some other process has written."""
+    """There are events up to a version, which some other process has written; perhaps a turn `ended` with one."""
 
     version: Version
+    ended: bool = True
 
 
 Signal: TypeAlias = Recorded | Delta | Withdrawn | Behind
+
+
+class Listener(Protocol):
+    """Somebody who is told of a thread what happens in this process, and that something happens in another one."""
+
+    def tell(self, signal: Signal) -> None:
+        """Hear a signal. Never waits."""
 
 
 class Watcher:
@@ -88,7 +97,7 @@ class Signals:
 
     def __init__(self, wakeups: Wakeups | None = None) -> None:
         """Begin without watchers. `wakeups` lead to other processes."""
-        self._watchers: defaultdict[ThreadId, set[Watcher]] = defaultdict(set)
+        self._listeners: defaultdict[ThreadId, set[Listener]] = defaultdict(set)
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
@@ -100,14 +109,20 @@ class Signals:
     def watch(self, thread_id: ThreadId) -> Iterator[Watcher]:
         """Receive a thread's signals from now on."""
         watcher = Watcher()
-        self._watchers[thread_id].add(watcher)
-        self._attend(thread_id)
-        try:
+        with self.telling(thread_id, watcher):
+            self._attend(thread_id)
             yield watcher
+
+    @contextmanager
+    def telling(self, thread_id: ThreadId, listener: Listener) -> Iterator[None]:
+        """Tell a listener of a thread meanwhile. No other process is asked for what its models are writing."""
+        self._listeners[thread_id].add(listener)
+        try:
+            yield
         finally:
-            self._watchers[thread_id].discard(watcher)
-            if not self._watchers[thread_id]:
-                del self._watchers[thread_id]
+            self._listeners[thread_id].discard(listener)
+            if not self._listeners[thread_id]:
+                del self._listeners[thread_id]
 
     async def anything(self) -> None:
         """Wait until some thread, whichever, has new events."""
@@ -119,11 +134,12 @@ class Signals:
         known: Mapping[ThreadId, Version] = {}
         while True:
             await asyncio.sleep(LOOK)
-            watched = list(self._watchers)
+            watched = list(self._listeners)
             if time.monotonic() - attended > ATTENTION / 3:
                 attended = time.monotonic()
-                for thread_id in watched:
-                    self._attend(thread_id)
+                for thread_id, listeners in self._listeners.items():
+                    if any(isinstance(listener, Watcher) for listener in listeners):
+                        self._attend(thread_id)
             with suppress(StoreUnavailable):
                 now = await store.versions(watched) if watched else {}
                 for thread_id, version in now.items():
@@ -145,7 +161,8 @@ class Signals:
         if events:
             self._stir()
         if self._wakeups and events:
-            self._wakeups.send(Moved(thread_id, events[-1].version))
+            ended = any(isinstance(recorded.event, TurnEnd) for recorded in events)
+            self._wakeups.send(Moved(thread_id, events[-1].version, ended))
 
     def speak(self, thread_id: ThreadId, delta: Delta) -> None:
         """Tell every watcher what a model is writing."""
@@ -167,14 +184,14 @@ class Signals:
             reader()
 
     def _tell(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
-        for watcher in self._watchers.get(thread_id, ()):
+        for listener in self._listeners.get(thread_id, ()):
             for signal in signals:
-                watcher.tell(signal)
+                listener.tell(signal)
 
     def _hear(self, wakeup: Wakeup) -> None:
         match wakeup:
-            case Moved(thread_id, version):
-                self._tell(thread_id, (Behind(version),))
+            case Moved(thread_id, version, ended):
+                self._tell(thread_id, (Behind(version, ended),))
                 self._stir()
             case Spoken(thread_id, version, offset, text):
                 self._tell(thread_id, (Delta(version, offset, text),))

@@ -16,10 +16,11 @@ class TurnReady(Struct, frozen=True, tag="ready"):
 
 
 class Moved(Struct, frozen=True, tag="moved"):
-    """A thread has new events, up to a version."""
+    """A thread has new events, up to a version; perhaps a turn `ended` with one of them."""
 
     thread_id: ThreadId
     version: Version
+    ended: bool = True
 
 
 class Spoken(Struct, frozen=True, tag="spoken"):

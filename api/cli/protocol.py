@@ -1,0 +1,44 @@
+"""HTTP as uvicorn speaks it, but with the head of a response and its body in one piece.
+
+uvicorn hands each to the system by itself: that is a fifth of what it costs here to answer, and wakes the client twice.
+"""
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class _Together:
+    """A transport that sends what is written together with what is written next, if that comes at once."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            self._send(data)
+        else:
+            self._held = data
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self, data: bytes = b"") -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Write to the transport through what joins the pieces."""
+        super().connection_made(cast("asyncio.Transport", _Together(transport)))

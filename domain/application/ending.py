@@ -1,0 +1,84 @@
+"""Waiting for the end of a turn: its events are collected as they are told, and the log is read only for what was not.
+
+Most turns are run by the process that waits. What it stores it tells, so that nothing needs to be read back.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from domain.application.journal import Journal
+from domain.application.signals import Behind, Signal
+from domain.codec import Recorded
+from domain.events import TurnEnd, TurnStarted
+from domain.ids import ThreadId, TurnId, Version
+
+
+class Ending:
+    """Somebody who waits for the end of a turn. A `Listener`, who is woken by nothing else than that."""
+
+    def __init__(self, journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
+        """Begin with what happens after a version, which the turn begins after."""
+        self._journal = journal
+        self._thread_id = thread_id
+        self._turn_id = turn_id
+        self._seen = after
+        self._behind = False
+        self._woken = asyncio.Event()
+        self.events: list[Recorded] = []
+        """The turn's, from its beginning on. If it was queued and never began: its end alone."""
+        self.ended = False
+        self.missed = False
+        """Whether the log had to be read."""
+
+    def tell(self, signal: Signal) -> None:
+        """Take an event that follows on those before; remember that some are missing where it does not."""
+        match signal:
+            case Recorded(version=version) if version == self._seen + 1:
+                self._take(signal)
+            case Recorded(version=version) | Behind(version, ended=True) if version > self._seen:
+                self.miss()
+
+    def miss(self) -> None:
+        """Have the log read: something has happened that was not told."""
+        self._behind = True
+        self._woken.set()
+
+    def foresee(self, kept: Sequence[Recorded]) -> bool:
+        """Take events that are not stored yet, if the turn ends with them: then nothing can come before them."""
+        if any(self._is_end(recorded) for recorded in kept):
+            for recorded in kept:
+                self.tell(recorded)
+        return self.ended
+
+    def seen(self, version: Version) -> bool:
+        """Say whether all events up to a version are known."""
+        return self._seen >= version
+
+    async def end(self) -> None:
+        """Wait for the turn's end."""
+        while not self.ended:
+            await self._woken.wait()
+            self._woken.clear()
+            if self._behind:
+                self._behind, self.missed = False, True
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        async for recorded in self._journal.follow(self._thread_id, self._seen):
+            if recorded.version > self._seen:  # what was told while the page was read is known already
+                self._take(recorded)
+
+    def _take(self, recorded: Recorded) -> None:
+        self._seen = recorded.version
+        if self.ended:
+            return
+        event = recorded.event
+        begins = isinstance(event, TurnStarted) and event.turn_id == self._turn_id
+        self.ended = self._is_end(recorded)
+        if begins or self.ended or self.events:
+            self.events.append(recorded)
+        if self.ended:
+            self._woken.set()
+
+    def _is_end(self, recorded: Recorded) -> bool:
+        return isinstance(recorded.event, TurnEnd) and recorded.event.turn_id == self._turn_id
