@@ -87,13 +87,20 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
     """
     chosen: list[Excerpt] = []
     shown: set[str] = set()
+    texts: set[str] = set()
+    left = room - HEADING
     for said in found:
-        most = min(int(room * SHARE), room - sum(each.tokens + HEADING for each in chosen) - HEADING)
-        cut = passage(said, terms, most, count)
+        if left <= 0:
+            break
+        if said.text in texts:
+            continue
+        texts.add(said.text)
+        cut = passage(said, terms, min(int(room * SHARE), left), count)
         words = {word for word, _, _ in words_in(cut.text)} if cut else set()
         if cut and len(words - shown) >= NEW * len(words):
             chosen.append(cut)
             shown |= words
+            left -= cut.tokens + HEADING
     return chosen
 
 

@@ -9,7 +9,7 @@ names the trip, and the answer is in a tool's result that names only its code.
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from msgspec import Struct
@@ -25,6 +25,9 @@ what is asked for is mostly in one. Which part of it is shown is another questio
 
 NEAR, NEARBY = 60, 0.4
 """Events over which a term said nearby fades away to a third, and what it counts at first."""
+
+FAR = 20 * NEAR
+"""Events after which nothing is left of that."""
 
 QUESTION = 10_000
 """Characters of a question that are looked at."""
@@ -173,14 +176,21 @@ def stem(word: str) -> str:
     return stemmed if len(stemmed) > 2 else word  # noqa: PLR2004
 
 
-def places(words: Sequence[tuple[str, int, int]], terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
-    """Return where terms occur among a text's words: where each occurrence begins and ends, and the term's number."""
+@lru_cache(64)  # a question's terms are looked for in one message after the other
+def _wanted(terms: tuple[Term, ...]) -> Mapping[str, Sequence[tuple[int, list[str]]]]:
+    """Return the numbers and the stems of terms by the stem that they begin with."""
     wanted: dict[str, list[tuple[int, list[str]]]] = {}
     for number, term in enumerate(terms):
         for form in term.forms:
             stems = [word for word, _, _ in words_in(form)]
             if stems:
                 wanted.setdefault(stems[0], []).append((number, stems))
+    return wanted
+
+
+def places(words: Sequence[tuple[str, int, int]], terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
+    """Return where terms occur among a text's words: where each occurrence begins and ends, and the term's number."""
+    wanted = _wanted(tuple(terms))
     found = []
     for index, (word, start, _) in enumerate(words):
         for number, stems in wanted.get(word, ()):
@@ -201,30 +211,40 @@ def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
 def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
     """Return the messages that have most to do with the terms, the best first; of equals, the newest."""
     worth = weights(matches, terms)
-    own = {candidate.version: _own(candidate, worth, matches.length) for candidate in matches.candidates}
+    totals: dict[int, float] = {}  # many messages have the same terms
+    for candidate in matches.candidates:
+        if candidate.terms not in totals:
+            totals[candidate.terms] = sum(each for number, each in enumerate(worth) if candidate.terms >> number & 1)
+    average = max(matches.length, 1)
+    own = {c.version: _own(totals[c.terms], c.length / average) for c in matches.candidates}
     best = sorted(matches.candidates, key=lambda c: (-own[c.version], -c.version))[:REFINED]
     said = [
-        sorted(candidate.version for candidate in matches.candidates if candidate.terms >> number & 1)
+        (1 << number, worth[number], sorted(c.version for c in matches.candidates if c.terms >> number & 1))
         for number in range(len(terms))
     ]
-    hits = [Hit(c.thread_id, c.version, own[c.version] + _around(c, worth, said)) for c in best]
+    said = [(bit, each, versions) for bit, each, versions in said if versions]
+    hits = [Hit(c.thread_id, c.version, own[c.version] + _around(c, said)) for c in best]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 
 
-def _own(candidate: Candidate, worth: Sequence[float], average: float) -> float:
-    long = 1 - BY_LENGTH + BY_LENGTH * candidate.length / max(average, 1)
-    total = sum(each for number, each in enumerate(worth) if candidate.terms >> number & 1)
+def _own(total: float, length: float) -> float:
+    """Return what a message's terms count, the less the longer it is. An average one has length 1."""
+    long = 1 - BY_LENGTH + BY_LENGTH * length
     return total * (1 + SATURATION) / (1 + SATURATION * long)
 
 
-def _around(candidate: Candidate, worth: Sequence[float], said: Sequence[Sequence[Version]]) -> float:
+def _around(candidate: Candidate, said: Sequence[tuple[int, float, Sequence[Version]]]) -> float:
     """Return what terms add that the message has not, but some near it have."""
-    total = 0.0
-    for number, versions in enumerate(said):
-        if versions and not candidate.terms >> number & 1:
-            index = bisect_left(versions, candidate.version)
-            away = min(abs(version - candidate.version) for version in versions[max(index - 1, 0) : index + 1])
-            total += worth[number] * NEARBY * math.exp(-away / NEAR)
+    total, version = 0.0, candidate.version
+    for bit, worth, versions in said:
+        if candidate.terms & bit:
+            continue
+        index = bisect_left(versions, version)
+        away = versions[index] - version if index < len(versions) else FAR
+        if index and version - versions[index - 1] < away:
+            away = version - versions[index - 1]
+        if away < FAR:
+            total += worth * NEARBY * math.exp(-away / NEAR)
     return total
 
 
