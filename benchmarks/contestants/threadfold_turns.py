@@ -30,7 +30,8 @@ from infrastructure.settings import Settings
 
 AGENT = "benchmarks.contestants.agent:airline"
 
-WRITE_SIDE = "^(slices|threads|events|commands|snapshots|texts)$"
+WRITE_SIDE = r"^[^.]+$"
+READ_MODELS = r"^read_models\."
 
 
 @asynccontextmanager
