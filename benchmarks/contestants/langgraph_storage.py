@@ -11,7 +11,7 @@ from benchmarks.side_by_side.growth import grown
 
 
 async def main(arguments: Namespace) -> Figures:
-    async with graphs(arguments.database) as made:
+    async with graphs(arguments.database, arguments.messages) as made:
 
         async def talk(turns: range) -> None:
             await converse(made, arguments, range(arguments.threads), turns, [])
@@ -20,4 +20,4 @@ async def main(arguments: Namespace) -> Figures:
 
 
 if __name__ == "__main__":
-    say(uvloop.run(main(options(threads=int, turns=int, durability=str))))
+    say(uvloop.run(main(options(threads=int, turns=int, durability=str, messages=str))))
