@@ -23,6 +23,12 @@ FIGURES = (
 
 NOTES = ("Sizes are after a checkpoint and without a VACUUM by hand; how often PostgreSQL did it by itself is shown.",)
 
+RIVALS = (
+    ("LangGraph, sync", "sync", "full"),
+    ("LangGraph, exit", "exit", "full"),
+    ("LangGraph, delta", "sync", "delta"),
+)
+
 THREADS = 2
 LAST = {"tiny": 10, "short": 200, "full": 1000}
 
@@ -41,8 +47,10 @@ def _contestants(turns: int) -> Sequence[Contestant]:
     options = {"threads": THREADS, "turns": turns}
     return [
         Contestant("Threadfold", "threadfold_storage", {**options, "durability": "sync"}),
-        Contestant("LangGraph, sync", "langgraph_storage", {**options, "durability": "sync"}),
-        Contestant("LangGraph, exit", "langgraph_storage", {**options, "durability": "exit"}),
+        *(
+            Contestant(name, "langgraph_storage", {**options, "durability": durability, "messages": messages})
+            for name, durability, messages in RIVALS
+        ),
     ]
 
 
