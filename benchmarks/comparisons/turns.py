@@ -26,7 +26,7 @@ NOTES = (
 )
 
 STRETCHES = 5
-"""Stretches in which a conversation is measured, if not all of it is."""
+"""Stretches of a conversation that the whole matrix measures, where it does not measure all of it."""
 
 SAVERS = 20
 """LangGraph's, as many as connections."""
@@ -45,48 +45,51 @@ def compare(bench: Bench) -> None:
         bench.report("turns", "Turns a second of the same four-node agent", FIGURES, played, NOTES)
 
 
-def threadfold(threads: int, turns: int, durability: str, measured: int, *, recall: bool = True) -> Contestant:
+def threadfold(
+    threads: int, turns: int, durability: str, measured: int, stretches: int = 1, *, recall: bool = True
+) -> Contestant:
     """Ours. `measured` is how many turns of each thread are measured, or 0 for all."""
     name = "Threadfold" if recall else "Threadfold, nothing recalled"
-    options = _options(threads, turns, durability, measured)
+    options = _options(threads, turns, durability, measured, stretches)
     return Contestant(name, "threadfold_turns", {**options, "recall": "on" if recall else "off"})
 
 
-def langgraph(threads: int, turns: int, durability: str, measured: int, messages: str = "full") -> Contestant:
+def langgraph(
+    threads: int, turns: int, durability: str, measured: int, stretches: int = 1, *, messages: str = "full"
+) -> Contestant:
     """LangGraph, with its messages kept as `full` lists or as `delta`."""
     name = "LangGraph" if messages == "full" else f"LangGraph, {messages}"
-    options = _options(threads, turns, durability, measured)
+    options = _options(threads, turns, durability, measured, stretches)
     return Contestant(name, "langgraph_turns", {**options, "messages": messages, "savers": SAVERS})
 
 
 def dbos(threads: int, turns: int) -> Contestant:
     """DBOS, whose turns do not get slower: some of a conversation's are enough."""
-    return Contestant("DBOS", "dbos_turns", _options(threads, turns, "sync", 0))
+    return Contestant("DBOS", "dbos_turns", _options(threads, turns, "sync", turns, 1))
 
 
-def _options(threads: int, turns: int, durability: str, measured: int) -> dict[str, object]:
-    count = min(measured, STRETCHES)
-    length = measured // count if count else 0
-    return {"threads": threads, "turns": turns, "durability": durability, "stretches": count, "length": length}
+def _options(threads: int, turns: int, durability: str, measured: int, stretches: int) -> dict[str, object]:
+    length = max(measured // stretches, 1)
+    return {"threads": threads, "turns": turns, "durability": durability, "stretches": stretches, "length": length}
 
 
 def _points() -> Iterator[Case]:
-    """What `make bench` compares."""
+    """What `make bench` compares: turns in the middle of a conversation, which take what its turns take on average."""
     yield Case(
         "16 threads, 200 turns, sync",
         [
             threadfold(16, 200, "sync", 20),
             threadfold(16, 200, "sync", 20, recall=False),
             langgraph(16, 200, "sync", 10),
-            langgraph(16, 200, "sync", 10, "delta"),
+            langgraph(16, 200, "sync", 10, messages="delta"),
             dbos(16, 40),
         ],
     )
     yield Case("64 threads, 200 turns, sync", [threadfold(64, 200, "sync", 10), langgraph(64, 200, "sync", 5)])
     for ours, theirs in (("turn", "exit"), ("async", "async")):
         yield Case(
-            f"16 threads, 200 turns, {_shown(ours, theirs)}",
-            [threadfold(16, 200, ours, 20), langgraph(16, 200, theirs, 10)],
+            f"16 threads, 100 turns, {_shown(ours, theirs)}",
+            [threadfold(16, 100, ours, 20), langgraph(16, 100, theirs, 10)],
         )
 
 
@@ -95,9 +98,9 @@ def _tiny() -> Iterator[Case]:
         "4 threads, 20 turns, sync",
         [
             threadfold(4, 20, "sync", 5),
-            threadfold(4, 20, "sync", 0, recall=False),
+            threadfold(4, 20, "sync", 20, recall=False),
             langgraph(4, 20, "sync", 5),
-            langgraph(4, 20, "sync", 5, "delta"),
+            langgraph(4, 20, "sync", 5, messages="delta"),
             dbos(4, 10),
         ],
     )
@@ -109,15 +112,15 @@ def _matrix() -> Iterator[Case]:
         for threads in (1, 16, 64, 256):
             for turns in (20, 200, 1000):
                 measured = min(turns, max(2_000 // threads, STRETCHES))
-                given = (threads, turns, theirs, measured)
-                rivals = [langgraph(*given), langgraph(*given, "delta")]
+                given = (threads, turns, theirs, measured, STRETCHES)
+                rivals = [langgraph(*given), langgraph(*given, messages="delta")]
                 if ours == "sync":
                     rivals.append(dbos(threads, measured))
                 yield Case(
                     f"{threads} threads, {turns} turns, {_shown(ours, theirs)}",
                     [
-                        threadfold(threads, turns, ours, measured),
-                        threadfold(threads, turns, ours, measured, recall=False),
+                        threadfold(threads, turns, ours, measured, STRETCHES),
+                        threadfold(threads, turns, ours, measured, STRETCHES, recall=False),
                         *rivals,
                     ],
                 )
