@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.ids import Version
-from domain.relevance import TERMS, Term, places, terms_of, words_in
+from domain.relevance import TERMS, Term, places, terms_of, vocabulary
 from domain.state import Message
 
 SHARE = 0.35
@@ -56,12 +56,16 @@ class Excerpt(Struct, frozen=True):
 
 
 class Said(Struct, frozen=True):
-    """A message that was found, as the log has it. An edit is found by its own version; it is of another message."""
+    """A message that was found, as the log has it. An edit is found by its own version; it is of another message.
+
+    `tokens` were counted when it was said; None if nobody has.
+    """
 
     message: Version
     who: str
     text: str
     edits: Version = Version(0)
+    tokens: int | None = None
 
 
 def asked(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -96,7 +100,7 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
             continue
         texts.add(said.text)
         cut = passage(said, terms, min(int(room * SHARE), left), count)
-        words = {word for word, _, _ in words_in(cut.text)} if cut else set()
+        words = vocabulary(cut.text) if cut else frozenset()
         if cut and len(words - shown) >= NEW * len(words):
             chosen.append(cut)
             shown |= words
@@ -109,7 +113,9 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     text = said.text[:SEARCHED]
     if most <= 0 or not text or (most < LEAST and len(text) > LEAST * CHARACTERS):
         return None
-    found = places(words_in(text), terms)
+    found = places(text, terms)
+    if said.tokens is not None and said.tokens <= most and text is said.text:
+        return Excerpt(said.message, said.who, 0, text, said.tokens, _because(found, terms), said.edits)
     size = min(len(text), most * CHARACTERS)
     start, end = _around(text, found, terms, size) if size < len(text) else (0, size)
     tokens = count(text[start:end])

@@ -9,6 +9,7 @@ names the trip, and the answer is in a tool's result that names only its code.
 import math
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -26,6 +27,9 @@ what is asked for is mostly in one. Which part of it is shown is another questio
 NEAR, NEARBY = 60, 0.4
 """Events over which a term said nearby fades away to a third, and what it counts at first."""
 
+AROUND = 8
+"""Terms that are looked for nearby, those that count most."""
+
 FAR = 20 * NEAR
 """Events after which nothing is left of that."""
 
@@ -35,7 +39,7 @@ QUESTION = 10_000
 LONGEST, IN_A_ROW = 100, 8
 """Characters and words of a code or a name, at most: what is longer is a text, looked for word by word."""
 
-REFINED = 200
+REFINED = 64
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
 
 EARLIER = 10
@@ -161,9 +165,9 @@ def _forms(date: re.Match[str]) -> Iterable[str]:
         yield f"-{month:02}-{day:02}"
 
 
-def words_in(text: str) -> Sequence[tuple[str, int, int]]:
-    """Return a text's words in their stems, with where each begins and ends."""
-    return [(stem(match[0]), match.start(), match.end()) for match in _TOKEN.finditer(text)]
+def vocabulary(text: str) -> frozenset[str]:
+    """Return the stems of a text's words."""
+    return frozenset(map(stem, _TOKEN.findall(text)))
 
 
 @lru_cache(10_000)
@@ -176,28 +180,43 @@ def stem(word: str) -> str:
     return stemmed if len(stemmed) > 2 else word  # noqa: PLR2004
 
 
+class _Wanted(Struct, frozen=True):
+    """Terms, ready to be found: the words that they begin with, and by their stems the terms' numbers and all stems."""
+
+    first: re.Pattern[str]
+    terms: Mapping[str, Sequence[tuple[int, list[str]]]]
+
+
 @lru_cache(64)  # a question's terms are looked for in one message after the other
-def _wanted(terms: tuple[Term, ...]) -> Mapping[str, Sequence[tuple[int, list[str]]]]:
-    """Return the numbers and the stems of terms by the stem that they begin with."""
-    wanted: dict[str, list[tuple[int, list[str]]]] = {}
+def _wanted(terms: tuple[Term, ...]) -> _Wanted:
+    wanted: defaultdict[str, list[tuple[int, list[str]]]] = defaultdict(list)
     for number, term in enumerate(terms):
         for form in term.forms:
-            stems = [word for word, _, _ in words_in(form)]
-            if stems:
-                wanted.setdefault(stems[0], []).append((number, stems))
-    return wanted
+            if stems := list(map(stem, _TOKEN.findall(form))):
+                wanted[stems[0]].append((number, stems))
+    longest_first = sorted(map(re.escape, wanted), key=len, reverse=True)
+    return _Wanted(re.compile(rf"(?<![^\W_])(?:{'|'.join(longest_first)})[^\W_]*", re.IGNORECASE), wanted)
 
 
-def places(words: Sequence[tuple[str, int, int]], terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
-    """Return where terms occur among a text's words: where each occurrence begins and ends, and the term's number."""
+def places(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
+    """Return where terms occur in a text: where each occurrence begins and ends, and the term's number."""
     wanted = _wanted(tuple(terms))
     found = []
-    for index, (word, start, _) in enumerate(words):
-        for number, stems in wanted.get(word, ()):
-            last = index + len(stems)
-            if len(stems) == 1 or [each for each, _, _ in words[index:last]] == stems:
-                found.append((start, words[last - 1][2], number))
+    for word in wanted.first.finditer(text) if wanted.terms else ():
+        for number, stems in wanted.terms.get(stem(word[0]), ()):
+            if (end := _end_of(stems, text, word)) is not None:
+                found.append((word.start(), end, number))
     return found
+
+
+def _end_of(stems: Sequence[str], text: str, word: re.Match[str]) -> int | None:
+    """Return where a row of words ends that begins with a word of a text, if the others follow on it."""
+    for expected in stems[1:]:
+        following = _TOKEN.search(text, word.end())
+        if following is None or stem(following[0]) != expected:
+            return None
+        word = following
+    return word.end()
 
 
 def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
@@ -222,7 +241,7 @@ def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
         (1 << number, worth[number], sorted(c.version for c in matches.candidates if c.terms >> number & 1))
         for number in range(len(terms))
     ]
-    said = [(bit, each, versions) for bit, each, versions in said if versions]
+    said = sorted((each for each in said if each[2]), key=lambda each: -each[1])[:AROUND]
     hits = [Hit(c.thread_id, c.version, own[c.version] + _around(c, said)) for c in best]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 

@@ -214,12 +214,15 @@ async def read_said(journal: Journal, thread_id: ThreadId, versions: Sequence[Ve
     said: dict[int, Said] = {}
     for version, recorded in found.items():
         match recorded.event:
-            case MessageAppended(role=role, content=str(content)):
-                said[version] = Said(Version(version), role, content)
-            case ToolSucceeded(call=call, content=content) | ToolFailed(call=call, error=content):
-                said[version] = Said(Version(version), who[call], content)
-            case MessageEdited(message=edited, content=content):
-                said[version] = Said(Version(version), who[edited], content, Version(edited))
+            case MessageAppended(role=role, content=str(content), tokens=tokens):
+                said[version] = Said(Version(version), role, content, tokens=tokens)
+            case (
+                ToolSucceeded(call=call, content=content, tokens=tokens)
+                | ToolFailed(call=call, error=content, tokens=tokens)
+            ):
+                said[version] = Said(Version(version), who[call], content, tokens=tokens)
+            case MessageEdited(message=edited, content=content, tokens=tokens):
+                said[version] = Said(Version(version), who[edited], content, Version(edited), tokens)
     return said
 
 

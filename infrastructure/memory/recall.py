@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
 from domain.queries import Where
-from domain.relevance import Candidate, Hit, Matches, Term, places, rank, words_in
+from domain.relevance import Candidate, Hit, Matches, Term, places, rank, vocabulary
 from domain.tables import Table
 from infrastructure.memory.read_models import MemoryReadModels
 
@@ -35,10 +35,10 @@ class MemoryFinder:
             last = min(upto, before - 1)
             where = (Where("thread_id", "=", thread_id), Where("version", "<=", last))
             for row in self._models.searched(self._messages, where):
-                words = words_in(row[content_at] or "")
-                found = {number for _, _, number in places(words, terms)}
+                text = row[content_at] or ""
+                found = {number for _, _, number in places(text, terms)}
                 bits = sum(1 << number for number in found)
-                yield Candidate(thread_id, row[version_at], len({word for word, _, _ in words}), bits)
+                yield Candidate(thread_id, row[version_at], len(vocabulary(text)), bits)
 
 
 class MemoryVectorStore:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from domain.ids import Version
 from domain.recall import HEADING, Said, excerpts
-from domain.relevance import TERMS, places, terms_of, words_in
+from domain.relevance import TERMS, places, terms_of
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]
@@ -36,5 +36,5 @@ def test_a_text_has_its_own_terms(text: str) -> None:
     terms = terms_of(text)
     assert len(terms) <= TERMS
     assert all(term.forms and term.text for term in terms)
-    found = {number for _, _, number in places(words_in(text), terms)}
+    found = {number for _, _, number in places(text, terms)}
     assert found == set(range(len(terms)))
