@@ -1,1 +1,1 @@
-"""Programs that measure one way of doing something, each in a process and a database of its own."""
+"""Who is compared: each a program that does the same work and prints its figures; see `side_by_side.figures`."""

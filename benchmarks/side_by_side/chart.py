@@ -1,0 +1,96 @@
+"""Charts of a report, by matplotlib."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from benchmarks.side_by_side.alternate import Played
+from benchmarks.side_by_side.report import Report
+
+COLOURS = ("#1b6ca8", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7a7a7a")
+"""Of contestants, in the order in which they first appear. Ours come first."""
+
+SPREAD = 20
+"""From this factor between the smallest and the largest value on, the axis is logarithmic."""
+
+
+def bars(report: Report, file: Path) -> None:
+    """Draw a group of bars for each case: medians of the first figure, with the range over all rounds."""
+    figure = report.figures[0]
+    names = list(dict.fromkeys(name for played in report.cases for name in played.contestants))
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    groups = sum(len(played.contestants) for played in report.cases)
+    drawn, axes = plt.subplots(figsize=(min(max(7.0, 0.75 * groups + 2.5), 18.0), 4.8), layout="constrained")
+    medians, at, ticks = [], 0.0, []
+    for played in report.cases:
+        known = [name for name in played.contestants if _told(played, name, figure.key)]
+        for place, name in enumerate(known):
+            values = played.values(name, figure.key)
+            median = statistics.median(values)
+            medians.append(median)
+            error = [[median - min(values)], [max(values) - median]]
+            axes.bar(at + place, median, 0.9, color=colours[name], yerr=error, capsize=3, ecolor="#333333")
+            axes.annotate(
+                figure.shown(median),
+                (at + place, max(values)),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        ticks.append((at + (len(known) - 1) / 2, played.name))
+        at += len(known) + 0.8
+    _scale(axes, medians)
+    axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=9)
+    axes.set_ylabel(figure.heading + (" (more is better)" if figure.better == "more" else " (less is better)"))
+    axes.legend([plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names], names, fontsize=9)
+    _finish(drawn, axes, report, file)
+
+
+def lines(report: Report, file: Path, key: str, heading: str, x: Sequence[float], x_heading: str) -> None:
+    """Draw a line for each contestant: medians of a figure, case by case, at the places `x`; the range as a band."""
+    drawn, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    medians = []
+    names = list(dict.fromkeys(name for played in report.cases for name in played.contestants))
+    for place, name in enumerate(names):
+        told = [(x, played.values(name, key)) for x, played in zip(x, report.cases, strict=True)]
+        middle = [statistics.median(values) for _, values in told]
+        medians += middle
+        colour, places = COLOURS[place % len(COLOURS)], [at for at, _ in told]
+        axes.plot(places, middle, marker="o", color=colour, label=name)
+        axes.fill_between(places, [min(v) for _, v in told], [max(v) for _, v in told], color=colour, alpha=0.2)
+    _scale(axes, medians)
+    axes.set_xlabel(x_heading)
+    axes.set_ylabel(heading)
+    axes.legend(fontsize=9)
+    _finish(drawn, axes, report, file)
+
+
+def _told(played: Played, name: str, key: str) -> bool:
+    return all(key in around[name] for around in played.rounds)
+
+
+def _scale(axes: plt.Axes, values: Sequence[float]) -> None:
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) / min(positive) > SPREAD:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.margins(y=0.12)
+
+
+def _finish(drawn: plt.Figure, axes: plt.Axes, report: Report, file: Path) -> None:
+    axes.set_title(report.title, fontsize=11, loc="left")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    known = report.machine
+    foot = f"{known['cores']} cores, PostgreSQL {known['postgresql']}, Python {known['python']}, {known['date'][:10]}"
+    drawn.text(0.995, 0.003, foot, ha="right", va="bottom", fontsize=6.5, color="#777777")
+    drawn.savefig(file, dpi=140)
+    plt.close(drawn)
