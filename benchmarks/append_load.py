@@ -7,21 +7,16 @@ durable, and appends the next one, for some tenths of a second. What is timed be
 import argparse
 import asyncio
 import itertools
-import json
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import asyncpg
 
 from benchmarks.assistant_turns import drafts
+from benchmarks.side_by_side.figures import Figures
 from domain.chain import Draft
-from infrastructure.postgres.pool import dsn_of
-
-BATCHES = (1, 5, 20, 100)
-STREAMS = (1, 16, 64)
 
 WARM_UP = 0.15
 """Seconds before each cell that are not counted."""
@@ -71,79 +66,37 @@ async def _appended(append: Append, source: Iterator[Sequence[Draft]], until: fl
     return appends
 
 
-@dataclass
-class Groups:
-    """Stores several streams' batches in one statement, as our appender does: what has come while others were stored.
-
-    `most` and `at_once` are the appender's own limits.
-    """
-
-    store: Callable[[Sequence[Sequence[Any]]], Awaitable[None]]
-    most: int = 128
-    at_once: int = 2
-    _queue: deque[tuple[Sequence[Any], asyncio.Future[None]]] = field(default_factory=deque)
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def append(self, rows: Sequence[Any]) -> None:
-        """Have a batch's rows stored with others."""
-        done = asyncio.get_running_loop().create_future()
-        self._queue.append((rows, done))
-        self._go_on()
-        await done
-
-    def _go_on(self) -> None:
-        while self._queue and len(self._running) < self.at_once:
-            group = [self._queue.popleft() for _ in range(min(self.most, len(self._queue)))]
-            task = asyncio.create_task(self._store(group))
-            self._running.add(task)
-            task.add_done_callback(self._stored)
-
-    async def _store(self, group: Sequence[tuple[Sequence[Any], asyncio.Future[None]]]) -> None:
-        try:
-            await self.store([rows for rows, _ in group])
-        except Exception as error:  # noqa: BLE001  (whoever waits is told)
-            for _, done in group:
-                done.set_exception(error)
-        else:
-            for _, done in group:
-                done.set_result(None)
-
-    def _stored(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._go_on()
-
-
 @dataclass(frozen=True)
-class Asked:
-    """What a contestant is asked for on its command line."""
+class Cells:
+    """Which cells to measure, and for how many seconds each."""
 
-    database: str
     batches: Sequence[int]
     streams: Sequence[int]
     seconds: float
 
-
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Take what every contestant takes."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--database", required=True, help="its URL")
-    found.add_argument("--batches", type=_numbers, default=BATCHES)
-    found.add_argument("--streams", type=_numbers, default=STREAMS)
-    found.add_argument("--seconds", type=float, default=0.4, help="of each cell")
-    return found
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Go through them."""
+        return itertools.product(self.batches, self.streams)
 
 
-def asked(given: argparse.Namespace) -> Asked:
-    return Asked(given.database, given.batches, given.streams, given.seconds)
-
-
-def _numbers(text: str) -> Sequence[int]:
+def numbers(text: str) -> Sequence[int]:
+    """Read `1,16,64`."""
     return tuple(map(int, text.split(",")))
 
 
-def tell(results: dict[str, dict[str, float]]) -> None:
-    """Print all cells as the last line."""
-    print(json.dumps({"cells": results}))
+OPTIONS: Mapping[str, Callable[[str], Any]] = {"batches": numbers, "streams": numbers, "seconds": float}
+"""What every contestant is told."""
+
+
+def cells(arguments: argparse.Namespace) -> Cells:
+    """Say what was asked for."""
+    return Cells(arguments.batches, arguments.streams, arguments.seconds)
+
+
+def result(batch: int, streams: int, cell: Cell, commits: int) -> Figures:
+    """Say what a cell came to: events a second, and events that a commit had on average."""
+    name = name_of(batch, streams)
+    return {f"rate {name}": cell.events / cell.seconds, f"per_commit {name}": cell.events / max(commits, 1)}
 
 
 def name_of(batch: int, streams: int) -> str:
@@ -151,24 +104,17 @@ def name_of(batch: int, streams: int) -> str:
     return f"{batch} x {streams}"
 
 
-def result(found: Cell, commits: int) -> dict[str, float]:
-    """Say what a cell came to."""
-    return {"rate": found.events / found.seconds, "per_commit": found.events / max(commits, 1)}
-
-
-async def measure(appending: Appending, what: Asked) -> dict[str, dict[str, float]]:
-    """Measure each cell: events a second, and events that a commit had on average."""
-    events, results = drafts(), {}
-    connection = await asyncpg.connect(dsn_of(what.database))
-    for batch in what.batches:
-        for streams in what.streams:
-            await cell(appending, batch, streams, WARM_UP, events)
-            before = await connection.fetchval(WRITTEN)
-            found = await cell(appending, batch, streams, what.seconds, events)
-            commits = await connection.fetchval(WRITTEN) - before
-            results[name_of(batch, streams)] = result(found, commits)
+async def measure(appending: Appending, what: Cells, database: str) -> Figures:
+    """Measure each cell."""
+    events, figures = drafts(), {}
+    connection = await asyncpg.connect(database)
+    for batch, streams in what:
+        await cell(appending, batch, streams, WARM_UP, events)
+        before = await connection.fetchval(WRITTEN)
+        found = await cell(appending, batch, streams, what.seconds, events)
+        figures |= result(batch, streams, found, await connection.fetchval(WRITTEN) - before)
     await connection.close()
-    return results
+    return figures
 
 
 async def connected(pool: asyncpg.Pool, connections: int) -> None:

@@ -1,11 +1,11 @@
-"""The events of turns as the built-in assistant records them: a question, a tool, an answer. The texts are recorded."""
+"""The events of turns as the built-in assistant records them: a question, a tool, an answer, with recorded texts."""
 
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 from uuid import UUID, uuid4
 
-from benchmarks.large_log import recorded_texts
+from benchmarks.contestants.exchanges import exchange_of, said
 from domain.chain import Draft
 from domain.codec import Metadata, encode
 from domain.compaction import compacted, overflows
@@ -42,12 +42,6 @@ OPENED = ThreadOpened("assistant")
 
 
 @cache
-def texts() -> Sequence[str]:
-    """List what was said in the airline's recordings."""
-    return tuple(recorded_texts())
-
-
-@cache
 def count(text: str) -> int:
     """Count a text's tokens."""
     return _counter().count(text)
@@ -58,27 +52,29 @@ def _counter() -> TiktokenCounter:
     return TiktokenCounter()
 
 
-def turn(number: int, before: int, turn_id: UUID | None = None, fact: HistoryCompacted | None = None) -> list[Event]:
+def turn(
+    number: int, before: int, turn_id: UUID | None = None, fact: HistoryCompacted | None = None, thread: int = 0
+) -> list[Event]:
     """List a turn's events, which follow on a version. `fact`: older messages leave the live window."""
-    name, call = turn_id or uuid4(), before + 7
-    question = f"{texts()[2 * number % len(texts())]} What is {number} + 17?"
-    answer = texts()[(2 * number + 1) % len(texts())]
+    name, call, question = turn_id or uuid4(), before + 7, said(thread, number)
+    exchange = exchange_of(question)
     tokens = FIXED + 40 * (number % 100)
+    used, answered = "gpt-4o-mini", count(exchange.answer)
     events: list[Event] = [
         TurnStarted(name, "route_intent", "f8c64785f83a"),
         MessageAppended("user", question, count(question)),
         NodeCompleted("route_intent", "generate_response", 1, 0),
         ContextAssembled(3, before + 2, tokens, LIMIT, fixed=FIXED, texts=TEXTS, of=before + 3),
-        ModelCalled("gpt-4o-mini", tokens, 22, 640, "tool_calls", counted=tokens, provider="openai"),
+        ModelCalled(used, tokens, 22, 640, "tool_calls", counted=tokens, provider="openai"),
         MessageAppended("assistant", None, 22),
-        ToolRequested("call_1", "calculate", {"expression": f"{number} + 17"}),
+        ToolRequested("call_1", exchange.tool, dict(exchange.arguments)),
         NodeCompleted("generate_response", "execute_tool", 1, 655),
         ToolStarted(call),
-        ToolSucceeded(call, str(number + 17), 1, 12),
+        ToolSucceeded(call, exchange.result, count(exchange.result), 12),
         NodeCompleted("execute_tool", "generate_response", 1, 29),
         ContextAssembled(3, before + 10, tokens + 31, LIMIT, fixed=FIXED, texts=TEXTS, of=before + 11),
-        ModelCalled("gpt-4o-mini", tokens + 31, count(answer), 900, "stop", counted=tokens + 31, provider="openai"),
-        MessageAppended("assistant", answer, count(answer)),
+        ModelCalled(used, tokens + 31, answered, 900, "stop", counted=tokens + 31, provider="openai"),
+        MessageAppended("assistant", exchange.answer, answered),
         NodeCompleted("generate_response", "finalize_turn", 1, 910),
         NodeCompleted("finalize_turn", "END", 1, 0),
         TurnCompleted(name),

@@ -1,11 +1,10 @@
 """Appends with the library `eventsourcing`: its recorder for PostgreSQL, a thread of Python for each stream.
 
-    python -m benchmarks.contestants.append_eventsourcing --database URL [--recorder application|aggregate]
-
 An application's recorder orders all events, as ours does; an aggregate's does not. An event's payload and metadata are
-its state, as bytes. The pool has a connection for each thread. `--functions` has the database's functions insert.
+its state, as bytes. The pool has a connection for each thread. `--functions 1` has the database's functions insert.
 """
 
+import argparse
 import asyncio
 import itertools
 import threading
@@ -20,15 +19,15 @@ from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicatio
 
 from benchmarks import append_load
 from benchmarks.assistant_turns import drafts
+from benchmarks.side_by_side.figures import Figures, options, say
 from domain.chain import Draft
-from infrastructure.postgres.pool import dsn_of
 
 RECORDERS = {"aggregate": PostgresAggregateRecorder, "application": PostgresApplicationRecorder}
 
 
 def datastore(url: str, connections: int, *, functions: bool) -> PostgresDatastore:
     """Connect as its documentation says."""
-    parts = urlsplit(dsn_of(url))
+    parts = urlsplit(url)
     query = parse_qs(parts.query)
     return PostgresDatastore(
         parts.path.lstrip("/"),
@@ -76,7 +75,7 @@ def written(url: str) -> int:
     """Count the transactions that have written."""
 
     async def ask() -> int:
-        connection = await asyncpg.connect(dsn_of(url))
+        connection = await asyncpg.connect(url)
         found: int = await connection.fetchval(append_load.WRITTEN)
         await connection.close()
         return found
@@ -84,22 +83,18 @@ def written(url: str) -> int:
     return asyncio.run(ask())
 
 
-def main(what: append_load.Asked, recorder: str, *, functions: bool) -> None:
-    results = {}
-    with datastore(what.database, max(what.streams), functions=functions) as store:
-        recording = RECORDERS[recorder](store)
+def main(arguments: argparse.Namespace) -> Figures:
+    figures, url = Figures(), arguments.database
+    with datastore(url, max(arguments.streams), functions=bool(arguments.functions)) as store:
+        recording = RECORDERS[arguments.recorder](store)
         recording.create_table()
-        for batch, streams in itertools.product(what.batches, what.streams):
+        for batch, streams in append_load.cells(arguments):
             cell(recording, batch, streams, append_load.WARM_UP)
-            before = written(what.database)
-            found = cell(recording, batch, streams, what.seconds)
-            results[append_load.name_of(batch, streams)] = append_load.result(found, written(what.database) - before)
-    append_load.tell(results)
+            before = written(url)
+            found = cell(recording, batch, streams, arguments.seconds)
+            figures |= append_load.result(batch, streams, found, written(url) - before)
+    return figures
 
 
 if __name__ == "__main__":
-    parser = append_load.parser(__doc__)
-    parser.add_argument("--recorder", choices=RECORDERS, default="application")
-    parser.add_argument("--functions", action="store_true")
-    given = parser.parse_args()
-    main(append_load.asked(given), given.recorder, functions=given.functions)
+    say(main(options(**append_load.OPTIONS, recorder=str, functions=int)))

@@ -1,11 +1,10 @@
 """Appends with message-db's function `write_message`, a call for each event; the calls of a batch are one transaction.
 
-    python -m benchmarks.contestants.append_message_db --database URL --sql DIRECTORY
-
-DIRECTORY is `database` of a checkout of github.com/message-db/message-db. Streams are of one category, whose lock each
-transaction holds until its commit: that is how message-db orders events.
+`--sql` names the folder `database` of a checkout of github.com/message-db/message-db. Streams are of one category,
+whose lock each transaction holds until its commit: that is how message-db orders events.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ import asyncpg
 import uvloop
 
 from benchmarks import append_load
+from benchmarks.side_by_side.figures import Figures, options, say
 from domain.chain import Draft
-from infrastructure.postgres.pool import dsn_of
 
 FILES = (  # without the extension: what it was needed for, PostgreSQL 13 and later have
     *("schema/message-store.sql", "tables/messages.sql", "types/message.sql"),
@@ -24,6 +23,8 @@ FILES = (  # without the extension: what it was needed for, PostgreSQL 13 and la
     *("functions/id.sql", "functions/cardinal-id.sql", "functions/stream-version.sql", "functions/write-message.sql"),
     *("indexes/messages-id.sql", "indexes/messages-stream.sql", "indexes/messages-category.sql"),
 )
+
+SESSION = {"search_path": "message_store,public"}
 
 WRITE = "SELECT write_message($1, $2, $3, $4, $5, $6)"
 
@@ -50,23 +51,17 @@ class MessageDb:
         return append
 
 
-async def main(what: append_load.Asked, sql: Path) -> None:
-    connection = await asyncpg.connect(dsn_of(what.database), server_settings={"search_path": "message_store,public"})
+async def main(arguments: argparse.Namespace) -> Figures:
+    connection = await asyncpg.connect(arguments.database, server_settings=SESSION)
     for name in FILES:
-        await connection.execute((sql / name).read_text(encoding="utf-8"))
+        await connection.execute((arguments.sql / name).read_text(encoding="utf-8"))
     await connection.close()
-    pool = await asyncpg.create_pool(
-        dsn_of(what.database),
-        min_size=max(what.streams),
-        max_size=max(what.streams),
-        server_settings={"search_path": "message_store,public"},
-    )
-    append_load.tell(await append_load.measure(MessageDb(pool), what))
+    most = max(arguments.streams)
+    pool = await asyncpg.create_pool(arguments.database, min_size=most, max_size=most, server_settings=SESSION)
+    figures = await append_load.measure(MessageDb(pool), append_load.cells(arguments), arguments.database)
     await pool.close()
+    return figures
 
 
 if __name__ == "__main__":
-    parser = append_load.parser(__doc__)
-    parser.add_argument("--sql", type=Path, required=True)
-    given = parser.parse_args()
-    uvloop.run(main(append_load.asked(given), given.sql))
+    say(uvloop.run(main(options(**append_load.OPTIONS, sql=Path))))

@@ -1,12 +1,11 @@
 """Inserts the rows of events and nothing else: no hash is computed, no version checked, no head moved.
 
-    python -m benchmarks.contestants.append_rows --database URL [--how insert|copy] [--alone]
-
 The rows go into the same table, with the same indexes. Positions are counted here, which only one writer could do.
-They come in the same groups as our appender makes, or with `--alone` each batch in a commit of its own.
+Our own appender makes the groups, and sends one statement that only inserts, or a COPY, for each. With `--alone 1`
+each batch has a commit of its own, and a connection is there for each stream.
 """
 
-import itertools
+import argparse
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,16 @@ import uvloop
 from uuid_utils.compat import uuid7
 
 from benchmarks import append_load
-from domain.chain import Draft
-from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
+from benchmarks.side_by_side.figures import Figures, options, say
+from domain.chain import NOTHING, Draft, Record
+from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
+from domain.ports.log import Append
+from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.archive import EVENT_COLUMNS
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
 
-Rows: TypeAlias = Sequence[tuple[Any, ...]]
+Store: TypeAlias = Callable[[Sequence[Append]], Awaitable[None]]
 
 INSERT = """
 INSERT INTO events (slice, position, tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash)
@@ -36,19 +38,25 @@ SELECT *
 HASH = bytes(range(32))
 
 
+class Grouped(Appender):
+    """Makes the groups that our appender makes, and does something else with them."""
+
+    def __init__(self, pool: asyncpg.Pool, store: Store) -> None:
+        super().__init__(pool)
+        self.store = store
+
+    async def _store(self, group: Sequence[Any]) -> None:
+        await self.store([waiting.append for waiting in group])
+        for waiting in group:
+            self._answer(waiting, Position(0))
+
+
 @dataclass
 class Inserting:
-    """Stores rows."""
+    """Makes rows and has them stored."""
 
-    store: Callable[[Rows], Awaitable[None]]
-    alone: bool
+    append: Callable[[Append], Awaitable[object]]
     positions: Counter[int] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.groups = append_load.Groups(self._together)
-
-    async def _together(self, group: Sequence[Rows]) -> None:
-        await self.store([*itertools.chain.from_iterable(group)])
 
     def stream(self) -> append_load.Append:
         """Begin a stream."""
@@ -57,40 +65,59 @@ class Inserting:
 
         async def append(drafts: Sequence[Draft]) -> None:
             nonlocal version
-            at, before, rows = datetime.now(UTC), positions[slice_], []
-            for number, draft in enumerate(drafts, 1):
-                place = (slice_, before + number, DEFAULT_TENANT, thread_id, version + number)
-                rows.append((*place, draft.type, draft.schema, draft.payload, draft.metadata, at, HASH))
-            positions[slice_] += len(rows)
-            version += len(rows)
-            await (self.store(rows) if self.alone else self.groups.append(rows))
+            at, before = datetime.now(UTC), positions[slice_]
+            records = tuple(
+                Record(
+                    *(DEFAULT_TENANT, thread_id, Version(version + number), draft.type, draft.schema),
+                    *(draft.payload, draft.metadata, at, HASH, Position(before + number)),
+                )
+                for number, draft in enumerate(drafts, 1)
+            )
+            positions[slice_] += len(records)
+            version += len(records)
+            await self.append(Append(DEFAULT_TENANT, thread_id, NOTHING, NOTHING, records, in_turn=False))
 
         return append
 
 
-async def main(what: append_load.Asked, how: str, *, alone: bool) -> None:
-    await migrate(what.database)
-    pool = await open_pool(what.database, max_size=max(what.streams))
-    await append_load.connected(pool, max(what.streams) if alone else append_load.Groups.at_once)
-    append_load.tell(await append_load.measure(Inserting(storing(pool, how), alone), what))
-    await pool.close()
+def storing(pool: asyncpg.Pool, how: str) -> Store:
+    """Return what stores the rows of some appends in one commit."""
 
+    async def insert(appends: Sequence[Append]) -> None:
+        await pool.execute(INSERT, *map(list, zip(*rows(appends), strict=True)))
 
-def storing(pool: asyncpg.Pool, how: str) -> Callable[[Rows], Awaitable[None]]:
-    """Return what stores rows in a commit of their own."""
-
-    async def insert(rows: Rows) -> None:
-        await pool.execute(INSERT, *map(list, zip(*rows, strict=True)))
-
-    async def copy(rows: Rows) -> None:
-        await pool.copy_records_to_table("events", records=rows, columns=EVENT_COLUMNS)
+    async def copy(appends: Sequence[Append]) -> None:
+        await pool.copy_records_to_table("events", records=rows(appends), columns=EVENT_COLUMNS)
 
     return copy if how == "copy" else insert
 
 
+def rows(appends: Sequence[Append]) -> Sequence[tuple[Any, ...]]:
+    """List the columns of events."""
+    return [
+        (
+            *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
+            *(r.payload, r.metadata, r.recorded_at, r.hash),
+        )
+        for append in appends
+        for r in append.records
+    ]
+
+
+async def main(arguments: argparse.Namespace) -> Figures:
+    await migrate(arguments.database)
+    most = max(arguments.streams)
+    pool = await open_pool(arguments.database, max_size=most)
+    store = storing(pool, arguments.how)
+    if arguments.alone:
+        await append_load.connected(pool, most)
+        inserting = Inserting(lambda append: store([append]))
+    else:
+        inserting = Inserting(Grouped(pool, store).append)
+    figures = await append_load.measure(inserting, append_load.cells(arguments), arguments.database)
+    await pool.close()
+    return figures
+
+
 if __name__ == "__main__":
-    parser = append_load.parser(__doc__)
-    parser.add_argument("--how", choices=["insert", "copy"], default="insert")
-    parser.add_argument("--alone", action="store_true", help="a commit for each batch, of up to 64 at the same time")
-    given = parser.parse_args()
-    uvloop.run(main(append_load.asked(given), given.how, alone=given.alone))
+    say(uvloop.run(main(options(**append_load.OPTIONS, how=str, alone=int))))

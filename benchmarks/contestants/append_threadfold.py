@@ -3,6 +3,7 @@
 python -m benchmarks.contestants.append_threadfold --database URL [--no-commands]
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import uvloop
 from uuid_utils.compat import uuid7
 
 from benchmarks import append_load
+from benchmarks.side_by_side.figures import Figures, options, say
 from domain.chain import NOTHING, Draft, seal
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.log import Append, CommandRecord
@@ -46,17 +48,16 @@ class Threadfold:
         return append
 
 
-async def main(what: append_load.Asked, *, commands: bool) -> None:
-    await migrate(what.database)
-    pool = await open_pool(what.database, max_size=CONNECTIONS)
+async def main(arguments: argparse.Namespace) -> Figures:
+    await migrate(arguments.database)
+    pool = await open_pool(arguments.database, max_size=CONNECTIONS)
     store = PostgresEventStore(pool)
-    append_load.tell(await append_load.measure(Threadfold(store, commands), what))
+    threadfold = Threadfold(store, bool(arguments.commands))
+    figures = await append_load.measure(threadfold, append_load.cells(arguments), arguments.database)
     await store.close()
     await pool.close()
+    return figures
 
 
 if __name__ == "__main__":
-    parser = append_load.parser(__doc__)
-    parser.add_argument("--no-commands", action="store_true", help="as a worker appends, who repeats nothing")
-    given = parser.parse_args()
-    uvloop.run(main(append_load.asked(given), commands=not given.no_commands))
+    say(uvloop.run(main(options(**append_load.OPTIONS, commands=int))))
