@@ -1,0 +1,120 @@
+"""Threadfold takes turns: the whole runtime in one process, with its worker, its projections and the hash chain.
+
+A turn counts when its last event is stored. `read_models_s` is how long the read models need for what is left then.
+With `--recall off`, nothing is looked for among older messages that the model is not shown: nobody else does that.
+"""
+
+import asyncio
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
+
+import asyncpg
+import uvloop
+
+from api.caller import Caller
+from api.runtime import Runtime, open_runtime
+from api.service import Said, Service
+from benchmarks.contestants.agent import InstantModel
+from benchmarks.contestants.exchanges import said
+from benchmarks.side_by_side.figures import Figures, say
+from benchmarks.side_by_side.sizes import size_of
+from benchmarks.side_by_side.stretches import WARMING_UP, Meter, stretches, turn_options
+from domain.chat import ChatModel
+from domain.events import Durability
+from domain.ids import ThreadId
+from infrastructure.settings import Settings
+
+AGENT = "benchmarks.contestants.agent:airline"
+
+WRITE_SIDE = "^(slices|threads|events|commands|snapshots|texts)$"
+
+
+@asynccontextmanager
+async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
+    """Open Threadfold with the settings that a new user has, but for the agent and the durability."""
+    settings = Settings(  # type: ignore[call-arg]
+        _env_file=None, database_url=arguments.database, agents=AGENT, durability=arguments.durability
+    )
+    async with open_runtime(settings) as runtime, runtime.working():
+        answer_at_once(runtime)
+        recall(runtime, arguments.recall == "on")
+        yield runtime
+
+
+def recall(runtime: Runtime, on: bool) -> None:  # noqa: FBT001  on or off
+    """Let prompts have recalled messages or not."""
+    runtime.turns.means = replace(runtime.turns.means, recall=runtime.recall if on else None)
+
+
+def answer_at_once(runtime: Runtime) -> None:
+    """Put the instant model in the place of every provider's."""
+    providers = cast("MutableMapping[str, ChatModel]", runtime.turns.means.models.providers)
+    providers.update(dict.fromkeys(providers, InstantModel()))
+
+
+async def main(arguments: Namespace) -> Figures:
+    async with working(arguments) as runtime:
+        service, meter = Service(runtime), Meter(arguments)
+        threads = [ThreadId(runtime.new_id()) for _ in range(arguments.threads)]
+        await converse(service, [ThreadId(runtime.new_id())], WARMING_UP, [])
+        before = await size_of(arguments.database, WRITE_SIDE)
+        done = 0
+        for stretch in stretches(arguments):
+            await bring_on(service, threads, range(done, stretch.start))
+            with meter:
+                await converse(service, threads, stretch, meter.seconds)
+            done = stretch.stop
+        began = time.perf_counter()
+        await runtime.catch_up()
+        behind = time.perf_counter() - began
+        return {**meter.told(), "read_models_s": behind, **await _taken(arguments, before, len(threads) * done)}
+
+
+async def bring_on(service: Service, threads: list[ThreadId], turns: range) -> None:
+    """Take turns that are not measured: real ones, as quickly as possible."""
+    used = service.runtime.turns.means.recall
+    recall(service.runtime, on=False)
+    await converse(service, threads, turns, [], "turn")
+    recall(service.runtime, on=used is not None)
+
+
+async def converse(
+    service: Service,
+    threads: list[ThreadId],
+    turns: range,
+    seconds: list[float],
+    durability: Durability | None = None,
+) -> None:
+    """Take these turns in all threads at the same time, one after the other in each."""
+
+    async def talk(number: int, thread_id: ThreadId) -> None:
+        for turn in turns:
+            began = time.perf_counter()
+            words = Said(said(number, turn), "airline", durability=durability)
+            await service.start_turn(thread_id, words, Caller())
+            await service.runtime.turns.wait(thread_id)
+            seconds.append(time.perf_counter() - began)
+
+    await asyncio.gather(*[talk(number, thread_id) for number, thread_id in enumerate(threads)])
+
+
+async def _taken(arguments: Namespace, before: Figures, turns: int) -> Figures:
+    """Count what a turn has left in the log, and make sure that each has ended."""
+    connection = await asyncpg.connect(arguments.database)
+    counted = dict(await connection.fetch("SELECT type, count(*) FROM events GROUP BY type"))
+    await connection.close()
+    ended = counted["TurnCompleted"]
+    if ended != turns + len(WARMING_UP):
+        raise RuntimeError(f"{ended} turns have ended, {turns + len(WARMING_UP)} were begun: {counted}")
+    after = await size_of(arguments.database, WRITE_SIDE)
+    events = sum(counted.values()) - counted["ThreadOpened"]
+    return {"events_per_turn": events / ended, "bytes_per_turn": (after["bytes"] - before["bytes"]) / turns}
+
+
+if __name__ == "__main__":
+    given = turn_options(recall=str)
+    say(uvloop.run(main(given)))
