@@ -25,6 +25,12 @@ NOTES = (
     "Long conversations are measured in stretches, spread evenly; see docs/benchmarks.md.",
 )
 
+STRETCHES = 5
+"""Stretches of a conversation that the whole matrix measures, where it does not measure all of it."""
+
+SAVERS = 20
+"""LangGraph's, as many as connections."""
+
 DURABILITIES = {"sync": "sync", "turn": "exit", "async": "async"}
 """Threadfold's, and the one of LangGraph's that promises the same."""
 
@@ -39,55 +45,51 @@ def compare(bench: Bench) -> None:
         bench.report("turns", "Turns a second of the same four-node agent", FIGURES, played, NOTES)
 
 
-def threadfold(threads: int, turns: int, durability: str, measured: int, *, recall: bool) -> Contestant:
+def threadfold(
+    threads: int, turns: int, durability: str, measured: int, stretches: int = 1, *, recall: bool = True
+) -> Contestant:
     """Ours. `measured` is how many turns of each thread are measured, or 0 for all."""
     name = "Threadfold" if recall else "Threadfold, nothing recalled"
-    options = _options(threads, turns, durability, measured)
+    options = _options(threads, turns, durability, measured, stretches)
     return Contestant(name, "threadfold_turns", {**options, "recall": "on" if recall else "off"})
 
 
-def langgraph(threads: int, turns: int, durability: str, measured: int) -> Contestant:
-    return Contestant("LangGraph", "langgraph_turns", _options(threads, turns, durability, measured))
+def langgraph(
+    threads: int, turns: int, durability: str, measured: int, stretches: int = 1, *, messages: str = "full"
+) -> Contestant:
+    """LangGraph, with its messages kept as `full` lists or as `delta`."""
+    name = "LangGraph" if messages == "full" else f"LangGraph, {messages}"
+    options = _options(threads, turns, durability, measured, stretches)
+    return Contestant(name, "langgraph_turns", {**options, "messages": messages, "savers": SAVERS})
 
 
 def dbos(threads: int, turns: int) -> Contestant:
-    return Contestant("DBOS", "dbos_turns", _options(threads, turns, "sync", 0))
+    """DBOS, whose turns do not get slower: some of a conversation's are enough."""
+    return Contestant("DBOS", "dbos_turns", _options(threads, turns, "sync", turns, 1))
 
 
-def _options(threads: int, turns: int, durability: str, measured: int) -> dict[str, object]:
-    stretches = min(measured, 5)
-    length = measured // stretches if stretches else 0
+def _options(threads: int, turns: int, durability: str, measured: int, stretches: int) -> dict[str, object]:
+    length = max(measured // stretches, 1)
     return {"threads": threads, "turns": turns, "durability": durability, "stretches": stretches, "length": length}
 
 
 def _points() -> Iterator[Case]:
-    """What `make bench` compares. DBOS's turns do not get slower: some of a conversation's are enough."""
+    """What `make bench` compares: turns in the middle of a conversation, which take what its turns take on average."""
     yield Case(
         "16 threads, 200 turns, sync",
         [
-            threadfold(16, 200, "sync", 20, recall=True),
-            threadfold(16, 200, "sync", 0, recall=False),
-            langgraph(16, 200, "sync", 20),
+            threadfold(16, 200, "sync", 20),
+            threadfold(16, 200, "sync", 20, recall=False),
+            langgraph(16, 200, "sync", 10),
+            langgraph(16, 200, "sync", 10, messages="delta"),
             dbos(16, 40),
         ],
     )
-    yield Case(
-        "64 threads, 200 turns, sync",
-        [
-            threadfold(64, 200, "sync", 5, recall=True),
-            threadfold(64, 200, "sync", 20, recall=False),
-            langgraph(64, 200, "sync", 5),
-            dbos(64, 10),
-        ],
-    )
+    yield Case("64 threads, 200 turns, sync", [threadfold(64, 200, "sync", 10), langgraph(64, 200, "sync", 5)])
     for ours, theirs in (("turn", "exit"), ("async", "async")):
         yield Case(
-            f"16 threads, 200 turns, {ours}" if ours == theirs else f"16 threads, 200 turns, {ours} / {theirs}",
-            [
-                threadfold(16, 200, ours, 20, recall=True),
-                threadfold(16, 200, ours, 20, recall=False),
-                langgraph(16, 200, theirs, 20),
-            ],
+            f"16 threads, 100 turns, {_shown(ours, theirs)}",
+            [threadfold(16, 100, ours, 20), langgraph(16, 100, theirs, 10)],
         )
 
 
@@ -95,27 +97,34 @@ def _tiny() -> Iterator[Case]:
     yield Case(
         "4 threads, 20 turns, sync",
         [
-            threadfold(4, 20, "sync", 5, recall=True),
-            threadfold(4, 20, "sync", 0, recall=False),
+            threadfold(4, 20, "sync", 5),
+            threadfold(4, 20, "sync", 20, recall=False),
             langgraph(4, 20, "sync", 5),
+            langgraph(4, 20, "sync", 5, messages="delta"),
             dbos(4, 10),
         ],
     )
 
 
 def _matrix() -> Iterator[Case]:
-    """All combinations; at most some 20,000 turns are measured of each, and fewer of what gets slower."""
-    for durability, theirs in DURABILITIES.items():
+    """All combinations. Of long conversations 2,000 turns are measured, or five of each thread."""
+    for ours, theirs in DURABILITIES.items():
         for threads in (1, 16, 64, 256):
             for turns in (20, 200, 1000):
-                measured = min(turns, max(2_000 // threads, 5))
-                shown = durability if durability == theirs else f"{durability} / {theirs}"
+                measured = min(turns, max(2_000 // threads, STRETCHES))
+                given = (threads, turns, theirs, measured, STRETCHES)
+                rivals = [langgraph(*given), langgraph(*given, messages="delta")]
+                if ours == "sync":
+                    rivals.append(dbos(threads, measured))
                 yield Case(
-                    f"{threads} threads, {turns} turns, {shown}",
+                    f"{threads} threads, {turns} turns, {_shown(ours, theirs)}",
                     [
-                        threadfold(threads, turns, durability, measured, recall=True),
-                        threadfold(threads, turns, durability, measured, recall=False),
-                        langgraph(threads, turns, theirs, measured),
-                        *([dbos(threads, min(turns, measured))] if durability == "sync" else []),
+                        threadfold(threads, turns, ours, measured, STRETCHES),
+                        threadfold(threads, turns, ours, measured, STRETCHES, recall=False),
+                        *rivals,
                     ],
                 )
+
+
+def _shown(ours: str, theirs: str) -> str:
+    return ours if ours == theirs else f"{ours} / {theirs}"

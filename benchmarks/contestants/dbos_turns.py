@@ -33,7 +33,7 @@ async def route_intent(question: str) -> dict[str, Any]:
 
 
 @DBOS.step()
-async def execute_tool(question: str, call: dict[str, Any]) -> str:
+async def execute_tool(question: str, _call: dict[str, Any]) -> str:
     return exchange_of(question).result
 
 

@@ -15,11 +15,9 @@ from benchmarks.side_by_side.figures import Figures, say
 from benchmarks.side_by_side.sizes import size_of
 from benchmarks.side_by_side.stretches import WARMING_UP, Meter, stretches, turn_options
 
-SAVERS = 1
-
 
 async def main(arguments: Namespace) -> Figures:
-    async with graphs(arguments.database, SAVERS) as made:
+    async with graphs(arguments.database, arguments.messages, arguments.savers) as made:
         await converse(made, arguments, [-1], WARMING_UP, [])
         threads = range(arguments.threads)
         before, meter, done = await size_of(arguments.database, TABLES), Meter(arguments), 0
@@ -69,5 +67,5 @@ async def _check(made: Sequence[Any], threads: Sequence[int], turns: int) -> Non
 
 
 if __name__ == "__main__":
-    given = turn_options()
+    given = turn_options(messages=str, savers=int)
     say(uvloop.run(main(given)))

@@ -44,7 +44,7 @@ def bars(report: Report, file: Path) -> None:
                 ha="center",
                 fontsize=8,
             )
-        ticks.append((at + (len(known) - 1) / 2, played.name))
+        ticks.append((at + (len(known) - 1) / 2, played.name.replace(", ", "\n")))
         at += len(known) + 0.8
     _scale(axes, medians)
     axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=9)
@@ -91,6 +91,6 @@ def _finish(drawn: plt.Figure, axes: plt.Axes, report: Report, file: Path) -> No
     axes.set_axisbelow(True)
     known = report.machine
     foot = f"{known['cores']} cores, PostgreSQL {known['postgresql']}, Python {known['python']}, {known['date'][:10]}"
-    drawn.text(0.995, 0.003, foot, ha="right", va="bottom", fontsize=6.5, color="#777777")
+    drawn.supxlabel(foot, x=0.995, ha="right", fontsize=6.5, color="#777777")
     drawn.savefig(file, dpi=140)
     plt.close(drawn)

@@ -1,8 +1,8 @@
 """Which turns of a long conversation are measured.
 
-Either all of them; or, where that takes minutes, stretches that are spread evenly. Between them the conversation is
-brought on to the next stretch by cheaper means, which are not measured: the same messages are there, as if all had been
-said. The mean of the stretches is the mean of the whole conversation, as what a turn takes grows steadily.
+Either all of them; or, where that takes minutes, one stretch in the middle, or several that are spread evenly. Before
+each the conversation is brought on by cheaper means, which are not measured: the same messages are there, as if all had
+been said. As what a turn takes grows steadily, the mean of the stretches is that of the whole conversation.
 """
 
 import argparse
@@ -18,7 +18,7 @@ WARMING_UP = range(5)
 def turn_options(**more: Callable[[str], Any]) -> argparse.Namespace:
     """Read the options of a contestant that takes turns, and those that only this one has.
 
-    `threads` conversations of `turns` turns; of these, `stretches` times `length` turns are measured, or all (0).
+    `threads` conversations of `turns` turns; of these, `stretches` times `length` turns are measured.
     """
     return options(threads=int, turns=int, durability=str, stretches=int, length=int, **more)
 
@@ -26,7 +26,7 @@ def turn_options(**more: Callable[[str], Any]) -> argparse.Namespace:
 def stretches(arguments: argparse.Namespace) -> Sequence[range]:
     """List the turns to measure, from 0 on, in stretches; each stands in the middle of its share of all turns."""
     turns, count, length = arguments.turns, arguments.stretches, arguments.length
-    if not count or count * length >= turns:
+    if count * length >= turns:
         return [range(turns)]
     share = turns / count
     starts = [round(share * (place + 0.5) - length / 2) for place in range(count)]

@@ -1,0 +1,60 @@
+"""What a turn takes of a disk, in conversations of different lengths, by Threadfold and by LangGraph.
+
+Sizes are of whole tables with their indexes and TOAST after a checkpoint, by turn since the beginning; nothing is
+vacuumed by hand. Threadfold's write side has its snapshots in it; its read models, which LangGraph has not, are apart.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks.side_by_side.alternate import Case, Played
+from benchmarks.side_by_side.bench import Bench
+from benchmarks.side_by_side.chart import lines
+from benchmarks.side_by_side.contestant import Contestant
+from benchmarks.side_by_side.growth import marks
+from benchmarks.side_by_side.ratios import Figure
+
+FIGURES = (
+    Figure("write_bytes", "bytes/turn", "less"),
+    Figure("write_rows", "rows/turn", "less", 1),
+    Figure("read_bytes", "of read models: bytes/turn", "less"),
+    Figure("read_rows", "rows/turn of these", "less", 1),
+    Figure("autovacuums", "autovacuums", "less"),
+)
+
+NOTES = ("Sizes are after a checkpoint and without a VACUUM by hand; how often PostgreSQL did it by itself is shown.",)
+
+RIVALS = (
+    ("LangGraph, sync", "sync", "full"),
+    ("LangGraph, exit", "exit", "full"),
+    ("LangGraph, delta", "sync", "delta"),
+)
+
+THREADS = 2
+LAST = {"tiny": 10, "short": 200, "full": 1000}
+
+
+def compare(bench: Bench) -> None:
+    """Write `storage`, and with the full extent `storage_long`."""
+    turns = LAST[bench.extent]
+    played = bench.play([Case(f"up to {turns} turns", [*_contestants(turns)])])
+    cases = [_at(mark, played[0]) for mark in marks(turns)]
+    name = "storage_long" if bench.extent == "full" else "storage"
+    report = bench.report(name, "Bytes of a turn in long conversations", FIGURES, cases, NOTES)
+    lines(report, bench.results / f"{name}_growth.png", "write_bytes", "bytes/turn", [*marks(turns)], "turns")
+
+
+def _contestants(turns: int) -> Sequence[Contestant]:
+    options = {"threads": THREADS, "turns": turns}
+    return [
+        Contestant("Threadfold", "threadfold_storage", {**options, "durability": "sync"}),
+        *(
+            Contestant(name, "langgraph_storage", {**options, "durability": durability, "messages": messages})
+            for name, durability, messages in RIVALS
+        ),
+    ]
+
+
+def _at(mark: int, played: Played) -> Played:
+    """Take what every run has told of one length."""
+    rounds = [{name: told[str(mark)] for name, told in around.items()} for around in played.rounds]
+    return Played(f"{mark} turns", played.contestants, rounds)
