@@ -37,12 +37,12 @@ bench-growth:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.growth $(ARGS)
 
-# Where a turn's time goes, in one picture: half a minute. ARGS="--turns 300": for longer. Needs the right to trace
+# Where a turn's time goes, in one picture: half a minute. ARGS="--turns 100": for longer. Needs the right to trace
 bench-flamegraph:
 	@requirements/install bench
 	@mkdir -p benchmarks/results
 	@.venv-bench/bin/py-spy record --rate 200 --format flamegraph --output benchmarks/results/turns.svg -- \
-		.venv-bench/bin/python -m benchmarks.turns --threads 16 --turns 150 $(ARGS)
+		.venv-bench/bin/python -m benchmarks.turns --threads 16 --turns 40 $(ARGS)
 
 # What 200 turns cost, of Threadfold and of others: a minute and a half. ARGS="--customers 1": a part of it
 bench-context:

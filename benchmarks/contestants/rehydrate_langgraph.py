@@ -2,7 +2,7 @@
 
 `--do fill` builds the threads, with `--real` turns at most that were taken as turns; older messages come in one
 checkpoint, since each turn stores all messages anew. `--do ask` measures. Ages are named by what the same turns are in
-events of ours. A graph is made anew for each question that is asked cold; a checkpointer remembers nothing anyway.
+events of ours. A checkpointer remembers nothing: there is no warm state.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from langchain_core.messages import HumanMessage
 from benchmarks.append_load import numbers
 from benchmarks.assistant_turns import EVENTS
 from benchmarks.contestants.exchanges import said
-from benchmarks.contestants.langgraph_graph import build, config, graphs
+from benchmarks.contestants.langgraph_graph import config, graphs
 from benchmarks.contestants.langgraph_turns import bring_on
 from benchmarks.contestants.rehydrate_threadfold import timed
 from benchmarks.side_by_side.figures import Figures, options, say
@@ -61,14 +61,11 @@ async def ask(graph: Any, size: int, times: int, chance: random.Random) -> Figur
     """Ask each question so many times."""
     threads = [name_of(size, number) for number in range(THREADS)]
     checkpoints = [
-        found.config for thread in threads async for found in graph.aget_state_history(config(thread), limit=RECENT)
+        found.config for thread in threads[:1] async for found in graph.aget_state_history(config(thread), limit=RECENT)
     ]
     some = [(chance.choice(threads),) for _ in range(times)]
 
     async def now(thread: int) -> None:
-        await build(graph.checkpointer).aget_state(config(thread))
-
-    async def warm(thread: int) -> None:
         await graph.aget_state(config(thread))
 
     async def at(checkpoint: Any) -> None:
@@ -80,16 +77,15 @@ async def ask(graph: Any, size: int, times: int, chance: random.Random) -> Figur
 
     figures = {
         **await timed("cold", now, some),
-        **await timed("warm", warm, some),
         **await timed("version", at, [(chance.choice(checkpoints),) for _ in range(times)]),
-        **await timed("history", history, some[: max(times // 5, 5)]),
+        **await timed("history", history, some[:3]),
     }
     return {f"{name} {size}": figure for name, figure in figures.items()}
 
 
 async def main(arguments: argparse.Namespace) -> Figures:
     figures = Figures()
-    async with graphs(arguments.database) as [graph]:
+    async with graphs(arguments.database, savers=1) as [graph]:
         if arguments.do == "fill":
             return await fill(graph, arguments.sizes, arguments.real)
         for size in arguments.sizes:
