@@ -7,7 +7,6 @@ counted are the same in all snapshots.
 
 import asyncio
 import io
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -109,7 +108,7 @@ class Part:
             self.lines: dict[str, list[str]] = {"events": [], "threads": [], "snapshots": []}
             for _ in range(BATCH):
                 if written < self.events:
-                    written += self._copy(self.chance.choice(models()), fingerprint)
+                    written += self.copy(fingerprint)
             for table, columns in COLUMNS.items():
                 source = io.BytesIO("".join(self.lines[table]).encode())
                 await connection.copy_to_table(table, source=source, columns=columns)
@@ -118,9 +117,9 @@ class Part:
         await connection.close()
         return written
 
-    def _copy(self, model: Model, fingerprint: str) -> int:
-        """Add the lines of a copy."""
-        thread = self._thread()
+    def copy(self, fingerprint: str) -> int:
+        """Add the lines of a copy of one of the models."""
+        model, thread = self.chance.choice(models()), self._thread()
         own, slice_, tenant = str(thread)[: len(MARK)], slice_of(thread), DEFAULT_TENANT
         at = opened = self.began + timedelta(days=self.chance.random() * DAYS)
         last, version, position = GENESIS, 0, self.heads[slice_]
@@ -170,7 +169,3 @@ def fill(url: str, events: int, processes: int = 2) -> int:
     seconds = time.perf_counter() - began
     print(f"{written:,} events written in {seconds:.0f} s ({written / seconds:,.0f} a second)", flush=True)
     return written
-
-
-if __name__ == "__main__":
-    print(json.dumps({"events": [model.events for model in models()]}))
