@@ -76,7 +76,9 @@ def models() -> Sequence[Model]:
 def _model(number: int) -> Model:
     clock = Ticking()
     journal = Journal(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="model")
-    loaded, parts, states, due = Loaded(ThreadId(UUID(int=number + 1))), [], {}, Snapshots(EVERY)
+    loaded, due = Loaded(ThreadId(UUID(int=number + 1))), Snapshots(EVERY)
+    parts: list[Sequence[Draft]] = []
+    states: dict[int, str] = {}
     for place in range(TURNS):
         name = UUID(f"{MARK}-{place:012x}")
         events = turn(place, loaded.head.version + (not place), name, overflow(loaded.state), number)
@@ -84,7 +86,7 @@ def _model(number: int) -> Model:
         parts.append([Draft(r.type, r.schema, r.payload, r.metadata) for r in sealed.records])
         loaded = sealed.after
         if due.note(loaded.head.version):
-            states[loaded.head.version] = to_json(loaded.state)
+            states[int(loaded.head.version)] = to_json(loaded.state)
     return Model(parts, states)
 
 

@@ -13,7 +13,7 @@ from domain.chain import NOTHING, Record, check_chain
 from domain.codec import decode
 from domain.evolve import fold
 from domain.ids import SLICES, Position, Tenant, ThreadId, Version, slice_of
-from domain.state import INITIAL, Idle
+from domain.state import INITIAL, Idle, State
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 
@@ -24,7 +24,7 @@ def copied(threads: int) -> tuple[Part, dict[ThreadId, list[Record]]]:
     part.lines = {"events": [], "threads": [], "snapshots": []}
     for _ in range(threads):
         part.copy("fold")
-    records = defaultdict(list)
+    records: dict[ThreadId, list[Record]] = defaultdict(list)
     for line in part.lines["events"]:
         record = as_copied(line)
         records[record.thread_id].append(record)
@@ -54,7 +54,7 @@ def test_every_copied_thread_has_a_chain_of_its_own_and_folds() -> None:
 
 def test_copied_positions_have_no_gaps_and_rows_say_where_threads_end() -> None:
     part, threads = copied(30)
-    places = defaultdict(list)
+    places: dict[int, list[int]] = defaultdict(list)
     for thread, records in threads.items():
         assert slice_of(thread) % 2 == 1
         places[slice_of(thread)] += [record.position for record in records]
@@ -62,8 +62,8 @@ def test_copied_positions_have_no_gaps_and_rows_say_where_threads_end() -> None:
         assert positions == [*range(1, part.heads[slice_] + 1)]
     ends = {str(records[-1].thread_id): records[-1] for records in threads.values()}
     for line in part.lines["threads"]:
-        _, thread, _, version, _, digest, *_ = line.split("\t")
-        assert (int(version), digest[3:]) == (ends[thread].version, ends[thread].hash.hex())
+        _, named, _, version, _, digest, *_ = line.split("\t")
+        assert (int(version), digest[3:]) == (ends[named].version, ends[named].hash.hex())
 
 
 async def test_an_old_thread_is_what_the_runtime_would_have_written() -> None:
@@ -76,7 +76,7 @@ async def test_an_old_thread_is_what_the_runtime_would_have_written() -> None:
     assert 980 < row.head.version < 1_120
     assert not (await verify_thread(store, thread)).problems
     records = await store.read(thread, Version(0))
-    folded = INITIAL
+    folded: State = INITIAL
     for record in records:
         folded = fold(folded, [decode(record).event], record.recorded_at)
     cold = Journal(store, snapshots, Ticking(), fingerprint="fold")
