@@ -1,4 +1,4 @@
-.PHONY: run test chaos bench bench-all bench-context lint format migrate lock clean
+.PHONY: run test chaos bench bench-all bench-growth bench-flamegraph bench-context lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -31,6 +31,18 @@ bench:
 bench-all:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.side_by_side --extent full $(ARGS)
+
+# What gets slower with ten million events: an hour and up to 16 GB of disk. ARGS="--sizes 10000,1000000": a part of it
+bench-growth:
+	@requirements/install bench
+	@.venv-bench/bin/python -m benchmarks.growth $(ARGS)
+
+# Where a turn's time goes, in one picture: half a minute. ARGS="--turns 100": for longer. Needs the right to trace
+bench-flamegraph:
+	@requirements/install bench
+	@mkdir -p benchmarks/results
+	@.venv-bench/bin/py-spy record --rate 200 --format flamegraph --output benchmarks/results/turns.svg -- \
+		.venv-bench/bin/python -m benchmarks.turns --threads 16 --turns 40 $(ARGS)
 
 # What 200 turns cost, of Threadfold and of others: a minute and a half. ARGS="--customers 1": a part of it
 bench-context:

@@ -12,7 +12,7 @@ from benchmarks.side_by_side.alternate import PAIRS
 from benchmarks.side_by_side.bench import Bench
 from benchmarks.side_by_side.postgres import one_server
 
-COMPARISONS = ("turns", "storage", "http")
+COMPARISONS = ("turns", "storage", "http", "append", "rehydrate", "projections")
 """Modules in `benchmarks.comparisons`, in the order in which they run."""
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

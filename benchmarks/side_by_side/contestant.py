@@ -34,19 +34,23 @@ class Contestant:
     def run(self, server: Server) -> Figures:
         """Let it work on an empty database. Raises `ContestantFailed` with the last that it said."""
         with server.database() as url:
-            given = {"database": url, "postmaster": server.postmaster, **self.options}
-            command = [sys.executable, "-m", f"benchmarks.contestants.{self.module}"]
-            for name, value in given.items():
-                command += [f"--{name.replace('_', '-')}", str(value)]
-            done = subprocess.run(
-                command,
-                check=False,
-                cwd=CHECKOUT,
-                env={**os.environ, **self.environment},
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-            )
+            return self.ask(server, url)
+
+    def ask(self, server: Server, url: str, **more: object) -> Figures:
+        """Let it work on a database, with more options perhaps. Raises as `run` does."""
+        given = {"database": url, "postmaster": server.postmaster, **self.options, **more}
+        command = [sys.executable, "-m", f"benchmarks.contestants.{self.module}"]
+        for name, value in given.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=CHECKOUT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
         lines = done.stdout.splitlines()
         if done.returncode != 0 or not lines:
             said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])

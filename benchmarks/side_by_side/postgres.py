@@ -29,13 +29,13 @@ class Server:
         return int(lines.split(maxsplit=1)[0])
 
     @contextmanager
-    def database(self) -> Iterator[str]:
+    def database(self, name: str = NAME) -> Iterator[str]:
         """Make an empty database, and drop it at the end. Nothing of the one before is still to be written by then."""
-        self.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)", f"CREATE DATABASE {NAME}", "CHECKPOINT")
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}", "CHECKPOINT")
         try:
-            yield self.embedded.url(NAME)
+            yield self.embedded.url(name)
         finally:
-            self.execute(f"DROP DATABASE {NAME} WITH (FORCE)", "CHECKPOINT")
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)", "CHECKPOINT")
 
     def execute(self, *statements: str) -> None:
         """Execute statements one by one, outside of any contestant's database."""
