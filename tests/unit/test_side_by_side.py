@@ -18,20 +18,20 @@ PLAYED = Played(
 
 
 def test_ratios_are_made_pair_by_pair() -> None:
-    compared = ratio(PLAYED, "theirs", RATE)
+    compared = ratio(PLAYED, "ours", "theirs", RATE)
     assert compared is not None
     assert (compared.pairs, compared.median, compared.low, compared.high) == ([10, 6, 9], 9, 6, 10)
     assert str(compared) == "9 (6 to 10)"
 
 
 def test_where_less_is_better_less_makes_a_larger_ratio() -> None:
-    compared = ratio(PLAYED, "theirs", CPU)
+    compared = ratio(PLAYED, "ours", "theirs", CPU)
     assert compared is not None
     assert compared.pairs == [2, 5, 2]
 
 
 def test_there_is_no_ratio_to_nothing() -> None:
-    assert ratio(PLAYED, "theirs", Figure("unknown", "")) is None
+    assert ratio(PLAYED, "ours", "theirs", Figure("unknown", "")) is None
     assert ratio_of([1.0], [0.0], "more") is None
 
 
@@ -39,7 +39,7 @@ def test_a_report_has_every_figure_of_every_round() -> None:
     report = Report("busy", "How busy", [RATE, CPU], [PLAYED], {})
     told = as_json(report)
     assert told["cases"][0]["rounds"] == PLAYED.rounds
-    assert told["cases"][0]["times_better"]["theirs"]["rate"]["median"] == 9
+    assert told["cases"][0]["times_better"]["ours"]["theirs"]["rate"]["median"] == 9
     assert [*table(report).columns[0].cells] == ["busy", ""]
     assert [*table(report).columns[-1].cells] == ["", "9 (6 to 10)"]
 
