@@ -51,8 +51,9 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float], better: Better) -> 
     return Ratio(ratios, statistics.median(ratios), min(ratios), max(ratios))
 
 
-def ratio(played: Played, ours: str, rival: str, figure: Figure) -> Ratio | None:
-    """Compare one of ours with a rival by one figure. None if not both tell it."""
-    if not all(played.tells(name, figure.key) for name in (ours, rival)):
+def ratio(played: Played, rival: str, figure: Figure, ours: str | None = None) -> Ratio | None:
+    """Compare one of ours, the first if none is named, with a rival by one figure. None if not both tell it."""
+    one = ours or played.ours[0]
+    if not all(played.tells(name, figure.key) for name in (one, rival)):
         return None
-    return ratio_of(played.values(ours, figure.key), played.values(rival, figure.key), figure.better)
+    return ratio_of(played.values(one, figure.key), played.values(rival, figure.key), figure.better)

@@ -68,7 +68,7 @@ def _rows(report: Report, played: Played) -> Iterator[Sequence[str]]:
 def _ratio(report: Report, played: Played, one: str, name: str) -> str:
     if one not in played.ours or name not in played.rivals:
         return ""
-    return str(ratio(played, one, name, report.figures[0]) or "")
+    return str(ratio(played, name, report.figures[0], one) or "")
 
 
 def _median(played: Played, name: str, figure: Figure) -> str:
@@ -98,7 +98,7 @@ def _case(report: Report, played: Played) -> dict[str, Any]:
                 rival: {
                     figure.key: compared.as_json()
                     for figure in report.figures
-                    if (compared := ratio(played, one, rival, figure)) is not None
+                    if (compared := ratio(played, rival, figure, one)) is not None
                 }
                 for rival in played.rivals
             }
