@@ -1,7 +1,7 @@
 """Read models as tables of rows: their columns, and how two rows of one key become one.
 
 A handler never updates: it says a row, and the column's rule says what becomes of the one that is there. So the rows
-of thousands of events are merged before anything is written, and a batch costs one statement for each table.
+of thousands of events are merged before anything is written, and a batch costs one statement.
 """
 
 from collections import defaultdict, namedtuple

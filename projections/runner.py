@@ -40,7 +40,7 @@ IDLE = 0.5
 BUSY = 0.02
 """Seconds between two looks, at least, so that many small commits are read together."""
 
-CALM = 0.1
+CALM = 0.06
 """Seconds between two looks, at most, while there is something to read."""
 
 REST = 4
