@@ -1,6 +1,7 @@
 """Events, metadata and states as JSON texts, and back. No class is ever looked up by a stored name but these."""
 
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
@@ -39,7 +40,8 @@ class Recorded(Struct, frozen=True, gc=False):
 _encoder = msgspec.json.Encoder()
 _types = {event.__name__: event for event in EVENTS}
 _decoders = {event.__name__: msgspec.json.Decoder(event) for event in EVENTS}
-_decode_metadata = msgspec.json.Decoder(Metadata).decode
+_decode_metadata = lru_cache(maxsize=256)(msgspec.json.Decoder(Metadata).decode)
+"""The events that a command brought have the same text one after another."""
 _decode_object = msgspec.json.Decoder(JsonObject).decode
 
 

@@ -1,7 +1,7 @@
 """Read models as tables of rows: their columns, and how two rows of one key become one.
 
 A handler never updates: it says a row, and the column's rule says what becomes of the one that is there. So the rows
-of thousands of events are merged before anything is written, and a batch costs one statement for each table.
+of thousands of events are merged before anything is written, and a batch costs one statement.
 """
 
 from collections import defaultdict, namedtuple
@@ -130,9 +130,9 @@ Change: TypeAlias = tuple[Table, Row]
 class Rows:
     """Rows of several tables, those of one key merged."""
 
-    def __init__(self) -> None:
-        """Begin without rows."""
-        self._tables: defaultdict[Table, dict[Key, Row]] = defaultdict(dict)
+    def __init__(self, tables: Iterable[Table] = ()) -> None:
+        """Begin without rows, perhaps of tables that are known already."""
+        self._tables: defaultdict[Table, dict[Key, Row]] = defaultdict(dict, {table: {} for table in tables})
 
     def add(self, changes: Iterable[Change]) -> None:
         """Merge changes, in their order."""
@@ -148,5 +148,5 @@ class Rows:
 
     @property
     def tables(self) -> Sequence[Table]:
-        """The tables that have rows."""
+        """The tables that have rows, and those that were known."""
         return list(self._tables)

@@ -4,28 +4,29 @@ from datetime import datetime
 
 from domain.events import ModelCalled
 from domain.state import ModelUsage, WindowUsage
-from domain.windows import WINDOWS, Window, start_of
+from domain.windows import Window, starts_of
 
 
 def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
     """Add a call to what was used of its model."""
-    before = next((model for model in usage if model.model == event.model), ModelUsage(event.model))
-    after = ModelUsage(
-        event.model,
-        before.calls + 1,
-        before.prompt_tokens + event.prompt_tokens,
-        before.completion_tokens + event.completion_tokens,
-    )
-    return (*(model for model in usage if model is not before), after)
+    calls, prompt_tokens, completion_tokens, others = 1, event.prompt_tokens, event.completion_tokens, []
+    for each in usage:
+        if each.model == event.model:
+            calls += each.calls
+            prompt_tokens += each.prompt_tokens
+            completion_tokens += each.completion_tokens
+        else:
+            others.append(each)
+    return (*others, ModelUsage(event.model, calls, prompt_tokens, completion_tokens))
 
 
 def used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
     """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
     before = {each.window: each for each in windows}
 
-    def current(window: Window) -> WindowUsage:
-        start, last = start_of(window, at), before.get(window)
+    def current(window: Window, start: datetime) -> WindowUsage:
+        last = before.get(window)
         usage = last.usage if last and last.start == start else ()
         return WindowUsage(window, start, used(usage, event))
 
-    return tuple(current(window) for window in WINDOWS if window != "lifetime")
+    return tuple([current(window, start) for window, start in starts_of(at).items() if window != "lifetime"])

@@ -66,7 +66,7 @@ class Digest:
         """Find each event's handlers."""
         self._handlers = {}
         for writing in self.writing:
-            self.rows[writing.instance.id] = Rows()
+            self.rows[writing.instance.id] = Rows(writing.projection.tables)
             for event, handler in writing.projection.events.items():
                 self._handlers.setdefault(event.__name__, []).append((writing, handler))
 

@@ -72,16 +72,10 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     )
 
 
-def timed(table: Table, seen: Seen[Any], milliseconds: int, **groups: str) -> Sequence[Change]:
-    """Count a duration."""
+def timed(table: Table, seen: Seen[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
+    """Count a duration, in the groups of `latency_table`."""
     starts, bucket = starts_of(seen.at), bucket_of(milliseconds)
-    return [
-        (
-            table,
-            table.row(tenant=seen.tenant, width=width, start=starts[width], bucket=bucket, durations=1, **groups),
-        )
-        for width in WIDTHS
-    ]
+    return [(table, table.row(seen.tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]
 
 
 def width_for(bucket: Bucket | None, since: datetime | None, until: datetime | None) -> Width:

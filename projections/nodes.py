@@ -36,7 +36,7 @@ def _failed(seen: Seen[NodeFailed]) -> Iterable[Change]:
 def _ended(seen: Seen[NodeCompleted] | Seen[NodeFailed], **counted: int) -> Iterable[Change]:
     node, graph, took = seen.event.node, seen.graph, seen.event.duration_ms
     row = NODES.row(tenant=seen.tenant, hour=seen.hour, graph=graph, node=node, duration_ms=took, **counted)
-    return [(NODES, row), *timed(LATENCY, seen, took, graph=graph, node=node)]
+    return [(NODES, row), *timed(LATENCY, seen, took, graph, node)]
 
 
 PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _completed, NodeFailed: _failed})

@@ -45,8 +45,11 @@ class Seen(Struct, Generic[E], frozen=True, gc=False):
 
     event: E
     recorded: Recorded
+    at: datetime
     tenant: Tenant
     slice: Slice
+    thread_id: ThreadId
+    graph: str
     before: State
     after: State
     status: Status
@@ -57,24 +60,9 @@ class Seen(Struct, Generic[E], frozen=True, gc=False):
     prices: Prices
 
     @property
-    def at(self) -> datetime:
-        """When it was recorded."""
-        return self.recorded.recorded_at
-
-    @property
     def hour(self) -> datetime:
         """The hour that it was recorded in."""
-        return start_of("hour", self.recorded.recorded_at)
-
-    @property
-    def thread_id(self) -> ThreadId:
-        """The thread that it happened in."""
-        return self.recorded.thread_id
-
-    @property
-    def graph(self) -> str:
-        """The thread's graph."""
-        return self.after.thread.graph  # type: ignore[union-attr]  # after an event, a thread is open
+        return start_of("hour", self.at)
 
     @property
     def node(self) -> str:
@@ -126,8 +114,11 @@ class Story:
         seen = Seen(
             event,
             recorded,
+            at,
             self.tenant,
             self.slice,
+            self.thread_id,
+            after.thread.graph,  # type: ignore[union-attr]  # after an event, a thread is open
             before,
             after,
             status,

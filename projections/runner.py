@@ -40,12 +40,15 @@ IDLE = 0.5
 BUSY = 0.02
 """Seconds between two looks, at least, so that many small commits are read together."""
 
-CALM = 0.1
+CALM = 0.06
 """Seconds between two looks, at most, while there is something to read."""
 
 REST = 4
 """A round that took so long is followed by a rest of so many times that, between `BUSY` and `CALM`: what a round costs
 beside its events is then small, and most of the time is left to the turns that run here."""
+
+FAR = 10_000
+"""Events that a line is behind when two batches are under way at a time."""
 
 NEAR = 2_000
 """Events that an instance which is being built may be behind when it is made to serve: then writing pauses."""
@@ -164,7 +167,7 @@ class Runner:
 
     async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
         if line.throttle is None:
-            moved = await self._batch(line.id, writing, self.held(), self._most)
+            moved = await self._batches(line, writing)
             if moved:
                 self._most = min(2 * self._most, BATCH)
             return moved
@@ -174,6 +177,17 @@ class Runner:
         moved = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share * IDLE)), 1))
         self._rest_until[line.id] = time.monotonic() + moved / share
         return 0  # so that nobody hurries on
+
+    async def _batches(self, line: Line, writing: Sequence[Writing]) -> int:
+        """Take a line on by a batch, or by two at once where it is far behind: one is written while one is made."""
+        held = list(self.held())
+        parts = [held[::2], held[1::2]] if line.left > FAR else [held]
+        batches = [self._batch(line.id, writing, part, self._most) for part in parts]
+        done = await asyncio.gather(*batches, return_exceptions=True)  # none is left behind by one that fails
+        for failed in done:
+            if isinstance(failed, BaseException):
+                raise failed
+        return sum(moved for moved in done if not isinstance(moved, BaseException))
 
     async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
         after = _first(await self.models.behind(line, slices), most, self._turn)

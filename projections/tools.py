@@ -87,7 +87,7 @@ def _ended(seen: Seen[ToolSucceeded] | Seen[ToolFailed], **counted: int) -> Iter
         return ()
     return [
         *_counted(seen, tool, duration_ms=took, **counted),
-        *timed(LATENCY, seen, took, graph=seen.graph, tool=tool),
+        *timed(LATENCY, seen, took, seen.graph, tool),
     ]
 
 

@@ -70,7 +70,7 @@ def _ended(seen: Seen[Any], reason: str = "", **counted: int) -> Iterable[Change
     took = (seen.at - began) // timedelta(milliseconds=1)
     return [
         _row(seen, reason, **counted, duration_ms=took),
-        *timed(LATENCY, seen, took, graph=seen.graph, reason=reason),
+        *timed(LATENCY, seen, took, seen.graph, reason),
     ]
 
 

@@ -51,7 +51,7 @@ def _called(seen: Seen[ModelCalled]) -> Iterable[Change]:
         saved_tokens=saved_tokens,
         saved_cost=saved_cost,
     )
-    return [(USAGE, row), *timed(LATENCY, seen, event.duration_ms, graph=graph, node=node, model=event.model)]
+    return [(USAGE, row), *timed(LATENCY, seen, event.duration_ms, graph, node, event.model)]
 
 
 PROJECTION = Projection("usage", 2, (USAGE, LATENCY), {ModelCalled: _called})

@@ -5,9 +5,10 @@ What a batch comes to and the line's new positions are one transaction. It need 
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeAlias
 
 import asyncpg
 
@@ -24,6 +25,9 @@ UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.P
 
 REGISTERING = 0x7265_6164  # "read"
 """The advisory lock under which instances are made, shown and dropped."""
+
+
+Write: TypeAlias = Callable[[asyncpg.Connection, Mapping[InstanceId, Rows]], Awaitable[None]]
 
 
 class PostgresReadModels:
@@ -69,7 +73,13 @@ class PostgresReadModels:
         return Position(rows[0]["position"] if rows else 0)
 
     async def commit(self, batch: Batch) -> bool:
-        """Write a batch in one transaction."""
+        """Write a batch in one transaction, and all its rows in one statement; by table, if one does not take them."""
+        try:
+            return await self._commit(batch, _write_at_once)
+        except UNFIT:
+            return await self._commit(batch, _write)
+
+    async def _commit(self, batch: Batch, write: Write) -> bool:
         async with self._writing() as (connection, transaction):
             if not await self._moved(connection, batch.line, batch.moves):
                 await transaction.rollback()
@@ -81,7 +91,7 @@ class PostgresReadModels:
                 return False
             for one in batch.parking:
                 await connection.execute(statements.PARK, *_columns(one))
-            await self._write(connection, batch.rows.items())
+            await write(connection, batch.rows)
             await transaction.commit()
             return True
 
@@ -100,7 +110,7 @@ class PostgresReadModels:
                 return False
             if again:
                 await connection.execute(statements.PARK, *_columns(again))
-            await self._write(connection, [(parked.instance, rows)])
+            await _write(connection, {parked.instance: rows})
             await transaction.commit()
             return True
 
@@ -220,14 +230,6 @@ class PostgresReadModels:
         rows = await connection.fetch(statements.MOVE, line, *columns)
         return len(rows) == len(moves)
 
-    async def _write(self, connection: asyncpg.Connection, written: Iterable[tuple[InstanceId, Rows]]) -> None:
-        for instance, rows in written:
-            for table in rows.tables:
-                try:
-                    await connection.execute(tables.write(table, instance), *tables.arrays_of(table, rows.of(table)))
-                except UNFIT as error:
-                    raise Unwritable(table.name, str(error)) from error
-
     async def _part(self, connection: asyncpg.Connection, instance: Instance) -> None:
         """Give an instance a line of its own, where the one that it is on is."""
         await connection.execute(statements.LOCK_LINES, [instance.line])
@@ -288,6 +290,24 @@ class PostgresReadModels:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(statements.LOCK, REGISTERING)
             yield connection
+
+
+async def _write_at_once(connection: asyncpg.Connection, rows: Mapping[InstanceId, Rows]) -> None:
+    """Write rows in one round trip. The statement is the same whatever there are rows of, so that it stays prepared."""
+    written = tuple((instance, table) for instance, of in rows.items() for table in of.tables)
+    if written:
+        columns = [column for i, table in written for column in tables.arrays_of(table, rows[i].of(table))]
+        await connection.execute(tables.write_all(written), *columns)
+
+
+async def _write(connection: asyncpg.Connection, rows: Mapping[InstanceId, Rows]) -> None:
+    """Write rows table by table. Raises `Unwritable` with the table that does not take them."""
+    for instance, of in rows.items():
+        for table in of.tables:
+            try:
+                await connection.execute(tables.write(table, instance), *tables.arrays_of(table, of.of(table)))
+            except UNFIT as error:
+                raise Unwritable(table.name, str(error)) from error
 
 
 def _needed(error: asyncpg.DependentObjectsStillExistError) -> NotRebuildable:

@@ -97,10 +97,26 @@ def _replace(view: str, query: str) -> str:
 
 
 @cache
-def write(table: Table, instance: InstanceId) -> str:
-    """Make the statement that merges rows into an instance's table. Its parameters are arrays, one for each column."""
+def write_all(written: tuple[tuple[InstanceId, Table], ...]) -> str:
+    """Make the one statement that merges rows into several tables. Its parameters are those of each, one after another.
+
+    PostgreSQL carries out the last part first: so they stand in reverse, and rows are locked in the order of `written`.
+    """
+    parts, first = list[str](), 1
+    for number, (instance, table) in enumerate(written):
+        parts.append(f"part_{number} AS ({write(table, instance, first)})")
+        first += len(table.columns)
+    return f"WITH {', '.join(reversed(parts))} SELECT"
+
+
+@cache
+def write(table: Table, instance: InstanceId, first: int = 1) -> str:
+    """Make the statement that merges rows into an instance's table.
+
+    Its parameters are arrays, one for each column, and are numbered from `first` on.
+    """
     names = ", ".join(_quoted(column.name) for column in table.columns)
-    arrays = ", ".join(f"${n}::{_given(column)}[]" for n, column in enumerate(table.columns, 1))
+    arrays = ", ".join(f"${n}::{_given(column)}[]" for n, column in enumerate(table.columns, first))
     values = ", ".join(_value(column) for column in table.columns)
     changed = ", ".join(
         f"{_quoted(column.name)} = {WHEN_THERE[column.rule].format(_quoted(column.name))}"
@@ -118,6 +134,8 @@ def write(table: Table, instance: InstanceId) -> str:
 
 def arrays_of(table: Table, rows: Sequence[Row]) -> list[list[Any]]:
     """Bring rows into the columns of `write`."""
+    if not rows:
+        return [[] for _ in table.columns]
     return [
         [_without_nul(value) for value in values] if column.kind in {"text", "words"} else list(values)
         for column, values in zip(table.columns, zip(*rows, strict=True), strict=True)
