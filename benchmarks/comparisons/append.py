@@ -29,7 +29,12 @@ MESSAGE_DB = "MESSAGE_DB"
 """The variable that names message-db's folder `database`."""
 
 RATE = Figure("rate", "events/s")
-FIGURES = (RATE, Figure("per_commit", "events a commit"))
+FIGURES = (
+    RATE,
+    Figure("per_commit", "events a commit"),
+    Figure("cpu_us", "client CPU µs/event", "less", 1),
+    Figure("postgres_us", "PostgreSQL CPU µs/event", "less", 1),
+)
 
 
 def compare(bench: Bench) -> None:
