@@ -36,7 +36,7 @@ def compare(bench: Bench) -> None:
     for processes in (1, 2) if everything else (1,):
         shown = "1 process" if processes == 1 else f"{processes} processes"
         contestants = [*_contestants(loads, processes, everything=everything)]
-        (played,) = bench.play([Case(shown, contestants)])
+        (played,) = bench.play([Case(shown, contestants, own=2 if everything else 1)])
         cases += [*_by_load(played, loads)]
     name = "http_all" if bench.extent == "full" else "http"
     bench.report(name, "Turns a second over HTTP, each waited for", FIGURES, cases, NOTES)
@@ -60,6 +60,7 @@ def _by_load(played: Played, loads: str) -> Sequence[Played]:
             f"{count} clients, {played.name}",
             played.contestants,
             [{name: told[count] for name, told in around.items()} for around in played.rounds],
+            played.own,
         )
         for count in counts
     ]

@@ -57,4 +57,4 @@ def _contestants(turns: int) -> Sequence[Contestant]:
 def _at(mark: int, played: Played) -> Played:
     """Take what every run has told of one length."""
     rounds = [{name: told[str(mark)] for name, told in around.items()} for around in played.rounds]
-    return Played(f"{mark} turns", played.contestants, rounds)
+    return Played(f"{mark} turns", played.contestants, rounds, played.own)

@@ -21,8 +21,9 @@ FIGURES = (
 )
 
 NOTES = (
-    "A turn counts when it is stored for good. Bytes are of the write side, with indexes, after whole conversations.",
-    "Long conversations are measured in stretches, spread evenly; see docs/benchmarks.md.",
+    "A turn counts when it is stored for good. Bytes are of the write side, with indexes, where all turns were taken.",
+    "Of long conversations the turns in the middle are measured, or stretches of it; see docs/benchmarks.md.",
+    "'Nothing recalled' does what LangGraph does; the other one also looks for older messages that matter again.",
 )
 
 STRETCHES = 5
@@ -84,12 +85,26 @@ def _points() -> Iterator[Case]:
             langgraph(16, 200, "sync", 10, messages="delta"),
             dbos(16, 40),
         ],
+        own=2,
     )
-    yield Case("64 threads, 200 turns, sync", [threadfold(64, 200, "sync", 10), langgraph(64, 200, "sync", 5)])
+    yield Case(
+        "64 threads, 200 turns, sync",
+        [
+            threadfold(64, 200, "sync", 10),
+            threadfold(64, 200, "sync", 10, recall=False),
+            langgraph(64, 200, "sync", 5),
+        ],
+        own=2,
+    )
     for ours, theirs in (("turn", "exit"), ("async", "async")):
         yield Case(
             f"16 threads, 100 turns, {_shown(ours, theirs)}",
-            [threadfold(16, 100, ours, 20), langgraph(16, 100, theirs, 10)],
+            [
+                threadfold(16, 100, ours, 20),
+                threadfold(16, 100, ours, 20, recall=False),
+                langgraph(16, 100, theirs, 10),
+            ],
+            own=2,
         )
 
 
@@ -103,6 +118,7 @@ def _tiny() -> Iterator[Case]:
             langgraph(4, 20, "sync", 5, messages="delta"),
             dbos(4, 10),
         ],
+        own=2,
     )
 
 
@@ -123,6 +139,7 @@ def _matrix() -> Iterator[Case]:
                         threadfold(threads, turns, ours, measured, STRETCHES, recall=False),
                         *rivals,
                     ],
+                    own=2,
                 )
 
 

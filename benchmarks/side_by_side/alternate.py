@@ -18,10 +18,11 @@ Round: TypeAlias = Mapping[str, Figures]
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison under one condition. The first contestant is ours; the others are compared to it."""
+    """One comparison under one condition. The first contestants, `own` of them, are ours; the others are rivals."""
 
     name: str
     contestants: Sequence[Contestant]
+    own: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,21 @@ class Played:
     name: str
     contestants: Sequence[str]
     rounds: Sequence[Round]
+    own: int = 1
 
     @property
-    def ours(self) -> str:
-        """Name the one that the others are compared to."""
-        return self.contestants[0]
+    def ours(self) -> Sequence[str]:
+        """Name those that the rivals are compared to."""
+        return self.contestants[: self.own]
+
+    @property
+    def rivals(self) -> Sequence[str]:
+        """Name the others."""
+        return self.contestants[self.own :]
+
+    def tells(self, contestant: str, key: str) -> bool:
+        """Say whether a contestant has told a figure in every round."""
+        return all(key in around[contestant] for around in self.rounds)
 
     def values(self, contestant: str, key: str) -> Sequence[float]:
         """List one figure of one contestant, round by round."""
@@ -52,4 +63,4 @@ def alternate(case: Case, server: Server, pairs: int = PAIRS) -> Played:
             rounds[-1][contestant.name] = contestant.run(server)
             took = time.perf_counter() - began
             print(f"{case.name}, {number} of {pairs}: {contestant.name}, {took:.1f} s", file=sys.stderr, flush=True)
-    return Played(case.name, [contestant.name for contestant in case.contestants], rounds)
+    return Played(case.name, [contestant.name for contestant in case.contestants], rounds, case.own)

@@ -10,7 +10,6 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from benchmarks.side_by_side.alternate import Played
 from benchmarks.side_by_side.report import Report
 
 COLOURS = ("#1b6ca8", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7a7a7a")
@@ -29,7 +28,7 @@ def bars(report: Report, file: Path) -> None:
     drawn, axes = plt.subplots(figsize=(min(max(7.0, 0.75 * groups + 2.5), 18.0), 4.8), layout="constrained")
     medians, at, ticks = [], 0.0, []
     for played in report.cases:
-        known = [name for name in played.contestants if _told(played, name, figure.key)]
+        known = [name for name in played.contestants if played.tells(name, figure.key)]
         for place, name in enumerate(known):
             values = played.values(name, figure.key)
             median = statistics.median(values)
@@ -70,10 +69,6 @@ def lines(report: Report, file: Path, key: str, heading: str, x: Sequence[float]
     axes.set_ylabel(heading)
     axes.legend(fontsize=9)
     _finish(drawn, axes, report, file)
-
-
-def _told(played: Played, name: str, key: str) -> bool:
-    return all(key in around[name] for around in played.rounds)
 
 
 def _scale(axes: plt.Axes, values: Sequence[float]) -> None:

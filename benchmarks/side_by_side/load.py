@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.side_by_side.cpu import own_cpu
 
@@ -98,7 +99,7 @@ async def drive(port: int, clients: Sequence[Sequence[bytes]]) -> Outcome:
     loop, outcome = asyncio.get_running_loop(), Outcome()
     connected: list[_Client] = []
     for requests in clients:
-        _, client = await loop.create_connection(lambda given=requests: _Client(given, outcome), HOST, port)
+        _, client = await loop.create_connection(partial(_Client, requests, outcome), HOST, port)
         connected.append(client)
     began, used = time.perf_counter(), own_cpu()
     for client in connected:

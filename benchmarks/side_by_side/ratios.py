@@ -51,10 +51,9 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float], better: Better) -> 
     return Ratio(ratios, statistics.median(ratios), min(ratios), max(ratios))
 
 
-def ratio(played: Played, contestant: str, figure: Figure) -> Ratio | None:
-    """Compare ours with another contestant of a case by one figure. None if not both tell it."""
-    told = [told for around in played.rounds for told in (around[played.ours], around[contestant])]
-    if any(figure.key not in one for one in told):
+def ratio(played: Played, rival: str, figure: Figure, ours: str | None = None) -> Ratio | None:
+    """Compare one of ours, the first if none is named, with a rival by one figure. None if not both tell it."""
+    one = ours or played.ours[0]
+    if not all(played.tells(name, figure.key) for name in (one, rival)):
         return None
-    ours, theirs = (played.values(name, figure.key) for name in (played.ours, contestant))
-    return ratio_of(ours, theirs, figure.better)
+    return ratio_of(played.values(one, figure.key), played.values(rival, figure.key), figure.better)

@@ -38,13 +38,14 @@ class Report:
 
 
 def table(report: Report) -> Table:
-    """Lay the medians out, and how many times better ours are."""
+    """Lay the medians out, and how many times better each of ours is than each rival."""
     shown = Table(title=report.title, title_justify="left")
     shown.add_column("case")
     shown.add_column("who")
     for figure in report.figures:
         shown.add_column(figure.heading, justify="right")
-    shown.add_column(f"ours, times better: {report.figures[0].heading}", justify="right")
+    for name in ours(report):
+        shown.add_column(f"{name} against it, times better", justify="right")
     for played in report.cases:
         for row in _rows(report, played):
             shown.add_row(*row)
@@ -52,15 +53,26 @@ def table(report: Report) -> Table:
     return shown
 
 
+def ours(report: Report) -> Sequence[str]:
+    """Name all that is ours, in any case."""
+    return [*dict.fromkeys(name for played in report.cases for name in played.ours)]
+
+
 def _rows(report: Report, played: Played) -> Iterator[Sequence[str]]:
     for place, name in enumerate(played.contestants):
-        compared = ratio(played, name, report.figures[0]) if place else None
         values = [_median(played, name, figure) for figure in report.figures]
-        yield "" if place else played.name, name, *values, "" if compared is None else str(compared)
+        ratios = [_ratio(report, played, one, name) for one in ours(report)]
+        yield "" if place else played.name, name, *values, *ratios
+
+
+def _ratio(report: Report, played: Played, one: str, name: str) -> str:
+    if one not in played.ours or name not in played.rivals:
+        return ""
+    return str(ratio(played, name, report.figures[0], one) or "")
 
 
 def _median(played: Played, name: str, figure: Figure) -> str:
-    if any(figure.key not in around[name] for around in played.rounds):
+    if not played.tells(name, figure.key):
         return "-"
     return figure.shown(statistics.median(played.values(name, figure.key)))
 
@@ -80,14 +92,17 @@ def as_json(report: Report) -> dict[str, Any]:
 def _case(report: Report, played: Played) -> dict[str, Any]:
     return {
         "case": played.name,
-        "ours": played.ours,
+        "ours": list(played.ours),
         "times_better": {
-            name: {
-                figure.key: compared.as_json()
-                for figure in report.figures
-                if (compared := ratio(played, name, figure)) is not None
+            one: {
+                rival: {
+                    figure.key: compared.as_json()
+                    for figure in report.figures
+                    if (compared := ratio(played, rival, figure, one)) is not None
+                }
+                for rival in played.rivals
             }
-            for name in played.contestants[1:]
+            for one in played.ours
         },
         "rounds": [dict(around) for around in played.rounds],
     }
