@@ -16,6 +16,7 @@ from benchmarks.side_by_side.contestant import Contestant
 from benchmarks.side_by_side.figures import Figures
 from benchmarks.side_by_side.ratios import Figure, Ratio, ratio
 
+OURS = "Threadfold"
 ROWS = "rows, grouped"
 
 GOAL = 0.7
@@ -55,7 +56,7 @@ def contestants(options: Mapping[str, object], *, everybody: bool) -> Sequence[C
         return Contestant(name, "append_eventsourcing", {**options, "recorder": recorder, "functions": 0})
 
     found = [
-        Contestant("Threadfold", "append_threadfold", {**options, "commands": 1}),
+        Contestant(OURS, "append_threadfold", {**options, "commands": 1}),
         rows(ROWS, "insert", 0),
         rows("rows, not grouped", "insert", 1),
         rows("rows, grouped, COPY", "copy", 0),
