@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import asyncpg
 
 from benchmarks.assistant_turns import drafts
+from benchmarks.side_by_side.cpu import own_cpu, tree_cpu
 from benchmarks.side_by_side.figures import Figures
 from domain.chain import Draft
 
@@ -93,10 +94,29 @@ def cells(arguments: argparse.Namespace) -> Cells:
     return Cells(arguments.batches, arguments.streams, arguments.seconds)
 
 
-def result(batch: int, streams: int, cell: Cell, commits: int) -> Figures:
-    """Say what a cell came to: events a second, and events that a commit had on average."""
-    name = name_of(batch, streams)
-    return {f"rate {name}": cell.events / cell.seconds, f"per_commit {name}": cell.events / max(commits, 1)}
+@dataclass
+class Meter:
+    """What a cell takes from `start` on: commits, and seconds of CPU of the contestant and of PostgreSQL."""
+
+    arguments: argparse.Namespace
+
+    def start(self, written: int) -> None:
+        """Begin to count."""
+        self.before = (written, *self._cpu())
+
+    def result(self, batch: int, streams: int, cell: Cell, written: int) -> Figures:
+        """Say what a cell came to: events a second, events that a commit had, and microseconds of CPU an event."""
+        name, (commits, own, server) = name_of(batch, streams), self.before
+        now = self._cpu()
+        return {
+            f"rate {name}": cell.events / cell.seconds,
+            f"per_commit {name}": cell.events / max(written - commits, 1),
+            f"cpu_us {name}": (now[0] - own) / cell.events * 1e6,
+            f"postgres_us {name}": (now[1] - server) / cell.events * 1e6,
+        }
+
+    def _cpu(self) -> tuple[float, float]:
+        return own_cpu(), tree_cpu(self.arguments.postmaster)
 
 
 def name_of(batch: int, streams: int) -> str:
@@ -104,15 +124,15 @@ def name_of(batch: int, streams: int) -> str:
     return f"{batch} x {streams}"
 
 
-async def measure(appending: Appending, what: Cells, database: str) -> Figures:
+async def measure(appending: Appending, arguments: argparse.Namespace) -> Figures:
     """Measure each cell."""
-    events, figures = drafts(), {}
-    connection = await asyncpg.connect(database)
+    events, what, meter, figures = drafts(), cells(arguments), Meter(arguments), Figures()
+    connection = await asyncpg.connect(arguments.database)
     for batch, streams in what:
         await cell(appending, batch, streams, WARM_UP, events)
-        before = await connection.fetchval(WRITTEN)
+        meter.start(await connection.fetchval(WRITTEN))
         found = await cell(appending, batch, streams, what.seconds, events)
-        figures |= result(batch, streams, found, await connection.fetchval(WRITTEN) - before)
+        figures |= meter.result(batch, streams, found, await connection.fetchval(WRITTEN))
     await connection.close()
     return figures
 

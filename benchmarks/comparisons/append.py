@@ -16,6 +16,7 @@ from benchmarks.side_by_side.contestant import Contestant
 from benchmarks.side_by_side.figures import Figures
 from benchmarks.side_by_side.ratios import Figure, Ratio, ratio
 
+OURS = "Threadfold"
 ROWS = "rows, grouped"
 
 GOAL = 0.7
@@ -29,7 +30,12 @@ MESSAGE_DB = "MESSAGE_DB"
 """The variable that names message-db's folder `database`."""
 
 RATE = Figure("rate", "events/s")
-FIGURES = (RATE, Figure("per_commit", "events a commit"))
+FIGURES = (
+    RATE,
+    Figure("per_commit", "events a commit"),
+    Figure("cpu_us", "client CPU µs/event", "less", 1),
+    Figure("postgres_us", "PostgreSQL CPU µs/event", "less", 1),
+)
 
 
 def compare(bench: Bench) -> None:
@@ -50,7 +56,7 @@ def contestants(options: Mapping[str, object], *, everybody: bool) -> Sequence[C
         return Contestant(name, "append_eventsourcing", {**options, "recorder": recorder, "functions": 0})
 
     found = [
-        Contestant("Threadfold", "append_threadfold", {**options, "commands": 1}),
+        Contestant(OURS, "append_threadfold", {**options, "commands": 1}),
         rows(ROWS, "insert", 0),
         rows("rows, not grouped", "insert", 1),
         rows("rows, grouped, COPY", "copy", 0),

@@ -112,7 +112,7 @@ async def _lag(url: str, rate: float, seconds: float) -> Figures:
     await other.close()
     seen = [(_seen(looks[slice_], position), at) for slice_, position, at in told["seen"]]
     lags = [read - at for read, at in seen if at > told["began"] + WARM_UP]
-    left = projectors.BATCH * sum(read > told["ended"] for read, _ in seen)
+    left = told["events"] * sum(read > told["ended"] for read, _ in seen) / len(seen)
     drained = max(read for read, _ in seen) - told["ended"]
     return {**quantiles(lags), "rate": told["rate"], "left": left, "drain_s": drained, "appends": len(lags)}
 

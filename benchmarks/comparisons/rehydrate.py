@@ -7,7 +7,7 @@ its own that stays; then they are asked in turn.
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.side_by_side.alternate import Case, Played
 from benchmarks.side_by_side.bench import Bench
@@ -15,6 +15,8 @@ from benchmarks.side_by_side.contestant import Contestant
 from benchmarks.side_by_side.figures import Figures
 from benchmarks.side_by_side.postgres import Server
 from benchmarks.side_by_side.ratios import Figure
+
+OURS = "Threadfold"
 
 SIZES = {"tiny": (100, 1_000), "short": (100, 1_000, 10_000, 100_000), "full": (100, 1_000, 10_000, 100_000)}
 TIMES = {"tiny": 10, "short": 60, "full": 200}
@@ -66,7 +68,7 @@ def compare(bench: Bench) -> None:
     sizes = SIZES[extent]
     others = tuple(size for size in (*sizes, OTHERS[extent]) if size <= OTHERS[extent])
     base = {"times": TIMES[extent], "seed": 1}
-    ours = Contestant("Threadfold", "rehydrate_threadfold", base)
+    ours = Contestant(OURS, "rehydrate_threadfold", base)
     theirs = Contestant("LangGraph", "rehydrate_langgraph", {**base, "real": REAL[extent]})
     with ExitStack() as stack:
         filled = []
@@ -91,12 +93,12 @@ def aged(played: Played, size: int) -> Played:
         for r in played.rounds
     ]
     names = [name for name in played.contestants if rounds[0][name]]
-    return replace(played, name=f"{size:,}", contestants=names, rounds=rounds)
+    return Played(f"{size:,}", names, rounds, own=int(OURS in names))
 
 
 def verdicts(cases: Sequence[Played]) -> Sequence[str]:
     """Hold ours against the goals."""
-    ages = [played for played in cases if "Threadfold" in played.contestants]
+    ages = [played for played in cases if OURS in played.contestants]
     cold = {played.name: _median(played, "cold_p50_ms") for played in ages}
     past = {
         f"{question} at {played.name}": _median(played, f"{key}_p50_ms") / cold[played.name]
@@ -118,7 +120,7 @@ def verdicts(cases: Sequence[Played]) -> Sequence[str]:
 
 
 def _median(played: Played, key: str) -> float:
-    return statistics.median(played.values("Threadfold", key))
+    return statistics.median(played.values(OURS, key))
 
 
 def _listed(numbers: dict[str, float]) -> str:

@@ -84,15 +84,15 @@ def written(url: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> Figures:
-    figures, url = Figures(), arguments.database
+    figures, url, meter = Figures(), arguments.database, append_load.Meter(arguments)
     with datastore(url, max(arguments.streams), functions=bool(arguments.functions)) as store:
         recording = RECORDERS[arguments.recorder](store)
         recording.create_table()
         for batch, streams in append_load.cells(arguments):
             cell(recording, batch, streams, append_load.WARM_UP)
-            before = written(url)
+            meter.start(written(url))
             found = cell(recording, batch, streams, arguments.seconds)
-            figures |= append_load.result(batch, streams, found, written(url) - before)
+            figures |= meter.result(batch, streams, found, written(url))
     return figures
 
 

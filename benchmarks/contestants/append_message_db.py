@@ -58,7 +58,7 @@ async def main(arguments: argparse.Namespace) -> Figures:
     await connection.close()
     most = max(arguments.streams)
     pool = await asyncpg.create_pool(arguments.database, min_size=most, max_size=most, server_settings=SESSION)
-    figures = await append_load.measure(MessageDb(pool), append_load.cells(arguments), arguments.database)
+    figures = await append_load.measure(MessageDb(pool), arguments)
     await pool.close()
     return figures
 

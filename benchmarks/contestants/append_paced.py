@@ -22,6 +22,9 @@ from domain.ports.log import Append
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 
+TOLD = 1_000
+"""Appends that are told of at most: evenly spread."""
+
 
 @dataclass
 class Pace:
@@ -76,8 +79,8 @@ async def main(arguments: argparse.Namespace) -> Figures:
     ended = time.monotonic()
     await store.close()
     await pool.close()
-    rate = pace.events / (ended - began)
-    return {"rate": rate, "events": pace.events, "began": began, "ended": ended, "seen": pace.seen}
+    rate, some = pace.events / (ended - began), pace.seen[:: len(pace.seen) // TOLD + 1]
+    return {"rate": rate, "events": pace.events, "began": began, "ended": ended, "seen": some}
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ async def main(arguments: argparse.Namespace) -> Figures:
         inserting = Inserting(lambda append: store([append]))
     else:
         inserting = Inserting(Grouped(pool, store).append)
-    figures = await append_load.measure(inserting, append_load.cells(arguments), arguments.database)
+    figures = await append_load.measure(inserting, arguments)
     await pool.close()
     return figures
 

@@ -53,7 +53,7 @@ async def main(arguments: argparse.Namespace) -> Figures:
     pool = await open_pool(arguments.database, max_size=CONNECTIONS)
     store = PostgresEventStore(pool)
     threadfold = Threadfold(store, bool(arguments.commands))
-    figures = await append_load.measure(threadfold, append_load.cells(arguments), arguments.database)
+    figures = await append_load.measure(threadfold, arguments)
     await store.close()
     await pool.close()
     return figures

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -20,7 +21,7 @@ from benchmarks.assistant_turns import EVENTS
 from benchmarks.contestants.exchanges import said
 from benchmarks.contestants.langgraph_graph import config, graphs
 from benchmarks.contestants.langgraph_turns import bring_on
-from benchmarks.contestants.rehydrate_threadfold import timed
+from benchmarks.contestants.rehydrate_threadfold import Question, answered
 from benchmarks.side_by_side.figures import Figures, options, say
 
 THREADS = 3
@@ -57,41 +58,38 @@ async def fill(graph: Any, sizes: Sequence[int], real: int) -> Figures:
     return {"seconds": time.perf_counter() - began}
 
 
-async def ask(graph: Any, size: int, times: int, chance: random.Random) -> Figures:
-    """Ask each question so many times."""
-    threads = [name_of(size, number) for number in range(THREADS)]
+async def questions(graph: Any, size: int, times: int, chance: random.Random) -> Sequence[Question]:
+    """List what to ask, each so many times."""
+    threads = [config(name_of(size, number)) for number in range(THREADS)]
     checkpoints = [
-        found.config for thread in threads[:1] async for found in graph.aget_state_history(config(thread), limit=RECENT)
+        found.config for thread in threads[:1] async for found in graph.aget_state_history(thread, limit=RECENT)
     ]
-    some = [(chance.choice(threads),) for _ in range(times)]
 
-    async def now(thread: int) -> None:
-        await graph.aget_state(config(thread))
+    async def now(place: Any) -> None:
+        await graph.aget_state(place)
 
-    async def at(checkpoint: Any) -> None:
-        await graph.aget_state(checkpoint)
-
-    async def history(thread: int) -> None:
-        async for _ in graph.aget_state_history(config(thread), limit=HISTORY):
+    async def history(thread: Any) -> None:
+        async for _ in graph.aget_state_history(thread, limit=HISTORY):
             pass
 
-    figures = {
-        **await timed("cold", now, some),
-        **await timed("version", at, [(chance.choice(checkpoints),) for _ in range(times)]),
-        **await timed("history", history, some[:3]),
-    }
-    return {f"{name} {size}": figure for name, figure in figures.items()}
+    return [
+        *((f"cold {size}", partial(now, chance.choice(threads))) for _ in range(times)),
+        *((f"version {size}", partial(now, chance.choice(checkpoints))) for _ in range(times)),
+        *((f"history {size}", partial(history, thread)) for thread in threads),
+    ]
 
 
 async def main(arguments: argparse.Namespace) -> Figures:
-    figures = Figures()
+    chance = random.Random(arguments.seed)
     async with graphs(arguments.database, savers=1) as [graph]:
         if arguments.do == "fill":
             return await fill(graph, arguments.sizes, arguments.real)
+        asked: list[Question] = []
         for size in arguments.sizes:
             times = max(arguments.times * FULL // max(size, FULL), 8)  # of large states fewer, or it takes minutes
-            figures |= await ask(graph, size, times, random.Random(arguments.seed))
-    return figures
+            asked += await questions(graph, size, times, chance)
+        chance.shuffle(asked)
+        return await answered(asked)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Loads threads of several ages, now and as they were: through the journal, as a process that serves them would.
 
 `--do fill` builds the threads; `--do ask` measures. *Cold*: by a journal that has never seen the thread, on a pool that
-is open. *Fresh*: the connection is a new one as well, and its opening counts. PostgreSQL's buffers are as they are.
+is open. *Fresh*: the connection is a new one as well, and its opening counts. PostgreSQL's buffers are as they are. All
+questions are asked in one order that is drawn, whatever kind and age they are of.
 """
 
 import argparse
@@ -10,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import TypeAlias
 
 import asyncpg
 import uvloop
@@ -32,6 +34,12 @@ EVERY = Settings.model_fields["snapshot_every"].default
 
 FRESH = 5
 """New connections for each age, and process."""
+
+WARM_UP = 50
+"""Questions that are asked before."""
+
+Question: TypeAlias = tuple[str, Callable[[], Awaitable[object]]]
+"""Its kind and age, and what asks it."""
 
 
 def journal_on(pool: asyncpg.Pool) -> Journal:
@@ -62,35 +70,32 @@ class Asking:
     times: int
     chance: random.Random
 
-    async def all(self, database: str) -> Figures:
-        """Ask every question so many times. A place in the past is another one each time."""
+    async def questions(self, database: str) -> Sequence[Question]:
+        """List what to ask, each so many times. A place in the past is another one each time."""
         rows = {thread: await self._row(thread) for thread in self._threads()}
-        places = [(thread, self._version(rows[thread].head.version)) for thread in self._any(self.times)]
-        instants = [(thread, self._instant(rows[thread])) for thread in self._any(self.times)]
         warm = journal_on(self.pool)
         for thread in rows:
             await warm.load(thread)
+
+        async def fresh(thread: ThreadId) -> None:
+            pool = await open_pool(database, max_size=1)
+            await journal_on(pool).load(thread)
+            pool.terminate()
 
         async def at_instant(thread: ThreadId, at: datetime) -> None:
             journal = journal_on(self.pool)
             await journal.load_at(thread, await journal.version_at(thread, at))
 
-        figures = {
-            **await self._fresh(database),
-            **await timed("cold", lambda t: journal_on(self.pool).load(t), [(t,) for t in self._any(self.times)]),
-            **await timed("warm", warm.load, [(thread,) for thread in self._any(self.times)]),
-            **await timed("version", lambda t, v: journal_on(self.pool).load_at(t, v), places),
-            **await timed("instant", at_instant, instants),
-        }
-        return {f"{name} {self.size}": figure for name, figure in figures.items()}
-
-    async def _fresh(self, database: str) -> Figures:
-        async def load(thread: ThreadId) -> None:
-            pool = await open_pool(database, max_size=1)
-            await journal_on(pool).load(thread)
-            pool.terminate()
-
-        return await timed("fresh", load, [(thread,) for thread in self._any(FRESH)])
+        found = [(f"fresh {self.size}", partial(fresh, thread)) for thread in self._any(FRESH)]
+        for cold, kept, one, other in zip(*(self._any(self.times) for _ in range(4)), strict=True):
+            version = self._version(rows[one].head.version)
+            found += [
+                (f"cold {self.size}", lambda thread=cold: journal_on(self.pool).load(thread)),
+                (f"warm {self.size}", partial(warm.load, kept)),
+                (f"version {self.size}", lambda thread=one, at=version: journal_on(self.pool).load_at(thread, at)),
+                (f"instant {self.size}", partial(at_instant, other, self._instant(rows[other]))),
+            ]
+        return found
 
     def _threads(self) -> Sequence[ThreadId]:
         return [thread_named(self.size, number) for number in range(how_many(self.size))]
@@ -111,23 +116,29 @@ class Asking:
         return Version(self.chance.randint(1, last))
 
 
-async def timed(name: str, ask: Callable[..., Awaitable[object]], places: Sequence[tuple[Any, ...]]) -> Figures:
-    """Ask at each place, one after the other."""
-    took = []
-    for place in places:
+async def answered(questions: Sequence[Question]) -> Figures:
+    """Ask one after the other, and say how long each kind takes, in milliseconds."""
+    took: dict[str, list[float]] = {}
+    for name, ask in questions:
         began = time.perf_counter()
-        await ask(*place)
-        took.append(time.perf_counter() - began)
-    return {f"{name}_{key}": value for key, value in quantiles(took).items()}
+        await ask()
+        took.setdefault(name, []).append(time.perf_counter() - began)
+    figures = Figures()
+    for name, seconds in took.items():
+        kind, size = name.split()
+        figures |= {f"{kind}_{key} {size}": value for key, value in quantiles(seconds).items()}
+    return figures
 
 
 async def main(arguments: argparse.Namespace) -> Figures:
     if arguments.do == "fill":
         return await fill(arguments.database, arguments.sizes)
-    pool, figures = await open_pool(arguments.database, max_size=4), Figures()
-    for size in arguments.sizes:
-        asking = Asking(pool, size, arguments.times, random.Random(arguments.seed))
-        figures |= await asking.all(arguments.database)
+    pool, chance = await open_pool(arguments.database, max_size=4), random.Random(arguments.seed)
+    askings = [Asking(pool, size, arguments.times, chance) for size in arguments.sizes]
+    questions = [one for asking in askings for one in await asking.questions(arguments.database)]
+    chance.shuffle(questions)  # so that what the machine does meanwhile falls on all ages
+    await answered(questions[:WARM_UP])
+    figures = await answered(questions)
     await pool.close()
     return figures
 
