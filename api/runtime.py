@@ -17,6 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
+from api.projector import project_beside
 from domain.agent import Agent
 from domain.application.accounts import Accounts
 from domain.application.assistant import assistant
@@ -131,6 +132,8 @@ class Runtime:
     clock: SystemClock
     new_id: Callable[[], UUID]
     recall: Recall
+    url: str | None = None
+    """Where the database is; None if all is in memory."""
     indexer: Indexer | None = None
     """Embeds messages while somebody enters `working()`, where embeddings are configured."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -154,7 +157,21 @@ class Runtime:
 
     @asynccontextmanager
     async def projecting(self) -> AsyncIterator[None]:
-        """Run projections meanwhile."""
+        """Run projections meanwhile: in a process beside this one, if the settings say so and there is a database."""
+        if self.settings.projections == "inside" or self.url is None:
+            async with self.projecting_here():
+                yield
+            return
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        running = asyncio.create_task(project_beside(self.settings, self.url, self.worker.id), name="projector")
+        try:
+            yield
+        finally:
+            await _cancelled(running)
+
+    @asynccontextmanager
+    async def projecting_here(self) -> AsyncIterator[None]:
+        """Run projections in this process meanwhile."""
         await self.models.register([projection.shape for projection in self.runner.projections])
         running = asyncio.create_task(self.runner.run(), name="projections")
         try:
@@ -245,6 +262,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             clock,
             uuid7,
             recall,
+            log.url,
             indexer,
         )
 
@@ -297,6 +315,7 @@ class Log:
     finder: Finder
     vectors: VectorStore | None = None
     hot: HotStore | None = None
+    url: str | None = None
 
 
 async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
@@ -332,7 +351,10 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     finder, vectors = PostgresFinder(pool), await _vectors(settings, found.url, pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
-        return Log(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder, vectors)
+        return Log(
+            *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder, vectors),
+            url=found.url,
+        )
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
@@ -340,7 +362,8 @@ async def _open_log(settings: Settings, stack: AsyncExitStack, clock: SystemCloc
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
     return Log(
-        events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder, vectors, hot
+        *(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder, vectors, hot),
+        url=found.url,
     )
 
 

@@ -57,6 +57,9 @@ HURRY = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "m
 
 STORES = ["memory", "postgres"]
 
+# Most tests start a process or two; a third for each would take more time than all that they try.
+os.environ["PROJECTIONS"] = "inside"
+
 
 def url_of(server: str, database: str) -> str:
     """Name another database of the same server."""

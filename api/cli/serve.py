@@ -18,9 +18,10 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
+from api.children import stopped_with_parent
 from api.cli.protocol import Protocol
 from api.cli.running import connected, explained, log_to_stderr, settle
-from api.cli.supervise import ready_line, stopped_with_parent, supervise
+from api.cli.supervise import ready_line, supervise
 from api.runtime import MEMORY
 from domain.errors import ThreadfoldError
 from infrastructure.settings import BadSetting, Settings, load_settings

@@ -102,9 +102,15 @@ class ServerProcess:
 def threadfold(directory: pathlib.Path, *options: str, **settings: str) -> ServerProcess:
     """Prepare `threadfold serve` with its data and its log in a directory, and no settings but these."""
     port = free_port()
-    given = {"HOST": "127.0.0.1", "PORT": str(port), "DATA_DIR": str(directory / "data"), **settings}
+    ours = {"HOST": "127.0.0.1", "PORT": str(port), "DATA_DIR": str(directory / "data"), "PROJECTIONS": "inside"}
     return ServerProcess(
-        "api", "serve", *options, port=port, ready="/health/ready", log=directory / "threadfold.log", settings=given
+        "api",
+        "serve",
+        *options,
+        port=port,
+        ready="/health/ready",
+        log=directory / "threadfold.log",
+        settings=ours | settings,
     )
 
 
