@@ -39,6 +39,9 @@ STOPPING = {
 """The problem document for requests that are still waiting for something when the server's time is over."""
 
 
+KEEP_ALIVE = 75
+"""Seconds that a connection may be idle: more than clients and proxies let it, so that it never ends under a request."""
+
 CONNECTIONS = 65_536
 """Files, which connections are to the system, that a server may have open, where the system lets it."""
 
@@ -114,6 +117,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
         log_config=None,
         access_log=access_log,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
     server = _Server(config, ready_line(settings, listener))
