@@ -40,7 +40,7 @@ STOPPING = {
 
 
 KEEP_ALIVE = 75
-"""Seconds that a connection may be idle: more than clients and proxies let it, so that it never ends under a request."""
+"""Seconds that a connection may be idle: more than clients let it, so that it never ends under a request."""
 
 CONNECTIONS = 65_536
 """Files, which connections are to the system, that a server may have open, where the system lets it."""
