@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +26,12 @@ MOST = 10_000
 
 TOGETHER = 0.02
 """Seconds between two statements, in which words come together."""
+
+GREETING = 2.0
+"""Seconds between two greetings: an envelope without words, by which the others know that somebody listens."""
+
+ALONE = 5 * GREETING
+"""Seconds without a sign of anybody else after which words are not sent: who comes greets first, once it listens."""
 
 PAUSE = 1.0
 """Seconds between two attempts to listen again."""
@@ -53,7 +60,9 @@ class BatchedWakeups(ABC):
         self._told = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while others can be heard."""
-        self._tasks = [asyncio.create_task(self._listen_forever()), asyncio.create_task(self._send_forever())]
+        self._heard_at = time.monotonic()
+        forever = (self._listen_forever, self._send_forever, self._greet_forever)
+        self._tasks = [asyncio.create_task(task()) for task in forever]
 
     def send(self, wakeup: Wakeup) -> None:
         """Put a word to the others that wait. One that says the same as another takes its place."""
@@ -96,9 +105,22 @@ class BatchedWakeups(ABC):
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(TOGETHER)
 
+    async def _greet_forever(self) -> None:
+        greeting = _encode(_Envelope(self._me, [])).decode()
+        while True:
+            await self.listening.wait()
+            with suppress(Exception):  # as above
+                await self.publish([greeting])
+            await asyncio.sleep(GREETING)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether nobody else listens, as far as this process hears."""
+        return self.listening.is_set() and time.monotonic() - self._heard_at > ALONE
+
     async def _send(self) -> None:
         words, self._words = self._words, {}
-        if words:
+        if words and not self._alone:
             await self.publish(list(_payloads(self._me, list(words.values()), self._largest)))
 
     @abstractmethod
@@ -129,6 +151,7 @@ class BatchedWakeups(ABC):
             return
         if envelope.sender == self._me:
             return
+        self._heard_at = time.monotonic()
         for word in envelope.words:
             for listener in list(self._listeners):
                 try:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -39,6 +40,13 @@ STOPPING = {
 """The problem document for requests that are still waiting for something when the server's time is over."""
 
 
+KEEP_ALIVE = 75
+"""Seconds that a connection may be idle: more than clients let it, so that it never ends under a request."""
+
+CONNECTIONS = 65_536
+"""Files, which connections are to the system, that a server may have open, where the system lets it."""
+
+
 class CannotListen(ThreadfoldError):
     """The address cannot be listened at."""
 
@@ -58,6 +66,7 @@ def serve(*, host: str | None, port: int | None, workers: int, access_log: bool,
         given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
         settings = settings.model_copy(update=given)
         log_to_stderr(settings.log_level)
+        _allow_connections()
         for chatty in ("uvicorn.error", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         if workers > 1 and settings.database_url == MEMORY:
@@ -71,6 +80,15 @@ def serve(*, host: str | None, port: int | None, workers: int, access_log: bool,
                 runner.run(supervise(settings, socket_, workers, ["--access-log"] if access_log else []))
             else:
                 runner.run(_serve(settings, socket_, access_log=access_log, child=listener is not None))
+
+
+def _allow_connections() -> None:
+    """Take what the system allows: it often begins with 1,024, and drops the clients for whom that is not enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    if resource.RLIM_INFINITY != soft < most:
+        with suppress(ValueError, OSError):  # there may be another limit, as on macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Server(uvicorn.Server):
@@ -100,6 +118,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
         log_config=None,
         access_log=access_log,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
     server = _Server(config, ready_line(settings, listener))

@@ -47,6 +47,17 @@ async def test_each_word_reaches_the_others_and_not_oneself(wakeups: Pair) -> No
     assert own == []
 
 
+async def test_that_a_turn_may_have_ended_is_heard_even_if_more_happens_at_once(wakeups: Pair) -> None:
+    thread_id, heard = new_thread(), list[Wakeup]()
+    wakeups[1].listen(heard.append)
+    wakeups[0].send(Moved(thread_id, Version(3), ended=True))
+    wakeups[0].send(Moved(thread_id, Version(5), ended=False))
+    async with asyncio.timeout(10):
+        while not any(isinstance(word, Moved) and word.version == 5 for word in heard):
+            await asyncio.sleep(0.01)
+    assert any(isinstance(word, Moved) and word.ended for word in heard)
+
+
 async def test_what_is_spoken_arrives_whole_however_long_it_is(wakeups: Pair) -> None:
     thread_id, said = new_thread(), "Grüße 🛫 " * 10_000 + '"\\\n' * 5_000
     pieces = [said[start : start + 700] for start in range(0, len(said), 700)]

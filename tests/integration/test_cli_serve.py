@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -90,6 +91,37 @@ async def test_a_port_in_use_is_told_in_one_line() -> None:
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"Error: Port {port} of 127.0.0.1 is in use. ")
     assert done.err.count("\n") == 1
+
+
+async def test_answers_come_whole_and_in_order_to_whoever_asks_ahead() -> None:
+    async with serving(database_url="memory://") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for connection in ("keep-alive", "close"):
+            writer.write(f"GET /health/live HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n\r\n".encode())
+        answers = (await reader.read()).decode()
+        writer.close()
+
+    assert re.fullmatch(r'(HTTP/1.1 200 OK\r\n([^\r]+\r\n)+\r\n\{"status":"alive"\}){2}', answers), answers
+
+
+async def test_a_server_takes_as_many_connections_as_the_system_allows_and_not_as_it_begins_with() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with serving(database_url="memory://") as server:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            host, port = server.url.removeprefix("http://").split(":")
+            connections = [await asyncio.open_connection(host, int(port)) for _ in range(300)]
+            for _, writer in connections:
+                writer.write(f"GET /health/live HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answers = [await reader.readline() for reader, _ in connections]
+            for _, writer in connections:
+                writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert set(answers) == {b"HTTP/1.1 200 OK\r\n"}
 
 
 async def test_requests_are_logged_only_on_demand() -> None:
