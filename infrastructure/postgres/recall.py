@@ -68,6 +68,28 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
 """  # noqa: S608  (as above)
 """The newest messages that have any of the terms that are looked for, with all that they have."""
 
+_HAVING = [f"count(*) FILTER (WHERE terms & {1 << bit} <> 0)" for bit in range(TERMS)]
+_MATCHING = [f"array_agg({name}) FILTER (WHERE terms <> 0) AS {name}" for name in ("place", "version", "size", "terms")]
+
+EVERYTHING = f"""
+SELECT count(*) AS messages, coalesce(avg(size), 0)::float8 AS length, ARRAY[{", ".join(_HAVING)}] AS counts,
+       {", ".join(_MATCHING)}
+  FROM (SELECT part.place, said.version, length(said.content) AS size, {" | ".join(_BITS)} AS terms
+          FROM unnest($2::smallint[], $3::uuid[], $4::integer[])
+               WITH ORDINALITY AS part (slice, thread_id, upto, place)
+         CROSS JOIN LATERAL (
+               SELECT message.version, message.content
+                 FROM read_models.messages AS message
+                WHERE message.slice = part.slice AND message.thread_id = part.thread_id
+                  AND message.version <= part.upto
+                ORDER BY message.version DESC
+                LIMIT $5  -- as above
+             ) AS said
+        OFFSET 0  -- so that each message is compared with the terms once
+       ) AS message
+"""  # noqa: S608  (as above)
+"""Both at once, of a thread so short that everything is counted: the messages that have any term come as lists."""
+
 
 class PostgresFinder:
     """A `Finder` over the instance of the read model that serves."""
@@ -91,17 +113,36 @@ class PostgresFinder:
             [thread_id for thread_id, _ in lineage],
             [min(upto, before - 1) for _, upto in lineage],
         )
+        try:
+            if before <= COUNTED:
+                return await self._everything(lineage, terms, queries, parts)
+            return await self._estimated(terms, before, queries, parts)
+        except asyncpg.UndefinedTableError:  # the read model is built for the first time
+            return Matches(0, 0, (0,) * len(terms), ())
+
+    async def _everything(
+        self, lineage: Lineage, terms: Sequence[Term], queries: Sequence[str], parts: Sequence[Sequence[object]]
+    ) -> Matches:
+        (found,) = await fetch(self._pool, EVERYTHING, queries, *parts, SEARCHED)
+        counts = tuple(map(float, found["counts"][: len(terms)]))
+        rare = sum(1 << number for number in rarest(counts, CANDIDATES))
+        rows = zip(*(found[name] or () for name in ("place", "version", "size", "terms")), strict=True)
+        candidates = [
+            Candidate(lineage[place - 1][0], version, size, bits) for place, version, size, bits in rows if bits & rare
+        ]
+        return Matches(found["messages"], found["length"], counts, candidates[:CANDIDATES])
+
+    async def _estimated(
+        self, terms: Sequence[Term], before: Version, queries: Sequence[str], parts: Sequence[Sequence[object]]
+    ) -> Matches:
         starts = [(before - 1) * number // STRETCHES for number in range(STRETCHES + 1)]
         width = COUNTED // STRETCHES
         ends = [min(start + width, following) for start, following in pairwise(starts)]
-        try:
-            (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends)
-            scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
-            counts = tuple(count * scale for count in counted["counts"][: len(terms)])
-            looked_for = " | ".join(queries[number] for number in rarest(counts, CANDIDATES))
-            rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES)
-        except asyncpg.UndefinedTableError:  # the read model is built for the first time
-            return Matches(0, 0, (0,) * len(terms), ())
+        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends)
+        scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
+        counts = tuple(count * scale for count in counted["counts"][: len(terms)])
+        looked_for = " | ".join(queries[number] for number in rarest(counts, CANDIDATES))
+        rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES)
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)
 
