@@ -37,16 +37,28 @@ def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
     `field` goes before their names, with its dot.
     """
     for name in struct.__struct_fields__:
-        value = getattr(struct, name)
-        kind = type(value)
-        if kind is str:
+        if name != without:
+            _check_part(getattr(struct, name), field, name)
+
+
+def _check_part(value: object, before: str, name: str | int) -> None:
+    """Check what is in a struct; the place is written out only where something is wrong, or deeper down."""
+    match value:
+        case str():
             if "\0" in value or not value.isascii():
-                check_text(value, field + name)
-        elif kind is int:
+                check_text(value, f"{before}{name}")
+        case None | bool() | UUID():
+            return
+        case int():
             if not MIN_INTEGER <= value <= MAX_INTEGER:
-                _check_integer(value, field + name)
-        elif value is not None and kind is not UUID and kind is not bool and name != without:
-            check_json(msgspec.to_builtins(value), field + name)
+                _check_integer(value, f"{before}{name}")
+        case tuple():
+            for index, item in enumerate(value):
+                _check_part(item, f"{before}{name}.", index)
+        case Struct():
+            check_fields(value, f"{before}{name}.")
+        case _:
+            check_json(msgspec.to_builtins(value), f"{before}{name}")
 
 
 def check_text(text: str, field: str) -> None:
