@@ -10,6 +10,7 @@ import pytest
 
 from infrastructure.postgres import statements
 from infrastructure.postgres.pool import PLANNER
+from infrastructure.postgres.read_models.statements import BEHIND
 from infrastructure.postgres.reads import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAGE_OF_THREAD
 
 HOT = {
@@ -199,3 +200,22 @@ async def test_who_has_read_a_thread_is_found_through_the_index_of_threads(owner
 
     assert [node["Index Name"] for node in plan if "Index Name" in node] == ["reads_of_thread"]
     assert "Seq Scan" not in {node["Node Type"] for node in plan}
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+async def test_where_a_line_is_behind_is_found_with_one_look_at_each_slice(
+    owner: asyncpg.Connection, mode: str
+) -> None:
+    """Not with a search through all the slices that are asked for, at each of them: that takes thirty times as long."""
+    await owner.execute(
+        "WITH line AS (INSERT INTO read_models.lines DEFAULT VALUES RETURNING id) "
+        "INSERT INTO read_models.positions (line, slice) SELECT line.id, slices.slice FROM line, slices"
+    )
+    for name, value in {**PLANNER, "plan_cache_mode": mode}.items():
+        await owner.execute(f"SET {name} = {value}")
+
+    await owner.execute(f"PREPARE behind (integer, smallint[]) AS {BEHIND}")
+    planned = await owner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE behind (1, ARRAY{list(range(1024))}::smallint[])")
+
+    within = [node for node in nodes(json.loads(planned)[0]["Plan"]) if node.get("Relation Name") == "slices"]
+    assert [node["Index Cond"] for node in within] == ["(slice = positions.slice)"]
