@@ -27,7 +27,7 @@ bench:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.side_by_side $(ARGS)
 
-# The same with more threads, longer conversations and more processes: hours. ARGS="storage": a part of it
+# The same with more threads, longer conversations and more processes: a night. ARGS="storage": a part of it
 bench-all:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.side_by_side --extent full $(ARGS)

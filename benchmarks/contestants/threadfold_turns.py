@@ -46,11 +46,11 @@ async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
     )
     async with open_runtime(settings) as runtime, runtime.working():
         answer_at_once(runtime)
-        recall(runtime, arguments.recall == "on")
+        recall(runtime, on=arguments.recall == "on")
         yield runtime
 
 
-def recall(runtime: Runtime, on: bool) -> None:  # noqa: FBT001  on or off
+def recall(runtime: Runtime, *, on: bool) -> None:
     """Let prompts have recalled messages or not."""
     runtime.turns.means = replace(runtime.turns.means, recall=runtime.recall if on else None)
 
@@ -80,10 +80,11 @@ async def main(arguments: Namespace) -> Figures:
 
 
 async def bring_on(service: Service, threads: list[ThreadId], turns: range) -> None:
-    """Take turns that are not measured: real ones, as quickly as possible."""
+    """Take turns that are not measured: real ones, as quickly as possible, and leave nothing of them to do."""
     used = service.runtime.turns.means.recall
     recall(service.runtime, on=False)
     await converse(service, threads, turns, [], "turn")
+    await service.runtime.catch_up()
     recall(service.runtime, on=used is not None)
 
 

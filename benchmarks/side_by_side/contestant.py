@@ -11,7 +11,7 @@ from benchmarks.side_by_side.figures import Figures
 from benchmarks.side_by_side.postgres import Server
 from infrastructure.settings import CHECKOUT
 
-PATIENCE = 900.0
+PATIENCE = 3600.0
 """Seconds that a run may take, before it is given up with all others."""
 
 
