@@ -63,9 +63,10 @@ SELECT (SELECT sum(head) FROM slices)::bigint,
 SOME_THREADS = """
 SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
- WHERE slice = ANY ($1::smallint[])
+ WHERE slice = ANY ($1::smallint[]) AND opened_at < now() - interval '1 hour'
  LIMIT $2
 """
+"""Those that were filled in: what is appended meanwhile has no snapshots."""
 
 FIGURES = (
     Figure("append", "append, events/s"),

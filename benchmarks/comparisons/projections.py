@@ -46,6 +46,7 @@ RATES = (Figure("rate", "events/s"), Figure("cpu_us", "runners' CPU µs/event", 
 LAGS = (
     Figure("p50_ms", "lag p50 ms", "less"),
     Figure("p99_ms", "lag p99 ms", "less"),
+    Figure("asked", "events/s asked for"),
     Figure("rate", "events/s appended"),
     Figure("left", "events left at the end", "less"),
     Figure("drain_s", "s until they are read", "less", 1),
@@ -93,7 +94,7 @@ def behind(url: str, seconds: float, rounds: int) -> Sequence[Played]:
             with projectors.projecting(url, 1, "closed"):
                 figures = asyncio.run(_lag(url, alone * share, seconds))
             print(f"lag at {share:.0%} of {alone:,.0f} events/s: {figures}", file=sys.stderr, flush=True)
-            found[share].append({"Threadfold": {**figures, "alone": alone}})
+            found[share].append({"Threadfold": {**figures, "asked": alone * share}})
     return [Played(f"{share:.0%} of the appends", ["Threadfold"], around) for share, around in found.items()]
 
 
