@@ -73,14 +73,20 @@ WITH asked AS (
                 ELSE 0
             END AS position
       FROM accepted LEFT JOIN placed USING (slice)
+), places AS (
+    SELECT array_agg(given.position ORDER BY number) AS positions
+      FROM unnest($1::smallint[]) WITH ORDINALITY AS each (slice, number)
+      LEFT JOIN given USING (number)
 ), recorded AS (
     INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
-    SELECT given.slice, given.thread_id, given.expected_version + event.place, given.position + event.place - 1,
-           given.tenant, event.type, event.schema, event.payload, event.metadata, event.recorded_at, event.hash
-      FROM given
-      JOIN unnest($18::integer[], $19::integer[], $20::text[], $21::smallint[], $22::json[], $23::json[],
-                  $24::timestamptz[], $25::bytea[])
-           AS event (number, place, type, schema, payload, metadata, recorded_at, hash) USING (number)
+    SELECT ($1::smallint[])[number], ($2::uuid[])[number],
+           ($4::integer[])[number] + place, positions[number] + place - 1, ($3::text[])[number],
+           type, schema, payload, metadata, recorded_at, hash
+      FROM places
+     CROSS JOIN unnest($18::integer[], $19::integer[], $20::text[], $21::smallint[], $22::json[], $23::json[],
+                       $24::timestamptz[], $25::bytea[])
+           AS event (number, place, type, schema, payload, metadata, recorded_at, hash)
+     WHERE positions[number] IS NOT NULL
 )
 SELECT number, position FROM given
 """
@@ -96,6 +102,9 @@ are locked in their order. So two groups do not wait for each other in a circle.
 it as it was committed, not from the statement's snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and
 computes its RETURNING, on the newest row. The slices' locks are held until the commit; therefore positions appear
 without gaps, in the order of the commits.
+
+Events find their append by its number in the arrays and in `places`, not by a join: that would be a nested loop, since
+sessions may not hash (`pool.PLANNER`), and take most of a large group's time.
 
 The part of a group that belongs to one slice is a complete statement of the same form: a cluster that is distributed
 by slice may be given the parts one by one. No two appends of a group are for the same thread.
