@@ -12,7 +12,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from domain.chat import MESSAGE_OVERHEAD, ToolCall
+from domain.chat import MESSAGE_OVERHEAD
 from domain.errors import CorruptLog
 from domain.events import (
     ApprovalDenied,
@@ -50,18 +50,16 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
+from domain.evolve_turn import evolve_turn, request_of
 from domain.ids import Version
 from domain.json import JsonObject, merge_patch
 from domain.live_window import asking_for, edited
 from domain.state import (
     Before,
     Budget,
-    Call,
     Ended,
     Idle,
-    Item,
     Message,
-    NodeApproval,
     Queued,
     Running,
     State,
@@ -132,6 +130,21 @@ def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
 
 
 def _in_turn(state: Running, event: Event, version: Version, at: datetime | None) -> State:
+    kind = type(event)
+    if kind in _ABOUT_BOTH and (after := _together(state, event, version)):
+        return after
+    thread, turn = state.thread, state.turn
+    if kind not in _ABOUT_THE_TURN:
+        thread = _evolve_thread(state, event, version, at)
+    if kind not in _ABOUT_THE_THREAD:
+        turn = evolve_turn(turn, event, version)
+    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
+        turn = replace(turn, everything=event.fixed + thread.said_tokens)
+    return Running(version, thread, turn)
+
+
+def _together(state: Running, event: Event, version: Version) -> State | None:
+    """What an event means that turn and thread have to do with together; None if it is one of the turn's own."""
     match event:
         case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
             return _outcome(state, event, event.call, version)
@@ -143,80 +156,8 @@ def _in_turn(state: Running, event: Event, version: Version, at: datetime | None
             return _granted(state, event, version)
         case ThreadForked():  # what waits in the parent's queue is said there
             return Running(version, replace(state.thread, queue=()), state.turn)
-    turn = _evolve_turn(state.turn, event, version)
-    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
-        turn = replace(turn, everything=event.fixed + state.thread.said_tokens)
-    return Running(version, _evolve_thread(state, event, version, at), turn)
-
-
-def _evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
-    """What an event means for where the turn is."""
-    match event:
-        case NodeCompleted():
-            calls = tuple(_not_asked(call) for call in turn.calls)
-            turn = replace(
-                turn,
-                node=event.next,
-                step=turn.step + 1,
-                attempt=1,
-                resumed=0,
-                calls=calls,
-                approval=None,
-                items=None,
-            )
-        case NodeFailed():
-            turn = replace(turn, attempt=turn.attempt + 1)
-        case TurnResumed():
-            turn = replace(turn, run=turn.run + 1, resumed=turn.resumed + 1, graph=event.graph)
-        case CancellationRequested():
-            turn = replace(turn, cancelling=event.how)
-        case ContextAssembled():
-            turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
-        case ModelCalled():
-            turn = replace(turn, usage=used(turn.usage, event), everything=0)
-        case MessageEdited() if turn.before:
-            before = turn.before
-            window, more = edited(before.window, event, version)
-            turn = replace(turn, before=replace(before, window=window, said_tokens=before.said_tokens + more))
-        case StateUpdated(outside=True) if turn.before:
-            values = merge_patch(turn.before.values, event.changes)
-            turn = replace(turn, before=replace(turn.before, values=values))
-        case FanOutStarted() | ItemCompleted() | ItemFailed():
-            turn = replace(turn, items=_items(turn.items or (), event))
-        case ApprovalRequested(node=node) if node:
-            turn = replace(turn, approval=NodeApproval(version, event.hash))
-        case ToolRequested() | ToolStarted() | ApprovalRequested():
-            turn = replace(turn, calls=_calls(turn.calls, event, version))
-    return turn
-
-
-def _calls(
-    calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
-) -> tuple[Call, ...]:
-    match event:
-        case ToolRequested():
-            return (*calls, Call(version, _request(event)))
-        case ToolStarted():
-            return tuple(_started(call, event) for call in calls)
-        case ApprovalRequested():
-            return tuple(
-                replace(call, status="asked", hash=event.hash, because=event.because)
-                if call.version == event.call
-                else call
-                for call in calls
-            )
-
-
-def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
-    match event:
-        case FanOutStarted():
-            return tuple(Item(value) for value in event.items)
-        case ItemCompleted():
-            done = replace(items[event.index], done=True, result=event.result)
-            return (*items[: event.index], done, *items[event.index + 1 :])
-        case ItemFailed():
-            failed = replace(items[event.index], attempt=event.attempt + 1)
-            return (*items[: event.index], failed, *items[event.index + 1 :])
+        case _:
+            return None
 
 
 def _evolve_thread(state: Running, event: Event, version: Version, at: datetime | None) -> Thread:
@@ -229,7 +170,7 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
             thread = _with_edit(thread, event, version)
         case ToolRequested():
             last = thread.window[-1]
-            asking = replace(last, tool_calls=(*last.tool_calls, _request(event)))
+            asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case TurnEnqueued():
             thread = replace(thread, queue=(*thread.queue, _queued(event, version)))
@@ -244,7 +185,7 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens, version)
             thread = replace(thread, window=window, summary=summary)
-        case _ if not isinstance(event, _ABOUT_THE_TURN):
+        case _:
             raise _impossible(state, event)
     return thread
 
@@ -268,22 +209,42 @@ def _limited(thread: Thread, event: BudgetSet, version: Version) -> Thread:
     return replace(thread, budget=Budget(version, event.limits) if event.limits else None)
 
 
-_ABOUT_THE_TURN = (
-    NodeCompleted,
-    NodeFailed,
-    ContextAssembled,
-    ModelFailed,
-    BudgetThresholdReached,
-    ToolStarted,
-    TurnResumed,
-    CancellationRequested,
-    ApprovalRequested,
-    ApprovalDenied,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
+_ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
+    {
+        NodeCompleted,
+        NodeFailed,
+        ContextAssembled,
+        ModelFailed,
+        BudgetThresholdReached,
+        ToolStarted,
+        TurnResumed,
+        CancellationRequested,
+        ApprovalRequested,
+        ApprovalDenied,
+        FanOutStarted,
+        ItemCompleted,
+        ItemFailed,
+    }
 )
 """Events of a turn from which the thread learns nothing that outlasts it."""
+
+_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({MessageAppended, TurnEnqueued, BudgetSet, HistoryCompacted})
+"""Events from which the turn learns nothing."""
+
+_ABOUT_BOTH: frozenset[type[Event]] = frozenset(
+    {
+        ToolSucceeded,
+        ToolFailed,
+        ToolOutcomeUnknown,
+        ApprovalDenied,
+        ApprovalGranted,
+        TurnCompleted,
+        TurnFailed,
+        TurnCancelled,
+        TurnRolledBack,
+        ThreadForked,
+    }
+)
 
 
 def _ended(state: Running, event: TurnEnd, version: Version) -> State:
@@ -359,23 +320,10 @@ def _with_edit(thread: Thread, event: MessageEdited, version: Version) -> Thread
     return replace(thread, window=window, said_tokens=thread.said_tokens + more)
 
 
-def _not_asked(call: Call) -> Call:
-    """Who asked was the node; if it goes on without waiting for the answer, the call is merely open."""
-    return replace(call, status="requested") if call.status == "asked" else call
-
-
 def _queued(event: TurnEnqueued, version: Version) -> Queued:
     return Queued(
         version, event.turn_id, event.content, event.tokens, event.node, event.graph, event.durability, event.strategy
     )
-
-
-def _started(call: Call, event: ToolStarted) -> Call:
-    return replace(call, status="started", attempt=event.attempt) if call.version == event.call else call
-
-
-def _request(event: ToolRequested) -> ToolCall:
-    return ToolCall(event.call_id, event.tool, event.arguments)
 
 
 def _impossible(state: State, event: Event) -> CorruptLog:

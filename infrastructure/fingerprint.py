@@ -4,14 +4,28 @@ import hashlib
 import inspect
 from functools import cache
 
-from domain import chat, checkpoints, events, evolve, ids, json, live_window, state, upcasters, usage, windows
+from domain import (
+    chat,
+    checkpoints,
+    events,
+    evolve,
+    evolve_turn,
+    ids,
+    json,
+    live_window,
+    state,
+    upcasters,
+    usage,
+    windows,
+)
+
+
+FOLDING = (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve_turn, evolve, checkpoints)
+"""The modules that folding depends on, and what snapshots hold."""
 
 
 @cache
 def fold_fingerprint() -> str:
     """Return 16 hexadecimal digits that change whenever the fold's source does, be it by a comment only."""
-    source = "".join(
-        inspect.getsource(module)
-        for module in (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve, checkpoints)
-    )
+    source = "".join(inspect.getsource(module) for module in FOLDING)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
