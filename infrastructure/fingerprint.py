@@ -19,7 +19,6 @@ from domain import (
     windows,
 )
 
-
 FOLDING = (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve_turn, evolve, checkpoints)
 """The modules that folding depends on, and what snapshots hold."""
 

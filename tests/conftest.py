@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from api.runtime import LogArchive, SystemClock
+from api.stores import LogArchive, SystemClock
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore

@@ -8,8 +8,9 @@ import click
 from api.bodies import DEFAULT_GRAPH
 from api.cli.output import as_json, counted, show_fields, show_json, show_table
 from api.cli.running import explained, log_to_stderr
-from api.runtime import MEMORY, open_runtime
+from api.runtime import open_runtime
 from api.service import Service
+from api.stores import MEMORY
 from api.views.graphs import GraphView, NodeView, graph_view
 from infrastructure.settings import Settings, load_settings
 

@@ -17,8 +17,9 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.caller import Caller, printable
-from api.runtime import MEMORY, open_runtime
+from api.runtime import open_runtime
 from api.service import Service
+from api.stores import MEMORY
 from domain.errors import ThreadfoldError, UnknownThread
 from infrastructure.settings import BadSetting, Settings, load_settings
 

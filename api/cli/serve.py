@@ -23,7 +23,7 @@ from api.children import stopped_with_parent
 from api.cli.protocol import Protocol
 from api.cli.running import connected, explained, log_to_stderr, settle
 from api.cli.supervise import ready_line, supervise
-from api.runtime import MEMORY
+from api.stores import MEMORY
 from domain.errors import ThreadfoldError
 from infrastructure.settings import BadSetting, Settings, load_settings
 

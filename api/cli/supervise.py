@@ -9,7 +9,7 @@ import click
 
 from api.children import keep
 from api.cli.running import connected, model_of, place_of
-from api.runtime import database
+from api.stores import database
 from infrastructure.settings import Settings
 from migrations.run import migrate
 

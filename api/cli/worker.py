@@ -11,7 +11,8 @@ import uvloop
 from api.children import stopped_with_parent
 from api.cli.running import connected, explained, log_to_stderr, place_of, settle
 from api.projector import Held
-from api.runtime import MEMORY, open_runtime
+from api.runtime import open_runtime
+from api.stores import MEMORY
 from domain.errors import ThreadfoldError
 from domain.ids import WorkerId
 from infrastructure.settings import Settings, load_settings

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import uvloop
 
-from api.runtime import SystemClock
+from api.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.application.journal import Journal

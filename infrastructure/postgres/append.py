@@ -8,8 +8,9 @@ import asyncpg
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
+from infrastructure.postgres.append_statement import APPEND
 from infrastructure.postgres.retry import DISCONNECTED, trying
-from infrastructure.postgres.statements import APPEND, COMMAND, FENCED, RECORDED, THREAD
+from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
 """Where an append's first record is, or why nothing of it was stored."""

@@ -48,7 +48,7 @@ NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128
 
 
 class PostgresEventStore:
-    """An `EventStore` on a migrated database. See `statements.APPEND` for what it guarantees, and why."""
+    """An `EventStore` on a migrated database. See `append_statement` for what it guarantees, and why."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         """Use a pool's connections. Whoever opened it closes it, after this."""

@@ -21,7 +21,8 @@ import asyncpg
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.runtime import EVERYTHING, SystemClock
+from api.runtime import EVERYTHING
+from api.stores import SystemClock
 from domain.application.journal import Journal, Loaded
 from domain.chain import seal
 from domain.codec import Metadata, encode, to_json

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from api.runtime import LogArchive
+from api.stores import LogArchive
 from domain.application.archive import all_commands
 from domain.chain import NOTHING, Record
 from domain.errors import CorruptLog, LogNotEmpty

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from api.runtime import SystemClock
+from api.stores import SystemClock
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
 from domain.application.replay import Replay

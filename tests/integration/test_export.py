@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow.parquet as pq
 import pytest
 
-from api.runtime import LogArchive
+from api.stores import LogArchive
 from domain.chain import NOTHING, Record
 from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of

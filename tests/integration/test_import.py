@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
-from api.runtime import LogArchive
+from api.stores import LogArchive
 from domain.application.archive import Imported, put_in
 from domain.chain import NOTHING, Head, seal
 from domain.codec import Metadata, encode

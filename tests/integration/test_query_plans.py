@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from infrastructure.postgres import statements
+from infrastructure.postgres.append_statement import APPEND
 from infrastructure.postgres.pool import PLANNER
 from infrastructure.postgres.read_models.statements import BEHIND
 from infrastructure.postgres.reads import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAGE_OF_THREAD
@@ -97,7 +98,7 @@ async def test_a_page_comes_out_of_the_index_in_its_order(tables: asyncpg.Connec
 
 
 async def test_rows_are_locked_in_the_order_that_appends_are_given_in(tables: asyncpg.Connection) -> None:
-    plan = await plan_of(tables, statements.APPEND)
+    plan = await plan_of(tables, APPEND)
 
     (moved,) = [node for node in plan if node.get("Operation") == "Update" and node["Relation Name"] == "threads"]
     (join,) = moved["Plans"]

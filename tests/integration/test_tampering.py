@@ -10,8 +10,8 @@ import asyncpg
 import msgspec
 import pytest
 
-from api.runtime import SystemClock
 from api.seal_views import proof_view
+from api.stores import SystemClock
 from domain.application.check_seals import check_seals
 from domain.application.proofs import holds, prove
 from domain.application.verify import verify_heads, verify_slices

@@ -1,0 +1,111 @@
+"""The statement that appends.
+
+Parameters are named where they come in (`asked`, `event`), so that the rest reads without counting.
+"""
+
+APPEND = """
+WITH asked AS (
+    SELECT *
+      FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::integer[], $5::bytea[], $6::integer[], $7::bytea[],
+                  $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::boolean[], $12::boolean[],
+                  $13::uuid[], $14::bytea[], $15::json[], $16::smallint[], $17::bigint[])
+           WITH ORDINALITY AS asked (slice, thread_id, tenant, expected_version, expected_hash, version, hash,
+                                     opened_at, at, in_turn, waiting, forked,
+                                     command_id, request_hash, result, shard, epoch, number)
+     WHERE NOT EXISTS (SELECT FROM commands AS seen
+                        WHERE seen.slice = asked.slice AND seen.command_id = asked.command_id)
+       AND NOT EXISTS (SELECT FROM leases AS newer
+                        WHERE newer.purpose = 'turns' AND newer.shard = asked.shard AND newer.epoch > asked.epoch)
+), opened AS (
+    INSERT INTO threads (slice, thread_id, tenant, version, base, hash, opened_at, at, in_turn, waiting)
+    SELECT slice, thread_id, tenant, version, expected_version, hash, opened_at, at, in_turn, waiting
+      FROM asked
+     WHERE version > expected_version
+       AND (forked OR expected_version = 0 AND expected_hash = decode(repeat('00', 32), 'hex'))
+        ON CONFLICT (slice, thread_id) DO NOTHING
+    RETURNING slice, thread_id
+), moved AS (
+    UPDATE threads AS thread
+       SET version = asked.version, hash = asked.hash, at = asked.at,
+           in_turn = asked.in_turn, waiting = asked.waiting
+      FROM asked
+     WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id AND thread.tenant = asked.tenant
+       AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash AND NOT asked.forked
+    RETURNING thread.slice, thread.thread_id
+), head AS (
+    SELECT * FROM opened UNION ALL SELECT * FROM moved
+), remembered AS (
+    INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
+    SELECT slice, command_id, tenant, thread_id, request_hash, result
+      FROM asked JOIN head USING (slice, thread_id)
+     WHERE command_id IS NOT NULL AND version > expected_version
+), noted AS (
+    INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
+    SELECT slice, command_id, tenant, thread_id, request_hash, result
+      FROM asked JOIN head USING (slice, thread_id)
+     WHERE command_id IS NOT NULL AND version = expected_version
+        ON CONFLICT (slice, command_id) DO NOTHING
+    RETURNING slice, thread_id
+), accepted AS (
+    SELECT asked.*, asked.version - asked.expected_version AS size
+      FROM asked JOIN head USING (slice, thread_id)
+     WHERE asked.version > asked.expected_version
+        OR asked.command_id IS NULL
+        OR (asked.slice, asked.thread_id) IN (SELECT slice, thread_id FROM noted)
+), growing AS (
+    SELECT slice, sum(size) AS size FROM accepted WHERE size > 0 GROUP BY slice
+), locked AS (
+    SELECT slices.slice
+      FROM slices
+     WHERE slices.slice IN (SELECT slice FROM growing)
+     ORDER BY slices.slice
+       FOR UPDATE
+), placed AS (
+    UPDATE slices
+       SET head = slices.head + growing.size
+      FROM growing JOIN locked USING (slice)
+     WHERE slices.slice = growing.slice
+    RETURNING slices.slice, slices.head - growing.size AS before
+), given AS (
+    SELECT accepted.*,
+           CASE WHEN size > 0
+                THEN (before + sum(size) OVER (PARTITION BY slice ORDER BY number) - size + 1)::bigint
+                ELSE 0
+            END AS position
+      FROM accepted LEFT JOIN placed USING (slice)
+), places AS (
+    SELECT array_agg(given.position ORDER BY number) AS positions
+      FROM unnest($1::smallint[]) WITH ORDINALITY AS each (slice, number)
+      LEFT JOIN given USING (number)
+), recorded AS (
+    INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+    SELECT ($1::smallint[])[number], ($2::uuid[])[number],
+           ($4::integer[])[number] + place, positions[number] + place - 1, ($3::text[])[number],
+           type, schema, payload, metadata, recorded_at, hash
+      FROM places
+     CROSS JOIN unnest($18::integer[], $19::integer[], $20::text[], $21::smallint[], $22::json[], $23::json[],
+                       $24::timestamptz[], $25::bytea[])
+           AS event (number, place, type, schema, payload, metadata, recorded_at, hash)
+     WHERE positions[number] IS NOT NULL
+)
+SELECT number, position FROM given
+"""
+"""Append to several threads: move each thread's head, then the slices' heads, and store the events in between.
+
+No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease has a newer
+epoch, or its thread's head is not the expected one; the others are not touched by that. One thing fails them all: a
+command with events that somebody else stored since `asked` looked for it (`commands_pkey`); then each is sent alone.
+
+Contended are the threads' rows and then the slices'. Appends are given in the order of slice and thread, and their
+rows are locked in that order; `growing` has met every accepted thread before the first slice is locked, and the slices
+are locked in their order. So two groups do not wait for each other in a circle. Whoever waits for a row goes on from
+it as it was committed, not from the statement's snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and
+computes its RETURNING, on the newest row. The slices' locks are held until the commit; therefore positions appear
+without gaps, in the order of the commits.
+
+Events find their append by its number in the arrays and in `places`, not by a join: that would be a nested loop, since
+sessions may not hash (`pool.PLANNER`), and take most of a large group's time.
+
+The part of a group that belongs to one slice is a complete statement of the same form: a cluster that is distributed
+by slice may be given the parts one by one. No two appends of a group are for the same thread.
+"""
