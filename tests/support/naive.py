@@ -250,7 +250,12 @@ class Naive:
 
     def on_HistoryCompacted(self, version: int, data: Json) -> None:  # noqa: N802
         self.window = [message for message in self.window if message["version"] > data["through"]]
-        self.summary = {"through": data["through"], "text": data["summary"], "tokens": data["tokens"]}
+        self.summary = {
+            "through": data["through"],
+            "text": data["summary"],
+            "tokens": data["tokens"],
+            "said": version,
+        }
 
     def on_CancellationRequested(self, version: int, data: Json) -> None:  # noqa: N802
         self.running()["cancelling"] = data["how"]
