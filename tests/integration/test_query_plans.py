@@ -17,8 +17,8 @@ from infrastructure.postgres.reads import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAG
 HOT = {
     name: getattr(statements, name)
     for name in (
-        "APPEND",
         "READ",
+        "READ_AT",
         "READ_SLICE",
         "READ_SLICES",
         "RECORDED",
@@ -28,8 +28,10 @@ HOT = {
         "VERSION_AT",
         "HASHES",
         "THREADS_OF",
+        "SAVE_SNAPSHOT",
+        "NEAREST_SNAPSHOT",
     )
-} | {"SAVE_SNAPSHOT": statements.SAVE_SNAPSHOT, "NEAREST_SNAPSHOT": statements.NEAREST_SNAPSHOT}
+} | {"APPEND": APPEND}
 
 FILL = """
 INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
