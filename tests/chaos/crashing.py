@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 
-import api.runtime
+import api.stores
 import infrastructure.models.providers
 from domain.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ids import Position, WorkerId
@@ -108,9 +108,9 @@ class Model(OpenAIChatModel):
 def install() -> None:
     """Have the composition root take these adapters."""
     for module, adapter in (
-        (api.runtime, Events),
-        (api.runtime, Snapshots),
-        (api.runtime, Leases),
+        (api.stores, Events),
+        (api.stores, Snapshots),
+        (api.stores, Leases),
         (infrastructure.models.providers, Model),
     ):
         name = adapter.__bases__[0].__name__
