@@ -23,6 +23,7 @@ from benchmarks.assistant_turns import OPENED, overflow, turn
 from benchmarks.old_threads import Snapshots, Ticking
 from domain.application.journal import Journal, Loaded
 from domain.chain import GENESIS, Draft, link
+from domain.checkpoints import lean
 from domain.codec import Metadata, to_json
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, ThreadId, slice_of
 from infrastructure.fingerprint import fold_fingerprint
@@ -86,7 +87,7 @@ def _model(number: int) -> Model:
         parts.append([Draft(r.type, r.schema, r.payload, r.metadata) for r in sealed.records])
         loaded = sealed.after
         if due.note(loaded.head.version):
-            states[int(loaded.head.version)] = to_json(loaded.state)
+            states[int(loaded.head.version)] = to_json(lean(loaded.state))
     return Model(parts, states)
 
 

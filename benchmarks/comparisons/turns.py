@@ -98,13 +98,13 @@ def _points() -> Iterator[Case]:
         ],
         own=2,
     )
-    for ours, theirs in (("turn", "exit"), ("async", "async")):
+    for ours in ("turn", "sync"):
         yield Case(
-            f"16 threads, 100 turns, {_shown(ours, theirs)}",
+            f"16 threads, 100 turns, {ours} / exit",
             [
                 threadfold(16, 100, ours, 20),
                 threadfold(16, 100, ours, 20, recall=False),
-                langgraph(16, 100, theirs, 10),
+                langgraph(16, 100, "exit", 10),
             ],
             own=2,
         )

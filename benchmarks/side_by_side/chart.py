@@ -48,7 +48,8 @@ def bars(report: Report, file: Path) -> None:
     _scale(axes, medians)
     axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=9)
     axes.set_ylabel(figure.heading + (" (more is better)" if figure.better == "more" else " (less is better)"))
-    axes.legend([plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()], [*colours], fontsize=9)
+    boxes = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    drawn.legend(boxes, [*colours], fontsize=9, loc="outside upper right", ncols=len(boxes))
     _finish(drawn, axes, report, file)
 
 

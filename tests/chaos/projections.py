@@ -25,6 +25,7 @@ from api.runtime import EVERYTHING
 from api.stores import SystemClock
 from domain.application.journal import Journal, Loaded
 from domain.chain import seal
+from domain.checkpoints import lean
 from domain.codec import Metadata, encode, to_json
 from domain.events import (
     BudgetSet,
@@ -141,7 +142,9 @@ class Writing:
         self.committed += len(events)
         state = fold(loaded.state, events, head.at)
         if head.version // SNAPSHOT_EVERY > loaded.head.version // SNAPSHOT_EVERY:  # as workers do
-            await self.snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, head, FINGERPRINT, to_json(state)))
+            await self.snapshots.save(
+                Snapshot(loaded.tenant, loaded.thread_id, head, FINGERPRINT, to_json(lean(state)))
+            )
         return Loaded(loaded.thread_id, loaded.tenant, head, state)
 
 
