@@ -53,6 +53,9 @@ from projections.runner import BUSY, Runner
 
 _log = logging.getLogger(__name__)
 
+ENDING = 2.0
+"""Seconds that projections may take to write what they have begun, when a process ends."""
+
 EVERYTHING = [Slice(number) for number in range(SLICES)]
 
 
@@ -126,6 +129,8 @@ class Runtime:
         try:
             yield
         finally:
+            self.runner.stop()
+            await asyncio.wait([running], timeout=ENDING)
             await _cancelled(running)
 
     async def build(self, line: LineId) -> None:

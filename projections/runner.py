@@ -78,6 +78,7 @@ class Runner:
     held: Callable[[], Collection[Slice]]
     _stories: Stories = field(init=False)
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _stopping: bool = field(init=False, default=False)
     _instances: Sequence[Instance] = field(init=False, default=())
     _lines: Sequence[Line] = field(init=False, default=())
     _look_at: float = field(init=False, default=0.0)
@@ -95,9 +96,15 @@ class Runner:
         """Say that there is something to read."""
         self._woken.set()
 
+    def stop(self) -> None:
+        """Let `run` end once what it is writing is written."""
+        self._stopping = True
+        self.wake()
+
     async def run(self) -> None:
-        """Run for ever."""
-        while True:
+        """Run until it is stopped."""
+        self._stopping = False
+        while not self._stopping:
             moved, full, started = 0, self._most, time.monotonic()
             try:
                 moved = await self._round()
