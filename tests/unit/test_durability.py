@@ -87,6 +87,36 @@ async def test_no_tool_runs_before_its_start_is_stored() -> None:
     await check(played)
 
 
+async def test_the_start_of_a_tool_that_may_be_repeated_is_stored_with_its_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("domain.application.run.MOMENT", 5.0)
+
+    @tool(idempotent=True)
+    async def act() -> str:
+        """Act."""
+        return "acted"
+
+    played, store = counted(calls(("act", {})), says("done"), agent=assistant(tools=[act]))
+    await run(played, "sync")
+    assert ["ToolStarted", "ToolSucceeded", "NodeCompleted"] in store.appends
+    await check(played)
+
+
+async def test_the_start_of_a_tool_that_takes_long_is_stored_while_it_runs() -> None:
+    @tool(idempotent=True, timeout=10)
+    async def act() -> str:
+        """Act."""
+        while store.appends[-1] != ["ToolStarted"]:
+            await asyncio.sleep(0.01)
+        return "acted"
+
+    played, store = counted(calls(("act", {})), says("done"), agent=assistant(tools=[act]))
+    await run(played, "sync")
+    assert await played.happened(ToolSucceeded), "it did not wait in vain"
+    await check(played)
+
+
 async def test_a_crash_loses_what_was_not_stored_and_the_turn_goes_on_before_that() -> None:
     stuck = asyncio.Event()
 

@@ -179,3 +179,25 @@ async def test_only_the_last_used_threads_are_kept() -> None:
         bench.thread_id = ThreadId(uuid4())
         await bench.grown(journal, 2)
     assert len(journal._hot) == 2
+
+
+async def test_a_command_is_decided_by_what_was_last_seen_and_again_if_that_has_moved_on() -> None:
+    bench = Bench()
+    here, there = bench.journal(), bench.journal()
+    await bench.grown(here, 3)
+    change = UpdateValues({"n": 4})
+    await execute(here, Request(bench.thread_id, lambda _: (change,)))
+    assert bench.store.events_read == 0, "nobody else has written: nothing needs to be read"
+    await execute(there, Request(bench.thread_id, lambda _: (UpdateValues({"n": 5}),)))
+    again = await execute(here, Request(bench.thread_id, lambda _: (change,)))
+    assert again.loaded.head.version == 6, "it would change nothing in the thread that was last seen here"
+
+
+async def test_what_was_last_seen_is_shown_to_its_own_tenant_only() -> None:
+    bench = Bench()
+    journal = bench.journal()
+    done = await bench.grown(journal, 3)
+    assert journal.last_seen(bench.thread_id, done.tenant) is not None
+    assert journal.last_seen(bench.thread_id, Tenant("another")) is None
+    with pytest.raises(UnknownThread):
+        await execute(journal, Request(bench.thread_id, lambda _: (UpdateValues({"n": 9}),), tenant=Tenant("another")))
