@@ -5,7 +5,7 @@ Parameters are named where they come in (`asked`, `event`), so that the rest rea
 
 APPEND = """
 WITH asked AS (
-    SELECT *
+    SELECT *, version - expected_version AS size
       FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::integer[], $5::bytea[], $6::integer[], $7::bytea[],
                   $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::boolean[], $12::boolean[],
                   $13::uuid[], $14::bytea[], $15::json[], $16::smallint[], $17::bigint[])
@@ -20,7 +20,7 @@ WITH asked AS (
     INSERT INTO threads (slice, thread_id, tenant, version, base, hash, opened_at, at, in_turn, waiting)
     SELECT slice, thread_id, tenant, version, expected_version, hash, opened_at, at, in_turn, waiting
       FROM asked
-     WHERE version > expected_version
+     WHERE size > 0
        AND (forked OR expected_version = 0 AND expected_hash = decode(repeat('00', 32), 'hex'))
         ON CONFLICT (slice, thread_id) DO NOTHING
     RETURNING slice, thread_id
@@ -31,27 +31,25 @@ WITH asked AS (
       FROM asked
      WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id AND thread.tenant = asked.tenant
        AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash AND NOT asked.forked
-    RETURNING thread.slice, thread.thread_id
+    RETURNING asked.*
 ), head AS (
-    SELECT * FROM opened UNION ALL SELECT * FROM moved
+    SELECT * FROM moved UNION ALL SELECT asked.* FROM opened JOIN asked USING (slice, thread_id)
 ), remembered AS (
     INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
     SELECT slice, command_id, tenant, thread_id, request_hash, result
-      FROM asked JOIN head USING (slice, thread_id)
-     WHERE command_id IS NOT NULL AND version > expected_version
+      FROM head
+     WHERE command_id IS NOT NULL AND size > 0
 ), noted AS (
     INSERT INTO commands (slice, command_id, tenant, thread_id, request_hash, result)
     SELECT slice, command_id, tenant, thread_id, request_hash, result
-      FROM asked JOIN head USING (slice, thread_id)
-     WHERE command_id IS NOT NULL AND version = expected_version
+      FROM head
+     WHERE command_id IS NOT NULL AND size = 0
         ON CONFLICT (slice, command_id) DO NOTHING
     RETURNING slice, thread_id
 ), accepted AS (
-    SELECT asked.*, asked.version - asked.expected_version AS size
-      FROM asked JOIN head USING (slice, thread_id)
-     WHERE asked.version > asked.expected_version
-        OR asked.command_id IS NULL
-        OR (asked.slice, asked.thread_id) IN (SELECT slice, thread_id FROM noted)
+    SELECT number, slice, size
+      FROM head
+     WHERE size > 0 OR command_id IS NULL OR (slice, thread_id) IN (SELECT slice, thread_id FROM noted)
 ), growing AS (
     SELECT slice, sum(size) AS size FROM accepted WHERE size > 0 GROUP BY slice
 ), locked AS (
@@ -67,7 +65,7 @@ WITH asked AS (
      WHERE slices.slice = growing.slice
     RETURNING slices.slice, slices.head - growing.size AS before
 ), given AS (
-    SELECT accepted.*,
+    SELECT number,
            CASE WHEN size > 0
                 THEN (before + sum(size) OVER (PARTITION BY slice ORDER BY number) - size + 1)::bigint
                 ELSE 0
