@@ -94,8 +94,17 @@ class Runtime:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run turns and projections, seal the log, and embed messages, meanwhile."""
-        async with self.worker.working(), self.projecting(), self.sealer.sealing(), self.indexing():
+        async with self.worker.working(), self.projecting(), self.sealer.sealing(), self.indexing(), self._counting():
             yield
+
+    @asynccontextmanager
+    async def _counting(self) -> AsyncIterator[None]:
+        """Load the tokens' encoding beside the event loop: the first turn would stop all others for it."""
+        loading = asyncio.create_task(asyncio.to_thread(self.turns.means.tokens.count, ""), name="encoding")
+        try:
+            yield
+        finally:
+            await asyncio.gather(loading, return_exceptions=True)  # whoever counts next meets what went wrong
 
     @asynccontextmanager
     async def indexing(self) -> AsyncIterator[None]:
