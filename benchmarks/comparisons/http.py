@@ -3,8 +3,9 @@
 A client says something, waits for the answer, and says the next thing; each has a conversation of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from benchmarks.comparisons.turns import SAVERS
 from benchmarks.side_by_side.alternate import Case, Played
 from benchmarks.side_by_side.bench import Bench
 from benchmarks.side_by_side.contestant import Contestant
@@ -20,40 +21,57 @@ FIGURES = (
 )
 
 NOTES = (
-    "Requests wait for the finished turn, which is stored by then, step by step. Conversations are young here.",
+    "Requests wait for the finished turn, which is stored by then, step by step.",
     "With 'invoke', requests are answered at once (p50 and p99 are of that), and turns count when all have ended.",
 )
 
-LOADS = {"tiny": "8x3,16x2", "short": "16x20,64x5,256x2,1000x1", "full": "16x60,64x20,256x8,1000x3"}
-"""How many clients at the same time, and how many turns each takes."""
+YOUNG = {"tiny": "8x3,16x2", "short": "16x40,64x10,1000x1", "full": "16x60,64x20,256x8,1000x3"}
+"""How many clients at the same time, and how many turns each takes, of conversations that begin with the first."""
+
+AGED = {"tiny": "8x2", "short": "64x5", "full": "16x20,64x5"}
+"""The same of conversations that have `AGE` turns already."""
+
+AGE = {"tiny": 10, "short": 100, "full": 100}
 
 
 def compare(bench: Bench) -> None:
     """Write `http`, and with the full extent `http_all`."""
-    loads = LOADS[bench.extent]
     everything = bench.extent != "short"
     cases: list[Played] = []
     for processes in (1, 2) if everything else (1,):
-        shown = "1 process" if processes == 1 else f"{processes} processes"
-        contestants = [*_contestants(loads, processes, everything=everything)]
-        (played,) = bench.play([Case(shown, contestants, own=2 if everything else 1)])
-        cases += [*_by_load(played, loads)]
+        for loads, age in ((YOUNG[bench.extent], 0), (AGED[bench.extent], AGE[bench.extent])):
+            contestants = [
+                threadfold(loads, processes, age),
+                *([threadfold(loads, processes, 0, "invoke")] if everything and not age else []),
+                langgraph(loads, processes, age),
+                *([langgraph(loads, processes, age, messages="delta")] if everything else []),
+            ]
+            (played,) = bench.play([Case(_shown(processes, age), contestants, own=2 if everything and not age else 1)])
+            cases += by_load(played, loads)
     name = "http_all" if bench.extent == "full" else "http"
     bench.report(name, "Turns a second over HTTP, each waited for", FIGURES, cases, NOTES)
 
 
-def _contestants(loads: str, processes: int, *, everything: bool) -> Iterator[Contestant]:
-    options = {"clients": loads, "processes": processes}
-    yield Contestant("Threadfold", "threadfold_http", {**options, "mode": "wait"})
-    if everything:
-        yield Contestant("Threadfold, invoke", "threadfold_http", {**options, "mode": "invoke"})
-    yield Contestant("LangGraph, FastAPI", "langgraph_http", {**options, "messages": "full"})
-    if everything:
-        yield Contestant("LangGraph delta, FastAPI", "langgraph_http", {**options, "messages": "delta"})
+def threadfold(loads: str, processes: int, age: int, mode: str = "wait") -> Contestant:
+    """Ours, by `threadfold serve`."""
+    name = "Threadfold" if mode == "wait" else f"Threadfold, {mode}"
+    return Contestant(name, "threadfold_http", {"clients": loads, "processes": processes, "mode": mode, "age": age})
 
 
-def _by_load(played: Played, loads: str) -> Sequence[Played]:
-    """Take what every run has told of one load."""
+def langgraph(loads: str, processes: int, age: int, *, messages: str = "full", savers: int = SAVERS) -> Contestant:
+    """LangGraph behind FastAPI."""
+    name = "LangGraph, FastAPI" if messages == "full" else f"LangGraph {messages}, FastAPI"
+    options = {"clients": loads, "processes": processes, "age": age, "messages": messages, "savers": savers}
+    return Contestant(name, "langgraph_http", options)
+
+
+def _shown(processes: int, age: int) -> str:
+    served = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{served}, after {age} turns" if age else served
+
+
+def by_load(played: Played, loads: str) -> Sequence[Played]:
+    """Take what every run has told of each load."""
     counts = [load.partition("x")[0] for load in loads.split(",")]
     return [
         Played(

@@ -58,12 +58,19 @@ def threadfold(
 
 
 def langgraph(
-    threads: int, turns: int, durability: str, measured: int, stretches: int = 1, *, messages: str = "full"
+    threads: int,
+    turns: int,
+    durability: str,
+    measured: int,
+    stretches: int = 1,
+    *,
+    messages: str = "full",
+    savers: int = SAVERS,
 ) -> Contestant:
     """LangGraph, with its messages kept as `full` lists or as `delta`."""
     name = "LangGraph" if messages == "full" else f"LangGraph, {messages}"
     options = _options(threads, turns, durability, measured, stretches)
-    return Contestant(name, "langgraph_turns", {**options, "messages": messages, "savers": SAVERS})
+    return Contestant(name, "langgraph_turns", {**options, "messages": messages, "savers": savers})
 
 
 def dbos(threads: int, turns: int) -> Contestant:
@@ -81,8 +88,8 @@ def _points() -> Iterator[Case]:
     yield Case(
         "16 threads, 200 turns, sync",
         [
-            threadfold(16, 200, "sync", 20),
-            threadfold(16, 200, "sync", 20, recall=False),
+            threadfold(16, 200, "sync", 60),
+            threadfold(16, 200, "sync", 60, recall=False),
             langgraph(16, 200, "sync", 10),
             langgraph(16, 200, "sync", 10, messages="delta"),
             dbos(16, 40),
@@ -92,22 +99,21 @@ def _points() -> Iterator[Case]:
     yield Case(
         "64 threads, 200 turns, sync",
         [
-            threadfold(64, 200, "sync", 10),
-            threadfold(64, 200, "sync", 10, recall=False),
+            threadfold(64, 200, "sync", 20),
+            threadfold(64, 200, "sync", 20, recall=False),
             langgraph(64, 200, "sync", 5),
         ],
         own=2,
     )
-    for ours in ("turn", "sync"):
-        yield Case(
-            f"16 threads, 100 turns, {ours} / exit",
-            [
-                threadfold(16, 100, ours, 20),
-                threadfold(16, 100, ours, 20, recall=False),
-                langgraph(16, 100, "exit", 10),
-            ],
-            own=2,
-        )
+    yield Case(
+        "16 threads, 100 turns, sync / exit",
+        [
+            threadfold(16, 100, "sync", 60),
+            threadfold(16, 100, "sync", 60, recall=False),
+            langgraph(16, 100, "exit", 20),
+        ],
+        own=2,
+    )
 
 
 def _tiny() -> Iterator[Case]:

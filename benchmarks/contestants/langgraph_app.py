@@ -1,4 +1,7 @@
-"""LangGraph as a service: FastAPI, with the pool and the graphs in its lifespan. DATABASE_URL and MESSAGES say how."""
+"""LangGraph as a service: FastAPI, with the pool and the graphs in its lifespan.
+
+DATABASE_URL, MESSAGES and SAVERS say how.
+"""
 
 import os
 from collections.abc import AsyncIterator
@@ -28,7 +31,7 @@ class Answer(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep the pool as long as the service runs."""
-    async with graphs(os.environ["DATABASE_URL"], os.environ["MESSAGES"]) as made:
+    async with graphs(os.environ["DATABASE_URL"], os.environ["MESSAGES"], int(os.environ["SAVERS"])) as made:
         app.state.graphs = made
         yield
 

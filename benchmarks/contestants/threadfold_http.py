@@ -1,21 +1,25 @@
 """Threadfold as a service: `threadfold serve`, asked over HTTP.
 
 With `--mode wait` a request is answered with the finished turn. With `--mode invoke` it is answered at once, the turns
-of a conversation wait for each other, and it counts when the last of all turns has ended.
+of a conversation wait for each other, and it counts when the last of all turns has ended. Conversations have `--age`
+turns before the first that is measured.
 """
 
 import asyncio
 import uuid
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 import uvloop
 
+from api.service import Service
 from benchmarks.contestants.exchanges import said
+from benchmarks.contestants.threadfold_turns import bring_on, working
 from benchmarks.side_by_side.figures import Figures, say
 from benchmarks.side_by_side.load import HOST, drive, post
 from benchmarks.side_by_side.serving import free_port, load_options, loaded, serving
+from domain.ids import ThreadId
 
 ENDED = "SELECT count(*) FROM events WHERE type = 'TurnCompleted'"
 
@@ -32,14 +36,21 @@ async def main(arguments: Namespace) -> Figures:
         "LOG_LEVEL": "warning",
     }
     workers = ["--workers", str(arguments.processes)] if arguments.processes > 1 else []
+    aged = await _aged(arguments)
     connection = await asyncpg.connect(arguments.database)
+    before = await connection.fetchval(ENDED) if aged else 0
 
     async def waiting(clients: int, turns: int) -> Sequence[Sequence[bytes]]:
-        threads = [uuid.uuid4() for _ in range(clients)]
-        opened = [post("/v1/threads", {"thread_id": str(thread), "graph": "airline"}) for thread in threads]
-        await drive(port, [opened[first::8] for first in range(8)])
+        threads, first = aged.get(clients, []), arguments.age
+        if not threads:
+            threads, first = [ThreadId(uuid.uuid4()) for _ in range(clients)], 0
+            opened = [post("/v1/threads", {"thread_id": str(thread), "graph": "airline"}) for thread in threads]
+            await drive(port, [opened[place::8] for place in range(8)])
         return [
-            [post(f"/v1/threads/{thread}/turns?wait=true", {"user_input": said(at, turn)}) for turn in range(turns)]
+            [
+                post(f"/v1/threads/{thread}/turns?wait=true", {"user_input": said(at, turn)})
+                for turn in range(first, first + turns)
+            ]
             for at, thread in enumerate(threads)
         ]
 
@@ -51,7 +62,7 @@ async def main(arguments: Namespace) -> Figures:
         ]
 
     async def settle(turns: int) -> None:
-        while await connection.fetchval(ENDED) < turns:
+        while await connection.fetchval(ENDED) < before + turns:
             await asyncio.sleep(PAUSE)
 
     try:
@@ -63,6 +74,18 @@ async def main(arguments: Namespace) -> Figures:
         await connection.close()
 
 
+async def _aged(arguments: Namespace) -> Mapping[int, Sequence[ThreadId]]:
+    """Make conversations of so many turns, for each number of clients; none where they are to be young."""
+    if not arguments.age:
+        return {}
+    options = Namespace(database=arguments.database, durability="sync", recall="off")
+    async with working(options) as runtime:
+        made = {clients: [ThreadId(runtime.new_id()) for _ in range(clients)] for clients, _ in arguments.clients}
+        for threads in made.values():
+            await bring_on(Service(runtime), threads, range(arguments.age))
+    return made
+
+
 if __name__ == "__main__":
-    given = load_options(mode=str)
+    given = load_options(mode=str, age=int)
     say(uvloop.run(main(given)))

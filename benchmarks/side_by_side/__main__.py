@@ -15,18 +15,23 @@ from benchmarks.side_by_side.postgres import one_server
 COMPARISONS = ("turns", "storage", "http", "append", "rehydrate", "projections")
 """Modules in `benchmarks.comparisons`, in the order in which they run."""
 
+MORE = ("one_saver",)
+"""Those that run only if they are named."""
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(COMPARISONS)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(COMPARISONS)}, all by default; or {', '.join(MORE)}"
+    )
     parser.add_argument("--extent", choices=["tiny", "short", "full"], default="short")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     for name in given.names:
-        if name not in COMPARISONS:
+        if name not in COMPARISONS + MORE:
             parser.error(f"there is no comparison {name!r}")
     began = time.monotonic()
     with one_server() as server:

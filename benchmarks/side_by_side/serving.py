@@ -74,8 +74,8 @@ def free_port() -> int:
 async def loaded(arguments: Namespace, service: Service, scripts: Scripts, status: int, settle: Settle) -> Figures:
     """Put each load on the service, one after the other. Anything but the `status` ends it all."""
     told: Figures = {}
-    await drive(service.port, await scripts(2, 5))  # what is loaded late is loaded now
-    done = 2 * 5
+    await drive(service.port, await scripts(8, 5))  # what is loaded late is loaded now, in every process
+    done = 8 * 5
     await settle(done)
     for clients, turns in arguments.clients:
         made, total = await scripts(clients, turns), clients * turns
