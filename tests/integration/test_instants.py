@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from domain.ids import DEFAULT_TENANT
-from tests.support import naive
+from tests.support import naive, naive_budgets
 from tests.support.http import Api, running_api
 from tests.support.naive import Json, Naive
 from tests.support.plain import Plain, whole_log
@@ -115,7 +115,7 @@ def stood(events: dict[str, Sequence[Json]], at: datetime) -> dict[str, list[tup
             begun -= 1
         if status != "idle":
             found[status].append((then[begun - 1]["recorded_at"], thread))
-        if since := naive.over_since(then, written, PRICED):
+        if since := naive_budgets.over_since(then, written, PRICED):
             found["over_budget"].append((since, thread))
     return {name: sorted(threads) for name, threads in found.items()}
 
@@ -151,7 +151,9 @@ async def test_who_stood_how_at_any_instant_is_what_all_events_say(api: Api) -> 
         thread = chance.choice(threads)
         if naive.version_at(events[thread], at):
             budget = (await api.get(f"/v1/threads/{thread}/budget", params={"at_time": naive.written(at)})).json()
-            then = naive.budget(events[thread][: naive.version_at(events[thread], at)], naive.written(at), PRICED)
+            then = naive_budgets.budget(
+                events[thread][: naive.version_at(events[thread], at)], naive.written(at), PRICED
+            )
             assert {key: budget[key] for key in then} == then
             assert budget["over"] == (thread in {one for _, one in expected["over_budget"]})
     assert seen, "some thread was over its budget at some of these instants"

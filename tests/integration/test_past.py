@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import naive
+from tests.support import naive, naive_budgets
 from tests.support.http import Api, running_api
 from tests.support.naive import Json, Naive
 
@@ -196,7 +196,7 @@ class Witness:
 
     async def check_budget(self, then: Sequence[Json], params: Json) -> None:
         budget = (await self.api.get(f"{self.path}/budget", params=params)).json()
-        expected = naive.budget(then, str(params.get("at_time", then[-1]["recorded_at"])), PRICED)
+        expected = naive_budgets.budget(then, str(params.get("at_time", then[-1]["recorded_at"])), PRICED)
         assert {key: budget[key] for key in expected} == expected
 
     async def check_diff(self, since: int, until: int, params: Json) -> None:
