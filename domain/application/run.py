@@ -221,6 +221,9 @@ class Run:
 
     async def _store_staged(self) -> None:
         """Store what was kept back, however long the store is away: it is nowhere else."""
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
         journal, fence = self.means.journal, self.fence(self.thread_id)
         while self._staged and self._durable:
             try:
