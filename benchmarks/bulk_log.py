@@ -30,6 +30,7 @@ from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.archive import EVENT_COLUMNS, THREAD_COLUMNS
+from infrastructure.postgres.metadata import taken_apart
 from infrastructure.settings import Settings
 
 MARK = "00000000-0000-4000-8000"
@@ -134,9 +135,10 @@ class Part:
                 payload, metadata = draft.payload.replace(MARK, own), draft.metadata.replace(MARK, own)
                 last = link(last, tenant, thread, version, draft.type, draft.schema, at, metadata, payload)
                 shown = payload.replace("\\", "\\\\")
+                rest, causation = taken_apart(metadata)
                 events.append(
                     f"{slice_}\t{position}\t{tenant}\t{thread}\t{version}\t{draft.type}\t{draft.schema}\t"
-                    f"{shown}\t{metadata}\t{at}\t\\\\x{last.hex()}\n"
+                    f"{shown}\t{rest}\t{causation}\t{at}\t\\\\x{last.hex()}\n"
                 )
             if state := model.states.get(version):
                 shown = state.replace(MARK, own).replace("\\", "\\\\")

@@ -2,7 +2,8 @@
 --
 -- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first; before the first of a
 -- fork, the hash of the event that it left its parent at) followed by
--- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8.
+-- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8. Where the
+-- metadata began with the causation, this is in a column of its own, and its zeros say that nothing was taken out.
 -- Lists what is wrong, one line for each finding. No row: the log is as it was written.
 WITH linked AS (
     SELECT event.slice, event.thread_id, event.version, event.position, event.hash, event.tenant, event.recorded_at,
@@ -16,7 +17,13 @@ WITH linked AS (
                    event.tenant || E'\n' || event.thread_id || E'\n' || event.version || E'\n' || event.type
                    || E'\n' || event.schema || E'\n'
                    || to_char(event.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                   || E'\n' || event.metadata::text || E'\n' || event.payload::text,
+                   || E'\n'
+                   || CASE WHEN event.causation = '00000000-0000-0000-0000-000000000000' THEN event.metadata::text
+                           ELSE '{"causation":"' || event.causation || '"'
+                                || CASE event.metadata::text WHEN '{}' THEN '' ELSE ',' END
+                                || substr(event.metadata::text, 2)
+                      END
+                   || E'\n' || event.payload::text,
                    'UTF8'
                )
            ) AS computed

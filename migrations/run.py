@@ -8,7 +8,7 @@ import asyncpg
 
 from infrastructure.postgres.pool import dsn_of
 
-NEWEST = "0007"
+NEWEST = "0008"
 """The revision of the last file in `versions/`."""
 
 

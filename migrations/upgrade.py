@@ -16,14 +16,14 @@ from sqlalchemy.pool import NullPool
 _LOCK = 0x7468_7265_6164  # "thread"
 
 
-async def upgrade(dsn: str) -> str:
-    """Apply every migration that is lacking, in one transaction, and return the revision then.
+async def upgrade(dsn: str, to: str = "head") -> str:
+    """Apply every migration that is lacking, or those up to one, in one transaction, and return the revision then.
 
     Processes that migrate at once wait for each other: the lock is held until the transaction ends.
     """
     async with _connected(dsn) as connection, connection.begin():
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(_upgrade, to)
         return await connection.run_sync(_revision) or ""
 
 
@@ -42,11 +42,11 @@ async def _connected(dsn: str) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, to: str) -> None:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 def _revision(connection: Connection) -> str | None:

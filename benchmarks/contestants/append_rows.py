@@ -23,16 +23,18 @@ from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
 from domain.ports.log import Append
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.archive import EVENT_COLUMNS
+from infrastructure.postgres.metadata import taken_apart
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
 
 Store: TypeAlias = Callable[[Sequence[Append]], Awaitable[None]]
 
 INSERT = """
-INSERT INTO events (slice, position, tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash)
+INSERT INTO events (slice, position, tenant, thread_id, version, type, schema, payload, metadata, causation,
+                    recorded_at, hash)
 SELECT *
   FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::uuid[], $5::integer[], $6::text[], $7::smallint[],
-              $8::json[], $9::json[], $10::timestamptz[], $11::bytea[])
+              $8::json[], $9::json[], $10::uuid[], $11::timestamptz[], $12::bytea[])
 """
 
 HASH = bytes(range(32))
@@ -97,7 +99,7 @@ def rows(appends: Sequence[Append]) -> Sequence[tuple[Any, ...]]:
     return [
         (
             *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
-            *(r.payload, r.metadata, r.recorded_at, r.hash),
+            *(r.payload, *taken_apart(r.metadata), r.recorded_at, r.hash),
         )
         for append in appends
         for r in append.records

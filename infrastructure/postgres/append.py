@@ -9,6 +9,7 @@ from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
 from infrastructure.postgres.append_statement import APPEND
+from infrastructure.postgres.metadata import taken_apart
 from infrastructure.postgres.retry import DISCONNECTED, trying
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
@@ -101,7 +102,10 @@ def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     """Bring appends and their events into the columns of the statement."""
     asked = zip(*(_asked(append) for append in appends), strict=True)
     events = [
-        (number, place, record.type, record.schema, record.payload, record.metadata, record.recorded_at, record.hash)
+        (
+            *(number, place, record.type, record.schema, record.payload),
+            *(*taken_apart(record.metadata), record.recorded_at, record.hash),
+        )
         for number, append in enumerate(appends, 1)
         for place, record in enumerate(append.records, 1)
     ]
@@ -109,7 +113,7 @@ def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     return (*map(list, asked), *map(list, columns))
 
 
-EVENT_COLUMNS = 8
+EVENT_COLUMNS = 9
 
 
 def _asked(append: Append) -> tuple[Any, ...]:

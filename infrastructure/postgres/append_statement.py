@@ -76,14 +76,15 @@ WITH asked AS (
       FROM unnest($1::smallint[]) WITH ORDINALITY AS each (slice, number)
       LEFT JOIN given USING (number)
 ), recorded AS (
-    INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+    INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, causation,
+                        recorded_at, hash)
     SELECT ($1::smallint[])[number], ($2::uuid[])[number],
            ($4::integer[])[number] + place, positions[number] + place - 1, ($3::text[])[number],
-           type, schema, payload, metadata, recorded_at, hash
+           type, schema, payload, metadata, causation, recorded_at, hash
       FROM places
      CROSS JOIN unnest($18::integer[], $19::integer[], $20::text[], $21::smallint[], $22::json[], $23::json[],
-                       $24::timestamptz[], $25::bytea[])
-           AS event (number, place, type, schema, payload, metadata, recorded_at, hash)
+                       $24::uuid[], $25::timestamptz[], $26::bytea[])
+           AS event (number, place, type, schema, payload, metadata, causation, recorded_at, hash)
      WHERE positions[number] IS NOT NULL
 )
 SELECT number, position FROM given

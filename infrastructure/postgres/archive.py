@@ -12,6 +12,7 @@ from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.metadata import taken_apart
 from infrastructure.postgres.retry import DISCONNECTED
 from infrastructure.postgres.rows import thread_of
 from infrastructure.postgres.statements import (
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 EVENT_COLUMNS = (
     *("slice", "position", "tenant", "thread_id", "version", "type", "schema"),
-    *("payload", "metadata", "recorded_at", "hash"),
+    *("payload", "metadata", "causation", "recorded_at", "hash"),
 )
 COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash", "result", "at")
 THREAD_COLUMNS = (
@@ -94,7 +95,7 @@ class _Writing:
         rows = [
             (
                 *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
-                *(r.payload, r.metadata, r.recorded_at, r.hash),
+                *(r.payload, *taken_apart(r.metadata), r.recorded_at, r.hash),
             )
             for r in records
         ]

@@ -1,46 +1,53 @@
 """Every SQL statement of the stores, named and described, but for that which appends: see `append_statement`."""
 
-READ = """
-SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+from infrastructure.postgres.metadata import METADATA
+
+RECORD = f"""tenant, thread_id, version, type, schema, payload,
+       {METADATA},
+       recorded_at, hash, position"""
+"""The columns of an event, in the order of the fields of `Record`."""
+
+READ = f"""
+SELECT {RECORD}
   FROM events
  WHERE slice = $1 AND thread_id = $2 AND version > $3 AND version <= $4
  ORDER BY version
  LIMIT $5
-"""
+"""  # noqa: S608  (columns of our own)
 """A thread's events between two versions (the first excluded), at most $5 (null: all)."""
 
-READ_AT = """
-SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+READ_AT = f"""
+SELECT {RECORD}
   FROM events
  WHERE slice = $1 AND thread_id = $2 AND version = ANY ($3::integer[])
  ORDER BY version
-"""
+"""  # noqa: S608  (as above)
 """A thread's events of some versions."""
 
-READ_SLICE = """
-SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+READ_SLICE = f"""
+SELECT {RECORD}
   FROM events
  WHERE slice = $1 AND position > $2
  ORDER BY position
  LIMIT $3
-"""
+"""  # noqa: S608  (as above)
 """A slice's events after a position, in the order of their commits."""
 
-READ_AFTER = """
+READ_AFTER = f"""
 SELECT event.*
   FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS part (slice, after, place)
  CROSS JOIN LATERAL (
-       SELECT tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position
+       SELECT {RECORD}
          FROM events
         WHERE events.slice = part.slice AND events.position > part.after
         ORDER BY events.position
         LIMIT $3
        ) AS event
  ORDER BY part.place, event.position
-"""
+"""  # noqa: S608  (as above)
 """Events of several slices, each after a position of its own, at most $3 of each."""
 
-READ_SLICES = """
+READ_SLICES = f"""
 WITH looked_at AS (
     SELECT after.number, after.slice, event.position, event.wanted
       FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS after (slice, position, number)
@@ -64,7 +71,8 @@ WITH looked_at AS (
      WHERE found <= $5
 )
 SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
-       event.tenant, event.thread_id, event.version, event.type, event.schema, event.payload, event.metadata,
+       event.tenant, event.thread_id, event.version, event.type, event.schema, event.payload,
+       {METADATA},
        event.recorded_at, event.hash, event.position
   FROM kept
   LEFT JOIN LATERAL (
@@ -74,7 +82,7 @@ SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
        ) AS event ON true
  WHERE kept.wanted OR kept.ends_slice
  ORDER BY kept.number, kept.position
-"""
+"""  # noqa: S608  (as above)
 """A tenant's events of some types (null: all) in slices after a position each: at most $6 are looked at, $5 found.
 
 Of the others only the last one looked at in each slice comes back, without its content, so that the reader knows where

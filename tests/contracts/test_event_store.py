@@ -24,6 +24,21 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=8)
 
+COMMANDS = st.uuids(allow_nil=True).flatmap(
+    lambda command: st.sampled_from([str(command), command.hex, str(command).upper()])
+)
+METADATA = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(
+            ['{"causation":"', '{ "causation":"', '{"causation": "', '{"command":"', '{"a":1,"causation":"']
+        ),
+        COMMANDS,
+        st.sampled_from(['"}', '"} ', '" }', '","correlation":"é"}', '", "client":""}', '","causation":null} ']),
+    ),
+)
+"""Texts that are, or nearly are, what most events have."""
+
 
 async def everything(store: EventStore, thread_id: ThreadId) -> list[Record]:
     return list(await store.read(thread_id, START))
@@ -167,6 +182,18 @@ class TestPayload:
         stored = await everything(event_store, thread_id)
         assert [record.payload for record in stored] == texts
         assert check_chain(stored, NOTHING) == head
+
+    @given(texts=st.lists(METADATA, min_size=1, max_size=9))
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    async def test_metadata_come_back_as_they_were_written(self, event_store: EventStore, texts: list[str]) -> None:
+        thread_id = new_thread()
+        records, head = seal(ACME, thread_id, NOTHING, [Draft("T", 1, "{}", text) for text in texts], NOON)
+
+        first = await event_store.append(Append(ACME, thread_id, NOTHING, head, records, in_turn=False))
+
+        assert [record.metadata for record in await everything(event_store, thread_id)] == texts
+        found = await event_store.read_slice(slice_of(thread_id), Position(first - 1), 9)
+        assert [record.metadata for record in found] == texts
 
 
 class TestCommand:

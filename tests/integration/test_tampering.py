@@ -5,6 +5,7 @@ import runpy
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -19,7 +20,7 @@ from domain.chain import NOTHING, Head, seal
 from domain.codec import Metadata, encode
 from domain.errors import CorruptLog, UnknownEvent
 from domain.events import Event, StateUpdated, ThreadForked, ThreadOpened
-from domain.ids import DEFAULT_TENANT, Slice, ThreadId, slice_of
+from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
 from domain.ports.log import Append, EventStore
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.seals import PostgresSealStore
@@ -28,7 +29,7 @@ from tests.support.seals import SCRIPT, VERIFIER, a_signer, sealer
 
 check_outside: Callable[..., str] = runpy.run_path(str(SCRIPT))["check"]
 VERIFY_SQL = (SCRIPT.parent / "verify.sql").read_text()
-WHY = Metadata(correlation="ticket-7", actor="somebody")
+WHY = Metadata(causation=CommandId(UUID(int=7)), correlation="ticket-7", actor="somebody")
 SEED = 20261124
 
 
@@ -133,6 +134,7 @@ BYTES: dict[str, tuple[str, str, Callable[[random.Random, Any], Any]]] = {
     "tenant": ("tenant", "$1", text_byte),
     "payload": ("payload::text", "$1::text::json", text_byte),
     "metadata": ("metadata::text", "$1::text::json", text_byte),
+    "causation": ("uuid_send(causation)", "encode($1::bytea, 'hex')::uuid", raw_byte),
     "hash": ("hash", "$1", raw_byte),
     "thread_id": ("uuid_send(thread_id)", "encode($1::bytea, 'hex')::uuid", raw_byte),
     "slice": ("slice", "$1", number_byte(2)),
@@ -321,8 +323,10 @@ async def test_events_that_were_copied_into_another_slice_are_found(log: SealedL
     head = await log.owner.fetchval("SELECT head FROM slices WHERE slice = $1", there)
     copied = """
         INSERT INTO events
-               (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
-        SELECT $2, thread_id, version, $3 + version, tenant, type, schema, payload, metadata, recorded_at, hash
+               (slice, thread_id, version, position, tenant, type, schema, payload, metadata, causation, recorded_at,
+                hash)
+        SELECT $2, thread_id, version, $3 + version, tenant, type, schema, payload, metadata, causation, recorded_at,
+               hash
           FROM events WHERE thread_id = $1
     """
     moved = "UPDATE slices SET head = head + 6 WHERE slice = $1"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID, uuid4, uuid5
 
+from msgspec.structs import replace
+
 from domain.application.execute import Repeatable, record_of
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
@@ -131,7 +133,8 @@ class Log:
         call = loaded.head.version + 1 + next((n for n, e in enumerate(events) if isinstance(e, ToolRequested)), 0)
         events = tuple(_about(event, call) for event in events)
         command = CommandId(uuid5(thread_id, str(self._number)))
-        metadata = Metadata(command, correlation=None if self._number % 3 else f"é{self._number}")
+        why = Metadata(command) if self._number % 2 else Metadata(causation=command)
+        metadata = replace(why, correlation=None if self._number % 3 else f"é{self._number}")
         repeatable = Repeatable(command, bytes([self._number % 256]) * 32) if self._number % 2 else None
         await self.journal.append(loaded, events, metadata, record_of(repeatable, loaded, len(events)))
 

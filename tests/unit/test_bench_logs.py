@@ -33,7 +33,9 @@ def copied(threads: int) -> tuple[Part, dict[ThreadId, list[Record]]]:
 
 def as_copied(line: str) -> Record:
     """Read a line as COPY does."""
-    _, position, tenant, thread, version, kind, schema, payload, metadata, at, digest = line.rstrip("\n").split("\t")
+    _, position, tenant, thread, version, kind, schema, payload, rest, causation, at, digest = line[:-1].split("\t")
+    assert rest == "{}", "all of the model's events have nothing but a causation"
+    metadata = f'{{"causation":"{causation}"}}'
     return Record(
         *(Tenant(tenant), ThreadId(UUID(thread)), Version(int(version)), kind, int(schema)),
         *(payload.replace("\\\\", "\\"), metadata, datetime.fromisoformat(at), bytes.fromhex(digest[3:])),

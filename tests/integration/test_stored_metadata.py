@@ -1,0 +1,87 @@
+"""Metadata take few bytes on the disk, and events from before have them as they were written."""
+
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from domain.chain import NOTHING, Draft, Head, check_chain, seal
+from domain.codec import Metadata, to_json
+from domain.ids import CommandId, ThreadId, Version, slice_of
+from domain.ports.log import Append
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.metadata import AS_IT_IS
+from infrastructure.postgres.pool import open_pool
+from migrations.run import migrate
+from migrations.upgrade import upgrade
+from tests.streams import ACME, NOON, new_thread
+from tests.support.seals import SCRIPT
+
+VERIFY_SQL = (SCRIPT.parent / "verify.sql").read_text()
+CAUSE = CommandId(UUID(int=7))
+AGENT_S = to_json(Metadata(causation=CAUSE))
+ASKED_FOR = to_json(Metadata(causation=CAUSE, correlation="ticket 7, naïve"))
+CALLER_S = to_json(Metadata(command=CAUSE))
+
+WHERE_THEY_ARE = "SELECT ctid, xmin, pg_relation_filenode('events') FROM events WHERE version <= 2 ORDER BY version"
+
+AS_BEFORE = """
+WITH moved AS (
+    UPDATE slices SET head = 2 WHERE slice = $1
+), opened AS (
+    INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
+    VALUES ($1, $2, $3, 2, ($6::bytea[])[2], $4, $4, false)
+)
+INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+SELECT $1, $2, number, number, $3, 'NoteTaken', 1, '{}', metadata, $4, hash
+  FROM unnest($5::json[], $6::bytea[]) WITH ORDINALITY AS event (metadata, hash, number)
+"""
+"""Appends two events as it was done without the column."""
+
+
+def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
+    records, head = seal(ACME, thread_id, after, [Draft("NoteTaken", 1, "{}", text) for text in metadata], NOON)
+    return Append(ACME, thread_id, after, head, records, in_turn=False)
+
+
+async def test_a_causation_is_stored_in_a_column_of_its_own(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
+    await PostgresEventStore(pool).append(an_append(NOTHING, CALLER_S, AGENT_S, ASKED_FOR, thread_id=new_thread()))
+
+    rows = await owner.fetch("SELECT metadata, causation FROM events ORDER BY version")
+
+    assert [tuple(row) for row in rows] == [
+        (CALLER_S, AS_IT_IS),
+        ("{}", CAUSE),
+        ('{"correlation":"ticket 7, naïve"}', CAUSE),
+    ]
+    assert await owner.fetch(VERIFY_SQL) == []
+
+
+async def test_no_event_can_have_a_null_which_would_make_its_row_longer(owner: asyncpg.Connection) -> None:
+    assert not await owner.fetch(
+        "SELECT FROM pg_attribute WHERE attrelid = 'events'::regclass AND attnum > 0 AND NOT attnotnull"
+    )
+
+
+@pytest.mark.parametrize("text", [AGENT_S, ASKED_FOR, CALLER_S])
+async def test_events_from_before_stay_where_they_are_and_others_follow_on_them(
+    empty_database_url: str, text: str
+) -> None:
+    await upgrade(empty_database_url, "0007")
+    owner, thread_id = await asyncpg.connect(empty_database_url), new_thread()
+    old = an_append(NOTHING, text, text, thread_id=thread_id)
+    hashes = [record.hash for record in old.records]
+    await owner.execute(AS_BEFORE, slice_of(thread_id), thread_id, ACME, NOON, [text, text], hashes)
+    before = await owner.fetch(WHERE_THEY_ARE)
+
+    await migrate(empty_database_url)
+    new = an_append(old.head, text, thread_id=thread_id)
+    async with await open_pool(empty_database_url, max_size=2) as pool:
+        await PostgresEventStore(pool).append(new)
+        stored = await PostgresEventStore(pool).read(thread_id, Version(0))
+
+    assert await owner.fetch(WHERE_THEY_ARE) == before
+    assert [record.metadata for record in stored] == [text] * 3
+    assert check_chain(stored, NOTHING) == new.head
+    assert await owner.fetch(VERIFY_SQL) == []
+    await owner.close()
