@@ -1,7 +1,8 @@
 """What a turn takes of a disk, in conversations of different lengths, by Threadfold and by LangGraph.
 
-Sizes are of whole tables with their indexes and TOAST after a checkpoint, by turn since the beginning; nothing is
-vacuumed by hand. Threadfold's write side has its snapshots in it; its read models, which LangGraph has not, are apart.
+Sizes are of whole tables with their indexes and TOAST after a checkpoint; what as many turns have added to them is told
+by turn. Nothing is vacuumed by hand. Threadfold's write side has its snapshots in it; its read models, which LangGraph
+has not, are apart.
 """
 
 from collections.abc import Sequence
@@ -29,22 +30,28 @@ RIVALS = (
     ("LangGraph, delta", "sync", "delta"),
 )
 
-THREADS = 2
+IN_ALL = {"tiny": 40, "short": 400, "full": 400}
+"""Turns of all conversations of one length, unless two of them have more."""
+
+ROUNDS = 3
+"""Sizes hardly change from one round to the next."""
+
 LAST = {"tiny": 10, "short": 200, "full": 1000}
 
 
 def compare(bench: Bench) -> None:
     """Write `storage`, and with the full extent `storage_long`."""
     turns = LAST[bench.extent]
-    played = bench.play([Case(f"up to {turns} turns", [*_contestants(turns)])])
+    case = Case(f"up to {turns} turns", _contestants(turns, IN_ALL[bench.extent]))
+    played = bench.play([case], min(bench.pairs, ROUNDS))
     cases = [_at(mark, played[0]) for mark in marks(turns)]
     name = "storage_long" if bench.extent == "full" else "storage"
     report = bench.report(name, "Bytes of a turn in long conversations", FIGURES, cases, NOTES)
     lines(report, bench.results / f"{name}_growth.png", "write_bytes", "bytes/turn", [*marks(turns)], "turns")
 
 
-def _contestants(turns: int) -> Sequence[Contestant]:
-    options = {"threads": THREADS, "turns": turns}
+def _contestants(turns: int, in_all: int) -> Sequence[Contestant]:
+    options = {"turns": turns, "in_all": in_all}
     return [
         Contestant("Threadfold", "threadfold_storage", {**options, "durability": "sync"}),
         *(

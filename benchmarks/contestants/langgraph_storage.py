@@ -13,11 +13,11 @@ from benchmarks.side_by_side.growth import grown
 async def main(arguments: Namespace) -> Figures:
     async with graphs(arguments.database, arguments.messages) as made:
 
-        async def talk(turns: range) -> None:
-            await converse(made, arguments, range(arguments.threads), turns, [])
+        async def talk(threads: range, turns: range) -> None:
+            await converse(made, arguments, threads, turns, [])
 
         return await grown(arguments, {"write": TABLES}, talk)
 
 
 if __name__ == "__main__":
-    say(uvloop.run(main(options(threads=int, turns=int, durability=str, messages=str))))
+    say(uvloop.run(main(options(turns=int, in_all=int, durability=str, messages=str))))

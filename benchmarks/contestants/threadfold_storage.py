@@ -14,16 +14,16 @@ from domain.ids import ThreadId
 async def main(arguments: Namespace) -> Figures:
     async with working(arguments) as runtime:
         service = Service(runtime)
-        threads = [ThreadId(runtime.new_id()) for _ in range(arguments.threads)]
 
-        async def talk(turns: range) -> None:
-            await converse(service, threads, turns, [])
+        async def talk(threads: range, turns: range) -> None:
+            ids = [ThreadId(runtime.new_id()) for _ in threads]
+            await converse(service, ids, turns, [], first=threads.start)
             await runtime.catch_up()
 
         return await grown(arguments, {"write": WRITE_SIDE, "read": READ_MODELS}, talk)
 
 
 if __name__ == "__main__":
-    given = options(threads=int, turns=int, durability=str)
+    given = options(turns=int, in_all=int, durability=str)
     given.recall = "off"  # what is recalled is not stored
     say(uvloop.run(main(given)))

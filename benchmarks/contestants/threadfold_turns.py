@@ -94,8 +94,9 @@ async def converse(
     turns: range,
     seconds: list[float],
     durability: Durability | None = None,
+    first: int = 0,
 ) -> None:
-    """Take these turns in all threads at the same time, one after the other in each."""
+    """Take these turns in all threads at the same time, one after the other in each. They are numbered from `first`."""
 
     async def talk(number: int, thread_id: ThreadId) -> None:
         for turn in turns:
@@ -105,7 +106,7 @@ async def converse(
         while turns and not isinstance((await service.existing(thread_id, Caller())).state, Idle):
             await asyncio.sleep(PAUSE)
 
-    await asyncio.gather(*[talk(number, thread_id) for number, thread_id in enumerate(threads)])
+    await asyncio.gather(*[talk(number, thread_id) for number, thread_id in enumerate(threads, first)])
 
 
 async def _take(service: Service, thread_id: ThreadId, words: Said) -> None:

@@ -4,6 +4,7 @@ from argparse import Namespace
 from benchmarks.contestants.exchanges import exchange_of, exchanges, said
 from benchmarks.side_by_side.alternate import Played
 from benchmarks.side_by_side.figures import quantiles
+from benchmarks.side_by_side.growth import conversations, marks
 from benchmarks.side_by_side.load import drive, post
 from benchmarks.side_by_side.ratios import Figure, ratio, ratio_of
 from benchmarks.side_by_side.report import Report, as_json, table
@@ -101,3 +102,11 @@ async def test_clients_tell_of_every_request() -> None:
 
 def test_quantiles_are_milliseconds() -> None:
     assert quantiles([0.001 * n for n in range(100)]) == {"p50_ms": 50.0, "p99_ms": 99.0, "max_ms": 99.0}
+
+
+def test_conversations_of_any_length_have_as_many_turns_in_all() -> None:
+    assert [(turns, conversations(turns, 400)) for turns in marks(200)] == [(10, 40), (50, 8), (200, 2)]
+
+
+def test_no_conversation_is_measured_alone() -> None:
+    assert conversations(1000, 400) == 2
