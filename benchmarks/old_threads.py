@@ -1,6 +1,7 @@
 """Threads of any age, built from recorded turns as the runtime would have built them, with its snapshots."""
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +16,6 @@ NAMES = UUID("2c1f43f2-8d0c-4f0e-b0f6-6c2a1c2b9a11")
 
 AT_ONCE = 10
 """Turns of an append: building is no part of what is measured."""
-
-TAIL = 3
-"""Turns since the last snapshot, at the end: half of what comes between two of them."""
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -59,8 +57,13 @@ class Building:
     journal: Journal
     every: int
 
+    @property
+    def tail(self) -> int:
+        """Turns since the last snapshot, at the end: half of those that come between two of them."""
+        return math.ceil(self.every / EVENTS) // 2
+
     async def build(self, size: int, number: int) -> None:
-        """Append turns until there are so many events, and a snapshot is `TAIL` turns ago, if there is one."""
+        """Append turns until there are so many events, and a snapshot is `tail` turns ago, if there is one."""
         loaded = await self.journal.load(thread_named(size, number))
         loaded, _ = await self.journal.append(loaded, [OPENED], Metadata())
         due, turns, done = Snapshots(self.every), 0, False
@@ -72,7 +75,7 @@ class Building:
                 after, turns = sealed[-1].after, turns + 1
                 if due.note(after.head.version):
                     kept.append(after)
-                far = due.turns == TAIL or not due.last
+                far = due.turns == self.tail or not due.last
                 done = after.head.version + EVENTS > size and far
             records = tuple(record for one in sealed for record in one.records)
             recorded = [one for part in sealed for one in part.recorded]

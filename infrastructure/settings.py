@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     context_window_limit: int = Field(
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
     )
-    snapshot_every: int = Field(default=100, ge=1, description="events of a thread between two snapshots")
+    snapshot_every: int = Field(default=200, ge=1, description="events of a thread between two snapshots")
     projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = Field(
         default="beside",
         description="where read models are kept up to date: in a process beside each that runs turns, or inside of it",

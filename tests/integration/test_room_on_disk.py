@@ -1,5 +1,6 @@
-"""Metadata take few bytes on the disk, and events from before have them as they were written."""
+"""Metadata and snapshots take few bytes on the disk, and events from before are read as they were written."""
 
+import random
 from uuid import UUID
 
 import asyncpg
@@ -9,9 +10,11 @@ from domain.chain import NOTHING, Draft, Head, check_chain, seal
 from domain.codec import Metadata, to_json
 from domain.ids import CommandId, ThreadId, Version, slice_of
 from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.metadata import AS_IT_IS
 from infrastructure.postgres.pool import open_pool
+from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from migrations.run import migrate
 from migrations.upgrade import upgrade
 from tests.streams import ACME, NOON, new_thread
@@ -61,6 +64,22 @@ async def test_no_event_can_have_a_null_which_would_make_its_row_longer(owner: a
     assert not await owner.fetch(
         "SELECT FROM pg_attribute WHERE attrelid = 'events'::regclass AND attnum > 0 AND NOT attnotnull"
     )
+
+
+async def test_a_snapshot_of_common_size_is_compressed_and_stays_in_its_table(
+    pool: asyncpg.Pool, owner: asyncpg.Connection
+) -> None:
+    chance = random.Random(1)
+    window = [{"version": n, "role": "assistant", "tokens": chance.randrange(10**12)} for n in range(180)]
+    head = Head(Version(120), b"h" * 32, NOON)
+
+    await PostgresSnapshotStore(pool).save(Snapshot(ACME, new_thread(), head, "fold", to_json(window)))
+
+    row = await owner.fetchrow("SELECT octet_length(state::text) AS text, pg_column_size(state) AS kept FROM snapshots")
+    assert row["text"] > 9_000
+    assert 2_000 < row["kept"] < row["text"] / 2
+    beside = "SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'snapshots'::regclass"
+    assert await owner.fetchval(beside) == 0
 
 
 @pytest.mark.parametrize("text", [AGENT_S, ASKED_FOR, CALLER_S])
