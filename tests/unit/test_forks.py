@@ -131,6 +131,16 @@ async def test_messages_and_values_may_be_edited() -> None:
         await forked(played, 3, edits=(EditMessage(Version(2), "?", 1),))
 
 
+async def test_an_edit_that_changes_nothing_leaves_no_event() -> None:
+    played = await conversation()
+    state = (await played.journal.load_at(played.thread_id, Version(3))).state
+    assert isinstance(state, Running)
+    said = state.thread.window[-1]
+    for content, left in (said.content or "", 1), ("something else", 2):
+        fork_id = await forked(played, 3, resume=True, edits=(EditMessage(said.version, content, said.tokens),))
+        assert len(await played.store.read(fork_id, START)) == left
+
+
 async def test_ids_and_versions_are_checked() -> None:
     played = await conversation()
     last = (await played.journal.load(played.thread_id)).head.version
