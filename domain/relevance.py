@@ -84,7 +84,7 @@ class Term(Struct, frozen=True):
     weight: float = 1.0
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """A message that has some of the terms, as a set of bits. `length` is in words."""
 
     thread_id: ThreadId
@@ -105,7 +105,7 @@ class Matches(Struct, frozen=True):
     candidates: Sequence[Candidate]
 
 
-class Hit(Struct, frozen=True):
+class Hit(Struct, frozen=True, gc=False):
     """A message, in the thread that has it itself, and how much it has to do with what was asked."""
 
     thread_id: ThreadId
@@ -165,9 +165,14 @@ def _forms(date: re.Match[str]) -> Iterable[str]:
         yield f"-{month:02}-{day:02}"
 
 
+def words_of(text: str) -> Sequence[str]:
+    """Return a text's words as they stand."""
+    return _TOKEN.findall(text)
+
+
 def vocabulary(text: str) -> frozenset[str]:
     """Return the stems of a text's words."""
-    return frozenset(map(stem, _TOKEN.findall(text)))
+    return frozenset(map(stem, words_of(text)))
 
 
 @lru_cache(10_000)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from domain.concordance import signs_of
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
@@ -29,9 +30,10 @@ MESSAGES = Table(
         Column("tenant", "text", about="Whose thread it is."),
         Column("role", "text", about="user, assistant, or tool."),
         Column("content", "words", about="The words in it."),
+        Column("signs", "text", about="Its words, a character for each; see `domain.concordance`."),
     ),
     (Index(("content",), by="words"),),
-    private=frozenset({"slice", "content"}),
+    private=frozenset({"slice", "content", "signs"}),
     derived=(TEXT,),
 )
 
@@ -46,6 +48,7 @@ def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Chan
         tenant=seen.tenant,
         role=role,
         content=content[:SEARCHED],
+        signs=signs_of(content[:SEARCHED]),
     )
     return [(MESSAGES, row)]
 
@@ -73,7 +76,7 @@ def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
 
 PROJECTION = Projection(
     "messages",
-    1,
+    2,
     (MESSAGES,),
     {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
 )

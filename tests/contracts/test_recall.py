@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.concordance import signs_of
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
 from domain.read_models import Batch, Move, ReadModels
@@ -64,6 +65,7 @@ async def say(models: ReadModels, texts: dict[int, str], thread_id: ThreadId = P
                 tenant="acme",
                 role="user",
                 content=text,
+                signs=signs_of(text),
             ),
         )
         for version, text in texts.items()
