@@ -5,7 +5,7 @@ stem. Some words share one, one of 55,000: then a message may be found that has 
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -15,7 +15,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from domain.ids import ThreadId, Version
-from domain.relevance import STOP_WORDS, Candidate, Matches, Term, rarest, stem, words_of
+from domain.relevance import STOP_WORDS, Candidate, Hit, Matches, Term, rank, rarest, stem, words_of
 
 FIRST, MANY = 0x100, 0xD700
 """The characters that are signs: neither control characters nor surrogates, and all take two bytes in memory."""
@@ -60,17 +60,22 @@ class Concordance(Struct, frozen=True):
             self.starts[:-1] + array("i", ends),
         )
 
-    def holding(self, rows: Iterable[str], count: int) -> Collection[int]:
+    def holding(self, rows: Collection[str], count: int) -> Collection[int]:
         """Return which of the first `count` messages have any of some rows of signs: their numbers from 0 on."""
-        found: dict[int, None] = {}
+        found: list[int] = []
         find, starts, end = self.text.find, self.starts, self.starts[count]
         for row in rows:
-            at = find(row, 0, end)
+            following, at = 0, find(row, 0, end)
             while at >= 0:
-                number = bisect_right(starts, at)
-                found[number - 1] = None
-                at = find(row, starts[number], end)
-        return found
+                following = bisect_right(starts, at, following)
+                found.append(following - 1)
+                at = find(row, starts[following], end)
+        return found if len(rows) == 1 else set(found)
+
+    def signs_at(self, version: Version) -> str:
+        """Return a message's signs."""
+        number = bisect_left(self.versions, version)
+        return self.text[self.starts[number] : self.starts[number + 1] - 1]
 
 
 def signs_of(text: str) -> str:
@@ -90,6 +95,15 @@ Part = tuple[ThreadId, Concordance, Version]
 """A thread of a lineage, its messages, and the last version that is of interest."""
 
 
+def find(parts: Sequence[Part], terms: Sequence[Term], limit: int) -> Sequence[Hit]:
+    """Return the messages that have most to do with some terms; see `rank`."""
+    of = {thread_id: concordance for thread_id, concordance, _ in parts}
+    return [
+        Hit(hit.thread_id, hit.version, hit.score, of[hit.thread_id].signs_at(hit.version))
+        for hit in rank(matches(parts, terms), terms, limit)
+    ]
+
+
 def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
     """Find the messages that have any of some terms; where these are very many, any of the rarer ones."""
     rows = [tuple({row for form in term.forms if (row := signs_of(form))}) for term in terms]
@@ -104,22 +118,27 @@ def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
         counts = [many + len(here) for many, here in zip(counts, holding, strict=True)]
     rare = frozenset(rarest(counts, CANDIDATES))
     candidates = [each for place in found for each in _candidates(*place, rare)]
-    candidates = sorted(candidates, key=lambda each: -each.version)[:CANDIDATES]
-    return Matches(messages, length / max(messages, 1), tuple(map(float, counts)), candidates)
+    if len(found) > 1:
+        candidates.sort(key=lambda each: -each.version)
+    return Matches(messages, length / max(messages, 1), tuple(map(float, counts)), candidates[:CANDIDATES])
 
 
 def _candidates(
     thread_id: ThreadId, concordance: Concordance, holding: Sequence[Iterable[int]], rare: Iterable[int]
-) -> Iterable[Candidate]:
+) -> Sequence[Candidate]:
     """Make candidates of the messages that have any of the rarer terms, each with all that it has."""
     terms: dict[int, int] = {}
+    get = terms.get
     for number in rare:
+        bit = 1 << number
         for message in holding[number]:
-            terms[message] = terms.get(message, 0) | 1 << number
+            terms[message] = get(message, 0) | bit
     for number in set(range(len(holding))).difference(rare):
         for message in holding[number]:
             if message in terms:
                 terms[message] |= 1 << number
     versions, lengths = concordance.versions, concordance.lengths
-    for message, its in terms.items():
-        yield Candidate(thread_id, Version(versions[message]), lengths[message], its)
+    return [
+        Candidate(thread_id, Version(versions[message]), lengths[message], terms[message])
+        for message in sorted(terms, reverse=True)
+    ]

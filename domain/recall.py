@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.concordance import signs_of
 from domain.ids import Version
-from domain.relevance import TERMS, Term, places, terms_of, vocabulary
+from domain.relevance import TERMS, Term, places, terms_of
 from domain.state import Message
 
 SHARE = 0.35
@@ -16,7 +17,7 @@ SHARE = 0.35
 LEAST = 24
 """Tokens that a part of a message has at least: less of it would say too little."""
 
-NEW = 0.15
+NEW = 0.2
 """The share of an excerpt's words that no better one has: else it says nothing new."""
 
 HEADING = 8
@@ -40,10 +41,10 @@ LEAD = 0.25
 _EDGE = re.compile(r"[\s,;{\[]")
 
 
-class Excerpt(Struct, frozen=True):
+class Excerpt(Struct, frozen=True, gc=False):
     """The characters of a message from `start` on, and why they are shown again. `who` is a role, or a tool's name.
 
-    `edits` is the message that an edit is of.
+    `edits` is the message that an edit is of. `price` is what it takes in a prompt, if that was counted before.
     """
 
     message: Version
@@ -53,12 +54,13 @@ class Excerpt(Struct, frozen=True):
     tokens: int
     because: str
     edits: Version = Version(0)
+    price: int | None = None
 
 
-class Said(Struct, frozen=True):
+class Said(Struct, frozen=True, gc=False):
     """A message that was found, as the log has it. An edit is found by its own version; it is of another message.
 
-    `tokens` were counted when it was said; None if nobody has.
+    `tokens` were counted when it was said; None if nobody has. `signs` are of its words, if they are at hand.
     """
 
     message: Version
@@ -66,6 +68,7 @@ class Said(Struct, frozen=True):
     text: str
     edits: Version = Version(0)
     tokens: int | None = None
+    signs: str = ""
 
 
 def asked(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -100,12 +103,17 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
             continue
         texts.add(said.text)
         cut = passage(said, terms, min(int(room * SHARE), left), count)
-        words = vocabulary(cut.text) if cut else frozenset()
+        words = _words(cut, said) if cut else frozenset()
         if cut and len(words - shown) >= NEW * len(words):
             chosen.append(cut)
             shown |= words
             left -= cut.tokens + HEADING
     return chosen
+
+
+def _words(cut: Excerpt, said: Said) -> frozenset[str]:
+    """Return the words of a part of a message, which may be all of it, as their signs."""
+    return frozenset(said.signs if said.signs and cut.text is said.text else signs_of(cut.text))
 
 
 def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
@@ -117,6 +125,8 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     if said.tokens is not None and said.tokens <= most and text is said.text:
         return Excerpt(said.message, said.who, 0, text, said.tokens, _because(found, terms), said.edits)
     size = min(len(text), most * CHARACTERS)
+    if said.tokens and said.tokens > most:  # mostly, the parts of a text have as many tokens as they are long
+        size = min(size, max(1, len(said.text) * most // said.tokens))
     start, end = _around(text, found, terms, size) if size < len(text) else (0, size)
     tokens = count(text[start:end])
     if most < LEAST < tokens:

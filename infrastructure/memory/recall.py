@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from domain.concordance import Concordance, Part, matches
+from domain.concordance import Concordance, Part, find
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
 from domain.queries import Where
-from domain.relevance import Hit, Term, rank
+from domain.relevance import Hit, Term
 from domain.tables import Table
 from infrastructure.memory.read_models import MemoryReadModels
 
@@ -25,7 +25,7 @@ class MemoryFinder:
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look at each message."""
         parts = [self._part(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage]
-        return rank(matches(parts, terms), terms, limit)
+        return find(parts, terms, limit)
 
     def _part(self, thread_id: ThreadId, upto: Version) -> Part:
         where = (Where("thread_id", "=", thread_id), Where("version", "<=", upto))

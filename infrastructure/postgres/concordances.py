@@ -4,7 +4,6 @@ What was said does not change: an edit is a message of its own, and what was rol
 recalls. So a thread's words stay right whatever other processes do, and only what was said since is read.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import asyncpg
@@ -12,6 +11,7 @@ import asyncpg
 from domain.concordance import Concordance, Part
 from domain.ids import ThreadId, slice_of
 from domain.ports.recall import Lineage
+from domain.recent import Recent
 from infrastructure.postgres.retry import fetch
 
 KEPT = 32_000_000
@@ -42,16 +42,14 @@ class Concordances:
     def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
         """Read with a pool's connections, and keep at most so many bytes."""
         self._pool = pool
-        self._kept = kept
-        self._size = 0
-        self._threads: OrderedDict[ThreadId, Concordance] = OrderedDict()
+        self._threads = Recent[Concordance](kept)
 
     async def of(self, lineage: Lineage) -> Sequence[Part]:
         """Return the words of a lineage's threads, at least up to the versions that are of interest.
 
         The read model grows in the order of versions: where there is a later message, none is missing before it.
         """
-        known = [self._threads.get(thread_id, Concordance()) for thread_id, _ in lineage]
+        known = [self._threads.get(thread_id) or Concordance() for thread_id, _ in lineage]
         short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
         if short:
             for place, words in zip(short, await self._continued(lineage, known, short), strict=True):
@@ -74,12 +72,6 @@ class Concordances:
 
     def _keep(self, thread_id: ThreadId, words: Concordance) -> None:
         """Keep a thread's words, unless somebody else has read more of them meanwhile."""
-        there = self._threads.pop(thread_id, None)
-        if there is not None:
-            self._size -= there.size
-            words = max(words, there, key=lambda each: each.last)
-        self._threads[thread_id] = words
-        self._size += words.size
-        while self._size > self._kept:
-            _, gone = self._threads.popitem(last=False)
-            self._size -= gone.size
+        there = self._threads.get(thread_id)
+        if there is None or there.last < words.last:
+            self._threads.put(thread_id, words, words.size)

@@ -7,11 +7,12 @@ what is older than `SEARCHED` messages is not found.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import asyncpg
 
-from domain.concordance import CANDIDATES, matches
+from domain.concordance import CANDIDATES, find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.relevance import TERMS, Candidate, Hit, Matches, Term, rank, rarest
@@ -75,23 +76,18 @@ class PostgresFinder:
         self._concordances = Concordances(pool, kept)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Count terms, look for the rarer ones, and rank."""
+        """Look in the words that are kept here; or where these are very many, on the server."""
         terms = terms[:TERMS]
         if not terms or before <= 1:
             return []
         lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:PARENTS]]
-        return rank(await self._matches(lineage, terms, before), terms, limit)
-
-    async def _matches(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
-        """Look for the terms: in the words that are kept here; or where these are very many, on the server."""
         try:
             if before <= COUNTED:
-                return matches(await self._concordances.of(lineage), terms)
-            return await self._searched(lineage, terms, before)
+                with suppress(asyncpg.UndefinedColumnError):  # another version serves until this code's is built
+                    return find(await self._concordances.of(lineage), terms, limit)
+            return rank(await self._searched(lineage, terms, before), terms, limit)
         except asyncpg.UndefinedTableError:  # the read model is built for the first time
-            return Matches(0, 0, (0,) * len(terms), ())
-        except asyncpg.UndefinedColumnError:  # another version of it serves until this code's is built
-            return await self._searched(lineage, terms, before)
+            return []
 
     async def _searched(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
         """Let the server look for the terms, in a thread of any length."""
