@@ -23,20 +23,25 @@ FIRST, MANY = 0x100, 0xD700
 END = "\n"
 """What ends a message, so that no row of words goes on in the next one."""
 
-CANDIDATES = 1_000
+CANDIDATES = 200
 """Messages that are looked at more closely, at most."""
+
+OFTEN, KNOWN = 12, 96
+"""Messages from which on it is kept which ones have a row of signs, and of how many rows: questions of one thread are
+about the same things."""
 
 
 class Concordance(Struct, frozen=True):
     """Messages of one thread, in their order: their signs, each with an `END`, and where each one begins.
 
-    `lengths` are of how many different words they are.
+    `lengths` are of how many different words they are. `known` has which messages have the rows that were looked for.
     """
 
     text: str = ""
     versions: "array[int]" = array("i")
     lengths: "array[int]" = array("i")
     starts: "array[int]" = array("i", [0])
+    known: dict[str, "array[int]"] = {}
 
     @property
     def last(self) -> Version:
@@ -46,31 +51,48 @@ class Concordance(Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        return 2 * len(self.text) + 12 * len(self.versions) + 500
+        known = sum(map(len, self.known.values()))
+        return 2 * len(self.text) + 12 * len(self.versions) + 4 * known + 250 * len(self.known) + 500
 
     def extended(self, versions: Sequence[int], messages: Sequence[str]) -> Self:
         """Add messages that follow on the last one."""
         if not versions:
             return self
         ends = accumulate((len(signs) + 1 for signs in messages), initial=len(self.text))
-        return type(self)(
+        longer = type(self)(
             "".join([self.text, END.join(messages), END]),
             self.versions + array("i", versions),
             self.lengths + array("i", map(len, map(frozenset, messages))),
             self.starts[:-1] + array("i", ends),
         )
+        for row, known in self.known.items():
+            longer.known[row] = known + longer.having(row, len(self.versions))
+        return longer
 
-    def holding(self, rows: Collection[str], count: int) -> Collection[int]:
+    def holding(self, rows: Sequence[str], count: int) -> Collection[int]:
         """Return which of the first `count` messages have any of some rows of signs: their numbers from 0 on."""
+        if len(rows) == 1:  # as mostly
+            return self._first(rows[0], count)
+        return {message for row in rows for message in self._first(row, count)}
+
+    def _first(self, row: str, count: int) -> Sequence[int]:
+        having = self.known.get(row)
+        if having is None:
+            having = self.having(row)
+            if len(having) >= OFTEN and len(self.known) < KNOWN:
+                self.known[row] = having
+        return having[: bisect_left(having, count)]
+
+    def having(self, row: str, first: int = 0) -> "array[int]":
+        """Look for a row of signs in all messages from the `first` on: which ones have it."""
         found: list[int] = []
-        find, starts, end = self.text.find, self.starts, self.starts[count]
-        for row in rows:
-            following, at = 0, find(row, 0, end)
-            while at >= 0:
-                following = bisect_right(starts, at, following)
-                found.append(following - 1)
-                at = find(row, starts[following], end)
-        return found if len(rows) == 1 else set(found)
+        find, starts = self.text.find, self.starts
+        following, at = first, find(row, starts[first])
+        while at >= 0:
+            following = bisect_right(starts, at, following)
+            found.append(following - 1)
+            at = find(row, starts[following])
+        return array("i", found)
 
     def signs_at(self, version: Version) -> str:
         """Return a message's signs."""
@@ -91,6 +113,17 @@ def _sign(word: str) -> str:
     return chr(FIRST + crc32(stem(word).encode()) % (MANY - FIRST))
 
 
+@lru_cache(64)  # of each message that is recalled it is said why
+def rows_of(terms: tuple[Term, ...]) -> Sequence[tuple[int, str, str]]:
+    """Return the rows of signs that terms are: each with its term's number, and the stem of its first word."""
+    rows: dict[tuple[int, str], str] = {}
+    for number, term in enumerate(terms):
+        for form in term.forms:
+            if words := [word for word in words_of(form) if _sign(word)]:
+                rows[number, "".join(map(_sign, words))] = stem(words[0])
+    return [(number, row, word) for (number, row), word in rows.items()]
+
+
 Part = tuple[ThreadId, Concordance, Version]
 """A thread of a lineage, its messages, and the last version that is of interest."""
 
@@ -106,7 +139,9 @@ def find(parts: Sequence[Part], terms: Sequence[Term], limit: int) -> Sequence[H
 
 def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
     """Find the messages that have any of some terms; where these are very many, any of the rarer ones."""
-    rows = [tuple({row for form in term.forms if (row := signs_of(form))}) for term in terms]
+    rows: list[list[str]] = [[] for _ in terms]
+    for number, row, _ in rows_of(tuple(terms)):
+        rows[number].append(row)
     found: list[tuple[ThreadId, Concordance, list[Collection[int]]]] = []
     messages, length = 0, 0
     counts = [0] * len(terms)

@@ -1,12 +1,12 @@
 """Older messages that matter again: parts of them, found by what was just said."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.concordance import signs_of
+from domain.concordance import rows_of, signs_of
 from domain.ids import Version
 from domain.relevance import TERMS, Term, places, terms_of
 from domain.state import Message
@@ -102,18 +102,25 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
         if said.text in texts:
             continue
         texts.add(said.text)
-        cut = passage(said, terms, min(int(room * SHARE), left), count)
-        words = _words(cut, said) if cut else frozenset()
-        if cut and len(words - shown) >= NEW * len(words):
+        most = min(int(room * SHARE), left)
+        words = frozenset(said.signs) if _fits(said, most) else frozenset()
+        if words and not _is_new(words, shown):
+            continue
+        cut = passage(said, terms, most, count)
+        words = words or frozenset(signs_of(cut.text) if cut else ())
+        if cut and _is_new(words, shown):
             chosen.append(cut)
             shown |= words
             left -= cut.tokens + HEADING
     return chosen
 
 
-def _words(cut: Excerpt, said: Said) -> frozenset[str]:
-    """Return the words of a part of a message, which may be all of it, as their signs."""
-    return frozenset(said.signs if said.signs and cut.text is said.text else signs_of(cut.text))
+def _fits(said: Said, most: int) -> bool:
+    return said.tokens is not None and said.tokens <= most and len(said.text) <= SEARCHED
+
+
+def _is_new(words: frozenset[str], shown: set[str]) -> bool:
+    return len(words - shown) >= NEW * len(words)
 
 
 def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
@@ -121,9 +128,10 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     text = said.text[:SEARCHED]
     if most <= 0 or not text or (most < LEAST and len(text) > LEAST * CHARACTERS):
         return None
+    if said.tokens is not None and _fits(said, most):
+        because = _because(_occurring(said, terms), terms)
+        return Excerpt(said.message, said.who, 0, text, said.tokens, because, said.edits)
     found = places(text, terms)
-    if said.tokens is not None and said.tokens <= most and text is said.text:
-        return Excerpt(said.message, said.who, 0, text, said.tokens, _because(found, terms), said.edits)
     size = min(len(text), most * CHARACTERS)
     if said.tokens and said.tokens > most:  # mostly, the parts of a text have as many tokens as they are long
         size = min(size, max(1, len(said.text) * most // said.tokens))
@@ -137,7 +145,16 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
             return None
         start, end = _around(text, found, terms, size)
         tokens = count(text[start:end])
-    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms), said.edits)
+    because = _because({number for _, _, number in found}, terms)
+    return Excerpt(said.message, said.who, start, text[start:end], tokens, because, said.edits)
+
+
+def _occurring(said: Said, terms: Sequence[Term]) -> Collection[int]:
+    """Return which terms a message has. Where its signs say so, its text is asked as well: some words share a sign."""
+    if not said.signs:
+        return {number for _, _, number in places(said.text, terms)}
+    signs, text = said.signs, said.text.lower()
+    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and word in text}
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:
@@ -160,7 +177,6 @@ def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Te
     return start, min(start + size, len(text))
 
 
-def _because(found: Sequence[tuple[int, int, int]], terms: Sequence[Term]) -> str:
-    numbers = {number for _, _, number in found}
+def _because(numbers: Collection[int], terms: Sequence[Term]) -> str:
     best = sorted(numbers, key=lambda number: (-terms[number].weight, number))[:NAMED]
     return f"matches {', '.join(terms[number].text for number in best)}" if best else "means something alike"

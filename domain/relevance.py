@@ -9,7 +9,7 @@ names the trip, and the answer is in a tool's result that names only its code.
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
@@ -45,7 +45,7 @@ QUESTION = 10_000
 LONGEST, IN_A_ROW = 100, 8
 """Characters and words of a code or a name, at most: what is longer is a text, looked for word by word."""
 
-REFINED = 64
+REFINED = 48
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
 
 EARLIER = 10
@@ -251,40 +251,39 @@ def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
     short, long = 1 + SATURATION * (1 - BY_LENGTH), SATURATION * BY_LENGTH / max(matches.length, 1)
     own = [totals[candidate.terms] / (short + long * candidate.length) for candidate in candidates]
     best = sorted(range(len(candidates)), key=own.__getitem__, reverse=True)[:REFINED]
-    around = _Around(candidates, worth, totals)
-    scores = sorted([(own[place] + around.worth(candidates[place]), -place) for place in best], reverse=True)
+    around = _around(candidates, [candidates[place] for place in best], worth)
+    scores = sorted([(own[place] + more, -place) for place, more in zip(best, around, strict=True)], reverse=True)
     return [Hit((c := candidates[-place]).thread_id, c.version, score) for score, place in scores[:limit]]
 
 
-class _Around:
-    """What terms add to messages that have them not, but some near them have."""
+def _around(candidates: Sequence[Candidate], best: Sequence[Candidate], worth: Sequence[float]) -> Sequence[float]:
+    """Return what terms add to the best candidates that have them not, but some near them have.
 
-    def __init__(self, candidates: Sequence[Candidate], worth: Sequence[float], totals: Iterable[int]) -> None:
-        """Look for the terms that count most among those that were said."""
-        self._said: list[tuple[int, float, list[int]]] = []
-        said: list[list[int]] = [[-FAR] for _ in worth]
-        having = {
-            terms: [said[number].append for number in range(len(worth)) if terms >> number & 1] for terms in totals
-        }
-        for candidate in reversed(candidates):
-            for append in having[candidate.terms]:
-                append(candidate.version)
-        for number in sorted(range(len(worth)), key=lambda number: -worth[number]):
-            if len(said[number]) > 1:
-                self._said.append((1 << number, worth[number] * NEARBY, [*said[number], NEVER]))
-        del self._said[AROUND:]
-
-    def worth(self, candidate: Candidate) -> float:
-        """Return what they add to a message."""
+    These are the terms that count most among those that were said.
+    """
+    said: list[list[int]] = [[-FAR] for _ in worth]
+    having: dict[int, list[Callable[[int], None]]] = {}
+    for candidate in reversed(candidates):  # so that versions ascend
+        if (terms := candidate.terms) not in having:
+            having[terms] = [versions.append for number, versions in enumerate(said) if terms >> number & 1]
+        for append in having[terms]:
+            append(candidate.version)
+    there = [number for number, versions in enumerate(said) if len(versions) > 1]
+    most = sorted(there, key=lambda number: -worth[number])[:AROUND]
+    looked_for = [(1 << number, worth[number] * NEARBY, [*said[number], NEVER]) for number in most]
+    added = []
+    for candidate in best:
         total, terms, version = 0.0, candidate.terms, candidate.version
-        for bit, worth, versions in self._said:
+        for bit, full, versions in looked_for:
             if not terms & bit:
                 following = bisect_left(versions, version)
                 away, behind = versions[following] - version, version - versions[following - 1]
-                away = min(away, behind)
+                if behind < away:  # noqa: PLR1730  (this is where ranking takes its time, and `min` twice that)
+                    away = behind
                 if away < FAR:
-                    total += worth * FADED[away]
-        return total
+                    total += full * FADED[away]
+        added.append(total)
+    return added
 
 
 def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:

@@ -15,7 +15,7 @@ from domain.recent import Recent
 from infrastructure.postgres.retry import fetch
 
 KEPT = 32_000_000
-"""Bytes that are kept of threads' words, those that were looked at last: some 450 conversations of 200 turns."""
+"""Bytes that are kept of threads' words, those that were looked at last: some 250 conversations of 200 turns."""
 
 COUNTED = 8_192
 """Versions of a thread that are read. A longer one is searched where its words are."""
@@ -73,5 +73,5 @@ class Concordances:
     def _keep(self, thread_id: ThreadId, words: Concordance) -> None:
         """Keep a thread's words, unless somebody else has read more of them meanwhile."""
         there = self._threads.get(thread_id)
-        if there is None or there.last < words.last:
+        if there is None or there is words or there.last < words.last:
             self._threads.put(thread_id, words, words.size)

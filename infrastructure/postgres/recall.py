@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import asyncpg
 
-from domain.concordance import CANDIDATES, find
+from domain.concordance import find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.relevance import TERMS, Candidate, Hit, Matches, Term, rank, rarest
@@ -22,6 +22,9 @@ from infrastructure.postgres.retry import fetch
 
 STRETCHES = 32
 """Parts of a thread that terms are counted in."""
+
+CANDIDATES = 1_000
+"""Messages that are looked at more closely, at most."""
 
 SEARCHED = 50_000
 """Messages that are searched, the newest ones."""

@@ -1,5 +1,6 @@
 """A thread's words, a character each: what is found there is what a text has, however the thread came together."""
 
+from array import array
 from uuid import UUID
 
 from hypothesis import assume, given
@@ -45,23 +46,43 @@ def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: s
     assert found.counts == tuple(float(sum(b >> n & 1 for b in expected.values())) for n in range(len(terms)))
 
 
-@given(st.lists(TEXTS, max_size=12), st.data(), TEXTS)
-def test_read_in_portions_it_is_the_same(texts: list[str], data: st.DataObject, question: str) -> None:
-    signs = list(map(signs_of, texts))
+@given(st.lists(TEXTS, max_size=40), st.data(), TEXTS)
+def test_read_in_portions_and_asked_in_between_it_is_the_same(
+    texts: list[str], data: st.DataObject, question: str
+) -> None:
+    signs, terms = list(map(signs_of, texts)), terms_of(question)
     versions = sorted(data.draw(st.sets(st.integers(1, 500), min_size=len(texts), max_size=len(texts))))
     whole, part = Concordance().extended(versions, signs), Concordance()
     while len(part.versions) < len(texts):
+        matches([(THREAD, part, part.last)], terms)
         first = len(part.versions)
         upto = data.draw(st.integers(first + 1, len(texts)))
         part = part.extended(versions[first:upto], signs[first:upto])
-    assert part == whole
-    assert whole.text.split(END)[:-1] == signs
-    assert whole.last == max(versions, default=0)
+    assert part.text.split(END)[:-1] == signs
+    assert (part.text, part.versions, part.lengths, part.starts) == (
+        whole.text,
+        whole.versions,
+        whole.lengths,
+        whole.starts,
+    )
+    assert part.last == max(versions, default=0)
     before = data.draw(st.integers(0, 500))
     earlier = sum(version <= before for version in versions)
     cut = Concordance().extended(versions[:earlier], signs[:earlier])
-    terms = terms_of(question)
-    assert matches([(THREAD, whole, Version(before))], terms) == matches([(THREAD, cut, Version(before))], terms)
+    expected = matches([(THREAD, cut, Version(before))], terms)
+    assert matches([(THREAD, whole, Version(before))], terms) == expected
+    assert matches([(THREAD, part, Version(before))], terms) == expected
+
+
+def test_what_many_messages_have_is_kept_and_continued() -> None:
+    texts = ["a refund" if number % 2 else "a seat" for number in range(30)]
+    said, (refund,) = Concordance().extended(range(1, 31), list(map(signs_of, texts))), terms_of("refund")
+    assert matches([(THREAD, said, Version(30))], [refund]).counts == (15,)
+    assert said.known == {signs_of("refund"): array("i", range(1, 30, 2))}
+    longer = said.extended([40, 41], [signs_of("the refunds"), signs_of("seats")])
+    assert longer.known == {signs_of("refund"): array("i", [*range(1, 30, 2), 30])}
+    assert matches([(THREAD, longer, Version(41))], [refund]).counts == (16,)
+    assert matches([(THREAD, longer, Version(30))], [refund]).counts == (15,)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 8), TEXTS)
