@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
+from sys import intern
 from typing import Self
 from zlib import crc32
 
@@ -34,13 +35,15 @@ about the same things."""
 class Concordance(Struct, frozen=True):
     """Messages of one thread, in their order: their signs, each with an `END`, and where each one begins.
 
-    `lengths` are of how many different words they are. `known` has which messages have the rows that were looked for.
+    `lengths` are of how many different words they are, and `who` said them: a role, or a tool. `known` has which
+    messages have the rows of signs that were looked for.
     """
 
     text: str = ""
     versions: "array[int]" = array("i")
     lengths: "array[int]" = array("i")
     starts: "array[int]" = array("i", [0])
+    who: tuple[str, ...] = ()
     known: dict[str, "array[int]"] = {}
 
     @property
@@ -52,9 +55,9 @@ class Concordance(Struct, frozen=True):
     def size(self) -> int:
         """Bytes that it takes, about."""
         known = sum(map(len, self.known.values()))
-        return 2 * len(self.text) + 12 * len(self.versions) + 4 * known + 250 * len(self.known) + 500
+        return 2 * len(self.text) + 20 * len(self.versions) + 4 * known + 250 * len(self.known) + 500
 
-    def extended(self, versions: Sequence[int], messages: Sequence[str]) -> Self:
+    def extended(self, versions: Sequence[int], messages: Sequence[str], who: Iterable[str]) -> Self:
         """Add messages that follow on the last one."""
         if not versions:
             return self
@@ -64,6 +67,7 @@ class Concordance(Struct, frozen=True):
             self.versions + array("i", versions),
             self.lengths + array("i", map(len, map(frozenset, messages))),
             self.starts[:-1] + array("i", ends),
+            (*self.who, *map(intern, who)),
         )
         for row, known in self.known.items():
             longer.known[row] = known + longer.having(row, len(self.versions))
@@ -94,10 +98,10 @@ class Concordance(Struct, frozen=True):
             at = find(row, starts[following])
         return array("i", found)
 
-    def signs_at(self, version: Version) -> str:
-        """Return a message's signs."""
+    def at(self, version: Version) -> tuple[str, str]:
+        """Return a message's signs, and who said it."""
         number = bisect_left(self.versions, version)
-        return self.text[self.starts[number] : self.starts[number + 1] - 1]
+        return self.text[self.starts[number] : self.starts[number + 1] - 1], self.who[number]
 
 
 def signs_of(text: str) -> str:
@@ -132,7 +136,7 @@ def find(parts: Sequence[Part], terms: Sequence[Term], limit: int) -> Sequence[H
     """Return the messages that have most to do with some terms; see `rank`."""
     of = {thread_id: concordance for thread_id, concordance, _ in parts}
     return [
-        Hit(hit.thread_id, hit.version, hit.score, of[hit.thread_id].signs_at(hit.version))
+        Hit(hit.thread_id, hit.version, hit.score, *of[hit.thread_id].at(hit.version))
         for hit in rank(matches(parts, terms), terms, limit)
     ]
 

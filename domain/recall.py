@@ -120,7 +120,8 @@ def _fits(said: Said, most: int) -> bool:
 
 
 def _is_new(words: frozenset[str], shown: set[str]) -> bool:
-    return len(words - shown) >= NEW * len(words)
+    """Say whether enough of some words is new; nothing is, where no word says anything."""
+    return len(words - shown) >= max(NEW * len(words), 1)
 
 
 def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:

@@ -77,6 +77,7 @@ _DATE = re.compile(
 )
 _DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(r"[^\W_]+")
+_BLANKS = {number: " " for number in range(128) if not chr(number).isalnum()}
 _CODE = re.compile(r"[^\W_](?:[\w.,:/@+-]*[^\W_])?")  # if it has a digit; to look ahead for one takes square time
 _NAME = re.compile(r"[A-Z][a-z]+(?: [A-Z][a-z]+)+")
 _SUFFIX = re.compile(r"(?:ations?|ings?|ions?|ies|ied|ers?|ed|es|e|s|y)$")
@@ -114,13 +115,14 @@ class Matches(Struct, frozen=True):
 class Hit(Struct, frozen=True, gc=False):
     """A message, in the thread that has it itself, and how much it has to do with what was asked.
 
-    `signs` are of its words, if they are at hand; see `domain.concordance`.
+    If they are at hand, `signs` are of its words, and `who` said it; see `domain.concordance`.
     """
 
     thread_id: ThreadId
     version: Version
     score: float
     signs: str = ""
+    who: str = ""
 
 
 def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
@@ -177,7 +179,7 @@ def _forms(date: re.Match[str]) -> Iterable[str]:
 
 def words_of(text: str) -> Sequence[str]:
     """Return a text's words as they stand."""
-    return _TOKEN.findall(text)
+    return text.translate(_BLANKS).split() if text.isascii() else _TOKEN.findall(text)
 
 
 def vocabulary(text: str) -> frozenset[str]:
@@ -289,13 +291,14 @@ def _around(candidates: Sequence[Candidate], best: Sequence[Candidate], worth: S
 def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:
     """Make one ranking of several, each with a weight, whose scores cannot be compared: by reciprocal rank."""
     scores: dict[tuple[ThreadId, Version], float] = {}
-    signs: dict[tuple[ThreadId, Version], str] = {}
+    found: dict[tuple[ThreadId, Version], Hit] = {}
     for weight, ranking in rankings:
         for place, hit in enumerate(ranking, 1):
             key = hit.thread_id, hit.version
             scores[key] = scores.get(key, 0.0) + weight / (EARLIER + place)
-            signs[key] = signs.get(key) or hit.signs
-    hits = [Hit(*key, score, signs[key]) for key, score in scores.items()]
+            if hit.signs or key not in found:
+                found[key] = hit
+    hits = [Hit(*key, score, found[key].signs, found[key].who) for key, score in scores.items()]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 
 

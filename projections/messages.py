@@ -5,6 +5,7 @@ from typing import Any
 
 from domain.concordance import signs_of
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
+from domain.state import Running
 from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
 
@@ -29,6 +30,7 @@ MESSAGES = Table(
         Column("thread_id", "uuid", "key", "The thread that it was said in."),
         Column("tenant", "text", about="Whose thread it is."),
         Column("role", "text", about="user, assistant, or tool."),
+        Column("tool", "text", about="The tool whose answer it is."),
         Column("content", "words", about="The words in it."),
         Column("signs", "text", about="Its words, a character for each; see `domain.concordance`."),
     ),
@@ -38,7 +40,7 @@ MESSAGES = Table(
 )
 
 
-def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Change]:
+def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
     row = MESSAGES.row(
         at=seen.at,
         version=seen.recorded.version,
@@ -47,6 +49,7 @@ def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Chan
         thread_id=seen.thread_id,
         tenant=seen.tenant,
         role=role,
+        tool=tool,
         content=content[:SEARCHED],
         signs=signs_of(content[:SEARCHED]),
     )
@@ -67,11 +70,16 @@ def _role(seen: Seen[MessageEdited]) -> str:
 
 
 def _answered(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.content, seen.event.tokens)
+    return _row(seen, "tool", seen.event.content, seen.event.tokens, _tool(seen))
 
 
 def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.error, seen.event.tokens)
+    return _row(seen, "tool", seen.event.error, seen.event.tokens, _tool(seen))
+
+
+def _tool(seen: Seen[ToolSucceeded] | Seen[ToolFailed]) -> str | None:
+    calls = seen.before.turn.calls if isinstance(seen.before, Running) else ()
+    return next((call.request.name for call in calls if call.version == seen.event.call), None)
 
 
 PROJECTION = Projection(

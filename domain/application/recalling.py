@@ -103,7 +103,7 @@ async def _recalled(
     lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(before - 1))
     hits = await _found(means, lineage, terms, question, before)
     hits = [hit for hit in hits if hit.version not in otherwise]
-    read = await means.remembered.read(journal, thread_id, [hit.version for hit in hits])
+    read = await means.remembered.read(journal, thread_id, hits)
     found = [replace(read[hit.version], signs=hit.signs) for hit in hits if hit.version in read]
     if state.thread.rolled_back:
         found = [said for said in found if await _counts(journal, thread_id, said)]

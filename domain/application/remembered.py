@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from domain.application.journal import Journal
 from domain.application.said import read_said
 from domain.context import Count, price
-from domain.ids import ThreadId, Version
+from domain.ids import ThreadId
 from domain.recall import Excerpt, Said
 from domain.recent import Recent
+from domain.relevance import Hit
 
 KEPT = 32_000_000
 """Bytes of messages that are kept, those of the threads that were used last."""
@@ -25,6 +26,9 @@ LONGEST = 50_000
 
 ENTRY = 400
 """Bytes that a message, or a part of one, takes beside its text, about."""
+
+NO_TOOL = frozenset({"", "user", "assistant", "tool"})
+"""Who says messages that are no results, or those of a tool that is not named. What says so is looked up."""
 
 
 @dataclass(slots=True)
@@ -43,12 +47,13 @@ class Remembered:
         """Keep at most so many bytes."""
         self._threads = Recent[_Messages](kept)
 
-    async def read(self, journal: Journal, thread_id: ThreadId, versions: Sequence[Version]) -> Mapping[int, Said]:
-        """Read messages as `read_said` does."""
+    async def read(self, journal: Journal, thread_id: ThreadId, hits: Sequence[Hit]) -> Mapping[int, Said]:
+        """Read messages that were found, as `read_said` does."""
         there = (self._threads.get(thread_id) or _Messages()).said
-        found: dict[int, Said] = {version: there[version] for version in versions if version in there}
-        if missing := [version for version in versions if version not in found]:
-            read = await read_said(journal, thread_id, missing)
+        found: dict[int, Said] = {hit.version: there[hit.version] for hit in hits if hit.version in there}
+        if missing := [hit for hit in hits if hit.version not in found]:
+            tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in NO_TOOL}
+            read = await read_said(journal, thread_id, [hit.version for hit in missing], tools)
             self._keep(thread_id, read)
             found |= read
         return found

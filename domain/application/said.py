@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from domain.application.journal import Journal
 from domain.codec import Recorded
@@ -10,10 +11,15 @@ from domain.ids import ThreadId, Version
 from domain.recall import Said
 
 
-async def read_said(journal: Journal, thread_id: ThreadId, versions: Sequence[Version]) -> Mapping[int, Said]:
-    """Read messages, whatever became of their turns; what is none is left out."""
+async def read_said(
+    journal: Journal, thread_id: ThreadId, versions: Sequence[Version], tools: Mapping[int, str] = MappingProxyType({})
+) -> Mapping[int, Said]:
+    """Read messages, whatever became of their turns; what is none is left out.
+
+    `tools` has those whose results some of the messages are, if they are known.
+    """
     found = await journal.at(thread_id, versions)
-    who = await _who(journal, thread_id, found)
+    who = await _who(journal, thread_id, {version: told for version, told in found.items() if version not in tools})
     said: dict[int, Said] = {}
     for version, recorded in found.items():
         match recorded.event:
@@ -23,7 +29,7 @@ async def read_said(journal: Journal, thread_id: ThreadId, versions: Sequence[Ve
                 ToolSucceeded(call=call, content=content, tokens=tokens)
                 | ToolFailed(call=call, error=content, tokens=tokens)
             ):
-                said[version] = Said(Version(version), who[call], content, tokens=tokens)
+                said[version] = Said(Version(version), tools.get(version) or who[call], content, tokens=tokens)
             case MessageEdited(message=edited, content=content, tokens=tokens):
                 said[version] = Said(Version(version), who[edited], content, Version(edited), tokens)
     return said

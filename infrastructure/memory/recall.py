@@ -20,7 +20,7 @@ class MemoryFinder:
         """Look in the read models' table of messages."""
         self._models = models
         self._messages = messages
-        self._told = itemgetter(*map(messages.names.index, ("version", "signs")))
+        self._told = itemgetter(*map(messages.names.index, ("version", "signs", "tool", "role")))
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look at each message."""
@@ -29,8 +29,9 @@ class MemoryFinder:
 
     def _part(self, thread_id: ThreadId, upto: Version) -> Part:
         where = (Where("thread_id", "=", thread_id), Where("version", "<=", upto))
-        rows = sorted(map(self._told, self._models.searched(self._messages, where)))
-        return thread_id, Concordance().extended(*zip(*rows, strict=True)) if rows else Concordance(), upto
+        rows = sorted(map(self._told, self._models.searched(self._messages, where)), key=itemgetter(0))
+        versions, signs, who = [row[0] for row in rows], [row[1] for row in rows], [row[2] or row[3] for row in rows]
+        return thread_id, Concordance().extended(versions, signs, who), upto
 
 
 class MemoryVectorStore:

@@ -21,11 +21,11 @@ COUNTED = 8_192
 """Versions of a thread that are read. A longer one is searched where its words are."""
 
 NEWER = """
-SELECT said.versions, said.signs
+SELECT said.versions, said.signs, said.who
   FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) WITH ORDINALITY AS part (slice, thread_id, after, place)
  CROSS JOIN LATERAL (
-       SELECT array_agg(message.version) AS versions, array_agg(message.signs) AS signs
-         FROM (SELECT message.version, message.signs
+       SELECT array_agg(message.version) AS versions, array_agg(message.signs) AS signs, array_agg(message.who) AS who
+         FROM (SELECT message.version, message.signs, coalesce(message.tool, message.role) AS who
                  FROM read_models.messages AS message
                 WHERE message.slice = part.slice AND message.thread_id = part.thread_id
                   AND message.version > part.after AND message.version <= $4
@@ -33,7 +33,7 @@ SELECT said.versions, said.signs
      ) AS said
  ORDER BY part.place
 """
-"""The messages after a version, of each of some threads, as two lists."""
+"""The messages after a version, of each of some threads, as lists."""
 
 
 class Concordances:
@@ -66,7 +66,7 @@ class Concordances:
         columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
         rows = await fetch(self._pool, NEWER, *columns, COUNTED)
         return [
-            known[place].extended(row["versions"] or (), row["signs"] or ())
+            known[place].extended(row["versions"] or (), row["signs"] or (), row["who"] or ())
             for place, row in zip(short, rows, strict=True)
         ]
 

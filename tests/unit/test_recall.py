@@ -86,6 +86,9 @@ class TestPacking:
         )
         assert [each.message for each in chosen] == [1, 3]
 
+    def test_what_says_nothing_takes_no_room(self) -> None:
+        assert excerpts([said(1, "Yes, please!"), said(2, "...")], terms_of("refund"), 900, count) == []
+
     def test_signs_that_are_at_hand_say_what_is_new_as_the_text_does(self) -> None:
         texts = ["The refund for PEP4E0 is 240 dollars.", "It is 240 dollars, the refund", "No refund for HATHAT"]
         at_hand = [

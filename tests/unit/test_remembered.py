@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Collection, Sequence
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
@@ -26,6 +26,7 @@ from domain.events import (
 from domain.evolve import fold
 from domain.ids import ThreadId, Version
 from domain.recall import Excerpt
+from domain.relevance import Hit
 from domain.state import Idle, Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -34,6 +35,10 @@ from tests.support.runtime import Clock, Words
 
 WORDS = ["refund", "flight", "PEP4E0", "seats", "card", "York", "total", "price"]
 count = Words().count
+
+
+def hit(version: int, who: str = "") -> Hit:
+    return Hit(ThreadId(UUID(int=1)), Version(version), 1.0, who=who)
 
 
 class Reading(MemoryEventStore):
@@ -105,12 +110,25 @@ async def test_what_is_remembered_is_not_read_again() -> None:
     log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
     assert isinstance(log.store, Reading)
-    first = await remembered.read(log, thread_id, [Version(3), Version(6)])
+    first = await remembered.read(log, thread_id, [hit(3), hit(6)])
     assert log.store.told == 3, "two messages, and the call of one"
-    assert await remembered.read(log, thread_id, [Version(3), Version(6)]) == first
+    assert await remembered.read(log, thread_id, [hit(3), hit(6)]) == first
     assert log.store.told == 3
-    assert list(await remembered.read(log, thread_id, [Version(7), Version(3)])) == [3, 7]
+    assert list(await remembered.read(log, thread_id, [hit(7), hit(3)])) == [3, 7]
     assert log.store.told == 4
+
+
+async def test_a_tool_that_the_finder_names_is_not_looked_up() -> None:
+    log, thread_id = journal(), ThreadId(uuid4())
+    await say(log, thread_id, random.Random(1))
+    asked = await Remembered().read(log, thread_id, [hit(3), hit(6), hit(7)])
+    assert isinstance(log.store, Reading)
+    assert log.store.told == 4
+    named = [hit(3, "user"), hit(6, asked[6].who), hit(7, "assistant")]
+    assert await Remembered().read(log, thread_id, named) == asked
+    assert log.store.told == 7
+    unnamed = [hit(3, "user"), hit(6, "tool"), hit(7, "assistant")]
+    assert await Remembered().read(log, thread_id, unnamed) == asked
 
 
 async def test_very_long_messages_are_read_again() -> None:
@@ -120,10 +138,10 @@ async def test_very_long_messages_are_read_again() -> None:
     await log.append(
         loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
     )
-    (one,) = await means.remembered.read(log, thread_id, [Version(3)])
+    (one,) = await means.remembered.read(log, thread_id, [hit(3)])
     assert isinstance(log.store, Reading)
     assert log.store.told == 1
-    await means.remembered.read(log, thread_id, [Version(3)])
+    await means.remembered.read(log, thread_id, [hit(3)])
     assert (one, log.store.told) == (3, 2)
 
 
