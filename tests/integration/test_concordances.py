@@ -1,12 +1,13 @@
 """Words that a process keeps of threads: others say more meanwhile, and what is found is what a new process finds."""
 
 import asyncio
+import json
 import random
 from uuid import UUID
 
 import asyncpg
 
-from domain.ids import ThreadId, Version
+from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.relevance import Hit, terms_of
 from infrastructure.postgres import concordances
@@ -14,6 +15,7 @@ from infrastructure.postgres.concordances import Concordances
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.recall import PostgresFinder
 from tests.contracts.test_recall import say
+from tests.integration.test_query_plans import nodes
 
 THREADS = [ThreadId(UUID(int=number)) for number in range(1, 5)]
 WORDS = ["refund", "flight", "PEP4E0", "seats", "card", "York", "Seattle", "total", "price", "May", "insurance"]
@@ -90,3 +92,18 @@ async def test_until_the_read_model_has_signs_the_server_looks_for_words(
     )
     hits = await found(PostgresFinder(pool), [(THREADS[0], Version(9))], "refund of flights", 9)
     assert [hit.version for hit in hits] == [8, 5, 2]
+
+
+async def test_only_new_messages_of_the_thread_are_looked_at(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
+    models = PostgresReadModels(pool)
+    for number in range(20):
+        await say(models, {version: f"refund {version}" for version in range(1, 200)}, ThreadId(UUID(int=number)))
+    await owner.execute("ANALYZE read_models.messages_1")
+    thread_id = ThreadId(UUID(int=7))
+    rows = await pool.fetch(
+        f"EXPLAIN (ANALYZE, FORMAT JSON) {concordances.NEWER}", [slice_of(thread_id)], [thread_id], [190], 8_192
+    )
+    read = [node for node in nodes(json.loads(rows[0][0])[0]["Plan"]) if node.get("Relation Name") == "messages_1"]
+    assert [node["Actual Rows"] for node in read] == [9]
+    assert all("Index" in node["Node Type"] or "Bitmap" in node["Node Type"] for node in read)
+    assert not any(node.get("Rows Removed by Filter") for node in read)
