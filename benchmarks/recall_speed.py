@@ -22,6 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from benchmarks.reading import make_readable
+from domain.concordance import signs_of
 from domain.ids import ThreadId, Version, slice_of
 from domain.relevance import terms_of
 from examples.airline.recordings import conversations
@@ -86,6 +87,7 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
                 tenant="default",
                 role=role,
                 content=text,
+                signs=signs_of(text),
             )
         )
         if len(rows) == 2_000 or number == messages + others - 1:

@@ -143,6 +143,11 @@ def written(excerpt: Excerpt) -> str:
     return f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines())
 
 
+def price(excerpt: Excerpt, count: Count) -> int:
+    """Count a part of an older message as it is written, on lines of its own."""
+    return count(written(excerpt)) + 1
+
+
 def chat_message(message: Message) -> ChatMessage:
     """Write a message as the model sees it."""
     return ChatMessage(message.role, message.content, message.tool_calls, message.call_id, message.name)
@@ -188,8 +193,8 @@ def _of(excerpt: Excerpt) -> Version:
 
 
 def _priced(recalled: Sequence[Excerpt], count: Count) -> Sequence[Priced]:
-    """Count excerpts as they will be written, each on lines of its own."""
-    return [(excerpt, count(written(excerpt)) + 1) for excerpt in recalled]
+    """Count excerpts as they will be written, unless they are already."""
+    return [(excerpt, price(excerpt, count) if excerpt.price is None else excerpt.price) for excerpt in recalled]
 
 
 def _taken(recalled: Sequence[Priced], room: int) -> tuple[list[Excerpt], int]:

@@ -1,13 +1,14 @@
 """Older messages that matter again: parts of them, found by what was just said."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.concordance import rows_of, signs_of
 from domain.ids import Version
-from domain.relevance import TERMS, Term, places, terms_of, vocabulary
+from domain.relevance import TERMS, Term, places, terms_of
 from domain.state import Message
 
 SHARE = 0.35
@@ -16,7 +17,7 @@ SHARE = 0.35
 LEAST = 24
 """Tokens that a part of a message has at least: less of it would say too little."""
 
-NEW = 0.15
+NEW = 0.2
 """The share of an excerpt's words that no better one has: else it says nothing new."""
 
 HEADING = 8
@@ -40,10 +41,10 @@ LEAD = 0.25
 _EDGE = re.compile(r"[\s,;{\[]")
 
 
-class Excerpt(Struct, frozen=True):
+class Excerpt(Struct, frozen=True, gc=False):
     """The characters of a message from `start` on, and why they are shown again. `who` is a role, or a tool's name.
 
-    `edits` is the message that an edit is of.
+    `edits` is the message that an edit is of. `price` is what it takes in a prompt, if that was counted before.
     """
 
     message: Version
@@ -53,12 +54,13 @@ class Excerpt(Struct, frozen=True):
     tokens: int
     because: str
     edits: Version = Version(0)
+    price: int | None = None
 
 
-class Said(Struct, frozen=True):
+class Said(Struct, frozen=True, gc=False):
     """A message that was found, as the log has it. An edit is found by its own version; it is of another message.
 
-    `tokens` were counted when it was said; None if nobody has.
+    `tokens` were counted when it was said; None if nobody has. `signs` are of its words, if they are at hand.
     """
 
     message: Version
@@ -66,6 +68,7 @@ class Said(Struct, frozen=True):
     text: str
     edits: Version = Version(0)
     tokens: int | None = None
+    signs: str = ""
 
 
 def asked(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -99,13 +102,26 @@ def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Cal
         if said.text in texts:
             continue
         texts.add(said.text)
-        cut = passage(said, terms, min(int(room * SHARE), left), count)
-        words = vocabulary(cut.text) if cut else frozenset()
-        if cut and len(words - shown) >= NEW * len(words):
+        most = min(int(room * SHARE), left)
+        words = frozenset(said.signs) if _fits(said, most) else frozenset()
+        if words and not _is_new(words, shown):
+            continue
+        cut = passage(said, terms, most, count)
+        words = words or frozenset(signs_of(cut.text) if cut else ())
+        if cut and _is_new(words, shown):
             chosen.append(cut)
             shown |= words
             left -= cut.tokens + HEADING
     return chosen
+
+
+def _fits(said: Said, most: int) -> bool:
+    return said.tokens is not None and said.tokens <= most and len(said.text) <= SEARCHED
+
+
+def _is_new(words: frozenset[str], shown: set[str]) -> bool:
+    """Say whether enough of some words is new; nothing is, where no word says anything."""
+    return len(words - shown) >= max(NEW * len(words), 1)
 
 
 def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
@@ -113,10 +129,13 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     text = said.text[:SEARCHED]
     if most <= 0 or not text or (most < LEAST and len(text) > LEAST * CHARACTERS):
         return None
+    if said.tokens is not None and _fits(said, most):
+        because = _because(_occurring(said, terms), terms)
+        return Excerpt(said.message, said.who, 0, text, said.tokens, because, said.edits)
     found = places(text, terms)
-    if said.tokens is not None and said.tokens <= most and text is said.text:
-        return Excerpt(said.message, said.who, 0, text, said.tokens, _because(found, terms), said.edits)
     size = min(len(text), most * CHARACTERS)
+    if said.tokens and said.tokens > most:  # mostly, the parts of a text have as many tokens as they are long
+        size = min(size, max(1, len(said.text) * most // said.tokens))
     start, end = _around(text, found, terms, size) if size < len(text) else (0, size)
     tokens = count(text[start:end])
     if most < LEAST < tokens:
@@ -127,7 +146,16 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
             return None
         start, end = _around(text, found, terms, size)
         tokens = count(text[start:end])
-    return Excerpt(said.message, said.who, start, text[start:end], tokens, _because(found, terms), said.edits)
+    because = _because({number for _, _, number in found}, terms)
+    return Excerpt(said.message, said.who, start, text[start:end], tokens, because, said.edits)
+
+
+def _occurring(said: Said, terms: Sequence[Term]) -> Collection[int]:
+    """Return which terms a message has. Where its signs say so, its text is asked as well: some words share a sign."""
+    if not said.signs:
+        return {number for _, _, number in places(said.text, terms)}
+    signs, text = said.signs, said.text.lower()
+    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and word in text}
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:
@@ -150,7 +178,6 @@ def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Te
     return start, min(start + size, len(text))
 
 
-def _because(found: Sequence[tuple[int, int, int]], terms: Sequence[Term]) -> str:
-    numbers = {number for _, _, number in found}
+def _because(numbers: Collection[int], terms: Sequence[Term]) -> str:
     best = sorted(numbers, key=lambda number: (-terms[number].weight, number))[:NAMED]
     return f"matches {', '.join(terms[number].text for number in best)}" if best else "means something alike"

@@ -9,9 +9,9 @@ names the trip, and the answer is in a tool's result that names only its code.
 import math
 import re
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -33,13 +33,19 @@ AROUND = 8
 FAR = 20 * NEAR
 """Events after which nothing is left of that."""
 
+FADED = tuple(math.exp(-away / NEAR) for away in range(FAR))
+"""What is left after so many events."""
+
+NEVER = 2**40
+"""A version that is far from all there are."""
+
 QUESTION = 10_000
 """Characters of a question that are looked at."""
 
 LONGEST, IN_A_ROW = 100, 8
 """Characters and words of a code or a name, at most: what is longer is a text, looked for word by word."""
 
-REFINED = 64
+REFINED = 48
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
 
 EARLIER = 10
@@ -71,6 +77,7 @@ _DATE = re.compile(
 )
 _DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(r"[^\W_]+")
+_BLANKS = {number: " " for number in range(128) if not chr(number).isalnum()}
 _CODE = re.compile(r"[^\W_](?:[\w.,:/@+-]*[^\W_])?")  # if it has a digit; to look ahead for one takes square time
 _NAME = re.compile(r"[A-Z][a-z]+(?: [A-Z][a-z]+)+")
 _SUFFIX = re.compile(r"(?:ations?|ings?|ions?|ies|ied|ers?|ed|es|e|s|y)$")
@@ -84,7 +91,7 @@ class Term(Struct, frozen=True):
     weight: float = 1.0
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """A message that has some of the terms, as a set of bits. `length` is in words."""
 
     thread_id: ThreadId
@@ -105,12 +112,17 @@ class Matches(Struct, frozen=True):
     candidates: Sequence[Candidate]
 
 
-class Hit(Struct, frozen=True):
-    """A message, in the thread that has it itself, and how much it has to do with what was asked."""
+class Hit(Struct, frozen=True, gc=False):
+    """A message, in the thread that has it itself, and how much it has to do with what was asked.
+
+    If they are at hand, `signs` are of its words, and `who` said it; see `domain.concordance`.
+    """
 
     thread_id: ThreadId
     version: Version
     score: float
+    signs: str = ""
+    who: str = ""
 
 
 def terms_of(text: str, most: int = TERMS) -> tuple[Term, ...]:
@@ -165,9 +177,14 @@ def _forms(date: re.Match[str]) -> Iterable[str]:
         yield f"-{month:02}-{day:02}"
 
 
+def words_of(text: str) -> Sequence[str]:
+    """Return a text's words as they stand."""
+    return text.translate(_BLANKS).split() if text.isascii() else _TOKEN.findall(text)
+
+
 def vocabulary(text: str) -> frozenset[str]:
     """Return the stems of a text's words."""
-    return frozenset(map(stem, _TOKEN.findall(text)))
+    return frozenset(map(stem, words_of(text)))
 
 
 @lru_cache(10_000)
@@ -180,33 +197,32 @@ def stem(word: str) -> str:
     return stemmed if len(stemmed) > 2 else word  # noqa: PLR2004
 
 
-class _Wanted(Struct, frozen=True):
-    """Terms, ready to be found: the words that they begin with, and by their stems the terms' numbers and all stems."""
-
-    first: re.Pattern[str]
-    terms: Mapping[str, Sequence[tuple[int, list[str]]]]
-
-
 @lru_cache(64)  # a question's terms are looked for in one message after the other
-def _wanted(terms: tuple[Term, ...]) -> _Wanted:
-    wanted: defaultdict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-    for number, term in enumerate(terms):
-        for form in term.forms:
-            if stems := list(map(stem, _TOKEN.findall(form))):
-                wanted[stems[0]].append((number, stems))
-    longest_first = sorted(map(re.escape, wanted), key=len, reverse=True)
-    return _Wanted(re.compile(rf"(?<![^\W_])(?:{'|'.join(longest_first)})[^\W_]*", re.IGNORECASE), wanted)
+def _wanted(terms: tuple[Term, ...]) -> Sequence[tuple[int, list[str]]]:
+    """Return the stems of each form, with its term's number."""
+    rows = [(number, list(map(stem, words_of(form)))) for number, term in enumerate(terms) for form in term.forms]
+    return [(number, stems) for number, stems in rows if stems]
 
 
 def places(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
     """Return where terms occur in a text: where each occurrence begins and ends, and the term's number."""
-    wanted = _wanted(tuple(terms))
-    found = []
-    for word in wanted.first.finditer(text) if wanted.terms else ():
-        for number, stems in wanted.terms.get(stem(word[0]), ()):
-            if (end := _end_of(stems, text, word)) is not None:
-                found.append((word.start(), end, number))
-    return found
+    lowered = text.lower()
+    if len(lowered) != len(text):  # then places in one are not places in the other
+        lowered = "".join([low if len(low := each.lower()) == 1 else each for each in text])
+    found = set()
+    for number, stems in _wanted(tuple(terms)):
+        first = stems[0]
+        at = lowered.find(first)
+        while at >= 0:
+            if at and lowered[at - 1].isalnum():  # within a word
+                at = lowered.find(first, at + 1)
+                continue
+            if (word := _TOKEN.match(text, at)) is None:
+                break
+            if stem(word[0]) == first and (end := _end_of(stems, text, word)) is not None:
+                found.add((at, number, end))
+            at = lowered.find(first, word.end())
+    return [(start, end, number) for start, number, end in sorted(found)]
 
 
 def _end_of(stems: Sequence[str], text: str, word: re.Match[str]) -> int | None:
@@ -230,51 +246,59 @@ def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
 def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
     """Return the messages that have most to do with the terms, the best first; of equals, the newest."""
     worth = weights(matches, terms)
+    candidates = sorted(matches.candidates, key=attrgetter("version"), reverse=True)
     totals: dict[int, float] = {}  # many messages have the same terms
-    for candidate in matches.candidates:
-        if candidate.terms not in totals:
-            totals[candidate.terms] = sum(each for number, each in enumerate(worth) if candidate.terms >> number & 1)
-    average = max(matches.length, 1)
-    own = {c.version: _own(totals[c.terms], c.length / average) for c in matches.candidates}
-    best = sorted(matches.candidates, key=lambda c: (-own[c.version], -c.version))[:REFINED]
-    said = [
-        (1 << number, worth[number], sorted(c.version for c in matches.candidates if c.terms >> number & 1))
-        for number in range(len(terms))
-    ]
-    said = sorted((each for each in said if each[2]), key=lambda each: -each[1])[:AROUND]
-    hits = [Hit(c.thread_id, c.version, own[c.version] + _around(c, said)) for c in best]
-    return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
+    for bits in {candidate.terms for candidate in candidates}:
+        totals[bits] = sum(each for number, each in enumerate(worth) if bits >> number & 1) * (1 + SATURATION)
+    short, long = 1 + SATURATION * (1 - BY_LENGTH), SATURATION * BY_LENGTH / max(matches.length, 1)
+    own = [totals[candidate.terms] / (short + long * candidate.length) for candidate in candidates]
+    best = sorted(range(len(candidates)), key=own.__getitem__, reverse=True)[:REFINED]
+    around = _around(candidates, [candidates[place] for place in best], worth)
+    scores = sorted([(own[place] + more, -place) for place, more in zip(best, around, strict=True)], reverse=True)
+    return [Hit((c := candidates[-place]).thread_id, c.version, score) for score, place in scores[:limit]]
 
 
-def _own(total: float, length: float) -> float:
-    """Return what a message's terms count, the less the longer it is. An average one has length 1."""
-    long = 1 - BY_LENGTH + BY_LENGTH * length
-    return total * (1 + SATURATION) / (1 + SATURATION * long)
+def _around(candidates: Sequence[Candidate], best: Sequence[Candidate], worth: Sequence[float]) -> Sequence[float]:
+    """Return what terms add to the best candidates that have them not, but some near them have.
 
-
-def _around(candidate: Candidate, said: Sequence[tuple[int, float, Sequence[Version]]]) -> float:
-    """Return what terms add that the message has not, but some near it have."""
-    total, version = 0.0, candidate.version
-    for bit, worth, versions in said:
-        if candidate.terms & bit:
-            continue
-        index = bisect_left(versions, version)
-        away = versions[index] - version if index < len(versions) else FAR
-        if index and version - versions[index - 1] < away:
-            away = version - versions[index - 1]
-        if away < FAR:
-            total += worth * NEARBY * math.exp(-away / NEAR)
-    return total
+    These are the terms that count most among those that were said.
+    """
+    said: list[list[int]] = [[-FAR] for _ in worth]
+    having: dict[int, list[Callable[[int], None]]] = {}
+    for candidate in reversed(candidates):  # so that versions ascend
+        if (terms := candidate.terms) not in having:
+            having[terms] = [versions.append for number, versions in enumerate(said) if terms >> number & 1]
+        for append in having[terms]:
+            append(candidate.version)
+    there = [number for number, versions in enumerate(said) if len(versions) > 1]
+    most = sorted(there, key=lambda number: -worth[number])[:AROUND]
+    looked_for = [(1 << number, worth[number] * NEARBY, [*said[number], NEVER]) for number in most]
+    added = []
+    for candidate in best:
+        total, terms, version = 0.0, candidate.terms, candidate.version
+        for bit, full, versions in looked_for:
+            if not terms & bit:
+                following = bisect_left(versions, version)
+                away, behind = versions[following] - version, version - versions[following - 1]
+                if behind < away:  # noqa: PLR1730  (this is where ranking takes its time, and `min` twice that)
+                    away = behind
+                if away < FAR:
+                    total += full * FADED[away]
+        added.append(total)
+    return added
 
 
 def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:
     """Make one ranking of several, each with a weight, whose scores cannot be compared: by reciprocal rank."""
     scores: dict[tuple[ThreadId, Version], float] = {}
+    found: dict[tuple[ThreadId, Version], Hit] = {}
     for weight, ranking in rankings:
         for place, hit in enumerate(ranking, 1):
             key = hit.thread_id, hit.version
             scores[key] = scores.get(key, 0.0) + weight / (EARLIER + place)
-    hits = [Hit(thread_id, version, score) for (thread_id, version), score in scores.items()]
+            if hit.signs or key not in found:
+                found[key] = hit
+    hits = [Hit(*key, score, found[key].signs, found[key].who) for key, score in scores.items()]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 
 

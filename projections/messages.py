@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+from domain.concordance import signs_of
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
+from domain.state import Running
 from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
 
@@ -28,15 +30,17 @@ MESSAGES = Table(
         Column("thread_id", "uuid", "key", "The thread that it was said in."),
         Column("tenant", "text", about="Whose thread it is."),
         Column("role", "text", about="user, assistant, or tool."),
+        Column("tool", "text", about="The tool whose answer it is."),
         Column("content", "words", about="The words in it."),
+        Column("signs", "text", about="Its words, a character for each; see `domain.concordance`."),
     ),
     (Index(("content",), by="words"),),
-    private=frozenset({"slice", "content"}),
+    private=frozenset({"slice", "content", "signs"}),
     derived=(TEXT,),
 )
 
 
-def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Change]:
+def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
     row = MESSAGES.row(
         at=seen.at,
         version=seen.recorded.version,
@@ -45,7 +49,9 @@ def _row(seen: Seen[Any], role: str, content: str, tokens: int) -> Iterable[Chan
         thread_id=seen.thread_id,
         tenant=seen.tenant,
         role=role,
+        tool=tool,
         content=content[:SEARCHED],
+        signs=signs_of(content[:SEARCHED]),
     )
     return [(MESSAGES, row)]
 
@@ -64,16 +70,21 @@ def _role(seen: Seen[MessageEdited]) -> str:
 
 
 def _answered(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.content, seen.event.tokens)
+    return _row(seen, "tool", seen.event.content, seen.event.tokens, _tool(seen))
 
 
 def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.error, seen.event.tokens)
+    return _row(seen, "tool", seen.event.error, seen.event.tokens, _tool(seen))
+
+
+def _tool(seen: Seen[ToolSucceeded] | Seen[ToolFailed]) -> str | None:
+    calls = seen.before.turn.calls if isinstance(seen.before, Running) else ()
+    return next((call.request.name for call in calls if call.version == seen.event.call), None)
 
 
 PROJECTION = Projection(
     "messages",
-    1,
+    2,
     (MESSAGES,),
     {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
 )

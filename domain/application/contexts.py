@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
-from domain.application.recalling import read_said
+from domain.application.said import read_said
 from domain.codec import Recorded
 from domain.errors import CorruptLog, UnknownTurn
 from domain.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted

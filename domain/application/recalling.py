@@ -2,22 +2,18 @@
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from domain.application.journal import Journal
-from domain.codec import Recorded
+from domain.application.remembered import Remembered
 from domain.context import Count
 from domain.events import (
-    Event,
-    MessageAppended,
     MessageEdited,
-    ToolFailed,
-    ToolRequested,
-    ToolSucceeded,
     TurnEnd,
     TurnRolledBack,
     TurnStarted,
@@ -69,6 +65,7 @@ class Recall:
 
     finder: Finder
     meaning: Meaning | None = None
+    remembered: Remembered = field(default_factory=Remembered)
 
     async def recall(
         self, journal: Journal, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
@@ -106,14 +103,13 @@ async def _recalled(
     lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(before - 1))
     hits = await _found(means, lineage, terms, question, before)
     hits = [hit for hit in hits if hit.version not in otherwise]
-    read = await read_said(journal, thread_id, [hit.version for hit in hits])
-    found = [read[hit.version] for hit in hits if hit.version in read]
+    read = await means.remembered.read(journal, thread_id, hits)
+    found = [replace(read[hit.version], signs=hit.signs) for hit in hits if hit.version in read]
     if state.thread.rolled_back:
         found = [said for said in found if await _counts(journal, thread_id, said)]
     make = partial(excerpts, found, terms, room, count)
-    if sum(len(said.text) for said in found) > LONG:
-        return await asyncio.to_thread(make)
-    return make()
+    long = sum(len(said.text) for said in found) > LONG
+    return means.remembered.priced(thread_id, await asyncio.to_thread(make) if long else make(), count)
 
 
 def _why(error: Exception) -> str:
@@ -123,10 +119,10 @@ def _why(error: Exception) -> str:
 async def _found(
     means: Recall, lineage: Lineage, terms: Sequence[Term], question: str, before: Version
 ) -> Sequence[Hit]:
-    by_words = means.finder.find(lineage, terms, before, FOUND)
     if means.meaning is None:
-        hits = (await by_words)[:READ]
+        hits = await means.finder.find(lineage, terms, before, READ)
         return [hit for hit in hits if hit.score >= NEAR * hits[0].score]
+    by_words = means.finder.find(lineage, terms, before, FOUND)
     said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question, before))
     return fuse([(1.0, said), (MEANT, meant)], READ)
 
@@ -205,50 +201,3 @@ async def _rolled_back(journal: Journal, thread_id: ThreadId, version: Version, 
         if isinstance(event, TurnStarted):
             break
     return False
-
-
-async def read_said(journal: Journal, thread_id: ThreadId, versions: Sequence[Version]) -> Mapping[int, Said]:
-    """Read messages, whatever became of their turns; what is none is left out."""
-    found = await journal.at(thread_id, versions)
-    who = await _who(journal, thread_id, found)
-    said: dict[int, Said] = {}
-    for version, recorded in found.items():
-        match recorded.event:
-            case MessageAppended(role=role, content=str(content), tokens=tokens):
-                said[version] = Said(Version(version), role, content, tokens=tokens)
-            case (
-                ToolSucceeded(call=call, content=content, tokens=tokens)
-                | ToolFailed(call=call, error=content, tokens=tokens)
-            ):
-                said[version] = Said(Version(version), who[call], content, tokens=tokens)
-            case MessageEdited(message=edited, content=content, tokens=tokens):
-                said[version] = Said(Version(version), who[edited], content, Version(edited), tokens)
-    return said
-
-
-async def _who(journal: Journal, thread_id: ThreadId, told: Mapping[int, Recorded]) -> Mapping[int, str]:
-    """Name who said the messages that edits are of, and the tools of the calls that results are of."""
-    about = {_about(recorded.event) for recorded in told.values()} - {None}
-    if not about:
-        return {}
-    found = await journal.at(thread_id, [version for version in about if version is not None])
-    tools = await _who(journal, thread_id, found)
-    who: defaultdict[int, str] = defaultdict(lambda: "tool")
-    for version, recorded in found.items():
-        match recorded.event:
-            case ToolRequested(tool=tool):
-                who[version] = tool
-            case ToolSucceeded(call=call) | ToolFailed(call=call):
-                who[version] = tools[call]
-            case MessageAppended(role=role):
-                who[version] = role
-    return who
-
-
-def _about(event: Event) -> int | None:
-    """Name the event that tells who said this one."""
-    match event:
-        case ToolSucceeded(call=about) | ToolFailed(call=about) | MessageEdited(message=about):
-            return about
-        case _:
-            return None

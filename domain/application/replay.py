@@ -19,8 +19,9 @@ from domain.agent import Agent
 from domain.application.asking import Models
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
-from domain.application.recalling import Recall, read_said
+from domain.application.recalling import Recall
 from domain.application.run import Means
+from domain.application.said import read_said
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.unlimited import Unkept, unlimited

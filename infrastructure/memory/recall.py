@@ -1,12 +1,14 @@
 """Finding older messages in memory: by words over the read model `messages`, and by vectors."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
+from domain.concordance import Concordance, Part, find
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
 from domain.queries import Where
-from domain.relevance import Candidate, Hit, Matches, Term, places, rank, vocabulary
+from domain.relevance import Hit, Term
 from domain.tables import Table
 from infrastructure.memory.read_models import MemoryReadModels
 
@@ -18,27 +20,18 @@ class MemoryFinder:
         """Look in the read models' table of messages."""
         self._models = models
         self._messages = messages
+        self._told = itemgetter(*map(messages.names.index, ("version", "signs", "tool", "role")))
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look at each message."""
-        candidates = list(self._candidates(lineage, terms, before))
-        if not candidates:
-            return []
-        counts = tuple(float(sum(c.terms >> number & 1 for c in candidates)) for number in range(len(terms)))
-        length = sum(candidate.length for candidate in candidates) / len(candidates)
-        matching = [candidate for candidate in candidates if candidate.terms]
-        return rank(Matches(len(candidates), length, counts, matching), terms, limit)
+        parts = [self._part(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage]
+        return find(parts, terms, limit)
 
-    def _candidates(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Iterator[Candidate]:
-        version_at, content_at = map(self._messages.names.index, ("version", "content"))
-        for thread_id, upto in lineage:
-            last = min(upto, before - 1)
-            where = (Where("thread_id", "=", thread_id), Where("version", "<=", last))
-            for row in self._models.searched(self._messages, where):
-                text = row[content_at] or ""
-                found = {number for _, _, number in places(text, terms)}
-                bits = sum(1 << number for number in found)
-                yield Candidate(thread_id, row[version_at], len(vocabulary(text)), bits)
+    def _part(self, thread_id: ThreadId, upto: Version) -> Part:
+        where = (Where("thread_id", "=", thread_id), Where("version", "<=", upto))
+        rows = sorted(map(self._told, self._models.searched(self._messages, where)), key=itemgetter(0))
+        versions, signs, who = [row[0] for row in rows], [row[1] for row in rows], [row[2] or row[3] for row in rows]
+        return thread_id, Concordance().extended(versions, signs, who), upto
 
 
 class MemoryVectorStore:

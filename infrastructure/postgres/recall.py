@@ -1,26 +1,27 @@
 """Finding older messages by their words, on PostgreSQL: over the read model `messages`.
 
-A thread may have 30,000 messages, and each term would cost a look at all of them. So it is estimated from stretches
-all over the thread how many messages have each term, and only those that have one of the rarer terms are looked at
-more closely. The whole thread is gone through once, for that; what is older than `SEARCHED` messages is not found.
+Of most threads the words are kept here; see `Concordances`. But a thread may have 30,000 messages, and each term would
+cost a look at all of them. So it is estimated from stretches all over the thread how many messages have each term, and
+only those that have one of the rarer terms are looked at more closely. The whole thread is gone through once, for that;
+what is older than `SEARCHED` messages is not found.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import asyncpg
 
+from domain.concordance import find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.relevance import TERMS, Candidate, Hit, Matches, Term, rank, rarest
+from infrastructure.postgres.concordances import COUNTED, KEPT, Concordances
 from infrastructure.postgres.read_models.tables import LANGUAGE
 from infrastructure.postgres.retry import fetch
 
 STRETCHES = 32
 """Parts of a thread that terms are counted in."""
-
-COUNTED = 8_192
-"""Versions in these together: in a shorter thread everything is counted."""
 
 CANDIDATES = 1_000
 """Messages that are looked at more closely, at most."""
@@ -68,73 +69,37 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
 """  # noqa: S608  (as above)
 """The newest messages that have any of the terms that are looked for, with all that they have."""
 
-_HAVING = [f"count(*) FILTER (WHERE terms & {1 << bit} <> 0)" for bit in range(TERMS)]
-_MATCHING = [f"array_agg({name}) FILTER (WHERE terms <> 0) AS {name}" for name in ("place", "version", "size", "terms")]
-
-EVERYTHING = f"""
-SELECT count(*) AS messages, coalesce(avg(size), 0)::float8 AS length, ARRAY[{", ".join(_HAVING)}] AS counts,
-       {", ".join(_MATCHING)}
-  FROM (SELECT part.place, said.version, length(said.content) AS size, {" | ".join(_BITS)} AS terms
-          FROM unnest($2::smallint[], $3::uuid[], $4::integer[])
-               WITH ORDINALITY AS part (slice, thread_id, upto, place)
-         CROSS JOIN LATERAL (
-               SELECT message.version, message.content
-                 FROM read_models.messages AS message
-                WHERE message.slice = part.slice AND message.thread_id = part.thread_id
-                  AND message.version <= part.upto
-                ORDER BY message.version DESC
-                LIMIT $5  -- as above
-             ) AS said
-        OFFSET 0  -- so that each message is compared with the terms once
-       ) AS message
-"""  # noqa: S608  (as above)
-"""Both at once, of a thread so short that everything is counted: the messages that have any term come as lists."""
-
 
 class PostgresFinder:
     """A `Finder` over the instance of the read model that serves."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
+    def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
+        """Use a pool's connections, and keep so many bytes of threads' words. Whoever opened the pool closes it."""
         self._pool = pool
+        self._concordances = Concordances(pool, kept)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Count terms, look for the rarer ones, and rank."""
+        """Look in the words that are kept here; or where these are very many, on the server."""
         terms = terms[:TERMS]
         if not terms or before <= 1:
             return []
-        matches = await self._matches(lineage[:PARENTS], terms, before)
-        return rank(matches, terms, limit)
+        lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:PARENTS]]
+        try:
+            if before <= COUNTED:
+                with suppress(asyncpg.UndefinedColumnError):  # another version serves until this code's is built
+                    return find(await self._concordances.of(lineage), terms, limit)
+            return rank(await self._searched(lineage, terms, before), terms, limit)
+        except asyncpg.UndefinedTableError:  # the read model is built for the first time
+            return []
 
-    async def _matches(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
+    async def _searched(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
+        """Let the server look for the terms, in a thread of any length."""
         queries = [_query(term) for term in terms]
         parts = (
             [slice_of(thread_id) for thread_id, _ in lineage],
             [thread_id for thread_id, _ in lineage],
-            [min(upto, before - 1) for _, upto in lineage],
+            [upto for _, upto in lineage],
         )
-        try:
-            if before <= COUNTED:
-                return await self._everything(lineage, terms, queries, parts)
-            return await self._estimated(terms, before, queries, parts)
-        except asyncpg.UndefinedTableError:  # the read model is built for the first time
-            return Matches(0, 0, (0,) * len(terms), ())
-
-    async def _everything(
-        self, lineage: Lineage, terms: Sequence[Term], queries: Sequence[str], parts: Sequence[Sequence[object]]
-    ) -> Matches:
-        (found,) = await fetch(self._pool, EVERYTHING, queries, *parts, SEARCHED)
-        counts = tuple(map(float, found["counts"][: len(terms)]))
-        rare = sum(1 << number for number in rarest(counts, CANDIDATES))
-        rows = zip(*(found[name] or () for name in ("place", "version", "size", "terms")), strict=True)
-        candidates = [
-            Candidate(lineage[place - 1][0], version, size, bits) for place, version, size, bits in rows if bits & rare
-        ]
-        return Matches(found["messages"], found["length"], counts, candidates[:CANDIDATES])
-
-    async def _estimated(
-        self, terms: Sequence[Term], before: Version, queries: Sequence[str], parts: Sequence[Sequence[object]]
-    ) -> Matches:
         starts = [(before - 1) * number // STRETCHES for number in range(STRETCHES + 1)]
         width = COUNTED // STRETCHES
         ends = [min(start + width, following) for start, following in pairwise(starts)]

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.concordance import signs_of
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
 from domain.read_models import Batch, Move, ReadModels
@@ -62,8 +63,10 @@ async def say(models: ReadModels, texts: dict[int, str], thread_id: ThreadId = P
                 slice=slice_of(thread_id),
                 thread_id=thread_id,
                 tenant="acme",
-                role="user",
+                role="tool" if text.startswith("{") else "user",
+                tool="get_reservation" if text.startswith("{") else None,
                 content=text,
+                signs=signs_of(text),
             ),
         )
         for version, text in texts.items()
@@ -116,6 +119,13 @@ class TestFinding:
     )
     async def test_codes_dates_amounts_and_names_are_found(self, finder: Finder, question: str, version: int) -> None:
         assert (await found(finder, question))[0] == version
+
+    async def test_a_hit_has_the_signs_of_its_words_and_who_said_them(self, finder: Finder) -> None:
+        hits = await finder.find([(PARENT, ALL)], terms_of("PEP4E0"), Version(1_000), 5)
+        assert {hit.version: (hit.signs, hit.who) for hit in hits} == {
+            3: (signs_of("Please cancel my reservation PEP4E0."), "user"),
+            20: (signs_of("reservation id PEP4E0 payment id credit card 44 amount 1234"), "get_reservation"),
+        }
 
     async def test_only_what_was_said_before_and_not_too_much(self, finder: Finder) -> None:
         assert await found(finder, "PEP4E0", before=20) == [3]

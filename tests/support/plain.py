@@ -77,7 +77,7 @@ class Plain:
         self.turns: Counter[tuple[Any, ...]] = Counter()
         self.budgets: Counter[tuple[Any, ...]] = Counter()
         self.latencies: defaultdict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
-        self.messages: set[tuple[UUID, int, str, int]] = set()
+        self.messages: set[tuple[UUID, int, str, int, str | None]] = set()
         self.commands: Counter[tuple[UUID, str]] = Counter()
         self._calls: defaultdict[UUID, dict[int, str]] = defaultdict(dict)
         for record in records:
@@ -158,7 +158,7 @@ class Plain:
                 thread["messages"] += 1
                 if data["role"] == "user" and not thread["title"]:
                     thread["title"] = " ".join(data["content"].split())[:80]
-                self.messages.add((record.thread_id, record.version, data["role"], data["tokens"]))
+                self.messages.add((record.thread_id, record.version, data["role"], data["tokens"], None))
             case "ModelCalled":
                 thread["prompt_tokens"] += data["prompt_tokens"]
                 thread["completion_tokens"] += data["completion_tokens"]
@@ -192,4 +192,4 @@ class Plain:
                 self.tools[at, graph, tool, how] += 1
                 self.tools[at, graph, tool, "duration_ms"] += data["duration_ms"]
                 self._time("tools", record.recorded_at, graph, tool, bucket(data["duration_ms"]))
-                self.messages.add((record.thread_id, record.version, "tool", data["tokens"]))
+                self.messages.add((record.thread_id, record.version, "tool", data["tokens"], tool))

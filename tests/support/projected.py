@@ -63,7 +63,8 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
             if sums[key] != counted[key]
         ]
     messages = {
-        (row["thread_id"], row["version"], row["role"], row["tokens"]) for row in await rows(models, MESSAGES, mine)
+        (row["thread_id"], row["version"], row["role"], row["tokens"], row["tool"])
+        for row in await rows(models, MESSAGES, mine)
     }
     if messages != plain.messages:
         found.append(f"messages differ: {len(messages ^ plain.messages)}")

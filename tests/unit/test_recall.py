@@ -2,6 +2,9 @@
 
 import json
 
+from msgspec.structs import replace
+
+from domain.concordance import signs_of
 from domain.ids import Version
 from domain.recall import CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
 from domain.relevance import terms_of
@@ -81,6 +84,18 @@ class TestPacking:
         chosen = excerpts(
             [said(1, same), said(2, same + " Yes."), said(3, "No refund for HATHAT")], terms_of("refund"), 900, count
         )
+        assert [each.message for each in chosen] == [1, 3]
+
+    def test_what_says_nothing_takes_no_room(self) -> None:
+        assert excerpts([said(1, "Yes, please!"), said(2, "...")], terms_of("refund"), 900, count) == []
+
+    def test_signs_that_are_at_hand_say_what_is_new_as_the_text_does(self) -> None:
+        texts = ["The refund for PEP4E0 is 240 dollars.", "It is 240 dollars, the refund", "No refund for HATHAT"]
+        at_hand = [
+            Said(Version(n), "user", text, tokens=count(text), signs=signs_of(text)) for n, text in enumerate(texts, 1)
+        ]
+        chosen = excerpts(at_hand, terms_of("refund"), 900, count)
+        assert chosen == excerpts([replace(said, signs="") for said in at_hand], terms_of("refund"), 900, count)
         assert [each.message for each in chosen] == [1, 3]
 
     def test_without_room_there_is_nothing(self) -> None:

@@ -1,0 +1,77 @@
+"""Threads' words in the memory of this process, read from the read model `messages` and continued with what is new.
+
+What was said does not change: an edit is a message of its own, and what was rolled back is left out by whoever
+recalls. So a thread's words stay right whatever other processes do, and only what was said since is read.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from domain.concordance import Concordance, Part
+from domain.ids import ThreadId, slice_of
+from domain.ports.recall import Lineage
+from domain.recent import Recent
+from infrastructure.postgres.retry import fetch
+
+KEPT = 32_000_000
+"""Bytes that are kept of threads' words, those that were looked at last: some 250 conversations of 200 turns."""
+
+COUNTED = 8_192
+"""Versions of a thread that are read. A longer one is searched where its words are."""
+
+NEWER = """
+SELECT said.versions, said.signs, said.who
+  FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) WITH ORDINALITY AS part (slice, thread_id, after, place)
+ CROSS JOIN LATERAL (
+       SELECT array_agg(message.version) AS versions, array_agg(message.signs) AS signs, array_agg(message.who) AS who
+         FROM (SELECT message.version, message.signs, coalesce(message.tool, message.role) AS who
+                 FROM read_models.messages AS message
+                WHERE message.slice = part.slice AND message.thread_id = part.thread_id
+                  AND message.version > part.after AND message.version <= $4
+                ORDER BY message.version) AS message
+     ) AS said
+ ORDER BY part.place
+"""
+"""The messages after a version, of each of some threads, as lists."""
+
+
+class Concordances:
+    """The words of the threads that were searched last."""
+
+    def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
+        """Read with a pool's connections, and keep at most so many bytes."""
+        self._pool = pool
+        self._threads = Recent[Concordance](kept)
+
+    async def of(self, lineage: Lineage) -> Sequence[Part]:
+        """Return the words of a lineage's threads, at least up to the versions that are of interest.
+
+        The read model grows in the order of versions: where there is a later message, none is missing before it.
+        """
+        known = [self._threads.get(thread_id) or Concordance() for thread_id, _ in lineage]
+        short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
+        if short:
+            for place, words in zip(short, await self._continued(lineage, known, short), strict=True):
+                known[place] = words
+        for (thread_id, _), words in zip(lineage, known, strict=True):
+            self._keep(thread_id, words)
+        return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
+
+    async def _continued(
+        self, lineage: Lineage, known: Sequence[Concordance], short: Sequence[int]
+    ) -> Sequence[Concordance]:
+        """Read what was said since, also what is too new to be of interest yet: it will be."""
+        threads = [lineage[place][0] for place in short]
+        columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
+        rows = await fetch(self._pool, NEWER, *columns, COUNTED)
+        return [
+            known[place].extended(row["versions"] or (), row["signs"] or (), row["who"] or ())
+            for place, row in zip(short, rows, strict=True)
+        ]
+
+    def _keep(self, thread_id: ThreadId, words: Concordance) -> None:
+        """Keep a thread's words, unless somebody else has read more of them meanwhile."""
+        there = self._threads.get(thread_id)
+        if there is None or there is words or there.last < words.last:
+            self._threads.put(thread_id, words, words.size)

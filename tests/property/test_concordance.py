@@ -1,0 +1,116 @@
+"""A thread's words, a character each: what is found there is what a text has, however the thread came together."""
+
+import re
+from array import array
+from collections.abc import Sequence
+from uuid import UUID
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from domain.concordance import END, Concordance, matches, signs_of
+from domain.ids import ThreadId, Version
+from domain.relevance import STOP_WORDS, places, stem, terms_of, words_of
+
+THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
+WORDS = st.sampled_from(
+    [
+        "refund",
+        "refunds",
+        "PEP4E0",
+        "New York",
+        "New",
+        "York",
+        "May 20",
+        "2024-05-20",
+        "$1,234.50",
+        "the",
+        "credit_card_7",
+    ]
+)
+TEXTS = st.lists(WORDS | st.text(max_size=8), max_size=12).map(" ".join)
+
+WHO = [("user", "find_flight", "assistant")[number % 3] for number in range(40)]
+
+
+def told(versions: Sequence[int], signs: Sequence[str]) -> Concordance:
+    return Concordance().extended(versions, signs, WHO[: len(signs)])
+
+
+@given(st.text() | st.text(st.characters(codec="ascii")))
+def test_words_are_what_stands_between_all_that_is_neither_letter_nor_digit(text: str) -> None:
+    assert list(words_of(text)) == re.findall(r"[^\W_]+", text)
+
+
+@given(st.lists(TEXTS, max_size=8), TEXTS)
+def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: str) -> None:
+    terms = terms_of(question)
+    assume(not _mistakable([*texts, question]))
+    # What says nothing has no sign: so a row of words may have some of it in between.
+    texts = [" ".join(word for word in words_of(text) if word.lower() not in STOP_WORDS) for text in texts]
+    terms = tuple(term for term in terms if not any(set(words_of(form.lower())) & STOP_WORDS for form in term.forms))
+    whole = told(range(1, len(texts) + 1), list(map(signs_of, texts)))
+    found = matches([(THREAD, whole, Version(len(texts)))], terms)
+    expected = {
+        version: sum({1 << number for _, _, number in places(text, terms)}) for version, text in enumerate(texts, 1)
+    }
+    assert {each.version: each.terms for each in found.candidates} == {v: bits for v, bits in expected.items() if bits}
+    assert found.messages == len(texts)
+    assert found.counts == tuple(float(sum(b >> n & 1 for b in expected.values())) for n in range(len(terms)))
+
+
+@given(st.lists(TEXTS, max_size=40), st.data(), TEXTS)
+def test_read_in_portions_and_asked_in_between_it_is_the_same(
+    texts: list[str], data: st.DataObject, question: str
+) -> None:
+    signs, terms = list(map(signs_of, texts)), terms_of(question)
+    versions = sorted(data.draw(st.sets(st.integers(1, 500), min_size=len(texts), max_size=len(texts))))
+    whole, part = told(versions, signs), Concordance()
+    while len(part.versions) < len(texts):
+        matches([(THREAD, part, part.last)], terms)
+        first = len(part.versions)
+        upto = data.draw(st.integers(first + 1, len(texts)))
+        part = part.extended(versions[first:upto], signs[first:upto], WHO[first:upto])
+    assert part.text.split(END)[:-1] == signs
+    assert replace(part, known={}) == whole
+    for version, its, who in zip(versions, signs, WHO, strict=False):
+        assert part.at(Version(version)) == (its, who)
+    assert part.last == max(versions, default=0)
+    before = data.draw(st.integers(0, 500))
+    earlier = sum(version <= before for version in versions)
+    cut = told(versions[:earlier], signs[:earlier])
+    expected = matches([(THREAD, cut, Version(before))], terms)
+    assert matches([(THREAD, whole, Version(before))], terms) == expected
+    assert matches([(THREAD, part, Version(before))], terms) == expected
+
+
+def test_what_many_messages_have_is_kept_and_continued() -> None:
+    texts = ["a refund" if number % 2 else "a seat" for number in range(30)]
+    said, (refund,) = told(range(1, 31), list(map(signs_of, texts))), terms_of("refund")
+    assert matches([(THREAD, said, Version(30))], [refund]).counts == (15,)
+    assert said.known == {signs_of("refund"): array("i", range(1, 30, 2))}
+    longer = said.extended([40, 41], [signs_of("the refunds"), signs_of("seats")], ["user", "user"])
+    assert longer.known == {signs_of("refund"): array("i", [*range(1, 30, 2), 30])}
+    assert matches([(THREAD, longer, Version(41))], [refund]).counts == (16,)
+    assert matches([(THREAD, longer, Version(30))], [refund]).counts == (15,)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 8), TEXTS)
+def test_a_fork_is_searched_as_if_it_were_one_thread(texts: list[str], left: int, question: str) -> None:
+    signs, left, terms = list(map(signs_of, texts)), min(left, len(texts)), terms_of(question)
+    versions = range(1, len(texts) + 1)
+    whole = told(versions, signs)
+    own = told(versions[left:], signs[left:])
+    end = Version(len(texts))
+    forked = matches([(FORK, own, end), (THREAD, whole, Version(left))], terms)
+    alone = matches([(THREAD, whole, end)], terms)
+    assert (forked.messages, forked.length, forked.counts) == (alone.messages, alone.length, alone.counts)
+    assert [(c.version, c.terms) for c in forked.candidates] == [(c.version, c.terms) for c in alone.candidates]
+    assert all((each.thread_id == FORK) == (each.version > left) for each in forked.candidates)
+
+
+def _mistakable(texts: list[str]) -> bool:
+    """Say whether two stems happen to share a sign."""
+    stems = {stem(word) for text in texts for word in words_of(text)} - STOP_WORDS
+    return len({signs_of(word) for word in stems}) < len(stems)

@@ -1,0 +1,154 @@
+"""Messages that a process remembers: what is recalled of them is what one recalls that remembers nothing."""
+
+import random
+from collections.abc import Collection, Sequence
+from uuid import UUID, uuid4
+
+from domain.application.fork import Fork, fork
+from domain.application.journal import Journal
+from domain.application.recalling import Recall, recall
+from domain.application.remembered import LONGEST, Remembered
+from domain.chain import Record
+from domain.codec import Metadata
+from domain.commands import EditMessage
+from domain.context import price
+from domain.events import (
+    CancellationRequested,
+    MessageAppended,
+    ThreadOpened,
+    ToolRequested,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnRolledBack,
+    TurnStarted,
+)
+from domain.evolve import fold
+from domain.ids import ThreadId, Version
+from domain.recall import Excerpt
+from domain.relevance import Hit
+from domain.state import Idle, Running
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from tests.support.recalling import All
+from tests.support.runtime import Clock, Words
+
+WORDS = ["refund", "flight", "PEP4E0", "seats", "card", "York", "total", "price"]
+count = Words().count
+
+
+def hit(version: int, who: str = "") -> Hit:
+    return Hit(ThreadId(UUID(int=1)), Version(version), 1.0, who=who)
+
+
+class Reading(MemoryEventStore):
+    """Counts the events that are read by their versions."""
+
+    told = 0
+
+    async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
+        found = await super().read_at(thread_id, versions)
+        self.told += len(found)
+        return found
+
+
+def journal() -> Journal:
+    return Journal(Reading(), MemorySnapshotStore(), Clock(), fingerprint="test")
+
+
+async def say(log: Journal, thread_id: ThreadId, chance: random.Random, *, rolled_back: bool = False) -> None:
+    """Take a turn with a tool."""
+    loaded, turn = await log.load(thread_id), uuid4()
+    opened = [] if loaded.head.version else [ThreadOpened("assistant")]
+    asked = Version(loaded.head.version + len(opened) + 3)
+    said = [" ".join(chance.choices(WORDS, k=chance.randrange(1, 60))) for _ in range(3)]
+    last = [CancellationRequested(turn, "rolled_back"), TurnRolledBack(turn)] if rolled_back else [TurnCompleted(turn)]
+    events = [
+        *opened,
+        TurnStarted(turn, "talk", "f00"),
+        MessageAppended("user", said[0], count(said[0])),
+        ToolRequested("call", chance.choice(("find", "book")), {}),
+        ToolStarted(asked),
+        ToolSucceeded(asked, said[1], count(said[1]), 1),
+        MessageAppended("assistant", said[2], count(said[2])),
+        *last,
+    ]
+    await log.append(loaded, events, Metadata())
+
+
+async def ask(log: Journal, thread_id: ThreadId, question: str, means: Recall) -> Sequence[Excerpt]:
+    """Recall what a question looks for, without storing it."""
+    loaded = await log.load(thread_id)
+    state = fold(loaded.state, [TurnStarted(uuid4(), "talk", "f00"), MessageAppended("user", question, 3)])
+    assert isinstance(state, Running)
+    return await recall(log, means, state, thread_id, Version(state.version), 150, count)
+
+
+async def test_whatever_is_remembered_the_same_is_recalled() -> None:
+    chance, log, threads = random.Random(5), journal(), [ThreadId(uuid4())]
+    warm = [Recall(All()), Recall(All(), remembered=Remembered(4_000)), Recall(All(), remembered=Remembered(0))]
+    recalled = 0
+    for step in range(60):
+        thread_id = chance.choice(threads)
+        await say(log, thread_id, chance, rolled_back=chance.random() < 0.2)
+        if step % 10 == 9:
+            loaded = await log.load(thread_id)
+            assert isinstance(loaded.state, Idle)
+            said = [message.version for message in loaded.state.thread.window if message.role != "tool"]
+            edit = EditMessage(chance.choice(said), f"edited {step} refund", 3)
+            await fork(log, child := ThreadId(uuid4()), Fork(thread_id, loaded.head.version, (edit,)), Metadata())
+            threads.append(child)
+        question = " ".join(chance.choices(WORDS, k=3))
+        anew = await ask(log, thread_id, question, Recall(All()))
+        assert [await ask(log, thread_id, question, means) for means in warm] == [anew] * len(warm)
+        assert [each.price for each in anew] == [price(each, count) for each in anew]
+        recalled += len(anew)
+    assert recalled > 60
+
+
+async def test_what_is_remembered_is_not_read_again() -> None:
+    log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
+    await say(log, thread_id, random.Random(1))
+    assert isinstance(log.store, Reading)
+    first = await remembered.read(log, thread_id, [hit(3), hit(6)])
+    assert log.store.told == 3, "two messages, and the call of one"
+    assert await remembered.read(log, thread_id, [hit(3), hit(6)]) == first
+    assert log.store.told == 3
+    assert list(await remembered.read(log, thread_id, [hit(7), hit(3)])) == [3, 7]
+    assert log.store.told == 4
+
+
+async def test_a_tool_that_the_finder_names_is_not_looked_up() -> None:
+    log, thread_id = journal(), ThreadId(uuid4())
+    await say(log, thread_id, random.Random(1))
+    asked = await Remembered().read(log, thread_id, [hit(3), hit(6), hit(7)])
+    assert isinstance(log.store, Reading)
+    assert log.store.told == 4
+    named = [hit(3, "user"), hit(6, asked[6].who), hit(7, "assistant")]
+    assert await Remembered().read(log, thread_id, named) == asked
+    assert log.store.told == 7
+    unnamed = [hit(3, "user"), hit(6, "tool"), hit(7, "assistant")]
+    assert await Remembered().read(log, thread_id, unnamed) == asked
+
+
+async def test_very_long_messages_are_read_again() -> None:
+    log, means, thread_id = journal(), Recall(All()), ThreadId(uuid4())
+    loaded, turn, text = await log.load(thread_id), uuid4(), "refund " * (LONGEST // 7 + 1)
+    said = MessageAppended("user", text, count(text))
+    await log.append(
+        loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
+    )
+    (one,) = await means.remembered.read(log, thread_id, [hit(3)])
+    assert isinstance(log.store, Reading)
+    assert log.store.told == 1
+    await means.remembered.read(log, thread_id, [hit(3)])
+    assert (one, log.store.told) == (3, 2)
+
+
+async def test_who_counts_otherwise_is_told_other_prices() -> None:
+    log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
+    await say(log, thread_id, random.Random(1))
+    found = await ask(log, thread_id, "refund", Recall(All()))
+    by_words, by_letters = remembered.priced(thread_id, found, count), remembered.priced(thread_id, found, len)
+    assert [each.price for each in by_words] == [price(each, count) for each in found]
+    assert [each.price for each in by_letters] == [price(each, len) for each in found]
