@@ -45,7 +45,8 @@ CALM = 0.06
 
 REST = 4
 """A round that took so long is followed by a rest of so many times that, between `BUSY` and `CALM`: what a round costs
-beside its events is then small, and most of the time is left to the turns that run here."""
+beside its events is then small, and most of the time is left to the turns that run here. It is shorter after a batch
+that was more than half full, and there is none after a full one."""
 
 FAR = 10_000
 """Events that a line is behind when two batches are under way at a time; so they are after a batch that was full."""
@@ -118,7 +119,7 @@ class Runner:
             except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
                 _log.exception("The projections could not go on, and try again")
             if moved < full:
-                rest = min(max(REST * (time.monotonic() - started), BUSY), CALM)
+                rest = rest_after(moved, full, time.monotonic() - started)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(rest if moved else IDLE):
                         await self._woken.wait()
@@ -329,6 +330,11 @@ class Runner:
         told = [record for record in records if record.position <= upto]
         await digest.take(told, unhandled=parked.version if skip else None)
         return digest
+
+
+def rest_after(moved: int, full: int, took: float) -> float:
+    """Say how many seconds to rest after a round of so many events, which took so many seconds."""
+    return max(min(REST * took, CALM) * min(1.0, 2.0 * (1 - moved / full)), BUSY)
 
 
 def _ends(records: Sequence[Record]) -> Mapping[Slice, Position]:

@@ -115,6 +115,14 @@ async def test_a_batch_that_was_full_is_followed_by_two_at_a_time(desk: Desk, mo
     assert desk.is_pipelined()
 
 
+def test_a_round_is_followed_by_a_rest_that_is_shorter_the_fuller_it_was() -> None:
+    quick, usual = runner.rest_after(0, 2_000, 0.001), runner.rest_after(1_000, 2_000, 0.03)
+    assert (quick, usual) == (runner.BUSY, runner.CALM)
+    rests = [runner.rest_after(moved, 2_000, 0.03) for moved in range(1_000, 2_000, 100)]
+    assert rests == sorted(rests, reverse=True)
+    assert rests[-1] == runner.BUSY
+
+
 async def test_near_the_end_of_the_log_there_is_one_batch_at_a_time(desk: Desk) -> None:
     desk.runner._most = 10_000
     assert await desk.runner.step() == SOME * 5
