@@ -44,6 +44,8 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
         return self._price(model) is not None
 
     def _price(self, model: str) -> Price | None:
+        if price := self.models.get(model):  # no other name that it begins with is longer
+            return price
         fitting = [name for name in self.models if model.startswith(name)]
         return self.models[max(fitting, key=len)] if fitting else None
 

@@ -8,7 +8,7 @@ from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import add, itemgetter
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["smallint", "integer", "bigint", "text", "uuid", "timestamptz", "json", "words"]
@@ -77,6 +77,17 @@ class Table:
         return tuple(column.name for column in self.columns if column.rule == "key")
 
     @cached_property
+    def _added(self) -> tuple[int, ...]:
+        return self._places("add")
+
+    @cached_property
+    def _replaced(self) -> tuple[int, ...]:
+        return self._places("last")
+
+    def _places(self, rule: Rule) -> tuple[int, ...]:
+        return tuple(place for place, column in enumerate(self.columns) if column.rule == rule)
+
+    @cached_property
     def _merging(self) -> tuple[tuple[int, Callable[[Any, Any], Any]], ...]:
         return tuple((place, MERGE[c.rule]) for place, c in enumerate(self.columns) if c.rule in MERGE)
 
@@ -107,20 +118,27 @@ class Table:
 
     def merge(self, old: Row, new: Row) -> Row:
         """Make one row of two with the same key."""
-        merged = list(new)
-        for place, made in self._merging:
-            merged[place] = made(old[place], new[place])
+        merged = list(old)
+        self.merge_into(merged, new)
         return tuple(merged)
+
+    def merge_into(self, old: list[Any], new: Row) -> None:
+        """Change a row to what it is together with another one of the same key."""
+        for place in self._added:
+            old[place] += new[place]
+        for place in self._replaced:
+            old[place] = new[place]
+        for place, made in self._merging:
+            old[place] = made(old[place], new[place])
 
 
 MERGE: Mapping[Rule, Callable[[Any, Any], Any]] = {
     "first": lambda old, new: new if old is None else old,
-    "add": add,
     "least": min,
     "greatest": max,
     "joined": lambda old, new: f"{old},{new}",
 }
-"""What becomes of an old value and a new one; the new one is there for all other rules."""
+"""What becomes of an old value and a new one, where that is neither the new one nor their sum."""
 
 
 Change: TypeAlias = tuple[Table, Row]
@@ -132,19 +150,26 @@ class Rows:
 
     def __init__(self, tables: Iterable[Table] = ()) -> None:
         """Begin without rows, perhaps of tables that are known already."""
-        self._tables: defaultdict[Table, dict[Key, Row]] = defaultdict(dict, {table: {} for table in tables})
+        self._tables: defaultdict[Table, dict[Key, Row | list[Any]]] = defaultdict(
+            dict, {table: {} for table in tables}
+        )
 
     def add(self, changes: Iterable[Change]) -> None:
         """Merge changes, in their order."""
         for table, row in changes:
             rows, key = self._tables[table], table.key_of(row)
             old = rows.get(key)
-            rows[key] = row if old is None else table.merge(old, row)
+            if old is None:
+                rows[key] = row
+                continue
+            if type(old) is not list:  # a row that meets a second one meets many: from then on it is changed in place
+                old = rows[key] = list(old)
+            table.merge_into(old, row)
 
     def of(self, table: Table) -> Sequence[Row]:
         """Return a table's rows in the order of their keys: writers who share rows do not wait in a circle."""
         rows = self._tables.get(table, {})
-        return [rows[key] for key in sorted(rows)]
+        return [tuple(rows[key]) for key in sorted(rows)]
 
     @property
     def tables(self) -> Sequence[Table]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from domain.events import ModelCalled
 from domain.tables import COST, Change, Column, Index, Table
-from domain.windows import starts_of
 from projections.projection import Projection, Seen
 from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
@@ -35,7 +34,7 @@ def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
     event = seen.event
     cost = seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens)
     saved_tokens, saved_cost = saved(seen)
-    for window, start in starts_of(seen.at).items():
+    for window, start in seen.starts.items():
         row = BUDGETS.row(
             start=start,
             calls=1,

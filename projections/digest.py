@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from domain.chain import Record
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
@@ -12,7 +13,7 @@ from domain.ports.clock import Clock
 from domain.prices import Prices
 from domain.read_models import Instance, InstanceId, LineId, Parked
 from domain.tables import Change, Rows
-from projections.projection import EventHandler, Projection, Story
+from projections.projection import EventHandler, Projection, Seen, Story
 from projections.stories import Stories
 
 _log = logging.getLogger(__name__)
@@ -60,22 +61,30 @@ class Digest:
     rows: dict[InstanceId, Rows] = field(default_factory=dict)
     parking: list[Parked] = field(default_factory=list)
     touched: dict[ThreadId, tuple[Story, Record]] = field(default_factory=dict)
-    _handlers: dict[str, list[tuple[Writing, EventHandler]]] = field(init=False)
+    _handlers: dict[str, list[tuple[Writing, EventHandler, Rows]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find each event's handlers."""
+        """Find each event's handlers, and where their rows go."""
         self._handlers = {}
         for writing in self.writing:
-            self.rows[writing.instance.id] = Rows(writing.projection.tables)
+            rows = self.rows[writing.instance.id] = Rows(writing.projection.tables)
             for event, handler in writing.projection.events.items():
-                self._handlers.setdefault(event.__name__, []).append((writing, handler))
+                self._handlers.setdefault(event.__name__, []).append((writing, handler, rows))
 
     async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
         """Make rows of records. The event of version `unhandled` is folded, and shown to no handler of events."""
         records = list(records)
         await self._remember(records)
         for number, record in enumerate(records, 1):
-            await self._take(record, handled=record.version != unhandled)
+            if self.parked and self._is_out(record.thread_id):
+                continue
+            try:
+                seen = self._next(record) or await self._looked_up(record)
+            except UNTELLABLE as error:
+                self._leave_out(record, error)
+                continue
+            if record.version != unhandled:
+                self._handle(record, seen)
             if number % BREATH == 0:
                 await asyncio.sleep(0)
         for story, last in self.touched.values():
@@ -97,23 +106,40 @@ class Digest:
                 await self.stories.before(self.line, record)
 
         # What cannot be looked up is found again in its turn.
-        await asyncio.gather(*map(known, first.values()), return_exceptions=True)
+        missing = [record for record in first.values() if not self.stories.known(self.line, record)]
+        await asyncio.gather(*map(known, missing), return_exceptions=True)
 
-    async def _take(self, record: Record, *, handled: bool) -> None:
-        thread_id = record.thread_id
-        if self.parked and all((writing.instance.id, thread_id) in self.parked for writing in self.writing):
-            return
-        try:
-            story, last = self.touched.get(thread_id, (None, record))
-            if story is None or last.version != record.version - 1:
-                story = await self.stories.before(self.line, record)
-            seen = self.stories.tell(story, record)
-        except UNTELLABLE as error:
-            self._leave_out(record, error)
-            return
-        self.touched[thread_id] = story, record
-        for writing, handler in self._handlers.get(record.type, ()) if handled else ():
-            self._add(writing, record, handler, seen)
+    def _is_out(self, thread_id: ThreadId) -> bool:
+        return all((writing.instance.id, thread_id) in self.parked for writing in self.writing)
+
+    def _next(self, record: Record) -> Seen[Any] | None:
+        """Go on with a thread that is in memory; None if it is to be looked up."""
+        touched = self.touched.get(record.thread_id)
+        story = touched[0] if touched else self.stories.known(self.line, record)
+        if story is None or story.head.version != record.version - 1:
+            return None
+        seen = self.stories.tell(story, record)
+        self.touched[record.thread_id] = story, record
+        return seen
+
+    async def _looked_up(self, record: Record) -> Seen[Any]:
+        story = await self.stories.before(self.line, record)
+        seen = self.stories.tell(story, record)
+        self.touched[record.thread_id] = story, record
+        return seen
+
+    def _handle(self, record: Record, seen: Seen[Any]) -> None:
+        """Add what the handlers make of an event."""
+        for writing, handler, rows in self._handlers.get(record.type, ()):
+            if self.parked and (writing.instance.id, record.thread_id) in self.parked:
+                continue
+            try:
+                changes = tuple(handler(seen))
+            except Exception:  # noqa: BLE001  (whatever a handler raises: it is tried again, and parked with its reason)
+                self._add(writing, record, handler, seen, attempt=2)
+            else:
+                if changes:
+                    rows.add(changes)
 
     def _leave_out(self, record: Record, error: Exception) -> None:
         """Park a thread everywhere, once what was known of it before that is written."""

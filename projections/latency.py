@@ -8,7 +8,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from domain.queries import Bucket
 from domain.tables import Change, Column, Table
-from domain.windows import start_of, starts_of
+from domain.windows import start_of
 from projections.projection import Seen
 
 Width: TypeAlias = Literal["hour", "day"]
@@ -32,6 +32,7 @@ class Latency(Struct, frozen=True):
     p99: float
 
 
+@lru_cache(maxsize=10_000)
 def bucket_of(milliseconds: float) -> int:
     """Return the bucket of a duration."""
     return 0 if milliseconds <= 1 else math.ceil(PER_DOUBLING * math.log2(milliseconds))
@@ -74,8 +75,8 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
 
 def timed(table: Table, seen: Seen[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
     """Count a duration, in the groups of `latency_table`."""
-    starts, bucket = starts_of(seen.at), bucket_of(milliseconds)
-    return [(table, table.row(seen.tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]
+    tenant, starts, bucket, row = seen.tenant, seen.starts, bucket_of(milliseconds), table.row
+    return [(table, row(tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]
 
 
 def width_for(bucket: Bucket | None, since: datetime | None, until: datetime | None) -> Width:

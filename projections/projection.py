@@ -21,7 +21,7 @@ from domain.prices import Prices
 from domain.read_models import Shape
 from domain.state import INITIAL, Running, State
 from domain.tables import Change, Table
-from domain.windows import start_of
+from domain.windows import LAST, Window, end_of, starts_of
 from projections.overruns import Overrun, overrun, spent_alike
 from projections.status import Status, status_of
 
@@ -39,13 +39,15 @@ class Spell(Struct, frozen=True, gc=False):
 class Seen(Struct, Generic[E], frozen=True, gc=False):
     """An event, and what the thread was like before and after it.
 
-    `turn_started_at` is of the turn that runs before or after the event; `status` is that after it, and `spell` of the
-    one before; `was_over` is the time over budget that lasted until then, and `is_over` what becomes of it.
+    `starts` are those of the windows that it was recorded in; `turn_started_at` is of the turn that runs before or
+    after the event; `status` is that after it, and `spell` of the one before; `was_over` is the time over budget that
+    lasted until then, and `is_over` what becomes of it.
     """
 
     event: E
     recorded: Recorded
     at: datetime
+    starts: Mapping[Window, datetime]
     tenant: Tenant
     slice: Slice
     thread_id: ThreadId
@@ -62,7 +64,7 @@ class Seen(Struct, Generic[E], frozen=True, gc=False):
     @property
     def hour(self) -> datetime:
         """The hour that it was recorded in."""
-        return start_of("hour", self.at)
+        return self.starts["hour"]
 
     @property
     def node(self) -> str:
@@ -86,10 +88,19 @@ class Story:
     overrun: Overrun | None = None
     spell: Spell = field(default_factory=lambda: Spell("idle", START, NOTHING.at))
     slice: Slice = field(init=False)
+    _starts: Mapping[Window, datetime] = field(init=False)
+    _until: datetime = field(init=False)
+    """Where the hour ends that the last event was in."""
 
     def __post_init__(self) -> None:
         """Place the thread."""
         self.slice = slice_of(self.thread_id)
+        self._look_up(self.head.at)
+
+    def _look_up(self, at: datetime) -> Mapping[Window, datetime]:
+        """Look up the windows that an instant lies in: the next event is mostly in the same."""
+        self._starts, self._until = starts_of(at), end_of("hour", at) or LAST
+        return self._starts
 
     @property
     def loaded(self) -> Loaded:
@@ -115,6 +126,7 @@ class Story:
             event,
             recorded,
             at,
+            self._starts if self._starts["hour"] <= at < self._until else self._look_up(at),
             self.tenant,
             self.slice,
             self.thread_id,

@@ -45,10 +45,14 @@ CALM = 0.06
 
 REST = 4
 """A round that took so long is followed by a rest of so many times that, between `BUSY` and `CALM`: what a round costs
-beside its events is then small, and most of the time is left to the turns that run here."""
+beside its events is then small, and most of the time is left to the turns that run here. It is shorter after a batch
+that was more than half full, and there is none after a full one."""
 
 FAR = 10_000
-"""Events that a line is behind when two batches are under way at a time."""
+"""Events that a line is behind when two batches are under way at a time; so they are after a batch that was full."""
+
+STRETCH = 0.1
+"""Seconds for which they are, at least, before other lines have their turn."""
 
 NEAR = 2_000
 """Events that an instance which is being built may be behind when it is made to serve: then writing pauses."""
@@ -86,6 +90,10 @@ class Runner:
     _turn: Slice = field(init=False, default_factory=lambda: Slice(random.randrange(SLICES)))  # noqa: S311
     """The slice to begin with: no slice waits for others again and again, and two runners seldom meet in one."""
     _most: int = field(init=False, default=AT_FIRST)
+    _full: set[LineId] = field(init=False, default_factory=set)
+    """Lines whose last batch was full."""
+    _making: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    """Held by who makes rows: of two that make some in turn, neither is done before both are."""
     _rest_until: dict[LineId, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,7 +119,7 @@ class Runner:
             except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
                 _log.exception("The projections could not go on, and try again")
             if moved < full:
-                rest = min(max(REST * (time.monotonic() - started), BUSY), CALM)
+                rest = rest_after(moved, full, time.monotonic() - started)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(rest if moved else IDLE):
                         await self._woken.wait()
@@ -174,10 +182,7 @@ class Runner:
 
     async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
         if line.throttle is None:
-            moved = await self._batches(line, writing)
-            if moved:
-                self._most = min(2 * self._most, BATCH)
-            return moved
+            return await self._batches(line, writing)
         share = line.throttle * len(self.held()) / SLICES
         if not share or self._rest_until.get(line.id, 0.0) > time.monotonic():
             return 0
@@ -186,15 +191,33 @@ class Runner:
         return 0  # so that nobody hurries on
 
     async def _batches(self, line: Line, writing: Sequence[Writing]) -> int:
-        """Take a line on by a batch, or by two at once where it is far behind: one is written while one is made."""
-        held = list(self.held())
-        parts = [held[::2], held[1::2]] if line.left > FAR else [held]
-        batches = [self._batch(line.id, writing, part, self._most) for part in parts]
-        done = await asyncio.gather(*batches, return_exceptions=True)  # none is left behind by one that fails
+        """Take a line on by a batch; where it is far behind, by some of each half: one is written while one is made."""
+        held, far = list(self.held()), line.left > FAR or line.id in self._full
+        self._full.discard(line.id)
+        if not far:
+            return await self._stretch(line.id, writing, held, 0.0)
+        until = time.monotonic() + STRETCH
+        stretches = [self._stretch(line.id, writing, part, until) for part in (held[::2], held[1::2])]
+        done = await asyncio.gather(*stretches, return_exceptions=True)  # none is left behind by one that fails
         for failed in done:
             if isinstance(failed, BaseException):
                 raise failed
         return sum(moved for moved in done if not isinstance(moved, BaseException))
+
+    async def _stretch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], until: float) -> int:
+        """Take a line on in some slices, until there is little left, or for some time."""
+        moved = 0
+        while True:
+            most = self._most
+            done = await self._batch(line, writing, slices, most)
+            moved += done
+            if done:
+                self._most = min(2 * self._most, BATCH)
+            if done < most:
+                return moved
+            if self._stopping or time.monotonic() >= until:
+                self._full.add(line)
+                return moved
 
     async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
         after = _first(await self.models.behind(line, slices), most, self._turn)
@@ -204,8 +227,9 @@ class Runner:
         parked = await self.models.parked([of.instance.id for of in writing], list(after))
         known = frozenset((one.instance, one.thread_id) for one in parked)
         digest = Digest(line, writing, self._stories, self.prices, self.clock, set(known))
-        await digest.take(records)
-        ends = {slice_of(record.thread_id): record.position for record in records}
+        async with self._making:
+            await digest.take(records)
+        ends = _ends(records)
         moves = tuple(Move(slice_, after[slice_], position) for slice_, position in ends.items())
         written = None
         while written is None:
@@ -306,6 +330,20 @@ class Runner:
         told = [record for record in records if record.position <= upto]
         await digest.take(told, unhandled=parked.version if skip else None)
         return digest
+
+
+def rest_after(moved: int, full: int, took: float) -> float:
+    """Say how many seconds to rest after a round of so many events, which took so many seconds."""
+    return max(min(REST * took, CALM) * min(1.0, 2.0 * (1 - moved / full)), BUSY)
+
+
+def _ends(records: Sequence[Record]) -> Mapping[Slice, Position]:
+    """Say how far records come that are in the order of their slices' positions."""
+    ends: dict[Slice, Position] = {}
+    for thread_id, position in {record.thread_id: record.position for record in records}.items():
+        slice_ = slice_of(thread_id)
+        ends[slice_] = max(position, ends.get(slice_, position))
+    return ends
 
 
 def _first(slots: Sequence[Slot], most: int, turn: Slice) -> Mapping[Slice, Position]:

@@ -28,16 +28,24 @@ class Stories:
         self._keep = keep
         self._told: OrderedDict[tuple[Hashable, ThreadId], Story] = OrderedDict()
 
-    async def before(self, place: Hashable, record: Record) -> Story:
-        """Return a thread right before a record. What is kept in one `place` is not that of another."""
+    def known(self, place: Hashable, record: Record) -> Story | None:
+        """Return a thread right before a record, if it is in memory. What is kept in one `place` is not in another."""
         key = place, record.thread_id
         story = self._told.get(key)
         if story is None or story.head.version != record.version - 1:
+            return None
+        self._told.move_to_end(key)
+        return story
+
+    async def before(self, place: Hashable, record: Record) -> Story:
+        """Return a thread right before a record, and keep it."""
+        story = self.known(place, record)
+        if story is None:
             story = await self.at(record.thread_id, record.tenant, Version(record.version - 1))
-            self._told[key] = story
+            self._told[place, record.thread_id] = story
+            self._told.move_to_end((place, record.thread_id))
             if len(self._told) > self._keep:
                 self._told.popitem(last=False)
-        self._told.move_to_end(key)
         return story
 
     def tell(self, story: Story, record: Record) -> Seen[Any]:

@@ -39,13 +39,14 @@ SELECT event.*
  CROSS JOIN LATERAL (
        SELECT {RECORD}
          FROM events
-        WHERE events.slice = part.slice AND events.position > part.after
-        ORDER BY events.position
-        LIMIT $3
+        WHERE events.slice = part.slice AND events.position > part.after AND events.position <= part.after + $3::integer
        ) AS event
  ORDER BY part.place, event.position
 """  # noqa: S608  (as above)
-"""Events of several slices, each after a position of its own, at most $3 of each."""
+"""Events of several slices, each after a position of its own, at most $3 of each.
+
+Positions have no gaps, so a range is the limit: under a LIMIT, the planner may read and sort all that a slice has left.
+"""
 
 READ_SLICES = f"""
 WITH looked_at AS (

@@ -47,6 +47,15 @@ async def test_a_report_s_own_views_and_rights_survive_a_switch(desk: Desk, owne
     assert await owner.fetchval(SEEN) == "old"
 
 
+async def test_what_is_built_is_analysed_before_it_serves(desk: Desk, owner: asyncpg.Connection) -> None:
+    """The application's role has made the tables, so it may: nobody waits for autovacuum."""
+    assert await rebuilt(desk)
+
+    counted = "SELECT reltuples FROM pg_class WHERE oid = ('read_models.notes_' || $1)::regclass"
+    served, built = [await owner.fetchval(counted, str(one.id)) for one in await desk.models.instances()]
+    assert (served, built) == (-1, 1), "-1 is what was never counted"
+
+
 async def test_columns_may_be_added_under_a_report_and_taken_away_where_there_is_none(
     desk: Desk, owner: asyncpg.Connection
 ) -> None:

@@ -22,7 +22,7 @@ from domain.events import (
 )
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
 from domain.prices import Price, Prices
-from domain.windows import WINDOWS
+from domain.windows import WINDOWS, starts_of
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from projections.overruns import Overrun, overrun_of
@@ -86,6 +86,7 @@ async def told(desk: Desk) -> Sequence[Overrun | None]:
     for record in await desk.journal.store.read(desk.thread_id, START):
         seen = stories.tell(story, record)
         assert seen.is_over == story.overrun
+        assert seen.starts == starts_of(record.recorded_at)
         found.append(seen.is_over)
     return found
 

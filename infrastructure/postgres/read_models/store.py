@@ -65,7 +65,8 @@ class PostgresReadModels:
 
     async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
         """Compare positions with heads."""
-        return [Slot(*row) for row in await fetch(self._pool, statements.BEHIND, line, list(slices))]
+        asked = frozenset(slices)
+        return [Slot(*row) for row in await fetch(self._pool, statements.BEHIND, line) if row["slice"] in asked]
 
     async def position(self, line: LineId, slice_: Slice) -> Position:
         """Look a position up."""
