@@ -186,7 +186,7 @@ SELECT EXISTS (
            ) AS one
      WHERE other.line = ANY ($2::integer[]) AND one.positions[other.slice + 1] < other.position)
 """
-"""Whether a line is behind one of some others in any slice. As a join of 1,024 rows with as many it takes tens of milliseconds."""
+"""Whether a line is behind one of some others in any slice. A join of their rows would take tens of milliseconds."""
 
 SEARCHABLE = "SELECT numnode(plainto_tsquery($1::text::regconfig, $2)) > 0 AS searchable"
 """Whether a search looks for anything."""
