@@ -22,7 +22,8 @@ COUNTED = 8_192
 
 NEWER = """
 SELECT said.versions, said.signs, said.who
-  FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) WITH ORDINALITY AS part (slice, thread_id, after, place)
+  FROM unnest((SELECT $1::smallint[]), $2::uuid[], $3::integer[])
+       WITH ORDINALITY AS part (slice, thread_id, after, place)
  CROSS JOIN LATERAL (
        SELECT array_agg(message.version) AS versions, array_agg(message.signs) AS signs, array_agg(message.who) AS who
          FROM (SELECT message.version, message.signs, coalesce(message.tool, message.role) AS who
@@ -33,7 +34,8 @@ SELECT said.versions, said.signs, said.who
      ) AS said
  ORDER BY part.place
 """
-"""The messages after a version, of each of some threads, as lists."""
+"""The messages after a version, of each of some threads, as lists. An array of the planner's own view would be planned
+for anew each time, as that of `READ_AT` would."""
 
 
 class Concordances:
