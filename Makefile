@@ -32,7 +32,7 @@ bench-all:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.side_by_side --extent full $(ARGS)
 
-# What gets slower with ten million events: an hour and up to 16 GB of disk. ARGS="--sizes 10000,1000000": a part of it
+# What gets slower with ten million events: five minutes and up to 16 GB of disk. ARGS="--sizes 10000,1000000": a part of it
 bench-growth:
 	@requirements/install bench
 	@.venv-bench/bin/python -m benchmarks.growth $(ARGS)

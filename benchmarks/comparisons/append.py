@@ -24,7 +24,7 @@ GOAL = 0.7
 
 BATCHES = (1, 5, 20, 100)
 STREAMS = (1, 16, 64)
-SECONDS = {"tiny": 0.05, "short": 0.25, "full": 1.0}
+SECONDS = {"tiny": 0.05, "short": 0.15, "full": 1.0}
 
 MESSAGE_DB = "MESSAGE_DB"
 """The variable that names message-db's folder `database`."""

@@ -25,10 +25,10 @@ NOTES = (
     "With 'invoke', requests are answered at once (p50 and p99 are of that), and turns count when all have ended.",
 )
 
-YOUNG = {"tiny": "8x3,16x2", "short": "16x40,64x10,1000x1", "full": "16x60,64x20,256x8,1000x3"}
+YOUNG = {"tiny": "8x3,16x2", "short": "16x20,64x5,1000x1", "full": "16x60,64x20,256x8,1000x3"}
 """How many clients at the same time, and how many turns each takes, of conversations that begin with the first."""
 
-AGED = {"tiny": "8x2", "short": "64x5", "full": "16x20,64x5"}
+AGED = {"tiny": "8x2", "short": "32x10", "full": "16x20,64x10"}
 """The same of conversations that have `AGE` turns already."""
 
 AGE = {"tiny": 10, "short": 100, "full": 100}

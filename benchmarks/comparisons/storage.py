@@ -33,7 +33,7 @@ RIVALS = (
 IN_ALL = {"tiny": 40, "short": 400, "full": 400}
 """Turns of all conversations of one length, unless two of them have more."""
 
-ROUNDS = 3
+ROUNDS = 2
 """Sizes hardly change from one round to the next."""
 
 LAST = {"tiny": 10, "short": 200, "full": 1000}

@@ -88,8 +88,8 @@ def _points() -> Iterator[Case]:
     yield Case(
         "16 threads, 200 turns, sync",
         [
-            threadfold(16, 200, "sync", 60),
-            threadfold(16, 200, "sync", 60, recall=False),
+            threadfold(16, 200, "sync", 40),
+            threadfold(16, 200, "sync", 40, recall=False),
             langgraph(16, 200, "sync", 10),
             langgraph(16, 200, "sync", 10, messages="delta"),
             dbos(16, 40),
@@ -99,18 +99,18 @@ def _points() -> Iterator[Case]:
     yield Case(
         "64 threads, 200 turns, sync",
         [
-            threadfold(64, 200, "sync", 20),
-            threadfold(64, 200, "sync", 20, recall=False),
-            langgraph(64, 200, "sync", 5),
+            threadfold(64, 200, "sync", 15),
+            threadfold(64, 200, "sync", 15, recall=False),
+            langgraph(64, 200, "sync", 3),
         ],
         own=2,
     )
     yield Case(
         "16 threads, 100 turns, sync / exit",
         [
-            threadfold(16, 100, "sync", 60),
-            threadfold(16, 100, "sync", 60, recall=False),
-            langgraph(16, 100, "exit", 20),
+            threadfold(16, 100, "sync", 40),
+            threadfold(16, 100, "sync", 40, recall=False),
+            langgraph(16, 100, "exit", 10),
         ],
         own=2,
     )
