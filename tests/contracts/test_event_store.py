@@ -5,6 +5,7 @@ import contextlib
 import json
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import islice
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -309,6 +310,19 @@ class TestSlice:
         assert [r.position for r in await event_store.read_slice(slice_, Position(2), 2)] == [3, 4]
         assert [r.position for r in await event_store.read_slice(slice_, Position(4), 2)] == [5]
         assert list(await event_store.read_slice(slice_, Position(5), 2)) == []
+
+    @pytest.mark.parametrize("limit", [1, 2, 9])
+    async def test_of_each_slice_so_many_are_read(self, event_store: EventStore, limit: int) -> None:
+        slices = [Slice(3), Slice(8)]
+        for slice_ in slices:
+            for thread_id in islice(threads_of(slice_), 3):
+                await event_store.append(appending(thread_id, NOTHING, *numbered(2)))
+
+        found = await event_store.read_after({Slice(3): Position(0), Slice(8): Position(2)}, limit)
+
+        read = [(slice_of(record.thread_id), record.position) for record in found]
+        upto = [(3, n) for n in range(1, min(limit, 6) + 1)] + [(8, n) for n in range(3, min(limit + 2, 6) + 1)]
+        assert read == upto
 
 
 class TestRead:

@@ -55,6 +55,7 @@ class TestWriting:
         await desk.write(note(1))
         (slot,) = await desk.models.behind(serving.line, [HERE, Slice(8)])
         assert (slot.slice, slot.position, slot.head) == (HERE, 1, 20)
+        assert not await desk.models.behind(serving.line, [Slice(8)]), "only the slices that are asked for"
         line = await desk.line(serving)
         assert (line.done, line.left) == (1, 19)
         assert await desk.models.reached("notes", HERE, Position(1))

@@ -107,3 +107,14 @@ async def test_only_new_messages_of_the_thread_are_looked_at(pool: asyncpg.Pool,
     assert [node["Actual Rows"] for node in read] == [9]
     assert all("Index" in node["Node Type"] or "Bitmap" in node["Node Type"] for node in read)
     assert not any(node.get("Rows Removed by Filter") for node in read)
+
+
+async def test_new_messages_are_not_planned_for_anew_each_time(pool: asyncpg.Pool) -> None:
+    await say(PostgresReadModels(pool), {1: "refund"}, THREADS[0])
+    async with pool.acquire() as connection:
+        newer = await connection.prepare(concordances.NEWER)
+        for _ in range(20):
+            await newer.fetch([slice_of(THREADS[0])], [THREADS[0]], [0], 8_192)
+        plans = "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement = $1"
+        [row] = await connection.fetch(plans, concordances.NEWER)
+    assert tuple(row) == (5, 15), "PostgreSQL tries five before it keeps one"

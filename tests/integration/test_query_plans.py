@@ -84,6 +84,19 @@ async def test_no_hot_statement_reads_a_whole_table(tables: asyncpg.Connection, 
     assert read_whole <= {"leases"}, "these are 64 rows"
 
 
+async def test_a_read_of_some_versions_is_not_planned_anew_for_each(owner: asyncpg.Connection) -> None:
+    await owner.execute(FILL)
+    for name, value in PLANNER.items():
+        await owner.execute(f"SET {name} = {value}")
+    await owner.execute(f"PREPARE kept AS {statements.READ_AT}")
+    for _ in range(20):
+        await owner.fetch("EXECUTE kept (1::smallint, gen_random_uuid(), '{1,2}')")
+
+    [row] = await owner.fetch("SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE name = 'kept'")
+
+    assert tuple(row) == (5, 15), "PostgreSQL tries five before it keeps one"
+
+
 async def test_threads_with_something_to_run_are_found_through_the_turns_that_run(owner: asyncpg.Connection) -> None:
     await owner.execute(FILL)
 

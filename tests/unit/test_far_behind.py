@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import date
+from itertools import islice
 from uuid import UUID
 
 import pytest
@@ -24,6 +25,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.threads import THREADS
 from projections.usage import USAGE
+from tests.streams import threads_of
 from tests.support.runtime import Clock
 
 PRICES = Prices(date(2026, 11, 1), {"m": Price(1.0, 2.0)})
@@ -121,6 +123,21 @@ def test_a_round_is_followed_by_a_rest_that_is_shorter_the_fuller_it_was() -> No
     rests = [runner.rest_after(moved, 2_000, 0.03) for moved in range(1_000, 2_000, 100)]
     assert rests == sorted(rests, reverse=True)
     assert rests[-1] == runner.BUSY
+
+
+async def test_events_of_a_slice_whose_threads_take_turns_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(monkeypatch)
+    one, other = islice(threads_of(Slice(7)), 2)
+    called = ModelCalled("m", 40, 10, 5, "stop")
+    for thread_id, events in (
+        (one, [ThreadOpened("assistant")]),
+        (other, [ThreadOpened("assistant")]),
+        (one, [TurnStarted(UUID(int=1), "n", "f00"), MessageAppended("user", "hello", 1), called]),
+    ):
+        await desk.journal.append(await desk.journal.load(thread_id), events, Metadata())
+    await desk.models.register([projection.shape for projection in PROJECTIONS])
+    assert [await desk.runner.step(), await desk.runner.step()] == [5, 0]
+    assert await desk.calls() == 1
 
 
 async def test_near_the_end_of_the_log_there_is_one_batch_at_a_time(desk: Desk) -> None:

@@ -145,6 +145,13 @@ async def test_very_long_messages_are_read_again() -> None:
     assert (one, log.store.told) == (3, 2)
 
 
+async def test_parts_that_begin_at_the_same_place_have_prices_of_their_own() -> None:
+    remembered, thread_id = Remembered(), ThreadId(uuid4())
+    parts = [Excerpt(Version(3), "user", 0, " ".join(WORDS[:length]), length, "") for length in (8, 2, 5)]
+    assert [each.price for each in remembered.priced(thread_id, parts, count)] == [price(each, count) for each in parts]
+    assert len({price(each, count) for each in parts}) == len(parts)
+
+
 async def test_who_counts_otherwise_is_told_other_prices() -> None:
     log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
