@@ -182,11 +182,6 @@ def words_of(text: str) -> Sequence[str]:
     return text.translate(_BLANKS).split() if text.isascii() else _TOKEN.findall(text)
 
 
-def vocabulary(text: str) -> frozenset[str]:
-    """Return the stems of a text's words."""
-    return frozenset(map(stem, words_of(text)))
-
-
 @lru_cache(10_000)
 def stem(word: str) -> str:
     """Return what words of one root have in common, more or less; codes and short words stay as they are."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from domain.concordance import Concordance, Part
-from domain.ids import ThreadId, slice_of
+from domain.ids import slice_of
 from domain.ports.recall import Lineage
 from domain.recent import Recent
 from infrastructure.postgres.retry import fetch
@@ -57,7 +57,7 @@ class Concordances:
             for place, words in zip(short, await self._continued(lineage, known, short), strict=True):
                 known[place] = words
         for (thread_id, _), words in zip(lineage, known, strict=True):
-            self._keep(thread_id, words)
+            self._threads.put(thread_id, words, words.size)
         return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
 
     async def _continued(
@@ -71,9 +71,3 @@ class Concordances:
             known[place].extended(row["versions"] or (), row["signs"] or (), row["who"] or ())
             for place, row in zip(short, rows, strict=True)
         ]
-
-    def _keep(self, thread_id: ThreadId, words: Concordance) -> None:
-        """Keep a thread's words, unless somebody else has read more of them meanwhile."""
-        there = self._threads.get(thread_id)
-        if there is None or there is words or there.last < words.last:
-            self._threads.put(thread_id, words, words.size)

@@ -19,7 +19,7 @@ from domain.relevance import (
     rarest,
     stem,
     terms_of,
-    vocabulary,
+    words_of,
 )
 
 THREAD = ThreadId(UUID(int=1))
@@ -68,7 +68,7 @@ class TestTerms:
         begun = time.perf_counter()
         terms = terms_of(text)
         assert time.perf_counter() - begun < 0.5
-        assert all(len(term.text) <= LONGEST and len(vocabulary(term.text)) <= IN_A_ROW for term in terms)
+        assert all(len(term.text) <= LONGEST and len(words_of(term.text)) <= IN_A_ROW for term in terms)
 
     def test_a_code_has_a_digit_of_its_own(self) -> None:
         assert [(term.text, term.weight) for term in terms_of("refund(42) v1.2/x")] == [
