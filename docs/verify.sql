@@ -3,7 +3,8 @@
 -- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first; before the first of a
 -- fork, the hash of the event that it left its parent at) followed by
 -- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8. Where the
--- metadata began with the causation, this is in a column of its own, and its zeros say that nothing was taken out.
+-- metadata began with the causation or the command, this is in a column of its own, and its zeros say that nothing was
+-- taken out.
 -- Lists what is wrong, one line for each finding. No row: the log is as it was written.
 WITH linked AS (
     SELECT event.slice, event.thread_id, event.version, event.position, event.hash, event.tenant, event.recorded_at,
@@ -19,6 +20,8 @@ WITH linked AS (
                    || to_char(event.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
                    || E'\n'
                    || CASE WHEN event.causation = '00000000-0000-0000-0000-000000000000' THEN event.metadata::text
+                           WHEN starts_with(event.metadata::text, '{"command":0')
+                           THEN '{"command":"' || event.causation || '"' || substr(event.metadata::text, 13)
                            ELSE '{"causation":"' || event.causation || '"'
                                 || CASE event.metadata::text WHEN '{}' THEN '' ELSE ',' END
                                 || substr(event.metadata::text, 2)

@@ -7,10 +7,13 @@ RECORD = f"""tenant, thread_id, version, type, schema, payload,
        recorded_at, hash, position"""
 """The columns of an event, in the order of the fields of `Record`."""
 
+OF_THREAD = "slice = $1 AND thread_id = $2 AND thread_key(thread_id) = thread_key($2)"
+"""Whether an event is of a thread: its key leads to its events, as eight bytes that another one could have, too."""
+
 READ = f"""
 SELECT {RECORD}
   FROM events
- WHERE slice = $1 AND thread_id = $2 AND version > $3 AND version <= $4
+ WHERE {OF_THREAD} AND version > $3 AND version <= $4
  ORDER BY version
  LIMIT $5
 """  # noqa: S608  (columns of our own)
@@ -19,7 +22,7 @@ SELECT {RECORD}
 READ_AT = f"""
 SELECT {RECORD}
   FROM events
- WHERE slice = $1 AND thread_id = $2 AND version = ANY (ARRAY(SELECT unnest($3::integer[])))
+ WHERE {OF_THREAD} AND version = ANY (ARRAY(SELECT unnest($3::integer[])))
  ORDER BY version
 """  # noqa: S608  (as above)
 """A thread's events of some versions. Were the array seen by the planner, it would plan anew for each, which takes
@@ -91,11 +94,11 @@ Of the others only the last one looked at in each slice comes back, without its 
 to go on. The inner LIMIT ends each slice's index scan, the outer one ends the walk through the slices.
 """
 
-RECORDED = """
+RECORDED = f"""
 SELECT position
   FROM events
- WHERE slice = $1 AND thread_id = $2 AND version = $3 AND hash = $4
-"""
+ WHERE {OF_THREAD} AND version = $3 AND hash = $4
+"""  # noqa: S608  (as above)
 """Where the event with this hash is, if it is there. The hash covers all of its thread's past."""
 
 SLICE_HEAD = """
@@ -174,7 +177,7 @@ SELECT FROM leases WHERE purpose = 'turns' AND shard = $1 AND epoch > $2
 """
 """Whether a shard has a newer epoch."""
 
-VERSION_AT = """
+VERSION_AT = f"""
 WITH RECURSIVE search (low, high) AS (
     SELECT base, version
       FROM threads
@@ -186,7 +189,7 @@ WITH RECURSIVE search (low, high) AS (
      CROSS JOIN LATERAL (
             SELECT version, recorded_at
               FROM events
-             WHERE slice = $1 AND thread_id = $2 AND version = search.low + (search.high - search.low + 1) / 2
+             WHERE {OF_THREAD} AND version = search.low + (search.high - search.low + 1) / 2
              LIMIT 1
            ) AS event
      WHERE search.low < search.high
@@ -194,7 +197,7 @@ WITH RECURSIVE search (low, high) AS (
 SELECT low AS version
   FROM search
  WHERE low = high AND low > (SELECT base FROM threads WHERE slice = $1 AND thread_id = $2)
-"""
+"""  # noqa: S608  (as above)
 """The last of a thread's own versions recorded at or before an instant; none if they are all later.
 
 Times never run backwards inside a thread, so the interval that holds the answer is halved until one is left: some
@@ -303,7 +306,7 @@ SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at 
  CROSS JOIN LATERAL (
        SELECT version, hash, recorded_at, type
          FROM events
-        WHERE slice = $1 AND thread_id = first.thread_id
+        WHERE slice = $1 AND thread_id = first.thread_id AND thread_key(thread_id) = thread_key(first.thread_id)
         ORDER BY version DESC
         LIMIT 1
        ) AS last

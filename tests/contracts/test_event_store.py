@@ -32,10 +32,24 @@ METADATA = st.builds(
     "".join,
     st.tuples(
         st.sampled_from(
-            ['{"causation":"', '{ "causation":"', '{"causation": "', '{"command":"', '{"a":1,"causation":"']
+            [
+                *('{"causation":"', '{ "causation":"', '{"causation": "', '{"a":1,"causation":"'),
+                *('{"command":"', '{ "command":"', '{"command":0,"causation":"', '{"command":"","command":"'),
+            ]
         ),
         COMMANDS,
-        st.sampled_from(['"}', '"} ', '" }', '","correlation":"é"}', '", "client":""}', '","causation":null} ']),
+        st.sampled_from(
+            [
+                '"}',
+                '"} ',
+                '" }',
+                '","correlation":"é"}',
+                '", "client":""}',
+                '","causation":null} ',
+                '","command":0}',
+                '","command":0,"a":""}',
+            ]
+        ),
     ),
 )
 """Texts that are, or nearly are, what most events have."""

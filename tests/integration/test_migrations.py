@@ -70,7 +70,7 @@ async def test_every_table_of_the_write_side_can_be_distributed(owner: asyncpg.C
               AND relname NOT IN ('alembic_version', 'leases', 'workers', 'seals', 'reads',
                                   'budget_limits', 'spending', 'reservations', 'texts')"""
     )
-    assert {row["name"] for row in rows if "(slice" not in row["definition"]} == set()
+    assert {row["name"] for row in rows if "slice" not in row["definition"].partition(" btree ")[2]} == set()
     assert len(rows) == 6
 
 

@@ -143,7 +143,7 @@ async def test_the_feed_walks_through_each_slice_s_index_and_stops_when_it_has_e
 
     plan = list(nodes(json.loads(row[0])[0]["Plan"]))
     looked_at = [node for node in plan if node.get("Relation Name") == "events"]
-    assert {node["Index Name"] for node in looked_at} == {"events_slice_position_key"}
+    assert {node["Index Name"] for node in looked_at} == {"events_pkey"}
     assert {node["Node Type"] for node in looked_at} == {"Index Scan"}
     read = [node["Actual Rows"] * node["Actual Loops"] for node in looked_at]
     assert max(read) < 450, "of 100,000 there are: a slice has about a hundred"

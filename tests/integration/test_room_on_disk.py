@@ -12,7 +12,6 @@ from domain.ids import CommandId, ThreadId, Version, slice_of
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
 from infrastructure.postgres.event_store import PostgresEventStore
-from infrastructure.postgres.metadata import AS_IT_IS
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from migrations.run import migrate
@@ -47,17 +46,56 @@ def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
     return Append(ACME, thread_id, after, head, records, in_turn=False)
 
 
-async def test_a_causation_is_stored_in_a_column_of_its_own(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
+async def test_a_command_is_stored_in_a_column_of_its_own(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
     await PostgresEventStore(pool).append(an_append(NOTHING, CALLER_S, AGENT_S, ASKED_FOR, thread_id=new_thread()))
 
     rows = await owner.fetch("SELECT metadata, causation FROM events ORDER BY version")
 
     assert [tuple(row) for row in rows] == [
-        (CALLER_S, AS_IT_IS),
+        ('{"command":0}', CAUSE),
         ("{}", CAUSE),
         ('{"correlation":"ticket 7, naïve"}', CAUSE),
     ]
     assert await owner.fetch(VERIFY_SQL) == []
+
+
+GROWING_TOGETHER = """
+INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+SELECT 7, thread_id, version, row_number() OVER (ORDER BY version, thread_id), 't', 'T', 1, '{}', '{}', now(), ''
+  FROM (SELECT gen_random_uuid() AS thread_id FROM generate_series(1, 20)) AS threads
+ CROSS JOIN generate_series(1, 1000) AS version
+ ORDER BY version, thread_id
+"""
+
+
+async def test_pages_of_threads_that_grow_are_left_full(owner: asyncpg.Connection) -> None:
+    """Were they split in the middle, entries would take 56 bytes and more, of which they have 28."""
+    await owner.execute(GROWING_TOGETHER)
+
+    assert await owner.fetchval("SELECT pg_relation_size('events_of_thread') / count(*) FROM events") < 45
+
+
+async def test_a_version_is_in_a_thread_once_whoever_writes_it(owner: asyncpg.Connection) -> None:
+    await owner.execute(GROWING_TOGETHER)
+
+    with pytest.raises(asyncpg.UniqueViolationError, match="events_of_thread"):
+        await owner.execute(
+            """INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata,
+                                   recorded_at, hash)
+               SELECT slice, thread_id, version, 20001, tenant, type, schema, payload, metadata, recorded_at, hash
+                 FROM events WHERE position = 1"""
+        )
+
+
+async def test_each_database_has_keys_of_its_own(owner: asyncpg.Connection, empty_database_url: str) -> None:
+    """Nobody can choose two threads of one key, not knowing the seed."""
+    await migrate(empty_database_url)
+    other, thread_id = await asyncpg.connect(empty_database_url), new_thread()
+
+    keys = [await one.fetchval("SELECT thread_key($1)", thread_id) for one in (owner, other)]
+
+    await other.close()
+    assert keys[0] != keys[1]
 
 
 async def test_no_event_can_have_a_null_which_would_make_its_row_longer(owner: asyncpg.Connection) -> None:
