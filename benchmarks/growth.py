@@ -17,7 +17,9 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import uvloop
@@ -31,7 +33,7 @@ from benchmarks.side_by_side.bench import Bench
 from benchmarks.side_by_side.figures import Figures, quantiles
 from benchmarks.side_by_side.postgres import one_server
 from benchmarks.side_by_side.ratios import Figure
-from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, Version
+from domain.ids import DEFAULT_TENANT, SLICES, Position, Version, slice_of
 from domain.ports.log import ThreadRow
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -68,6 +70,14 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 """
 """Those that were filled in: what is appended meanwhile has no snapshots."""
 
+PLACES = """
+SELECT opened_at, thread_id
+  FROM (SELECT opened_at, thread_id FROM threads WHERE tenant = $1 ORDER BY opened_at, thread_id OFFSET $2) AS later
+ ORDER BY random()
+ LIMIT $3
+"""
+"""Places in the list of threads that have a whole page after them: in a small log, others would give less to read."""
+
 FIGURES = (
     Figure("append", "append, events/s"),
     Figure("now_p50_ms", "state now ms", "less", 2),
@@ -87,6 +97,7 @@ class Measuring:
     pool: asyncpg.Pool
     chance: random.Random
     rows: Sequence[ThreadRow]
+    places: Sequence[tuple[datetime, UUID]]
 
     async def all(self) -> Figures:
         """Time all that reads."""
@@ -120,12 +131,11 @@ class Measuring:
         return await journal.load_at(row.thread_id, await journal.version_at(row.thread_id, at))
 
     async def _page(self) -> object:
-        after = self._any()
-        page = threads.listing(DEFAULT_TENANT, after=(after.opened_at, after.thread_id), limit=PAGE)
+        page = threads.listing(DEFAULT_TENANT, after=self.chance.choice(self.places), limit=PAGE)
         return await PostgresReadModels(self.pool).select(page)
 
     async def _slice(self) -> object:
-        store, slice_ = PostgresEventStore(self.pool), Slice(self.chance.randrange(SLICES))
+        store, slice_ = PostgresEventStore(self.pool), slice_of(self._any().thread_id)  # of a small log, most are empty
         head = await store.slice_head(slice_)
         return await store.read_slice(slice_, Position(self.chance.randint(0, max(head - READ, 0))), READ)
 
@@ -138,7 +148,8 @@ async def measured(url: str, seed: int) -> Figures:
     pool, chance = await open_pool(url, max_size=2), random.Random(seed)
     slices = chance.sample(range(SLICES), SLICES // 4)
     rows = [thread_of(row) for row in await pool.fetch(SOME_THREADS, slices, SOME)]
-    figures = await Measuring(pool, chance, rows).all()
+    places = [tuple(place) for place in await pool.fetch(PLACES, DEFAULT_TENANT, PAGE, SOME)]
+    figures = await Measuring(pool, chance, rows, places).all()
     await pool.close()
     return figures
 
