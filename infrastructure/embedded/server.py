@@ -38,6 +38,7 @@ from urllib.parse import quote
 import asyncpg
 
 from infrastructure.embedded.account import EmbeddedPostgresFailed, Switch, account_of, binaries, give, socket_directory
+from infrastructure.embedded.memory import buffers, memory
 
 PORT = 5432
 """Part of the socket's name only: nothing listens on TCP."""
@@ -55,7 +56,6 @@ SETTINGS = {
     "port": str(PORT),
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "128MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
@@ -203,7 +203,7 @@ class EmbeddedPostgres:
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".log.old"))
         sockets = self._known_as(self._cluster) if self._socket_dir == self._cluster else self._socket_dir
-        settings = SETTINGS | {"unix_socket_directories": str(sockets)}
+        settings = SETTINGS | {"unix_socket_directories": str(sockets), "shared_buffers": buffers(memory())}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         command = [str(binaries(self._switch) / "pg_ctl"), "start", "-W", "-s", "-o", options]
         with self._log.open("ab") as log:

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from infrastructure.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
+from infrastructure.embedded.memory import buffers, memory
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -162,6 +163,9 @@ def test_nothing_is_lost_for_speed_and_any_text_is_stored(data_dir: pathlib.Path
 
     assert {name: _ask(server.url(), f"SHOW {name}") for name in expected} == expected
     assert _ask(server.url(), "SELECT lower('ÄΣ')") == "äσ"
+    assert _ask(
+        server.url(), f"SELECT pg_size_bytes(current_setting('shared_buffers')) = pg_size_bytes('{buffers(memory())}')"
+    )
     server.stop()
 
 
