@@ -191,7 +191,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             account,
             Fixtures(tokens, log.texts),
             log.hot,
-            recall,
+            recall if settings.recall else None,
         )
         turns = Turns(means, agents)
         stack.push_async_callback(turns.close)
@@ -204,7 +204,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
         signals.wake(runner.wake)
         feed = Feed(log.events, signals)
-        indexer = Indexer(journal, recall.meaning, worker.slices) if recall.meaning else None
+        indexer = Indexer(journal, recall.meaning, worker.slices) if recall.meaning and settings.recall else None
         if indexer:
             signals.wake(indexer.wake)
         yield Runtime(

@@ -156,6 +156,9 @@ class Settings(BaseSettings):
     context_window_limit: int = Field(
         default=8000, ge=256, description="tokens of context that a model call may hold, at most"
     )
+    recall: bool = Field(
+        default=True, description="whether older messages that left the window and matter again are shown to the model"
+    )
     snapshot_every: int = Field(default=200, ge=1, description="events of a thread between two snapshots")
     projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = Field(
         default="beside",

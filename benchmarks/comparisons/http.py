@@ -42,20 +42,22 @@ def compare(bench: Bench) -> None:
         for loads, age in ((YOUNG[bench.extent], 0), (AGED[bench.extent], AGE[bench.extent])):
             contestants = [
                 threadfold(loads, processes, age),
+                threadfold(loads, processes, age, recall=False),
                 *([threadfold(loads, processes, 0, "invoke")] if everything and not age else []),
                 langgraph(loads, processes, age),
                 *([langgraph(loads, processes, age, messages="delta")] if everything else []),
             ]
-            (played,) = bench.play([Case(_shown(processes, age), contestants, own=2 if everything and not age else 1)])
+            (played,) = bench.play([Case(_shown(processes, age), contestants, own=3 if everything and not age else 2)])
             cases += by_load(played, loads)
     name = "http_all" if bench.extent == "full" else "http"
     bench.report(name, "Turns a second over HTTP, each waited for", FIGURES, cases, NOTES)
 
 
-def threadfold(loads: str, processes: int, age: int, mode: str = "wait") -> Contestant:
+def threadfold(loads: str, processes: int, age: int, mode: str = "wait", *, recall: bool = True) -> Contestant:
     """Ours, by `threadfold serve`."""
-    name = "Threadfold" if mode == "wait" else f"Threadfold, {mode}"
-    return Contestant(name, "threadfold_http", {"clients": loads, "processes": processes, "mode": mode, "age": age})
+    name = ", ".join(["Threadfold", *([] if mode == "wait" else [mode]), *([] if recall else ["nothing recalled"])])
+    options = {"clients": loads, "processes": processes, "mode": mode, "age": age, "recall": "on" if recall else "off"}
+    return Contestant(name, "threadfold_http", options)
 
 
 def langgraph(loads: str, processes: int, age: int, *, messages: str = "full", savers: int = SAVERS) -> Contestant:

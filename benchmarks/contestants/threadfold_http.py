@@ -2,7 +2,7 @@
 
 With `--mode wait` a request is answered with the finished turn. With `--mode invoke` it is answered at once, the turns
 of a conversation wait for each other, and it counts when the last of all turns has ended. Conversations have `--age`
-turns before the first that is measured.
+turns before the first that is measured. `--recall off` is as for `threadfold_turns`.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ async def main(arguments: Namespace) -> Figures:
         "HOST": HOST,
         "PORT": str(port),
         "LOG_LEVEL": "warning",
+        "RECALL": arguments.recall,
     }
     workers = ["--workers", str(arguments.processes)] if arguments.processes > 1 else []
     aged = await _aged(arguments)
@@ -87,5 +88,5 @@ async def _aged(arguments: Namespace) -> Mapping[int, Sequence[ThreadId]]:
 
 
 if __name__ == "__main__":
-    given = load_options(mode=str, age=int)
+    given = load_options(mode=str, age=int, recall=str)
     say(uvloop.run(main(given)))

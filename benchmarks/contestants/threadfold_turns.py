@@ -42,17 +42,15 @@ READ_MODELS = r"^read_models\."
 async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
     """Open Threadfold with the settings that a new user has, but for the agent and the durability."""
     settings = Settings(  # type: ignore[call-arg]
-        _env_file=None, database_url=arguments.database, agents=AGENT, durability=arguments.durability
+        _env_file=None,
+        database_url=arguments.database,
+        agents=AGENT,
+        durability=arguments.durability,
+        recall=arguments.recall,
     )
     async with open_runtime(settings) as runtime, runtime.working():
         answer_at_once(runtime)
-        recall(runtime, on=arguments.recall == "on")
         yield runtime
-
-
-def recall(runtime: Runtime, *, on: bool) -> None:
-    """Let prompts have recalled messages or not."""
-    runtime.turns.means = replace(runtime.turns.means, recall=runtime.recall if on else None)
 
 
 def answer_at_once(runtime: Runtime) -> None:
@@ -81,11 +79,11 @@ async def main(arguments: Namespace) -> Figures:
 
 async def bring_on(service: Service, threads: list[ThreadId], turns: range) -> None:
     """Take turns that are not measured: real ones, as quickly as possible, and leave nothing of them to do."""
-    used = service.runtime.turns.means.recall
-    recall(service.runtime, on=False)
+    runtime, means = service.runtime, service.runtime.turns.means
+    runtime.turns.means = replace(means, recall=None)
     await converse(service, threads, turns, [], "turn")
-    await service.runtime.catch_up()
-    recall(service.runtime, on=used is not None)
+    await runtime.catch_up()
+    runtime.turns.means = means
 
 
 async def converse(

@@ -19,6 +19,9 @@ PATIENCE = 60.0
 
 PAUSE = 0.05
 
+RESTING = 0.03
+"""Seconds of CPU that processes take in half a second, at most, when they have nothing to do."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -77,6 +80,7 @@ async def loaded(arguments: Namespace, service: Service, scripts: Scripts, statu
     await drive(service.port, await scripts(8, 5))  # what is loaded late is loaded now, in every process
     done = 8 * 5
     await settle(done)
+    await _rest(service.pid, arguments.postmaster)
     for clients, turns in arguments.clients:
         made, total = await scripts(clients, turns), clients * turns
         server, postgres = tree_cpu(service.pid), tree_cpu(arguments.postmaster)
@@ -97,6 +101,14 @@ async def loaded(arguments: Namespace, service: Service, scripts: Scripts, statu
             "turns": total,
         }
     return told
+
+
+async def _rest(*pids: int) -> None:
+    """Wait until processes have nothing to do: one of them may still be starting when the first requests come."""
+    used = -1.0
+    while (now := sum(map(tree_cpu, pids))) - used > RESTING:
+        used = now
+        await asyncio.sleep(10 * PAUSE)
 
 
 async def _listens(port: int) -> bool:
