@@ -16,6 +16,7 @@ import asyncpg
 import uvloop
 
 from api.caller import Caller
+from api.cli.running import settle
 from api.runtime import Runtime, open_runtime
 from api.service import Said, Service
 from benchmarks.contestants.agent import InstantModel
@@ -50,6 +51,7 @@ async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
     )
     async with open_runtime(settings) as runtime, runtime.working():
         answer_at_once(runtime)
+        settle()  # as `threadfold serve` and `threadfold worker` do
         yield runtime
 
 
