@@ -20,8 +20,8 @@ WITH linked AS (
                    || to_char(event.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
                    || E'\n'
                    || CASE WHEN event.causation = '00000000-0000-0000-0000-000000000000' THEN event.metadata::text
-                           WHEN starts_with(event.metadata::text, '{"command":0')
-                           THEN '{"command":"' || event.causation || '"' || substr(event.metadata::text, 13)
+                           WHEN starts_with(event.metadata::text, '{"command":null')
+                           THEN '{"command":"' || event.causation || '"' || substr(event.metadata::text, 16)
                            ELSE '{"causation":"' || event.causation || '"'
                                 || CASE event.metadata::text WHEN '{}' THEN '' ELSE ',' END
                                 || substr(event.metadata::text, 2)

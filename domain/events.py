@@ -306,8 +306,8 @@ class NodeCompleted(Event, frozen=True):
 
     node: str
     next: str
+    attempt: int
     duration_ms: int
-    attempt: int = 1
 
 
 class NodeFailed(Event, frozen=True):

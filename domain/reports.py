@@ -158,7 +158,7 @@ def _complete(command: CompleteNode, state: Running) -> Events:
     if turn.step != command.step:
         return ()
     check_facts(command.facts, state)
-    completed = NodeCompleted(turn.node, command.next, command.duration_ms, turn.attempt)
+    completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
     if turn.cancelling:
         return then(state, (*command.facts, completed), stopped)
     if command.next != END:

@@ -15,8 +15,8 @@ SEARCHED = 50_000
 TEXT = Derived(
     "content",
     """(SELECT coalesce(event.payload ->> 'content', event.payload ->> 'error') FROM public.events AS event
-         WHERE public.thread_key(event.thread_id) = public.thread_key(t.thread_id)
-           AND event.slice = t.slice AND event.thread_id = t.thread_id AND event.version = t.version)""",
+         WHERE event.slice = t.slice AND event.thread_id = t.thread_id AND event.version = t.version
+           AND public.thread_key(event.thread_id) = public.thread_key(t.thread_id))""",
     "What was said: the log's own text.",
 )
 
@@ -85,7 +85,7 @@ def _tool(seen: Seen[ToolSucceeded] | Seen[ToolFailed]) -> str | None:
 
 PROJECTION = Projection(
     "messages",
-    3,
+    2,
     (MESSAGES,),
     {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
 )

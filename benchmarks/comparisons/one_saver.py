@@ -31,6 +31,7 @@ def compare(bench: Bench) -> None:
     )
     bench.report("one_saver", "Turns a second, LangGraph with one saver", turns.FIGURES, played, turns.NOTES)
     loads = LOADS[bench.extent]
-    (served,) = bench.play([Case("1 process", [http.threadfold(loads, 1, 0), http.langgraph(loads, 1, 0, savers=1)])])
+    ours = [http.threadfold(loads, 1, 0), http.threadfold(loads, 1, 0, recall=False)]
+    (served,) = bench.play([Case("1 process", [*ours, http.langgraph(loads, 1, 0, savers=1)], own=2)])
     title = "Turns a second over HTTP, LangGraph with one saver"
     bench.report("one_saver_http", title, http.FIGURES, http.by_load(served, loads), http.NOTES)

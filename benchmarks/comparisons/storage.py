@@ -32,7 +32,7 @@ RIVALS = (
 
 IN_ALL = {"tiny": 40, "short": 400, "full": 400}
 """Turns of all conversations of one length, unless two of them have more. Of ours there are ten times as many: they
-take a fiftieth of the room, and pages that are half empty would count."""
+take so little room that pages which are half empty would count."""
 
 ROUNDS = 2
 """Sizes hardly change from one round to the next."""

@@ -19,7 +19,7 @@ PATIENCE = 60.0
 
 PAUSE = 0.05
 
-RESTING = 0.03
+RESTING = 0.05
 """Seconds of CPU that processes take in half a second, at most, when they have nothing to do."""
 
 
@@ -106,9 +106,10 @@ async def loaded(arguments: Namespace, service: Service, scripts: Scripts, statu
 async def _rest(*pids: int) -> None:
     """Wait until processes have nothing to do: one of them may still be starting when the first requests come."""
     used = -1.0
-    while (now := sum(map(tree_cpu, pids))) - used > RESTING:
-        used = now
-        await asyncio.sleep(10 * PAUSE)
+    async with asyncio.timeout(PATIENCE):
+        while (now := sum(map(tree_cpu, pids))) - used > RESTING:
+            used = now
+            await asyncio.sleep(10 * PAUSE)
 
 
 async def _listens(port: int) -> bool:

@@ -18,6 +18,9 @@ from domain.ports.log import EventStore, ThreadRow
 from domain.state import INITIAL, State
 
 PAGE = 1_000
+
+THREADS = 50_000
+"""Threads of a slice that are looked at together: for each page, a database may go through all events of the slice."""
 """Records, commands or threads at a time."""
 
 DIGEST = 32
@@ -167,9 +170,13 @@ def _left(first: Record) -> tuple[ThreadId, Version]:
 async def _threads(writing: LogWriting) -> AsyncIterator[Sequence[ThreadRow]]:
     for slice_ in map(Slice, range(SLICES)):
         after: ThreadId | None = None
-        while ends := await writing.thread_ends(slice_, after, PAGE):
-            yield [await _row(writing, end) for end in ends]
-            after = ends[-1].row.thread_id
+        more = True
+        while more:
+            ends = await writing.thread_ends(slice_, after, THREADS)
+            if ends:
+                yield [await _row(writing, end) for end in ends]
+                after = ends[-1].row.thread_id
+            more = len(ends) == THREADS
 
 
 async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:

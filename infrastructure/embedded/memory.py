@@ -34,7 +34,7 @@ def _limits(root: Path) -> Iterator[int]:
     In a container the groups' own directories may be missing; then its limit is at the top.
     """
     try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text(errors="replace").splitlines()]
     except OSError:  # not Linux
         return
     for _, controllers, path in groups:

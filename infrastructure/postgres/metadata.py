@@ -2,7 +2,8 @@
 
 Nearly all say `{"causation":"<uuid>"}`, for the command that set the agent to work, or `{"command":"<uuid>"}`: 50
 characters that are 16 bytes as a UUID. The hash covers the text, so it is put together again, byte by byte, wherever
-events are read. Of a causation nothing is left in `metadata`, of a command `"command":0`.
+events are read. Of a causation nothing is left in `metadata`, of a command `"command":null`: code from before, which
+knows causations only, can read that.
 """
 
 import re
@@ -13,12 +14,12 @@ AS_IT_IS = UUID(int=0)
 """Says in `causation` that the whole text is in `metadata`. A null there would make each row eight bytes longer."""
 
 _NAMED_FIRST = re.compile(
-    r'\{"(causation|command)":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"(?:\}|,("(?!command":0).*))', re.DOTALL
+    r'\{"(causation|command)":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"(?:\}|,("(?!command":null).*))', re.DOTALL
 )
 
 METADATA = f"""CASE WHEN causation = '{AS_IT_IS}' THEN metadata::text
-            WHEN starts_with(metadata::text, '{{"command":0')
-            THEN '{{"command":"' || causation::text || '"' || substr(metadata::text, 13)
+            WHEN starts_with(metadata::text, '{{"command":null')
+            THEN '{{"command":"' || causation::text || '"' || substr(metadata::text, 16)
             ELSE '{{"causation":"' || causation::text || '"'
                  || CASE metadata::text WHEN '{{}}' THEN '' ELSE ',' END || substr(metadata::text, 2)
        END AS metadata"""
@@ -32,5 +33,5 @@ def taken_apart(metadata: str) -> tuple[str, UUID]:
     named = UUID(found[2]) if found else AS_IT_IS
     if not found or named == AS_IT_IS:
         return metadata, AS_IT_IS
-    left = [part for part in ('"command":0' if found[1] == "command" else None, found[3]) if part]
+    left = [part for part in ('"command":null' if found[1] == "command" else None, found[3]) if part]
     return f"{{{','.join(left)}" + ("" if found[3] else "}"), named

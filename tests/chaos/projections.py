@@ -85,7 +85,7 @@ def turn(chance: random.Random, version: int, texts: Sequence[str] = ("So it is.
         *first,
         TurnStarted(turn_id, "route_intent", "f00"),
         MessageAppended("user", f"{chance.choice(texts)} {chance.randint(1, 1000)}?", 7),
-        NodeCompleted("route_intent", "generate_response", 1),
+        NodeCompleted("route_intent", "generate_response", 1, 1),
     ]
     if chance.random() < 0.5:
         begun.append(MessageAppended("assistant", None, 9))
@@ -97,7 +97,7 @@ def turn(chance: random.Random, version: int, texts: Sequence[str] = ("So it is.
         ]
     used = ModelCalled(chance.choice(MODELS), chance.randint(50, 900), 20, chance.randint(5, 800), "stop")
     said = MessageAppended("assistant", chance.choice(texts), 4)
-    done = NodeCompleted("generate_response", "finalize_turn", 12)
+    done = NodeCompleted("generate_response", "finalize_turn", 1, 12)
     return [*begun, used, said, done, TurnCompleted(turn_id)]
 
 

@@ -34,7 +34,7 @@ METADATA = st.builds(
         st.sampled_from(
             [
                 *('{"causation":"', '{ "causation":"', '{"causation": "', '{"a":1,"causation":"'),
-                *('{"command":"', '{ "command":"', '{"command":0,"causation":"', '{"command":"","command":"'),
+                *('{"command":"', '{ "command":"', '{"command":null,"causation":"', '{"command":"","command":"'),
             ]
         ),
         COMMANDS,
@@ -46,8 +46,8 @@ METADATA = st.builds(
                 '","correlation":"é"}',
                 '", "client":""}',
                 '","causation":null} ',
-                '","command":0}',
-                '","command":0,"a":""}',
+                '","command":null}',
+                '","command":null,"a":""}',
             ]
         ),
     ),

@@ -84,6 +84,15 @@ async def test_no_hot_statement_reads_a_whole_table(tables: asyncpg.Connection, 
     assert read_whole <= {"leases"}, "these are 64 rows"
 
 
+@pytest.mark.parametrize("name", ["READ", "READ_AT", "RECORDED", "VERSION_AT"])
+async def test_a_thread_s_events_are_found_by_its_key(tables: asyncpg.Connection, name: str) -> None:
+    """By their slice they could be found as well, among all that it has."""
+    plan = await plan_of(tables, HOT[name])
+
+    used = [node for node in plan if node.get("Relation Name") == "events" or "events" in node.get("Index Name", "")]
+    assert {node["Index Name"] for node in used if "Index Name" in node} == {"events_of_thread"}
+
+
 async def test_a_read_of_some_versions_is_not_planned_anew_for_each(owner: asyncpg.Connection) -> None:
     await owner.execute(FILL)
     for name, value in PLANNER.items():

@@ -12,6 +12,7 @@ from domain.ids import CommandId, ThreadId, Version, slice_of
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
 from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.metadata import AS_IT_IS, taken_apart
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from migrations.run import migrate
@@ -24,6 +25,7 @@ CAUSE = CommandId(UUID(int=7))
 AGENT_S = to_json(Metadata(causation=CAUSE))
 ASKED_FOR = to_json(Metadata(causation=CAUSE, correlation="ticket 7, naïve"))
 CALLER_S = to_json(Metadata(command=CAUSE))
+ODD = AGENT_S.replace("}", ',"command":null}')
 
 WHERE_THEY_ARE = "SELECT ctid, xmin, pg_relation_filenode('events') FROM events WHERE version <= 2 ORDER BY version"
 
@@ -32,13 +34,16 @@ WITH moved AS (
     UPDATE slices SET head = 2 WHERE slice = $1
 ), opened AS (
     INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
-    VALUES ($1, $2, $3, 2, ($6::bytea[])[2], $4, $4, false)
+    VALUES ($1, $2, $3, 2, ($5::bytea[])[2], $4, $4, false)
 )
 INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
 SELECT $1, $2, number, number, $3, 'NoteTaken', 1, '{}', metadata, $4, hash
-  FROM unnest($5::json[], $6::bytea[]) WITH ORDINALITY AS event (metadata, hash, number)
+  FROM unnest($6::json[], $5::bytea[]) WITH ORDINALITY AS event (metadata, hash, number)
 """
-"""Appends two events as it was done without the column."""
+"""Appends two events as it was done without the column of causations."""
+
+WITH_CAUSATIONS = AS_BEFORE.replace("hash)\nSELECT", "hash, causation)\nSELECT").replace("$4, hash\n", "$4, hash, $7\n")
+"""The same with that, when commands had none yet."""
 
 
 def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
@@ -47,55 +52,20 @@ def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
 
 
 async def test_a_command_is_stored_in_a_column_of_its_own(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
-    await PostgresEventStore(pool).append(an_append(NOTHING, CALLER_S, AGENT_S, ASKED_FOR, thread_id=new_thread()))
+    texts = [CALLER_S, AGENT_S, ASKED_FOR, ODD]
+    thread_id, store = new_thread(), PostgresEventStore(pool)
+    await store.append(an_append(NOTHING, *texts, thread_id=thread_id))
 
     rows = await owner.fetch("SELECT metadata, causation FROM events ORDER BY version")
 
     assert [tuple(row) for row in rows] == [
-        ('{"command":0}', CAUSE),
+        ('{"command":null}', CAUSE),
         ("{}", CAUSE),
         ('{"correlation":"ticket 7, naïve"}', CAUSE),
+        (ODD, AS_IT_IS),
     ]
+    assert [record.metadata for record in await store.read(thread_id, Version(0))] == texts
     assert await owner.fetch(VERIFY_SQL) == []
-
-
-GROWING_TOGETHER = """
-INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
-SELECT 7, thread_id, version, row_number() OVER (ORDER BY version, thread_id), 't', 'T', 1, '{}', '{}', now(), ''
-  FROM (SELECT gen_random_uuid() AS thread_id FROM generate_series(1, 20)) AS threads
- CROSS JOIN generate_series(1, 1000) AS version
- ORDER BY version, thread_id
-"""
-
-
-async def test_pages_of_threads_that_grow_are_left_full(owner: asyncpg.Connection) -> None:
-    """Were they split in the middle, entries would take 56 bytes and more, of which they have 28."""
-    await owner.execute(GROWING_TOGETHER)
-
-    assert await owner.fetchval("SELECT pg_relation_size('events_of_thread') / count(*) FROM events") < 45
-
-
-async def test_a_version_is_in_a_thread_once_whoever_writes_it(owner: asyncpg.Connection) -> None:
-    await owner.execute(GROWING_TOGETHER)
-
-    with pytest.raises(asyncpg.UniqueViolationError, match="events_of_thread"):
-        await owner.execute(
-            """INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata,
-                                   recorded_at, hash)
-               SELECT slice, thread_id, version, 20001, tenant, type, schema, payload, metadata, recorded_at, hash
-                 FROM events WHERE position = 1"""
-        )
-
-
-async def test_each_database_has_keys_of_its_own(owner: asyncpg.Connection, empty_database_url: str) -> None:
-    """Nobody can choose two threads of one key, not knowing the seed."""
-    await migrate(empty_database_url)
-    other, thread_id = await asyncpg.connect(empty_database_url), new_thread()
-
-    keys = [await one.fetchval("SELECT thread_key($1)", thread_id) for one in (owner, other)]
-
-    await other.close()
-    assert keys[0] != keys[1]
 
 
 async def test_no_event_can_have_a_null_which_would_make_its_row_longer(owner: asyncpg.Connection) -> None:
@@ -121,14 +91,21 @@ async def test_a_snapshot_of_common_size_is_compressed_and_stays_in_its_table(
 
 
 @pytest.mark.parametrize("text", [AGENT_S, ASKED_FOR, CALLER_S])
+@pytest.mark.parametrize("revision", ["0007", "0008"])
 async def test_events_from_before_stay_where_they_are_and_others_follow_on_them(
-    empty_database_url: str, text: str
+    empty_database_url: str, revision: str, text: str
 ) -> None:
-    await upgrade(empty_database_url, "0007")
+    await upgrade(empty_database_url, revision)
     owner, thread_id = await asyncpg.connect(empty_database_url), new_thread()
     old = an_append(NOTHING, text, text, thread_id=thread_id)
     hashes = [record.hash for record in old.records]
-    await owner.execute(AS_BEFORE, slice_of(thread_id), thread_id, ACME, NOON, [text, text], hashes)
+    if revision == "0007":
+        await owner.execute(AS_BEFORE, slice_of(thread_id), thread_id, ACME, NOON, hashes, [text, text])
+    else:
+        rest, causation = (text, AS_IT_IS) if text == CALLER_S else taken_apart(text)
+        await owner.execute(
+            WITH_CAUSATIONS, slice_of(thread_id), thread_id, ACME, NOON, hashes, [rest, rest], causation
+        )
     before = await owner.fetch(WHERE_THEY_ARE)
 
     await migrate(empty_database_url)

@@ -121,7 +121,7 @@ class Log:
             ToolSucceeded(0, "noon", 1, 10 * self._number),
             ModelCalled(model, 10 + self._number, 5, 100, "stop"),
             MessageAppended("assistant", WORDS[-1 - self._number % len(WORDS)], 4),
-            NodeCompleted("generate_response", "END", 12),
+            NodeCompleted("generate_response", "END", 1, 12),
             TurnCompleted(self._turn),
         )
 

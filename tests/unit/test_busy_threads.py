@@ -47,7 +47,7 @@ def begun(turn_id: TurnId, version: int) -> tuple[Event, ...]:
 
 
 LAST = CompleteNode(TURN, 0, (), END, 5)
-COMPLETED = NodeCompleted("route_intent", END, 5)
+COMPLETED = NodeCompleted("route_intent", END, 1, 5)
 
 
 class TestStrategies:
@@ -121,7 +121,7 @@ class TestCancelling:
         cancelled = TurnCancelled(TURN, "cancelled")
         given(*asked).when(LAST).then(COMPLETED, cancelled)
         given(*asked).when(CompleteNode(TURN, 0, (), "next", 5)).then(
-            NodeCompleted("route_intent", "next", 5), cancelled
+            NodeCompleted("route_intent", "next", 1, 5), cancelled
         )
         given(*asked).when(FailAttempt(TURN, 0, 1, "oh", 5, 100)).then(
             NodeFailed("route_intent", 1, "oh", 5), cancelled
@@ -157,7 +157,7 @@ class TestCancelling:
 class TestRetrying:
     FAILED = (
         *A_RUNNING_TURN,
-        NodeCompleted("route_intent", "generate_response", 5),
+        NodeCompleted("route_intent", "generate_response", 1, 5),
         NodeFailed("generate_response", 1, "down", 5),
         TurnFailed(TURN, "node_failed", "generate_response: down"),
     )

@@ -104,18 +104,18 @@ def test_values_that_cannot_be_stored_are_refused_by_name() -> None:
 
 def test_a_completed_node_leads_to_the_next_one() -> None:
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, (ANSWER,), "next", 7)).then(
-        ANSWER, NodeCompleted("route_intent", "next", 7)
+        ANSWER, NodeCompleted("route_intent", "next", 1, 7)
     )
 
 
 def test_a_node_that_leads_to_the_end_completes_the_turn() -> None:
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, (), "END", 7)).then(
-        NodeCompleted("route_intent", "END", 7), TurnCompleted(TURN)
+        NodeCompleted("route_intent", "END", 1, 7), TurnCompleted(TURN)
     )
 
 
 def test_a_late_or_repeated_report_does_nothing() -> None:
-    moved = (*A_RUNNING_TURN, NodeCompleted("route_intent", "next", 7))
+    moved = (*A_RUNNING_TURN, NodeCompleted("route_intent", "next", 1, 7))
     given(*moved).when(CompleteNode(TURN, 0, (ANSWER,), "next", 7)).then_nothing()
     given(*moved).when(FailAttempt(TURN, 0, 1, "boom", 7, None)).then_nothing()
     given(*moved).when(CompleteNode(OTHER_TURN, 1, (), "END", 7)).then_nothing()
@@ -156,7 +156,7 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ANSWER,
         REQUEST,
         ToolFailed(CALL, NOT_RUN, TOLD_TOKENS, 0),
-        NodeCompleted("route_intent", "END", 7),
+        NodeCompleted("route_intent", "END", 1, 7),
         TurnCompleted(TURN),
     )
 
@@ -171,7 +171,7 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ((ANSWER, ToolRequested("\ud800", "clock", {})), r"facts\.1\.call_id"),
         ((ModelCalled("m", 10**400, 1, 1, "stop"),), r"facts\.0\.prompt_tokens"),
         ((TurnCompleted(TURN),), "facts.0: a node cannot say that there was a TurnCompleted"),
-        ((NodeCompleted("x", "y", 1),), "a node cannot say that there was a NodeCompleted"),
+        ((NodeCompleted("x", "y", 1, 1),), "a node cannot say that there was a NodeCompleted"),
         ((ANSWER, REQUEST, ANSWER), "facts.2"),
         ((StateUpdated({"a": float("nan")}),), r"facts\.0\.changes\.a"),
         ((ANSWER, REQUEST, HistoryCompacted(3, "", 0)), "facts.2"),

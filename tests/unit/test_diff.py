@@ -87,7 +87,7 @@ def test_events_are_counted_by_what_they_mean() -> None:
         (ApprovalDenied(6, "no", 1), node),
         (ModelCalled("m", 10, 2, 1, "stop"), None),
         (NodeFailed("n", 1, "?", 1, 5), None),
-        (NodeCompleted("n", "END", 2), None),
+        (NodeCompleted("n", "END", 2, 1), None),
         (StateUpdated({"a": 1}), None),
         (TurnCompleted(TURN), None),
     ]

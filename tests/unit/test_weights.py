@@ -89,7 +89,7 @@ class TestEdits:
 class TestRollingBack:
     FORKED = (
         *A_RUNNING_TURN,
-        NodeCompleted("route_intent", "END", 1),
+        NodeCompleted("route_intent", "END", 1, 1),
         TurnCompleted(TURN),
         TurnStarted(OTHER_TURN, "route_intent", "f00"),
         MessageAppended("user", "and now?", 2),

@@ -174,8 +174,8 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
     ),
     (StateUpdated({}), None, "The values changed: nothing differs"),
     (StateUpdated({"a": 1}, outside=True), None, "A caller changed the values during the turn: a is 1"),
-    (NodeCompleted("triage", "look_up", 3), None, "The node triage completed in 3 ms and look_up comes next"),
-    (NodeCompleted("look_up", "END", 3), None, "The node look_up completed in 3 ms and was the last one"),
+    (NodeCompleted("triage", "look_up", 1, 3), None, "The node triage completed in 3 ms and look_up comes next"),
+    (NodeCompleted("look_up", "END", 1, 3), None, "The node look_up completed in 3 ms and was the last one"),
     (
         NodeFailed("triage", 1, "ValueError: no", 3, 100),
         None,
