@@ -28,7 +28,7 @@ NOTES = (
 YOUNG = {"tiny": "8x3,16x2", "short": "16x20,64x5,1000x1", "full": "16x60,64x20,256x8,1000x3"}
 """How many clients at the same time, and how many turns each takes, of conversations that begin with the first."""
 
-AGED = {"tiny": "8x2", "short": "32x10", "full": "16x20,64x10"}
+AGED = {"tiny": "8x2", "short": "16x20", "full": "16x20,64x10"}
 """The same of conversations that have `AGE` turns already."""
 
 AGE = {"tiny": 10, "short": 100, "full": 100}

@@ -22,8 +22,10 @@ from benchmarks.side_by_side.ratios import Figure
 from domain.ids import SLICES
 from migrations.run import migrate
 
-EVENTS = {"tiny": 4_000, "short": 80_000, "full": 200_000}
+EVENTS = {"tiny": 4_000, "short": 120_000, "full": 200_000}
 SECONDS = {"tiny": 2.0, "short": 3.0, "full": 20.0}
+
+ROUNDS = 3
 
 SHARES = (0.8, 0.4, 0.2)
 """Of the rate that the appending process reaches alone."""
@@ -59,7 +61,7 @@ def compare(bench: Bench) -> None:
         asyncio.run(migrate(url))
         asyncio.run(projectors.forget(url))
         bulk_log.fill(url, EVENTS[bench.extent])
-        bench.report("projections", "Projections: events a second", RATES, rates(url, bench.pairs))
+        bench.report("projections", "Projections: events a second", RATES, rates(url, min(bench.pairs, ROUNDS)))
         lags = behind(url, SECONDS[bench.extent], min(bench.pairs, 2))
         bench.report("lag", "Projections: lag while events are appended", LAGS, lags, verdicts(lags))
 

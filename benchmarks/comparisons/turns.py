@@ -92,7 +92,7 @@ def _points() -> Iterator[Case]:
             threadfold(16, 200, "sync", 40, recall=False),
             langgraph(16, 200, "sync", 10),
             langgraph(16, 200, "sync", 10, messages="delta"),
-            dbos(16, 40),
+            dbos(16, 20),
         ],
         own=2,
     )

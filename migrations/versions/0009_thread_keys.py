@@ -3,6 +3,9 @@
 Where entries have 24 bytes or fewer, PostgreSQL splits a full page of a growing thread after its last entry, and leaves
 it full; wider ones it splits in the middle, for ever half empty. Slice, UUID and version were 32. The UUID's hash, a
 version and a slice are 24, and still there is one event of a version. See docs/decisions/0021.
+
+Processes of the version before go on, but slowly, for they do not ask for the key, and take commands for causations:
+restart them soon.
 """
 
 import secrets
