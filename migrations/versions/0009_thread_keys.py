@@ -29,6 +29,11 @@ STATEMENTS = (
     ALTER TABLE events DROP CONSTRAINT events_pkey, DROP CONSTRAINT events_slice_position_key,
                        ADD PRIMARY KEY (slice, position)
     """,
+    # Beside a state of more than two kB, which stays, PostgreSQL would move a hash of 32 bytes into the TOAST table.
+    """
+    ALTER TABLE snapshots ALTER COLUMN hash SET STORAGE MAIN, ALTER COLUMN tenant SET STORAGE MAIN,
+                          ALTER COLUMN fingerprint SET STORAGE MAIN
+    """,
 )
 
 
