@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     recall: bool = Field(
         default=True, description="whether older messages that left the window and matter again are shown to the model"
     )
-    snapshot_every: int = Field(default=200, ge=1, description="events of a thread between two snapshots")
+    snapshot_every: int = Field(default=250, ge=1, description="events of a thread between two snapshots")
     projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = Field(
         default="beside",
         description="where read models are kept up to date: in a process beside each that runs turns, or inside of it",

@@ -61,7 +61,7 @@ class Journal(History):
         clock: Clock,
         *,
         fingerprint: str,
-        snapshot_every: int = 200,
+        snapshot_every: int = 250,
         keep: int = 1_000,
     ) -> None:
         super().__init__(store, keep)

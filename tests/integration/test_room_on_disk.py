@@ -79,9 +79,9 @@ async def test_a_snapshot_of_common_size_is_compressed_and_stays_in_its_table(
 ) -> None:
     chance = random.Random(1)
     window = [{"version": n, "role": "assistant", "tokens": chance.randrange(10**12)} for n in range(260)]
-    head = Head(Version(120), chance.randbytes(32), NOON)
+    head, fingerprint = Head(Version(120), chance.randbytes(32), NOON), chance.randbytes(32).hex()
 
-    await PostgresSnapshotStore(pool).save(Snapshot(ACME, new_thread(), head, chance.randbytes(32).hex(), to_json(window)))
+    await PostgresSnapshotStore(pool).save(Snapshot(ACME, new_thread(), head, fingerprint, to_json(window)))
 
     row = await owner.fetchrow("SELECT octet_length(state::text) AS text, pg_column_size(state) AS kept FROM snapshots")
     assert row["text"] > 9_000

@@ -41,7 +41,7 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(
 
     settings = load_settings(file)
 
-    assert (settings.port, settings.max_connections, settings.snapshot_every) == (9002, 7, 200)
+    assert (settings.port, settings.max_connections, settings.snapshot_every) == (9002, 7, 250)
 
 
 def test_unknown_keys_in_the_file_are_ignored(tmp_path: pathlib.Path) -> None:
