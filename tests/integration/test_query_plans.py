@@ -93,13 +93,33 @@ async def test_a_thread_s_events_are_found_by_its_key(tables: asyncpg.Connection
     assert {node["Index Name"] for node in used if "Index Name" in node} == {"events_of_thread"}
 
 
-async def test_a_read_of_some_versions_is_not_planned_anew_for_each(owner: asyncpg.Connection) -> None:
-    await owner.execute(FILL)
-    for name, value in PLANNER.items():
-        await owner.execute(f"SET {name} = {value}")
-    await owner.execute(f"PREPARE kept AS {statements.READ_AT}")
-    for _ in range(20):
-        await owner.fetch("EXECUTE kept (1::smallint, gen_random_uuid(), '{1,2}')")
+UNEQUAL = """
+INSERT INTO threads (slice, thread_id, tenant, version, hash, opened_at, at, in_turn)
+SELECT n * 7, uuidv7(), 't', CASE WHEN n % 4 = 0 THEN 20000 ELSE 100 END, sha256('x'), now(), now(), false
+  FROM generate_series(1, 12) AS n;
+INSERT INTO events (slice, thread_id, version, position, tenant, type, schema, payload, metadata, recorded_at, hash)
+SELECT slice, thread_id, number, number, tenant, 'T', 1, '{}', '{}', now(), hash
+  FROM threads CROSS JOIN LATERAL generate_series(1, version) AS number;
+ANALYZE;
+"""
+READS = {
+    "READ": "{slice}, '{thread_id}', {version}, {version} + 100, 10",
+    "READ_AT": "{slice}, '{thread_id}', '{{1,2}}'",
+    "RECORDED": "{slice}, '{thread_id}', {version}, ''",
+    "VERSION_AT": "{slice}, '{thread_id}', now()",
+}
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_a_thread_s_events_are_not_read_by_a_new_plan_each_time(owner: asyncpg.Connection, name: str) -> None:
+    """Of threads whose lengths differ, the planner would find it worth it, and take twice as long as the reading."""
+    await owner.execute(UNEQUAL)
+    threads = await owner.fetch("SELECT slice, thread_id, version FROM threads")
+    for setting, value in PLANNER.items():
+        await owner.execute(f"SET {setting} = {value}")
+    await owner.execute(f"PREPARE kept AS {HOT[name]}")
+    for number in range(20):
+        await owner.fetch(f"EXECUTE kept ({READS[name].format(**threads[number % len(threads)])})")
 
     [row] = await owner.fetch("SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE name = 'kept'")
 
