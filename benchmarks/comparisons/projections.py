@@ -22,7 +22,7 @@ from benchmarks.side_by_side.ratios import Figure
 from domain.ids import SLICES
 from migrations.run import migrate
 
-EVENTS = {"tiny": 4_000, "short": 120_000, "full": 200_000}
+EVENTS = {"tiny": 4_000, "short": 100_000, "full": 200_000}
 SECONDS = {"tiny": 2.0, "short": 3.0, "full": 20.0}
 
 ROUNDS = 3

@@ -30,8 +30,8 @@ RIVALS = (
     ("LangGraph, delta", "sync", "delta"),
 )
 
-IN_ALL = {"tiny": 40, "short": 400, "full": 400}
-"""Turns of all conversations of one length, unless two of them have more. Of ours there are five times as many: they
+IN_ALL = {"tiny": 40, "short": 200, "full": 400}
+"""Turns of all conversations of one length, unless two of them have more. Of ours there are ten times as many: they
 take so little room that pages which are half empty would count."""
 
 ROUNDS = 2
@@ -53,7 +53,7 @@ def compare(bench: Bench) -> None:
 
 def _contestants(turns: int, in_all: int) -> Sequence[Contestant]:
     options = {"turns": turns, "in_all": in_all}
-    ours = {"turns": turns, "in_all": 5 * in_all, "durability": "sync"}
+    ours = {"turns": turns, "in_all": 10 * in_all, "durability": "sync"}
     return [
         Contestant("Threadfold", "threadfold_storage", ours),
         *(
