@@ -40,9 +40,8 @@ def _limits(root: Path) -> Iterator[int]:
     for _, controllers, path in groups:
         if controllers and "memory" not in controllers.split(","):
             continue
-        top, name = (
-            ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("sys/fs/cgroup", "memory.max")
-        )
+        top = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
         inner = Path(path.lstrip("/"))
         for group in (inner, *inner.parents):
             try:

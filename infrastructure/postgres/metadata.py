@@ -14,7 +14,7 @@ AS_IT_IS = UUID(int=0)
 """Says in `causation` that the whole text is in `metadata`. A null there would make each row eight bytes longer."""
 
 _NAMED_FIRST = re.compile(
-    r'\{"(causation|command)":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"(?:\}|,("(?!command":null).*))', re.DOTALL
+    r'\{"(causation|command)":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"(\}|,"(?!command":null).*)', re.DOTALL
 )
 
 METADATA = f"""CASE WHEN causation = '{AS_IT_IS}' THEN metadata::text
@@ -33,5 +33,5 @@ def taken_apart(metadata: str) -> tuple[str, UUID]:
     named = UUID(found[2]) if found else AS_IT_IS
     if not found or named == AS_IT_IS:
         return metadata, AS_IT_IS
-    left = [part for part in ('"command":null' if found[1] == "command" else None, found[3]) if part]
-    return f"{{{','.join(left)}" + ("" if found[3] else "}"), named
+    rest = found[3]
+    return '{"command":null' + rest if found[1] == "command" else "{" + rest.removeprefix(","), named

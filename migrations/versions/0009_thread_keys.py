@@ -15,12 +15,13 @@ from alembic import op
 revision = "0009"
 down_revision = "0008"
 
-STATEMENTS = (
-    # The seed is this database's secret. Clients choose threads' ids: nobody shall find two with the same key.
-    f"""
+KEY = """
     CREATE FUNCTION thread_key(thread uuid) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN uuid_hash_extended(thread, {secrets.randbits(63)})
-    """,
+    RETURN uuid_hash_extended(thread, {seed})
+"""
+"""The seed is each database's secret. Clients choose threads' ids: nobody shall find two with the same key."""
+
+STATEMENTS = (
     "COMMENT ON FUNCTION thread_key IS 'What a thread is in the index of its events'",
     "GRANT EXECUTE ON FUNCTION thread_key TO PUBLIC",  # also where that is not what functions have by themselves
     "COMMENT ON COLUMN events.causation IS 'The command, or causation, that the metadata began with'",
@@ -35,7 +36,6 @@ STATEMENTS = (
                           ALTER COLUMN fingerprint SET STORAGE MAIN
     """,
 )
-
 
 VIEWS = """
     DO $$
@@ -66,7 +66,7 @@ VIEWS = """
 
 def upgrade() -> None:
     """Build both indexes anew. Nobody can append or read meanwhile: half a second for a million events."""
-    for statement in (*STATEMENTS, VIEWS):
+    for statement in (KEY.format(seed=secrets.randbits(63)), *STATEMENTS, VIEWS):
         op.execute(statement)
 
 

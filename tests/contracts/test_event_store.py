@@ -40,14 +40,8 @@ METADATA = st.builds(
         COMMANDS,
         st.sampled_from(
             [
-                '"}',
-                '"} ',
-                '" }',
-                '","correlation":"é"}',
-                '", "client":""}',
-                '","causation":null} ',
-                '","command":null}',
-                '","command":null,"a":""}',
+                *('"}', '"} ', '" }', '","correlation":"é"}', '", "client":""}'),
+                *('","causation":null} ', '","command":null}', '","command":null,"a":""}'),
             ]
         ),
     ),

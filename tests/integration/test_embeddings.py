@@ -109,5 +109,10 @@ async def test_an_endpoint_that_is_away_keeps_nobody_from_talking(url: str) -> N
         await talk(api, "What about the marmalade?")
 
 
+async def test_nothing_is_embedded_where_nothing_is_recalled() -> None:
+    async with running_api(database_url="memory://", embedding_endpoint="http://127.0.0.1:9/v1", recall=False) as api:
+        assert api.service.runtime.indexer is None
+
+
 async def _nearest(meaning: Meaning, thread_id: ThreadId) -> Sequence[Hit]:
     return await meaning.vectors.nearest("small", [(thread_id, Version(99))], [0.0, 25.0], Version(99), 5)

@@ -1,0 +1,30 @@
+"""An import looks at a slice's threads some at a time, and at each of them once."""
+
+from itertools import islice
+
+import pytest
+from msgspec.structs import replace
+
+from api.stores import LogArchive
+from domain.application import archive as importing
+from domain.chain import NOTHING, Draft, seal
+from domain.ids import Position, Slice
+from tests.streams import ACME, NOON, threads_of
+
+ENDED = Draft("TurnCompleted", 1, "{}", "{}")
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 4])
+async def test_every_thread_of_a_slice_is_found(
+    archive: LogArchive, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    monkeypatch.setattr(importing, "THREADS", at_a_time)
+    threads = sorted(islice(threads_of(Slice(77)), 3))
+    async with archive.writing() as writing:
+        for number, thread_id in enumerate(threads):
+            records, _ = seal(ACME, thread_id, NOTHING, [ENDED], NOON)
+            await writing.add_events([replace(record, position=Position(number + 1)) for record in records])
+
+        found = [row.thread_id async for rows in importing._threads(writing) for row in rows]
+
+    assert found == threads
