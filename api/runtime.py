@@ -197,7 +197,15 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(
-            turns, log.leases, log.wakeups, WorkerId(uuid7()), name, settings.lease_seconds, accounts=accounts
+            turns,
+            log.leases,
+            log.wakeups,
+            log.suspects,
+            log.loans,
+            WorkerId(uuid7()),
+            name,
+            settings.lease_seconds,
+            accounts=accounts,
         )
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)

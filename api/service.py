@@ -334,7 +334,8 @@ class Service:
         """Tell who watches what has happened, and have done what there is to do."""
         self.runtime.turns.means.signals.send(outcome.loaded.thread_id, outcome.events)
         if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
-            self.runtime.worker.ready(outcome.loaded, caused_by(metadata))
+            begun = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
+            self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(begun, None))
 
     def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> Repeatable | None:
         return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None

@@ -15,11 +15,13 @@ from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
+from domain.ports.loans import Loans
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.recall import Finder, VectorStore
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
+from domain.ports.suspects import Suspects
 from domain.ports.texts import TextStore
 from domain.ports.wakeups import Wakeups
 from domain.read_models import ReadModels
@@ -39,12 +41,14 @@ from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
+from infrastructure.postgres.loans import PostgresLoans
 from infrastructure.postgres.pool import close_pool, database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.recall import PostgresFinder
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.texts import PostgresTextStore
 from infrastructure.postgres.vectors import PostgresVectorStore
 from infrastructure.postgres.wakeups import open_wakeups
@@ -112,6 +116,8 @@ class Log:
     texts: TextStore
     ledger: Ledger
     finder: Finder
+    suspects: Suspects
+    loans: Loans
     vectors: VectorStore | None = None
     hot: HotStore | None = None
     url: str | None = None
@@ -121,11 +127,12 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     """Open what the settings ask for; the stack lets it go. Raises asyncpg's errors where there is no database."""
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
+        memory_leases = MemoryLeaseStore(clock, memory)
         memory_models = MemoryReadModels(memory.head_of, clock)
         return Log(
             memory,
             MemorySnapshotStore(),
-            MemoryLeaseStore(clock, memory.fence),
+            memory_leases,
             MemoryWakeups(),
             MemorySealStore(),
             memory_models,
@@ -134,6 +141,8 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
             MemoryTextStore(),
             MemoryLedger(),
             MemoryFinder(memory_models, MESSAGES),
+            memory_leases.suspects,
+            memory_leases.loans,
             MemoryVectorStore(),
         )
     found = await stack.enter_async_context(database(settings))
@@ -145,14 +154,16 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     stack.push_async_callback(events.close)
     stack.push_async_callback(accesses.close)
     stack.push_async_callback(ledger.close)
-    if found.alone:  # whoever held a lease is dead: nobody needs to wait until it runs out
-        await leases.forget_all()
+    if found.alone:  # every process that held a lease is dead: no worker needs to wait until it runs out
+        await leases.expire_all()
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
-    finder, vectors = PostgresFinder(pool), await _vectors(settings, found.url, pool)
+    finder, suspects, loans = PostgresFinder(pool), PostgresSuspects(pool), PostgresLoans(pool)
+    vectors = await _vectors(settings, found.url, pool)
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
         return Log(
-            *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder, vectors),
+            *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder),
+            *(suspects, loans, vectors),
             url=found.url,
         )
     redis = Redis.from_url(settings.redis_url.get_secret_value())
@@ -162,7 +173,8 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
     return Log(
-        *(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder, vectors, hot),
+        *(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder),
+        *(suspects, loans, vectors, hot),
         url=found.url,
     )
 

@@ -285,7 +285,7 @@ def _outcome(state: Running, event: Outcome, version_of_call: int, version: Vers
     open_calls = tuple(other for other in state.turn.calls if other is not call)
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
-    return Running(version, thread, replace(state.turn, calls=open_calls, resumed=0))
+    return Running(version, thread, replace(state.turn, calls=open_calls))
 
 
 def _told(event: Outcome) -> str:
@@ -302,7 +302,7 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     """Let a call, or the node, run; with other arguments, the conversation shows those from now on."""
     thread, turn = state.thread, state.turn
     if turn.approval and turn.approval.version == event.approval:
-        return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True), resumed=0))
+        return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True)))
     call = next((call for call in turn.calls if call.version == event.approval), None)
     if call is None:
         raise _impossible(state, event)
@@ -312,7 +312,7 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     if request is not call.request:
         window, more = asking_for(thread.window, call.request, request)
         thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
-    return Running(version, thread, replace(turn, calls=calls, resumed=0))
+    return Running(version, thread, replace(turn, calls=calls))
 
 
 def _with_edit(thread: Thread, event: MessageEdited, version: Version) -> Thread:

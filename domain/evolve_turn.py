@@ -37,7 +37,6 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
                 node=event.next,
                 step=turn.step + 1,
                 attempt=1,
-                resumed=0,
                 calls=calls,
                 approval=None,
                 items=None,
@@ -49,7 +48,7 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case NodeFailed():
             turn = replace(turn, attempt=turn.attempt + 1)
         case TurnResumed():
-            turn = replace(turn, run=turn.run + 1, resumed=turn.resumed + 1, graph=event.graph)
+            turn = replace(turn, run=turn.run + 1, graph=event.graph)
         case CancellationRequested():
             turn = replace(turn, cancelling=event.how)
         case ContextAssembled():

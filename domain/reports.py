@@ -47,9 +47,6 @@ from domain.graph import END
 from domain.json import check_fields
 from domain.state import Running, State
 
-MAX_RESUMED = 5
-"""How often a turn is resumed at one step. A node that takes its process with it must not go on doing so."""
-
 MAX_ITEMS = 1_000
 """Items that a node may fan out over."""
 
@@ -66,7 +63,7 @@ def report(command: Report, state: State) -> Events:
         return stopped(state)
     match command:
         case ResumeTurn():
-            return _resume(command, state)
+            return (TurnResumed(command.worker, command.graph),)
         case StopTurn():
             return _stop(command, state)
         case CompleteNode():
@@ -101,14 +98,6 @@ def _fail(command: FailTurn, state: Running) -> Events:
         return then(state, command.calls, stopped)
     failed = TurnFailed(command.turn_id, command.reason, command.detail)
     return ended(state, (*command.calls, *abandon_calls(state), failed))
-
-
-def _resume(command: ResumeTurn, state: Running) -> Events:
-    turn = state.turn
-    if turn.resumed < MAX_RESUMED:
-        return (TurnResumed(command.worker, command.graph),)
-    detail = f"{turn.node}: it was resumed {turn.resumed} times, and each time its process ended before it did."
-    return ended(state, (*abandon_calls(state), TurnFailed(turn.turn_id, "resumed_too_often", detail)))
 
 
 def _report_on_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> Events:

@@ -100,7 +100,7 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """The turn in progress.
 
     `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
-    often it was resumed, `resumed` of them at this step. Together with the turn's id they name the attempt, so that a
+    often it was resumed. Together with the turn's id they name the attempt, so that a
     report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt;
     `usage` is what this turn has used of models. `everything` is how many tokens the prompt that is about to be
     answered would have had, if it held all that was ever said.
@@ -116,7 +116,6 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     prompt_tokens: int = 0
     prompt_limit: int = 0
     run: int = 0
-    resumed: int = 0
     durability: Durability = "sync"
     before: Before | None = None
     approval: NodeApproval | None = None

@@ -21,10 +21,12 @@ from redis.asyncio import Redis
 from api.stores import LogArchive, SystemClock
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
+from domain.ports.loans import Loans
 from domain.ports.log import EventStore
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
+from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Wakeups
 from domain.read_models import ReadModels
 from infrastructure.archive.manifest import Format
@@ -42,11 +44,13 @@ from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
+from infrastructure.postgres.loans import PostgresLoans
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
+from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
@@ -180,8 +184,26 @@ def ledger(request: pytest.FixtureRequest, store_kind: str) -> Ledger:
 def lease_store(request: pytest.FixtureRequest, event_store: EventStore) -> LeaseStore:
     """Give a lease store without workers, which the event store obeys."""
     if isinstance(event_store, MemoryEventStore):
-        return MemoryLeaseStore(SystemClock(), event_store.fence)
+        return MemoryLeaseStore(SystemClock(), event_store)
     return PostgresLeaseStore(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def suspects(request: pytest.FixtureRequest, lease_store: LeaseStore) -> Suspects:
+    """Give the suspects that the lease store counts crashes of."""
+    if isinstance(lease_store, MemoryLeaseStore):
+        return lease_store.suspects
+    return PostgresSuspects(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def loans(request: pytest.FixtureRequest, lease_store: LeaseStore) -> Loans:
+    """Give the loans between the lease store's workers."""
+    return (
+        lease_store.loans
+        if isinstance(lease_store, MemoryLeaseStore)
+        else PostgresLoans(request.getfixturevalue("pool"))
+    )
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ class Talk:
         self._caller = here()
         self._thread_id = service.thread_id(thread, self._caller)
         self._worker = self._runtime.worker
-        self._worker.standby, self._worker.only = True, self._thread_id
+        self._worker.shards.standby, self._worker.only = True, self._thread_id
 
     async def greet(self) -> None:
         """Check that there is such a thread or agent, and say where we are."""

@@ -89,14 +89,21 @@ class Accounts:
         """Leave reservations whose turn does not run here any more to the next `recover`, of whichever worker."""
         self._live.difference_update(reservations)
 
-    async def recover(self, held: Mapping[Shard, int], before: Before = _nothing) -> Recovered:
+    async def recover(
+        self,
+        held: Mapping[Shard, int],
+        before: Before = _nothing,
+        runs_elsewhere: Callable[[ThreadId], bool] = lambda _: False,
+    ) -> Recovered:
         """End what was left open in shards that are this worker's, each under the epoch of its lease.
 
-        `before` stores what those who are gone had answered in a thread: what is not in the log took nothing.
+        `before` stores what workers that are gone had answered in a thread: what is not in the log took nothing.
+        Threads that another process runs under this worker's leases, as `runs_elsewhere` says, are left alone.
         """
         for reservation, outcome in list(self._owed.items()):
             await self._pay(reservation, outcome, quietly=True)
-        left = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
+        found = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
+        left = [each for each in found if not runs_elsewhere(each.thread_id)]
         ended: list[str] = []
         for each in left:
             try:

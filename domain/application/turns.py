@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from domain.agent import Agent
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means, Run
@@ -36,8 +38,25 @@ _log = logging.getLogger(__name__)
 
 ERROR_LENGTH = 1_000
 
+CRASH_PAUSE_S = 1.0
+"""Seconds before a turn is resumed whose run ended with an error here; then twice as many, and so on."""
+
+LONGEST_CRASH_PAUSE_S = 60.0
+
 SAVING = 2.0
 """Seconds that a turn which is abandoned may take to store what was kept back."""
+
+
+class Crashed(Struct, frozen=True):
+    """A turn whose task ended with an error that is not its nodes', so many `times` in this process.
+
+    It is not resumed here before an instant of the event loop's clock.
+    """
+
+    turn_id: TurnId
+    times: int
+    not_before: float
+    error: str
 
 
 @dataclass
@@ -52,8 +71,8 @@ class Turns:
     agents: Mapping[str, Agent]
     pause: float = 2.0
     fence: Callable[[ThreadId], Fence | None] = lambda _: None
-    crashed: dict[ThreadId, TurnId] = field(default_factory=dict)
-    """Turns whose task ended with an error: they are resumed, not begun."""
+    crashed: dict[ThreadId, Crashed] = field(default_factory=dict)
+    """Turns whose task ended with an error: they are resumed after a pause, not begun."""
     _runs: dict[ThreadId, tuple[Run, asyncio.Task[None]]] = field(default_factory=dict)
     _handing_over: bool = False
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
@@ -297,9 +316,20 @@ class Turns:
     def _forget(self, thread_id: ThreadId, turn_id: TurnId, task: asyncio.Task[None]) -> None:
         if (running := self._runs.get(thread_id)) and running[1] is task:
             del self._runs[thread_id]
-        if not task.cancelled() and (error := task.exception()):
-            self.crashed[thread_id] = turn_id
-            _log.error("The turn of %s stopped here and goes on later: %r", thread_id, error, exc_info=error)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self.crashed.pop(thread_id, None)
+            return
+        before = self.crashed.get(thread_id)
+        times = before.times + 1 if before and before.turn_id == turn_id else 1
+        pause = min(CRASH_PAUSE_S * 2 ** (times - 1), LONGEST_CRASH_PAUSE_S)
+        self.crashed[thread_id] = Crashed(turn_id, times, asyncio.get_running_loop().time() + pause, _written(error))
+        _log.error("The turn of %s stopped here and goes on in %g s: %r", thread_id, pause, error, exc_info=error)
+
+    def crashed_turn(self, thread_id: ThreadId) -> TurnId | None:
+        """Name the turn of the thread whose task ended with an error here."""
+        crashed = self.crashed.get(thread_id)
+        return crashed.turn_id if crashed else None
 
     def _snapshot_done(self, task: asyncio.Task[None]) -> None:
         self._snapshots.discard(task)
@@ -309,13 +339,28 @@ class Turns:
 
 async def story(journal: Journal, loaded: Loaded) -> Metadata:
     """Find the command that caused the running turn, so that all that the agent does still names it as its cause."""
+    return await story_of(journal, await beginning(journal, loaded))
+
+
+async def beginning(journal: Journal, loaded: Loaded) -> Recorded:
+    """Return the event that the running turn began with; of a fork, it may be the parent's."""
     state = loaded.state
     if not isinstance(state, Running):
         raise TurnIsOver
-    begun = await _event(journal, loaded.thread_id, state.turn.started)
+    return await _event(journal, loaded.thread_id, state.turn.started)
+
+
+async def story_of(journal: Journal, begun: Recorded) -> Metadata:
+    """Find the command that caused a turn by the event that it began with."""
     if isinstance(begun.event, TurnStarted) and begun.event.queued:
-        begun = await _event(journal, loaded.thread_id, Version(begun.event.queued))
+        begun = await _event(journal, begun.thread_id, Version(begun.event.queued))
     return caused_by(begun.metadata)
+
+
+async def first_event(journal: Journal, thread_id: ThreadId) -> Recorded:
+    """Return the first event of the thread's own: of a fork, the one that says so."""
+    origin = await journal.origin(thread_id)
+    return await _event(journal, thread_id, Version(origin.version + 1 if origin else 1))
 
 
 async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> Recorded:
@@ -346,5 +391,5 @@ def _worth_another(error: Exception) -> bool:
     return error.transient if isinstance(error, ModelError) else True
 
 
-def _written(error: Exception) -> str:
+def _written(error: BaseException) -> str:
     return storable_text(f"{type(error).__name__}: {error}")[:ERROR_LENGTH]

@@ -6,16 +6,21 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.ids import Shard, WorkerId
+from domain.ids import Position, Shard, WorkerId
 
 
 class Lease(Struct, frozen=True):
-    """A worker's right to run a shard's turns. Each change of owner raises the epoch."""
+    """A worker's right to run a shard's turns. Each change of owner raises the epoch.
+
+    `heads` are the last positions of the shard's slices when the owner took it: what has a later position happened
+    under this lease. They are empty where the store was not asked for them.
+    """
 
     shard: Shard
     epoch: int
     since: datetime
     """When the owner took it, on the store's clock."""
+    heads: tuple[Position, ...] = ()
 
 
 class WorkerRow(Struct, frozen=True):
@@ -29,6 +34,8 @@ class WorkerRow(Struct, frozen=True):
     standby: bool
     """It takes shards only while there is no worker that is not on standby."""
     shards: tuple[Shard, ...]
+    agents: tuple[str, ...] = ()
+    """The agents whose turns it can run."""
 
 
 class Standing(Struct, frozen=True):
@@ -44,14 +51,20 @@ class Standing(Struct, frozen=True):
 class LeaseStore(Protocol):
     """Who may run which shard's turns. Time is the store's own, so that no two clocks need to agree."""
 
-    async def renew(self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False) -> Standing:
-        """Say that a worker is there, and keep its leases, for `ttl` seconds from now.
+    async def renew(
+        self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
+    ) -> Standing:
+        """Say that a worker is there, and which agents it knows; keep its leases for `ttl` seconds from now.
 
-        A lease that ran out but that nobody else has taken is kept, too.
+        A lease that ran out is kept, too, if no other worker has taken it. The leases come without `heads`.
         """
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        """Take up to `limit` shards that have no owner, or one whose lease ran out; each gets a new epoch."""
+        """Take up to `limit` shards that have no owner, or one whose lease ran out; each gets a new epoch.
+
+        Where the lease ran out, its owner did not give it back: it crashed, or hangs. Each turn that could run in the
+        shard then has one more crash to its name; see `domain.ports.suspects`. Loans under older epochs end.
+        """
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
         """Give shards back; those that are not the worker's any more are left alone."""

@@ -157,8 +157,13 @@ class EventStore(Protocol):
     async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
         """Return a page of the tenant's threads, the last opened first, after the cursor's row."""
 
-    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
-        """Return threads of some shards that have something to run (`in_turn`), the longest silent first."""
+    async def runnable(
+        self, shards: Collection[Shard], limit: int, after: ThreadId | None = None
+    ) -> Sequence[ThreadRow]:
+        """Return a page of the threads of some shards that have something to run (`in_turn`).
+
+        They come in the order of their slices and ids, after a thread if one is given.
+        """
 
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Return where threads end: a cheap look whether somebody else has written to them."""

@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from domain.ids import Tenant, ThreadId, Version
+from domain.ids import Tenant, ThreadId, Version, WorkerId
 
 
 class TurnReady(Struct, frozen=True, tag="ready"):
@@ -49,7 +49,13 @@ class SharesChanged(Struct, frozen=True, tag="shares"):
     """A worker came, or gave shards back: who has room may claim them."""
 
 
-Wakeup: TypeAlias = SharesChanged | TurnReady | Moved | Spoken | Retracted | Watched
+class Lent(Struct, frozen=True, tag="lent"):
+    """A worker may run turns of another worker's threads; see `domain.ports.loans`."""
+
+    worker: WorkerId
+
+
+Wakeup: TypeAlias = SharesChanged | Lent | TurnReady | Moved | Spoken | Retracted | Watched
 
 
 class Wakeups(Protocol):

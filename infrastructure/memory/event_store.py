@@ -134,10 +134,17 @@ class MemoryEventStore:
         older = (row for row in rows if after is None or _age(row) < (after.opened_at, after.thread_id))
         return list(islice(older, limit))
 
-    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+    async def runnable(
+        self, shards: Collection[Shard], limit: int, after: ThreadId | None = None
+    ) -> Sequence[ThreadRow]:
         """List threads that have something to run."""
-        rows = (row for row in self._threads.values() if row.in_turn and shard_of(slice_of(row.thread_id)) in shards)
-        return sorted(rows, key=lambda row: (row.head.at, row.thread_id))[:limit]
+        rows = [self._threads[thread_id] for thread_id in self.in_turn(shards)]
+        later = (row for row in rows if after is None or _place(row.thread_id) > _place(after))
+        return sorted(later, key=lambda row: _place(row.thread_id))[:limit]
+
+    def in_turn(self, shards: Collection[Shard]) -> Sequence[ThreadId]:
+        """Name the threads of some shards that have something to run: for stores that share this one's event loop."""
+        return [id_ for id_, row in self._threads.items() if row.in_turn and shard_of(slice_of(id_)) in shards]
 
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Look heads up."""
@@ -183,6 +190,10 @@ class MemoryEventStore:
         opened_at = append.records[0].recorded_at if append.records else append.head.at
         base = expected.version if append.forked else Version(0)
         return found or ThreadRow(append.tenant, append.thread_id, append.head, opened_at, append.in_turn, base=base)
+
+
+def _place(thread_id: ThreadId) -> tuple[Slice, ThreadId]:
+    return slice_of(thread_id), thread_id
 
 
 def _age(row: ThreadRow) -> tuple[datetime, ThreadId]:

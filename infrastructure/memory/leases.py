@@ -1,14 +1,17 @@
-"""Leases in memory, for the one process that there is, and for tests of several workers in it."""
+"""Leases, suspects and loans in memory, for the one process that there is, and for tests of several workers in it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.ids import SHARDS, Shard, WorkerId
+from domain.ids import SHARDS, Position, Shard, Slice, ThreadId, WorkerId, shard_of, slice_of, slices_of
 from domain.ports.clock import Clock
 from domain.ports.leases import Lease, Standing, WorkerRow
+from domain.ports.loans import Loan
+from domain.ports.suspects import Suspect
+from infrastructure.memory.event_store import MemoryEventStore
 
 
 class _Held(Struct, frozen=True):
@@ -22,23 +25,88 @@ class _Known(Struct, frozen=True):
     until: datetime
 
 
-class MemoryLeaseStore:
-    """A `LeaseStore` on a clock. `fence` is told each new epoch: the log refuses appends under older ones."""
+class MemorySuspects:
+    """`Suspects` of a log in memory."""
 
-    def __init__(self, clock: Clock, fence: Callable[[Shard, int], None] | None = None) -> None:
+    def __init__(self, log: MemoryEventStore) -> None:
+        """Begin with none."""
+        self._log = log
+        self._suspects: dict[ThreadId, Suspect] = {}
+
+    async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
+        """Return suspects; forget those that have nothing to run."""
+        wanted = {id_ for id_ in self._suspects if id_ in threads or shard_of(slice_of(id_)) in shards}
+        over = wanted - set(self._log.in_turn({shard_of(slice_of(id_)) for id_ in wanted}))
+        for thread_id in over:
+            del self._suspects[thread_id]
+        return {thread_id: self._suspects[thread_id] for thread_id in wanted - over}
+
+    async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
+        """Count a lone crash."""
+        before = self._suspects.get(thread_id, Suspect())
+        self._suspects[thread_id] = replace(before, alone=before.alone + 1)
+        return self._suspects[thread_id]
+
+    def crashed(self, threads: Collection[ThreadId]) -> None:
+        """Count a crash of a process that could run these threads' turns."""
+        for thread_id in threads:
+            before = self._suspects.get(thread_id, Suspect())
+            self._suspects[thread_id] = replace(before, crashes=before.crashes + 1)
+
+
+class MemoryLoans:
+    """`Loans` between the workers of a `MemoryLeaseStore`."""
+
+    def __init__(self, leases: "MemoryLeaseStore") -> None:
+        """Begin with none."""
+        self._leases = leases
+        self._loans: dict[ThreadId, Loan] = {}
+
+    async def lend(self, loan: Loan) -> None:
+        """Lend a thread."""
+        before = self._loans.get(loan.thread_id)
+        if before and before.worker != loan.worker and self._leases.has_crashed(before.worker):
+            self._leases.suspects.crashed([loan.thread_id])
+        self._loans[loan.thread_id] = loan
+
+    async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
+        """Return what is lent to a worker now."""
+        runnable = set(self._leases.log.in_turn({loan.fence.shard for loan in self._loans.values()}))
+        return [
+            replace(loan, runnable=loan.thread_id in runnable)
+            for loan in self._loans.values()
+            if loan.worker == worker and self._leases.epoch_of(loan.fence.shard) == loan.fence.epoch
+        ]
+
+    async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
+        """End a loan to this worker."""
+        if thread_id in self._loans and self._loans[thread_id].worker == worker:
+            del self._loans[thread_id]
+
+
+class MemoryLeaseStore:
+    """A `LeaseStore` on a clock. The log that it is for refuses appends under older epochs."""
+
+    def __init__(self, clock: Clock, log: MemoryEventStore | None = None) -> None:
         """Begin with no worker."""
         self._clock = clock
-        self._fence = fence
+        self.log = log or MemoryEventStore()
+        self.suspects = MemorySuspects(self.log)
+        self.loans = MemoryLoans(self)
         self._epochs = dict.fromkeys((Shard(number) for number in range(SHARDS)), 0)
         self._held: dict[Shard, _Held] = {}
         self._workers: dict[WorkerId, _Known] = {}
 
-    async def renew(self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False) -> Standing:
+    async def renew(
+        self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
+    ) -> Standing:
         """Keep a worker and its leases."""
         now = self._clock.now()
         until = now + timedelta(seconds=ttl)
         started_at = self._workers[worker].row.started_at if worker in self._workers else now
-        self._workers[worker] = _Known(WorkerRow(worker, name, started_at, now, standby, ()), until)
+        self._workers[worker] = _Known(
+            WorkerRow(worker, name, started_at, now, standby, (), tuple(sorted(agents))), until
+        )
         for shard, held in self._held.items():
             if held.owner == worker:
                 self._held[shard] = replace(held, until=until)
@@ -51,10 +119,12 @@ class MemoryLeaseStore:
         claimed = []
         for shard in free[: max(limit, 0)]:
             self._epochs[shard] += 1
-            lease = Lease(shard, self._epochs[shard], now)
+            heads = tuple(Position(self.log.head_of(Slice(slice_))) for slice_ in slices_of(shard))
+            lease = Lease(shard, self._epochs[shard], now, heads)
+            if shard in self._held:
+                self.suspects.crashed(self.log.in_turn([shard]))
             self._held[shard] = _Held(lease, worker, now + timedelta(seconds=ttl))
-            if self._fence:
-                self._fence(shard, lease.epoch)
+            self.log.fence(shard, lease.epoch)
             claimed.append(lease)
         return claimed
 
@@ -79,6 +149,14 @@ class MemoryLeaseStore:
             )
             for row in sorted(self._alive(), key=lambda row: (row.started_at, row.id))
         ]
+
+    def epoch_of(self, shard: Shard) -> int:
+        """Return a shard's epoch."""
+        return self._epochs[shard]
+
+    def has_crashed(self, worker: WorkerId) -> bool:
+        """Say whether a worker is gone that has not left."""
+        return worker in self._workers and self._workers[worker].until <= self._clock.now()
 
     def _alive(self) -> list[WorkerRow]:
         now = self._clock.now()

@@ -144,10 +144,13 @@ class PostgresEventStore:
         rows = await fetch(self._pool, THREADS, tenant, last.opened_at, last.thread_id, limit)
         return [thread_of(row) for row in rows]
 
-    async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
+    async def runnable(
+        self, shards: Collection[Shard], limit: int, after: ThreadId | None = None
+    ) -> Sequence[ThreadRow]:
         """List threads that have something to run."""
         slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
-        return [thread_of(row) for row in await fetch(self._pool, RUNNABLE, slices, limit)]
+        place = (slice_of(after), after) if after else (-1, UUID(int=0))
+        return [thread_of(row) for row in await fetch(self._pool, RUNNABLE, slices, limit, *place)]
 
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Look heads up."""

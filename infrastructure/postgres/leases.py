@@ -4,15 +4,16 @@ from collections.abc import Collection, Sequence
 
 import asyncpg
 
-from domain.ids import Shard, WorkerId
+from domain.ids import SHARDS, SLICES, Shard, WorkerId
 from domain.ports.leases import Lease, Standing, WorkerRow
 from infrastructure.postgres.retry import fetch
 
 RENEW = """
 WITH here AS (
-    INSERT INTO workers (id, name, standby, started_at, seen_at, expires_at)
-    VALUES ($1, $2, $3, now(), now(), now() + $4 * interval '1 second')
-        ON CONFLICT (id) DO UPDATE SET standby = excluded.standby, seen_at = now(), expires_at = excluded.expires_at
+    INSERT INTO workers (id, name, standby, started_at, seen_at, expires_at, agents)
+    VALUES ($1, $2, $3, now(), now(), now() + $4 * interval '1 second', $5)
+        ON CONFLICT (id) DO UPDATE
+        SET standby = excluded.standby, seen_at = now(), expires_at = excluded.expires_at, agents = excluded.agents
     RETURNING standby
 ), kept AS (
     UPDATE leases SET expires_at = now() + $4 * interval '1 second'
@@ -30,20 +31,40 @@ SELECT others.workers + (NOT here.standby)::integer AS workers, kept.shard, kept
 
 CLAIM = """
 WITH free AS (
-    SELECT shard, epoch
+    SELECT shard, epoch, owner IS NOT NULL AS crashed
       FROM leases
      WHERE purpose = 'turns' AND (owner IS NULL OR expires_at <= now())
      ORDER BY random()
      LIMIT $3
        FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE leases
+       SET owner = $1, epoch = leases.epoch + 1, since = now(), expires_at = now() + $2 * interval '1 second'
+      FROM free
+     WHERE leases.purpose = 'turns' AND leases.shard = free.shard AND leases.epoch = free.epoch
+    RETURNING leases.shard, leases.epoch, leases.since, free.crashed
+), blamed AS (
+    INSERT INTO suspects (slice, thread_id, crashes)
+    SELECT thread.slice, thread.thread_id, 1
+      FROM taken
+      JOIN threads AS thread
+        ON thread.in_turn AND thread.slice BETWEEN taken.shard * $4::smallint AND (taken.shard + 1) * $4 - 1
+     WHERE taken.crashed
+        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1
+), ended AS (
+    DELETE FROM loans USING taken WHERE loans.shard = taken.shard
 )
-UPDATE leases
-   SET owner = $1, epoch = leases.epoch + 1, since = now(), expires_at = now() + $2 * interval '1 second'
-  FROM free
- WHERE leases.purpose = 'turns' AND leases.shard = free.shard AND leases.epoch = free.epoch
-RETURNING leases.shard, leases.epoch, leases.since
+SELECT shard, epoch, since,
+       array(SELECT head
+               FROM slices
+              WHERE slice BETWEEN taken.shard * $4::smallint AND (taken.shard + 1) * $4 - 1
+              ORDER BY slice) AS heads
+  FROM taken
 """
-"""Take free shards at random, so that workers which come at once do not all try the same ones."""
+"""Take free shards at random, so that workers which come at once do not all try the same ones.
+
+A lease that ran out still has its owner, which did not give it back: this counts a crash for what it may have run.
+"""
 
 RELEASE = """
 UPDATE leases SET owner = NULL, expires_at = NULL
@@ -57,15 +78,15 @@ WITH freed AS (
 DELETE FROM workers WHERE id = $1
 """
 
-FORGET_ALL = """
-WITH freed AS (
-    UPDATE leases SET owner = NULL, expires_at = NULL WHERE purpose = 'turns' AND owner IS NOT NULL
+EXPIRE_ALL = """
+WITH ended AS (
+    UPDATE leases SET expires_at = now() WHERE purpose = 'turns' AND owner IS NOT NULL
 )
-DELETE FROM workers
+UPDATE workers SET expires_at = now() WHERE expires_at > now()
 """
 
 WORKERS = """
-SELECT worker.id, worker.name, worker.started_at, worker.seen_at, worker.standby,
+SELECT worker.id, worker.name, worker.started_at, worker.seen_at, worker.standby, worker.agents,
        array(SELECT shard
                FROM leases
               WHERE purpose = 'turns' AND owner = worker.id AND expires_at > now()
@@ -83,15 +104,17 @@ class PostgresLeaseStore:
         """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
-    async def renew(self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False) -> Standing:
+    async def renew(
+        self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
+    ) -> Standing:
         """Keep a worker and its leases."""
-        rows = await fetch(self._pool, RENEW, worker, name, standby, ttl)
+        rows = await fetch(self._pool, RENEW, worker, name, standby, ttl, sorted(agents))
         leases = tuple(_lease(row) for row in rows if row["shard"] is not None)
         return Standing(leases, rows[0]["workers"])
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
         """Take what is free."""
-        return [_lease(row) for row in await fetch(self._pool, CLAIM, worker, ttl, limit)]
+        return [_lease(row) for row in await fetch(self._pool, CLAIM, worker, ttl, limit, SLICES // SHARDS)]
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
         """Free what the worker still has of these."""
@@ -101,18 +124,22 @@ class PostgresLeaseStore:
         """Free everything, and forget the worker."""
         await fetch(self._pool, LEAVE, worker)
 
-    async def forget_all(self) -> None:
-        """Free everything, whoever has it: for a process that knows itself to be the only one."""
-        await fetch(self._pool, FORGET_ALL)
+    async def expire_all(self) -> None:
+        """Let every lease run out now: for a process that knows that every other worker is dead."""
+        await fetch(self._pool, EXPIRE_ALL)
 
     async def workers(self) -> Sequence[WorkerRow]:
         """List who is alive."""
         rows = await fetch(self._pool, WORKERS)
         return [
-            WorkerRow(row["id"], row["name"], row["started_at"], row["seen_at"], row["standby"], tuple(row["shards"]))
+            WorkerRow(
+                *(row["id"], row["name"], row["started_at"], row["seen_at"], row["standby"]),
+                shards=tuple(row["shards"]),
+                agents=tuple(row["agents"]),
+            )
             for row in rows
         ]
 
 
 def _lease(row: asyncpg.Record) -> Lease:
-    return Lease(row["shard"], row["epoch"], row["since"])
+    return Lease(row["shard"], row["epoch"], row["since"], tuple(row.get("heads", ())))

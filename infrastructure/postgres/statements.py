@@ -166,11 +166,11 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 RUNNABLE = """
 SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
- WHERE in_turn AND slice = ANY ($1)
- ORDER BY at, thread_id
+ WHERE in_turn AND slice = ANY ($1) AND (slice, thread_id) > ($3, $4)
+ ORDER BY slice, thread_id
  LIMIT $2
 """
-"""Threads of some slices that have something to run, the longest silent first."""
+"""A page of the threads of some slices that have something to run, in the order of their index."""
 
 VERSIONS = """
 SELECT thread.thread_id, thread.version

@@ -73,31 +73,32 @@ def in_shard(shard: Shard) -> ThreadId:
 
 
 class TestRunnable:
-    async def test_lists_what_there_is_to_run_in_some_shards_the_longest_silent_first(
-        self, event_store: EventStore
-    ) -> None:
+    async def test_lists_what_there_is_to_run_in_some_shards_page_by_page(self, event_store: EventStore) -> None:
         here, elsewhere = Shard(3), Shard(4)
         idle = appending(in_shard(here), NOTHING, "{}", at=NOON)
-        late = appending(in_shard(here), NOTHING, "{}", at=NOON + SECOND, in_turn=True)
-        early = appending(in_shard(here), NOTHING, "{}", at=NOON, in_turn=True)
+        running = [appending(in_shard(here), NOTHING, "{}", at=NOON, in_turn=True) for _ in range(5)]
         waiting = replace(appending(in_shard(here), NOTHING, "{}", at=NOON), waiting=True)
         other = appending(in_shard(elsewhere), NOTHING, "{}", at=NOON, in_turn=True)
-        for append in (idle, late, early, waiting, other):
+        for append in (idle, *running, waiting, other):
             await event_store.append(append)
 
-        async def runnable(*shards: Shard, limit: int = 10) -> list[ThreadId]:
-            return [row.thread_id for row in await event_store.runnable(shards, limit)]
+        async def runnable(*shards: Shard, limit: int = 10, after: ThreadId | None = None) -> list[ThreadId]:
+            return [row.thread_id for row in await event_store.runnable(shards, limit, after)]
 
         assert await runnable() == []
-        assert await runnable(here) == [early.thread_id, late.thread_id]
-        assert await runnable(here, limit=1) == [early.thread_id]
-        assert other.thread_id in await runnable(here, elsewhere)
+        in_order = sorted((append.thread_id for append in running), key=lambda id_: (slice_of(id_), id_))
+        assert await runnable(here) == in_order
+        assert await runnable(here, limit=2) == in_order[:2]
+        assert await runnable(here, limit=2, after=in_order[1]) == in_order[2:4]
+        assert await runnable(here, after=in_order[-1]) == []
+        assert await runnable(here, elsewhere) == [*in_order, other.thread_id]
         row = await event_store.thread(waiting.thread_id)
         assert row is not None
         assert (row.in_turn, row.waiting) == (False, True)
 
-        await event_store.append(appending(early.thread_id, early.head, "{}", at=NOON + 2 * SECOND))
-        assert await runnable(here) == [late.thread_id]
+        first = next(append for append in running if append.thread_id == in_order[0])
+        await event_store.append(appending(first.thread_id, first.head, "{}", at=NOON + 2 * SECOND))
+        assert await runnable(here) == in_order[1:]
 
 
 async def test_versions_say_where_threads_end(event_store: EventStore) -> None:

@@ -122,7 +122,7 @@ class Naive:
 
     @property
     def shown_turn(self) -> Json | None:
-        return self.turn and {key: value for key, value in self.turn.items() if key != "resumed"}
+        return self.turn
 
     def ignore(self, version: int, data: Json) -> None:
         pass

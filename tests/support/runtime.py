@@ -121,8 +121,7 @@ class Stage:
         self.journal = Journal(
             self.store, self.snapshots, self.clock, fingerprint="test", snapshot_every=self.snapshot_every
         )
-        fence = self.store.fence if isinstance(self.store, MemoryEventStore) else None
-        self.leases = MemoryLeaseStore(self.clock, fence)
+        self.leases = MemoryLeaseStore(self.clock, self.store if isinstance(self.store, MemoryEventStore) else None)
         accounts = Accounts(self.ledger, KnownLimits(self.ledger, self.clock), self.journal, self.prices)
         self.account = Account(accounts, self.prices, self.clock, uuid4)
         means = Means(
@@ -140,7 +139,15 @@ class Stage:
     def worker(self, turns: Turns | None = None) -> Worker:
         """Make a worker that comes when others have left or died long ago."""
         self.clock.pass_(1_000)
-        return Worker(turns or self.turns, self.leases, MemoryWakeups(), WorkerId(uuid4()), "test")
+        return Worker(
+            turns or self.turns,
+            self.leases,
+            MemoryWakeups(),
+            self.leases.suspects,
+            self.leases.loans,
+            WorkerId(uuid4()),
+            "test",
+        )
 
     def run(self, loaded: Loaded) -> Run:
         """Make a run, to take its steps one by one."""

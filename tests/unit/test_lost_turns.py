@@ -32,7 +32,6 @@ from domain.events import (
 from domain.ids import Position, ThreadId, TurnId, Version
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
-from domain.reports import MAX_RESUMED
 from domain.state import Running, Turn
 from domain.tools import Tool, ToolContext, tool
 from infrastructure.memory.event_store import MemoryEventStore
@@ -173,24 +172,6 @@ async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -
     async with played.worker(stranger).working():
         await stranger.run(outcome.loaded, Metadata())
     assert not await played.happened(TurnFailed, TurnResumed)
-
-
-async def test_a_node_that_takes_its_process_with_it_does_not_do_so_for_ever() -> None:
-    async def never(_: TurnContext) -> Sequence[NodeFact]:
-        await asyncio.sleep(60)
-        return ()
-
-    played = stage(one_node(never, timeout=100))
-    await played.begin("hello")
-    for _ in range(MAX_RESUMED + 1):
-        resumed = len(await played.events())
-        async with played.worker().working(grace=0):
-            while len(await played.events()) == resumed:
-                await asyncio.sleep(0)
-    (failed,) = await played.happened(TurnFailed)
-    assert isinstance(failed, TurnFailed)
-    assert failed.reason == "resumed_too_often"
-    assert len(await played.happened(TurnResumed)) == MAX_RESUMED
 
 
 async def test_a_worker_that_has_lost_the_turn_cannot_report_on_it() -> None:

@@ -1,0 +1,64 @@
+"""The lease of another worker, as the process sees it that runs one of its turns alone."""
+
+# ruff: noqa: ARG002  (the ports name what is of no matter here)
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+from domain.ids import SHARDS, Shard, ThreadId, WorkerId
+from domain.ports.leases import Lease, Standing, WorkerRow
+from domain.ports.loans import Loan
+from domain.ports.log import Fence
+from domain.ports.suspects import Suspect
+
+_SINCE = datetime.min.replace(tzinfo=UTC)
+
+
+class BorrowedLease:
+    """A `LeaseStore` with one lease, and `Suspects` and `Loans` without any.
+
+    It always says that the lease is held: its owner ends this process when it has lost the lease, and the log refuses
+    appends under an epoch that is over.
+    """
+
+    def __init__(self, fence: Fence) -> None:
+        """Hold the lease that a fence names."""
+        self._lease = Lease(fence.shard, fence.epoch, _SINCE)
+
+    async def renew(
+        self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
+    ) -> Standing:
+        """Name the lease: one of as many workers as there are shards, to none of which this one owes any."""
+        return Standing((self._lease,), SHARDS)
+
+    async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
+        """Take nothing."""
+        return []
+
+    async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
+        """Give nothing back: the lease is the owner's."""
+
+    async def leave(self, worker: WorkerId) -> None:
+        """Give nothing back."""
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Name no other worker: the thread is not to be lent."""
+        return []
+
+    async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
+        """Suspect no turn: the one that runs here is to run here."""
+        return {}
+
+    async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
+        """Count nothing: the owner does."""
+        return Suspect()
+
+    async def lend(self, loan: Loan) -> None:
+        """Lend nothing."""
+
+    async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
+        """Borrow nothing."""
+        return []
+
+    async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
+        """Give nothing back."""

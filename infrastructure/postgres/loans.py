@@ -1,0 +1,71 @@
+"""Loans of turns on PostgreSQL."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from domain.ids import Shard, Tenant, ThreadId, WorkerId, slice_of
+from domain.ports.loans import Loan
+from domain.ports.log import Fence
+from infrastructure.postgres.retry import fetch
+
+LEND = """
+WITH before AS (
+    SELECT worker.id, worker.expires_at <= now() AS crashed
+      FROM loans
+      JOIN workers AS worker ON worker.id = loans.worker
+     WHERE loans.slice = $1 AND loans.thread_id = $2
+), blamed AS (
+    INSERT INTO suspects (slice, thread_id, crashes)
+    SELECT $1, $2, 1 FROM before WHERE crashed AND id <> $6
+        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1
+)
+INSERT INTO loans (slice, thread_id, tenant, shard, epoch, worker)
+VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (slice, thread_id)
+    DO UPDATE SET tenant = excluded.tenant, shard = excluded.shard, epoch = excluded.epoch, worker = excluded.worker
+"""
+"""Lend a thread. A worker that left deleted its row; one that crashed did not, and its lease has run out."""
+
+LENT_TO = """
+SELECT loan.thread_id, loan.tenant, loan.shard, loan.epoch, loan.worker, thread.in_turn
+  FROM loans AS loan
+  JOIN leases AS lease ON lease.purpose = 'turns' AND lease.shard = loan.shard AND lease.epoch = loan.epoch
+  JOIN threads AS thread ON thread.slice = loan.slice AND thread.thread_id = loan.thread_id
+ WHERE loan.worker = $1
+"""
+"""What is lent to a worker under epochs that have not ended."""
+
+GIVE_BACK = """
+DELETE FROM loans WHERE slice = $1 AND thread_id = $2 AND worker = $3
+"""
+
+
+class PostgresLoans:
+    """`Loans` on a migrated database."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. The pool's owner closes it."""
+        self._pool = pool
+
+    async def lend(self, loan: Loan) -> None:
+        """Lend a thread."""
+        slice_, fence = slice_of(loan.thread_id), loan.fence
+        await fetch(self._pool, LEND, slice_, loan.thread_id, loan.tenant, fence.shard, fence.epoch, loan.worker)
+
+    async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
+        """Return what is lent to a worker now."""
+        return [
+            Loan(
+                ThreadId(row["thread_id"]),
+                Tenant(row["tenant"]),
+                Fence(Shard(row["shard"]), row["epoch"]),
+                WorkerId(row["worker"]),
+                runnable=row["in_turn"],
+            )
+            for row in await fetch(self._pool, LENT_TO, worker)
+        ]
+
+    async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
+        """End a loan to this worker."""
+        await fetch(self._pool, GIVE_BACK, slice_of(thread_id), thread_id, worker)

@@ -1,0 +1,50 @@
+"""Suspects on PostgreSQL. The claim of a shard counts shared crashes: see `leases.CLAIM`."""
+
+from collections.abc import Collection, Mapping
+
+import asyncpg
+
+from domain.ids import Shard, ThreadId, slice_of, slices_of
+from domain.ports.suspects import Suspect
+from infrastructure.postgres.retry import fetch
+
+SUSPECTS = """
+WITH over AS (
+    DELETE FROM suspects AS suspect
+     USING threads AS thread
+     WHERE (suspect.slice = ANY ($1::smallint[]) OR suspect.thread_id = ANY ($2::uuid[]))
+       AND thread.slice = suspect.slice AND thread.thread_id = suspect.thread_id AND NOT thread.in_turn
+)
+SELECT suspect.thread_id, suspect.crashes, suspect.alone
+  FROM suspects AS suspect
+  JOIN threads AS thread USING (slice, thread_id)
+ WHERE (suspect.slice = ANY ($1::smallint[]) OR suspect.thread_id = ANY ($2::uuid[]))
+   AND thread.in_turn
+"""
+"""Suspects that have something to run; the others are forgotten."""
+
+CRASHED_ALONE = """
+INSERT INTO suspects (slice, thread_id, alone)
+VALUES ($1, $2, 1)
+    ON CONFLICT (slice, thread_id) DO UPDATE SET alone = suspects.alone + 1
+RETURNING crashes, alone
+"""
+
+
+class PostgresSuspects:
+    """`Suspects` on a migrated database."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use a pool's connections. The pool's owner closes it."""
+        self._pool = pool
+
+    async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
+        """Return suspects."""
+        slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
+        rows = await fetch(self._pool, SUSPECTS, slices, list(threads))
+        return {row["thread_id"]: Suspect(row["crashes"], row["alone"]) for row in rows}
+
+    async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
+        """Count a lone crash."""
+        (row,) = await fetch(self._pool, CRASHED_ALONE, slice_of(thread_id), thread_id)
+        return Suspect(row["crashes"], row["alone"])
