@@ -1,0 +1,37 @@
+"""Agents whose code kills its process, and innocent ones that run beside them."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+
+from domain.agent import Agent, TurnContext
+from domain.events import NodeFact
+from domain.graph import END, Graph, Node
+
+
+def alone(name: str, run: object, timeout: float = 300) -> Agent:
+    """An agent of one node."""
+    return Agent(Graph(name, "only", [Node("only", run, timeout=timeout)], {"only": END}))  # type: ignore[arg-type]
+
+
+async def _kill(_: TurnContext) -> Sequence[NodeFact]:
+    await asyncio.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ()
+
+
+async def _sleep(turn: TurnContext) -> Sequence[NodeFact]:
+    await asyncio.sleep(float(turn.user_input))
+    return [turn.say("slept")]
+
+
+async def _say(turn: TurnContext) -> Sequence[NodeFact]:
+    return [turn.say("here")]
+
+
+killer = alone("killer", _kill)
+sleeper = alone("sleeper", _sleep)
+old = alone("old", _say)
+new = alone("new", _say)
+both = alone("both", _say)
