@@ -42,6 +42,7 @@ from domain.graph import Node
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import copied, storable_text
 from domain.ports.log import Fence
+from domain.repeats import most_repeated
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
@@ -259,8 +260,13 @@ class Turns:
             detail = f"The graph {agent.name!r} has no node {turn.node!r} any more."
             await self._report(run, FailTurn(run.turn_id, "graph_changed", detail, run.number))
         elif turn.step >= agent.graph.step_limit:
-            detail = f"The turn took {turn.step} steps, which is the graph's limit."
+            detail = (
+                f"The turn took {turn.step} steps, which is the limit of the graph {agent.name!r}. A retry goes on; "
+                "raise step_limit where the agent is defined if its turns need more."
+            )
             await self._report(run, FailTurn(run.turn_id, "step_limit", detail, run.number))
+        elif agent.graph.repeat_limit is not None and most_repeated(turn.repeats) >= agent.graph.repeat_limit:
+            await self._report(run, FailTurn(run.turn_id, "repeated_calls", _repeats_of(state), run.number))
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
@@ -361,6 +367,17 @@ async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> Rec
 def caused_by(metadata: Metadata) -> Metadata:
     """Describe what the agent does because of a command."""
     return Metadata(causation=metadata.command or metadata.causation, correlation=metadata.correlation)
+
+
+def _repeats_of(state: Running) -> str:
+    """Say which call a turn has repeated too often."""
+    tool = next((message.name or "" for message in reversed(state.thread.window) if message.role == "tool"), "")
+    times = most_repeated(state.turn.repeats)
+    return (
+        f"The model asked {times} times for {tool[:100]!r} with the same arguments, and got the same result each time, "
+        "while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit where the agent is "
+        "defined if such calls are meant."
+    )
 
 
 async def _facts_of(work: Work, node: Node) -> tuple[tuple[NodeFact, ...], str]:

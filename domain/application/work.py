@@ -34,6 +34,7 @@ from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, copied, storable_text
 from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
+from domain.repeats import digest_of, repeated, with_note
 from domain.state import Because, Call, Message, Running
 from domain.tools import ToolContext
 
@@ -276,11 +277,21 @@ class Work:
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
         limit = self._longest_result
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
+        told = self._with_note(call, told)
         tokens = await counted(self.means.tokens, told)
         report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)
         last = len(self.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
         if not await self.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
+
+    def _with_note(self, call: Call, told: str) -> str:
+        """Tell the model, too, if it asks for the same thing again and again."""
+        most, turn = self.agent.graph.repeat_limit, self.state.turn
+        if most is None:
+            return told
+        digest = digest_of(call.request, told)
+        again = repeated(turn.repeats, digest, turn.step)[-1].count
+        return with_note(told, again) if again >= max(most // 4, 2) else told
 
     @property
     def _longest_result(self) -> int:

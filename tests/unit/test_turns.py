@@ -119,7 +119,8 @@ async def test_a_node_that_hangs_or_breaks_fails_the_turn() -> None:
 
 
 async def test_an_endless_tool_loop_ends_at_the_step_limit() -> None:
-    played = stage(assistant(tools=[double]), *[calls(("double", {"number": 1}))] * 40)
+    agent = assistant(tools=[double], step_limit=50, repeat_limit=None)
+    played = stage(agent, *[calls(("double", {"number": 1}))] * 40)
     await played.say("double for ever")
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
