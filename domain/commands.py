@@ -243,7 +243,7 @@ class FailTurn(Struct, frozen=True):
     """The turn cannot go on. The calls of models that its node made count."""
 
     turn_id: TurnId
-    reason: Literal["step_limit", "graph_changed", "budget_exhausted", "resumed_too_often"]
+    reason: Literal["step_limit", "repeated_calls", "graph_changed", "budget_exhausted", "resumed_too_often"]
     detail: str
     run: int = 0
     calls: tuple[ModelCalled, ...] = ()

@@ -34,6 +34,7 @@ ThreadfoldError
 ├── CorruptLog              stored events that do not verify or cannot be read
 ├── CannotSeal              there is no key, or the last seal is another key's
 ├── NodeTimeout             a node ran longer than it may
+├── UserCodeFailed          an agent's code tried to end the process, or was cancelled by itself
 ├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
 ├── WaitsForPerson          a node cannot go on before a person decides
 ├── BudgetExhausted         too little is left of a limit for a call of a model
@@ -261,6 +262,10 @@ class CannotSeal(ThreadfoldError):
 
 class NodeTimeout(ThreadfoldError):
     """A node ran longer than its timeout."""
+
+
+class UserCodeFailed(ThreadfoldError):
+    """An agent's code ended in a way that is no ordinary error, such as `sys.exit()`. The message says in which."""
 
 
 class TurnIsOver(ThreadfoldError):

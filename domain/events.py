@@ -346,7 +346,13 @@ class TurnCompleted(Event, frozen=True):
 
 
 FailureReason: TypeAlias = Literal[
-    "node_failed", "step_limit", "graph_changed", "resumed_too_often", "approval_denied", "budget_exhausted"
+    "node_failed",
+    "step_limit",
+    "repeated_calls",
+    "graph_changed",
+    "resumed_too_often",
+    "approval_denied",
+    "budget_exhausted",
 ]
 """Why a turn failed, for programs."""
 

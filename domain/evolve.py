@@ -54,6 +54,7 @@ from domain.evolve_turn import evolve_turn, request_of
 from domain.ids import Version
 from domain.json import JsonObject, merge_patch
 from domain.live_window import asking_for, edited
+from domain.repeats import digest_of, repeated
 from domain.state import (
     Before,
     Budget,
@@ -285,7 +286,10 @@ def _outcome(state: Running, event: Outcome, version_of_call: int, version: Vers
     open_calls = tuple(other for other in state.turn.calls if other is not call)
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
-    return Running(version, thread, replace(state.turn, calls=open_calls))
+    repeats = state.turn.repeats
+    if not isinstance(event, ApprovalDenied):  # a person has decided that, and may do so again
+        repeats = repeated(repeats, digest_of(call.request, _told(event)), state.turn.step)
+    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
 
 
 def _told(event: Outcome) -> str:

@@ -13,11 +13,20 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.callables import described, is_async
 from domain.errors import InvalidGraph
 from domain.events import NodeFact
 from domain.state import Running
 
 END = "END"
+
+STEP_LIMIT = 1_000
+"""Nodes of a turn: more than real work takes."""
+
+REPEAT_LIMIT = 20
+"""Identical calls with identical results, after which a turn has got stuck."""
+
+LEAST_REPEAT_LIMIT = 2
 
 NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeFact]]]
 """Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
@@ -79,17 +88,22 @@ class Subgraph:
 class Graph:
     """Steps and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
 
-    `step_limit` is the number of nodes that one turn may complete, so that no loop is endless.
+    `step_limit` is the number of nodes that one turn may complete, so that no loop is endless. `repeat_limit` ends a
+    turn that goes round in circles much earlier: in which the model has asked so often for the same tool with the same
+    arguments, and always got the same result, while nothing else was new. From a quarter of that on the model is told.
+    None: it may do that up to the step limit. A retry has the same allowance as a new turn.
 
     Raises:
-        InvalidGraph: a name is used twice, an edge leads nowhere, or a node cannot be reached or cannot end.
+        InvalidGraph: a name is used twice, an edge leads nowhere, a node cannot be reached or cannot end, or what it
+            runs is not an async function.
     """
 
     name: str
     start: str
     nodes: Sequence[Node | Subgraph]
     edges: Mapping[str, Edge]
-    step_limit: int = 50
+    step_limit: int = STEP_LIMIT
+    repeat_limit: int | None = REPEAT_LIMIT
 
     def __post_init__(self) -> None:
         """Check the graph."""
@@ -195,14 +209,26 @@ def _check(graph: Graph) -> None:
             raise InvalidGraph(f"{graph.name}: no edge leaves {name!r}; name the next node, or END")
     if graph.start not in names:
         raise InvalidGraph(f"{graph.name}: the start {graph.start!r} is not a node")
-    if graph.step_limit < 1:
-        raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
     for source, _, target in graph.own_arrows():
         if source not in names:
             raise InvalidGraph(f"{graph.name}: an edge leaves {source!r}, which is not a node")
         if target not in names and target != END:
             raise InvalidGraph(f"{graph.name}: the edge from {source!r} leads to {target!r}, which is not a node")
+    _check_nodes(graph)
     _check_reach(graph, names)
+
+
+def _check_nodes(graph: Graph) -> None:
+    if graph.step_limit < 1:
+        raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
+    if graph.repeat_limit is not None and graph.repeat_limit < LEAST_REPEAT_LIMIT:
+        least = f"at least {LEAST_REPEAT_LIMIT}, or None for no limit"
+        raise InvalidGraph(f"{graph.name}: repeat_limit must be {least}, not {graph.repeat_limit}")
+    for node in graph.nodes:
+        if isinstance(node, Node) and not is_async(node.run):
+            raise InvalidGraph(
+                f"{graph.name}: node {node.name!r} must be an async function (async def), not {described(node.run)}"
+            )
 
 
 def _check_reach(graph: Graph, names: list[str]) -> None:

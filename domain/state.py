@@ -14,6 +14,7 @@ from domain.chat import ToolCall
 from domain.events import Durability, Limit, Strategy
 from domain.ids import Version
 from domain.json import Json, JsonObject
+from domain.repeats import Repeat
 from domain.windows import Window
 
 Because: TypeAlias = Literal["policy", "outcome_unknown"]
@@ -103,7 +104,7 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     often it was resumed. Together with the turn's id they name the attempt, so that a
     report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt;
     `usage` is what this turn has used of models. `everything` is how many tokens the prompt that is about to be
-    answered would have had, if it held all that was ever said.
+    answered would have had, if it held all that was ever said. `repeats` counts calls of tools that told nothing new.
     """
 
     turn_id: UUID
@@ -123,6 +124,7 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     cancelling: Literal["cancelled", "interrupted", "rolled_back"] | None = None
     usage: tuple[ModelUsage, ...] = ()
     everything: int = 0
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def waits(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tools: typed async functions that a model may ask for.
+"""Tools: typed functions that a model may ask for.
 
 ```python
 @tool(idempotent=True)
@@ -6,10 +6,14 @@ async def weather(city: str) -> str:
     \"\"\"Say what the weather is like in a city.\"\"\"
 ```
 
+A plain function, without `async`, runs in a thread. After its timeout it has failed for the model, but the thread runs
+on until the function returns: give what it calls a time limit as well.
+
 The schema that the model is shown is derived by pydantic from the signature, and arguments are validated by it
 before the function runs. A parameter annotated `ToolContext` is filled in by the runtime and not shown.
 """
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias, overload
@@ -17,10 +21,12 @@ from typing import Any, Literal, TypeAlias, overload
 from msgspec import Struct
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from domain.callables import described, doc_of, is_async, is_generator, name_of
 from domain.chat import ToolSpec
 from domain.errors import ToolError
 from domain.ids import ThreadId
 from domain.json import JsonObject, copied
+from domain.threads import THREADS
 
 DEFAULT_TIMEOUT = 30.0
 
@@ -39,7 +45,8 @@ class ToolContext(Struct, frozen=True):
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
 """Returns text. Typed loosely, since whoever writes one by hand may err, and the model is told so."""
-ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
+ToolFunction: TypeAlias = Callable[..., Any]
+"""Async, or plain: then it runs in a thread."""
 Approval: TypeAlias = bool | Callable[[JsonObject], bool]
 """Whether a person has to agree to a call: always, never, or as its arguments say."""
 IfUnknown: TypeAlias = Literal["ask_model", "ask_person"]
@@ -96,21 +103,29 @@ def tool(
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
 ) -> Tool | Callable[[ToolFunction], Tool]:
-    """Make a tool of an async function: its name, docstring and signature are what the model is told.
+    """Make a tool of a function: its name, docstring and signature are what the model is told.
 
     The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the
-    model what went wrong.
+    model what went wrong. An async function runs on the event loop, and must not block it; a plain one runs in a
+    thread. Of a `functools.partial`, what is bound by keyword is not shown to the model. An object that is called
+    needs a `name`.
     """
 
     def build(function: ToolFunction) -> Tool:
-        spec, run = _build(function, name or function.__name__)
+        known_as = name or name_of(function)
+        if known_as is None:
+            raise TypeError(f"A tool made of a {type(function).__name__} needs a name: @tool(name=...)")
+        if is_generator(function):
+            raise TypeError(f"The tool {known_as} is {described(function)}: a tool returns its result, it yields none")
+        spec, run = _build(function, known_as)
         return Tool(spec, run, timeout, idempotent, if_unknown, approval)
 
     return build if function is None else build(function)
 
 
 def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    parameters = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in bound]
     context = next((p.name for p in parameters if p.annotation is ToolContext), None)
     shown = [p for p in parameters if p.name != context]
     for parameter in shown:
@@ -123,6 +138,7 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
     }
     model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     result = TypeAdapter[Any](Any)
+    waits = is_async(function)
 
     async def run(arguments: JsonObject, call: ToolContext) -> str:
         try:
@@ -130,10 +146,13 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
         except ValidationError as error:
             raise ToolError(_complaint(name, error)) from error
         given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
-        answer = await function(**given, **({context: call} if context else {}))
+        call_it = functools.partial(function, **given, **({context: call} if context else {}))
+        answer = await (call_it() if waits else THREADS.run(call_it, f"tool {name!r}"))
+        if inspect.isawaitable(answer):  # a plain function that makes one, such as a decorator's
+            answer = await answer
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
-    spec = ToolSpec(name, inspect.getdoc(function) or name, _parameters(model.model_json_schema(by_alias=True)))
+    spec = ToolSpec(name, doc_of(function) or name, _parameters(model.model_json_schema(by_alias=True)))
     return spec, run
 
 

@@ -1,14 +1,20 @@
 """Agents of the user's own, named in `AGENTS` as `module:attribute`."""
 
 import importlib
+import io
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from domain.agent import Agent
+from domain.error_text import error_text
 from infrastructure.settings import CHECKOUT, BadSetting
+
+LONGEST = 500
+"""Characters of an error that are told."""
 
 
 def load_agents(names: Iterable[str]) -> Sequence[Agent]:
@@ -25,22 +31,32 @@ def load_agents(names: Iterable[str]) -> Sequence[Agent]:
 
 def _load(name: str) -> Agent:
     module_name, _, attribute = name.partition(":")
+    complaints = io.StringIO()
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (Exception, SystemExit) as error:  # it is somebody's program: anything can go wrong in it
-        raise BadSetting(f"AGENTS={name}: {_explained(error)}") from error
+        with redirect_stderr(complaints):
+            found = getattr(importlib.import_module(module_name), attribute)
+    except BaseException as error:
+        raise BadSetting(f"AGENTS={name}: {_explained(error, complaints.getvalue())}") from error
+    sys.stderr.write(complaints.getvalue())
     if not isinstance(found, Agent):
         raise BadSetting(f"AGENTS={name}: this is {type(found).__name__}; expected an Agent of the domain package")
     return found
 
 
-def _explained(error: BaseException) -> str:
-    """Return the error's kind and words, and where in the user's own files it came up."""
+def _explained(error: BaseException, complaints: str) -> str:
+    """Return the error's kind and words on one line, and where in the user's own files it came up.
+
+    A program that ends itself, as argparse does, has said why before: the last line of that is told as well.
+    """
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users_own(frame.filename)]
     where = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
-    return f"{type(error).__name__}: {error}{where}"
+    text = " ".join(error_text(error, LONGEST).split())
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        said = complaints.strip().rpartition("\n")[2][:LONGEST]
+        text = f"{text}: the module tried to end the process when it was imported{f': {said}' if said else ''}"
+    return f"{text}{where}"
 
 
 def _is_users_own(filename: str) -> bool:

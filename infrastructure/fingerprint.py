@@ -13,13 +13,28 @@ from domain import (
     ids,
     json,
     live_window,
+    repeats,
     state,
     upcasters,
     usage,
     windows,
 )
 
-FOLDING = (ids, json, chat, windows, events, upcasters, state, usage, live_window, evolve_turn, evolve, checkpoints)
+FOLDING = (
+    ids,
+    json,
+    chat,
+    windows,
+    events,
+    upcasters,
+    repeats,
+    state,
+    usage,
+    live_window,
+    evolve_turn,
+    evolve,
+    checkpoints,
+)
 """The modules that folding depends on, and what snapshots hold."""
 
 

@@ -109,27 +109,28 @@ class Models:
         attempt: Attempt,
         failed: Failed,
         *,
-        within: float,
+        within: float | Callable[[], float],
         on_delta: OnDelta | None = None,
         retract: Callable[[], None] = lambda: None,
     ) -> Answered:
         """Ask one model after the other until one answers, all of them `within` so many seconds.
 
+        A function says how many seconds are left by now: it may leave out time in which nothing could be asked.
+
         `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
         not come. Raises the error of the last that was asked, and whatever the caller's own functions raise.
         """
-        now = asyncio.get_running_loop().time
-        ends_at = now() + within
+        left = within if callable(within) else _left_of(within)
         passed: list[str] = []
         last: ModelError | PromptTooLarge | None = None
         for name, others in self._in_turn(choice.chain, passed):
-            if last is not None and now() >= ends_at:
+            if last is not None and left() <= 0:
                 break
             spec, because = self.policy.models[name], ", ".join(passed) or choice.because
             asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None)
             try:
                 async with attempt(name, spec) as request:
-                    answer = await asked.answer(request, _share(max(0.0, ends_at - now()), others))
+                    answer = await asked.answer(request, _share(max(0.0, left()), others))
             except (ModelError, PromptTooLarge) as error:
                 failure = asked.failure(error, because)
                 last = error if isinstance(error, ModelError) else last or error
@@ -207,6 +208,12 @@ class _Asked:
         if self.on_delta is not None:
             self.heard = True
             self.on_delta(text)
+
+
+def _left_of(seconds: float) -> Callable[[], float]:
+    now = asyncio.get_running_loop().time
+    ends_at = now() + seconds
+    return lambda: ends_at - now()
 
 
 def _share(left: float, others: int) -> float:

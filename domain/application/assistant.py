@@ -18,7 +18,7 @@ from domain.agent import Agent, TurnContext
 from domain.compaction import is_full, is_outgrown
 from domain.errors import InvalidInput
 from domain.events import NodeFact
-from domain.graph import END, Branch, Edge, Graph, Node, Retry
+from domain.graph import END, REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
 from domain.json import JsonObject, check_json
 from domain.state import Running
 from domain.tools import Tool
@@ -95,12 +95,17 @@ def assistant(
     tools: Sequence[Tool] = (),
     model: str | None = None,
     slash_commands: bool = False,
+    step_limit: int = STEP_LIMIT,
+    repeat_limit: int | None = REPEAT_LIMIT,
 ) -> Agent:
-    """Make an agent with the built-in graph."""
+    """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are the graph's: see `domain.graph`.
+
+    A tool call takes two steps: one in which the model asks for it, and one in which it runs.
+    """
     # A slow tool is to time out by itself, not to take the whole turn with it.
     slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
-    graph = Graph(name, "route_intent", nodes, EDGES)
+    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
     return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
 
 

@@ -71,7 +71,6 @@ class Calls:
     state: Callable[[], Running]
     heard: str = field(init=False, default="")
     """What the model has written so far, in the call that runs and is listened to."""
-    _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     async def ask(
         self,
@@ -91,19 +90,21 @@ class Calls:
             BudgetExhausted: too little is left to spend.
             PromptTooLarge: the prompt fits into no model's window.
         """
-        state, means, spending = self.state(), self.run.means, self.run.spending
+        state, means, spending, patiently = self.state(), self.run.means, self.run.spending, self.run.patiently
         policy = means.models.policy
-        limited = await spending.limited(state)
-        strained = limited and await spending.strained(state, {spec.model for spec in policy.models.values()})
+        names = {spec.model for spec in policy.models.values()}
+        limited = await patiently(lambda: spending.limited(state))
+        strained = limited and await patiently(lambda: spending.strained(state, names))
         short = strained and shrinks
-        size = (await build(max(self._limit(spec, short=short) for spec in policy.models.values()))).tokens
+        longest = max(self._limit(spec, short=short) for spec in policy.models.values())
+        size = (await patiently(lambda: build(longest))).tokens
         situation = Situation(self.agent.name, state.turn.node, size, bool(tools), strained, self.agent.model)
         asked: list[_Asked] = []
 
         @asynccontextmanager
         async def attempt(_: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
-            prompt = await build(self._limit(spec, short=short))
-            held = await self._reserve(spec, prompt, strained=strained) if limited else None
+            prompt = await patiently(lambda: build(self._limit(spec, short=short)))
+            held = await patiently(lambda: self._reserve(spec, prompt, strained=strained)) if limited else None
             now = _Asked(self.run, spec, prompt, held)
             asked.append(now)
             self.heard = "" if on_delta else self.heard
@@ -130,7 +131,7 @@ class Calls:
 
         choice = choose(policy, situation)
         answered = await means.models.ask(
-            choice, attempt, self._failed, within=self._time(), on_delta=hear, retract=retract
+            choice, attempt, self._failed, within=self._time_left(), on_delta=hear, retract=retract
         )
         return await asked[-1].answered(answered)
 
@@ -142,11 +143,11 @@ class Calls:
         window = self.run.means.context_window
         return window if spec.context_window is None else min(window, spec.context_window)
 
-    def _time(self) -> float:
-        """Return the seconds that are left of the node's time."""
-        node = self.agent.graph.by_name[self.state().turn.node]
-        passed = asyncio.get_running_loop().time() - self._begun
-        return max(node.timeout - passed - MARGIN, LEAST_TIME)
+    def _time_left(self) -> Callable[[], float]:
+        """Return a function of the seconds that are left of the node's time: those that the store was away are."""
+        now = asyncio.get_running_loop().time
+        least = now() + LEAST_TIME
+        return lambda: max(self.run.time_left - MARGIN, least - now())
 
     async def _reserve(self, spec: ModelSpec, prompt: Prompt, *, strained: bool) -> Held:
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
@@ -157,6 +158,7 @@ class Calls:
 
     async def _failed(self, fact: ModelFailed) -> None:
         """Record that a model did not answer, at once: the next one may take the whole process with it."""
+        self.state()  # raises if this attempt is over
         if not await self.run.report(NoteFailure(self.run.turn_id, fact, self.run.number), durable=False):
             raise TurnIsOver
 

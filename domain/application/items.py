@@ -9,15 +9,18 @@ from domain.agent import Agent, Each
 from domain.application.calls import Calls, Prompt
 from domain.application.counting import counted
 from domain.application.run import Run
+from domain.application.together import Together
+from domain.application.user_code import SIGNALS, run_user_code
+from domain.callables import described, is_async
 from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.commands import CompleteItem, FailItem, StartFanOut
-from domain.errors import BudgetExhausted, InvalidInput, LeaseLost, PromptTooLarge, StoreUnavailable, TurnIsOver
+from domain.codec import Recorded
+from domain.commands import CompleteItem, FailItem, Report, StartFanOut
+from domain.error_text import error_text
+from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
 from domain.graph import Retry
 from domain.ids import ThreadId
-from domain.json import Json, storable_text
+from domain.json import Json, copied
 from domain.state import Item, Running
-
-ERROR_LENGTH = 1_000
 
 
 class AtWork(Protocol):
@@ -39,6 +42,9 @@ class AtWork(Protocol):
     def calls(self) -> Calls:
         """Its calls of models."""
 
+    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+        """Report for the node, unless its attempt is over."""
+
 
 async def work_on_items(
     work: AtWork, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
@@ -47,21 +53,18 @@ async def work_on_items(
     run, before = work.run, work.state
     if at_once < 1:
         raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
+    if not is_async(each):
+        raise InvalidInput("each", f"must be an async function, not {described(each)}")
     if before.turn.items is None:
-        await _report(run, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number))
+        await _report(work, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number))
     gate = asyncio.Semaphore(at_once)
+    group = Together()
 
     async def one(index: int, item: Item) -> None:
         async with gate:
-            await _until_done(work, ItemWork(work, before, index), item, each, retry)
+            await _until_done(work, ItemWork(work, before, index), item, each, retry, group)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for index, item in enumerate(work.state.turn.items or ()):
-                if not item.done:
-                    group.create_task(one(index, item))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+    await group.run([one(index, item) for index, item in enumerate(work.state.turn.items or ()) if not item.done])
     return [item.result for item in work.state.turn.items or ()]
 
 
@@ -100,24 +103,28 @@ class ItemWork:
         return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
 
 
-async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry) -> None:
+async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry, group: Together) -> None:
     """Try an item until it has a result. Raises its last error."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
+    name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
     clock = asyncio.get_running_loop().time
     while True:
         started = clock()
         try:
-            result = await each(context, item.value)
+            result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             duration = int((clock() - started) * 1000)
-            await _report(run, CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number))
-        except (TurnIsOver, StoreUnavailable, LeaseLost, BudgetExhausted):
+            with group.finishing():
+                done = CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number)
+                await _report(work, done)
+        except SIGNALS:
             raise
         except Exception as error:
             lasting = isinstance(error, ModelError) and not error.transient
             delay = None if lasting else retry.delay_after(attempt)
-            told = storable_text(f"{type(error).__name__}: {error}")[:ERROR_LENGTH]
             retry_in_ms = None if delay is None else int(delay * 1000)
-            await _report(run, FailItem(run.turn_id, step, context.index, attempt, told, retry_in_ms, run.number))
+            with group.finishing():
+                failed = FailItem(run.turn_id, step, context.index, attempt, error_text(error), retry_in_ms, run.number)
+                await _report(work, failed)
             if delay is None:
                 raise
             attempt += 1
@@ -126,6 +133,6 @@ async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, r
             return
 
 
-async def _report(run: Run, report: StartFanOut | CompleteItem | FailItem) -> None:
-    if not await run.report(report):
+async def _report(work: AtWork, report: StartFanOut | CompleteItem | FailItem) -> None:
+    if not await work.report(report):
         raise TurnIsOver

@@ -32,16 +32,17 @@ from domain.commands import (
     StopTurn,
 )
 from domain.decide import decide
-from domain.events import ContextAssembled, HistoryCompacted, NodeFact
+from domain.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeFact
 from domain.ids import Version
 from domain.ports.log import Append, Fence
 
 
 class Staged(Struct, frozen=True):
-    """A report that was decided, and is not stored yet."""
+    """A report that was decided, and is not stored yet. `number` names it, however often it is decided again."""
 
     report: Report
     sealed: Sealed
+    number: int = 0
 
     @property
     def after(self) -> Loaded:
@@ -49,12 +50,12 @@ class Staged(Struct, frozen=True):
         return self.sealed.after
 
 
-def stage(journal: Journal, loaded: Loaded, report: Report, metadata: Metadata) -> Staged | None:
+def stage(journal: Journal, loaded: Loaded, report: Report, metadata: Metadata, number: int = 0) -> Staged | None:
     """Decide a report, and keep it back. None if it is no news."""
     events = decide(report, loaded.state)
     if not events:
         return None
-    return Staged(report, journal.seal(loaded, events, metadata))
+    return Staged(report, journal.seal(loaded, events, metadata), number)
 
 
 async def store_staged(
@@ -86,27 +87,37 @@ def decided_again(
     staged: Sequence[Staged],
     metadata: Metadata,
     stored: Sequence[Recorded] = (),
-) -> list[Staged]:
+) -> tuple[list[Staged], Sequence[ModelCalled]]:
     """Decide staged reports after what was `stored` meanwhile; what is no news any more is left out.
 
     Calls of models in what is left out count all the same, unless they are stored: the last report takes them along.
+    If there is none, they are returned as well.
     """
     by = now.head.version - before.head.version
     again: list[Staged] = []
     dropped: list[Report] = []
     for each in staged:
-        moved = stage(
-            journal, again[-1].after if again else now, _moved(each.report, before.head.version, by), metadata
-        )
+        report, onto = _moved(each.report, before.head.version, by), again[-1].after if again else now
+        moved = stage(journal, onto, report, metadata, each.number)
         if moved is None:  # it is stored already, or the turn has ended
             dropped.append(each.report)
         else:
             again.append(moved)
     known = [recorded.event for recorded in stored]
-    if again and (calls := [called for called in calls_in(dropped) if called not in known]):
-        last, before_last = again[-1].report, again[-2].after if len(again) > 1 else now
-        again[-1] = stage(journal, before_last, with_calls(last, calls), metadata) or again[-1]
-    return again
+    calls = [called for called in calls_in(dropped) if not _taken_out(known, called)]
+    if again and calls and (carrying := with_calls(again[-1].report, calls)) != again[-1].report:
+        last, before_last = again[-1], again[-2].after if len(again) > 1 else now
+        again[-1] = stage(journal, before_last, carrying, metadata, last.number) or last
+        return again, ()
+    return again, calls
+
+
+def _taken_out(known: list[Event], called: ModelCalled) -> bool:
+    """Say whether a call is among known events, and take it out: another one may look the same."""
+    if called not in known:
+        return False
+    known.remove(called)
+    return True
 
 
 def _moved(report: Report, after: Version, by: int) -> Report:

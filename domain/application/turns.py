@@ -7,15 +7,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means, Run
-from domain.application.work import Work, cancelled_from_outside
+from domain.application.user_code import (
+    CLEANUP_TIMEOUT_S,
+    Deadline,
+    TimeIsOver,
+    contain_tasks,
+    run_user_code,
+    trace_of,
+    where,
+)
+from domain.application.work import Work
 from domain.chat import ModelError
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
 from domain.compaction import compacted, overflows
+from domain.error_text import error_text
 from domain.errors import (
     BudgetExhausted,
     LeaseLost,
@@ -25,18 +36,17 @@ from domain.errors import (
     TurnIsOver,
     WaitsForPerson,
 )
-from domain.events import NodeFact, TurnStarted
+from domain.events import NodeFact, StateUpdated, ToolRequested, TurnStarted
 from domain.evolve import fold
 from domain.facts import check_facts
 from domain.graph import Node
 from domain.ids import ThreadId, TurnId, Version
-from domain.json import storable_text
+from domain.json import copied, storable_text
 from domain.ports.log import Fence
+from domain.repeats import most_repeated
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
-
-ERROR_LENGTH = 1_000
 
 CRASH_PAUSE_S = 1.0
 """Seconds before a turn is resumed whose run ended with an error here; then twice as many, and so on."""
@@ -45,6 +55,9 @@ LONGEST_CRASH_PAUSE_S = 60.0
 
 SAVING = 2.0
 """Seconds that a turn which is abandoned may take to store what was kept back."""
+
+LEAVING = CLEANUP_TIMEOUT_S + SAVING + 1.0
+"""Seconds after which nothing waits any more for a turn that is abandoned."""
 
 
 class Crashed(Struct, frozen=True):
@@ -85,6 +98,7 @@ class Turns:
         turn_id = TurnId(state.turn.turn_id)
         if thread_id in self._runs and self._runs[thread_id][0].turn_id == turn_id:
             return
+        contain_tasks()
         # A turn before this one may still be on its way out: its end was stored before its task returns.
         run = Run(self.means, loaded, metadata, self.fence)
         task = asyncio.create_task(self._run_all(run), name=f"turn {turn_id}")
@@ -95,8 +109,12 @@ class Turns:
         """Run a turn to its end, or to where it waits or another process goes on; return the thread as it is then."""
         if not isinstance(loaded.state, Running):
             return loaded
+        contain_tasks()
         run = Run(self.means, loaded, metadata, self.fence)
-        await self._run(run)
+        try:
+            await self._steps(run)
+        finally:
+            run.close()
         return run.loaded
 
     async def wait(self, thread_id: ThreadId, turn_id: TurnId | None = None) -> None:
@@ -135,36 +153,57 @@ class Turns:
                 run.stop()
 
     async def abandon(self, thread_id: ThreadId) -> None:
-        """Stop running a thread's turn, wherever it is: another process goes on with it."""
+        """Stop running a thread's turn, wherever it is: another process goes on with it.
+
+        The code that runs has some seconds to end; after `LEAVING` seconds at most, this returns in any case.
+        """
         if running := self._runs.get(thread_id):
-            running[1].cancel()
-            await asyncio.gather(running[1], return_exceptions=True)
+            await self._leave({thread_id: running})
 
     async def close(self, grace: float = 5.0, *, hand_over: bool = False) -> None:
         """Give running turns `grace` seconds to end, or, to be handed over, to end their nodes.
 
-        What is left goes on elsewhere or later, at its node.
+        What is left goes on elsewhere or later, at its node. `LEAVING` seconds later, this returns in any case.
         """
         self._handing_over = hand_over
-        tasks = [task for _, task in self._runs.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
+        running = dict(self._runs)
+        if running:
+            await asyncio.wait([task for _, task in running.values()], timeout=grace)
+        await self._leave(running)
+        if self._snapshots:
+            _, pending = await asyncio.wait(self._snapshots, timeout=SAVING)
+            for task in pending:
+                task.cancel()
+
+    async def _leave(self, running: Mapping[ThreadId, tuple[Run, asyncio.Task[None]]]) -> None:
+        """Cancel turns, and wait a limited time for their ends."""
+        tasks = [task for _, task in running.values() if not task.done()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._snapshots, return_exceptions=True)
+        if not tasks:
+            return
+        _, pending = await asyncio.wait(tasks, timeout=LEAVING)
+        for thread_id, (run, task) in running.items():
+            if task in pending:
+                _log.error("The turn of %s does not end, and is left alone at %s", thread_id, where(task))
+                run.close()
+                if self._runs.get(thread_id) == (run, task):
+                    del self._runs[thread_id]
 
     async def _run_all(self, run: Run) -> None:
         """Run a turn, and then those that waited for its end."""
         thread_id = run.thread_id
         while True:
             try:
-                ours = await self._run(run)
+                ours = await self._steps(run)
             except asyncio.CancelledError:
                 with suppress(Exception):  # then what was kept back is lost, as with a crash
                     async with asyncio.timeout(SAVING):
                         await run.note_calls()
                         await run.save()
                 raise
+            finally:
+                run.close()
             self._snapshot(run.loaded)
             state = run.loaded.state
             if not ours or not isinstance(state, Running) or state.turn.turn_id == run.turn_id:
@@ -180,14 +219,8 @@ class Turns:
         self._snapshots.add(snapshot)
         snapshot.add_done_callback(self._snapshot_done)
 
-    async def _run(self, run: Run) -> bool:
-        """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
-        try:
-            return await self._steps(run)
-        finally:
-            run.spending.close()
-
     async def _steps(self, run: Run) -> bool:
+        """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
         while (turn := run.turn) and not turn.waits:
             if self._handing_over:
                 await run.save()
@@ -245,41 +278,46 @@ class Turns:
             detail = f"The graph {agent.name!r} has no node {turn.node!r} any more."
             await self._report(run, FailTurn(run.turn_id, "graph_changed", detail, run.number))
         elif turn.step >= agent.graph.step_limit:
-            detail = f"The turn took {turn.step} steps, which is the graph's limit."
+            detail = (
+                f"The turn took {turn.step} steps, which is the limit of the graph {agent.name!r}. A retry goes on; "
+                "raise step_limit where the agent is defined if its turns need more."
+            )
             await self._report(run, FailTurn(run.turn_id, "step_limit", detail, run.number))
+        elif agent.graph.repeat_limit is not None and most_repeated(turn.repeats) >= agent.graph.repeat_limit:
+            await self._report(run, FailTurn(run.turn_id, "repeated_calls", _repeats_of(state), run.number))
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
-            report = await self._attempt(Work(run, agent), node, turn)
+            work = Work(run, agent)
+            try:
+                report = await self._attempt(work, node, turn)
+            finally:
+                work.close()
             if isinstance(report, StopTurn):  # who asked for that may not be known here yet
                 await self._refresh(run)
-            await self._report(run, report)
+            await self._report_attempt(run, report, turn)
             if isinstance(report, FailAttempt) and report.retry_in_ms:
                 await run.pause(report.retry_in_ms / 1000)
 
     async def _attempt(self, work: Work, node: Node, turn: Turn) -> Report:
         """Try a node, and make the report of what came of it."""
         run, started = work.run, asyncio.get_running_loop().time()
-        limit = asyncio.timeout(node.timeout)
+        deadline = Deadline(node.timeout)
         try:
-            with run.interruptible(limit):
-                async with limit:
-                    facts = tuple(await node.run(work))
-            following = _next(work, node, facts)
-        except (TurnIsOver, StoreUnavailable, LeaseLost, WaitsForPerson):
+            with run.interruptible(deadline):
+                name = f"node {node.name!r} of {run.place}"
+                facts, following = await run_user_code(lambda: _facts_of(work, node), name, deadline)
+        except (TurnIsOver, LeaseLost, WaitsForPerson):
             raise
         except BudgetExhausted as error:
             return FailTurn(run.turn_id, "budget_exhausted", str(error), run.number)
-        except asyncio.CancelledError as error:
-            if cancelled_from_outside():
-                raise
-            return self._failed(work, node, turn, RuntimeError(f"cancelled itself: {error}"), _since(started))
-        except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
-            timed_out = isinstance(error, TimeoutError) and limit.expired()
-            if timed_out and run.stopping:
+        except TimeIsOver:
+            if run.stopping:
                 return self._stopped(work)
-            failure = NodeTimeout(f"did not end within {node.timeout:g} s") if timed_out else error
-            return self._failed(work, node, turn, failure, _since(started))
+            late = NodeTimeout(f"did not end within {node.timeout:g} s")
+            return self._failed(work, node, turn, late, _since(started))
+        except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
+            return self._failed(work, node, turn, error, _since(started))
         return CompleteNode(run.turn_id, turn.step, facts, following, _since(started), run.number)
 
     def _stopped(self, work: Work) -> Report:
@@ -290,28 +328,31 @@ class Turns:
     def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
         """Report a failed attempt, and when the next one is due."""
         run = work.run
-        unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
-        _log.warning("Node %s of %s failed: %r", node.name, run.thread_id, error, exc_info=unforeseen)
+        place = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
+        _log.warning("Node %s of %s failed: %s%s", node.name, run.thread_id, error_text(error), place)
         self.means.signals.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        return FailAttempt(run.turn_id, turn.step, turn.attempt, _written(error), duration_ms, retry_in_ms, run.number)
+        text = error_text(error)
+        return FailAttempt(run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number)
 
     async def _report(self, run: Run, command: Report) -> None:
-        """Store what happened. Raise `TurnIsOver` if that is no news: then somebody else runs this turn."""
-        again = False
-        while True:
-            try:
-                stored = await run.report(command, durable=False)
-            except StoreUnavailable:  # what a node has done is reported, not done again
-                _log.warning("The turn of %s waits for the store", run.thread_id)
-                await asyncio.sleep(self.pause)
-                await self._refresh(run)
-                again = True
-            else:
-                break
-        if not stored and not again:
+        """Store what happened. Raise `TurnIsOver` if that is no news: then another worker runs this turn."""
+        if not await run.report(command, durable=False):
             raise TurnIsOver
+
+    async def _report_attempt(self, run: Run, report: Report, turn: Turn) -> None:
+        """Store what came of an attempt. If the log cannot take it, the attempt has failed, and is not made again."""
+        try:
+            await self._report(run, report)
+        except (TurnIsOver, LeaseLost):
+            raise
+        except Exception as error:  # noqa: BLE001  (a defect, or an event that no store takes)
+            _log.exception("What node %s of %s has done cannot be stored", turn.node, run.thread_id)
+            run.take_back()
+            await self._refresh(run)
+            text = f"What the node has done cannot be stored: {error_text(error)}"
+            await self._report(run, FailAttempt(run.turn_id, turn.step, turn.attempt, text, 0, None, run.number))
 
     def _forget(self, thread_id: ThreadId, turn_id: TurnId, task: asyncio.Task[None]) -> None:
         if (running := self._runs.get(thread_id)) and running[1] is task:
@@ -323,7 +364,7 @@ class Turns:
         before = self.crashed.get(thread_id)
         times = before.times + 1 if before and before.turn_id == turn_id else 1
         pause = min(CRASH_PAUSE_S * 2 ** (times - 1), LONGEST_CRASH_PAUSE_S)
-        self.crashed[thread_id] = Crashed(turn_id, times, asyncio.get_running_loop().time() + pause, _written(error))
+        self.crashed[thread_id] = Crashed(turn_id, times, asyncio.get_running_loop().time() + pause, error_text(error))
         _log.error("The turn of %s stopped here and goes on in %g s: %r", thread_id, pause, error, exc_info=error)
 
     def crashed_turn(self, thread_id: ThreadId) -> TurnId | None:
@@ -372,14 +413,37 @@ def caused_by(metadata: Metadata) -> Metadata:
     return Metadata(causation=metadata.command or metadata.causation, correlation=metadata.correlation)
 
 
-def _next(work: Work, node: Node, facts: tuple[NodeFact, ...]) -> str:
-    """Ask the graph where to go, given what the node says happened. Refuses facts that cannot be taken."""
+def _repeats_of(state: Running) -> str:
+    """Say which call a turn has repeated too often."""
+    tool = next((message.name or "" for message in reversed(state.thread.window) if message.role == "tool"), "")
+    times = most_repeated(state.turn.repeats)
+    return (
+        f"The model asked {times} times for {tool[:100]!r} with the same arguments, and got the same result each time, "
+        "while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit where the agent is "
+        "defined if such calls are meant."
+    )
+
+
+async def _facts_of(work: Work, node: Node) -> tuple[tuple[NodeFact, ...], str]:
+    """Run a node, and ask the graph where to go, given what it says happened. Refuses facts that cannot be taken."""
+    facts = tuple(_own(fact) for fact in await node.run(work))
     check_facts(facts, work.state)
     to_json(facts)
     after = fold(work.state, facts) if work.agent.graph.chooses(node.name) else work.state
     if not isinstance(after, Running):
         raise TurnIsOver
-    return work.agent.graph.after(node.name, after)
+    return facts, work.agent.graph.after(node.name, after)
+
+
+def _own(fact: NodeFact) -> NodeFact:
+    """Copy what the node may still hold and change."""
+    match fact:
+        case StateUpdated():
+            return replace(fact, changes=copied(fact.changes))
+        case ToolRequested():
+            return replace(fact, arguments=copied(fact.arguments))
+        case _:
+            return fact
 
 
 def _since(started: float) -> int:
@@ -389,7 +453,3 @@ def _since(started: float) -> int:
 
 def _worth_another(error: Exception) -> bool:
     return error.transient if isinstance(error, ModelError) else True
-
-
-def _written(error: BaseException) -> str:
-    return storable_text(f"{type(error).__name__}: {error}")[:ERROR_LENGTH]

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.spending import Held, Spending
-from domain.codec import Recorded
 from domain.commands import CompleteItem, CompleteNode, FailAttempt, FailItem, FailTurn, NoteCalls, Report, StopTurn
-from domain.events import ModelCalled
+from domain.events import ModelCalled, NodeFact
 
 
 @dataclass
@@ -17,6 +16,8 @@ class Unsaid:
 
     spending: Spending
     _calls: list[tuple[ModelCalled, Held | None]] = field(default_factory=list)
+    _reported: list[ModelCalled] = field(default_factory=list)
+    """What reports of the node in flight have taken along."""
 
     def __bool__(self) -> bool:
         """Say whether there is any."""
@@ -29,20 +30,33 @@ class Unsaid:
             self.spending.took(held, called)
 
     def carried_by(self, report: Report) -> Report:
-        """Give a report the calls that it does not have."""
+        """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
+        if self._reported and isinstance(report, CompleteNode):
+            report = replace(report, facts=self._news(report.facts))
         missing = self._missing(_in(report))
         return with_calls(report, missing) if missing else report
 
     def said(self, report: Report) -> None:
         """Forget the calls that a report has, since the thread's state has them now."""
-        self._forget(_in(report))
+        calls = _in(report)
+        self._forget(calls)
+        if isinstance(report, CompleteNode):
+            self._reported.clear()
+        else:
+            self._reported += calls
 
-    def found(self, stored: Iterable[Recorded]) -> Sequence[Recorded]:
-        """Forget the calls that turn out to be stored already, and return their events."""
-        known = [called for called, _ in self._calls]
-        found = [recorded for recorded in stored if recorded.event in known]
-        self._forget([recorded.event for recorded in found if isinstance(recorded.event, ModelCalled)])
-        return found
+    def _news(self, facts: Sequence[NodeFact]) -> tuple[NodeFact, ...]:
+        """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
+        waiting, reported = [called for called, _ in self._calls], list(self._reported)
+        news: list[NodeFact] = []
+        for fact in facts:
+            if isinstance(fact, ModelCalled) and fact in waiting:
+                waiting.remove(fact)
+            elif isinstance(fact, ModelCalled) and fact in reported:
+                reported.remove(fact)
+                continue
+            news.append(fact)
+        return tuple(news)
 
     def _missing(self, has: Sequence[ModelCalled]) -> tuple[ModelCalled, ...]:
         left = list(has)

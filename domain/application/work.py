@@ -16,16 +16,25 @@ from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
 from domain.application.signals import Delta
+from domain.application.together import Together
+from domain.application.user_code import (
+    Deadline,
+    TimeIsOver,
+    call_user_code,
+    run_user_code,
+)
 from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.codec import to_json
-from domain.commands import AskPerson, CallOutcome, EndCall, StartCalls
+from domain.codec import Recorded, to_json
+from domain.commands import AskPerson, CallOutcome, EndCall, Report, StartCalls
 from domain.compaction import leaving, remembered
+from domain.error_text import error_text, message_of
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolError, TurnIsOver, WaitsForPerson
 from domain.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
 from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, copied, storable_text
 from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
+from domain.repeats import digest_of, repeated, with_note
 from domain.state import Because, Call, Message, Running
 from domain.tools import ToolContext
 
@@ -48,6 +57,7 @@ class Work:
     """What the model has written so far, in the call that runs."""
     _shown: tuple[Loaded, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
+    _over: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Begin without calls of models."""
@@ -69,6 +79,8 @@ class Work:
 
         Raises `TurnIsOver` if the turn has ended, or was taken over, under this node's hands.
         """
+        if self._over:
+            raise TurnIsOver
         loaded = self.run.loaded
         if self._shown is None or self._shown[0] is not loaded:
             if self.run.turn is None or not isinstance(loaded.state, Running):
@@ -76,6 +88,16 @@ class Work:
             thread = replace(loaded.state.thread, values=copied(loaded.state.thread.values))
             self._shown = (loaded, replace(loaded.state, thread=thread))
         return self._shown[1]
+
+    def close(self) -> None:
+        """End the attempt: what its node may still do, if it was abandoned, has no effect from now on."""
+        self._over = True
+
+    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+        """Report for the node. Raises `TurnIsOver` if the attempt is over; see `Run.report`."""
+        if self._over:
+            raise TurnIsOver
+        return await self.run.report(command, durable=durable, soon=soon)
 
     @property
     def user_input(self) -> str:
@@ -106,7 +128,8 @@ class Work:
         if not isinstance(thread, Running):
             raise TurnIsOver
         conversation = Conversation(self.means, self.agent, self.thread_id, thread)
-        await conversation.begin(self.agent.instructions if instructions is None else instructions)
+        told = self.agent.instructions if instructions is None else instructions
+        await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
         assembled, answer = made.prompt.assembled, made.answer
@@ -120,13 +143,15 @@ class Work:
         Whatever the turn's durability: no tool runs before its request is stored; nor, if it may not be repeated,
         before its start is. That of others is stored with the outcome, or in a moment if there is none by then.
         """
+        if self._over:
+            raise TurnIsOver
         await self.run.save()
         await self._settle_what_a_crash_left()
         asking = [call for call in self._calls("requested") if self._needs_approval(call)]
         await self._ask(asking, "policy")
         calls = self._calls("requested", "granted", "started")
         repeatable = all(self._policy(call) == "retry" for call in calls)
-        begun = await self.run.report(
+        begun = await self.report(
             StartCalls(self.run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), self.run.number),
             durable=not repeatable,
             soon=repeatable,
@@ -134,19 +159,12 @@ class Work:
         started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
-        await self._run_all(calls)
+        if len(calls) == 1:
+            await self._run(calls[0])
+        else:
+            await Together(stop_on_error=False).run([self._run(call) for call in calls])
         if self.state.turn.calls:
             raise WaitsForPerson
-
-    async def _run_all(self, calls: Sequence[Call]) -> None:
-        if len(calls) == 1:
-            return await self._run(calls[0])
-        try:
-            async with asyncio.TaskGroup() as group:
-                for call in calls:
-                    group.create_task(self._run(call))
-        except ExceptionGroup as failed:  # tools' own errors are outcomes; what is left is ours, such as a lost store
-            raise failed.exceptions[0] from failed
 
     def _calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.state.turn.calls if call.status in statuses]
@@ -162,13 +180,13 @@ class Work:
     async def _ask(self, calls: Sequence[Call], because: Because) -> None:
         if calls:
             versions = tuple(call.version for call in calls)
-            await self.run.report(AskPerson(self.run.turn_id, versions, because, self.run.number))
+            await self.report(AskPerson(self.run.turn_id, versions, because, self.run.number))
 
     def _needs_approval(self, call: Call) -> bool:
         """Say whether a person has to agree. What cannot be judged is asked about."""
         tool = self.agent.by_name.get(call.request.name)
         try:
-            return tool is not None and tool.needs_approval(call.request.arguments)
+            return tool is not None and call_user_code(tool.needs_approval, call.request.arguments)
         except Exception:  # noqa: BLE001  (the user's code, on arguments that a model made up)
             return True
 
@@ -212,12 +230,16 @@ class Work:
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""
+        if self._over:
+            return
         offset = len(self.calls.heard) - len(text)
         self.means.signals.speak(self.thread_id, Delta(self.run.durable_version, offset, text))
         self.written = self.calls.heard
 
     def _retract(self) -> None:
         """Take back what a model has written that then did not answer."""
+        if self._over:
+            return
         self.written = ""
         self.means.signals.retract(self.thread_id, self.run.durable_version)
 
@@ -234,21 +256,18 @@ class Work:
             known = ", ".join(self.agent.by_name) or "none"
             return "failed", f"There is no tool {call.request.name!r}. The tools are: {known}."
         context = ToolContext(self.thread_id, call.request.id, f"{self.thread_id}:{call.version}")
-        limit = asyncio.timeout(tool.timeout)
+        arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {self.run.place}"
         try:
-            async with limit:
-                result = await tool.run(copied(call.request.arguments), context)
-        except asyncio.CancelledError as error:
-            if cancelled_from_outside():
-                raise
-            return "failed", f"{tool.name} cancelled itself: {error}"
-        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
-            if not (isinstance(error, TimeoutError) and limit.expired()):
-                return "failed", _told(error)
+            result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
+        except TimeIsOver:
             late = f"{tool.name} did not answer within {tool.timeout:g} s"
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
+        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
+            _log.info("%s failed: %s", name, error_text(error))
+            limit = self._longest_result + 1
+            return "failed", message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
         if isinstance(result, str):
-            return "succeeded", result
+            return "succeeded", str(result)
         return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
     def _policy(self, call: Call) -> str:
@@ -256,25 +275,27 @@ class Work:
         return tool.after_crash if tool else "ask_model"
 
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
-        limit = self.means.context_window * RESULT_SHARE
+        limit = self._longest_result
         told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
+        told = self._with_note(call, told)
         tokens = await counted(self.means.tokens, told)
         report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)
         last = len(self.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
-        if not await self.run.report(report, durable=False, soon=last):
+        if not await self.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
+
+    def _with_note(self, call: Call, told: str) -> str:
+        """Tell the model, too, if it asks for the same thing again and again."""
+        most, turn = self.agent.graph.repeat_limit, self.state.turn
+        if most is None:
+            return told
+        digest = digest_of(call.request, told)
+        again = repeated(turn.repeats, digest, turn.step)[-1].count
+        return with_note(told, again) if again >= max(most // 4, 2) else told
+
+    @property
+    def _longest_result(self) -> int:
+        return self.means.context_window * RESULT_SHARE
 
     def _count(self, text: str) -> int:
         return self.means.tokens.count(text)
-
-
-def cancelled_from_outside() -> bool:
-    """Say whether a `CancelledError` is meant for this task: a node or a tool may have cancelled something itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, ToolError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -91,23 +91,18 @@ class Mute(Counting):
 
 
 class Late(Counting):
-    """A store in which the first append of some kind is done right before the next one, whoever still waits for it."""
+    """A store in which the first append of some kind gets no answer, and is done right before the next one."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self._next = asyncio.Event()
-        self._late: asyncio.Task[Position] | None = None
+        self._late: Append | None = None
 
     async def append(self, append: Append) -> Position:
-        if self._late is None and has(append, self.kind):
-            self._late = asyncio.create_task(self._later(append))
-            return await asyncio.shield(self._late)
+        if self.kind and has(append, self.kind):
+            self.kind, self._late = "", append
+            raise StoreUnavailable
         if self._late is not None:
-            self._next.set()
-            await self._late
-        return await super().append(append)
-
-    async def _later(self, append: Append) -> Position:
-        await self._next.wait()
+            late, self._late = self._late, None
+            await super().append(late)
         return await super().append(append)

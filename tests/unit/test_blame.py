@@ -16,11 +16,10 @@ from domain.application.worker import Worker
 from domain.codec import Metadata
 from domain.errors import CorruptLog, StoreUnavailable
 from domain.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed
-from domain.ids import Position, ThreadId, WorkerId
-from domain.ports.log import Append, Fence
+from domain.ids import ThreadId, WorkerId
+from domain.ports.log import Fence
 from domain.ports.suspects import MAX_LONE_CRASHES, MAX_SHARED_CRASHES
 from infrastructure.memory.borrowed_lease import BorrowedLease
-from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from tests.support.runtime import Clock, Stage, one_node, stage
 
@@ -177,15 +176,13 @@ async def test_a_turn_that_begins_under_the_workers_own_lease_is_not_resumed() -
 async def test_a_turn_whose_own_run_ends_with_an_error_fails_after_some_attempts_and_no_other_one_does(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(MemoryEventStore):
-        async def append(self, append: Append) -> Position:
-            if [record.type for record in append.records][-1:] == ["TurnCompleted"]:
-                raise CorruptLog("a bug")
-            return await super().append(append)
+    async def broken(*_: object) -> None:
+        raise CorruptLog("a bug")
 
+    monkeypatch.setattr(Turns, "_make_room", broken)
     monkeypatch.setattr("domain.application.turns.CRASH_PAUSE_S", 0.0001)
     caplog.set_level(logging.CRITICAL)
-    played = stage(one_node(quick), store=Broken())
+    played = stage(one_node(quick))
     await played.begin("hello")
     worker = a_worker(played)
     async with asyncio.timeout(20), worker.working(grace=0):

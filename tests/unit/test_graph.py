@@ -1,13 +1,14 @@
 """A graph is checked when it is built, and says which name is wrong."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from domain.application.assistant import assistant
 from domain.errors import InvalidGraph
-from domain.events import NodeFact
+from domain.events import MessageAppended, NodeFact
 from domain.graph import END, Branch, Edge, Graph, Node, Retry
 from domain.mermaid import mermaid
 from tests.support.given import A_RUNNING_TURN, running
@@ -97,3 +98,41 @@ def test_the_built_in_graph_has_the_documented_paths() -> None:
         ("compact_history", "", "finalize_turn"),
         ("finalize_turn", "", "END"),
     }
+
+
+def plain(_: object) -> list[NodeFact]:
+    return []
+
+
+async def async_generator(_: object) -> AsyncIterator[NodeFact]:
+    yield MessageAppended("assistant", "hi", 1)
+
+
+class Shop:
+    async def __call__(self, _: object) -> list[NodeFact]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("run", "kind"),
+    [
+        (plain, "a plain function"),
+        (lambda _: nothing(1), "a plain function"),
+        (async_generator, "an async generator"),
+        (functools.partial(plain), "a plain function"),
+        (42, "int"),
+    ],
+)
+def test_a_node_that_cannot_be_awaited_is_refused(run: Any, kind: str) -> None:
+    with pytest.raises(InvalidGraph, match=rf"shop: node 'a' must be an async function \(async def\), not {kind}"):
+        Graph("shop", "a", [Node("a", run)], {"a": END})
+
+
+@pytest.mark.parametrize("run", [nothing, functools.partial(nothing), Shop(), functools.partial(Shop())])
+def test_a_node_may_be_anything_that_can_be_awaited(run: Any) -> None:
+    assert Graph("shop", "a", [Node("a", run)], {"a": END}).by_name["a"].run is run
+
+
+def test_a_repeat_limit_below_two_is_refused() -> None:
+    with pytest.raises(InvalidGraph, match="repeat_limit must be at least 2, or None for no limit, not 1"):
+        Graph("shop", "a", [Node("a", nothing)], {"a": END}, repeat_limit=1)

@@ -33,6 +33,7 @@ from domain.graph import END, Branch, Graph, Node, Retry
 from domain.ids import Version
 from domain.state import Idle
 from tests.support.runtime import calls, double, one_node, says, stage
+from tests.support.spending import ask
 
 
 async def test_an_answer_is_a_series_of_facts() -> None:
@@ -72,7 +73,7 @@ async def test_a_node_cannot_change_the_state_behind_the_logs_back() -> None:
 
 
 async def test_a_passing_failure_of_the_model_is_tried_again() -> None:
-    agent = one_node(lambda turn: turn.generate(), retry=Retry(attempts=3, first_delay=0.01))
+    agent = one_node(ask, retry=Retry(attempts=3, first_delay=0.01))
     played = stage(agent, AnswerCut(), AnswerCut(), says("at last"))
     await played.say("hello")
     failed = [event for event in await played.happened(NodeFailed) if isinstance(event, NodeFailed)]
@@ -118,7 +119,8 @@ async def test_a_node_that_hangs_or_breaks_fails_the_turn() -> None:
 
 
 async def test_an_endless_tool_loop_ends_at_the_step_limit() -> None:
-    played = stage(assistant(tools=[double]), *[calls(("double", {"number": 1}))] * 40)
+    agent = assistant(tools=[double], step_limit=50, repeat_limit=None)
+    played = stage(agent, *[calls(("double", {"number": 1}))] * 40)
     await played.say("double for ever")
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
@@ -184,7 +186,7 @@ async def test_a_command_that_comes_between_does_not_stop_the_turn() -> None:
 
 
 async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to_nothing() -> None:
-    agent = one_node(lambda turn: turn.generate(), retry=Retry(attempts=2, first_delay=0))
+    agent = one_node(ask, retry=Retry(attempts=2, first_delay=0))
     played = stage(agent, AnswerCut(), says("hello"))
     outcome = await played.begin("hi")
     with played.turns.means.signals.watch(played.thread_id) as watcher:

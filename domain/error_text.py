@@ -1,0 +1,33 @@
+"""Errors of an agent's code in words: short, storable, and whatever the error does when it is asked for them."""
+
+from domain.errors import UserCodeFailed
+from domain.json import storable_text
+
+ERROR_LENGTH = 1_000
+"""Characters of an error that are kept."""
+
+SHOWN_PARTS = 3
+"""Errors of a group that are named."""
+
+
+def error_text(error: BaseException, limit: int = ERROR_LENGTH, *, depth: int = 2) -> str:
+    """Return the kind of an error and its message, such as `ValueError: too many`; of a group, what is in it, too."""
+    if isinstance(error, UserCodeFailed):
+        return message_of(error, limit)
+    text = f"{_kind(error)}: {message_of(error, limit)}"
+    if isinstance(error, BaseExceptionGroup) and depth:
+        parts = (error_text(part, limit, depth=depth - 1) for part in error.exceptions[:SHOWN_PARTS])
+        text += f": {'; '.join(parts)}"
+    return text[:limit]
+
+
+def message_of(error: BaseException, limit: int = ERROR_LENGTH) -> str:
+    """Return an error's own words, cut to a length. Never raises."""
+    try:
+        return storable_text(str(error)[:limit])
+    except BaseException as broken:  # noqa: BLE001  (`__str__` is the user's code, too)
+        return f"[its message cannot be read: __str__ raised {_kind(broken)}]"
+
+
+def _kind(error: BaseException) -> str:
+    return storable_text(type(error).__name__)[:100]

@@ -1,0 +1,62 @@
+"""Calls of tools that a turn makes again and again, and that tell the model nothing new.
+
+A call counts as repeated if the same tool was given the same arguments and gave the same result. Whatever is new in a
+turn, be it a call or a result, starts all counts from the beginning: the turn gets on. A few calls are remembered, so
+that it is noticed, too, if the model asks for two or three in turns.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from domain.chat import ToolCall
+
+REMEMBERED = 8
+"""Different calls that are remembered."""
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_NOTE = re.compile(r"\n\n\[This is the \d+(?:st|nd|rd|th) identical call in this turn with the same result\.\]\Z")
+
+
+class Repeat(Struct, frozen=True, gc=False):
+    """A call with its result, and how often the model has asked for it, the last time in the turn's `step`."""
+
+    digest: str
+    count: int
+    step: int
+
+
+def digest_of(call: ToolCall, told: str) -> str:
+    """Name a call together with what the model was told: 16 hexadecimal digits."""
+    parts = (call.name, call.arguments, without_note(told))
+    return hashlib.blake2b(_encode(parts), digest_size=8).hexdigest()
+
+
+def repeated(repeats: tuple[Repeat, ...], digest: str, step: int) -> tuple[Repeat, ...]:
+    """Count a call. Several calls of the same message count as one."""
+    known = next((repeat for repeat in repeats if repeat.digest == digest), None)
+    if known is None:
+        before = tuple(repeat if repeat.count == 1 else Repeat(repeat.digest, 1, repeat.step) for repeat in repeats)
+        return (*before[1 - REMEMBERED :], Repeat(digest, 1, step))
+    others = tuple(repeat for repeat in repeats if repeat is not known)
+    return (*others, Repeat(digest, known.count + (known.step != step), step))
+
+
+def most_repeated(repeats: Sequence[Repeat]) -> int:
+    """Return how often the most repeated call was made."""
+    return max((repeat.count for repeat in repeats), default=0)
+
+
+def with_note(told: str, count: int) -> str:
+    """Tell the model how often it has made a call."""
+    ending = "th" if count % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+    note = f"\n\n[This is the {count}{ending} identical call in this turn with the same result.]"
+    return f"{without_note(told)}{note}"
+
+
+def without_note(told: str) -> str:
+    """Leave out what was added to a result."""
+    return _NOTE.sub("", told) if told.endswith(".]") else told

@@ -1,0 +1,114 @@
+"""Plain functions of tools, each call in a thread of its own, beside the event loop.
+
+The threads are daemons, and none of asyncio's: a function that never returns holds up neither other users of threads
+nor the end of the process.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, TypeAlias
+
+MAX_THREADS = 64
+"""Calls that run in threads at the same time. Further ones wait, within their time limits, for one of these to end."""
+
+_log = logging.getLogger(__name__)
+
+Waiting: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class Threads:
+    """Runs blocking functions, at most so many at once."""
+
+    def __init__(self, most: int = MAX_THREADS) -> None:
+        """Begin without threads: each call starts one."""
+        self._free = most
+        self._waiting: deque[Waiting] = deque()
+        self._lock = threading.Lock()
+
+    async def run(self, function: Callable[[], Any], name: str) -> Any:
+        """Call a function in a thread, with this task's context variables; return its result, or raise its error.
+
+        A thread cannot be ended from outside: if this is cancelled, the thread is left alone, and its result is lost.
+        """
+        loop = asyncio.get_running_loop()
+        await self._admitted(loop)
+        done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        context = copy_context()
+
+        def work() -> None:
+            result, error = None, None
+            try:
+                result = context.run(function)
+            except BaseException as raised:  # noqa: BLE001  (whatever it is, it is raised where the call is awaited)
+                error = raised
+            self._leave()
+            with suppress(RuntimeError):  # the event loop is closed: nothing waits any more
+                loop.call_soon_threadsafe(_answer, done, result, error)
+            if left.is_set():
+                _log.warning("The thread of %s, which was left alone, has ended now", name)
+
+        left = threading.Event()
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._leave()
+            raise
+        try:
+            result, error = await done
+        except asyncio.CancelledError:
+            left.set()
+            if thread.is_alive():
+                _log.error("%s is a plain function and still runs in its thread, which is left alone", name)
+            raise
+        if error is not None:
+            raise error
+        return result
+
+    async def _admitted(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until one more thread may run."""
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return
+            freed: asyncio.Future[None] = loop.create_future()
+            self._waiting.append((loop, freed))
+        _log.warning("All %d threads for plain functions of tools are in use: a call waits", MAX_THREADS)
+        try:
+            await freed
+        except asyncio.CancelledError:
+            if freed.done() and not freed.cancelled():
+                self._leave()  # the place was this call's already
+            raise
+
+    def _leave(self) -> None:
+        """Give a place to the next call that still waits."""
+        with self._lock:
+            while self._waiting:
+                loop, freed = self._waiting.popleft()
+                try:
+                    loop.call_soon_threadsafe(self._give, freed)
+                except RuntimeError:  # that loop is closed
+                    continue
+                return
+            self._free += 1
+
+    def _give(self, freed: "asyncio.Future[None]") -> None:
+        if freed.done():
+            self._leave()
+        else:
+            freed.set_result(None)
+
+
+def _answer(done: "asyncio.Future[tuple[Any, BaseException | None]]", result: Any, error: BaseException | None) -> None:
+    if not done.done():
+        done.set_result((result, error))
+
+
+THREADS = Threads()
+"""The threads of this process."""
