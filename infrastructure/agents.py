@@ -52,11 +52,11 @@ def _explained(error: BaseException, complaints: str) -> str:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users_own(frame.filename)]
     where = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
-    text = " ".join(error_text(error, LONGEST).split())
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        said = complaints.strip().rpartition("\n")[2][:LONGEST]
-        text = f"{text}: the module tried to end the process when it was imported{f': {said}' if said else ''}"
-    return f"{text}{where}"
+    text = " ".join(error_text(error, LONGEST).split()).removesuffix(":")
+    if not isinstance(error, SystemExit | KeyboardInterrupt):
+        return f"{text}{where}"
+    said = complaints.strip().rpartition("\n")[2][:LONGEST]
+    return f"{text}{where}: the module tried to end the process when it was imported{f': {said}' if said else ''}"
 
 
 def _is_users_own(filename: str) -> bool:

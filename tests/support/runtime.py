@@ -179,6 +179,10 @@ class Stage:
         """Drop a thread from memory, so that it is folded from the store."""
         self.journal._hot.pop(thread_id)
 
+    def forget_hot(self) -> None:
+        """Drop the thread from memory if it is there."""
+        self.journal._hot.pop(self.thread_id, None)
+
     async def happened(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in await self.events() if isinstance(event, kinds)]
 
