@@ -95,7 +95,7 @@ async def test_pauses_grow_and_begin_again_after_a_healthy_time(monkeypatch: pyt
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(module.asyncio, "sleep", noted)
+    monkeypatch.setattr("domain.application.background.asyncio.sleep", noted)
     failing = Failing(8, ValueError("broken"))
     tasks = BackgroundTasks()
     task = tasks.start("one", failing.run)
@@ -113,7 +113,8 @@ async def test_pauses_grow_and_begin_again_after_a_healthy_time(monkeypatch: pyt
 
 
 async def test_a_task_that_is_asked_to_end_is_not_started_again() -> None:
-    asked, runs = asyncio.Event(), []
+    asked = asyncio.Event()
+    runs: list[None] = []
 
     async def run() -> None:
         runs.append(None)
