@@ -11,6 +11,7 @@ from typing import Protocol
 import asyncpg
 from redis.asyncio import Redis
 
+from domain.application.background import BackgroundTasks
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
@@ -80,8 +81,8 @@ class Database:
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    """Name the database of the settings, starting the embedded server if none is named."""
+async def database(settings: Settings, background: BackgroundTasks | None = None) -> AsyncIterator[Database]:
+    """Name the database of the settings. If none is named, start the embedded server, and keep it up meanwhile."""
     if settings.database_url is not None:
         yield Database(settings.database_url)
         return
@@ -92,7 +93,8 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         await asyncio.to_thread((await starting).stop)
         raise
     try:
-        yield Database(server.url(), server.alone)
+        async with (background or BackgroundTasks()).running("embedded_postgres", server.keep_up):
+            yield Database(server.url(), server.alone)
     finally:
         await asyncio.to_thread(server.stop)
 
@@ -117,7 +119,7 @@ class Log:
     url: str | None = None
 
 
-async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
+async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock, background: BackgroundTasks) -> Log:
     """Open what the settings ask for; the stack lets it go. Raises asyncpg's errors where there is no database."""
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
@@ -136,7 +138,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
             MemoryFinder(memory_models, MESSAGES),
             MemoryVectorStore(),
         )
-    found = await stack.enter_async_context(database(settings))
+    found = await stack.enter_async_context(database(settings, background))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(close_pool, pool)
@@ -150,7 +152,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
     finder, vectors = PostgresFinder(pool), await _vectors(settings, found.url, pool)
     if settings.redis_url is None:
-        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
+        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool, background))
         return Log(
             *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder, vectors),
             url=found.url,
@@ -158,7 +160,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
-    over_redis = RedisWakeups(redis, name)
+    over_redis = RedisWakeups(redis, name, background)
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
     return Log(

@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import signal
+from functools import partial
 from uuid import UUID
 
 import click
-import uvloop
 
-from api.children import stopped_with_parent
 from api.cli.running import connected, explained, log_to_stderr, place_of, settle
+from api.process import Process
 from api.projector import Held
 from api.runtime import open_runtime
 from api.stores import MEMORY
@@ -24,43 +23,43 @@ class NothingToShare(ThreadfoldError):
 
 @click.command()
 @click.option("--projecting", type=click.UUID, hidden=True, help="Only run the projections of this worker's shards.")
-def worker(projecting: UUID | None) -> None:
+@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
+def worker(projecting: UUID | None, lifeline: int | None) -> None:
     """Run the agents' turns, without serving HTTP. As many as you like may run beside each other.
 
     SIGTERM hands over to the other workers what is still running after five seconds.
     """
-    with explained(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with explained():
         settings = load_settings()
         if settings.database_url == MEMORY:
             raise NothingToShare
         log_to_stderr(settings.log_level)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        runner.run(_work(settings) if projecting is None else _project(settings, WorkerId(projecting)))
+        process = Process(settings.lease_seconds, lifeline=lifeline)
+        work = partial(_work, process, settings)
+        process.run(work if projecting is None else partial(_project, process, settings, WorkerId(projecting)))
 
 
-async def _project(settings: Settings, worker: WorkerId) -> None:
-    stopping = _told_to_stop()
+async def _project(process: Process, settings: Settings, worker: WorkerId) -> None:
+    stopping = asyncio.Event()
+    process.on_stop(stopping.set)
     async with connected(settings, open_runtime(settings)) as runtime:
-        held = Held(runtime.worker.leases, worker)
+        process.begin(lambda: ", ".join(runtime.background.not_running()) or None)
+        held = Held(runtime.worker.leases, worker, runtime.background)
         runtime.runner.held = held.slices
         async with held.watched(), runtime.projecting_here():
             settle()
-            click.echo("ready")
-            with stopped_with_parent(stopping.set):
-                await stopping.wait()
+            process.ready()
+            await stopping.wait()
 
 
-def _told_to_stop() -> asyncio.Event:
-    """Return what is set once a signal asks to stop."""
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    return stopping
-
-
-async def _work(settings: Settings) -> None:
-    stopping = _told_to_stop()
-    async with connected(settings, open_runtime(settings)) as runtime, runtime.working():
-        settle()
-        click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
-        await stopping.wait()
+async def _work(process: Process, settings: Settings) -> None:
+    stopping = asyncio.Event()
+    process.on_stop(stopping.set)
+    async with connected(settings, open_runtime(settings)) as runtime:
+        process.begin()
+        async with runtime.working():
+            settle()
+            process.ready()
+            click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
+            await stopping.wait()

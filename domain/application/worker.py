@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.accounts import Accounts
+from domain.application.background import BackgroundTask, BackgroundTasks
 from domain.application.execute import Request, execute
 from domain.application.journal import Loaded
 from domain.application.turns import Turns, story
@@ -52,7 +53,8 @@ class Worker:
     only: ThreadId | None = None
     accounts: Accounts | None = None
     """Whose reservations to look after that nobody settles, in the shards that it holds."""
-    _ticking: asyncio.Task[None] | None = field(init=False, default=None)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    _ticking: BackgroundTask | None = field(init=False, default=None)
     _held: dict[Shard, Lease] = field(init=False, default_factory=dict)
     _valid_until: float = field(init=False, default=0.0)
     _too_many_since: float | None = field(init=False, default=None)
@@ -86,7 +88,8 @@ class Worker:
         """Take shards, and run what there is to run in them, from now on."""
         await self._tick_safely()
         self._unlisten = self.wakeups.listen(self._hear)
-        self._ticking = asyncio.create_task(self._tick_forever(), name="worker")
+        pause = min(1.0, self.tick)  # leases are to be renewed in time, whatever has failed
+        self._ticking = self.background.start("worker", self._tick_forever, first_pause=pause, longest_pause=self.tick)
 
     async def end(self, grace: float = 5.0) -> None:
         """Take nothing any more. Running turns have `grace` seconds to end; then all shards are free for others.
@@ -96,9 +99,7 @@ class Worker:
         if self._ticking is None:
             return
         self._unlisten()
-        self._ticking.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._ticking
+        await self.background.stop(self._ticking)
         self._ticking = None
         await self._leave(grace)
 
@@ -221,15 +222,19 @@ class Worker:
                 async with asyncio.timeout(self.tick):
                     await self._woken.wait()
             self._woken.clear()
-            await self._tick_safely()
+            await self._tick()
 
-    async def _tick_safely(self) -> None:
+    async def _tick(self) -> None:
         try:
             await self._share()
             await self._find_work()
             self._look_after_reservations()
         except StoreUnavailable as error:
             _log.warning("The worker tries again to renew its leases: %s", error)
+
+    async def _tick_safely(self) -> None:
+        try:
+            await self._tick()
         except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop working)
             _log.exception("The worker could not look after its shards, and tries again")
 
