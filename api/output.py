@@ -7,12 +7,13 @@ import os
 import select
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import BinaryIO
 
 CHUNK = 65_536
 """Bytes that are read from a process at a time."""
 
-HELD_MAX = 1 << 20
+HELD_MAX = 4 << 20
 """Bytes that wait to be written; more make the processes wait."""
 
 PIECE = 4_096
@@ -21,6 +22,9 @@ PIECE = 4_096
 STUCK_S = 1.0
 """Seconds that processes wait for a reader that takes nothing. Then what they print is dropped until it reads again: a
 process that waits for its output runs no turns."""
+
+REGAINED = 0.1
+"""Seconds of patience that come back in a second, for a reader that reads but is slow."""
 
 FINAL = {errno.EPIPE, errno.EBADF}
 """Errors after which a descriptor takes nothing for ever: its reader is gone, or it was closed."""
@@ -31,17 +35,22 @@ _log = logging.getLogger(__name__)
 class Output:
     """Writes to a descriptor in a thread of its own, as a write may block for as long as the reader likes."""
 
-    def __init__(self, descriptor: int | None) -> None:
-        """Write to a descriptor; None drops everything: there is no standard output."""
+    def __init__(self, descriptor: int | None, patience: float = 5.0) -> None:
+        """Write to a descriptor; None drops everything: there is no standard output.
+
+        A slow reader makes processes wait for `patience` seconds in all; after that, what is too much is dropped.
+        """
         self._descriptor = descriptor
+        self._patience = self._patience_max = patience
         self._loop = asyncio.get_running_loop()
+        self._patience_at = self._loop.time()
         self._held: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
         self._moved = asyncio.Event()
         """Set whenever the thread has written something."""
         self._something = threading.Semaphore(0)
-        self._stuck = self._fails = False
+        self._drops = self._fails = False
         if descriptor is not None:
             threading.Thread(target=self._write_forever, name="stdout", daemon=True).start()
 
@@ -49,20 +58,29 @@ class Output:
         """Have a chunk written, once there is room for it. Drop it where nothing reads."""
         if not chunk:
             return
-        while self._descriptor is not None and self._size >= HELD_MAX and not self._stuck:
-            self._moved.clear()
-            try:
-                async with asyncio.timeout(STUCK_S):
-                    await self._moved.wait()
-            except TimeoutError:
-                self._stuck = True
-                _log.warning("Nothing reads the standard output: what processes print is dropped until then")
-        if self._descriptor is None or self._size >= HELD_MAX:
+        while self._descriptor is not None and self._size >= HELD_MAX and not self._drops:
+            await self._wait()
+        if self._descriptor is None or self._drops:
             self._dropped += len(chunk)
             return
         self._size += len(chunk)
         self._held.append(chunk)
         self._something.release()
+
+    async def _wait(self) -> None:
+        """Wait until the thread has written something. Where that takes too long, drop what is printed from now on."""
+        began = self._loop.time()
+        regained = REGAINED * (began - self._patience_at)
+        self._patience, self._patience_at = min(self._patience + regained, self._patience_max), began
+        self._moved.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(STUCK_S, max(self._patience, 0.0))):
+                await self._moved.wait()
+        waited = self._loop.time() - began
+        self._patience, self._patience_at = self._patience - waited, began + waited
+        if (not self._moved.is_set() or self._patience <= 0) and not self._drops:
+            self._drops = True
+            _log.warning("The standard output is not read fast enough: what is printed is dropped until it is")
 
     async def flush(self, within: float = STUCK_S) -> None:
         """Wait until what is held was written, for a bounded time."""
@@ -106,8 +124,8 @@ class Output:
             if failure.errno in FINAL:
                 self._descriptor = None
                 self._held.clear()
-        elif self._stuck or self._fails:
-            self._stuck = self._fails = False
+        elif (self._drops and self._size <= HELD_MAX // 2) or self._fails:
+            self._drops = self._fails = False
             _log.warning("The standard output is written again; %d bytes were dropped", self._dropped)
             self._dropped = 0
 

@@ -80,7 +80,7 @@ async def projected_beside(
         name="projector",
         arguments=["worker", "--projecting", str(worker)],
         environment=environment,
-        output=Output(stdout_descriptor()),
+        output=Output(stdout_descriptor(), settings.lease_seconds / 2),
         silence=max(SILENT_LEASES * settings.lease_seconds, SILENCE_MIN_S),
         stop_within=STOP_LIMIT_S,
     )

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ HURRY_S = 1.0
 ONE_REQUEST_S = 0.1
 """Signals that come within so many seconds are one request: a terminal and a program around us may both send one."""
 
-LEAVE_LIMIT_S = 3.0
+LEAVE_LIMIT_S = 5.0
 """Seconds from the end of a process's work to its exit: for threads of user code that nobody waits for any more."""
 
 UNCLEAN = 70
@@ -87,6 +88,7 @@ class Watchdog:
         self._asked_at: float | None = None
         self._deadline: float | None = None
         self._status = UNCLEAN
+        self._speaker: threading.Thread | None = None
 
     def start(self) -> None:
         """Watch from now on. Call this in the event loop, in the main thread.
@@ -173,11 +175,19 @@ class Watchdog:
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._answer)
             if self._report_at > self._blocked_after:
-                _log.info("The event loop goes on, after %.1f s", silent)
+                self._say(partial(_log.info, "The event loop goes on, after %.1f s", silent))
             self._report_at = self._blocked_after
         elif self._watching and silent >= self._report_at:
             self._report_at *= 2
-            _log.error("The event loop is blocked for %.1f s so far by %s:\n%s", silent, self._culprit(), _stack())
+            words = "The event loop is blocked for %.1f s so far by %s:\n%s"
+            self._say(partial(_log.error, words, silent, self._culprit(), _stack()))
+
+    def _say(self, say: Callable[[], None]) -> None:
+        """Log in another thread: the log's reader may not read, and the watchdog is never to wait for it."""
+        if self._speaker is None or not self._speaker.is_alive():
+            self._speaker = threading.Thread(target=say, name="watchdog's log", daemon=True)
+            with suppress(RuntimeError):  # no more threads may be started
+                self._speaker.start()
 
     def _answer(self) -> None:
         self._answered = True

@@ -52,7 +52,7 @@ async def supervise(
     async with connected(settings, database(settings, background)) as found:
         if found.url != MEMORY:
             await migrate(found.url)
-        output = Output(stdout_descriptor())
+        output = Output(stdout_descriptor(), settings.lease_seconds / 2)
         children = [
             Child(
                 name=f"serve_{number}",

@@ -62,7 +62,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
-        self.output = Output(self.writing)
+        self.output = Output(self.writing, patience=PATIENCE)
 
     async def read(self, size: int) -> bytes:
         """Read so many bytes in a thread of its own."""
@@ -94,10 +94,22 @@ async def test_a_child_prints_on_while_nothing_reads_and_what_is_dropped_is_coun
     one = child("for n in range(10_000): print('x' * 999)\nbeat()\nprint('the end')\nbeat_on()", pipe.output)
     async with kept(one):
         await asyncio.wait_for(one.ready.wait(), PATIENCE)  # it has printed 10 MB, and a pipe takes 64 kB
-        assert "Nothing reads the standard output" in caplog.text
+        assert "The standard output is not read fast enough" in caplog.text
         assert pipe.output._size <= output_module.HELD_MAX + output_module.CHUNK
-        await pipe.read(100_000)
+        await pipe.read(3 << 20)
         await until(lambda: "bytes were dropped" in caplog.text)
+
+
+async def test_a_slow_reader_makes_a_child_wait_for_a_bounded_time_in_all(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = Pipe()
+    pipe.output = Output(pipe.writing, patience=0.5)
+    one = child("for n in range(40_000): print('x' * 999)\nbeat()\nbeat_on()", pipe.output)
+    async with kept(one):
+        async with asyncio.timeout(PATIENCE):
+            while not one.ready.is_set():
+                await pipe.read(4_096)
+                await asyncio.sleep(0.05)  # 80 kB a second: 40 MB would take eight minutes
+    assert "The standard output is not read fast enough" in caplog.text
 
 
 async def test_a_closed_output_stops_neither_child_nor_parent(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ PRELUDE = """
 import asyncio, ctypes, logging, sys, threading, time
 from api.process import Process
 logging.basicConfig(level="INFO", stream=sys.stderr)
-process = Process(lease={lease}, stop_within={stop_within})
+process = Process(lease={lease}, stop_within={stop_within}, lifeline={lifeline})
 
 def told(text):
     print(text, flush=True)
@@ -44,12 +45,23 @@ def leave():
 
 
 @contextmanager
-def running(main: str, *, lease: float = 60.0, stop_within: float = 60.0) -> Iterator[subprocess.Popen[str]]:
+def running(
+    main: str, *, lease: float = 60.0, stop_within: float = 60.0, lifeline: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a process with this main coroutine, and wait until it has said a line."""
-    lines = [PRELUDE.format(lease=lease, stop_within=stop_within), "async def main():", *main.splitlines()]
+    lines = [
+        PRELUDE.format(lease=lease, stop_within=stop_within, lifeline=lifeline),
+        "async def main():",
+        *main.splitlines(),
+    ]
     script = "\n".join(lines) + "\nprocess.run(main)\n"
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=() if lifeline is None else (lifeline,),
     ) as process:
         try:
             assert process.stdout is not None
@@ -110,6 +122,33 @@ def test_a_blocked_process_ends_in_bounded_time_and_says_what_blocked_it(block: 
     assert status == 70
     assert "The process did not stop within" in err
     assert re.search(r"in \w+\.<locals>\.culprit|, in culprit", err), err
+
+
+def test_a_blocked_process_ends_when_its_parent_is_gone() -> None:
+    ours, its = socket.socketpair()
+    main = f"""{STOPPING}
+    told("ready")
+    time.sleep(3600)
+"""
+    with running(main, stop_within=0.5, lifeline=its.fileno()) as process:
+        its.close()
+        ours.close()
+        status, err = ended(process)
+
+    assert status == 70
+    assert "The process did not stop within" in err
+
+
+def test_a_process_ends_whose_log_is_read_by_nothing() -> None:
+    main = f"""{STOPPING}
+    told("ready")
+    while True:
+        logging.error("x" * 10_000)
+"""
+    with running(main, lease=1, stop_within=0.5) as process:
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 70
 
 
 def test_a_second_signal_ends_a_process_that_does_not_stop() -> None:

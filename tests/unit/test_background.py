@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import pytest
 
+from api.projector import Held
+from api.stores import SystemClock
 from domain.application import background as module
 from domain.application.background import BackgroundTasks, TaskStatus
 from domain.application.signals import Signals
 from domain.errors import StoreUnavailable
-from domain.ids import ThreadId, Version
+from domain.ids import ThreadId, Version, WorkerId
+from domain.ports.leases import WorkerRow
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.leases import MemoryLeaseStore
 
 
 class Failing:
@@ -127,6 +131,28 @@ async def test_a_task_that_is_asked_to_end_is_not_started_again() -> None:
     await tasks.stop(task, grace=10)
 
     assert len(runs) == 1
+
+
+async def test_a_projector_asks_for_its_shards_again_after_an_unforeseen_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.projector.LOOK", 0.01)
+    leases, worker, tasks = MemoryLeaseStore(SystemClock()), WorkerId(uuid4()), BackgroundTasks()
+    ask, asked = leases.workers, []
+
+    async def broken_once() -> Sequence[WorkerRow]:
+        asked.append(None)
+        if len(asked) == 2:
+            raise RuntimeError("unforeseen")
+        return await ask()
+
+    monkeypatch.setattr(leases, "workers", broken_once)
+    held = Held(leases, worker, tasks)
+    async with held.watched():
+        await until(lambda: not status(tasks).up)
+        await leases.renew(worker, "test", 60)
+        await leases.claim(worker, 60, 1)
+        await until(held.slices)
 
 
 class Broken(MemoryEventStore):
