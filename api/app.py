@@ -1,6 +1,6 @@
 """The Litestar application."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from litestar import Litestar
@@ -16,7 +16,7 @@ from api.health import Readiness
 from api.json_request import JsonRequest
 from api.problems import problem_handlers
 from api.routes import ROUTES
-from api.runtime import open_runtime
+from api.runtime import Runtime, open_runtime
 from api.service import Service
 from infrastructure.settings import Settings
 
@@ -29,14 +29,15 @@ OPENAPI = OpenAPIConfig(
 )
 
 
-def create_app(settings: Settings) -> Litestar:
-    """Build the application. It connects when it starts, and lets go when it stops."""
+def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _: None) -> Litestar:
+    """Build the application. It connects when it starts, calls `opened` before it runs turns, and at last lets go."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
             app.state.readiness = Readiness(runtime.journal.store)
+            opened(runtime)
             async with runtime.working():
                 yield
             app.state.readiness.close()

@@ -3,17 +3,22 @@
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from api.reading_views import ProjectionView
+from domain.application.background import TaskStatus
 
 
 class _Figures(Collector):
-    def __init__(self, projections: Sequence[ProjectionView]) -> None:
+    def __init__(self, projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> None:
         self._projections = projections
+        self._tasks = tasks
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
+        return *self._of_projections(), *self._of_tasks()
+
+    def _of_projections(self) -> Iterable[Metric]:
         lag = GaugeMetricFamily(
             "threadfold_projection_lag_events",
             "Events that a read model has not seen yet.",
@@ -31,9 +36,21 @@ class _Figures(Collector):
                 parked.add_metric(labels, instance.parked)
         return lag, parked
 
+    def _of_tasks(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily(
+            "threadfold_background_task_up", "Whether a background task of this process runs.", labels=["task"]
+        )
+        restarts = CounterMetricFamily(
+            "threadfold_background_task_restarts", "Starts of a background task after it failed.", labels=["task"]
+        )
+        for task in self._tasks:
+            up.add_metric([task.name], int(task.up))
+            restarts.add_metric([task.name], task.restarts)
+        return up, restarts
 
-def exposition(projections: Sequence[ProjectionView]) -> bytes:
+
+def exposition(projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> bytes:
     """Write the figures in the text format of Prometheus."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(projections))
+    registry.register(_Figures(projections, tasks))
     return generate_latest(registry)

@@ -6,11 +6,14 @@ one, and no request waits for them. Who runs projections does not matter for wha
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from api.children import keep
+from api.children import SILENT_LEASES, Child
+from api.output import Output
+from domain.application.background import BackgroundTasks
 from domain.errors import StoreUnavailable
 from domain.ids import Slice, WorkerId, slices_of
 from domain.ports.leases import LeaseStore
@@ -18,6 +21,12 @@ from infrastructure.settings import Settings
 
 LOOK = 1.0
 """Seconds between two looks at which shards the worker has."""
+
+SILENCE_MIN_S = 30.0
+"""Seconds that the process may be silent, at least: its batches are long, and nothing waits for its heartbeats."""
+
+STOP_LIMIT_S = 8.0
+"""Seconds that it has to stop: what it has not written, it or another one writes later."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +37,7 @@ class Held:
 
     leases: LeaseStore
     worker: WorkerId
+    background: BackgroundTasks
     _slices: Sequence[Slice] = field(init=False, default=())
 
     def slices(self) -> Sequence[Slice]:
@@ -38,12 +48,8 @@ class Held:
     async def watched(self) -> AsyncIterator[None]:
         """Keep them up to date meanwhile."""
         await self._look()
-        looking = asyncio.create_task(self._look_forever(), name="shards")
-        try:
+        async with self.background.running("shards", self._look_forever):
             yield
-        finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
 
     async def _look(self) -> None:
         mine = (row for row in await self.leases.workers() if row.id == self.worker)
@@ -58,12 +64,34 @@ class Held:
                 _log.debug("It is asked later which shards there are: %s", error)
 
 
-async def project_beside(settings: Settings, url: str, worker: WorkerId) -> None:
-    """Have a process run the projections of a worker's shards, in the database at `url`, until this is cancelled."""
+@asynccontextmanager
+async def projected_beside(
+    settings: Settings, url: str, worker: WorkerId, background: BackgroundTasks
+) -> AsyncIterator[None]:
+    """Have a process run the projections of a worker's shards, in the database at `url`, meanwhile."""
     environment = {
         "DATABASE_URL": url,
         "MAX_CONNECTIONS": str(settings.max_connections),
         "PRICES": str(settings.prices),
         "LOG_LEVEL": settings.log_level,
+        "LEASE_SECONDS": str(settings.lease_seconds),
     }
-    await keep(["worker", "--projecting", str(worker)], environment)
+    child = Child(
+        name="projector",
+        arguments=["worker", "--projecting", str(worker)],
+        environment=environment,
+        output=Output(stdout_descriptor(), settings.lease_seconds / 2),
+        silence=max(SILENT_LEASES * settings.lease_seconds, SILENCE_MIN_S),
+        stop_within=STOP_LIMIT_S,
+    )
+    async with background.running("projector", child.run) as task:
+        task.ailing = lambda: child.ailing
+        yield
+
+
+def stdout_descriptor() -> int | None:
+    """Return the descriptor of our standard output; None if there is none."""
+    try:
+        return sys.stdout.fileno() if sys.stdout is not None else None
+    except (OSError, ValueError):  # such as a test's
+        return None

@@ -5,19 +5,22 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.projector import project_beside
+from api.isolation import SeparateProcesses
+from api.projector import projected_beside
 from api.stores import LogArchive, SystemClock, open_log
 from domain.agent import Agent
 from domain.application.accounts import Accounts
 from domain.application.assistant import assistant
+from domain.application.background import BackgroundTasks
 from domain.application.feed import Feed
 from domain.application.fixtures import Fixtures
 from domain.application.indexing import Indexer
@@ -88,17 +91,24 @@ class Runtime:
     """Where the database is; None if all is in memory."""
     indexer: Indexer | None = None
     """Embeds messages while somebody enters `working()`, where embeddings are configured."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end: then nobody may wait for long."""
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run turns and projections, seal the log, and embed messages, meanwhile."""
-        async with self.worker.working(), self.projecting(), self.sealer.sealing(), self.indexing(), self._counting():
+        async with (
+            self.worker.working(),
+            self.projecting(),
+            self.sealer.sealing(self.background),
+            self.indexing(),
+            self.counting(),
+        ):
             yield
 
     @asynccontextmanager
-    async def _counting(self) -> AsyncIterator[None]:
+    async def counting(self) -> AsyncIterator[None]:
         """Load the tokens' encoding beside the event loop: the first turn would stop all others for it."""
         loading = asyncio.create_task(asyncio.to_thread(self.turns.means.tokens.count, ""), name="encoding")
         try:
@@ -109,12 +119,8 @@ class Runtime:
     @asynccontextmanager
     async def indexing(self) -> AsyncIterator[None]:
         """Embed messages meanwhile, where that is configured."""
-        indexing = [asyncio.create_task(self.indexer.run(), name="embeddings")] if self.indexer else []
-        try:
+        async with self.background.running("embeddings", self.indexer.run) if self.indexer else nullcontext():
             yield
-        finally:
-            for task in indexing:
-                await _cancelled(task)
 
     @asynccontextmanager
     async def projecting(self) -> AsyncIterator[None]:
@@ -124,23 +130,19 @@ class Runtime:
                 yield
             return
         await self.models.register([projection.shape for projection in self.runner.projections])
-        running = asyncio.create_task(project_beside(self.settings, self.url, self.worker.id), name="projector")
-        try:
+        async with projected_beside(self.settings, self.url, self.worker.id, self.background):
             yield
-        finally:
-            await _cancelled(running)
 
     @asynccontextmanager
     async def projecting_here(self) -> AsyncIterator[None]:
         """Run projections in this process meanwhile."""
         await self.models.register([projection.shape for projection in self.runner.projections])
-        running = asyncio.create_task(self.runner.run(), name="projections")
+        running = self.background.start("projections", self.runner.run)
         try:
             yield
         finally:
             self.runner.stop()
-            await asyncio.wait([running], timeout=ENDING)
-            await _cancelled(running)
+            await self.background.stop(running, grace=ENDING)
 
     async def build(self, line: LineId) -> None:
         """Build a line here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
@@ -165,7 +167,7 @@ class Runtime:
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Connect everything that the settings ask for, and let it go at the end."""
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
+        clock, background = SystemClock(), BackgroundTasks()
         agents, prices = _agents(settings, clock), _prices(settings)
         catalogue = with_asked_for(load_catalogue(settings), {agent.name: agent.model for agent in agents.values()})
         tokens = TiktokenCounter(catalogue.policy.usual.model)
@@ -173,12 +175,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(models.close)
         if settings.air_gapped and settings.embedding_endpoint:
             check_inside("EMBEDDING_ENDPOINT", urlsplit(settings.embedding_endpoint).hostname or "")
-        log = await open_log(settings, stack, clock)
+        log = await open_log(settings, stack, clock, background)
         journal = Journal(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
         signals = Signals(log.wakeups)
-        stack.push_async_callback(_cancelled, asyncio.create_task(signals.keep_up(log.events)))
+        await stack.enter_async_context(background.running("signals", partial(signals.keep_up, log.events)))
         accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
         account = Account(accounts, prices, clock, uuid7)
         recall = Recall(log.finder, _meaning(settings, log.vectors, stack))
@@ -206,6 +208,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             name,
             settings.lease_seconds,
             accounts=accounts,
+            isolation=None if log.url is None else SeparateProcesses(log.url, settings.lease_seconds),
+            background=background,
         )
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
@@ -235,12 +239,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             recall,
             log.url,
             indexer,
+            background,
         )
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> Meaning | None:

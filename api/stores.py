@@ -11,6 +11,7 @@ from typing import Protocol
 import asyncpg
 from redis.asyncio import Redis
 
+from domain.application.background import BackgroundTasks
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
@@ -84,8 +85,8 @@ class Database:
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    """Name the database of the settings, starting the embedded server if none is named."""
+async def database(settings: Settings, background: BackgroundTasks | None = None) -> AsyncIterator[Database]:
+    """Name the database of the settings. If none is named, start the embedded server, and keep it up meanwhile."""
     if settings.database_url is not None:
         yield Database(settings.database_url)
         return
@@ -96,7 +97,8 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         await asyncio.to_thread((await starting).stop)
         raise
     try:
-        yield Database(server.url(), server.alone)
+        async with (background or BackgroundTasks()).running("embedded_postgres", server.keep_up):
+            yield Database(server.url(), server.alone)
     finally:
         await asyncio.to_thread(server.stop)
 
@@ -123,7 +125,7 @@ class Log:
     url: str | None = None
 
 
-async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock) -> Log:
+async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock, background: BackgroundTasks) -> Log:
     """Open what the settings ask for; the stack lets it go. Raises asyncpg's errors where there is no database."""
     if settings.database_url == MEMORY:
         memory = MemoryEventStore()
@@ -145,7 +147,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
             memory_leases.loans,
             MemoryVectorStore(),
         )
-    found = await stack.enter_async_context(database(settings))
+    found = await stack.enter_async_context(database(settings, background))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(close_pool, pool)
@@ -160,7 +162,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     finder, suspects, loans = PostgresFinder(pool), PostgresSuspects(pool), PostgresLoans(pool)
     vectors = await _vectors(settings, found.url, pool)
     if settings.redis_url is None:
-        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool))
+        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool, background))
         return Log(
             *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder),
             *(suspects, loans, vectors),
@@ -169,7 +171,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     name = await database_name(pool)
-    over_redis = RedisWakeups(redis, name)
+    over_redis = RedisWakeups(redis, name, background)
     stack.push_async_callback(over_redis.close)
     hot = RedisHotStore(redis, name)
     return Log(

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.application.background import BackgroundTasks
 from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"
@@ -51,7 +52,7 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 class BatchedWakeups(ABC):
     """A `Wakeups` over a channel that carries texts of at most `largest` bytes."""
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, background: BackgroundTasks | None = None) -> None:
         """Begin to listen, and to send what there is to say."""
         self._largest = largest
         self._me = uuid4()
@@ -61,8 +62,12 @@ class BatchedWakeups(ABC):
         self.listening = asyncio.Event()
         """Set while others can be heard."""
         self._heard_at = time.monotonic()
-        forever = (self._listen_forever, self._send_forever, self._greet_forever)
-        self._tasks = [asyncio.create_task(task()) for task in forever]
+        self._background = background or BackgroundTasks()
+        self._tasks = [
+            self._background.start("wakeups_listener", self._listen_forever),
+            self._background.start("wakeups_sender", self._send_forever),
+            self._background.start("wakeups_greeter", self._greet_forever),
+        ]
 
     def send(self, wakeup: Wakeup) -> None:
         """Put a word to the others that wait. One that says the same as another takes its place."""
@@ -87,9 +92,7 @@ class BatchedWakeups(ABC):
 
     async def close(self) -> None:
         """Send what is left within a second, and let go."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop(*self._tasks)
         with suppress(Exception):
             async with asyncio.timeout(1):
                 await self._send()

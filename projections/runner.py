@@ -110,14 +110,14 @@ class Runner:
         self.wake()
 
     async def run(self) -> None:
-        """Run until it is stopped."""
+        """Run until it is stopped. An error that is no line's ends it: then it is to be run again."""
         self._stopping = False
         while not self._stopping:
             moved, full, started = 0, self._most, time.monotonic()
             try:
                 moved = await self._round()
-            except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop reading)
-                _log.exception("The projections could not go on, and try again")
+            except StoreUnavailable as error:
+                _log.warning("The projections try again to read the log: %s", error)
             if moved < full:
                 rest = rest_after(moved, full, time.monotonic() - started)
                 with suppress(TimeoutError):

@@ -5,24 +5,24 @@ import errno
 import logging
 import os
 import resource
-import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import click
 import msgspec
 import uvicorn
-import uvloop
 from litestar import Litestar
 from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.children import stopped_with_parent
 from api.cli.protocol import Protocol
 from api.cli.running import connected, explained, log_to_stderr, settle
-from api.cli.supervise import ready_line, supervise
+from api.cli.supervise import STOP_LIMIT_S, STOPS, ready_line, say, supervise
+from api.process import Process
+from api.runtime import Runtime
 from api.stores import MEMORY
 from domain.errors import ThreadfoldError
 from infrastructure.settings import BadSetting, Settings, load_settings
@@ -56,10 +56,23 @@ class CannotListen(ThreadfoldError):
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.  [PORT, or 8000]"
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes to serve with.  [default: 1]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Processes to serve with. A parent replaces one that dies or is blocked, 1 as well.  [default: one, alone]",
+)
 @click.option("--access-log", is_flag=True, help="Log each request.")
 @click.option("--listener", type=int, hidden=True, help="The descriptor of a socket that a parent listens at.")
-def serve(*, host: str | None, port: int | None, workers: int, access_log: bool, listener: int | None) -> None:
+@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
+def serve(
+    *,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    access_log: bool,
+    listener: int | None,
+    lifeline: int | None,
+) -> None:
     """Serve the HTTP API, and run the agents' turns."""
     with explained():
         settings = load_settings()
@@ -69,17 +82,19 @@ def serve(*, host: str | None, port: int | None, workers: int, access_log: bool,
         _allow_connections()
         for chatty in ("uvicorn.error", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        if workers > 1 and settings.database_url == MEMORY:
+        if workers and workers > 1 and settings.database_url == MEMORY:
             raise BadSetting("DATABASE_URL=memory://: several processes cannot share memory. Leave --workers out.")
         with (
             _listening(settings.host, settings.port) if listener is None else socket.socket(fileno=listener) as socket_,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             suppress(asyncio.CancelledError),  # told to stop before it was ready
         ):
-            if workers > 1:
-                runner.run(supervise(settings, socket_, workers, ["--access-log"] if access_log else []))
+            if workers:
+                process = Process(settings.lease_seconds, STOP_LIMIT_S)
+                options = ["--access-log"] if access_log else []
+                process.run(partial(supervise, process, settings, socket_, workers, options))
             else:
-                runner.run(_serve(settings, socket_, access_log=access_log, child=listener is not None))
+                process = Process(settings.lease_seconds, lifeline=lifeline)
+                process.run(partial(_serve, process, settings, socket_, access_log=access_log))
 
 
 def _allow_connections() -> None:
@@ -94,22 +109,25 @@ def _allow_connections() -> None:
 class _Server(uvicorn.Server):
     """A server that says when it is ready, and leaves signals to us."""
 
-    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         settle()
-        click.echo(self._ready)
+        self._ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # uvicorn's own would end the process by the signal once requests are done: before the turns are
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, access_log: bool, child: bool) -> None:
-    app = create_app(settings)
+async def _serve(process: Process, settings: Settings, listener: socket.socket, *, access_log: bool) -> None:
+    def opened(runtime: Runtime) -> None:
+        process.begin(lambda: ", ".join(runtime.background.not_running()) or None)
+
+    app = create_app(settings, opened)
     config = uvicorn.Config(
         _excusing(app),
         http=Protocol,
@@ -121,11 +139,16 @@ async def _serve(settings: Settings, listener: socket.socket, *, access_log: boo
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    server = _Server(config, ready_line(settings, listener))
-    stop = _stop_by_signals(server, app)
+
+    def ready() -> None:
+        process.ready()
+        if not process.has_parent:  # which says it for all
+            click.echo(ready_line(settings, listener))
+
+    server = _Server(config, ready)
+    process.on_stop(_stopper(process, server, app))
     async with connected(settings, app.lifespan()):
-        with stopped_with_parent(stop) if child else nullcontext():
-            await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener])
 
 
 def _excusing(app: ASGIApp) -> ASGIApp:
@@ -151,9 +174,9 @@ def _excusing(app: ASGIApp) -> ASGIApp:
     return excused
 
 
-def _stop_by_signals(server: uvicorn.Server, app: Litestar) -> Callable[[], None]:
-    """Make the first signal a request to stop, and a second one an end of waiting for requests."""
-    loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+def _stopper(process: Process, server: uvicorn.Server, app: Litestar) -> Callable[[], None]:
+    """Return what makes the first signal a request to stop, and a second one an end of waiting for requests."""
+    serving = asyncio.current_task()
 
     def stop() -> None:
         if not server.started and serving:
@@ -161,12 +184,11 @@ def _stop_by_signals(server: uvicorn.Server, app: Litestar) -> Callable[[], None
         elif server.should_exit:
             server.force_exit = True
         else:
-            click.echo("Threadfold stops as soon as what is running has ended, in some seconds at most.", err=True)
+            if not process.has_parent:  # which says it for all
+                say(STOPS)
             app.state.service.runtime.stopping.set()
             server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
     return stop
 
 

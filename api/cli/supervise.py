@@ -1,17 +1,27 @@
-"""Several processes behind one socket: a parent that starts them, starts anew what dies, and stops them all."""
+"""Processes behind one socket: a parent that starts them, replaces what dies or is silent, and stops them all."""
 
 import asyncio
-import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
-from api.children import keep
+from api.children import SILENT_LEASES, Child
 from api.cli.running import connected, model_of, place_of
-from api.stores import database
+from api.output import Output
+from api.process import Process
+from api.projector import stdout_descriptor
+from api.stores import MEMORY, database
+from domain.application.background import BackgroundTasks
 from infrastructure.settings import Settings
 from migrations.run import migrate
+
+STOP_LIMIT_S = 28.0
+"""Seconds that the parent has to stop: its children, and then the embedded server. It is less than what containers are
+usually given, which is 30."""
+
+STOPS = "Threadfold stops as soon as what is running has ended, in some seconds at most."
 
 
 def ready_line(settings: Settings, listener: socket.socket) -> str:
@@ -21,26 +31,55 @@ def ready_line(settings: Settings, listener: socket.socket) -> str:
     return f"Threadfold is ready at {url} - data in {place_of(settings)}; model: {model_of(settings)}"
 
 
-async def supervise(settings: Settings, listener: socket.socket, count: int, options: Sequence[str]) -> None:
+def say(line: str) -> None:
+    """Tell the person at the terminal something, if there still is one."""
+    with suppress(OSError):
+        click.echo(line, err=True)
+
+
+async def supervise(
+    process: Process, settings: Settings, listener: socket.socket, count: int, options: Sequence[str]
+) -> None:
     """Serve with several processes until a signal comes. The embedded database, if it is used, is the parent's."""
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    async with connected(settings, database(settings)) as found:
-        await migrate(found.url)
-        ready = asyncio.Barrier(count + 1)
-        arguments = ["serve", "--listener", str(listener.fileno()), *options]
+    stopping, hurry, background = asyncio.Event(), asyncio.Event(), BackgroundTasks()
+
+    def stop() -> None:
+        if stopping.is_set():
+            hurry.set()
+        stopping.set()
+
+    process.on_stop(stop)
+    async with connected(settings, database(settings, background)) as found:
+        if found.url != MEMORY:
+            await migrate(found.url)
+        output = Output(stdout_descriptor(), settings.lease_seconds / 2)
         children = [
-            asyncio.create_task(keep(arguments, {"DATABASE_URL": found.url}, [listener.fileno()], ready.wait))
-            for _ in range(count)
+            Child(
+                name=f"serve_{number}",
+                arguments=["serve", "--listener", str(listener.fileno()), *options],
+                environment={"DATABASE_URL": found.url},
+                output=output,
+                silence=SILENT_LEASES * settings.lease_seconds,
+                descriptors=[listener.fileno()],
+                hurry=hurry,
+            )
+            for number in range(1, count + 1)
         ]
-        stopped = asyncio.create_task(stopping.wait())
-        all_ready = asyncio.create_task(ready.wait())
-        await asyncio.wait([stopped, all_ready], return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.is_set():
-            click.echo(f"{ready_line(settings, listener)}; {count} processes")
-        await stopped
-        click.echo("Threadfold stops as soon as what is running has ended, in some seconds at most.", err=True)
-        for task in (*children, all_ready):
-            task.cancel()
-        await asyncio.gather(*children, all_ready, return_exceptions=True)
+        tasks = [background.start(child.name, child.run) for child in children]
+        process.begin()
+        telling = asyncio.create_task(_tell_when_ready(settings, listener, children, output), name="ready")
+        await stopping.wait()
+        say(STOPS)
+        telling.cancel()
+        await background.stop(*tasks)
+        await asyncio.gather(telling, return_exceptions=True)
+        await output.flush()
+
+
+async def _tell_when_ready(
+    settings: Settings, listener: socket.socket, children: Sequence[Child], output: Output
+) -> None:
+    for child in children:
+        await child.ready.wait()
+    number = f"{len(children)} processes" if len(children) > 1 else "1 process and its parent"
+    await output.write(f"{ready_line(settings, listener)}; {number}\n".encode())

@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
-import signal
+from functools import partial
 from uuid import UUID
 
 import click
-import uvloop
 
-from api.children import stopped_with_parent
 from api.cli.running import connected, explained, log_to_stderr, place_of, settle
+from api.process import Process
 from api.projector import Held
 from api.runtime import open_runtime
 from api.stores import MEMORY
+from domain.application.worker import Worker
 from domain.errors import ThreadfoldError
-from domain.ids import WorkerId
+from domain.ids import Shard, ThreadId, WorkerId
+from domain.ports.log import Fence
+from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.settings import Settings, load_settings
 
 
@@ -22,45 +24,79 @@ class NothingToShare(ThreadfoldError):
     """DATABASE_URL is memory://, which no other process can reach: `threadfold serve` runs the turns itself."""
 
 
+class _Lease(click.ParamType):
+    name = "shard:epoch"
+
+    def convert(self, value: str, _param: click.Parameter | None, _context: click.Context | None) -> Fence:
+        shard, _, epoch = value.partition(":")
+        return Fence(Shard(int(shard)), int(epoch))
+
+
 @click.command()
 @click.option("--projecting", type=click.UUID, hidden=True, help="Only run the projections of this worker's shards.")
-def worker(projecting: UUID | None) -> None:
+@click.option("--alone", type=click.UUID, hidden=True, help="Only run the turn of this thread, and end with it.")
+@click.option("--fence", "lease", type=_Lease(), hidden=True, help="The lease of another worker for that: shard:epoch.")
+@click.option("--convicted", is_flag=True, hidden=True, help="Do not run that turn: fail it.")
+@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
+def worker(
+    *, projecting: UUID | None, alone: UUID | None, lease: Fence | None, convicted: bool, lifeline: int | None
+) -> None:
     """Run the agents' turns, without serving HTTP. As many as you like may run beside each other.
 
     SIGTERM hands over to the other workers what is still running after five seconds.
     """
-    with explained(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with explained():
         settings = load_settings()
         if settings.database_url == MEMORY:
             raise NothingToShare
         log_to_stderr(settings.log_level)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        runner.run(_work(settings) if projecting is None else _project(settings, WorkerId(projecting)))
+        process = Process(settings.lease_seconds, lifeline=lifeline)
+        if projecting is not None:
+            process.run(partial(_project, process, settings, WorkerId(projecting)))
+        elif alone is not None and lease is not None:
+            process.run(partial(_run_alone, process, settings, ThreadId(alone), lease, convicted=convicted))
+        else:
+            process.run(partial(_work, process, settings))
 
 
-async def _project(settings: Settings, worker: WorkerId) -> None:
-    stopping = _told_to_stop()
+async def _project(process: Process, settings: Settings, worker: WorkerId) -> None:
+    stopping = asyncio.Event()
+    process.on_stop(stopping.set)
     async with connected(settings, open_runtime(settings)) as runtime:
-        held = Held(runtime.worker.leases, worker)
+        process.begin(lambda: ", ".join(runtime.background.not_running()) or None)
+        held = Held(runtime.worker.leases, worker, runtime.background)
         runtime.runner.held = held.slices
         async with held.watched(), runtime.projecting_here():
             settle()
-            click.echo("ready")
-            with stopped_with_parent(stopping.set):
-                await stopping.wait()
+            process.ready()
+            await stopping.wait()
 
 
-def _told_to_stop() -> asyncio.Event:
-    """Return what is set once a signal asks to stop."""
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    return stopping
+async def _run_alone(
+    process: Process, settings: Settings, thread_id: ThreadId, fence: Fence, *, convicted: bool
+) -> None:
+    stopping = asyncio.Event()
+    process.on_stop(stopping.set)
+    async with connected(settings, open_runtime(settings)) as runtime:
+        process.ready()
+        process.begin()
+        lease, own = BorrowedLease(fence), runtime.worker
+        alone = Worker(
+            *(runtime.turns, lease, own.wakeups, lease, lease, own.id, own.name, settings.lease_seconds),
+            background=runtime.background,
+        )
+        async with runtime.counting():
+            await alone.run_alone(thread_id, stopping, convicted=convicted)
 
 
-async def _work(settings: Settings) -> None:
-    stopping = _told_to_stop()
-    async with connected(settings, open_runtime(settings)) as runtime, runtime.working():
-        settle()
-        click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
-        await stopping.wait()
+async def _work(process: Process, settings: Settings) -> None:
+    stopping = asyncio.Event()
+    process.on_stop(stopping.set)
+    async with connected(settings, open_runtime(settings)) as runtime:
+        process.begin()
+        async with runtime.working():
+            settle()
+            process.ready()
+            click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
+            await stopping.wait()

@@ -13,7 +13,7 @@ from api.metrics import exposition
 from api.problems import problems
 from api.views.about import Health, WorkerView
 from api.views.graphs import GraphView, graph_view
-from domain.errors import UnknownGraph
+from domain.errors import StoreUnavailable, UnknownGraph
 
 EXPOSITION = "text/plain; version=0.0.4"
 METERED = {
@@ -22,7 +22,9 @@ METERED = {
     ),
     **problems(HTTP_503_SERVICE_UNAVAILABLE),
 }
-UNREADY = ResponseSpec(Health, generate_examples=False, description="The log cannot be read.")
+UNREADY = ResponseSpec(
+    Health, generate_examples=False, description="The log cannot be read, or a background task does not run."
+)
 
 
 @get("/v1/graphs", tags=["graphs"], responses=problems())
@@ -54,15 +56,25 @@ async def live() -> Health:
 
 @get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
-    """Say whether the log can be read; in `detail`, what somebody should look at all the same."""
+    """Say whether the log can be read, and every background task runs; in `detail`, what to look at all the same."""
     trouble = await readiness.trouble()
     if trouble is not None:
         detail = f"The database does not answer: {trouble}"
+        return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
+    if down := service.runtime.background.not_running():
+        detail = f"Background tasks that do not run: {', '.join(down)}. The log says why; they are started again."
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
     return Response(Health("ready", await service.upkeep.trouble()), status_code=HTTP_200_OK)
 
 
 @get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
 async def metrics(service: FromService) -> bytes:
-    """Show how the read models are, in Prometheus' text format."""
-    return exposition(await service.upkeep.projections())
+    """Show how the read models and the background tasks are, in Prometheus' text format.
+
+    While the log cannot be read, the read models are left out.
+    """
+    try:
+        projections = await service.upkeep.projections()
+    except StoreUnavailable:
+        projections = ()
+    return exposition(projections, service.runtime.background.statuses())

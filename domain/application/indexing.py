@@ -56,7 +56,7 @@ class Indexer:
         self._woken.set()
 
     async def run(self) -> None:
-        """Run for ever."""
+        """Run for ever. What is neither the model's nor the store's failure ends it: then it is to be run again."""
         while True:
             rest = IDLE
             try:
@@ -64,9 +64,6 @@ class Indexer:
             except (ModelError, StoreUnavailable) as error:
                 rest = AWAY
                 _log.warning("Messages are embedded later: %s", error)
-            except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop)
-                rest = AWAY
-                _log.exception("Messages could not be embedded; this is tried again")
             if rest:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(rest if rest == AWAY else IDLE):

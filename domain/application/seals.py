@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
+from domain.application.background import BackgroundTasks
 from domain.application.forest import BARE, grown
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.merkle import Tree, log_root
@@ -98,18 +99,13 @@ class Sealer:
         return since + self._every if since != NEVER else now
 
     @asynccontextmanager
-    async def sealing(self) -> AsyncIterator[None]:
+    async def sealing(self, background: BackgroundTasks | None = None) -> AsyncIterator[None]:
         """Make seals meanwhile, if there is a key. Of several processes that do, one makes each seal."""
         if self.signer is None:
             yield
             return
-        task = asyncio.create_task(self._seal_forever(), name="sealer")
-        try:
+        async with (background or BackgroundTasks()).running("sealer", self._seal_forever):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _seal_forever(self) -> None:
         while True:
@@ -126,9 +122,6 @@ class Sealer:
             except StoreUnavailable as error:
                 _log.warning("No seal was made: %s", error)
                 pause = 1.0
-            except Exception:  # noqa: BLE001  (whatever it was, the next attempt may succeed)
-                _log.exception("No seal was made")
-                pause = self._every.total_seconds()
             await asyncio.sleep(pause)
 
     async def _trees_to_go_on_from(self, last: Seal | None, signer: Signer, *, new_key: bool) -> Sequence[Tree]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 
 from domain.application.accounts import Accounts
+from domain.application.background import BackgroundTask, BackgroundTasks
 from domain.application.journal import Loaded
 from domain.application.shards import Shards
 from domain.application.take_up import TakeUp
@@ -55,9 +56,10 @@ class Worker:
     """Whose reservations to look after that no process settles, in the shards that it holds."""
     isolation: Isolation | None = None
     """Runs turns that may have ended their process; without one, they run here."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     shards: Shards = field(init=False)
     _take_up: TakeUp = field(init=False)
-    _ticking: list[asyncio.Task[None]] = field(init=False, default_factory=list)
+    _ticking: Sequence[BackgroundTask] = field(init=False, default=())
     _shares_changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _work_changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _unlisten: Callable[[], None] = field(init=False, default=lambda: None)
@@ -94,12 +96,15 @@ class Worker:
 
     async def begin(self) -> None:
         """Take shards, and run what there is to run in them, from now on."""
-        await self._safely(self.shards.share)
-        await self._safely(self._find_work)
+        for step in (self.shards.share, self._find_work):
+            try:
+                await self._patiently(step)
+            except Exception:  # noqa: BLE001  (whatever it is, the background task tries again, and tells of it)
+                _log.exception("The worker could not look after its shards, and tries again")
         self._unlisten = self.wakeups.listen(self._hear)
         self._ticking = [
-            asyncio.create_task(self._forever(self.shards.share, self._shares_changed), name="leases"),
-            asyncio.create_task(self._forever(self._find_work, self._work_changed), name="worker"),
+            self._start("leases", self.shards.share, self._shares_changed),
+            self._start("worker", self._find_work, self._work_changed),
         ]
 
     async def end(self, grace: float = 5.0) -> None:
@@ -110,10 +115,8 @@ class Worker:
         if not self._ticking:
             return
         self._unlisten()
-        finding, self._ticking = self._ticking, []
-        for task in finding:
-            task.cancel()
-        await asyncio.gather(*finding, return_exceptions=True)
+        await self.background.stop(*self._ticking)
+        self._ticking = ()
         await self._leave(grace)
 
     def slices(self) -> Sequence[Slice]:
@@ -163,21 +166,25 @@ class Worker:
             case TurnReady(thread_id, tenant) if self._take_up.may_run(thread_id) and self.only in {None, thread_id}:
                 self._spawn(self._take_up.take(thread_id, tenant))
 
+    def _start(self, name: str, step: Callable[[], Awaitable[None]], woken: asyncio.Event) -> BackgroundTask:
+        tick = self.shards.tick  # leases are to be renewed in time, whatever has failed
+        return self.background.start(
+            name, lambda: self._forever(step, woken), first_pause=min(1.0, tick), longest_pause=tick
+        )
+
     async def _forever(self, step: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.shards.tick):
                     await woken.wait()
             woken.clear()
-            await self._safely(step)
+            await self._patiently(step)
 
-    async def _safely(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except (StoreUnavailable, TimeoutError) as error:
             _log.warning("The worker tries again to renew its leases and to find turns: %r", error)
-        except Exception:  # noqa: BLE001  (whatever it is, it is no reason to stop working)
-            _log.exception("The worker could not look after its shards, and tries again")
 
     async def _find_work(self) -> None:
         """Ask the log what there is to run, and whether others have written to what runs."""

@@ -22,6 +22,7 @@ the server's account. Whoever can reach the socket could as well read the files;
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import pathlib
 import re
@@ -49,6 +50,9 @@ PATIENCE = 120.0
 PAUSE = 0.02
 """Seconds between two looks."""
 
+LOOK = 1.0
+"""Seconds between two looks at whether the server is still there."""
+
 OWN_CWD = pathlib.Path("/proc/self/cwd")
 
 SETTINGS = {
@@ -59,6 +63,9 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedPostgres:
@@ -99,6 +106,17 @@ class EmbeddedPostgres:
         """Where to connect: `postgresql://postgres@/threadfold?host=...`, as asyncpg and SQLAlchemy take it."""
         return f"postgresql://postgres@/{quote(database)}?host={self._socket_dir}&port={PORT}"
 
+    async def keep_up(self) -> None:
+        """Start the server again whenever none of its processes is left, such as after it was killed; for ever.
+
+        Every process that uses the server may do this: one starts it, under start.lock, and the others find it running.
+        The last process to leave stops the server under the same lock, after its own `keep_up` was cancelled.
+        """
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._is_gone():
+                await asyncio.to_thread(self._revive)
+
     def ensure_database(self, name: str) -> None:
         """Create a database, unless it is there. Blocks; not for a thread that has an event loop running."""
         asyncio.run(self._create_database(name))
@@ -116,6 +134,22 @@ class EmbeddedPostgres:
             self._release()
             if alone:
                 self._halt()
+
+    def _is_gone(self) -> bool:
+        with self._no_server() as lock:
+            return lock is not None
+
+    def _revive(self) -> None:
+        try:
+            with self._guard():
+                if self._users is None or not self._is_gone():  # stopped, or another process was faster
+                    return
+                _log.error("The embedded PostgreSQL in %s has ended unexpectedly. It is started again", self._home)
+                began = time.monotonic()
+                self._run_until_it_answers()
+                _log.info("The embedded PostgreSQL answers again after %.1f s", time.monotonic() - began)
+        except (OSError, subprocess.SubprocessError, asyncpg.PostgresError) as error:
+            raise EmbeddedPostgresFailed(self._home, _reason(error)) from error
 
     def _begin(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)

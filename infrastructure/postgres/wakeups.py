@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from domain.application.background import BackgroundTasks
 from infrastructure.postgres.pool import connect
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
@@ -21,11 +22,11 @@ SEND = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 class PostgresWakeups(BatchedWakeups):
     """A `Wakeups` between all processes of a database. Open it with `open_wakeups`."""
 
-    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
+    def __init__(self, url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None) -> None:
         """Listen on a connection of its own, send on one of the pool's."""
         self._url = url
         self._pool = pool
-        super().__init__(LARGEST)
+        super().__init__(LARGEST, background)
 
     async def publish(self, payloads: list[str]) -> None:
         """Notify in one statement."""
@@ -49,9 +50,11 @@ class PostgresWakeups(BatchedWakeups):
 
 
 @asynccontextmanager
-async def open_wakeups(url: str, pool: asyncpg.Pool) -> AsyncIterator[PostgresWakeups]:
+async def open_wakeups(
+    url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None
+) -> AsyncIterator[PostgresWakeups]:
     """Join the processes of a database."""
-    wakeups = PostgresWakeups(url, pool)
+    wakeups = PostgresWakeups(url, pool, background)
     try:
         yield wakeups
     finally:

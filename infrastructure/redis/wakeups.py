@@ -2,6 +2,7 @@
 
 from redis.asyncio import Redis
 
+from domain.application.background import BackgroundTasks
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
 LARGEST = 500_000
@@ -11,11 +12,11 @@ LARGEST = 500_000
 class RedisWakeups(BatchedWakeups):
     """A `Wakeups` between all processes that know the same Redis and the same database."""
 
-    def __init__(self, redis: Redis, database: str) -> None:
+    def __init__(self, redis: Redis, database: str, background: BackgroundTasks | None = None) -> None:
         """Use a client, which somebody else closes. `database` keeps those of several databases apart."""
         self._redis = redis
         self._channel = f"{CHANNEL}:{database}"
-        super().__init__(LARGEST)
+        super().__init__(LARGEST, background)
 
     async def publish(self, payloads: list[str]) -> None:
         """Publish in one round trip."""

@@ -61,6 +61,25 @@ class ServerProcess:
             raise RuntimeError("It was not started")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once it has ended."""
+        return self._process.returncode if self._process else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, and do not wait."""
+        os.kill(self.pid, number)
+
+    async def ended(self) -> None:
+        """Wait until it has ended, by itself or by a signal."""
+        if self._process is not None:
+            await self._process.wait()
+
     async def kill(self) -> None:
         """End it as a power cut would: without a chance to do anything about it."""
         await self._end(signal.SIGKILL)

@@ -396,3 +396,27 @@ def _python_for(user: pwd.struct_passwd) -> list[str]:
             if _as(user, [name, "-B", "-c", "import infrastructure.embedded"]).returncode == 0:
                 return [name, "-B"]
     pytest.skip("nobody can execute no Python that has our packages")
+
+
+async def test_of_several_processes_that_keep_a_server_up_one_starts_it_and_none_once_it_is_stopped(
+    data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("infrastructure.embedded.server.LOOK", 0.01)
+    caplog.set_level("INFO")
+    servers = [await asyncio.to_thread(EmbeddedPostgres.start, data_dir) for _ in range(3)]
+    keeping = [asyncio.create_task(server.keep_up()) for server in servers]
+    first = _postmaster(data_dir)
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while "answers again" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert _postmaster(data_dir) != first
+    assert await asyncio.to_thread(_ask, servers[0].url(), "SELECT 1") == 1
+    for server in servers:
+        await asyncio.to_thread(server.stop)
+    for task in keeping:  # they look on, as a process that ends does for a moment
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
+    assert not _runs(data_dir)
+    assert caplog.text.count("It is started again") == 1
