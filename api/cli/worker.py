@@ -24,7 +24,7 @@ class NothingToShare(ThreadfoldError):
     """DATABASE_URL is memory://, which no other process can reach: `threadfold serve` runs the turns itself."""
 
 
-class _Lease(click.ParamType):
+class _Lease(click.ParamType[Fence]):
     name = "shard:epoch"
 
     def convert(self, value: str, _param: click.Parameter | None, _context: click.Context | None) -> Fence:

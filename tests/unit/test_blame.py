@@ -78,7 +78,8 @@ async def crashed(worker: Worker, played: Stage) -> None:
     async with asyncio.timeout(10):
         while not worker.turns.running():
             await asyncio.sleep(0)
-    for task in (*worker._ticking, *worker._tasks, *(task for _, task in worker.turns._runs.values())):
+    await worker.background.stop(*worker._ticking)
+    for task in (*worker._tasks, *(task for _, task in worker.turns._runs.values())):
         task.cancel()
     worker.turns._runs.clear()
     played.journal._hot.clear()
