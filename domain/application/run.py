@@ -22,7 +22,7 @@ from domain.application.user_code import Deadline
 from domain.codec import Metadata, Recorded, decode
 from domain.commands import Command, NoteCalls, Report, TellThreshold
 from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
-from domain.events import BudgetThresholdReached, Durability
+from domain.events import BudgetThresholdReached, Durability, ModelCalled
 from domain.ids import ThreadId, TurnId, Version
 from domain.ports.hot import HotStore
 from domain.ports.log import Fence
@@ -316,17 +316,23 @@ class Run:
         left, durable = list(staged[len(ours) :]), ours[-1].after if ours else before
         events = [recorded for each in ours for recorded in each.sealed.recorded]
         others = [decode(record) for record in meanwhile if record.version > durable.head.version]
-        again, calls = decided_again(journal, now, durable, left, self.metadata, others) if others else (left, ())
-        self._staged, self._durable = again, now if others else durable
+        again: list[Staged] = left
+        calls: Sequence[ModelCalled] = ()
+        if now.head.hash != durable.head.hash:
+            again, calls = decided_again(journal, now, durable, left, self.metadata, others)
+            durable = now
+        self._staged, self._durable = again, durable
         self._unanswered.clear()
         self.loaded = again[-1].after if again else now
         for called in calls:
             self.unsaid.keep(called)
         if events:
-            self._unsettled.append((before, durable, events))
+            self._unsettled.append((before, ours[-1].after, events))
             self.means.signals.send(self.thread_id, events)
         if others:  # some may be ours, stored by a run of this turn that was cut off
             self._unsettled.append((now, now, others))
+        if self.turn and self.turn.cancelling:  # what is to tell this process so may have been lost
+            self.stop()
         return {each.number: each.sealed.recorded for each in ours}
 
     async def store_is_away(self, error: StoreUnavailable) -> None:

@@ -89,8 +89,7 @@ def open_files(pid: int) -> int:
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["alone", "children"])
-@pytest.mark.parametrize("whole", [False, True], ids=["postmaster", "all of it"])
+@pytest.mark.parametrize(("options", "whole"), [([], False), (["--workers", "2"], True)], ids=["alone", "children"])
 async def test_an_embedded_postgres_that_was_killed_is_started_again(
     tmp_path: Path, options: list[str], whole: object
 ) -> None:
