@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from infrastructure.postgres.pool import connect
+from infrastructure.postgres.retry import reaching
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
 LARGEST = 7_900
@@ -29,7 +30,8 @@ class PostgresWakeups(BatchedWakeups):
 
     async def publish(self, payloads: list[str]) -> None:
         """Notify in one statement."""
-        await self._pool.execute(SEND, CHANNEL, payloads)
+        async with reaching(self._pool):
+            await self._pool.execute(SEND, CHANNEL, payloads)
 
     async def listen_until_lost(self) -> None:
         """Listen on a connection of its own: those of the pool come and go."""
