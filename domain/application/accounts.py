@@ -92,7 +92,8 @@ class Accounts:
     async def recover(self, held: Mapping[Shard, int], before: Before = _nothing) -> Recovered:
         """End what was left open in shards that are this worker's, each under the epoch of its lease.
 
-        `before` stores what those who are gone had answered in a thread: what is not in the log took nothing.
+        `before` stores what those who are gone had answered in a thread: what is not in the log took nothing. First,
+        a thread is fenced, so that nothing comes into its log after that; one with an append under way has time.
         """
         for reservation, outcome in list(self._owed.items()):
             await self._pay(reservation, outcome, quietly=True)
@@ -101,7 +102,8 @@ class Accounts:
         for each in left:
             try:
                 await before(each.thread_id)
-                ended += [await self._recover(each)] if self._is_left(each, held) else []
+                if self._is_left(each, held) and await self._is_fenced(each, held):
+                    ended.append(await self._recover(each))
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001  (one that cannot be ended is no reason to leave the others)
@@ -112,6 +114,12 @@ class Accounts:
         """Say whether who made a reservation is gone. Under a newer epoch, it is this worker who has lost the shard."""
         epoch = reservation.fence.epoch if reservation.fence else 0
         return reservation.id not in self._live and epoch <= held[shard_of(slice_of(reservation.thread_id))]
+
+    async def _is_fenced(self, reservation: Reservation, held: Mapping[Shard, int]) -> bool:
+        """Keep a former owner's appends out of a thread. No: one of them may be on its way."""
+        thread_id = reservation.thread_id
+        fenced = await self._history.store.fence_threads({thread_id: held[shard_of(slice_of(thread_id))]})
+        return thread_id in fenced
 
     async def _recover(self, reservation: Reservation) -> str:
         try:

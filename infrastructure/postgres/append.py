@@ -71,7 +71,8 @@ class Storing:
         if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
             return position
         fence = append.fence
-        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch):
+        place = slice_of(append.thread_id), append.thread_id
+        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *place):
             return LeaseLost()
         return VersionConflict(append.expected.version, await _actual(self._pool, append))
 

@@ -60,6 +60,10 @@ class Appender:
         self._go_on_soon()
         return await waiting.done
 
+    def under_way(self) -> frozenset[ThreadId]:
+        """Name the threads that this process is appending to, whether or not a caller still waits for it."""
+        return frozenset(self._busy) | {waiting.append.thread_id for waiting in self._queue}
+
     async def close(self) -> None:
         """Wait until everything is stored or refused."""
         while self._groups or self._going_on:

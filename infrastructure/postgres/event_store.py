@@ -26,6 +26,7 @@ from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
+    FENCE,
     HASHES,
     READ,
     READ_AFTER,
@@ -62,6 +63,12 @@ class PostgresEventStore:
     async def append(self, append: Append) -> Position:
         """Store an append, together with others that come at the same time."""
         return await self._appender.append(append)
+
+    async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
+        """Raise threads' epochs, but for those whose rows are locked or that this process appends to."""
+        asked = sorted(epochs.keys() - self._appender.under_way())
+        columns = [slice_of(thread_id) for thread_id in asked], asked, [epochs[thread_id] for thread_id in asked]
+        return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, FENCE, *columns)} if asked else set()
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""
