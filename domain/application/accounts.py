@@ -16,7 +16,7 @@ from domain.application.history import History
 from domain.application.known_limits import KnownLimits
 from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
 from domain.events import ModelCalled
-from domain.ids import Shard, ThreadId, shard_of, slice_of
+from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Standing
 from domain.prices import Prices
 
@@ -54,6 +54,10 @@ class Accounts:
         self._prices = prices
         self._live: set[UUID] = set()
         self._owed: dict[UUID, Outcome] = {}
+
+    async def standings(self, tenant: Tenant) -> Sequence[Standing]:
+        """Return how a tenant's limits stand now, by the ledger's time."""
+        return await self.ledger.standings(tenant, await self.known.now())
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take the most that a call can take. Where nothing limits it, nobody is asked.
