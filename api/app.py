@@ -36,7 +36,8 @@ def create_app(settings: Settings) -> Litestar:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
-            app.state.readiness = Readiness(runtime.journal.store)
+            store = runtime.journal.store
+            app.state.readiness = Readiness(store, write=store.check_writable)
             async with runtime.working():
                 yield
             app.state.readiness.close()

@@ -22,7 +22,7 @@ METERED = {
     ),
     **problems(HTTP_503_SERVICE_UNAVAILABLE),
 }
-UNREADY = ResponseSpec(Health, generate_examples=False, description="The log cannot be read.")
+UNREADY = ResponseSpec(Health, generate_examples=False, description="The log cannot be read or written.")
 
 
 @get("/v1/graphs", tags=["graphs"], responses=problems())
@@ -54,10 +54,10 @@ async def live() -> Health:
 
 @get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
-    """Say whether the log can be read; in `detail`, what somebody should look at all the same."""
+    """Say whether the log can be read and written; in `detail`, what needs attention all the same."""
     trouble = await readiness.trouble()
     if trouble is not None:
-        detail = f"The database does not answer: {trouble}"
+        detail = f"The log cannot be read and written: {trouble}"
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
     return Response(Health("ready", await service.upkeep.trouble()), status_code=HTTP_200_OK)
 

@@ -102,6 +102,9 @@ class EventStore(Protocol):
             Overloaded: too many appends wait already.
         """
 
+    async def check_writable(self) -> None:
+        """Write something that no reader sees, as durably as an append. Raises `StoreUnavailable`, which says why."""
+
     async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
         """Refuse appends to threads under older epochs than these from now on. Return the threads that are fenced.
 

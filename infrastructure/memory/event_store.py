@@ -32,6 +32,9 @@ class MemoryEventStore:
         """Refuse appends under an older epoch from now on."""
         self._epochs[shard] = epoch
 
+    async def check_writable(self) -> None:
+        """Do nothing: memory can be written."""
+
     async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
         """Raise threads' epochs: no append is ever under way."""
         fenced = {id_: epoch for id_, epoch in epochs.items() if self._thread_epochs.get(id_, 0) <= epoch}

@@ -11,7 +11,7 @@ from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Position, ThreadId
 from domain.ports.log import Append
 from infrastructure.postgres.append import Outcome, Storing
-from infrastructure.postgres.failures import is_divisible, is_passing, is_worth_dividing
+from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_passing, is_worth_dividing
 from infrastructure.postgres.groups import halves
 
 MOST = 32
@@ -27,6 +27,10 @@ AT_ONCE = 2
 
 WAITING = 2_000
 """Appends that may wait; more are refused, so that a slow database does not fill the memory."""
+
+
+RECENT_S = 5.0
+"""Seconds in which an append that could not be stored counts against the process's readiness."""
 
 
 def _has_to_do_with_all(error: Exception) -> bool:
@@ -50,6 +54,7 @@ class Appender:
         self._groups: set[asyncio.Task[None]] = set()
         self._busy: set[ThreadId] = set()
         self._going_on = False
+        self._trouble: tuple[float, StoreUnavailable] | None = None
 
     async def append(self, append: Append) -> Position:
         """Store an append durably; see `EventStore.append`."""
@@ -59,6 +64,12 @@ class Appender:
         self._queue.append(waiting)
         self._go_on_soon()
         return await waiting.done
+
+    def trouble(self) -> StoreUnavailable | None:
+        """Return what the last appends met, if the store was unavailable to them a moment ago and to none since."""
+        at, error = self._trouble or (0.0, None)
+        recent = asyncio.get_running_loop().time() - at < RECENT_S
+        return error if recent else None
 
     def under_way(self) -> frozenset[ThreadId]:
         """Name the threads that this process is appending to, whether or not a caller still waits for it."""
@@ -149,6 +160,10 @@ class Appender:
 
     def _answer(self, waiting: _Waiting, outcome: Outcome | Exception) -> None:
         self._busy.discard(waiting.append.thread_id)
+        if isinstance(outcome, int):
+            self._trouble = None
+        elif isinstance(outcome, StoreUnavailable) and not is_about_one_row(outcome.__cause__):
+            self._trouble = asyncio.get_running_loop().time(), outcome
         if waiting.done.done():  # its caller was cancelled
             return
         if isinstance(outcome, Exception):

@@ -107,6 +107,11 @@ def is_divisible(error: BaseException | None) -> bool:
     return state is not None and not state.startswith(SHARED)
 
 
+def is_about_one_row(error: BaseException | None) -> bool:
+    """Say whether a statement may have failed because another session holds a row: others succeed."""
+    return (sqlstate_of(error) or "").startswith(("40", "55P03", "57014"))
+
+
 def is_worth_dividing(error: Exception) -> bool:
     """Say whether a group that met this error is to be tried in parts, so that one item does not fail the others."""
     return is_divisible(error.__cause__) if isinstance(error, StoreUnavailable) else is_about_the_request(error)

@@ -30,12 +30,15 @@ async def trying(
     *,
     expecting: Expected = (),
     again: Callable[[Exception], bool] = is_passing,
+    pauses: Sequence[float] | None = None,
 ) -> T:
     """Run something that may be run twice until it passes, after errors of which `again` says that they may pass.
 
+    Before each new attempt there is a pause; by default, these are `PAUSES`.
+
     Raises errors about the request and those that the caller is `expecting` as they are; `StoreUnavailable` otherwise.
     """
-    now, pauses = asyncio.get_running_loop().time, iter(PAUSES)
+    now, waits = asyncio.get_running_loop().time, iter(PAUSES if pauses is None else pauses)
     began = now()
     while True:
         begun = now()
@@ -43,7 +46,7 @@ async def trying(
             async with reaching(pool, expecting=expecting):
                 return await attempt()
         except ThreadfoldError as error:
-            pause, cause = next(pauses, None), error.__cause__
+            pause, cause = next(waits, None), error.__cause__
             slow = now() - begun > SLOW_S and now() - began > PATIENCE_S
             if pause is None or slow or pool.is_closing() or not (isinstance(cause, Exception) and again(cause)):
                 raise

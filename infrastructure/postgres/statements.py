@@ -213,6 +213,20 @@ A row that is locked is left out: a statement holds it that may be such an appen
 this never waits for an append that is stuck, and whoever asks comes again.
 """
 
+PROBE = """
+WITH gone AS (
+    DELETE FROM write_probes WHERE process <> $1 AND at < now() - interval '1 hour'
+), written AS (
+    INSERT INTO write_probes (process, at) VALUES ($1, now())
+        ON CONFLICT (process) DO UPDATE SET at = excluded.at
+)
+SELECT format('%s on %s', needed.privilege, needed.name) AS missing
+  FROM (VALUES ('events', 'INSERT'), ('commands', 'INSERT'), ('threads', 'INSERT'), ('threads', 'UPDATE'),
+               ('slices', 'UPDATE')) AS needed (name, privilege)
+ WHERE NOT has_table_privilege(needed.name, needed.privilege)
+"""
+"""Write a row of this process's own, durably, and name what its role may not do that appends need."""
+
 VERSION_AT = f"""
 WITH RECURSIVE search (low, high) AS (
     SELECT base, version
