@@ -75,9 +75,9 @@ class MemoryLedger:
         counted = {limit.window for limit in before}
         for window in {limit.window for limit in limits} - counted - {"turn"}:
             key = _key(scope, window, at)
-            counted = self._counters.setdefault(key, _Counter())
+            there = self._counters.setdefault(key, _Counter())
             if window in spent:
-                self._counters[key] = _Counter(greatest(counted.spent, spent[window]))
+                self._counters[key] = _Counter(greatest(there.spent, spent[window]))
         for (of, window, _), counter in self._counters.items():
             unchanged = any(limit.window == window and limit in before for limit in limits)
             if of == scope and not unchanged:

@@ -86,6 +86,15 @@ def is_about_the_request(error: Exception) -> bool:
     return isinstance(error, ValueError | OverflowError)
 
 
+def is_of_the_store(error: Exception) -> bool:
+    """Say whether an error that a caller did not expect is one of the database's and not about the request."""
+    kinds = (
+        *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+        *(ConnectionError, TimeoutError),
+    )
+    return isinstance(error, kinds) and not is_about_the_request(error)
+
+
 def is_passing(error: Exception) -> bool:
     """Say whether another attempt in a moment may succeed."""
     if isinstance(error, asyncpg.InvalidCachedStatementError):  # the tables have changed since it was prepared

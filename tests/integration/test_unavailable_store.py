@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from typing import Any
+from uuid import UUID
 
 import asyncpg
+import httpx
 import pytest
 
 from domain.chain import NOTHING
 from domain.errors import StoreUnavailable
-from domain.ids import Position, Version
+from domain.ids import Position, ThreadId, Version
 from domain.ports.reads import Access
 from infrastructure.postgres import failures, retry
 from infrastructure.postgres.appender import MOST, Appender
@@ -214,3 +216,52 @@ async def test_over_http_an_unavailable_store_is_a_503_that_says_when_to_come_ag
         for path in ("events", "events?limit=5"):
             refused = await api.get(f"/v1/threads/{thread}/{path}")
             assert (refused.status_code, refused.headers.get("retry-after")) == (503, "2"), path
+
+
+async def test_a_stream_ends_where_the_store_is_away_and_the_client_is_told_when_it_comes_again(
+    database_url: str, owner: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_api(database_url=database_url) as api:
+        thread = await api.opened()
+        async with (
+            httpx.AsyncClient(base_url=api.base_url, timeout=60) as client,
+            client.stream("GET", f"/v1/threads/{thread}/stream", params={"after": 0}) as stream,
+        ):
+            lines = stream.aiter_lines()
+            while await anext(lines) != "id: 1":
+                pass
+            await owner.execute("REVOKE SELECT ON events FROM threadfold_app")
+            other = await open_pool(database_url, max_size=1)  # an event that another process writes
+            async with other:
+                row = await PostgresEventStore(other).thread(ThreadId(UUID(thread)))
+                assert row is not None
+                await PostgresEventStore(other).append(
+                    appending(row.thread_id, row.head, "{}", at=row.head.at, tenant=row.tenant)
+                )
+            rest = [line async for line in lines]
+        assert ": the store is unavailable" in rest
+        assert "Exception in ASGI application" not in caplog.text
+        assert (await api.get(f"/v1/threads/{thread}/events")).status_code == 503
+
+
+async def test_an_error_of_the_driver_that_gets_past_everything_is_a_503_and_a_defect_of_ours_a_500(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_api(database_url=database_url) as api:
+        thread = await api.opened()
+        errors = (
+            (asyncpg.ConnectionDoesNotExistError("gone"), 503),
+            (asyncpg.DiskFullError("full"), 503),
+            (ConnectionResetError(), 503),
+            (asyncpg.NumericValueOutOfRangeError("too large"), 500),
+            (ZeroDivisionError(), 500),
+        )
+        for error, status in errors:
+
+            async def failing(*_: object, error: Exception = error) -> None:
+                raise error
+
+            monkeypatch.setattr(api.service.runtime.journal.store, "thread", failing)
+            answer = await api.get(f"/v1/threads/{thread}/events")
+            assert answer.status_code == status, error
+            assert ("retry-after" in answer.headers) == (status == 503)
