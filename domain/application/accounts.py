@@ -100,7 +100,12 @@ class Accounts:
         a thread is fenced, so that nothing comes into its log after that; one with an append under way has time.
         """
         for reservation, outcome in list(self._owed.items()):
-            await self._pay(reservation, outcome, quietly=True)
+            try:
+                await self._pay(reservation, outcome, quietly=True)
+            except StoreUnavailable:
+                raise
+            except Exception:  # noqa: BLE001  (as below)
+                _log.exception("The reservation %s cannot be settled, and stays as it is for now", reservation)
         left = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
         ended: list[str] = []
         for each in left:

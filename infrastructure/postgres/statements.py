@@ -216,9 +216,10 @@ this never waits for an append that is stuck, and whoever asks comes again.
 PROBE = """
 WITH gone AS (
     DELETE FROM write_probes WHERE process <> $1 AND at < now() - interval '1 hour'
+), updated AS (
+    UPDATE write_probes SET at = now() WHERE process = $1 RETURNING process
 ), written AS (
-    INSERT INTO write_probes (process, at) VALUES ($1, now())
-        ON CONFLICT (process) DO UPDATE SET at = excluded.at
+    INSERT INTO write_probes (process, at) SELECT $1, now() WHERE NOT EXISTS (SELECT FROM updated)
 )
 SELECT format('%s on %s', needed.privilege, needed.name) AS missing
   FROM (VALUES ('events', 'INSERT'), ('commands', 'INSERT'), ('threads', 'INSERT'), ('threads', 'UPDATE'),

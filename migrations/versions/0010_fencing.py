@@ -14,10 +14,11 @@ STATEMENTS = (
     COMMENT ON COLUMN threads.epoch IS 'The highest epoch of its shard''s lease that a worker has written to it, or '
                                        'looked after it, under: appends under a lower one are refused'
     """,
+    # A row for each process that lives: they are found without an index.
     """
     CREATE TABLE write_probes (
         at      timestamptz NOT NULL,
-        process uuid        NOT NULL PRIMARY KEY
+        process uuid        NOT NULL
     ) WITH (fillfactor = 20)
     """,
     "COMMENT ON TABLE write_probes IS 'Rows that processes write in order to see whether they can'",
