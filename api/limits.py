@@ -16,6 +16,9 @@ from domain.queries import Aggregate, Where
 from domain.windows import WINDOWS, Window, start_of
 from projections.usage import USAGE
 
+ATTEMPTS = 10
+"""How often it is added up what was spent before limits, if other processes set them at the same time."""
+
 
 class TenantLimits:
     """Limits what a tenant's agents and models may spend."""
@@ -24,7 +27,7 @@ class TenantLimits:
         """Work with what the composition root has joined."""
         self._runtime = runtime
         self._reading = reading
-        self._ledger = runtime.accounts.ledger
+        self._ledger, self._known = runtime.accounts.ledger, runtime.accounts.known
 
     async def set(self, scope: Scope, limits: tuple[Limit, ...], caller: Caller) -> LimitsView:
         """Limit a scope, instead of what limited it before. Raises `InvalidInput`, `BehindLog`."""
@@ -32,14 +35,17 @@ class TenantLimits:
         if limits and scope.agent and scope.agent not in self._runtime.agents:
             known = ", ".join(sorted(self._runtime.agents))
             raise InvalidInput("agent", f"there is none of this name; there are {known}")
-        at = self._runtime.clock.now()
-        spent = await self._spent(scope, await self._new(scope, limits), at)
-        await self._runtime.accounts.known.set(scope, limits, at, caller.actor, spent)
+        for attempt in range(ATTEMPTS):
+            at, before = await self._known.now(), await self._holding(scope)
+            spent = await self._spent(scope, _new(limits, before), at)
+            seen = before if attempt < ATTEMPTS - 1 else None  # at last, what was counted until now goes on
+            if await self._known.set(scope, limits, at, caller.actor, spent, seen):
+                break
         return await self.show(caller)
 
     async def show(self, caller: Caller) -> LimitsView:
         """Say what limits a tenant, and how the limits stand."""
-        at = self._runtime.clock.now()
+        at = await self._known.now()
         limits, standings = await asyncio.gather(
             self._ledger.limits(caller.tenant), self._ledger.standings(caller.tenant, at)
         )
@@ -49,12 +55,8 @@ class TenantLimits:
         """List what was set and lifted, the last first."""
         return [Setting.of(given) for given in await self._ledger.history(caller.tenant, limit)]
 
-    async def _new(self, scope: Scope, limits: Collection[Limit]) -> Collection[Window]:
-        """Name the windows in which nothing has counted until now: only of these is it asked what was spent."""
-        holding = {given.scope: given.limits for given in await self._ledger.limits(scope.tenant)}
-        before = {limit.window for limit in holding.get(scope, ())}
-        asked = {limit.window for limit in limits} - before
-        return [window for window in WINDOWS if window in asked]
+    async def _holding(self, scope: Scope) -> tuple[Limit, ...]:
+        return next((given.limits for given in await self._ledger.limits(scope.tenant) if given.scope == scope), ())
 
     async def _spent(self, scope: Scope, windows: Collection[Window], at: datetime) -> Mapping[str, Amount]:
         """Add up what was spent in windows. They begin and end with the hours that usage is counted by."""
@@ -69,3 +71,9 @@ class TenantLimits:
         for prompt, completion, cost in await self._runtime.models.aggregate(Aggregate(USAGE, sums, tuple(where))):
             return Amount((prompt or 0) + (completion or 0), cost or 0)
         return Amount()
+
+
+def _new(limits: Collection[Limit], before: Collection[Limit]) -> Collection[Window]:
+    """Name the windows in which nothing has counted until now: only of these is it asked what was spent."""
+    asked = {limit.window for limit in limits} - {limit.window for limit in before}
+    return [window for window in WINDOWS if window in asked]

@@ -53,6 +53,7 @@ from domain.errors import (
     VersionConflict,
     WrongGraph,
 )
+from infrastructure.postgres.failures import is_of_the_store, unavailable
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -115,7 +116,7 @@ MEANINGS: Mapping[int, str] = {
     HTTP_415_UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON, or is encoded.",
     HTTP_422_UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key came with another request before.",
     HTTP_500_INTERNAL_SERVER_ERROR: "A defect of the service; it was logged.",
-    HTTP_503_SERVICE_UNAVAILABLE: "The database does not answer, or a read model is behind; see `Retry-After`.",
+    HTTP_503_SERVICE_UNAVAILABLE: "The database cannot be used now, or a read model is behind; see `Retry-After`.",
 }
 """What a problem's status means, as /schema tells it."""
 
@@ -180,7 +181,12 @@ def problem_handlers() -> dict[int | type[Exception], Any]:
 
 
 def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
-    """Answer a defect of ours: it is logged whole, and told to the caller without its inside."""
+    """Answer a defect of ours: it is logged whole, and told to the caller without its inside.
+
+    Adapters raise `StoreUnavailable`. If an error of the database's driver gets past them, it is none the less.
+    """
+    if is_of_the_store(error):
+        return _of_domain(unavailable(error), request).to_response(request)
     logging.getLogger(__name__).error("%s %s failed", request.method, request.url.path, exc_info=error)
     told = problem(
         HTTP_500_INTERNAL_SERVER_ERROR, "internal-error", "Internal error", "Something failed here; it was logged."

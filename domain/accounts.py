@@ -21,6 +21,11 @@ def minus(one: Amount, other: Amount) -> Amount:
     return Amount(one.tokens - other.tokens, one.cost - other.cost)
 
 
+def greatest(one: Amount, other: Amount) -> Amount:
+    """Return the more of both, in tokens and in money: of two figures that have not missed the same calls."""
+    return Amount(max(one.tokens, other.tokens), max(one.cost, other.cost))
+
+
 def counts(scope: Scope, tenant: str, agent: str, model: str) -> bool:
     """Say whether a scope has the calls of an agent and a model."""
     return scope.tenant == tenant and scope.agent in {"", agent} and scope.model in {"", model}

@@ -42,11 +42,20 @@ def check_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
     return tuple(found[span] for span in SPANS if span in found)
 
 
+def instant_of(thread: Thread, at: datetime) -> datetime:
+    """Return the instant whose windows count for a thread at `at`: not before the windows of its last model call.
+
+    A process whose clock was ahead may have written that call, and every later event of the thread has its time at
+    least. By the right clock nothing would be spent in a thread like that, and its budget would limit nothing.
+    """
+    return max([at, *[used.start for used in thread.windows]])
+
+
 def used_in(thread: Thread, window: Window, at: datetime) -> Sequence[ModelUsage]:
-    """Return what was used of each model in the window that an instant lies in, which is not before the last event."""
+    """Return what was used of each model in the window that counts for a thread at an instant; see `instant_of`."""
     if window == "lifetime":
         return thread.usage
-    start = start_of(window, at)
+    start = start_of(window, instant_of(thread, at))
     return next((used.usage for used in thread.windows if (used.window, used.start) == (window, start)), ())
 
 

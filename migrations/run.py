@@ -8,7 +8,7 @@ import asyncpg
 
 from infrastructure.postgres.pool import dsn_of
 
-NEWEST = "0010"
+NEWEST = "0011"
 """The revision of the last file in `versions/`."""
 
 

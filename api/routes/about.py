@@ -23,7 +23,7 @@ METERED = {
     **problems(HTTP_503_SERVICE_UNAVAILABLE),
 }
 UNREADY = ResponseSpec(
-    Health, generate_examples=False, description="The log cannot be read, or a background task does not run."
+    Health, generate_examples=False, description="The log cannot be read or written, or a background task does not run."
 )
 
 
@@ -56,10 +56,13 @@ async def live() -> Health:
 
 @get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
-    """Say whether the log can be read, and every background task runs; in `detail`, what to look at all the same."""
+    """Say whether the log can be read and written, and every background task runs.
+
+    In `detail`, what needs attention all the same.
+    """
     trouble = await readiness.trouble()
     if trouble is not None:
-        detail = f"The database does not answer: {trouble}"
+        detail = f"The log cannot be read and written: {trouble}"
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
     if down := service.runtime.background.not_running():
         detail = f"Background tasks that do not run: {', '.join(down)}. The log says why; they are started again."

@@ -1,7 +1,8 @@
 """A thread as server-sent events: what has happened since a version, and what happens from now on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
@@ -19,8 +20,10 @@ from api.views.events import event_view
 from domain.application.signals import Delta, Withdrawn
 from domain.application.watching import happenings
 from domain.codec import Recorded
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
+
+_log = logging.getLogger(__name__)
 
 PING = 15.0
 """Seconds of silence after which a comment is sent, so that nothing in between takes the stream for dead."""
@@ -69,6 +72,19 @@ async def stream_thread(
 
 
 async def _told(service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool) -> AsyncIterator[bytes]:
+    """Follow until the store is away: the stream ends then, so that the client comes again with `Last-Event-ID`."""
+    try:
+        async with aclosing(_followed(service, thread_id, after, until_idle=until_idle)) as following:
+            async for part in following:
+                yield part
+    except StoreUnavailable as error:
+        _log.warning("A stream of %s ends: %s", thread_id, error)
+        yield b": the store is unavailable\n\n"
+
+
+async def _followed(
+    service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool
+) -> AsyncGenerator[bytes, None]:
     runtime, clock = service.runtime, asyncio.get_running_loop().time
     journal, signals = runtime.journal, runtime.turns.means.signals
     yield b": connected\n\n"

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.budgets import is_reached, reached, tokens_of, used_in
+from domain.budgets import instant_of, is_reached, reached, tokens_of, used_in
 from domain.events import Limit
 from domain.prices import Prices, dollars
 from domain.state import ModelUsage, Thread, Unopened
@@ -73,6 +73,8 @@ class WindowSpending(Struct, frozen=True):
 class BudgetView(Struct, frozen=True):
     """A thread's budget after a version, in the windows that the instant `at` lies in.
 
+    `at` is now, or where the last window with a model call began, if that is later: after a clock that was ahead.
+
     It is `over` if nothing is left of a limit, `until` the last window in which that is so ends; null: until the
     budget is set anew, if it is over at all.
     """
@@ -88,13 +90,14 @@ class BudgetView(Struct, frozen=True):
 
 
 def budget_view(loaded: Loaded, at: datetime, prices: Prices) -> BudgetView:
-    """Show a folded thread's budget, at an instant that is not before its last event.
+    """Show a folded thread's budget at an instant.
 
     Raise `TypeError` if it was never opened.
     """
     if isinstance(loaded.state, Unopened):
         raise TypeError("An unopened thread has no budget to show")
     thread = loaded.state.thread
+    at = instant_of(thread, at)
     limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}
     shown = {*limits, "lifetime"}
     over = reached(thread, at, prices)

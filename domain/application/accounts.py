@@ -16,7 +16,7 @@ from domain.application.history import History
 from domain.application.known_limits import KnownLimits
 from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
 from domain.events import ModelCalled
-from domain.ids import Shard, ThreadId, shard_of, slice_of
+from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Standing
 from domain.prices import Prices
 
@@ -54,6 +54,10 @@ class Accounts:
         self._prices = prices
         self._live: set[UUID] = set()
         self._owed: dict[UUID, Outcome] = {}
+
+    async def standings(self, tenant: Tenant) -> Sequence[Standing]:
+        """Return how a tenant's limits stand now, by the ledger's time."""
+        return await self.ledger.standings(tenant, await self.known.now())
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take the most that a call can take. Where nothing limits it, nobody is asked.
@@ -97,18 +101,25 @@ class Accounts:
     ) -> Recovered:
         """End what was left open in shards that are this worker's, each under the epoch of its lease.
 
-        `before` stores what workers that are gone had answered in a thread: what is not in the log took nothing.
+        `before` stores what workers that are gone had answered in a thread: what is not in the log took nothing. First,
+        a thread is fenced, so that nothing comes into its log after that; one with an append under way has time.
         Threads that another process runs under this worker's leases, as `runs_elsewhere` says, are left alone.
         """
         for reservation, outcome in list(self._owed.items()):
-            await self._pay(reservation, outcome, quietly=True)
+            try:
+                await self._pay(reservation, outcome, quietly=True)
+            except StoreUnavailable:
+                raise
+            except Exception:  # noqa: BLE001  (as below)
+                _log.exception("The reservation %s cannot be settled, and stays as it is for now", reservation)
         found = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
         left = [each for each in found if not runs_elsewhere(each.thread_id)]
         ended: list[str] = []
         for each in left:
             try:
                 await before(each.thread_id)
-                ended += [await self._recover(each)] if self._is_left(each, held) else []
+                if self._is_left(each, held) and await self._is_fenced(each, held):
+                    ended.append(await self._recover(each))
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001  (one that cannot be ended is no reason to leave the others)
@@ -119,6 +130,12 @@ class Accounts:
         """Say whether who made a reservation is gone. Under a newer epoch, it is this worker who has lost the shard."""
         epoch = reservation.fence.epoch if reservation.fence else 0
         return reservation.id not in self._live and epoch <= held[shard_of(slice_of(reservation.thread_id))]
+
+    async def _is_fenced(self, reservation: Reservation, held: Mapping[Shard, int]) -> bool:
+        """Keep a former owner's appends out of a thread. No: one of them may be on its way."""
+        thread_id = reservation.thread_id
+        fenced = await self._history.store.fence_threads({thread_id: held[shard_of(slice_of(thread_id))]})
+        return thread_id in fenced
 
     async def _recover(self, reservation: Reservation) -> str:
         try:

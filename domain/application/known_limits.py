@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from time import monotonic
 from weakref import WeakValueDictionary
 
 from msgspec import Struct
@@ -35,6 +36,22 @@ class KnownLimits:
         self._known: dict[Tenant, _Known] = {}
         self._asking: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
         self._settings = 0
+        self._time: tuple[datetime, float] | None = None
+
+    async def now(self) -> datetime:
+        """Return the ledger's time, so that processes with clocks hours apart count in the same windows.
+
+        It is asked for once in `age` seconds. In between, the time that has passed is added, whatever becomes of this
+        machine's clock.
+        """
+        passed = monotonic()
+        if self._time is None or passed - self._time[1] >= self._age.total_seconds():
+            found = await self._ledger.now()
+            if found is None:
+                return self._clock.now()
+            self._time, passed = (found, monotonic()), monotonic()
+        at, since = self._time
+        return at + timedelta(seconds=passed - since)
 
     async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
         """Return a tenant's limits, which may be a moment old."""
@@ -48,11 +65,17 @@ class KnownLimits:
             return found
 
     async def set(
-        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
-    ) -> None:
+        self,
+        scope: Scope,
+        limits: tuple[Limit, ...],
+        at: datetime,
+        actor: str | None,
+        spent: Mapping[str, Amount],
+        seen: tuple[Limit, ...] | None = None,
+    ) -> bool:
         """Set limits as `Ledger.set_limits` does."""
         try:
-            await self._ledger.set_limits(scope, limits, at, actor, spent)
+            return await self._ledger.set_limits(scope, limits, at, actor, spent, seen)
         finally:
             self._settings += 1
             self._known.pop(scope.tenant, None)

@@ -18,6 +18,7 @@ from domain.budgets import (
     Call,
     Shortage,
     affordable,
+    instant_of,
     most_of,
     shortage,
     spent_of,
@@ -116,7 +117,7 @@ class Spending:
             return False
         return any(
             warns(one.limit, plus(one.spent, one.reserved))
-            for one in await self.account.accounts.ledger.standings(self.tenant, now)
+            for one in await self.account.accounts.standings(self.tenant)
             if one.scope.agent in {"", self.agent} and one.scope.model in {"", *models}
         )
 
@@ -210,8 +211,10 @@ class Spending:
         until, pause = loop.time() + PATIENCE, PAUSE
         while True:
             now, prices = self.account.clock.now(), self.account.prices
-            most = Amount(*most_of(call, prices))
-            reservation = Reservation(id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence)
+            most, counted_at = Amount(*most_of(call, prices)), await self.account.accounts.known.now()
+            reservation = Reservation(
+                id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence, counted_at
+            )
             answer = await self.account.accounts.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
@@ -246,7 +249,8 @@ def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequen
             continue
         tokens, cost = _spent(after.thread, limit.window, at, prices)
         if strained(limit, tokens, cost):
-            found.append(BudgetThresholdReached("thread", limit, start_of(limit.window, at), tokens, cost))
+            start = start_of(limit.window, instant_of(after.thread, at))
+            found.append(BudgetThresholdReached("thread", limit, start, tokens, cost))
     return found
 
 

@@ -21,9 +21,19 @@ from domain.prices import Prices
 class Unlimited:
     """A `Ledger` without limits."""
 
+    async def now(self) -> datetime | None:
+        """Have no time: nothing is counted."""
+        return None
+
     async def set_limits(
-        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
-    ) -> None:
+        self,
+        scope: Scope,
+        limits: tuple[Limit, ...],
+        at: datetime,
+        actor: str | None,
+        spent: Mapping[str, Amount],
+        seen: tuple[Limit, ...] | None = None,
+    ) -> bool:
         """Refuse: nobody could ask for it."""
         raise TypeError("Nothing is limited here")
 

@@ -41,7 +41,11 @@ class ScopeLimits(Struct, frozen=True):
 
 
 class Reservation(Struct, frozen=True):
-    """The most that a call can take. `at` names the windows that it counts in, `fence` the lease that it runs under."""
+    """The most that a call can take. `fence` is the lease that it runs under.
+
+    `at` is the time of the process that calls, as in the thread's events. `counted_at` names the windows that the call
+    counts in: the ledger's time, which all processes share; without it, `at` does.
+    """
 
     id: UUID
     tenant: Tenant
@@ -51,6 +55,12 @@ class Reservation(Struct, frozen=True):
     most: Amount
     at: datetime
     fence: Fence | None = None
+    counted_at: datetime | None = None
+
+    @property
+    def window_at(self) -> datetime:
+        """The instant that lies in the windows which the call counts in."""
+        return self.counted_at or self.at
 
 
 class Standing(Struct, frozen=True):
@@ -86,14 +96,25 @@ class Ledger(Protocol):
     settled, whatever becomes of the limits meanwhile. Everything is durable once a method returns.
     """
 
+    async def now(self) -> datetime | None:
+        """Return the ledger's time, which names the windows for all processes. None: its callers' clock is its own."""
+
     async def set_limits(
-        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
-    ) -> None:
+        self,
+        scope: Scope,
+        limits: tuple[Limit, ...],
+        at: datetime,
+        actor: str | None,
+        spent: Mapping[str, Amount],
+        seen: tuple[Limit, ...] | None = None,
+    ) -> bool:
         """Limit a scope from now on, instead of what limited it before. Without limits, they are lifted.
 
-        `spent` says what was spent before in each window (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It
-        counts where no limit has counted until now: who changes a limit goes on with what it has counted, and who sets
-        one again that was lifted does not, since there were calls meanwhile. To set what is set changes nothing.
+        `spent` says what was spent before in windows (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It counts
+        where no limit counts until now; but what a limit had counted in the same window before it was lifted is never
+        made less. Where `spent` has no figure, that goes on. To set what is set changes nothing.
+
+        `seen` are the limits that `spent` was added up for: False, with nothing changed, if others hold by now.
         """
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:

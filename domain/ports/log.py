@@ -24,7 +24,10 @@ class CommandRecord(Struct, frozen=True):
 
 
 class Fence(Struct, frozen=True):
-    """The lease under which a worker appends. Once its shard has a newer epoch, the append is refused."""
+    """The lease under which a worker appends. Once its shard has a newer epoch, the append is refused.
+
+    Where it waits for its thread meanwhile, it is refused once the new owner has written to the thread or fenced it.
+    """
 
     shard: Shard
     epoch: int
@@ -94,8 +97,20 @@ class EventStore(Protocol):
         Raises, with nothing stored:
             VersionConflict: the thread's head is not `append.expected` (in version and hash), a fork's id is taken,
                 or the command was stored before: see `command`.
-            LeaseLost: `append.fence` is of an older epoch than its shard's lease.
+            LeaseLost: `append.fence` is of an older epoch than its shard's lease, or than the thread has seen.
+            StoreUnavailable: the store can store nothing now; after a lost connection, it may have done so.
             Overloaded: too many appends wait already.
+        """
+
+    async def check_writable(self) -> None:
+        """Write something that no reader sees, as durably as an append. Raises `StoreUnavailable`, which says why."""
+
+    async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
+        """Refuse appends to threads under older epochs than these from now on. Return the threads that are fenced.
+
+        What such a thread's log shows after this is all that a former owner of its shard has stored, and will ever
+        have. Left out are threads with an append under way, and those that a newer epoch than this has written to: ask
+        again later, if the shard is still yours.
         """
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:

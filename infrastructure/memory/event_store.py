@@ -26,17 +26,31 @@ class MemoryEventStore:
         self._slices: defaultdict[Slice, list[Record]] = defaultdict(list)
         self._commands: dict[tuple[Slice, CommandId], StoredCommand] = {}
         self._epochs: dict[Shard, int] = {}
+        self._thread_epochs: dict[ThreadId, int] = {}
 
     def fence(self, shard: Shard, epoch: int) -> None:
         """Refuse appends under an older epoch from now on."""
         self._epochs[shard] = epoch
 
+    async def check_writable(self) -> None:
+        """Do nothing: memory can be written."""
+
+    async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
+        """Raise threads' epochs: no append is ever under way."""
+        fenced = {id_: epoch for id_, epoch in epochs.items() if self._thread_epochs.get(id_, 0) <= epoch}
+        self._thread_epochs |= fenced
+        return fenced.keys()
+
     async def append(self, append: Append) -> Position:
         """Check everything, then store everything."""
         slice_ = slice_of(append.thread_id)
-        if append.fence and self._epochs.get(append.fence.shard, 0) > append.fence.epoch:
+        if append.fence and append.fence.epoch < max(
+            self._epochs.get(append.fence.shard, 0), self._thread_epochs.get(append.thread_id, 0)
+        ):
             raise LeaseLost
         thread = self._accepting(append)
+        if append.fence:
+            self._thread_epochs[append.thread_id] = append.fence.epoch
         first = Position(len(self._slices[slice_]) + 1) if append.records else NOWHERE
         placed = [replace(record, position=Position(first + i)) for i, record in enumerate(append.records)]
         self._events[append.thread_id] += placed

@@ -6,7 +6,19 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
-from domain.accounts import NOTHING, asked_of, counts, holds, minus, most_telling, passes, plus, warns, window_of
+from domain.accounts import (
+    NOTHING,
+    asked_of,
+    counts,
+    greatest,
+    holds,
+    minus,
+    most_telling,
+    passes,
+    plus,
+    warns,
+    window_of,
+)
 from domain.events import Limit
 from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
@@ -39,22 +51,38 @@ class MemoryLedger:
     _counters: dict[Key, _Counter] = field(default_factory=dict)
     _open: dict[UUID, _Open] = field(default_factory=dict)
 
+    async def now(self) -> datetime | None:
+        """Have no time of its own: the only process has one."""
+        return None
+
     async def set_limits(
-        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
-    ) -> None:
+        self,
+        scope: Scope,
+        limits: tuple[Limit, ...],
+        at: datetime,
+        actor: str | None,
+        spent: Mapping[str, Amount],
+        seen: tuple[Limit, ...] | None = None,
+    ) -> bool:
         """Limit a scope from now on."""
         last = self._current().get(scope)
         before = last.limits if last else ()
         if before == limits:
-            return
+            return True
+        if seen is not None and seen != before:
+            return False
         self._history.append(ScopeLimits(scope, limits, at, actor))
         counted = {limit.window for limit in before}
         for window in {limit.window for limit in limits} - counted - {"turn"}:
-            self._counters[_key(scope, window, at)] = _Counter(spent.get(window, NOTHING))
+            key = _key(scope, window, at)
+            there = self._counters.setdefault(key, _Counter())
+            if window in spent:
+                self._counters[key] = _Counter(greatest(there.spent, spent[window]))
         for (of, window, _), counter in self._counters.items():
             unchanged = any(limit.window == window and limit in before for limit in limits)
             if of == scope and not unchanged:
                 counter.warned = False
+        return True
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
         """Return the limits that hold."""
@@ -85,7 +113,7 @@ class MemoryLedger:
             passing = all(passes(one, reservation) for one in refusing)
             return Refused(most_telling(refusing, reservation), passing)
         strained = any(not holds(one.limit, asked_of(one, reservation), one.limit.warn_at) for one in standings)
-        keys = [_key(one.scope, window_of(one.limit), reservation.at) for one in standings]
+        keys = [_key(one.scope, window_of(one.limit), reservation.window_at) for one in standings]
         taken = {key: self._counters.setdefault(key, _Counter()) for key in keys}
         for counter in taken.values():
             counter.reserved = plus(counter.reserved, reservation.most)
@@ -128,7 +156,7 @@ class MemoryLedger:
             if counts(scope, reservation.tenant, reservation.agent, reservation.model):
                 for limit in given.limits:
                     if limit.window != "turn":
-                        yield self._standing(scope, limit, reservation.at)
+                        yield self._standing(scope, limit, reservation.window_at)
 
     def _standing(self, scope: Scope, limit: Limit, at: datetime) -> Standing:
         counter = self._counters.get(_key(scope, window_of(limit), at), _Counter())

@@ -1,6 +1,6 @@
 """Appends on one connection, and the truth about each when the connection is lost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -9,8 +9,9 @@ from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
 from infrastructure.postgres.append_statement import APPEND
+from infrastructure.postgres.failures import is_passing, is_undone
 from infrastructure.postgres.metadata import taken_apart
-from infrastructure.postgres.retry import DISCONNECTED, trying
+from infrastructure.postgres.retry import trying
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
@@ -33,20 +34,24 @@ class Storing:
         self._pool = pool
         self._outcome_unknown = False
 
-    async def store(self, appends: Sequence[Append]) -> list[Position | None]:
-        """Append in one statement, and try again if the connection is lost. None: see `refusal`.
+    async def store(
+        self, appends: Sequence[Append], again: Callable[[Exception], bool] = is_passing
+    ) -> list[Position | None]:
+        """Append in one statement, and try `again` after errors that may pass. None: see `refusal`.
 
-        Raises `StoreUnavailable` if no attempt was answered, or asyncpg's error: nothing is stored then.
+        Raises `StoreUnavailable`, after which an attempt without an answer may have stored everything; or, with nothing
+        stored, asyncpg's error about what cannot be.
         """
 
         async def attempt() -> list[Position | None]:
             try:
                 return await append_on(self._pool, appends)
-            except DISCONNECTED:
-                self._outcome_unknown = True
+            except BaseException as error:
+                if not (isinstance(error, Exception) and is_undone(error)):
+                    self._outcome_unknown = True
                 raise
 
-        return await trying(self._pool, attempt)
+        return await trying(self._pool, attempt, again=again)
 
     async def alone(self, append: Append) -> Outcome:
         """Append what could not be stored with others. Raises as `store` does."""
@@ -66,7 +71,8 @@ class Storing:
         if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
             return position
         fence = append.fence
-        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch):
+        place = slice_of(append.thread_id), append.thread_id
+        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *place):
             return LeaseLost()
         return VersionConflict(append.expected.version, await _actual(self._pool, append))
 

@@ -17,8 +17,9 @@ WITH asked AS (
        AND NOT EXISTS (SELECT FROM leases AS newer
                         WHERE newer.purpose = 'turns' AND newer.shard = asked.shard AND newer.epoch > asked.epoch)
 ), opened AS (
-    INSERT INTO threads (slice, thread_id, tenant, version, base, hash, opened_at, at, in_turn, waiting)
-    SELECT slice, thread_id, tenant, version, expected_version, hash, opened_at, at, in_turn, waiting
+    INSERT INTO threads (slice, thread_id, tenant, version, base, hash, opened_at, at, in_turn, waiting, epoch)
+    SELECT slice, thread_id, tenant, version, expected_version, hash, opened_at, at, in_turn, waiting,
+           coalesce(epoch, 0)
       FROM asked
      WHERE size > 0
        AND (forked OR expected_version = 0 AND expected_hash = decode(repeat('00', 32), 'hex'))
@@ -27,10 +28,11 @@ WITH asked AS (
 ), moved AS (
     UPDATE threads AS thread
        SET version = asked.version, hash = asked.hash, at = asked.at,
-           in_turn = asked.in_turn, waiting = asked.waiting
+           in_turn = asked.in_turn, waiting = asked.waiting, epoch = coalesce(asked.epoch, thread.epoch)
       FROM asked
      WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id AND thread.tenant = asked.tenant
        AND thread.version = asked.expected_version AND thread.hash = asked.expected_hash AND NOT asked.forked
+       AND coalesce(asked.epoch >= thread.epoch, true)
     RETURNING asked.*
 ), head AS (
     SELECT * FROM moved UNION ALL SELECT asked.* FROM opened JOIN asked USING (slice, thread_id)
@@ -91,9 +93,10 @@ SELECT number, position FROM given
 """
 """Append to several threads: move each thread's head, then the slices' heads, and store the events in between.
 
-No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease has a newer
-epoch, or its thread's head is not the expected one; the others are not touched by that. One thing fails them all: a
-command with events that somebody else stored since `asked` looked for it (`commands_pkey`); then each is sent alone.
+No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease or its thread
+has a newer epoch, or its thread's head is not the expected one; the others are not touched by that. One thing fails
+them all: a command with events that another process stored since `asked` looked for it (`commands_pkey`); then the
+group is divided.
 
 Contended are the threads' rows and then the slices'. Appends are given in the order of slice and thread, and their
 rows are locked in that order; `growing` has met every accepted thread before the first slice is locked, and the slices
@@ -104,6 +107,10 @@ without gaps, in the order of the commits.
 
 Events find their append by its number in the arrays and in `places`, not by a join: that would be a nested loop, since
 sessions may not hash (`pool.PLANNER`), and take most of a large group's time.
+
+The epoch of the lease is read in the statement's snapshot, which may be old by the time that the thread's row is free.
+`threads.epoch` is a fencing token on that row itself, and so is compared when it is locked. A worker that takes over
+raises it before it relies on what the log holds (see `FENCE`); its own appends raise it as well.
 
 The part of a group that belongs to one slice is a complete statement of the same form: a cluster that is distributed
 by slice may be given the parts one by one. No two appends of a group are for the same thread.

@@ -11,6 +11,8 @@ from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Position, ThreadId
 from domain.ports.log import Append
 from infrastructure.postgres.append import Outcome, Storing
+from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_passing, is_worth_dividing
+from infrastructure.postgres.groups import halves
 
 MOST = 32
 """Appends of a group. What the statement costs beside its rows is shared by then; its joins over the group grow by the
@@ -25,6 +27,15 @@ AT_ONCE = 2
 
 WAITING = 2_000
 """Appends that may wait; more are refused, so that a slow database does not fill the memory."""
+
+
+RECENT_S = 5.0
+"""Seconds in which an append that could not be stored counts against the process's readiness."""
+
+
+def _has_to_do_with_all(error: Exception) -> bool:
+    """Say whether a group is to be sent again as it is: what may be the fault of one append is looked for at once."""
+    return is_passing(error) and not is_divisible(error)
 
 
 class _Waiting(Struct, eq=False):
@@ -43,6 +54,7 @@ class Appender:
         self._groups: set[asyncio.Task[None]] = set()
         self._busy: set[ThreadId] = set()
         self._going_on = False
+        self._trouble: tuple[float, StoreUnavailable] | None = None
 
     async def append(self, append: Append) -> Position:
         """Store an append durably; see `EventStore.append`."""
@@ -52,6 +64,16 @@ class Appender:
         self._queue.append(waiting)
         self._go_on_soon()
         return await waiting.done
+
+    def trouble(self) -> StoreUnavailable | None:
+        """Return what the last appends met, if the store was unavailable to them a moment ago and to none since."""
+        at, error = self._trouble or (0.0, None)
+        recent = asyncio.get_running_loop().time() - at < RECENT_S
+        return error if recent else None
+
+    def under_way(self) -> frozenset[ThreadId]:
+        """Name the threads that this process is appending to, whether or not a caller still waits for it."""
+        return frozenset(self._busy) | {waiting.append.thread_id for waiting in self._queue}
 
     async def close(self) -> None:
         """Wait until everything is stored or refused."""
@@ -89,27 +111,46 @@ class Appender:
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
         storing = Storing(self._pool)
-        try:
-            positions = await storing.store([waiting.append for waiting in group])
-        except Exception as error:  # noqa: BLE001  (whatever it is, somebody waits to be told)
-            await self._one_by_one(storing, group, error)
-        else:
-            refused = []
-            for waiting, position in zip(group, positions, strict=True):
-                if position is None:
-                    refused.append(waiting)
-                else:
-                    self._answer(waiting, position)
-            for waiting in refused:  # after the others: nobody has to wait for somebody else's conflict
-                await self._ask(waiting, storing.refusal)
+        error = await self._try(storing, group, _has_to_do_with_all if len(group) > 1 else is_passing)
+        if error is not None:
+            await self._divide(storing, group, error)
 
-    async def _one_by_one(self, storing: Storing, group: Sequence[_Waiting], error: Exception) -> None:
-        """Find the append that PostgreSQL cannot take: the others must not fail with it."""
-        for waiting in group:
-            if isinstance(error, StoreUnavailable):
-                self._answer(waiting, error)
+    async def _try(
+        self, storing: Storing, group: Sequence[_Waiting], again: Callable[[Exception], bool] = _has_to_do_with_all
+    ) -> Exception | None:
+        """Store a group. Return the error that failed it as a whole: then the appends wait for their answers still."""
+        try:
+            positions = await storing.store([waiting.append for waiting in group], again)
+        except Exception as error:  # noqa: BLE001  (the callers must be told, whatever it is)
+            return error
+        refused = []
+        for waiting, position in zip(group, positions, strict=True):
+            if position is None:
+                refused.append(waiting)
             else:
-                await self._ask(waiting, storing.alone)
+                self._answer(waiting, position)
+        for waiting in refused:  # after the others: they need not wait for another thread's conflict
+            await self._ask(waiting, storing.refusal)
+        return None
+
+    async def _divide(self, storing: Storing, group: Sequence[_Waiting], error: Exception) -> None:
+        """Find the append that PostgreSQL cannot take: the others must not fail with it.
+
+        If both halves of a group meet an unavailable store, so will its quarters: they are not sent.
+        """
+        if len(group) == 1 and not isinstance(error, StoreUnavailable):
+            await self._ask(group[0], storing.alone)
+            return
+        parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
+        failed = [(part, found) for part in parts if (found := await self._try(storing, part)) is not None]
+        if len(failed) < len(parts) or any(not isinstance(found, StoreUnavailable) for _, found in failed):
+            for part, found in failed:
+                await self._divide(storing, part, found)
+            return
+        last = await self._try(storing, group, is_passing) if parts else error
+        if last is not None:
+            for waiting in group:
+                self._answer(waiting, last)
 
     async def _ask(self, waiting: _Waiting, question: Callable[[Append], Awaitable[Outcome]]) -> None:
         try:
@@ -119,6 +160,10 @@ class Appender:
 
     def _answer(self, waiting: _Waiting, outcome: Outcome | Exception) -> None:
         self._busy.discard(waiting.append.thread_id)
+        if isinstance(outcome, int):
+            self._trouble = None
+        elif isinstance(outcome, StoreUnavailable) and not is_about_one_row(outcome.__cause__):
+            self._trouble = asyncio.get_running_loop().time(), outcome
         if waiting.done.done():  # its caller was cancelled
             return
         if isinstance(outcome, Exception):

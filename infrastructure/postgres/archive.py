@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 import asyncpg
 
 from domain.chain import Record
-from domain.errors import CorruptLog, LogNotEmpty, StoreUnavailable
+from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.metadata import taken_apart
-from infrastructure.postgres.retry import DISCONNECTED
+from infrastructure.postgres.retry import reaching
 from infrastructure.postgres.rows import thread_of
 from infrastructure.postgres.statements import (
     COMMANDS,
@@ -174,7 +174,7 @@ async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.
         try:
             yield connection
         except BaseException:
-            with suppress(*DISCONNECTED):  # then the server has undone it
+            with suppress(Exception):  # the first error counts; without a connection, all is undone anyway
                 await transaction.rollback()
             raise
         await _reached(transaction.commit())
@@ -190,9 +190,5 @@ async def _refuse_unless_empty(connection: asyncpg.Connection) -> None:
 
 
 async def _reached(asking: Awaitable[T]) -> T:
-    try:
+    async with reaching(expecting=UNFIT):
         return await asking
-    except DISCONNECTED as error:
-        if isinstance(error, ValueError):  # a value that does not fit: asyncpg's InterfaceError too
-            raise
-        raise StoreUnavailable from error

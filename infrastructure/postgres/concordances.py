@@ -20,6 +20,9 @@ KEPT = 32_000_000
 COUNTED = 8_192
 """Versions of a thread that are read. A longer one is searched where its words are."""
 
+OTHER = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+"""What PostgreSQL says where the read model is built for the first time, or where one of another version serves."""
+
 NEWER = """
 SELECT said.versions, said.signs, said.who
   FROM unnest((SELECT $1::smallint[]), $2::uuid[], $3::integer[])
@@ -66,7 +69,7 @@ class Concordances:
         """Read what was said since, also what is too new to be of interest yet: it will be."""
         threads = [lineage[place][0] for place in short]
         columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
-        rows = await fetch(self._pool, NEWER, *columns, COUNTED)
+        rows = await fetch(self._pool, NEWER, *columns, COUNTED, expecting=OTHER)
         return [
             known[place].extended(row["versions"] or (), row["signs"] or (), row["who"] or ())
             for place, row in zip(short, rows, strict=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
 from domain.chain import Record, hashes_of
+from domain.errors import StoreUnavailable
 from domain.ids import (
     MAX_VERSION,
     SLICES,
@@ -22,11 +23,13 @@ from domain.ids import (
 )
 from domain.ports.log import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import fetch, trying
 from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
+    FENCE,
     HASHES,
+    PROBE,
     READ,
     READ_AFTER,
     READ_AT,
@@ -44,6 +47,9 @@ from infrastructure.postgres.statements import (
 
 RECORD_COLUMNS = len(Record.__struct_fields__)
 
+PROBE_PAUSES = (0.02, 0.2)
+"""Seconds before each new attempt to write for a check: connections may just have been replaced."""
+
 NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
 
@@ -54,6 +60,7 @@ class PostgresEventStore:
         """Use a pool's connections. Whoever opened it closes it, after this."""
         self._pool = pool
         self._appender = Appender(pool)
+        self._process = uuid4()
 
     async def close(self) -> None:
         """Wait until everything that is under way is stored or refused."""
@@ -62,6 +69,21 @@ class PostgresEventStore:
     async def append(self, append: Append) -> Position:
         """Store an append, together with others that come at the same time."""
         return await self._appender.append(append)
+
+    async def check_writable(self) -> None:
+        """Write a row in a transaction of its own; and recall what became of the last appends."""
+        if (trouble := self._appender.trouble()) is not None:
+            raise trouble
+        rows = await trying(self._pool, lambda: self._pool.fetch(PROBE, self._process), pauses=PROBE_PAUSES)
+        if rows:
+            missing = ", ".join(row["missing"] for row in rows)
+            raise StoreUnavailable(f"The database cannot be used: the role of this process lacks {missing}.")
+
+    async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
+        """Raise threads' epochs, but for those whose rows are locked or that this process appends to."""
+        asked = sorted(epochs.keys() - self._appender.under_way())
+        columns = [slice_of(thread_id) for thread_id in asked], asked, [epochs[thread_id] for thread_id in asked]
+        return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, FENCE, *columns)} if asked else set()
 
     async def command(self, thread_id: ThreadId, command_id: CommandId) -> CommandRecord | None:
         """Look a command up."""

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import asyncpg
 from msgspec import Struct
 
-from domain.errors import Overloaded
+from domain.errors import Overloaded, StoreUnavailable
+from infrastructure.postgres.failures import is_worth_dividing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,18 +58,37 @@ class Groups(Generic[T, R]):
         self._writing = None
 
     async def _write_group(self, group: Sequence[_Waiting[T, R]]) -> None:
+        error = await self._try(group)
+        if error is not None:
+            await self._divide(group, error)
+
+    async def _try(self, group: Sequence[_Waiting[T, R]]) -> Exception | None:
+        """Write a group. Return the error that failed it as a whole: then the callers wait for their answers still."""
         try:
             answers = await self._write([waiting.item for waiting in group])
-        except asyncpg.DataError as error:  # a value that does not fit, and nothing is stored
-            if len(group) == 1:
-                _refuse(group, error)
-                return
-            for waiting in group:
-                await self._write_group([waiting])
-        except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must know)
-            _refuse(group, error)
+        except Exception as error:  # noqa: BLE001  (the callers must be told, whatever it is)
+            return error
+        _answer(group, answers)
+        return None
+
+    async def _divide(self, group: Sequence[_Waiting[T, R]], error: Exception) -> None:
+        """Find the item that cannot be written, so that it is refused alone.
+
+        If both halves of a group meet an unavailable store, so will its quarters: they are not written.
+        """
+        parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
+        failed = [(part, found) for part in parts if (found := await self._try(part)) is not None]
+        if len(failed) < len(parts) or any(not isinstance(found, StoreUnavailable) for _, found in failed):
+            for part, found in failed:
+                await self._divide(part, found)
         else:
-            _answer(group, answers)
+            _refuse(group, error)
+
+
+def halves(group: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """Divide a group of two or more."""
+    half = len(group) // 2
+    return group[:half], group[half:]
 
 
 def _answer(group: Sequence[_Waiting[T, R]], answers: Sequence[R]) -> None:

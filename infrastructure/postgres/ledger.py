@@ -12,7 +12,6 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from domain.accounts import NOTHING
 from domain.codec import to_json
 from domain.events import Limit
 from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
@@ -28,7 +27,9 @@ MOST = 32
 WAITING = 2_000
 """Calls that may wait; more are refused."""
 
-SET = "SELECT set_budget_limits($1, $2, $3, $4, $5, $6, $7)"
+SET = "SELECT set_budget_limits($1, $2, $3, $4, $5, $6, $7, $8) AS done"
+
+NOW = "SELECT clock_timestamp() AS now"
 
 RESERVE = "SELECT number, granted, strained, passing, refusing FROM reserve_spending($1) ORDER BY number"
 
@@ -78,17 +79,33 @@ class PostgresLedger:
         self._reserving = Groups(self._reserve, "reservations", most=MOST, limit=limit)
         self._settling = Groups(self._settle, "settlements", most=MOST, limit=limit)
 
+    async def now(self) -> datetime | None:
+        """Return the server's time."""
+        rows = await fetch(self._pool, NOW)
+        found: datetime = rows[0]["now"]
+        return found
+
     async def set_limits(
-        self, scope: Scope, limits: tuple[Limit, ...], at: datetime, actor: str | None, spent: Mapping[str, Amount]
-    ) -> None:
+        self,
+        scope: Scope,
+        limits: tuple[Limit, ...],
+        at: datetime,
+        actor: str | None,
+        spent: Mapping[str, Amount],
+        seen: tuple[Limit, ...] | None = None,
+    ) -> bool:
         """Limit a scope from now on."""
-        given = to_json([msgspec.structs.asdict(limit) for limit in limits])
         seeds = [
-            {"window": window, "start": start_of(window, at), **msgspec.structs.asdict(spent.get(window, NOTHING))}
+            {
+                "window": window,
+                "start": start_of(window, at),
+                **(msgspec.structs.asdict(spent[window]) if window in spent else {}),
+            }
             for window in WINDOWS
         ]
-        whose = (scope.tenant, scope.agent, scope.model)
-        await fetch(self._pool, SET, *whose, given, at, actor, to_json(seeds))
+        whose, before = (scope.tenant, scope.agent, scope.model), None if seen is None else _written(seen)
+        rows = await fetch(self._pool, SET, *whose, _written(limits), at, actor, to_json(seeds), before)
+        return bool(rows[0]["done"])
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
         """Return the limits that hold."""
@@ -140,6 +157,10 @@ class PostgresLedger:
         return warning
 
 
+def _written(limits: tuple[Limit, ...]) -> str:
+    return to_json([msgspec.structs.asdict(limit) for limit in limits])
+
+
 def _array(group: Sequence[str]) -> str:
     return f"[{','.join(group)}]"
 
@@ -158,7 +179,7 @@ def _asked(reservation: Reservation) -> dict[str, Any]:
         "tokens": reservation.most.tokens,
         "cost": reservation.most.cost,
         "at": reservation.at,
-        "starts": {window: start_of(window, reservation.at) for window in WINDOWS},
+        "starts": {window: start_of(window, reservation.window_at) for window in WINDOWS},
     }
 
 

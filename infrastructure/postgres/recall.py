@@ -16,7 +16,7 @@ from domain.concordance import find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.relevance import TERMS, Candidate, Hit, Matches, Term, rank, rarest
-from infrastructure.postgres.concordances import COUNTED, KEPT, Concordances
+from infrastructure.postgres.concordances import COUNTED, KEPT, OTHER, Concordances
 from infrastructure.postgres.read_models.tables import LANGUAGE
 from infrastructure.postgres.retry import fetch
 
@@ -103,11 +103,11 @@ class PostgresFinder:
         starts = [(before - 1) * number // STRETCHES for number in range(STRETCHES + 1)]
         width = COUNTED // STRETCHES
         ends = [min(start + width, following) for start, following in pairwise(starts)]
-        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends)
+        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER)
         scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
         counts = tuple(count * scale for count in counted["counts"][: len(terms)])
         looked_for = " | ".join(queries[number] for number in rarest(counts, CANDIDATES))
-        rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES)
+        rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES, expecting=OTHER)
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)
 

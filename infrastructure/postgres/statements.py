@@ -181,8 +181,52 @@ SELECT thread.thread_id, thread.version
 
 FENCED = """
 SELECT FROM leases WHERE purpose = 'turns' AND shard = $1 AND epoch > $2
+ UNION ALL
+SELECT FROM threads WHERE slice = $3 AND thread_id = $4 AND epoch > $2
 """
-"""Whether a shard has a newer epoch."""
+"""Whether a shard, or a thread of it, has a newer epoch."""
+
+FENCE = """
+WITH asked AS (
+    SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) AS asked (slice, thread_id, epoch)
+), free AS (
+    SELECT thread.slice, thread.thread_id, asked.epoch
+      FROM asked JOIN threads AS thread USING (slice, thread_id)
+     WHERE thread.epoch <= asked.epoch
+       FOR NO KEY UPDATE OF thread SKIP LOCKED
+), raised AS (
+    UPDATE threads AS thread
+       SET epoch = free.epoch
+      FROM free
+     WHERE thread.slice = free.slice AND thread.thread_id = free.thread_id AND thread.epoch < free.epoch
+)
+SELECT thread_id FROM free
+ UNION ALL
+SELECT thread_id
+  FROM asked
+ WHERE NOT EXISTS (SELECT FROM threads AS thread
+                    WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id)
+"""
+"""Raise threads' epochs. Returned are those of which no append under an older epoch is on its way or can come.
+
+A row that is locked is left out: a statement holds it that may be such an append, or is one that waits before it. So
+this never waits for an append that is stuck, and whoever asks comes again.
+"""
+
+PROBE = """
+WITH gone AS (
+    DELETE FROM write_probes WHERE process <> $1 AND at < now() - interval '1 hour'
+), updated AS (
+    UPDATE write_probes SET at = now() WHERE process = $1 RETURNING process
+), written AS (
+    INSERT INTO write_probes (process, at) SELECT $1, now() WHERE NOT EXISTS (SELECT FROM updated)
+)
+SELECT format('%s on %s', needed.privilege, needed.name) AS missing
+  FROM (VALUES ('events', 'INSERT'), ('commands', 'INSERT'), ('threads', 'INSERT'), ('threads', 'UPDATE'),
+               ('slices', 'UPDATE')) AS needed (name, privilege)
+ WHERE NOT has_table_privilege(needed.name, needed.privilege)
+"""
+"""Write a row of this process's own, durably, and name what its role may not do that appends need."""
 
 VERSION_AT = f"""
 WITH RECURSIVE search (low, high) AS (

@@ -11,6 +11,7 @@ import asyncpg
 
 from domain.application.background import BackgroundTasks
 from infrastructure.postgres.pool import connect
+from infrastructure.postgres.retry import reaching
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
 LARGEST = 7_900
@@ -30,7 +31,8 @@ class PostgresWakeups(BatchedWakeups):
 
     async def publish(self, payloads: list[str]) -> None:
         """Notify in one statement."""
-        await self._pool.execute(SEND, CHANNEL, payloads)
+        async with reaching(self._pool):
+            await self._pool.execute(SEND, CHANNEL, payloads)
 
     async def listen_until_lost(self) -> None:
         """Listen on a connection of its own: those of the pool come and go."""

@@ -6,7 +6,7 @@ What a batch comes to and the line's new positions are one transaction. It need 
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeAlias
 
@@ -18,10 +18,16 @@ from domain.queries import Aggregate, Histogram, Select
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
 from domain.tables import Row, Rows
 from infrastructure.postgres.read_models import queries, statements, tables
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import fetch, reaching
 
 UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL, or the driver, says of a row that a table does not take."""
+
+OTHER = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+"""What PostgreSQL says where a view is not there yet, or is of another version."""
+
+BUSY = (asyncpg.LockNotAvailableError, asyncpg.DependentObjectsStillExistError)
+"""What PostgreSQL says of a view that others need."""
 
 REGISTERING = 0x7265_6164  # "read"
 """The advisory lock under which instances are made, shown and dropped."""
@@ -131,7 +137,7 @@ class PostgresReadModels:
         """Let the planner know the new tables: else queries would be planned for empty ones until a vacuum comes."""
         for row in await fetch(self._pool, statements.TABLES, line):
             for name in row["tables"]:
-                await self._pool.execute(tables.analyse(name, row["id"]))
+                await fetch(self._pool, tables.analyse(name, row["id"]))
 
     async def switch(self, line: LineId) -> bool:
         """Show the new tables, unless somebody reads the old ones for so long that others would wait behind this."""
@@ -222,7 +228,7 @@ class PostgresReadModels:
     async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[Row]:
         """Read a view; one that is not there belongs to a read model that is built for the first time."""
         try:
-            return [tuple(row) for row in await fetch(self._pool, statement, *arguments)]
+            return [tuple(row) for row in await fetch(self._pool, statement, *arguments, expecting=OTHER)]
         except asyncpg.UndefinedTableError:
             return []
 
@@ -276,19 +282,24 @@ class PostgresReadModels:
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.transaction.Transaction]]:
         """Begin a transaction that ends as the caller says, or is undone."""
-        async with self._pool.acquire() as connection:
+        async with reaching(self._pool, expecting=UNFIT), self._pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
                 yield connection, transaction
             except BaseException:
-                await transaction.rollback()
+                with suppress(Exception):  # the first error counts; without a connection, all is undone anyway
+                    await transaction.rollback()
                 raise
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[asyncpg.Connection]:
         """Change which instances there are, one at a time."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with (
+            reaching(self._pool, expecting=BUSY),
+            self._pool.acquire() as connection,
+            connection.transaction(),
+        ):
             await connection.execute(statements.LOCK, REGISTERING)
             yield connection
 
