@@ -232,7 +232,7 @@ class Run:
                 if await self._drop_stored():
                     continue
                 before, now = self._durable, await journal.load(self.thread_id, self.loaded.tenant)
-                stored = await journal.history(self.thread_id, before.head.version, now.head.version)
+                stored = [r async for r in journal.follow(self.thread_id, before.head.version, now.head.version)]
                 await self.spending.settle(stored)  # some may be ours, stored by an attempt that was cut off
                 self._durable = now
                 self._staged = decided_again(journal, now, before, self._staged, self.metadata, stored)
@@ -255,7 +255,7 @@ class Run:
         journal, before = self.means.journal, self._durable
         if before is None:
             return False
-        hashes = [record.hash for record in await journal.store.read(self.thread_id, before.head.version)]
+        hashes = [record.hash async for record in journal.records(self.thread_id, before.head.version)]
         ours = [each for each in self._staged if each.after.head.hash in hashes]
         if not ours:
             return False
@@ -275,8 +275,8 @@ class Run:
         known = self.loaded.head.version
         self.loaded = await self.means.journal.load(self.thread_id, self.loaded.tenant)
         if self.unsaid:  # a report that got no answer may be stored
-            stored = await self.means.journal.history(self.thread_id, known, self.loaded.head.version)
-            await self.spending.settle(self.unsaid.found(stored))
+            followed = self.means.journal.follow(self.thread_id, known, self.loaded.head.version)
+            await self.spending.settle(self.unsaid.found([recorded async for recorded in followed]))
 
     async def note_calls(self) -> None:
         """Record the calls that no report has, where none will follow soon."""

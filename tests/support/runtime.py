@@ -170,7 +170,7 @@ class Stage:
 
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory, so that it is folded from the store."""
-        self.journal._hot.pop(thread_id)
+        self.journal._hot.discard(thread_id)
 
     async def happened(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in await self.events() if isinstance(event, kinds)]
