@@ -19,6 +19,7 @@ from domain.application.feed import Place as FeedPlace
 from domain.application.journal import Loaded
 from domain.application.proofs import Proof
 from domain.ids import ThreadId, TurnId
+from domain.ports.log import ThreadRow
 from projections.threads import ThreadSummary, summary
 from projections.transcript import TranscriptMessage
 
@@ -101,11 +102,11 @@ class Content:
         await self._reads.of_threads(caller, "proof", (thread_id, proof.record.thread_id))
         return proof
 
-    async def watched(self, thread_id: ThreadId, caller: Caller) -> Loaded:
-        """Return a thread that the caller is going to follow from now on. Raises `UnknownThread`."""
-        loaded = await self._runtime.journal.existing(thread_id, caller.tenant)
+    async def watched(self, thread_id: ThreadId, caller: Caller) -> ThreadRow:
+        """Say where a thread ends that the caller is going to follow from now on. Raises `UnknownThread`."""
+        row = await self._runtime.journal.row(thread_id, caller.tenant)
         await self._reads.of_thread(caller, "stream", thread_id)
-        return loaded
+        return row
 
     async def feed(self, place: FeedPlace, wanted: Wanted, wait: float, caller: Caller) -> Found:
         """Read a page of the feed."""

@@ -13,6 +13,7 @@ from api.audit import Audit
 from api.caller import Caller
 from api.content import Content
 from api.limits import TenantLimits
+from api.outgoing import Outgoing
 from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.reads import Reads
@@ -127,6 +128,7 @@ class Service:
         self.upkeep = Upkeep(runtime)
         self.reads = Reads(runtime)
         self.content = Content(runtime, self.reads, self.reading, self.audit)
+        self.outgoing = Outgoing()
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
