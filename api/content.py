@@ -81,13 +81,14 @@ class Content:
         await self._reads.of_thread(caller, "diff", thread_id)
         return view
 
-    async def contexts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> ContextView:
-        """Show what the models of a turn saw. Raises `UnknownThread`, `UnknownTurn`."""
+    async def contexts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller, after: int = 0) -> ContextView:
+        """Show what the models of a turn saw after a version. Raises `UnknownThread`, `UnknownTurn`."""
         runtime = self._runtime
         loaded = await runtime.journal.existing(thread_id, caller.tenant)
-        found = await contexts(runtime.journal, runtime.texts, runtime.turns.means.tokens, loaded, turn_id)
+        tokens = runtime.turns.means.tokens
+        found, more = await contexts(runtime.journal, runtime.texts, tokens, loaded, turn_id, after)
         await self._reads.of_thread(caller, "context", thread_id)
-        return context_view(thread_id, turn_id, found)
+        return context_view(thread_id, turn_id, found, more=more)
 
     async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
         """List what waits for a person in a thread. Raises `UnknownThread`."""

@@ -258,7 +258,7 @@ class Service:
         if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
             await journal.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
-        return turn_view(at_end, finished, self.runtime.prices)
+        return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
 
     async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
         """Wait for the answer of a turn that gives it before it is stored, if this process runs it.

@@ -10,12 +10,12 @@ from domain.application.signals import Signals
 from domain.chain import Record
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice, Tenant
-from domain.ports.log import PAGE_BYTES, EventStore
+from domain.ports.log import EventStore
 
 LOOKED_AT = 10_000
 """Records that one reading looks at, at most, in search of the tenant's records of the wanted types."""
 
-HEAVIEST = PAGE_BYTES
+HEAVIEST = 1_000_000
 """Bytes after which a page ends, however many items were asked for."""
 
 AT_FIRST = 50

@@ -117,15 +117,20 @@ class History:
         return found
 
     async def follow(
-        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, first: int = AT_FIRST
+        self,
+        thread_id: ThreadId,
+        after: Version = START,
+        upto: Version | None = None,
+        first: int = AT_FIRST,
+        room: int = PAGE_BYTES,
     ) -> AsyncIterator[Recorded]:
         """Yield all events with `after < version <= upto`, reading page by page.
 
         A caller that may stop soon says how many events to read at `first`; later pages are larger.
         """
         size, last = PageSize(first), False
-        while not last and (page := await self.history(thread_id, after, upto, size.limit)):
-            last = size.is_last([recorded.size for recorded in page])
+        while not last and (page := await self.history(thread_id, after, upto, size.limit, room)):
+            last = size.is_last([recorded.size for recorded in page], room)
             for recorded in page:
                 yield recorded
             after = page[-1].version
@@ -140,7 +145,7 @@ class History:
             after, last = page[-1].version, size.is_last([len(record.payload) for record in page])
 
     async def pages_back(
-        self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE
+        self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE, room: int = PAGE_BYTES
     ) -> AsyncIterator[Sequence[Recorded]]:
         """Yield all events with `after < version <= upto` in pages, the last page first, each in its own order.
 
@@ -150,7 +155,7 @@ class History:
         size = min(first, PAGE)
         while upto > after:
             begin = Version(max(upto - size, after))
-            page = await self.history(thread_id, begin, upto, size)
+            page = await self.history(thread_id, begin, upto, size, room)
             if page and page[-1].version < upto and len(page) < size:
                 size = min(len(page), max(size // 2, 1))
                 continue

@@ -5,15 +5,28 @@ from uuid import uuid4
 import pytest
 
 from domain.application.archive import new_events
+from domain.application.ending import Ending
 from domain.application.history import PageSize
 from domain.application.journal import Journal, Loaded
 from domain.application.verify import verify_slices, verify_thread
 from domain.codec import Metadata
-from domain.events import StateUpdated, ThreadForked
-from domain.ids import SLICES, START, Position, ThreadId, Version, slice_of
+from domain.events import (
+    Event,
+    MessageAppended,
+    ModelCalled,
+    StateUpdated,
+    ThreadForked,
+    ThreadOpened,
+    ToolRequested,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnStarted,
+)
+from domain.ids import SLICES, START, Position, ThreadId, TurnId, Version, slice_of
 from domain.ports.log import PAGE_BYTES
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from projections.transcript import finished
 from tests.support.large import a_thread
 from tests.support.runtime import Clock
 
@@ -91,3 +104,28 @@ def test_of_large_events_no_more_are_asked_for_than_about_fit() -> None:
     assert not size.is_last([100] * 128)
     assert size.limit == 256
     assert size.is_last([100] * 255)
+
+
+async def test_whoever_waits_for_a_turn_keeps_its_beginning_and_what_was_said_last() -> None:
+    store, turn_id = MemoryEventStore(), TurnId(uuid4())
+    its = journal(store)
+    called = ModelCalled("m", 1, 1, 1, "stop")
+    events: list[Event] = [ThreadOpened("assistant"), TurnStarted(turn_id, "n", "f"), MessageAppended("user", "hi", 1)]
+    for number in range(12):
+        call = 3 + 4 * number + 3
+        asking = (MessageAppended("assistant", None, 1), ToolRequested(f"c{number}", "clock", {}))
+        events += [called, *asking, ToolSucceeded(call, f"{number:02}" + "x" * LARGE, 1, 1)]
+    loaded, _ = await its.append(Loaded(ThreadId(uuid4())), [*events, TurnCompleted(turn_id)], Metadata())
+
+    ending = Ending(its, loaded.thread_id, turn_id, Version(1))
+    ending.miss()
+    await ending.end()
+    turn = await finished(its, loaded.thread_id, ending.events)
+
+    assert ending.cut
+    assert sum(recorded.size for recorded in ending.events) < PAGE_BYTES + LARGE
+    assert len(turn.calls) == 12, "what it has used is all there"
+    said = [(message.role, (message.content or "")[:2]) for message in turn.messages if message.content]
+    assert said == [("user", "hi"), ("tool", "08"), ("tool", "09"), ("tool", "10"), ("tool", "11")]
+    assert all(message.name == "clock" for message in turn.messages if message.role == "tool")
+    assert not turn.messages[0].tool_calls

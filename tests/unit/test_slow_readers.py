@@ -1,7 +1,7 @@
 """What slow readers leave unread is bounded in bytes: signals, and what streams have to send."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -9,8 +9,10 @@ from api.outgoing import PIECE, Outgoing
 from domain.application.journal import Journal
 from domain.application.signals import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
 from domain.application.watching import PAGE_BYTES, happenings
+from domain.chain import Record
 from domain.codec import Recorded, decode
 from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.ports import log
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.large import a_thread
@@ -45,8 +47,15 @@ class Noting(MemoryEventStore):
 
     largest = 0
 
-    async def read(self, *asked: object, **more: object) -> object:  # type: ignore[override]
-        page = await super().read(*asked, **more)  # type: ignore[arg-type]
+    async def read(
+        self,
+        thread_id: ThreadId,
+        after: Version,
+        upto: Version | None = None,
+        limit: int | None = None,
+        room: int = log.PAGE_BYTES,
+    ) -> Sequence[Record]:
+        page = await super().read(thread_id, after, upto, limit, room)
         self.largest = max(self.largest, sum(len(record.payload) for record in page[:-1]))
         return page
 
