@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from domain.agent import RETRY_ITEMS, Agent, Each
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
-from domain.application.counting import counted
+from domain.application.counting import beside_the_loop, counted
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
@@ -200,7 +200,8 @@ class Work:
         leaves = told[made.prompt.messages[-1].content or ""]
         fact = None
         if memory:
-            fact = await asyncio.to_thread(remembered, leaves, memory, made.called.model, window, self._count)
+            remember = partial(remembered, leaves, memory, made.called.model, window, self._count)
+            fact = await beside_the_loop(remember, len(made.answer.content or ""))
         if fact is None:
             _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
             return (made.called,)
@@ -210,9 +211,9 @@ class Work:
         """Make the prompt that asks for a summary, and note which messages it tells of."""
         summary = self.state.thread.summary
         fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
-        text, messages = await asyncio.to_thread(  # each message is counted, perhaps many times
-            ask_to_remember, summary.text if summary else "", leaves, limit - fixed, self._count
-        )
+        ask = partial(ask_to_remember, summary.text if summary else "", leaves, limit - fixed, self._count)
+        # Each message is counted, perhaps many times.
+        text, messages = await beside_the_loop(ask, sum(len(message.content or "") for message in leaves))
         told[text] = messages
         asked = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
         return Prompt(asked, fixed + await counted(self.means.tokens, text))
