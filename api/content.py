@@ -19,6 +19,7 @@ from domain.application.feed import Place as FeedPlace
 from domain.application.journal import Loaded
 from domain.application.proofs import Proof
 from domain.ids import ThreadId, TurnId
+from domain.ports.log import ThreadRow
 from projections.threads import ThreadSummary, summary
 from projections.transcript import TranscriptMessage
 
@@ -80,13 +81,14 @@ class Content:
         await self._reads.of_thread(caller, "diff", thread_id)
         return view
 
-    async def contexts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> ContextView:
-        """Show what the models of a turn saw. Raises `UnknownThread`, `UnknownTurn`."""
+    async def contexts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller, after: int = 0) -> ContextView:
+        """Show what the models of a turn saw after a version. Raises `UnknownThread`, `UnknownTurn`."""
         runtime = self._runtime
         loaded = await runtime.journal.existing(thread_id, caller.tenant)
-        found = await contexts(runtime.journal, runtime.texts, runtime.turns.means.tokens, loaded, turn_id)
+        tokens = runtime.turns.means.tokens
+        found, more = await contexts(runtime.journal, runtime.texts, tokens, loaded, turn_id, after)
         await self._reads.of_thread(caller, "context", thread_id)
-        return context_view(thread_id, turn_id, found)
+        return context_view(thread_id, turn_id, found, more=more)
 
     async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
         """List what waits for a person in a thread. Raises `UnknownThread`."""
@@ -101,11 +103,11 @@ class Content:
         await self._reads.of_threads(caller, "proof", (thread_id, proof.record.thread_id))
         return proof
 
-    async def watched(self, thread_id: ThreadId, caller: Caller) -> Loaded:
-        """Return a thread that the caller is going to follow from now on. Raises `UnknownThread`."""
-        loaded = await self._runtime.journal.existing(thread_id, caller.tenant)
+    async def watched(self, thread_id: ThreadId, caller: Caller) -> ThreadRow:
+        """Say where a thread ends that the caller is going to follow from now on. Raises `UnknownThread`."""
+        row = await self._runtime.journal.row(thread_id, caller.tenant)
         await self._reads.of_thread(caller, "stream", thread_id)
-        return loaded
+        return row
 
     async def feed(self, place: FeedPlace, wanted: Wanted, wait: float, caller: Caller) -> Found:
         """Read a page of the feed."""

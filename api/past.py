@@ -20,7 +20,7 @@ from projections import transcript
 from projections.diff import Between, Happened
 from projections.transcript import TranscriptMessage
 
-PAGE_SIZE = 4_000_000
+PAGE_SIZE = 1_000_000
 """Bytes of JSON after which a page of messages or events ends, however many items were asked for."""
 
 SCANNED = 10_000
@@ -214,11 +214,11 @@ class Past:
         return await self._journal.load_at(thread_id, version, self._tenant)
 
     async def _events(self, thread_id: ThreadId, after: Version, upto: Version) -> AsyncIterator[EventView]:
-        async for recorded in self._journal.follow(thread_id, after, upto, AT_FIRST):
+        async for recorded in self._journal.follow(thread_id, after, upto, AT_FIRST, PAGE_SIZE):
             yield event_view(recorded)
 
     async def _events_back(self, thread_id: ThreadId, after: Version, upto: Version) -> AsyncIterator[EventView]:
-        async for page in self._journal.pages_back(thread_id, after, upto, AT_FIRST):
+        async for page in self._journal.pages_back(thread_id, after, upto, AT_FIRST, PAGE_SIZE):
             for recorded in reversed(page):
                 yield event_view(recorded)
 

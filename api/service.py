@@ -13,6 +13,7 @@ from api.audit import Audit
 from api.caller import Caller
 from api.content import Content
 from api.limits import TenantLimits
+from api.outgoing import Outgoing
 from api.past import NOW, Past, Point
 from api.reading import Reading
 from api.reads import Reads
@@ -127,6 +128,7 @@ class Service:
         self.upkeep = Upkeep(runtime)
         self.reads = Reads(runtime)
         self.content = Content(runtime, self.reads, self.reading, self.audit)
+        self.outgoing = Outgoing()
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
@@ -256,7 +258,7 @@ class Service:
         if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
             await journal.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
-        return turn_view(at_end, finished, self.runtime.prices)
+        return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
 
     async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
         """Wait for the answer of a turn that gives it before it is stored, if this process runs it.

@@ -72,7 +72,7 @@ class ItemContext(Protocol):
 
 
 Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
-"""Works on one item. Its result is JSON, of at most 16,384 characters."""
+"""Works on one item. Its result is JSON, of at most 16,384 characters; of more than 256 items, of fewer."""
 
 
 class TurnContext(Protocol):
@@ -95,13 +95,16 @@ class TurnContext(Protocol):
         """What the user said to start this turn."""
 
     def say(self, content: str) -> MessageAppended:
-        """Make the fact that the agent says something."""
+        """Make the fact that the agent says something, in at most 200,000 characters."""
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
-        """Make the facts that the agent wants a tool to run, without a model. `run_tools` runs it."""
+        """Make the facts that the agent wants a tool to run, without a model. `run_tools` runs it.
+
+        The arguments may take 256 kB as JSON.
+        """
 
     def update(self, **values: Json) -> StateUpdated:
-        """Make the fact that some of the thread's values change; None removes one."""
+        """Make the fact that some of the thread's values change; None removes one. All may take 256 kB as JSON."""
 
     async def generate(self, instructions: str | None = None) -> Sequence[NodeFact]:
         """Call the model with the conversation so far and return what it says and asks for.

@@ -35,6 +35,8 @@ class Recorded(Struct, frozen=True, gc=False):
     recorded_at: datetime
     event: Event
     metadata: Metadata
+    size: int = 0
+    """Characters of its payload: about what it takes in memory."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -71,7 +73,9 @@ def decode(record: Record) -> Recorded:
         metadata = _decode_metadata(record.metadata)
     except (msgspec.MsgspecError, KeyError, RecursionError) as error:
         raise _unreadable(record, repr(error)) from error
-    return Recorded(record.thread_id, record.version, record.position, record.recorded_at, event, metadata)
+    return Recorded(
+        record.thread_id, record.version, record.position, record.recorded_at, event, metadata, len(record.payload)
+    )
 
 
 def _decode_event(record: Record) -> Event:

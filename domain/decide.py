@@ -54,6 +54,7 @@ from domain.graph import END
 from domain.ids import TurnId
 from domain.json import check_json, check_text, merge_patch
 from domain.reports import report
+from domain.sizes import MAX_ARGUMENTS, MAX_QUEUED, bytes_of, check_json_size, check_text_size
 from domain.state import Idle, Running, State, Unopened
 
 MAX_QUEUE = 256
@@ -139,6 +140,7 @@ def _told(command: TellThreshold, state: State) -> Events:
 
 def _edit(command: EditMessage, state: State) -> Events:
     check_text(command.content, "content")
+    check_text_size(command.content, "content")
     if isinstance(state, Unopened):
         raise UnopenedThread
     edited = next((m for m in state.thread.window if m.version == command.message), None)
@@ -153,6 +155,7 @@ def _edit(command: EditMessage, state: State) -> Events:
 
 def _start_turn(command: StartTurn, state: State) -> Events:
     check_text(command.content, "user_input")
+    check_text_size(command.content, "user_input")
     match state:
         case Unopened():
             raise UnopenedThread
@@ -178,6 +181,12 @@ def _while_running(command: StartTurn, state: Running) -> Events:
         raise ThreadBusy
     if len(queue) >= MAX_QUEUE:
         raise ThreadBusy(f"{MAX_QUEUE} messages wait for the running turn already. Send this one again later.")
+    waiting = sum(bytes_of(queued.content) for queued in queue)
+    if waiting + bytes_of(command.content) > MAX_QUEUED:
+        raise ThreadBusy(
+            f"The messages that wait for the running turn take {waiting:,} bytes; with this one, they would take more "
+            f"than {MAX_QUEUED:,}. Send it again later."
+        )
     enqueued = TurnEnqueued(
         command.turn_id,
         command.content,
@@ -229,7 +238,9 @@ def _retry(command: RetryTurn, state: State) -> Events:
 def _decide_approval(command: DecideApproval, state: State) -> Events:
     if command.arguments is not None:
         check_json(command.arguments, "arguments")
+        check_json_size(command.arguments, "arguments", MAX_ARGUMENTS)
     check_text(command.told, "reason")
+    check_text_size(command.told, "reason")
     if not isinstance(state, Running) or state.turn.cancelling:
         raise UnknownApproval(command.approval)
     approval = state.turn.approval

@@ -16,6 +16,7 @@ from domain.events import (
     ToolRequested,
 )
 from domain.json import JsonObject, check_fields, merge_patch
+from domain.sizes import MAX_ARGUMENTS, MAX_FACTS, check_json_size, check_text_size
 from domain.state import Running
 
 MAX_VALUES = 256 * 1024
@@ -28,7 +29,7 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
         InvalidInput: naming the fact, as `facts.0`.
     """
     speaker = state.thread.window[-1].role if state.thread.window else None
-    asking, values = bool(state.turn.calls), state.thread.values
+    asking, values, size = bool(state.turn.calls), state.thread.values, 0
     for index, fact in enumerate(facts):
         field = f"facts.{index}"
         if isinstance(fact, Event):
@@ -37,23 +38,29 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
             case MessageAppended():
                 if fact.role != "assistant" or asking:
                     raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
+                size += check_text_size(fact.content, f"{field}.content")
                 speaker = fact.role
             case ToolRequested():
                 if speaker != "assistant":
                     raise InvalidInput(field, "a tool is requested right after the assistant's message")
+                size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
                 asking = True
             case StateUpdated():
                 values = merge_patch(values, fact.changes)
                 check_size(values, f"{field}.changes")
+                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES)
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
                     raise InvalidInput(field, "history is compacted between calls, up to a past version")
+                size += check_text_size(fact.summary, f"{field}.summary")
                 speaker = None
             case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
                 continue
             case _:
                 raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+    if size > MAX_FACTS:
+        raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
 
 
 def check_size(values: JsonObject, field: str) -> None:

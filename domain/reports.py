@@ -3,7 +3,6 @@
 from typing import assert_never
 
 from domain.approval import hash_of_call, hash_of_node
-from domain.codec import to_json
 from domain.commands import (
     AskPerson,
     CompactHistory,
@@ -45,13 +44,13 @@ from domain.evolve import fold
 from domain.facts import check_facts
 from domain.graph import END
 from domain.json import check_fields
+from domain.sizes import MAX_LIST, check_json_size, cut_to_fit, result_limit
 from domain.state import Running, State
+
+CUT = "\n[cut: this was longer than can be kept]"
 
 MAX_ITEMS = 1_000
 """Items that a node may fan out over."""
-
-MAX_RESULT = 16 * 1024
-"""Characters of an item's result as JSON."""
 
 
 def report(command: Report, state: State) -> Events:
@@ -89,7 +88,7 @@ def report(command: Report, state: State) -> Events:
 def _stop(command: StopTurn, state: Running) -> Events:
     said = None
     if command.partial:
-        said = MessageAppended("assistant", command.partial, command.tokens, partial=True)
+        said = MessageAppended("assistant", cut_to_fit(command.partial, CUT), command.tokens, partial=True)
     return then(state, command.calls, lambda after: stopped(after, said))
 
 
@@ -130,6 +129,7 @@ def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Runn
     if isinstance(command, StartFanOut):
         if len(command.items) > MAX_ITEMS:
             raise InvalidInput("items", f"a node may fan out over {MAX_ITEMS} items, not {len(command.items)}")
+        check_json_size(command.items, "items", MAX_LIST)
         return (FanOutStarted(list(command.items)),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
@@ -137,8 +137,7 @@ def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Runn
         if items[command.index].attempt != command.attempt:
             return ()
         return (*command.calls, ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
-    if len(to_json(command.result)) > MAX_RESULT:
-        raise InvalidInput("result", f"an item's result may take {MAX_RESULT} characters as JSON")
+    check_json_size(command.result, "result", result_limit(len(items)))
     return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
 
 
@@ -177,7 +176,7 @@ def _end_call(command: EndCall, state: Running) -> Events:
     started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
     if not started:
         return ()
-    call, content, tokens = command.call, command.content, command.tokens
+    call, content, tokens = command.call, cut_to_fit(command.content, CUT), command.tokens
     match command.outcome:
         case "succeeded":
             return (ToolSucceeded(call, content, tokens, command.duration_ms),)

@@ -25,6 +25,9 @@ ENVELOPE = 50
 MOST = 10_000
 """Words that are kept while the database is away; after that, the oldest are dropped."""
 
+MOST_SPOKEN = 4_000_000
+"""Characters of models' answers that are kept meanwhile: further ones are dropped, as provisional as they are."""
+
 TOGETHER = 0.02
 """Seconds between two statements, in which words come together."""
 
@@ -58,6 +61,7 @@ class BatchedWakeups(ABC):
         self._me = uuid4()
         self._listeners: list[Callable[[Wakeup], None]] = []
         self._words: dict[Any, Wakeup] = {}
+        self._spoken = 0
         self._told = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while others can be heard."""
@@ -73,6 +77,9 @@ class BatchedWakeups(ABC):
         """Put a word to the others that wait. One that says the same as another takes its place."""
         key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
         if isinstance(wakeup, Spoken):
+            if self._spoken + len(wakeup.text) > MOST_SPOKEN:
+                return
+            self._spoken += len(wakeup.text)
             key = (*key, wakeup.version)
             wakeup = _joined(self._words.get(key), wakeup)
         elif isinstance(wakeup, Retracted):
@@ -122,7 +129,7 @@ class BatchedWakeups(ABC):
         return self.listening.is_set() and time.monotonic() - self._heard_at > ALONE
 
     async def _send(self) -> None:
-        words, self._words = self._words, {}
+        words, self._words, self._spoken = self._words, {}, 0
         if words and not self._alone:
             await self.publish(list(_payloads(self._me, list(words.values()), self._largest)))
 

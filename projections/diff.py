@@ -5,13 +5,20 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from domain.application.history import PAGE
+from domain.application.history import AT_FIRST
 from domain.application.journal import Journal
 from domain.codec import Recorded
 from domain.diff import Counts, Tally
 from domain.events import ApprovalRequested, Event, ToolRequested
 from domain.ids import ThreadId, Version
+from domain.lru import Lru
 from domain.words import in_words, refers_to
+
+KNOWN = 4_000_000
+"""Bytes of events that are kept because later ones refer to them."""
+
+ENTRY = 300
+"""Bytes that each takes beside its payload."""
 
 
 class Happened(Struct, frozen=True):
@@ -32,13 +39,13 @@ class Between:
         self._thread_id = thread_id
         self._after = after
         self._upto = upto
-        self._known: dict[Version, Event] = {}
+        self._known = Lru[Version, Event](KNOWN)
 
     async def counts(self, limit: int) -> tuple[Counts, Version]:
         """Count at most `limit` events, and say up to which version they go."""
         upto = Version(min(self._upto, self._after + limit))
         tally = Tally()
-        async for recorded in self._followed(self._after, upto, PAGE):
+        async for recorded in self._followed(self._after, upto, AT_FIRST):
             tally.add(recorded.event, await self._about(recorded.event))
         return tally.counts(), upto
 
@@ -56,7 +63,7 @@ class Between:
             return
         async for recorded in self._journal.follow(self._thread_id, after, upto, first):
             if isinstance(recorded.event, ToolRequested | ApprovalRequested):
-                self._known[recorded.version] = recorded.event
+                self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
             yield recorded
 
     async def _about(self, event: Event) -> Event | None:
@@ -64,9 +71,10 @@ class Between:
         version = refers_to(event)
         if version is None:
             return None
-        if version not in self._known:
-            found = await self._journal.history(self._thread_id, Version(version - 1), version)
-            if not found:
-                return None
-            self._known[version] = found[0].event
-        return self._known[version]
+        if known := self._known.get(Version(version)):
+            return known
+        found = await self._journal.history(self._thread_id, Version(version - 1), Version(version))
+        if not found:
+            return None
+        self._known.put(Version(version), found[0].event, ENTRY + found[0].size)
+        return found[0].event

@@ -21,6 +21,7 @@ from domain.prices import Prices
 from domain.read_models import Shape
 from domain.state import INITIAL, Running, State
 from domain.tables import Change, Table
+from domain.weight import weighed
 from domain.windows import LAST, Window, end_of, starts_of
 from projections.overruns import Overrun, overrun, spent_alike
 from projections.status import Status, status_of
@@ -88,6 +89,8 @@ class Story:
     overrun: Overrun | None = None
     spell: Spell = field(default_factory=lambda: Spell("idle", START, NOTHING.at))
     slice: Slice = field(init=False)
+    _weight: int = field(init=False, default=0)
+    _grown: int = field(init=False, default=0)
     _starts: Mapping[Window, datetime] = field(init=False)
     _until: datetime = field(init=False)
     """Where the hour ends that the last event was in."""
@@ -101,6 +104,11 @@ class Story:
         """Look up the windows that an instant lies in: the next event is mostly in the same."""
         self._starts, self._until = starts_of(at), end_of("hour", at) or LAST
         return self._starts
+
+    def weigh(self) -> int:
+        """Return about how many bytes it takes in memory."""
+        self._weight, self._grown = weighed(self.state, self._weight, self._grown)
+        return self._weight + self._grown
 
     @property
     def loaded(self) -> Loaded:
@@ -140,6 +148,7 @@ class Story:
             is_over,
             prices,
         )
+        self._grown += recorded.size
         self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), is_over
         if status != self.spell.status:
             self.spell = Spell(status, recorded.version, at)

@@ -19,6 +19,7 @@ from domain.chain import Record
 from domain.errors import NotRebuildable, StillBehind, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
 from domain.ports.clock import Clock
+from domain.ports.log import may_have_more
 from domain.prices import Prices
 from domain.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
 from domain.tables import Rows
@@ -91,7 +92,9 @@ class Runner:
     """The slice to begin with: no slice waits for others again and again, and two runners seldom meet in one."""
     _most: int = field(init=False, default=AT_FIRST)
     _full: set[LineId] = field(init=False, default_factory=set)
-    """Lines whose last batch was full."""
+    """Lines whose last batch in this round was full: in its events, or in their bytes."""
+    _was_full: set[LineId] = field(init=False, default_factory=set)
+    """Those of the round before."""
     _making: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     """Held by who makes rows: of two that make some in turn, neither is done before both are."""
     _rest_until: dict[LineId, float] = field(init=False, default_factory=dict)
@@ -118,7 +121,7 @@ class Runner:
                 moved = await self._round()
             except StoreUnavailable as error:
                 _log.warning("The projections try again to read the log: %s", error)
-            if moved < full:
+            if moved < full and not self._full:
                 rest = rest_after(moved, full, time.monotonic() - started)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(rest if moved else IDLE):
@@ -129,12 +132,14 @@ class Runner:
     async def step(self) -> int:
         """Take each line on by a batch, and let what is built serve when it has come far enough. Count the events."""
         await self._look()
+        self._was_full, self._full = self._full, set()
         return sum([await self._step(line) for line in self._lines])
 
     async def _round(self) -> int:
         """Step; what goes wrong with one line keeps none of the others."""
         if time.monotonic() >= self._look_at:
             await self._look()
+        self._was_full, self._full = self._full, set()
         return sum([await self._guarded(line) for line in self._lines])
 
     async def _look(self) -> None:
@@ -178,7 +183,7 @@ class Runner:
         """Take a line on by a batch in some slices. Count the events; 0 if there is nothing, or somebody was faster."""
         self._instances = await self.models.instances()
         writing = self.writing(line)
-        return await self._batch(line, writing, slices, most) if writing else 0
+        return (await self._batch(line, writing, slices, most))[0] if writing else 0
 
     async def _advance(self, line: Line, writing: Sequence[Writing]) -> int:
         if line.throttle is None:
@@ -186,14 +191,13 @@ class Runner:
         share = line.throttle * len(self.held()) / SLICES
         if not share or self._rest_until.get(line.id, 0.0) > time.monotonic():
             return 0
-        moved = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share * IDLE)), 1))
+        moved, _ = await self._batch(line.id, writing, self.held(), max(min(BATCH, int(share * IDLE)), 1))
         self._rest_until[line.id] = time.monotonic() + moved / share
         return 0  # so that nobody hurries on
 
     async def _batches(self, line: Line, writing: Sequence[Writing]) -> int:
         """Take a line on by a batch; where it is far behind, by some of each half: one is written while one is made."""
-        held, far = list(self.held()), line.left > FAR or line.id in self._full
-        self._full.discard(line.id)
+        held, far = list(self.held()), line.left > FAR or line.id in self._was_full
         if not far:
             return await self._stretch(line.id, writing, held, 0.0)
         until = time.monotonic() + STRETCH
@@ -209,21 +213,24 @@ class Runner:
         moved = 0
         while True:
             most = self._most
-            done = await self._batch(line, writing, slices, most)
+            done, full = await self._batch(line, writing, slices, most)
             moved += done
-            if done:
-                self._most = min(2 * self._most, BATCH)
-            if done < most:
+            if done and full:  # of large events, no more are asked for than may fit
+                self._most = min(2 * min(self._most, done), BATCH)
+            if not full:
                 return moved
             if self._stopping or time.monotonic() >= until:
                 self._full.add(line)
                 return moved
 
-    async def _batch(self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int) -> int:
+    async def _batch(
+        self, line: LineId, writing: Sequence[Writing], slices: Collection[Slice], most: int
+    ) -> tuple[int, bool]:
+        """Take a line on. Count the events, and say whether more may fit into a batch than it took: it was full."""
         after = _first(await self.models.behind(line, slices), most, self._turn)
         records = await self.journal.store.read_after(after, most) if after else ()
         if not records:
-            return 0
+            return 0, False
         parked = await self.models.parked([of.instance.id for of in writing], list(after))
         known = frozenset((one.instance, one.thread_id) for one in parked)
         digest = Digest(line, writing, self._stories, self.prices, self.clock, set(known))
@@ -244,9 +251,9 @@ class Runner:
         if not written:
             self._forget(line, records)
             self._look_at = 0.0
-            return 0
-        self._turn = Slice(([*after][-1] + 1) % SLICES)
-        return len(records)
+            return 0, False
+        self._turn = Slice((slice_of(records[-1].thread_id) + 1) % SLICES)  # the next ones may not have fitted
+        return len(records), may_have_more([len(record.payload) for record in records], most)
 
     def _forget(self, line: LineId, records: Sequence[Record]) -> None:
         for thread_id in {record.thread_id for record in records}:
@@ -267,7 +274,7 @@ class Runner:
         until = time.monotonic() + PAUSE / 2
         try:
             while time.monotonic() < until:
-                moved = await self._batch(line, writing, self.held(), BATCH)
+                moved, _ = await self._batch(line, writing, self.held(), BATCH)
                 if await self.models.switch(line):
                     _log.info("Now serving: %s", ", ".join(sorted(names)))
                     return
@@ -326,8 +333,11 @@ class Runner:
     async def _told_again(self, parked: Parked, writing: Writing, upto: Position, *, skip: bool) -> Digest:
         stories = Stories(self.journal, self.prices)
         digest = Digest(writing.instance.line, [writing], stories, self.prices, self.clock, set())
-        records = await self.journal.store.read(parked.thread_id, Version(parked.version - 1))
-        told = [record for record in records if record.position <= upto]
+        told: list[Record] = []
+        async for record in self.journal.records(parked.thread_id, Version(parked.version - 1)):
+            if record.position > upto:
+                break
+            told.append(record)
         await digest.take(told, unhandled=parked.version if skip else None)
         return digest
 

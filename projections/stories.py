@@ -1,6 +1,5 @@
 """Threads as they are told so far, kept in memory, and told again from the log where they are not."""
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from datetime import datetime
 from typing import Any
@@ -9,24 +8,27 @@ from domain.application.journal import Journal, Loaded
 from domain.chain import Record
 from domain.codec import decode
 from domain.ids import START, Tenant, ThreadId, Version
+from domain.lru import Lru
 from domain.prices import Prices
 from domain.state import Running
 from projections.overruns import overrun_of
 from projections.projection import Seen, Story
 
 KEEP = 2_000
-"""Threads of a line that are kept."""
+"""Threads that are kept."""
+
+KEEP_BYTES = 32_000_000
+"""What they may take in memory, about."""
 
 
 class Stories:
     """What a runner knows of threads. It may forget everything: the log has it."""
 
-    def __init__(self, journal: Journal, prices: Prices, keep: int = KEEP) -> None:
+    def __init__(self, journal: Journal, prices: Prices, keep: int = KEEP, keep_bytes: int = KEEP_BYTES) -> None:
         """Read threads through a journal."""
         self._journal = journal
         self._prices = prices
-        self._keep = keep
-        self._told: OrderedDict[tuple[Hashable, ThreadId], Story] = OrderedDict()
+        self._told = Lru[tuple[Hashable, ThreadId], Story](keep_bytes, keep)
 
     def known(self, place: Hashable, record: Record) -> Story | None:
         """Return a thread right before a record, if it is in memory. What is kept in one `place` is not in another."""
@@ -34,7 +36,7 @@ class Stories:
         story = self._told.get(key)
         if story is None or story.head.version != record.version - 1:
             return None
-        self._told.move_to_end(key)
+        self._told.put(key, story, story.weigh())
         return story
 
     async def before(self, place: Hashable, record: Record) -> Story:
@@ -42,10 +44,7 @@ class Stories:
         story = self.known(place, record)
         if story is None:
             story = await self.at(record.thread_id, record.tenant, Version(record.version - 1))
-            self._told[place, record.thread_id] = story
-            self._told.move_to_end((place, record.thread_id))
-            if len(self._told) > self._keep:
-                self._told.popitem(last=False)
+            self._told.put((place, record.thread_id), story, story.weigh())
         return story
 
     def tell(self, story: Story, record: Record) -> Seen[Any]:
@@ -54,7 +53,7 @@ class Stories:
 
     def forget(self, place: Hashable, thread_id: ThreadId) -> None:
         """Let a thread go: what it was told of may not have been written."""
-        self._told.pop((place, thread_id), None)
+        self._told.discard((place, thread_id))
 
     async def at(self, thread_id: ThreadId, tenant: Tenant, version: Version) -> Story:
         """Tell a thread up to a version, from the beginning of the turn that runs then: that is when it was idle.

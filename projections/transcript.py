@@ -128,6 +128,7 @@ async def _messages(
         if isinstance(event, MessageAppended):
             said = _said(recorded, event)
         elif isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+            asked.pop(Version(_call_of(event)), None)
             yield _told(recorded, event, request)
     if said:
         yield said
@@ -193,11 +194,15 @@ def _outcome(event: Answer) -> tuple[str, Outcome]:
             return reason, "denied"
 
 
+def _call_of(answer: Answer) -> int:
+    return answer.approval if isinstance(answer, ApprovalDenied) else answer.call
+
+
 async def _request(
     journal: Journal, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
 ) -> ToolRequested | None:
     """Find the request of a call; it may lie before what was read. None if it was a node that a person refused."""
-    call = Version(answer.approval if isinstance(answer, ApprovalDenied) else answer.call)
+    call = Version(_call_of(answer))
     event: Event | None = asked.get(call)
     if event is None:
         before = await journal.history(thread_id, Version(call - 1), call)

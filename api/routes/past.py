@@ -16,12 +16,15 @@ from api.views.events import EventView
 from api.views.page import Page
 from api.views.past import DiffView
 from api.views.state import StateView, state_view
-from domain.ids import ThreadId, TurnId
+from domain.ids import MAX_VERSION, ThreadId, TurnId
 from projections.transcript import TranscriptMessage
 
 AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
 AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
 InOrder = Annotated[Order, QueryParameter(description="As it happened (asc), or the latest first (desc).")]
+AfterPrompt = Annotated[
+    int, QueryParameter(ge=0, le=MAX_VERSION, description="Show the prompts after this version: a page's next_after.")
+]
 Since = Annotated[
     int | None, QueryParameter(name="from", description="The version to begin after; 0 is before the first event.")
 ]
@@ -48,9 +51,11 @@ async def show_state(
 
 
 @get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=READING)
-async def show_context(thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader) -> ContextView:
+async def show_context(
+    thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
+) -> ContextView:
     """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
-    return await service.content.contexts(ThreadId(thread), TurnId(turn), reader)
+    return await service.content.contexts(ThreadId(thread), TurnId(turn), reader, after)
 
 
 @get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -14,6 +15,7 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
 from api.callers import FromReader, FromService, FromThread
+from api.outgoing import PIECE
 from api.problems import problems
 from api.service import Service
 from api.views.events import event_view
@@ -64,9 +66,9 @@ async def stream_thread(
 ) -> Stream:
     """Follow a thread: its events, and the text of running models, from whichever process runs the turn."""
     begin = _version(last_event_id)
-    loaded = await service.content.watched(ThreadId(thread), reader)
+    row = await service.content.watched(ThreadId(thread), reader)
     if begin is None:
-        begin = loaded.head.version if after is None else Version(after)
+        begin = row.head.version if after is None else Version(after)
     told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
     return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -91,19 +93,37 @@ async def _followed(
     last, seen = clock(), after
     async with aclosing(happenings(journal, signals, thread_id, after)) as following:
         async for signal in following:
+            passing = isinstance(signal, Delta | Withdrawn)
             if signal is not None:
-                yield _event(signal)
-                last = clock()
                 seen = signal.version if isinstance(signal, Recorded) else seen
+                text = _event(signal)
+                del signal  # while the client takes its time, it is held by nothing here
+                if len(text) <= PIECE or passing:
+                    yield text
+                else:
+                    again = partial(_again, service, thread_id, seen)
+                    async with aclosing(service.outgoing.pieces(text, again)) as pieces:
+                        text = b""
+                        async for piece in pieces:
+                            yield piece
+                last = clock()
             elif clock() - last > PING:
                 yield b": ping\n\n"
                 last = clock()
             if runtime.stopping.is_set():
                 return
-            if until_idle and not isinstance(signal, Delta | Withdrawn):
-                loaded = await journal.load(thread_id)
-                if seen >= loaded.head.version and not loaded.state.in_turn:
+            if until_idle and not passing:
+                row = await journal.store.thread(thread_id)
+                if row and seen >= row.head.version and not row.in_turn:
                     return
+
+
+async def _again(service: Service, thread_id: ThreadId, version: Version) -> bytes:
+    """Read an event once more, and write it as it was written before."""
+    runtime = service.runtime
+    async with runtime.turns.means.signals.reading:
+        (recorded,) = await runtime.journal.history(thread_id, Version(version - 1), version)
+    return _event(recorded)
 
 
 def _event(signal: Recorded | Delta | Withdrawn) -> bytes:

@@ -105,16 +105,21 @@ class PromptView(Struct, frozen=True):
 
 
 class ContextView(Struct, frozen=True):
-    """What the models of a turn saw, one prompt after the other."""
+    """What the models of a turn saw, one prompt after the other.
+
+    After about 1 MB, no further prompt is shown: `next_after` is what to ask for as `after`, null on the last page.
+    """
 
     thread_id: UUID
     turn_id: UUID
     prompts: Sequence[PromptView]
+    next_after: int | None = None
 
 
-def context_view(thread_id: ThreadId, turn_id: UUID, found: Sequence[SeenPrompt]) -> ContextView:
+def context_view(thread_id: ThreadId, turn_id: UUID, found: Sequence[SeenPrompt], *, more: bool = False) -> ContextView:
     """Show a turn's prompts."""
-    return ContextView(thread_id, turn_id, [PromptView.of(one) for one in found])
+    prompts = [PromptView.of(one) for one in found]
+    return ContextView(thread_id, turn_id, prompts, prompts[-1].version if more else None)
 
 
 def chat(message: ChatMessage) -> JsonObject:

@@ -41,7 +41,10 @@ class TurnUsage(Struct, frozen=True):
 
 
 class TurnView(Struct, frozen=True):
-    """A turn that has ended, with everything that was said in it, from the user's message on."""
+    """A turn that has ended, with everything that was said in it, from the user's message on.
+
+    `truncated`: it said more than 4 MB, and of that the first part is left out.
+    """
 
     status: TurnStatus
     thread_id: UUID
@@ -52,6 +55,7 @@ class TurnView(Struct, frozen=True):
     usage: TurnUsage
     reason: str | None = None
     detail: str | None = None
+    truncated: bool = False
 
 
 class Cancelling(Struct, frozen=True):
@@ -63,7 +67,7 @@ class Cancelling(Struct, frozen=True):
     checkpoint: str
 
 
-def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices) -> TurnView:
+def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices, *, truncated: bool = False) -> TurnView:
     """Show a turn that has ended. `loaded` is the thread right after it."""
     end = finished.end
     said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
@@ -77,6 +81,7 @@ def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices) -> TurnVie
         usage=TurnUsage.of(finished.calls, prices),
         reason=_reason(end),
         detail=end.detail if isinstance(end, TurnFailed) else None,
+        truncated=truncated,
     )
 
 

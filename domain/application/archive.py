@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from domain.application.execute import version_of
+from domain.application.history import PageSize
 from domain.application.verify import Verified, verify_slices
 from domain.chain import Record
 from domain.codec import decode
@@ -18,10 +19,10 @@ from domain.ports.log import EventStore, ThreadRow
 from domain.state import INITIAL, State
 
 PAGE = 1_000
+"""Commands at a time."""
 
 THREADS = 50_000
 """Threads of a slice that are looked at together: for each page, a database may go through all events of the slice."""
-"""Records, commands or threads at a time."""
 
 DIGEST = 32
 """Bytes of SHA-256."""
@@ -71,9 +72,10 @@ async def new_events(
         CorruptLog: a position is missing, or a thread of another slice has it: nobody could import that.
     """
     for slice_ in map(Slice, range(SLICES)):
-        last = after[slice_]
+        last, size = after[slice_], PageSize()
         while last < upto[slice_]:
-            page = await store.read_slice(slice_, last, min(PAGE, upto[slice_] - last))
+            page = await store.read_slice(slice_, last, min(size.limit, upto[slice_] - last))
+            size.adapt(page)
             if not page or page[-1].position != last + len(page):
                 raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
             _check_slice(slice_, page)
@@ -149,8 +151,9 @@ async def state_of(store: EventStore, thread_id: ThreadId) -> State:
 
 
 async def _folded(store: EventStore, thread_id: ThreadId, upto: Version | None, state: State) -> State:
-    after = START
-    while page := await store.read(thread_id, after, upto, PAGE):
+    after, size = START, PageSize()
+    while page := await store.read(thread_id, after, upto, size.limit):
+        size.adapt(page)
         for record in page:
             state = evolve(state, decode(record).event, record.recorded_at)
         after = page[-1].version

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from domain.agent import Agent
 from domain.application.asking import Answered
-from domain.application.counting import counted
+from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
@@ -217,7 +217,7 @@ class _Asked:
 
     def interrupted(self, usage: Usage | None = None) -> None:
         """Count a call that was cut off: what had gone to and fro by then was used."""
-        usage = usage or Usage(self.prompt.tokens, self.run.means.tokens.count(self.heard))
+        usage = usage or Usage(self.prompt.tokens, estimated(self.run.means.tokens, self.heard))
         called = ModelCalled(
             self.spec.model,
             usage.prompt_tokens,

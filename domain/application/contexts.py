@@ -15,7 +15,11 @@ from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.recall import Said
 from domain.seen import Prompt, is_whole, seen
+from domain.sizes import bytes_of
 from domain.state import Running
+
+PAGE_BYTES = 1_000_000
+"""Bytes of prompts after which no further one is shown."""
 
 PAGE_BACK = 200
 """Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
@@ -34,23 +38,30 @@ class SeenPrompt(Struct, frozen=True):
 
 
 async def contexts(
-    journal: Journal, texts: TextStore, tokens: TokenCounter, loaded: Loaded, turn_id: TurnId
-) -> Sequence[SeenPrompt]:
+    journal: Journal, texts: TextStore, tokens: TokenCounter, loaded: Loaded, turn_id: TurnId, after: int = START
+) -> tuple[Sequence[SeenPrompt], bool]:
     """Return what the models of a turn saw, one prompt after the other. `loaded` is the thread as it is now.
+
+    They are those after a version, and as many as fit into `PAGE_BYTES`; whether there are more is said, too.
 
     Raises:
         UnknownTurn: the thread has no such turn, or it has not begun.
     """
     events = await _turn(journal, loaded.thread_id, turn_id, loaded.head.version)
-    found = []
+    found: list[SeenPrompt] = []
+    room = PAGE_BYTES
     for place, recorded in enumerate(events):
-        if not isinstance(recorded.event, ContextAssembled):
+        if not isinstance(recorded.event, ContextAssembled) or recorded.version <= after:
             continue
-        following = events[place + 1].event if place + 1 < len(events) else None
-        called = following if isinstance(following, ModelCalled) else None
+        if room <= 0:
+            return found, True
+        following = events[place + 1] if place + 1 < len(events) else None
+        follows = following is not None and following.version == recorded.version + 1
+        called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
         before = await _before(journal, loaded, recorded, recorded.event)
         found.append(await _seen(journal, texts, tokens, before, recorded, recorded.event, called))
-    return found
+        room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
+    return found, False
 
 
 async def _seen(
@@ -80,14 +91,15 @@ async def _before(journal: Journal, loaded: Loaded, recorded: Recorded, assemble
 
 
 async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Version) -> Sequence[Recorded]:
-    """Read a turn's events, looking for it from the thread's end backwards."""
+    """Read what a turn's events say of its prompts, looking for it from the thread's end backwards."""
     events: list[Recorded] = []
     async for page in journal.pages_back(thread_id, START, upto, PAGE_BACK):
         for recorded in reversed(page):
             event = recorded.event
             if isinstance(event, TurnEnd) and event.turn_id == turn_id:
                 events.clear()
-            events.append(recorded)
+            if isinstance(event, ContextAssembled | ModelCalled):
+                events.append(recorded)
             if isinstance(event, TurnStarted):
                 if event.turn_id == turn_id:
                     return events[::-1]

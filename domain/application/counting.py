@@ -1,11 +1,27 @@
 """Counting tokens beside the event loop, where a text is so long that others would wait for it."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from domain.ports.tokens import TokenCounter
 
+T = TypeVar("T")
+
 LONG = 10_000
 """Characters that are counted at once: a few milliseconds. Starting a thread for less would take longer."""
+
+
+async def beside_the_loop(work: Callable[[], T], length: int) -> T:
+    """Do work on texts of so many characters: in a thread, where it is long."""
+    return work() if length <= LONG else await asyncio.to_thread(work)
+
+
+def estimated(tokens: TokenCounter, text: str) -> int:
+    """Return about the number of tokens in a text at once, however long it is: by its beginning."""
+    if len(text) <= LONG:
+        return tokens.count(text)
+    return tokens.count(text[:LONG]) * len(text) // LONG + 1
 
 
 async def counted(tokens: TokenCounter, text: str) -> int:

@@ -9,8 +9,26 @@ from collections.abc import Sequence
 from domain.application.journal import Journal
 from domain.application.signals import Behind, Signal
 from domain.codec import Recorded
-from domain.events import TurnEnd, TurnStarted
+from domain.events import (
+    ApprovalDenied,
+    MessageAppended,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnEnd,
+    TurnStarted,
+)
 from domain.ids import ThreadId, TurnId, Version
+
+KEPT = 4_000_000
+"""Bytes of a turn's events that are kept: of a longer turn, the last ones, with its beginning."""
+
+BEGINNING = 2
+"""Events that a turn begins with, and that are always kept: its start, and the user's message."""
+
+SAID = MessageAppended | ToolRequested | ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""What is left out then. All else is short, and says what the turn has used."""
 
 
 class Ending:
@@ -27,6 +45,9 @@ class Ending:
         self.events: list[Recorded] = []
         """The turn's, from its beginning on. If it was queued and never began: its end alone."""
         self.ended = False
+        self.cut = False
+        """Whether some of what was said is left out."""
+        self._size = 0
         self.missed = False
         """Whether the log had to be read."""
 
@@ -77,8 +98,22 @@ class Ending:
         self.ended = self._is_end(recorded)
         if begins or self.ended or self.events:
             self.events.append(recorded)
+            self._size += recorded.size
+            self._leave_out()
         if self.ended:
             self._woken.set()
+
+    def _leave_out(self) -> None:
+        """Let the oldest go of what was said since the user's message, calls with the message that asks for them."""
+        at = BEGINNING
+        while self._size > KEPT and at < len(self.events) - 1:
+            if not isinstance(self.events[at].event, SAID):
+                at += 1
+                continue
+            self._size -= self.events.pop(at).size
+            self.cut = True
+            while at < len(self.events) and isinstance(self.events[at].event, ToolRequested):
+                self._size -= self.events.pop(at).size
 
     def _is_end(self, recorded: Recorded) -> bool:
         return isinstance(recorded.event, TurnEnd) and recorded.event.turn_id == self._turn_id

@@ -9,14 +9,14 @@ from msgspec import Struct
 from domain.application.signals import Signals
 from domain.chain import Record
 from domain.errors import InvalidInput
-from domain.ids import SLICES, Position, Slice, Tenant, slice_of
+from domain.ids import SLICES, Position, Slice, Tenant
 from domain.ports.log import EventStore
 
 LOOKED_AT = 10_000
 """Records that one reading looks at, at most, in search of the tenant's records of the wanted types."""
 
-HEAVIEST = 4_000_000
-"""Characters of payload and metadata after which a page ends, however many items were asked for."""
+HEAVIEST = 1_000_000
+"""Bytes after which a page ends, however many items were asked for."""
 
 AT_FIRST = 50
 """Records that are read before it is known how large they are."""
@@ -120,18 +120,20 @@ class Feed:
                         heads = await self._later()
 
     async def _after(self, place: Place, wanted: Wanted, heads: Sequence[Position]) -> Found:
-        """Read a few records first, and then so many as fit beside them: each may be as large as a message can be."""
+        """Read a few records first, and then about so many as fit beside them: weighing large ones takes time."""
         found: list[Record] = []
         room, most = HEAVIEST, AT_FIRST
         while (behind := place.behind(heads)) and room > 0 and (asked := min(most, wanted.limit - len(found))):
-            stretch = await self._store.read_slices(behind, wanted.tenant, wanted.types, limit=asked, look=LOOKED_AT)
-            records, seen = _lightened(stretch.records, stretch.seen, room)
+            stretch = await self._store.read_slices(
+                behind, wanted.tenant, wanted.types, limit=asked, look=LOOKED_AT, room=room
+            )
+            records = stretch.records
             found += records
-            place = place.moved(seen)
+            place = place.moved(stretch.seen)
             if len(records) < asked:
                 break
             room -= sum(map(_weight, records))
-            most = room * len(found) // (HEAVIEST - room) + 1
+            most = max(room, 0) * len(found) // (HEAVIEST - room) + 1
         return Found(found, place, more=bool(place.behind(heads)))
 
     async def _later(self) -> Sequence[Position]:
@@ -150,19 +152,6 @@ class Feed:
         finally:
             self._look = None  # what comes from now on is for the next look
         return await self._store.slice_heads()
-
-
-def _lightened(
-    records: Sequence[Record], seen: Mapping[Slice, Position], room: int
-) -> tuple[Sequence[Record], Mapping[Slice, Position]]:
-    """Leave out what makes a page too heavy: then no slice was seen beyond the last record that is left."""
-    for number, record in enumerate(records, start=1):
-        room -= _weight(record)
-        if room <= 0 and number < len(records):
-            kept, last = records[:number], slice_of(record.thread_id)
-            before = list(seen)[: list(seen).index(last)]
-            return kept, {**{slice_: seen[slice_] for slice_ in before}, last: record.position}
-    return records, seen
 
 
 def _weight(record: Record) -> int:

@@ -1,20 +1,24 @@
 """What every prompt of an agent holds: counted once, and kept by name, so that it can be shown later as it was."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sys import getsizeof
 
 from domain.application.counting import counted
 from domain.chat import MESSAGE_OVERHEAD
 from domain.codec import to_json
 from domain.context import HEADING_TOKENS, Fixed, values_text
 from domain.json import JsonObject, storable_text
+from domain.lru import Lru
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.texts import name_of
 
 REMEMBERED = 1_000
 """Texts of which a process remembers how many tokens they have, and that they are kept."""
+
+REMEMBERED_BYTES = 16_000_000
+"""What these texts may take: values that are shown may be long."""
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Fixtures:
 
     tokens: TokenCounter
     store: TextStore
-    _known: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
+    _known: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(REMEMBERED_BYTES, REMEMBERED))
 
     async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> Fixed:
         """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
@@ -38,13 +42,11 @@ class Fixtures:
         if not text:
             return "", 0
         if (known := self._known.get(text)) is not None:
-            self._known.move_to_end(text)
             return known
         name = name_of(text)
         await self.store.keep({name: text})
-        known = self._known[text] = (name, await counted(self.tokens, text))
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        known = (name, await counted(self.tokens, text))
+        self._known.put(text, known, getsizeof(text))
         return known
 
 

@@ -1,18 +1,44 @@
 """A thread's events as they were recorded, from either end, over forks, page by page. Nothing is folded here."""
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
+from domain.chain import Record
 from domain.codec import Recorded, decode
 from domain.errors import CorruptLog, UnknownThread
 from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.ports.log import EventStore, ThreadRow
+from domain.lru import Lru
+from domain.ports.log import PAGE_BYTES, EventStore, ThreadRow, may_have_more
 
 PAGE = 1_000
-"""Events read at a time."""
+"""Events read at a time, at most; a page also ends where it gets too large: see `EventStore`."""
+
+AT_FIRST = 128
+"""Events that are asked for at first where all are wanted: large ones are weighed, and then fewer asked for."""
+
+
+ORIGIN = 400
+"""Bytes that it takes to remember where a thread comes from."""
+
+
+class PageSize:
+    """How many events to ask for next: more and more, but where they are large not many more than fit on a page."""
+
+    def __init__(self, first: int = AT_FIRST) -> None:
+        """Begin with so many."""
+        self.limit = min(first, PAGE)
+
+    def is_last(self, sizes: Sequence[int], room: int = PAGE_BYTES) -> bool:
+        """Say whether nothing follows on a page of payloads of these characters; set the limit of the next one."""
+        asked, found = self.limit, len(sizes)
+        self.limit = max(2 * found, 1) if found < asked else min(max(2 * found, AT_FIRST), PAGE)
+        return not may_have_more(sizes, asked, room)
+
+    def adapt(self, page: Sequence[Record]) -> None:
+        """Set the limit of the next page, for a reader who reads on until a page is empty."""
+        self.is_last([len(record.payload) for record in page])
 
 
 class Origin(Struct, frozen=True):
@@ -28,8 +54,7 @@ class History:
     def __init__(self, store: EventStore, keep: int = 1_000) -> None:
         """Read from a store."""
         self.store = store
-        self._keep = keep
-        self._origins: OrderedDict[ThreadId, Origin | None] = OrderedDict()
+        self._origins = Lru[ThreadId, tuple[Origin | None]](ORIGIN * keep)
 
     async def row(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> ThreadRow:
         """Return where the thread ends.
@@ -43,15 +68,24 @@ class History:
         return row
 
     async def history(
-        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, limit: int = PAGE
+        self,
+        thread_id: ThreadId,
+        after: Version = START,
+        upto: Version | None = None,
+        limit: int = PAGE,
+        room: int = PAGE_BYTES,
     ) -> Sequence[Recorded]:
-        """Return a page of events with `after < version <= upto`: of a fork, its parent's first."""
+        """Return a page of events with `after < version <= upto`: of a fork, its parent's first.
+
+        At most `limit`, and no more after `room` bytes; only an empty page says that there are no further ones.
+        """
         owner, end = thread_id, upto
         forks: list[tuple[ThreadId, Version | None]] = []
         while True:
-            origin = self._origins.get(owner)
+            known = self._origins.get(owner)
+            origin = known[0] if known else None
             if origin is None or after >= origin.version:  # it may be a fork that nobody has looked at here yet
-                found = [*await self._own(owner, after, end, limit)]
+                found, whole = await self._own(owner, after, end, limit, room)
                 if found and found[0].version == after + 1:
                     break
                 origin = await self.origin(owner)
@@ -62,9 +96,11 @@ class History:
                 end = origin.version
             owner = origin.parent
         for fork, its_end in reversed(forks):
-            if len(found) < limit:
-                reached = found[-1].version if found else after
-                found += await self._own(fork, reached, its_end, limit - len(found))
+            if not whole or len(found) >= limit:
+                break
+            reached = found[-1].version if found else after
+            own, whole = await self._own(fork, reached, its_end, limit - len(found), room)
+            found += own
         return found
 
     async def at(self, thread_id: ThreadId, versions: Collection[int]) -> Mapping[int, Recorded]:
@@ -81,37 +117,55 @@ class History:
         return found
 
     async def follow(
-        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None, first: int = PAGE
+        self,
+        thread_id: ThreadId,
+        after: Version = START,
+        upto: Version | None = None,
+        first: int = AT_FIRST,
+        room: int = PAGE_BYTES,
     ) -> AsyncIterator[Recorded]:
         """Yield all events with `after < version <= upto`, reading page by page.
 
-        Whoever may stop soon says how many events to read at `first`; later pages are larger.
+        A caller that may stop soon says how many events to read at `first`; later pages are larger.
         """
-        size = min(first, PAGE)
-        while page := await self.history(thread_id, after, upto, size):
+        size, last = PageSize(first), False
+        while not last and (page := await self.history(thread_id, after, upto, size.limit, room)):
+            last = size.is_last([recorded.size for recorded in page], room)
             for recorded in page:
                 yield recorded
-            if len(page) < size:
-                return
-            after, size = page[-1].version, min(2 * size, PAGE)
+            after = page[-1].version
+            last = last or after == upto
+
+    async def records(self, thread_id: ThreadId, after: Version) -> AsyncIterator[Record]:
+        """Yield all records of the thread's own after a version, as they are stored."""
+        size, last = PageSize(), False
+        while not last and (page := await self.store.read(thread_id, after, None, size.limit)):
+            for record in page:
+                yield record
+            after, last = page[-1].version, size.is_last([len(record.payload) for record in page])
 
     async def pages_back(
-        self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE
+        self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE, room: int = PAGE_BYTES
     ) -> AsyncIterator[Sequence[Recorded]]:
         """Yield all events with `after < version <= upto` in pages, the last page first, each in its own order.
 
         Versions have no gaps, so that the page before one is known by its bounds, and no store has to read backwards.
+        Where less of it fits than lies between its bounds, they are drawn closer.
         """
         size = min(first, PAGE)
         while upto > after:
             begin = Version(max(upto - size, after))
-            yield await self.history(thread_id, begin, upto, size)
+            page = await self.history(thread_id, begin, upto, size, room)
+            if page and page[-1].version < upto and len(page) < size:
+                size = min(len(page), max(size // 2, 1))
+                continue
+            yield page
             upto, size = begin, min(2 * size, PAGE)
 
     async def origin(self, thread_id: ThreadId) -> Origin | None:
         """Return where a fork comes from; None for a thread of its own, or none."""
-        if thread_id in self._origins:
-            return self._origins[thread_id]
+        if known := self._origins.get(thread_id):
+            return known[0]
         row = await self.store.thread(thread_id)
         if row is None:
             return None
@@ -119,13 +173,17 @@ class History:
         if row.base:
             (first,) = await self.store.read(thread_id, row.base, limit=1)
             origin = origin_of(decode(first))
-        self._origins[thread_id] = origin
-        if len(self._origins) > self._keep:
-            self._origins.popitem(last=False)
+        self._origins.put(thread_id, (origin,), ORIGIN)
         return origin
 
-    async def _own(self, thread_id: ThreadId, after: Version, upto: Version | None, limit: int) -> Sequence[Recorded]:
-        return [decode(record) for record in await self.store.read(thread_id, after, upto, limit)]
+    async def _own(
+        self, thread_id: ThreadId, after: Version, upto: Version | None, limit: int, room: int
+    ) -> tuple[list[Recorded], bool]:
+        """Read a page of the thread's own events; say whether it was not cut for their size."""
+        page = await self.store.read(thread_id, after, upto, limit, room)
+        return [decode(record) for record in page], not may_have_more(
+            [len(record.payload) for record in page], None, room
+        )
 
 
 def origin_of(first: Recorded) -> Origin:

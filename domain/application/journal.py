@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from weakref import WeakValueDictionary
@@ -11,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.history import PAGE, History
+from domain.application.history import AT_FIRST, PAGE, History, PageSize
 from domain.chain import NOTHING, Head, Record, seal
 from domain.checkpoints import Checkpoint, lean, text_of, whole
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
@@ -19,13 +18,18 @@ from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, Version
 from domain.events import Event
 from domain.evolve import evolve, fold
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
+from domain.lru import Lru
 from domain.ports.clock import Clock
-from domain.ports.log import Append, CommandRecord, EventStore, Fence
+from domain.ports.log import FEW, Append, CommandRecord, EventStore, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.state import INITIAL, Idle, State
+from domain.weight import weighed
 
 FAR = 16
 """Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""
+
+HOT_BYTES = 64_000_000
+"""What folded threads that are kept may take in memory, about."""
 
 LONG = 3
 """A way is long that has so many times the events between two snapshots."""
@@ -35,12 +39,17 @@ _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
 
 
 class Loaded(Struct, frozen=True):
-    """A thread as it was folded: its state after `head`."""
+    """A thread as it was folded: its state after `head`.
+
+    `weight` is what the state took in memory when it was weighed last, about; events of `grown` bytes came since.
+    """
 
     thread_id: ThreadId
     tenant: Tenant = DEFAULT_TENANT
     head: Head = NOTHING
     state: State = INITIAL
+    weight: int = 0
+    grown: int = 0
 
 
 class Sealed(Struct, frozen=True):
@@ -63,13 +72,14 @@ class Journal(History):
         fingerprint: str,
         snapshot_every: int = 250,
         keep: int = 1_000,
+        keep_bytes: int = HOT_BYTES,
     ) -> None:
         super().__init__(store, keep)
         self._snapshots = snapshots
         self._clock = clock
         self._fingerprint = fingerprint
         self._snapshot_every = snapshot_every
-        self._hot: OrderedDict[ThreadId, Loaded] = OrderedDict()
+        self._hot = Lru[ThreadId, Loaded](keep_bytes, keep)
         self._snapshotted: dict[ThreadId, Version] = {}
         self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
@@ -80,13 +90,13 @@ class Journal(History):
             UnknownThread: it belongs to another tenant.
         """
         hot = self._hot.get(thread_id)
-        loaded = await (self._catch_up(hot) if hot else self._folded(thread_id))
+        # Mostly, few events have come since: so few that their size is not looked at.
+        loaded = await (self._catch_up(hot, first=FEW) if hot else self._folded(thread_id))
         if loaded.head.version and loaded.tenant != tenant:
             raise UnknownThread(thread_id)
         if not loaded.head.version:
             return replace(loaded, tenant=tenant)
-        self._remember(loaded)
-        return loaded
+        return self._remember(loaded)
 
     def last_seen(self, thread_id: ThreadId, tenant: Tenant) -> Loaded | None:
         """Return an idle thread as it was when this process last saw it, if it remembers: a good guess, no more.
@@ -164,10 +174,11 @@ class Journal(History):
         events = [read_back(draft) for draft in drafts]
         records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
         recorded = [
-            Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata)
+            Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata, len(record.payload))
             for record, event in zip(records, events, strict=True)
         ]
-        return Sealed(replace(loaded, head=head, state=fold(loaded.state, events, head.at)), records, recorded)
+        state, grown = fold(loaded.state, events, head.at), loaded.grown + sum(len(each.payload) for each in drafts)
+        return Sealed(replace(loaded, head=head, state=state, grown=grown), records, recorded)
 
     async def append_sealed(
         self,
@@ -195,9 +206,9 @@ class Journal(History):
         try:
             position = await self.store.append(append)
         except VersionConflict:
-            self._hot.pop(loaded.thread_id, None)
+            self._hot.discard(loaded.thread_id)
             raise
-        self._remember(moved)
+        moved = self._remember(moved)
         return moved, [
             replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
@@ -243,7 +254,7 @@ class Journal(History):
         owner, end = thread_id, upto
         forks: list[tuple[ThreadId, Version | None]] = []
         while not (begun := (loaded := await self._nearest(owner, end)).head.version):
-            first = await self.store.read(owner, START, end, PAGE)
+            first = await self.store.read(owner, START, end, AT_FIRST)
             origin = None if first and first[0].version == START + 1 else await self.origin(owner)
             if origin is None:
                 loaded = await self._catch_up(loaded, end, first)
@@ -260,20 +271,30 @@ class Journal(History):
         return replace(loaded, thread_id=thread_id)
 
     async def _catch_up(
-        self, loaded: Loaded, upto: Version | None = None, page: Sequence[Record] | None = None
+        self,
+        loaded: Loaded,
+        upto: Version | None = None,
+        page: Sequence[Record] | None = None,
+        first: int = AT_FIRST,
     ) -> Loaded:
-        """Fold the events after `loaded`, of which `page` was read already."""
-        while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, PAGE):
+        """Fold the events after `loaded`, of which a `page` of at most `first` may have been read already."""
+        size, since = PageSize(first), 0
+        while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, size.limit):
             state = loaded.state
             for record in page:
                 state = evolve(state, decode(record).event, record.recorded_at)
             last = page[-1]
             head = Head(last.version, last.hash, last.recorded_at)
-            loaded = replace(loaded, tenant=last.tenant, head=head, state=state)
-            if len(page) < PAGE:
+            sizes = [len(record.payload) for record in page]
+            grown = loaded.grown + sum(sizes)
+            loaded = replace(loaded, tenant=last.tenant, head=head, state=state, grown=grown)
+            if size.is_last(sizes) or loaded.head.version == upto:
                 break
-            page = None
-            await self._shorten(loaded)
+            since, page = since + len(page), None
+            if since >= PAGE:
+                since = 0
+                await self._shorten(loaded)
+            size.limit = min(size.limit, PAGE - since)
         return loaded
 
     async def _shorten(self, loaded: Loaded) -> None:
@@ -287,9 +308,11 @@ class Journal(History):
         state = to_json(lean(loaded.state))
         await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
 
-    def _remember(self, loaded: Loaded) -> None:
-        self._hot[loaded.thread_id] = loaded
-        self._hot.move_to_end(loaded.thread_id)
-        if len(self._hot) > self._keep:
-            evicted, _ = self._hot.popitem(last=False)
+    def _remember(self, loaded: Loaded) -> Loaded:
+        """Keep a thread, and return it weighed."""
+        weight, grown = weighed(loaded.state, loaded.weight, loaded.grown)
+        if grown != loaded.grown:
+            loaded = replace(loaded, weight=weight, grown=grown)
+        for evicted in self._hot.put(loaded.thread_id, loaded, weight + grown):
             self._snapshotted.pop(evicted, None)
+        return loaded

@@ -14,8 +14,8 @@ from domain.application.journal import Journal
 from domain.application.said import read_said
 from domain.context import Count, price
 from domain.ids import ThreadId
+from domain.lru import Lru
 from domain.recall import Excerpt, Said
-from domain.recent import Recent
 from domain.relevance import Hit
 
 KEPT = 32_000_000
@@ -45,7 +45,7 @@ class Remembered:
 
     def __init__(self, kept: int = KEPT) -> None:
         """Keep at most so many bytes."""
-        self._threads = Recent[_Messages](kept)
+        self._threads = Lru[ThreadId, _Messages](kept)
 
     async def read(self, journal: Journal, thread_id: ThreadId, hits: Sequence[Hit]) -> Mapping[int, Said]:
         """Read messages that were found, as `read_said` does."""

@@ -142,7 +142,7 @@ class Replay:
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
         await Turns(means, {own: answers.acted_by(agent)}).run(loaded, Metadata())
-        again = await journal.history(thread_id, before.head.version)
+        again = [recorded async for recorded in journal.follow(thread_id, before.head.version)]
         return _compared(recorded, again, said.content or "" if said else "")
 
     async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> Loaded:

@@ -310,7 +310,8 @@ class Run:
         """
         journal = self.means.journal
         now = await journal.load(self.thread_id, self.loaded.tenant)
-        meanwhile = await journal.store.read(self.thread_id, before.head.version, now.head.version)
+        written = journal.records(self.thread_id, before.head.version)
+        meanwhile = [record async for record in written if record.version <= now.head.version]
         hashes = self._unanswered.intersection(record.hash for record in meanwhile)
         ours = [each for each in staged if each.after.head.hash in hashes]
         left, durable = list(staged[len(ours) :]), ours[-1].after if ours else before

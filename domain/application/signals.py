@@ -23,6 +23,12 @@ from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watc
 BACKLOG = 200
 """Signals that a slow watcher may leave unread before further ones pass it by; the log has every event."""
 
+BACKLOG_BYTES = 64_000
+"""What these may hold, about: a larger event is always read from the log."""
+
+READERS = 4
+"""Watchers that read the log at the same time: what each of them reads is in memory until its client takes it."""
+
 LOOK = 2.0
 """Seconds between two looks at the log, for events whose signals were lost."""
 
@@ -69,14 +75,17 @@ class Watcher:
 
     def __init__(self) -> None:
         """Begin with nothing heard."""
-        self._signals: deque[Signal] = deque()
+        self._signals: deque[tuple[Signal, int]] = deque()
+        self._size = 0
         self._something = asyncio.Event()
         self._missed = False
 
     def tell(self, signal: Signal) -> None:
-        """Keep a signal, unless too many are kept already."""
-        if len(self._signals) < BACKLOG:
-            self._signals.append(signal)
+        """Keep a signal, unless too many are kept already, or too much."""
+        size = _size_of(signal)
+        if len(self._signals) < BACKLOG and self._size + size <= BACKLOG_BYTES:
+            self._signals.append((signal, size))
+            self._size += size
         else:
             self._missed = True
         self._something.set()
@@ -87,9 +96,21 @@ class Watcher:
             self._something.clear()
             await self._something.wait()
         if self._signals:
-            return self._signals.popleft()
+            signal, size = self._signals.popleft()
+            self._size -= size
+            return signal
         self._missed = False
         return Behind(MAX_VERSION)
+
+
+def _size_of(signal: Signal) -> int:
+    match signal:
+        case Recorded(size=size):
+            return size
+        case Delta(text=text):
+            return len(text)
+        case _:
+            return 0
 
 
 class Signals:
@@ -102,6 +123,8 @@ class Signals:
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
         self._anything = asyncio.Event()
+        self.reading = asyncio.Semaphore(READERS)
+        """Held by a watcher that reads the log."""
         if wakeups:
             wakeups.listen(self._hear)
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agent import Agent
+from domain.application.counting import estimated
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means, Run
 from domain.application.user_code import (
@@ -323,7 +324,7 @@ class Turns:
     def _stopped(self, work: Work) -> Report:
         """End a turn that was asked to end, keeping what the model had written."""
         partial = storable_text(work.written)
-        return StopTurn(work.run.turn_id, partial, self.means.tokens.count(partial), work.run.number)
+        return StopTurn(work.run.turn_id, partial, estimated(self.means.tokens, partial), work.run.number)
 
     def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
         """Report a failed attempt, and when the next one is due."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.application.history import PageSize
 from domain.chain import NOTHING, Head, Record, check_chain
 from domain.codec import decode
 from domain.errors import CorruptLog
@@ -35,10 +36,11 @@ class _Seen(Struct, frozen=True):
 
 async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     """Check one thread from its first event to its head."""
-    seen, after, events = None, START, 0
+    seen, after, events, size = None, START, 0, PageSize()
     problems: list[str] = []
     try:
-        while not problems and (page := await store.read(thread_id, after, limit=PAGE)):
+        while not problems and (page := await store.read(thread_id, after, limit=size.limit)):
+            size.adapt(page)
             seen, wrong = _check_page(page, seen or await _beginning(store, page[0]))
             problems += wrong
             after = seen.head.version
@@ -94,8 +96,9 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
     met: dict[ThreadId, _Seen] = {}
     broken: set[ThreadId] = set()
     problems: list[str] = []
-    last, events, end = Position(0), 0, await store.slice_head(slice_)
-    while page := await store.read_slice(slice_, last, PAGE):
+    last, events, end, size = Position(0), 0, await store.slice_head(slice_), PageSize()
+    while page := await store.read_slice(slice_, last, size.limit):
+        size.adapt(page)
         for record in page:
             if record.position != last + 1:
                 problems.append(f"Slice {slice_}: position {last + 1} is missing, {record.position} came instead")

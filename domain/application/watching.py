@@ -1,15 +1,20 @@
 """Following a thread: each event once and in order, with the text of running models in between."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 
+from domain.application.history import PageSize
 from domain.application.journal import Journal
 from domain.application.signals import Behind, Delta, Signals, Withdrawn
 from domain.codec import Recorded
 from domain.ids import ThreadId, Version
 
 GLANCE = 1.0
-"""Seconds without a signal after which whoever follows gets a chance to look around."""
+"""Seconds without a signal after which a follower gets a chance to look around."""
+
+PAGE_BYTES = 64_000
+"""What a follower reads at a time, or a single event that is larger: it may take long until its client takes it."""
 
 
 async def happenings(
@@ -18,17 +23,18 @@ async def happenings(
     """Yield what happens after a version, for ever: every event once, in order, from wherever it is written.
 
     Deltas and withdrawals come as they are heard; those of a version that is past are left out. None is yielded
-    when nothing has happened for `glance` seconds.
+    when nothing has happened for `glance` seconds. Nothing that was yielded is kept here.
     """
     with signals.watch(thread_id) as watcher:
-        seen, behind = after, True
+        seen, behind, size = after, True, PageSize()
         while True:
             while behind:
-                missed = await journal.history(thread_id, seen)
-                for recorded in missed:
-                    yield recorded
-                    seen = recorded.version
-                behind = bool(missed)
+                async with signals.reading:
+                    missed = deque(await journal.history(thread_id, seen, None, size.limit, PAGE_BYTES))
+                behind = not size.is_last([recorded.size for recorded in missed], PAGE_BYTES)
+                while missed:
+                    seen = missed[0].version
+                    yield missed.popleft()
             try:
                 async with asyncio.timeout(glance):
                     signal = await watcher.hear()

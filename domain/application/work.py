@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from domain.agent import RETRY_ITEMS, Agent, Each
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
-from domain.application.counting import counted
+from domain.application.counting import beside_the_loop, counted
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
@@ -35,6 +35,7 @@ from domain.ids import ThreadId
 from domain.json import Json, copied, storable_text
 from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
 from domain.repeats import digest_of, repeated, with_note
+from domain.sizes import MAX_ARGUMENTS, check_json_size, check_said, cut_to_fit
 from domain.state import Because, Call, Message, Running
 from domain.tools import ToolContext
 
@@ -107,10 +108,12 @@ class Work:
 
     def say(self, content: str) -> MessageAppended:
         """Make the fact that the agent says something."""
+        check_said(content, "say")
         return MessageAppended("assistant", content, self._count(content))
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
         """Make the facts that the agent wants a tool to run, without a model."""
+        check_json_size(arguments, "request.arguments", MAX_ARGUMENTS)
         call = ToolRequested(f"{tool}-{self.run.loaded.head.version + self._requests}", tool, arguments)
         self._requests += 1
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
@@ -213,7 +216,10 @@ class Work:
             return ()
         memory = read_memory(made.answer.content or "")
         leaves = told[made.prompt.messages[-1].content or ""]
-        fact = remembered(leaves, memory, made.called.model, window, self._count) if memory else None
+        fact = None
+        if memory:
+            remember = partial(remembered, leaves, memory, made.called.model, window, self._count)
+            fact = await beside_the_loop(remember, len(made.answer.content or ""))
         if fact is None:
             _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
             return (made.called,)
@@ -223,10 +229,12 @@ class Work:
         """Make the prompt that asks for a summary, and note which messages it tells of."""
         summary = self.state.thread.summary
         fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
-        text, messages = ask_to_remember(summary.text if summary else "", leaves, limit - fixed, self._count)
+        ask = partial(ask_to_remember, summary.text if summary else "", leaves, limit - fixed, self._count)
+        # Each message is counted, perhaps many times.
+        text, messages = await beside_the_loop(ask, sum(len(message.content or "") for message in leaves))
         told[text] = messages
         asked = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
-        return Prompt(asked, fixed + self._count(text))
+        return Prompt(asked, fixed + await counted(self.means.tokens, text))
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""
@@ -276,7 +284,7 @@ class Work:
 
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
         limit = self._longest_result
-        told = storable_text(content if len(content) <= limit else content[:limit] + CUT)
+        told = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT), CUT)
         told = self._with_note(call, told)
         tokens = await counted(self.means.tokens, told)
         report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)

@@ -12,6 +12,12 @@ from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Vers
 NOWHERE = Position(0)
 """The position before a slice's first event."""
 
+PAGE_BYTES = 4_000_000
+"""Bytes of payloads after which a page of records ends, however many records were asked for."""
+
+FEW = 4
+"""Records that may be asked for without regard to their size: a store need not weigh so few."""
+
 
 class CommandRecord(Struct, frozen=True):
     """A command that was carried out, kept so that repeating it changes nothing."""
@@ -85,8 +91,21 @@ class ThreadCursor(Struct, frozen=True):
     thread_id: ThreadId
 
 
+def may_have_more(sizes: Sequence[int], limit: int | None, room: int = PAGE_BYTES) -> bool:
+    """Say whether records may follow on a page whose payloads have so many characters.
+
+    They may if it has `limit` records, or may have been cut at `room` bytes: a character takes four of them at most.
+    """
+    return (limit is not None and len(sizes) >= limit) or 4 * sum(sizes) >= room
+
+
 class EventStore(Protocol):
-    """The log: append-only streams of records, ordered within their slice."""
+    """The log: append-only streams of records, ordered within their slice.
+
+    Every read is bounded in bytes: it ends with the record with which the payloads take `room` bytes, and so has at
+    least one record if there is one. A page that is shorter than `limit` need not be the last one: ask
+    `may_have_more`, or read on until a page is empty.
+    """
 
     async def append(self, append: Append) -> Position:
         """Store everything durably and return the position of the first record (0 if there is none).
@@ -120,20 +139,29 @@ class EventStore(Protocol):
         """Return where the thread ends, or None if there is none."""
 
     async def read(
-        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+        self,
+        thread_id: ThreadId,
+        after: Version,
+        upto: Version | None = None,
+        limit: int | None = None,
+        room: int = PAGE_BYTES,
     ) -> Sequence[Record]:
-        """Return the records with `after < version <= upto` in their order, at most `limit`."""
+        """Return the records with `after < version <= upto` in their order, at most `limit`, in at most `room` bytes.
+
+        A store need not weigh a page of up to `FEW` records.
+        """
 
     async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
         """Return the thread's own records of some versions, in their order; those that it has."""
 
-    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
-        """Return the records of a slice after a position, in their order, at most `limit`."""
+    async def read_slice(self, slice_: Slice, after: Position, limit: int, room: int = PAGE_BYTES) -> Sequence[Record]:
+        """Return the records of a slice after a position, in their order, at most `limit`, in at most `room` bytes."""
 
-    async def read_after(self, after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+    async def read_after(self, after: Mapping[Slice, Position], limit: int, room: int = PAGE_BYTES) -> Sequence[Record]:
         """Return records of several slices, each after a position of its own and at most `limit` of each.
 
-        They come in the order of slice and position.
+        They come slice by slice in the order of `after`, in each in the order of positions, and take at most `room`
+        bytes together: slices that come late may have none on this page.
         """
 
     async def read_slices(
@@ -144,11 +172,13 @@ class EventStore(Protocol):
         *,
         limit: int,
         look: int,
+        room: int = PAGE_BYTES,
     ) -> Stretch:
         """Look through some slices after a position in each, for a tenant's records of some types (None: all).
 
-        At most `look` records are looked at and `limit` found, slice by slice in the order of `after`, in each in the
-        order of positions. So whoever goes on after `seen` misses nothing, and meets nothing twice.
+        At most `look` records are looked at and `limit` found, of `room` bytes together, slice by slice in the order
+        of `after`, in each in the order of positions. So a reader that goes on after `seen` misses nothing, and meets
+        nothing twice.
         """
 
     async def slice_head(self, slice_: Slice) -> Position:

@@ -13,7 +13,7 @@ from domain.chain import NOTHING, Record, hashes_of
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
 from domain.ports.archive import StoredCommand
-from domain.ports.log import NOWHERE, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
+from domain.ports.log import NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 
 
 class MemoryEventStore:
@@ -73,26 +73,36 @@ class MemoryEventStore:
         return self._threads.get(thread_id)
 
     async def read(
-        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+        self,
+        thread_id: ThreadId,
+        after: Version,
+        upto: Version | None = None,
+        limit: int | None = None,
+        room: int = PAGE_BYTES,
     ) -> Sequence[Record]:
         """Read a part of a thread: version n is at index n - 1, less what a fork's parent has."""
         events = self._events.get(thread_id, [])
         base = events[0].version - 1 if events else 0
         first, last = max(after - base, 0), len(events) if upto is None else max(upto - base, 0)
-        return events[first : last if limit is None else min(last, first + limit)]
+        return _fitting(islice(events, first, last if limit is None else min(last, first + limit)), room)
 
     async def read_at(self, thread_id: ThreadId, versions: Collection[int]) -> Sequence[Record]:
         """Pick records of a thread."""
         wanted = frozenset(versions)
         return [record for record in self._events.get(thread_id, []) if record.version in wanted]
 
-    async def read_slice(self, slice_: Slice, after: Position, limit: int) -> Sequence[Record]:
-        """Read a part of a slice: position n is at index n - 1."""
-        return self._slices.get(slice_, [])[after : after + limit]
+    async def read_slice(self, slice_: Slice, after: Position, limit: int, room: int = PAGE_BYTES) -> Sequence[Record]:
+        """Read a part of a slice."""
+        return _fitting(self._part(slice_, after, limit), room)
 
-    async def read_after(self, after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
+    async def read_after(self, after: Mapping[Slice, Position], limit: int, room: int = PAGE_BYTES) -> Sequence[Record]:
         """Read parts of slices."""
-        return [record for slice_ in sorted(after) for record in await self.read_slice(slice_, after[slice_], limit)]
+        parts = (record for slice_, at in after.items() for record in self._part(slice_, at, limit))
+        return _fitting(parts, room)
+
+    def _part(self, slice_: Slice, after: Position, limit: int) -> Iterable[Record]:
+        """Position n of a slice is at index n - 1."""
+        return islice(self._slices.get(slice_, []), after, after + limit)
 
     def head_of(self, slice_: Slice) -> int:
         """Count a slice's records at once: for stores that share this one's event loop."""
@@ -106,6 +116,7 @@ class MemoryEventStore:
         *,
         limit: int,
         look: int,
+        room: int = PAGE_BYTES,
     ) -> Stretch:
         """Look through some slices, record by record."""
         found: list[Record] = []
@@ -116,7 +127,10 @@ class MemoryEventStore:
                 if len(found) == limit:
                     break
                 found.append(record)
+                room -= len(record.payload.encode())
             seen[slice_] = record.position
+            if room <= 0:
+                break
         return Stretch(found, seen)
 
     async def slice_head(self, slice_: Slice) -> Position:
@@ -212,3 +226,14 @@ def _place(thread_id: ThreadId) -> tuple[Slice, ThreadId]:
 
 def _age(row: ThreadRow) -> tuple[datetime, ThreadId]:
     return row.opened_at, row.thread_id
+
+
+def _fitting(records: Iterable[Record], room: int) -> Sequence[Record]:
+    """Take records up to the one with which they fill so many bytes."""
+    taken: list[Record] = []
+    for record in records:
+        taken.append(record)
+        room -= len(record.payload.encode())
+        if room <= 0:
+            break
+    return taken

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import asyncpg
 
 from domain.concordance import Concordance, Part
-from domain.ids import slice_of
+from domain.ids import ThreadId, slice_of
+from domain.lru import Lru
 from domain.ports.recall import Lineage
-from domain.recent import Recent
 from infrastructure.postgres.retry import fetch
 
 KEPT = 32_000_000
@@ -47,7 +47,7 @@ class Concordances:
     def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
         """Read with a pool's connections, and keep at most so many bytes."""
         self._pool = pool
-        self._threads = Recent[Concordance](kept)
+        self._threads = Lru[ThreadId, Concordance](kept)
 
     async def of(self, lineage: Lineage) -> Sequence[Part]:
         """Return the words of a lineage's threads, at least up to the versions that are of interest.

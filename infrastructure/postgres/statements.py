@@ -7,6 +7,14 @@ RECORD = f"""tenant, thread_id, version, type, schema, payload,
        recorded_at, hash, position"""
 """The columns of an event, in the order of the fields of `Record`."""
 
+COLUMNS = "tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position"
+"""The same columns, of a part of a statement that has selected them already."""
+
+SIZE = """CASE WHEN pg_column_compression(payload) IS NULL THEN pg_column_size(payload)
+            ELSE octet_length(payload::text)
+       END"""
+"""Bytes of a payload. Only one that is stored compressed has to be read for that."""
+
 OF_THREAD = """thread_key(thread_id) = (SELECT thread_key($2))
    AND slice = (SELECT $1::smallint) AND thread_id = (SELECT $2::uuid)"""
 """Whether an event is of a thread: its key leads to its events, as eight bytes that another one could have, too.
@@ -23,7 +31,21 @@ SELECT {RECORD}
  ORDER BY version
  LIMIT $5
 """  # noqa: S608  (columns of our own)
-"""A thread's events between two versions (the first excluded), at most $5 (null: all)."""
+"""A thread's events between two versions (the first excluded), at most $5: for a few, whatever their size."""
+
+READ_PAGE = f"""
+SELECT {COLUMNS}
+  FROM (SELECT {RECORD},
+               sum({SIZE}) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - {SIZE} AS before
+          FROM events
+         WHERE {OF_THREAD}
+           AND version > (SELECT $3::integer) AND version <= (SELECT $4::integer)
+         ORDER BY version
+         LIMIT $5) AS page
+ WHERE before < (SELECT $6::bigint)
+ ORDER BY version
+"""  # noqa: S608  (as above)
+"""As READ, but the page ends with the event with which its payloads take $6 bytes. $5 may be null: as many as fit."""
 
 READ_AT = f"""
 SELECT {RECORD}
@@ -35,25 +57,33 @@ SELECT {RECORD}
 """A thread's events of some versions; of the array, too, the planner sees nothing."""
 
 READ_SLICE = f"""
-SELECT {RECORD}
-  FROM events
- WHERE slice = $1 AND position > $2
+SELECT {COLUMNS}
+  FROM (SELECT {RECORD},
+               sum({SIZE}) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - {SIZE} AS before
+          FROM events
+         WHERE slice = $1 AND position > $2
+         ORDER BY position
+         LIMIT $3) AS page
+ WHERE before < $4::bigint
  ORDER BY position
- LIMIT $3
 """  # noqa: S608  (as above)
-"""A slice's events after a position, in the order of their commits."""
+"""A slice's events after a position, in the order of their commits: at most $3, and $4 bytes as in READ_PAGE."""
 
 READ_AFTER = f"""
-SELECT event.*
-  FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS part (slice, after, place)
- CROSS JOIN LATERAL (
-       SELECT {RECORD}
-         FROM events
-        WHERE events.slice = part.slice AND events.position > part.after AND events.position <= part.after + $3::integer
-       ) AS event
- ORDER BY part.place, event.position
+SELECT {COLUMNS}
+  FROM (SELECT part.place, event.*,
+               sum(size) OVER (ORDER BY part.place, event.position ROWS UNBOUNDED PRECEDING) - size AS before
+          FROM unnest($1::smallint[], $2::bigint[]) WITH ORDINALITY AS part (slice, after, place)
+         CROSS JOIN LATERAL (
+               SELECT {RECORD}, {SIZE} AS size
+                 FROM events
+                WHERE events.slice = part.slice AND events.position > part.after
+                  AND events.position <= part.after + $3::integer
+               ) AS event) AS page
+ WHERE before < $4::bigint
+ ORDER BY place, position
 """  # noqa: S608  (as above)
-"""Events of several slices, each after a position of its own, at most $3 of each.
+"""Events of several slices, each after a position of its own, at most $3 of each, and $4 bytes of all: see READ_PAGE.
 
 Positions have no gaps, so a range is the limit: under a LIMIT, the planner may read and sort all that a slice has left.
 """
@@ -75,11 +105,21 @@ WITH looked_at AS (
     SELECT number, slice, position, wanted,
            count(*) FILTER (WHERE wanted) OVER (ORDER BY number, position) AS found
       FROM looked_at
+), weighed AS (
+    SELECT number, counted.slice, counted.position, counted.wanted,
+           sum(coalesce(size, 0)) OVER (ORDER BY number, counted.position) - coalesce(size, 0) AS before
+      FROM counted
+      LEFT JOIN LATERAL (
+           SELECT {SIZE} AS size
+             FROM events
+            WHERE counted.wanted AND events.slice = counted.slice AND events.position = counted.position
+           ) AS event ON true
+     WHERE found <= $5
 ), kept AS (
     SELECT number, slice, position, wanted,
            lead(slice) OVER (ORDER BY number, position) IS DISTINCT FROM slice AS ends_slice
-      FROM counted
-     WHERE found <= $5
+      FROM weighed
+     WHERE before < $7::bigint
 )
 SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
        event.tenant, event.thread_id, event.version, event.type, event.schema, event.payload,
@@ -95,6 +135,8 @@ SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
  ORDER BY kept.number, kept.position
 """  # noqa: S608  (as above)
 """A tenant's events of some types (null: all) in slices after a position each: at most $6 are looked at, $5 found.
+
+Those found take $7 bytes at most, as in READ_PAGE.
 
 Of the others only the last one looked at in each slice comes back, without its content, so that the reader knows where
 to go on. The inner LIMIT ends each slice's index scan, the outer one ends the walk through the slices.

@@ -164,7 +164,7 @@ async def test_slices_can_be_shared_among_consumers(api: Api) -> None:
 
 async def test_a_page_ends_when_it_is_heavy_and_nothing_is_skipped(api: Api) -> None:
     for number in (5, 6):
-        await store(api, appended(next(threads_of(Slice(number))), NOTHING, 12, size=250_000))
+        await store(api, appended(next(threads_of(Slice(number))), NOTHING, 12, size=65_000))
 
     first = await page(api, limit=100)
     second = await page(api, first["next_cursor"], limit=100)

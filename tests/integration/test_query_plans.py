@@ -19,6 +19,7 @@ HOT = {
     for name in (
         "READ",
         "READ_AT",
+        "READ_PAGE",
         "READ_SLICE",
         "READ_SLICES",
         "RECORDED",
@@ -84,7 +85,7 @@ async def test_no_hot_statement_reads_a_whole_table(tables: asyncpg.Connection, 
     assert read_whole <= {"leases"}, "these are 64 rows"
 
 
-@pytest.mark.parametrize("name", ["READ", "READ_AT", "RECORDED", "VERSION_AT"])
+@pytest.mark.parametrize("name", ["READ", "READ_AT", "READ_PAGE", "RECORDED", "VERSION_AT"])
 async def test_a_thread_s_events_are_found_by_its_key(tables: asyncpg.Connection, name: str) -> None:
     """By their slice they could be found as well, among all that it has."""
     plan = await plan_of(tables, HOT[name])
@@ -104,6 +105,7 @@ ANALYZE;
 """
 READS = {
     "READ": "{slice}, '{thread_id}', {version}, {version} + 100, 10",
+    "READ_PAGE": "{slice}, '{thread_id}', {version}, {version} + 100, 10, 1000",
     "READ_AT": "{slice}, '{thread_id}', '{{1,2}}'",
     "RECORDED": "{slice}, '{thread_id}', {version}, ''",
     "VERSION_AT": "{slice}, '{thread_id}', now()",
@@ -134,7 +136,9 @@ async def test_threads_with_something_to_run_are_found_through_the_turns_that_ru
     assert "threads_in_turn" in {node.get("Index Name") for node in plan}
 
 
-@pytest.mark.parametrize("name", ["READ", "READ_SLICE", "HASHES", "THREADS", "THREADS_OF", "NEAREST_SNAPSHOT"])
+@pytest.mark.parametrize(
+    "name", ["READ", "READ_PAGE", "READ_SLICE", "HASHES", "THREADS", "THREADS_OF", "NEAREST_SNAPSHOT"]
+)
 async def test_a_page_comes_out_of_the_index_in_its_order(tables: asyncpg.Connection, name: str) -> None:
     plan = await plan_of(tables, HOT[name])
 
@@ -164,6 +168,7 @@ async def test_the_feed_walks_through_each_slice_s_index_and_stops_when_it_has_e
         "$4": "NULL",
         "$5": "5::bigint",
         "$6": "300::bigint",
+        "$7": "4000000",
     }
     for parameter, value in given.items():
         statement = statement.replace(parameter, value)

@@ -24,7 +24,7 @@ from domain.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Tool
 from domain.codec import Metadata
 from domain.commands import OpenThread, StartTurn
 from domain.errors import ToolError
-from domain.events import Event
+from domain.events import Durability, Event
 from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId, WorkerId
 from domain.memory import INSTRUCTIONS
@@ -153,9 +153,11 @@ class Stage:
         """Make a run, to take its steps one by one."""
         return Run(self.turns.means, loaded, Metadata())
 
-    async def begin(self, content: str) -> Outcome:
+    async def begin(self, content: str, durability: Durability = "sync") -> Outcome:
         graph = self.agent.graph
-        start = StartTurn(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint)
+        start = StartTurn(
+            *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint), durability=durability
+        )
 
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:
             return (start,) if hasattr(state, "thread") else (OpenThread(self.agent.name), start)
@@ -177,11 +179,11 @@ class Stage:
 
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory, so that it is folded from the store."""
-        self.journal._hot.pop(thread_id)
+        self.journal._hot.discard(thread_id)
 
     def forget_hot(self) -> None:
         """Drop the thread from memory if it is there."""
-        self.journal._hot.pop(self.thread_id, None)
+        self.journal._hot.discard(self.thread_id)
 
     async def happened(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in await self.events() if isinstance(event, kinds)]

@@ -198,4 +198,4 @@ class TestFanOut:
         await played.say("a")
         (failed,) = await played.happened(ItemFailed)
         assert isinstance(failed, ItemFailed)
-        assert "16384 characters" in failed.error
+        assert "16,384 characters" in failed.error

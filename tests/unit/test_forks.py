@@ -174,7 +174,8 @@ async def test_a_fork_of_a_fork_of_hundreds_is_read_like_any_other() -> None:
         thread_id = fork_id
 
     loaded = await fresh(played).load(thread_id)
-    assert loaded == await played.journal.load(thread_id)
+    hot = await played.journal.load(thread_id)
+    assert (loaded.head, loaded.state) == (hot.head, hot.state)
     assert (await fresh(played).load_at(thread_id, Version(version - 2_000))).state.version == version - 2_000
     versions = [recorded.version async for recorded in fresh(played).follow(thread_id)]
     assert versions == list(range(1, version + 1))

@@ -12,6 +12,7 @@ from domain.chain import Record
 from domain.commands import OpenThread, UpdateValues
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
+from domain.ports.log import PAGE_BYTES
 from domain.ports.snapshots import Snapshot
 from domain.state import Idle
 from infrastructure.memory.event_store import MemoryEventStore
@@ -27,9 +28,14 @@ class CountingStore(MemoryEventStore):
         self.events_read = 0
 
     async def read(
-        self, thread_id: ThreadId, after: Version, upto: Version | None = None, limit: int | None = None
+        self,
+        thread_id: ThreadId,
+        after: Version,
+        upto: Version | None = None,
+        limit: int | None = None,
+        room: int = PAGE_BYTES,
     ) -> Sequence[Record]:
-        found = await super().read(thread_id, after, upto, limit)
+        found = await super().read(thread_id, after, upto, limit, room)
         self.events_read += len(found)
         return found
 

@@ -33,11 +33,31 @@ async def big(number: int) -> str:
 async def shown(played: Stage) -> list[SeenPrompt]:
     loaded = await played.journal.load(played.thread_id)
     turns = [event.turn_id for event in await played.events() if isinstance(event, TurnStarted)]
-    found = [
-        await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id))  # one after the other
-        for turn_id in turns
-    ]
-    return [prompt for prompts in found for prompt in prompts]
+    found: list[SeenPrompt] = []
+    for turn_id in turns:  # one after the other
+        page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id))
+        found += page
+        while more:
+            after = page[-1].version
+            page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id), after)
+            found += page
+    return found
+
+
+async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = stage(assistant(tools=[big]), calls(("big", {"number": 1})), calls(("big", {"number": 2})), says("done"))
+    await played.say("go on")
+    whole = await shown(played)
+    monkeypatch.setattr("domain.application.contexts.PAGE_BYTES", 1)
+    loaded = await played.journal.load(played.thread_id)
+    (started,) = await played.happened(TurnStarted)
+    assert isinstance(started, TurnStarted)
+
+    page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(started.turn_id))
+
+    assert (len(page), more) == (1, True)
+    assert await shown(played) == whole
+    assert len(whole) == 3
 
 
 def sent(played: Stage) -> list[list[ChatMessage]]:

@@ -3,13 +3,13 @@
 from uuid import UUID
 
 from domain.ids import ThreadId
-from domain.recent import Recent
+from domain.lru import Lru
 
 ONE, TWO, THREE = (ThreadId(UUID(int=number)) for number in (1, 2, 3))
 
 
 def test_what_was_used_last_stays() -> None:
-    recent = Recent[str](100)
+    recent = Lru[ThreadId, str](100)
     recent.put(ONE, "one", 40)
     recent.put(TWO, "two", 40)
     assert recent.get(ONE) == "one"
@@ -18,7 +18,7 @@ def test_what_was_used_last_stays() -> None:
 
 
 def test_what_takes_the_place_of_something_is_counted_once() -> None:
-    recent = Recent[str](100)
+    recent = Lru[ThreadId, str](100)
     recent.put(TWO, "two", 40)
     for size in (10, 60, 20, 60):
         recent.put(ONE, str(size), size)
@@ -28,7 +28,7 @@ def test_what_takes_the_place_of_something_is_counted_once() -> None:
 
 
 def test_what_is_larger_than_all_that_may_be_kept_is_not_kept() -> None:
-    recent = Recent[str](100)
+    recent = Lru[ThreadId, str](100)
     recent.put(ONE, "one", 101)
     assert recent.get(ONE) is None
     recent.put(TWO, "two", 100)

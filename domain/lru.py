@@ -1,0 +1,58 @@
+"""The one cache that there is: what was used last, in a bounded number of bytes."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Lru(Generic[K, V]):
+    """Values by key. The least recently used ones go first, once there are too many, or too many bytes of them."""
+
+    def __init__(self, most_bytes: int, most: int | None = None) -> None:
+        """Keep values of at most so many bytes together, and at most so many of them (None: any number)."""
+        self._most_bytes = most_bytes
+        self._most = most
+        self.size = 0
+        """Bytes of all values."""
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a value; this is no use of it."""
+        return key in self._entries
+
+    def __len__(self) -> int:
+        """Count the values."""
+        return len(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """Return a value, and count it as used."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: K, value: V, size: int) -> Sequence[K]:
+        """Keep a value of so many bytes in the place of the one before; return the keys that had to go for it."""
+        _, before = self._entries.pop(key, (None, 0))
+        self._entries[key] = value, size
+        self.size += size - before
+        gone: list[K] = []
+        while self.size > self._most_bytes or (self._most is not None and len(self._entries) > self._most):
+            oldest, (_, freed) = self._entries.popitem(last=False)
+            self.size -= freed
+            gone.append(oldest)
+        return gone
+
+    def discard(self, key: K) -> None:
+        """Drop a value, if there is one."""
+        _, freed = self._entries.pop(key, (None, 0))
+        self.size -= freed
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self.size = 0
