@@ -24,8 +24,11 @@ async def serving(database_url: str, directory: Path, *options: str, **settings:
     try:
         yield server
     finally:
-        if server.running:
-            await server.kill()
+        for _ in range(2):  # the second one does not wait for what is blocked; the death of a parent alone would
+            if server.running:
+                server.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.5)
+        await server.ended()
 
 
 async def ask(server: ServerProcess, method: str, path: str, limit: float = 60.0, **how: Any) -> Any:
