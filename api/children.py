@@ -140,7 +140,9 @@ class Child:
             await asyncio.wait([printing], timeout=DRAIN_S)
             for task in (printing, listening, ending):
                 task.cancel()
-            await asyncio.gather(printing, listening, ending, return_exceptions=True)
+            for outcome in await asyncio.gather(printing, listening, ending, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    _log.error("Looking after the process %d (%s) failed", process.pid, self.name, exc_info=outcome)
 
     async def _listen(self, lifeline: socket.socket) -> str:
         """Wait until a process has been silent for too long, and say so."""

@@ -30,7 +30,7 @@ ONE_REQUEST_S = 0.1
 """Signals that come within so many seconds are one request: a terminal and a program around us may both send one."""
 
 LEAVE_LIMIT_S = 5.0
-"""Seconds from the end of a process's work to its exit: for threads of user code that nobody waits for any more."""
+"""Seconds from the end of a process's work to its exit: for threads of user code that are still at work."""
 
 UNCLEAN = 70
 """The exit status of a process that could not stop as it should."""
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Silence:
-    """How long nothing was heard, counting only time in which somebody listened.
+    """How long nothing was heard, counting only time in which the listener itself ran.
 
     The listener looks about every `interval` seconds. When a look comes late, the listener itself was paused, and with
     it perhaps the whole machine: of such a time, two intervals count at most.
@@ -125,7 +125,7 @@ class Watchdog:
                 poll.poll(1000 * self._rest())
                 self._look()
             except Exception:  # noqa: BLE001  (whatever it is, signals are to be passed on)
-                _log.exception("The watchdog failed, and goes on")
+                self._say(partial(_log.error, "The watchdog failed, and goes on:\n%s", traceback.format_exc()))
                 time.sleep(self._tick)
 
     def _rest(self) -> float:

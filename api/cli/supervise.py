@@ -13,6 +13,7 @@ from api.output import Output
 from api.process import Process
 from api.projector import stdout_descriptor
 from api.stores import MEMORY, database
+from api.watchdog import ONE_REQUEST_S
 from domain.application.background import BackgroundTasks
 from infrastructure.settings import Settings
 from migrations.run import migrate
@@ -42,9 +43,12 @@ async def supervise(
 ) -> None:
     """Serve with several processes until a signal comes. The embedded database, if it is used, is the parent's."""
     stopping, hurry, background = asyncio.Event(), asyncio.Event(), BackgroundTasks()
+    clock, asked_at = asyncio.get_running_loop().time, float("inf")
 
     def stop() -> None:
-        if stopping.is_set():
+        nonlocal asked_at
+        asked_at = min(asked_at, clock())
+        if clock() - asked_at > ONE_REQUEST_S:
             hurry.set()
         stopping.set()
 

@@ -77,8 +77,9 @@ class ServerProcess:
 
     async def ended(self) -> None:
         """Wait until it has ended, by itself or by a signal."""
-        if self._process is not None:
-            await self._process.wait()
+        async with asyncio.timeout(PATIENCE):
+            if self._process is not None:
+                await self._process.wait()
 
     async def kill(self) -> None:
         """End it as a power cut would: without a chance to do anything about it."""

@@ -215,7 +215,7 @@ async def test_what_a_child_has_started_may_hold_its_output_open_and_the_child_i
         await asyncio.wait_for(one.run(), 15)
 
 
-def test_silence_counts_only_time_in_which_somebody_listened() -> None:
+def test_silence_counts_only_time_in_which_the_listener_ran() -> None:
     silence = Silence(1.0, 0.0)
     assert [silence.look(now) for now in (1.0, 2.0, 3.0)] == [1.0, 2.0, 3.0]
     assert silence.look(1_000.0) == 5.0

@@ -138,7 +138,8 @@ async def test_a_projector_asks_for_its_shards_again_after_an_unforeseen_error(
 ) -> None:
     monkeypatch.setattr("api.projector.LOOK", 0.01)
     leases, worker, tasks = MemoryLeaseStore(SystemClock()), WorkerId(uuid4()), BackgroundTasks()
-    ask, asked = leases.workers, []
+    ask = leases.workers
+    asked: list[None] = []
 
     async def broken_once() -> Sequence[WorkerRow]:
         asked.append(None)
