@@ -1,5 +1,7 @@
 """What a node may say happened."""
 
+from msgspec.structs import replace
+
 from domain.codec import to_json
 from domain.errors import (
     InvalidInput,
@@ -15,7 +17,7 @@ from domain.events import (
     StateUpdated,
     ToolRequested,
 )
-from domain.json import JsonObject, check_fields, merge_patch
+from domain.json import JsonObject, check_fields, copied, merge_patch
 from domain.sizes import MAX_ARGUMENTS, MAX_FACTS, check_json_size, check_text_size
 from domain.state import Running
 
@@ -61,6 +63,17 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
                 raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
     if size > MAX_FACTS:
         raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
+
+
+def own_copy(fact: NodeFact) -> NodeFact:
+    """Copy the parts of a fact that the node may still hold and change."""
+    match fact:
+        case StateUpdated():
+            return replace(fact, changes=copied(fact.changes))
+        case ToolRequested():
+            return replace(fact, arguments=copied(fact.arguments))
+        case _:
+            return fact
 
 
 def check_size(values: JsonObject, field: str) -> None:

@@ -50,6 +50,15 @@ def most_repeated(repeats: Sequence[Repeat]) -> int:
     return max((repeat.count for repeat in repeats), default=0)
 
 
+def complaint(repeats: Sequence[Repeat], tool: str) -> str:
+    """Say why a turn is ended that has repeated a call of a tool too often."""
+    return (
+        f"The model asked {most_repeated(repeats)} times for {tool[:100]!r} with the same arguments, and got the same "
+        "result each time, while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit "
+        "where the agent is defined if such calls are meant."
+    )
+
+
 def with_note(told: str, count: int) -> str:
     """Tell the model how often it has made a call."""
     ending = "th" if count % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")

@@ -1,13 +1,13 @@
 """Agents of the user's own, named in `AGENTS` as `module:attribute`."""
 
 import importlib
-import io
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any, TextIO
 
 from domain.agent import Agent
 from domain.error_text import error_text
@@ -31,16 +31,42 @@ def load_agents(names: Iterable[str]) -> Sequence[Agent]:
 
 def _load(name: str) -> Agent:
     module_name, _, attribute = name.partition(":")
-    complaints = io.StringIO()
+    complaints = _Complaints(sys.stderr)
     try:
         with redirect_stderr(complaints):
             found = getattr(importlib.import_module(module_name), attribute)
     except BaseException as error:
-        raise BadSetting(f"AGENTS={name}: {_explained(error, complaints.getvalue())}") from error
-    sys.stderr.write(complaints.getvalue())
+        raise BadSetting(f"AGENTS={name}: {_explained(error, complaints.text)}") from error
+    complaints.pass_on()
     if not isinstance(found, Agent):
         raise BadSetting(f"AGENTS={name}: this is {type(found).__name__}; expected an Agent of the domain package")
     return found
+
+
+class _Complaints:
+    """Holds back what a module writes to stderr while it is imported, and passes on what it writes later.
+
+    A module may keep this as its stderr for good, such as in a handler of its log.
+    """
+
+    def __init__(self, stderr: TextIO) -> None:
+        self.text = ""
+        self._stderr = stderr
+        self._importing = True
+
+    def write(self, text: str) -> int:
+        if not self._importing:
+            return self._stderr.write(text)
+        self.text += text
+        return len(text)
+
+    def pass_on(self) -> None:
+        """Write what was held back: the module is fine."""
+        self._importing = False
+        self._stderr.write(self.text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stderr, name)
 
 
 def _explained(error: BaseException, complaints: str) -> str:

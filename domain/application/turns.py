@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.counting import estimated
@@ -37,14 +36,14 @@ from domain.errors import (
     TurnIsOver,
     WaitsForPerson,
 )
-from domain.events import NodeFact, StateUpdated, ToolRequested, TurnStarted
+from domain.events import NodeFact, TurnStarted
 from domain.evolve import fold
-from domain.facts import check_facts
+from domain.facts import check_facts, own_copy
 from domain.graph import Node
 from domain.ids import ThreadId, TurnId, Version
-from domain.json import copied, storable_text
+from domain.json import storable_text
 from domain.ports.log import Fence
-from domain.repeats import most_repeated
+from domain.repeats import complaint, most_repeated
 from domain.state import Running, Turn
 
 _log = logging.getLogger(__name__)
@@ -285,7 +284,9 @@ class Turns:
             )
             await self._report(run, FailTurn(run.turn_id, "step_limit", detail, run.number))
         elif agent.graph.repeat_limit is not None and most_repeated(turn.repeats) >= agent.graph.repeat_limit:
-            await self._report(run, FailTurn(run.turn_id, "repeated_calls", _repeats_of(state), run.number))
+            tools = (message.name or "" for message in reversed(state.thread.window) if message.role == "tool")
+            detail = complaint(turn.repeats, next(tools, ""))
+            await self._report(run, FailTurn(run.turn_id, "repeated_calls", detail, run.number))
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
@@ -414,37 +415,15 @@ def caused_by(metadata: Metadata) -> Metadata:
     return Metadata(causation=metadata.command or metadata.causation, correlation=metadata.correlation)
 
 
-def _repeats_of(state: Running) -> str:
-    """Say which call a turn has repeated too often."""
-    tool = next((message.name or "" for message in reversed(state.thread.window) if message.role == "tool"), "")
-    times = most_repeated(state.turn.repeats)
-    return (
-        f"The model asked {times} times for {tool[:100]!r} with the same arguments, and got the same result each time, "
-        "while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit where the agent is "
-        "defined if such calls are meant."
-    )
-
-
 async def _facts_of(work: Work, node: Node) -> tuple[tuple[NodeFact, ...], str]:
     """Run a node, and ask the graph where to go, given what it says happened. Refuses facts that cannot be taken."""
-    facts = tuple(_own(fact) for fact in await node.run(work))
+    facts = tuple(own_copy(fact) for fact in await node.run(work))
     check_facts(facts, work.state)
     to_json(facts)
     after = fold(work.state, facts) if work.agent.graph.chooses(node.name) else work.state
     if not isinstance(after, Running):
         raise TurnIsOver
     return facts, work.agent.graph.after(node.name, after)
-
-
-def _own(fact: NodeFact) -> NodeFact:
-    """Copy what the node may still hold and change."""
-    match fact:
-        case StateUpdated():
-            return replace(fact, changes=copied(fact.changes))
-        case ToolRequested():
-            return replace(fact, arguments=copied(fact.arguments))
-        case _:
-            return fact
 
 
 def _since(started: float) -> int:

@@ -1,5 +1,6 @@
 """A module in AGENTS that tries to end the process when it is imported is told of in one line, as other errors are."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,20 @@ async def test_the_command_says_so_and_ends(tmp_path: Path) -> None:
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("Error: AGENTS=leaving:agent: SystemExit: 2 (")
     assert done.err.count("\n") == 1
+
+
+def test_what_a_module_writes_and_logs_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "talking.py").write_text(
+        "import sys\n"
+        "from domain.application.assistant import assistant\n"
+        "print('hello', file=sys.stderr)\n"
+        "log = sys.stderr\n"  # as a handler of a log does
+        "agent = assistant('talking')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (agent,) = load_agents(["talking:agent"])
+    assert agent.name == "talking"
+    sys.modules["talking"].log.write("later")
+    assert capsys.readouterr().err == "hello\nlater"

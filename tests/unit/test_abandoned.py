@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from uuid import uuid4
 
 import pytest
 
@@ -172,7 +173,7 @@ async def test_who_stops_turns_does_not_wait_for_them_without_a_limit(
     played = stage(one_node(node, timeout=600))
     threads = []
     for _ in range(20):
-        played.thread_id = ThreadId(type(played.thread_id)(int=played.thread_id.int + 1))
+        played.thread_id = ThreadId(uuid4())
         threads.append(played.thread_id)
         await background(played)
     await deaf.begun.wait()

@@ -76,7 +76,8 @@ async def test_a_model_that_asks_for_a_few_things_in_turns_is_stopped_as_well() 
 
 
 async def test_many_identical_calls_of_one_message_are_one() -> None:
-    several = calls(*[("double", {"number": 1})] * (2 * REPEAT_LIMIT))
+    one: tuple[str, dict[str, object]] = ("double", {"number": 1})
+    several = calls(*[one] * (2 * REPEAT_LIMIT))
     played = stage(assistant(tools=[double]), several, says("done"))
     await played.say("double it often")
     assert await played.happened(TurnCompleted)

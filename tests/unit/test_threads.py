@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Iterator
 from contextvars import ContextVar
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -215,7 +216,7 @@ async def test_a_plain_function_may_return_something_to_wait_for() -> None:
 
 async def test_a_decorator_without_async_still_waits_for_what_it_wraps() -> None:
     @functools.wraps(pay)
-    def traced(*arguments: str, **named: str) -> Awaitable[str]:
+    def traced(*arguments: Any, **named: Any) -> Awaitable[str]:
         return pay(*arguments, **named)
 
     assert await tool(traced).run({"item": "tea", "key": "k"}, CALL) == "1 tea paid with k"
