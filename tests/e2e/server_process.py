@@ -61,6 +61,11 @@ class ServerProcess:
             raise RuntimeError("It was not started")
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def kill(self) -> None:
         """End it as a power cut would: without a chance to do anything about it."""
         await self._end(signal.SIGKILL)
@@ -138,15 +143,24 @@ def free_port() -> int:
 
 def kill_postgres(data_dir: pathlib.Path) -> int:
     """Kill every process of the embedded PostgreSQL at once, as a power cut would; return how many there were."""
-    pid_file = data_dir / "postgres" / "cluster" / "postmaster.pid"
-    postmaster = int(pid_file.read_text().split(maxsplit=1)[0])
-    os.kill(postmaster, signal.SIGSTOP)  # it begins no others from now on
-    victims = [postmaster, *_children(postmaster)]
+    os.kill(_postmaster(data_dir), signal.SIGSTOP)  # it begins no others from now on
+    victims = postgres_processes(data_dir)
     for how in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices another's end and cleans up
         for pid in victims:
             with suppress(ProcessLookupError):  # a connection has just ended by itself
                 os.kill(pid, how)
     return len(victims)
+
+
+def postgres_processes(data_dir: pathlib.Path) -> Sequence[int]:
+    """List the processes of the embedded PostgreSQL, the first one first."""
+    postmaster = _postmaster(data_dir)
+    return [postmaster, *_children(postmaster)]
+
+
+def _postmaster(data_dir: pathlib.Path) -> int:
+    pid_file = data_dir / "postgres" / "cluster" / "postmaster.pid"
+    return int(pid_file.read_text().split(maxsplit=1)[0])
 
 
 def _children(parent: int) -> Sequence[int]:
