@@ -32,7 +32,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos projections --seconds 120 --idle same
 	@.venv/bin/python -m tests.chaos containment --runs 100
 	@.venv/bin/python -m tests.chaos errors --runs 104
-	@.venv/bin/python -m tests.chaos redis --runs 20
+	@.venv/bin/python -m tests.chaos redis --runs 12
 	@.venv/bin/python -m tests.chaos clocks --runs 10
 	@.venv/bin/python -m tests.chaos rolling --runs 12
 

@@ -11,7 +11,7 @@ python -m tests.chaos containment --runs 100          code of agents that exits,
                                                       its process or ignores cancellation, beside innocent turns
 python -m tests.chaos errors --runs 104               each SQLSTATE, locks, cuts, read-only sessions, a frozen server,
                                                       while models are paid and tools must not be repeated
-python -m tests.chaos redis --runs 20                 Redis killed, frozen, emptied
+python -m tests.chaos redis --runs 12                 Redis killed, frozen, emptied
 python -m tests.chaos clocks --runs 10                clocks hours ahead and behind, poison turns, budgets for the day
 python -m tests.chaos rolling --runs 12               deployments with different AGENTS; 20 restarts under a long turn
 

@@ -25,7 +25,7 @@ from tests.chaos.counting_model import CountingModel
 from tests.chaos.crashes import execute, new_database
 from tests.chaos.effects import EFFECTS, read_effects, repeated
 from tests.chaos.ends import Ends, described
-from tests.chaos.serving import cancelled, keep_running, serving
+from tests.chaos.serving import cancelled, keep_running, pace_of, serving
 from tests.e2e.server_process import ServerProcess
 
 LEASE = 2.0
@@ -47,6 +47,9 @@ ATTEMPTS = 16
 DEATHS = 8
 """How often a process may be lost to a poison turn, at most."""
 
+ACCEPTED_WITHIN = 60.0
+"""Seconds within which some process must accept a turn: all of them may be dead for the time of a start."""
+
 POISONS_END = 180.0
 INNOCENTS_END = 240.0
 
@@ -65,6 +68,8 @@ class Report:
     """By how much each clock is ahead."""
     days: int
     """In how many days the clocks are: each is a window of its own."""
+    pace: float = 1.0
+    """What bounds of time are multiplied by: see `pace_of`."""
     turns: int = 0
     deaths: int = 0
     spent: int = 0
@@ -109,6 +114,7 @@ async def run(server: str, template: str, directory: Path, seed: int) -> Report:
             own = {**settings, AHEAD: str(each * 3_600)}
             home = directory / str(number)
             processes.append(await stack.enter_async_context(serving(home, faults=report.faults, settings=own)))
+        report.pace = pace_of(*processes)
         await _play(report, url, processes, chance)
     report.faults += repeated(read_effects(effects), "pay begins")
     return report
@@ -123,8 +129,11 @@ async def _play(report: Report, url: str, processes: Sequence[ServerProcess], ch
     beside = [asyncio.create_task(ends.watch()), *[asyncio.create_task(keep_running(one, count)) for one in processes]]
     try:
         await _spend(report, url, client)
-        poisons = [await client.begin("villain", f"sigkill@{place} {n}", 60) for n, place in enumerate(_places(chance))]
-        beginning = [asyncio.create_task(_begin(client, chance)) for _ in range(INNOCENTS)]
+        within = report.pace * ACCEPTED_WITHIN
+        poisons = [
+            await client.begin("villain", f"sigkill@{place} {n}", within) for n, place in enumerate(_places(chance))
+        ]
+        beginning = [asyncio.create_task(_begin(client, chance, within)) for _ in range(INNOCENTS)]
         for _ in range(KILLS):
             await asyncio.sleep(chance.uniform(1, 6))
             await chance.choice(processes).kill()
@@ -141,16 +150,16 @@ def _places(chance: random.Random) -> Sequence[str]:
     return chance.choices(["node", "item", "branch", "task"], k=POISONS)
 
 
-async def _begin(client: Client, chance: random.Random) -> Begun | None:
+async def _begin(client: Client, chance: random.Random, within: float) -> Begun | None:
     await asyncio.sleep(chance.uniform(0, 8))
     graph = chance.choice(["quick", "sleeper", "payer", "mapper", "teller"])
-    return await client.begin(graph, f"{chance.uniform(0.5, 5):.1f}", 60)
+    return await client.begin(graph, f"{chance.uniform(0.5, 5):.1f}", within)
 
 
 async def _check_ends(report: Report, ends: Ends, poisons: Sequence[Begun], innocents: Sequence[Begun]) -> None:
-    late = await ends.wait(poisons, POISONS_END)
-    report.faults += [f"{described(turn)} has not failed after {POISONS_END:g} s" for turn in late]
-    late = await ends.wait(innocents, INNOCENTS_END if not late else LEASE)
+    late = await ends.wait(poisons, report.pace * POISONS_END)
+    report.faults += [f"{described(turn)} has not failed after {report.pace * POISONS_END:.0f} s" for turn in late]
+    late = await ends.wait(innocents, report.pace * INNOCENTS_END if not late else LEASE)
     report.faults += [f"{described(turn)} is innocent and has not ended" for turn in late]
     report.faults += ends.not_completed(innocents)
     report.faults += [f"{described(turn)} has completed" for turn in poisons if _completed(ends, turn)]
@@ -172,7 +181,7 @@ async def _spend(report: Report, url: str, client: Client) -> None:
     if not all(answer is not None and answer.is_success for answer in (opened, limited, agents)):
         report.faults.append(f"the budgets could not be set: {opened}, {limited}, {agents}")
         return
-    await asyncio.sleep(1.5)  # until the other processes know, as docs/http.md says
+    await asyncio.sleep(5)  # until the other processes know, which ask each second
     others = [str(uuid4()) for _ in range(ATTEMPTS)]
     for other in others:
         await _turn(report, client, thread, "asker")

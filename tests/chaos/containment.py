@@ -22,7 +22,7 @@ from tests.chaos.client import Begun, Client, Prober
 from tests.chaos.crashes import new_database
 from tests.chaos.effects import EFFECTS, read_effects, repeated
 from tests.chaos.ends import Ends, described, stories
-from tests.chaos.serving import cancelled, family, serving, spinning
+from tests.chaos.serving import cancelled, family, pace_of, serving, spinning
 
 LEASE = 2.0
 PER_SERVER = 10
@@ -67,6 +67,8 @@ class Report:
     """What was seen with one server."""
 
     plans: Sequence[Plan]
+    pace: float = 1.0
+    """What bounds of time are multiplied by: see `pace_of`."""
     innocents: int = 0
     failed: list[str] = field(default_factory=list)
     """Innocent turns that ended otherwise than by completing."""
@@ -122,25 +124,26 @@ async def run(server: str, template: str, directory: Path, seeds: Sequence[int])
         }
         options = ("--workers", str(workers))
         async with serving(directory, *options, faults=report.others, settings=settings, memory=ADDRESSES) as process:
+            report.pace = pace_of(process)
             await _play(report, url, Client([process.url]), process.pid)
     report.doubled += repeated(read_effects(effects), "pay begins")
     return report
 
 
 async def _play(report: Report, url: str, client: Client, pid: int) -> None:
-    ends, prober = Ends(url), Prober(client)
-    beside = [asyncio.create_task(ends.watch()), asyncio.create_task(prober.run())]
+    ends, prober, pace = Ends(url), Prober(client), report.pace
+    beside = [asyncio.create_task(ends.watch()), asyncio.create_task(prober.run(patience=pace * SLOW))]
     try:
         begun = await asyncio.gather(*[_begin(plan, client, report) for plan in report.plans])
         villains = [turn for some, _ in begun for turn in some]
         innocents = [turn for _, some in begun for turn in some]
         report.innocents = len(innocents)
-        late = await ends.wait(villains, VILLAINS_END)
-        report.stuck += [f"{described(turn)} has not ended after {VILLAINS_END:g} s" for turn in late]
-        late = await ends.wait(innocents, INNOCENTS_END if not late else LEASE)
+        late = await ends.wait(villains, pace * VILLAINS_END)
+        report.stuck += [f"{described(turn)} has not ended after {pace * VILLAINS_END:.0f} s" for turn in late]
+        late = await ends.wait(innocents, pace * INNOCENTS_END if not late else LEASE)
         report.stuck += [f"{described(turn)} is innocent and has not ended" for turn in late]
         beside[1].cancel()
-        await ends.wait(prober.begun, SLOW)
+        await ends.wait(prober.begun, pace * SLOW)
         report.failed += ends.not_completed([*innocents, *prober.begun])
         await _check_villains(report, url, villains, ends)
         _check_service(report, prober, ends)
@@ -156,9 +159,11 @@ async def _begin(plan: Plan, client: Client, report: Report) -> tuple[list[Begun
 
     async def one(after: float, graph: str, text: str) -> Begun | None:
         await asyncio.sleep(after)
-        turn = await client.begin(graph, text, SLOW)
+        turn = await client.begin(graph, text, report.pace * SLOW)
         if turn is None:
-            report.down.append(f"seed {plan.seed}: no process accepted {graph} {text!r} within {SLOW:g} s")
+            report.down.append(
+                f"seed {plan.seed}: no process accepted {graph} {text!r} within {report.pace * SLOW:.0f} s"
+            )
         return turn
 
     villains = await asyncio.gather(
@@ -192,13 +197,13 @@ async def _check_villains(report: Report, url: str, villains: Sequence[Begun], e
 
 def _check_service(report: Report, prober: Prober, ends: Ends) -> None:
     report.silence = prober.longest_silence()
-    if report.silence > DOWN:
+    if report.silence > report.pace * DOWN:
         report.down.append(f"no process answered for {report.silence:.0f} s")
     report.down += [f"no process accepted a new quick turn for {seconds:.0f} s" for seconds in prober.refused]
     for turn in prober.begun:
         took = ends.took(turn)
         report.slowest_probe = max(report.slowest_probe, took or 0.0)
-        if took is None or took > SLOW:
+        if took is None or took > report.pace * SLOW:
             report.down.append(f"a new quick turn had not run after {took or time.monotonic() - turn.asked_at:.0f} s")
 
 

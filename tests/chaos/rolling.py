@@ -20,12 +20,15 @@ from tests.chaos.client import Begun, Client
 from tests.chaos.crashes import new_database
 from tests.chaos.effects import EFFECTS, read_effects, repeated
 from tests.chaos.ends import Ends, described
-from tests.chaos.serving import cancelled, stop_all
+from tests.chaos.serving import cancelled, pace_of, stop_all
 from tests.e2e.server_process import ServerProcess, threadfold
 
 LEASE = 2.0
 OLD, NEW = ("payer", "sleeper", "quick"), ("payer", "mapper", "quick")
 GRAPHS = ("payer", "sleeper", "mapper")
+
+TURNS = 80
+"""Turns that are begun during a deployment, at most."""
 
 LONGEST = 4.0
 """Seconds that a turn's node takes, at most. A process that stops gives it five to end."""
@@ -50,6 +53,8 @@ class Report:
     what: str
     restarts: int = 0
     turns: int = 0
+    pace: float = 1.0
+    """What bounds of time are multiplied by: see `pace_of`."""
     slowest: float = 0.0
     """Seconds that a turn took while a process knew its agent, at most."""
     faults: list[str] = field(default_factory=list)
@@ -72,6 +77,7 @@ class Deployment:
         agents = ",".join(f"{innocent.MODULE}:{name}" for name in names)
         server = threadfold(home, **self.settings, AGENTS=agents)
         await server.start()
+        self.report.pace = max(self.report.pace, pace_of(server))
         self.live.append((server, names, time.monotonic()))
 
     async def stop_first(self, names: Sequence[str]) -> None:
@@ -130,7 +136,7 @@ async def _restart(deployment: Deployment, ends: Ends) -> None:
     for _ in range(RESTARTS):
         await deployment.start(OLD)
         await deployment.stop_first(OLD)
-    _check(report, deployment, begun, ends, await ends.wait(begun, ENDS_WITHIN))
+    _check(report, deployment, begun, ends, await ends.wait(begun, report.pace * ENDS_WITHIN))
 
 
 async def _roll(deployment: Deployment, ends: Ends, chance: random.Random) -> None:
@@ -150,7 +156,7 @@ async def _roll(deployment: Deployment, ends: Ends, chance: random.Random) -> No
         done.set()
         await asyncio.gather(beginning, return_exceptions=True)
     beginning.result()
-    late = await ends.wait(begun, ENDS_WITHIN)
+    late = await ends.wait(begun, deployment.report.pace * ENDS_WITHIN)
     _check(deployment.report, deployment, begun, ends, late)
 
 
@@ -167,10 +173,10 @@ async def _begin_turns(deployment: Deployment, chance: random.Random, done: asyn
             begun.append(turn)
 
     async with asyncio.TaskGroup() as group:
-        while not done.is_set():
+        while not done.is_set() and len(begun) < TURNS:
             graph, text = chance.choice(GRAPHS), f"{chance.uniform(0.2, LONGEST):.1f}"
             group.create_task(one(graph, text))
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.5)
 
 
 def _check(report: Report, deployment: Deployment, turns: Sequence[Begun], ends: Ends, late: Sequence[Begun]) -> None:
@@ -181,5 +187,5 @@ def _check(report: Report, deployment: Deployment, turns: Sequence[Begun], ends:
         seen = ends.seen.get(turn.turn_id, time.monotonic())
         took = deployment.known(turn.graph, turn.asked_at, seen)
         report.slowest = max(report.slowest, took)
-        if turn.text != LONG_TURN and took > HANGS:
+        if turn.text != LONG_TURN and took > report.pace * HANGS:
             report.faults.append(f"{described(turn)} took {took:.0f} s while a process knew its agent")

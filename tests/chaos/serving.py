@@ -19,6 +19,9 @@ STOPPED_WITHIN = 30.0
 SPINS = 0.6
 """The share of a processor from which on a process that has nothing to do counts as spinning."""
 
+USUAL_START = 4.0
+"""Seconds that a start takes on a machine that has little else to do, at most."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -81,6 +84,11 @@ async def stop_all(servers: Sequence[ServerProcess]) -> list[str]:
     for server in servers:
         await server.kill()
     return faults
+
+
+def pace_of(*servers: ServerProcess) -> float:
+    """Return by how much bounds of time are to be longer here: by how much longer a start took than it usually does."""
+    return max(1.0, *[server.start_took / USUAL_START for server in servers])
 
 
 async def keep_running(server: ServerProcess, ended: Callable[[], None] = lambda: None) -> None:

@@ -38,9 +38,12 @@ class ServerProcess:
         self._log = log
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
+        self.start_took = 0.0
+        """Seconds that the last start took: what a machine that has much else to do makes of everything."""
 
     async def start(self) -> None:
         """Start, and wait until it serves."""
+        began = time.monotonic()
         ours = {name.upper() for name in Settings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in ours}
         with self._log.open("ab") as log:
@@ -53,6 +56,7 @@ class ServerProcess:
                 assert self._process.returncode is None, f"It ended:\n{self.said()}"
                 assert time.monotonic() < deadline, f"It did not get ready:\n{self.said()}"
                 await asyncio.sleep(PAUSE)
+        self.start_took = time.monotonic() - began
 
     @property
     def pid(self) -> int:
@@ -100,7 +104,8 @@ class ServerProcess:
 
     async def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(how)
+            with suppress(ProcessLookupError):  # Popen's own way looks first, and takes the end away from asyncio
+                os.kill(self._process.pid, how)
             await self._process.wait()
 
 
