@@ -35,6 +35,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos redis --runs 12
 	@.venv/bin/python -m tests.chaos clocks --runs 10
 	@.venv/bin/python -m tests.chaos rolling --runs 12
+	@REPLAY_EVERY=1 .venv/bin/python -m pytest tests/e2e/test_airline_replay.py
 
 # Threadfold and others side by side: a quarter of an hour on two cores. ARGS="turns --pairs 7": a part of it
 bench:

@@ -138,6 +138,7 @@ async def _play(report: Report, url: str, client: Client, pid: int) -> None:
         villains = [turn for some, _ in begun for turn in some]
         innocents = [turn for _, some in begun for turn in some]
         report.innocents = len(innocents)
+        beside.append(asyncio.create_task(_deny(client, villains, ends)))
         late = await ends.wait(villains, pace * VILLAINS_END)
         report.stuck += [f"{described(turn)} has not ended after {pace * VILLAINS_END:.0f} s" for turn in late]
         late = await ends.wait(innocents, pace * INNOCENTS_END if not late else LEASE)
@@ -172,6 +173,19 @@ async def _begin(plan: Plan, client: Client, report: Report) -> tuple[list[Begun
     )
     count = len(plan.villains)
     return [turn for turn in villains[:count] if turn], [turn for turn in villains[count:] if turn]
+
+
+async def _deny(client: Client, turns: Sequence[Begun], ends: Ends) -> None:
+    """Be the person who is asked where the code that judges a call misbehaves: then a person is asked."""
+    asking = [turn for turn in turns if villain.parted(turn.text)[1] == "approval"]
+    while asking := [turn for turn in asking if turn.turn_id not in ends.ends]:
+        for turn in asking:
+            path = f"/v1/threads/{turn.thread_id}/approvals"
+            response = await client.request("GET", path)
+            for one in response.json()["items"] if response is not None and response.is_success else ():
+                decision = {"decision": "deny", "hash": one["hash"], "reason": "It misbehaves."}
+                await client.request("POST", f"{path}/{one['approval_id']}", json=decision)
+        await asyncio.sleep(1)
 
 
 async def _check_villains(report: Report, url: str, villains: Sequence[Begun], ends: Ends) -> None:

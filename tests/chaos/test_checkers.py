@@ -1,5 +1,6 @@
 """What the runs of `make chaos` count faults with: that nothing is overlooked, and nothing made up."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -76,7 +77,12 @@ def test_faults_of_integrity_and_of_data_are_not_injected() -> None:
 
 def test_a_turn_waits_only_while_a_process_knows_its_agent(tmp_path: Path) -> None:
     report = rolling.Report(1, "test")
-    past = [(("a", "b"), 0.0, 10.0), (("a", "b"), 5.0, 12.0), (("a", "c"), 8.0, 30.0), (("b",), 20.0, 25.0)]
+    past: list[tuple[Sequence[str], float, float]] = [
+        (("a", "b"), 0.0, 10.0),
+        (("a", "b"), 5.0, 12.0),
+        (("a", "c"), 8.0, 30.0),
+        (("b",), 20.0, 25.0),
+    ]
     deployment = rolling.Deployment(tmp_path / str(uuid4()), {}, report, past=past)
     assert deployment.known("b", 4, 28) == 8 + 5
     assert deployment.known("c", 0, 28) == 20

@@ -151,15 +151,15 @@ SYNC: Mapping[str, Callable[[], None]] = {**EXITS, **PRINTS, **MEMORY, **BLOCKS,
 ACTS: Sequence[str] = (*SYNC, *WAITS)
 PLACES: Sequence[str] = ("node", "tool", "item", "thread", "task", "callback", "branch", "approval")
 _ASYNC_PLACES = frozenset({"node", "tool", "item", "task"})
-_NO_LOOP = frozenset({"thread"})
-"""Where there is no running event loop to stop."""
+_NOT_IN_A_THREAD = frozenset({"loop_stop", "spin"})
+"""A thread has no running event loop to stop; and one that computes for ever can be ended by nobody but its process."""
 
 
 def fits(act: str, place: str) -> bool:
     """Say whether something can be done in a place at all."""
     if act in WAITS:
         return place in _ASYNC_PLACES
-    return not (act == "loop_stop" and place in _NO_LOOP)
+    return not (act in _NOT_IN_A_THREAD and place == "thread")
 
 
 def parted(text: str) -> tuple[str, str]:
