@@ -28,7 +28,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -190,13 +190,15 @@ async def run_containment(directory: Path, arguments: argparse.Namespace) -> boo
 
 async def run_errors(directory: Path, arguments: argparse.Namespace) -> bool:
     waiting, reports = list(outages.batches(arguments.seed, arguments.runs))[::-1], list[outages.Report]()
-    broken = Broken()
+    broken, one_migrates = Broken(), asyncio.Lock()
 
     async def work(lane: int) -> None:
         """Have faults in a PostgreSQL of this lane's own: some concern the whole server."""
         home = directory / str(lane)
         home.mkdir(mode=0o755)
-        async with migrated(home) as (server, template):
+        async with AsyncExitStack() as stack:
+            async with one_migrates:  # Alembic's context is the process's
+                server, template = await stack.enter_async_context(migrated(home))
             while waiting:
                 seeds = waiting.pop()
                 with broken.noted(f"seeds {seeds[0]} to {seeds[-1]}"):
@@ -204,10 +206,13 @@ async def run_errors(directory: Path, arguments: argparse.Namespace) -> bool:
 
     def tell(report: outages.Report) -> None:
         reports.append(report)
-        say(f"seed {report.seed} ({report.fault.told}): {len(report.faults)} faults; {report.statuses}")
+        say(f"seed {report.seed} ({report.fault.told}): met {report.met} times, {len(report.faults)} faults")
         say_all(report.faults)
 
     await asyncio.gather(*[work(lane) for lane in range(min(AT_ONCE_ERRORS, len(waiting)))])
+    say(f"{sum(not report.met for report in reports)} of {len(reports)} faults were met by no statement")
+    if not any(report.met for report in reports):
+        broken.note("nothing was measured: no statement met a fault")
     counts = {
         f"{len(reports)} faults of PostgreSQL, {sum(r.turns for r in reports)} turns; answers paid twice": sum(
             len(r.paid_twice) for r in reports

@@ -41,6 +41,16 @@ REAL = ("terminate", "cancel", "read_only", "lock", "lock_timeout", "statement_t
 EVERYONE = "SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'threadfold'"
 
 
+COUNTER = "CREATE SEQUENCE public.troubles MINVALUE 0 START 0"
+
+
+@dataclass
+class Met:
+    """How many statements have met a fault."""
+
+    statements: int = 0
+
+
 @dataclass(frozen=True)
 class Fault:
     """What does not work, and for how many seconds."""
@@ -71,12 +81,18 @@ def draw(seed: int, chance: random.Random) -> Fault:
 
 
 @asynccontextmanager
-async def injected(fault: Fault, server: str, url: str, directory: Path) -> AsyncIterator[None]:
+async def injected(fault: Fault, server: str, url: str, directory: Path) -> AsyncIterator[Met]:
     """Have the fault meanwhile. `server` is another database of the same server, whose files are in `directory`."""
     if fault.kind not in REAL:
-        async with _raising(fault, url):
-            yield
+        async with _raising(fault, url) as met:
+            yield met
         return
+    async with _real(fault, server, url, directory):
+        yield Met(1)
+
+
+@asynccontextmanager
+async def _real(fault: Fault, server: str, url: str, directory: Path) -> AsyncIterator[None]:
     name = urlsplit(url).path.removeprefix("/")
     match fault.kind:
         case "terminate" | "cancel":
@@ -106,22 +122,34 @@ async def injected(fault: Fault, server: str, url: str, directory: Path) -> Asyn
 
 
 @asynccontextmanager
-async def _raising(fault: Fault, url: str) -> AsyncIterator[None]:
+async def _raising(fault: Fault, url: str) -> AsyncIterator[Met]:
+    # A sequence keeps its count when a statement is rolled back.
     function = f"""
         CREATE OR REPLACE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF random() < {fault.share} THEN RAISE EXCEPTION 'trouble' USING ERRCODE = '{fault.kind}'; END IF;
+            IF random() < {fault.share} THEN
+                PERFORM nextval('public.troubles');
+                RAISE EXCEPTION 'trouble' USING ERRCODE = '{fault.kind}';
+            END IF;
             RETURN NEW;
         END $$"""
     when = f"WHEN (NEW.type = '{fault.event}')" if fault.event else ""
     trigger = f"""
         CREATE TRIGGER trouble BEFORE INSERT OR UPDATE ON {fault.table}
         FOR EACH ROW {when} EXECUTE FUNCTION public.trouble()"""
-    await _execute(url, function)
-    await _execute(url, trigger)
+    for statement in (
+        "DROP SEQUENCE IF EXISTS public.troubles",
+        COUNTER,
+        "GRANT USAGE ON SEQUENCE public.troubles TO PUBLIC",
+        function,
+        trigger,
+    ):
+        await _execute(url, statement)
+    met = Met()
     try:
-        yield
+        yield met
     finally:
         await _execute(url, f"DROP TRIGGER trouble ON {fault.table}")
+        ((met.statements,),) = await _execute(url, "SELECT last_value + is_called::int FROM public.troubles")
 
 
 @asynccontextmanager
@@ -182,9 +210,10 @@ def _signal(pids: Sequence[int], how: signal.Signals) -> None:
             os.kill(pid, how)
 
 
-async def _execute(url: str, statement: str, *arguments: object) -> None:
+async def _execute(url: str, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
     connection = await asyncpg.connect(url)
     try:
-        await connection.fetch(statement, *arguments)
+        rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *arguments)
+        return rows
     finally:
         await connection.close()

@@ -41,6 +41,9 @@ READY_WITHIN = 30.0
 """Seconds after a fault within which the process must be ready, and its read models up to date."""
 
 TURNS = 8
+GRAPHS = ("asker", "mapasker", "payer", "mapper")
+"""Of each of these agents, a turn at least begins during the fault."""
+
 PLENTY = 10**12
 """Tokens that the tenant may spend: each call has to be reserved and settled."""
 
@@ -54,6 +57,8 @@ class Report:
     seed: int
     fault: Fault
     turns: int = 0
+    met: int = 0
+    """Statements that met the fault; of the real ones, that is not counted."""
     paid_twice: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     """Outcomes that were known and are not in the log, and work that was done twice or broken off."""
@@ -113,7 +118,7 @@ async def run(service: Service, seed: int) -> Report:
     report, client, ends = Report(seed, fault), Client([service.process]), Ends(service.url)
     beside = [asyncio.create_task(ends.watch()), asyncio.create_task(_read(client, chance))]
     try:
-        begun = await _during(service, fault, chance, client, seed)
+        begun, report.met = await _during(service, fault, chance, client, seed)
         turns = [turn for turn in begun if turn is not None]
         report.turns = len(turns)
         report.stuck += [f"a turn was not accepted within {ENDS_WITHIN:g} s"] * (len(begun) - len(turns))
@@ -136,21 +141,21 @@ async def run(service: Service, seed: int) -> Report:
 
 async def _during(
     service: Service, fault: Fault, chance: random.Random, client: Client, seed: int
-) -> Sequence[Begun | None]:
+) -> tuple[Sequence[Begun | None], int]:
     async def one(after: float, graph: str, text: str, durability: str) -> Begun | None:
         await asyncio.sleep(after)
         return await client.begin(graph, text, ENDS_WITHIN, durability)
 
-    turns = []
-    for number in range(TURNS):
-        graph = chance.choice(["asker", "asker", "mapasker", "payer", "payer", "mapper"])
+    turns, before = [], min(1.0, fault.seconds / 3)
+    for number, graph in enumerate([*GRAPHS, *chance.choices(GRAPHS, k=TURNS - len(GRAPHS))]):
         text = f"{chance.uniform(0.5, fault.seconds + 1):.1f} seed {seed} turn {number}"
         durability = chance.choice(["sync", "sync", "turn", "async"])
-        turns.append(asyncio.create_task(one(chance.uniform(0, fault.seconds), graph, text, durability)))
-    await asyncio.sleep(min(1.0, fault.seconds / 3))
-    async with injected(fault, service.server, service.url, service.directory):
+        begins = chance.uniform(before, fault.seconds / 2) if number < len(GRAPHS) else chance.uniform(0, fault.seconds)
+        turns.append(asyncio.create_task(one(begins, graph, text, durability)))
+    await asyncio.sleep(before)
+    async with injected(fault, service.server, service.url, service.directory) as met:
         await asyncio.sleep(fault.seconds)
-    return await asyncio.gather(*turns)
+    return await asyncio.gather(*turns), met.statements
 
 
 async def _read(client: Client, chance: random.Random) -> None:
