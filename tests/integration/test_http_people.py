@@ -116,9 +116,9 @@ async def test_a_cancellation_that_races_the_end_leaves_one_end(api: Api) -> Non
         assert (ended == "TurnCancelled") == (cancelled.status_code == 202)
         outcomes[ended] += 1
 
-    for batch in range(25):
+    for batch in range(10):
         await asyncio.gather(*[race(20 * batch + n) for n in range(20)])
-    assert outcomes.total() == 500
+    assert outcomes.total() == 200
     assert set(outcomes) <= {"TurnCompleted", "TurnCancelled"}
 
 
