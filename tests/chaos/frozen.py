@@ -20,6 +20,9 @@ from tests.chaos.steps import COUNT
 
 AGENTS = "tests.chaos.steps:steps"
 
+PATIENCE = 60.0
+"""Seconds that a worker may take to begin, and another one to take over."""
+
 
 async def run(url: str, seed: int) -> list[str]:
     """Freeze a worker in a turn, let another one take over, wake the first one up while that works; list faults."""
@@ -66,13 +69,13 @@ def check(recorded: Sequence[Recorded], resumed: Recorded, owner: int) -> list[s
 
 
 async def _until(service: Service, thread_id: ThreadId, version: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while (await service.existing(thread_id, Caller())).head.version < version:
             await asyncio.sleep(0.005)
 
 
 async def _resumed(service: Service, thread_id: ThreadId, pid: int) -> Recorded:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async for recorded in service.runtime.journal.follow(thread_id):
                 if isinstance(recorded.event, TurnResumed) and recorded.event.worker.endswith(f":{pid}"):

@@ -1,7 +1,8 @@
 """Writers that commit late and roll back, and runners of projections that are killed all the time.
 
 32 writers append turns in transactions of their own, which wait up to two seconds before they commit, and of which a
-fifth is rolled back. Two processes run the projections; every second one of them gets SIGKILL and another one begins.
+fifth is rolled back. Two processes run the projections; one after the other gets SIGKILL and another one begins: most
+some time after they were ready, however long a start takes on this machine, and some while they start.
 In the end each read model is held against a plain fold of the log. `--idle` leaves a transaction open the whole time,
 in another database of the server or in this one.
 """
@@ -64,6 +65,18 @@ SELECT slices.slice, slices.head, positions.position
   JOIN slices USING (slice)
 """
 
+READY = b"ready\n"
+"""What a process that runs projections says once it has begun."""
+
+READY_WITHIN = 120.0
+"""Seconds that a start may take, on a machine that has much else to do."""
+
+LIVES = (0.2, 1.5)
+"""Seconds between a process's being ready and its end."""
+
+EARLY = 0.25
+"""The share of processes that are killed while they start."""
+
 SNAPSHOT_EVERY = 100
 FINGERPRINT = "chaos"
 WRITERS = 32
@@ -113,10 +126,10 @@ class Writing:
     committed: int = 0
     undone: int = 0
 
-    async def write(self, until: float) -> None:
+    async def write(self, until: asyncio.Event) -> None:
         """Append turns, late, and not all of them."""
         connection = await connect(self.url)
-        while time.monotonic() < until:
+        while not until.is_set():
             if not self.threads:
                 await asyncio.sleep(0.05)
                 continue
@@ -151,6 +164,8 @@ class Writing:
 async def project(url: str) -> None:
     """Run projections over all slices, for ever: what the killed processes do."""
     async with runner_of(url) as runner:
+        sys.stdout.buffer.write(READY)
+        sys.stdout.flush()
         await runner.run()
 
 
@@ -175,17 +190,23 @@ class Report:
     kills: int
     lags: list[float]
     faults: list[str]
+    start: float
+    """What a start of a process took, mostly."""
 
 
-async def run(url: str, seconds: float, seed: int, idle: str | None) -> Report:
-    """Run it all on a migrated database."""
-    until, lags = time.monotonic() + seconds, list[float]()
+async def run(url: str, seconds: float, seed: int, idle: str | None, least_kills: int = 1) -> Report:
+    """Run it all on a migrated database, for so many seconds, and until so many processes were killed."""
+    until, lags = asyncio.Event(), list[float]()
     async with _idle_transaction(url, idle), await open_pool(url, max_size=2) as pool:
         writing = Writing(url, random.Random(seed), PostgresSnapshotStore(pool))
         watching = asyncio.create_task(_watch(url, lags))
-        killing = asyncio.create_task(_kill(url, until))
-        await asyncio.gather(*[writing.write(until) for _ in range(WRITERS)])
-        kills = await killing
+        writers = [asyncio.create_task(writing.write(until)) for _ in range(WRITERS)]
+        killing = Killing(url, random.Random(seed))
+        try:
+            await killing.run(time.monotonic() + seconds, least_kills)
+        finally:
+            until.set()
+        await asyncio.gather(*writers)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         async with runner_of(url) as runner:
@@ -196,7 +217,9 @@ async def run(url: str, seconds: float, seed: int, idle: str | None) -> Report:
             faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)
     if writing.committed != len(log):
         faults.append(f"{len(log)} events are stored, {writing.committed} were committed")
-    return Report(len(log), writing.undone, kills, sorted(lags), faults)
+    if not lags:
+        faults.append(f"nothing was measured: no projection advanced before its process died ({killing.told})")
+    return Report(len(log), writing.undone, killing.killed, sorted(lags), faults, killing.start)
 
 
 async def _watch(url: str, lags: list[float]) -> None:
@@ -219,34 +242,73 @@ async def _watch(url: str, lags: list[float]) -> None:
         await connection.close()
 
 
-async def _kill(url: str, until: float) -> int:
-    """Keep two runners going, and kill one of them each second."""
-    processes, killed = [await _spawn(url), await _spawn(url)], 0
-    while time.monotonic() < until:
-        await asyncio.sleep(1)
-        victim = processes.pop(0)
-        victim.send_signal(signal.SIGKILL)
-        await victim.wait()
-        killed += 1
-        processes.append(await _spawn(url))
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
-    return killed
+@dataclass
+class Killing:
+    """Keeps two processes going that run projections, and kills the older one again and again."""
+
+    url: str
+    chance: random.Random
+    killed: int = 0
+    start: float = 1.0
+    """Seconds that a start takes here, as was measured: a process that is killed earlier has done nothing yet."""
+
+    @property
+    def told(self) -> str:
+        """Say what was done."""
+        return f"{self.killed} processes were killed, a start took {self.start:.1f} s"
+
+    async def run(self, until: float, least: int) -> None:
+        """Go on until an instant, and until so many were killed."""
+        processes = [await self._spawn(), await self._spawn()]
+        try:
+            while time.monotonic() < until or self.killed < least:
+                began, victim = processes[0]
+                if self.chance.random() < EARLY:
+                    await asyncio.sleep(self.chance.uniform(0, self.start))
+                else:
+                    await _ready(victim)
+                    self.start = (self.start + time.monotonic() - began) / 2
+                    await asyncio.sleep(self.chance.uniform(*LIVES))
+                await _end(victim)
+                self.killed += 1
+                processes = [*processes[1:], await self._spawn()]
+        finally:
+            for _, process in processes:
+                await _end(process)
+
+    async def _spawn(self) -> tuple[float, asyncio.subprocess.Process]:
+        return time.monotonic(), await _spawn(self.url)
+
+
+async def _ready(process: asyncio.subprocess.Process) -> None:
+    """Wait until a process has begun to run projections."""
+    assert process.stdout is not None
+    async with asyncio.timeout(READY_WITHIN):
+        line = await process.stdout.readline()
+    if line != READY:
+        raise RuntimeError(f"a process that runs projections ended by itself, with status {await process.wait()}")
 
 
 async def briefly(url: str, seconds: float) -> None:
-    """Let a process run projections, and kill it so long after it was started."""
+    """Let a process run projections, and kill it so long after it was ready."""
     process = await _spawn(url)
+    await _ready(process)
     await asyncio.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    await process.wait()
+    await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGKILL)
+    await process.communicate()
 
 
 async def _spawn(url: str) -> asyncio.subprocess.Process:
     script = f"import asyncio; from tests.chaos.projections import project; asyncio.run(project({url!r}))"
     environment = {**os.environ, "PYTHONPATH": "."}
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, env=environment, stdout=asyncio.subprocess.PIPE
+    )
 
 
 @contextlib.asynccontextmanager

@@ -6,8 +6,8 @@ from uuid import uuid4
 from domain.ids import SHARDS, Shard, WorkerId
 from domain.ports.leases import LeaseStore
 
-SHORT = 0.3
-LONG = 60.0
+SHORT = 0.05
+LONG = 600.0
 
 
 def a_worker() -> WorkerId:
@@ -23,6 +23,12 @@ async def came(store: LeaseStore, ttl: float = LONG, *, claims: int = 0, standby
 
 async def held(store: LeaseStore, worker: WorkerId, ttl: float = LONG) -> tuple[Shard, ...]:
     return tuple(lease.shard for lease in (await store.renew(worker, "host:1", ttl)).leases)
+
+
+async def ran_out(store: LeaseStore, worker: WorkerId) -> None:
+    """Let what a worker has run out: it renews its leases for a moment, and not again."""
+    await store.renew(worker, "host:1", SHORT)
+    await asyncio.sleep(2 * SHORT)
 
 
 async def test_a_worker_claims_what_is_free(lease_store: LeaseStore) -> None:
@@ -46,11 +52,11 @@ async def test_of_workers_that_come_at_once_no_two_get_the_same_shard(lease_stor
 
 
 async def test_a_lease_that_ran_out_is_taken_over_under_a_new_epoch(lease_store: LeaseStore) -> None:
-    dead = await came(lease_store, SHORT)
-    before = {lease.shard: lease for lease in await lease_store.claim(dead, SHORT, SHARDS)}
+    dead = await came(lease_store)
+    before = {lease.shard: lease for lease in await lease_store.claim(dead, LONG, SHARDS)}
     heir = await came(lease_store)
     assert await lease_store.claim(heir, LONG, SHARDS) == []
-    await asyncio.sleep(SHORT + 0.1)
+    await ran_out(lease_store, dead)
     after = {lease.shard: lease for lease in await lease_store.claim(heir, LONG, SHARDS)}
     assert after.keys() == before.keys()
     assert all(after[shard].epoch == before[shard].epoch + 1 for shard in after)
@@ -59,8 +65,8 @@ async def test_a_lease_that_ran_out_is_taken_over_under_a_new_epoch(lease_store:
 
 
 async def test_renewing_keeps_leases_even_late_if_nobody_has_taken_them(lease_store: LeaseStore) -> None:
-    worker = await came(lease_store, SHORT, claims=5)
-    await asyncio.sleep(SHORT + 0.1)
+    worker = await came(lease_store, claims=5)
+    await ran_out(lease_store, worker)
     kept = await held(lease_store, worker)
     assert len(kept) == 5
     other = await came(lease_store)
@@ -84,12 +90,12 @@ async def test_who_leaves_has_nothing_and_is_no_worker(lease_store: LeaseStore) 
 
 
 async def test_shares_count_who_is_alive_and_not_on_standby(lease_store: LeaseStore) -> None:
-    await came(lease_store, SHORT)
+    gone = await came(lease_store)
     await came(lease_store, standby=True)
     worker = await came(lease_store)
     assert (await lease_store.renew(worker, "host:1", LONG)).workers == 2
     assert (await lease_store.renew(a_worker(), "host:2", LONG, standby=True)).workers == 2
-    await asyncio.sleep(SHORT + 0.1)
+    await ran_out(lease_store, gone)
     assert (await lease_store.renew(worker, "host:1", LONG)).workers == 1
 
 

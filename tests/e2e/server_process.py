@@ -38,9 +38,12 @@ class ServerProcess:
         self._log = log
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
+        self.start_took = 0.0
+        """Seconds that the last start took: what a machine that has much else to do makes of everything."""
 
     async def start(self) -> None:
         """Start, and wait until it serves."""
+        began = time.monotonic()
         ours = {name.upper() for name in Settings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in ours}
         with self._log.open("ab") as log:
@@ -53,6 +56,7 @@ class ServerProcess:
                 assert self._process.returncode is None, f"It ended:\n{self.said()}"
                 assert time.monotonic() < deadline, f"It did not get ready:\n{self.said()}"
                 await asyncio.sleep(PAUSE)
+        self.start_took = time.monotonic() - began
 
     @property
     def pid(self) -> int:
@@ -115,7 +119,8 @@ class ServerProcess:
 
     async def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(how)
+            with suppress(ProcessLookupError):  # Popen's own way looks first, and takes the end away from asyncio
+                os.kill(self._process.pid, how)
             await self._process.wait()
 
 
@@ -158,15 +163,24 @@ def free_port() -> int:
 
 def kill_postgres(data_dir: pathlib.Path) -> int:
     """Kill every process of the embedded PostgreSQL at once, as a power cut would; return how many there were."""
-    pid_file = data_dir / "postgres" / "cluster" / "postmaster.pid"
-    postmaster = int(pid_file.read_text().split(maxsplit=1)[0])
-    os.kill(postmaster, signal.SIGSTOP)  # it begins no others from now on
-    victims = [postmaster, *_children(postmaster)]
+    os.kill(_postmaster(data_dir), signal.SIGSTOP)  # it begins no others from now on
+    victims = postgres_processes(data_dir)
     for how in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices another's end and cleans up
         for pid in victims:
             with suppress(ProcessLookupError):  # a connection has just ended by itself
                 os.kill(pid, how)
     return len(victims)
+
+
+def postgres_processes(data_dir: pathlib.Path) -> Sequence[int]:
+    """List the processes of the embedded PostgreSQL, the first one first."""
+    postmaster = _postmaster(data_dir)
+    return [postmaster, *_children(postmaster)]
+
+
+def _postmaster(data_dir: pathlib.Path) -> int:
+    pid_file = data_dir / "postgres" / "cluster" / "postmaster.pid"
+    return int(pid_file.read_text().split(maxsplit=1)[0])
 
 
 def _children(parent: int) -> Sequence[int]:

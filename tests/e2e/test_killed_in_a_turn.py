@@ -40,7 +40,7 @@ async def test_a_killed_turn_goes_on_at_its_node_right_after_the_restart(tmp_pat
             await asyncio.sleep(0.05)
         await server.kill()
         await server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await client.get(f"/v1/threads/{thread}")).json()["status"] == "running":
                 await asyncio.sleep(0.1)
         messages = (await client.get(f"/v1/threads/{thread}/messages")).json()["items"]

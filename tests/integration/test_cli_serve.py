@@ -34,7 +34,7 @@ class Server:
 
     async def stopped(self, number: signal.Signals) -> Done:
         self.process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, err = await self.process.communicate()
         return Done(self.process.returncode or 0, out.decode(), err.decode())
 
@@ -166,7 +166,7 @@ async def test_a_request_that_waits_for_a_turn_does_not_hold_up_the_end(database
 
     assert (done.status, "Traceback" in done.err) == (0, False)
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:threadfold:stopping")
-    assert took < 20
+    assert took < 40, "the model answers after 60 s"
 
 
 async def test_a_server_and_commands_share_the_embedded_database(tmp_path: Path) -> None:

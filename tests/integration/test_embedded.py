@@ -136,7 +136,7 @@ def test_what_was_written_is_there_at_the_next_start(empty_dir: pathlib.Path) ->
 
     assert _ask(second.url(), "SELECT words FROM kept") == "Grüße 🙂"
     second.stop()
-    assert took < 3
+    assert took < 30, "it does not wait for locks or for a recovery"
 
 
 def test_stopping_twice_does_nothing_more(data_dir: pathlib.Path) -> None:

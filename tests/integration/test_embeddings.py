@@ -98,7 +98,7 @@ async def test_a_worker_embeds_what_is_said_and_it_is_found_by_meaning(url: str)
         thread_id = ThreadId(UUID(await talk(api, "What about the marmalade?")))
         meaning = api.service.runtime.recall.meaning
         assert meaning
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (hits := await _nearest(meaning, thread_id)):
                 await asyncio.sleep(0.05)
         assert hits[0].thread_id == thread_id

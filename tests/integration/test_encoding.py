@@ -22,7 +22,7 @@ async def test_the_encoding_is_loaded_before_the_first_turn_and_beside_the_event
 
     monkeypatch.setattr(TiktokenCounter, "_load", noted)
     async with running_api(database_url="memory://"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not loaded_by:
                 await asyncio.sleep(0.01)
     assert threading.main_thread() not in loaded_by

@@ -28,7 +28,7 @@ async def test_a_batch_that_is_being_written_is_written(monkeypatch: pytest.Monk
         monkeypatch.setattr(runtime.models, "commit", slowly)
         async with runtime.worker.working(), runtime.projecting():
             await Service(runtime).open(ThreadId(runtime.new_id()), "assistant", {}, Caller())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await begun.wait()
             assert not ended.is_set()
         assert ended.is_set()

@@ -38,7 +38,7 @@ async def test_read_models_are_built_anew_beside_those_that_serve(api: Api) -> N
     begun = await api.post("/v1/projections/rebuild", json={"projections": names})
     assert begun.status_code == 202, begun.text
     await talk(api, "while it is built")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(
             one["status"] == "building"
             for view in (await api.get("/v1/projections")).json()
@@ -85,7 +85,7 @@ async def test_what_is_built_serves_though_there_is_always_something_new(
 
     monkeypatch.setattr(store, "read_after", overtaken)
     assert (await api.post("/v1/projections/rebuild", json={"projections": ["usage", "audit"]})).status_code == 202
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         while "building" in (await api.get("/v1/projections")).text:
             await asyncio.sleep(0.01)
     monkeypatch.undo()

@@ -35,7 +35,7 @@ async def api(log_url: str) -> AsyncIterator[Api]:
 
 async def proof_of(api: Api, thread_id: str, version: int) -> dict[str, Any]:
     """Ask until there is a proof."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (response := await api.get(f"/v1/threads/{thread_id}/events/{version}/proof")).status_code == 404:
             await asyncio.sleep(0.1)
     assert response.status_code == 200, response.text

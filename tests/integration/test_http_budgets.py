@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.agents import let_go
 from tests.support.http import Api, running_api
 from tests.support.runtime import Clock
 
 PRICES = Path(__file__).parents[1] / "support/prices.json"
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "cashier"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("patient", "cashier"))
 Json = dict[str, Any]
 
 
@@ -36,7 +37,7 @@ async def limited(api: Api, thread: str, *limits: Json, **headers: str) -> Json:
 
 async def until(api: Api, thread: str, status: str) -> Json:
     """Wait until a thread is so, and summarise it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (found := (await api.get(f"/v1/threads/{thread}")).json())["status"] != status:
             await asyncio.sleep(0.02)
     return dict(found)
@@ -128,12 +129,13 @@ async def test_only_who_has_seen_the_last_checkpoint_may_set_a_budget_with_it(ap
 
 
 async def test_a_turn_that_runs_or_waits_goes_on(api: Api) -> None:
-    thread = await api.opened(graph="slow")
+    thread = await api.opened(graph="patient")
     turn = (await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "hello"})).json()["turn_id"]
     running = await limited(api, thread, {"window": "day", "tokens": 1})
     assert running["version"] <= 5
     state = (await api.get(f"/v1/threads/{thread}/state")).json()
     assert (state["status"], state["turn"]["turn_id"]) == ("running", turn)
+    let_go(thread)
     ended = await api.post(
         f"/v1/threads/{thread}/turns", params={"wait": True}, json={"user_input": "x", "strategy": "enqueue"}
     )

@@ -36,7 +36,7 @@ use = "small"
 strained = true
 """
 
-ENOUGH = 10.0
+ENOUGH = 25.0
 """Seconds: a turn may take 330, and the first model's limits are one second each."""
 
 

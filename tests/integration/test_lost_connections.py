@@ -165,7 +165,7 @@ async def test_a_pool_is_closed_though_a_statement_does_not_end(database_url: st
     stuck = asyncio.create_task(pool.fetch("SELECT pg_sleep(60)"))
     while not pool.get_size() - pool.get_idle_size():
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await close_pool(pool, patience=0.3)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await stuck

@@ -108,14 +108,14 @@ class TestARequest:
 
     async def test_that_is_cancelled_lets_the_server_know(self) -> None:
         begun = asyncio.Event()
-        script = events(chunk("Once"), Pause(5), chunk(" upon"))
+        script = events(chunk("Once"), Pause(60), chunk(" upon"))
         async with OpenAIServer(script) as server, client(server) as model:
             task = asyncio.create_task(model.complete(ASK, lambda _: begun.set()))
             await begun.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.wait_for(server.requests[0].left.wait(), 1)
+            await asyncio.wait_for(server.requests[0].left.wait(), 20)
 
 
 class TestAnEndpoint:

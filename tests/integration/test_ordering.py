@@ -130,7 +130,7 @@ async def test_a_follower_sees_every_event_once_and_in_its_order(
         store, writers = PostgresEventStore(reading), Writers(writing, threads)
         followers = [asyncio.create_task(follow(store, slice_, seen[slice_])) for slice_ in slices]
         await writers.run()
-        async with asyncio.timeout(10):  # what was committed is visible, whoever else has a transaction open
+        async with asyncio.timeout(60):  # what was committed is visible, whoever else has a transaction open
             while sum(map(len, seen.values())) < writers.committed:
                 await asyncio.sleep(0.01)
         for follower in followers:

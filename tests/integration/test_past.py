@@ -71,7 +71,7 @@ class Life:
         return [*talks, *refunds, *clumsy, *busy, *stuck, *forks, await self.fork(forks[0])]
 
     async def idle(self, thread: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await self.api.get(f"/v1/threads/{thread}")).json()["status"] == "running":
                 await asyncio.sleep(0.02)
 

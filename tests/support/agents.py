@@ -30,6 +30,26 @@ slow = Agent(
 """Takes a tenth of a second for an answer, in two nodes."""
 
 
+_let_go: set[str] = set()
+
+
+def let_go(thread_id: str) -> None:
+    """Let turns of `patient` in a thread of this process go on."""
+    _let_go.add(thread_id)
+
+
+async def _hold(turn: TurnContext) -> Sequence[NodeFact]:
+    while str(turn.thread_id) not in _let_go:
+        await asyncio.sleep(0.01)
+    return [turn.say(f"You said: {turn.user_input}")]
+
+
+patient = Agent(
+    Graph("patient", "hold", [Node("hold", _hold), Node("say_more", _say_more)], {"hold": "say_more", "say_more": END})
+)
+"""Answers as `slow` does, but not before `let_go`: what is to be seen of a running turn does not depend on time."""
+
+
 async def _stay(turn: TurnContext) -> Sequence[NodeFact]:
     await asyncio.sleep(600)
     return [turn.say("At last.")]

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -49,6 +50,18 @@ class RedisServer:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def start_again(self) -> None:
+        """Start after `kill`, at the same socket and with nothing in it."""
+        self.__enter__()
+
+    def freeze(self) -> None:
+        """Let it take connections and commands, and answer none."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`, with all that was asked meanwhile."""
+        self._process.send_signal(signal.SIGCONT)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -255,11 +255,11 @@ class TestTime:
         scene = Scene(large=answers(seconds=60), small=answers(seconds=60), tiny=answers())
         started = time.monotonic()
 
-        answered = await scene.ask(within=1.2)
+        answered = await scene.ask(within=3)
 
         assert answered.name == "tiny"
         assert answered.because == "large of p-large did not answer, small of p-small did not answer"
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < 3
         assert [type(each).__name__ for each in scene.seen].count("ModelFailed") == 2
 
     async def test_is_over_at_its_end_whoever_is_left(self) -> None:
@@ -269,12 +269,12 @@ class TestTime:
         with pytest.raises(ModelUnreachable, match=r"the-small of p-small did not answer within 0\.\d s"):
             await scene.ask(within=0.3)
 
-        assert 0.25 < time.monotonic() - started < 1
+        assert 0.25 < time.monotonic() - started < 20, "a busy machine is late, but no call takes a minute"
 
     async def test_is_all_the_only_ones(self) -> None:
         scene = Scene(large=answers(seconds=0.2))
 
-        assert (await scene.ask(within=0.4)).duration_ms >= 190
+        assert (await scene.ask(within=3)).duration_ms >= 190
 
     async def test_that_runs_out_amidst_an_answer_cuts_it(self) -> None:
         scene = Scene(large=answers(shows="Hal", seconds=60))

@@ -86,22 +86,30 @@ async def started(played: Stage) -> None:
     played.turns.start((await played.begin("go")).loaded, Metadata())
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave to models more time than the node has: it is the node that is cut off."""
+    monkeypatch.setattr("domain.application.calls.LEAST_TIME", 60.0)
+
+
 class TestItems:
+    @pytest.mark.usefixtures("unhurried")
     async def test_a_node_that_takes_too_long_has_made_the_calls_of_its_items(self) -> None:
         model = Endpoint()
-        played = await accounted(fan_out(one_and_a_slow_one, 3, timeout=0.3), models=alone(model))
+        played = await accounted(fan_out(one_and_a_slow_one, 3, timeout=1), models=alone(model))
         assert outcome(await played.say("go")) == "node_failed"
         assert not await failures(played)
         assert await finishes(played) == {"stop": 3, "interrupted": 3}
         await check_ledger(played)
         assert await recover(played) == Recovered()
 
+    @pytest.mark.usefixtures("unhurried")
     async def test_what_was_cut_off_has_what_went_to_and_fro_and_how_long_it_took(self) -> None:
-        played = await accounted(fan_out(one_and_a_slow_one, 1, timeout=0.3), models=alone(Endpoint()))
+        played = await accounted(fan_out(one_and_a_slow_one, 1, timeout=1), models=alone(Endpoint()))
         await played.say("go")
         cut = (await recorded(played))[-1]
         assert (cut.prompt_tokens, cut.completion_tokens, cut.estimated) == (1 + 4, len(WRITTEN.split()), True)
-        assert 50 <= cut.duration_ms <= 5_000
+        assert 50 <= cut.duration_ms <= 20_000
 
     async def test_an_item_for_whose_second_call_too_little_is_left_has_made_the_first(self) -> None:
         async def each(item: ItemContext, _: Json) -> Json:
@@ -163,7 +171,7 @@ class TestItems:
                 await turn.map([1], each)
             return facts
 
-        agent = one_node(node, retry=Retry(2, first_delay=0.001), timeout=0.2)
+        agent = one_node(node, retry=Retry(2, first_delay=0.001), timeout=1)
         limit = Limit("lifetime", 10**6, warn_at=1e-6)
         played = await accounted(agent, says("a"), store=Late("ItemCompleted"), limit=limit)
         await run(played, "turn")
@@ -176,13 +184,13 @@ class TestItems:
     async def test_an_item_that_begins_late_has_time_left_for_another_model(self) -> None:
         async def each(item: ItemContext, number: Json) -> Json:
             if number == 0:
-                await asyncio.sleep(0.8)
+                await asyncio.sleep(1.5)
                 return None
             return await item.ask("hello")
 
         hanging, quick = Failing(hangs=True), Endpoint()
         models = Models(policy(a=ModelSpec("h", "hanging"), b=ModelSpec("q", "quick")), {"h": hanging, "q": quick})
-        played = await accounted(fan_out(each, 2, timeout=1.2, at_once=1), models=models)
+        played = await accounted(fan_out(each, 2, timeout=3.5, at_once=1), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["hanging"]
         assert [called.model for called in await recorded(played)] == ["quick"]
@@ -284,11 +292,11 @@ class TestInterrupted:
         class Slowly(Words):
             def count(self, text: str) -> int:
                 if len(text) > 10_000:
-                    time.sleep(0.5)
+                    time.sleep(2)
                 return super().count(text)
 
         model = Endpoint(Usage(10, 6_000), text="w " * 6_000)
-        agent = one_node(ask, retry=ONCE, timeout=0.25)
+        agent = one_node(ask, retry=ONCE, timeout=1)
         played = await accounted(agent, models=alone(model), context_window=100_000)
         object.__setattr__(played.turns.means, "tokens", Slowly())
         assert outcome(await played.say("go")) == "node_failed"
@@ -299,7 +307,7 @@ class TestInterrupted:
     async def test_what_a_model_had_written_when_its_time_was_over_counts_and_another_is_asked(self) -> None:
         wordy, quick = Failing("word " * 1_000, hangs=True), Endpoint()
         models = Models(policy(a=ModelSpec("w", "wordy"), b=ModelSpec("q", "quick")), {"w": wordy, "q": quick})
-        played = await accounted(one_node(ask, retry=ONCE, timeout=1), models=models)
+        played = await accounted(one_node(ask, retry=ONCE, timeout=3), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["wordy"]
         made = [(called.model, called.finish_reason, called.completion_tokens) for called in await recorded(played)]

@@ -277,7 +277,7 @@ async def test_what_follows_refers_to_what_an_attempt_stored_that_was_cut_off(me
             await outside(played, UpdateValues({"by": "caller"}))
         return await turn.generate()
 
-    nodes = [Node("say", say), Node("last", last, retry=Retry(2, first_delay=0.001), timeout=0.2)]
+    nodes = [Node("say", say), Node("last", last, retry=Retry(2, first_delay=0.001), timeout=1)]
     played = stage(in_a_row(*nodes), says("second"), store=Late("FanOutStarted"))
     await run(played, "turn")
     events = await check(played)

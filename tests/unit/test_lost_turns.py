@@ -251,7 +251,8 @@ async def test_the_ghost_of_an_ended_turn_does_not_run_the_next_one() -> None:
     played = stage(one_node(wait))
     first = await played.begin("first")
     ghost = asyncio.create_task(played.turns.run(first.loaded, Metadata()))
-    await asyncio.sleep(0.01)
+    while not ran:
+        await asyncio.sleep(0)
     state = first.loaded.state
     assert isinstance(state, Running)
     end = FailTurn(TurnId(state.turn.turn_id), "step_limit", "ended elsewhere")

@@ -321,7 +321,7 @@ async def sealing(events: EventStore, seals: MemorySealStore, every: float) -> A
 
 
 async def made(seals: MemorySealStore, number: int) -> Seal:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (seal := await seals.get(number)) is None:
             await asyncio.sleep(0.005)
     return seal

@@ -101,15 +101,15 @@ class TestLimits:
         assert (model.answered, await spent(played)) == (8, 56)
 
     async def test_waiting_for_the_ledger_is_not_the_models_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("domain.application.calls.MARGIN", 1.9)
+        monkeypatch.setattr("domain.application.calls.MARGIN", 4)
         monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
         model = Endpoint()
-        agent = one_node(ask, retry=ONCE, timeout=2)
+        agent = one_node(ask, retry=ONCE, timeout=5)
         played = await accounted(agent, models=Models.alone(model, "m"), limit=Limit("lifetime", 3_000))
         other = a_call(played, 2_990)
         await played.ledger.reserve(other)
         turn = asyncio.create_task(played.say("go"))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.2)
         await played.ledger.release(other.id)
         assert outcome(await turn) == "completed"
         assert (model.answered, await failures(played)) == (1, [])

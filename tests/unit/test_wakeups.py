@@ -38,34 +38,41 @@ class Endpoint(BatchedWakeups):
         await asyncio.Event().wait()
 
 
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 async def said_of_moves(channel: Channel, sender: Endpoint) -> int:
     before = len(channel.said)
     sender.send(MOVED)
-    await asyncio.sleep(0.05)
+    while sender._words:
+        await asyncio.sleep(0.001)
     return sum("moved" in text for text in channel.said[before:])
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wakeups, "GREETING", 0.1)
-    monkeypatch.setattr(wakeups, "ALONE", 0.3)
-
-
-@pytest.mark.usefixtures("_impatient")
-async def test_who_is_alone_says_nothing_until_somebody_comes() -> None:
-    channel = Channel()
+async def test_who_is_alone_says_nothing_until_somebody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, channel = Time(), Channel()
+    monkeypatch.setattr(wakeups, "time", time)
+    monkeypatch.setattr(wakeups, "GREETING", 0.01)
     one = Endpoint(channel)
-    await asyncio.sleep(0.05)
+    await one.listening.wait()
     assert await said_of_moves(channel, one) == 1  # who has just come knows nothing of the others
-    await asyncio.sleep(0.4)
+    time.now += wakeups.ALONE + 1
     assert await said_of_moves(channel, one) == 0
 
     other = Endpoint(channel)
-    await asyncio.sleep(0.05)
+    while one._heard_at < time.now:
+        await asyncio.sleep(0.001)
     assert await said_of_moves(channel, one) == 1
 
     channel.remove(other)
     await other.close()
-    await asyncio.sleep(0.4)
+    time.now += wakeups.ALONE + 1
     assert await said_of_moves(channel, one) == 0
     await one.close()
