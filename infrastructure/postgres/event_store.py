@@ -1,8 +1,7 @@
 """The log on PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
-from uuid import UUID
+from datetime import datetime
 
 import asyncpg
 
@@ -43,8 +42,6 @@ from infrastructure.postgres.statements import (
 )
 
 RECORD_COLUMNS = len(Record.__struct_fields__)
-
-NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
 
 class PostgresEventStore:
@@ -140,8 +137,8 @@ class PostgresEventStore:
 
     async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
         """List a page of a tenant's threads."""
-        last = after or NEWEST
-        rows = await fetch(self._pool, THREADS, tenant, last.opened_at, last.thread_id, limit)
+        last = (after.opened_at, after.thread_id) if after else (None, None)
+        rows = await fetch(self._pool, THREADS, tenant, *last, limit)
         return [thread_of(row) for row in rows]
 
     async def runnable(self, shards: Collection[Shard], limit: int) -> Sequence[ThreadRow]:
