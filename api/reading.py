@@ -24,7 +24,7 @@ from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, Slot
-from domain.tables import Row, Table
+from domain.tables import Row, Table, indexed
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -201,7 +201,7 @@ class Reading:
         where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
-        where += [Where(name, "=", value) for name, value in only.items()]
+        where += [_as_indexed(Where(name, "=", value)) for name, value in only.items()]
         sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost")
         most = ("cost", "prompt_tokens")
         query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
@@ -234,7 +234,7 @@ class Reading:
         place = decode_cursor(cursor, Deed) if cursor is not None else None
         after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
-        where = (Where("tenant", "=", tenant), *conditions)
+        where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
         rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
         shown = [audit_entry(dict(zip(AUDIT.names, row, strict=True))) for row in rows[:limit]]
         if len(rows) <= limit:
@@ -296,7 +296,14 @@ def _within(span: Span, column: str) -> Iterable[Condition]:
         yield Where(column, ">=", span.since)
     if span.until is not None:
         yield Where(column, "<", span.until)
-    yield from (Where(name, "=", value) for name, value in span.only.items())
+    yield from (_as_indexed(Where(name, "=", value)) for name, value in span.only.items())
+
+
+def _as_indexed(condition: Condition) -> Condition:
+    """Look for a long name as keys and indexes have it."""
+    if isinstance(condition, Where) and condition.operator == "=" and isinstance(condition.value, str):
+        return Where(condition.column, "=", indexed(condition.value))
+    return condition
 
 
 def _durations(tenant: Tenant, span: Span, table: Table) -> Histogram:
