@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from api.preconditions import decode_cursor, encode_cursor, in_utc
+from api.preconditions import decode_cursor, encode_cursor, in_utc, no_page
 from api.reading_views import (
     AuditEntry,
     Spent,
@@ -141,9 +141,10 @@ class Reading:
 
     async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
         """List threads."""
-        place = decode_cursor(cursor, Place) if cursor is not None else None
+        of = ("threads", tenant, filters)
+        place = decode_cursor(cursor, Place, of) if cursor is not None else None
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
-            raise InvalidInput("cursor", "belongs to another order; ask with the same sort and order")
+            raise no_page()
         after = (_sorted_value(place), place.thread_id) if place else None
         query = threads.listing(
             tenant,
@@ -161,7 +162,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id)))
+        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id), of))
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
         """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
@@ -212,9 +213,10 @@ class Reading:
         self, tenant: Tenant, standing: Standing, at: datetime, cursor: str | None, limit: int
     ) -> Page[Stood]:
         """List the threads that stood so at an instant, those that had for longest first."""
-        mark = decode_cursor(cursor, Mark) if cursor is not None else None
+        of = ("instant", tenant, standing, at)
+        mark = decode_cursor(cursor, Mark, of) if cursor is not None else None
         if mark and (mark.standing, mark.at) != (standing, at):
-            raise InvalidInput("cursor", "belongs to another list; ask with the same status and instant")
+            raise no_page()
         after = (mark.since, mark.thread_id) if mark else None
         if standing == "open":
             query, since = threads.opened_by(tenant, at, after, limit + 1), "opened_at"
@@ -225,13 +227,15 @@ class Reading:
         shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)
-        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id))))
+        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id)), of))
 
     async def audit(
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
         """List who did what, the last first."""
-        place = decode_cursor(cursor, Deed) if cursor is not None else None
+        conditions = tuple(conditions)
+        of = ("audit", tenant, conditions)
+        place = decode_cursor(cursor, Deed, of) if cursor is not None else None
         after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
         where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
@@ -240,7 +244,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         last = shown[-1]
-        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by)))
+        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by), of))
 
     async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[Slot]:
         """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
@@ -334,5 +338,5 @@ def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], late
 def _sorted_value(place: Place) -> int | datetime:
     timed = place.sort in {"opened_at", "last_event_at"}
     if isinstance(place.value, datetime) != timed:
-        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+        raise no_page()
     return in_utc(place.value, "cursor") if isinstance(place.value, datetime) else place.value
