@@ -199,7 +199,11 @@ class Reading:
     ) -> Sequence[Spent]:
         """Say what was spent in the window that an instant lies in, the most expensive first."""
         start = start_of(window, at)
-        where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
+        where: list[Condition] = [
+            Where("tenant", "=", tenant),
+            Where("window", "=", window),
+            Where("start", "=", start),
+        ]
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [_as_indexed(Where(name, "=", value)) for name, value in only.items()]

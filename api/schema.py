@@ -175,8 +175,8 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
 def _nullable(given: Schema) -> Schema:
     """Write `oneOf` something and null as one type, so that bounds beside it hold for the something."""
     match given:
-        case {"oneOf": [{"type": str(kind), **more}, {"type": "null"}], **beside}:
-            return {**beside, **more, "type": [kind, "null"]}
+        case {"oneOf": [{"type": str(kind)} as first, {"type": "null"}], **beside}:
+            return {**beside, **first, "type": [kind, "null"]}
     return given
 
 

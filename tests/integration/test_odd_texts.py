@@ -7,6 +7,7 @@ import random
 import string
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -180,7 +181,7 @@ async def test_odd_texts_go_through_all_projections(api: Api, seed: int) -> None
 async def test_a_long_name_is_found_by_the_whole_of_it(api: Api) -> None:
     names = ["tool " + "x" * LONG, "tool " + "x" * LONG + "y"]
     for number, name in enumerate(names):
-        await write(api, conversation(lambda name=name: name), lambda name=name: name[5:250])
+        await write(api, conversation(partial(str, name)), partial(str, name[5:250]))
         assert await parked(api) == []
         events = (await api.get(f"/v1/audit?actor={name[5:250]}")).json()["items"]
         assert len(events) == number + 1
