@@ -45,8 +45,8 @@ CONTENT: Mapping[str, tuple[str, str]] = {
 
 OTHERS = {
     "/v1/threads?status=running",
-    "/v1/threads/{thread}/messages?cursor={after_all}",
-    "/v1/threads/{thread}/events?cursor={after_all}",
+    "/v1/threads/{thread}/messages?cursor={after_messages}",
+    "/v1/threads/{thread}/events?cursor={after_events}",
     "/v1/feed?types=TurnRolledBack",
     "/v1/usage",
     "/v1/analytics/turns",
@@ -130,9 +130,14 @@ async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: 
 
 async def test_what_shows_nothing_of_a_thread_is_not_recorded(api: Api, thread: str) -> None:
     head = (await api.service.runtime.journal.load(ThreadId(UUID(thread)))).head.version
-    after_all = encode_cursor(Place("asc", head), pages_of("events", DEFAULT_TENANT, ThreadId(UUID(thread))))
+    after_events, after_messages = (
+        encode_cursor(Place("asc", head), pages_of(what, DEFAULT_TENANT, ThreadId(UUID(thread))))
+        for what in ("events", "messages")
+    )
     for path in OTHERS:
-        answer = await api.get(path.format(thread=thread, after_all=after_all), headers=ADA)
+        answer = await api.get(
+            path.format(thread=thread, after_events=after_events, after_messages=after_messages), headers=ADA
+        )
         assert answer.status_code == 200, answer.text
     assert await reads(api) == []
 
