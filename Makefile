@@ -1,4 +1,4 @@
-.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context lint format migrate lock clean
+.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context fuzz-api lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -64,6 +64,11 @@ bench-context:
 	@requirements/install dev
 	@.venv/bin/python -m benchmarks.context $(ARGS)
 
+# The service held against its own /schema by Schemathesis, with all its default checks: minutes. ARGS="--phases fuzzing"
+fuzz-api:
+	@requirements/install dev
+	@requirements/fuzz-api $(ARGS)
+
 lint:
 	@requirements/install dev
 	.venv/bin/python -m ruff format --check .
@@ -87,5 +92,5 @@ lock:
 
 # Your data, in .data, stays.
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.data/*' -prune -exec rm -rf {} +

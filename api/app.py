@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
 
 from api.bodies import MAX_BODY
@@ -17,16 +16,20 @@ from api.json_request import JsonRequest
 from api.problems import problem_handlers
 from api.routes import ROUTES
 from api.runtime import Runtime, open_runtime
+from api.schema import TightSchema
 from api.service import Service
 from infrastructure.settings import Settings
 
-OPENAPI = OpenAPIConfig(
-    title="Threadfold",
-    version="0.1.0",
-    path="/schema",
-    render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
-    use_handler_docstrings=True,
-)
+
+def _openapi() -> OpenAPIConfig:
+    """Describe the API. Each application renders its own schema, which names its agents."""
+    return OpenAPIConfig(
+        title="Threadfold",
+        version="0.1.0",
+        path="/schema",
+        render_plugins=[TightSchema(path=["/", "/openapi.json"])],
+        use_handler_docstrings=True,
+    )
 
 
 def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _: None) -> Litestar:
@@ -52,7 +55,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
         },
         before_request=guard(settings.host),
         exception_handlers=problem_handlers(),
-        openapi_config=OPENAPI,
+        openapi_config=_openapi(),
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY,
         logging_config=None,

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-from api.preconditions import decode_cursor, encode_cursor
+from api.preconditions import decode_cursor, encode_cursor, no_page
 from api.runtime import Runtime
 from api.seal_views import Report, SealView, WholeSeal, seal_view, whole_seal
 from api.views.page import Page
 from domain.application.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.proofs import Proof, prove
 from domain.application.verify import Verified, verify_heads, verify_slices, verify_thread
-from domain.errors import InvalidInput, UnknownSeal, UnknownThread, VerificationRuns
+from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
 from domain.ids import SLICES, Slice, Tenant, ThreadId
 from domain.seals import Seal
 
@@ -73,12 +73,12 @@ class Audit:
             last = await self._seals.last()
             upto = last.number if last else 0
         else:
-            upto = decode_cursor(cursor, int)
+            upto = decode_cursor(cursor, int, "seals")
             if not 0 < upto < 2**63:
-                raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+                raise no_page()
         after = max(upto - limit, 0)
         found: Sequence[Seal] = await self._seals.page(after, min(limit, upto)) if upto else []
-        return Page([seal_view(seal) for seal in reversed(found)], encode_cursor(after) if after else None)
+        return Page([seal_view(seal) for seal in reversed(found)], encode_cursor(after, "seals") if after else None)
 
     async def seal(self, number: int) -> WholeSeal:
         """Show one seal. Raises `UnknownSeal`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from api.audit import Audit
 from api.caller import Caller
-from api.past import NOW, Asked, Past, Place, Point
+from api.past import NOW, Asked, Past, Point
 from api.reading import Filters, Reading
 from api.reads import Reads
 from api.runtime import Runtime
@@ -18,7 +18,8 @@ from domain.application.feed import Found, Wanted
 from domain.application.feed import Place as FeedPlace
 from domain.application.journal import Loaded
 from domain.application.proofs import Proof
-from domain.ids import ThreadId, TurnId
+from domain.errors import InvalidInput
+from domain.ids import ThreadId, TurnId, Version
 from domain.ports.log import ThreadRow
 from projections.threads import ThreadSummary, summary
 from projections.transcript import TranscriptMessage
@@ -74,10 +75,10 @@ class Content:
         return page
 
     async def diff(
-        self, thread_id: ThreadId, since: Point, until: Point, limit: int, place: Place | None, caller: Caller
+        self, thread_id: ThreadId, since: Point, until: Point, limit: int, cursor: str | None, caller: Caller
     ) -> DiffView:
         """Say what happened between two points."""
-        view = await self._past(caller).diff(thread_id, since, until, limit, place)
+        view = await self._past(caller).diff(thread_id, since, until, limit, cursor)
         await self._reads.of_thread(caller, "diff", thread_id)
         return view
 
@@ -103,9 +104,18 @@ class Content:
         await self._reads.of_threads(caller, "proof", (thread_id, proof.record.thread_id))
         return proof
 
-    async def watched(self, thread_id: ThreadId, caller: Caller) -> ThreadRow:
-        """Say where a thread ends that the caller is going to follow from now on. Raises `UnknownThread`."""
+    async def watched(
+        self, thread_id: ThreadId, caller: Caller, after: Version | None = None, field: str = "after"
+    ) -> ThreadRow:
+        """Say where a thread ends that the caller is going to follow, after a version or from now on.
+
+        Raises `UnknownThread`; and `InvalidInput`, naming the field, for a version that the thread does not have yet:
+        the caller would hear nothing until it does, and then miss what came before.
+        """
         row = await self._runtime.journal.row(thread_id, caller.tenant)
+        if after is not None and after > row.head.version:
+            last = row.head.version
+            raise InvalidInput(field, f"the thread has versions up to {last}; give one of them, or begin anew without")
         await self._reads.of_thread(caller, "stream", thread_id)
         return row
 

@@ -84,7 +84,7 @@ def _refuse_unknown_paths(request: AnyRequest) -> None:
 def _refuse_wrong_parameters(request: AnyRequest) -> None:
     """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now».
 
-    And those whose text no database can compare with anything.
+    And those whose text no database can compare with anything; and null, which the framework takes for «not given».
     """
     if not request.scope["query_string"]:
         return
@@ -96,6 +96,8 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
             _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
+        if value.lower() == "null" and name not in _texts(request.route_handler):
+            _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; leave it out for none")
 
 
 @cache
@@ -105,6 +107,17 @@ def _parameters(route: BaseRouteHandler) -> frozenset[str]:
         given.kwarg_definition.name or name
         for name, given in route.parsed_fn_signature.parameters.items()
         if isinstance(given.kwarg_definition, QueryParameter)
+    )
+
+
+@cache
+def _texts(route: BaseRouteHandler) -> frozenset[str]:
+    """Name the parameters of a route that are texts: each word is one."""
+    return frozenset(
+        given.kwarg_definition.name or name
+        for name, given in route.parsed_fn_signature.parameters.items()
+        if isinstance(given.kwarg_definition, QueryParameter)
+        and str in {given.annotation, *(inner.annotation for inner in given.inner_types)}
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
+from api.bodies import MAX_NAME
 from api.caller import Caller
 from api.reading import Reading
 from api.runtime import Runtime
@@ -11,6 +12,7 @@ from api.views.limits import LimitsView, Setting, limits_view
 from domain.budgets import check_limits
 from domain.errors import InvalidInput
 from domain.events import Limit
+from domain.json import check_text
 from domain.ports.ledger import Amount, Scope
 from domain.queries import Aggregate, Where
 from domain.windows import WINDOWS, Window, start_of
@@ -32,6 +34,10 @@ class TenantLimits:
     async def set(self, scope: Scope, limits: tuple[Limit, ...], caller: Caller) -> LimitsView:
         """Limit a scope, instead of what limited it before. Raises `InvalidInput`, `BehindLog`."""
         limits = check_limits(limits)
+        for field, name in (("agent", scope.agent), ("model", scope.model)):
+            if len(name or "") > MAX_NAME:
+                raise InvalidInput(field, f"must have at most {MAX_NAME} characters")
+            check_text(name or "", field)
         if limits and scope.agent and scope.agent not in self._runtime.agents:
             known = ", ".join(sorted(self._runtime.agents))
             raise InvalidInput("agent", f"there is none of this name; there are {known}")

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from api.preconditions import encode_cursor
+from api.preconditions import decode_cursor, encode_cursor, no_page
 from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.past import DiffView, point_view
@@ -66,12 +67,13 @@ NOW = Point()
 
 
 class Asked(Struct, frozen=True):
-    """Which page: of the thread as it was at `point` (now without one), going on at `place`."""
+    """Which page: of the thread as it was at `point` (now without one), going on at `place`, or where a cursor says."""
 
     limit: int
     place: Place | None = None
     point: Point = NOW
     order: Order = "asc"
+    cursor: str | None = None
 
 
 class Past:
@@ -99,38 +101,46 @@ class Past:
 
     async def messages(self, thread_id: ThreadId, asked: Asked) -> Page[TranscriptMessage]:
         """Read the transcript in pages. A page may end early, and the last one be empty."""
+        of = pages_of("messages", self._tenant, thread_id, asked.point, asked.order)
+        asked = _placed(asked, of)
         after, upto, listed = await self._bounds(thread_id, asked)
         if asked.order == "desc":
             enough = Version(max(upto - SCANNED, START))
             back = transcript.read_back(self._journal, thread_id, upto, enough=enough, first=AT_FIRST)
             shown, more = await _collected(back, asked.limit)
             last = shown[-1].version - 1 if shown else upto
-            return _page(shown, asked, last if more else min(enough, last), listed)
+            return _page(shown, asked, last if more else min(enough, last), listed, of)
         if after >= upto:
             return Page([], None)
         enough = Version(min(after + SCANNED, upto))
         told = transcript.read(self._journal, thread_id, after, upto, enough=enough, first=AT_FIRST)
         shown, more = await _collected(told, asked.limit)
-        return _page(shown, asked, shown[-1].version if more else enough, listed, end=upto)
+        return _page(shown, asked, shown[-1].version if more else enough, listed, of, end=upto)
 
     async def events(self, thread_id: ThreadId, asked: Asked) -> Page[EventView]:
         """Read the log of a thread in pages."""
+        of = pages_of("events", self._tenant, thread_id, asked.point, asked.order)
+        asked = _placed(asked, of)
         after, upto, listed = await self._bounds(thread_id, asked)
         if asked.order == "desc":
             begin = Version(max(upto - asked.limit, START))
             shown, _ = await _collected(self._events_back(thread_id, begin, upto), asked.limit)
-            return _page(shown, asked, shown[-1].version - 1 if shown else START, listed)
+            return _page(shown, asked, shown[-1].version - 1 if shown else START, listed, of)
         if after >= upto:
             return Page([], None)
         end = Version(min(after + asked.limit, upto))
         shown, _ = await _collected(self._events(thread_id, after, end), asked.limit)
-        return _page(shown, asked, shown[-1].version, listed, end=upto)
+        return _page(shown, asked, shown[-1].version, listed, of, end=upto)
 
-    async def diff(self, thread_id: ThreadId, since: Point, until: Point, limit: int, place: Place | None) -> DiffView:
+    async def diff(
+        self, thread_id: ThreadId, since: Point, until: Point, limit: int, cursor: str | None = None
+    ) -> DiffView:
         """Say what happened between two points: after the one and up to the other, which is now if it is not given.
 
         Raises `UnknownThread`, `InvalidInput`.
         """
+        of = ("diff", self._tenant, thread_id, since, until)
+        place = decode_cursor(cursor, Place, of) if cursor is not None else None
         row = await self._journal.row(thread_id, self._tenant)
         begin, end = await self._begin(row, since), await self._end(row, until, place)
         if begin > end:
@@ -138,7 +148,7 @@ class Past:
             raise InvalidInput(field, f"lies at version {begin}, which is after the end at version {end}")
         after = begin if place is None else Version(place.version)
         if not begin <= after <= end:
-            raise _no_page()
+            raise no_page()
         was, now = await self._at(thread_id, begin), await self._at(thread_id, end)
         between = Between(self._journal, thread_id, begin, end)
         counts, counted = await between.counts(COUNTED)
@@ -152,7 +162,7 @@ class Past:
             counts=counts,
             counted_to=counted,
             truncated=counted < end,
-            happened=Page(shown, encode_cursor(Place("asc", reached, end)) if reached < end else None),
+            happened=Page(shown, encode_cursor(Place("asc", reached, end), of) if reached < end else None),
         )
 
     async def _bounds(self, thread_id: ThreadId, asked: Asked) -> tuple[Version, Version, int]:
@@ -172,9 +182,9 @@ class Past:
             return await self._version(row, point) if point.given else 0
         _check(point)
         if place.order != asked.order or bool(place.upto) != point.given or place.upto > row.head.version:
-            raise _no_page()
+            raise no_page()
         if point.version not in {None, place.upto}:
-            raise _no_page()
+            raise no_page()
         return place.upto
 
     async def _version(self, row: ThreadRow, point: Point) -> Version:
@@ -205,7 +215,7 @@ class Past:
             return await self._version(row, until) if until.given else row.head.version
         _check(until)
         if place.order != "asc" or place.upto > row.head.version or until.version not in {None, place.upto}:
-            raise _no_page()
+            raise no_page()
         return Version(place.upto)
 
     async def _at(self, thread_id: ThreadId, version: Version) -> Loaded:
@@ -238,8 +248,18 @@ def _in_utc(point: Point) -> datetime:
         raise InvalidInput(point.time_field, "must lie in the years 1 to 9999 of UTC") from error
 
 
-def _no_page() -> InvalidInput:
-    return InvalidInput("cursor", "must be the next_cursor of a page of this list, with the same parameters")
+def pages_of(
+    what: str, tenant: Tenant, thread_id: ThreadId, point: Point = NOW, order: Order = "asc"
+) -> tuple[object, ...]:
+    """Say what a cursor of a thread's messages or events is of."""
+    return what, tenant, thread_id, point, order
+
+
+def _placed(asked: Asked, of: object) -> Asked:
+    """Go on where the cursor says. Raises `InvalidInput`: it is of another list."""
+    if asked.cursor is None:
+        return asked
+    return replace(asked, place=decode_cursor(asked.cursor, Place, of), cursor=None)
 
 
 async def _collected(found: AsyncIterator[Item], limit: int) -> tuple[Sequence[Item], bool]:
@@ -254,6 +274,6 @@ async def _collected(found: AsyncIterator[Item], limit: int) -> tuple[Sequence[I
     return shown, False
 
 
-def _page(shown: Sequence[Item], asked: Asked, reached: int, listed: int, end: int = START) -> Page[Item]:
+def _page(shown: Sequence[Item], asked: Asked, reached: int, listed: int, of: object, end: int = START) -> Page[Item]:
     """Make a page that goes on where it got, unless that is the end."""
-    return Page(shown, None if reached == end else encode_cursor(Place(asked.order, reached, listed)))
+    return Page(shown, None if reached == end else encode_cursor(Place(asked.order, reached, listed), of))

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
@@ -60,18 +61,44 @@ def number_of(text: str, name: str, highest: int = MAX_VERSION) -> int:
     return int(text)
 
 
-def encode_cursor(value: Any) -> str:
-    """Write where a page ended; opaque to the caller."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+CURSOR = re.compile(r"[A-Za-z0-9_-]+")
+
+MARK = 12
+"""Characters of the digest of what a cursor pages."""
 
 
-def decode_cursor(text: str, kind: type[T]) -> T:
-    """Read a cursor that `encode_cursor` wrote."""
+def encode_cursor(value: Any, of: object) -> str:
+    """Write where a page of a list ended; opaque to the caller. `of` is what the list was asked for: see `listed`."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((listed(of), value))).decode().rstrip("=")
+
+
+def decode_cursor(text: str, kind: type[T], of: object) -> T:
+    """Read a cursor that `encode_cursor` wrote for the same list. Raises `InvalidInput`."""
+    if not CURSOR.fullmatch(text):
+        raise no_page()
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(raw, type=kind)
+        mark, value = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
+        found = msgspec.json.decode(value, type=kind)
     except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidInput("cursor", "must be the next_cursor of a page of this list") from error
+        raise no_page() from error
+    if mark != listed(of):
+        raise no_page()
+    return found
+
+
+def listed(of: object) -> str:
+    """Name a list by what was asked for: its path, its thread, its filters and its order, but not its limit.
+
+    A cursor carries this name. That of another thread, or of the same list with other filters, would else be taken for
+    a place in this one, and the caller would miss something or see it twice.
+    """
+    return hashlib.sha256(msgspec.json.encode(of, order="sorted")).hexdigest()[:MARK]
+
+
+def no_page() -> InvalidInput:
+    """Say that a cursor is of another list, or none at all."""
+    return InvalidInput("cursor", "must be the next_cursor of a page of this list, with the same parameters")
 
 
 @overload

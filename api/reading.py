@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from api.preconditions import decode_cursor, encode_cursor, in_utc
+from api.preconditions import decode_cursor, encode_cursor, in_utc, no_page
 from api.reading_views import (
     AuditEntry,
     Spent,
@@ -24,7 +24,7 @@ from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, Slot
-from domain.tables import Row, Table
+from domain.tables import Row, Table, indexed
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -141,9 +141,10 @@ class Reading:
 
     async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
         """List threads."""
-        place = decode_cursor(cursor, Place) if cursor is not None else None
+        of = ("threads", tenant, filters)
+        place = decode_cursor(cursor, Place, of) if cursor is not None else None
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
-            raise InvalidInput("cursor", "belongs to another order; ask with the same sort and order")
+            raise no_page()
         after = (_sorted_value(place), place.thread_id) if place else None
         query = threads.listing(
             tenant,
@@ -161,7 +162,7 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id)))
+        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id), of))
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
         """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
@@ -198,10 +199,14 @@ class Reading:
     ) -> Sequence[Spent]:
         """Say what was spent in the window that an instant lies in, the most expensive first."""
         start = start_of(window, at)
-        where = [Where("tenant", "=", tenant), Where("window", "=", window), Where("start", "=", start)]
+        where: list[Condition] = [
+            Where("tenant", "=", tenant),
+            Where("window", "=", window),
+            Where("start", "=", start),
+        ]
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
-        where += [Where(name, "=", value) for name, value in only.items()]
+        where += [_as_indexed(Where(name, "=", value)) for name, value in only.items()]
         sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost")
         most = ("cost", "prompt_tokens")
         query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
@@ -212,9 +217,10 @@ class Reading:
         self, tenant: Tenant, standing: Standing, at: datetime, cursor: str | None, limit: int
     ) -> Page[Stood]:
         """List the threads that stood so at an instant, those that had for longest first."""
-        mark = decode_cursor(cursor, Mark) if cursor is not None else None
+        of = ("instant", tenant, standing, at)
+        mark = decode_cursor(cursor, Mark, of) if cursor is not None else None
         if mark and (mark.standing, mark.at) != (standing, at):
-            raise InvalidInput("cursor", "belongs to another list; ask with the same status and instant")
+            raise no_page()
         after = (mark.since, mark.thread_id) if mark else None
         if standing == "open":
             query, since = threads.opened_by(tenant, at, after, limit + 1), "opened_at"
@@ -225,22 +231,24 @@ class Reading:
         shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)
-        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id))))
+        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id)), of))
 
     async def audit(
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
         """List who did what, the last first."""
-        place = decode_cursor(cursor, Deed) if cursor is not None else None
+        conditions = tuple(conditions)
+        of = ("audit", tenant, conditions)
+        place = decode_cursor(cursor, Deed, of) if cursor is not None else None
         after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
-        where = (Where("tenant", "=", tenant), *conditions)
+        where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
         rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
         shown = [audit_entry(dict(zip(AUDIT.names, row, strict=True))) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)
         last = shown[-1]
-        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by)))
+        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by), of))
 
     async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[Slot]:
         """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
@@ -296,7 +304,14 @@ def _within(span: Span, column: str) -> Iterable[Condition]:
         yield Where(column, ">=", span.since)
     if span.until is not None:
         yield Where(column, "<", span.until)
-    yield from (Where(name, "=", value) for name, value in span.only.items())
+    yield from (_as_indexed(Where(name, "=", value)) for name, value in span.only.items())
+
+
+def _as_indexed(condition: Condition) -> Condition:
+    """Look for a long name as keys and indexes have it."""
+    if isinstance(condition, Where) and condition.operator == "=" and isinstance(condition.value, str):
+        return Where(condition.column, "=", indexed(condition.value))
+    return condition
 
 
 def _durations(tenant: Tenant, span: Span, table: Table) -> Histogram:
@@ -327,5 +342,5 @@ def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], late
 def _sorted_value(place: Place) -> int | datetime:
     timed = place.sort in {"opened_at", "last_event_at"}
     if isinstance(place.value, datetime) != timed:
-        raise InvalidInput("cursor", "must be the next_cursor of a page of this list")
+        raise no_page()
     return in_utc(place.value, "cursor") if isinstance(place.value, datetime) else place.value

@@ -58,13 +58,13 @@ class Reads:
         """List who was shown what, the last first. Raises `InvalidInput`."""
         if only.actor is not None and not only.actor.isprintable():
             raise InvalidInput("actor", "must be printable")
-        before = None
+        before, of = None, ("reads", tenant, only)
         if cursor is not None:
-            place = decode_cursor(cursor, Place)
+            place = decode_cursor(cursor, Place, of)
             before = AccessCursor(in_utc(place.at, "cursor"), place.number)
         found = await self._log.page(tenant, only, before, limit + 1)
         shown = found[:limit]
-        following = encode_cursor(Place(shown[-1].access.at, shown[-1].number)) if len(found) > limit else None
+        following = encode_cursor(Place(shown[-1].access.at, shown[-1].number), of) if len(found) > limit else None
         return Page([access_view(kept.access) for kept in shown], following)
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:

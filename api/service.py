@@ -239,7 +239,11 @@ class Service:
         return Forked(outcome, origin.version if origin else Version(at_version))
 
     async def turn_end(self, outcome: Outcome, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
-        """Wait for the end of a turn that `outcome` is about; None if that takes too long."""
+        """Wait for the end of a turn that `outcome` is about.
+
+        None if that takes too long, or if its thread waits for a person: an answer may take days, and what lies between
+        client and server cuts a connection long before, on which nothing is sent.
+        """
         journal, loaded = self.runtime.journal, outcome.loaded
         after = _before_turn(loaded.state, turn_id, loaded.head.version)
         ending = Ending(journal, loaded.thread_id, turn_id, after)
@@ -250,8 +254,12 @@ class Service:
                 ending.miss()
             try:
                 async with asyncio.timeout(wait):
+                    if await self._is_waiting(loaded):
+                        return None
                     at_end = await self._early(loaded.thread_id, turn_id, ending)
-                    await ending.end()
+                    while not await ending.news():
+                        if await self._is_waiting(loaded):
+                            return None
             except TimeoutError:
                 return None
         finished = await transcript.finished(journal, loaded.thread_id, ending.events)
@@ -259,6 +267,10 @@ class Service:
             await journal.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
         return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
+
+    async def _is_waiting(self, loaded: Loaded) -> bool:
+        """Whether a thread waits for a person: its turn, and with it those that are queued behind it."""
+        return (await self.runtime.journal.load(loaded.thread_id, loaded.tenant)).state.waiting
 
     async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
         """Wait for the answer of a turn that gives it before it is stored, if this process runs it.

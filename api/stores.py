@@ -47,6 +47,7 @@ from infrastructure.postgres.pool import close_pool, database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.requirements import check_sessions
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
@@ -151,6 +152,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(close_pool, pool)
+    await check_sessions(pool)
     events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
     accesses, texts, ledger = PostgresAccessLog(pool), PostgresTextStore(pool), PostgresLedger(pool)
     stack.push_async_callback(events.close)

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import msgspec
 
-from api.past import Place
+from api.past import Place, pages_of
 from api.preconditions import encode_cursor
 from api.service import Service
 from domain.application.journal import Journal, Loaded
@@ -134,8 +134,13 @@ class Measure:
 
     def __init__(self, service: Service, snapshots: SnapshotStore, client: Client, thread: Loaded, times: int) -> None:
         self.service, self.snapshots, self.client, self.times = service, snapshots, client, times
+        self.thread = thread
         self.path, self.last = f"/v1/threads/{thread.thread_id}", thread.head.version
         self.chance = random.Random(1)
+
+    def after(self, what: str, version: int) -> str:
+        """Make the cursor of a list that goes on so many events before a version."""
+        return encode_cursor(Place("asc", version - SPAN), pages_of(what, self.thread.tenant, self.thread.thread_id))
 
     def forget(self) -> None:
         """Let the server be a process that has never seen the thread."""
@@ -178,10 +183,8 @@ class Measure:
                 "messages, latest first": [f"messages?at_version={v}&order=desc&limit=50" for v in versions],
                 "messages at an instant": [f"messages?at_time={at[v]}&order=desc&limit=50" for v in versions],
                 "events, latest first": [f"events?at_version={v}&order=desc" for v in versions],
-                "events after a version": [f"events?cursor={encode_cursor(Place('asc', v - SPAN))}" for v in versions],
-                "messages after a version": [
-                    f"messages?cursor={encode_cursor(Place('asc', v - SPAN))}&limit=50" for v in versions
-                ],
+                "events after a version": [f"events?cursor={self.after('events', v)}" for v in versions],
+                "messages after a version": [f"messages?cursor={self.after('messages', v)}&limit=50" for v in versions],
                 f"diff of {SPAN} events": [f"diff?from={v - SPAN}&to={v}" for v in versions],
             }
             for question, asked in questions.items():

@@ -4,6 +4,7 @@ A handler never updates: it says a row, and the column's rule says what becomes 
 of thousands of events are merged before anything is written, and a batch costs one statement.
 """
 
+import hashlib
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,25 @@ Row: TypeAlias = tuple[Any, ...]
 """Values in the order of a table's columns."""
 
 Key: TypeAlias = Any
+
+MAX_INDEXED = 200
+"""Characters of a text in a key or an index. PostgreSQL takes 2,704 bytes for all columns of an entry: three names of
+the longest characters, and a tenant. Names of tools and models can be of any length: models and endpoints make them up.
+"""
+
+DIGEST = 16
+"""Characters of the digest that tells long texts apart which begin alike."""
+
+
+def indexed(text: str) -> str:
+    """Return a text as keys and indexes have it: of a long one its beginning and a digest of the whole.
+
+    A NUL, which PostgreSQL's text cannot hold, becomes U+FFFD. The log has the text as it was.
+    """
+    if len(text) > MAX_INDEXED:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST]
+        text = f"{text[: MAX_INDEXED - DIGEST - 1]}…{digest}"
+    return text.replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,29 @@ class Table:
         defaults = [0 if column.rule == "add" else None for column in self.columns]
         return namedtuple(self.name, self.names, defaults=defaults)  # noqa: PYI024  (names and defaults are known only here)
 
+    def fit(self, row: Row) -> Row:
+        """Return a row whose keys and indexed texts are short enough; itself, if they are."""
+        for place in self._indexed:
+            text = row[place]
+            if text is not None and (len(text) > MAX_INDEXED or "\0" in text):
+                return tuple(indexed(v) if n in self._indexed and v is not None else v for n, v in enumerate(row))
+        return row
+
+    @cached_property
+    def indexes_more(self) -> bool:
+        """Whether there are texts in indexes that are not in the key: those of a later row may be unfit, too."""
+        return any(self.columns[place].rule != "key" for place in self._indexed)
+
+    @cached_property
+    def _indexed(self) -> tuple[int, ...]:
+        """Places of texts in keys and indexes, but for the tenant: a name that was cut would be another tenant's."""
+        names = {*self.key, *(name for index in self.indexes if index.by == "order" for name in index.columns)}
+        return tuple(
+            place
+            for place, column in enumerate(self.columns)
+            if column.kind == "text" and column.name in names - {"tenant"}
+        )
+
     @cached_property
     def key_of(self) -> Callable[[Row], Key]:
         """Return what a row is known by: the values of its key, or the value if there is one."""
@@ -156,9 +199,15 @@ class Rows:
 
     def add(self, changes: Iterable[Change]) -> None:
         """Merge changes, in their order."""
-        for table, row in changes:
+        for table, given in changes:
+            row = table.fit(given) if table.indexes_more else given
             rows, key = self._tables[table], table.key_of(row)
             old = rows.get(key)
+            if old is None and row is given:  # a key that is there already is short enough
+                row = table.fit(given)
+                if row is not given:
+                    key = table.key_of(row)
+                    old = rows.get(key)
             if old is None:
                 rows[key] = row
                 continue

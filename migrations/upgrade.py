@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
+
+from infrastructure.postgres.pool import connect_as_owner
 
 _LOCK = 0x7468_7265_6164  # "thread"
 
@@ -32,7 +33,7 @@ async def _connected(dsn: str) -> AsyncIterator[AsyncConnection]:
     """Connect as the pool does, so that every URL that asyncpg takes (sockets, TLS) works here too."""
 
     async def connect() -> Any:
-        return await asyncpg.connect(dsn)
+        return await connect_as_owner(dsn)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:

@@ -76,7 +76,7 @@ def set_limits(
         try:
             return await service.limits.set(scope_of(caller.tenant, agent, model), wanted, caller)
         except InvalidInput as error:
-            hint = "--agent" if error.field == "agent" else "LIMIT"
+            hint = f"--{error.field}" if error.field in {"agent", "model"} else "LIMIT"
             raise click.BadParameter(error.why, param_hint=hint) from error
 
     _show(ask(setting), as_json=as_json)

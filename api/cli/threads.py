@@ -142,8 +142,9 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
     """Follow a thread as it happens, until Ctrl-C; with --json, one event to a line."""
 
     async def follow(service: Service) -> None:
-        loaded = await service.content.watched(ThreadId(thread), here())
-        begin = loaded.head.version if after is None else Version(after)
+        seen = None if after is None else Version(after)
+        loaded = await service.content.watched(ThreadId(thread), here(), seen, "--after")
+        begin = loaded.head.version if seen is None else seen
         screen, signals = Screen(users=True), service.runtime.turns.means.signals
         async with aclosing(happenings(service.runtime.journal, signals, ThreadId(thread), begin)) as following:
             async for signal in following:

@@ -8,8 +8,7 @@ from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
 from api.callers import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
-from api.past import Asked, Order, Place, Point
-from api.preconditions import decode_cursor
+from api.past import Asked, Order, Point
 from api.problems import problems
 from api.views.context import ContextView
 from api.views.events import EventView
@@ -70,7 +69,7 @@ async def list_messages(
     limit: Limit = 100,
 ) -> Page[TranscriptMessage]:
     """Read the whole transcript, as it is or as it was, in pages."""
-    asked = Asked(limit, _place(cursor), Point(at_version, at_time), order)
+    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
     return await service.content.messages(ThreadId(thread), asked, reader)
 
 
@@ -86,7 +85,7 @@ async def list_events(
     limit: Limit = 100,
 ) -> Page[EventView]:
     """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
-    asked = Asked(limit, _place(cursor), Point(at_version, at_time), order)
+    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
     return await service.content.events(ThreadId(thread), asked, reader)
 
 
@@ -105,8 +104,4 @@ async def show_diff(
     """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
     begin = Point(since, from_time, "from", "from_time")
     end = Point(to, to_time, "to", "to_time")
-    return await service.content.diff(ThreadId(thread), begin, end, limit, _place(cursor), reader)
-
-
-def _place(cursor: str | None) -> Place | None:
-    return None if cursor is None else decode_cursor(cursor, Place)
+    return await service.content.diff(ThreadId(thread), begin, end, limit, cursor, reader)

@@ -65,10 +65,11 @@ async def stream_thread(
     until_idle: UntilIdle = False,
 ) -> Stream:
     """Follow a thread: its events, and the text of running models, from whichever process runs the turn."""
-    begin = _version(last_event_id)
-    row = await service.content.watched(ThreadId(thread), reader)
-    if begin is None:
-        begin = row.head.version if after is None else Version(after)
+    seen, field = _version(last_event_id), "Last-Event-ID"
+    if seen is None and after is not None:
+        seen, field = Version(after), "after"
+    row = await service.content.watched(ThreadId(thread), reader, seen, field)
+    begin = row.head.version if seen is None else seen
     told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
     return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 

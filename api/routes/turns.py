@@ -1,6 +1,6 @@
 """Saying something to an agent."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from litestar import Response, post
 from litestar.openapi import ResponseSpec
@@ -19,18 +19,25 @@ from litestar.status_codes import (
 )
 
 from api.bodies import DEFAULT_GRAPH, Invoke, StartTurn
+from api.caller import Caller
 from api.callers import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
 from api.problems import problems
 from api.service import Said, Service, Started
+from api.views.approvals import waiting_approvals
 from api.views.turns import Accepted, Cancelling, TurnView
 from domain.application.execute import checkpoint_of
+from domain.application.journal import Loaded
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId, TurnId
 from domain.state import Idle, Running
 
-Wait = Annotated[bool, QueryParameter(description="Answer with the finished turn.")]
+Wait = Annotated[
+    bool, QueryParameter(description="Answer with the finished turn, or as soon as the thread waits for a person.")
+]
 
-TAKEN = ResponseSpec(Accepted, generate_examples=False, description="The turn runs in the background.")
+TAKEN = ResponseSpec(
+    Accepted, generate_examples=False, description="The turn runs in the background, is queued, or waits for a person."
+)
 FINISHED = ResponseSpec(TurnView, generate_examples=False, description="The turn that was waited for has ended.")
 REFUSED = problems(
     HTTP_409_CONFLICT,
@@ -61,7 +68,8 @@ async def invoke(
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
     said = Said(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy, data.durability)
-    return _accepted(await service.start_turn(thread_id, said, caller))
+    started = await service.start_turn(thread_id, said, caller)
+    return _accepted(started.outcome.loaded, started.turn_id)
 
 
 @post("/v1/threads/{thread_id:str}/turns", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=ANSWERS)
@@ -78,7 +86,7 @@ async def start_turn(
     caller = expecting(caller, data.checkpoint_ref, if_match)
     said = Said(data.user_input, strategy=data.strategy, durability=data.durability)
     started = await service.start_turn(ThreadId(thread), said, caller)
-    return await _answer(service, started, wait=wait)
+    return await _answer(service, started, caller, wait=wait)
 
 
 @post(
@@ -92,7 +100,7 @@ async def retry_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Go on, in a new turn, with the last one if it failed or was cancelled, at the node where it ended."""
     started = await service.retry_turn(ThreadId(thread), TurnId(turn), caller)
-    return await _answer(service, started, wait=wait)
+    return await _answer(service, started, caller, wait=wait)
 
 
 @post(
@@ -115,18 +123,26 @@ async def cancel_turn(
     return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))
 
 
-async def _answer(service: Service, started: Started, *, wait: bool) -> Response[Accepted] | Response[TurnView]:
-    finished = await service.turn_end(started.outcome, started.turn_id) if wait else None
+async def _answer(
+    service: Service, started: Started, caller: Caller, *, wait: bool
+) -> Response[Accepted] | Response[TurnView]:
+    if not wait:
+        return _accepted(started.outcome.loaded, started.turn_id)
+    finished = await service.turn_end(started.outcome, started.turn_id)
     if finished is None:
-        return _accepted(started)
+        loaded = await service.existing(started.outcome.loaded.thread_id, caller)
+        return _accepted(loaded, started.turn_id, waited=True)
     if finished.reason == "budget_exhausted":
         raise BudgetExhausted(f"{finished.detail} The turn is {started.turn_id}: retry goes on with it.")
     return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
 
 
-def _accepted(started: Started) -> Response[Accepted]:
-    loaded = started.outcome.loaded
+def _accepted(loaded: Loaded, turn_id: TurnId, *, waited: bool = False) -> Response[Accepted]:
     state, checkpoint = loaded.state, checkpoint_of(loaded)
-    waits = isinstance(state, Running) and state.turn.turn_id != started.turn_id
-    body = Accepted("enqueued" if waits else "processing", loaded.thread_id, checkpoint, started.turn_id)
+    status: Literal["processing", "enqueued", "waiting"] = "processing"
+    if isinstance(state, Running):
+        own = state.turn.turn_id == turn_id
+        status = "enqueued" if not own else "waiting" if waited and state.waiting else "processing"
+    approvals = waiting_approvals(state) if waited else ()
+    body = Accepted(status, loaded.thread_id, checkpoint, turn_id, approvals)
     return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))

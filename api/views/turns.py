@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from api.views.approvals import ApprovalView
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
 from domain.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
@@ -15,13 +16,18 @@ from projections.transcript import FinishedTurn, TranscriptMessage
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
 
 
-class Accepted(Struct, frozen=True):
-    """A turn was started, or waits for the end of the one that runs; it goes on in the background."""
+class Accepted(Struct, frozen=True, omit_defaults=True):
+    """A turn goes on in the background: it runs, waits for the end of the one that runs, or waits for a person.
 
-    status: Literal["processing", "enqueued"]
+    `approvals` are what the thread waits for, where the caller has waited for the turn: what is to be decided before it
+    goes on, or the one that it is queued behind.
+    """
+
+    status: Literal["processing", "enqueued", "waiting"]
     thread_id: UUID
     checkpoint: str
     turn_id: UUID
+    approvals: Sequence[ApprovalView] = ()
 
 
 class TurnUsage(Struct, frozen=True):

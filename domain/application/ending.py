@@ -1,5 +1,7 @@
 """Waiting for the end of a turn: its events are collected as they are told, and the log is read only for what was not.
 
+A turn may also come to wait for a person, and then for days. Nobody waits for it with a request open: see `news`.
+
 Most turns are run by the process that waits. What it stores it tells, so that nothing needs to be read back.
 """
 
@@ -11,6 +13,7 @@ from domain.application.signals import Behind, Signal
 from domain.codec import Recorded
 from domain.events import (
     ApprovalDenied,
+    ApprovalRequested,
     MessageAppended,
     ToolFailed,
     ToolOutcomeUnknown,
@@ -50,6 +53,8 @@ class Ending:
         self._size = 0
         self.missed = False
         """Whether the log had to be read."""
+        self._asked = False
+        """Whether a person was asked for something in the thread: from then on, each event may be the last for long."""
 
     def tell(self, signal: Signal) -> None:
         """Take an event that follows on those before; remember that some are missing where it does not."""
@@ -57,6 +62,8 @@ class Ending:
             case Recorded(version=version) if version == self._seen + 1:
                 self._take(signal)
             case Recorded(version=version) | Behind(version, ended=True) if version > self._seen:
+                self.miss()
+            case Behind(version) if version > self._seen and self._asked:
                 self.miss()
 
     def miss(self) -> None:
@@ -77,12 +84,20 @@ class Ending:
 
     async def end(self) -> None:
         """Wait for the turn's end."""
+        while not await self.news():
+            pass
+
+    async def news(self) -> bool:
+        """Wait for the turn's end (True), or for an event after which its thread may wait for a person (False)."""
         while not self.ended:
             await self._woken.wait()
             self._woken.clear()
             if self._behind:
                 self._behind, self.missed = False, True
                 await self._catch_up()
+            if self._asked and not self.ended:
+                return False
+        return True
 
     async def _catch_up(self) -> None:
         async for recorded in self._journal.follow(self._thread_id, self._seen):
@@ -100,7 +115,8 @@ class Ending:
             self.events.append(recorded)
             self._size += recorded.size
             self._leave_out()
-        if self.ended:
+        self._asked = self._asked or isinstance(event, ApprovalRequested)
+        if self.ended or self._asked:
             self._woken.set()
 
     def _leave_out(self) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from domain.codec import Recorded
 from domain.errors import StoreUnavailable
-from domain.events import TurnEnd
+from domain.events import ApprovalRequested, TurnEnd
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
@@ -54,7 +54,10 @@ class Withdrawn(Struct, frozen=True):
 
 
 class Behind(Struct, frozen=True):
-    """There are events up to a version, which some other process has written; perhaps a turn `ended` with one."""
+    """There are events up to a version, which some other process has written.
+
+    `ended`: perhaps a turn has ended with one, or a person was asked for something.
+    """
 
     version: Version
     ended: bool = True
@@ -184,7 +187,7 @@ class Signals:
         if events:
             self._stir()
         if self._wakeups and events:
-            ended = any(isinstance(recorded.event, TurnEnd) for recorded in events)
+            ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
             self._wakeups.send(Moved(thread_id, events[-1].version, ended))
 
     def speak(self, thread_id: ThreadId, delta: Delta) -> None:

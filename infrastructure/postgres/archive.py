@@ -78,7 +78,7 @@ class _View:
 
     async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
         """Read a page of commands."""
-        last = (slice_of(after.thread_id), after.command.id) if after else (-1, "0" * 32)
+        last = (slice_of(after.thread_id), after.command.id) if after else (None, None)
         rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
         return [_stored(row) for row in rows]
 
@@ -114,7 +114,7 @@ class _Writing:
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
         """Look at the first and the last events of a slice's threads."""
-        rows = await _reached(self._connection.fetch(THREAD_ENDS, slice_, after or "0" * 32, limit))
+        rows = await _reached(self._connection.fetch(THREAD_ENDS, slice_, after, limit))
         return [ThreadEnds(thread_of(row), row["last_type"]) for row in rows]
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:

@@ -1,7 +1,7 @@
 """The log on PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -50,8 +50,6 @@ RECORD_COLUMNS = len(Record.__struct_fields__)
 
 PROBE_PAUSES = (0.02, 0.2)
 """Seconds before each new attempt to write for a check: connections may just have been replaced."""
-
-NEWEST = ThreadCursor(datetime.max.replace(tzinfo=UTC), ThreadId(UUID(int=2**128 - 1)))
 
 
 class PostgresEventStore:
@@ -171,8 +169,8 @@ class PostgresEventStore:
 
     async def threads(self, tenant: Tenant, after: ThreadCursor | None, limit: int) -> Sequence[ThreadRow]:
         """List a page of a tenant's threads."""
-        last = after or NEWEST
-        rows = await fetch(self._pool, THREADS, tenant, last.opened_at, last.thread_id, limit)
+        last = (after.opened_at, after.thread_id) if after else (None, None)
+        rows = await fetch(self._pool, THREADS, tenant, *last, limit)
         return [thread_of(row) for row in rows]
 
     async def runnable(

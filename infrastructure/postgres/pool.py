@@ -5,10 +5,9 @@ import logging
 
 import asyncpg
 
-_log = logging.getLogger(__name__)
+from infrastructure.postgres.requirements import ROLE, check_pooler, check_server, is_pooled, not_a_member
 
-ROLE = "threadfold_app"
-"""Made by the first migration. It may add to the log and cannot change it."""
+_log = logging.getLogger(__name__)
 
 CLOSING = 10.0
 """Seconds that statements have to end when a process ends."""
@@ -26,12 +25,64 @@ PLANNER = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
 """Every statement of ours finds a few rows through an index. A planner that has no statistics yet, because the tables
 have only begun to grow, would read whole tables instead, and a session keeps that plan."""
 
-SESSION = {"role": ROLE, "application_name": "threadfold", "timezone": "UTC", **PLANNER}
+BEGUN_WITH = {"application_name": "threadfold", "timezone": "UTC"}
+"""What a connection begins with. Poolers such as pgbouncer refuse most other parameters: those are set next."""
+
+SETTINGS = {"standard_conforming_strings": "on", "default_transaction_isolation": "read committed", **PLANNER}
+"""What our statements are written for, however a database or a role is set up."""
+
+SCHEMAS = """
+'public' || coalesce((SELECT ', ' || quote_ident(nspname)
+                                    FROM pg_extension JOIN pg_namespace AS namespace ON namespace.oid = extnamespace
+                                   WHERE extname = 'vector' AND nspname NOT IN ('public', 'pg_catalog')), '')
+|| ', pg_temp'
+"""
+"""The search path of every session. The log is in `public`, whatever a role's or a database's own path says."""
+
+_SET_UP = ", ".join(
+    f"set_config('{name}', {value}, false)"
+    for name, value in (("search_path", SCHEMAS), *((name, f"'{value}'") for name, value in SETTINGS.items()))
+)
+OWNER = f"SELECT {_SET_UP}"
+APPLICATION = f"SELECT {_SET_UP}, set_config('role', '{ROLE}', false)"
 
 
 async def connect(url: str) -> asyncpg.Connection:
     """Connect once, as `threadfold_app`: for what needs a connection of its own."""
-    return await asyncpg.connect(dsn_of(url), server_settings=SESSION)
+    connection = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+    try:
+        await _become_application(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def connect_as_owner(url: str) -> asyncpg.Connection:
+    """Connect once as the user in `url`, to migrate. Raises `UnfitDatabase`."""
+    connection = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+    try:
+        check_server(connection)
+        if await is_pooled(connection):  # before anything is set, which others would find set
+            other = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+            try:
+                await check_pooler(connection, other)
+            finally:
+                await other.close()
+        await connection.execute(OWNER)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _become_application(connection: asyncpg.Connection) -> None:
+    """Set a session up. One round trip for each new connection. Raises `UnfitDatabase`."""
+    try:
+        await connection.execute(APPLICATION)
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
+        login = await connection.fetchval("SELECT session_user")
+        raise not_a_member(login, connection.get_server_version().major) from error
 
 
 async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
@@ -44,8 +95,9 @@ async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
         min_size=0,
         max_size=max_size,
         command_timeout=PATIENCE,
+        init=_become_application,
         reset=_keep_session,
-        server_settings=SESSION,
+        server_settings=BEGUN_WITH,
     )
 
 

@@ -199,11 +199,16 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 THREADS = """
 SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
   FROM threads
- WHERE tenant = $1 AND (opened_at, thread_id) < ($2, $3)
+ WHERE tenant = $1
+   AND (opened_at, thread_id)
+     < (coalesce($2, 'infinity'::timestamptz), coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
  ORDER BY opened_at DESC, thread_id DESC
  LIMIT $4
 """
-"""A page of a tenant's threads, the last opened first."""
+"""A page of a tenant's threads after one of them (null: from the first), the last opened first.
+
+No thread is opened at `infinity`, so the id beside it does not matter.
+"""
 
 RUNNABLE = """
 SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
@@ -352,11 +357,12 @@ SELECT number, at, sizes, root, previous, public_key, signature
 COMMANDS = """
 SELECT tenant, thread_id, command_id, request_hash, result, at
   FROM commands
- WHERE (slice, command_id) > ($1::smallint, $2::uuid)
+ WHERE (slice, command_id)
+     > (coalesce($1, -1::smallint), coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid))
  ORDER BY slice, command_id
  LIMIT $3
 """
-"""A page of all commands."""
+"""A page of all commands after one of them (null: from the first); no slice is -1."""
 
 STRAY_COMMAND = """
 SELECT tenant, thread_id, command_id, request_hash, result, at
@@ -394,7 +400,8 @@ SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at 
        false AS in_turn, false AS waiting, first.version - 1 AS base, last.type AS last_type
   FROM (SELECT DISTINCT ON (thread_id) tenant, thread_id, version, recorded_at
           FROM events
-         WHERE slice = $1 AND thread_id > $2
+         WHERE slice = $1 AND thread_id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+           AND thread_id IS DISTINCT FROM $2
          ORDER BY thread_id, version
          LIMIT $3) AS first
  CROSS JOIN LATERAL (
@@ -406,4 +413,8 @@ SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at 
        ) AS last
  ORDER BY first.thread_id
 """
-"""The first and the last events of a slice's threads: what their rows are made of."""
+"""The first and the last events of a slice's threads after one of them (null: from the first): what their rows are made
+of.
+
+No id stands for "before all others": clients choose ids, and the nil UUID is one.
+"""

@@ -11,8 +11,9 @@ import asyncpg
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Lineage
 from domain.relevance import Hit
-from infrastructure.postgres.pool import ROLE, dsn_of
+from infrastructure.postgres.pool import connect_as_owner
 from infrastructure.postgres.read_models.statements import LOCK
+from infrastructure.postgres.requirements import ROLE
 from infrastructure.postgres.retry import fetch
 
 COMPARED = 50_000
@@ -84,7 +85,7 @@ class PostgresVectorStore:
 
     async def prepare(self, url: str) -> None:
         """Make the tables, and the extension as the owner of the database. Raises asyncpg's error if there is none."""
-        connection = await asyncpg.connect(dsn_of(url))
+        connection = await connect_as_owner(url)
         try:
             async with connection.transaction():
                 await connection.execute(LOCK, PREPARING)

@@ -105,6 +105,9 @@ IMMUTABLE = (
 
 ROLE = """
     DO $$
+    DECLARE
+        may_act boolean;
+        options text := '';
     BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'threadfold_app') THEN
             IF NOT (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user) THEN
@@ -119,17 +122,27 @@ ROLE = """
                 NULL;  -- roles belong to the server: another database's migration was faster
             END;
         END IF;
-        IF NOT pg_has_role(current_user, 'threadfold_app', 'MEMBER') THEN
+        -- From PostgreSQL 16 on, who creates a role without being a superuser may administer it, and not act as it.
+        IF current_setting('server_version_num')::integer >= 160000 THEN
+            EXECUTE $member$
+                SELECT pg_has_role(current_user, 'threadfold_app', 'SET')
+                   AND pg_has_role(current_user, 'threadfold_app', 'USAGE')
+            $member$ INTO may_act;
+            options := ' WITH INHERIT TRUE, SET TRUE';
+        ELSE
+            may_act := pg_has_role(current_user, 'threadfold_app', 'MEMBER');
+        END IF;
+        IF NOT may_act THEN
             BEGIN
-                EXECUTE format('GRANT threadfold_app TO %I', current_user);
+                EXECUTE format('GRANT threadfold_app TO %I' || options, current_user);
             EXCEPTION
                 WHEN unique_violation OR internal_error THEN
                     NULL;  -- the same race; the second is "tuple concurrently updated"
                 WHEN insufficient_privilege THEN
                     RAISE EXCEPTION '% may not act as the role threadfold_app', current_user
                         USING ERRCODE = 'insufficient_privilege',
-                              HINT = format('As an administrator: GRANT threadfold_app TO %I; then migrate again.',
-                                            current_user);
+                              HINT = format('As an administrator: GRANT threadfold_app TO %I%s; then migrate again.',
+                                            current_user, options);
             END;
         END IF;
         IF NOT has_schema_privilege('threadfold_app', current_schema(), 'USAGE') THEN

@@ -4,16 +4,19 @@ import base64
 import re
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
-from api.past import Place
+from api.past import Place, pages_of
 from api.preconditions import encode_cursor
-from domain.ids import SLICES, Position, Slice
+from api.reading import Filters
+from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, ThreadId
 from tests.support.http import Api, running_api
 
 UNKNOWN = str(UUID(int=99))
+THREAD = UUID(int=98)
+"""The thread that there is."""
 INVOKE = ("POST", "/v1/agent/invoke")
 OPEN = ("POST", "/v1/threads")
 TURNS = ("POST", "/v1/threads/{thread}/turns")
@@ -35,8 +38,9 @@ INSTANTS = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-2
 NUMBERS = ("abc", "12", 2**63, -(2**63) - 1, 1.5, None)
 FORGED = {"opened_at": INSTANTS, "last_event_at": INSTANTS, "tokens": NUMBERS, "cost": (*NUMBERS, INSTANTS[0])}
 
-ASCENDING = encode_cursor(Place("asc", 1))
-BEYOND = encode_cursor(Place("asc", 1, 99))
+EVENTS_OF = pages_of("events", DEFAULT_TENANT, ThreadId(THREAD))
+ASCENDING = encode_cursor(Place("asc", 1), EVENTS_OF)
+BEYOND = encode_cursor(Place("asc", 1, 99), EVENTS_OF)
 
 
 def nested(levels: int) -> str:
@@ -47,8 +51,15 @@ def limited(**limit: Any) -> dict[str, Any]:
     return {"json": {"limits": [{"window": "day", **limit}]}}
 
 
-def forged_place(sort: str, value: object) -> str:
-    return encode_cursor({"sort": sort, "descending": True, "value": value, "thread_id": UNKNOWN})
+def forged_place(sort: Any, value: object) -> str:
+    return encode_cursor(
+        {"sort": sort, "descending": True, "value": value, "thread_id": UNKNOWN},
+        (
+            "threads",
+            DEFAULT_TENANT,
+            Filters(sort=sort),
+        ),
+    )
 
 
 Case = tuple[tuple[str, str], dict[str, Any], int, str]
@@ -449,7 +460,11 @@ CASES: dict[str, Case] = {
     **{
         f"cursor of the audit with {forged!r}": (
             AUDIT,
-            {"params": {"cursor": encode_cursor([forged[0], UNKNOWN, UNKNOWN, forged[1]])}},
+            {
+                "params": {
+                    "cursor": encode_cursor([forged[0], UNKNOWN, UNKNOWN, forged[1]], ("audit", DEFAULT_TENANT, ()))
+                }
+            },
             400,
             "cursor",
         )
@@ -473,7 +488,7 @@ async def count_events(api: Api) -> int:
 
 
 async def test_bad_input_gets_a_problem_that_names_the_field_and_changes_nothing(api: Api) -> None:
-    thread = await api.opened(thread_id=str(uuid4()), values={"a": 1})
+    thread = await api.opened(thread_id=str(THREAD), values={"a": 1})
     key = {"Idempotency-Key": "used"}
     assert (await api.patch(f"/v1/threads/{thread}/values", json={"values": {"z": 1}}, headers=key)).is_success
     before = await count_events(api)

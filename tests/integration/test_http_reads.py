@@ -8,16 +8,19 @@ from uuid import UUID, uuid4, uuid5
 import httpx
 import pytest
 
-from api.past import Place
+from api.past import Place, pages_of
 from api.preconditions import encode_cursor
 from api.service import turn_of_command
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.ports.reads import Access
+from domain.ports.reads import Access, AccessFilter
 from infrastructure.signing import new_key
 from tests.support.http import Api, matches, running_api
 
 KEY = new_key()[0]
+NO_FILTER = ("reads", DEFAULT_TENANT, AccessFilter())
+"""What the cursors of the whole list of reads are of."""
+
 ADA = {"X-Actor": "ada", "X-Correlation-ID": "ticket-7", "User-Agent": "console/1"}
 READS = "/v1/audit/reads"
 
@@ -42,8 +45,8 @@ CONTENT: Mapping[str, tuple[str, str]] = {
 
 OTHERS = {
     "/v1/threads?status=running",
-    "/v1/threads/{thread}/messages?cursor={after_all}",
-    "/v1/threads/{thread}/events?cursor={after_all}",
+    "/v1/threads/{thread}/messages?cursor={after_messages}",
+    "/v1/threads/{thread}/events?cursor={after_events}",
     "/v1/feed?types=TurnRolledBack",
     "/v1/usage",
     "/v1/analytics/turns",
@@ -127,9 +130,14 @@ async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: 
 
 async def test_what_shows_nothing_of_a_thread_is_not_recorded(api: Api, thread: str) -> None:
     head = (await api.service.runtime.journal.load(ThreadId(UUID(thread)))).head.version
-    after_all = encode_cursor(Place("asc", head))
+    after_events, after_messages = (
+        encode_cursor(Place("asc", head), pages_of(what, DEFAULT_TENANT, ThreadId(UUID(thread))))
+        for what in ("events", "messages")
+    )
     for path in OTHERS:
-        answer = await api.get(path.format(thread=thread, after_all=after_all), headers=ADA)
+        answer = await api.get(
+            path.format(thread=thread, after_events=after_events, after_messages=after_messages), headers=ADA
+        )
         assert answer.status_code == 200, answer.text
     assert await reads(api) == []
 
@@ -280,11 +288,11 @@ BAD = {
     [
         *BAD.items(),
         ("cursor", {"cursor": "*"}),
-        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00", 1))}),
-        ("cursor", {"cursor": encode_cursor(("0001-01-01T00:00:00+14:00", 1))}),
-        ("cursor", {"cursor": encode_cursor(("9999-12-31T23:59:59-14:00", 1))}),
-        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", 2**63))}),
-        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", "a\0"))}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00", 1), NO_FILTER)}),
+        ("cursor", {"cursor": encode_cursor(("0001-01-01T00:00:00+14:00", 1), NO_FILTER)}),
+        ("cursor", {"cursor": encode_cursor(("9999-12-31T23:59:59-14:00", 1), NO_FILTER)}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", 2**63), NO_FILTER)}),
+        ("cursor", {"cursor": encode_cursor(("2026-11-23T10:00:00Z", "a\0"), NO_FILTER)}),
     ],
 )
 async def test_bad_filters_get_a_problem_that_names_them(api: Api, field: str, params: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 import api.past
 from api.past import Asked, Past, Place, Point
-from api.preconditions import decode_cursor
 from api.views.page import Page
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
@@ -71,14 +70,14 @@ async def archive() -> Archive:
 async def every(past: Past, archive: Archive, what: str = "messages", **asked: Any) -> tuple[list[Any], int]:
     """Follow a list to its end; return its items, and the number of pages."""
     found: list[Any] = []
-    pages, place = 0, None
+    pages, cursor = 0, None
     while True:
-        page: Page[Any] = await getattr(past, what)(archive.thread_id, Asked(place=place, **asked))
+        page: Page[Any] = await getattr(past, what)(archive.thread_id, Asked(cursor=cursor, **asked))
         found += page.items
         pages += 1
         if page.next_cursor is None:
             return found, pages
-        place = decode_cursor(page.next_cursor, Place)
+        cursor = page.next_cursor
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
@@ -156,12 +155,13 @@ class TestACursor:
         whole = [item.version for item in (await every(archive.past(), archive, what, limit=100))[0]]
         later = Point(at=archive.clock.time.replace(year=2030))
         found: list[Version] = []
-        place = None
-        while place is None or len(found) < len(whole):
-            page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, Asked(3, place, later))
+        cursor = None
+        while not found or len(found) < len(whole):
+            asked = Asked(3, point=later, cursor=cursor)
+            page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, asked)
             found += [item.version for item in page.items]
             await archive.exchange(99)
-            place = decode_cursor(page.next_cursor, Place) if page.next_cursor else Place("asc", 0)
+            cursor = page.next_cursor
         assert found == whole
         assert page.next_cursor is None
 
@@ -170,7 +170,7 @@ class TestACursor:
         first = await archive.past().events(archive.thread_id, Asked(3))
         await archive.exchange(1)
         assert first.next_cursor is not None
-        rest = await archive.past().events(archive.thread_id, Asked(10, decode_cursor(first.next_cursor, Place)))
+        rest = await archive.past().events(archive.thread_id, Asked(10, cursor=first.next_cursor))
         assert [event.version for event in rest.items] == [4, 5, 6]
 
     async def test_is_refused_elsewhere(self, archive: Archive) -> None:
@@ -206,8 +206,8 @@ class TestADiff:
         first = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, None)
         assert first.happened.next_cursor is not None
         await archive.exchange(1)
-        place = decode_cursor(first.happened.next_cursor, Place)
-        rest = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, place)
+        cursor = first.happened.next_cursor
+        rest = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, cursor)
         assert [told.version for told in rest.happened.items] == [4]
         assert (rest.until, rest.changes, rest.counts) == (first.until, first.changes, first.counts)
 

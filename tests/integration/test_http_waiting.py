@@ -1,0 +1,125 @@
+"""`wait=true` does not wait for people: it answers as soon as the thread waits for a decision."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.http import Api, running_api
+
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "clumsy", "cashier"))
+
+LIMIT = 30.0
+"""Seconds within which an answer must come: a request that waits for a person would take ten minutes."""
+
+REFUND = '/refund {"amount": 5}'
+
+
+@pytest.fixture(params=["memory", "postgres", "two processes"])
+def place(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    """Name a log, and say whether another process runs the turns than the one that is asked."""
+    url = "memory://" if request.param == "memory" else str(request.getfixturevalue("database_url"))
+    return url, request.param == "two processes"
+
+
+@pytest.fixture
+async def apis(place: tuple[str, bool]) -> AsyncIterator[tuple[Api, Api]]:
+    """Give the API to ask, and another way to the same log: of two, the one that was first runs the turns."""
+    url, two = place
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(running_api(database_url=url, agents=AGENTS))
+        yield (await stack.enter_async_context(running_api(database_url=url, agents=AGENTS)) if two else first), first
+
+
+async def say(api: Api, thread: str, text: str, **more: object) -> dict[str, Any]:
+    async with asyncio.timeout(LIMIT):
+        body = {"user_input": text, **more}
+        answer = await api.post(f"/v1/threads/{thread}/turns", params={"wait": True}, json=body)
+    assert answer.status_code in {200, 202}, answer.text
+    return {**answer.json(), "code": answer.status_code}
+
+
+async def approvals(api: Api, thread: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"]
+    return found
+
+
+async def test_the_answer_comes_when_the_turn_waits(apis: tuple[Api, Api]) -> None:
+    api, other = apis
+    thread = await api.opened(graph="cashier")
+    answer = await say(api, thread, REFUND)
+    assert (answer["code"], answer["status"]) == (202, "waiting")
+    assert answer["approvals"] == await approvals(other, thread)
+    assert answer["approvals"][0]["tool"] == "refund"
+    assert answer["checkpoint"] == (await other.get(f"/v1/threads/{thread}")).json()["checkpoint"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "turn", "async"])
+async def test_of_any_durability_and_for_a_node(apis: tuple[Api, Api], durability: str) -> None:
+    api, other = apis
+    thread = await api.opened(graph="clumsy")
+    answer = await say(api, thread, "please sign", durability=durability)
+    assert (answer["code"], answer["status"]) == (202, "waiting")
+    (waits,) = await approvals(other, thread)
+    assert answer["approvals"] == [waits]
+    assert waits["node"] == "sign"
+
+
+async def test_a_turn_behind_one_that_waits_is_queued(apis: tuple[Api, Api]) -> None:
+    api, _ = apis
+    thread = await api.opened(graph="cashier")
+    first = await say(api, thread, REFUND)
+    queued = await say(api, thread, "and hello", strategy="enqueue")
+    assert (queued["code"], queued["status"], queued["approvals"]) == (202, "enqueued", first["approvals"])
+
+
+async def test_a_turn_that_is_queued_before_the_other_waits_is_answered_then(apis: tuple[Api, Api]) -> None:
+    api, other = apis
+    thread = await api.opened(graph="slow")
+    answers = await asyncio.gather(*(say(api, thread, f"{n}", strategy="enqueue") for n in range(3)))
+    assert {answer["code"] for answer in answers} == {200}
+    thread = await api.opened(graph="clumsy")
+    answers = await asyncio.gather(*(say(api, thread, "sign this", strategy="enqueue") for _ in range(3)))
+    assert sorted(answer["status"] for answer in answers) == ["enqueued", "enqueued", "waiting"]
+    assert len({str(answer["approvals"]) for answer in answers}) == 1
+    assert await approvals(other, thread)
+
+
+async def test_repeating_a_request_of_a_turn_that_waits(apis: tuple[Api, Api]) -> None:
+    api, _ = apis
+    thread, key = await api.opened(graph="cashier"), {"Idempotency-Key": "once"}
+    path, body = f"/v1/threads/{thread}/turns", {"user_input": REFUND}
+    async with asyncio.timeout(LIMIT):
+        first = await api.post(path, params={"wait": True}, json=body, headers=key)
+        again = await api.post(path, params={"wait": True}, json=body, headers=key)
+    assert first.json()["status"] == "waiting"
+    assert again.json() == first.json()
+
+
+async def test_a_turn_that_is_decided_about_goes_on_and_can_be_cancelled(apis: tuple[Api, Api]) -> None:
+    api, other = apis
+    thread = await api.opened(graph="cashier")
+    answer = await say(api, thread, REFUND)
+    (waits,) = answer["approvals"]
+    decided = {"decision": "grant", "hash": waits["hash"]}
+    await other.post(f"/v1/threads/{thread}/approvals/{waits['approval_id']}", json=decided)
+    finished = await say(api, thread, "hello", strategy="enqueue")
+    assert (finished["code"], finished["status"]) == (200, "completed")
+    assert "refunded 5" in (await api.get(f"/v1/threads/{thread}/messages")).text
+
+    waiting = await say(api, thread, REFUND)
+    async with asyncio.timeout(LIMIT):
+        ended = await api.post(f"/v1/threads/{thread}/turns/{waiting['turn_id']}/cancel", params={"wait": True})
+    assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
+
+
+async def test_a_retried_turn_that_waits(apis: tuple[Api, Api]) -> None:
+    api, _ = apis
+    thread = await api.opened(graph="cashier")
+    turn = (await say(api, thread, REFUND))["turn_id"]
+    await api.post(f"/v1/threads/{thread}/turns/{turn}/cancel", params={"wait": True})
+    async with asyncio.timeout(LIMIT):
+        retried = await api.post(f"/v1/threads/{thread}/turns/{turn}/retry", params={"wait": True})
+    assert retried.status_code in {200, 202}
