@@ -252,5 +252,7 @@ class Worker:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LeaseLost):
             self._shares_changed.set()
+        elif isinstance(error, StoreUnavailable):
+            _log.warning("What a worker has to do for its threads waits for the store: %s", error)
         elif error is not None:
             _log.error("A turn could not be taken up, and is tried again: %r", error, exc_info=error)

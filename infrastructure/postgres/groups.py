@@ -52,10 +52,15 @@ class Groups(Generic[T, R]):
             await self._writing
 
     async def _write_all(self) -> None:
-        while self._queue:
-            group = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
-            await self._write_group(group)
-        self._writing = None
+        try:
+            while self._queue:
+                group = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+                try:
+                    await self._write_group(group)
+                except Exception as error:  # noqa: BLE001  (a bug of ours: callers must not wait for ever)
+                    _refuse(group, error)
+        finally:
+            self._writing = None
 
     async def _write_group(self, group: Sequence[_Waiting[T, R]]) -> None:
         error = await self._try(group)
