@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import cache
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from api.problems import LONGEST, AnyRequest, problem
 from domain.json import check_text
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
@@ -96,8 +98,10 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
             _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
-        if value.lower() == "null" and name not in _texts(request.route_handler):
+        if value.lower() == "null" and name not in _typed(request.route_handler, str):
             _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; leave it out for none")
+        if name in _typed(request.route_handler, datetime) and not _DATE.match(value):
+            _refuse(HTTP_400_BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
 
 
 @cache
@@ -111,13 +115,13 @@ def _parameters(route: BaseRouteHandler) -> frozenset[str]:
 
 
 @cache
-def _texts(route: BaseRouteHandler) -> frozenset[str]:
-    """Name the parameters of a route that are texts: each word is one."""
+def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
+    """Name the parameters of a route that are of a type: each word is a text, and a number is no instant."""
     return frozenset(
         given.kwarg_definition.name or name
         for name, given in route.parsed_fn_signature.parameters.items()
         if isinstance(given.kwarg_definition, QueryParameter)
-        and str in {given.annotation, *(inner.annotation for inner in given.inner_types)}
+        and kind in {given.annotation, *(inner.annotation for inner in given.inner_types)}
     )
 
 

@@ -161,7 +161,7 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
         return {**_nullable(given), "exclusiveMinimum": 0}
     if found is not None:
         return {**_told(given), **found}
-    if field in {"graph", "agent"}:
+    if field == "graph":
         names = sorted(graphs)
         return {**_told(given), "enum": names if given.get("type") == "string" else [*names, None]}
     if given.get("type") == "array":  # the framework says: this, or anything

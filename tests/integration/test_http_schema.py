@@ -106,3 +106,14 @@ async def test_null_is_no_value_of_a_parameter(api: Api, value: str) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field), path
     for path in ("/v1/threads?title=", "/v1/audit?actor=", "/v1/usage?model="):
         assert (await api.get(path + value)).status_code == 200, path
+
+
+@pytest.mark.parametrize("value", ["0", "0.5", "-1", "1700000000", "20261123"])
+async def test_a_number_is_no_instant(api: Api, value: str) -> None:
+    for path, field in (
+        ("/v1/threads?active_since=", "active_since"),
+        ("/v1/usage?to=", "to"),
+        ("/v1/instant?at=", "at"),
+    ):
+        answer = await api.get(path + value)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field), path
