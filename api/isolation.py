@@ -7,7 +7,7 @@ from api.children import SILENT_LEASES, Child, ChildEnded
 from api.output import Output
 from api.projector import stdout_descriptor
 from domain.errors import StoreUnavailable
-from domain.ids import ThreadId
+from domain.ids import ThreadId, Version
 from domain.ports.log import Fence
 
 CONNECTIONS = 4
@@ -28,12 +28,12 @@ class SeparateProcesses:
     def _output(self) -> Output:
         return Output(stdout_descriptor(), self.lease / 2)
 
-    async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: bool) -> bool:
+    async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
         """Run a turn in a process of its own. Raises `StoreUnavailable` if the process could not start."""
         arguments = ["worker", "--alone", str(thread_id), "--fence", f"{fence.shard}:{fence.epoch}"]
         child = Child(
             f"turn of {thread_id} alone",
-            [*arguments, *(["--convicted"] if convicted else [])],
+            [*arguments, *(["--convicted", str(convicted)] if convicted is not None else [])],
             {"DATABASE_URL": self.url, "MAX_CONNECTIONS": str(CONNECTIONS)},
             self._output,
             self.lease * SILENT_LEASES,

@@ -14,7 +14,7 @@ from api.runtime import open_runtime
 from api.stores import MEMORY
 from domain.application.worker import Worker
 from domain.errors import ThreadfoldError
-from domain.ids import Shard, ThreadId, WorkerId
+from domain.ids import Shard, ThreadId, Version, WorkerId
 from domain.ports.log import Fence
 from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.settings import Settings, load_settings
@@ -36,10 +36,10 @@ class _Lease(click.ParamType[Fence]):
 @click.option("--projecting", type=click.UUID, hidden=True, help="Only run the projections of this worker's shards.")
 @click.option("--alone", type=click.UUID, hidden=True, help="Only run the turn of this thread, and end with it.")
 @click.option("--fence", "lease", type=_Lease(), hidden=True, help="The lease of another worker for that: shard:epoch.")
-@click.option("--convicted", is_flag=True, hidden=True, help="Do not run that turn: fail it.")
+@click.option("--convicted", type=int, hidden=True, help="If that turn began at this version or before, fail it.")
 @click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
 def worker(
-    *, projecting: UUID | None, alone: UUID | None, lease: Fence | None, convicted: bool, lifeline: int | None
+    *, projecting: UUID | None, alone: UUID | None, lease: Fence | None, convicted: int | None, lifeline: int | None
 ) -> None:
     """Run the agents' turns, without serving HTTP. As many as you like may run beside each other.
 
@@ -74,9 +74,9 @@ async def _project(process: Process, settings: Settings, worker: WorkerId) -> No
 
 
 async def _run_alone(
-    process: Process, settings: Settings, thread_id: ThreadId, fence: Fence, *, convicted: bool
+    process: Process, settings: Settings, thread_id: ThreadId, fence: Fence, *, convicted: int | None
 ) -> None:
-    stopping = asyncio.Event()
+    stopping, upto = asyncio.Event(), None if convicted is None else Version(convicted)
     process.on_stop(stopping.set)
     async with connected(settings, open_runtime(settings)) as runtime:
         process.ready()
@@ -87,7 +87,7 @@ async def _run_alone(
             background=runtime.background,
         )
         async with runtime.counting():
-            await alone.run_alone(thread_id, stopping, convicted=convicted)
+            await alone.run_alone(thread_id, stopping, convicted=upto)
 
 
 async def _work(process: Process, settings: Settings) -> None:

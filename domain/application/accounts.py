@@ -118,6 +118,10 @@ class Accounts:
         for each in left:
             try:
                 await before(each.thread_id)
+            except StoreUnavailable as error:  # such as where answers are held; the log and the ledger may be there
+                _log.warning("A call in %s stays reserved for now: %s", each.thread_id, error)
+                continue
+            try:
                 if self._is_left(each, held) and await self._is_fenced(each, held):
                     ended.append(await self._recover(each))
             except StoreUnavailable:

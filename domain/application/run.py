@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -24,7 +24,7 @@ from domain.commands import Command, NoteCalls, Report, TellThreshold
 from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
 from domain.events import BudgetThresholdReached, Durability, ModelCalled
 from domain.ids import ThreadId, TurnId, Version
-from domain.ports.hot import HotStore
+from domain.ports.hot import HOT_TIMEOUT_S, HotStore
 from domain.ports.log import Fence
 from domain.ports.tokens import TokenCounter
 from domain.state import Running, Turn
@@ -187,9 +187,10 @@ class Run:
         if self.means.hot is None or self._durable is None:
             return True
         try:
-            await self.means.hot.put(append_of(self._durable, self._staged))
-        except StoreUnavailable as error:
-            _log.warning("The answer in %s waits until it is stored: %s", self.thread_id, error)
+            async with asyncio.timeout(HOT_TIMEOUT_S):
+                await self.means.hot.put(append_of(self._durable, self._staged))
+        except (StoreUnavailable, TimeoutError) as error:
+            _log.warning("The answer in %s waits until it is stored: %r", self.thread_id, error)
             return False
         return True
 
@@ -299,7 +300,9 @@ class Run:
         self._unsettled.append((before, moved, stored))
         self.means.signals.send(self.thread_id, stored)
         if self.means.hot and self.answered.is_set():
-            await self.means.hot.drop(self.thread_id)
+            with suppress(TimeoutError):  # it is found later, with a log that has it
+                async with asyncio.timeout(HOT_TIMEOUT_S):
+                    await self.means.hot.drop(self.thread_id)
         return {each.number: each.sealed.recorded for each in staged}
 
     async def _after_conflict(self, before: Loaded, staged: Sequence[Staged]) -> Mapping[int, Sequence[Recorded]]:

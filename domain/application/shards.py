@@ -32,7 +32,7 @@ class Shards:
     wakeups: Wakeups
     id: WorkerId
     name: str
-    agents: Collection[str]
+    agents: Callable[[], Collection[str]]
     lease: float
     standby: bool
     busy: Callable[[], Collection[ThreadId]]
@@ -40,8 +40,11 @@ class Shards:
     spawn: Callable[[Coroutine[None, None, None]], object]
     others: bool = field(init=False, default=False)
     """Whether there are other workers to hand turns over to."""
+    leaving: bool = field(init=False, default=False)
+    """Whether the worker ends: then leases are only renewed, until they are given back, and no turn is begun."""
     _held: dict[Shard, Lease] = field(init=False, default_factory=dict)
-    _releasing: set[Shard] = field(init=False, default_factory=set)
+    _releasing: dict[Shard, Lease] = field(init=False, default_factory=dict)
+    """Leases under which turns that are handed over may still store what they have done."""
     _valid_until: float | None = field(init=False, default=None)
     _claims_from: float = field(init=False, default=0.0)
     _too_many_since: float | None = field(init=False, default=None)
@@ -55,7 +58,7 @@ class Shards:
     @property
     def valid(self) -> bool:
         """Whether the leases have not run out since they were renewed."""
-        return self._valid_until is not None and _now() < self._valid_until
+        return not self.leaving and self._valid_until is not None and _now() < self._valid_until
 
     def held(self) -> Collection[Shard]:
         """Name the shards."""
@@ -78,7 +81,7 @@ class Shards:
     def fence(self, thread_id: ThreadId) -> Fence:
         """Name the lease that covers a thread; without one, an epoch that is over."""
         shard = shard_of(slice_of(thread_id))
-        lease = self._held.get(shard)
+        lease = self._held.get(shard) or self._releasing.get(shard)
         return Fence(shard, lease.epoch if lease else 0)
 
     def is_later(self, thread_id: ThreadId, position: Position) -> bool:
@@ -97,6 +100,8 @@ class Shards:
             self._claims_from = _now() + self.lease
         self._keep(standing)
         self._valid_until = asked + self.lease
+        if self.leaving:
+            return
         self.others = standing.workers > (0 if self.standby else 1)
         share = self._share_of(standing.workers)
         missing = share - len(self._held)
@@ -108,22 +113,26 @@ class Shards:
         self._give_back(-missing)
 
     async def leave(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Give idle shards back at once, and the others once `close` has ended what runs in them."""
-        self._valid_until = 0.0
+        """Give idle shards back at once, and have `close` end what runs in the others."""
         busy = self._busy()
         await self._release([shard for shard in self._held if shard not in busy])
         await close()
+
+    async def give_all_back(self) -> None:
+        """Give every lease back: nothing runs under them any more, and they are not renewed."""
         await self.leases.leave(self.id)
         self.wakeups.send(SharesChanged())
 
     def forget(self) -> None:
         """Hold nothing any more."""
-        self._held, self._valid_until = {}, None
+        self._held, self._valid_until, self.leaving = {}, None, False
 
     async def _renew(self) -> Standing:
         """Renew, in half a lease at most: another connection may be quicker than one that has lost its server."""
         async with asyncio.timeout(self.lease / 2):
-            return await self.leases.renew(self.id, self.name, self.lease, standby=self.standby, agents=self.agents)
+            return await self.leases.renew(
+                self.id, self.name, self.lease, standby=self.standby or self.leaving, agents=self.agents()
+            )
 
     def _keep(self, standing: Standing) -> None:
         """Take over what the store says; have abandoned what is lost."""
@@ -165,14 +174,13 @@ class Shards:
         """Stop what runs in some shards, and free them. Meanwhile they are not renewed in this worker's name."""
         if not shards:
             return
-        self._releasing |= set(shards)
-        for shard in shards:
-            self._held.pop(shard, None)
+        self._releasing |= {shard: self._held.pop(shard) for shard in shards if shard in self._held}
         try:
             await self.abandon(shards)
             await self.leases.release(self.id, shards)
         finally:
-            self._releasing -= set(shards)
+            for shard in shards:
+                self._releasing.pop(shard, None)
         self.wakeups.send(SharesChanged())
 
     def _busy(self) -> set[Shard]:

@@ -7,7 +7,7 @@ that worker count no more. A turn that may have ended its process runs in a proc
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -21,8 +21,9 @@ from domain.application.shards import Shards
 from domain.application.turns import Crashed, Turns, beginning, first_event, story_of
 from domain.codec import Metadata, Recorded
 from domain.commands import FailTurn, ResumeTurn
-from domain.errors import StoreUnavailable, VersionConflict
-from domain.ids import Shard, Tenant, ThreadId, TurnId, WorkerId, shard_of, slice_of
+from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
+from domain.ids import Shard, Tenant, ThreadId, TurnId, Version, WorkerId, shard_of, slice_of
+from domain.ports.hot import HOT_TIMEOUT_S
 from domain.ports.isolation import Isolation
 from domain.ports.leases import WorkerRow
 from domain.ports.loans import Loan, Loans
@@ -44,8 +45,8 @@ ISOLATION_PAUSE_S = 5.0
 LOADED_AT_ONCE = 50
 """Threads that are loaded at the same time when the log is searched for turns to take up."""
 
-HOT_TIMEOUT_S = 2.0
-"""Seconds that the store of answers that are not in the log yet may take. After that, the log decides."""
+BROKEN_PAUSE_S = 60.0
+"""Seconds before a thread is tried again that could not be taken up because of an error."""
 
 MAX_CRASHES_HERE = 5
 """How often the run of a turn may end with an error that is not its nodes' before the turn fails."""
@@ -57,6 +58,8 @@ class _Foreign(Struct, frozen=True):
     graph: str
     asked_at: float
     worker: WorkerId | None = None
+    fresh: bool = True
+    """Met since the search of the log began anew."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class TakeUp:
     isolation: Isolation | None
     spawn: Spawn
     _suspected: Mapping[ThreadId, Suspect] = field(init=False, default_factory=dict)
+    _known: Mapping[Shard, int] = field(init=False, default_factory=dict)
+    """The shards, with their epochs, whose suspects are known."""
     _taking: set[ThreadId] = field(init=False, default_factory=set)
     _finding: set[ThreadId] = field(init=False, default_factory=set)
     _gate: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(LOADED_AT_ONCE))
@@ -77,8 +82,12 @@ class TakeUp:
     _cells: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(ISOLATED_AT_ONCE))
     _given_up: set[ThreadId] = field(init=False, default_factory=set)
     """Threads that even failing their turn crashes a process: this worker leaves them alone."""
+    _broken: dict[ThreadId, float] = field(init=False, default_factory=dict)
+    """Threads that could not be taken up, such as unreadable ones, and when that is tried again."""
     _foreign: dict[ThreadId, _Foreign] = field(init=False, default_factory=dict)
     """Threads of this worker's shards whose agents it does not know."""
+    _met: set[ThreadId] = field(init=False, default_factory=set)
+    """Those of them that the search of the log has met this time."""
     _borrowed: dict[ThreadId, Fence] = field(init=False, default_factory=dict)
     _workers: Sequence[WorkerRow] = field(init=False, default=())
     """The workers that were alive at the last look."""
@@ -86,8 +95,16 @@ class TakeUp:
     """Agents that no worker knew when a turn of theirs was met."""
 
     def may_run(self, thread_id: ThreadId) -> bool:
-        """Say whether this worker may begin to run a turn of the thread."""
-        return self.shards.hold(thread_id) or (thread_id in self._borrowed and self.shards.valid)
+        """Say whether this worker may begin to run a turn of the thread: not before it knows the shard's suspects."""
+        shard = shard_of(slice_of(thread_id))
+        if self.shards.hold(thread_id):
+            return self._known.get(shard) == self.shards.fence(thread_id).epoch
+        return thread_id in self._borrowed and self.shards.valid
+
+    def shards_known(self) -> Sequence[Shard]:
+        """Name the shards that are held and whose suspects are known."""
+        epochs = self.shards.epochs()
+        return [shard for shard, epoch in self._known.items() if epochs.get(shard) == epoch]
 
     def fence(self, thread_id: ThreadId) -> Fence:
         """Name the lease under which the thread's turns run here."""
@@ -99,14 +116,14 @@ class TakeUp:
         """Name the threads whose turns run here, or in a process of their own for this worker."""
         return {*self.turns.running(), *self._isolated}
 
-    def runs_elsewhere(self, thread_id: ThreadId) -> bool:
-        """Say whether another process may run the thread's turn under this worker's lease."""
-        foreign = self._foreign.get(thread_id)
-        return thread_id in self._isolated or (foreign is not None and foreign.worker is not None)
+    def runs_alone(self, thread_id: ThreadId) -> bool:
+        """Say whether the thread's turn runs, or is to run, in a process of its own."""
+        return thread_id in self._isolated
 
     def begin_now(self, loaded: Loaded, metadata: Metadata, begun: Recorded | None) -> bool:
         """Begin a turn at once if no other worker can have run it: `begun` is the event that it began with."""
-        if loaded.thread_id in self._suspected or not self._is_untouched(loaded, begun):
+        thread_id = loaded.thread_id
+        if thread_id in self._suspected or thread_id in self._isolated or not self._is_untouched(loaded, begun):
             return False
         self.turns.start(loaded, metadata)
         return True
@@ -115,7 +132,10 @@ class TakeUp:
         """Read again which workers there are, which turns are suspects, and what is lent to this worker."""
         self._workers = await self.shards.leases.workers()
         lent = {loan.thread_id: loan for loan in await self.loans.lent_to(self.shards.id)}
-        self._suspected = await self.suspects.of(self.shards.held(), lent)
+        epochs = self.shards.epochs()
+        self._suspected = await self.suspects.of(epochs.keys(), lent)
+        self._known = epochs
+        self._given_up &= self._suspected.keys()
         await self._borrow(lent)
         self._review_foreign()
 
@@ -129,9 +149,9 @@ class TakeUp:
         for thread_id, loan in lent.items():
             if thread_id in self.running() or thread_id in self._taking:
                 continue
-            if loan.runnable:
-                self.spawn(self.take(thread_id, loan.tenant))
-            else:
+            if loan.runnable and thread_id not in self._finding:
+                self.spawn(self.find(thread_id, loan.tenant))
+            elif not loan.runnable:
                 del self._borrowed[thread_id]
                 await self.loans.give_back(self.shards.id, thread_id)
 
@@ -145,10 +165,23 @@ class TakeUp:
             if again or not self.shards.hold(thread_id):
                 del self._foreign[thread_id]
 
+    def note_runnable(self, threads: Iterable[ThreadId], *, first: bool) -> None:
+        """Note what has something to run, page by page from the `first` on; what was in no page has nothing."""
+        if first:
+            self._foreign = {
+                id_: foreign for id_, foreign in self._foreign.items() if id_ in self._met or foreign.fresh
+            }
+            self._foreign = {id_: replace(foreign, fresh=False) for id_, foreign in self._foreign.items()}
+            self._met = set()
+        self._met |= self._foreign.keys() & set(threads)
+
     def lacks(self, thread_id: ThreadId) -> bool:
         """Say whether a thread that has something to run is not taken up yet."""
         if thread_id in self.running() or thread_id in self._given_up or thread_id in self._finding:
             return False
+        if _now() < self._broken.get(thread_id, 0.0):
+            return False
+        self._broken.pop(thread_id, None)
         foreign = self._foreign.get(thread_id)
         # A loan may have ended, and a wake-up been lost: it is said again, but not at every tick.
         return foreign is None or _now() - foreign.asked_at > self.shards.lease
@@ -162,6 +195,11 @@ class TakeUp:
                 return
             async with self._gate:
                 await self.take(thread_id, tenant)
+        except (StoreUnavailable, LeaseLost):
+            raise
+        except Exception:
+            self._broken[thread_id] = _now() + BROKEN_PAUSE_S
+            raise
         finally:
             self._finding.discard(thread_id)
 
@@ -253,10 +291,13 @@ class TakeUp:
         detail = f"Its run ended with an error {crashed.times} times, the last time with {crashed.error}"
         await self._fail(loaded, metadata, detail)
 
-    async def convict(self, thread_id: ThreadId, tenant: Tenant) -> None:
-        """Fail the running turn of a thread, because each process that ran it crashed, even one that ran it alone."""
+    async def convict(self, thread_id: ThreadId, tenant: Tenant, upto: Version) -> None:
+        """Fail the running turn of a thread if it began at a version or before.
+
+        Each process that ran it crashed, even the last ones, which ran nothing else.
+        """
         loaded = await self.turns.means.journal.load(thread_id, tenant)
-        if isinstance(loaded.state, Running):
+        if isinstance(loaded.state, Running) and loaded.state.turn.started <= upto:
             metadata = await story_of(self.turns.means.journal, await beginning(self.turns.means.journal, loaded))
             await self._fail(loaded, metadata, "Each process that ran it crashed or hung, the last ones with it alone.")
 
@@ -322,16 +363,24 @@ class TakeUp:
         )
 
     def _isolate(self, isolation: Isolation, thread_id: ThreadId, suspect: Suspect) -> None:
-        task = self.spawn(self._run_alone(isolation, thread_id, suspect))
+        task = asyncio.create_task(self._run_alone(isolation, thread_id, suspect), name=f"turn of {thread_id} alone")
         self._isolated[thread_id] = task
-        task.add_done_callback(lambda _: self._isolated.pop(thread_id, None))
+        task.add_done_callback(lambda done: self._cell_ended(thread_id, done))
+
+    def _cell_ended(self, thread_id: ThreadId, task: asyncio.Task[None]) -> None:
+        self._isolated.pop(thread_id, None)
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("The turn of %s could not run alone, and is tried again: %r", thread_id, error)
 
     async def _run_alone(self, isolation: Isolation, thread_id: ThreadId, suspect: Suspect) -> None:
         """Run a suspect in a process of its own, until it has nothing to run or is convicted."""
         async with self._cells:
             while self.may_run(thread_id):
                 _log.warning("The turn of %s runs alone after %d crashes", thread_id, suspect.crashes + suspect.alone)
-                if await isolation.run(thread_id, self.fence(thread_id), convicted=suspect.convicted):
+                convicted = suspect.version if suspect.convicted else None
+                if await isolation.run(thread_id, self.fence(thread_id), convicted=convicted):
+                    await self.suspects.cleared(thread_id)
+                    self._suspected = {id_: other for id_, other in self._suspected.items() if id_ != thread_id}
                     return
                 suspect = await self._crashed_alone(thread_id)
                 if suspect.alone > MAX_LONE_CRASHES:
@@ -355,7 +404,10 @@ class TakeUp:
     async def _lend(self, thread_id: ThreadId, tenant: Tenant, graph: str) -> None:
         """Lend a thread to a worker that knows its agent; wait for one if there is none."""
         knowing = [row.id for row in self._workers if graph in row.agents and row.id != self.shards.id]
-        worker = knowing[slice_of(thread_id) % len(knowing)] if knowing and self.shards.hold(thread_id) else None
+        before = self._foreign.get(thread_id)
+        worker = before.worker if before and before.worker in knowing else None  # a turn may run there
+        if worker is None and knowing and self.shards.hold(thread_id):
+            worker = knowing[slice_of(thread_id) % len(knowing)]
         self._foreign[thread_id] = _Foreign(graph, _now(), worker)
         if worker is not None:
             await self.loans.lend(Loan(thread_id, tenant, self.shards.fence(thread_id), worker))

@@ -90,6 +90,10 @@ class Turns:
     _handing_over: bool = False
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def open(self) -> None:
+        """Run turns from now on, also after a `close`."""
+        self._handing_over = False
+
     def start(self, loaded: Loaded, metadata: Metadata) -> None:
         """Run a thread's turn in the background, from the node in flight. Does nothing if it runs here already."""
         state, thread_id = loaded.state, loaded.thread_id

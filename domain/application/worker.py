@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import InitVar, dataclass, field
+from typing import TypeVar
 
 from domain.application.accounts import Accounts
 from domain.application.background import BackgroundTask, BackgroundTasks
@@ -19,7 +20,7 @@ from domain.application.take_up import TakeUp
 from domain.application.turns import Turns
 from domain.codec import Metadata, Recorded
 from domain.errors import LeaseLost, StoreUnavailable, UnknownThread
-from domain.ids import Slice, ThreadId, WorkerId
+from domain.ids import Slice, ThreadId, Version, WorkerId
 from domain.ports.isolation import Isolation
 from domain.ports.leases import LeaseStore
 from domain.ports.loans import Loans
@@ -33,6 +34,11 @@ PAGE = 1_000
 """Threads with something to run that are read at a time."""
 
 PAGES_PER_TICK = 10
+
+IDLE_TICKS = 10
+"""Ticks after which a process that is to run one turn alone ends if it cannot take it up, such as an unreadable one."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,10 +65,12 @@ class Worker:
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     shards: Shards = field(init=False)
     _take_up: TakeUp = field(init=False)
+    _begun: bool = field(init=False, default=False)
     _ticking: Sequence[BackgroundTask] = field(init=False, default=())
+    """What renews the leases, and what looks for turns."""
     _shares_changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _work_changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _unlisten: Callable[[], None] = field(init=False, default=lambda: None)
+    _unlisten: Callable[[], None] | None = field(init=False, default=None)
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _recovering: asyncio.Task[None] | None = field(init=False, default=None)
     _searched: ThreadId | None = field(init=False, default=None)
@@ -75,7 +83,7 @@ class Worker:
             self.wakeups,
             self.id,
             self.name,
-            self.turns.agents.keys(),
+            lambda: () if self.only else self.turns.agents.keys(),  # of others, such a worker runs none
             lease,
             standby,
             busy=lambda: self._take_up.running(),  # noqa: PLW0108  (it is made after this)
@@ -88,14 +96,16 @@ class Worker:
     @asynccontextmanager
     async def working(self, grace: float = 5.0) -> AsyncIterator[None]:
         """Work meanwhile. At the end, turns have `grace` seconds to end; then all shards are free for others."""
-        await self.begin()
         try:
+            await self.begin()
             yield
         finally:
             await self.end(grace)
 
     async def begin(self) -> None:
         """Take shards, and run what there is to run in them, from now on."""
+        self.turns.open()
+        self._begun = True
         for step in (self.shards.share, self._find_work):
             try:
                 await self._patiently(step)
@@ -112,12 +122,17 @@ class Worker:
 
         Does nothing if it has not begun.
         """
-        if not self._ticking:
+        if not self._begun:
             return
-        self._unlisten()
-        await self.background.stop(*self._ticking)
+        self._begun = False
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        self.shards.leaving = True
+        leases, finding = self._ticking[:1], self._ticking[1:]
         self._ticking = ()
-        await self._leave(grace)
+        await self.background.stop(*finding)
+        await self._leave(grace, leases)
 
     def slices(self) -> Sequence[Slice]:
         """Return the slices that are this worker's to look after."""
@@ -127,25 +142,42 @@ class Worker:
         """Name the lease that covers a thread; if this worker has none, one that is over."""
         return self._take_up.fence(thread_id)
 
-    async def run_alone(self, thread_id: ThreadId, stopping: asyncio.Event, *, convicted: bool) -> None:
+    async def run_alone(self, thread_id: ThreadId, stopping: asyncio.Event, *, convicted: Version | None) -> None:
         """Run one thread's turn until it has nothing to run, or until `stopping` is set; then it is handed over.
 
-        A `convicted` turn is not run, but failed. Raises `UnknownThread`.
+        A turn that began at the version `convicted` or before is not run, but failed. While the store is away, this
+        waits: that is no failure of the turn. Raises `UnknownThread`.
         """
         journal, self.only = self.turns.means.journal, thread_id
-        row = await journal.store.thread(thread_id)
+        row = await self._stored(lambda: journal.store.thread(thread_id))
         if row is None:
             raise UnknownThread(thread_id)
+        if convicted is not None:
+            tenant = row.tenant
+            await self._stored(self.shards.share)
+            await self._stored(lambda: self._take_up.convict(thread_id, tenant, convicted))
         async with self.working():
-            if convicted:
-                await self._take_up.convict(thread_id, row.tenant)
-            while not stopping.is_set() and (row := await journal.store.thread(thread_id)) and row.in_turn:
+            idle = 0
+            while not stopping.is_set() and row and row.in_turn and idle < IDLE_TICKS:
+                ran = self.turns.runs(thread_id) is not None
                 running = asyncio.create_task(self.turns.wait(thread_id))
                 stopped = asyncio.create_task(stopping.wait())
                 await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({stopped}, timeout=self.shards.tick)
+                if not ran:  # it is not taken up yet, or waits to be resumed
+                    await asyncio.wait({stopped}, timeout=self.shards.tick)
+                idle = 0 if ran else idle + 1
                 running.cancel()
                 stopped.cancel()
+                row = await self._stored(lambda: journal.store.thread(thread_id))
+
+    async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store, however long it is away."""
+        while True:
+            try:
+                return await ask()
+            except (StoreUnavailable, TimeoutError) as error:
+                _log.warning("A turn that runs alone waits for the store: %r", error)
+                await asyncio.sleep(self.shards.tick)
 
     def ready(self, loaded: Loaded, metadata: Metadata, begun: Recorded | None = None) -> None:
         """Have a thread's turn run, which a command has begun or let go on: here, or by the worker that holds it.
@@ -199,9 +231,10 @@ class Worker:
 
     async def _search(self) -> None:
         """Take up what the log says can run: some pages of it, and the next ones at the next tick."""
-        held = list(self.shards.held())
+        held = self._take_up.shards_known()
         for _ in range(PAGES_PER_TICK if held else 0):
             rows = await self.turns.means.journal.store.runnable(held, PAGE, self._searched)
+            self._take_up.note_runnable((row.thread_id for row in rows), first=self._searched is None)
             for row in rows:
                 if self.only in {None, row.thread_id} and self._take_up.lacks(row.thread_id):
                     self._spawn(self._take_up.find(row.thread_id, row.tenant))
@@ -215,7 +248,11 @@ class Worker:
             self._recovering = self._spawn(self._recover(self.accounts))
 
     async def _recover(self, accounts: Accounts) -> None:
-        ended = await accounts.recover(self.shards.epochs(), self._store_if_idle, self._take_up.runs_elsewhere)
+        epochs = self.shards.epochs()
+        lent = await self.loans.lent_from(epochs.keys())  # calls at borrowers are under these epochs as well
+        ended = await accounts.recover(
+            epochs, self._store_if_idle, lambda thread_id: thread_id in lent or self._take_up.runs_alone(thread_id)
+        )
         if ended.settled or ended.released:
             _log.info("Of calls that were left open, %d had answered, %d had not", ended.settled, ended.released)
 
@@ -226,17 +263,21 @@ class Worker:
         if row and row.in_turn and self._take_up.may_be_answered(await journal.load(thread_id, row.tenant)):
             await self._take_up.store_answer(thread_id, strict=True)
 
-    async def _leave(self, grace: float) -> None:
-        """Give everything back; let turns end, or be handed over, for `grace` seconds."""
+    async def _leave(self, grace: float, leases: Sequence[BackgroundTask]) -> None:
+        """Let turns end, or be handed over, for `grace` seconds, while the leases are renewed; give everything back."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self.shards.leave(lambda: self._close(grace))
+            await self.background.stop(*leases)
+            await self.shards.give_all_back()
         except Exception:  # noqa: BLE001  (then the leases run out by themselves)
             _log.exception("The worker could not give its leases back")
             await self._close(0)
-        self.shards.forget()
+        finally:
+            await self.background.stop(*leases)
+            self.shards.forget()
 
     async def _close(self, grace: float) -> None:
         await asyncio.gather(self._take_up.close(), self.turns.close(grace, hand_over=self.shards.others))

@@ -5,6 +5,9 @@ from typing import Protocol
 from domain.ids import ThreadId
 from domain.ports.log import Append
 
+HOT_TIMEOUT_S = 2.0
+"""Seconds that such a store is waited for. After that the log decides what was answered, and nothing is held."""
+
 
 class HotStore(Protocol):
     """Holds what was answered and is not stored yet, outside of the process that answered.

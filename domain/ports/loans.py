@@ -1,11 +1,11 @@
 """Turns that the owner of a shard lends to another worker, because it does not know their agent."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
-from domain.ids import Tenant, ThreadId, WorkerId
+from domain.ids import Shard, Tenant, ThreadId, WorkerId
 from domain.ports.log import Fence
 
 
@@ -34,5 +34,8 @@ class Loans(Protocol):
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
         """Return what is lent to a worker now."""
 
+    async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
+        """Return the threads of some shards that are lent now."""
+
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        """End a loan to this worker."""
+        """End a loan to this worker, unless the thread has something to run again."""

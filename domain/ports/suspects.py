@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.ids import Shard, ThreadId
+from domain.ids import START, Shard, ThreadId, Version
 
 MAX_SHARED_CRASHES = 2
 """Crashes beside other turns after which a turn runs alone."""
@@ -20,10 +20,14 @@ MAX_LONE_CRASHES = 2
 
 
 class Suspect(Struct, frozen=True):
-    """How often a process ended while a thread's turn could run in it: beside others, and `alone`."""
+    """How often a process ended while a thread's turn could run in it: beside others, and `alone`.
+
+    `version` is the thread's at the last crash: a turn that began after it is another one, and not to blame.
+    """
 
     crashes: int = 0
     alone: int = 0
+    version: Version = START
 
     @property
     def isolated(self) -> bool:
@@ -44,3 +48,6 @@ class Suspects(Protocol):
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
         """Count a crash of the process that ran this thread's turn and nothing else."""
+
+    async def cleared(self, thread_id: ThreadId) -> None:
+        """Forget a thread's crashes: its turn has run alone to where it has nothing to run."""

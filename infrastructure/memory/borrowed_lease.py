@@ -53,6 +53,13 @@ class BorrowedLease:
         """Count nothing: the owner does."""
         return Suspect()
 
+    async def cleared(self, thread_id: ThreadId) -> None:
+        """Forget nothing."""
+
+    async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
+        """Name nothing."""
+        return []
+
     async def lend(self, loan: Loan) -> None:
         """Lend nothing."""
 

@@ -174,6 +174,10 @@ class MemoryEventStore:
         """Name the threads of some shards that have something to run: for stores that share this one's event loop."""
         return [id_ for id_, row in self._threads.items() if row.in_turn and shard_of(slice_of(id_)) in shards]
 
+    def version_of(self, thread_id: ThreadId) -> Version:
+        """Return where a thread ends: for stores that share this one's event loop."""
+        return self._threads[thread_id].head.version
+
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         """Look heads up."""
         return {id_: self._threads[id_].head.version for id_ in thread_ids if id_ in self._threads}

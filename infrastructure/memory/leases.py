@@ -44,14 +44,20 @@ class MemorySuspects:
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
         """Count a lone crash."""
         before = self._suspects.get(thread_id, Suspect())
-        self._suspects[thread_id] = replace(before, alone=before.alone + 1)
-        return self._suspects[thread_id]
+        after = replace(before, alone=before.alone + 1, version=self._log.version_of(thread_id))
+        self._suspects[thread_id] = after
+        return after
+
+    async def cleared(self, thread_id: ThreadId) -> None:
+        """Forget a thread's crashes."""
+        self._suspects.pop(thread_id, None)
 
     def crashed(self, threads: Collection[ThreadId]) -> None:
         """Count a crash of a process that could run these threads' turns."""
         for thread_id in threads:
             before = self._suspects.get(thread_id, Suspect())
-            self._suspects[thread_id] = replace(before, crashes=before.crashes + 1)
+            version = self._log.version_of(thread_id)
+            self._suspects[thread_id] = replace(before, crashes=before.crashes + 1, version=version)
 
 
 class MemoryLoans:
@@ -78,9 +84,16 @@ class MemoryLoans:
             if loan.worker == worker and self._leases.epoch_of(loan.fence.shard) == loan.fence.epoch
         ]
 
+    async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
+        """Return what is lent of some shards."""
+        epoch_of = self._leases.epoch_of
+        loans = (loan for loan in self._loans.values() if loan.fence.shard in shards)
+        return {loan.thread_id for loan in loans if loan.fence.epoch == epoch_of(loan.fence.shard)}
+
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
         """End a loan to this worker."""
-        if thread_id in self._loans and self._loans[thread_id].worker == worker:
+        loan = self._loans.get(thread_id)
+        if loan and loan.worker == worker and thread_id not in self._leases.log.in_turn([loan.fence.shard]):
             del self._loans[thread_id]
 
 

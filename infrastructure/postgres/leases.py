@@ -44,13 +44,13 @@ WITH free AS (
      WHERE leases.purpose = 'turns' AND leases.shard = free.shard AND leases.epoch = free.epoch
     RETURNING leases.shard, leases.epoch, leases.since, free.crashed
 ), blamed AS (
-    INSERT INTO suspects (slice, thread_id, crashes)
-    SELECT thread.slice, thread.thread_id, 1
+    INSERT INTO suspects (slice, thread_id, crashes, version)
+    SELECT thread.slice, thread.thread_id, 1, thread.version
       FROM taken
       JOIN threads AS thread
         ON thread.in_turn AND thread.slice BETWEEN taken.shard * $4::smallint AND (taken.shard + 1) * $4 - 1
      WHERE taken.crashed
-        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1
+        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1, version = excluded.version
 ), ended AS (
     DELETE FROM loans USING taken WHERE loans.shard = taken.shard
 )

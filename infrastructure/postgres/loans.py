@@ -1,6 +1,6 @@
 """Loans of turns on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import asyncpg
 
@@ -16,9 +16,12 @@ WITH before AS (
       JOIN workers AS worker ON worker.id = loans.worker
      WHERE loans.slice = $1 AND loans.thread_id = $2
 ), blamed AS (
-    INSERT INTO suspects (slice, thread_id, crashes)
-    SELECT $1, $2, 1 FROM before WHERE crashed AND id <> $6
-        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1
+    INSERT INTO suspects (slice, thread_id, crashes, version)
+    SELECT thread.slice, thread.thread_id, 1, thread.version
+      FROM before
+      JOIN threads AS thread ON thread.slice = $1 AND thread.thread_id = $2
+     WHERE before.crashed AND before.id <> $6
+        ON CONFLICT (slice, thread_id) DO UPDATE SET crashes = suspects.crashes + 1, version = excluded.version
 )
 INSERT INTO loans (slice, thread_id, tenant, shard, epoch, worker)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -36,8 +39,17 @@ SELECT loan.thread_id, loan.tenant, loan.shard, loan.epoch, loan.worker, thread.
 """
 """What is lent to a worker under epochs that have not ended."""
 
+LENT_FROM = """
+SELECT loan.thread_id
+  FROM loans AS loan
+  JOIN leases AS lease ON lease.purpose = 'turns' AND lease.shard = loan.shard AND lease.epoch = loan.epoch
+ WHERE loan.shard = ANY ($1::smallint[])
+"""
+
 GIVE_BACK = """
-DELETE FROM loans WHERE slice = $1 AND thread_id = $2 AND worker = $3
+DELETE FROM loans
+ WHERE slice = $1 AND thread_id = $2 AND worker = $3
+   AND NOT EXISTS (SELECT FROM threads WHERE slice = $1 AND thread_id = $2 AND in_turn)
 """
 
 
@@ -65,6 +77,10 @@ class PostgresLoans:
             )
             for row in await fetch(self._pool, LENT_TO, worker)
         ]
+
+    async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
+        """Return what is lent of some shards."""
+        return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, LENT_FROM, list(shards))}
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
         """End a loan to this worker."""

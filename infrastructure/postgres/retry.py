@@ -7,8 +7,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
-from domain.errors import CorruptLog, ThreadfoldError
+from domain.errors import CorruptLog, StoreUnavailable, ThreadfoldError
 from infrastructure.postgres.failures import give_up_stale, is_about_the_request, is_passing, unavailable
+from infrastructure.postgres.requirements import UnfitDatabase
 
 T = TypeVar("T")
 
@@ -58,6 +59,8 @@ async def reaching(pool: asyncpg.Pool | None = None, *, expecting: Expected = ()
     """Tell errors about the request, which stay as they are, from `StoreUnavailable`, which all others become."""
     try:
         yield
+    except UnfitDatabase as error:  # the database was fit when the process started, and may be so again
+        raise StoreUnavailable(str(error)) from error
     except ThreadfoldError:
         raise
     except Exception as error:

@@ -15,7 +15,7 @@ WITH over AS (
      WHERE (suspect.slice = ANY ($1::smallint[]) OR suspect.thread_id = ANY ($2::uuid[]))
        AND thread.slice = suspect.slice AND thread.thread_id = suspect.thread_id AND NOT thread.in_turn
 )
-SELECT suspect.thread_id, suspect.crashes, suspect.alone
+SELECT suspect.thread_id, suspect.crashes, suspect.alone, suspect.version
   FROM suspects AS suspect
   JOIN threads AS thread USING (slice, thread_id)
  WHERE (suspect.slice = ANY ($1::smallint[]) OR suspect.thread_id = ANY ($2::uuid[]))
@@ -24,10 +24,14 @@ SELECT suspect.thread_id, suspect.crashes, suspect.alone
 """Suspects that have something to run; the others are forgotten."""
 
 CRASHED_ALONE = """
-INSERT INTO suspects (slice, thread_id, alone)
-VALUES ($1, $2, 1)
-    ON CONFLICT (slice, thread_id) DO UPDATE SET alone = suspects.alone + 1
-RETURNING crashes, alone
+INSERT INTO suspects (slice, thread_id, alone, version)
+SELECT slice, thread_id, 1, version FROM threads WHERE slice = $1 AND thread_id = $2
+    ON CONFLICT (slice, thread_id) DO UPDATE SET alone = suspects.alone + 1, version = excluded.version
+RETURNING crashes, alone, version
+"""
+
+CLEARED = """
+DELETE FROM suspects WHERE slice = $1 AND thread_id = $2
 """
 
 
@@ -42,9 +46,13 @@ class PostgresSuspects:
         """Return suspects."""
         slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
         rows = await fetch(self._pool, SUSPECTS, slices, list(threads))
-        return {row["thread_id"]: Suspect(row["crashes"], row["alone"]) for row in rows}
+        return {row["thread_id"]: Suspect(row["crashes"], row["alone"], row["version"]) for row in rows}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
         """Count a lone crash."""
         (row,) = await fetch(self._pool, CRASHED_ALONE, slice_of(thread_id), thread_id)
-        return Suspect(row["crashes"], row["alone"])
+        return Suspect(row["crashes"], row["alone"], row["version"])
+
+    async def cleared(self, thread_id: ThreadId) -> None:
+        """Forget a thread's crashes."""
+        await fetch(self._pool, CLEARED, slice_of(thread_id), thread_id)

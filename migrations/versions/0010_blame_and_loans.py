@@ -10,6 +10,7 @@ STATEMENTS = (
     CREATE TABLE suspects (
         crashes   integer  NOT NULL DEFAULT 0,
         alone     integer  NOT NULL DEFAULT 0,
+        version   integer  NOT NULL,
         slice     smallint NOT NULL,
         thread_id uuid     NOT NULL,
         PRIMARY KEY (slice, thread_id)
@@ -18,6 +19,7 @@ STATEMENTS = (
     "COMMENT ON TABLE suspects IS 'Threads with a turn that could run in a process that crashed, until it ends'",
     "COMMENT ON COLUMN suspects.crashes IS 'Crashes of processes that ran other turns as well'",
     "COMMENT ON COLUMN suspects.alone IS 'Crashes of processes that ran nothing else'",
+    "COMMENT ON COLUMN suspects.version IS 'Where the thread ended at the last crash: later turns are not to blame'",
     """
     CREATE TABLE loans (
         epoch     bigint   NOT NULL,

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from domain.chain import NOTHING
-from domain.ids import SHARDS, Shard, ThreadId, WorkerId, shard_of, slice_of
+from domain.ids import SHARDS, Shard, ThreadId, Version, WorkerId, shard_of, slice_of
 from domain.ports.leases import Lease, LeaseStore
 from domain.ports.loans import Loan, Loans
 from domain.ports.log import Append, EventStore, Fence
@@ -54,13 +54,15 @@ async def test_who_crashes_leaves_suspects_and_who_leaves_does_not(
     for crashes in (1, 2):
         dying = await a_worker(lease_store, SHORT)
         await claimed(lease_store, dying, SHORT)
-        assert await suspects.of(shards) == ({running.thread_id: Suspect(crashes - 1)} if crashes > 1 else {})
+        assert await suspects.of(shards) == (
+            {running.thread_id: Suspect(crashes - 1, version=Version(1))} if crashes > 1 else {}
+        )
         await asyncio.sleep(SHORT + 0.1)
         heir = await a_worker(lease_store)
         await claimed(lease_store, heir)
-        assert await suspects.of(shards) == {running.thread_id: Suspect(crashes)}
+        assert await suspects.of(shards) == {running.thread_id: Suspect(crashes, version=Version(1))}
         assert await suspects.of([]) == {}
-        assert await suspects.of([], [running.thread_id]) == {running.thread_id: Suspect(crashes)}
+        assert await suspects.of([], [running.thread_id]) == {running.thread_id: Suspect(crashes, version=Version(1))}
         await lease_store.leave(heir)
     await end(event_store, running)
     assert await suspects.of(shards) == {}
@@ -68,9 +70,11 @@ async def test_who_crashes_leaves_suspects_and_who_leaves_does_not(
 
 async def test_crashes_that_a_thread_had_alone_count_by_themselves(event_store: EventStore, suspects: Suspects) -> None:
     running = await begun(event_store)
-    assert await suspects.crashed_alone(running.thread_id) == Suspect(0, 1)
-    assert await suspects.crashed_alone(running.thread_id) == Suspect(0, 2)
-    assert await suspects.of([], [running.thread_id]) == {running.thread_id: Suspect(0, 2)}
+    assert await suspects.crashed_alone(running.thread_id) == Suspect(0, 1, Version(1))
+    assert await suspects.crashed_alone(running.thread_id) == Suspect(0, 2, Version(1))
+    assert await suspects.of([], [running.thread_id]) == {running.thread_id: Suspect(0, 2, Version(1))}
+    await suspects.cleared(running.thread_id)
+    assert await suspects.of([], [running.thread_id]) == {}
     assert Suspect(1).isolated is False
     assert Suspect(2).isolated
     assert not Suspect(99).convicted, "only a turn that ran alone is convicted"
@@ -98,6 +102,9 @@ async def test_a_loan_is_the_other_workers_until_the_epoch_ends_or_it_is_given_b
     await loans.lend(loan)
     assert await loans.lent_to(other) == [loan]
     assert await loans.lent_to(owner) == []
+    assert await loans.lent_from([lease.shard]) == {append.thread_id}
+    await loans.give_back(other, append.thread_id)
+    assert await loans.lent_to(other) == [loan], "it has something to run"
     await end(event_store, append)
     (lent,) = await loans.lent_to(other)
     assert not lent.runnable
@@ -128,4 +135,4 @@ async def test_a_loan_whose_worker_crashed_makes_a_suspect_of_its_thread(
     assert await suspects.of([lease.shard]) == {}
     await asyncio.sleep(SHORT + 0.1)
     await loans.lend(Loan(append.thread_id, ACME, loan.fence, await a_worker(lease_store)))
-    assert await suspects.of([lease.shard]) == {append.thread_id: Suspect(1)}
+    assert await suspects.of([lease.shard]) == {append.thread_id: Suspect(1, version=Version(1))}

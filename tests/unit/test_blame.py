@@ -16,7 +16,7 @@ from domain.application.worker import Worker
 from domain.codec import Metadata
 from domain.errors import CorruptLog, StoreUnavailable
 from domain.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed
-from domain.ids import ThreadId, WorkerId
+from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.log import Fence
 from domain.ports.suspects import MAX_LONE_CRASHES, MAX_SHARED_CRASHES
 from infrastructure.memory.borrowed_lease import BorrowedLease
@@ -32,8 +32,8 @@ class Cells:
     runs: list[tuple[ThreadId, bool]] = field(default_factory=list)
     played: Stage | None = None
 
-    async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: bool) -> bool:
-        self.runs.append((thread_id, convicted))
+    async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
+        self.runs.append((thread_id, convicted is not None))
         if self.crashes:
             self.crashes -= 1
             return False
