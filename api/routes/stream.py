@@ -13,6 +13,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
+from msgspec import Struct
 
 from api.callers import FromReader, FromService, FromThread
 from api.outgoing import PIECE
@@ -42,9 +43,18 @@ After = Annotated[
 ]
 UntilIdle = Annotated[bool, QueryParameter(description="End when no turn runs, or one waits for a person.")]
 
+
+class StreamedEvent(Struct, frozen=True, omit_defaults=True):
+    """One event of the stream, by its fields. `data` is JSON; deltas have no `id`."""
+
+    event: str
+    data: str
+    id: str | None = None
+
+
 STREAMING = {
     HTTP_200_OK: ResponseSpec(
-        str,
+        StreamedEvent,
         generate_examples=False,
         media_type=MEDIA_TYPE,
         description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
