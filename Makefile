@@ -36,6 +36,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos clocks --runs 10
 	@.venv/bin/python -m tests.chaos rolling --runs 12
 	@REPLAY_EVERY=1 .venv/bin/python -m pytest tests/e2e/test_airline_replay.py
+	@EXACTLY_ONCE_ROUNDS=200 .venv/bin/python -m pytest tests/property/test_exactly_once.py
 
 # Threadfold and others side by side: a quarter of an hour on two cores. ARGS="turns --pairs 7": a part of it
 bench:
