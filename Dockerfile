@@ -20,5 +20,5 @@ USER threadfold
 VOLUME /app/.data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/health/live', timeout=2)"]
-# exec form, so that the server itself gets SIGTERM
-CMD ["python", "-m", "api", "serve"]
+# Exec form, so that the server itself gets SIGTERM. A parent and one process: the parent replaces it when it is blocked.
+CMD ["python", "-m", "api", "serve", "--workers", "1"]

@@ -5,10 +5,10 @@ run:
 	@requirements/install run
 	@exec .venv/bin/python -m api serve
 
-# make test ARGS="-k fork": a part of it
+# make test ARGS="-k fork": a part of it. Many tests wait for processes, so there are more workers than cores.
 test:
 	@requirements/install dev
-	@.venv/bin/python -m pytest --numprocesses 3 $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # The same on a machine that is busy: BUSY loops beside it take what they can. No test may depend on being quick.
 BUSY ?= 4
@@ -16,7 +16,7 @@ test-busy:
 	@requirements/install dev
 	@loops=""; trap 'kill $$loops' EXIT; trap 'exit 130' INT TERM; \
 		for _ in $$(seq $(BUSY)); do timeout 3600 sh -c 'while :; do :; done' & loops="$$loops $$!"; done; \
-		.venv/bin/python -m pytest --numprocesses 3 $(ARGS)
+		.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 # Processes killed, frozen, blocked and cut off, over and over, and a count of what was lost or doubled: an hour and a half.
 # One part, or one seed again: see tests/chaos/__main__.py.
@@ -36,6 +36,8 @@ chaos:
 	@.venv/bin/python -m tests.chaos clocks --runs 10
 	@.venv/bin/python -m tests.chaos rolling --runs 12
 	@REPLAY_EVERY=1 .venv/bin/python -m pytest tests/e2e/test_airline_replay.py
+	@EXACTLY_ONCE_ROUNDS=200 .venv/bin/python -m pytest tests/property/test_exactly_once.py
+	@PAST_POINTS=30 .venv/bin/python -m pytest tests/integration/test_past.py
 
 # Threadfold and others side by side: a quarter of an hour on two cores. ARGS="turns --pairs 7": a part of it
 bench:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.background import BackgroundTasks
-from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup
+from domain.ports.wakeups import Lent, Moved, Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"
 
@@ -40,16 +40,21 @@ ALONE = 5 * GREETING
 PAUSE = 1.0
 """Seconds between two attempts to listen again."""
 
+LATER = (Lent,)
+"""Kinds of words that processes of an earlier version do not know, and with which they drop the whole envelope: they go
+in envelopes of their own. A kind that is added belongs here for as long as such processes may run beside these."""
+
 _log = logging.getLogger(__name__)
 
 
 class _Envelope(Struct, array_like=True):
     sender: UUID
-    words: list[Wakeup]
+    words: list[msgspec.Raw]
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Envelope).decode
+_decode_word = msgspec.json.Decoder(Wakeup).decode
 
 
 class BatchedWakeups(ABC):
@@ -131,7 +136,7 @@ class BatchedWakeups(ABC):
     async def _send(self) -> None:
         words, self._words, self._spoken = self._words, {}, 0
         if words and not self._alone:
-            await self.publish(list(_payloads(self._me, list(words.values()), self._largest)))
+            await self.publish([*_payloads(self._me, words.values(), self._largest)])
 
     @abstractmethod
     async def publish(self, payloads: list[str]) -> None:
@@ -162,7 +167,7 @@ class BatchedWakeups(ABC):
         if envelope.sender == self._me:
             return
         self._heard_at = time.monotonic()
-        for word in envelope.words:
+        for word in _known(envelope.words):
             for listener in list(self._listeners):
                 try:
                     listener(word)
@@ -177,16 +182,34 @@ def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
     return spoken
 
 
-def _payloads(sender: UUID, words: list[Wakeup], largest: int) -> Iterator[str]:
-    """Pack words, in their order, into payloads that the channel takes."""
-    packed: list[Wakeup] = []
+def _known(words: Iterable[msgspec.Raw]) -> Iterator[Wakeup]:
+    """Read the words of an envelope. A process of a later version may say what this one does not know."""
+    for word in words:
+        try:
+            yield _decode_word(word)
+        except msgspec.MsgspecError:
+            _log.debug("A word on the channel %s is not known here, and is ignored", CHANNEL)
+
+
+def _payloads(sender: UUID, words: Iterable[Wakeup], largest: int) -> Iterator[str]:
+    """Pack words, in their order, into payloads that the channel takes; those of later kinds separately, and last."""
+    first, later = list[Wakeup](), list[Wakeup]()
+    for word in words:
+        (later if isinstance(word, LATER) else first).append(word)
+    for together in filter(None, (first, later)):
+        yield from _packed(sender, together, largest)
+
+
+def _packed(sender: UUID, words: Iterable[Wakeup], largest: int) -> Iterator[str]:
+    packed: list[msgspec.Raw] = []
     size = ENVELOPE
     for part in chain.from_iterable(_parts(word, largest // 8) for word in words):
-        length = len(_encode(part)) + 1
+        encoded = msgspec.Raw(_encode(part))
+        length = len(bytes(encoded)) + 1
         if packed and size + length > largest:
             yield _encode(_Envelope(sender, packed)).decode()
             packed, size = [], ENVELOPE
-        packed.append(part)
+        packed.append(encoded)
         size += length
     yield _encode(_Envelope(sender, packed)).decode()
 

@@ -56,8 +56,17 @@ from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
 from tests.support.redis_server import RedisServer
 
-HURRY = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300")
+HURRY = (
+    *("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 300"),
+    *("min_wal_size = '32MB'", "max_wal_size = '256MB'"),
+)
 """Settings of the test server only: its data need not survive anything."""
+
+IN_MEMORY = pathlib.Path("/dev/shm")
+"""Where the test server's data are, if there is room: most tests have a database made, which is a thousand files."""
+
+ROOM = 3 * 2**30
+"""Bytes that have to be free there, for the servers of all xdist workers. Containers often have 64 MB only."""
 
 STORES = ["memory", "postgres"]
 
@@ -77,7 +86,12 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="threadfold-test-"))
+    for left in IN_MEMORY.glob("threadfold-test-*-*"):
+        if not pathlib.Path("/proc", left.name.split("-")[2]).exists():  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    in_memory = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM
+    name = f"threadfold-test-{os.getpid()}-"
+    directory = pathlib.Path(tempfile.mkdtemp(prefix=name, dir=IN_MEMORY if in_memory else None))
     directory.chmod(0o755)
     server = EmbeddedPostgres.start(directory)
     try:
@@ -256,7 +270,7 @@ def redis_url(tmp_path: pathlib.Path) -> Iterator[str]:
 @contextlib.asynccontextmanager
 async def _database(server: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield url_of(server, name)
     await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 

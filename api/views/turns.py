@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Self, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from api.views.approvals import ApprovalView
 from domain.application.execute import checkpoint_of
@@ -49,7 +49,7 @@ class TurnUsage(Struct, frozen=True):
 class TurnView(Struct, frozen=True):
     """A turn that has ended, with everything that was said in it, from the user's message on.
 
-    `truncated`: it said more than 4 MB, and of that the first part is left out.
+    `truncated`: it said more than 4 MB, and of that the first part is left out. It is absent otherwise.
     """
 
     status: TurnStatus
@@ -61,7 +61,7 @@ class TurnView(Struct, frozen=True):
     usage: TurnUsage
     reason: str | None = None
     detail: str | None = None
-    truncated: bool = False
+    truncated: bool | UnsetType = UNSET
 
 
 class Cancelling(Struct, frozen=True):
@@ -87,7 +87,7 @@ def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices, *, truncat
         usage=TurnUsage.of(finished.calls, prices),
         reason=_reason(end),
         detail=end.detail if isinstance(end, TurnFailed) else None,
-        truncated=truncated,
+        truncated=truncated or UNSET,
     )
 
 

@@ -11,19 +11,19 @@ from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
-from infrastructure.postgres.event_store import PostgresEventStore
-from infrastructure.postgres.metadata import taken_apart
-from infrastructure.postgres.retry import reaching
-from infrastructure.postgres.rows import thread_of
-from infrastructure.postgres.statements import (
+from infrastructure.postgres.archive_statements import (
     COMMANDS,
     EMPTY_SLICES,
     SET_HEADS,
-    SLICE_HEADS,
     STRAY_COMMAND,
     THREAD_ENDS,
     WRITTEN_BEFORE,
 )
+from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.metadata import taken_apart
+from infrastructure.postgres.retry import reaching
+from infrastructure.postgres.rows import thread_of
+from infrastructure.postgres.statements import SLICE_HEADS
 
 T = TypeVar("T")
 

@@ -66,7 +66,8 @@ EXPIRY_S = 1.0
 """Seconds between two times that a pool's connections are given up: a database may be read-only on purpose."""
 
 _logged: dict[str, float] = {}
-_expired: dict[int, float] = {}
+_expired: dict[asyncpg.Pool, float] = {}
+"""When pools gave up their connections. Keyed by the pool: a new one may get the `id` of one that is gone."""
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
@@ -160,8 +161,10 @@ async def give_up_stale(pool: asyncpg.Pool | None, error: Exception) -> None:
     if state is None or expire is None or not state.startswith(STALE):
         return
     now = time.monotonic()
-    if now - _expired.get(id(pool), -EXPIRY_S) >= EXPIRY_S:
-        _expired[id(pool)] = now
+    for other in [other for other, at in _expired.items() if now - at >= EXPIRY_S]:
+        del _expired[other]
+    if pool not in _expired:
+        _expired[pool] = now
         _log.warning("The connections to PostgreSQL are replaced after the error %s: %s", state, _said(error))
         await expire()
 

@@ -75,7 +75,7 @@ async def test_a_process_that_cannot_be_started_is_tried_until_it_can(database_u
             before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (open_files(server.pid), before[1]))
             os.kill(projector, signal.SIGKILL)
-            await until(lambda: server.said().count("Too many open files") >= 2)
+            await until(lambda: server.said().count("Too many open files") >= 1)
             answer = await client.get("/health/ready")
             assert (answer.status_code, "projector" in answer.json()["detail"]) == (503, True)
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)

@@ -135,7 +135,7 @@ async def test_a_signal_ends_a_blocked_child_in_bounded_time_and_a_second_one_at
 
 
 async def test_one_signal_ends_a_blocked_process_in_bounded_time(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path, LEASE_SECONDS="60") as server:
+    async with serving(database_url, tmp_path, LEASE_SECONDS="2") as server:
         await begin(server, "blocker")
         await until_said(server, "_block_its_thread")
         server.send_signal(signal.SIGTERM)

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
-import pytest
 
 from tests.e2e.server_process import ServerProcess, threadfold
 from tests.fakes.openai_server import OpenAIServer, Pause, Reply, Request, completion
@@ -60,8 +59,7 @@ async def limits(client: httpx.AsyncClient, server: ServerProcess) -> dict[str, 
     return dict(limit["now"])
 
 
-@pytest.mark.parametrize("kill", [False, True])
-async def test_what_is_settled_never_passes_the_limit(database_url: str, tmp_path: Path, *, kill: bool) -> None:
+async def test_what_is_settled_never_passes_the_limit(database_url: str, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(OpenAIServer(otherwise=answer))
         settings = {
@@ -70,23 +68,22 @@ async def test_what_is_settled_never_passes_the_limit(database_url: str, tmp_pat
             "LEASE_SECONDS": "2",
             "MAX_CONNECTIONS": "5",
         }
-        servers = []
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
+        servers: list[ServerProcess] = []
         for n in range(PROCESSES):
             (tmp_path / str(n)).mkdir()
             servers.append(await stack.enter_async_context(threadfold(tmp_path / str(n), **settings)))
-        client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
-        body = {"limits": [{"window": "day", "tokens": LIMIT}]}
-        assert (await client.put(f"{servers[0].url}/v1/limits", json=body)).is_success
-        await asyncio.sleep(5)  # until the others know: they ask each second
+            if n == 0:  # before the others start: they know it from the beginning
+                body = {"limits": [{"window": "day", "tokens": LIMIT}]}
+                assert (await client.put(f"{servers[0].url}/v1/limits", json=body)).is_success
         threads = [str(uuid4()) for _ in range(TURNS)]
         saying = [
             asyncio.create_task(say(servers[n % PROCESSES], client, thread, f"hello, {n}"))
             for n, thread in enumerate(threads)
         ]
-        if kill:
-            await asyncio.sleep(0.6)
-            await servers[-1].kill()
-        await asyncio.gather(*saying)
+        await asyncio.sleep(0.6)
+        await servers[-1].kill()
+        accepted = [status for status in await asyncio.gather(*saying) if status is not None]
         await idle(client, servers[0], threads)
         await settled(client, servers[0])
         connection = await asyncpg.connect(database_url)
@@ -100,7 +97,7 @@ async def test_what_is_settled_never_passes_the_limit(database_url: str, tmp_pat
     assert 0.7 * LIMIT < spent <= LIMIT, f"{spent} of {LIMIT} by {len(called)} calls"
     assert standing["spent"]["tokens"] == spent
     assert set(ended) == {("TurnCompleted", None), ("TurnFailed", "budget_exhausted")}
-    assert len(ended) == TURNS or kill
+    assert TURNS >= len(ended) >= len(accepted) >= TURNS - TURNS // PROCESSES
     assert len({call["reservation"] for call in called}) == len(called)
 
 

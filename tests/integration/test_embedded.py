@@ -1,10 +1,8 @@
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
-import pwd
 import signal
 import socket
 import stat
@@ -13,22 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import asyncpg
 import pytest
 
 from infrastructure.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
 from infrastructure.embedded.memory import buffers, memory
-
-CHECKOUT = pathlib.Path(__file__).parents[2]
-
-ANOTHER_PROCESS = """
-import pathlib, sys
-from infrastructure.embedded import EmbeddedPostgres
-server = EmbeddedPostgres.start(pathlib.Path(sys.argv[1]))
-print(server.url(), flush=True)
-sys.stdin.read()
-server.stop()
-"""
+from tests.support.embedded import ANOTHER_PROCESS, CHECKOUT, ask, kill_server, postmaster_of, runs
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
 
@@ -39,7 +26,7 @@ Begin = Callable[[], subprocess.Popen[str]]
 def _empty_dir(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     data_dir = tmp_path / ".data" / "postgres"
     yield data_dir
-    _kill_server(data_dir)
+    kill_server(data_dir)
 
 
 @pytest.fixture(name="used_before", scope="module")
@@ -92,49 +79,17 @@ def _socket_directory(url: str) -> pathlib.Path:
     return pathlib.Path(url.partition("host=")[2].partition("&")[0])
 
 
-def _postmaster(data_dir: pathlib.Path) -> int:
-    return int((data_dir / "cluster" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
-
-
-def _runs(data_dir: pathlib.Path) -> bool:
-    with (data_dir / "server.lock").open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _kill_server(data_dir: pathlib.Path) -> None:
-    if (data_dir / "server.lock").exists() and _runs(data_dir):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(_postmaster(data_dir), signal.SIGKILL)
-        while _runs(data_dir):
-            time.sleep(0.01)
-
-
-def _ask(url: str, statement: str) -> object:
-    async def ask() -> object:
-        connection = await asyncpg.connect(url)
-        try:
-            return await connection.fetchval(statement)
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
 def test_what_was_written_is_there_at_the_next_start(empty_dir: pathlib.Path) -> None:
     first = EmbeddedPostgres.start(empty_dir)
-    _ask(first.url(), "CREATE TABLE kept AS SELECT 'Grüße 🙂' AS words")
+    ask(first.url(), "CREATE TABLE kept AS SELECT 'Grüße 🙂' AS words")
     first.stop()
-    assert not _runs(empty_dir)
+    assert not runs(empty_dir)
 
     began = time.monotonic()
     second = EmbeddedPostgres.start(empty_dir)
     took = time.monotonic() - began
 
-    assert _ask(second.url(), "SELECT words FROM kept") == "Grüße 🙂"
+    assert ask(second.url(), "SELECT words FROM kept") == "Grüße 🙂"
     second.stop()
     assert took < 30, "it does not wait for locks or for a recovery"
 
@@ -145,9 +100,9 @@ def test_stopping_twice_does_nothing_more(data_dir: pathlib.Path) -> None:
     server.stop()
     server.stop()
 
-    assert _runs(data_dir)
+    assert runs(data_dir)
     other.stop()
-    assert not _runs(data_dir)
+    assert not runs(data_dir)
 
 
 def test_nothing_is_lost_for_speed_and_any_text_is_stored(data_dir: pathlib.Path) -> None:
@@ -161,9 +116,9 @@ def test_nothing_is_lost_for_speed_and_any_text_is_stored(data_dir: pathlib.Path
         "server_encoding": "UTF8",
     }
 
-    assert {name: _ask(server.url(), f"SHOW {name}") for name in expected} == expected
-    assert _ask(server.url(), "SELECT lower('ÄΣ')") == "äσ"
-    assert _ask(
+    assert {name: ask(server.url(), f"SHOW {name}") for name in expected} == expected
+    assert ask(server.url(), "SELECT lower('ÄΣ')") == "äσ"
+    assert ask(
         server.url(), f"SELECT pg_size_bytes(current_setting('shared_buffers')) = pg_size_bytes('{buffers(memory())}')"
     )
     server.stop()
@@ -172,16 +127,16 @@ def test_nothing_is_lost_for_speed_and_any_text_is_stored(data_dir: pathlib.Path
 def test_processes_share_one_server_and_the_last_one_stops_it(empty_dir: pathlib.Path, begin: Begin) -> None:
     processes = [begin() for _ in range(3)]  # all at once, on an empty directory
     url, *others = [_said(process) for process in processes]
-    postmaster = _postmaster(empty_dir)
+    postmaster = postmaster_of(empty_dir)
 
     for process in processes[:-1]:
         _end(process)
-        assert _postmaster(empty_dir) == postmaster
-        assert _ask(url, "SELECT 1") == 1
+        assert postmaster_of(empty_dir) == postmaster
+        assert ask(url, "SELECT 1") == 1
     _end(processes[-1])
 
     assert others == [url, url]
-    assert not _runs(empty_dir)
+    assert not runs(empty_dir)
 
 
 def test_a_server_whose_process_was_killed_is_taken_over_and_stopped(data_dir: pathlib.Path, begin: Begin) -> None:
@@ -189,13 +144,13 @@ def test_a_server_whose_process_was_killed_is_taken_over_and_stopped(data_dir: p
     _said(process)
     process.kill()
     process.wait()
-    left = _postmaster(data_dir)
+    left = postmaster_of(data_dir)
 
     server = EmbeddedPostgres.start(data_dir)
 
-    assert _postmaster(data_dir) == left
+    assert postmaster_of(data_dir) == left
     server.stop()
-    assert not _runs(data_dir)
+    assert not runs(data_dir)
 
 
 def test_a_killed_process_does_not_count_as_living(data_dir: pathlib.Path, begin: Begin) -> None:
@@ -207,7 +162,7 @@ def test_a_killed_process_does_not_count_as_living(data_dir: pathlib.Path, begin
 
     _end(last)
 
-    assert not _runs(data_dir)
+    assert not runs(data_dir)
 
 
 def test_after_a_crash_the_server_recovers_whatever_has_its_process_id_by_now(
@@ -215,19 +170,19 @@ def test_after_a_crash_the_server_recovers_whatever_has_its_process_id_by_now(
 ) -> None:
     process = begin()
     url = _said(process)
-    _ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+    ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
     process.kill()
     process.wait()
     lock_files = [data_dir / "cluster" / "postmaster.pid", _socket_directory(url) / ".s.PGSQL.5432.lock"]
     stale = {path: path.read_text(encoding="utf-8") for path in lock_files}
-    postmaster = _postmaster(data_dir)
-    _kill_server(data_dir)
+    postmaster = postmaster_of(data_dir)
+    kill_server(data_dir)
     for path, text in stale.items():
         path.write_text(text.replace(str(postmaster), str(os.getpid()), 1), encoding="utf-8")
 
     server = EmbeddedPostgres.start(data_dir)
 
-    assert _ask(server.url(), "SELECT one FROM kept") == 1
+    assert ask(server.url(), "SELECT one FROM kept") == 1
     server.stop()
 
 
@@ -238,7 +193,7 @@ def test_an_interrupted_initdb_is_begun_anew(empty_dir: pathlib.Path) -> None:
 
     server = EmbeddedPostgres.start(empty_dir)
 
-    assert _ask(server.url(), "SELECT 1") == 1
+    assert ask(server.url(), "SELECT 1") == 1
     server.stop()
 
 
@@ -251,7 +206,7 @@ def test_a_path_that_no_socket_or_url_takes_gets_a_private_directory_for_its_soc
     try:
         directory = _socket_directory(server.url())
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        assert _ask(server.url(), "SELECT current_database()") == "threadfold"
+        assert ask(server.url(), "SELECT current_database()") == "threadfold"
     finally:
         server.stop()
     assert not directory.exists()
@@ -278,7 +233,7 @@ def test_neither_a_taken_port_nor_the_callers_variables_matter(
             taken.bind(("127.0.0.1", 5432))
             taken.listen()
         server = EmbeddedPostgres.start(data_dir)
-        assert _ask(server.url(), "SELECT 1") == 1
+        assert ask(server.url(), "SELECT 1") == 1
         server.stop()
 
 
@@ -287,7 +242,7 @@ def test_only_the_servers_account_and_root_can_reach_the_socket(data_dir: pathli
     directory = _socket_directory(server.url()).stat()
 
     assert stat.S_IMODE(directory.st_mode) == 0o700
-    assert directory.st_uid == pathlib.Path(f"/proc/{_postmaster(data_dir)}").stat().st_uid
+    assert directory.st_uid == pathlib.Path(f"/proc/{postmaster_of(data_dir)}").stat().st_uid
     assert directory.st_uid != 0
     server.stop()
 
@@ -295,7 +250,7 @@ def test_only_the_servers_account_and_root_can_reach_the_socket(data_dir: pathli
 def test_a_ctrl_c_in_the_terminal_does_not_reach_the_server(data_dir: pathlib.Path) -> None:
     server = EmbeddedPostgres.start(data_dir)
 
-    assert os.getsid(_postmaster(data_dir)) != os.getsid(0)
+    assert os.getsid(postmaster_of(data_dir)) != os.getsid(0)
     server.stop()
 
 
@@ -305,7 +260,7 @@ def test_a_database_is_made_once_whatever_its_name(data_dir: pathlib.Path) -> No
     server.ensure_database(name)
     server.ensure_database(name)
 
-    assert _ask(server.url(name), "SELECT current_database()") == name
+    assert ask(server.url(name), "SELECT current_database()") == name
     server.stop()
 
 
@@ -333,7 +288,7 @@ def test_a_copy_that_root_has_made_is_used(data_dir: pathlib.Path) -> None:
 
     server = EmbeddedPostgres.start(data_dir)
 
-    assert _ask(server.url(), "SELECT 1") == 1
+    assert ask(server.url(), "SELECT 1") == 1
     server.stop()
 
 
@@ -346,56 +301,13 @@ def test_binaries_that_the_servers_account_cannot_execute_are_copied_once(
     monkeypatch.setattr("infrastructure.embedded.account._can_execute", lambda *_: False)
     try:
         server = EmbeddedPostgres.start(data_dir)
-        executable = pathlib.Path(f"/proc/{_postmaster(data_dir)}/exe").resolve()
+        executable = pathlib.Path(f"/proc/{postmaster_of(data_dir)}/exe").resolve()
         server.stop()
         assert [copies] == [parent for parent in executable.parents if parent == copies]
         assert len(list(copies.iterdir())) == 1
     finally:
         subprocess.run(["rm", "-rf", copies], check=True)
     assert stat.S_IMODE(tmp_path.parent.stat().st_mode) == 0o700
-
-
-@as_root
-def test_an_ordinary_user_can_do_all_of_it() -> None:
-    nobody = pwd.getpwnam("nobody")
-    python = _python_for(nobody)
-    home = pathlib.Path(f"/var/tmp/threadfold-nobody-{os.getpid()}")
-    home.mkdir(mode=0o700)
-    os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    try:
-        for _ in range(2):
-            done = _as(nobody, [*python, "-c", ANOTHER_PROCESS, str(home / ".data" / "postgres")])
-            assert done.returncode == 0, done.stderr
-            assert not _runs(home / ".data" / "postgres")
-        owners = {path.stat().st_uid for path in home.rglob("*")}
-        assert owners == {nobody.pw_uid}
-    finally:
-        _kill_server(home / ".data" / "postgres")
-        subprocess.run(["rm", "-rf", home], check=True)
-
-
-def _as(user: pwd.struct_passwd, command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        check=False,
-        cwd="/",
-        env={"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if "site-packages" in path)])},
-        input="",
-        capture_output=True,
-        text=True,
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-    )
-
-
-def _python_for(user: pwd.struct_passwd) -> list[str]:
-    """A Python that this user can run, with our packages; the one of the tests may be in root's home."""
-    for name in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        with contextlib.suppress(OSError):
-            if _as(user, [name, "-B", "-c", "import infrastructure.embedded"]).returncode == 0:
-                return [name, "-B"]
-    pytest.skip("nobody can execute no Python that has our packages")
 
 
 async def test_of_several_processes_that_keep_a_server_up_one_starts_it_and_none_once_it_is_stopped(
@@ -405,18 +317,18 @@ async def test_of_several_processes_that_keep_a_server_up_one_starts_it_and_none
     caplog.set_level("INFO")
     servers = [await asyncio.to_thread(EmbeddedPostgres.start, data_dir) for _ in range(3)]
     keeping = [asyncio.create_task(server.keep_up()) for server in servers]
-    first = _postmaster(data_dir)
+    first = postmaster_of(data_dir)
     os.kill(first, signal.SIGKILL)
     async with asyncio.timeout(60):
         while "answers again" not in caplog.text:
             await asyncio.sleep(0.01)
-    assert _postmaster(data_dir) != first
-    assert await asyncio.to_thread(_ask, servers[0].url(), "SELECT 1") == 1
+    assert postmaster_of(data_dir) != first
+    assert await asyncio.to_thread(ask, servers[0].url(), "SELECT 1") == 1
     for server in servers:
         await asyncio.to_thread(server.stop)
     for task in keeping:  # they look on, as a process that ends does for a moment
         assert not task.done()
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
-    assert not _runs(data_dir)
+    assert not runs(data_dir)
     assert caplog.text.count("It is started again") == 1

@@ -339,7 +339,7 @@ async def test_files_of_others_are_left_alone(event_store: EventStore, archive: 
 # --- killed
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+@pytest.mark.parametrize(("format_", "before"), [("parquet", False), ("ndjson", True)], ids=["first", "second"])
 async def test_a_run_that_is_killed_and_repeated_leaves_the_same_files_as_one_that_was_not(
     pool: asyncpg.Pool, database_url: str, tmp_path: Path, format_: Format, *, before: bool
 ) -> None:

@@ -123,3 +123,14 @@ async def test_a_retried_turn_that_waits(apis: tuple[Api, Api]) -> None:
     async with asyncio.timeout(LIMIT):
         retried = await api.post(f"/v1/threads/{thread}/turns/{turn}/retry", params={"wait": True})
     assert retried.status_code in {200, 202}
+
+
+async def test_an_answer_says_that_it_is_truncated_only_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_api(database_url="memory://") as api:
+        thread = await api.opened()
+        whole = await say(api, thread, "/calculate 6 * 7")
+        monkeypatch.setattr("domain.application.ending.KEPT", 10)
+        cut = await say(api, thread, "/calculate 6 * 7")
+    assert "truncated" not in whole
+    assert cut["truncated"] is True
+    assert len(cut["messages"]) < len(whole["messages"])

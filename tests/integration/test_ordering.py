@@ -19,7 +19,7 @@ from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, numbered, threads_of
 
-WRITERS, THREADS, SLICES_USED, ROUNDS = 32, 200, 4, 25
+WRITERS, THREADS, SLICES_USED, ROUNDS = 32, 200, 4, 12
 
 
 async def append_alone(connection: asyncpg.Connection | asyncpg.Pool, append: Append) -> Position | None:

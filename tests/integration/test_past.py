@@ -1,6 +1,7 @@
 """The past over HTTP is what the events say, worked out a second time: see `tests/support/naive.py`."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,8 +24,8 @@ SETTINGS: dict[str, Any] = {
     "context_window_limit": 600,
     "prices": Path(__file__).parents[1] / "support/prices.json",
 }
-POINTS = 10
-"""Random versions and instants of each of the 20 threads."""
+POINTS = int(os.environ.get("PAST_POINTS", "3"))
+"""Random versions and instants of each of the 20 threads; `make chaos` has more."""
 
 TICK = timedelta(microseconds=1)
 

@@ -183,6 +183,24 @@ async def test_sessions_that_have_become_read_only_are_replaced(database_url: st
             await pool.release(connection)
 
 
+async def test_a_new_pool_is_not_taken_for_one_that_is_gone() -> None:
+    class Pool:
+        expired = False
+
+        async def expire_connections(self) -> None:
+            self.expired = True
+
+    error = asyncpg.ReadOnlySQLTransactionError("as if")
+    for _ in range(9):  # each lives for as long as it takes, and the next one gets its place in memory
+        pool = Pool()
+        await failures.give_up_stale(pool, error)
+        assert pool.expired
+        pool.expired = False
+        await failures.give_up_stale(pool, error)
+        assert not pool.expired, "once a second"
+        del pool
+
+
 async def test_a_lost_permission_is_no_crash_and_comes_back(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
     store, append = PostgresEventStore(pool), appending(new_thread(), NOTHING, "{}")
     await owner.execute("REVOKE INSERT ON events FROM threadfold_app")

@@ -5,6 +5,7 @@ done though their answers get lost; another run goes on with it, as after a rest
 """
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ from tests.support.runtime import Stage
 from tests.support.spending import accounted, check_ledger, in_a_row
 from tests.support.storing import begin
 
-ROUNDS = 40
+ROUNDS = int(os.environ.get("EXACTLY_ONCE_ROUNDS", "12"))
+"""For each store and durability; `make chaos` has more."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from litestar import Litestar
 
 from api.app import create_app
 from api.service import Service
@@ -45,6 +46,16 @@ class Api(httpx.AsyncClient):
         response = await self.post("/v1/threads", json=body)
         assert response.is_success, response.text
         return str(response.json()["thread_id"])
+
+
+_schema: dict[str, Any] = {}
+
+
+def schema_of(app: Litestar) -> dict[str, Any]:
+    """Describe the routes, once in a process: all applications have the same ones, and it takes as long as a start."""
+    if not _schema:
+        _schema.update(app.openapi_schema.to_schema())
+    return _schema
 
 
 def check_declared(schema: dict[str, Any], request: httpx.Request, response: httpx.Response) -> None:
@@ -88,7 +99,7 @@ async def running_api(**settings: object) -> AsyncIterator[Api]:
                     raise RuntimeError("the server ended before it had started")
                 await asyncio.sleep(0.01)
             async with Api(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                client.service, client.schema = app.state.service, app.openapi_schema.to_schema()
+                client.service, client.schema = app.state.service, schema_of(app)
                 yield client
         finally:
             server.should_exit = True

@@ -1,5 +1,6 @@
 """What the deployment files say is what the settings are."""
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -8,6 +9,7 @@ import dotenv
 import pytest
 import yaml
 
+from api.cli.supervise import STOP_LIMIT_S
 from infrastructure.settings import Settings, load_settings
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
@@ -75,6 +77,17 @@ def test_the_app_waits_for_a_healthy_database_of_the_same_name(compose: dict[str
     assert "pg_isready" in database["healthcheck"]["test"]
     assert database["environment"]["POSTGRES_DB"] == "threadfold"
     assert database["environment"]["POSTGRES_USER"] == "threadfold"
+
+
+def test_the_image_has_a_parent_that_replaces_a_process_that_is_blocked() -> None:
+    docker = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (\[.+\])$", docker, re.MULTILINE)
+
+    assert json.loads(command) == ["python", "-m", "api", "serve", "--workers", "1"]
+
+
+def test_the_app_has_the_time_that_a_stop_may_take(compose: dict[str, Any]) -> None:
+    assert int(compose["services"]["app"]["stop_grace_period"].removesuffix("s")) > STOP_LIMIT_S
 
 
 def test_each_named_volume_is_declared_and_the_database_has_one_where_18_wants_it(compose: dict[str, Any]) -> None:

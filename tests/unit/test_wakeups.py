@@ -1,12 +1,15 @@
-"""Words between processes: none are sent while there is nobody to hear them."""
+"""Words between processes: none are sent while no process hears them, and each is heard by those that know it."""
 
 import asyncio
-from uuid import uuid4
+from contextlib import suppress
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
+from msgspec import Struct
 
-from domain.ids import ThreadId, Version
-from domain.ports.wakeups import Moved
+from domain.ids import Tenant, ThreadId, Version, WorkerId
+from domain.ports.wakeups import Lent, Moved, Retracted, SharesChanged, Spoken, TurnReady, Wakeup, Watched
 from infrastructure import wakeups
 from infrastructure.wakeups import BatchedWakeups
 
@@ -76,3 +79,41 @@ async def test_who_is_alone_says_nothing_until_somebody_comes(monkeypatch: pytes
     time.now += wakeups.ALONE + 1
     assert await said_of_moves(channel, one) == 0
     await one.close()
+
+
+EARLIER = SharesChanged | TurnReady | Moved | Spoken | Retracted | Watched
+"""The words of the version before `Lent`. A process of that version reads envelopes whole."""
+
+
+class _OldEnvelope(Struct, array_like=True):
+    sender: UUID
+    words: list[EARLIER]
+
+
+async def test_a_process_of_an_earlier_version_hears_the_words_that_it_knows() -> None:
+    channel = Channel()
+    sender = Endpoint(channel)
+    await sender.listening.wait()
+    ready = TurnReady(ThreadId(uuid4()), Tenant("acme"))
+    for word in (Lent(WorkerId(uuid4())), ready, SharesChanged(), MOVED):
+        sender.send(word)
+    await sender.close()
+
+    heard: list[EARLIER] = []
+    for text in channel.said:
+        with suppress(msgspec.ValidationError):
+            heard += msgspec.json.decode(text, type=_OldEnvelope).words
+    assert heard == [ready, SharesChanged(), MOVED]
+    assert any("lent" in text for text in channel.said)
+
+
+async def test_a_word_of_a_later_version_is_skipped_and_the_others_are_heard() -> None:
+    channel = Channel()
+    hearer = Endpoint(channel)
+    heard: list[Wakeup] = []
+    hearer.listen(heard.append)
+    lent = Lent(WorkerId(uuid4()))
+    words = [{"type": "paused", "thread_id": str(uuid4())}, MOVED, {"type": "moved"}, 7, lent]
+    hearer.heard(msgspec.json.encode([uuid4(), words]).decode())
+    assert heard == [MOVED, lent]
+    await hearer.close()
