@@ -16,7 +16,7 @@ python -m tests.chaos clocks --runs 10                clocks hours ahead and beh
 python -m tests.chaos rolling --runs 12               deployments with different AGENTS; 20 restarts under a long turn
 
 Each seed is a run; `--seed N --runs 1` has the same one again (its draws; processes are as quick as they are). The exit
-status is 1 where there was a fault.
+status is 1 where there was a fault. `--keep DIRECTORY` keeps what the processes said.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -177,6 +177,7 @@ async def run_containment(directory: Path, arguments: argparse.Namespace) -> boo
     slowest = max(report.slowest_villain for report in reports)
     say(f"no answer for {max(r.silence for r in reports):.1f} s at most; a villain ended after {slowest:.0f} s at most")
     say(f"a new quick turn took {max(r.slowest_probe for r in reports):.1f} s at most")
+    say(f"no new quick turn ended for {max(r.standstill for r in reports):.1f} s at most")
     counts = {
         f"{sum(r.innocents for r in reports)} innocent turns, failed": sum(len(r.failed) for r in reports),
         "turns that did not end": sum(len(r.stuck) for r in reports),
@@ -325,6 +326,10 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def _temporary() -> AbstractContextManager[str]:
+    return tempfile.TemporaryDirectory(prefix="threadfold-chaos-", ignore_cleanup_errors=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=RUNS)
@@ -334,9 +339,11 @@ def main() -> None:
     parser.add_argument("--durability", choices=["sync", "turn", "async"], default="sync")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--idle", choices=["other", "same"])
+    parser.add_argument("--keep", type=Path, help="a new directory for what the processes say, which stays there")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="threadfold-chaos-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
+    with _temporary() if arguments.keep is None else nullcontext(arguments.keep) as name:
+        directory = Path(name).resolve()
+        directory.mkdir(exist_ok=arguments.keep is None)
         directory.chmod(0o755)
         if not asyncio.run(RUNS[arguments.what](directory, arguments)):
             raise SystemExit(1)

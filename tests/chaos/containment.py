@@ -11,14 +11,13 @@ outlives SIGTERM.
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import innocent, villain
-from tests.chaos.client import Begun, Client, Prober
+from tests.chaos.client import Begun, Client, Prober, longest_gap
 from tests.chaos.crashes import new_database
 from tests.chaos.effects import EFFECTS, read_effects, repeated
 from tests.chaos.ends import Ends, described, stories
@@ -39,7 +38,9 @@ DOWN = 10 * LEASE
 leases before it is replaced; two that are blocked one after the other, for six; a start takes some seconds."""
 
 SLOW = 30 * LEASE
-"""Seconds within which a new quick turn must have run, whatever happens to the processes meanwhile."""
+"""Seconds within which a new quick turn must have been accepted, and in which some new quick turn must have run to its
+end, whatever happens to the processes meanwhile. One of them may take as long as every innocent turn: if two processes
+ended while it could run, it is a suspect, and waits for a process of its own behind all the others."""
 
 VILLAINS_END = 180.0
 """Seconds within which a villain's turn must have ended: some deaths and restarts, and a time in isolation."""
@@ -79,6 +80,8 @@ class Report:
     others: list[str] = field(default_factory=list)
     """Villains' turns that ended in another way than was expected, and processes that spin or do not stop."""
     silence: float = 0.0
+    standstill: float = 0.0
+    """Seconds between the ends of two new quick turns, at most."""
     slowest_probe: float = 0.0
     slowest_villain: float = 0.0
     ends: Counter[str] = field(default_factory=Counter)
@@ -144,7 +147,8 @@ async def _play(report: Report, url: str, client: Client, pid: int) -> None:
         late = await ends.wait(innocents, pace * INNOCENTS_END if not late else LEASE)
         report.stuck += [f"{described(turn)} is innocent and has not ended" for turn in late]
         beside[1].cancel()
-        await ends.wait(prober.begun, pace * SLOW)
+        late = await ends.wait(prober.begun, pace * INNOCENTS_END if not late else LEASE)
+        report.stuck += [f"{described(turn)} is innocent and has not ended" for turn in late]
         report.failed += ends.not_completed([*innocents, *prober.begun])
         await _check_villains(report, url, villains, ends)
         _check_service(report, prober, ends)
@@ -214,11 +218,11 @@ def _check_service(report: Report, prober: Prober, ends: Ends) -> None:
     if report.silence > report.pace * DOWN:
         report.down.append(f"no process answered for {report.silence:.0f} s")
     report.down += [f"no process accepted a new quick turn for {seconds:.0f} s" for seconds in prober.refused]
-    for turn in prober.begun:
-        took = ends.took(turn)
-        report.slowest_probe = max(report.slowest_probe, took or 0.0)
-        if took is None or took > report.pace * SLOW:
-            report.down.append(f"a new quick turn had not run after {took or time.monotonic() - turn.asked_at:.0f} s")
+    ended = [ends.seen[turn.turn_id] for turn in prober.begun if turn.turn_id in ends.seen]
+    report.standstill = longest_gap([(at, True) for at in (*[turn.asked_at for turn in prober.begun[:1]], *ended)])
+    if report.standstill > report.pace * SLOW:
+        report.down.append(f"no new quick turn has run to its end for {report.standstill:.0f} s")
+    report.slowest_probe = max([took for turn in prober.begun if (took := ends.took(turn))], default=0.0)
 
 
 def batches(seed: int, runs: int) -> Sequence[Sequence[int]]:

@@ -14,8 +14,9 @@ import msgspec
 
 from api.caller import Caller
 from api.runtime import Runtime, open_runtime
-from api.service import Decision, Said, Service
+from api.service import Decision, Said, Service, Started
 from api.views.approvals import ApprovalView
+from api.views.turns import TurnView
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
 from domain.codec import Recorded
@@ -132,7 +133,7 @@ class Run:
             self.report.turns += 1
             deciding = asyncio.create_task(self._decide(service, thread_id))
             try:
-                turn = await service.turn_end(started.outcome, started.turn_id, PATIENCE)
+                turn = await _end_of(service, started)
             finally:
                 deciding.cancel()
             if turn is None or turn.status != "completed":
@@ -248,6 +249,17 @@ async def execute(url: str, statement: str, *arguments: object) -> Sequence[asyn
         return rows
     finally:
         await connection.close()
+
+
+async def _end_of(service: Service, started: Started) -> TurnView | None:
+    """Wait for the end of a turn, even while it waits for a person, of which the service tells at once."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE
+    while (left := until - loop.time()) > 0:
+        if turn := await service.turn_end(started.outcome, started.turn_id, left):
+            return turn
+        await asyncio.sleep(0.05)
+    return None
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -29,7 +29,7 @@ SQLSTATES = (
 
 TABLES = (
     *("events", "events", "events", "threads", "slices", "commands", "leases", "workers", "snapshots"),
-    *("spending", "reservations", "reads", "texts", "read_models.positions", "read_models.instances"),
+    *("spending", "reservations", "reads", "read_models.positions"),
 )
 
 ANY_EVENT = ""

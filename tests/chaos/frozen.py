@@ -39,7 +39,7 @@ async def run(url: str, seed: int) -> list[str]:
             await _until(service, thread_id, chance.randint(4, 20))
             os.kill(first.pid or 0, signal.SIGSTOP)
             second = worker.start(environment)
-            resumed = await _resumed(service, thread_id, second.pid or 0)
+            await _resumed(service, thread_id, first.pid or 0)
             await asyncio.sleep(chance.random() * 0.8)
             os.kill(first.pid or 0, signal.SIGCONT)
             turn = await service.turn_end(started.outcome, started.turn_id, 60)
@@ -53,16 +53,25 @@ async def run(url: str, seed: int) -> list[str]:
                 process.join()
     if turn is None:
         problems.append("the turn is stuck")
-    return problems + check(recorded, resumed, second.pid or 0)
+    return problems + check(recorded)
 
 
-def check(recorded: Sequence[Recorded], resumed: Recorded, owner: int) -> list[str]:
-    """Check that after the resumption nothing was said but by its worker, and everything once."""
-    said = [r for r in recorded if isinstance(r.event, MessageAppended) and r.event.role == "assistant"]
-    stale = [r for r in said if r.version > resumed.version and getattr(r.event, "content", "") != str(owner)]
-    faults = [f"accepted of the one that was frozen: {r}" for r in stale]
-    if len(said) != COUNT:
-        faults.append(f"{len(said)} of {COUNT} nodes have spoken")
+def check(recorded: Sequence[Recorded]) -> list[str]:
+    """Check that from each resumption on nothing was said but by its worker, and everything once.
+
+    A worker that is slow on a busy machine may be resumed as well, and the turn may then run in a process of its own.
+    """
+    faults, owner, said = [], None, 0
+    for r in recorded:
+        if isinstance(r.event, TurnResumed):
+            owner = r.event.worker.rpartition(":")[2]
+        elif isinstance(r.event, MessageAppended) and r.event.role == "assistant":
+            said += 1
+            owner = owner or r.event.content
+            if r.event.content != owner:
+                faults.append(f"accepted of a process that {owner} has resumed the turn of: {r}")
+    if said != COUNT:
+        faults.append(f"{said} of {COUNT} nodes have spoken")
     if sum(isinstance(r.event, TurnCompleted) for r in recorded) != 1:
         faults.append("the turn has not one end")
     return faults
@@ -74,10 +83,11 @@ async def _until(service: Service, thread_id: ThreadId, version: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def _resumed(service: Service, thread_id: ThreadId, pid: int) -> Recorded:
+async def _resumed(service: Service, thread_id: ThreadId, but: int) -> None:
+    """Wait until the turn is resumed by another process than the frozen one."""
     async with asyncio.timeout(PATIENCE):
         while True:
             async for recorded in service.runtime.journal.follow(thread_id):
-                if isinstance(recorded.event, TurnResumed) and recorded.event.worker.endswith(f":{pid}"):
-                    return recorded
+                if isinstance(recorded.event, TurnResumed) and not recorded.event.worker.endswith(f":{but}"):
+                    return
             await asyncio.sleep(0.02)
