@@ -124,7 +124,7 @@ def commands(state: State) -> st.SearchStrategy[Command]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothing(data: st.DataObject) -> None:
     state: State = INITIAL
