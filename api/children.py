@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from api.output import Output, forward
-from api.process import READY, STACK_SIGNAL
+from api.process import ENDING, READY, STACK_SIGNAL
 from api.watchdog import STOP_LIMIT_S, Silence
 from domain.errors import ThreadfoldError
 
@@ -157,8 +157,8 @@ class Child:
             except (TimeoutError, ConnectionError):
                 heard = b""
             if heard:
-                begun, limit = True, self.silence
-                self._note(heard)
+                begun = True
+                limit = self.stop_within if self._note(heard).startswith(ENDING) else self.silence
                 silence.heard()
             else:
                 await asyncio.sleep(interval / 2)  # of a socket that is closed, nothing comes at once
@@ -169,11 +169,13 @@ class Child:
                     else f"sent no heartbeat within {silence.seconds:.0f} s of its start"
                 )
 
-    def _note(self, heard: bytes) -> None:
+    def _note(self, heard: bytes) -> str:
+        """Take over what a process says of itself, and return its last words."""
         words = heard.decode(errors="replace").splitlines()[-1]
         self.ailing = words[1:] or None
         if words.startswith(READY):
             self.ready.set()
+        return words
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Ask a process to stop, and kill it if it does not do so in time, or a second request says to hurry."""

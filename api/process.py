@@ -20,8 +20,9 @@ BLOCKED_S = 5.0
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a process write the stacks of all its threads to stderr, even one whose interpreter is blocked."""
 
-STARTING, READY = "s", "r"
-"""What the line of a heartbeat begins with; what is ailing in the process follows."""
+STARTING, READY, ENDING = "s", "r", "e"
+"""What the line of a heartbeat begins with; what is ailing in the process follows. The last one is sent when the loop's
+work is over: from then on the process only ends, for which a busy machine may need longer than a loop may be silent."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Process:
             finally:
                 over = True
                 self._watchdog.leave(status)
+                self._send(ENDING)
 
         _prepare_for_the_worst(stacks=self.has_parent)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -99,10 +101,13 @@ class Process:
 
     def _beat(self, ailing: Callable[[], str | None]) -> None:
         words = (READY if self._is_ready else STARTING) + " ".join((ailing() or "").split())[:1_000]
+        self._send(words)
+        asyncio.get_running_loop().call_later(self._heartbeat_interval, self._beat, ailing)
+
+    def _send(self, words: str) -> None:
         with suppress(OSError):  # the parent does not read just now, or is gone: `on_stop` hears of that
             if self._lifeline is not None:
                 self._lifeline.send(f"{words}\n".encode())
-        asyncio.get_running_loop().call_later(self._heartbeat_interval, self._beat, ailing)
 
     def _look_for_parent(self, stop: Callable[[], None]) -> None:
         if self._lifeline is None:

@@ -222,3 +222,21 @@ def test_silence_counts_only_time_in_which_the_listener_ran() -> None:
     assert silence.look(1_000.0) == 5.0
     silence.heard()
     assert silence.look(1_001.0) == 1.0
+
+
+async def test_a_process_whose_work_is_over_may_take_longer_to_end_than_its_loop_may_be_silent() -> None:
+    script = """
+import sys, time
+from api.process import Process
+process = Process(1.0, lifeline=int(sys.argv[-1]))
+async def work():
+    process.ready()
+    process.begin()
+process.run(work)
+time.sleep(2)  # as an interpreter may on a busy machine, which throws away all that it has
+"""
+    program = (sys.executable, "-c", script)
+    one = Child("child", (), {}, Output(None), 0.3, stop_within=PATIENCE, program=program)
+    with pytest.raises(ChildEnded) as ended:
+        await one.run()
+    assert ended.value.status == 0, "it was killed, and what it ran would be to blame for that"
