@@ -76,6 +76,8 @@ class Child:
     """Set once one of its processes was ready."""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a process that stops is to be killed at once."""
+    over: bool = field(init=False, default=False)
+    """Whether the last process has said that its work is over. One that did not may have been ended by user code."""
     ailing: str | None = field(init=False, default=None)
     """What does not work in the process, by its own account."""
 
@@ -171,10 +173,12 @@ class Child:
 
     def _note(self, heard: bytes) -> str:
         """Take over what a process says of itself, and return its last words."""
-        words = heard.decode(errors="replace").splitlines()[-1]
+        lines = heard.decode(errors="replace").splitlines()
+        words = lines[-1]
         self.ailing = words[1:] or None
-        if words.startswith(READY):
+        if any(line.startswith(READY) for line in lines):
             self.ready.set()
+        self.over = words.startswith(ENDING)
         return words
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:

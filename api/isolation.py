@@ -42,9 +42,10 @@ class SeparateProcesses:
         try:
             await child.run()
         except ChildEnded as ended:
-            if ended.status != 0 and not child.ready.is_set():
+            well = ended.status == 0 and child.over  # user code may have ended it with status 0
+            if not well and not child.ready.is_set():
                 raise StoreUnavailable(f"The turn of {thread_id} cannot run alone yet: {ended}.") from ended
-            return ended.status == 0
+            return well
         except OSError as error:
             raise StoreUnavailable(f"The turn of {thread_id} cannot run alone yet: {error}.") from error
         return True

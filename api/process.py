@@ -1,6 +1,7 @@
 """What every process of Threadfold that runs for long has: an event loop, signals, a watchdog, and a sure end."""
 
 import asyncio
+import ctypes
 import faulthandler
 import logging
 import signal
@@ -16,6 +17,9 @@ from api.watchdog import STOP_LIMIT_S, UNCLEAN, Watchdog, say_and_exit
 
 BLOCKED_S = 5.0
 """Seconds after which a blocked event loop is logged, at most; with a short lease it is half of that."""
+
+PR_SET_PDEATHSIG = 1
+"""Linux's number for the option of `prctl`."""
 
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a process write the stacks of all its threads to stderr, even one whose interpreter is blocked."""
@@ -120,6 +124,15 @@ class Process:
             if not parent_is_there:
                 asyncio.get_running_loop().remove_reader(self._lifeline)
                 stop()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, whatever holds the interpreter by then; on Linux only.
+
+    For a process that runs one turn: its parent's death ends the lease that it works under, so it has nothing to save.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def heartbeat_interval(lease: float) -> float:

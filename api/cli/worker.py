@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from api.cli.running import connected, explained, log_to_stderr, place_of, settle
-from api.process import Process
+from api.process import Process, die_with_parent
 from api.projector import Held
 from api.runtime import open_runtime
 from api.stores import MEMORY
@@ -55,6 +55,7 @@ def worker(
         if projecting is not None:
             process.run(partial(_project, process, settings, WorkerId(projecting)))
         elif alone is not None and lease is not None:
+            die_with_parent()
             process.run(partial(_run_alone, process, settings, ThreadId(alone), lease, convicted=convicted))
         else:
             process.run(partial(_work, process, settings))

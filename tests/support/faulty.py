@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Sequence
 
 from domain.agent import Agent, TurnContext
@@ -17,8 +16,7 @@ def alone(name: str, run: object, timeout: float = 300) -> Agent:
 
 async def _kill(_: TurnContext) -> Sequence[NodeFact]:
     await asyncio.sleep(0.3)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return ()
+    os._exit(0)  # as if all were well
 
 
 async def _sleep(turn: TurnContext) -> Sequence[NodeFact]:
