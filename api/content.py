@@ -115,7 +115,7 @@ class Content:
         row = await self._runtime.journal.row(thread_id, caller.tenant)
         if after is not None and after > row.head.version:
             last = row.head.version
-            raise InvalidInput(field, f"the thread has versions up to {last}; give one of them, or begin anew without")
+            raise InvalidInput(field, f"the thread has versions up to {last}; give one of them, or none to begin now")
         await self._reads.of_thread(caller, "stream", thread_id)
         return row
 

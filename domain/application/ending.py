@@ -1,6 +1,6 @@
 """Waiting for the end of a turn: its events are collected as they are told, and the log is read only for what was not.
 
-A turn may also come to wait for a person, and then for days. Nobody waits for it with a request open: see `news`.
+A turn may also come to wait for a person, and then for days. No request is kept open for that: see `news`.
 
 Most turns are run by the process that waits. What it stores it tells, so that nothing needs to be read back.
 """

@@ -222,7 +222,7 @@ class Run:
     async def _settle(self) -> None:
         """Settle what stored calls of models have taken, and record which thresholds that has reached.
 
-        Whoever is cancelled meanwhile leaves the rest to the next report: to settle a call twice changes nothing.
+        A task that is cancelled meanwhile leaves the rest to the next report: to settle a call twice changes nothing.
         """
         while self._unsettled:
             before, after, stored = self._unsettled[0]

@@ -59,7 +59,7 @@ class _Foreign(Struct, frozen=True):
     asked_at: float
     worker: WorkerId | None = None
     fresh: bool = True
-    """Met since the search of the log began anew."""
+    """Met since the search of the log last began."""
 
 
 @dataclass

@@ -60,7 +60,7 @@ class Together:
             raise failed[0]
 
     def _stop(self, pending: set[asyncio.Task[None]]) -> None:
-        """Cancel what is not finishing, once: whoever is cancelled a second time has no time to clean up."""
+        """Cancel what is not finishing, once: a task that is cancelled a second time has no time to clean up."""
         if not self._stopping:
             self._stopping = True
             self._cancel(pending - self._finishing)

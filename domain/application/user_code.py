@@ -284,7 +284,7 @@ async def _cancel(task: "asyncio.Task[Any]", cleanup: float) -> None:
         if not task.done():
             _abandon(task, cleanup)
         elif not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not complain that nobody did
+            task.exception()  # read, so that asyncio does not complain that it never was
 
 
 def _abandon(task: "asyncio.Task[Any]", cleanup: float) -> None:

@@ -257,7 +257,7 @@ SELECT thread_id
 """Raise threads' epochs. Returned are those of which no append under an older epoch is on its way or can come.
 
 A row that is locked is left out: a statement holds it that may be such an append, or is one that waits before it. So
-this never waits for an append that is stuck, and whoever asks comes again.
+this never waits for an append that is stuck, and the caller asks again.
 """
 
 PROBE = """
