@@ -76,6 +76,8 @@ class Child:
     """Set once one of its processes was ready."""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a process that stops is to be killed at once."""
+    served: bool = field(init=False, default=False)
+    """Whether the last process was ready: what ended it then was no failure to start."""
     over: bool = field(init=False, default=False)
     """Whether the last process has said that its work is over. One that did not may have been ended by user code."""
     ailing: str | None = field(init=False, default=None)
@@ -83,6 +85,7 @@ class Child:
 
     async def run(self) -> None:
         """Run a process, and end it when this is cancelled. Raises `ChildEnded`, and `OSError` if it cannot start."""
+        self.served = self.over = False
         with ExitStack() as stack:
             ours, its = socket.socketpair()
             stack.enter_context(ours).settimeout(0)
@@ -94,6 +97,10 @@ class Child:
             finally:
                 self.ailing = None
                 await self._end(process)
+
+    def was_well(self) -> bool:
+        """Say whether the last process was ready before it ended: then another one can be started at once."""
+        return self.served
 
     def _start(self, lifeline: int) -> tuple[subprocess.Popen[bytes], BinaryIO]:
         """Start a process, and return it with what it prints.
@@ -178,6 +185,7 @@ class Child:
         self.ailing = words[1:] or None
         if any(line.startswith(READY) for line in lines):
             self.ready.set()
+            self.served = True
         self.over = words.startswith(ENDING)
         return words
 

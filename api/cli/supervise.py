@@ -69,7 +69,7 @@ async def supervise(
             )
             for number in range(1, count + 1)
         ]
-        tasks = [background.start(child.name, child.run) for child in children]
+        tasks = [background.start(child.name, child.run, was_well=child.was_well) for child in children]
         process.begin()
         telling = asyncio.create_task(_tell_when_ready(settings, listener, children, output), name="ready")
         await stopping.wait()

@@ -49,7 +49,12 @@ class BackgroundTask:
     """A coroutine function that runs until it is stopped. Made by `BackgroundTasks.start`."""
 
     def __init__(
-        self, name: str, run: Callable[[], Awaitable[object]], first_pause: float, longest_pause: float
+        self,
+        name: str,
+        run: Callable[[], Awaitable[object]],
+        first_pause: float,
+        longest_pause: float,
+        was_well: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin to run in the running event loop."""
         self.name = name
@@ -58,6 +63,7 @@ class BackgroundTask:
         self._run = run
         self._first_pause = first_pause
         self._longest_pause = longest_pause
+        self._was_well = was_well
         self._loop = asyncio.get_running_loop()
         self._since = datetime.now(UTC)
         self._began_at = self._loop.time()
@@ -109,7 +115,7 @@ class BackgroundTask:
         self._runs, self._since, self._began_at = runs, datetime.now(UTC), self._loop.time()
 
     def _note_failure(self, error: BaseException) -> None:
-        healthy = self._loop.time() - self._began_at >= HEALTHY_S
+        healthy = self._loop.time() - self._began_at >= HEALTHY_S or self._was_well()
         self._failures = 1 if healthy else self._failures + 1
         self._pause = min(self._first_pause * 2 ** min(self._failures - 1, 30), self._longest_pause)
         self._last_error = error
@@ -133,9 +139,13 @@ class BackgroundTasks:
         *,
         first_pause: float = FIRST_PAUSE_S,
         longest_pause: float = LONGEST_PAUSE_S,
+        was_well: Callable[[], bool] = lambda: False,
     ) -> BackgroundTask:
-        """Run a coroutine function in the background until the task is stopped."""
-        task = self._tasks[name] = BackgroundTask(name, run, first_pause, longest_pause)
+        """Run a coroutine function in the background until the task is stopped.
+
+        `was_well` says after a failure whether the run had been well before: then the pause does not grow.
+        """
+        task = self._tasks[name] = BackgroundTask(name, run, first_pause, longest_pause, was_well)
         return task
 
     async def stop(self, *tasks: BackgroundTask, grace: float = 0.0) -> None:

@@ -182,3 +182,17 @@ async def test_the_log_is_asked_for_watched_threads_again_after_an_unforeseen_er
 
     assert status(tasks).restarts == 1
     await tasks.stop(task)
+
+
+@pytest.mark.parametrize("well", [True, False])
+async def test_a_run_that_was_well_before_it_failed_does_not_lengthen_the_pause(
+    caplog: pytest.LogCaptureFixture,
+    well: bool,  # noqa: FBT001
+) -> None:
+    tasks, failing = BackgroundTasks(), Failing(4, ValueError("broken"))
+    task = tasks.start("one", failing.run, first_pause=0.01, longest_pause=1.0, was_well=lambda: well)
+    async with asyncio.timeout(30):
+        await failing.runs.wait()
+    await tasks.stop(task)
+    pauses = [record.getMessage().rpartition(" in ")[2] for record in caplog.records]
+    assert pauses == (["0.01 s"] * 4 if well else ["0.01 s", "0.02 s", "0.04 s", "0.08 s"])
