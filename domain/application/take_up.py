@@ -374,24 +374,25 @@ class TakeUp:
 
     async def _run_alone(self, isolation: Isolation, thread_id: ThreadId, suspect: Suspect) -> None:
         """Run a suspect in a process of its own, until it has nothing to run or is convicted."""
-        async with self._cells:
-            while self.may_run(thread_id):
+        while self.may_run(thread_id):
+            async with self._cells:
                 _log.warning("The turn of %s runs alone after %d crashes", thread_id, suspect.crashes + suspect.alone)
                 convicted = suspect.version if suspect.convicted else None
-                if await isolation.run(thread_id, self.fence(thread_id), convicted=convicted):
-                    await self.suspects.cleared(thread_id)
-                    self._suspected = {id_: other for id_, other in self._suspected.items() if id_ != thread_id}
-                    return
-                suspect = await self._crashed_alone(thread_id)
-                if suspect.alone > MAX_LONE_CRASHES:
-                    self._given_up.add(thread_id)
-                    _log.error(
-                        "The turn of %s crashes every process, even one that is to fail it. It stays as it is until "
-                        "this worker is restarted.",
-                        thread_id,
-                    )
-                    return
-                await asyncio.sleep(min(ISOLATION_PAUSE_S, self.shards.lease))
+                ended_well = await isolation.run(thread_id, self.fence(thread_id), convicted=convicted)
+            if ended_well:
+                await self.suspects.cleared(thread_id)
+                self._suspected = {id_: other for id_, other in self._suspected.items() if id_ != thread_id}
+                return
+            suspect = await self._crashed_alone(thread_id)
+            if suspect.alone > MAX_LONE_CRASHES:
+                self._given_up.add(thread_id)
+                _log.error(
+                    "The turn of %s crashes every process, even one that is to fail it. It stays as it is until this "
+                    "worker is restarted.",
+                    thread_id,
+                )
+                return
+            await asyncio.sleep(min(ISOLATION_PAUSE_S, self.shards.lease))
 
     async def _crashed_alone(self, thread_id: ThreadId) -> Suspect:
         """Count a lone crash, however long the store is away: it is known here only."""
