@@ -376,6 +376,8 @@ class TakeUp:
         """Run a suspect in a process of its own, until it has nothing to run or is convicted."""
         while self.may_run(thread_id):
             async with self._cells:
+                if not self.may_run(thread_id):  # the lease was lost while others ran
+                    return
                 _log.warning("The turn of %s runs alone after %d crashes", thread_id, suspect.crashes + suspect.alone)
                 convicted = suspect.version if suspect.convicted else None
                 ended_well = await isolation.run(thread_id, self.fence(thread_id), convicted=convicted)
