@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -37,8 +36,6 @@ class TaskStatus(Struct, frozen=True):
     up: bool
     """Whether it runs. A task that failed is up again as soon as it runs, after a second failure in a row only once it
     has run as long as it had paused."""
-    since: datetime
-    """When it began to run, or to wait for its next attempt."""
     restarts: int
     last_error: str | None
     ailing: str | None
@@ -65,7 +62,6 @@ class BackgroundTask:
         self._longest_pause = longest_pause
         self._was_well = was_well
         self._loop = asyncio.get_running_loop()
-        self._since = datetime.now(UTC)
         self._began_at = self._loop.time()
         self._runs = True
         self._pause = 0.0
@@ -82,7 +78,7 @@ class BackgroundTask:
         error, ailing = self._last_error, self.ailing()
         up = self._runs and proven and ailing is None and not self._task.done()
         said = f"{type(error).__name__}: {error}" if error else None
-        return TaskStatus(self.name, up, self._since, self._restarts, said, ailing)
+        return TaskStatus(self.name, up, self._restarts, said, ailing)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Let it end within `grace` seconds, if it was asked to, and cancel it then. It is not started again."""
@@ -112,7 +108,7 @@ class BackgroundTask:
             self._restarts += 1
 
     def _note(self, *, runs: bool) -> None:
-        self._runs, self._since, self._began_at = runs, datetime.now(UTC), self._loop.time()
+        self._runs, self._began_at = runs, self._loop.time()
 
     def _note_failure(self, error: BaseException) -> None:
         healthy = self._loop.time() - self._began_at >= HEALTHY_S or self._was_well()
