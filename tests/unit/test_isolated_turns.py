@@ -166,6 +166,9 @@ async def test_a_graceful_stop_keeps_its_leases_until_its_turns_are_handed_over(
     await leaving.begin()
     await played.begin("hello")
     await leaving._find_work()
+    async with asyncio.timeout(20):
+        while not starts:
+            await asyncio.sleep(0.005)
     await other.begin()
     await leaving.end(grace=5.0)
     assert played.leases.suspects._suspects == {}
