@@ -125,7 +125,7 @@ async def test_a_signal_ends_a_blocked_child_in_bounded_time_and_a_second_one_at
 ) -> None:
     async with serving(database_url, tmp_path, "--workers", "2", LEASE_SECONDS="600") as server:
         await begin(server, "holder")
-        await asyncio.sleep(1)
+        await until_said(server, "holding the interpreter")
         server.send_signal(signal.SIGTERM)
         await until_said(server, "Threadfold stops")
         await asyncio.sleep(0.5)
