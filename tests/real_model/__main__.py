@@ -20,6 +20,7 @@ from infrastructure.settings import CHECKOUT
 from tests.e2e.server_process import threadfold
 
 PYTHON = CHECKOUT / ".venv-model" / "bin" / "python"
+SERVER = pathlib.Path(__file__).with_name("llama_server.py")
 SERVING = "Serving at "
 FEWEST = 8
 PATIENCE = 600.0
@@ -73,7 +74,7 @@ async def llama_server(log: pathlib.Path) -> AsyncIterator[str]:
     """Run the model's server, and give its address. It ends when its standard input does."""
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(PYTHON, "-u", pathlib.Path(__file__).with_name("llama_server.py")),
+            *(PYTHON, "-u", SERVER),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -85,7 +86,7 @@ async def llama_server(log: pathlib.Path) -> AsyncIterator[str]:
             if line.startswith(SERVING):
                 break
         else:
-            raise RuntimeError(f"The model's server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(f"The model's server did not start:\n{_end_of(log)}")
         rest = asyncio.create_task(process.stdout.read())
         yield line.removeprefix(SERVING).strip()
         rest.cancel()
@@ -96,6 +97,10 @@ async def llama_server(log: pathlib.Path) -> AsyncIterator[str]:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _end_of(log: pathlib.Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 async def happened(api: httpx.AsyncClient, thread: str) -> list[dict[str, Any]]:
