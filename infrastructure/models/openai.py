@@ -91,7 +91,7 @@ class OpenAIChatModel:
         bare = here and self._url.scheme == "http"
         self._client = httpx.AsyncClient(
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if bare else httpx.create_ssl_context(),
-            headers=_headers(self._key),
+            headers=_headers(self._key, self._url),
             timeout=httpx.Timeout(None, connect=self._limits.connect),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=not (here or past_proxies),  # a proxy cannot reach this machine's own loopback
@@ -313,12 +313,15 @@ def completions_url(endpoint: str) -> httpx.URL:
     return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
 
 
-def _headers(key: str) -> dict[str, str]:
+def _headers(key: str, url: httpx.URL) -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):
         raise InvalidInput("api_key", "must be printable ASCII")
     # Compressing small chunks makes proxies hold them back.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    return {**headers, "Authorization": f"Bearer {key}"} if key else headers
+    if not key:
+        return headers
+    # Azure's dated API, whose URLs name a version, takes a key in a header of its own, and only tokens as bearers.
+    return {**headers, **({"api-key": key} if "api-version" in url.params else {"Authorization": f"Bearer {key}"})}
 
 
 def _is_json(response: httpx.Response) -> bool:
