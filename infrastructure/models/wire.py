@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
 from domain.json import JsonObject
 
@@ -84,9 +85,13 @@ def read_counts(usage: Any) -> Counts | None:
         return None
 
 
-def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
-    """Write the body of a request. `limit_field` is what the endpoint calls the limit on the answer's tokens."""
-    body: JsonObject = {"model": model, "messages": [_message(m) for m in request.messages], "stream": stream}
+def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str, origin: str = "") -> bytes:
+    """Write the body of a request, as every strict endpoint accepts it.
+
+    `limit_field` is what the endpoint calls the limit on the answer's tokens; `origin` names it as answers do.
+    """
+    messages = canonical(request.messages, [tool.name for tool in request.tools], origin)
+    body: JsonObject = {"model": model, "messages": [_message(m) for m in messages], "stream": stream}
     if stream:
         body["stream_options"] = {"include_usage": True}
     if request.tools:
@@ -100,10 +105,11 @@ def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field
 
 def _message(message: ChatMessage) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {"role": message.role, "content": message.content or ""}
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
+                **call.extra,
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
