@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
 from domain.json import JsonObject
+from infrastructure.models.opaque import set_apart
 
 
 class Function(Struct):
@@ -22,19 +23,21 @@ class Function(Struct):
 
 
 class CallPart(Struct):
-    """A tool call, or a piece of one."""
+    """A tool call, or a piece of one. `extra` holds all else: see `opaque.py`."""
 
     index: int | None = None
     id: str | int | None = None
     function: Function | None = None
+    extra: JsonObject | None = None
 
 
 class Part(Struct):
-    """A message, or what a chunk adds to it."""
+    """A message, or what a chunk adds to it. `extra` holds all else: see `opaque.py`."""
 
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[CallPart] | None = None
+    extra: JsonObject | None = None
 
 
 class Choice(Struct):
@@ -72,7 +75,9 @@ def read_completion(text: str | bytes) -> Completion:
     cut a text in the middle of a character.
     """
     try:
-        return msgspec.convert(json.loads(text), Completion)
+        data = json.loads(text)
+        set_apart(data)
+        return msgspec.convert(data, Completion)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         raise AnswerMalformed(f"The model's answer is not a chat completion: {error}") from error
 
