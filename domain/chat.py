@@ -19,27 +19,40 @@ CHARACTERS = 3
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
-class ToolCall(Struct, frozen=True):
-    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best."""
+class ToolCall(Struct, frozen=True, omit_defaults=True):
+    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best.
+
+    `extra` is what else the endpoint said with it, such as a signature, to be returned to it.
+    """
 
     id: str
     name: str
     arguments: JsonObject
+    extra: JsonObject = {}
 
 
-def weight_of(calls: Sequence[ToolCall]) -> int:
-    """Estimate the tokens of calls, a little generously, where nobody can count them."""
-    return sum(len(msgspec.json.encode(call)) for call in calls) // CHARACTERS
+def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
+    """Estimate the tokens of calls and of a message's `extra`, a little generously, where they cannot be counted."""
+    size = sum(len(msgspec.json.encode(call)) for call in calls)
+    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True):
-    """One message of the prompt. An assistant's message may have no content but tool calls."""
+    """One message of the prompt. An assistant's message may have no content but tool calls.
+
+    `answers` is the place, among the calls of the message before, of the one that a tool's message answers: ids may
+    repeat. `extra` is what else the provider said with an assistant's message, and `origin` names the endpoint that it,
+    and the `extra` of the calls, came from: no other one is told.
+    """
 
     role: Role
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    answers: int | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ToolSpec(Struct, frozen=True):
@@ -74,13 +87,18 @@ class Usage(Struct, frozen=True):
 
 
 class ChatAnswer(Struct, frozen=True):
-    """A whole answer, never part of one. `usage` is None where the endpoint reports none."""
+    """A whole answer, never part of one. `usage` is None where the endpoint reports none.
+
+    `extra` is what else the endpoint said, and `origin` names the endpoint: see `ChatMessage`.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     model: str
     usage: Usage | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 OnDelta: TypeAlias = Callable[[str], None]

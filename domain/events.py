@@ -120,13 +120,16 @@ class TurnResumed(Event, frozen=True):
 class MessageAppended(Event, frozen=True):
     """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
 
-    `partial`: the turn was cancelled while this was being written.
+    `partial`: the turn was cancelled while this was being written. `extra` is what else the model's endpoint `origin`
+    said with the message or its calls, such as its reasoning: it is returned to that endpoint, and read by no one else.
     """
 
     role: Literal["user", "assistant"]
     content: str | None
     tokens: int
     partial: bool = False
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ContextAssembled(Event, frozen=True):
@@ -200,11 +203,15 @@ class BudgetThresholdReached(Event, frozen=True):
 
 
 class ToolRequested(Event, frozen=True):
-    """The last assistant message asks for a tool. The version of this event names the call from now on."""
+    """The last assistant message asks for a tool. The version of this event names the call from now on.
+
+    `extra` is what else the message's endpoint said with the call, such as a signature.
+    """
 
     call_id: str
     tool: str
     arguments: JsonObject
+    extra: JsonObject = {}
 
 
 class ToolStarted(Event, frozen=True):

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.asking import Answered
@@ -182,7 +183,8 @@ class _Asked:
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        written = (answer.content or "") + (to_json(answer.tool_calls) if answer.tool_calls else "")
+        calls = [replace(call, extra={}) for call in answer.tool_calls]  # no endpoint counts a signature as written
+        written = (answer.content or "") + (to_json(calls) if calls else "")
         try:
             size = await counted(self.run.means.tokens, written)
         except BaseException:

@@ -25,7 +25,7 @@ from domain.application.said import read_said
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.unlimited import Unkept, unlimited
-from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
+from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, Usage
 from domain.codec import Metadata, Recorded, to_json
 from domain.errors import ToolError
 from domain.events import (
@@ -51,6 +51,7 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
+from domain.evolve_turn import request_of
 from domain.graph import Graph, Node, Subgraph
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
 from domain.json import JsonObject
@@ -279,9 +280,9 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
     for entry in following:
         if not isinstance(entry.event, ToolRequested):
             break
-        calls.append(ToolCall(entry.event.call_id, entry.event.tool, entry.event.arguments))
+        calls.append(request_of(entry.event))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage)
+    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, said.extra, said.origin)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:

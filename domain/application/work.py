@@ -12,6 +12,7 @@ from domain.agent import RETRY_ITEMS, Agent, Each
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
+from domain.application.extra import bounded
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
@@ -135,9 +136,11 @@ class Work:
         await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
-        assembled, answer = made.prompt.assembled, made.answer
-        calls = (ToolRequested(call.id, call.name, call.arguments) for call in answer.tool_calls)
-        said = MessageAppended("assistant", answer.content, made.tokens)
+        assembled = made.prompt.assembled
+        answer, extra = await bounded(made.answer, self.means.context_window, self.means.tokens)
+        calls = (ToolRequested(call.id, call.name, call.arguments, call.extra) for call in answer.tool_calls)
+        origin = answer.origin if answer.extra or any(call.extra for call in answer.tool_calls) else ""
+        said = MessageAppended("assistant", answer.content, made.tokens + extra, extra=answer.extra, origin=origin)
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:

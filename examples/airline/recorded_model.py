@@ -26,6 +26,7 @@ from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
+from domain.canonical import NOTES, short_id
 from domain.chat import MESSAGE_OVERHEAD
 from domain.context import SHORTENED
 from examples.airline.memory import asks_for_memory, remembered
@@ -107,12 +108,13 @@ def _same(asked: Message, recorded: Message) -> bool:
 
 
 def _label(message: Message) -> tuple[Any, ...]:
-    """All of a message but its content."""
+    """All of a message but its content. Ids of calls are compared as they are sent."""
     calls = [
-        (call["id"], call["function"]["name"], canonical(json.loads(call["function"]["arguments"])))
+        (short_id(call["id"]), call["function"]["name"], canonical(json.loads(call["function"]["arguments"])))
         for call in message.get("tool_calls") or ()
     ]
-    return message.get("role"), message.get("tool_call_id"), message.get("name"), calls
+    answered = message.get("tool_call_id")
+    return message.get("role"), answered and short_id(answered), message.get("name"), calls
 
 
 def usage(request: JsonObject, answer: Message) -> JsonObject:
@@ -185,7 +187,7 @@ def answer_to(thread: str, request: JsonObject) -> tuple[Message, str]:
     Raises:
         NotRecordedError: it is neither.
     """
-    messages = request["messages"]
+    messages = [message for message in request["messages"] if message.get("content") not in NOTES]
     try:
         return recorded_answer(thread, [m for m in messages if m["role"] != "system"]), "answer"
     except NotRecordedError:

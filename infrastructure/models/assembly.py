@@ -8,6 +8,7 @@ from domain.chat import AnswerCut, AnswerMalformed, ChatAnswer, ToolArgumentsMal
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from infrastructure.models.failures import message_of, shortened
+from infrastructure.models.opaque import Opaque
 from infrastructure.models.wire import CallPart, Choice, Completion, Counts, Part, read_counts
 
 MAX_NAME = 64
@@ -21,6 +22,7 @@ class Assembly:
         self._model = model
         self._secret = secret
         self._text: list[str] = []
+        self._extra = Opaque()
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._usage: Usage | None = None
@@ -59,12 +61,14 @@ class Assembly:
             finish_reason=storable_text(self._finish_reason or "stop"),
             model=storable_text(self._model),
             usage=self._usage,
+            extra=self._extra.whole(),
         )
 
     def _add_choice(self, choice: Choice) -> str:
         self._begun = True
         self._finish_reason = choice.finish_reason or self._finish_reason
         part = choice.delta or choice.message or Part()
+        self._extra.add(part.extra)
         for call in part.tool_calls or ():
             self._add_call(call)
         text = part.content or part.refusal or ""
@@ -91,6 +95,7 @@ class _Call:
         self._name = ""
         self._fragments: list[str] = []
         self._object: JsonObject | None = None
+        self._extra = Opaque()
 
     def is_followed_by(self, part: CallPart) -> bool:
         """Say whether a fragment with this call's index, or none, begins another call all the same.
@@ -107,6 +112,7 @@ class _Call:
 
     def add(self, part: CallPart) -> None:
         self.id = self.id or ("" if part.id is None else str(part.id))
+        self._extra.add(part.extra)
         if part.function is None:
             return
         self._name = self._name or part.function.name or ""
@@ -129,7 +135,8 @@ class _Call:
             check_json(arguments, "arguments")
         except InvalidInput as error:
             raise self._malformed(f"that cannot be stored: {shortened(str(error))}") from error
-        return ToolCall(storable_text(self.id) or next(spare_ids), storable_text(self._name), arguments)
+        label = storable_text(self.id) or next(spare_ids)
+        return ToolCall(label, storable_text(self._name), arguments, extra=self._extra.whole())
 
     def _arguments(self) -> JsonObject:
         if self._object is not None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import httpx
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.chat import (
     AnswerCut,
@@ -78,6 +79,7 @@ class OpenAIChatModel:
         endpoint that is no such URL, or a key that no header can carry.
         """
         self._url = completions_url(endpoint)
+        self._origin = origin_of(self._url)
         self._key = (api_key or "").strip()
         self._model = model
         self._limits = limits or TimeLimits()
@@ -124,7 +126,7 @@ class OpenAIChatModel:
     async def _complete(self, request: ChatRequest, show: OnDelta, *, stream: bool) -> ChatAnswer:
         model = request.model or self._model
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, model, stream=stream, limit_field=self._limit_field)
+        body = write_request(request, model, stream=stream, limit_field=self._limit_field, origin=self._origin)
         patience = self._limits.total if request.patience is None else request.patience
         response, first_by = await self._accepted(body, headers, patience, stream=stream)
         try:
@@ -135,7 +137,7 @@ class OpenAIChatModel:
                     await _read_stream(chunks, assembly, show)
                 else:
                     await _read_whole(chunks, assembly, show)
-            return assembly.answer()
+            return replace(assembly.answer(), origin=self._origin)
         finally:
             await response.aclose()
 
@@ -311,6 +313,11 @@ def completions_url(endpoint: str) -> httpx.URL:
         raise InvalidInput("endpoint", "must be a URL such as http://localhost:11434/v1")
     path = url.path.rstrip("/")
     return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Name an endpoint by its host and path: what it says beyond the protocol is returned to it alone."""
+    return url.netloc.decode() + url.path.removesuffix(PATH)
 
 
 def _headers(key: str, url: httpx.URL) -> dict[str, str]:

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
 from domain.json import JsonObject
+from infrastructure.models.opaque import set_apart
 
 
 class Function(Struct):
@@ -21,19 +23,21 @@ class Function(Struct):
 
 
 class CallPart(Struct):
-    """A tool call, or a piece of one."""
+    """A tool call, or a piece of one. `extra` holds all else: see `opaque.py`."""
 
     index: int | None = None
     id: str | int | None = None
     function: Function | None = None
+    extra: JsonObject | None = None
 
 
 class Part(Struct):
-    """A message, or what a chunk adds to it."""
+    """A message, or what a chunk adds to it. `extra` holds all else: see `opaque.py`."""
 
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[CallPart] | None = None
+    extra: JsonObject | None = None
 
 
 class Choice(Struct):
@@ -71,7 +75,9 @@ def read_completion(text: str | bytes) -> Completion:
     cut a text in the middle of a character.
     """
     try:
-        return msgspec.convert(json.loads(text), Completion)
+        data = json.loads(text)
+        set_apart(data)
+        return msgspec.convert(data, Completion)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         raise AnswerMalformed(f"The model's answer is not a chat completion: {error}") from error
 
@@ -84,9 +90,13 @@ def read_counts(usage: Any) -> Counts | None:
         return None
 
 
-def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
-    """Write the body of a request. `limit_field` is what the endpoint calls the limit on the answer's tokens."""
-    body: JsonObject = {"model": model, "messages": [_message(m) for m in request.messages], "stream": stream}
+def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str, origin: str = "") -> bytes:
+    """Write the body of a request, as every strict endpoint accepts it.
+
+    `limit_field` is what the endpoint calls the limit on the answer's tokens; `origin` names it as answers do.
+    """
+    messages = canonical(request.messages, [tool.name for tool in request.tools], origin)
+    body: JsonObject = {"model": model, "messages": [_message(m) for m in messages], "stream": stream}
     if stream:
         body["stream_options"] = {"include_usage": True}
     if request.tools:
@@ -100,10 +110,11 @@ def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field
 
 def _message(message: ChatMessage) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {"role": message.role, "content": message.content or ""}
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
+                **call.extra,
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
