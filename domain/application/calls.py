@@ -18,8 +18,7 @@ from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage
-from domain.codec import to_json
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage, calls_text
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
 from domain.events import ContextAssembled, ModelCalled, ModelFailed
@@ -54,7 +53,7 @@ class Made(Struct, frozen=True):
     prompt: Prompt
     answer: ChatAnswer
     tokens: int
-    """Tokens of the answer, by our count."""
+    """Tokens of the answer as prompts show it, by our count."""
     called: ModelCalled
 
 
@@ -182,9 +181,11 @@ class _Asked:
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        written = (answer.content or "") + (to_json(answer.tool_calls) if answer.tool_calls else "")
+        text, calls = answer.content or "", answer.tool_calls
         try:
-            size = await counted(self.run.means.tokens, written)
+            shown = size = await counted(self.run.means.tokens, text + calls_text(calls, shown=True))
+            if any(call.written for call in calls):
+                size = await counted(self.run.means.tokens, text + calls_text(calls))
         except BaseException:
             self.interrupted(answer.usage)
             raise
@@ -206,7 +207,7 @@ class _Asked:
             reservation=self._reservation,
         )
         self.run.unsaid.keep(called, self.held)
-        return Made(self.prompt, answer, size, called)
+        return Made(self.prompt, answer, shown, called)
 
     async def failed(self) -> None:
         """Give back what was set aside; but what a model had written when it broke off was used."""

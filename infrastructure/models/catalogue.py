@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from domain.errors import InvalidInput
 from domain.routing import ModelSpec, Policy, Rule
 from infrastructure.models import offline
-from infrastructure.models.openai import TimeLimits, completions_url
+from infrastructure.models.endpoints import TimeLimits, completions_url
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"

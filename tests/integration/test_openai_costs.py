@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from domain.chat import AnswerCut, ModelError, Usage
-from infrastructure.models.openai import TimeLimits
+from infrastructure.models.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,
     Cut,
