@@ -40,7 +40,7 @@ class Dialects:
         _log.warning(
             "%s does not take %s with the model %s: it is asked without from now on%s. %s=%s saves the first refusal.",
             self._endpoint,
-            " and ".join(field for field in FIELDS if field in new),
+            ", ".join(field for field in FIELDS if field in new),
             model,
             _consequences(new, self.omitted(model)),
             self._setting,

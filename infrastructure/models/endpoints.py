@@ -1,12 +1,11 @@
 """What a client of an endpoint is made with: its URL, its time limits, and where all this is set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import httpx
 from msgspec import Struct
 
 from domain.errors import InvalidInput
-from infrastructure.models.rejections import FIELDS
 
 PATH = "/chat/completions"
 
@@ -47,11 +46,3 @@ def completions_url(endpoint: str) -> httpx.URL:
         raise InvalidInput("endpoint", "must be a URL such as http://localhost:11434/v1")
     path = url.path.rstrip("/")
     return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
-
-
-def checked_omit(fields: Sequence[str]) -> Sequence[str]:
-    """Return the fields of a request that are to be left out. Raises `InvalidInput` for one that cannot be."""
-    for field in fields:
-        if field not in FIELDS:
-            raise InvalidInput("omit", f"{field!r} cannot be left out; these can: {', '.join(FIELDS)}")
-    return fields

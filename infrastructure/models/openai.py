@@ -26,7 +26,7 @@ from domain.json import storable_text
 from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.dialects import Dialects
-from infrastructure.models.endpoints import PLACES, TimeLimits, checked_omit, completions_url
+from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.rejections import STATUSES, rejected_field
@@ -68,7 +68,7 @@ class OpenAIChatModel:
 
         `omit` are fields that the endpoint does not take, of `rejections.FIELDS`; `places` says where what is given
         here is set. `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises
-        `InvalidInput` for an endpoint that is no such URL, a key that no header can carry, or another field.
+        `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
         """
         self._url = completions_url(endpoint)
         self._key = (api_key or "").strip()
@@ -79,7 +79,7 @@ class OpenAIChatModel:
         self._max_answer_bytes = max_answer_bytes
         self._now, self._sleep, self._random = now, sleep, random
         self._dialects = Dialects(
-            checked_omit(omit),
+            omit,
             self._where(),
             self._places["omit"],
             prefers="max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens",
