@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from tests.fakes.openai_server import OpenAIServer, Reply, Request, chunk, events, stream
+from domain.application.asking import Models
+from domain.codec import to_json
+from domain.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
+from domain.state import Ended
+from projections.transcript import read
+from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, chunk, events, refusal, stream
 from tests.support import tool_agents
-from tests.support.http import Api, running_api
-from tests.support.openai import call, calls
+from tests.support.openai import call, calls, client
+from tests.support.runtime import Stage, stage
 
 GOOD = call("store", '{"data": {}}', index=1, id="b")
 
@@ -55,33 +60,29 @@ def objections(body: Any) -> list[str]:
 
 
 @asynccontextmanager
-async def talking(first: Reply) -> AsyncIterator[tuple[Api, OpenAIServer]]:
-    """Serve the agent with a model that answers first as given, and then by telling what its tools said."""
+async def talking(first: Otherwise) -> AsyncIterator[tuple[Stage, OpenAIServer]]:
+    """Make a stage whose model answers first as given, and once its tools have said something with `Well.`"""
 
     def answer(request: Request) -> Reply:
         if objections(request.body):
-            return Reply([b'{"error": {"message": "arguments must be a JSON object"}}'], 400)
-        return stream("Well.") if is_answered(request.body) else first
+            return refusal(400, "arguments must be a JSON object")
+        if is_answered(request.body) and isinstance(first, Reply):
+            return stream("Well.")
+        return first if isinstance(first, Reply) else first(request)
 
     tool_agents.RUNS.clear()
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(OpenAIServer(otherwise=answer))
-        api = await stack.enter_async_context(
-            running_api(
-                database_url="memory://", llm_endpoint=server.endpoint, agents=("tests.support.tool_agents:odd",)
-            )
-        )
-        yield api, server
+    async with OpenAIServer(otherwise=answer) as server, client(server) as model:
+        yield stage(tool_agents.odd, models=Models.alone(model, "small")), server
 
 
-async def turn_of(api: Api) -> tuple[str, dict[str, Any]]:
-    thread = await api.opened(graph="odd")
-    return thread, dict((await api.turn(thread, "go")).json())
+async def last_turn(played: Stage) -> Ended:
+    loaded = await played.say("go")
+    assert loaded.state.thread.last_turn is not None  # type: ignore[union-attr]
+    return loaded.state.thread.last_turn  # type: ignore[union-attr]
 
 
-async def data_of(api: Api, thread: str, kind: str) -> list[dict[str, Any]]:
-    listed = (await api.get(f"/v1/threads/{thread}/events", params={"limit": 200})).json()["items"]
-    return [one["data"] for one in listed if one["type"] == kind]
+async def requests_of(played: Stage) -> list[ToolRequested]:
+    return [event for event in await played.events() if isinstance(event, ToolRequested)]
 
 
 def asking(*parts: dict[str, Any], finish: str = "tool_calls") -> Reply:
@@ -90,41 +91,38 @@ def asking(*parts: dict[str, Any], finish: str = "tool_calls") -> Reply:
 
 @pytest.mark.parametrize(("written", "why"), FAULTY.values(), ids=FAULTY)
 async def test_a_call_that_cannot_be_read_is_told_and_the_others_run(written: str, why: str) -> None:
-    async with talking(asking(call("echo", written, index=0, id="a"), GOOD)) as (api, server):
-        thread, turn = await turn_of(api)
-        (requested, _) = await data_of(api, thread, "ToolRequested")
-        failures = await data_of(api, thread, "NodeFailed")
-        transcript = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
-        runs = list(tool_agents.RUNS)
-        again = (await api.turn(thread, "and now?")).json()
+    async with talking(asking(call("echo", written, index=0, id="a"), GOOD)) as (played, server):
+        ended = await last_turn(played)
+        runs, (requested, _) = list(tool_agents.RUNS), await requests_of(played)
+        again = await last_turn(played)
         sent = [request.body for request in server.requests]
-    assert (turn["status"], turn["answer"]) == ("completed", "Well.")
-    assert runs == ["store"]
-    assert failures == []
+        transcript = [message async for message in read(played.journal, played.thread_id)]
+    assert (ended.outcome, runs, again.outcome) == ("completed", ["store"], "completed")
+    assert await played.happened(NodeFailed, ModelFailed) == []
     assert len(sent) == 4, "two requests for each of the two turns"
     told, stored = (message["content"] for message in sent[1]["messages"][-2:])
     assert why in told
     assert "Nothing was run. Call echo again, its arguments as one JSON object with the parameters text." in told
     assert len(told) < 1_000
     assert stored == "stored 0"
-    assert requested["written"][:1_000] == written[:1_000]
-    assert len(requested["written"]) < 20_000
-    assert (requested["arguments"], why in requested["fault"]) == ({}, True)
-    (shown, _) = next(message["tool_calls"] for message in transcript if message.get("tool_calls"))
-    assert (shown["written"], shown["fault"]) == (requested["written"], requested["fault"])
-    assert again["status"] == "completed"
+    assert requested.written[:1_000] == written[:1_000]
+    assert len(requested.written) < 20_000
+    assert (requested.arguments, why in requested.fault) == ({}, True)
+    (shown, _) = next(message.tool_calls for message in transcript if message.tool_calls)
+    assert (shown.written, shown.fault) == (requested.written, requested.fault)
+    loaded = await played.journal.load(played.thread_id)
+    assert requested.written not in to_json(loaded.state), "the folded state is bounded"
 
 
 @pytest.mark.parametrize("written", MENDED.values(), ids=MENDED)
 async def test_a_call_that_can_be_read_is_run(written: str) -> None:
-    async with talking(asking(call("echo", written, index=0, id="a"))) as (api, server):
-        thread, turn = await turn_of(api)
-        (requested,) = await data_of(api, thread, "ToolRequested")
-        (succeeded,) = await data_of(api, thread, "ToolSucceeded")
-        sent = len(server.requests)
-    assert (turn["status"], succeeded["content"], sent) == ("completed", "echo[a]", 2)
-    assert requested["arguments"] == {"text": "a"}
-    assert requested.get("written", "") in {written, ""}
+    async with talking(asking(call("echo", written, index=0, id="a"))) as (played, server):
+        ended = await last_turn(played)
+        (requested,) = await requests_of(played)
+        (message,) = (one for one in server.requests[-1].body["messages"] if one["role"] == "tool")
+    assert (ended.outcome, message["content"], len(server.requests)) == ("completed", "echo[a]", 2)
+    assert requested.arguments == {"text": "a"}
+    assert requested.written in {written, ""}
 
 
 @pytest.mark.parametrize(
@@ -144,23 +142,23 @@ async def test_a_call_that_can_be_read_is_run(written: str) -> None:
     ids=lambda value: value[:24],
 )
 async def test_a_call_that_cannot_be_run_is_told(name: str, arguments: str, told: str) -> None:
-    async with talking(asking(call(name, arguments, index=0, id="a"))) as (api, server):
-        thread, turn = await turn_of(api)
-        (failed,) = await data_of(api, thread, "ToolFailed")
-        sent = len(server.requests)
-    assert (turn["status"], sent) == ("completed", 2)
-    assert told in failed["error"]
-    assert len(failed["error"]) < 5_000
-    assert tool_agents.RUNS == []
+    async with talking(asking(call(name, arguments, index=0, id="a"))) as (played, server):
+        ended = await last_turn(played)
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert (ended.outcome, len(server.requests), tool_agents.RUNS) == ("completed", 2, [])
+    assert told in failed.error
+    assert len(failed.error) < 5_000
 
 
 async def test_a_call_that_was_cut_by_the_limit_of_tokens_is_told_so() -> None:
     first = asking(call("store", '{"data": {"text": "abc', index=0, id="a"), finish="length")
-    async with talking(first) as (api, server):
-        _, turn = await turn_of(api)
-        told = server.requests[-1].body["messages"][-1]["content"]
-    assert turn["status"] == "completed"
-    assert "broken off within the arguments of this call" in told
+    async with talking(first) as (played, _):
+        ended = await last_turn(played)
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert ended.outcome == "completed"
+    assert "broken off within the arguments of this call" in failed.error
 
 
 async def test_a_model_that_does_not_mend_its_calls_is_stopped() -> None:
@@ -168,15 +166,9 @@ async def test_a_model_that_does_not_mend_its_calls_is_stopped() -> None:
         broken = '{"text": "' + "x" * len(request.body["messages"])  # another fault each time
         return asking(call("echo", broken, index=0, id="a"))
 
-    async with (
-        OpenAIServer(otherwise=answer) as server,
-        running_api(
-            database_url="memory://", llm_endpoint=server.endpoint, agents=("tests.support.tool_agents:odd",)
-        ) as api,
-    ):
-        _, turn = await turn_of(api)
-        told = [message["content"] for message in server.requests[-1].body["messages"] if message["role"] == "tool"]
-    assert (turn["status"], turn["reason"]) == ("failed", "repeated_calls")
-    assert turn["detail"].startswith("The model made a call that cannot be run in 20 answers, while nothing else")
-    assert len(server.requests) == 20
+    async with talking(answer) as (played, server):
+        ended = await last_turn(played)
+    told = [message["content"] for message in server.requests[-1].body["messages"] if message["role"] == "tool"]
+    assert (ended.outcome, ended.reason, len(server.requests)) == ("failed", "repeated_calls", 20)
+    assert (ended.detail or "").startswith("The model made a call that cannot be run in 20 answers, while nothing else")
     assert told[-1].endswith("[This is the 19th answer in this turn with a call that cannot be run.]")
