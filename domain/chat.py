@@ -22,13 +22,26 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best.
 
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` cannot be run, because of what it says; its arguments are empty if they could not be read.
     `extra` is what else the endpoint said with it, such as a signature, to be returned to it.
     """
 
     id: str
     name: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
     extra: JsonObject = {}
+
+
+def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
+    """Write calls for counting their tokens: as the model wrote them, or as they are `shown` to it in prompts."""
+    if not calls:
+        return ""
+    plain = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
+    written = "" if shown else "".join(call.written for call in calls)
+    return msgspec.json.encode(plain).decode() + written
 
 
 def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
@@ -127,12 +140,18 @@ class ModelError(ThreadfoldError):
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer passed the size limit
     └── AnswerMalformed         not JSON, not a chat completion                  transient
-        └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
 
     `transient` errors are worth another attempt: sampling and networks differ from time to time.
+
+    An answer that cannot be used costs what it costs. `accepted`: the endpoint began to answer, so it has read the
+    prompt. `usage` is what it reports by then, None where it reports nothing; `written` is what the model wrote by
+    then (text, reasoning and calls), for an estimate.
     """
 
     transient: ClassVar[bool] = False
+    accepted: bool = False
+    usage: Usage | None = None
+    written: str = ""
 
 
 class ModelUnreachable(ModelError):
@@ -173,7 +192,3 @@ class AnswerMalformed(ModelError):
     """The model's answer is not a chat completion."""
 
     transient = True
-
-
-class ToolArgumentsMalformed(AnswerMalformed):
-    """The model asked for a tool with arguments that are not a JSON object."""

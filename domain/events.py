@@ -205,12 +205,16 @@ class BudgetThresholdReached(Event, frozen=True):
 class ToolRequested(Event, frozen=True):
     """The last assistant message asks for a tool. The version of this event names the call from now on.
 
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` is not run: the model is told what it says.
     `extra` is what else the message's endpoint said with the call, such as a signature.
     """
 
     call_id: str
     tool: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
     extra: JsonObject = {}
 
 

@@ -174,7 +174,8 @@ def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
 
 @in_words.register
 def _(event: ToolRequested, _: Event | None = None) -> str:
-    return f"The agent asked for {_call(event)}"
+    fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
+    return f"The agent asked for {_call(event)}{fault}"
 
 
 @in_words.register

@@ -22,7 +22,6 @@ from domain.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
-    ToolArgumentsMalformed,
 )
 from domain.errors import PromptTooLarge
 from domain.events import ModelFailed
@@ -164,7 +163,7 @@ class Models:
         """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
         if isinstance(error, PromptTooLarge):
             return "takes no prompt of that length"
-        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | ToolArgumentsMalformed):
+        if isinstance(error, ModelRejectedRequest | AnswerTooLarge):
             self._breakers[name].succeeded()
         else:
             self._breakers[name].failed(self.clock())
@@ -195,7 +194,8 @@ class _Asked:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
             kind = AnswerCut if self.heard else ModelUnreachable
-            raise kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.") from error
+            late = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
+            raise kind(f"{late}, which is what the node's timeout leaves to it.") from error
         finally:
             self.duration_ms = int((now() - started) * 1000)
 

@@ -11,7 +11,6 @@ from typing import TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.asking import Answered
@@ -19,8 +18,7 @@ from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage
-from domain.codec import to_json
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage, calls_text
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
 from domain.events import ContextAssembled, ModelCalled, ModelFailed
@@ -55,7 +53,7 @@ class Made(Struct, frozen=True):
     prompt: Prompt
     answer: ChatAnswer
     tokens: int
-    """Tokens of the answer, by our count."""
+    """Tokens of the answer as prompts show it, by our count."""
     called: ModelCalled
 
 
@@ -183,10 +181,11 @@ class _Asked:
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        calls = [replace(call, extra={}) for call in answer.tool_calls]  # no endpoint counts a signature as written
-        written = (answer.content or "") + (to_json(calls) if calls else "")
+        text, calls = answer.content or "", answer.tool_calls
         try:
-            size = await counted(self.run.means.tokens, written)
+            shown = size = await counted(self.run.means.tokens, text + calls_text(calls, shown=True))
+            if any(call.written for call in calls):
+                size = await counted(self.run.means.tokens, text + calls_text(calls))
         except BaseException:
             self.interrupted(answer.usage)
             raise
@@ -208,7 +207,7 @@ class _Asked:
             reservation=self._reservation,
         )
         self.run.unsaid.keep(called, self.held)
-        return Made(self.prompt, answer, size, called)
+        return Made(self.prompt, answer, shown, called)
 
     async def failed(self) -> None:
         """Give back what was set aside; but what a model had written when it broke off was used."""
