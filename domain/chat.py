@@ -89,13 +89,17 @@ class Usage(Struct, frozen=True):
 
 
 class ChatAnswer(Struct, frozen=True):
-    """A whole answer, never part of one. `usage` is None where the endpoint reports none."""
+    """A whole answer, never part of one. `usage` is None where the endpoint reports none.
+
+    `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     model: str
     usage: Usage | None = None
+    omitted: tuple[str, ...] = ()
 
 
 OnDelta: TypeAlias = Callable[[str], None]

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 
 import httpx
+from msgspec.structs import replace
 
 from domain.chat import (
     AnswerCut,
@@ -25,7 +26,7 @@ from domain.errors import InvalidInput
 from domain.json import storable_text
 from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
-from infrastructure.models.dialects import Dialects
+from infrastructure.models.dialects import Dialects, missed
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
@@ -149,7 +150,7 @@ class OpenAIChatModel:
         try:
             async with aclosing(chunks):
                 await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-            return call.assembly.answer()
+            return replace(call.assembly.answer(), omitted=missed(call.request, call.fields))
         except ModelError as error:
             call.check_fields(*call.assembly.refusal, error)
             raise

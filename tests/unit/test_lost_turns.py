@@ -130,7 +130,7 @@ async def test_a_call_that_cannot_be_run_leaves_no_doubt(policy: Literal["ask_mo
         await played.settled()
     (failed,) = await played.happened(ToolFailed)
     assert isinstance(failed, ToolFailed)
-    assert failed.error.startswith("The arguments cannot be read. Nothing was run.")
+    assert failed.error.startswith("The arguments cannot be read.\nNothing was run.")
     assert not await played.happened(ToolOutcomeUnknown)
     assert await played.happened(TurnCompleted)
 
