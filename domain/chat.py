@@ -103,6 +103,7 @@ class ChatAnswer(Struct, frozen=True):
     """A whole answer, never part of one. `usage` is None where the endpoint reports none.
 
     `extra` is what else the endpoint said, and `origin` names the endpoint: see `ChatMessage`.
+    `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     content: str | None
@@ -112,6 +113,7 @@ class ChatAnswer(Struct, frozen=True):
     usage: Usage | None = None
     extra: JsonObject = {}
     origin: str = ""
+    omitted: tuple[str, ...] = ()
 
 
 OnDelta: TypeAlias = Callable[[str], None]

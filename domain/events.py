@@ -162,6 +162,7 @@ class ModelCalled(Event, frozen=True):
     `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
+    `omitted` is what the agent asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     model: str
@@ -175,6 +176,7 @@ class ModelCalled(Event, frozen=True):
     provider: str = ""
     because: str = ""
     reservation: UUID | None = None
+    omitted: tuple[str, ...] = ()
 
 
 class ModelFailed(Event, frozen=True):

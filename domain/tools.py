@@ -197,6 +197,8 @@ def _complaint(name: str, error: ValidationError) -> str:
 def unreadable(tool: Tool, fault: str) -> str:
     """Tell the model that a call was not run because of a fault, and what is expected."""
     required = tool.spec.parameters.get("required", ())
-    named = (f"{name} (required)" if name in required else name for name in tool.spec.parameters.get("properties", {}))
-    expected = f"with the parameters {', '.join(named)}" if tool.spec.parameters.get("properties") else "which is empty"
-    return f"{fault} Nothing was run. Call {tool.name} again, its arguments as one JSON object {expected}."
+    parameters = [
+        f"{name} (required)" if name in required else name for name in tool.spec.parameters.get("properties", {})
+    ]
+    expected = f"the parameters are {', '.join(parameters)}" if parameters else "it has no parameters"
+    return f"{fault}\nNothing was run. Call {tool.name} again with its arguments as one JSON object; {expected}."

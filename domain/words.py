@@ -153,7 +153,8 @@ def _(event: ModelCalled, _: Event | None = None) -> str:
     tokens = f"{about}{event.prompt_tokens:,} tokens in and {event.completion_tokens:,} out"
     why = f" ({event.because})" if event.because else ""
     answered = f"The model {event.model}{why} answered in {event.duration_ms:,} ms"
-    return f"{answered}: {tokens}, finished by {event.finish_reason}"
+    without = f", without {' and '.join(event.omitted)}" if event.omitted else ""
+    return f"{answered}{without}: {tokens}, finished by {event.finish_reason}"
 
 
 @in_words.register

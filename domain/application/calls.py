@@ -205,6 +205,7 @@ class _Asked:
             provider=answered.provider,
             because=answered.because,
             reservation=self._reservation,
+            omitted=answer.omitted,
         )
         self.run.unsaid.keep(called, self.held)
         return Made(self.prompt, answer, shown, called)

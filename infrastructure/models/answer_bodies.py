@@ -36,7 +36,9 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
             await _read_json(body.lstrip(_BLANK), assembly, show)
         case b"<":
             assembly.accepted = False  # a proxy's or a portal's: no model was asked
-            raise AnswerMalformed("The model's endpoint answered with a web page. Check its URL.")
+            raise AnswerMalformed(
+                "The model's answer is not a chat completion but a web page. Check the endpoint's URL."
+            )
         case b"" if not streamed:
             raise AnswerMalformed("The model's endpoint answered with nothing.")
         case _ if not start.strip() or _is_event_stream(start.lstrip(_BLANK)):

@@ -60,6 +60,16 @@ class Dialects:
         return (*chosen, *([limit] if limit and request.max_tokens is not None else []))
 
 
+def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
+    """Return what a request asks for and is not sent: `tools`, `temperature`, `max_tokens`."""
+    wanted = {
+        "tools": bool(request.tools) and "tools" not in fields,
+        "temperature": request.temperature is not None and "temperature" not in fields,
+        "max_tokens": request.max_tokens is not None and not set(LIMITS) & set(fields),
+    }
+    return tuple(name for name, is_missed in wanted.items() if is_missed)
+
+
 def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
     """Say what it means for the agent, where it means anything."""
     told = []

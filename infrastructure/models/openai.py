@@ -26,7 +26,7 @@ from domain.errors import InvalidInput
 from domain.json import storable_text
 from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
-from infrastructure.models.dialects import Dialects
+from infrastructure.models.dialects import Dialects, missed
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
@@ -151,7 +151,8 @@ class OpenAIChatModel:
         try:
             async with aclosing(chunks):
                 await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-            return replace(call.assembly.answer(), origin=self._origin)
+            answer = call.assembly.answer()
+            return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
         except ModelError as error:
             call.check_fields(*call.assembly.refusal, error)
             raise

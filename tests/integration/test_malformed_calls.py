@@ -102,7 +102,7 @@ async def test_a_call_that_cannot_be_read_is_told_and_the_others_run(written: st
     assert len(sent) == 4, "two requests for each of the two turns"
     told, stored = (message["content"] for message in sent[1]["messages"][-2:])
     assert why in told
-    assert "Nothing was run. Call echo again, its arguments as one JSON object with the parameters text." in told
+    assert "Nothing was run. Call echo again with its arguments as one JSON object; the parameters are text." in told
     assert len(told) < 1_000
     assert stored == "stored 0"
     assert requested.written[:1_000] == written[:1_000]

@@ -3,11 +3,11 @@
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from domain.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolSpec
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolSpec
+from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
 from tests.support.openai import client
 
@@ -76,11 +76,15 @@ def fussy(*fields: str, shape: Shape = openai_shape) -> Otherwise:
     return answer
 
 
-async def asked(model: Any, request: ChatRequest = FULL) -> str:
+async def asked(model: OpenAIChatModel, request: ChatRequest = FULL) -> str:
+    return (await answered(model, request)).content or ""
+
+
+async def answered(model: OpenAIChatModel, request: ChatRequest = FULL) -> ChatAnswer:
     shown: list[str] = []
     answer = await model.complete(request, shown.append)
     assert "".join(shown) == answer.content
-    return str(answer.content)
+    return answer
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -122,6 +126,18 @@ async def test_several_fields_are_found_one_after_another(caplog: pytest.LogCapt
     (line,) = [record.getMessage() for record in caplog.records]
     assert "LLM_OMIT=stream_options,max_tokens,max_completion_tokens,temperature,stream,tools" in line
     assert "its answers may be longer than what a budget reserves" in line
+
+
+async def test_an_answer_names_what_was_asked_for_and_not_taken() -> None:
+    for fields, missing in (
+        ((), ()),
+        (("stream", "stream_options", "max_tokens"), ()),
+        (("max_tokens", "max_completion_tokens"), ("max_tokens",)),
+        (("temperature", "tools"), ("tools", "temperature")),
+    ):
+        async with OpenAIServer(otherwise=fussy(*fields)) as server, client(server) as model:
+            assert (await answered(model)).omitted == missing
+            assert (await answered(model, ChatRequest(FULL.messages))).omitted == ()
 
 
 async def test_what_is_known_beforehand_is_never_sent(caplog: pytest.LogCaptureFixture) -> None:
