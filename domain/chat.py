@@ -112,9 +112,16 @@ class ModelError(ThreadfoldError):
         └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
 
     `transient` errors are worth another attempt: sampling and networks differ from time to time.
+
+    An answer that cannot be used costs what it costs. `accepted`: the endpoint began to answer, so it has read the
+    prompt. `usage` is what it reports by then, None where it reports nothing; `written` is what the model wrote by
+    then (text, reasoning and calls), for an estimate.
     """
 
     transient: ClassVar[bool] = False
+    accepted: bool = False
+    usage: Usage | None = None
+    written: str = ""
 
 
 class ModelUnreachable(ModelError):

@@ -8,7 +8,7 @@ from domain.chat import AnswerCut, AnswerMalformed, ChatAnswer, ToolArgumentsMal
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from infrastructure.models.failures import message_of, shortened
-from infrastructure.models.wire import CallPart, Choice, Completion, Counts, Part, read_counts
+from infrastructure.models.wire import CallPart, Choice, Completion, Part, read_usage
 
 MAX_NAME = 64
 
@@ -26,18 +26,30 @@ class Assembly:
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self._begun = False
+        self.accepted = False
+        """Whether the endpoint has begun to answer."""
 
     @property
     def finished(self) -> bool:
         """Whether the model said why it stopped: nothing but the usage can follow."""
         return self._finish_reason is not None
 
+    @property
+    def usage(self) -> Usage | None:
+        """What the endpoint reports so far."""
+        return self._usage
+
+    @property
+    def written(self) -> str:
+        """What the model wrote so far, for an estimate of its tokens: text, and names and arguments of calls."""
+        return storable_text("".join((*self._text, *(call.written for call in self._calls))))
+
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise `AnswerCut` if it is the server giving up."""
+        self._usage = read_usage(completion.usage) or self._usage
         if completion.error is not None:
             raise AnswerCut(f"The model's endpoint gave up: {message_of(completion.error, self._secret)}")
         self._model = completion.model or self._model
-        self._usage = _usage(read_counts(completion.usage)) or self._usage
         # We ask for one answer; what a server numbers otherwise is another one.
         return "".join(self._add_choice(choice) for choice in completion.choices or () if not choice.index)
 
@@ -91,6 +103,11 @@ class _Call:
         self._name = ""
         self._fragments: list[str] = []
         self._object: JsonObject | None = None
+
+    @property
+    def written(self) -> str:
+        """What the model wrote of the call."""
+        return self._name + ("".join(self._fragments) if self._object is None else json.dumps(self._object))
 
     def is_followed_by(self, part: CallPart) -> bool:
         """Say whether a fragment with this call's index, or none, begins another call all the same.
@@ -155,9 +172,3 @@ def _is_object(text: str) -> bool:
         return text.rstrip().endswith("}") and isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _usage(counts: Counts | None) -> Usage | None:
-    if counts is None or counts.prompt_tokens is None or counts.completion_tokens is None:
-        return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))

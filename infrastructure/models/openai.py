@@ -103,32 +103,41 @@ class OpenAIChatModel:
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Answer the request, streaming if `on_delta` is given. Raise a `ModelError`, never half an answer."""
-        shown = False
 
         def show(text: str) -> None:
-            nonlocal shown
             if text and on_delta is not None:
-                shown = True
                 on_delta(storable_text(text))
 
+        assembly = Assembly(request.model or self._model, self._key)
+        try:
+            return await self._within_total(request, assembly, show, stream=on_delta is not None)
+        except ModelError as error:
+            error.accepted = assembly.accepted
+            error.usage = error.usage or assembly.usage
+            error.written = assembly.written + error.written
+            raise
+
+    async def _within_total(
+        self, request: ChatRequest, assembly: Assembly, show: OnDelta, *, stream: bool
+    ) -> ChatAnswer:
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
-                return await self._complete(request, show, stream=on_delta is not None)
+                return await self._complete(request, assembly, show, stream=stream)
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if shown else ModelUnreachable
+            kind = AnswerCut if stream and assembly.written else ModelUnreachable
             raise kind(f"The model's answer was not complete within {total:g} s.") from error
 
-    async def _complete(self, request: ChatRequest, show: OnDelta, *, stream: bool) -> ChatAnswer:
+    async def _complete(self, request: ChatRequest, assembly: Assembly, show: OnDelta, *, stream: bool) -> ChatAnswer:
         model = request.model or self._model
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
         body = write_request(request, model, stream=stream, limit_field=self._limit_field)
         patience = self._limits.total if request.patience is None else request.patience
         response, first_by = await self._accepted(body, headers, patience, stream=stream)
+        assembly.accepted = True
         try:
-            assembly = Assembly(model, self._key)
             chunks = self._chunks(response, first_by, assembly)
             async with aclosing(chunks):
                 if stream and not _is_json(response):
@@ -252,8 +261,10 @@ class _NotAnsweredError(Exception):
 
 
 async def _read_whole(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
-    """Read one JSON object."""
-    show(assembly.add(read_completion(b"".join([chunk async for chunk in chunks]))))
+    """Read one JSON object. A page of HTML is a proxy's or a portal's: then no model was asked."""
+    body = b"".join([chunk async for chunk in chunks])
+    assembly.accepted = not body.lstrip().startswith(b"<")
+    show(assembly.add(read_completion(body)))
     assembly.finish()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
+from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
 
 
@@ -55,7 +55,7 @@ class Counts(Struct):
 class Completion(Struct):
     """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
 
-    `usage` is read by `read_counts`: an answer is one, whatever nonsense stands beside it.
+    `usage` is read by `read_usage`: an answer is one, whatever nonsense stands beside it.
     """
 
     choices: list[Choice] | None = field(default_factory=list)
@@ -65,23 +65,31 @@ class Completion(Struct):
 
 
 def read_completion(text: str | bytes) -> Completion:
-    """Read an answer or a chunk of one. Raise `AnswerMalformed` if it is neither.
+    """Read an answer or a chunk of one. Raise `AnswerMalformed` if it is neither, with the usage if it has one.
 
     The standard library's parser is used because it takes the lone surrogates that some servers write where they
     cut a text in the middle of a character.
     """
+    data: Any = None
     try:
-        return msgspec.convert(json.loads(text), Completion)
+        data = json.loads(text)
+        return msgspec.convert(data, Completion)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
-        raise AnswerMalformed(f"The model's answer is not a chat completion: {error}") from error
+        malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
+        malformed.usage = read_usage(data.get("usage")) if isinstance(data, dict) else None
+        malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        raise malformed from error
 
 
-def read_counts(usage: Any) -> Counts | None:
+def read_usage(usage: Any) -> Usage | None:
     """Read what an endpoint says that it used; None if that is nothing, or no numbers."""
     try:
-        return msgspec.convert(usage, Counts)
+        counts = msgspec.convert(usage, Counts)
     except msgspec.ValidationError:
         return None
+    if counts.prompt_tokens is None or counts.completion_tokens is None:
+        return None
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
 
 
 def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
