@@ -83,6 +83,12 @@ class ChatAnswer(Struct, frozen=True):
     usage: Usage | None = None
 
 
+def written_of(answer: ChatAnswer) -> str:
+    """Return all that a model has written, for an estimate of its tokens."""
+    calls = msgspec.json.encode(answer.tool_calls).decode() if answer.tool_calls else ""
+    return (answer.content or "") + calls
+
+
 OnDelta: TypeAlias = Callable[[str], None]
 """Is handed each piece of text as it arrives. What it shows is provisional until the answer is returned."""
 
@@ -115,13 +121,42 @@ class ModelError(ThreadfoldError):
 
     An answer that cannot be used costs what it costs. `accepted`: the endpoint began to answer, so it has read the
     prompt. `usage` is what it reports by then, None where it reports nothing; `written` is what the model wrote by
-    then (text, reasoning and calls), for an estimate.
+    then (text, reasoning and calls), for an estimate. `finish_reason` is the endpoint's own, or else says what kept
+    the answer from being used; `model` is what the endpoint calls its model, "" where it has not said.
     """
 
     transient: ClassVar[bool] = False
     accepted: bool = False
     usage: Usage | None = None
     written: str = ""
+    finish_reason: str = "interrupted"
+    model: str = ""
+
+
+class Cost(Struct, frozen=True):
+    """What had come of a call when it was cut off; the fields are those of `ModelError`."""
+
+    accepted: bool = False
+    usage: Usage | None = None
+    written: str = ""
+
+
+def note_cost(error: BaseException, cost: Cost) -> None:
+    """Let the cancellation of a call say what had come of it: it is passed on through those who wait for the call."""
+    error.__dict__[_COST] = cost
+
+
+def cost_of(error: BaseException | None) -> Cost:
+    """Return what had come of a call that ended with an error; nothing where that does not say."""
+    if isinstance(error, ModelError):
+        return Cost(error.accepted, error.usage, error.written)
+    if isinstance(error, TimeoutError):  # made of the cancellation
+        return cost_of(error.__cause__)
+    found = error.__dict__.get(_COST) if error else None
+    return found if isinstance(found, Cost) else Cost()
+
+
+_COST = "model_call_cost"
 
 
 class ModelUnreachable(ModelError):
@@ -157,11 +192,16 @@ class AnswerCut(ModelError):
 class AnswerTooLarge(ModelError):
     """The model's answer is larger than the limit."""
 
+    accepted = True
+    finish_reason = "too_large"
+
 
 class AnswerMalformed(ModelError):
     """The model's answer is not a chat completion."""
 
     transient = True
+    accepted = True
+    finish_reason = "malformed"
 
 
 class ToolArgumentsMalformed(AnswerMalformed):

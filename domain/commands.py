@@ -224,11 +224,12 @@ class FailItem(Struct, frozen=True):
 
 
 class NoteFailure(Struct, frozen=True):
-    """A model did not answer. The node goes on: perhaps another one does."""
+    """A model did not answer, or not in a way that can be used; then its call counts. The node goes on."""
 
     turn_id: TurnId
     fact: ModelFailed
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
 
 
 class NoteCalls(Struct, frozen=True):

@@ -154,8 +154,10 @@ class ContextAssembled(Event, frozen=True):
 
 
 class ModelCalled(Event, frozen=True):
-    """A model answered. Tokens are the endpoint's count, or ours where it reports none (`estimated`).
+    """A model was asked, and that has cost tokens: the endpoint's count, or ours where it reports none (`estimated`).
 
+    `finish_reason` is the endpoint's, or says why there is no whole answer: it was `interrupted`, `malformed` or
+    `too_large`. A `ModelFailed` or `NodeFailed` follows on an answer that could not be used.
     `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
@@ -175,7 +177,10 @@ class ModelCalled(Event, frozen=True):
 
 
 class ModelFailed(Event, frozen=True):
-    """A model did not answer; another one may be asked instead. `error` is for people."""
+    """A model did not answer, or not in a way that can be used; another one may be asked instead.
+
+    `error` is for people. What the call has cost, if anything, is in the `ModelCalled` before.
+    """
 
     model: str
     provider: str

@@ -78,7 +78,7 @@ def report(command: Report, state: State) -> Events:
         case StartFanOut() | CompleteItem() | FailItem():
             return _report_on_items(command, state)
         case NoteFailure() | NoteCalls():
-            return (command.fact,) if isinstance(command, NoteFailure) else command.calls
+            return (*command.calls, *((command.fact,) if isinstance(command, NoteFailure) else ()))
         case FailTurn():
             return _fail(command, state)
         case _:

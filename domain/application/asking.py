@@ -23,6 +23,7 @@ from domain.chat import (
     ModelUnreachable,
     OnDelta,
     ToolArgumentsMalformed,
+    cost_of,
 )
 from domain.errors import PromptTooLarge
 from domain.events import ModelFailed
@@ -194,8 +195,10 @@ class _Asked:
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if self.heard else ModelUnreachable
-            raise kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.") from error
+            kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
+            late = kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.")
+            late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
+            raise late from error
         finally:
             self.duration_ms = int((now() - started) * 1000)
 

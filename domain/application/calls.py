@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.agent import Agent
 from domain.application.asking import Answered
@@ -18,8 +18,18 @@ from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage
-from domain.codec import to_json
+from domain.chat import (
+    ChatAnswer,
+    ChatMessage,
+    ChatRequest,
+    Cost,
+    ModelError,
+    OnDelta,
+    ToolSpec,
+    Usage,
+    cost_of,
+    written_of,
+)
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
 from domain.events import ContextAssembled, ModelCalled, ModelFailed
@@ -116,11 +126,11 @@ class Calls:
                     max_tokens=now.most,
                     thread_id=self.run.thread_id,
                 )
-            except Exception:
-                await now.failed()
+            except Exception as error:
+                await now.failed(error)
                 raise
-            except BaseException:
-                now.interrupted()
+            except BaseException as error:
+                now.interrupted(cost_of(error))
                 raise
 
         def hear(text: str) -> None:
@@ -182,58 +192,70 @@ class _Asked:
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        written = (answer.content or "") + (to_json(answer.tool_calls) if answer.tool_calls else "")
-        try:
-            size = await counted(self.run.means.tokens, written)
-        except BaseException:
-            self.interrupted(answer.usage)
-            raise
-        usage, estimated, reported = believed(answer.usage, self.prompt.tokens, size, self.most)
-        account = self.run.spending.account
-        if not estimated:
-            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
-        called = ModelCalled(
-            model=self._name(answer.model),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            duration_ms=answered.duration_ms,
-            finish_reason=answer.finish_reason,
-            estimated=estimated,
-            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
-            reported=reported,
-            provider=answered.provider,
-            because=answered.because,
-            reservation=self._reservation,
-        )
+        written = written_of(answer)
+        size = await self._counted(Cost(accepted=True, usage=answer.usage, written=written))
+        called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
+        called = replace(called, because=answered.because)
         self.run.unsaid.keep(called, self.held)
         return Made(self.prompt, answer, size, called)
 
-    async def failed(self) -> None:
-        """Give back what was set aside; but what a model had written when it broke off was used."""
-        if self.heard:
-            self.interrupted()
+    async def failed(self, error: Exception) -> None:
+        """Keep the record of an answer that cannot be used, by what is known of its cost.
+
+        Where no answer had begun, what was set aside is given back.
+        """
+        cost, failure = cost_of(error), error if isinstance(error, ModelError) else ModelError()
+        cost = replace(cost, written=max(cost.written, self.heard, key=len))
+        if cost.accepted or cost.usage or cost.written:
+            size = await self._counted(cost)
+            called = self._called(
+                cost.usage, size, failure.model, failure.finish_reason, self._duration_ms, usable=False
+            )
+            self.run.unsaid.keep(called, self.held)
         elif self.held:
             await self.run.spending.release(self.held)
 
-    def interrupted(self, usage: Usage | None = None) -> None:
-        """Count a call that was cut off: what had gone to and fro by then was used."""
-        usage = usage or Usage(self.prompt.tokens, estimated(self.run.means.tokens, self.heard))
-        called = ModelCalled(
-            self.spec.model,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            int((asyncio.get_running_loop().time() - self._begun) * 1000),
-            "interrupted",
-            estimated=True,
-            provider=self.spec.provider,
-            reservation=self._reservation,
-        )
+    def interrupted(self, cost: Cost) -> None:
+        """Keep the record of a call that was cut off from outside: what had gone to and fro by then was used."""
+        size = estimated(self.run.means.tokens, max(cost.written, self.heard, key=len))
+        called = self._called(cost.usage, size, "", ModelError.finish_reason, self._duration_ms, usable=False)
         self.run.unsaid.keep(called, self.held)
 
-    @property
-    def _reservation(self) -> UUID | None:
-        return self.held.id if self.held and self.held.shared else None
+    async def _counted(self, cost: Cost) -> int:
+        try:
+            return await counted(self.run.means.tokens, cost.written)
+        except BaseException:
+            self.interrupted(cost)
+            raise
 
-    def _name(self, said: str) -> str:
-        """Name the model as it was asked for where that has a price: an endpoint may call it anything."""
-        return self.spec.model if self.run.spending.account.prices.knows(self.spec.model) else said
+    def _called(
+        self,
+        usage: Usage | None,
+        size: int,
+        model: str,
+        finish_reason: str,
+        duration_ms: int,
+        *,
+        usable: bool = True,
+    ) -> ModelCalled:
+        """Make the fact about an answer of so many tokens by our count, and learn from what the endpoint counts."""
+        usage, is_estimate, reported = believed(usage, self.prompt.tokens, size, self.most, usable=usable)
+        account = self.run.spending.account
+        if not is_estimate:
+            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
+        return ModelCalled(
+            model=self.spec.model if account.prices.knows(self.spec.model) else model or self.spec.model,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            duration_ms=duration_ms,
+            finish_reason=finish_reason,
+            estimated=is_estimate,
+            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
+            reported=reported,
+            provider=self.spec.provider,
+            reservation=self.held.id if self.held and self.held.shared else None,
+        )
+
+    @property
+    def _duration_ms(self) -> int:
+        return int((asyncio.get_running_loop().time() - self._begun) * 1000)

@@ -8,7 +8,7 @@ from domain.chat import AnswerCut, AnswerMalformed, ChatAnswer, ToolArgumentsMal
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from infrastructure.models.failures import message_of, shortened
-from infrastructure.models.wire import CallPart, Choice, Completion, Part, read_usage
+from infrastructure.models.wire import CallPart, Choice, Completion, Part, read_usage, usage_within
 
 MAX_NAME = 64
 
@@ -28,6 +28,8 @@ class Assembly:
         self._begun = False
         self.accepted = False
         """Whether the endpoint has begun to answer."""
+        self.unread = bytearray()
+        """What has come of an answer that is read once it is whole."""
 
     @property
     def finished(self) -> bool:
@@ -42,16 +44,22 @@ class Assembly:
     @property
     def written(self) -> str:
         """What the model wrote so far, for an estimate of its tokens: text, and names and arguments of calls."""
-        return storable_text("".join((*self._text, *(call.written for call in self._calls))))
+        unread = self.unread.decode("utf-8", "replace")
+        return storable_text("".join((*self._text, *(call.written for call in self._calls), unread)))
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise `AnswerCut` if it is the server giving up."""
         self._usage = read_usage(completion.usage) or self._usage
         if completion.error is not None:
+            self.accepted = self._begun or self._usage is not None  # else it is a refusal, though with status 200
             raise AnswerCut(f"The model's endpoint gave up: {message_of(completion.error, self._secret)}")
         self._model = completion.model or self._model
         # We ask for one answer; what a server numbers otherwise is another one.
         return "".join(self._add_choice(choice) for choice in completion.choices or () if not choice.index)
+
+    def add_usage(self, text: str) -> None:
+        """Take from a part nothing but the usage."""
+        self._usage = usage_within(text) or self._usage
 
     def finish(self) -> None:
         """Take the answer as complete, though the model gave no reason for its end."""

@@ -4,7 +4,7 @@ import asyncio
 import random as randomness
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
 import httpx
@@ -16,9 +16,11 @@ from domain.chat import (
     AnswerTooLarge,
     ChatAnswer,
     ChatRequest,
+    Cost,
     ModelError,
     ModelUnreachable,
     OnDelta,
+    note_cost,
 )
 from domain.errors import InvalidInput
 from domain.json import storable_text
@@ -34,7 +36,9 @@ MAX_ERROR_BYTES = 64 * 1024
 PATH = "/chat/completions"
 
 LINGER = 1.0
-"""Seconds to wait, once the answer is complete, for the usage and for the end that lets a connection be reused."""
+"""Seconds to wait, once the answer is complete, for the usage and for the end that lets a connection be reused.
+
+And for the usage of an answer of which a part cannot be read."""
 
 
 class TimeLimits(Struct, frozen=True):
@@ -115,6 +119,9 @@ class OpenAIChatModel:
             error.accepted = assembly.accepted
             error.usage = error.usage or assembly.usage
             error.written = assembly.written + error.written
+            raise
+        except asyncio.CancelledError as error:  # the caller's time is over, or the turn was cancelled
+            note_cost(error, Cost(assembly.accepted, assembly.usage, assembly.written))
             raise
 
     async def _within_total(
@@ -262,29 +269,52 @@ class _NotAnsweredError(Exception):
 
 async def _read_whole(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
     """Read one JSON object. A page of HTML is a proxy's or a portal's: then no model was asked."""
-    body = b"".join([chunk async for chunk in chunks])
+    async for chunk in chunks:
+        assembly.unread += chunk
+    body = bytes(assembly.unread)
+    assembly.unread.clear()
     assembly.accepted = not body.lstrip().startswith(b"<")
     show(assembly.add(read_completion(body)))
     assembly.finish()
 
 
 async def _read_stream(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
-    """Read events until the stream ends. Raise `AnswerCut` if it ends before the answer does."""
+    """Read events until the stream ends. Raise `AnswerCut` if it ends before the answer does.
+
+    After a part that cannot be read, the answer is of no use; but the usage that follows soon says what it cost.
+    """
     events = EventStreamParser()
     done = False
+    malformed: AnswerMalformed | None = None
 
     def take(data: list[str]) -> None:
-        nonlocal done
+        nonlocal done, malformed
         for text in data:
             done = done or text.strip() == "[DONE]"
-            if not done:
-                show(assembly.add(read_completion(text)))
-            else:
+            if malformed:
+                assembly.add_usage(text)
+            elif done:
                 assembly.finish()
+            else:
+                try:
+                    show(assembly.add(read_completion(text)))
+                except AnswerMalformed as error:
+                    malformed = error
 
     async for chunk in chunks:
         take(events.feed(chunk))
+        if malformed:
+            break
+    if malformed:
+        with suppress(TimeoutError, ModelError):
+            async with asyncio.timeout(LINGER):
+                async for chunk in chunks:
+                    take(events.feed(chunk))
+                take(events.end())
+        raise malformed
     take(events.end())
+    if malformed:
+        raise malformed
     if not assembly.finished:
         raise AnswerCut("The model's answer ended before it was complete.")
 

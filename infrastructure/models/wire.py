@@ -4,6 +4,7 @@ Servers differ in what they leave out, so nearly everything is optional here; `a
 """
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -11,6 +12,17 @@ from msgspec import Struct, field
 
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
+
+_USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
+"""Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
+
+MAX_USAGE = 4_000
+"""Characters of a usage."""
+
+MAX_USAGES = 4
+"""Usages that are tried in an answer that cannot be read."""
+
+_JSON = json.JSONDecoder()
 
 
 class Function(Struct):
@@ -70,14 +82,12 @@ def read_completion(text: str | bytes) -> Completion:
     The standard library's parser is used because it takes the lone surrogates that some servers write where they
     cut a text in the middle of a character.
     """
-    data: Any = None
     try:
-        data = json.loads(text)
-        return msgspec.convert(data, Completion)
+        return msgspec.convert(json.loads(text), Completion)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
-        malformed.usage = read_usage(data.get("usage")) if isinstance(data, dict) else None
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        malformed.usage = usage_within(malformed.written)
         raise malformed from error
 
 
@@ -90,6 +100,18 @@ def read_usage(usage: Any) -> Usage | None:
     if counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
     return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
+
+
+def usage_within(text: str) -> Usage | None:
+    """Find the usage in an answer, or a chunk of one, that cannot be read otherwise; the last one if there are more."""
+    for place in [found.end() for found in _USAGE.finditer(text)][: -MAX_USAGES - 1 : -1]:
+        try:
+            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE])
+        except (ValueError, RecursionError):
+            continue
+        if found := read_usage(usage):
+            return found
+    return None
 
 
 def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
