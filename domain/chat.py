@@ -74,13 +74,18 @@ class Usage(Struct, frozen=True):
 
 
 class ChatAnswer(Struct, frozen=True):
-    """A whole answer, never part of one. `usage` is None where the endpoint reports none."""
+    """What a model has said to its end. `usage` is None where the endpoint reports none.
+
+    `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
+    whole one, `domain.answers` says.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     model: str
     usage: Usage | None = None
+    refused: bool = False
 
 
 def written_of(answer: ChatAnswer) -> str:
@@ -114,8 +119,11 @@ class ModelError(ThreadfoldError):
     ├── ModelRejectedRequest    any other 4xx
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer passed the size limit
-    └── AnswerMalformed         not JSON, not a chat completion                  transient
-        └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
+    ├── AnswerMalformed         not JSON, not a chat completion                  transient
+    │   └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
+    └── NoAnswer                the model stopped without an answer; it was asked again where that may help
+        ├── AnswerEmpty         nothing, white space, or reasoning only
+        └── AnswerFiltered      a content filter of the endpoint kept it back
 
     `transient` errors are worth another attempt: sampling and networks differ from time to time.
 
@@ -206,3 +214,23 @@ class AnswerMalformed(ModelError):
 
 class ToolArgumentsMalformed(AnswerMalformed):
     """The model asked for a tool with arguments that are not a JSON object."""
+
+
+class NoAnswer(ModelError):
+    """The model stopped without an answer. `reason` is what a turn fails with that ends so."""
+
+    reason: ClassVar[Literal["empty_answer", "content_filter"]]
+
+
+class AnswerEmpty(NoAnswer):
+    """The model stopped without an answer."""
+
+    reason = "empty_answer"
+    at_limit: bool = False
+    """Whether it had written as much as it may: reasoning, mostly."""
+
+
+class AnswerFiltered(NoAnswer):
+    """A content filter of the model's endpoint kept the answer back."""
+
+    reason = "content_filter"

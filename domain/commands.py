@@ -150,6 +150,8 @@ class FailAttempt(Struct, frozen=True):
     retry_in_ms: int | None
     run: int = 0
     calls: tuple[ModelCalled, ...] = ()
+    reason: Literal["node_failed", "empty_answer", "content_filter"] = "node_failed"
+    """What the turn fails with, if no further attempt follows."""
 
 
 class StartCalls(Struct, frozen=True):

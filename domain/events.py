@@ -117,16 +117,25 @@ class TurnResumed(Event, frozen=True):
     graph: str
 
 
+Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
+"""What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
+the endpoint gives a reason for its end that is not known here."""
+
+Finish: TypeAlias = Literal[""] | Unusual
+
+
 class MessageAppended(Event, frozen=True):
     """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
 
-    `partial`: the turn was cancelled while this was being written.
+    `partial`: the turn was cancelled while this was being written. `finish` says how a model's answer ended, where
+    that is not the usual way.
     """
 
     role: Literal["user", "assistant"]
     content: str | None
     tokens: int
     partial: bool = False
+    finish: Finish = ""
 
 
 class ContextAssembled(Event, frozen=True):
@@ -174,6 +183,8 @@ class ModelCalled(Event, frozen=True):
     provider: str = ""
     because: str = ""
     reservation: UUID | None = None
+    hint: str = ""
+    """What the prompt's last message ended with, since the model had been asked before and had not answered."""
 
 
 class ModelFailed(Event, frozen=True):
@@ -345,9 +356,10 @@ class CancellationRequested(Event, frozen=True):
 
 
 class TurnCompleted(Event, frozen=True):
-    """The agent has answered."""
+    """The agent has answered. `reason` says what is to be known of its last message, if anything."""
 
     turn_id: UUID
+    reason: Unusual | None = None
 
 
 FailureReason: TypeAlias = Literal[
@@ -358,6 +370,8 @@ FailureReason: TypeAlias = Literal[
     "resumed_too_often",
     "approval_denied",
     "budget_exhausted",
+    "empty_answer",
+    "content_filter",
 ]
 """Why a turn failed, for programs."""
 

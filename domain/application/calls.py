@@ -13,12 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agent import Agent
+from domain.answers import hint_after, with_hint
 from domain.application.asking import Answered
 from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
 from domain.chat import (
+    AnswerEmpty,
     ChatAnswer,
     ChatMessage,
     ChatRequest,
@@ -33,7 +35,7 @@ from domain.chat import (
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
 from domain.events import ContextAssembled, ModelCalled, ModelFailed
-from domain.reported import believed
+from domain.reported import LONGEST, believed
 from domain.routing import ModelSpec, Situation, choose
 from domain.state import Running
 
@@ -52,6 +54,15 @@ class Prompt(Struct, frozen=True):
     messages: tuple[ChatMessage, ...]
     tokens: int
     assembled: ContextAssembled | None = None
+
+    def longer_by(self, tokens: int) -> "Prompt":
+        """Count tokens that are added to its end."""
+        if not tokens:
+            return self
+        told = self.assembled
+        if told:
+            told = replace(told, tokens=told.tokens + tokens, limit=told.limit + tokens)
+        return Prompt(self.messages, self.tokens + tokens, told)
 
 
 Build: TypeAlias = Callable[[int], Awaitable[Prompt]]
@@ -112,15 +123,18 @@ class Calls:
         asked: list[_Asked] = []
 
         @asynccontextmanager
-        async def attempt(_: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
-            prompt = await patiently(lambda: build(self._limit(spec, short=short)))
-            held = await patiently(lambda: self._reserve(spec, prompt, strained=strained)) if limited else None
-            now = _Asked(self.run, spec, prompt, held)
+        async def attempt(_: str, spec: ModelSpec, after: AnswerEmpty | None) -> AsyncIterator[ChatRequest]:
+            hint = hint_after(after)
+            more = means.tokens.count(hint) if hint else 0
+            prompt = (await patiently(lambda: build(self._limit(spec, short=short) - more))).longer_by(more)
+            most = self._longest_answer(spec, prompt, after, strained=strained)
+            held = await patiently(lambda: self._reserve(spec, prompt, most)) if limited else None
+            now = _Asked(self.run, spec, prompt, hint, held, most if after and after.at_limit else spec.max_answer)
             asked.append(now)
             self.heard = "" if on_delta else self.heard
             try:
                 yield ChatRequest(
-                    prompt.messages,
+                    with_hint(prompt.messages, hint),
                     tuple(tools),
                     temperature=self.agent.temperature,
                     max_tokens=now.most,
@@ -159,11 +173,21 @@ class Calls:
         least = now() + LEAST_TIME
         return lambda: max(self.run.time_left - MARGIN, least - now())
 
-    async def _reserve(self, spec: ModelSpec, prompt: Prompt, *, strained: bool) -> Held:
+    def _longest_answer(self, spec: ModelSpec, prompt: Prompt, after: AnswerEmpty | None, *, strained: bool) -> int:
+        """Return the tokens that an answer may have: after one that was all reasoning, as many as there is room for."""
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
-        most = max(int(most * SPARING), 1) if strained else most
-        expected = self.run.spending.account.expected(spec.model, prompt.tokens)
-        call = Call(spec.model, expected, most)
+        if after is None or not after.at_limit:
+            return max(int(most * SPARING), 1) if strained else most
+        if spec.max_answer:
+            return spec.max_answer
+        taken = after.usage.completion_tokens if after.usage else 0
+        return max(most, self._window(spec) - self._expected(spec, prompt), min(2 * taken, LONGEST))
+
+    def _expected(self, spec: ModelSpec, prompt: Prompt) -> int:
+        return self.run.spending.account.expected(spec.model, prompt.tokens)
+
+    async def _reserve(self, spec: ModelSpec, prompt: Prompt, most: int) -> Held:
+        call = Call(spec.model, self._expected(spec, prompt), most)
         return await self.run.spending.reserve(self.state, call, self.run.fence(self.run.thread_id))
 
     async def _failed(self, fact: ModelFailed) -> None:
@@ -180,14 +204,16 @@ class _Asked:
     run: Run
     spec: ModelSpec
     prompt: Prompt
+    hint: str
     held: Held | None
+    longest: int | None
     heard: str = field(init=False, default="")
     _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     @property
     def most(self) -> int | None:
         """Return the tokens that the answer may have."""
-        return self.held.answer if self.held else self.spec.max_answer
+        return self.held.answer if self.held else self.longest
 
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
@@ -254,6 +280,7 @@ class _Asked:
             reported=reported,
             provider=self.spec.provider,
             reservation=self.held.id if self.held and self.held.shared else None,
+            hint=self.hint,
         )
 
     @property

@@ -281,7 +281,8 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
             break
         calls.append(ToolCall(entry.event.call_id, entry.event.tool, entry.event.arguments))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage)
+    refused = said.finish == "refusal"
+    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:
@@ -349,7 +350,7 @@ def _fact(event: Event) -> Fact | None:
             return ("history is compacted to:", event.summary)
         case StateUpdated() | CancellationRequested():
             return ()
-        case TurnFailed(reason="budget_exhausted"):
+        case TurnFailed(reason="budget_exhausted" | "empty_answer" | "content_filter"):
             return ()
         case TurnFailed():
             return ("the turn fails:", event.reason, event.detail)

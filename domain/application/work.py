@@ -9,6 +9,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from domain.agent import RETRY_ITEMS, Agent, Each
+from domain.answers import finish_of
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
@@ -137,7 +138,7 @@ class Work:
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
         assembled, answer = made.prompt.assembled, made.answer
         calls = (ToolRequested(call.id, call.name, call.arguments) for call in answer.tool_calls)
-        said = MessageAppended("assistant", answer.content, made.tokens)
+        said = MessageAppended("assistant", answer.content, made.tokens, finish=finish_of(answer))
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:

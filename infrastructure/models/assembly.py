@@ -23,6 +23,8 @@ class Assembly:
         self._text: list[str] = []
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
+        self._legacy: _Call | None = None
+        self._refused = False
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self._begun = False
@@ -45,7 +47,12 @@ class Assembly:
     def written(self) -> str:
         """What the model wrote so far, for an estimate of its tokens: text, and names and arguments of calls."""
         unread = self.unread.decode("utf-8", "replace")
-        return storable_text("".join((*self._text, *(call.written for call in self._calls), unread)))
+        return storable_text("".join((*self._text, *(call.written for call in self._all_calls), unread)))
+
+    @property
+    def _all_calls(self) -> "list[_Call]":
+        """The calls; one in the form that they had before there could be several, where there are no others."""
+        return self._calls or ([self._legacy] if self._legacy else [])
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise `AnswerCut` if it is the server giving up."""
@@ -63,15 +70,15 @@ class Assembly:
 
     def finish(self) -> None:
         """Take the answer as complete, though the model gave no reason for its end."""
-        self._finish_reason = self._finish_reason or ("tool_calls" if self._calls else "stop")
+        self._finish_reason = self._finish_reason or ("tool_calls" if self._all_calls else "stop")
 
     def answer(self) -> ChatAnswer:
         """Return the whole answer. Raise `AnswerMalformed` if there is none, or a call cannot be understood."""
         if not self._begun:
             raise AnswerMalformed("The model's endpoint answered without any choice.")
-        taken = {call.id for call in self._calls}
+        taken = {call.id for call in self._all_calls}
         spare = (name for name in (f"call_{n}" for n in count(1)) if name not in taken)
-        calls = tuple(call.whole(spare) for call in self._calls)
+        calls = tuple(call.whole(spare) for call in self._all_calls)
         text = storable_text("".join(self._text))
         return ChatAnswer(
             content=None if calls and not text else text,
@@ -79,6 +86,7 @@ class Assembly:
             finish_reason=storable_text(self._finish_reason or "stop"),
             model=storable_text(self._model),
             usage=self._usage,
+            refused=self._refused,
         )
 
     def _add_choice(self, choice: Choice) -> str:
@@ -87,6 +95,10 @@ class Assembly:
         part = choice.delta or choice.message or Part()
         for call in part.tool_calls or ():
             self._add_call(call)
+        if function := part.legacy_call:
+            self._legacy = self._legacy or _Call()
+            self._legacy.add(CallPart(function=function))
+        self._refused = self._refused or bool(part.refusal)
         text = part.content or part.refusal or ""
         self._text.append(text)
         return text

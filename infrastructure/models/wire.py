@@ -46,6 +46,15 @@ class Part(Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[CallPart] | None = None
+    function_call: Any = None
+
+    @property
+    def legacy_call(self) -> Function | None:
+        """A call, or a piece of one, as it was written before there could be several."""
+        if not isinstance(self.function_call, dict):
+            return None
+        found = msgspec.convert(self.function_call, Function)
+        return found if found.name or found.arguments is not None else None
 
 
 class Choice(Struct):
