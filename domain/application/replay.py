@@ -282,7 +282,9 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
         asked = entry.event
         calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault, asked.extra))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, said.extra, said.origin)
+    refused = said.finish == "refusal"
+    answer = ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
+    return replace(answer, extra=said.extra, origin=said.origin, omitted=called.omitted)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:
@@ -350,7 +352,7 @@ def _fact(event: Event) -> Fact | None:
             return ("history is compacted to:", event.summary)
         case StateUpdated() | CancellationRequested():
             return ()
-        case TurnFailed(reason="budget_exhausted"):
+        case TurnFailed(reason="budget_exhausted" | "empty_answer" | "content_filter"):
             return ()
         case TurnFailed():
             return ("the turn fails:", event.reason, event.detail)

@@ -9,6 +9,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from domain.agent import RETRY_ITEMS, Agent, Each
+from domain.answers import finish_of
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
@@ -153,7 +154,14 @@ class Work:
             for call in answer.tool_calls
         )
         origin = answer.origin if answer.extra or any(call.extra for call in answer.tool_calls) else ""
-        said = MessageAppended("assistant", answer.content, made.tokens + extra, extra=answer.extra, origin=origin)
+        said = MessageAppended(
+            "assistant",
+            answer.content,
+            made.tokens + extra,
+            finish=finish_of(answer),
+            extra=answer.extra,
+            origin=origin,
+        )
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:

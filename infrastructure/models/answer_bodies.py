@@ -32,7 +32,7 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
             break
     match start.lstrip(_BLANK)[:1]:
         case b"{" | b"[":
-            body = start + b"".join([chunk async for chunk in chunks])
+            body = await _whole(start, chunks, assembly)
             await _read_json(body.lstrip(_BLANK), assembly, show)
         case b"<":
             assembly.accepted = False  # a proxy's or a portal's: no model was asked
@@ -44,8 +44,18 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
         case _ if not start.strip() or _is_event_stream(start.lstrip(_BLANK)):
             await _read_events(start, chunks, assembly, show)
         case _:
-            text = (start + b"".join([chunk async for chunk in chunks])).decode("utf-8", "replace")
+            text = (await _whole(start, chunks, assembly)).decode("utf-8", "replace")
             raise AnswerMalformed(f"The model's answer is not a chat completion: {assembly.quoted(text)}")
+
+
+async def _whole(start: bytes, chunks: AsyncIterator[bytes], assembly: Assembly) -> bytes:
+    """Read to the end. Until then, the assembly knows what has come: it was paid for."""
+    assembly.unread += start
+    async for chunk in chunks:
+        assembly.unread += chunk
+    body = bytes(assembly.unread)
+    assembly.unread.clear()
+    return body
 
 
 def _is_event_stream(start: bytes) -> bool:

@@ -1,7 +1,6 @@
 """An answer put together from its parts: one part where it comes whole, many where it is streamed."""
 
 import json
-from contextlib import suppress
 
 from domain.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
 from domain.error_text import shortened
@@ -11,7 +10,7 @@ from infrastructure.models.call_parts import Calls
 from infrastructure.models.failures import MAX_WORDS, failure_of, message_of, status_of, without
 from infrastructure.models.opaque import Opaque
 from infrastructure.models.surrogates import PairedText
-from infrastructure.models.wire import Choice, Completion, Part, read_completion, read_parts, read_usage, text_of
+from infrastructure.models.wire import Choice, Completion, Part, read_parts, read_usage, text_of, usage_within
 
 
 class Assembly:
@@ -25,6 +24,7 @@ class Assembly:
         self._pairs = PairedText()
         self._calls = Calls()
         self._extra = Opaque()
+        self._refused = False
         self._others: list[Choice] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
@@ -39,6 +39,8 @@ class Assembly:
         """Whether something came that is no part of an answer."""
         self.refusal: tuple[int | None, str] = (None, "")
         """The status that an error in the place of an answer named, and its words."""
+        self.unread = bytearray()
+        """What has come of an answer that is read once it is whole."""
 
     @property
     def finished(self) -> bool:
@@ -62,8 +64,9 @@ class Assembly:
 
     @property
     def written(self) -> str:
-        """What the model wrote so far, for an estimate of its tokens: text, and names and arguments of calls."""
-        return storable_text("".join((*self._text, self._calls.written)))
+        """What the model wrote so far, for an estimate of its tokens: text, calls, and what else came with them."""
+        unread = self.unread.decode("utf-8", "replace")
+        return storable_text("".join((*self._text, self._calls.written, self._extra.written, unread)))
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise a `ModelError` if it is the server giving up."""
@@ -80,8 +83,7 @@ class Assembly:
 
     def look_for_usage(self, text: str) -> None:
         """Take only the usage out of a part of an answer that is broken already."""
-        with suppress(AnswerMalformed):
-            self._usage = read_usage(read_completion(text).usage) or self._usage
+        self._usage = usage_within(text) or self._usage
 
     def close(self) -> None:
         """Take notice of the mark that ends a stream."""
@@ -117,6 +119,7 @@ class Assembly:
             finish_reason=storable_text(reason),
             model=storable_text(self._model),
             usage=self._usage,
+            refused=self._refused,
             extra=self._extra.whole(),
         )
 
@@ -132,9 +135,10 @@ class Assembly:
         self._extra.add(part.extra)
         for call in read_parts(part.tool_calls):
             self._calls.add(call, whole=part is choice.message)
-        if isinstance(part.function_call, dict):
+        if isinstance(part.function_call, dict) and any(part.function_call.values()) and not part.tool_calls:
             for call in read_parts({"function": part.function_call}):
                 self._calls.add(call, whole=part is choice.message)
+        self._refused = self._refused or bool(text_of(part.refusal))
         text = self._pairs.add(text_of(part.content) or text_of(part.refusal))
         self._text.append(text)
         return text
@@ -142,6 +146,7 @@ class Assembly:
     def _given_up(self, error: object) -> ModelError:
         """Return what an error in the place of an answer means: as a refusal would, while nothing was written."""
         said, status = message_of(error, self._secret), status_of(error)
+        self.accepted = self.has_begun or self._usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_begun:
             return AnswerCut(f"The model's endpoint gave up: {said}")
         self.refusal = (status, json.dumps(error))

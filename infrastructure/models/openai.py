@@ -16,10 +16,12 @@ from domain.chat import (
     AnswerTooLarge,
     ChatAnswer,
     ChatRequest,
+    Cost,
     ModelError,
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
+    note_cost,
 )
 from domain.error_text import shortened
 from domain.errors import InvalidInput
@@ -121,6 +123,9 @@ class OpenAIChatModel:
             raise call.charged(late) from error
         except ModelError as error:
             call.charged(error)
+            raise
+        except asyncio.CancelledError as error:  # the caller's time is over, or the turn was cancelled
+            note_cost(error, call.cost)
             raise
 
     async def _complete(self, call: "_Call") -> ChatAnswer:
@@ -324,12 +329,16 @@ class _Call:
             if field is not None:
                 raise _FieldRefusedError(field, error) from error
 
+    @property
+    def cost(self) -> Cost:
+        """What has come of the call by now."""
+        return Cost(self.assembly.accepted, self.assembly.usage, self.assembly.written)
+
     def charged(self, error: ModelError) -> ModelError:
         """Note with an error what the call has cost by now."""
-        assembly = self.assembly
-        error.accepted = assembly.accepted
-        error.usage = error.usage or assembly.usage
-        error.written = assembly.written + error.written
+        cost = self.cost
+        error.accepted, error.usage = cost.accepted, error.usage or cost.usage
+        error.written = cost.written + error.written
         return error
 
 

@@ -4,6 +4,7 @@ Servers differ in what they leave out, so nearly everything is optional here; `a
 """
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +15,17 @@ from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
 from infrastructure.models.opaque import set_apart
+
+_USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
+"""Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
+
+MAX_USAGE = 4_000
+"""Characters of a usage."""
+
+MAX_USAGES = 4
+"""Usages that are tried in an answer that cannot be read."""
+
+_JSON = json.JSONDecoder()
 
 
 class Function(Struct):
@@ -100,8 +112,8 @@ def read_completion(text: str | bytes) -> Completion:
         completion.speaks = speaks
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
-        malformed.usage = read_usage(data.get("usage")) if isinstance(data, dict) else None
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        malformed.usage = usage_within(malformed.written)
         raise malformed from error
     return completion
 
@@ -166,6 +178,18 @@ def read_usage(usage: Any) -> Usage | None:
     if counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
     return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
+
+
+def usage_within(text: str) -> Usage | None:
+    """Find the usage in an answer, or a chunk of one, that cannot be read otherwise; the last one if there are more."""
+    for place in [found.end() for found in _USAGE.finditer(text)][: -MAX_USAGES - 1 : -1]:
+        try:
+            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE])
+        except (ValueError, RecursionError):
+            continue
+        if found := read_usage(usage):
+            return found
+    return None
 
 
 NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."

@@ -57,7 +57,7 @@ class Caller:
     retracted: int = 0
 
     @asynccontextmanager
-    async def attempt(self, name: str, _: ModelSpec) -> AsyncIterator[ChatRequest]:
+    async def attempt(self, name: str, _: ModelSpec, __: object) -> AsyncIterator[ChatRequest]:
         self.reserved.append(name)
         try:
             yield ASK

@@ -78,7 +78,7 @@ class Scene:
         self.failed: Callable[[ModelFailed], Any] = self.note
 
     @asynccontextmanager
-    async def attempt(self, name: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
+    async def attempt(self, name: str, spec: ModelSpec, _: object) -> AsyncIterator[ChatRequest]:
         assert name in {spec.provider, spec.provider.removeprefix("p-")}
         if name in self.refuse:
             raise self.refuse[name]
@@ -176,7 +176,9 @@ class TestOneAfterTheOther:
         for limit in (None, 50, 500):
 
             @asynccontextmanager
-            async def attempt(_: str, __: ModelSpec, limit: int | None = limit) -> AsyncIterator[ChatRequest]:
+            async def attempt(
+                _: str, __: ModelSpec, ___: object, limit: int | None = limit
+            ) -> AsyncIterator[ChatRequest]:
                 yield ChatRequest(ASK.messages, max_tokens=limit)
 
             await models.ask(Choice(("m",)), attempt, told, within=5)
