@@ -209,8 +209,8 @@ class _Asked:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
             kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
-            because = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
-            late = kind(f"{because}, which is what the node's timeout leaves to it.")
+            said = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
+            late = kind(f"{said}, which is what the node's timeout leaves to it.")
             late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
             raise late from error
         finally:

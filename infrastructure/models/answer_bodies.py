@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from domain.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.sse import EventStreamParser
-from infrastructure.models.wire import read_completion
+from infrastructure.models.wire import read_completion, usage_within
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
@@ -32,8 +32,7 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
             break
     match start.lstrip(_BLANK)[:1]:
         case b"{" | b"[":
-            body = await _whole(start, chunks, assembly)
-            await _read_json(body.lstrip(_BLANK), assembly, show)
+            await _read_json((await _whole(start, chunks, assembly)).lstrip(_BLANK), assembly, show)
         case b"<":
             assembly.accepted = False  # a proxy's or a portal's: no model was asked
             raise AnswerMalformed(
@@ -45,11 +44,13 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
             await _read_events(start, chunks, assembly, show)
         case _:
             text = (await _whole(start, chunks, assembly)).decode("utf-8", "replace")
-            raise AnswerMalformed(f"The model's answer is not a chat completion: {assembly.quoted(text)}")
+            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {assembly.quoted(text)}")
+            malformed.usage, malformed.written = usage_within(text), text
+            raise malformed
 
 
 async def _whole(start: bytes, chunks: AsyncIterator[bytes], assembly: Assembly) -> bytes:
-    """Read to the end. Until then, the assembly knows what has come: it was paid for."""
+    """Read a body to its end. What has come of it counts if it breaks off."""
     assembly.unread += start
     async for chunk in chunks:
         assembly.unread += chunk

@@ -146,7 +146,7 @@ class Assembly:
     def _given_up(self, error: object) -> ModelError:
         """Return what an error in the place of an answer means: as a refusal would, while nothing was written."""
         said, status = message_of(error, self._secret), status_of(error)
-        self.accepted = self.has_begun or self._usage is not None  # else it is a refusal, though with status 200
+        self.accepted = self._begun or self._usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_begun:
             return AnswerCut(f"The model's endpoint gave up: {said}")
         self.refusal = (status, json.dumps(error))

@@ -382,9 +382,12 @@ def _wordless(error: Exception) -> str:
             return "the connection was closed"
 
 
-def _headers(key: str) -> dict[str, str]:
+def _headers(key: str, url: httpx.URL) -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):
         raise InvalidInput("api_key", "must be printable ASCII")
     # Compressing small chunks makes proxies hold them back.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    return {**headers, "Authorization": f"Bearer {key}"} if key else headers
+    if not key:
+        return headers
+    # Azure's dated API, whose URLs name a version, takes a key in a header of its own, and only tokens as bearers.
+    return {**headers, **({"api-key": key} if "api-version" in url.params else {"Authorization": f"Bearer {key}"})}
