@@ -19,12 +19,27 @@ CHARACTERS = 3
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
-class ToolCall(Struct, frozen=True):
-    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best."""
+class ToolCall(Struct, frozen=True, omit_defaults=True):
+    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best.
+
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` cannot be run, because of what it says; its arguments are empty if they could not be read.
+    """
 
     id: str
     name: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
+
+
+def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
+    """Write calls for counting their tokens: as the model wrote them, or as they are `shown` to it in prompts."""
+    if not calls:
+        return ""
+    plain = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
+    written = "" if shown else "".join(call.written for call in calls)
+    return msgspec.json.encode(plain).decode() + written
 
 
 def weight_of(calls: Sequence[ToolCall]) -> int:
@@ -76,6 +91,7 @@ class Usage(Struct, frozen=True):
 class ChatAnswer(Struct, frozen=True):
     """What a model has said to its end. `usage` is None where the endpoint reports none.
 
+    `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
     whole one, `domain.answers` says.
     """
@@ -85,13 +101,13 @@ class ChatAnswer(Struct, frozen=True):
     finish_reason: str
     model: str
     usage: Usage | None = None
+    omitted: tuple[str, ...] = ()
     refused: bool = False
 
 
 def written_of(answer: ChatAnswer) -> str:
     """Return all that a model has written, for an estimate of its tokens."""
-    calls = msgspec.json.encode(answer.tool_calls).decode() if answer.tool_calls else ""
-    return (answer.content or "") + calls
+    return (answer.content or "") + calls_text(answer.tool_calls)
 
 
 OnDelta: TypeAlias = Callable[[str], None]
@@ -120,7 +136,6 @@ class ModelError(ThreadfoldError):
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer passed the size limit
     ├── AnswerMalformed         not JSON, not a chat completion                  transient
-    │   └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
     └── NoAnswer                the model stopped without an answer; it was asked again where that may help
         ├── AnswerEmpty         nothing, white space, or reasoning only
         └── AnswerFiltered      a content filter of the endpoint kept it back
@@ -210,10 +225,6 @@ class AnswerMalformed(ModelError):
     transient = True
     accepted = True
     finish_reason = "malformed"
-
-
-class ToolArgumentsMalformed(AnswerMalformed):
-    """The model asked for a tool with arguments that are not a JSON object."""
 
 
 class NoAnswer(ModelError):

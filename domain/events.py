@@ -170,6 +170,7 @@ class ModelCalled(Event, frozen=True):
     `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
+    `omitted` is what the agent asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     model: str
@@ -183,6 +184,7 @@ class ModelCalled(Event, frozen=True):
     provider: str = ""
     because: str = ""
     reservation: UUID | None = None
+    omitted: tuple[str, ...] = ()
     hint: str = ""
     """What the prompt's last message ended with, since the model had been asked before and had not answered."""
 
@@ -216,11 +218,17 @@ class BudgetThresholdReached(Event, frozen=True):
 
 
 class ToolRequested(Event, frozen=True):
-    """The last assistant message asks for a tool. The version of this event names the call from now on."""
+    """The last assistant message asks for a tool. The version of this event names the call from now on.
+
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` is not run: the model is told what it says.
+    """
 
     call_id: str
     tool: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
 
 
 class ToolStarted(Event, frozen=True):

@@ -106,8 +106,8 @@ def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemF
 
 
 def request_of(event: ToolRequested) -> ToolCall:
-    """Write a call as the model makes it."""
-    return ToolCall(event.call_id, event.tool, event.arguments)
+    """Write a call as prompts show it: what could not be read is only in the log."""
+    return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault)
 
 
 def _not_asked(call: Call) -> Call:

@@ -155,7 +155,8 @@ def _(event: ModelCalled, _: Event | None = None) -> str:
     why = f" ({event.because})" if event.because else ""
     again = ", asked again," if event.hint else ""
     answered = f"The model {event.model}{why}{again} answered in {event.duration_ms:,} ms"
-    return f"{answered}: {tokens}, finished by {event.finish_reason}"
+    without = f", without {' and '.join(event.omitted)}" if event.omitted else ""
+    return f"{answered}{without}: {tokens}, finished by {event.finish_reason}"
 
 
 @in_words.register
@@ -176,7 +177,8 @@ def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
 
 @in_words.register
 def _(event: ToolRequested, _: Event | None = None) -> str:
-    return f"The agent asked for {_call(event)}"
+    fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
+    return f"The agent asked for {_call(event)}{fault}"
 
 
 @in_words.register

@@ -173,7 +173,7 @@ def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
 
 
 def _wish(event: ToolRequested) -> ToolCall:
-    return ToolCall(event.call_id, event.tool, event.arguments)
+    return ToolCall(event.call_id, event.tool, event.arguments, event.written, event.fault)
 
 
 def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:

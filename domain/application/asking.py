@@ -25,7 +25,6 @@ from domain.chat import (
     ModelUnreachable,
     NoAnswer,
     OnDelta,
-    ToolArgumentsMalformed,
     cost_of,
 )
 from domain.errors import PromptTooLarge
@@ -178,7 +177,7 @@ class Models:
         """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
         if isinstance(error, PromptTooLarge):
             return "takes no prompt of that length"
-        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | ToolArgumentsMalformed | NoAnswer):
+        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | NoAnswer):
             self._breakers[name].succeeded()
         else:
             self._breakers[name].failed(self.clock())
@@ -210,7 +209,8 @@ class _Asked:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
             kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
-            late = kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.")
+            said = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
+            late = kind(f"{said}, which is what the node's timeout leaves to it.")
             late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
             raise late from error
         finally:

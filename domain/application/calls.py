@@ -29,6 +29,7 @@ from domain.chat import (
     OnDelta,
     ToolSpec,
     Usage,
+    calls_text,
     cost_of,
     written_of,
 )
@@ -75,7 +76,7 @@ class Made(Struct, frozen=True):
     prompt: Prompt
     answer: ChatAnswer
     tokens: int
-    """Tokens of the answer, by our count."""
+    """Tokens of the answer as prompts show it, by our count."""
     called: ModelCalled
 
 
@@ -218,12 +219,15 @@ class _Asked:
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        written = written_of(answer)
-        size = await self._counted(Cost(accepted=True, usage=answer.usage, written=written))
+        text, calls = answer.content or "", answer.tool_calls
+        cost = Cost(accepted=True, usage=answer.usage, written=written_of(answer))
+        shown = size = await self._counted(text + calls_text(calls, shown=True), cost)
+        if any(call.written for call in calls):
+            size = await self._counted(cost.written, cost)
         called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
-        called = replace(called, because=answered.because)
+        called = replace(called, because=answered.because, omitted=answer.omitted)
         self.run.unsaid.keep(called, self.held)
-        return Made(self.prompt, answer, size, called)
+        return Made(self.prompt, answer, shown, called)
 
     async def failed(self, error: Exception) -> None:
         """Keep the record of an answer that cannot be used, by what is known of its cost.
@@ -233,7 +237,7 @@ class _Asked:
         cost, failure = cost_of(error), error if isinstance(error, ModelError) else ModelError()
         cost = replace(cost, written=max(cost.written, self.heard, key=len))
         if cost.accepted or cost.usage or cost.written:
-            size = await self._counted(cost)
+            size = await self._counted(cost.written, cost)
             called = self._called(
                 cost.usage, size, failure.model, failure.finish_reason, self._duration_ms, usable=False
             )
@@ -247,9 +251,9 @@ class _Asked:
         called = self._called(cost.usage, size, "", ModelError.finish_reason, self._duration_ms, usable=False)
         self.run.unsaid.keep(called, self.held)
 
-    async def _counted(self, cost: Cost) -> int:
+    async def _counted(self, text: str, cost: Cost) -> int:
         try:
-            return await counted(self.run.means.tokens, cost.written)
+            return await counted(self.run.means.tokens, text)
         except BaseException:
             self.interrupted(cost)
             raise

@@ -197,7 +197,7 @@ class Answers:
         asked: dict[int, ToolRequested] = {}
         for entry in recorded:
             event = entry.event
-            if isinstance(event, ToolRequested):
+            if isinstance(event, ToolRequested) and not event.fault:  # what has one is not run, now as then
                 asked[entry.version] = event
             elif (outcome := _outcome(event)) and outcome[0] in asked:
                 request = asked[outcome[0]]
@@ -279,10 +279,11 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
     for entry in following:
         if not isinstance(entry.event, ToolRequested):
             break
-        calls.append(ToolCall(entry.event.call_id, entry.event.tool, entry.event.arguments))
+        asked = entry.event
+        calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
     refused = said.finish == "refusal"
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused)
+    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:

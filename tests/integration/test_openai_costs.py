@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 
-from domain.chat import AnswerCut, ModelError, Usage
-from infrastructure.models.openai import TimeLimits
+from domain.chat import AnswerCut, Usage
+from infrastructure.models.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,
     Cut,
-    OpenAIServer,
     Pause,
     Reply,
     chunk,
@@ -17,14 +16,7 @@ from tests.fakes.openai_server import (
     events,
     refusal,
 )
-from tests.support.openai import ASK, call, calls, client
-
-
-async def error_of(reply: Reply, **options: Any) -> ModelError:
-    async with OpenAIServer(reply) as server, client(server, **options) as model:
-        with pytest.raises(ModelError) as caught:
-            await model.complete(ASK, lambda _: None)
-    return caught.value
+from tests.support.openai import call, calls, error_of
 
 
 @pytest.mark.parametrize(
