@@ -16,7 +16,8 @@ from domain.events import Durability, Limit, ModelCalled, NodeFact
 from domain.graph import Node, Retry
 from domain.json import Json
 from domain.routing import ModelSpec
-from infrastructure.models.openai import OpenAIChatModel, TimeLimits
+from infrastructure.models.endpoints import TimeLimits
+from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import Cut, OpenAIServer, Pause, Reply, chunk, completion, events, refusal
 from tests.support.http import Api, running_api
 from tests.support.runtime import Stage, one_node
@@ -43,7 +44,6 @@ TURNS = 12
 AT_ONCE = Retry(3, first_delay=0.001)
 REPORT = {"prompt_tokens": 260, "completion_tokens": 600, "total_tokens": EACH}
 USED = {"model": "test-1", "choices": [], "usage": REPORT}
-ARGUMENTS = {"index": 0, "id": "a", "function": {"name": "echo", "arguments": 7}}
 
 UNREADABLE: dict[str, Reply] = {
     "no choice": completion(choices=[], usage=REPORT),
@@ -53,7 +53,6 @@ UNREADABLE: dict[str, Reply] = {
     "a part of another shape, then the usage": events({"choices": "none"}, chunk(finish="stop"), USED, "[DONE]"),
     "a part that is no JSON, then the usage": events(chunk("Hel"), "{nonsense", chunk("lo"), USED, "[DONE]"),
     "the usage in the part that is no JSON": events(chunk("Hel"), json.dumps(USED)[:-1], "[DONE]"),
-    "arguments of another type": events(chunk(tool_calls=[ARGUMENTS]), USED, "[DONE]"),
     "cut after the usage": events(chunk("Hel"), USED, Cut()),
 }
 

@@ -9,9 +9,9 @@ LOOK = (ToolCall("a", "look", {}),)
 
 
 def answer(
-    content: str | None = "yes", finish: str = "stop", calls: tuple[ToolCall, ...] = (), **more: bool
+    content: str | None = "yes", finish: str = "stop", calls: tuple[ToolCall, ...] = (), *, refused: bool = False
 ) -> ChatAnswer:
-    return ChatAnswer(content, calls, finish, "m", Usage(10, 2), **more)
+    return ChatAnswer(content, calls, finish, "m", Usage(10, 2), refused=refused)
 
 
 def refusal_of(told: ChatAnswer) -> ModelError:
