@@ -12,6 +12,9 @@ from infrastructure.models.failures import MAX_WORDS, failure_of, message_of, st
 from infrastructure.models.surrogates import PairedText
 from infrastructure.models.wire import Choice, Completion, Part, read_completion, read_parts, read_usage, text_of
 
+MAX_LABEL = 200
+"""Characters that are kept of a model's name, and of a reason for an end."""
+
 
 class Assembly:
     """Takes completions or chunks in their order; `answer` gives what they amount to."""
@@ -112,8 +115,8 @@ class Assembly:
         return ChatAnswer(
             content=None if calls and not text else text,
             tool_calls=calls,
-            finish_reason=storable_text(reason),
-            model=storable_text(self._model),
+            finish_reason=storable_text(reason[:MAX_LABEL]),
+            model=storable_text(self._model[:MAX_LABEL]),
             usage=self._usage,
         )
 
@@ -140,7 +143,7 @@ class Assembly:
         said, status = message_of(error, self._secret), status_of(error)
         if status is None or self.has_begun:
             return AnswerCut(f"The model's endpoint gave up: {said}")
-        self.refusal = (status, json.dumps(error))
+        self.refusal, self.accepted = (status, json.dumps(error)), False
         return failure_of(status, said)
 
 
