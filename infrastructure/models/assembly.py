@@ -12,6 +12,9 @@ from infrastructure.models.opaque import Opaque
 from infrastructure.models.surrogates import PairedText
 from infrastructure.models.wire import Choice, Completion, Part, read_parts, read_usage, text_of, usage_within
 
+MAX_LABEL = 200
+"""Characters that are kept of a model's name, and of a reason for an end."""
+
 
 class Assembly:
     """Takes completions or chunks in their order; `answer` gives what they amount to."""
@@ -116,8 +119,8 @@ class Assembly:
         return ChatAnswer(
             content=None if calls and not text else text,
             tool_calls=calls,
-            finish_reason=storable_text(reason),
-            model=storable_text(self._model),
+            finish_reason=storable_text(reason[:MAX_LABEL]),
+            model=storable_text(self._model[:MAX_LABEL]),
             usage=self._usage,
             refused=self._refused,
             extra=self._extra.whole(),
@@ -149,7 +152,7 @@ class Assembly:
         self.accepted = self._begun or self._usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_begun:
             return AnswerCut(f"The model's endpoint gave up: {said}")
-        self.refusal = (status, json.dumps(error))
+        self.refusal, self.accepted = (status, json.dumps(error)), False
         return failure_of(status, said)
 
 
