@@ -234,7 +234,7 @@ _ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
 )
 """Events of a turn from which the thread learns nothing that outlasts it."""
 
-_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({MessageAppended, TurnEnqueued, BudgetSet, HistoryCompacted})
+_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
 """Events from which the turn learns nothing."""
 
 _ABOUT_BOTH: frozenset[type[Event]] = frozenset(
@@ -263,7 +263,7 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
         return Running(version, replace(thread, queue=waiting), turn)
     match event:
         case TurnCompleted():
-            ended = Ended(event.turn_id, "completed")
+            ended = Ended(event.turn_id, "completed", event.reason)
         case TurnFailed():
             ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
         case TurnCancelled():

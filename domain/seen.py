@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.answers import with_hint
 from domain.chat import ChatMessage
 from domain.context import (
     HEADING_TOKENS,
@@ -23,8 +24,9 @@ from domain.ids import Version
 from domain.recall import Excerpt, Said
 from domain.state import Message, Running
 
-Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message"]
-"""What a piece of a prompt is. All but messages are parts of the system's message; tools stand beside them."""
+Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message", "hint"]
+"""What a piece of a prompt is. A hint is a part of the last message; all others but messages are parts of the system's
+message; tools stand beside them."""
 
 MISSING = "(This text is not kept here.)"
 
@@ -80,6 +82,13 @@ def seen(
     sent = [*system, *(chat_message(message) for _, message in messages)]
     found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
     return Prompt(pieces, sent, found and is_whole(assembled))
+
+
+def hinted(prompt: Prompt, hint: str, count: Count) -> Prompt:
+    """Add what the last message ended with, since the model had been asked before and had not answered."""
+    messages = with_hint(prompt.messages, hint)
+    piece = Piece("hint", messages[-1].role, hint, count(hint), "the model's first answer to this was empty")
+    return Prompt([*prompt.pieces, piece], messages, prompt.exact)
 
 
 def is_whole(assembled: ContextAssembled) -> bool:

@@ -11,7 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.chat import ToolCall
-from domain.events import Durability, Limit, Strategy
+from domain.events import Durability, Finish, Limit, Strategy
 from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.repeats import Repeat
@@ -130,6 +130,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     usage: tuple[ModelUsage, ...] = ()
     everything: int = 0
     repeats: tuple[Repeat, ...] = ()
+    finish: Finish = ""
+    """How the agent's last message ended, where that is not the usual way."""
 
     @property
     def waits(self) -> bool:
@@ -141,11 +143,14 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
         return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 
 
+TurnOutcome: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
+
+
 class Ended(Struct, frozen=True, gc=False):
-    """How the last turn ended, and at which node."""
+    """How the last turn ended, and at which node. `reason`: why, or what is to be known of its answer."""
 
     turn_id: UUID
-    outcome: Literal["completed", "failed", "cancelled", "rolled_back"]
+    outcome: TurnOutcome
     reason: str | None = None
     detail: str | None = None
     node: str | None = None

@@ -25,7 +25,7 @@ from domain.application.said import read_said
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.unlimited import Unkept, unlimited
-from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, Usage
+from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
 from domain.codec import Metadata, Recorded, to_json
 from domain.errors import ToolError
 from domain.events import (
@@ -51,7 +51,6 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.evolve_turn import request_of
 from domain.graph import Graph, Node, Subgraph
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
 from domain.json import JsonObject
@@ -198,7 +197,7 @@ class Answers:
         asked: dict[int, ToolRequested] = {}
         for entry in recorded:
             event = entry.event
-            if isinstance(event, ToolRequested):
+            if isinstance(event, ToolRequested) and not event.fault:  # what has one is not run, now as then
                 asked[entry.version] = event
             elif (outcome := _outcome(event)) and outcome[0] in asked:
                 request = asked[outcome[0]]
@@ -280,9 +279,12 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
     for entry in following:
         if not isinstance(entry.event, ToolRequested):
             break
-        calls.append(request_of(entry.event))
+        asked = entry.event
+        calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault, asked.extra))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, said.extra, said.origin)
+    refused = said.finish == "refusal"
+    answer = ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
+    return replace(answer, extra=said.extra, origin=said.origin, omitted=called.omitted)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:
@@ -350,7 +352,7 @@ def _fact(event: Event) -> Fact | None:
             return ("history is compacted to:", event.summary)
         case StateUpdated() | CancellationRequested():
             return ()
-        case TurnFailed(reason="budget_exhausted"):
+        case TurnFailed(reason="budget_exhausted" | "empty_answer" | "content_filter"):
             return ()
         case TurnFailed():
             return ("the turn fails:", event.reason, event.detail)

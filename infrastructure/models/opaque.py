@@ -70,6 +70,11 @@ class Opaque:
         except RecursionError:
             self._size = MAX_OPAQUE + 1  # nested far deeper than anything that can be stored
 
+    @property
+    def written(self) -> str:
+        """What has come by now, such as reasoning, for an estimate of its tokens."""
+        return json.dumps(self._fields, ensure_ascii=False) if self._fields else ""
+
     def whole(self) -> JsonObject:
         """Return the fields, without those that are empty or cannot be stored."""
         if self._size > MAX_OPAQUE:

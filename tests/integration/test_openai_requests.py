@@ -73,7 +73,7 @@ class TestARequest:
         async with OpenAIServer() as server, client(server, key=None) as model:
             await model.complete(ASK)
         sent = server.requests[0]
-        assert sent.body == {"model": "small", "stream": False, "messages": [{"role": "user", "content": "Hello?"}]}
+        assert sent.body == {"model": "small", "messages": [{"role": "user", "content": "Hello?"}]}
         assert "authorization" not in sent.headers
         assert "x-threadfold-thread" not in sent.headers
 
