@@ -88,6 +88,7 @@ def test_only_what_the_protocol_does_not_know_is_set_apart() -> None:
     set_apart(completion)
     assert delta["extra"] == {"reasoning": "y"}
     assert call["extra"] == {"extra_content": 1}
+    odd: Any
     for odd in (None, [], {"choices": {}}, {"choices": [1, {"delta": "x"}, {"delta": {"tool_calls": "y"}}]}):
         set_apart(odd)
 
