@@ -101,15 +101,13 @@ def read_completion(text: str | bytes) -> Completion:
     The standard library's parser is used because it takes the lone surrogates that some servers write where they
     cut a text in the middle of a character.
     """
-    data: Any = None
     try:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
-        speaks = _speaks(data)
         set_apart(data)
         completion = msgspec.convert(data, Completion)
-        completion.speaks = speaks
+        completion.speaks = any(map(_speaks, completion.choices or ()))
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
@@ -118,12 +116,18 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
-def _speaks(data: dict[str, Any]) -> bool:
-    """Say whether anything of a choice's message has content but for its role."""
-    parts = [
-        part for choice in data.get("choices") or () if choice for part in (choice.get("delta"), choice.get("message"))
-    ]
-    return any(value for part in parts if part for key, value in part.items() if key != "role")
+def _speaks(choice: Choice | None) -> bool:
+    """Say whether a choice's message has content but for its role, be it a thought."""
+    parts = (choice.delta, choice.message) if choice else ()
+    return any(
+        part.content
+        or part.refusal
+        or part.tool_calls
+        or part.function_call
+        or any(value is not None for value in (part.extra or {}).values())
+        for part in parts
+        if part
+    )
 
 
 def _error_in(data: Any) -> Any:
