@@ -34,6 +34,7 @@ from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, 
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
+from infrastructure.models.returned import FOREIGN_CALLS, refused_data, refuses_foreign_calls
 from infrastructure.models.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -110,7 +111,9 @@ class OpenAIChatModel:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        call = _Call(request, request.model or self._model, show, stream=on_delta is not None, key=self._key)
+        call = _Call(
+            *(request, request.model or self._model, show, self._origin), stream=on_delta is not None, key=self._key
+        )
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
@@ -138,7 +141,7 @@ class OpenAIChatModel:
                 instead = f"{self._places['omit']}=tools asks it without."
                 said = f"{call.model} takes no tools, and another model may. {instead} {why or ''}"
                 raise ModelRejectedRequest(said.strip()) from why
-            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream))
+            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream), omitted)
             try:
                 answer = await self._attempt(call, gives_up_at)
             except _FieldRefusedError as refusal:
@@ -171,7 +174,7 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields, self._origin)
+        body = write_request(request, call.model, call.fields, self._origin, call.omitted)
         patience = self._limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1
@@ -301,15 +304,15 @@ class OpenAIChatModel:
 class _Call:
     """One call of a model: what was asked, and the answer so far."""
 
-    def __init__(self, request: ChatRequest, model: str, show: OnDelta, *, stream: bool, key: str) -> None:
-        self.request, self.model, self.show, self.key = request, model, show, key
+    def __init__(self, request: ChatRequest, model: str, show: OnDelta, origin: str, *, stream: bool, key: str) -> None:
+        self.request, self.model, self.show, self.origin, self.key = request, model, show, origin, key
         self.asked_to_stream = stream
         self.refused: frozenset[str] = frozenset()
-        self.begin(())
+        self.begin((), frozenset())
 
-    def begin(self, fields: Sequence[str]) -> None:
-        """Begin an attempt with some of the optional fields."""
-        self.fields = fields
+    def begin(self, fields: Sequence[str], omitted: frozenset[str]) -> None:
+        """Begin an attempt with some of the optional fields, and without what is omitted."""
+        self.fields, self.omitted = fields, omitted
         self.assembly = Assembly(self.model, self.key)
 
     @property
@@ -323,9 +326,12 @@ class _Call:
         return bool(self.request.tools) and self.request.patience is not None
 
     def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
-        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields."""
+        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
         if status in STATUSES and not self.assembly.has_begun:
-            field = rejected_field(words, self.fields)
+            about = (words, self.request, self.origin, self.omitted)
+            field = refused_data(*about) or rejected_field(words, self.fields)
+            if field is None and refuses_foreign_calls(*about):
+                field = FOREIGN_CALLS
             if field is not None:
                 raise _FieldRefusedError(field, error) from error
 

@@ -26,7 +26,7 @@ _NAMES = {
     for field, named in FIELDS.items()
 }
 
-_NOT_TAKEN = re.compile(
+NOT_TAKEN = re.compile(
     r"""unsupported | (?:not|n't|no|without)(?:\ \w+)?\ support | unrecogni[sz]ed | unknown | \bextra[\ _]
     | unexpected\ (?:keyword|argument|field|param|propert|key) | was\ unexpected | additional\ propert
     | not\ (?:\w+\ )?(?:permitted|allowed|accepted|implemented|available|enabled|recogni[sz]ed|a\ valid)
@@ -69,7 +69,7 @@ def rejected_field(body: str, sent: Sequence[str]) -> str | None:
 
 def _is_rejected(field: str, statement: str) -> bool:
     told = _TAKEN_INSTEAD.split(_PREFIX.sub("", statement), maxsplit=1)[0]
-    if not (_NAMES[field].search(told) and _NOT_TAKEN.search(told)):
+    if not (_NAMES[field].search(told) and NOT_TAKEN.search(told)):
         return False
     return not (field.endswith("_tokens") and _ABOUT_A_VALUE.search(told))
 

@@ -15,6 +15,7 @@ from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
 from infrastructure.models.opaque import set_apart
+from infrastructure.models.returned import FOREIGN_CALLS, without_data
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
@@ -199,13 +200,18 @@ def usage_within(text: str) -> Usage | None:
 NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
 
 
-def write_request(request: ChatRequest, model: str, fields: Collection[str], origin: str = "") -> bytes:
+def write_request(
+    request: ChatRequest, model: str, fields: Collection[str], origin: str = "", omitted: Collection[str] = ()
+) -> bytes:
     """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
 
-    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do.
+    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do, and `omitted` what it
+    does not take of its own data and of other endpoints' calls: see `returned.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    messages = [_message(m) for m in canonical(request.messages, offered, origin)]
+    foreign_calls = FOREIGN_CALLS not in omitted
+    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
+    messages = [_message(without_data(m, omitted)) for m in written]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)
     body: JsonObject = {"model": model, "messages": messages}
