@@ -92,6 +92,7 @@ class ChatAnswer(Struct, frozen=True):
     """What a model has said to its end. `usage` is None where the endpoint reports none.
 
     `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
+    `thoughts` are what the model wrote of its reasoning, for an estimate of its tokens.
     `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
     whole one, `domain.answers` says.
     """
@@ -103,11 +104,12 @@ class ChatAnswer(Struct, frozen=True):
     usage: Usage | None = None
     omitted: tuple[str, ...] = ()
     refused: bool = False
+    thoughts: str = ""
 
 
 def written_of(answer: ChatAnswer) -> str:
     """Return all that a model has written, for an estimate of its tokens."""
-    return (answer.content or "") + calls_text(answer.tool_calls)
+    return (answer.content or "") + answer.thoughts + calls_text(answer.tool_calls)
 
 
 OnDelta: TypeAlias = Callable[[str], None]

@@ -21,6 +21,7 @@ class Assembly:
         self._secret = secret
         self._text: list[str] = []
         self._pairs = PairedText()
+        self._thoughts: list[str] = []
         self._calls = Calls()
         self._others: list[Choice] = []
         self._usage: Usage | None = None
@@ -62,9 +63,9 @@ class Assembly:
 
     @property
     def written(self) -> str:
-        """What the model wrote so far, for an estimate of its tokens: text, and names and arguments of calls."""
+        """What the model wrote so far, for an estimate of its tokens: text, reasoning, names and arguments of calls."""
         unread = self.unread.decode("utf-8", "replace")
-        return storable_text("".join((*self._text, self._calls.written, unread)))
+        return storable_text("".join((*self._text, *self._thoughts, self._calls.written, unread)))
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise a `ModelError` if it is the server giving up."""
@@ -74,6 +75,7 @@ class Assembly:
         if completion.error is not None:
             raise self._given_up(completion.error)
         self._speaks = self._speaks or completion.speaks
+        self._thoughts.append(completion.thoughts)
         self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
         ours = [choice for choice in completion.choices or () if choice and not _is_another(choice)]
         self._others += [choice for choice in completion.choices or () if choice and _is_another(choice)]
@@ -118,6 +120,7 @@ class Assembly:
             model=storable_text(self._model),
             usage=self._usage,
             refused=self._refused,
+            thoughts=storable_text("".join(self._thoughts)),
         )
 
     def quoted(self, text: str) -> str:

@@ -215,14 +215,31 @@ class TestCosts:
     ) -> None:
         monkeypatch.setattr("domain.application.calls.MARGIN", 0.5)
         monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
-        arguments = {"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"for": "this and that'}}
-        slow = events(chunk(tool_calls=[arguments]), Pause(30))
+        slow = events(chunk(reasoning_content="what was asked "), chunk(reasoning_content="and why"), Pause(30))
         async with answering(slow, TimeLimits()) as (_, models):
             played = await accounted(in_a_row(Node("ask", ask, timeout=2)), models=models)
             assert outcome(await played.say("go")) == "node_failed"
         (called,) = await recorded(played)
-        assert (called.finish_reason, called.completion_tokens >= 3) == ("interrupted", True)
+        assert (called.finish_reason, called.completion_tokens) == ("interrupted", 5)
         await check_ledger(played)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"reasoning_content": "what was asked and why"},
+        {"reasoning": "what was asked and why", "reasoning_details": [{"text": "what was asked and why"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "what was asked and why"}]}]},
+    ],
+)
+@pytest.mark.parametrize("text", ["", "so it is"])
+async def test_reasoning_counts_where_the_endpoint_reports_nothing(said: dict[str, Any], text: str) -> None:
+    reply = events(chunk(**said), chunk(text), chunk(finish="stop"), "[DONE]")
+    async with answering(reply) as (_, models):
+        played = await accounted(in_a_row(Node("ask", ask)), models=models)
+        await played.say("go")
+        await check_ledger(played)
+    assert {called.completion_tokens >= 5 for called in await recorded(played)} == {True}
 
 
 AGENTS = ("tests.integration.test_rejected_answers:QUICK",)
