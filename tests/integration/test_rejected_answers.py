@@ -3,6 +3,7 @@
 The endpoint answers over real HTTP, and reports the same usage for each of its answers.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,8 +13,10 @@ import pytest
 
 from domain.agent import Agent, ItemContext, TurnContext
 from domain.application.asking import Models
+from domain.codec import Metadata
 from domain.events import Durability, Limit, ModelCalled, NodeFact
 from domain.graph import Node, Retry
+from domain.ids import DEFAULT_TENANT
 from domain.json import Json
 from domain.routing import ModelSpec
 from infrastructure.models.endpoints import TimeLimits
@@ -162,6 +165,22 @@ class TestBudgets:
         assert other.requests
         assert (len(one.requests) + len(other.requests)) * EACH <= BUDGET + EACH
         await check_ledger(played)
+
+    async def test_what_one_model_has_cost_is_settled_before_the_next_one_is_asked(self) -> None:
+        """So a process that dies then has lost nothing of it."""
+        slow = Reply([], before=[Pause(60)])
+        async with answering(UNREADABLE["no choice"]) as (_, first), answering(slow) as (other, second):
+            models = Models(
+                policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
+                {"one": first.usual, "other": second.usual},
+            )
+            played = await accounted(QUICK, models=models)
+            played.turns.start((await played.begin("go")).loaded, Metadata())
+            while not other.requests:
+                await asyncio.sleep(0.01)
+            (standing,) = await played.ledger.standings(DEFAULT_TENANT, played.clock.now())
+            assert standing.spent.tokens == await spent(played) == EACH
+            await played.turns.close(0)
 
 
 class TestCosts:
