@@ -1,4 +1,4 @@
-.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context fuzz-api lint format migrate lock clean
+.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context fuzz-api real-model lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -71,6 +71,11 @@ fuzz-api:
 	@requirements/install dev
 	@requirements/fuzz-api $(ARGS)
 
+# Twenty turns with tools, with a real model under llama.cpp: a minute or two, five on a busy machine
+real-model:
+	@requirements/install dev
+	@requirements/real-model $(ARGS)
+
 lint:
 	@requirements/install dev
 	.venv/bin/python -m ruff format --check .
@@ -94,5 +99,5 @@ lock:
 
 # Your data, in .data, stays.
 clean:
-	rm -rf .venv .venv-bench .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-fuzz .venv-model .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.data/*' -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
 
     `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
     A call with a `fault` cannot be run, because of what it says; its arguments are empty if they could not be read.
+    `extra` is what else the endpoint said with it, such as a signature, to be returned to it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     arguments: JsonObject
     written: str = ""
     fault: str = ""
+    extra: JsonObject = {}
 
 
 def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
@@ -42,19 +44,28 @@ def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
     return msgspec.json.encode(plain).decode() + written
 
 
-def weight_of(calls: Sequence[ToolCall]) -> int:
-    """Estimate the tokens of calls, a little generously, where nobody can count them."""
-    return sum(len(msgspec.json.encode(call)) for call in calls) // CHARACTERS
+def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
+    """Estimate the tokens of calls and of a message's `extra`, a little generously, where they cannot be counted."""
+    size = sum(len(msgspec.json.encode(call)) for call in calls)
+    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True):
-    """One message of the prompt. An assistant's message may have no content but tool calls."""
+    """One message of the prompt. An assistant's message may have no content but tool calls.
+
+    `answers` is the place, among the calls of the message before, of the one that a tool's message answers: ids may
+    repeat. `extra` is what else the provider said with an assistant's message, and `origin` names the endpoint that it,
+    and the `extra` of the calls, came from: no other one is told.
+    """
 
     role: Role
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    answers: int | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ToolSpec(Struct, frozen=True):
@@ -91,10 +102,10 @@ class Usage(Struct, frozen=True):
 class ChatAnswer(Struct, frozen=True):
     """What a model has said to its end. `usage` is None where the endpoint reports none.
 
-    `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
-    `thoughts` are what the model wrote of its reasoning, for an estimate of its tokens.
     `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
-    whole one, `domain.answers` says.
+    whole one, `domain.answers` says. `extra` is what else the endpoint said, and `origin` names the endpoint: see
+    `ChatMessage`. `thoughts` are what the model wrote of its reasoning, for an estimate of its tokens. `omitted` names
+    what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     content: str | None
@@ -102,6 +113,8 @@ class ChatAnswer(Struct, frozen=True):
     finish_reason: str
     model: str
     usage: Usage | None = None
+    extra: JsonObject = {}
+    origin: str = ""
     omitted: tuple[str, ...] = ()
     refused: bool = False
     thoughts: str = ""

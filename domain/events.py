@@ -128,7 +128,8 @@ class MessageAppended(Event, frozen=True):
     """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
 
     `partial`: the turn was cancelled while this was being written. `finish` says how a model's answer ended, where
-    that is not the usual way.
+    that is not the usual way. `extra` is what else the model's endpoint `origin` said with the message or its calls,
+    such as its reasoning: it is returned to that endpoint, and read by no one else.
     """
 
     role: Literal["user", "assistant"]
@@ -136,6 +137,8 @@ class MessageAppended(Event, frozen=True):
     tokens: int
     partial: bool = False
     finish: Finish = ""
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ContextAssembled(Event, frozen=True):
@@ -222,6 +225,7 @@ class ToolRequested(Event, frozen=True):
 
     `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
     A call with a `fault` is not run: the model is told what it says.
+    `extra` is what else the message's endpoint said with the call, such as a signature.
     """
 
     call_id: str
@@ -229,6 +233,7 @@ class ToolRequested(Event, frozen=True):
     arguments: JsonObject
     written: str = ""
     fault: str = ""
+    extra: JsonObject = {}
 
 
 class ToolStarted(Event, frozen=True):

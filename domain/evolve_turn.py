@@ -81,7 +81,8 @@ def _calls(
 ) -> tuple[Call, ...]:
     match event:
         case ToolRequested():
-            return (*calls, Call(version, request_of(event)))
+            # Calls are requested while none of their message has an outcome: those before it are all open.
+            return (*calls, Call(version, request_of(event), place=len(calls)))
         case ToolStarted():
             return tuple(_started(call, event) for call in calls)
         case ApprovalRequested():
@@ -107,7 +108,7 @@ def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemF
 
 def request_of(event: ToolRequested) -> ToolCall:
     """Write a call as prompts show it: what could not be read is only in the log."""
-    return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault)
+    return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)
 
 
 def _not_asked(call: Call) -> Call:

@@ -111,7 +111,7 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         shown = message
         if message.version in kept:
             text = shortened_text(message.content or "", kept[message.version])
-            shown = replace(message, content=text, tokens=count(text))
+            shown = replace(message, content=text, tokens=count(text), extra={}, origin="")
             why += f"; only its first {kept[message.version]:,} characters fit"
         whole = shown is message
         found.append((Piece("message", message.role, shown.content, cost(shown), why, message.version, whole), shown))

@@ -24,7 +24,8 @@ Because: TypeAlias = Literal["policy", "outcome_unknown"]
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message of the live window. `version` is that of the event which brought it, `edited` of one that changed it.
 
-    An assistant's message collects its calls; a tool's message answers `call`.
+    An assistant's message collects its calls; a tool's message answers the one of them at the place `answers`. `extra`
+    is what else the endpoint `origin` said with the message: see `domain.chat`.
     """
 
     version: Version
@@ -36,13 +37,16 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     name: str | None = None
     partial: bool = False
     edited: Version = Version(0)
+    answers: int | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     """A tool call of the turn in progress. Once it has an outcome it is a message.
 
     It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash` names
-    what the person was shown.
+    what the person was shown. `place` is its place among the calls of the message that asks for it: ids may repeat.
     """
 
     version: Version
@@ -51,6 +55,7 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     attempt: int = 0
     hash: str = ""
     because: Because = "policy"
+    place: int = 0
 
 
 class Summary(Struct, frozen=True, gc=False):

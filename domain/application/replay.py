@@ -280,10 +280,11 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
         if not isinstance(entry.event, ToolRequested):
             break
         asked = entry.event
-        calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault))
+        calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault, asked.extra))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
     refused = said.finish == "refusal"
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
+    answer = ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
+    return replace(answer, extra=said.extra, origin=said.origin, omitted=called.omitted)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:

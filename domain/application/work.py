@@ -13,6 +13,7 @@ from domain.answers import finish_of
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
+from domain.application.extra import bounded
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
@@ -142,12 +143,25 @@ class Work:
         await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
-        assembled, answer = made.prompt.assembled, made.answer
+        assembled = made.prompt.assembled
+        answer, extra = await bounded(made.answer, self.means.context_window, self.means.tokens)
         calls = (
-            ToolRequested(call.id, call.name, call.arguments, call.written, call.fault or self._no_such_tool(call.name))
+            ToolRequested(
+                *(call.id, call.name, call.arguments, call.written),
+                call.fault or self._no_such_tool(call.name),
+                call.extra,
+            )
             for call in answer.tool_calls
         )
-        said = MessageAppended("assistant", answer.content, made.tokens, finish=finish_of(answer))
+        origin = answer.origin if answer.extra or any(call.extra for call in answer.tool_calls) else ""
+        said = MessageAppended(
+            "assistant",
+            answer.content,
+            made.tokens + extra,
+            finish=finish_of(answer),
+            extra=answer.extra,
+            origin=origin,
+        )
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:

@@ -8,8 +8,12 @@ from domain.json import storable_text
 from domain.sizes import MAX_TEXT, bytes_of
 from infrastructure.models.call_parts import Calls
 from infrastructure.models.failures import MAX_WORDS, failure_of, message_of, status_of, without
+from infrastructure.models.opaque import Opaque
 from infrastructure.models.surrogates import PairedText
 from infrastructure.models.wire import Choice, Completion, Part, read_parts, read_usage, text_of, usage_within
+
+MAX_LABEL = 200
+"""Characters that are kept of a model's name, and of a reason for an end."""
 
 
 class Assembly:
@@ -23,23 +27,24 @@ class Assembly:
         self._pairs = PairedText()
         self._thoughts: list[str] = []
         self._calls = Calls()
+        self._extra = Opaque()
+        self._refused = False
         self._others: list[Choice] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self._begun = False
         self._speaks = False
         self._usage_came_last = False
-        self._refused = False
         self.accepted = False
         """Whether the endpoint has begun to answer."""
         self.done = False
         """Whether the endpoint said that nothing follows."""
-        self.unread = bytearray()
-        """What has come of an answer that is read once it is whole."""
         self.broken = False
         """Whether something came that is no part of an answer."""
         self.refusal: tuple[int | None, str] = (None, "")
         """The status that an error in the place of an answer named, and its words."""
+        self.unread = bytearray()
+        """What has come of an answer that is read once it is whole."""
 
     @property
     def finished(self) -> bool:
@@ -63,9 +68,10 @@ class Assembly:
 
     @property
     def written(self) -> str:
-        """What the model wrote so far, for an estimate of its tokens: text, reasoning, names and arguments of calls."""
+        """What the model wrote so far, for an estimate of its tokens: text, calls, and what else came with them."""
         unread = self.unread.decode("utf-8", "replace")
-        return storable_text("".join((*self._text, *self._thoughts, self._calls.written, unread)))
+        beside = "".join(self._thoughts) or self._extra.written
+        return storable_text("".join((*self._text, beside, self._calls.written, unread)))
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise a `ModelError` if it is the server giving up."""
@@ -116,11 +122,12 @@ class Assembly:
         return ChatAnswer(
             content=None if calls and not text else text,
             tool_calls=calls,
-            finish_reason=storable_text(reason),
-            model=storable_text(self._model),
+            finish_reason=storable_text(reason[:MAX_LABEL]),
+            model=storable_text(self._model[:MAX_LABEL]),
             usage=self._usage,
             refused=self._refused,
             thoughts=storable_text("".join(self._thoughts)),
+            extra=self._extra.whole(),
         )
 
     def quoted(self, text: str) -> str:
@@ -132,14 +139,14 @@ class Assembly:
         if choice.finish_reason:
             self._finish_reason = str(choice.finish_reason)
         part = choice.delta or choice.message or Part()
+        self._extra.add(part.extra)
         for call in read_parts(part.tool_calls):
             self._calls.add(call, whole=part is choice.message)
-        if isinstance(part.function_call, dict):
+        if isinstance(part.function_call, dict) and any(part.function_call.values()) and not part.tool_calls:
             for call in read_parts({"function": part.function_call}):
                 self._calls.add(call, whole=part is choice.message)
-        refusal = text_of(part.refusal)
-        self._refused = self._refused or bool(refusal)
-        text = self._pairs.add(text_of(part.content) or refusal)
+        self._refused = self._refused or bool(text_of(part.refusal))
+        text = self._pairs.add(text_of(part.content) or text_of(part.refusal))
         self._text.append(text)
         return text
 
@@ -149,7 +156,7 @@ class Assembly:
         self.accepted = self._begun or self._usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_begun:
             return AnswerCut(f"The model's endpoint gave up: {said}")
-        self.refusal = (status, json.dumps(error))
+        self.refusal, self.accepted = (status, json.dumps(error)), False
         return failure_of(status, said)
 
 

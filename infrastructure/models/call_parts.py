@@ -5,18 +5,32 @@ ids and names in every fragment, or send the whole call again. `Calls` decides w
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from domain.chat import ToolCall
+from msgspec.structs import replace
+
+from domain.chat import AnswerTooLarge, ToolCall
+from domain.codec import to_json
 from domain.json import storable_text
+from domain.sizes import MAX_FACTS, MAX_TEXT
+from infrastructure.models.braces import Braces
+from infrastructure.models.opaque import Opaque
 from infrastructure.models.surrogates import with_pairs
 from infrastructure.models.tool_arguments import read_arguments
 from infrastructure.models.wire import CallPart, Function
 
 MAX_NAME = 10_000
-"""Characters that are kept of a name: no tool has one of more than 64."""
+"""Characters that are kept of a name: no tool has one of more than 64; and of an id."""
+
+MAX_CALLS = 1_000
+"""Calls that one answer may ask for."""
+
+MAX_ALL_ARGUMENTS = MAX_FACTS - MAX_TEXT
+"""Characters that the arguments of all its calls may take as JSON, to be stored together with its text."""
+
+TOO_MUCH = f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters. Send fewer at a time."
 
 _BROKEN_OFF = frozenset({"length", "max_tokens", "content_filter", "error"})
 """Reasons for an end that a model did not choose."""
@@ -40,25 +54,34 @@ class Calls:
         return "".join(call.written for call in self._calls)
 
     def add(self, part: CallPart, *, whole: bool) -> None:
-        """Add a fragment, or a `whole` call. One that says nothing at all is passed over."""
+        """Add a fragment, or a `whole` call. One that says nothing at all is passed over.
+
+        Raises:
+            AnswerTooLarge: there are too many calls.
+        """
         name, arguments, label = _name(part), _arguments(part), _label(part)
-        if not (name or arguments or label):
-            return
         index = _index(part.index)
+        if not (name or arguments or label):
+            if part.extra and (call := self._continued(index, "", "", "")):
+                call.extra.add(part.extra)
+            return
         call = None if whole else self._continued(index, label, name, arguments)
         if call is None:
             call = _Call()
             self._calls.append(call)
+            if len(self._calls) > MAX_CALLS:
+                raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
         if index is not None:
             self._by_index[index] = call
         call.add(label, name, arguments)
+        call.extra.add(part.extra)
 
     def whole(self, finish_reason: str) -> tuple[ToolCall, ...]:
         """Return the calls of an answer that is complete. Those to which the endpoint gave no id take spare ones."""
         taken = {call.label for call in self._calls}
         spare = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
         broken_off = finish_reason in _BROKEN_OFF
-        return tuple(call.whole(spare, cut=broken_off and call is self._calls[-1]) for call in self._calls)
+        return tuple(_bounded([call.whole(spare, cut=broken_off and call is self._calls[-1]) for call in self._calls]))
 
     def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
         """Find the call that a fragment continues; None if it begins one."""
@@ -82,6 +105,10 @@ class _Call:
         self.label = ""
         self._name = ""
         self._fragments: list[str] = []
+        self.extra = Opaque()
+        self._size = 0
+        self._braces = Braces()
+        self._followed = 0
 
     @property
     def written(self) -> str:
@@ -108,12 +135,14 @@ class _Call:
         return name == self._name and bool(self._fragments) and not self._is_complete
 
     def add(self, label: str, name: str, arguments: str) -> None:
-        repeats = name == self._name and arguments.strip() == self._text.strip() and self._is_complete
+        again = bool(name) and name == self._name and len(arguments) == self._size
+        repeats = again and arguments == self._text and self._is_complete
         self.label = self.label or label
         if not self._name or (name != self._name and not self._fragments):
             self._name = (self._name + name)[:MAX_NAME]
         if arguments and not repeats:
             self._fragments.append(arguments)
+            self._size += len(arguments)
 
     @property
     def _text(self) -> str:
@@ -121,16 +150,25 @@ class _Call:
 
     @property
     def _is_complete(self) -> bool:
-        text = self._text.rstrip()
-        try:
-            return text.endswith("}") and isinstance(json.loads(text, strict=False), dict)
-        except (ValueError, RecursionError):
-            return False
+        """Whether the braces of the arguments are closed."""
+        for fragment in self._fragments[self._followed :]:
+            self._braces.follow(fragment)
+        self._followed = len(self._fragments)
+        return self._braces.are_closed
 
     def whole(self, spare_ids: Iterator[str], *, cut: bool) -> ToolCall:
-        label = storable_text(self.label) or next(spare_ids)
+        label = storable_text(self.label[:MAX_NAME]) or next(spare_ids)
         read = read_arguments(with_pairs(self._text), cut=cut)
-        return ToolCall(label, storable_text(with_pairs(self._name)), read.values, read.written, read.fault)
+        name = storable_text(with_pairs(self._name))
+        return ToolCall(label, name, read.values, read.written, read.fault, self.extra.whole())
+
+
+def _bounded(calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
+    """Give a fault to those whose arguments take more, with those before them, than one answer may."""
+    size = 0
+    for call in calls:
+        size += len(to_json(call.arguments))
+        yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=TOO_MUCH)
 
 
 def _index(given: Any) -> int | None:

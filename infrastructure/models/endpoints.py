@@ -46,3 +46,8 @@ def completions_url(endpoint: str) -> httpx.URL:
         raise InvalidInput("endpoint", "must be a URL such as http://localhost:11434/v1")
     path = url.path.rstrip("/")
     return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Name an endpoint by its host and path: what it says beyond the protocol is returned to it alone."""
+    return url.netloc.decode() + url.path.removesuffix(PATH)

@@ -29,7 +29,7 @@ from domain.json import storable_text
 from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.dialects import Dialects, missed
-from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
+from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.rejections import STATUSES, rejected_field
@@ -74,6 +74,7 @@ class OpenAIChatModel:
         `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
         """
         self._url = completions_url(endpoint)
+        self._origin = origin_of(self._url)
         self._key = (api_key or "").strip()
         self._model = model
         self._limits = limits or TimeLimits()
@@ -92,7 +93,7 @@ class OpenAIChatModel:
         bare = here and self._url.scheme == "http"
         self._client = httpx.AsyncClient(
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if bare else httpx.create_ssl_context(),
-            headers=_headers(self._key),
+            headers=_headers(self._key, self._url),
             timeout=httpx.Timeout(None, connect=self._limits.connect),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=not (here or past_proxies),  # a proxy cannot reach this machine's own loopback
@@ -155,7 +156,8 @@ class OpenAIChatModel:
         try:
             async with aclosing(chunks):
                 await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-            return replace(call.assembly.answer(), omitted=missed(call.request, call.fields))
+            answer = call.assembly.answer()
+            return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
         except ModelError as error:
             call.check_fields(*call.assembly.refusal, error)
             raise
@@ -169,7 +171,7 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields)
+        body = write_request(request, call.model, call.fields, self._origin)
         patience = self._limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1
@@ -329,15 +331,14 @@ class _Call:
 
     @property
     def cost(self) -> Cost:
-        """What the call has cost by now."""
+        """What has come of the call by now."""
         return Cost(self.assembly.accepted, self.assembly.usage, self.assembly.written)
 
     def charged(self, error: ModelError) -> ModelError:
         """Note with an error what the call has cost by now."""
-        assembly = self.assembly
-        error.accepted = assembly.accepted
-        error.usage = error.usage or assembly.usage
-        error.written = assembly.written + error.written
+        cost = self.cost
+        error.accepted, error.usage = cost.accepted, error.usage or cost.usage
+        error.written = cost.written + error.written
         return error
 
 
@@ -381,9 +382,12 @@ def _wordless(error: Exception) -> str:
             return "the connection was closed"
 
 
-def _headers(key: str) -> dict[str, str]:
+def _headers(key: str, url: httpx.URL) -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):
         raise InvalidInput("api_key", "must be printable ASCII")
     # Compressing small chunks makes proxies hold them back.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    return {**headers, "Authorization": f"Bearer {key}"} if key else headers
+    if not key:
+        return headers
+    # Azure's dated API, whose URLs name a version, takes a key in a header of its own, and only tokens as bearers.
+    return {**headers, **({"api-key": key} if "api-version" in url.params else {"Authorization": f"Bearer {key}"})}

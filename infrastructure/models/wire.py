@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
+from infrastructure.models.opaque import set_apart
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
@@ -44,21 +46,26 @@ class Custom(Struct):
 
 
 class CallPart(Struct):
-    """A tool call, or a piece of one."""
+    """A tool call, or a piece of one. `extra` holds all else: see `opaque.py`."""
 
     index: Any = None
     id: Any = None
     function: Function | None = None
     custom: Custom | None = None
+    extra: JsonObject | None = None
 
 
 class Part(Struct):
-    """A message, or what a chunk adds to it. `function_call` is how calls were written before there were several."""
+    """A message, or what a chunk adds to it. `extra` holds all else: see `opaque.py`.
+
+    `function_call` is how calls were written before there were several.
+    """
 
     content: Any = None
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None
+    extra: JsonObject | None = None
 
 
 class Choice(Struct):
@@ -102,6 +109,7 @@ def read_completion(text: str | bytes) -> Completion:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
+        set_apart(data)
         completion = msgspec.convert(data, Completion)
         completion.speaks = _speaks(data)
         completion.thoughts = _thoughts(data)
@@ -114,8 +122,10 @@ def read_completion(text: str | bytes) -> Completion:
 
 
 def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of the messages in a completion, whose shape is checked, with those that were set apart."""
     choices = [choice for choice in data.get("choices") or () if choice]
-    return [part for choice in choices for part in (choice.get("delta"), choice.get("message")) if part]
+    parts = [part for choice in choices for part in (choice.get("delta"), choice.get("message")) if part]
+    return [{**part, **part.get("extra", {}), "extra": None} for part in parts]
 
 
 def _speaks(data: dict[str, Any]) -> bool:
@@ -216,9 +226,13 @@ def usage_within(text: str) -> Usage | None:
 NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
 
 
-def write_request(request: ChatRequest, model: str, fields: Collection[str]) -> bytes:
-    """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`."""
-    messages = [_message(m) for m in request.messages]
+def write_request(request: ChatRequest, model: str, fields: Collection[str], origin: str = "") -> bytes:
+    """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
+
+    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do.
+    """
+    offered = [tool.name for tool in request.tools] if "tools" in fields else []
+    messages = [_message(m) for m in canonical(request.messages, offered, origin)]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)
     body: JsonObject = {"model": model, "messages": messages}
@@ -246,10 +260,11 @@ def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
 
 def _message(message: ChatMessage) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {"role": message.role, "content": message.content or ""}
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
+                **call.extra,
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},

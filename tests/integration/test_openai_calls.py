@@ -1,12 +1,13 @@
 """Tool calls as endpoints really send them: each call is told from the others, and none takes the others with it."""
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from domain.chat import ToolCall
-from tests.fakes.openai_server import Pause, Reply, chunk, completion, events
+from domain.chat import AnswerTooLarge, ToolCall
+from tests.fakes.openai_server import Pause, chunk, completion, events
 from tests.support.openai import call, calls, streamed, whole
 
 A, B = ToolCall("a", "echo", {"text": "a"}), ToolCall("b", "store", {"data": {}})
@@ -170,6 +171,34 @@ async def test_halves_of_a_character_are_put_together_in_arguments_too() -> None
     assert answer.tool_calls == (ToolCall("a", "echo", {"text": "😀"}),)
 
 
-async def test_a_name_of_any_length_is_kept_within_bounds() -> None:
-    answer = await whole(Reply(completion(None, [call("x" * 50_000, "{}", id="a")]).body))
-    assert len(answer.tool_calls[0].name) == 10_000
+async def test_names_ids_and_reasons_of_any_length_are_kept_within_bounds() -> None:
+    odd = call("x" * 50_000, "{}", id="y" * 50_000)
+    answer = await whole(completion(None, [odd], "z" * 50_000, model="m" * 50_000))
+    (asked,) = answer.tool_calls
+    assert [len(text) for text in (asked.name, asked.id, answer.finish_reason, answer.model)] == [
+        10_000,
+        10_000,
+        200,
+        200,
+    ]
+
+
+async def test_calls_that_cannot_be_stored_together_are_faults() -> None:
+    large = [call("store", {"data": {"text": "x" * 240_000}}, id=str(n)) for n in range(8)]
+    answer = await whole(completion(None, large))
+    assert [bool(one.fault) for one in answer.tool_calls] == [False] * 4 + [True] * 4
+    assert "Send fewer at a time" in answer.tool_calls[-1].fault
+
+
+async def test_more_calls_than_a_turn_can_hold_are_too_much() -> None:
+    with pytest.raises(AnswerTooLarge, match="asks for more than 1,000 calls"):
+        await whole(completion(None, [call("now", "{}")] * 1_001))
+
+
+async def test_a_long_call_in_many_fragments_takes_no_longer_than_it_must() -> None:
+    text = json.dumps({"data": {str(n): {"a": {}} for n in range(10_000)}})
+    fragments = [call("store", text[at : at + 4], index=0, id="b") for at in range(0, len(text), 4)]
+    began = time.monotonic()
+    answer = await whole(*[events(calls(*fragments), "[DONE]")])
+    assert answer.tool_calls[0].fault == ""
+    assert time.monotonic() - began < 60
