@@ -28,6 +28,9 @@ MAX_USAGES = 4
 
 _JSON = json.JSONDecoder()
 
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
+"""Fields in which endpoints tell the model's reasoning. Where there are several, they tell the same."""
+
 
 class Function(Struct):
     """A function's name and arguments: JSON text or a piece of it, or from some servers an object."""
@@ -86,7 +89,7 @@ class Completion(Struct):
     """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
 
     `usage` is read by `read_usage`: an answer is one, whatever nonsense stands beside it. `speaks` says whether the
-    model wrote anything in it, in whatever field.
+    model wrote anything in it, in whatever field, and `thoughts` is what it wrote there of its reasoning.
     """
 
     choices: list[Choice | None] | None = field(default_factory=list)
@@ -94,6 +97,7 @@ class Completion(Struct):
     model: Any = None
     error: Any = None
     speaks: bool = False
+    thoughts: str = ""
 
 
 def read_completion(text: str | bytes) -> Completion:
@@ -108,7 +112,8 @@ def read_completion(text: str | bytes) -> Completion:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
         set_apart(data)
         completion = msgspec.convert(data, Completion)
-        completion.speaks = any(map(_speaks, completion.choices or ()))
+        completion.speaks = _speaks(data)
+        completion.thoughts = _thoughts(data)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
@@ -117,18 +122,40 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
-def _speaks(choice: Choice | None) -> bool:
-    """Say whether a choice's message has content but for its role, be it a thought."""
-    parts = (choice.delta, choice.message) if choice else ()
-    return any(
-        part.content
-        or part.refusal
-        or part.tool_calls
-        or part.function_call
-        or any(value is not None for value in (part.extra or {}).values())
-        for part in parts
-        if part
-    )
+def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of the messages in a completion, whose shape is checked, with those that were set apart."""
+    choices = [choice for choice in data.get("choices") or () if choice]
+    parts = [part for choice in choices for part in (choice.get("delta"), choice.get("message")) if part]
+    return [{**part, **part.get("extra", {}), "extra": None} for part in parts]
+
+
+def _speaks(data: dict[str, Any]) -> bool:
+    """Say whether anything of a choice's message has content but for its role."""
+    return any(value for part in _parts(data) for key, value in part.items() if key != "role")
+
+
+def _thoughts(data: dict[str, Any]) -> str:
+    """Return the reasoning in a choice's message: in a field of its own, or among the parts of its content."""
+    found = []
+    for part in _parts(data):
+        found.append(next((text for key in _REASONING if (text := _texts_in(part.get(key)))), ""))
+        content = part.get("content")
+        entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+        found += [_texts_in(entry[key]) for entry in entries for key in _REASONING if key in entry]
+    return "".join(found)
+
+
+def _texts_in(value: Any) -> str:
+    """Return the text of a reasoning: a text, or parts that have one."""
+    match value:
+        case str():
+            return value
+        case list():
+            return "".join(map(_texts_in, value))
+        case {"text": str(text)}:
+            return text
+        case _:
+            return ""
 
 
 def _error_in(data: Any) -> Any:
