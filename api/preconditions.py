@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 from uuid import UUID
@@ -119,6 +120,14 @@ def in_utc(instant: datetime | None, field: str) -> datetime | None:
         return instant.astimezone(UTC)
     except OverflowError as error:
         raise InvalidInput(field, "must lie in the years 1 to 9999 of UTC") from error
+
+
+def names_in(text: str, field: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Read names that are separated by commas. Raises `InvalidInput` if one of them is not known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not set(names) <= set(known):
+        raise InvalidInput(field, f"expected some of {', '.join(known)}")
+    return names
 
 
 def range_of(

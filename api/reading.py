@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class Filters(Struct, frozen=True):
-    """Which threads a list has."""
+    """Which threads a list has. `outcome` and `reason` are those of a thread's last turn."""
 
     status: tuple[str, ...] = ()
     graph: str | None = None
@@ -58,6 +58,8 @@ class Filters(Struct, frozen=True):
     active_before: datetime | None = None
     sort: Sort = "opened_at"
     descending: bool = True
+    outcome: tuple[str, ...] = ()
+    reason: tuple[str, ...] = ()
 
 
 class Place(Struct, frozen=True):
@@ -280,6 +282,10 @@ async def _until(there: Callable[[], Any]) -> None:
 def _conditions(filters: Filters) -> Iterable[Condition]:
     if filters.status:
         yield Where("status", "in", filters.status)
+    if filters.outcome:
+        yield Where("last_outcome", "in", filters.outcome)
+    if filters.reason:
+        yield Where("last_reason", "in", filters.reason)
     if filters.graph is not None:
         yield Where("graph", "=", filters.graph)
     if filters.title is not None:

@@ -19,27 +19,53 @@ CHARACTERS = 3
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
-class ToolCall(Struct, frozen=True):
-    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best."""
+class ToolCall(Struct, frozen=True, omit_defaults=True):
+    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best.
+
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` cannot be run, because of what it says; its arguments are empty if they could not be read.
+    `extra` is what else the endpoint said with it, such as a signature, to be returned to it.
+    """
 
     id: str
     name: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
+    extra: JsonObject = {}
 
 
-def weight_of(calls: Sequence[ToolCall]) -> int:
-    """Estimate the tokens of calls, a little generously, where nobody can count them."""
-    return sum(len(msgspec.json.encode(call)) for call in calls) // CHARACTERS
+def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
+    """Write calls for counting their tokens: as the model wrote them, or as they are `shown` to it in prompts."""
+    if not calls:
+        return ""
+    plain = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
+    written = "" if shown else "".join(call.written for call in calls)
+    return msgspec.json.encode(plain).decode() + written
+
+
+def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
+    """Estimate the tokens of calls and of a message's `extra`, a little generously, where they cannot be counted."""
+    size = sum(len(msgspec.json.encode(call)) for call in calls)
+    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True):
-    """One message of the prompt. An assistant's message may have no content but tool calls."""
+    """One message of the prompt. An assistant's message may have no content but tool calls.
+
+    `answers` is the place, among the calls of the message before, of the one that a tool's message answers: ids may
+    repeat. `extra` is what else the provider said with an assistant's message, and `origin` names the endpoint that it,
+    and the `extra` of the calls, came from: no other one is told.
+    """
 
     role: Role
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    answers: int | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ToolSpec(Struct, frozen=True):
@@ -74,13 +100,28 @@ class Usage(Struct, frozen=True):
 
 
 class ChatAnswer(Struct, frozen=True):
-    """A whole answer, never part of one. `usage` is None where the endpoint reports none."""
+    """What a model has said to its end. `usage` is None where the endpoint reports none.
+
+    `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
+    whole one, `domain.answers` says. `extra` is what else the endpoint said, and `origin` names the endpoint: see
+    `ChatMessage`. `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`,
+    `max_tokens`.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     model: str
     usage: Usage | None = None
+    refused: bool = False
+    extra: JsonObject = {}
+    origin: str = ""
+    omitted: tuple[str, ...] = ()
+
+
+def written_of(answer: ChatAnswer) -> str:
+    """Return all that a model has written, for an estimate of its tokens."""
+    return (answer.content or "") + calls_text(answer.tool_calls)
 
 
 OnDelta: TypeAlias = Callable[[str], None]
@@ -108,13 +149,51 @@ class ModelError(ThreadfoldError):
     ├── ModelRejectedRequest    any other 4xx
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer passed the size limit
-    └── AnswerMalformed         not JSON, not a chat completion                  transient
-        └── ToolArgumentsMalformed   a tool call whose arguments are no JSON object
+    ├── AnswerMalformed         not JSON, not a chat completion                  transient
+    └── NoAnswer                the model stopped without an answer; it was asked again where that may help
+        ├── AnswerEmpty         nothing, white space, or reasoning only
+        └── AnswerFiltered      a content filter of the endpoint kept it back
 
     `transient` errors are worth another attempt: sampling and networks differ from time to time.
+
+    An answer that cannot be used costs what it costs. `accepted`: the endpoint began to answer, so it has read the
+    prompt. `usage` is what it reports by then, None where it reports nothing; `written` is what the model wrote by
+    then (text, reasoning and calls), for an estimate. `finish_reason` is the endpoint's own, or else says what kept
+    the answer from being used; `model` is what the endpoint calls its model, "" where it has not said.
     """
 
     transient: ClassVar[bool] = False
+    accepted: bool = False
+    usage: Usage | None = None
+    written: str = ""
+    finish_reason: str = "interrupted"
+    model: str = ""
+
+
+class Cost(Struct, frozen=True):
+    """What had come of a call when it was cut off; the fields are those of `ModelError`."""
+
+    accepted: bool = False
+    usage: Usage | None = None
+    written: str = ""
+
+
+def note_cost(error: BaseException, cost: Cost) -> None:
+    """Let the cancellation of a call say what had come of it: it is passed on through those who wait for the call."""
+    error.__dict__[_COST] = cost
+
+
+def cost_of(error: BaseException | None) -> Cost:
+    """Return what had come of a call that ended with an error; nothing where that does not say."""
+    if isinstance(error, ModelError):
+        return Cost(error.accepted, error.usage, error.written)
+    if isinstance(error, TimeoutError):  # made of the cancellation
+        return cost_of(error.__cause__)
+    found = error.__dict__.get(_COST) if error else None
+    return found if isinstance(found, Cost) else Cost()
+
+
+_COST = "model_call_cost"
 
 
 class ModelUnreachable(ModelError):
@@ -150,12 +229,33 @@ class AnswerCut(ModelError):
 class AnswerTooLarge(ModelError):
     """The model's answer is larger than the limit."""
 
+    accepted = True
+    finish_reason = "too_large"
+
 
 class AnswerMalformed(ModelError):
     """The model's answer is not a chat completion."""
 
     transient = True
+    accepted = True
+    finish_reason = "malformed"
 
 
-class ToolArgumentsMalformed(AnswerMalformed):
-    """The model asked for a tool with arguments that are not a JSON object."""
+class NoAnswer(ModelError):
+    """The model stopped without an answer. `reason` is what a turn fails with that ends so."""
+
+    reason: ClassVar[Literal["empty_answer", "content_filter"]]
+
+
+class AnswerEmpty(NoAnswer):
+    """The model stopped without an answer."""
+
+    reason = "empty_answer"
+    at_limit: bool = False
+    """Whether it had written as much as it may: reasoning, mostly."""
+
+
+class AnswerFiltered(NoAnswer):
+    """A content filter of the model's endpoint kept the answer back."""
+
+    reason = "content_filter"

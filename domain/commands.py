@@ -150,6 +150,8 @@ class FailAttempt(Struct, frozen=True):
     retry_in_ms: int | None
     run: int = 0
     calls: tuple[ModelCalled, ...] = ()
+    reason: Literal["node_failed", "empty_answer", "content_filter"] = "node_failed"
+    """What the turn fails with, if no further attempt follows."""
 
 
 class StartCalls(Struct, frozen=True):
@@ -224,11 +226,12 @@ class FailItem(Struct, frozen=True):
 
 
 class NoteFailure(Struct, frozen=True):
-    """A model did not answer. The node goes on: perhaps another one does."""
+    """A model did not answer, or not in a way that can be used; then its call counts. The node goes on."""
 
     turn_id: TurnId
     fact: ModelFailed
     run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
 
 
 class NoteCalls(Struct, frozen=True):

@@ -150,7 +150,12 @@ def price(excerpt: Excerpt, count: Count) -> int:
 
 def chat_message(message: Message) -> ChatMessage:
     """Write a message as the model sees it."""
-    return ChatMessage(message.role, message.content, message.tool_calls, message.call_id, message.name)
+    return ChatMessage(
+        *(message.role, message.content, message.tool_calls, message.call_id, message.name),
+        answers=message.answers,
+        extra=message.extra,
+        origin=message.origin,
+    )
 
 
 def shortened_text(text: str, characters: int) -> str:
@@ -237,7 +242,7 @@ def _shortened(message: Message, tokens: int, count: Count) -> Message:
         kept = shortened_text(text, len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens)
         counted = count(kept)
         if counted < message.tokens or tokens == 0:
-            return replace(message, content=kept, tokens=counted)
+            return replace(message, content=kept, tokens=counted, extra={}, origin="")
         tokens //= 2
 
 

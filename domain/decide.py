@@ -147,7 +147,7 @@ def _edit(command: EditMessage, state: State) -> Events:
     if edited is None or edited.role == "tool":
         known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
         raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
-    tokens = command.tokens + weight_of(edited.tool_calls)
+    tokens = command.tokens + weight_of(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
         return ()
     return (MessageEdited(command.message, command.content, tokens),)

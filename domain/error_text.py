@@ -29,5 +29,11 @@ def message_of(error: BaseException, limit: int = ERROR_LENGTH) -> str:
         return f"[its message cannot be read: __str__ raised {_kind(broken)}]"
 
 
+def shortened(text: str, limit: int) -> str:
+    """Return a text on one line, of at most `limit` characters, fit to be stored."""
+    line = " ".join(storable_text(text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def _kind(error: BaseException) -> str:
     return storable_text(type(error).__name__)[:100]

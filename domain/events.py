@@ -117,16 +117,28 @@ class TurnResumed(Event, frozen=True):
     graph: str
 
 
+Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
+"""What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
+the endpoint gives a reason for its end that is not known here."""
+
+Finish: TypeAlias = Literal[""] | Unusual
+
+
 class MessageAppended(Event, frozen=True):
     """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
 
-    `partial`: the turn was cancelled while this was being written.
+    `partial`: the turn was cancelled while this was being written. `finish` says how a model's answer ended, where
+    that is not the usual way. `extra` is what else the model's endpoint `origin` said with the message or its calls,
+    such as its reasoning: it is returned to that endpoint, and read by no one else.
     """
 
     role: Literal["user", "assistant"]
     content: str | None
     tokens: int
     partial: bool = False
+    finish: Finish = ""
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class ContextAssembled(Event, frozen=True):
@@ -154,11 +166,14 @@ class ContextAssembled(Event, frozen=True):
 
 
 class ModelCalled(Event, frozen=True):
-    """A model answered. Tokens are the endpoint's count, or ours where it reports none (`estimated`).
+    """A model was asked, and that has cost tokens: the endpoint's count, or ours where it reports none (`estimated`).
 
+    `finish_reason` is the endpoint's, or says why there is no whole answer: it was `interrupted`, `malformed` or
+    `too_large`. A `ModelFailed` or `NodeFailed` follows on an answer that could not be used.
     `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
+    `omitted` is what the agent asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     model: str
@@ -172,10 +187,16 @@ class ModelCalled(Event, frozen=True):
     provider: str = ""
     because: str = ""
     reservation: UUID | None = None
+    omitted: tuple[str, ...] = ()
+    hint: str = ""
+    """What the prompt's last message ended with, since the model had been asked before and had not answered."""
 
 
 class ModelFailed(Event, frozen=True):
-    """A model did not answer; another one may be asked instead. `error` is for people."""
+    """A model did not answer, or not in a way that can be used; another one may be asked instead.
+
+    `error` is for people. What the call has cost, if anything, is in the `ModelCalled` before.
+    """
 
     model: str
     provider: str
@@ -200,11 +221,19 @@ class BudgetThresholdReached(Event, frozen=True):
 
 
 class ToolRequested(Event, frozen=True):
-    """The last assistant message asks for a tool. The version of this event names the call from now on."""
+    """The last assistant message asks for a tool. The version of this event names the call from now on.
+
+    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
+    A call with a `fault` is not run: the model is told what it says.
+    `extra` is what else the message's endpoint said with the call, such as a signature.
+    """
 
     call_id: str
     tool: str
     arguments: JsonObject
+    written: str = ""
+    fault: str = ""
+    extra: JsonObject = {}
 
 
 class ToolStarted(Event, frozen=True):
@@ -340,9 +369,10 @@ class CancellationRequested(Event, frozen=True):
 
 
 class TurnCompleted(Event, frozen=True):
-    """The agent has answered."""
+    """The agent has answered. `reason` says what is to be known of its last message, if anything."""
 
     turn_id: UUID
+    reason: Unusual | None = None
 
 
 FailureReason: TypeAlias = Literal[
@@ -353,6 +383,8 @@ FailureReason: TypeAlias = Literal[
     "resumed_too_often",
     "approval_denied",
     "budget_exhausted",
+    "empty_answer",
+    "content_filter",
 ]
 """Why a turn failed, for programs."""
 

@@ -192,7 +192,12 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
 
 
 def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
-    message = Message(version, event.role, event.content, event.tokens, partial=event.partial)
+    message = Message(
+        *(version, event.role, event.content, event.tokens),
+        partial=event.partial,
+        extra=event.extra,
+        origin=event.origin,
+    )
     title = thread.title or (_title(event.content or "") if event.role == "user" else "")
     said = thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     return replace(
@@ -229,7 +234,7 @@ _ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
 )
 """Events of a turn from which the thread learns nothing that outlasts it."""
 
-_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({MessageAppended, TurnEnqueued, BudgetSet, HistoryCompacted})
+_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
 """Events from which the turn learns nothing."""
 
 _ABOUT_BOTH: frozenset[type[Event]] = frozenset(
@@ -258,7 +263,7 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
         return Running(version, replace(thread, queue=waiting), turn)
     match event:
         case TurnCompleted():
-            ended = Ended(event.turn_id, "completed")
+            ended = Ended(event.turn_id, "completed", event.reason)
         case TurnFailed():
             ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
         case TurnCancelled():
@@ -282,7 +287,12 @@ def _outcome(state: Running, event: Outcome, version_of_call: int, version: Vers
     call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
         raise _impossible(state, event)
-    told = Message(version, "tool", _told(event), event.tokens, call_id=call.request.id, name=call.request.name)
+    told = Message(
+        *(version, "tool", _told(event), event.tokens),
+        call_id=call.request.id,
+        name=call.request.name,
+        answers=call.place,
+    )
     open_calls = tuple(other for other in state.turn.calls if other is not call)
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
@@ -314,7 +324,7 @@ def _granted(state: Running, event: ApprovalGranted, version: Version) -> Runnin
     granted = replace(call, status="granted", request=request)
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
-        window, more = asking_for(thread.window, call.request, request)
+        window, more = asking_for(thread.window, call.place, request)
         thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
     return Running(version, thread, replace(turn, calls=calls))
 

@@ -11,6 +11,7 @@ from domain.events import (
     FanOutStarted,
     ItemCompleted,
     ItemFailed,
+    MessageAppended,
     MessageEdited,
     ModelCalled,
     NodeCompleted,
@@ -51,8 +52,8 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             turn = replace(turn, run=turn.run + 1, graph=event.graph)
         case CancellationRequested():
             turn = replace(turn, cancelling=event.how)
-        case ContextAssembled():
-            turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
+        case ContextAssembled() | MessageAppended():
+            turn = _asked_and_said(turn, event)
         case ModelCalled():
             turn = replace(turn, usage=used(turn.usage, event), everything=0)
         case MessageEdited() if turn.before:
@@ -67,12 +68,21 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
     return turn
 
 
+def _asked_and_said(turn: Turn, event: ContextAssembled | MessageAppended) -> Turn:
+    match event:
+        case ContextAssembled():
+            return replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
+        case MessageAppended(finish=finish):
+            return turn if finish == turn.finish else replace(turn, finish=finish)
+
+
 def _calls(
     calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
 ) -> tuple[Call, ...]:
     match event:
         case ToolRequested():
-            return (*calls, Call(version, request_of(event)))
+            # Calls are requested while none of their message has an outcome: those before it are all open.
+            return (*calls, Call(version, request_of(event), place=len(calls)))
         case ToolStarted():
             return tuple(_started(call, event) for call in calls)
         case ApprovalRequested():
@@ -97,8 +107,8 @@ def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemF
 
 
 def request_of(event: ToolRequested) -> ToolCall:
-    """Write a call as the model makes it."""
-    return ToolCall(event.call_id, event.tool, event.arguments)
+    """Write a call as prompts show it: what could not be read is only in the log."""
+    return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)
 
 
 def _not_asked(call: Call) -> Call:

@@ -18,7 +18,7 @@ from domain.events import (
     ToolRequested,
 )
 from domain.json import JsonObject, check_fields, copied, merge_patch
-from domain.sizes import MAX_ARGUMENTS, MAX_FACTS, check_json_size, check_text_size
+from domain.sizes import MAX_ARGUMENTS, MAX_FACTS, MAX_OPAQUE, check_json_size, check_text_size
 from domain.state import Running
 
 MAX_VALUES = 256 * 1024
@@ -41,11 +41,13 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
                 if fact.role != "assistant" or asking:
                     raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
                 size += check_text_size(fact.content, f"{field}.content")
+                size += _check_extra(fact.extra, field)
                 speaker = fact.role
             case ToolRequested():
                 if speaker != "assistant":
                     raise InvalidInput(field, "a tool is requested right after the assistant's message")
                 size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
+                size += _check_extra(fact.extra, field)
                 asking = True
             case StateUpdated():
                 values = merge_patch(values, fact.changes)
@@ -65,13 +67,19 @@ def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
         raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
 
 
+def _check_extra(extra: JsonObject, field: str) -> int:
+    return check_json_size(extra, f"{field}.extra", MAX_OPAQUE) if extra else 0
+
+
 def own_copy(fact: NodeFact) -> NodeFact:
     """Copy the parts of a fact that the node may still hold and change."""
     match fact:
         case StateUpdated():
             return replace(fact, changes=copied(fact.changes))
         case ToolRequested():
-            return replace(fact, arguments=copied(fact.arguments))
+            return replace(fact, arguments=copied(fact.arguments), extra=copied(fact.extra))
+        case MessageAppended() if fact.extra:
+            return replace(fact, extra=copied(fact.extra))
         case _:
             return fact
 

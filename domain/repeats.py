@@ -17,8 +17,11 @@ from domain.chat import ToolCall
 REMEMBERED = 8
 """Different calls that are remembered."""
 
+_FAULTY = "cannot be run"
+
 _encode = msgspec.json.Encoder(order="sorted").encode
-_NOTE = re.compile(r"\n\n\[This is the \d+(?:st|nd|rd|th) identical call in this turn with the same result\.\]\Z")
+_IDENTICAL = "identical call in this turn with the same result"
+_NOTE = re.compile(rf"\n\n\[This is the \d+(?:st|nd|rd|th) {_IDENTICAL}\.\]\Z")
 
 
 class Repeat(Struct, frozen=True, gc=False):
@@ -30,8 +33,11 @@ class Repeat(Struct, frozen=True, gc=False):
 
 
 def digest_of(call: ToolCall, told: str) -> str:
-    """Name a call together with what the model was told: 16 hexadecimal digits."""
-    parts = (call.name, call.arguments, without_note(told))
+    """Name a call together with what the model was told: 16 hexadecimal digits.
+
+    All calls that cannot be run have the same name: another fault is no progress.
+    """
+    parts = ("", {}, _FAULTY) if call.fault else (call.name, call.arguments, without_note(told))
     return hashlib.blake2b(_encode(parts), digest_size=8).hexdigest()
 
 
@@ -52,20 +58,27 @@ def most_repeated(repeats: Sequence[Repeat]) -> int:
 
 def complaint(repeats: Sequence[Repeat], tool: str) -> str:
     """Say why a turn is ended that has repeated a call of a tool too often."""
+    most = max(repeats, key=lambda repeat: repeat.count)
+    asked = f"asked {most.count} times for {tool[:100]!r} with the same arguments, and got the same result each time"
+    if most.digest == FAULTY:
+        asked = f"made a call that cannot be run in {most.count} answers"
     return (
-        f"The model asked {most_repeated(repeats)} times for {tool[:100]!r} with the same arguments, and got the same "
-        "result each time, while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit "
+        f"The model {asked}, while nothing else was new. A retry goes on with a fresh allowance; raise repeat_limit "
         "where the agent is defined if such calls are meant."
     )
 
 
-def with_note(told: str, count: int) -> str:
-    """Tell the model how often it has made a call."""
+def with_note(told: str, count: int, *, faulty: bool = False) -> str:
+    """Tell the model how often it has made a call, or one that cannot be run."""
     ending = "th" if count % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-    note = f"\n\n[This is the {count}{ending} identical call in this turn with the same result.]"
-    return f"{without_note(told)}{note}"
+    what = "answer in this turn with a call that cannot be run" if faulty else _IDENTICAL
+    return f"{without_note(told)}\n\n[This is the {count}{ending} {what}.]"
 
 
 def without_note(told: str) -> str:
     """Leave out what was added to a result."""
     return _NOTE.sub("", told) if told.endswith(".]") else told
+
+
+FAULTY = digest_of(ToolCall("", "", {}, fault=_FAULTY), "")
+"""What all calls that cannot be run are counted as."""

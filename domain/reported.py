@@ -31,11 +31,21 @@ class Believed(NamedTuple):
     reported: tuple[int, int] | None
 
 
-def believed(usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None) -> Believed:
-    """Believe what an endpoint reports, unless it cannot be: budgets rest on it."""
+def believed(
+    usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None, *, usable: bool = True
+) -> Believed:
+    """Believe what an endpoint reports, unless it cannot be: budgets rest on it.
+
+    Of an answer that is not `usable` we may have seen little. So where it is said to be longer than it may be, it
+    counts as long as that: else an endpoint that ignores the limit could be asked again and again.
+    """
     ours = Usage(counted_prompt, counted_answer)
     if usage is None:
         return Believed(ours, estimated=True, reported=None)
+    if not usable and max_tokens is not None and usage.completion_tokens > max_tokens:
+        most = Usage(usage.prompt_tokens, max(max_tokens, counted_answer))
+        counted = believed(most, counted_prompt, counted_answer, most.completion_tokens).usage
+        return Believed(counted, estimated=True, reported=_kept_of(usage))
     longest = LONGEST if max_tokens is None else min(max_tokens, LONGEST)
     least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
     least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
@@ -44,12 +54,16 @@ def believed(usage: Usage | None, counted_prompt: int, counted_answer: int, max_
         and least_answer <= usage.completion_tokens <= longest
     ):
         return Believed(usage, estimated=False, reported=None)
-    return Believed(ours, estimated=True, reported=(_kept(usage.prompt_tokens), _kept(usage.completion_tokens)))
+    return Believed(ours, estimated=True, reported=_kept_of(usage))
 
 
 def _least(counted: int, bound: float) -> float:
     """Return the smallest number that can be. Where there is something, it is not nothing, however small."""
     return max(bound, 1 if counted else 0)
+
+
+def _kept_of(usage: Usage) -> tuple[int, int]:
+    return _kept(usage.prompt_tokens), _kept(usage.completion_tokens)
 
 
 def _kept(reported: int) -> int:

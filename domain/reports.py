@@ -78,7 +78,7 @@ def report(command: Report, state: State) -> Events:
         case StartFanOut() | CompleteItem() | FailItem():
             return _report_on_items(command, state)
         case NoteFailure() | NoteCalls():
-            return (command.fact,) if isinstance(command, NoteFailure) else command.calls
+            return (*command.calls, *((command.fact,) if isinstance(command, NoteFailure) else ()))
         case FailTurn():
             return _fail(command, state)
         case _:
@@ -153,7 +153,8 @@ def _complete(command: CompleteNode, state: Running) -> Events:
         return (*command.facts, completed)
     after = fold(state, command.facts)
     abandoned = abandon_calls(after) if isinstance(after, Running) else ()
-    return ended(state, (*command.facts, *abandoned, completed, TurnCompleted(turn.turn_id)))
+    end = TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
+    return ended(state, (*command.facts, *abandoned, completed, end))
 
 
 def _fail_attempt(command: FailAttempt, state: Running) -> Events:
@@ -167,9 +168,8 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
     if command.retry_in_ms is not None:
         return (*command.calls, failed)
     detail = f"{turn.node}: {command.error}"
-    return ended(
-        state, (*command.calls, failed, *abandon_calls(state), TurnFailed(turn.turn_id, "node_failed", detail))
-    )
+    end = TurnFailed(turn.turn_id, command.reason, detail)
+    return ended(state, (*command.calls, failed, *abandon_calls(state), end))
 
 
 def _end_call(command: EndCall, state: Running) -> Events:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.answers import with_hint
 from domain.chat import ChatMessage
 from domain.context import (
     HEADING_TOKENS,
@@ -23,8 +24,9 @@ from domain.ids import Version
 from domain.recall import Excerpt, Said
 from domain.state import Message, Running
 
-Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message"]
-"""What a piece of a prompt is. All but messages are parts of the system's message; tools stand beside them."""
+Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message", "hint"]
+"""What a piece of a prompt is. A hint is a part of the last message; all others but messages are parts of the system's
+message; tools stand beside them."""
 
 MISSING = "(This text is not kept here.)"
 
@@ -82,6 +84,13 @@ def seen(
     return Prompt(pieces, sent, found and is_whole(assembled))
 
 
+def hinted(prompt: Prompt, hint: str, count: Count) -> Prompt:
+    """Add what the last message ended with, since the model had been asked before and had not answered."""
+    messages = with_hint(prompt.messages, hint)
+    piece = Piece("hint", messages[-1].role, hint, count(hint), "the model's first answer to this was empty")
+    return Prompt([*prompt.pieces, piece], messages, prompt.exact)
+
+
 def is_whole(assembled: ContextAssembled) -> bool:
     """Say whether a fact tells of all of its prompt: older releases kept neither instructions nor what they weigh."""
     return assembled.fixed > 0
@@ -102,7 +111,7 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         shown = message
         if message.version in kept:
             text = shortened_text(message.content or "", kept[message.version])
-            shown = replace(message, content=text, tokens=count(text))
+            shown = replace(message, content=text, tokens=count(text), extra={}, origin="")
             why += f"; only its first {kept[message.version]:,} characters fit"
         whole = shown is message
         found.append((Piece("message", message.role, shown.content, cost(shown), why, message.version, whole), shown))

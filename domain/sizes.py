@@ -16,6 +16,9 @@ MAX_SAID = 200_000
 MAX_ARGUMENTS = 256 * 1024
 """Characters of a tool call's arguments as JSON."""
 
+MAX_OPAQUE = 64 * 1024
+"""Bytes, as JSON, of what an endpoint says with a message or a call beyond the protocol: reasoning, signatures."""
+
 MAX_FACTS = 2_000_000
 """Bytes of all that one node may record at its end."""
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.chat import ToolCall
-from domain.events import Durability, Limit, Strategy
+from domain.events import Durability, Finish, Limit, Strategy
 from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.repeats import Repeat
@@ -24,7 +24,8 @@ Because: TypeAlias = Literal["policy", "outcome_unknown"]
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message of the live window. `version` is that of the event which brought it, `edited` of one that changed it.
 
-    An assistant's message collects its calls; a tool's message answers `call`.
+    An assistant's message collects its calls; a tool's message answers the one of them at the place `answers`. `extra`
+    is what else the endpoint `origin` said with the message: see `domain.chat`.
     """
 
     version: Version
@@ -36,13 +37,16 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     name: str | None = None
     partial: bool = False
     edited: Version = Version(0)
+    answers: int | None = None
+    extra: JsonObject = {}
+    origin: str = ""
 
 
 class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     """A tool call of the turn in progress. Once it has an outcome it is a message.
 
     It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash` names
-    what the person was shown.
+    what the person was shown. `place` is its place among the calls of the message that asks for it: ids may repeat.
     """
 
     version: Version
@@ -51,6 +55,7 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     attempt: int = 0
     hash: str = ""
     because: Because = "policy"
+    place: int = 0
 
 
 class Summary(Struct, frozen=True, gc=False):
@@ -125,6 +130,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     usage: tuple[ModelUsage, ...] = ()
     everything: int = 0
     repeats: tuple[Repeat, ...] = ()
+    finish: Finish = ""
+    """How the agent's last message ended, where that is not the usual way."""
 
     @property
     def waits(self) -> bool:
@@ -136,11 +143,14 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
         return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 
 
+TurnOutcome: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
+
+
 class Ended(Struct, frozen=True, gc=False):
-    """How the last turn ended, and at which node."""
+    """How the last turn ended, and at which node. `reason`: why, or what is to be known of its answer."""
 
     turn_id: UUID
-    outcome: Literal["completed", "failed", "cancelled", "rolled_back"]
+    outcome: TurnOutcome
     reason: str | None = None
     detail: str | None = None
     node: str | None = None

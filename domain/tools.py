@@ -15,6 +15,7 @@ before the function runs. A parameter annotated `ToolContext` is filled in by th
 
 import functools
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
@@ -23,12 +24,22 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_mod
 
 from domain.callables import described, doc_of, is_async, is_generator, name_of
 from domain.chat import ToolSpec
-from domain.errors import ToolError
+from domain.error_text import shortened
+from domain.errors import InvalidInput, ToolError
 from domain.ids import ThreadId
 from domain.json import JsonObject, copied
 from domain.threads import THREADS
 
 DEFAULT_TIMEOUT = 30.0
+
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""The names of tools that every endpoint takes."""
+
+MAX_COMPLAINTS = 10
+"""Faults of a call's arguments that the model is told of."""
+
+MAX_COMPLAINT = 300
+"""Characters of each."""
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -66,6 +77,15 @@ class Tool(Struct, frozen=True):
     idempotent: bool = False
     if_unknown: IfUnknown = "ask_model"
     approval: Approval = False
+
+    def __post_init__(self) -> None:
+        """Check the name. Raises `InvalidInput`."""
+        if not NAME.fullmatch(self.spec.name):
+            shown = self.spec.name if len(self.spec.name) <= MAX_COMPLAINT else f"{self.spec.name[:MAX_COMPLAINT]}…"
+            raise InvalidInput(
+                f"tool {shown!r}",
+                "models take names of 1 to 64 ASCII letters, digits, _ and - only. Give it one: @tool(name=...)",
+            )
 
     @property
     def name(self) -> str:
@@ -168,5 +188,17 @@ def _parameters(schema: Mapping[str, Any]) -> JsonObject:
 
 def _complaint(name: str, error: ValidationError) -> str:
     """Write a validation error so that a model can correct itself."""
-    wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
-    return f"{name} cannot be called like this: {wrong}"
+    errors = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)]
+    wrong = [shortened(one, MAX_COMPLAINT) for one in errors[:MAX_COMPLAINTS]]
+    more = f"; and {len(errors) - len(wrong)} more" if len(errors) > len(wrong) else ""
+    return f"{name} cannot be called like this: {'; '.join(wrong)}{more}"
+
+
+def unreadable(tool: Tool, fault: str) -> str:
+    """Tell the model that a call was not run because of a fault, and what is expected."""
+    required = tool.spec.parameters.get("required", ())
+    parameters = [
+        f"{name} (required)" if name in required else name for name in tool.spec.parameters.get("properties", {})
+    ]
+    expected = f"the parameters are {', '.join(parameters)}" if parameters else "it has no parameters"
+    return f"{fault}\nNothing was run. Call {tool.name} again with its arguments as one JSON object; {expected}."

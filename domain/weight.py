@@ -45,11 +45,11 @@ def weighed(state: State, weight: int, grown: int) -> tuple[int, int]:
 
 
 def _message(message: Message) -> int:
-    return MESSAGE + getsizeof(message.content) + sum(map(_call, message.tool_calls))
+    return MESSAGE + getsizeof(message.content) + sum(map(_call, message.tool_calls)) + _json(message.extra)
 
 
 def _call(call: ToolCall) -> int:
-    return MESSAGE + _json(call.arguments)
+    return MESSAGE + _json(call.arguments) + _json(call.extra)
 
 
 def _json(value: Json) -> int:

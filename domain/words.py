@@ -40,6 +40,7 @@ from domain.events import (
     TurnResumed,
     TurnRolledBack,
     TurnStarted,
+    Unusual,
 )
 from domain.graph import END
 from domain.ids import Version
@@ -133,7 +134,7 @@ def _(event: MessageAppended, _: Event | None = None) -> str:
     if event.content is None:
         return f"The {who} said nothing and asked for tools"
     cut_off = ", and was cut off there" if event.partial else ""
-    return f"The {who} said {_quoted(event.content)}{cut_off}"
+    return f"The {who} said {_quoted(event.content)}{cut_off}{_but(event.finish or None)}"
 
 
 @in_words.register
@@ -152,8 +153,10 @@ def _(event: ModelCalled, _: Event | None = None) -> str:
     about = "about " if event.estimated else ""
     tokens = f"{about}{event.prompt_tokens:,} tokens in and {event.completion_tokens:,} out"
     why = f" ({event.because})" if event.because else ""
-    answered = f"The model {event.model}{why} answered in {event.duration_ms:,} ms"
-    return f"{answered}: {tokens}, finished by {event.finish_reason}"
+    again = ", asked again," if event.hint else ""
+    answered = f"The model {event.model}{why}{again} answered in {event.duration_ms:,} ms"
+    without = f", without {' and '.join(event.omitted)}" if event.omitted else ""
+    return f"{answered}{without}: {tokens}, finished by {event.finish_reason}"
 
 
 @in_words.register
@@ -174,7 +177,8 @@ def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
 
 @in_words.register
 def _(event: ToolRequested, _: Event | None = None) -> str:
-    return f"The agent asked for {_call(event)}"
+    fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
+    return f"The agent asked for {_call(event)}{fault}"
 
 
 @in_words.register
@@ -263,7 +267,7 @@ def _(event: CancellationRequested, _: Event | None = None) -> str:
 
 @in_words.register
 def _(event: TurnCompleted, _: Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} completed"
+    return f"Turn {_short(event.turn_id)} completed{_but(event.reason)}"
 
 
 @in_words.register
@@ -279,6 +283,21 @@ def _(event: TurnCancelled, _: Event | None = None) -> str:
 @in_words.register
 def _(event: TurnRolledBack, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} was rolled back: the thread is as it was before it"
+
+
+def _but(finish: Unusual | None) -> str:
+    return f", but {finish_in_words(finish)}" if finish else ""
+
+
+def finish_in_words(finish: Unusual) -> str:
+    """Say what is to be known of an answer."""
+    match finish:
+        case "length":
+            return "the answer reached its longest and is cut off"
+        case "refusal":
+            return "the model refuses to do what was asked"
+        case "unknown_finish":
+            return "the endpoint gives a reason for the answer's end that is not known here"
 
 
 def _call(about: Event | None) -> str:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from domain.errors import ThreadfoldError
 from domain.events import Durability
+from infrastructure.models.rejections import FIELDS
 from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
@@ -92,6 +93,13 @@ def _agents(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _fields(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in FIELDS:
+            raise ValueError(f"expected some of {', '.join(FIELDS)}, not {name!r}")
+    return names
+
+
 def _in_checkout(path: pathlib.Path) -> pathlib.Path:
     return CHECKOUT / path.expanduser()
 
@@ -112,6 +120,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 
 
@@ -138,6 +147,15 @@ class Settings(BaseSettings):
     llm_model: str = Field(default="default", description="the model's name at LLM_ENDPOINT")
     llm_small_model: str | None = Field(
         default=None, description="a cheaper model at LLM_ENDPOINT, for summaries and when most of a budget is spent"
+    )
+    llm_connect_seconds: Seconds = Field(default=5.0, description="seconds to wait for a connection to LLM_ENDPOINT")
+    llm_first_byte_seconds: Seconds = Field(
+        default=300.0, description="seconds to wait for the first token, while a model is loaded or thinks unheard"
+    )
+    llm_silence_seconds: Seconds = Field(default=60.0, description="seconds that an answer may pause once it has begun")
+    llm_total_seconds: Seconds = Field(default=600.0, description="seconds that a whole answer may take, with retries")
+    llm_omit: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_fields)] = Field(
+        default=(), description="fields of requests that LLM_ENDPOINT does not take, separated by commas"
     )
     models: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)] | None = Field(
         default=None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 import msgspec
@@ -11,16 +11,22 @@ from msgspec import Struct
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
 from domain.codec import to_json
+from domain.events import FailureReason, Unusual
 from domain.ids import Tenant, ThreadId, Version, slice_of
 from domain.prices import Prices, dollars
 from domain.queries import Among, Condition, Select, Where
-from domain.state import Ended, Running, Unopened
+from domain.state import Ended, Running, TurnOutcome, Unopened
 from domain.tables import COST, Change, Column, Index, Row, Table
 from projections.messages import MESSAGES
 from projections.projection import Projection, Story
 from projections.status import Status, status_of
 
 Sort: TypeAlias = Literal["opened_at", "last_event_at", "tokens", "cost"]
+
+
+OUTCOMES: Sequence[str] = get_args(TurnOutcome)
+REASONS: Sequence[str] = (*get_args(FailureReason), *get_args(Unusual), "cancelled", "interrupted")
+"""How a thread's last turn may have ended, and why, or with what to be known of its answer."""
 
 
 class Waiting(Struct, frozen=True):
@@ -75,6 +81,8 @@ THREADS = Table(
         Column("status", "text", about="idle, running, or waiting for a person."),
         Column("title", "text", about="The beginning of the first message."),
         Column("checkpoint", "text", about="The version and the beginning of its hash, to act on it by."),
+        Column("last_outcome", "text", about="How the last turn ended: completed, failed, cancelled or rolled_back."),
+        Column("last_reason", "text", about="Why it ended so, or what is to be known of its answer."),
         Column("queued_turns", "json", about="Turns that wait for the end of the one in progress."),
         Column("last_turn", "json", about="How the last turn ended."),
         Column("waiting_for", "json", about="What a person has to decide."),
@@ -82,6 +90,7 @@ THREADS = Table(
     (
         Index(("tenant", "opened_at", "thread_id")),
         Index(("tenant", "status", "opened_at", "thread_id")),
+        Index(("tenant", "last_outcome", "opened_at", "thread_id")),
         Index(("tenant", "last_event_at", "thread_id")),
         Index(("tenant", "tokens", "thread_id")),
         Index(("tenant", "cost", "thread_id")),
@@ -113,6 +122,8 @@ def _row(story: Story, prices: Prices) -> Iterable[Change]:
             status=found.status,
             title=found.title,
             checkpoint=found.checkpoint,
+            last_outcome=found.last_turn.outcome if found.last_turn else None,
+            last_reason=found.last_turn.reason if found.last_turn else None,
             queued_turns=to_json(found.queued_turns),
             last_turn=to_json(found.last_turn),
             waiting_for=to_json(found.waiting_for),
@@ -120,7 +131,7 @@ def _row(story: Story, prices: Prices) -> Iterable[Change]:
     )
 
 
-PROJECTION = Projection("threads", 1, (THREADS,), thread=_row)
+PROJECTION = Projection("threads", 2, (THREADS,), thread=_row)
 
 
 def listing(

@@ -18,6 +18,7 @@ from domain.errors import CorruptLog
 from domain.events import (
     ApprovalDenied,
     Event,
+    Finish,
     MessageAppended,
     ModelCalled,
     ToolFailed,
@@ -46,6 +47,7 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     outcome: Outcome | None = None
     partial: bool = False
+    finish: Finish = ""
 
 
 class FinishedTurn(Struct, frozen=True):
@@ -160,12 +162,18 @@ async def read_back(
 
 def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
     return TranscriptMessage(
-        recorded.version, recorded.recorded_at, event.role, event.content, event.tokens, partial=event.partial
+        recorded.version,
+        recorded.recorded_at,
+        event.role,
+        event.content,
+        event.tokens,
+        partial=event.partial,
+        finish=event.finish,
     )
 
 
 def _wish(event: ToolRequested) -> ToolCall:
-    return ToolCall(event.call_id, event.tool, event.arguments)
+    return ToolCall(event.call_id, event.tool, event.arguments, event.written, event.fault)
 
 
 def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:

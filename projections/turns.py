@@ -32,7 +32,12 @@ TURNS = Table(
         Column("duration_ms", "bigint", "add", "Milliseconds from their beginning to their end, together."),
         Column("tenant", "text", "key", "Whose threads they are of."),
         Column("graph", "text", "key", "The agent's graph."),
-        Column("reason", "text", "key", "Why they failed or were cancelled; empty for everything else."),
+        Column(
+            "reason",
+            "text",
+            "key",
+            "Why they failed or were cancelled, or what their answers lack; else empty.",
+        ),
     ),
     (Index(("tenant", "hour")),),
 )
@@ -48,7 +53,7 @@ def _resumed(seen: Seen[TurnResumed]) -> Iterable[Change]:
 
 
 def _completed(seen: Seen[TurnCompleted]) -> Iterable[Change]:
-    return _ended(seen, completed=1)
+    return _ended(seen, seen.event.reason or "", completed=1)
 
 
 def _failed(seen: Seen[TurnFailed]) -> Iterable[Change]:

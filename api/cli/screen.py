@@ -20,9 +20,11 @@ from domain.events import (
     ToolStarted,
     ToolSucceeded,
     TurnCancelled,
+    TurnCompleted,
     TurnFailed,
     TurnRolledBack,
 )
+from domain.words import finish_in_words
 
 SHOWN = 400
 """Characters of a tool's arguments or result that are shown; the log has all of them."""
@@ -85,6 +87,8 @@ class Screen:
                 self.note(f"← {reason}")
             case TurnFailed() | TurnCancelled() | TurnRolledBack():
                 self.complain(_how_it_ended(event))
+            case TurnCompleted(reason=reason) if reason:
+                self.complain(f"The turn completed, but {finish_in_words(reason)}.")
             case _:
                 return
 

@@ -23,7 +23,7 @@ from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.state import Ended
-from projections.threads import ThreadSummary
+from projections.threads import OUTCOMES, REASONS, ThreadSummary
 
 WIDE = 100
 """Columns from which on a list of threads has room for a second time."""
@@ -39,14 +39,26 @@ def threads() -> None:
 @click.option("--cursor", help="Go on after the page that ended with this.")
 @click.option("--search", help="Only threads in a message of which these words were said.")
 @click.option("--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only these.")
+@click.option("--outcome", type=click.Choice(OUTCOMES), multiple=True, help="Only those whose last turn ended so.")
+@click.option("--reason", type=click.Choice(REASONS), multiple=True, help="Only those whose last turn has this reason.")
 @as_json
-def list_threads(*, limit: int, cursor: str | None, search: str | None, status: tuple[str, ...], as_json: bool) -> None:
+def list_threads(
+    *,
+    limit: int,
+    cursor: str | None,
+    search: str | None,
+    status: tuple[str, ...],
+    outcome: tuple[str, ...],
+    reason: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """List threads, the last opened first."""
 
     async def listing(service: Service) -> Page[ThreadSummary]:
         await service.runtime.catch_up()
         try:
-            return await service.content.threads(Filters(status, search=search), cursor, limit, here())
+            filters = Filters(status, search=search, outcome=outcome, reason=reason)
+            return await service.content.threads(filters, cursor, limit, here())
         except InvalidInput as error:
             raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
 
@@ -159,7 +171,15 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
 
 def _entry(entry: ThreadSummary, *, wide: bool) -> list[str]:
     opened, last = moment(entry.opened_at), moment(entry.last_event_at)
-    return [str(entry.thread_id), entry.status, f"{entry.version:,}", opened, *([last] if wide else []), entry.title]
+    return [str(entry.thread_id), _status(entry), f"{entry.version:,}", opened, *([last] if wide else []), entry.title]
+
+
+def _status(entry: ThreadSummary) -> str:
+    """Say what a thread does; and if nothing, how its last turn ended, unless that was the usual way."""
+    last = entry.last_turn
+    if entry.status != "idle" or last is None or (last.outcome, last.reason) == ("completed", None):
+        return entry.status
+    return f"{entry.status}, {_outcome(last)}"
 
 
 def _event(event: EventView) -> list[str]:
@@ -193,7 +213,12 @@ def _spent(of: ThreadSummary | StateView) -> list[tuple[str, str | None]]:
 def _ended(turn: Ended | None) -> str | None:
     if turn is None:
         return None
-    return f"{turn.turn_id} {turn.outcome}" + (f": {turn.detail}" if turn.detail else "")
+    return f"{turn.turn_id} {_outcome(turn)}" + (f": {turn.detail}" if turn.detail else "")
+
+
+def _outcome(turn: Ended) -> str:
+    """Say how a turn ended, and why if that says more."""
+    return turn.outcome if turn.reason in {None, turn.outcome} else f"{turn.outcome} ({turn.reason})"
 
 
 def _message(message: WindowMessage) -> list[str]:

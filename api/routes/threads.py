@@ -21,7 +21,7 @@ from litestar.status_codes import (
 from api.bodies import OpenThread, UpdateValues
 from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
 from api.past import Point
-from api.preconditions import range_of
+from api.preconditions import names_in, range_of
 from api.problems import problems
 from api.reading import Consistency, Filters
 from api.routes.past import AtTime, AtVersion
@@ -29,9 +29,8 @@ from api.routes.read_models import Fresh, MinVersion, ready
 from api.views.page import Page
 from api.views.state import Opened, StateView, state_view
 from domain.application.execute import checkpoint_of
-from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
-from projections.threads import Sort, ThreadSummary
+from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
 
 LeastVersion = Annotated[
     int | None, QueryParameter(ge=0, le=MAX_VERSION, description="Of an eventual answer: the least version.")
@@ -54,6 +53,7 @@ UPDATING = problems(
     HTTP_422_UNPROCESSABLE_ENTITY,
     HTTP_503_SERVICE_UNAVAILABLE,
 )
+STATUSES = ("idle", "running", "waiting")
 LISTING = problems(HTTP_503_SERVICE_UNAVAILABLE)
 READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
@@ -89,6 +89,13 @@ async def list_threads(
     cursor: Cursor = None,
     limit: Limit = 50,
     status: Annotated[str, QueryParameter(description="idle, running, waiting; several separated by commas.")] = "",
+    outcome: Annotated[
+        str,
+        QueryParameter(description=f"How the last turn ended: {', '.join(OUTCOMES)}; several separated by commas."),
+    ] = "",
+    reason: Annotated[
+        str, QueryParameter(description="The reason of the last turn, such as length; several separated by commas.")
+    ] = "",
     graph: FromQuery[str | None] = None,
     search: Annotated[
         str | None, QueryParameter(description="Words that were all said in one message of the thread.")
@@ -105,11 +112,19 @@ async def list_threads(
     await ready(service, reader, "threads", consistency, min_version)
     if search is not None:
         await ready(service, reader, "messages", consistency, min_version)
-    statuses = tuple(name.strip() for name in status.split(",") if name.strip())
-    if not set(statuses) <= {"idle", "running", "waiting"}:
-        raise InvalidInput("status", "expected some of idle, running, waiting")
     since, before = range_of(active_since, active_before, "active_since", "active_before")
-    filters = Filters(statuses, graph, search, title, since, before, sort, order == "desc")
+    filters = Filters(
+        names_in(status, "status", STATUSES),
+        graph,
+        search,
+        title,
+        since,
+        before,
+        sort,
+        order == "desc",
+        names_in(outcome, "outcome", OUTCOMES),
+        names_in(reason, "reason", REASONS),
+    )
     return await service.content.threads(filters, cursor, limit, reader)
 
 

@@ -8,11 +8,23 @@ import msgspec
 from msgspec import Struct
 
 from domain.application.contexts import SeenPrompt
+from domain.canonical import canonical
 from domain.chat import ChatMessage
 from domain.events import ModelCalled
 from domain.ids import ThreadId
 from domain.json import JsonObject
-from domain.seen import Kind, Piece
+from domain.seen import Kind, Piece, Prompt
+
+
+class _Named(Struct):
+    name: str
+
+
+class _Declared(Struct):
+    function: _Named
+
+
+_decode_tools = msgspec.json.Decoder(Sequence[_Declared]).decode
 
 
 class PieceView(Struct, frozen=True):
@@ -99,7 +111,7 @@ class PromptView(Struct, frozen=True):
             saved=None if found.everything is None else found.everything - assembled.tokens,
             exact=prompt.exact,
             pieces=[PieceView.of(piece) for piece in prompt.pieces],
-            messages=[chat(message) for message in prompt.messages],
+            messages=[chat(message) for message in canonical(prompt.messages, _declared(prompt))],
             call=CallView.of(found.called, assembled.tokens) if found.called else None,
         )
 
@@ -120,6 +132,17 @@ def context_view(thread_id: ThreadId, turn_id: UUID, found: Sequence[SeenPrompt]
     """Show a turn's prompts."""
     prompts = [PromptView.of(one) for one in found]
     return ContextView(thread_id, turn_id, prompts, prompts[-1].version if more else None)
+
+
+def _declared(prompt: Prompt) -> Sequence[str]:
+    """Name the tools that were declared with a prompt."""
+    text = next((piece.text for piece in prompt.pieces if piece.kind == "tools"), None)
+    if not text:
+        return ()
+    try:
+        return [declared.function.name for declared in _decode_tools(text)]
+    except msgspec.MsgspecError:  # the text is not kept
+        return ("unknown",)
 
 
 def chat(message: ChatMessage) -> JsonObject:

@@ -6,6 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
@@ -111,7 +112,13 @@ def state_view(loaded: Loaded) -> StateView:
 
 
 def _turn_in_progress(turn: Turn) -> TurnInProgress:
-    return TurnInProgress(**{name: getattr(turn, name) for name in TurnInProgress.__struct_fields__})
+    fields = {name: getattr(turn, name) for name in TurnInProgress.__struct_fields__}
+    return TurnInProgress(**{**fields, "calls": [replace(call, request=_shown(call.request)) for call in turn.calls]})
+
+
+def _shown(call: ToolCall) -> ToolCall:
+    """Leave out what is the model's endpoint's alone."""
+    return replace(call, extra={})
 
 
 def _window_message(message: Message) -> WindowMessage:
@@ -120,7 +127,7 @@ def _window_message(message: Message) -> WindowMessage:
         message.role,
         message.content,
         message.tokens,
-        message.tool_calls,
+        tuple(map(_shown, message.tool_calls)),
         tool_call_id=message.call_id,
         name=message.name,
     )

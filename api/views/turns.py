@@ -49,6 +49,7 @@ class TurnUsage(Struct, frozen=True):
 class TurnView(Struct, frozen=True):
     """A turn that has ended, with everything that was said in it, from the user's message on.
 
+    `reason`: why it failed or how it was cancelled; of one that completed, what is to be known of its answer.
     `truncated`: it said more than 4 MB, and of that the first part is left out. It is absent otherwise.
     """
 
@@ -101,7 +102,7 @@ _STATUS: Mapping[type[TurnEnd], TurnStatus] = {
 
 def _reason(end: TurnEnd) -> str | None:
     match end:
-        case TurnFailed(reason=reason):
+        case TurnFailed(reason=reason) | TurnCompleted(reason=reason):
             return reason
         case TurnCancelled(how=how):
             return how

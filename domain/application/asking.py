@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
@@ -11,9 +11,11 @@ from typing import Self, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.answers import check_answer
 from domain.breaker import Breaker
 from domain.chat import (
     AnswerCut,
+    AnswerEmpty,
     AnswerTooLarge,
     ChatAnswer,
     ChatModel,
@@ -21,8 +23,9 @@ from domain.chat import (
     ModelError,
     ModelRejectedRequest,
     ModelUnreachable,
+    NoAnswer,
     OnDelta,
-    ToolArgumentsMalformed,
+    cost_of,
 )
 from domain.errors import PromptTooLarge
 from domain.events import ModelFailed
@@ -40,8 +43,9 @@ LEAST = 0.05
 
 ERROR_LENGTH = 1_000
 
-Attempt: TypeAlias = Callable[[str, ModelSpec], AbstractAsyncContextManager[ChatRequest]]
-"""Is entered before a model is asked, by its name in the policy, and gives what to ask it.
+Attempt: TypeAlias = Callable[[str, ModelSpec, AnswerEmpty | None], AbstractAsyncContextManager[ChatRequest]]
+"""Is entered before a model is asked, by its name in the policy, and gives what to ask it. The error is that of its
+first answer, where it is asked again since that was none.
 
 It leaves with the model's error if that does not answer: the place to reserve tokens, and to release them. What it
 raises itself ends the call; but for a `PromptTooLarge`, since another model may take longer prompts.
@@ -118,33 +122,42 @@ class Models:
         A function says how many seconds are left by now: it may leave out time in which nothing could be asked.
 
         `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
-        not come. Raises the error of the last that was asked, and whatever the caller's own functions raise.
+        not come. A model that stops without an answer is asked again, with a hint: one of them, once. Raises the error
+        of the last that was asked, or that one did not answer though it was asked so, and whatever the caller's own
+        functions raise.
         """
         left = within if callable(within) else _left_of(within)
         passed: list[str] = []
-        last: ModelError | PromptTooLarge | None = None
-        for name, others in self._in_turn(choice.chain, passed):
-            if last is not None and left() <= 0:
-                break
+        errors: list[ModelError | PromptTooLarge] = []
+        corrected = False
+
+        async def once(name: str, others: int, after: AnswerEmpty | None = None) -> Answered | None:
             spec, because = self.policy.models[name], ", ".join(passed) or choice.because
-            asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None)
+            asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None, after)
             try:
-                async with attempt(name, spec) as request:
+                async with attempt(name, spec, after) as request:
                     answer = await asked.answer(request, _share(max(0.0, left()), others))
             except (ModelError, PromptTooLarge) as error:
-                failure = asked.failure(error, because)
-                last = error if isinstance(error, ModelError) else last or error
-                why = self._learn(name, error)
+                errors.append(error)
             else:
                 self._breakers[name].succeeded()
                 return Answered(answer, name, spec, because, asked.duration_ms)
             if asked.heard:
                 retract()
-            await failed(failure)
-            passed.append(f"{name} of {spec.provider} {why}")
-        if last is None:
-            raise ModelUnreachable("There is no model to ask.")
-        raise last
+            await failed(asked.failure(errors[-1], because))
+            return None
+
+        for name, others in self._in_turn(choice.chain, passed):
+            if errors and left() <= 0:
+                break
+            answered = await once(name, others)
+            if answered is None and isinstance(errors[-1], AnswerEmpty) and not corrected and left() > 0:
+                corrected = True
+                answered = await once(name, others, errors[-1])
+            if answered is not None:
+                return answered
+            passed.append(f"{name} of {self.policy.models[name].provider} {self._learn(name, errors[-1])}")
+        raise _most_telling(errors)
 
     def _in_turn(self, chain: tuple[str, ...], passed: list[str]) -> Iterator[tuple[str, int]]:
         """Yield whom to ask, and how many could be asked after that. Those who rest only if all do."""
@@ -164,11 +177,11 @@ class Models:
         """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
         if isinstance(error, PromptTooLarge):
             return "takes no prompt of that length"
-        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | ToolArgumentsMalformed):
+        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | NoAnswer):
             self._breakers[name].succeeded()
         else:
             self._breakers[name].failed(self.clock())
-        return "did not answer"
+        return "gave no answer" if isinstance(error, NoAnswer) else "did not answer"
 
 
 @dataclass
@@ -179,6 +192,7 @@ class _Asked:
     spec: ModelSpec
     on_delta: OnDelta | None
     patience: float | None
+    after: AnswerEmpty | None
     heard: bool = field(init=False, default=False)
     duration_ms: int = field(init=False, default=0)
 
@@ -190,14 +204,19 @@ class _Asked:
         whole = replace(request, model=spec.model, max_tokens=longest, patience=self.patience)
         try:
             async with asyncio.timeout(limit) as deadline:
-                return await self.model.complete(whole, self._hear)
+                answer = await self.model.complete(whole, self._hear)
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if self.heard else ModelUnreachable
-            raise kind(f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s.") from error
+            kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
+            said = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
+            late = kind(f"{said}, which is what the node's timeout leaves to it.")
+            late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
+            raise late from error
         finally:
             self.duration_ms = int((now() - started) * 1000)
+        check_answer(answer, again=self.after is not None)
+        return answer
 
     def failure(self, error: Exception, because: str) -> ModelFailed:
         """Make the fact that the model did not answer."""
@@ -208,6 +227,18 @@ class _Asked:
         if self.on_delta is not None:
             self.heard = True
             self.on_delta(text)
+
+
+def _most_telling(errors: Sequence[ModelError | PromptTooLarge]) -> Exception:
+    """Choose the error of a call that nobody answered: it says whether another attempt is worth its cost.
+
+    After a model that stopped without an answer none is, whatever became of those that were asked instead.
+    """
+    told = [error for error in errors if isinstance(error, ModelError)]
+    final = [error for error in told if isinstance(error, NoAnswer)]
+    return next((found[-1] for found in (final, told) if found), next(iter(errors), None)) or ModelUnreachable(
+        "There is no model to ask."
+    )
 
 
 def _left_of(seconds: float) -> Callable[[], float]:

@@ -23,6 +23,9 @@ from domain.json import JsonObject, check_json
 from domain.state import Running
 from domain.tools import Tool
 
+MODEL_TIMEOUT_S = 3_630.0
+"""Seconds that a node with a model has: longer than any time limit of a model can be set to, which is what counts."""
+
 INSTRUCTIONS = """\
 You are a helpful assistant. Answer briefly. Use a tool where it knows better than you, and say so when a tool failed.
 """
@@ -72,8 +75,8 @@ def after_response(state: Running) -> str:
 NODES: Sequence[Node] = (
     Node("route_intent", route_intent, timeout=5),
     Node("execute_tool", execute_tool, timeout=300),
-    Node("generate_response", generate_response, timeout=330, retry=Retry(attempts=3)),
-    Node("compact_history", compact_history, timeout=60),
+    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=Retry(attempts=3)),
+    Node("compact_history", compact_history, timeout=MODEL_TIMEOUT_S),
     Node("finalize_turn", finalize_turn, timeout=5),
 )
 

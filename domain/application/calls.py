@@ -8,22 +8,35 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.agent import Agent
+from domain.answers import hint_after, with_hint
 from domain.application.asking import Answered
 from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
 from domain.budgets import SPARING, Call
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolSpec, Usage
-from domain.codec import to_json
+from domain.chat import (
+    AnswerEmpty,
+    ChatAnswer,
+    ChatMessage,
+    ChatRequest,
+    Cost,
+    ModelError,
+    OnDelta,
+    ToolSpec,
+    Usage,
+    calls_text,
+    cost_of,
+    written_of,
+)
 from domain.commands import NoteFailure
 from domain.errors import TurnIsOver
 from domain.events import ContextAssembled, ModelCalled, ModelFailed
-from domain.reported import believed
+from domain.reported import LONGEST, believed
 from domain.routing import ModelSpec, Situation, choose
 from domain.state import Running
 
@@ -43,6 +56,15 @@ class Prompt(Struct, frozen=True):
     tokens: int
     assembled: ContextAssembled | None = None
 
+    def longer_by(self, tokens: int) -> "Prompt":
+        """Count tokens that are added to its end."""
+        if not tokens:
+            return self
+        told = self.assembled
+        if told:
+            told = replace(told, tokens=told.tokens + tokens, limit=told.limit + tokens)
+        return Prompt(self.messages, self.tokens + tokens, told)
+
 
 Build: TypeAlias = Callable[[int], Awaitable[Prompt]]
 """Makes a prompt of at most so many tokens. Raises `PromptTooLarge`."""
@@ -54,7 +76,7 @@ class Made(Struct, frozen=True):
     prompt: Prompt
     answer: ChatAnswer
     tokens: int
-    """Tokens of the answer, by our count."""
+    """Tokens of the answer as prompts show it, by our count."""
     called: ModelCalled
 
 
@@ -102,25 +124,28 @@ class Calls:
         asked: list[_Asked] = []
 
         @asynccontextmanager
-        async def attempt(_: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
-            prompt = await patiently(lambda: build(self._limit(spec, short=short)))
-            held = await patiently(lambda: self._reserve(spec, prompt, strained=strained)) if limited else None
-            now = _Asked(self.run, spec, prompt, held)
+        async def attempt(_: str, spec: ModelSpec, after: AnswerEmpty | None) -> AsyncIterator[ChatRequest]:
+            hint = hint_after(after)
+            more = means.tokens.count(hint) if hint else 0
+            prompt = (await patiently(lambda: build(self._limit(spec, short=short) - more))).longer_by(more)
+            most = self._longest_answer(spec, prompt, after, strained=strained)
+            held = await patiently(lambda: self._reserve(spec, prompt, most)) if limited else None
+            now = _Asked(self.run, spec, prompt, hint, held, most if after and after.at_limit else spec.max_answer)
             asked.append(now)
             self.heard = "" if on_delta else self.heard
             try:
                 yield ChatRequest(
-                    prompt.messages,
+                    with_hint(prompt.messages, hint),
                     tuple(tools),
                     temperature=self.agent.temperature,
                     max_tokens=now.most,
                     thread_id=self.run.thread_id,
                 )
-            except Exception:
-                await now.failed()
+            except Exception as error:
+                await now.failed(error)
                 raise
-            except BaseException:
-                now.interrupted()
+            except BaseException as error:
+                now.interrupted(cost_of(error))
                 raise
 
         def hear(text: str) -> None:
@@ -149,11 +174,21 @@ class Calls:
         least = now() + LEAST_TIME
         return lambda: max(self.run.time_left - MARGIN, least - now())
 
-    async def _reserve(self, spec: ModelSpec, prompt: Prompt, *, strained: bool) -> Held:
+    def _longest_answer(self, spec: ModelSpec, prompt: Prompt, after: AnswerEmpty | None, *, strained: bool) -> int:
+        """Return the tokens that an answer may have: after one that was all reasoning, as many as there is room for."""
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
-        most = max(int(most * SPARING), 1) if strained else most
-        expected = self.run.spending.account.expected(spec.model, prompt.tokens)
-        call = Call(spec.model, expected, most)
+        if after is None or not after.at_limit:
+            return max(int(most * SPARING), 1) if strained else most
+        if spec.max_answer:
+            return spec.max_answer
+        taken = after.usage.completion_tokens if after.usage else 0
+        return max(most, self._window(spec) - self._expected(spec, prompt), min(2 * taken, LONGEST))
+
+    def _expected(self, spec: ModelSpec, prompt: Prompt) -> int:
+        return self.run.spending.account.expected(spec.model, prompt.tokens)
+
+    async def _reserve(self, spec: ModelSpec, prompt: Prompt, most: int) -> Held:
+        call = Call(spec.model, self._expected(spec, prompt), most)
         return await self.run.spending.reserve(self.state, call, self.run.fence(self.run.thread_id))
 
     async def _failed(self, fact: ModelFailed) -> None:
@@ -170,70 +205,88 @@ class _Asked:
     run: Run
     spec: ModelSpec
     prompt: Prompt
+    hint: str
     held: Held | None
+    longest: int | None
     heard: str = field(init=False, default="")
     _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     @property
     def most(self) -> int | None:
         """Return the tokens that the answer may have."""
-        return self.held.answer if self.held else self.spec.max_answer
+        return self.held.answer if self.held else self.longest
 
     async def answered(self, answered: Answered) -> Made:
         """Keep the record of the answer."""
         answer = answered.answer
-        written = (answer.content or "") + (to_json(answer.tool_calls) if answer.tool_calls else "")
-        try:
-            size = await counted(self.run.means.tokens, written)
-        except BaseException:
-            self.interrupted(answer.usage)
-            raise
-        usage, estimated, reported = believed(answer.usage, self.prompt.tokens, size, self.most)
-        account = self.run.spending.account
-        if not estimated:
-            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
-        called = ModelCalled(
-            model=self._name(answer.model),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            duration_ms=answered.duration_ms,
-            finish_reason=answer.finish_reason,
-            estimated=estimated,
-            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
-            reported=reported,
-            provider=answered.provider,
-            because=answered.because,
-            reservation=self._reservation,
-        )
+        text, calls = answer.content or "", answer.tool_calls
+        cost = Cost(accepted=True, usage=answer.usage, written=written_of(answer))
+        shown = size = await self._counted(text + calls_text(calls, shown=True), cost)
+        if any(call.written for call in calls):
+            size = await self._counted(cost.written, cost)
+        called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
+        called = replace(called, because=answered.because, omitted=answer.omitted)
         self.run.unsaid.keep(called, self.held)
-        return Made(self.prompt, answer, size, called)
+        return Made(self.prompt, answer, shown, called)
 
-    async def failed(self) -> None:
-        """Give back what was set aside; but what a model had written when it broke off was used."""
-        if self.heard:
-            self.interrupted()
+    async def failed(self, error: Exception) -> None:
+        """Keep the record of an answer that cannot be used, by what is known of its cost.
+
+        Where no answer had begun, what was set aside is given back.
+        """
+        cost, failure = cost_of(error), error if isinstance(error, ModelError) else ModelError()
+        cost = replace(cost, written=max(cost.written, self.heard, key=len))
+        if cost.accepted or cost.usage or cost.written:
+            size = await self._counted(cost.written, cost)
+            called = self._called(
+                cost.usage, size, failure.model, failure.finish_reason, self._duration_ms, usable=False
+            )
+            self.run.unsaid.keep(called, self.held)
         elif self.held:
             await self.run.spending.release(self.held)
 
-    def interrupted(self, usage: Usage | None = None) -> None:
-        """Count a call that was cut off: what had gone to and fro by then was used."""
-        usage = usage or Usage(self.prompt.tokens, estimated(self.run.means.tokens, self.heard))
-        called = ModelCalled(
-            self.spec.model,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            int((asyncio.get_running_loop().time() - self._begun) * 1000),
-            "interrupted",
-            estimated=True,
-            provider=self.spec.provider,
-            reservation=self._reservation,
-        )
+    def interrupted(self, cost: Cost) -> None:
+        """Keep the record of a call that was cut off from outside: what had gone to and fro by then was used."""
+        size = estimated(self.run.means.tokens, max(cost.written, self.heard, key=len))
+        called = self._called(cost.usage, size, "", ModelError.finish_reason, self._duration_ms, usable=False)
         self.run.unsaid.keep(called, self.held)
 
-    @property
-    def _reservation(self) -> UUID | None:
-        return self.held.id if self.held and self.held.shared else None
+    async def _counted(self, text: str, cost: Cost) -> int:
+        try:
+            return await counted(self.run.means.tokens, text)
+        except BaseException:
+            self.interrupted(cost)
+            raise
 
-    def _name(self, said: str) -> str:
-        """Name the model as it was asked for where that has a price: an endpoint may call it anything."""
-        return self.spec.model if self.run.spending.account.prices.knows(self.spec.model) else said
+    def _called(
+        self,
+        usage: Usage | None,
+        size: int,
+        model: str,
+        finish_reason: str,
+        duration_ms: int,
+        *,
+        usable: bool = True,
+    ) -> ModelCalled:
+        """Make the fact about an answer of so many tokens by our count, and learn from what the endpoint counts."""
+        usage, is_estimate, reported = believed(usage, self.prompt.tokens, size, self.most, usable=usable)
+        account = self.run.spending.account
+        if not is_estimate:
+            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
+        return ModelCalled(
+            model=self.spec.model if account.prices.knows(self.spec.model) else model or self.spec.model,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            duration_ms=duration_ms,
+            finish_reason=finish_reason,
+            estimated=is_estimate,
+            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
+            reported=reported,
+            provider=self.spec.provider,
+            reservation=self.held.id if self.held and self.held.shared else None,
+            hint=self.hint,
+        )
+
+    @property
+    def _duration_ms(self) -> int:
+        return int((asyncio.get_running_loop().time() - self._begun) * 1000)

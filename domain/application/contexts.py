@@ -14,7 +14,7 @@ from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.recall import Said
-from domain.seen import Prompt, is_whole, seen
+from domain.seen import Prompt, hinted, is_whole, seen
 from domain.sizes import bytes_of
 from domain.state import Running
 
@@ -77,6 +77,8 @@ async def _seen(
     kept = await texts.texts([name for name in assembled.texts if name])
     older = await _older(journal, recorded.thread_id, assembled.recalled)
     prompt = seen(before, assembled, kept, older, tokens.count)
+    if called and called.hint:
+        prompt = hinted(prompt, called.hint, tokens.count)
     everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
     return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
 

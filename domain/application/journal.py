@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from domain.application.history import AT_FIRST, PAGE, History, PageSize
 from domain.chain import NOTHING, Head, Record, seal
-from domain.checkpoints import Checkpoint, lean, text_of, whole
+from domain.checkpoints import Checkpoint, lean, whole
 from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
 from domain.events import Event
@@ -237,8 +237,9 @@ class Journal(History):
             return Loaded(thread_id)
         try:
             checkpoint = _decode_checkpoint(snapshot.state)
-            found = await self.at(thread_id, checkpoint.texts) if checkpoint.texts else {}
-            state = whole(checkpoint, {version: text_of(told.event) or "" for version, told in found.items()})
+            told = tuple(dict.fromkeys((*checkpoint.texts, *checkpoint.extras)))
+            found = await self.at(thread_id, told) if told else {}
+            state = whole(checkpoint, {version: recorded.event for version, recorded in found.items()})
         except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
             return Loaded(thread_id)

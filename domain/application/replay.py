@@ -197,7 +197,7 @@ class Answers:
         asked: dict[int, ToolRequested] = {}
         for entry in recorded:
             event = entry.event
-            if isinstance(event, ToolRequested):
+            if isinstance(event, ToolRequested) and not event.fault:  # what has one is not run, now as then
                 asked[entry.version] = event
             elif (outcome := _outcome(event)) and outcome[0] in asked:
                 request = asked[outcome[0]]
@@ -279,9 +279,12 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
     for entry in following:
         if not isinstance(entry.event, ToolRequested):
             break
-        calls.append(ToolCall(entry.event.call_id, entry.event.tool, entry.event.arguments))
+        asked = entry.event
+        calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault, asked.extra))
     usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
-    return ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage)
+    refused = said.finish == "refusal"
+    answer = ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
+    return replace(answer, extra=said.extra, origin=said.origin, omitted=called.omitted)
 
 
 def _outcome(event: Event) -> tuple[int, bool, str] | None:
@@ -349,7 +352,7 @@ def _fact(event: Event) -> Fact | None:
             return ("history is compacted to:", event.summary)
         case StateUpdated() | CancellationRequested():
             return ()
-        case TurnFailed(reason="budget_exhausted"):
+        case TurnFailed(reason="budget_exhausted" | "empty_answer" | "content_filter"):
             return ()
         case TurnFailed():
             return ("the turn fails:", event.reason, event.detail)

@@ -22,7 +22,7 @@ from domain.application.user_code import (
     where,
 )
 from domain.application.work import Work
-from domain.chat import ModelError
+from domain.chat import ModelError, NoAnswer
 from domain.codec import Metadata, Recorded, to_json
 from domain.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
 from domain.compaction import compacted, overflows
@@ -339,8 +339,10 @@ class Turns:
         self.means.signals.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        text = error_text(error)
-        return FailAttempt(run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number)
+        text, reason = error_text(error), error.reason if isinstance(error, NoAnswer) else "node_failed"
+        return FailAttempt(
+            run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number, reason=reason
+        )
 
     async def _report(self, run: Run, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then another worker runs this turn."""

@@ -1,4 +1,4 @@
-"""Calls of models that were answered and are in no report yet. Whichever report comes next takes them along."""
+"""Calls of models that have cost something and are in no report yet. Whichever report comes next takes them along."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.spending import Held, Spending
-from domain.commands import CompleteItem, CompleteNode, FailAttempt, FailItem, FailTurn, NoteCalls, Report, StopTurn
+from domain.commands import (
+    CompleteItem,
+    CompleteNode,
+    FailAttempt,
+    FailItem,
+    FailTurn,
+    NoteCalls,
+    NoteFailure,
+    Report,
+    StopTurn,
+)
 from domain.events import ModelCalled, NodeFact
 
 
@@ -85,7 +95,7 @@ def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
     match report:
         case CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
-        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | StopTurn():
+        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
             return replace(report, calls=(*calls, *report.calls))
         case _:
             return report
@@ -100,7 +110,7 @@ def _in(report: Report) -> Sequence[ModelCalled]:
     match report:
         case CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]
-        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | StopTurn():
+        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
             return report.calls
         case _:
             return ()

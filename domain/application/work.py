@@ -9,9 +9,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from domain.agent import RETRY_ITEMS, Agent, Each
+from domain.answers import finish_of
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
+from domain.application.extra import bounded
 from domain.application.items import work_on_items
 from domain.application.journal import Loaded
 from domain.application.run import Means, Run
@@ -27,7 +29,7 @@ from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.codec import Recorded, to_json
 from domain.commands import AskPerson, CallOutcome, EndCall, Report, StartCalls
 from domain.compaction import leaving, remembered
-from domain.error_text import error_text, message_of
+from domain.error_text import error_text, message_of, shortened
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolError, TurnIsOver, WaitsForPerson
 from domain.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
 from domain.graph import Retry
@@ -37,12 +39,18 @@ from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
 from domain.repeats import digest_of, repeated, with_note
 from domain.sizes import MAX_ARGUMENTS, check_json_size, check_said, cut_to_fit
 from domain.state import Because, Call, Message, Running
-from domain.tools import ToolContext
+from domain.tools import ToolContext, unreadable
 
 _log = logging.getLogger(__name__)
 
 RESULT_SHARE = 8
 """Characters of a tool's result that are kept, for each token of the context window: twice what could be shown."""
+
+NAME_LENGTH = 100
+"""Characters that are shown of a tool's name which a model made up."""
+
+KNOWN_LENGTH = 5_000
+"""Characters that are shown of the names of all tools."""
 
 CUT = "\n[cut: the result was longer than can be kept]"
 
@@ -135,9 +143,25 @@ class Work:
         await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
-        assembled, answer = made.prompt.assembled, made.answer
-        calls = (ToolRequested(call.id, call.name, call.arguments) for call in answer.tool_calls)
-        said = MessageAppended("assistant", answer.content, made.tokens)
+        assembled = made.prompt.assembled
+        answer, extra = await bounded(made.answer, self.means.context_window, self.means.tokens)
+        calls = (
+            ToolRequested(
+                *(call.id, call.name, call.arguments, call.written),
+                call.fault or self._no_such_tool(call.name),
+                call.extra,
+            )
+            for call in answer.tool_calls
+        )
+        origin = answer.origin if answer.extra or any(call.extra for call in answer.tool_calls) else ""
+        said = MessageAppended(
+            "assistant",
+            answer.content,
+            made.tokens + extra,
+            finish=finish_of(answer),
+            extra=answer.extra,
+            origin=origin,
+        )
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:
@@ -188,6 +212,8 @@ class Work:
     def _needs_approval(self, call: Call) -> bool:
         """Say whether a person has to agree. What cannot be judged is asked about."""
         tool = self.agent.by_name.get(call.request.name)
+        if call.request.fault:
+            return False
         try:
             return tool is not None and call_user_code(tool.needs_approval, call.request.arguments)
         except Exception:  # noqa: BLE001  (the user's code, on arguments that a model made up)
@@ -259,10 +285,11 @@ class Work:
 
     async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
         """Run a call; whatever comes of it is something to tell the model."""
-        tool = self.agent.by_name.get(call.request.name)
+        tool, fault = self.agent.by_name.get(call.request.name), call.request.fault
         if tool is None:
-            known = ", ".join(self.agent.by_name) or "none"
-            return "failed", f"There is no tool {call.request.name!r}. The tools are: {known}."
+            return "failed", self._no_such_tool(call.request.name)
+        if fault:
+            return "failed", unreadable(tool, fault)
         context = ToolContext(self.thread_id, call.request.id, f"{self.thread_id}:{call.version}")
         arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {self.run.place}"
         try:
@@ -278,7 +305,17 @@ class Work:
             return "succeeded", str(result)
         return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
+    def _no_such_tool(self, name: str) -> str:
+        """Say that no tool has this name; nothing if one has."""
+        if name in self.agent.by_name:
+            return ""
+        known = ", ".join(self.agent.by_name) or "none"
+        missing = f"There is no tool {shortened(name, NAME_LENGTH)!r}." if name else "The call does not name a tool."
+        return f"{missing} The tools are: {shortened(known, KNOWN_LENGTH)}."
+
     def _policy(self, call: Call) -> str:
+        if call.request.fault:
+            return "retry"  # it was not run
         tool = self.agent.by_name.get(call.request.name)
         return tool.after_crash if tool else "ask_model"
 
@@ -299,7 +336,9 @@ class Work:
             return told
         digest = digest_of(call.request, told)
         again = repeated(turn.repeats, digest, turn.step)[-1].count
-        return with_note(told, again) if again >= max(most // 4, 2) else told
+        if again < max(most // 4, 2):
+            return told
+        return with_note(told, again, faulty=bool(call.request.fault))
 
     @property
     def _longest_result(self) -> int:

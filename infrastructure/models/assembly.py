@@ -1,16 +1,19 @@
 """An answer put together from its parts: one part where it comes whole, many where it is streamed."""
 
 import json
-from collections.abc import Iterator
-from itertools import count
 
-from domain.chat import AnswerCut, AnswerMalformed, ChatAnswer, ToolArgumentsMalformed, ToolCall, Usage
-from domain.errors import InvalidInput
-from domain.json import JsonObject, check_json, storable_text
-from infrastructure.models.failures import message_of, shortened
-from infrastructure.models.wire import CallPart, Choice, Completion, Counts, Part, read_counts
+from domain.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
+from domain.error_text import shortened
+from domain.json import storable_text
+from domain.sizes import MAX_TEXT, bytes_of
+from infrastructure.models.call_parts import Calls
+from infrastructure.models.failures import MAX_WORDS, failure_of, message_of, status_of, without
+from infrastructure.models.opaque import Opaque
+from infrastructure.models.surrogates import PairedText
+from infrastructure.models.wire import Choice, Completion, Part, read_parts, read_usage, text_of, usage_within
 
-MAX_NAME = 64
+MAX_LABEL = 200
+"""Characters that are kept of a model's name, and of a reason for an end."""
 
 
 class Assembly:
@@ -21,143 +24,138 @@ class Assembly:
         self._model = model
         self._secret = secret
         self._text: list[str] = []
-        self._calls: list[_Call] = []
-        self._by_index: dict[int, _Call] = {}
+        self._pairs = PairedText()
+        self._calls = Calls()
+        self._extra = Opaque()
+        self._refused = False
+        self._others: list[Choice] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self._begun = False
+        self._speaks = False
+        self._usage_came_last = False
+        self.accepted = False
+        """Whether the endpoint has begun to answer."""
+        self.done = False
+        """Whether the endpoint said that nothing follows."""
+        self.broken = False
+        """Whether something came that is no part of an answer."""
+        self.refusal: tuple[int | None, str] = (None, "")
+        """The status that an error in the place of an answer named, and its words."""
+        self.unread = bytearray()
+        """What has come of an answer that is read once it is whole."""
 
     @property
     def finished(self) -> bool:
-        """Whether the model said why it stopped: nothing but the usage can follow."""
+        """Whether the model said why it stopped."""
         return self._finish_reason is not None
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another call may follow, though the model said why it stopped: some say so after each call."""
+        return bool(self._calls) and not (self.done or self._usage_came_last)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model has written anything, be it a thought."""
+        return self._speaks
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the endpoint reports so far."""
+        return self._usage
+
+    @property
+    def written(self) -> str:
+        """What the model wrote so far, for an estimate of its tokens: text, calls, and what else came with them."""
+        unread = self.unread.decode("utf-8", "replace")
+        return storable_text("".join((*self._text, self._calls.written, self._extra.written, unread)))
+
     def add(self, completion: Completion) -> str:
-        """Add a part and return the text that it brought. Raise `AnswerCut` if it is the server giving up."""
+        """Add a part and return the text that it brought. Raise a `ModelError` if it is the server giving up."""
+        usage = read_usage(completion.usage)
+        self._usage_came_last = usage is not None and self.finished and not completion.choices
+        self._usage = usage or self._usage
         if completion.error is not None:
-            raise AnswerCut(f"The model's endpoint gave up: {message_of(completion.error, self._secret)}")
-        self._model = completion.model or self._model
-        self._usage = _usage(read_counts(completion.usage)) or self._usage
-        # We ask for one answer; what a server numbers otherwise is another one.
-        return "".join(self._add_choice(choice) for choice in completion.choices or () if not choice.index)
+            raise self._given_up(completion.error)
+        self._speaks = self._speaks or completion.speaks
+        self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
+        ours = [choice for choice in completion.choices or () if choice and not _is_another(choice)]
+        self._others += [choice for choice in completion.choices or () if choice and _is_another(choice)]
+        return "".join(map(self._add_choice, ours))
+
+    def look_for_usage(self, text: str) -> None:
+        """Take only the usage out of a part of an answer that is broken already."""
+        self._usage = usage_within(text) or self._usage
+
+    def close(self) -> None:
+        """Take notice of the mark that ends a stream."""
+        self.done = True
+        if not self.broken:
+            self.finish()
+
+    def end(self) -> str:
+        """Take notice that nothing follows. Return the text that this brings."""
+        first, text = (self._others[0].index if self._others else None), ""
+        if not self._begun:  # the endpoint numbers its only answer otherwise than 0
+            text = "".join(self._add_choice(choice) for choice in self._others if choice.index == first)
+        half = self._pairs.end()
+        self._text.append(half)
+        return text + half
 
     def finish(self) -> None:
         """Take the answer as complete, though the model gave no reason for its end."""
         self._finish_reason = self._finish_reason or ("tool_calls" if self._calls else "stop")
 
     def answer(self) -> ChatAnswer:
-        """Return the whole answer. Raise `AnswerMalformed` if there is none, or a call cannot be understood."""
+        """Return the whole answer. Raise `AnswerMalformed` if there is none, `AnswerTooLarge` if it cannot be kept."""
         if not self._begun:
             raise AnswerMalformed("The model's endpoint answered without any choice.")
-        taken = {call.id for call in self._calls}
-        spare = (name for name in (f"call_{n}" for n in count(1)) if name not in taken)
-        calls = tuple(call.whole(spare) for call in self._calls)
+        reason = self._finish_reason or "stop"
+        calls = self._calls.whole(reason)
         text = storable_text("".join(self._text))
+        if bytes_of(text) > MAX_TEXT:
+            raise AnswerTooLarge(f"The model's answer is larger than {MAX_TEXT} bytes.")
         return ChatAnswer(
             content=None if calls and not text else text,
             tool_calls=calls,
-            finish_reason=storable_text(self._finish_reason or "stop"),
-            model=storable_text(self._model),
+            finish_reason=storable_text(reason[:MAX_LABEL]),
+            model=storable_text(self._model[:MAX_LABEL]),
             usage=self._usage,
+            refused=self._refused,
+            extra=self._extra.whole(),
         )
+
+    def quoted(self, text: str) -> str:
+        """Return the beginning of a text of the endpoint's for an error."""
+        return shortened(without(self._secret, text), MAX_WORDS)
 
     def _add_choice(self, choice: Choice) -> str:
         self._begun = True
-        self._finish_reason = choice.finish_reason or self._finish_reason
+        if choice.finish_reason:
+            self._finish_reason = str(choice.finish_reason)
         part = choice.delta or choice.message or Part()
-        for call in part.tool_calls or ():
-            self._add_call(call)
-        text = part.content or part.refusal or ""
+        self._extra.add(part.extra)
+        for call in read_parts(part.tool_calls):
+            self._calls.add(call, whole=part is choice.message)
+        if isinstance(part.function_call, dict) and any(part.function_call.values()) and not part.tool_calls:
+            for call in read_parts({"function": part.function_call}):
+                self._calls.add(call, whole=part is choice.message)
+        self._refused = self._refused or bool(text_of(part.refusal))
+        text = self._pairs.add(text_of(part.content) or text_of(part.refusal))
         self._text.append(text)
         return text
 
-    def _add_call(self, part: CallPart) -> None:
-        """Find the call that a fragment continues, by index or else the last one, or begin a new one."""
-        last = self._calls[-1] if self._calls else None
-        call = last if part.index is None else self._by_index.get(part.index)
-        if call is None or call.is_followed_by(part):
-            call = _Call()
-            self._calls.append(call)
-            if part.index is not None:
-                self._by_index[part.index] = call
-        call.add(part)
+    def _given_up(self, error: object) -> ModelError:
+        """Return what an error in the place of an answer means: as a refusal would, while nothing was written."""
+        said, status = message_of(error, self._secret), status_of(error)
+        self.accepted = self._begun or self._usage is not None  # else it is a refusal, though with status 200
+        if status is None or self.has_begun:
+            return AnswerCut(f"The model's endpoint gave up: {said}")
+        self.refusal, self.accepted = (status, json.dumps(error)), False
+        return failure_of(status, said)
 
 
-class _Call:
-    """A tool call in the making."""
-
-    def __init__(self) -> None:
-        self.id = ""
-        self._name = ""
-        self._fragments: list[str] = []
-        self._object: JsonObject | None = None
-
-    def is_followed_by(self, part: CallPart) -> bool:
-        """Say whether a fragment with this call's index, or none, begins another call all the same.
-
-        Some servers give every call the index 0, some give every fragment an id of its own, some repeat the name
-        in each fragment. Only a fragment with a name can begin a call; and it does if its id is another one, or,
-        where there are no ids to compare, if this call's arguments are complete.
-        """
-        if part.function is None or not part.function.name or not self._name:
-            return False
-        if part.id is not None and self.id:
-            return str(part.id) != self.id
-        return self._object is not None or _is_object("".join(self._fragments))
-
-    def add(self, part: CallPart) -> None:
-        self.id = self.id or ("" if part.id is None else str(part.id))
-        if part.function is None:
-            return
-        self._name = self._name or part.function.name or ""
-        match part.function.arguments:
-            case None:
-                pass
-            case str() as fragment:
-                self._fragments.append(fragment)
-            case dict() as whole:
-                self._object = whole
-            case other:
-                raise self._malformed(f"that are of type {type(other).__name__}, not an object")
-
-    def whole(self, spare_ids: Iterator[str]) -> ToolCall:
-        """Return the call. Where the server gave it no id, it takes a spare one."""
-        if not self._name:
-            raise AnswerMalformed("The model asked for a tool without naming it.")
-        arguments = self._arguments()
-        try:
-            check_json(arguments, "arguments")
-        except InvalidInput as error:
-            raise self._malformed(f"that cannot be stored: {shortened(str(error))}") from error
-        return ToolCall(storable_text(self.id) or next(spare_ids), storable_text(self._name), arguments)
-
-    def _arguments(self) -> JsonObject:
-        if self._object is not None:
-            return self._object
-        text = "".join(self._fragments)
-        if not text.strip():
-            return {}
-        try:
-            arguments = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self._malformed(f"that are not JSON: {shortened(text)}") from error
-        if not isinstance(arguments, dict):
-            raise self._malformed(f"that are not a JSON object: {shortened(text)}")
-        return arguments
-
-    def _malformed(self, why: str) -> ToolArgumentsMalformed:
-        name = shortened(self._name, MAX_NAME)
-        return ToolArgumentsMalformed(f"The model asked for the tool {name!r} with arguments {why}")
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return text.rstrip().endswith("}") and isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _usage(counts: Counts | None) -> Usage | None:
-    if counts is None or counts.prompt_tokens is None or counts.completion_tokens is None:
-        return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
+def _is_another(choice: Choice) -> bool:
+    """Say whether a choice is another answer than the first. We ask for one; some endpoints send more."""
+    return choice.index not in (None, 0, "0", "")

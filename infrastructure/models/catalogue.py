@@ -16,7 +16,8 @@ from pydantic import SecretStr
 from domain.errors import InvalidInput
 from domain.routing import ModelSpec, Policy, Rule
 from infrastructure.models import offline
-from infrastructure.models.openai import TimeLimits, completions_url
+from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
+from infrastructure.models.rejections import FIELDS
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"
@@ -30,11 +31,15 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Provider(Struct, frozen=True):
-    """Where models are. `places` says where the endpoint and the key are set, for people who have to mend them."""
+    """Where models are. `places` says where all this is set, for people who have to mend it.
+
+    `omit` are the fields of requests that its endpoint does not take.
+    """
 
     endpoint: str
     key: SecretStr | None = None
     limits: TimeLimits = TimeLimits()
+    omit: tuple[str, ...] = ()
     places: Mapping[str, str] = {}
 
 
@@ -55,10 +60,11 @@ class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
 
     endpoint: str
     api_key_env: str | None = None
-    connect: Seconds = 5.0
-    first_byte: Seconds = 60.0
-    silence: Seconds = 30.0
-    total: Seconds = 300.0
+    connect: Seconds = TimeLimits().connect
+    first_byte: Seconds = TimeLimits().first_byte
+    silence: Seconds = TimeLimits().silence
+    total: Seconds = TimeLimits().total
+    omit: tuple[str, ...] = ()
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,8 +119,13 @@ def _of_endpoint(settings: Settings) -> Catalogue:
     """Make a catalogue of one provider, which is named like its host, and one model or two."""
     large, small = settings.llm_model, settings.llm_small_model
     endpoint = settings.llm_endpoint or ""
-    places = {"endpoint": "LLM_ENDPOINT", "api_key": "LLM_API_KEY"}
-    provider = Provider(endpoint, settings.llm_api_key, places=places)
+    limits = TimeLimits(
+        settings.llm_connect_seconds,
+        settings.llm_first_byte_seconds,
+        settings.llm_silence_seconds,
+        settings.llm_total_seconds,
+    )
+    provider = Provider(endpoint, settings.llm_api_key, limits, settings.llm_omit, PLACES)
     name = host_of(provider)
     chain = (large,) if small in {None, large} else (large, small or large)
     rules = () if len(chain) == 1 else (Rule(chain[1], strained=True), Rule(chain[1], node=SUMMARIES))
@@ -158,11 +169,18 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
     key = None if table.api_key_env is None else read(table.api_key_env)
     if table.api_key_env is not None and key is None:
         raise InvalidInput(key_field, f"{table.api_key_env} is neither in the environment nor in .env")
+    for field in table.omit:
+        if field not in FIELDS:
+            raise InvalidInput(f"providers.{name}.omit", f"expected some of {', '.join(FIELDS)}, not {field!r}")
     return Provider(
         table.endpoint,
         None if key is None else SecretStr(key),
         TimeLimits(table.connect, table.first_byte, table.silence, table.total),
-        {"endpoint": f"{place}: providers.{name}.endpoint", "api_key": f"{place}: {key_field}: {table.api_key_env}"},
+        table.omit,
+        {
+            **{field: f"{place}: providers.{name}.{field}" for field in PLACES},
+            "api_key": f"{place}: {key_field}: {table.api_key_env}",
+        },
     )
 
 

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from domain.chat import AnswerMalformed, ModelUnreachable
-from infrastructure.models.failures import failure_of, shortened, without
+from domain.error_text import shortened
+from infrastructure.models.failures import MAX_WORDS, failure_of, without
 from infrastructure.models.hosts import is_loopback
 
 PATH = "/embeddings"
@@ -48,12 +49,12 @@ class OpenAIEmbedder:
         try:
             response = await self._client.post(self._url, json={"model": self.model, "input": list(texts)})
         except httpx.RequestError as error:
-            why = shortened(without(self._key, str(error))) or type(error).__name__
+            why = shortened(without(self._key, str(error)), MAX_WORDS) or type(error).__name__
             raise ModelUnreachable(
                 f"The embeddings' endpoint did not answer: {why}. Check EMBEDDING_ENDPOINT."
             ) from error
         if not response.is_success:
-            said = shortened(without(self._key, response.text))
+            said = shortened(without(self._key, response.text), MAX_WORDS)
             kind = type(failure_of(response.status_code, said))
             raise kind(f"The embeddings' endpoint said {response.status_code}: {said}")
         try:

@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 from domain.chat import ModelError, ModelOverloaded, ModelRefused, ModelRejectedRequest, ModelUnknown
-from domain.json import storable_text
+from domain.error_text import shortened
 
 MAX_WORDS = 300
+
+_ERRORS = range(400, 600)
 
 
 def failure_of(status: int, words: str) -> ModelError:
@@ -21,28 +23,42 @@ def server_words(body: bytes, secret: str) -> str:
     try:
         return message_of(json.loads(text), secret)
     except (ValueError, RecursionError):
-        return "" if text.startswith("<") else shortened(without(secret, text))
+        return "" if text.startswith("<") else shortened(without(secret, text), MAX_WORDS)
 
 
 def message_of(error: Any, secret: str) -> str:
-    """Return the message within an error object: an object with a message, a text, or anything. Not the secret."""
-    while isinstance(error, dict):
-        inner = next((error[key] for key in ("error", "message", "detail") if error.get(key)), None)
+    """Return the message within an error: an object with a message, a text, a list, or anything. Not the secret."""
+    while isinstance(error, dict | list):
+        inner = _inner(error)
         if inner is None:
             break
         error = inner
-    return shortened(without(secret, error if isinstance(error, str) else json.dumps(error)))
+    return shortened(without(secret, error if isinstance(error, str) else json.dumps(error)), MAX_WORDS)
+
+
+def status_of(error: Any) -> int | None:
+    """Return the HTTP status that an error names within an answer of status 200; None if it names none."""
+    while isinstance(error, dict | list):
+        if isinstance(error, dict):
+            named = (error.get(key) for key in ("code", "status", "status_code"))
+            for status in named:
+                number = int(status) if isinstance(status, str) and status.isdecimal() else status
+                if isinstance(number, int) and number in _ERRORS:
+                    return number
+        error = _inner(error)
+    return None
+
+
+def _inner(error: dict[str, Any] | list[Any]) -> Any:
+    """Return the part of an error that says more; None if there is none, or it is a list of several."""
+    if isinstance(error, list):
+        return error[0] if len(error) == 1 else None
+    return next((error[key] for key in ("error", "errors", "message", "detail") if error.get(key)), None)
 
 
 def without(secret: str, text: str) -> str:
     """Return a text with the secret blotted out, before anything else cuts it into parts."""
     return text.replace(secret, "[key]") if secret else text
-
-
-def shortened(text: str, limit: int = MAX_WORDS) -> str:
-    """Return a text on one line, of at most `limit` characters, fit to be stored."""
-    line = " ".join(storable_text(text[: 4 * limit]).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _kind(status: int) -> type[ModelError]:

@@ -3,12 +3,12 @@
 import asyncio
 import random as randomness
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 import httpx
-from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.chat import (
     AnswerCut,
@@ -16,46 +16,39 @@ from domain.chat import (
     AnswerTooLarge,
     ChatAnswer,
     ChatRequest,
+    Cost,
     ModelError,
+    ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
+    note_cost,
 )
+from domain.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import storable_text
+from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
-from infrastructure.models.failures import failure_of, server_words, shortened, without
+from infrastructure.models.dialects import Dialects, missed
+from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
+from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
+from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
-from infrastructure.models.sse import EventStreamParser
-from infrastructure.models.wire import read_completion, write_request
+from infrastructure.models.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-PATH = "/chat/completions"
 
-LINGER = 1.0
-"""Seconds to wait, once the answer is complete, for the usage and for the end that lets a connection be reused."""
-
-
-class TimeLimits(Struct, frozen=True):
-    """How long to wait, in seconds.
-
-    `first_byte` runs from the request to the first byte of a streamed answer's body, `silence` between its chunks.
-    An answer that is not streamed is silent while the model works, so that only `total` limits its beginning.
-    `total` covers everything, with retries and the waits between them.
-    """
-
-    connect: float = 5.0
-    first_byte: float = 60.0
-    silence: float = 30.0
-    total: float = 300.0
+LINGER_FOR_CALLS_S = 10.0
+"""How long to wait for another call, where a model said that it stopped after a call and no end came."""
 
 
 class OpenAIChatModel:
     """Implements `domain.chat.ChatModel` over HTTP.
 
     Refusals that may pass (see `retry.py`) are retried until an answer begins; from then on a failure is raised, as
-    text may have been shown. No error's message contains the key.
+    text may have been shown. Where an endpoint does not take a field of the request, it is asked again without it at
+    once, and from then on (see `dialects.py`). No error's message contains the key.
     """
 
     def __init__(
@@ -65,6 +58,8 @@ class OpenAIChatModel:
         model: str,
         *,
         limits: TimeLimits | None = None,
+        omit: Sequence[str] = (),
+        places: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         past_proxies: bool = False,
@@ -74,18 +69,25 @@ class OpenAIChatModel:
     ) -> None:
         """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it wants one, a model.
 
-        `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises `InvalidInput` for an
-        endpoint that is no such URL, or a key that no header can carry.
+        `omit` are fields that the endpoint does not take, of `rejections.FIELDS`; `places` says where what is given
+        here is set. `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises
+        `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
         """
         self._url = completions_url(endpoint)
+        self._origin = origin_of(self._url)
         self._key = (api_key or "").strip()
         self._model = model
         self._limits = limits or TimeLimits()
+        self._places = {**PLACES, **(places or {})}
         self._retry = retry or RetryPolicy()
         self._max_answer_bytes = max_answer_bytes
         self._now, self._sleep, self._random = now, sleep, random
-        # OpenAI's newer models know only the new name, most other servers only the old one.
-        self._limit_field = "max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens"
+        self._dialects = Dialects(
+            omit,
+            self._where(),
+            self._places["omit"],
+            prefers="max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens",
+        )
         here = is_loopback(self._url.host)
         # Loading the certificates of all authorities takes longer than starting the rest; here none is needed.
         bare = here and self._url.scheme == "http"
@@ -103,57 +105,82 @@ class OpenAIChatModel:
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Answer the request, streaming if `on_delta` is given. Raise a `ModelError`, never half an answer."""
-        shown = False
 
         def show(text: str) -> None:
-            nonlocal shown
             if text and on_delta is not None:
-                shown = True
                 on_delta(storable_text(text))
 
+        call = _Call(request, request.model or self._model, show, stream=on_delta is not None, key=self._key)
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
-                return await self._complete(request, show, stream=on_delta is not None)
+                return await self._complete(call)
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if shown else ModelUnreachable
-            raise kind(f"The model's answer was not complete within {total:g} s.") from error
+            kind = AnswerCut if call.asked_to_stream and call.assembly.written else ModelUnreachable
+            late = kind(f"The model's answer was not complete within {total:g} s. {self._sets('total')}")
+            raise call.charged(late) from error
+        except ModelError as error:
+            call.charged(error)
+            raise
+        except asyncio.CancelledError as error:  # the caller's time is over, or the turn was cancelled
+            note_cost(error, call.cost)
+            raise
 
-    async def _complete(self, request: ChatRequest, show: OnDelta, *, stream: bool) -> ChatAnswer:
-        model = request.model or self._model
-        headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, model, stream=stream, limit_field=self._limit_field)
-        patience = self._limits.total if request.patience is None else request.patience
-        response, first_by = await self._accepted(body, headers, patience, stream=stream)
+    async def _complete(self, call: "_Call") -> ChatAnswer:
+        """Ask, and ask again without each field that the endpoint does not take."""
+        gives_up_at = asyncio.get_running_loop().time() + self._limits.total
+        why: ModelError | None = None
+        while True:
+            omitted = self._dialects.omitted(call.model) | call.refused
+            if "tools" in omitted and call.another_may_use_tools and not self._dialects.sets("tools"):
+                instead = f"{self._places['omit']}=tools asks it without."
+                said = f"{call.model} takes no tools, and another model may. {instead} {why or ''}"
+                raise ModelRejectedRequest(said.strip()) from why
+            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream))
+            try:
+                answer = await self._attempt(call, gives_up_at)
+            except _FieldRefusedError as refusal:
+                call.refused |= {refusal.field}
+                why = refusal.error
+            else:
+                self._dialects.learn(call.model, call.refused)
+                return answer
+
+    async def _attempt(self, call: "_Call", gives_up_at: float) -> ChatAnswer:
+        """Ask with some of the optional fields. Raise `_FieldRefusedError` if one of them is refused."""
+        response, first_by = await self._accepted(call, gives_up_at)
+        call.assembly.accepted = True
+        chunks = self._chunks(response, first_by, call)
         try:
-            assembly = Assembly(model, self._key)
-            chunks = self._chunks(response, first_by, assembly)
             async with aclosing(chunks):
-                if stream and not _is_json(response):
-                    await _read_stream(chunks, assembly, show)
-                else:
-                    await _read_whole(chunks, assembly, show)
-            return assembly.answer()
+                await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
+            answer = call.assembly.answer()
+            return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
+        except ModelError as error:
+            call.check_fields(*call.assembly.refusal, error)
+            raise
         finally:
             await response.aclose()
 
-    async def _accepted(
-        self, body: bytes, headers: dict[str, str], patience: float, *, stream: bool
-    ) -> tuple[httpx.Response, float | None]:
+    async def _accepted(self, call: "_Call", gives_up_at: float) -> tuple[httpx.Response, float | None]:
         """Ask until the endpoint begins to answer. Also return until when the first byte has to come.
 
-        Nothing is waited for that is farther away than `patience`.
+        Nothing is waited for that is farther away than the request's patience.
         """
+        request = call.request
+        headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
+        body = write_request(request, call.model, call.fields, self._origin)
+        patience = self._limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
-        gives_up_at = loop.time() + self._limits.total
         attempt = 1
         while True:
-            first_by = loop.time() + self._limits.first_byte if stream else None
+            first_by = loop.time() + self._limits.first_byte if call.stream else None
             try:
                 return await self._send(body, headers, first_by), first_by
             except _NotAnsweredError as refusal:
+                call.check_fields(refusal.status, refusal.words, refusal.error)
                 wait = self._retry.wait(attempt, refusal.retry_after, self._random)
                 if attempt >= refusal.attempts or wait > patience or loop.time() + wait >= gives_up_at:
                     raise refusal.error from refusal.__cause__
@@ -168,19 +195,22 @@ class OpenAIChatModel:
         except TimeoutError as error:
             raise ModelUnreachable(self._no_first_byte()) from error
         except httpx.TransportError as error:
-            why = shortened(without(self._key, str(error))).rstrip(".") or _wordless(error)
-            said = f"The model's endpoint {self._where()} cannot be reached: {why}. Check LLM_ENDPOINT."
+            why = shortened(without(self._key, str(error)), MAX_WORDS).rstrip(".") or _wordless(error)
+            setting = "connect" if isinstance(error, httpx.ConnectTimeout) else "endpoint"
+            said = f"The model's endpoint {self._where()} cannot be reached: {why}. Check {self._places[setting]}."
             raise _NotAnsweredError(ModelUnreachable(said), attempts=self._attempts_after(error)) from error
         if response.is_success:
             return response
         try:
-            words = server_words(await self._error_body(response), self._key)
+            body = await self._error_body(response)
         finally:
             await response.aclose()
         raise _NotAnsweredError(
-            failure_of(response.status_code, words),
+            failure_of(response.status_code, server_words(body, self._key)),
             attempts=self._retry.attempts if worth_another(response.status_code, response.headers) else 1,
             retry_after=seconds_asked(response.headers, self._now()),
+            status=response.status_code,
+            words=body.decode("utf-8", "replace"),
         )
 
     def _attempts_after(self, error: httpx.TransportError) -> int:
@@ -207,7 +237,7 @@ class OpenAIChatModel:
         return bytes(body[:MAX_ERROR_BYTES])
 
     async def _chunks(
-        self, response: httpx.Response, first_by: float | None, assembly: Assembly
+        self, response: httpx.Response, first_by: float | None, call: "_Call"
     ) -> AsyncGenerator[bytes, None]:
         """Yield the answer's body within the limits on time and size.
 
@@ -217,77 +247,128 @@ class OpenAIChatModel:
         chunks = aiter(response.aiter_bytes())
         loop = asyncio.get_running_loop()
         while True:
-            patience = min(LINGER, self._limits.silence) if assembly.finished else self._limits.silence
+            patience = self._patience(call)
             try:
                 async with asyncio.timeout_at(loop.time() + patience if size else first_by):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
             except (TimeoutError, httpx.RequestError) as error:
-                if assembly.finished:
+                if call.assembly.finished or call.assembly.broken:
                     return
-                if isinstance(error, TimeoutError) and not size:
-                    raise ModelUnreachable(self._no_first_byte()) from error
-                raise _broken(error, patience) from error
+                raise self._broken(error, patience, call) from error
             size += len(chunk)
             if size > self._max_answer_bytes:
                 raise AnswerTooLarge(f"The model's answer is larger than {self._max_answer_bytes} bytes.")
             yield chunk
 
+    def _patience(self, call: "_Call") -> float:
+        """Return how long to wait for the next part of an answer."""
+        assembly, limits = call.assembly, self._limits
+        if assembly.broken or (assembly.finished and not assembly.may_go_on):
+            return min(LINGER_S, limits.silence)
+        if assembly.finished:
+            return min(LINGER_FOR_CALLS_S, limits.silence)
+        return limits.first_byte if call.stream and not assembly.has_begun else limits.silence
+
+    def _broken(self, error: Exception, patience: float, call: "_Call") -> ModelError:
+        """Return what a failure amidst an answer means."""
+        match error:
+            case TimeoutError() if call.stream and not call.assembly.has_begun:
+                return ModelUnreachable(self._no_first_byte())
+            case TimeoutError():
+                return AnswerCut(
+                    f"The model's answer stopped: nothing came for {patience:g} s. {self._sets('silence')}"
+                )
+            case httpx.DecodingError():
+                return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error), MAX_WORDS)}")
+            case _:
+                why = shortened(str(error), MAX_WORDS) or _wordless(error)
+                return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
+
     def _no_first_byte(self) -> str:
-        return f"The model's endpoint {self._where()} did not begin to answer within {self._limits.first_byte:g} s."
+        late = f"The model's endpoint {self._where()} did not begin to answer within {self._limits.first_byte:g} s."
+        return f"{late} {self._sets('first_byte')}"
+
+    def _sets(self, limit: str) -> str:
+        """Say where a time limit is set."""
+        return f"{self._places[limit]} sets how long to wait."
 
     def _where(self) -> str:
         return f"{self._url.scheme}://{self._url.netloc.decode()}{self._url.path}"
 
 
+class _Call:
+    """One call of a model: what was asked, and the answer so far."""
+
+    def __init__(self, request: ChatRequest, model: str, show: OnDelta, *, stream: bool, key: str) -> None:
+        self.request, self.model, self.show, self.key = request, model, show, key
+        self.asked_to_stream = stream
+        self.refused: frozenset[str] = frozenset()
+        self.begin(())
+
+    def begin(self, fields: Sequence[str]) -> None:
+        """Begin an attempt with some of the optional fields."""
+        self.fields = fields
+        self.assembly = Assembly(self.model, self.key)
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is asked for as a stream."""
+        return "stream" in self.fields
+
+    @property
+    def another_may_use_tools(self) -> bool:
+        """Whether the request offers tools, and another model can be asked if this one takes none."""
+        return bool(self.request.tools) and self.request.patience is not None
+
+    def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
+        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields."""
+        if status in STATUSES and not self.assembly.has_begun:
+            field = rejected_field(words, self.fields)
+            if field is not None:
+                raise _FieldRefusedError(field, error) from error
+
+    @property
+    def cost(self) -> Cost:
+        """What has come of the call by now."""
+        return Cost(self.assembly.accepted, self.assembly.usage, self.assembly.written)
+
+    def charged(self, error: ModelError) -> ModelError:
+        """Note with an error what the call has cost by now."""
+        cost = self.cost
+        error.accepted, error.usage = cost.accepted, error.usage or cost.usage
+        error.written = cost.written + error.written
+        return error
+
+
 class _NotAnsweredError(Exception):
     """An attempt that ended before an answer began. Up to `attempts` of them are worth a try."""
 
-    def __init__(self, error: ModelError, *, attempts: int, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        error: ModelError,
+        *,
+        attempts: int,
+        retry_after: float | None = None,
+        status: int | None = None,
+        words: str = "",
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.attempts = attempts
         self.retry_after = retry_after
+        self.status = status
+        self.words = words
 
 
-async def _read_whole(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
-    """Read one JSON object."""
-    show(assembly.add(read_completion(b"".join([chunk async for chunk in chunks]))))
-    assembly.finish()
+class _FieldRefusedError(Exception):
+    """An endpoint does not take a field of the request."""
 
-
-async def _read_stream(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
-    """Read events until the stream ends. Raise `AnswerCut` if it ends before the answer does."""
-    events = EventStreamParser()
-    done = False
-
-    def take(data: list[str]) -> None:
-        nonlocal done
-        for text in data:
-            done = done or text.strip() == "[DONE]"
-            if not done:
-                show(assembly.add(read_completion(text)))
-            else:
-                assembly.finish()
-
-    async for chunk in chunks:
-        take(events.feed(chunk))
-    take(events.end())
-    if not assembly.finished:
-        raise AnswerCut("The model's answer ended before it was complete.")
-
-
-def _broken(error: Exception, patience: float) -> ModelError:
-    """Return what a failure amidst an answer means."""
-    match error:
-        case TimeoutError():
-            return AnswerCut(f"The model's answer stopped: nothing came for {patience:g} s.")
-        case httpx.DecodingError():
-            return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error))}")
-        case _:
-            why = shortened(str(error)) or _wordless(error)
-            return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
+    def __init__(self, field: str, error: ModelError) -> None:
+        super().__init__(str(error))
+        self.field = field
+        self.error = error
 
 
 def _wordless(error: Exception) -> str:
@@ -301,18 +382,6 @@ def _wordless(error: Exception) -> str:
             return "the connection was closed"
 
 
-def completions_url(endpoint: str) -> httpx.URL:
-    """Return where requests go. Raises `InvalidInput` for an endpoint that is no URL."""
-    try:
-        url = httpx.URL(endpoint.strip())
-    except httpx.InvalidURL as error:
-        raise InvalidInput("endpoint", f"is not a URL: {error}") from error
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise InvalidInput("endpoint", "must be a URL such as http://localhost:11434/v1")
-    path = url.path.rstrip("/")
-    return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
-
-
 def _headers(key: str, url: httpx.URL) -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):
         raise InvalidInput("api_key", "must be printable ASCII")
@@ -322,9 +391,3 @@ def _headers(key: str, url: httpx.URL) -> dict[str, str]:
         return headers
     # Azure's dated API, whose URLs name a version, takes a key in a header of its own, and only tokens as bearers.
     return {**headers, **({"api-key": key} if "api-version" in url.params else {"Authorization": f"Bearer {key}"})}
-
-
-def _is_json(response: httpx.Response) -> bool:
-    """Say whether a server that was asked to stream answers as a whole all the same."""
-    kind: str = response.headers.get("content-type", "")
-    return kind.partition(";")[0].strip().lower() == "application/json"

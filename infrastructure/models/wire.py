@@ -4,45 +4,74 @@ Servers differ in what they leave out, so nearly everything is optional here; `a
 """
 
 import json
+import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
-from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
+from domain.canonical import canonical
+from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
+from infrastructure.models.opaque import set_apart
+
+_USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
+"""Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
+
+MAX_USAGE = 4_000
+"""Characters of a usage."""
+
+MAX_USAGES = 4
+"""Usages that are tried in an answer that cannot be read."""
+
+_JSON = json.JSONDecoder()
 
 
 class Function(Struct):
     """A function's name and arguments: JSON text or a piece of it, or from some servers an object."""
 
-    name: str | None = None
+    name: Any = None
     arguments: Any = None
 
 
-class CallPart(Struct):
-    """A tool call, or a piece of one."""
+class Custom(Struct):
+    """A tool that takes any text, as some endpoints write calls of all tools."""
 
-    index: int | None = None
-    id: str | int | None = None
+    name: Any = None
+    input: Any = None
+
+
+class CallPart(Struct):
+    """A tool call, or a piece of one. `extra` holds all else: see `opaque.py`."""
+
+    index: Any = None
+    id: Any = None
     function: Function | None = None
+    custom: Custom | None = None
+    extra: JsonObject | None = None
 
 
 class Part(Struct):
-    """A message, or what a chunk adds to it."""
+    """A message, or what a chunk adds to it. `extra` holds all else: see `opaque.py`.
 
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[CallPart] | None = None
+    `function_call` is how calls were written before there were several.
+    """
+
+    content: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    extra: JsonObject | None = None
 
 
 class Choice(Struct):
     """One of the answers; we ask for one only. `message` comes whole, `delta` comes streamed."""
 
-    index: int | None = None
+    index: Any = None
     message: Part | None = None
     delta: Part | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class Counts(Struct):
@@ -55,55 +84,156 @@ class Counts(Struct):
 class Completion(Struct):
     """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
 
-    `usage` is read by `read_counts`: an answer is one, whatever nonsense stands beside it.
+    `usage` is read by `read_usage`: an answer is one, whatever nonsense stands beside it. `speaks` says whether the
+    model wrote anything in it, in whatever field.
     """
 
-    choices: list[Choice] | None = field(default_factory=list)
+    choices: list[Choice | None] | None = field(default_factory=list)
     usage: Any = None
-    model: str | None = None
+    model: Any = None
     error: Any = None
+    speaks: bool = False
 
 
 def read_completion(text: str | bytes) -> Completion:
-    """Read an answer or a chunk of one. Raise `AnswerMalformed` if it is neither.
+    """Read an answer or a chunk of one. Raise `AnswerMalformed` if it is neither, with the usage if it has one.
 
     The standard library's parser is used because it takes the lone surrogates that some servers write where they
     cut a text in the middle of a character.
     """
+    data: Any = None
     try:
-        return msgspec.convert(json.loads(text), Completion)
+        data = json.loads(text)
+        if (error := _error_in(data)) is not None:
+            return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
+        speaks = _speaks(data)
+        set_apart(data)
+        completion = msgspec.convert(data, Completion)
+        completion.speaks = speaks
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
-        raise AnswerMalformed(f"The model's answer is not a chat completion: {error}") from error
+        malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
+        malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        malformed.usage = usage_within(malformed.written)
+        raise malformed from error
+    return completion
 
 
-def read_counts(usage: Any) -> Counts | None:
+def _speaks(data: dict[str, Any]) -> bool:
+    """Say whether anything of a choice's message has content but for its role."""
+    parts = [
+        part for choice in data.get("choices") or () if choice for part in (choice.get("delta"), choice.get("message"))
+    ]
+    return any(value for part in parts if part for key, value in part.items() if key != "role")
+
+
+def _error_in(data: Any) -> Any:
+    """Return the error that a server writes in the place of an answer, in one of several shapes; None if it is none."""
+    if isinstance(data, list) and data:
+        return _error_in(data[0])
+    if not isinstance(data, dict):
+        return None
+    if data.get("error") or data.get("object") == "error":
+        return data
+    if data.get("choices"):
+        return None
+    return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
+
+
+def read_parts(given: Any) -> list[CallPart]:
+    """Read the calls of a message or a chunk. What is no call is read as one without a name, so that it is reported."""
+    entries = given if isinstance(given, list) else [given] if given else []
+    return [_call_part(entry) for entry in entries if entry is not None]
+
+
+def _call_part(entry: Any) -> CallPart:
+    try:
+        return msgspec.convert(entry, CallPart)
+    except msgspec.ValidationError:
+        return CallPart(function=Function(arguments=json.dumps(entry)))
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a content: a text, or a list of parts, of which those that are text count."""
+    match content:
+        case str():
+            return content
+        case list():
+            return "".join(map(text_of, content))
+        case {"type": "text" | "output_text", "text": str(text)}:
+            return text
+        case bool():
+            return ""
+        case int() | float():
+            return json.dumps(content)
+        case _:
+            return ""
+
+
+def read_usage(usage: Any) -> Usage | None:
     """Read what an endpoint says that it used; None if that is nothing, or no numbers."""
     try:
-        return msgspec.convert(usage, Counts)
+        counts = msgspec.convert(usage, Counts)
     except msgspec.ValidationError:
         return None
+    if counts.prompt_tokens is None or counts.completion_tokens is None:
+        return None
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
 
 
-def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
-    """Write the body of a request. `limit_field` is what the endpoint calls the limit on the answer's tokens."""
-    body: JsonObject = {"model": model, "messages": [_message(m) for m in request.messages], "stream": stream}
-    if stream:
+def usage_within(text: str) -> Usage | None:
+    """Find the usage in an answer, or a chunk of one, that cannot be read otherwise; the last one if there are more."""
+    for place in [found.end() for found in _USAGE.finditer(text)][: -MAX_USAGES - 1 : -1]:
+        try:
+            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE])
+        except (ValueError, RecursionError):
+            continue
+        if found := read_usage(usage):
+            return found
+    return None
+
+
+NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
+
+
+def write_request(request: ChatRequest, model: str, fields: Collection[str], origin: str = "") -> bytes:
+    """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
+
+    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do.
+    """
+    offered = [tool.name for tool in request.tools] if "tools" in fields else []
+    messages = [_message(m) for m in canonical(request.messages, offered, origin)]
+    if request.tools and "tools" not in fields:
+        messages = _with_note(messages, NO_TOOLS)
+    body: JsonObject = {"model": model, "messages": messages}
+    if "stream" in fields:
+        body["stream"] = True
+    if "stream_options" in fields:
         body["stream_options"] = {"include_usage": True}
-    if request.tools:
+    if "tools" in fields:
         body["tools"] = [_tool(t) for t in request.tools]
-    if request.temperature is not None:
+    if "temperature" in fields:
         body["temperature"] = request.temperature
-    if request.max_tokens is not None:
-        body[limit_field] = request.max_tokens
+    for limit in ("max_tokens", "max_completion_tokens"):
+        if limit in fields:
+            body[limit] = request.max_tokens
     return msgspec.json.encode(body)
+
+
+def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
+    """Add a note to the instructions, which come first if there are any."""
+    if messages and messages[0]["role"] == "system":
+        first, *rest = messages
+        return [{**first, "content": f"{first['content']}\n\n{note}"}, *rest]
+    return [{"role": "system", "content": note}, *messages]
 
 
 def _message(message: ChatMessage) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {"role": message.role, "content": message.content or ""}
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
+                **call.extra,
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},

@@ -125,6 +125,18 @@ async def test_a_failed_turn_is_told_in_a_line_and_the_next_one_runs() -> None:
     assert (done.status, done.err) == (1, "")
 
 
+async def test_an_answer_that_is_not_whole_or_none_is_told_so() -> None:
+    cut = events(chunk("Fair wi"), chunk(finish="length"), "[DONE]")
+    empty = events(chunk(" "), chunk(finish="stop"), "[DONE]")
+    async with OpenAIServer(cut, empty, stream(WHOLE), otherwise=empty) as model:
+        done = await chat("One\nTwo\nThree\n", database_url="memory://", llm_endpoint=model.endpoint)
+
+    assert "Fair wi\nThe turn completed, but the answer reached its longest and is cut off.\n" in done.out
+    assert f"{WHOLE}\n" in done.out
+    assert "The turn failed. generate_response: AnswerEmpty: The model was asked again, and stopped " in done.out
+    assert (done.status, done.err) == (1, "")
+
+
 async def test_an_endpoint_where_nobody_listens_is_told_with_what_to_check() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

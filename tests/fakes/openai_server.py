@@ -70,7 +70,7 @@ def refusal(status: int, message: str = "no", *, retry_after: str | None = None,
 
 
 def completion(
-    content: str | None = "Hello", calls: Sequence[Mapping[str, Any]] = (), finish: str | None = "stop", **extra: Any
+    content: Any = "Hello", calls: Sequence[Mapping[str, Any]] = (), finish: str | None = "stop", **extra: Any
 ) -> Reply:
     """Answer as a whole. `calls` are written as they are; `extra` adds or replaces parts of the completion."""
     message = {"role": "assistant", "content": content, **({"tool_calls": list(calls)} if calls else {})}
@@ -85,7 +85,7 @@ def completion(
     return Reply([json.dumps(whole).encode()])
 
 
-def chunk(content: str | None = None, *, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+def chunk(content: Any = None, *, finish: str | None = None, **delta: Any) -> dict[str, Any]:
     """Return one chunk of a streamed answer."""
     added = {**({} if content is None else {"content": content}), **delta}
     return {"model": "test-1", "choices": [{"index": 0, "delta": added, "finish_reason": finish}]}

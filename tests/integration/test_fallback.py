@@ -15,7 +15,8 @@ from domain.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, M
 from domain.events import ModelFailed
 from domain.reported import believed
 from domain.routing import Choice, ModelSpec, Policy
-from infrastructure.models.openai import OpenAIChatModel, TimeLimits
+from infrastructure.models.endpoints import TimeLimits
+from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import (
     USAGE,
     Cut,
@@ -56,7 +57,7 @@ class Caller:
     retracted: int = 0
 
     @asynccontextmanager
-    async def attempt(self, name: str, _: ModelSpec) -> AsyncIterator[ChatRequest]:
+    async def attempt(self, name: str, _: ModelSpec, __: object) -> AsyncIterator[ChatRequest]:
         self.reserved.append(name)
         try:
             yield ASK

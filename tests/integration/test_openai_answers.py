@@ -11,7 +11,7 @@ from domain.chat import (
     ToolCall,
     Usage,
 )
-from infrastructure.models.openai import TimeLimits
+from infrastructure.models.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,
     Cut,

@@ -1,7 +1,6 @@
 """What does not become an answer has a name, and is never shown as one."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -16,9 +15,8 @@ from domain.chat import (
     ModelRejectedRequest,
     ModelUnknown,
     ModelUnreachable,
-    ToolArgumentsMalformed,
 )
-from infrastructure.models.openai import TimeLimits
+from infrastructure.models.endpoints import TimeLimits
 from infrastructure.models.retry import RetryPolicy
 from tests.fakes.openai_server import (
     Cut,
@@ -31,7 +29,7 @@ from tests.fakes.openai_server import (
     refusal,
     stream,
 )
-from tests.support.openai import ASK, KEY, Naps, call, calls, client, raised_by, streamed, whole
+from tests.support.openai import ASK, KEY, Naps, client, raised_by, streamed, whole
 
 
 class TestAnAnswerThatFails:
@@ -64,33 +62,6 @@ class TestAnAnswerThatFails:
 
     async def test_is_malformed_if_it_is_nothing_at_all(self) -> None:
         await raised_by(AnswerMalformed, events("[DONE]"))
-
-    async def test_is_malformed_if_a_tool_has_no_name(self) -> None:
-        await raised_by(AnswerMalformed, events(calls(call(None, "{}", index=0)), "[DONE]"))
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            '{"a":',
-            "[1]",
-            '"text"',
-            "null",
-            "7",
-            [1],
-            7,
-            '{"a": NaN}',
-            '{"a": 1e999}',
-            '{"a": "\\u0000"}',
-            '{"a":' * 999,
-            json.dumps({"a": 2**80}),
-        ],
-        ids=lambda value: str(value)[:16],
-    )
-    async def test_names_the_tool_whose_arguments_are_no_object_that_can_be_stored(self, arguments: Any) -> None:
-        broken = calls(call("search", arguments, index=0, id="x"))
-        text = await raised_by(ToolArgumentsMalformed, events(broken, chunk(finish="tool_calls")))
-        assert "'search'" in text
-        assert len(text) < 500
 
     @pytest.mark.parametrize("endless", [events(chunk("x" * 900), chunk("x" * 900), Pause(9)), completion("x" * 1800)])
     async def test_is_not_read_beyond_its_size_limit(self, endless: Reply) -> None:

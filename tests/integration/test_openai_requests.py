@@ -36,8 +36,8 @@ class TestARequest:
         messages = (
             ChatMessage("system", "Be brief."),
             ChatMessage("user", "1+1?"),
-            ChatMessage("assistant", None, (ToolCall("c1", "add", {"a": 1}),)),
-            ChatMessage("tool", "2", tool_call_id="c1", name="add"),
+            ChatMessage("assistant", None, (ToolCall("c12345678", "add", {"a": 1}),)),
+            ChatMessage("tool", "2", tool_call_id="c12345678", name="add"),
         )
         request = ChatRequest(messages, (spec,), "large", 0.5, 99, thread)
         async with OpenAIServer() as server, client(server) as model:
@@ -62,10 +62,10 @@ class TestARequest:
                     "role": "assistant",
                     "content": "",
                     "tool_calls": [
-                        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+                        {"id": "c12345678", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
                     ],
                 },
-                {"role": "tool", "content": "2", "tool_call_id": "c1", "name": "add"},
+                {"role": "tool", "content": "2", "tool_call_id": "c12345678", "name": "add"},
             ],
         }
 
@@ -73,7 +73,7 @@ class TestARequest:
         async with OpenAIServer() as server, client(server, key=None) as model:
             await model.complete(ASK)
         sent = server.requests[0]
-        assert sent.body == {"model": "small", "stream": False, "messages": [{"role": "user", "content": "Hello?"}]}
+        assert sent.body == {"model": "small", "messages": [{"role": "user", "content": "Hello?"}]}
         assert "authorization" not in sent.headers
         assert "x-threadfold-thread" not in sent.headers
 

@@ -1,5 +1,6 @@
 """Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 
 from domain.budgets import used_in
 from domain.chain import NOTHING, Record, check_chain, seal
-from domain.checkpoints import Checkpoint, lean, text_of, whole
+from domain.chat import ChatRequest, ToolSpec
+from domain.checkpoints import Checkpoint, lean, whole
 from domain.codec import Metadata, decode, encode, to_json
 from domain.commands import (
     CancelTurn,
@@ -32,6 +34,7 @@ from domain.commands import (
     TellThreshold,
     UpdateValues,
 )
+from domain.context import chat_message
 from domain.decide import decide
 from domain.errors import Conflict, InvalidInput
 from domain.events import (
@@ -55,6 +58,8 @@ from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
 from domain.json import JsonObject
 from domain.state import INITIAL, Running, State, Unopened
 from domain.windows import WINDOWS, Window
+from infrastructure.models.wire import write_request
+from tests.support.strict_chat import violations
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -97,7 +102,17 @@ def reports(state: State) -> st.SearchStrategy[Command]:
     call = st.sampled_from(calls) if calls else versions
     outcome = st.sampled_from(["succeeded", "failed", "unknown"])
     fact_lists = st.lists(facts, max_size=4).map(tuple)
-    asking = st.just((MessageAppended("assistant", None, 1), ToolRequested("a", "clock", {})))
+    thought = {"reasoning": "It is about time to look at the clock, " * 3}
+    asking = st.sampled_from(
+        [
+            (MessageAppended("assistant", None, 1), ToolRequested("a", "clock", {})),
+            (
+                MessageAppended("assistant", " ", 1, extra=thought, origin="here"),
+                ToolRequested("a", "clock", {"first": 1}),
+                ToolRequested("a", "clock.now", {}, {"signature": "x"}),
+            ),
+        ]
+    )
     return st.one_of(
         st.builds(CompleteNode, turn, step, fact_lists | asking, st.sampled_from(["x", "y", "z", "END"]), small),
         st.builds(FailAttempt, turn, step, attempt, texts, small, st.none() | small, calls=calls_made),
@@ -144,10 +159,12 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
         assert isinstance(command, NOTES) or decide(command, state) == ()
         assert left_out(command, events) == []
         check_invariants(state)
+        check_prompt(state)
         check_windows(history, state, at + data.draw(pauses))
     assert folded(history) == state
     checkpoint = msgspec.json.decode(to_json(lean(state)), type=Checkpoint)
-    assert whole(checkpoint, {version: text_of(history[version - 1][0]) or "" for version in checkpoint.texts}) == state
+    told = {version: history[version - 1][0] for version in (*checkpoint.texts, *checkpoint.extras)}
+    assert whole(checkpoint, told) == state
     assert state.version == len(history)
     check_turns([event for event, _ in history])
 
@@ -182,6 +199,20 @@ def check_invariants(state: State) -> None:
     requested = [call for message in window for call in message.tool_calls]
     answered = [message for message in window if message.role == "tool"]
     assert len(requested) == len(answered) + len(state.turn.calls)
+
+
+def check_prompt(state: State) -> None:
+    """Strict endpoints accept a prompt of the whole window, with each result behind its own call."""
+    if isinstance(state, Unopened):
+        return
+    messages = tuple(map(chat_message, state.thread.window))
+    request = ChatRequest(messages, (ToolSpec("clock", "", {"type": "object"}),))
+    body = json.loads(write_request(request, "m", stream=True, limit_field="max_tokens", origin="here"))
+    assert violations(body, ["reasoning", "signature"]) == []
+    for place, message in enumerate(messages):
+        answered = [later for later in messages[place + 1 :][: len(message.tool_calls)] if later.role == "tool"]
+        places = [later.answers for later in answered]
+        assert len(set(places)) == len(places)
 
 
 def check_windows(history: list[tuple[Event, datetime]], state: State, now: datetime) -> None:

@@ -69,6 +69,17 @@ cashier = assistant("cashier", tools=[refund], slash_commands=True)
 """Needs a person for `/refund 5`."""
 
 
+@tool(idempotent=True)
+async def echo(text: str = "", *, after: float = 0.0) -> str:
+    """Say a text again, some seconds later."""
+    await asyncio.sleep(after)
+    return f"echo[{text}]"
+
+
+desk = assistant("desk", tools=[echo, refund])
+"""Has a tool that answers at once or later, and one that needs a person."""
+
+
 async def _note(turn: TurnContext) -> Sequence[NodeFact]:
     if "fail" in turn.user_input or ("stumble" in turn.user_input and turn.state.turn.attempt == 1):
         raise ValueError("I cannot write that down.")

@@ -68,6 +68,14 @@ async def raised_by(kind: type[ModelError], *script: Reply, shown: list[str] | N
     return str(caught.value)
 
 
+async def error_of(reply: Reply, **options: Any) -> ModelError:
+    """Return the error that a streamed request ends with."""
+    async with OpenAIServer(reply) as server, client(server, **options) as model:
+        with pytest.raises(ModelError) as caught:
+            await model.complete(ASK, lambda _: None)
+    return caught.value
+
+
 def call(name: str | None, arguments: Any, **rest: Any) -> dict[str, Any]:
     function = {**({} if name is None else {"name": name}), **({} if arguments is None else {"arguments": arguments})}
     return {**rest, "function": function}

@@ -97,7 +97,7 @@ def _of_order(messages: list[dict[str, Any]]) -> Iterator[str]:
 
 def _of_calls(messages: list[dict[str, Any]], *, declared: bool) -> Iterator[str]:
     """Say what is wrong with calls and their results: one for each, directly after them, in their order."""
-    ids: set[str] = set()
+    ids: set[Any] = set()
     open_calls: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
         role = message.get("role")

@@ -13,6 +13,7 @@ from domain.application.asking import Answered, Models
 from domain.breaker import Breaker
 from domain.chat import (
     AnswerCut,
+    AnswerTooLarge,
     ChatAnswer,
     ChatMessage,
     ChatRequest,
@@ -22,7 +23,6 @@ from domain.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
-    ToolArgumentsMalformed,
 )
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.events import ModelFailed
@@ -78,7 +78,7 @@ class Scene:
         self.failed: Callable[[ModelFailed], Any] = self.note
 
     @asynccontextmanager
-    async def attempt(self, name: str, spec: ModelSpec) -> AsyncIterator[ChatRequest]:
+    async def attempt(self, name: str, spec: ModelSpec, _: object) -> AsyncIterator[ChatRequest]:
         assert name in {spec.provider, spec.provider.removeprefix("p-")}
         if name in self.refuse:
             raise self.refuse[name]
@@ -136,7 +136,7 @@ class TestOneAfterTheOther:
         )
         assert scene.seen == ["reserve large", "release large", failure, "reserve small"]
 
-    @pytest.mark.parametrize("kind", [ModelUnreachable, ModelRefused, ModelRejectedRequest, ToolArgumentsMalformed])
+    @pytest.mark.parametrize("kind", [ModelUnreachable, ModelRefused, ModelRejectedRequest, AnswerTooLarge])
     async def test_whatever_it_was_that_went_wrong(self, kind: type[ModelError]) -> None:
         assert (await Scene(large=fails(kind("no")), small=answers()).ask()).name == "small"
 
@@ -176,7 +176,9 @@ class TestOneAfterTheOther:
         for limit in (None, 50, 500):
 
             @asynccontextmanager
-            async def attempt(_: str, __: ModelSpec, limit: int | None = limit) -> AsyncIterator[ChatRequest]:
+            async def attempt(
+                _: str, __: ModelSpec, ___: object, limit: int | None = limit
+            ) -> AsyncIterator[ChatRequest]:
                 yield ChatRequest(ASK.messages, max_tokens=limit)
 
             await models.ask(Choice(("m",)), attempt, told, within=5)
@@ -322,7 +324,7 @@ class TestRest:
 
         assert scene.lines["large"].asked[0].patience is None
 
-    @pytest.mark.parametrize("kind", [ModelRejectedRequest, ToolArgumentsMalformed])
+    @pytest.mark.parametrize("kind", [ModelRejectedRequest, AnswerTooLarge])
     async def test_a_bad_request_is_no_reason_to_rest(self, kind: type[ModelError]) -> None:
         scene = Scene(large=fails(kind("no")), small=answers())
         for _ in range(5):

@@ -20,6 +20,7 @@ chain = ["large", "small"]
 endpoint = "https://api.example.com/v1"
 api_key_env = "CLOUD_KEY"
 first_byte = 20
+omit = ["temperature"]
 [providers.local]
 endpoint = "http://127.0.0.1:11434/v1"
 [models.large]
@@ -66,7 +67,7 @@ class TestTheFile:
         cloud, local = found.providers["cloud"], found.providers["local"]
         assert cloud.key is not None
         assert cloud.key.get_secret_value() == "hunter2"
-        assert (cloud.limits.first_byte, cloud.limits.silence) == (20, 30)
+        assert (cloud.limits.first_byte, cloud.limits.silence, cloud.omit) == (20, 60, ("temperature",))
         assert (local.endpoint, local.key) == ("http://127.0.0.1:11434/v1", None)
         assert "hunter2" not in repr(found)
 
@@ -96,6 +97,7 @@ class TestTheFile:
             ('model = "llama"', "", "models.small: Object missing required field model"),
             ("context_window = 128000", "context_window = 0", "models.large.context_window: Expected int >= 1"),
             ("context_window = 128000", 'context_window = "128k"', "models.large.context_window: Expected int | null"),
+            ('["temperature"]', '["seed"]', "providers.cloud.omit: expected some of stream_options, max_tokens"),
             ("first_byte = 20", "first_byte = 0", "providers.cloud.first_byte: Expected float > 0"),
             ("first_byte = 20", "api_key = 'sk-1'", "providers.cloud: Object contains unknown field api_key"),
             ('"CLOUD_KEY"', '"OTHER"', "providers.cloud.api_key_env: OTHER is neither in the environment nor in .env"),

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import replace as replace_means
+from typing import Literal
 from uuid import uuid4
 
 import pytest
@@ -22,6 +23,7 @@ from domain.errors import InvalidInput, StoreUnavailable
 from domain.events import (
     NodeFact,
     NodeFailed,
+    ToolFailed,
     ToolOutcomeUnknown,
     ToolStarted,
     ToolSucceeded,
@@ -81,9 +83,11 @@ async def about_to_run_a_tool(played: Stage) -> Loaded:
     return run.loaded
 
 
-async def lost_in_a_tool(tools: Sequence[Tool]) -> Stage:
-    """A turn whose process died right after its tool was started."""
-    played = stage(assistant(tools=tools), calls(("act", {})), says("I see"))
+async def lost_in_a_tool(tools: Sequence[Tool], fault: str = "") -> Stage:
+    """A turn whose process died right after its tool was started. With a `fault`, it was not run."""
+    asked = calls(("act", {}))
+    asked = replace(asked, tool_calls=tuple(replace(call, fault=fault) for call in asked.tool_calls))
+    played = stage(assistant(tools=tools), asked, says("I see"))
     loaded = await about_to_run_a_tool(played)
     state = loaded.state
     assert isinstance(state, Running)
@@ -112,6 +116,23 @@ async def test_a_lost_turn_goes_on_and_runs_a_started_tool_again_only_if_that_is
     assert attempts == ([1, 2] if idempotent else [1])
     assert await played.happened(TurnCompleted)
     assert len(await played.happened(TurnResumed)) == 1
+
+
+@pytest.mark.parametrize("policy", ["ask_model", "ask_person"])
+async def test_a_call_that_cannot_be_run_leaves_no_doubt(policy: Literal["ask_model", "ask_person"]) -> None:
+    @tool(if_unknown=policy)
+    async def act() -> str:
+        """Act."""
+        raise AssertionError("this call cannot be run")
+
+    played = await lost_in_a_tool([act], "The arguments cannot be read.")
+    async with played.worker().working():
+        await played.settled()
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert failed.error.startswith("The arguments cannot be read.\nNothing was run.")
+    assert not await played.happened(ToolOutcomeUnknown)
+    assert await played.happened(TurnCompleted)
 
 
 async def test_a_call_whose_outcome_a_person_is_to_judge_waits_for_one() -> None:

@@ -12,10 +12,10 @@ from domain.application.execute import Request, execute
 from domain.application.journal import Journal
 from domain.application.recalling import Recall
 from domain.application.replay import Replay, ReplayedTurn
-from domain.chat import ChatAnswer, ModelError, Usage
+from domain.chat import ChatAnswer, ModelError, ToolCall, Usage
 from domain.codec import Metadata
 from domain.commands import DecideApproval
-from domain.events import ContextAssembled, HistoryCompacted, NodeFact
+from domain.events import ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
 from domain.graph import END, Graph, Node
 from domain.state import Running
 from domain.tools import tool
@@ -61,6 +61,22 @@ async def test_with_the_same_agent_every_turn_is_as_recorded_and_nothing_is_call
     assert [(turn.said, turn.parted) for turn in turns] == [("double four", None), ("thanks", None)]
     assert all(turn.prompts_then == turn.prompts_now for turn in turns)
     assert len(played.script.asked) == asked
+
+
+async def test_calls_that_could_not_be_run_are_replayed_as_such() -> None:
+    faulty = ToolCall("a", "double", {}, '{"number"', "The arguments cannot be read.")
+    wrong = ToolCall("b", "double", {})  # whose arguments, as recorded, are the same
+    asked = ChatAnswer(None, (faulty, wrong, ToolCall("c", "treble", {})), "tool_calls", "script", Usage(10, 2))
+    played = stage(assistant(tools=[double]), asked, says("sorry"))
+    await played.say("double it")
+    errors = [event.error for event in await played.happened(ToolFailed) if isinstance(event, ToolFailed)]
+    assert {error.partition(".")[0] for error in errors} == {
+        "The arguments cannot be read",
+        "double cannot be called like this: number: Field required",
+        "There is no tool 'treble'",
+    }
+    (turn,) = await replayed(played)
+    assert turn.parted is None
 
 
 async def test_another_prompt_shows_in_the_tokens() -> None:

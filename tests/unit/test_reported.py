@@ -63,6 +63,14 @@ def test_an_absurd_number_is_kept_as_one_that_can_be_read() -> None:
     assert believed(Usage(10**40, -(10**40)), 1000, 100, None).reported == (KEPT, -KEPT)
 
 
+def test_an_unusable_answer_that_is_said_to_be_longer_than_it_may_be_counts_as_long_as_that() -> None:
+    told = believed(Usage(1000, 501), 1000, 100, 500, usable=False)
+    assert told == Believed(Usage(1000, 500), estimated=True, reported=(1000, 501))
+    assert believed(Usage(10**9, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 100)
+    assert believed(Usage(1000, 501), 1000, 600, 500, usable=False).usage == Usage(1000, 600)
+    assert not believed(Usage(1000, 500), 1000, 100, 500, usable=False).estimated
+
+
 counts = st.integers(-(10**20), 10**20)
 
 

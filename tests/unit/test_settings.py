@@ -113,6 +113,9 @@ def test_an_absolute_folder_stays_and_a_relative_one_starts_at_the_checkout(
         ("LLM_ENDPOINT", "http://:80/v1", "http://127.0.0.1:8080/v1"),
         ("LLM_ENDPOINT", "http://127.0.0.1:99999/v1", "a port up to 65535"),
         ("AGENTS", "my_agents", "module:attribute"),
+        ("LLM_FIRST_BYTE_SECONDS", "0", "greater than 0"),
+        ("LLM_TOTAL_SECONDS", "9999", "less than or equal to 3600"),
+        ("LLM_OMIT", "seed", "expected some of stream_options, max_tokens"),
         ("KNOWLEDGE_DIR", "/nonexistent", "folder that exists"),
     ],
 )

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field
 
-from domain.errors import ToolError
+from domain.errors import InvalidInput, ToolError
 from domain.ids import ThreadId
 from domain.tools import DEFAULT_TIMEOUT, ToolContext, tool
 
@@ -166,3 +166,18 @@ def test_a_parameter_without_a_name_or_a_type_is_refused_when_the_tool_is_made()
     for function, parameter in ((many, r"\*words: str"), (untyped, "word")):
         with pytest.raises(TypeError, match=f"The tool {function.__name__} cannot take {parameter}"):
             tool(function)
+
+
+@pytest.mark.parametrize("name", ["browser.tabs.open", "größe", "two words", "", "x" * 65, "echo\n", "<lambda>"])
+def test_a_name_that_no_endpoint_takes_is_refused_when_the_tool_is_made(name: str) -> None:
+    async def anything() -> str:
+        return ""
+
+    anything.__name__ = name
+    with pytest.raises(InvalidInput, match=r"1 to 64 ASCII letters, digits, _ and - only. Give it one: @tool\(name="):
+        tool(anything)
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 64, "get_weather-2"])
+def test_any_other_name_is_taken(name: str) -> None:
+    assert tool(name=name)(whoami_function).name == name

@@ -1,0 +1,82 @@
+"""Which fields of a request a model's endpoint takes: as it is set, and as its refusals taught this process."""
+
+import logging
+from collections.abc import Sequence
+
+from domain.chat import ChatRequest
+from infrastructure.models.rejections import FIELDS
+
+_log = logging.getLogger(__name__)
+
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""The names of the limit on an answer's tokens: one is sent. OpenAI's newer models know only the second one."""
+
+
+class Dialects:
+    """The fields that are left out, for each model of an endpoint. `setting` is where a person can say so."""
+
+    def __init__(self, omitted: Sequence[str], endpoint: str, setting: str, *, prefers: str = LIMITS[0]) -> None:
+        """Start with the fields that the setting leaves out for every model."""
+        self._set = frozenset(omitted)
+        self._learned: dict[str, frozenset[str]] = {}
+        self._endpoint, self._setting = endpoint, setting
+        self._limits = sorted(LIMITS, key=lambda name: name != prefers)
+
+    def omitted(self, model: str) -> frozenset[str]:
+        """Return the fields that are left out of requests to a model."""
+        return self._set | self._learned.get(model, frozenset())
+
+    def sets(self, field: str) -> bool:
+        """Say whether it is the setting that leaves a field out."""
+        return field in self._set
+
+    def learn(self, model: str, fields: frozenset[str]) -> None:
+        """Remember that a model answered without these fields, after it had refused them. Log that once."""
+        new = fields - self.omitted(model)
+        if not new:
+            return
+        self._learned[model] = self._learned.get(model, frozenset()) | new
+        value = ",".join(field for field in FIELDS if field in self.omitted(model))
+        _log.warning(
+            "%s does not take %s with the model %s: it is asked without from now on%s. %s=%s saves the first refusal.",
+            self._endpoint,
+            ", ".join(field for field in FIELDS if field in new),
+            model,
+            _consequences(new, self.omitted(model)),
+            self._setting,
+            value,
+        )
+
+    def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
+        """Return the optional fields that a request is sent with, of `rejections.FIELDS`."""
+        wanted = {
+            "stream": stream,
+            "stream_options": stream and "stream" not in omitted,
+            "tools": bool(request.tools),
+            "temperature": request.temperature is not None,
+        }
+        limit = next((name for name in self._limits if name not in omitted), None)
+        chosen = [field for field, is_wanted in wanted.items() if is_wanted and field not in omitted]
+        return (*chosen, *([limit] if limit and request.max_tokens is not None else []))
+
+
+def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
+    """Return what a request asks for and is not sent: `tools`, `temperature`, `max_tokens`."""
+    wanted = {
+        "tools": bool(request.tools) and "tools" not in fields,
+        "temperature": request.temperature is not None and "temperature" not in fields,
+        "max_tokens": request.max_tokens is not None and not set(LIMITS) & set(fields),
+    }
+    return tuple(name for name, is_missed in wanted.items() if is_missed)
+
+
+def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
+    """Say what it means for the agent, where it means anything."""
+    told = []
+    if "tools" in new:
+        told.append("the agent cannot use its tools there, and the model is told so")
+    if "temperature" in new:
+        told.append("the agent's temperature has no effect there")
+    if new & set(LIMITS) and omitted >= set(LIMITS):
+        told.append("its answers may be longer than what a budget reserves for them")
+    return "".join(f"; {line}" for line in told)

@@ -1,0 +1,53 @@
+"""What a client of an endpoint is made with: its URL, its time limits, and where all this is set."""
+
+from collections.abc import Mapping
+
+import httpx
+from msgspec import Struct
+
+from domain.errors import InvalidInput
+
+PATH = "/chat/completions"
+
+PLACES: Mapping[str, str] = {
+    "endpoint": "LLM_ENDPOINT",
+    "api_key": "LLM_API_KEY",
+    "connect": "LLM_CONNECT_SECONDS",
+    "first_byte": "LLM_FIRST_BYTE_SECONDS",
+    "silence": "LLM_SILENCE_SECONDS",
+    "total": "LLM_TOTAL_SECONDS",
+    "omit": "LLM_OMIT",
+}
+"""Where what a client is made with is set, for errors to say."""
+
+
+class TimeLimits(Struct, frozen=True):
+    """How long to wait, in seconds.
+
+    `first_byte` runs from the request to the first token of a streamed answer: meanwhile a cold server loads its
+    model, or a model thinks unheard. It starts again whenever the server shows by other bytes that it is at work.
+    `silence` runs between the chunks after that. An answer that is not streamed is silent while the model works, so
+    that only `total` limits its beginning. `total` covers everything, with retries and the waits between them.
+    """
+
+    connect: float = 5.0
+    first_byte: float = 300.0
+    silence: float = 60.0
+    total: float = 600.0
+
+
+def completions_url(endpoint: str) -> httpx.URL:
+    """Return where requests go. Raises `InvalidInput` for an endpoint that is no URL."""
+    try:
+        url = httpx.URL(endpoint.strip())
+    except httpx.InvalidURL as error:
+        raise InvalidInput("endpoint", f"is not a URL: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise InvalidInput("endpoint", "must be a URL such as http://localhost:11434/v1")
+    path = url.path.rstrip("/")
+    return url.copy_with(path=path if path.endswith(PATH) else path + PATH)
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Name an endpoint by its host and path: what it says beyond the protocol is returned to it alone."""
+    return url.netloc.decode() + url.path.removesuffix(PATH)

@@ -1,0 +1,204 @@
+"""JSON as models write it: what has one possible meaning is read, for the rest an error says where it goes wrong.
+
+Beyond JSON, these are read, because no reader could take them for anything else:
+- a line break, tab or other control character within a string;
+- a comma before a closing bracket;
+- comments;
+- strings in single quotes, and Python's `True`, `False` and `None`;
+- a key that is repeated with an equal value.
+
+These are not, because a value would have to be made up: a text that ends too soon, NaN and infinities, words without
+quotes, escapes that languages read differently, and a key that is repeated with another value.
+"""
+
+import json
+import re
+from typing import Any, NoReturn
+
+MAX_DEPTH = 100
+"""Levels of nesting that are followed: more than the log takes."""
+
+_SPACE = re.compile(r"(?:[\s\ufeff]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_STRINGS = {
+    '"': re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL),
+    "'": re.compile(r"'([^'\\]*(?:\\.[^'\\]*)*)'", re.DOTALL),
+}
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPES = {'"': '"', "'": "'", "\\": "\\", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![\w.+-])")
+_WORD = re.compile(r"[+-]?[\w.$+-]+")
+_WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
+_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+
+_EXCERPT = 30
+"""Characters that an error quotes on either side of the place."""
+
+
+class NotJsonError(ValueError):
+    """A text that cannot be read. Its message says what is wrong, where, and quotes the place."""
+
+    def __init__(self, why: str, text: str, at: int) -> None:
+        """Name the place in the text, which counts characters from 0."""
+        line, column = text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
+        before = ("…" if at > _EXCERPT else "") + text[max(at - _EXCERPT, 0) : at]
+        after = text[at : at + _EXCERPT] + ("…" if len(text) > at + _EXCERPT else "")
+        quoted = " ".join(f"{before}⟨here⟩{after}".split())
+        super().__init__(f"{why}, at line {line}, column {column}: {quoted}")
+
+
+def read_json(text: str) -> tuple[Any, bool]:
+    """Read what is JSON but for control characters in its strings, and gives no key twice; say whether it has any.
+
+    Raises a `ValueError` or a `RecursionError`.
+    """
+    try:
+        return _STRICT.decode(text), True
+    except ValueError:
+        return _LOOSE.decode(text), False
+
+
+def read_values(text: str) -> list[Any]:
+    """Read the objects that a text holds one after another, mostly one, or another value. Raises `NotJsonError`."""
+    reader = _Reader(text)
+    values: list[Any] = []
+    while not reader.at_end():
+        values.append(reader.top(first=not values))
+    return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+_LOOSE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, strict=False)
+
+
+class _Reader:
+    """Reads a text from its start; `at` is where it is."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def at_end(self) -> bool:
+        """Pass over space and comments, and say whether nothing follows."""
+        found = _SPACE.match(self.text, self.at)
+        self.at = found.end() if found else self.at
+        return self.at >= len(self.text)
+
+    def top(self, *, first: bool) -> Any:
+        """Read a value that is not within another one. After the first, only objects may follow."""
+        start = self.text[self.at]
+        if not first and start != "{":
+            self._fail("expected nothing after the first value")
+        if not (start in "{[" or start in _STRINGS or start.isalnum() or start in "+-"):
+            self._fail("expected a JSON object")
+        return self.value(0)
+
+    def value(self, depth: int) -> Any:
+        """Read the value that begins here."""
+        first = self.text[self.at]
+        if first in "{[":
+            if depth == MAX_DEPTH:
+                self._fail(f"it is nested deeper than {MAX_DEPTH} levels")
+            return self._object(depth) if first == "{" else self._array(depth)
+        if first in _STRINGS:
+            return self._string(first)
+        number = _NUMBER.match(self.text, self.at)
+        return self._word(depth) if number is None else self._number(number)
+
+    def _object(self, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        self.at += 1
+        while self._goes_on("}", "object", first=not found):
+            start = self.at
+            quote = self.text[start]
+            if quote not in _STRINGS:
+                self._fail("expected a key in double quotes")
+            key = self._string(quote)
+            if self.at_end() or self.text[self.at] != ":":
+                self._fail("expected a colon")
+            self.at += 1
+            if self.at_end():
+                self._fail("it ends where a value is expected")
+            value = self.value(depth + 1)
+            if key in found and json.dumps(found[key]) != json.dumps(value):
+                self._fail(f"the key {key[:_EXCERPT]!r} is given twice, with different values", start)
+            found[key] = value
+        return found
+
+    def _array(self, depth: int) -> list[Any]:
+        found: list[Any] = []
+        self.at += 1
+        while self._goes_on("]", "array", first=not found):
+            found.append(self.value(depth + 1))
+        return found
+
+    def _goes_on(self, bracket: str, what: str, *, first: bool) -> bool:
+        """Pass over the comma before a further item, or over the closing bracket. Say whether an item follows."""
+        ended = self.at_end()
+        if not first and not ended:
+            if self.text[self.at] == ",":
+                self.at += 1
+                ended = self.at_end()
+            elif self.text[self.at] != bracket:
+                self._fail(f"expected a comma or {bracket}")
+        if ended:
+            self._fail(f"it ends before the {what} does")
+        if self.text[self.at] != bracket:
+            return True
+        self.at += 1
+        return False
+
+    def _string(self, quote: str) -> str:
+        start = self.at
+        found = _STRINGS[quote].match(self.text, start)
+        if found is None:
+            self._fail("it ends before this string does", start)
+
+        def escaped(escape: re.Match[str]) -> str:
+            letter = escape[1]
+            if len(letter) > 1:
+                return chr(int(letter[1:], 16))
+            if letter == "/" and quote == '"':
+                return letter
+            if letter not in _ESCAPES:
+                self._fail(f"unknown escape \\{letter}", start + 1 + escape.start())
+            return _ESCAPES[letter]
+
+        self.at = found.end()
+        return _ESCAPE.sub(escaped, found[1])
+
+    def _number(self, found: re.Match[str]) -> int | float:
+        try:
+            number = float(found[0]) if found[1] or found[2] else int(found[0])
+        except ValueError:  # more digits than Python reads
+            self._fail("the number is too long")
+        self.at = found.end()
+        return number
+
+    def _word(self, depth: int) -> bool | None:
+        found = _WORD.match(self.text, self.at)
+        word = found[0] if found else ""
+        if word in _WORDS:
+            self.at += len(word)
+            return _WORDS[word]
+        if _NOT_FINITE.fullmatch(word):
+            self._fail(f"{word} is not JSON, numbers must be finite")
+        if depth and word and (word[0].isdigit() or word[0] in "+-."):
+            self._fail("expected a number as JSON writes it")
+        raise self._error("expected a value; a text needs double quotes" if depth else "expected a JSON object")
+
+    def _fail(self, why: str, at: int | None = None) -> NoReturn:
+        raise self._error(why, at)
+
+    def _error(self, why: str, at: int | None = None) -> NotJsonError:
+        return NotJsonError(why, self.text, self.at if at is None else at)

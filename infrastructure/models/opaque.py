@@ -1,0 +1,144 @@
+"""What an endpoint says with a message or a call beyond OpenAI's protocol, kept so that it can be returned.
+
+Gemini wants the `extra_content` of its calls back, DeepSeek its `reasoning_content`, OpenRouter its
+`reasoning_details`: without them they refuse the next request, or lose their thread. Nothing here knows these names;
+whatever a message holds that the protocol does not is taken as it is, and put together where it is streamed.
+"""
+
+import json
+import logging
+from typing import Any
+
+from domain.errors import InvalidInput
+from domain.json import Json, JsonObject, check_json, storable_text
+from domain.sizes import MAX_OPAQUE, bytes_of
+
+_log = logging.getLogger(__name__)
+
+IN_MESSAGE = frozenset(
+    {"role", "content", "refusal", "tool_calls", "function_call", "name", "annotations", "audio", "index", "extra"}
+)
+"""Fields of OpenAI's message, which are read or are of no use in a request."""
+
+IN_CALL = frozenset({"id", "index", "type", "function", "custom", "extra"})
+
+LABELS = frozenset({"type", "id", "format", "index", "role", "object", "name", "model", "status"})
+"""Fields of streamed objects that every fragment repeats: they are not put together, the last one counts."""
+
+REPEATED = 16
+"""Characters from which on a fragment that equals all before it says the same once more."""
+
+ENDED = ("signature", "data")
+"""Fields that end an object which is streamed without a number: what follows is another one."""
+
+
+def set_apart(completion: Any) -> None:
+    """Move what is not OpenAI's, in the messages of a completion or a chunk, into a field `extra` beside the rest."""
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        for message in (choice.get("message"), choice.get("delta")) if isinstance(choice, dict) else ():
+            if not isinstance(message, dict):
+                continue
+            _set_apart(message, IN_MESSAGE)
+            calls = message.get("tool_calls")
+            for call in calls if isinstance(calls, list) else (calls,):
+                if isinstance(call, dict):
+                    _set_apart(call, IN_CALL)
+
+
+def _set_apart(part: dict[str, Any], known: frozenset[str]) -> None:
+    names = [name for name in part if name not in known]
+    part["extra"] = {name: part.pop(name) for name in names}
+
+
+class Opaque:
+    """The extra fields of one message or call, in the making."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._fields: JsonObject = {}
+        self._size = 0
+
+    def add(self, fields: JsonObject | None) -> None:
+        """Add what a fragment brings. What is too large already does not grow any more."""
+        given = {name: value for name, value in (fields or {}).items() if value is not None}
+        if not given or self._size > MAX_OPAQUE:
+            return
+        try:
+            self._size += bytes_of(json.dumps(given, ensure_ascii=False))
+            self._fields = _merged(self._fields, given) if self._fields else given
+        except RecursionError:
+            self._size = MAX_OPAQUE + 1  # nested far deeper than anything that can be stored
+
+    @property
+    def written(self) -> str:
+        """What has come by now, such as reasoning, for an estimate of its tokens."""
+        return json.dumps(self._fields, ensure_ascii=False) if self._fields else ""
+
+    def whole(self) -> JsonObject:
+        """Return the fields, without those that are empty or cannot be stored."""
+        if self._size > MAX_OPAQUE:
+            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", list(self._fields), MAX_OPAQUE)
+            return {}
+        kept = {}
+        for name, given in self._fields.items():
+            try:
+                value = _storable(given)
+                check_json({name: value}, "extra")
+            except (InvalidInput, RecursionError) as error:
+                _log.warning("Provider-specific data cannot be stored and is dropped: %s", error)
+                continue
+            if value not in ([], {}):
+                kept[name] = value
+        return kept
+
+
+def _merged(before: Json, new: Json, name: str = "") -> Json:
+    """Put a fragment behind what came before: texts grow, objects merge, of all else the last one counts."""
+    match before, new:
+        case _, None:
+            return before
+        case str(), str() if name not in LABELS:
+            return before if before == new and len(new) >= REPEATED else before + new
+        case dict(), dict():
+            return {**before, **{key: _merged(before.get(key), value, key) for key, value in new.items()}}
+        case list(), list():
+            entries = list(before)
+            for entry in new:
+                _continue(entries, entry, len(before))
+            return entries
+        case _:
+            return new
+
+
+def _continue(entries: list[Json], entry: Json, before: int) -> None:
+    """Put an entry of a list behind the one that it continues, of those that came `before`; or else at the end."""
+    place = next((n for n in range(before - 1, -1, -1) if _continues(entries[n], entry, last=n == before - 1)), None)
+    if place is None:
+        entries.append(entry)
+    else:
+        entries[place] = _merged(entries[place], entry)
+
+
+def _continues(before: Json, entry: Json, *, last: bool) -> bool:
+    """Say whether an entry of a list goes on with one before it: of its number, or else the last one of its type."""
+    if not (isinstance(before, dict) and isinstance(entry, dict)) or before.get("type") != entry.get("type"):
+        return False
+    if entry.get("index") is not None:
+        return bool(before.get("index") == entry["index"])
+    return last and "type" in entry and not any(before.get(field) for field in ENDED)
+
+
+def _storable(value: Json) -> Json:
+    """Write texts so that they can be stored, halves of a character that came apart together again."""
+    match value:
+        case str() if not value.isascii():
+            return storable_text(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        case str():
+            return storable_text(value)
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+        case _:
+            return value

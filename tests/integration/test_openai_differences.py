@@ -1,0 +1,204 @@
+"""Endpoints that do not take a field of the request: they are asked again without it, once, and never with it again."""
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolSpec
+from infrastructure.models.openai import OpenAIChatModel
+from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
+from tests.support.openai import client
+
+FULL = ChatRequest(
+    (ChatMessage("system", "Be brief."), ChatMessage("user", "Hello?")),
+    tools=(ToolSpec("look", "Look.", {"type": "object", "properties": {}}),),
+    temperature=0.2,
+    max_tokens=100,
+)
+FIELDS = ("stream_options", "max_tokens", "temperature", "stream", "tools")
+
+Shape = Callable[[str], Reply]
+
+
+def openai_shape(message: str) -> Reply:
+    return refusal(400, message)
+
+
+def detail_shape(message: str) -> Reply:
+    return Reply([json.dumps({"detail": message}).encode()], 422)
+
+
+def object_shape(message: str) -> Reply:
+    return Reply([json.dumps({"object": "error", "message": message, "code": 400}).encode()], 404)
+
+
+def list_shape(message: str) -> Reply:
+    return Reply([json.dumps([{"error": {"message": message}}]).encode()], 501)
+
+
+def text_shape(message: str) -> Reply:
+    return Reply([message.encode()], 400, {"content-type": "text/plain"})
+
+
+def failing_shape(message: str) -> Reply:
+    return Reply([json.dumps({"error": message}).encode()], 500)
+
+
+def streamed_shape(message: str) -> Reply:
+    return events({"error": {"message": message, "code": 400}})
+
+
+SHAPES: tuple[Shape, ...] = (
+    openai_shape,
+    detail_shape,
+    object_shape,
+    list_shape,
+    text_shape,
+    failing_shape,
+    streamed_shape,
+)
+
+
+def hello(request: Request) -> Reply:
+    return stream("Hel", "lo") if request.body.get("stream") else completion("Hello")
+
+
+def fussy(*fields: str, shape: Shape = openai_shape) -> Otherwise:
+    """Refuse the first of these fields that a request has."""
+
+    def answer(request: Request) -> Reply:
+        body = request.body
+        field = next((field for field in fields if field in body), None)
+        return shape(f"Unsupported parameter: '{field}' is not supported.") if field else hello(request)
+
+    return answer
+
+
+async def asked(model: OpenAIChatModel, request: ChatRequest = FULL) -> str:
+    return (await answered(model, request)).content or ""
+
+
+async def answered(model: OpenAIChatModel, request: ChatRequest = FULL) -> ChatAnswer:
+    shown: list[str] = []
+    answer = await model.complete(request, shown.append)
+    assert "".join(shown) == answer.content
+    return answer
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("field", FIELDS)
+async def test_a_field_that_is_refused_is_left_out_from_then_on(
+    field: str, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with OpenAIServer(otherwise=fussy(field, shape=shape)) as server, client(server) as model:
+        answers = [await asked(model) for _ in range(3)]
+        bodies = [request.body for request in server.requests]
+    assert answers == ["Hello"] * 3
+    assert [field in body for body in bodies] == [True, False, False, False]
+    kept = {name for name in FIELDS if name not in {field, "stream_options"}}
+    assert all(kept <= body.keys() for body in bodies)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"does not take {field} with the model small" in line
+    assert f"LLM_OMIT={field} saves the first refusal" in line
+
+
+async def test_the_limit_is_sent_under_its_other_name() -> None:
+    async with OpenAIServer(otherwise=fussy("max_tokens")) as server, client(server) as model:
+        await asked(model)
+    assert server.requests[1].body["max_completion_tokens"] == 100
+    async with (
+        OpenAIServer(otherwise=fussy("max_completion_tokens")) as server,
+        client(server, omit=("max_tokens",)) as model,
+    ):
+        await asked(model)
+    assert not {"max_tokens", "max_completion_tokens"} & server.requests[1].body.keys()
+
+
+async def test_several_fields_are_found_one_after_another(caplog: pytest.LogCaptureFixture) -> None:
+    every = (*FIELDS, "max_completion_tokens")
+    async with OpenAIServer(otherwise=fussy(*every)) as server, client(server) as model:
+        answers = [await asked(model) for _ in range(2)]
+    assert answers == ["Hello"] * 2
+    assert len(server.requests) == len(every) + 2
+    assert server.requests[-1].body.keys() == {"model", "messages"}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "LLM_OMIT=stream_options,max_tokens,max_completion_tokens,temperature,stream,tools" in line
+    assert "its answers may be longer than what a budget reserves" in line
+
+
+async def test_an_answer_names_what_was_asked_for_and_not_taken() -> None:
+    for fields, missing in (
+        ((), ()),
+        (("stream", "stream_options", "max_tokens"), ()),
+        (("max_tokens", "max_completion_tokens"), ("max_tokens",)),
+        (("temperature", "tools"), ("tools", "temperature")),
+    ):
+        async with OpenAIServer(otherwise=fussy(*fields)) as server, client(server) as model:
+            assert (await answered(model)).omitted == missing
+            assert (await answered(model, ChatRequest(FULL.messages))).omitted == ()
+
+
+async def test_what_is_known_beforehand_is_never_sent(caplog: pytest.LogCaptureFixture) -> None:
+    async with OpenAIServer(otherwise=fussy(*FIELDS)) as server, client(server, omit=FIELDS) as model:
+        await asked(model)
+    assert len(server.requests) == 1
+    assert caplog.records == []
+
+
+async def test_each_model_of_an_endpoint_learns_for_itself() -> None:
+    def answer(request: Request) -> Reply:
+        small = request.body["model"] == "small" and "temperature" in request.body
+        return openai_shape("temperature is not supported") if small else hello(request)
+
+    other = ChatRequest(FULL.messages, temperature=0.2, model="large")
+    async with OpenAIServer(otherwise=answer) as server, client(server) as model:
+        await asked(model)
+        await asked(model, other)
+    assert "temperature" in server.requests[-1].body
+
+
+async def test_a_refusal_that_goes_on_is_raised_and_nothing_is_learned(caplog: pytest.LogCaptureFixture) -> None:
+    always = openai_shape("temperature is not supported")
+    async with OpenAIServer(always, always, otherwise=hello) as server, client(server) as model:
+        with pytest.raises(ModelRejectedRequest, match="temperature is not supported"):
+            await model.complete(FULL)
+        await asked(model)
+    assert ["temperature" in request.body for request in server.requests] == [True, False, True]
+    assert caplog.records == []
+
+
+async def test_a_model_without_tools_is_told_that_it_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    async with OpenAIServer(otherwise=fussy("tools")) as server, client(server) as model:
+        await asked(model)
+    told = server.requests[1].body["messages"][0]
+    assert told["role"] == "system"
+    assert told["content"].startswith("Be brief.\n\nTools cannot be used now.")
+    assert "the agent cannot use its tools there" in caplog.text
+
+
+async def test_a_model_without_tools_leaves_them_to_another_one() -> None:
+    patient = ChatRequest(FULL.messages, FULL.tools, patience=1.0)  # so that another model can be asked
+    async with OpenAIServer(otherwise=fussy("tools")) as server, client(server) as model:
+        with pytest.raises(ModelRejectedRequest, match=r"takes no tools, and another model may\. LLM_OMIT=tools"):
+            await model.complete(patient)
+        await asked(model)  # nobody else
+        with pytest.raises(ModelRejectedRequest):
+            await model.complete(patient)
+    assert len(server.requests) == 3, "once it is known, it is not asked"
+    async with OpenAIServer(otherwise=fussy("tools")) as server, client(server, omit=("tools",)) as model:
+        assert await asked(model, patient) == "Hello"
+
+
+async def test_an_answer_that_was_not_to_be_streamed_is_shown_all_the_same() -> None:
+    async with OpenAIServer(otherwise=fussy("stream")) as server, client(server) as model:
+        assert await asked(model) == "Hello"
+    assert "stream_options" not in server.requests[1].body
+
+
+async def test_a_refusal_about_something_else_is_not_repeated() -> None:
+    async with OpenAIServer(otherwise=refusal(400, "max_tokens is too large")) as server, client(server) as model:
+        with pytest.raises(ModelRejectedRequest):
+            await model.complete(FULL)
+    assert len(server.requests) == 1

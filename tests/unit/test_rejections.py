@@ -1,0 +1,150 @@
+"""Refusals of real endpoints, in their own words: which field of the request they are about, if any."""
+
+import json
+from typing import Any
+
+import pytest
+
+from infrastructure.models.rejections import FIELDS, rejected_field
+
+OLD = ("stream_options", "max_tokens", "temperature", "stream", "tools")
+NEW = ("stream_options", "max_completion_tokens", "temperature", "stream", "tools")
+
+
+def said(message: str, **more: Any) -> str:
+    return json.dumps({"error": {"message": message, "type": "invalid_request_error", **more}})
+
+
+ABOUT_A_FIELD = {
+    "OpenAI, the old limit": (
+        said(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
+            param="max_tokens",
+            code="unsupported_parameter",
+        ),
+        "max_tokens",
+    ),
+    "OpenAI, temperature": (
+        said(
+            "Unsupported value: 'temperature' does not support 0.2 with this model. "
+            "Only the default (1) value is supported.",
+            param="temperature",
+            code="unsupported_value",
+        ),
+        "temperature",
+    ),
+    "OpenAI, an organization": (
+        said("Your organization must be verified to stream this model.", param="stream", code="unsupported_value"),
+        "stream",
+    ),
+    "Azure": (said("Unrecognized request argument supplied: stream_options"), "stream_options"),
+    "Mistral": (
+        json.dumps(
+            {
+                "object": "error",
+                "message": {
+                    "detail": [
+                        {
+                            "type": "extra_forbidden",
+                            "loc": ["body", "stream_options"],
+                            "msg": "Extra inputs are not permitted",
+                            "input": {"include_usage": True},
+                        }
+                    ]
+                },
+            }
+        ),
+        "stream_options",
+    ),
+    "FastAPI": (
+        json.dumps({"detail": [{"loc": ["body", "temperature"], "msg": "extra fields not permitted"}]}),
+        "temperature",
+    ),
+    "FastAPI, as text": (json.dumps({"detail": "Streaming is not supported"}), "stream"),
+    "pydantic, as text": (
+        said("1 validation error for Request\ntemperature\n  Extra inputs are not permitted [type=extra_forbidden]"),
+        "temperature",
+    ),
+    "Ollama": (said("registry.ollama.ai/library/gemma3:4b does not support tools"), "tools"),
+    "OpenRouter": (said("No endpoints found that support tool use. To learn more, visit: https://x.y/z"), "tools"),
+    "Groq": (said("`tools` is not supported with this model"), "tools"),
+    "vLLM": (said('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'), "tools"),
+    "llama.cpp": (said("tools param requires --jinja flag"), "tools"),
+    "Gemini, a model": (said("Function calling is not enabled for models/gemma-3-1b-it"), "tools"),
+    "Gemini, a list": (
+        json.dumps(
+            [{"error": {"code": 400, "message": 'Invalid JSON payload. Unknown name "stream_options": no field.'}}]
+        ),
+        "stream_options",
+    ),
+    "Bedrock, the lesser loss": (said("This model doesn't support tool use in streaming mode."), "stream"),
+    "Go": ('json: unknown field "stream_options"', "stream_options"),
+    "Rust": (
+        said("unknown field `stream_options`, expected one of `model`, `messages`, `stream`, `tools`"),
+        "stream_options",
+    ),
+    "JSON schema": (said("Additional properties are not allowed ('stream_options' was unexpected)"), "stream_options"),
+    "AJV": (
+        json.dumps(
+            [{"message": "must NOT have additional properties", "params": {"additionalProperty": "temperature"}}]
+        ),
+        "temperature",
+    ),
+    "Django": (json.dumps({"errors": {"stream_options": ["Unknown field."]}}), "stream_options"),
+    "Python": (said("create() got an unexpected keyword argument 'stream_options'"), "stream_options"),
+    "Kimi": (said("invalid temperature: only 1 is allowed for this model"), "temperature"),
+    "Anthropic": (said("`temperature` is deprecated for this model."), "temperature"),
+    "an error within an error": (said('{"detail": "temperature is not supported"}'), "temperature"),
+    "plain text": ("Extra inputs are not permitted: tools", "tools"),
+    "a suggestion": (said("property 'temperature' is unsupported, did you mean 'stream'?"), "temperature"),
+    "not implemented": (json.dumps({"error": "stream not implemented"}), "stream"),
+}
+
+ABOUT_SOMETHING_ELSE = {
+    "a value of the limit": said("max_tokens is too large: 5000. This model supports at most 4096 completion tokens"),
+    "a value of the limit, not supported": said("This model does not support more than 4096 max_tokens"),
+    "the window": said("This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."),
+    "a value of temperature": said("temperature must be between 0 and 1"),
+    "a tool's name": said("Invalid 'tools[0].function.name': not allowed", param="tools[0].function.name"),
+    "a tool's part": said("Unknown parameter: 'tools[0].function.strict'.", param="tools[0].function.strict"),
+    "a tool's part, by its place": json.dumps(
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "tools", 0, "function", "strict"], "msg": "Extra inputs"}
+            ]
+        }
+    ),
+    "a message, with an echo": json.dumps(
+        {
+            "detail": [
+                {"type": "missing", "loc": ["body", "messages", 0], "msg": "not allowed", "input": {"temperature": 1}}
+            ]
+        }
+    ),
+    "a message's calls": said("messages.1.tool_calls: Extra inputs are not permitted"),
+    "a role": said("role 'tool' is not supported"),
+    "a field that was not sent": said("Unknown parameter: 'seed'"),
+    "another field, with a list": said(
+        "unknown field `seed`, expected one of `model`, `stream`, `temperature`, `tools`"
+    ),
+    "images": said("This model does not support image input"),
+    "the model": said("The model `gpt-9` does not exist", code="model_not_found"),
+    "a page": "<html>404 not found</html>",
+    "nothing": "",
+    "something upstream": said("upstream error: service not available"),
+    "the end of a stream": said("unexpected end of stream"),
+    "nesting": "[" * 50_000,
+}
+
+
+@pytest.mark.parametrize(("body", "field"), ABOUT_A_FIELD.values(), ids=ABOUT_A_FIELD)
+def test_a_refusal_that_is_about_a_field_names_it(body: str, field: str) -> None:
+    assert rejected_field(body, OLD) == field
+    assert rejected_field(body, [other for other in FIELDS if other not in {field, "tools"}]) is None
+
+
+@pytest.mark.parametrize("body", ABOUT_SOMETHING_ELSE.values(), ids=ABOUT_SOMETHING_ELSE)
+def test_a_refusal_that_is_about_something_else_names_none(body: str) -> None:
+    assert rejected_field(body, OLD) is None
+    assert rejected_field(body, NEW) is None
