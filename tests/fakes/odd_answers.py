@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.json import storable_text
 from tests.fakes.strict_model import Answer, Played, function
 
 
@@ -54,8 +55,8 @@ def _call(name: str, *calls: Any, finish: Any = "tool_calls", **expected: Any) -
 
 def _named(name: str, given: str) -> Odd:
     """Ask for a tool of an odd name: it does not exist, the model hears so, and the transcript shows the name."""
-    shown = json.dumps(given.replace("\0", "").encode("utf-8", "replace").decode())[1:-1].split("\\ud")[0]
-    return _call(f"name {name}", function(given), told=[ERROR], shows=[shown[:200]])
+    shown = json.dumps(storable_text(given)[:200], ensure_ascii=False)[1:-1]
+    return _call(f"name {name}", function(given), told=[ERROR], shows=[shown])
 
 
 def _argued(name: str, arguments: Any, told: str = ERROR, tool: str = "echo") -> Odd:
@@ -147,7 +148,8 @@ ARGUMENTS = (
     _argued("with a byte order mark", f"\ufeff{A}", ANY),
     _argued("with words after", f"{A} I hope this helps!", ANY),
     _argued("twice encoded", json.dumps(A), ANY),
-    _argued("of two objects", "{}" + A),
+    _argued("of nothing, then an object", "{}" + A, ANY),
+    _argued("of two objects", A + '{"text": "b"}'),
     _argued("cut off", '{"text": "abc'),
     _argued("cut off after the key", '{"text":'),
     _argued("of an opening brace", "{"),
