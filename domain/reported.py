@@ -36,17 +36,17 @@ def believed(
 ) -> Believed:
     """Believe what an endpoint reports, unless it cannot be: budgets rest on it.
 
-    Of an answer that is not `usable` we may have seen little. So where it is said to be longer than it may be, it
-    counts as long as that: else an endpoint that ignores the limit could be asked again and again.
+    Of an answer that is not `usable` we may have seen little, and an endpoint that ignores the limit on its length
+    bills what it reports: that counts. A report that cannot be counts as the longest answer that was allowed.
     """
     ours = Usage(counted_prompt, counted_answer)
     if usage is None:
         return Believed(ours, estimated=True, reported=None)
-    if not usable and max_tokens is not None and usage.completion_tokens > max_tokens:
+    if not usable and max_tokens is not None and usage.completion_tokens > LONGEST:
         most = Usage(usage.prompt_tokens, max(max_tokens, counted_answer))
         counted = believed(most, counted_prompt, counted_answer, most.completion_tokens).usage
         return Believed(counted, estimated=True, reported=_kept_of(usage))
-    longest = LONGEST if max_tokens is None else min(max_tokens, LONGEST)
+    longest = min(max_tokens, LONGEST) if usable and max_tokens is not None else LONGEST
     least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
     least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
     if (

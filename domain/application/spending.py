@@ -100,6 +100,8 @@ class Spending:
     agent: str
     _held: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     """What calls take that the thread's state does not have yet."""
+    _over: dict[UUID, tuple[int, int]] = field(default_factory=dict)
+    """What calls have taken beyond their reservations, which the ledger does not know before they are settled."""
     _open: set[UUID] = field(default_factory=set)
     """Reservations in the ledger that are neither settled nor given back."""
 
@@ -148,7 +150,7 @@ class Spending:
         while True:
             now, prices = self.account.clock.now(), self.account.prices
             limits = (*_own(state()), *await self._for_turns([call.model]))
-            answer, short = shortage(state(), limits, now, call, prices, self._sum())
+            answer, short = shortage(state(), limits, now, call, prices, _amounts(self._held.values()))
             if short is None:
                 call = Call(call.model, call.prompt_tokens, answer)
                 self._held[id_] = most_of(call, prices)  # before anybody else of this turn can ask
@@ -169,12 +171,17 @@ class Spending:
     def took(self, held: Held, called: ModelCalled) -> None:
         """Hold for a call what it has taken, until it is recorded."""
         cost = self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens)
-        self._held[held.id] = called.prompt_tokens + called.completion_tokens, cost
+        taken = called.prompt_tokens + called.completion_tokens, cost
+        if held.shared and held.id in self._held:
+            tokens, money = self._held[held.id]
+            self._over[held.id] = max(taken[0] - tokens, 0), max(taken[1] - money, 0)
+        self._held[held.id] = taken
 
     def recorded(self, held: Iterable[Held]) -> None:
         """Hold nothing any more for calls that are recorded: the thread's state has them."""
         for one in held:
             self._held.pop(one.id, None)
+            self._over.pop(one.id, None)
 
     async def settle(self, events: Sequence[Recorded]) -> Sequence[BudgetThresholdReached]:
         """Settle what stored calls have taken, and return which thresholds were reached by that."""
@@ -210,8 +217,8 @@ class Spending:
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + PATIENCE, PAUSE
         while True:
-            now, prices = self.account.clock.now(), self.account.prices
-            most, counted_at = Amount(*most_of(call, prices)), await self.account.accounts.known.now()
+            now, prices, over = self.account.clock.now(), self.account.prices, Amount(*_amounts(self._over.values()))
+            most, counted_at = plus(Amount(*most_of(call, prices)), over), await self.account.accounts.known.now()
             reservation = Reservation(
                 id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence, counted_at
             )
@@ -219,7 +226,7 @@ class Spending:
             if isinstance(answer, Granted):
                 return call
             limit, spent = answer.standing.limit, answer.standing.spent
-            taken = plus(spent, answer.standing.reserved)
+            taken = plus(plus(spent, answer.standing.reserved), over)
             left = affordable(limit, taken.tokens, taken.cost, call, prices)
             if LEAST_ANSWER <= left < call.most:
                 call = Call(call.model, call.prompt_tokens, left)
@@ -231,8 +238,9 @@ class Spending:
                 only = "".join(f" with {name}" for name in (scope.agent, scope.model) if name)
                 raise _exhausted(f"The tenant{only}", call, Shortage(limit, spent.tokens, spent.cost))
 
-    def _sum(self) -> tuple[int, int]:
-        return sum(tokens for tokens, _ in self._held.values()), sum(cost for _, cost in self._held.values())
+
+def _amounts(amounts: Collection[tuple[int, int]]) -> tuple[int, int]:
+    return sum(tokens for tokens, _ in amounts), sum(cost for _, cost in amounts)
 
 
 def _own(state: Running) -> Sequence[tuple[Limit, str]]:

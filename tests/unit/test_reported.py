@@ -63,12 +63,16 @@ def test_an_absurd_number_is_kept_as_one_that_can_be_read() -> None:
     assert believed(Usage(10**40, -(10**40)), 1000, 100, None).reported == (KEPT, -KEPT)
 
 
-def test_an_unusable_answer_that_is_said_to_be_longer_than_it_may_be_counts_as_long_as_that() -> None:
-    told = believed(Usage(1000, 501), 1000, 100, 500, usable=False)
-    assert told == Believed(Usage(1000, 500), estimated=True, reported=(1000, 501))
+def test_an_unusable_answer_counts_as_long_as_it_is_said_to_be_though_it_may_not_be_as_long() -> None:
+    assert believed(Usage(1000, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 501)
     assert believed(Usage(10**9, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 100)
-    assert believed(Usage(1000, 501), 1000, 600, 500, usable=False).usage == Usage(1000, 600)
     assert not believed(Usage(1000, 500), 1000, 100, 500, usable=False).estimated
+
+
+def test_an_unusable_answer_of_an_absurd_length_counts_as_the_longest_that_was_allowed() -> None:
+    told = believed(Usage(1000, LONGEST + 1), 1000, 100, 500, usable=False)
+    assert told == Believed(Usage(1000, 500), estimated=True, reported=(1000, LONGEST + 1))
+    assert believed(Usage(1000, LONGEST + 1), 1000, 600, 500, usable=False).usage == Usage(1000, 600)
 
 
 counts = st.integers(-(10**20), 10**20)
