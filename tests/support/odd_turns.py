@@ -56,7 +56,7 @@ class Record(Struct, frozen=True):
 async def play(api: Api, model: StrictModel, odd_answer: Odd, played: Sequence[Played] | None = None) -> Record:
     """Play an odd answer and three turns more; `played` is the answer in another form."""
     thread = await api.opened(thread_id=str(uuid4()), graph="odd")
-    model.demand(thread, odd_answer.own_fields, _wants_back(odd_answer.own_fields))
+    model.demand(thread, [*odd_answer.own_fields, *odd_answer.takes], _wants_back(odd_answer.own_fields))
     model.script(thread, *(played or odd_answer.played), repeat=odd_answer.repeat)
     turns = [await _turn(api, thread, "go")]
     asked = len(model.requests[thread])
