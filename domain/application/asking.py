@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
@@ -22,6 +22,7 @@ from domain.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
+    ToolsNotTaken,
 )
 from domain.errors import PromptTooLarge
 from domain.events import ModelFailed
@@ -118,22 +119,35 @@ class Models:
 
         `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
         not come. Raises the error of the last that was asked, and whatever the caller's own functions raise.
+
+        A model that takes no tools answers without them only once all others have been asked.
         """
         left = within if callable(within) else _left_of(within)
         passed: list[str] = []
         last: ModelError | PromptTooLarge | None = None
-        for name, others in self._in_turn(choice.chain, passed):
+        toolless: list[str] = []
+        for name, others in self._in_turn(choice.chain, passed, toolless):
             if last is not None and left() <= 0:
                 break
             spec, because = self.policy.models[name], ", ".join(passed) or choice.because
-            asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None)
+            needs_tools = len(choice.chain) > 1 and name not in toolless
+            asked = _Asked(
+                self.providers[spec.provider],
+                spec,
+                on_delta,
+                self.patience if others else None,
+                needs_tools=needs_tools,
+            )
             try:
                 async with attempt(name, spec) as request:
-                    answer = await asked.answer(request, _share(max(0.0, left()), others))
+                    later = others or int(needs_tools and bool(toolless))
+                    answer = await asked.answer(request, _share(max(0.0, left()), later))
             except (ModelError, PromptTooLarge) as error:
                 failure = asked.failure(error, because)
                 last = error if isinstance(error, ModelError) else last or error
                 why = self._learn(name, error)
+                if isinstance(error, ToolsNotTaken):
+                    toolless.append(name)
             else:
                 self._breakers[name].succeeded()
                 return Answered(answer, name, spec, because, asked.duration_ms)
@@ -145,8 +159,11 @@ class Models:
             raise ModelUnreachable("There is no model to ask.")
         raise last
 
-    def _in_turn(self, chain: tuple[str, ...], passed: list[str]) -> Iterator[tuple[str, int]]:
-        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do."""
+    def _in_turn(self, chain: tuple[str, ...], passed: list[str], toolless: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do.
+
+        At last, the first one that took no tools is asked again: better an answer without them than none.
+        """
         nobody = True
         for position, name in enumerate(chain, 1):
             if self._breakers[name].admits(self.clock()):
@@ -158,11 +175,16 @@ class Models:
             passed.clear()
             for position, name in enumerate(chain, 1):
                 yield name, len(chain) - position
+        if toolless:
+            yield toolless[0], 0
 
     def _learn(self, name: str, error: ModelError | PromptTooLarge) -> str:
         """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
         if isinstance(error, PromptTooLarge):
             return "takes no prompt of that length"
+        if isinstance(error, ToolsNotTaken):
+            self._breakers[name].succeeded()
+            return "takes no tools"
         if isinstance(error, ModelRejectedRequest | AnswerTooLarge):
             self._breakers[name].succeeded()
         else:
@@ -178,6 +200,7 @@ class _Asked:
     spec: ModelSpec
     on_delta: OnDelta | None
     patience: float | None
+    needs_tools: bool = False
     heard: bool = field(init=False, default=False)
     duration_ms: int = field(init=False, default=0)
 
@@ -186,7 +209,9 @@ class _Asked:
         spec, now = self.spec, asyncio.get_running_loop().time
         started = now()
         longest = min((most for most in (request.max_tokens, spec.max_answer) if most is not None), default=None)
-        whole = replace(request, model=spec.model, max_tokens=longest, patience=self.patience)
+        whole = replace(
+            request, model=spec.model, max_tokens=longest, patience=self.patience, needs_tools=self.needs_tools
+        )
         try:
             async with asyncio.timeout(limit) as deadline:
                 return await self.model.complete(whole, self._hear)
