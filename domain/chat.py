@@ -80,7 +80,8 @@ class ChatRequest(Struct, frozen=True):
     """One call of a model. `thread_id` goes along as a header, for gateways that attribute or cache by it.
 
     `patience` is how many seconds an endpoint that refuses may ask to wait before it is asked again. None: as many as
-    the client allows, since nobody else can be asked.
+    the client allows, since nobody else can be asked. `needs_tools`: a model that takes no tools is not to answer
+    without them, but to raise `ToolsNotTaken`, since another model may take them.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -90,6 +91,7 @@ class ChatRequest(Struct, frozen=True):
     max_tokens: int | None = None
     thread_id: ThreadId | None = None
     patience: float | None = None
+    needs_tools: bool = False
 
 
 class Usage(Struct, frozen=True):
@@ -148,6 +150,7 @@ class ModelError(ThreadfoldError):
     ├── ModelRefused            401 and 403: the key is not accepted
     ├── ModelUnknown            404: no such model or path
     ├── ModelRejectedRequest    any other 4xx
+    │   └── ToolsNotTaken       the model takes no tools, and the request needs them
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer passed the size limit
     ├── AnswerMalformed         not JSON, not a chat completion                  transient
@@ -219,6 +222,10 @@ class ModelUnknown(ModelError):
 
 class ModelRejectedRequest(ModelError):
     """The model's endpoint rejected the request."""
+
+
+class ToolsNotTaken(ModelRejectedRequest):
+    """The model takes no tools."""
 
 
 class AnswerCut(ModelError):

@@ -25,6 +25,7 @@ from domain.chat import (
     ModelUnreachable,
     NoAnswer,
     OnDelta,
+    ToolsNotTaken,
     cost_of,
 )
 from domain.errors import PromptTooLarge
@@ -122,23 +123,29 @@ class Models:
         A function says how many seconds are left by now: it may leave out time in which nothing could be asked.
 
         `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
-        not come. A model that stops without an answer is asked again, with a hint: one of them, once. Raises the error
-        of the last that was asked, or that one did not answer though it was asked so, and whatever the caller's own
-        functions raise.
+        not come. A model that stops without an answer is asked again, with a hint: one of them, once. A model that
+        takes no tools answers without them only once all others have been asked. Raises the error of the last that was
+        asked, or that one did not answer though it was asked so, and whatever the caller's own functions raise.
         """
         left = within if callable(within) else _left_of(within)
         passed: list[str] = []
         errors: list[ModelError | PromptTooLarge] = []
+        toolless: list[str] = []
         corrected = False
 
         async def once(name: str, others: int, after: AnswerEmpty | None = None) -> Answered | None:
             spec, because = self.policy.models[name], ", ".join(passed) or choice.because
-            asked = _Asked(self.providers[spec.provider], spec, on_delta, self.patience if others else None, after)
+            needs_tools = len(choice.chain) > 1 and name not in toolless
+            patience = self.patience if others else None
+            asked = _Asked(self.providers[spec.provider], spec, on_delta, patience, after, needs_tools)
+            later = others or int(needs_tools and bool(toolless))
             try:
                 async with attempt(name, spec, after) as request:
-                    answer = await asked.answer(request, _share(max(0.0, left()), others))
+                    answer = await asked.answer(request, _share(max(0.0, left()), later))
             except (ModelError, PromptTooLarge) as error:
                 errors.append(error)
+                if isinstance(error, ToolsNotTaken):
+                    toolless.append(name)
             else:
                 self._breakers[name].succeeded()
                 return Answered(answer, name, spec, because, asked.duration_ms)
@@ -147,7 +154,7 @@ class Models:
             await failed(asked.failure(errors[-1], because))
             return None
 
-        for name, others in self._in_turn(choice.chain, passed):
+        for name, others in self._in_turn(choice.chain, passed, toolless):
             if errors and left() <= 0:
                 break
             answered = await once(name, others)
@@ -159,8 +166,11 @@ class Models:
             passed.append(f"{name} of {self.policy.models[name].provider} {self._learn(name, errors[-1])}")
         raise _most_telling(errors)
 
-    def _in_turn(self, chain: tuple[str, ...], passed: list[str]) -> Iterator[tuple[str, int]]:
-        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do."""
+    def _in_turn(self, chain: tuple[str, ...], passed: list[str], toolless: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do.
+
+        At last, the first one that took no tools is asked again: better an answer without them than none.
+        """
         nobody = True
         for position, name in enumerate(chain, 1):
             if self._breakers[name].admits(self.clock()):
@@ -172,11 +182,16 @@ class Models:
             passed.clear()
             for position, name in enumerate(chain, 1):
                 yield name, len(chain) - position
+        if toolless:
+            yield toolless[0], 0
 
     def _learn(self, name: str, error: ModelError | PromptTooLarge) -> str:
         """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
         if isinstance(error, PromptTooLarge):
             return "takes no prompt of that length"
+        if isinstance(error, ToolsNotTaken):
+            self._breakers[name].succeeded()
+            return "takes no tools"
         if isinstance(error, ModelRejectedRequest | AnswerTooLarge | NoAnswer):
             self._breakers[name].succeeded()
         else:
@@ -193,6 +208,7 @@ class _Asked:
     on_delta: OnDelta | None
     patience: float | None
     after: AnswerEmpty | None
+    needs_tools: bool
     heard: bool = field(init=False, default=False)
     duration_ms: int = field(init=False, default=0)
 
@@ -201,7 +217,9 @@ class _Asked:
         spec, now = self.spec, asyncio.get_running_loop().time
         started = now()
         longest = min((most for most in (request.max_tokens, spec.max_answer) if most is not None), default=None)
-        whole = replace(request, model=spec.model, max_tokens=longest, patience=self.patience)
+        whole = replace(
+            request, model=spec.model, max_tokens=longest, patience=self.patience, needs_tools=self.needs_tools
+        )
         try:
             async with asyncio.timeout(limit) as deadline:
                 answer = await self.model.complete(whole, self._hear)

@@ -18,9 +18,9 @@ from domain.chat import (
     ChatRequest,
     Cost,
     ModelError,
-    ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
+    ToolsNotTaken,
     note_cost,
 )
 from domain.error_text import shortened
@@ -137,10 +137,10 @@ class OpenAIChatModel:
         why: ModelError | None = None
         while True:
             omitted = self._dialects.omitted(call.model) | call.refused
-            if "tools" in omitted and call.another_may_use_tools and not self._dialects.sets("tools"):
+            if "tools" in omitted and call.needs_tools and not self._dialects.sets("tools"):
                 instead = f"{self._places['omit']}=tools asks it without."
-                said = f"{call.model} takes no tools, and another model may. {instead} {why or ''}"
-                raise ModelRejectedRequest(said.strip()) from why
+                said = f"{call.model} takes no tools. {instead} {why or ''}"
+                raise ToolsNotTaken(said.strip()) from why
             call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream), omitted)
             try:
                 answer = await self._attempt(call, gives_up_at)
@@ -321,9 +321,9 @@ class _Call:
         return "stream" in self.fields
 
     @property
-    def another_may_use_tools(self) -> bool:
-        """Whether the request offers tools, and another model can be asked if this one takes none."""
-        return bool(self.request.tools) and self.request.patience is not None
+    def needs_tools(self) -> bool:
+        """Whether the request offers tools, and is not to be answered without them."""
+        return bool(self.request.tools) and self.request.needs_tools
 
     def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
         """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""

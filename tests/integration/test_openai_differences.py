@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolSpec
+from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
 from tests.support.openai import client
@@ -179,16 +179,16 @@ async def test_a_model_without_tools_is_told_that_it_has_none(caplog: pytest.Log
 
 
 async def test_a_model_without_tools_leaves_them_to_another_one() -> None:
-    patient = ChatRequest(FULL.messages, FULL.tools, patience=1.0)  # so that another model can be asked
+    needing = ChatRequest(FULL.messages, FULL.tools, needs_tools=True)
     async with OpenAIServer(otherwise=fussy("tools")) as server, client(server) as model:
-        with pytest.raises(ModelRejectedRequest, match=r"takes no tools, and another model may\. LLM_OMIT=tools"):
-            await model.complete(patient)
-        await asked(model)  # nobody else
-        with pytest.raises(ModelRejectedRequest):
-            await model.complete(patient)
+        with pytest.raises(ToolsNotTaken, match=r"small takes no tools\. LLM_OMIT=tools asks it without"):
+            await model.complete(needing)
+        await asked(model)
+        with pytest.raises(ToolsNotTaken):
+            await model.complete(needing)
     assert len(server.requests) == 3, "once it is known, it is not asked"
     async with OpenAIServer(otherwise=fussy("tools")) as server, client(server, omit=("tools",)) as model:
-        assert await asked(model, patient) == "Hello"
+        assert await asked(model, needing) == "Hello"
 
 
 async def test_an_answer_that_was_not_to_be_streamed_is_shown_all_the_same() -> None:

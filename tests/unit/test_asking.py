@@ -23,6 +23,7 @@ from domain.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
+    ToolsNotTaken,
 )
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.events import ModelFailed
@@ -106,6 +107,33 @@ class Scene:
 
     def times(self) -> list[int]:
         return [len(line.asked) for line in self.lines.values()]
+
+
+class TestModelsWithoutTools:
+    async def test_others_are_asked_before_one_answers_without(self) -> None:
+        large, small = Line([ToolsNotTaken("no tools"), says("Hi")]), Line([ToolsNotTaken("no tools either")])
+        scene = Scene(large=large, small=small)
+
+        answered = await scene.ask()
+
+        assert (answered.name, answered.answer.content) == ("large", "Hi")
+        assert answered.because == "large of p-large takes no tools, small of p-small takes no tools"
+        assert [request.needs_tools for request in (*large.asked, *small.asked)] == [True, False, True]
+        assert [fact.error for fact in scene.seen if isinstance(fact, ModelFailed)] == ["no tools", "no tools either"]
+
+    async def test_one_that_has_some_answers_for_one_that_has_none(self) -> None:
+        scene = Scene(large=Line([ToolsNotTaken("no tools")]), small=answers("Hello"))
+        assert (await scene.ask()).name == "small"
+
+    async def test_the_only_one_answers_at_once(self) -> None:
+        scene = Scene(large=answers("Hi"))
+        await scene.ask()
+        assert not scene.lines["large"].asked[0].needs_tools
+
+    async def test_an_answer_without_tools_is_better_than_none(self) -> None:
+        scene = Scene(large=Line([ToolsNotTaken("no tools"), says("Hi")]), small=fails())
+        assert (await scene.ask()).name == "large"
+        assert scene.times() == [2, 1]
 
 
 class TestOneAfterTheOther:

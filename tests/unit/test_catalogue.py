@@ -8,6 +8,7 @@ import pytest
 
 from domain.routing import ModelSpec, Rule, Situation, choose
 from infrastructure.models.catalogue import Catalogue, load_catalogue, with_asked_for
+from infrastructure.models.endpoints import TimeLimits
 from infrastructure.models.offline import OfflineModel
 from infrastructure.models.openai import OpenAIChatModel
 from infrastructure.models.providers import open_models
@@ -178,6 +179,17 @@ class TestWithoutAFile:
         assert found.policy.models == {"large": ModelSpec("api.example.com", "large")}
         assert (found.policy.chain, found.policy.rules) == (("large",), ())
         await open_models(found, Words(), air_gapped=False).close()
+
+    async def test_the_endpoint_has_the_limits_and_fields_that_are_set(self) -> None:
+        found = load_catalogue(
+            settings(llm_endpoint="http://h/v1", llm_first_byte_seconds=900, llm_omit="tools, stream")
+        )
+
+        (provider,) = found.providers.values()
+        assert provider.limits == TimeLimits(first_byte=900)
+        assert provider.omit == ("tools", "stream")
+        assert provider.places["first_byte"] == "LLM_FIRST_BYTE_SECONDS"
+        assert load_catalogue(settings(llm_endpoint="http://h/v1")).providers["h"].limits == TimeLimits()
 
     def test_a_small_model_is_for_summaries_and_strained_budgets(self) -> None:
         found = load_catalogue(settings(llm_endpoint="http://h/v1", llm_model="large", llm_small_model="small"))
