@@ -25,6 +25,7 @@ from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, Slot
 from domain.tables import Row, Table, indexed
+from domain.terms import searched
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -146,9 +147,12 @@ class Reading:
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
             raise no_page()
         after = (_sorted_value(place), place.thread_id) if place else None
+        search = searched(filters.search) if filters.search is not None else None
+        if search == ():
+            raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
         query = threads.listing(
             tenant,
-            search=filters.search,
+            search=search,
             conditions=_conditions(filters),
             sort=filters.sort,
             descending=filters.descending,
@@ -156,8 +160,6 @@ class Reading:
             limit=limit + 1,
         )
         rows = await self._models.select(query)
-        if not rows and filters.search is not None and not await self._models.searchable(filters.search):
-            raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
         shown = [threads.summary_of(row) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)

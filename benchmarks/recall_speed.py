@@ -24,7 +24,7 @@ import asyncpg
 from benchmarks.reading import make_readable
 from domain.concordance import signs_of
 from domain.ids import ThreadId, Version, slice_of
-from domain.relevance import terms_of
+from domain.terms import terms_of
 from examples.airline.recordings import conversations
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool

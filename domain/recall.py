@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from domain.concordance import rows_of, signs_of
 from domain.ids import Version
-from domain.relevance import TERMS, Term, places, terms_of
 from domain.state import Message
+from domain.terms import TERMS, Term, places, terms_of
 
 SHARE = 0.35
 """The share of the allowance that one excerpt may take."""
@@ -80,10 +80,10 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
         return ()
     terms = terms_of(spoken[-1].content or "")
     for message in spoken[-2:-4:-1]:
-        if len(terms) < FEW:
+        if sum(term.cost for term in terms) < FEW:
             known = {term.text.lower() for term in terms}
-            more = (replace(term, weight=term.weight / 2) for term in terms_of(message.content or ""))
-            terms = (*terms, *(term for term in more if term.text.lower() not in known))[:TERMS]
+            earlier = [term for term in terms_of(message.content or "") if term.text.lower() not in known]
+            terms = (*terms, *(replace(term, weight=term.weight / 2, own=False) for term in earlier))[:TERMS]
     return terms
 
 
@@ -155,7 +155,8 @@ def _occurring(said: Said, terms: Sequence[Term]) -> Collection[int]:
     if not said.signs:
         return {number for _, _, number in places(said.text, terms)}
     signs, text = said.signs, said.text.lower()
-    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and word in text}
+    stems = text.isascii()  # elsewhere a key need not be the beginning of its word
+    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and (not stems or word in text)}
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from domain.concordance import signs_of
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
 from domain.read_models import Batch, Move, ReadModels
-from domain.relevance import terms_of
+from domain.terms import terms_of
 from domain.tables import Rows
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore

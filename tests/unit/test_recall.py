@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from domain.concordance import signs_of
 from domain.ids import Version
 from domain.recall import CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
-from domain.relevance import terms_of
+from domain.terms import terms_of
 from domain.state import Message
 
 LONG = json.dumps(

@@ -35,7 +35,8 @@ from domain.events import (
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.recall import Excerpt
-from domain.relevance import Hit, Term
+from domain.relevance import Hit
+from domain.terms import Term
 from domain.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.recall import MemoryVectorStore
