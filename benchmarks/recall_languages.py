@@ -2,12 +2,12 @@
 
     .venv/bin/python -m benchmarks.recall_languages [--language german] [--room 1360] [--misses]
 
-`benchmarks/languages` has, for each language, facts that a user mentions, what is asked about them later in other words,
-the answer as it stands in the fact, and the words of a search. Between and after them is small talk about the same things.
-All of it is one thread; each question is asked at its end, when all facts have left the window. It counts as found if
-the excerpts show the fact with the answer. Then each fact is in a thread of its own, beside small talk, and is searched
-for: it counts as found if its thread is listed. Both with PostgreSQL and in memory, the same events through the same
-projections.
+`benchmarks/languages` has, for each language, facts that a user mentions, what is asked about them later in other
+words, the answer as it stands in the fact, and the words of a search. Between and after them is small talk about the
+same things. All of it is one thread; each question is asked at its end, when all facts have left the window. It counts
+as found if the excerpts show the fact with the answer. Then each fact is in a thread of its own, beside small talk, and
+is searched for: it counts as found if its thread is listed. Both with PostgreSQL and in memory, the same events through
+the same projections.
 """
 
 import argparse
@@ -128,7 +128,10 @@ async def tell(journal: Journal, thread_id: ThreadId, said: Sequence[tuple[str, 
     loaded, _ = await journal.append(loaded, [ThreadOpened("assistant")], Metadata())
     for number, (asked, answered) in enumerate(said):
         turn = TurnStarted(uuid5(thread_id, str(number)), "talk", "f00")
-        messages = [MessageAppended("user", asked, count(asked)), MessageAppended("assistant", answered, count(answered))]
+        messages = [
+            MessageAppended("user", asked, count(asked)),
+            MessageAppended("assistant", answered, count(answered)),
+        ]
         loaded, _ = await journal.append(loaded, [turn, *messages, TurnCompleted(turn.turn_id)], Metadata())
         assert isinstance(loaded.state, Idle)
         if overflows(loaded.state.thread.window, int(LIMIT * 0.75)):
@@ -234,7 +237,9 @@ async def on_postgres() -> AsyncIterator[Stores]:
 
 async def report(stores: Stores, names: Sequence[str], room: int, *, misses: bool) -> None:
     """Measure languages, and print a line for each."""
-    print(f"\n{stores.name}\n{'language':<10}{'recalled':>10}{'tokens':>8}{'parts':>7}{'ms':>6}{'searched':>10}{'listed':>8}")
+    print(
+        f"\n{stores.name}\n{'language':<10}{'recalled':>10}{'tokens':>8}{'parts':>7}{'ms':>6}{'searched':>10}{'listed':>8}"
+    )
     for name in names:
         language = read(name)
         found = await recalled(stores, language, room)

@@ -18,8 +18,9 @@ from msgspec import Struct
 from domain.function_words import ENGLISH
 from domain.ids import ThreadId, Version
 from domain.relevance import Candidate, Hit, Matches, rank, rarest
+from domain.stemming import language_of
 from domain.terms import Term
-from domain.tokens import folded, indexed_by, is_spaceless, language_of, units_of, words_of
+from domain.tokens import folded, indexed_by, is_spaceless, units_of, words_of
 
 FIRST, MANY = 0x100, 0xD700
 """The characters that are signs: neither control characters nor surrogates, and all take two bytes in memory."""
@@ -134,24 +135,25 @@ def signs_of(text: str) -> str:
 def _entry(word: str, language: str) -> tuple[str, str]:
     """Return a word's signs, and the words that it is found by: mostly one of each."""
     keys = indexed_by(word, language)
-    return "".join(map(_sign, keys)), " ".join(keys)
+    return "".join(map(sign_of, keys)), " ".join(keys)
 
 
 def _entry_of_run(run: str) -> tuple[str, str]:
     units = units_of(run)
     pairs = [first + second for first, second in pairwise(units)]
-    return "".join(map(_sign, units)), " ".join([*units, *pairs])
+    return "".join(map(sign_of, units)), " ".join([*units, *pairs])
 
 
 @lru_cache(20_000)
-def _sign(key: str) -> str:
+def sign_of(key: str) -> str:
+    """Return a key's sign."""
     return chr(FIRST + crc32(key.encode(errors="surrogatepass")) % (MANY - FIRST))
 
 
 @lru_cache(64)  # of each message that is recalled it is said why
 def rows_of(terms: tuple[Term, ...]) -> Sequence[tuple[int, str, str]]:
     """Return the rows of signs that terms are: each with its term's number, and its first key."""
-    rows = {(number, "".join(map(_sign, row))): row[0] for number, term in enumerate(terms) for row in term.forms}
+    rows = {(number, "".join(map(sign_of, row))): row[0] for number, term in enumerate(terms) for row in term.forms}
     return [(number, row, first) for (number, row), first in rows.items()]
 
 

@@ -5,7 +5,7 @@ lists are short on purpose: what the libraries of stop words list, such as "Tag"
 a person asks for.
 """
 
-# ruff: noqa: E501, RUF001, SIM905  (words of many languages, some of them as wide as two characters)
+# ruff: noqa: E501, SIM905  (words of many languages, some of them as wide as two characters)
 
 from collections.abc import Mapping
 

@@ -87,7 +87,7 @@ def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
 def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
     """Return the messages that have most to do with the terms, the best first; of equals, the newest."""
     if not _is_known(matches, terms):
-        return ()
+        return []
     worth = weights(matches, terms)
     candidates = sorted(matches.candidates, key=attrgetter("version"), reverse=True)
     totals: dict[int, float] = {}  # many messages have the same terms
@@ -103,8 +103,11 @@ def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
 
 def _is_known(matches: Matches, terms: Sequence[Term]) -> bool:
     """Say whether any of a question's own terms was said. If none was, what was spoken of before it proves nothing."""
-    own = [count for term, count in zip(terms, matches.counts, strict=True) if term.own]
-    return not own or any(own)
+    own = [number for number, term in enumerate(terms) if term.own]
+    if not own or any(matches.counts[number] for number in own):
+        return True
+    bits = sum(1 << number for number in own)  # counts may be estimates
+    return any(candidate.terms & bits for candidate in matches.candidates)
 
 
 def _around(candidates: Sequence[Candidate], best: Sequence[Candidate], worth: Sequence[float]) -> Sequence[float]:

@@ -13,21 +13,18 @@ import regex
 from msgspec import Struct
 
 from domain.function_words import ENGLISH, FUNCTION_WORDS, KOREAN, PARTICLES
+from domain.stemming import LATIN, LONGEST, language_of, stem
 from domain.tokens import (
     COMPOUNDING,
-    LATIN,
     LONG_WORD,
-    LONGEST,
     PART,
     SPACELESS,
     composed,
     folded,
     is_spaceless,
     keys_in,
-    language_of,
     located,
     parts_of,
-    stem,
     units_of,
     words_of,
 )
@@ -74,7 +71,8 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _DIGIT = re.compile(r"\d")
-_CODE = re.compile(r"[^\W_](?:[\w.,:/@+-]*[^\W_])?")  # if it has a digit; to look ahead for one takes square time
+# A code has a digit; to look ahead for one would take square time.
+_CODE = regex.compile(r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_.,:/@+-]*[\p{L}\p{M}\p{N}])?")
 _NAME = regex.compile(r"\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+")
 _SPACELESS_RUN = regex.compile(rf"[[{SPACELESS}]&&[\p{{L}}]][[{SPACELESS}]\p{{M}}&&[\p{{L}}\p{{M}}]]*", regex.VERSION1)
 _COUNTED = regex.compile(rf"[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
@@ -106,43 +104,56 @@ class Term(Struct, frozen=True):
 
 def terms_of(text: str, most: float = TERMS) -> tuple[Term, ...]:
     """Return what a text looks for: codes, dates and amounts as they stand, names, and words that say something."""
-    found: dict[str, Term] = {}
-    text = composed(text[:QUESTION])
-    languages = _languages(text)
+    return tuple(_affordable(_Question(composed(text[:QUESTION])).terms(), most))
 
-    def add(text: str, *forms: str, weight: float = 1.0) -> None:
-        rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _rows(form, languages) if row))
+
+class _Question:
+    """A question that is taken apart: what was found in it is not looked at again."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._languages = _languages(text)
+        self._found: dict[str, Term] = {}
+
+    def terms(self) -> Iterable[Term]:
+        self._take_dates()
+        if not self._text.isascii():
+            self._take_spaceless()
+        self._text = _CODE.sub(self._take_code, self._text)
+        for name in _NAME.findall(self._text):
+            if _is_short(name) and not any(word in FUNCTION_WORDS[ENGLISH] for word in name.lower().split()):
+                self._add(name)
+        for word in words_of(self._text):
+            if 1 < len(word) <= LONGEST:
+                self._add(word)
+                if piece := _pieces(word, self._languages):
+                    self._found.setdefault(f"-{word}-", piece)
+        return self._found.values()
+
+    def _add(self, text: str, *forms: str, weight: float = 1.0) -> None:
+        rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _rows(form, self._languages) if row))
         if rows:
-            found.setdefault(text.lower(), Term(text, rows, weight))
+            self._found.setdefault(text.lower(), Term(text, rows, weight))
 
-    for date in _DATE.finditer(text):
-        add(date[0], *_forms(date))
-    text = _DATE.sub(" ", text)
-    if not text.isascii():
-        for counted in _COUNTED.findall(text):
-            add(counted, weight=CODE)
-        for run in _SPACELESS_RUN.findall(text):
+    def _take_dates(self) -> None:
+        for date in _DATE.finditer(self._text):
+            self._add(date[0], *_forms(date))
+        self._text = _DATE.sub(" ", self._text)
+
+    def _take_spaceless(self) -> None:
+        for counted in _COUNTED.findall(self._text):
+            self._add(counted, weight=CODE)
+        for run in _SPACELESS_RUN.findall(self._text):
             for term in _terms_in(folded(run)):
-                found.setdefault(term.text, term)
-        text = _SPACELESS_RUN.sub(" ", text)
+                self._found.setdefault(term.text, term)
+        self._text = _SPACELESS_RUN.sub(" ", self._text)
 
-    def take(word: re.Match[str]) -> str:
+    def _take_code(self, word: "regex.Match[str]") -> str:
         code = word[0]
         if not _is_code(code):
             return code
-        add(code, *{code: None, code.replace(",", ""): None}, weight=CODE)
+        self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE)
         return " "
-
-    text = _CODE.sub(take, text)
-    for name in _NAME.findall(text):
-        if _is_short(name) and not any(word in FUNCTION_WORDS[ENGLISH] for word in name.lower().split()):
-            add(name)
-    for word in words_of(text):
-        if 1 < len(word) <= LONGEST:
-            add(word)
-            if piece := _pieces(word, languages):
-                found.setdefault(f"-{word}-", piece)
-    return tuple(_affordable(found.values(), most))
 
 
 def _affordable(terms: Iterable[Term], most: float) -> Iterator[Term]:
@@ -239,7 +250,7 @@ def searched(text: str) -> Search:
     for word in words_of(folded(text)):
         if is_spaceless(word):
             for segment in _segments(word):
-                groups |= dict.fromkeys((row,) for row in _stretches(segment))
+                groups |= dict.fromkeys(_stretches(segment))
         elif rows := tuple(dict.fromkeys(row for row in _rows(word, languages) if row)):
             groups[rows] = None
     return tuple(groups)
@@ -251,16 +262,33 @@ def words_in(row: Row) -> Row:
     return (*row, *sorted(pairs)) if pairs else row
 
 
-def _stretches(segment: str) -> Iterator[Row]:
-    """Yield the pairs of each stretch of one script; kana beside Chinese characters are mostly grammar."""
+def _stretches(segment: str) -> Iterator[tuple[Row, ...]]:
+    """Yield what is looked for of each stretch of one script; kana beside Chinese characters are mostly grammar."""
     stretches = _STRETCH.findall(segment)
     for stretch in stretches:
         if len(stretches) > 1 and _HIRAGANA.fullmatch(stretch):
             continue
         units = units_of(stretch)
-        if len(units) == 1:
-            yield (units[0],)
-        yield from [(first + second,) for first, second in pairwise(units)]
+        if _HAN.match(stretch):
+            yield tuple(_tilings(units))
+        elif len(units) == 1:
+            yield ((units[0],),)
+        else:
+            yield from [((first + second,),) for first, second in pairwise(units)]
+
+
+def _tilings(units: Sequence[str]) -> Iterator[Row]:
+    """Yield the ways to read Chinese characters as words of two, with a word of one in between if they are odd.
+
+    Nothing else tells its words apart, and the words of a search need not stand together.
+    """
+    for alone in range(0, len(units), 2) if len(units) % 2 else [None]:
+        row, at = list[str](), 0
+        while at < len(units):
+            size = 1 if at == alone else 2
+            row.append("".join(units[at : at + size]))
+            at += size
+        yield tuple(row)
 
 
 def places(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:

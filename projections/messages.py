@@ -10,7 +10,7 @@ from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
 
 SEARCHED = 50_000
-"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words, and pairs of characters."""
+"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""
 
 TEXT = Derived(
     "content",

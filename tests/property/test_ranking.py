@@ -18,10 +18,10 @@ from domain.relevance import (
     SATURATION,
     Candidate,
     Matches,
-    Term,
     rank,
     weights,
 )
+from domain.terms import Term
 
 THREAD, TERMS = ThreadId(UUID(int=1)), 10
 candidates = st.lists(
