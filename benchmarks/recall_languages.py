@@ -31,7 +31,7 @@ from domain.codec import Metadata
 from domain.compaction import compacted, overflows
 from domain.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from domain.evolve import fold
-from domain.ids import ThreadId
+from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.recall import Finder
 from domain.prices import Prices
 from domain.read_models import ReadModels
@@ -201,7 +201,7 @@ async def searched_for(stores: Stores, facts: Sequence[Fact], ids: Sequence[Thre
     """Search for the threads that facts were told in."""
     missed, listed = [], []
     for thread_id, fact in zip(ids, facts, strict=True):
-        query = threads.listing("default", search=searched(fact.search))
+        query = threads.listing(DEFAULT_TENANT, search=searched(fact.search))
         found = [threads.summary_of(row).thread_id for row in await stores.models.select(query)]
         listed.append(len(found))
         if thread_id not in found:

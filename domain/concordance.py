@@ -118,12 +118,14 @@ class Indexed(Struct, frozen=True):
 def index_of(text: str) -> Indexed:
     """Return what a text is found by. Of a script without spaces each character is a word, and each pair of them."""
     words = words_of(folded(text))
+    different = dict.fromkeys(words)
     language = language_of(words) or ENGLISH
     if text.isascii():
-        entries = list(map(_entry, words, repeat(language)))
+        entries = list(map(_entry, different, repeat(language)))
     else:
-        entries = [_entry_of_run(word) if is_spaceless(word) else _entry(word, language) for word in words]
-    return Indexed("".join([signs for signs, _ in entries]), " ".join(dict.fromkeys([words for _, words in entries])))
+        entries = [_entry_of_run(word) if is_spaceless(word) else _entry(word, language) for word in different]
+    signs = dict(zip(different, [signs for signs, _ in entries], strict=True))
+    return Indexed("".join(map(signs.__getitem__, words)), " ".join({words for _, words in entries if words}))
 
 
 def signs_of(text: str) -> str:

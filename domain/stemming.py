@@ -59,7 +59,7 @@ def language_of(words: Sequence[str]) -> str | None:
     None if there are too few of them, as in data. Of other alphabets nothing need be told: their script tells it.
     """
     different = set(words[:READ_FOR_LANGUAGE])
-    counts = sum(map(_LANES.get, different, repeat(0)))  # type: ignore[arg-type]
+    counts = sum(map(_LANES.get, different, repeat(0)))
     best, most = ENGLISH, counts & 0xFFFF
     if counts >> 16:
         for language in LATIN:
@@ -95,12 +95,12 @@ def _stemmed(word: str, language: str) -> str:
     stem_word = _STEMMERS[language].stemWord
     while len(shorter := stem_word(word)) > 2 and shorter != word:  # noqa: PLR2004
         word = shorter
-    return _FLEETING_VOWEL.sub(r"\1", word) if language == "russian" else word
+    return str(_FLEETING_VOWEL.sub(r"\1", word)) if language == "russian" else word
 
 
 def _arabic(word: str) -> str:
     """Take the article, "and" and endings off a word, as the stemmer "light10" does."""
-    return _ARABIC_SUFFIX.sub("", _ARABIC_PREFIX.sub("", word))
+    return str(_ARABIC_SUFFIX.sub("", _ARABIC_PREFIX.sub("", word)))
 
 
 def _bare(word: str) -> str:

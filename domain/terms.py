@@ -72,6 +72,7 @@ _DATE = re.compile(
 )
 _DIGIT = re.compile(r"\d")
 # A code has a digit; to look ahead for one would take square time.
+_ASCII_CODE = re.compile(r"[a-zA-Z0-9](?:[\w.,:/@+-]*[a-zA-Z0-9])?", re.ASCII)
 _CODE = regex.compile(r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_.,:/@+-]*[\p{L}\p{M}\p{N}])?")
 _NAME = regex.compile(r"\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+")
 _SPACELESS_RUN = regex.compile(rf"[[{SPACELESS}]&&[\p{{L}}]][[{SPACELESS}]\p{{M}}&&[\p{{L}}\p{{M}}]]*", regex.VERSION1)
@@ -119,21 +120,25 @@ class _Question:
         self._take_dates()
         if not self._text.isascii():
             self._take_spaceless()
-        self._text = _CODE.sub(self._take_code, self._text)
+        code = _ASCII_CODE if self._text.isascii() else _CODE
+        self._text = code.sub(self._take_code, self._text)
         for name in _NAME.findall(self._text):
             if _is_short(name) and not any(word in FUNCTION_WORDS[ENGLISH] for word in name.lower().split()):
                 self._add(name)
         for word in words_of(self._text):
             if 1 < len(word) <= LONGEST:
                 self._add(word)
-                if piece := _pieces(word, self._languages):
+                if len(word) >= LONG_WORD and (piece := _pieces(word, self._languages)):
                     self._found.setdefault(f"-{word}-", piece)
         return self._found.values()
 
     def _add(self, text: str, *forms: str, weight: float = 1.0) -> None:
-        rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _rows(form, self._languages) if row))
-        if rows:
-            self._found.setdefault(text.lower(), Term(text, rows, weight))
+        if len(forms) > 1:
+            rows = tuple(dict.fromkeys(row for form in forms for row in _rows(form, self._languages)))
+        else:
+            rows = _rows(forms[0] if forms else text, self._languages)
+        if rows and (key := text.lower()) not in self._found:
+            self._found[key] = Term(text, rows, weight)
 
     def _take_dates(self) -> None:
         for date in _DATE.finditer(self._text):
@@ -149,7 +154,7 @@ class _Question:
         self._text = _SPACELESS_RUN.sub(" ", self._text)
 
     def _take_code(self, word: "regex.Match[str]") -> str:
-        code = word[0]
+        code = str(word[0])
         if not _is_code(code):
             return code
         self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE)
@@ -165,7 +170,7 @@ def _affordable(terms: Iterable[Term], most: float) -> Iterator[Term]:
         yield term
 
 
-def _languages(text: str) -> Sequence[str]:
+def _languages(text: str) -> tuple[str, ...]:
     """Say in which languages the words of a question may have been indexed: a short text does not tell its own."""
     language = language_of(words_of(folded(text)))
     if language is None:
@@ -173,19 +178,23 @@ def _languages(text: str) -> Sequence[str]:
     return (ENGLISH,) if language == ENGLISH else (language, ENGLISH)
 
 
-def _rows(form: str, languages: Sequence[str]) -> Iterable[Row]:
-    """Yield the rows of keys that a form is, in each language; a single word may be part of a compound."""
+@lru_cache(10_000)
+def _rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
+    """Return the rows of keys that a form is, in each language; a single word may be part of a compound."""
     words = words_of(folded(form))
     if len(words) == 1 and words[0] in FUNCTION_WORDS[languages[0]]:
-        return
+        return ()
+    rows: dict[Row, None] = {}
     for language in languages:
-        row = tuple(keys_in(words, language))
-        yield row
-        if language in COMPOUNDING and len(words) == 1 and row and len(row[0]) > PART:
-            yield tuple(parts_of(row[0]))
+        if row := tuple(keys_in(words, language)):
+            rows[row] = None
+            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART:
+                rows[tuple(parts_of(row[0]))] = None
+    return tuple(rows)
 
 
-def _pieces(word: str, languages: Sequence[str]) -> Term | None:
+@lru_cache(10_000)
+def _pieces(word: str, languages: tuple[str, ...]) -> Term | None:
     """Look for the beginnings and ends of a word that may be a compound: they may have been said as words."""
     language = languages[0]
     if language not in COMPOUNDING or len(key := stem(folded(word), language)) < LONG_WORD:
@@ -196,7 +205,7 @@ def _pieces(word: str, languages: Sequence[str]) -> Term | None:
 
 
 def _is_code(text: str) -> bool:
-    return _DIGIT.search(text) is not None and _is_short(text)
+    return not text.isalpha() and _DIGIT.search(text) is not None and _is_short(text)
 
 
 def _is_short(text: str) -> bool:
@@ -251,7 +260,7 @@ def searched(text: str) -> Search:
         if is_spaceless(word):
             for segment in _segments(word):
                 groups |= dict.fromkeys(_stretches(segment))
-        elif rows := tuple(dict.fromkeys(row for row in _rows(word, languages) if row)):
+        elif rows := _rows(word, languages):
             groups[rows] = None
     return tuple(groups)
 

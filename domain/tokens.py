@@ -8,6 +8,7 @@ words of languages that compound are indexed by their parts of four letters, too
 Whatever changes here changes what is stored: raise the version of the projection `messages` with it.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -19,6 +20,9 @@ from domain.stemming import READ_FOR_LANGUAGE, language_of, stem
 
 MAX_FOLDED = 100_000
 """Characters of a text that are looked at: a character's compatibility form has up to 18."""
+
+SIGNS = 8
+"""Characters that may be signs in a Latin text; more of them are a text."""
 
 STACKED = 30
 """Combining marks on one character, at most, as in Unicode's stream-safe format: to order more takes square time."""
@@ -35,6 +39,8 @@ SPACELESS = (
 """Scripts whose words are not told apart by spaces, and Hangul, whose words have endings of many kinds."""
 
 _ASCII_BLANKS = {number: " " for number in range(128) if not chr(number).isalnum()}
+_NO_LATIN = re.compile("[^\x00-\u02ff]+")
+_LATIN_WORD = re.compile(r"[^\W_]+")
 _RUN = regex.compile(
     rf"(?P<run>[[{SPACELESS}]&&\p{{L}}](?:[[{SPACELESS}]&&\p{{L}}]|\p{{M}})*)"
     rf"|(?:(?![[{SPACELESS}]&&\p{{L}}])[\p{{L}}\p{{N}}])(?:(?![[{SPACELESS}]&&\p{{L}}])[\p{{L}}\p{{M}}\p{{N}}])*",
@@ -52,25 +58,40 @@ _DIGIT = regex.compile(r"(?![0-9])\p{Nd}")
 _SPELT_OUT = {"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ı": "i", "ى": "ي"}
 """How letters are written where a keyboard lacks them, that Unicode does not take apart."""
 
-_LETTER = regex.compile(f"[{''.join(_SPELT_OUT)}]")
+_LETTER = re.compile(f"[{''.join(_SPELT_OUT)}]")
 
 
 def composed(text: str) -> str:
     """Return a text in Unicode's compatibility form, without invisible characters and other alphabets' digits."""
     if text.isascii():
         return text
-    text = _STACK.sub(r"\1", _IGNORED.sub("", text[:MAX_FOLDED]))
-    return _DIGIT.sub(_ascii_digit, unicodedata.normalize("NFKC", text)[:MAX_FOLDED])
+    text = _NO_LATIN.sub(_without_signs, text[:MAX_FOLDED]).replace("\u00ad", "")
+    if _NO_LATIN.search(text):
+        text = _STACK.sub(r"\1", _IGNORED.sub("", text))
+        return str(_DIGIT.sub(_ascii_digit, unicodedata.normalize("NFKC", text)[:MAX_FOLDED]))
+    return unicodedata.normalize("NFKC", text)
+
+
+def _without_signs(found: re.Match[str]) -> str:
+    """Put a blank for a dash, a quotation mark or an emoji: most of what is not ASCII in English texts."""
+    return found[0] if len(found[0]) > SIGNS else _blank_or_itself(found[0])
+
+
+@lru_cache(1_000)
+def _blank_or_itself(text: str) -> str:
+    kinds = {unicodedata.category(char)[0] for char in unicodedata.normalize("NFKC", text)}
+    return " " if kinds <= {"P", "S", "Z"} else text
 
 
 def folded(text: str) -> str:
     """Return a text without what makes no other word: forms of characters, case, what is invisible."""
     if text.isascii():
         return text.lower()
-    return _LETTER.sub(_spelt_out, unicodedata.normalize("NFKC", composed(text).casefold()))
+    text = unicodedata.normalize("NFKC", composed(text).casefold())
+    return text if text.isascii() else _LETTER.sub(_spelt_out, text)
 
 
-def _spelt_out(found: "regex.Match[str]") -> str:
+def _spelt_out(found: re.Match[str]) -> str:
     return _SPELT_OUT[found[0]]
 
 
@@ -82,6 +103,8 @@ def words_of(text: str) -> Sequence[str]:
     """Return the words of a folded text; a run in a script without spaces is one."""
     if text.isascii():
         return text.translate(_ASCII_BLANKS).split()
+    if not _NO_LATIN.search(text):
+        return _LATIN_WORD.findall(text)
     return [found[0] for found in _RUN.finditer(text)]
 
 
