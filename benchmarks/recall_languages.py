@@ -37,7 +37,7 @@ from domain.prices import Prices
 from domain.read_models import ReadModels
 from domain.recall import Excerpt
 from domain.state import Idle, Running
-from domain.terms import searched
+from domain.terms import loosened
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
@@ -197,16 +197,25 @@ async def tell_apart(stores: Stores, language: Language) -> Sequence[ThreadId]:
     return ids
 
 
-async def searched_for(stores: Stores, facts: Sequence[Fact], ids: Sequence[ThreadId]) -> Searched:
-    """Search for the threads that facts were told in."""
+async def searched_for(
+    stores: Stores, facts: Sequence[Fact], ids: Sequence[ThreadId], *, by_question: bool = False
+) -> Searched:
+    """Search for the threads that facts were told in, by some words or by the whole question."""
     missed, listed = [], []
     for thread_id, fact in zip(ids, facts, strict=True):
-        query = threads.listing(DEFAULT_TENANT, search=searched(fact.search))
-        found = [threads.summary_of(row).thread_id for row in await stores.models.select(query)]
+        found = await _listed(stores.models, fact.question if by_question else fact.search)
         listed.append(len(found))
         if thread_id not in found:
             missed.append(fact)
     return Searched(missed, statistics.mean(listed))
+
+
+async def _listed(models: ReadModels, text: str) -> Sequence[ThreadId]:
+    for search in loosened(text):
+        rows = await models.select(threads.listing(DEFAULT_TENANT, search=search))
+        if rows:
+            return [threads.summary_of(row).thread_id for row in rows]
+    return []
 
 
 def in_memory() -> Stores:
@@ -238,19 +247,23 @@ async def on_postgres() -> AsyncIterator[Stores]:
 async def report(stores: Stores, names: Sequence[str], room: int, *, misses: bool) -> None:
     """Measure languages, and print a line for each."""
     print(
-        f"\n{stores.name}\n{'language':<10}{'recalled':>10}{'tokens':>8}{'parts':>7}{'ms':>6}{'searched':>10}{'listed':>8}"
+        f"\n{stores.name}\n{'language':<10}{'recalled':>10}{'tokens':>8}{'parts':>7}{'ms':>6}{'searched':>10}{'listed':>8}{'asked':>10}{'listed':>8}"
     )
     for name in names:
         language = read(name)
         found = await recalled(stores, language, room)
-        searches = await searched_for(stores, language.facts, await tell_apart(stores, language))
+        ids = await tell_apart(stores, language)
+        searches = await searched_for(stores, language.facts, ids)
+        questions = await searched_for(stores, language.facts, ids, by_question=True)
         asked = len(language.facts)
         print(
             f"{name:<10}{1 - len(found.missed) / asked:>10.0%}{found.tokens:>8.0f}{found.excerpts:>7.1f}"
             f"{found.milliseconds:>6.1f}{1 - len(searches.missed) / asked:>10.0%}{searches.listed:>8.1f}"
+            f"{1 - len(questions.missed) / asked:>10.0%}{questions.listed:>8.1f}"
         )
         if misses:
             print(*[f"   not recalled: {fact.question}   {fact.said}" for fact in found.missed], sep="\n")
+            print(*[f"   not by question: {fact.question}   {fact.said}" for fact in questions.missed], sep="\n")
             print(*[f"   not searched: {fact.search}   {fact.said}" for fact in searches.missed], sep="\n")
 
 

@@ -5,9 +5,9 @@ same words, without weights.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, combinations, pairwise
 
 import regex
 from msgspec import Struct
@@ -40,6 +40,11 @@ QUESTION = 10_000
 
 READ = 4_000
 """Characters of a text whose language is told to look for places in it."""
+
+FEWEST_GROUPS, MOST_GROUPS = 3, 8
+"""Words of a search from which on some may lack, and how many are looked for then."""
+
+QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 
 IN_A_ROW = 8
 """Words of a code or a name, at most: what is longer is a text, looked for word by word."""
@@ -253,16 +258,49 @@ def searched(text: str) -> Search:
 
     Empty where no word says anything.
     """
+    return _groups(text, _stretches)
+
+
+def loosened(text: str) -> Iterator[Search]:
+    """Yield what a text looks for, and then searches that messages fit to which lack ever more of it.
+
+    At most half of three words or more may lack, three quarters of pairs of characters, some of which are no words, and
+    of a question all but one. That enough is there is said by what else is: of any words, one more than may lack, there
+    is one.
+    """
+    yield searched(text)
+    groups = _groups(text, _pairs)[:MOST_GROUPS]
+    if text.rstrip().endswith(QUESTION_MARKS):
+        most = len(groups) - 1
+    elif len(groups) < FEWEST_GROUPS:
+        return
+    else:
+        most = len(groups) * (3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2) // 4
+    for lacking in range(1, most + 1):
+        yield tuple(tuple(chain.from_iterable(some)) for some in combinations(groups, lacking + 1))
+
+
+def _groups(text: str, divide: Callable[[str], Iterable[tuple[Row, ...]]]) -> Search:
     text = composed(text[:QUESTION])
     languages = _languages(text)
     groups: dict[tuple[Row, ...], None] = {}
     for word in words_of(folded(text)):
         if is_spaceless(word):
             for segment in _segments(word):
-                groups |= dict.fromkeys(_stretches(segment))
+                groups |= dict.fromkeys(divide(segment))
         elif rows := _rows(word, languages):
             groups[rows] = None
     return tuple(groups)
+
+
+def _pairs(segment: str) -> Iterator[tuple[Row, ...]]:
+    """Yield each pair of characters, but for kana."""
+    units = units_of(segment)
+    if len(units) == 1:
+        yield ((segment,),)
+    for pair in pairwise(units):
+        if not _HIRAGANA.fullmatch(text := "".join(pair)):
+            yield ((text,),)
 
 
 def words_in(row: Row) -> Row:

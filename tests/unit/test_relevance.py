@@ -35,6 +35,14 @@ class TestRanking:
     def test_a_term_in_all_messages_is_no_reason_for_an_error(self) -> None:
         assert ranked([candidate(1, 0), candidate(2, 0)], (2.0,), messages=1) == [2, 1]
 
+    def test_a_question_of_unknown_words_finds_nothing_whatever_was_spoken_of_before(self) -> None:
+        own, before = Term("x", (("x",),)), Term("y", (("y",),), own=False)
+        said_before = candidate(1, 1)
+        assert rank(Matches(100, 10, (0, 5), [said_before]), [own, before], 10) == []
+        assert [hit.version for hit in rank(Matches(100, 10, (0, 5), [said_before]), [before, before], 10)] == [1]
+        estimated = candidate(2, 0)
+        assert rank(Matches(100, 10, (0, 5), [estimated, said_before]), [own, before], 10)[0].version == 2
+
     def test_candidates_are_looked_for_by_the_rarest_terms(self) -> None:
         assert rarest((500, 3, 900, 0), 600) == [3, 1, 0]
         assert rarest((5000, 9000), 600) == [0]
