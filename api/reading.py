@@ -25,6 +25,7 @@ from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models import Instance, Slot
 from domain.tables import Row, Table, indexed
+from domain.terms import loosened
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT
@@ -63,12 +64,13 @@ class Filters(Struct, frozen=True):
 
 
 class Place(Struct, frozen=True):
-    """Where a page of threads ended."""
+    """Where a page of threads ended, and which of the `loosened` searches they fit to."""
 
     sort: Sort
     descending: bool
     value: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[datetime, Meta(tz=True)]
     thread_id: ThreadId
+    loosened: Annotated[int, Meta(ge=0)] = 0
 
 
 Zoned = Annotated[datetime, Meta(tz=True)]
@@ -148,23 +150,32 @@ class Reading:
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
             raise no_page()
         after = (_sorted_value(place), place.thread_id) if place else None
-        query = threads.listing(
-            tenant,
-            search=filters.search,
-            conditions=_conditions(filters),
-            sort=filters.sort,
-            descending=filters.descending,
-            after=after,
-            limit=limit + 1,
-        )
-        rows = await self._models.select(query)
-        if not rows and filters.search is not None and not await self._models.searchable(filters.search):
-            raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
+        rows: Sequence[Row] = ()
+        number = 0
+        for number, search in enumerate(loosened(filters.search) if filters.search is not None else [None]):
+            if search == ():
+                raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
+            if place and number < place.loosened:
+                continue
+            query = threads.listing(
+                tenant,
+                search=search,
+                conditions=_conditions(filters),
+                sort=filters.sort,
+                descending=filters.descending,
+                after=after,
+                limit=limit + 1,
+            )
+            rows = await self._models.select(query)
+            if rows or place:
+                break
         shown = [threads.summary_of(row) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        return Page(shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id), of))
+        return Page(
+            shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id, number), of)
+        )
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
         """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""

@@ -43,8 +43,8 @@ from domain.evolve import fold
 from domain.ids import ThreadId
 from domain.prices import Prices
 from domain.recall import Excerpt
-from domain.relevance import terms_of
 from domain.state import Idle, Running
+from domain.terms import terms_of
 from examples.airline.recordings import Conversation
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -22,9 +22,9 @@ from uuid import UUID
 import asyncpg
 
 from benchmarks.reading import make_readable
-from domain.concordance import signs_of
+from domain.concordance import index_of
 from domain.ids import ThreadId, Version, slice_of
-from domain.relevance import terms_of
+from domain.terms import terms_of
 from examples.airline.recordings import conversations
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool
@@ -77,6 +77,7 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
         thread_id = LONG if number * messages // (messages + others) > ends[LONG] // 3 else chance.choice(short)
         ends[thread_id] += 3
         role, text = next(told)
+        index = index_of(text)
         rows.append(
             MESSAGES.row(
                 at=datetime.now(UTC),
@@ -86,8 +87,8 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
                 thread_id=thread_id,
                 tenant="default",
                 role=role,
-                content=text,
-                signs=signs_of(text),
+                content=index.words,
+                keys=index.signs,
             )
         )
         if len(rows) == 2_000 or number == messages + others - 1:

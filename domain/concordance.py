@@ -1,22 +1,26 @@
 """A thread's words as one text in which each word is a character: to look for a word is to look for that character.
 
 Hundreds of messages are searched in microseconds that way, and take some 100 bytes each. A word's sign is made of its
-stem. Some words share one, one of 55,000: then a message may be found that has another word, and another one not.
+key (see `domain.tokens`). Some share one, one of 55,000: then a message may be found that has another word.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise, repeat
 from sys import intern
 from typing import Self
 from zlib import crc32
 
 from msgspec import Struct
 
+from domain.function_words import ENGLISH
 from domain.ids import ThreadId, Version
-from domain.relevance import STOP_WORDS, Candidate, Hit, Matches, Term, rank, rarest, stem, words_of
+from domain.relevance import Candidate, Hit, Matches, rank, rarest
+from domain.stemming import language_of
+from domain.terms import Term
+from domain.tokens import folded, indexed_by, is_spaceless, units_of, words_of
 
 FIRST, MANY = 0x100, 0xD700
 """The characters that are signs: neither control characters nor surrogates, and all take two bytes in memory."""
@@ -104,28 +108,55 @@ class Concordance(Struct, frozen=True):
         return self.text[self.starts[number] : self.starts[number + 1] - 1], self.who[number]
 
 
+class Indexed(Struct, frozen=True):
+    """What a text is found by: a sign for each key in their order, and different words, separated by spaces."""
+
+    signs: str
+    words: str
+
+
+def index_of(text: str) -> Indexed:
+    """Return what a text is found by. Of a script without spaces each character is a word, and each pair of them."""
+    words = words_of(folded(text))
+    different = dict.fromkeys(words)
+    language = language_of(words) or ENGLISH
+    if text.isascii():
+        entries = list(map(_entry, different, repeat(language)))
+    else:
+        entries = [_entry_of_run(word) if is_spaceless(word) else _entry(word, language) for word in different]
+    signs = dict(zip(different, [signs for signs, _ in entries], strict=True))
+    return Indexed("".join(map(signs.__getitem__, words)), " ".join(dict.fromkeys([words for _, words in entries if words])))
+
+
 def signs_of(text: str) -> str:
     """Return the signs of a text's words in their order, without those that say nothing."""
-    return "".join(map(_sign, words_of(text)))
+    return index_of(text).signs
 
 
 @lru_cache(20_000)
-def _sign(word: str) -> str:
-    """Return a word's sign; nothing for one that says nothing."""
-    if word.lower() in STOP_WORDS:
-        return ""
-    return chr(FIRST + crc32(stem(word).encode()) % (MANY - FIRST))
+def _entry(word: str, language: str) -> tuple[str, str]:
+    """Return a word's signs, and the words that it is found by: mostly one of each."""
+    keys = indexed_by(word, language)
+    return "".join(map(sign_of, keys)), " ".join(keys)
+
+
+def _entry_of_run(run: str) -> tuple[str, str]:
+    units = units_of(run)
+    pairs = [first + second for first, second in pairwise(units)]
+    return "".join(map(sign_of, units)), " ".join([*units, *pairs])
+
+
+@lru_cache(20_000)
+def sign_of(key: str) -> str:
+    """Return a key's sign."""
+    return chr(FIRST + crc32(key.encode(errors="surrogatepass")) % (MANY - FIRST))
 
 
 @lru_cache(64)  # of each message that is recalled it is said why
 def rows_of(terms: tuple[Term, ...]) -> Sequence[tuple[int, str, str]]:
-    """Return the rows of signs that terms are: each with its term's number, and the stem of its first word."""
-    rows: dict[tuple[int, str], str] = {}
-    for number, term in enumerate(terms):
-        for form in term.forms:
-            if words := [word for word in words_of(form) if _sign(word)]:
-                rows[number, "".join(map(_sign, words))] = stem(words[0])
-    return [(number, row, word) for (number, row), word in rows.items()]
+    """Return the rows of signs that terms are: each with its term's number, and its first key."""
+    rows = {(number, "".join(map(sign_of, row))): row[0] for number, term in enumerate(terms) for row in term.forms}
+    return [(number, row, first) for (number, row), first in rows.items()]
 
 
 Part = tuple[ThreadId, Concordance, Version]

@@ -11,7 +11,7 @@ Bucket: TypeAlias = Literal["hour", "day", "week", "month"]
 """A width of time, in UTC. Weeks begin on Monday."""
 
 Operator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">=", "in", "matches", "begins"]
-"""`matches` finds rows whose `words` hold all words of a text; `begins` texts that begin with another one."""
+"""`matches` finds rows whose `words` have what a `domain.terms.Search` asks for; `begins` texts that begin so."""
 
 
 class Where(Struct, frozen=True):

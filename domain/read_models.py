@@ -167,9 +167,6 @@ class ReadModels(Protocol):
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
         """Say whether the serving instance has a slice up to a position."""
 
-    async def searchable(self, text: str) -> bool:
-        """Say whether a text has any word to look for: the most common ones are in no index."""
-
     async def select(self, query: Select) -> Sequence[Row]:
         """Return rows of serving instances, in the order of the table's columns."""
 

@@ -1,15 +1,15 @@
 """Older messages that matter again: parts of them, found by what was just said."""
 
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.breaks import begin_at, end_at
 from domain.concordance import rows_of, signs_of
 from domain.ids import Version
-from domain.relevance import TERMS, Term, places, terms_of
 from domain.state import Message
+from domain.terms import TERMS, Term, places, terms_of
 
 SHARE = 0.35
 """The share of the allowance that one excerpt may take."""
@@ -26,6 +26,9 @@ HEADING = 8
 FEW = 3
 """A question with fewer terms than that is about what was said right before."""
 
+BEFORE = 0.2
+"""What a term counts that was said before the question: it tells which of several things is meant."""
+
 NAMED = 4
 """Terms that `because` names."""
 
@@ -37,8 +40,6 @@ SEARCHED = 100_000
 
 LEAD = 0.25
 """The share of an excerpt that comes before the first match: what is said of a thing mostly follows its name."""
-
-_EDGE = re.compile(r"[\s,;{\[]")
 
 
 class Excerpt(Struct, frozen=True, gc=False):
@@ -82,8 +83,8 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
     for message in spoken[-2:-4:-1]:
         if len(terms) < FEW:
             known = {term.text.lower() for term in terms}
-            more = (replace(term, weight=term.weight / 2) for term in terms_of(message.content or ""))
-            terms = (*terms, *(term for term in more if term.text.lower() not in known))[:TERMS]
+            earlier = [term for term in terms_of(message.content or "") if term.text.lower() not in known]
+            terms = (*terms, *(replace(term, weight=term.weight * BEFORE, own=False) for term in earlier))[:TERMS]
     return terms
 
 
@@ -146,6 +147,8 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
             return None
         start, end = _around(text, found, terms, size)
         tokens = count(text[start:end])
+    if start == end:  # not even one character fits
+        return None
     because = _because({number for _, _, number in found}, terms)
     return Excerpt(said.message, said.who, start, text[start:end], tokens, because, said.edits)
 
@@ -155,11 +158,12 @@ def _occurring(said: Said, terms: Sequence[Term]) -> Collection[int]:
     if not said.signs:
         return {number for _, _, number in places(said.text, terms)}
     signs, text = said.signs, said.text.lower()
-    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and word in text}
+    stems = text.isascii()  # elsewhere a key need not be the beginning of its word
+    return {number for number, row, word in rows_of(tuple(terms)) if row in signs and (not stems or word in text)}
 
 
 def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Term], size: int) -> tuple[int, int]:
-    """Place a window of so many characters where it has most of the terms, and begin at the edge of a word."""
+    """Place a window of so many characters where it has most of the terms, and begin and end with a word."""
     best, start = 0.0, 0
     first = 0
     for last, (_, end, _) in enumerate(found):
@@ -172,10 +176,8 @@ def _around(text: str, found: Sequence[tuple[int, int, int]], terms: Sequence[Te
         worth = sum(terms[number].weight for number in {number for _, _, number in found[first : last + 1]})
         if worth > best:
             best, start = worth, max(0, found[first][0] - max(0, min(int(size * LEAD), size - (end - found[first][0]))))
-    start = min(start, len(text) - size)
-    edge = _EDGE.search(text, start, start + size // 8) if start else None
-    start = edge.end() if edge else start
-    return start, min(start + size, len(text))
+    start = begin_at(text, min(start, len(text) - size), size // 8)
+    return start, max(start, end_at(text, start + size, size // 8))
 
 
 def _because(numbers: Collection[int], terms: Sequence[Term]) -> str:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["smallint", "integer", "bigint", "text", "uuid", "timestamptz", "json", "words"]
-"""What a column holds. `words` is a text that can be searched, and not read back."""
+"""What a column holds. `words` are what a text is found by, separated by spaces; they are not read back."""
 
 Rule: TypeAlias = Literal["key", "last", "first", "add", "least", "greatest", "joined"]
 """How a column's old and new value become one. `first` keeps what is there unless it is null; `joined` appends texts,

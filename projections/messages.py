@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from domain.concordance import signs_of
+from domain.concordance import index_of
 from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 from domain.state import Running
 from domain.tables import Change, Column, Derived, Index, Table
 from projections.projection import Projection, Seen
 
 SEARCHED = 50_000
-"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words."""
+"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""
 
 TEXT = Derived(
     "content",
@@ -33,15 +33,16 @@ MESSAGES = Table(
         Column("role", "text", about="user, assistant, or tool."),
         Column("tool", "text", about="The tool whose answer it is."),
         Column("content", "words", about="The words in it."),
-        Column("signs", "text", about="Its words, a character for each; see `domain.concordance`."),
+        Column("keys", "text", about="Its words in a row, a character for each; see `domain.concordance`."),
     ),
     (Index(("content",), by="words"),),
-    private=frozenset({"slice", "content", "signs"}),
+    private=frozenset({"slice", "content", "keys"}),
     derived=(TEXT,),
 )
 
 
 def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
+    index = index_of(content[:SEARCHED])
     row = MESSAGES.row(
         at=seen.at,
         version=seen.recorded.version,
@@ -51,8 +52,8 @@ def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None
         tenant=seen.tenant,
         role=role,
         tool=tool,
-        content=content[:SEARCHED],
-        signs=signs_of(content[:SEARCHED]),
+        content=index.words,
+        keys=index.signs,
     )
     return [(MESSAGES, row)]
 
@@ -85,7 +86,7 @@ def _tool(seen: Seen[ToolSucceeded] | Seen[ToolFailed]) -> str | None:
 
 PROJECTION = Projection(
     "messages",
-    2,
+    3,
     (MESSAGES,),
     {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
 )

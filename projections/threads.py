@@ -17,6 +17,7 @@ from domain.prices import Prices, dollars
 from domain.queries import Among, Condition, Select, Where
 from domain.state import Ended, Running, TurnOutcome, Unopened
 from domain.tables import COST, Change, Column, Index, Row, Table
+from domain.terms import Search
 from projections.messages import MESSAGES
 from projections.projection import Projection, Story
 from projections.status import Status, status_of
@@ -143,14 +144,14 @@ PROJECTION = Projection("threads", 2, (THREADS,), thread=_row)
 def listing(
     tenant: Tenant,
     *,
-    search: str | None = None,
+    search: Search | None = None,
     conditions: Iterable[Condition] = (),
     sort: Sort = "opened_at",
     descending: bool = True,
     after: tuple[Any, ThreadId] | None = None,
     limit: int = 50,
 ) -> Select:
-    """Ask for a page of a tenant's threads; with `search`, of those in which all these words were said in a message."""
+    """Ask for a page of a tenant's threads; with `search`, of those in which a message has all that is looked for."""
     where: list[Condition] = [Where("tenant", "=", tenant), *conditions]
     if search is not None:
         words = (Where("tenant", "=", tenant), Where("content", "matches", search))

@@ -98,7 +98,11 @@ async def list_threads(
     ] = "",
     graph: FromQuery[str | None] = None,
     search: Annotated[
-        str | None, QueryParameter(description="Words that were all said in one message of the thread.")
+        str | None,
+        QueryParameter(
+            description="Words that were all said in one message of the thread, in any form. If there is no such "
+            "thread: of three words or more half, and of a question (with a question mark) as many as possible."
+        ),
     ] = None,
     title: Annotated[str | None, QueryParameter(description="What the title begins with.")] = None,
     active_since: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,

@@ -21,8 +21,9 @@ from domain.events import (
 from domain.ids import START, ThreadId, Version
 from domain.ports.recall import Embedder, Finder, Lineage, VectorStore
 from domain.recall import Excerpt, Said, asked, excerpts
-from domain.relevance import Hit, Term, fuse
+from domain.relevance import Hit, fuse
 from domain.state import Running
+from domain.terms import Term
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from domain.ids import Position, Slice, ThreadId, Version
-from domain.relevance import Hit, Term
+from domain.relevance import Hit
+from domain.terms import Term
 
 Lineage: TypeAlias = Sequence[tuple[ThreadId, Version]]
 """A thread, and those that it is a fork of: each with the last version that is its own, or of interest."""

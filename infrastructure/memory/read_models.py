@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning
+from domain.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
 from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
 from domain.tables import Key, Row, Rows, Table
 
@@ -176,10 +177,6 @@ class MemoryReadModels:
         serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
         return bool(serving) and self._positions[serving[0].line][slice_] >= position
 
-    async def searchable(self, text: str) -> bool:
-        """Look for words: here all of them count."""
-        return bool(_words(text))
-
     async def select(self, query: Select) -> Sequence[Row]:
         """Go through all rows."""
         table, order = query.table, [query.table.names.index(name) for name in query.order]
@@ -239,22 +236,22 @@ class MemoryReadModels:
         )
         rows = list(self._rows.get((serving, table.name), {}).values()) if serving is not None else []
         for condition in where:
-            rows = [row for row in rows if self._meets(table, row, condition)]
+            rows = list(filter(self._meeting(table, condition), rows))
         return rows
 
-    def _meets(self, table: Table, row: Row, condition: Condition) -> bool:
-        def value(name: str) -> Any:
-            return row[table.names.index(name)]
-
+    def _meeting(self, table: Table, condition: Condition) -> Callable[[Row], bool]:
+        """Return what says of a row whether it meets a condition."""
         match condition:
             case Spanning(since, until, at):
-                return bool(value(since) <= at and (value(until) is None or value(until) > at))
+                begin, end = table.names.index(since), table.names.index(until)
+                return lambda row: bool(row[begin] <= at and (row[end] is None or row[end] > at))
             case Among(columns, other, where):
-                places = [other.names.index(name) for name in columns]
-                found = {tuple(one[place] for place in places) for one in self._where(other, where)}
-                return tuple(value(name) for name in columns) in found
-            case _:
-                return _compares(value(condition.column), condition.operator, condition.value)
+                of_other, own = (itemgetter(*map(names.index, columns)) for names in (other.names, table.names))
+                found = set(map(of_other, self._where(other, where)))
+                return lambda row: own(row) in found
+            case Where(column, operator, wanted):
+                place = table.names.index(column)
+                return lambda row: _compares(row[place], operator, wanted)
 
     def _write(self, instance: InstanceId, rows: Rows) -> None:
         for table in rows.tables:
@@ -327,17 +324,13 @@ def _compares(value: Any, operator: str, wanted: Any) -> bool:
         case "in":
             return value in wanted
         case "matches":
-            words = set(_words(wanted))
-            return bool(words) and words <= set(_words(value or ""))
+            words = frozenset((value or "").split(" "))
+            return all(any(words.issuperset(row) for row in group) for group in wanted)
         case "begins":
             return str(value or "").startswith(wanted)
     if value is None:
         return False
     return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[operator])
-
-
-def _words(text: str) -> list[str]:
-    return "".join(char if char.isalnum() else " " for char in text.lower()).split()
 
 
 def _follows(values: list[Any], mark: list[Any], *, descending: bool) -> bool:

@@ -8,8 +8,9 @@ from domain.concordance import Concordance, Part, find
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
 from domain.queries import Where
-from domain.relevance import Hit, Term
+from domain.relevance import Hit
 from domain.tables import Table
+from domain.terms import Term
 from infrastructure.memory.read_models import MemoryReadModels
 
 
@@ -20,7 +21,7 @@ class MemoryFinder:
         """Look in the read models' table of messages."""
         self._models = models
         self._messages = messages
-        self._told = itemgetter(*map(messages.names.index, ("version", "signs", "tool", "role")))
+        self._told = itemgetter(*map(messages.names.index, ("version", "keys", "tool", "role")))
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look at each message."""

@@ -28,8 +28,8 @@ SELECT said.versions, said.signs, said.who
   FROM unnest((SELECT $1::smallint[]), $2::uuid[], $3::integer[])
        WITH ORDINALITY AS part (slice, thread_id, after, place)
  CROSS JOIN LATERAL (
-       SELECT array_agg(message.version) AS versions, array_agg(message.signs) AS signs, array_agg(message.who) AS who
-         FROM (SELECT message.version, message.signs, coalesce(message.tool, message.role) AS who
+       SELECT array_agg(message.version) AS versions, array_agg(message.keys) AS signs, array_agg(message.who) AS who
+         FROM (SELECT message.version, message.keys, coalesce(message.tool, message.role) AS who
                  FROM read_models.messages AS message
                 WHERE message.slice = part.slice AND message.thread_id = part.thread_id
                   AND message.version > part.after AND message.version <= $4

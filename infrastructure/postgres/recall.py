@@ -15,9 +15,10 @@ import asyncpg
 from domain.concordance import find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
-from domain.relevance import TERMS, Candidate, Hit, Matches, Term, rank, rarest
+from domain.relevance import Candidate, Hit, Matches, rank, rarest
+from domain.terms import MOST, Term, words_in
 from infrastructure.postgres.concordances import COUNTED, KEPT, OTHER, Concordances
-from infrastructure.postgres.read_models.tables import LANGUAGE
+from infrastructure.postgres.read_models.queries import tsquery
 from infrastructure.postgres.retry import fetch
 
 STRETCHES = 32
@@ -33,7 +34,7 @@ PARENTS = 100
 """Forks of forks that are searched."""
 
 # Written as subqueries, so that a query is parsed once and not for each row.
-_QUERIES = [f"(SELECT to_tsquery('{LANGUAGE}', ($1::text[])[{number}]))" for number in range(1, TERMS + 1)]
+_QUERIES = [f"(SELECT ($1::text[])[{number}]::tsquery)" for number in range(1, MOST + 1)]
 
 _PARTS = "unnest($2::smallint[], $3::uuid[], $4::integer[]) AS part (slice, thread_id, upto)"
 
@@ -52,7 +53,7 @@ SELECT count(*) AS messages, coalesce(avg(length(said.content)), 0)::float8 AS l
 """  # noqa: S608  (numbers and words of our own)
 """How many messages there are in some stretches, how long they are, and how many have each term."""
 
-_BITS = [f"coalesce((said.content @@ {query})::integer << {bit}, 0)" for bit, query in enumerate(_QUERIES)]
+_BITS = [f"coalesce((said.content @@ {query})::integer::bigint << {bit}, 0)" for bit, query in enumerate(_QUERIES)]
 
 MATCHING = f"""
 SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join(_BITS)} AS terms
@@ -64,7 +65,7 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
         ORDER BY message.version DESC
         LIMIT $5  -- also keeps the planner from reading what the whole database has of a frequent word
      ) AS said
- WHERE said.content @@ (SELECT to_tsquery('{LANGUAGE}', $6))
+ WHERE said.content @@ (SELECT $6::text::tsquery)
  LIMIT $7
 """  # noqa: S608  (as above)
 """The newest messages that have any of the terms that are looked for, with all that they have."""
@@ -80,7 +81,7 @@ class PostgresFinder:
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look in the words that are kept here; or where these are very many, on the server."""
-        terms = terms[:TERMS]
+        terms = terms[:MOST]
         if not terms or before <= 1:
             return []
         lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:PARENTS]]
@@ -94,7 +95,7 @@ class PostgresFinder:
 
     async def _searched(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
         """Let the server look for the terms, in a thread of any length."""
-        queries = [_query(term) for term in terms]
+        queries = [tsquery([list(map(words_in, term.forms))]) for term in terms]
         parts = (
             [slice_of(thread_id) for thread_id, _ in lineage],
             [thread_id for thread_id, _ in lineage],
@@ -110,11 +111,3 @@ class PostgresFinder:
         rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES, expecting=OTHER)
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)
-
-
-_QUOTED = str.maketrans("\\'\0", "   ")
-
-
-def _query(term: Term) -> str:
-    """Write a term for `to_tsquery`. Each form is quoted: nothing in it is an operator, and its words are a row."""
-    return " | ".join([f"'{form.translate(_QUOTED)}'" for form in term.forms])

@@ -13,6 +13,7 @@ from domain.ports.log import EventStore
 from domain.queries import Aggregate, Among, Histogram, Select, Spanning, Where
 from domain.read_models import Instance, Move, Parked, ReadModels, Shape
 from domain.tables import Rows
+from domain.terms import searched
 from tests.streams import NOON, threads_of
 from tests.support.notes import HERE, LATER, NOTES, SHAPE, TAGS, Desk, note, replace_name
 
@@ -245,20 +246,19 @@ class TestQueries:
         assert await full.ids(Where("last", "begins", "even")) == [2, 4, 6, 8, 10]
         assert await full.ids(Where("last", "begins", "%")) == []
         assert await full.ids(Where("who", "=", UUID(int=3))) == [3]
-        assert await full.ids(Where("words", "matches", "note 7")) == [7]
-        assert await full.ids(Where("words", "matches", "nothing")) == []
-        assert await full.ids(Where("words", "matches", "7 note")) == [7]
-        assert await full.ids(Where("words", "matches", "-note 7")) == [7], "a dash takes nothing away"
-        assert await full.ids(Where("words", "matches", "-marmalade")) == []
-        assert await full.ids(Where("words", "matches", "note or marmalade")) == []
-        assert await full.ids(Where("words", "matches", '"7 note')) == [7], "nor do quotes ask for an order"
+        assert await full.ids(Where("words", "matches", searched("note 7"))) == [7]
+        assert await full.ids(Where("words", "matches", searched("nothing"))) == []
+        assert await full.ids(Where("words", "matches", searched("7 note"))) == [7]
+        assert await full.ids(Where("words", "matches", searched("-note 7"))) == [7], "a dash takes nothing away"
+        assert await full.ids(Where("words", "matches", searched("-marmalade"))) == []
+        assert await full.ids(Where("words", "matches", searched("note or marmalade"))) == []
+        assert await full.ids(Where("words", "matches", searched('"7 note'))) == [7], "nor do quotes ask for an order"
         assert await full.ids(Where("greatest", "!=", 0), Where("id", ">=", 7)) == [7, 8, 10]
 
-    async def test_a_search_needs_a_word(self, full: Desk) -> None:
-        assert await full.models.searchable("the note")
-        assert await full.models.searchable("-note")
-        assert not await full.models.searchable("?!")
-        assert await full.ids(Where("words", "matches", "?!")) == []
+    async def test_a_search_is_for_all_groups_any_row_and_all_words(self, full: Desk) -> None:
+        assert await full.ids(Where("words", "matches", ((("7",), ("8",)), (("note",),)))) == [7, 8]
+        assert await full.ids(Where("words", "matches", ((("note", "7"), ("nothing",)),))) == [7]
+        assert await full.ids(Where("words", "matches", ((("not",),),))) == [], "words are whole"
 
     async def test_what_was_so_at_an_instant(self, full: Desk) -> None:
         at = NOON + timedelta(minutes=6)

@@ -5,12 +5,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.concordance import signs_of
+from domain.concordance import index_of, signs_of
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
 from domain.read_models import Batch, Move, ReadModels
-from domain.relevance import terms_of
 from domain.tables import Rows
+from domain.terms import terms_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
 from infrastructure.postgres.recall import PostgresFinder
@@ -65,8 +65,8 @@ async def say(models: ReadModels, texts: dict[int, str], thread_id: ThreadId = P
                 tenant="acme",
                 role="tool" if text.startswith("{") else "user",
                 tool="get_reservation" if text.startswith("{") else None,
-                content=text,
-                signs=signs_of(text),
+                content=index_of(text).words,
+                keys=index_of(text).signs,
             ),
         )
         for version, text in texts.items()

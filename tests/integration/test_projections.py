@@ -56,11 +56,11 @@ async def test_a_list_shows_filters_searches_and_sorts_threads(api: Api) -> None
     assert (other.status_code, other.json()["errors"][0]["field"]) == (400, "cursor")
 
 
-async def test_a_search_for_words_that_all_messages_have_is_told_so(stored: Api) -> None:
-    await talk(stored, "What about the marmalade?")
-    assert (await strong(stored, "/v1/threads", search="about marmalade"))["items"] != []
+async def test_a_search_for_words_that_all_messages_have_is_told_so(api: Api) -> None:
+    await talk(api, "What about the marmalade?")
+    assert (await strong(api, "/v1/threads", search="about marmalade"))["items"] != []
     for common in ("what about", "the", "?!"):
-        refused = await stored.get("/v1/threads", params={"search": common})
+        refused = await api.get("/v1/threads", params={"search": common})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "search")
 
 

@@ -72,7 +72,7 @@ NAMED = {
 OF_KIND = {
     "uuid": "('00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid",
     "timestamptz": "'2026-11-02'::timestamptz - n * interval '6 minutes'",
-    "words": "to_tsvector('english', 'some word' || n % 200)",
+    "words": "('some word' || n % 200)::tsvector",
     "json": "'[]'",
     "smallint": "n % 1024",
     "integer": "n",

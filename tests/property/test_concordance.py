@@ -1,6 +1,5 @@
 """A thread's words, a character each: what is found there is what a text has, however the thread came together."""
 
-import re
 from array import array
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,9 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.concordance import END, Concordance, matches, signs_of
+from domain.concordance import END, Concordance, matches, sign_of, signs_of
 from domain.ids import ThreadId, Version
-from domain.relevance import STOP_WORDS, places, stem, terms_of, words_of
+from domain.terms import places, terms_of
+from domain.tokens import keys_of
 
 THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 WORDS = st.sampled_from(
@@ -27,6 +27,16 @@ WORDS = st.sampled_from(
         "$1,234.50",
         "the",
         "credit_card_7",
+        "Zahnarzttermin",
+        "der Termin ist",
+        "l’été",
+        "кошка",
+        "我的猫",
+        "猫",
+        "แพ้ยา",
+        "ｶﾞｲﾄﾞ",
+        "여동생의",
+        "القطة",
     ]
 )
 TEXTS = st.lists(WORDS | st.text(max_size=8), max_size=12).map(" ".join)
@@ -38,18 +48,10 @@ def told(versions: Sequence[int], signs: Sequence[str]) -> Concordance:
     return Concordance().extended(versions, signs, WHO[: len(signs)])
 
 
-@given(st.text() | st.text(st.characters(codec="ascii")))
-def test_words_are_what_stands_between_all_that_is_neither_letter_nor_digit(text: str) -> None:
-    assert list(words_of(text)) == re.findall(r"[^\W_]+", text)
-
-
 @given(st.lists(TEXTS, max_size=8), TEXTS)
 def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: str) -> None:
     terms = terms_of(question)
     assume(not _mistakable([*texts, question]))
-    # What says nothing has no sign: so a row of words may have some of it in between.
-    texts = [" ".join(word for word in words_of(text) if word.lower() not in STOP_WORDS) for text in texts]
-    terms = tuple(term for term in terms if not any(set(words_of(form.lower())) & STOP_WORDS for form in term.forms))
     whole = told(range(1, len(texts) + 1), list(map(signs_of, texts)))
     found = matches([(THREAD, whole, Version(len(texts)))], terms)
     expected = {
@@ -111,6 +113,7 @@ def test_a_fork_is_searched_as_if_it_were_one_thread(texts: list[str], left: int
 
 
 def _mistakable(texts: list[str]) -> bool:
-    """Say whether two stems happen to share a sign."""
-    stems = {stem(word) for text in texts for word in words_of(text)} - STOP_WORDS
-    return len({signs_of(word) for word in stems}) < len(stems)
+    """Say whether two keys happen to share a sign."""
+    keys = {key for text in texts for key in keys_of(text)}
+    keys |= {key for text in texts for term in terms_of(text) for row in term.forms for key in row}
+    return len({sign_of(key) for key in keys}) < len(keys)

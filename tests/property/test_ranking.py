@@ -18,10 +18,10 @@ from domain.relevance import (
     SATURATION,
     Candidate,
     Matches,
-    Term,
     rank,
     weights,
 )
+from domain.terms import Term
 
 THREAD, TERMS = ThreadId(UUID(int=1)), 10
 candidates = st.lists(
@@ -39,7 +39,7 @@ candidates = st.lists(
 
 @given(candidates, st.lists(st.integers(0, 200), min_size=TERMS, max_size=TERMS), st.integers(1, 60))
 def test_messages_are_ranked_by_the_formula(found: list[Candidate], counts: list[int], limit: int) -> None:
-    terms = [Term(str(number), (str(number),), 1 + number / 7) for number in range(TERMS)]
+    terms = [Term(str(number), ((str(number),),), 1 + number / 7) for number in range(TERMS)]
     matches = Matches(200, 40.0, tuple(map(float, counts)), found)
     worth = weights(matches, terms)
     have = [number for number in range(TERMS) if any(c.terms >> number & 1 for c in found)]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from domain.ids import Version
 from domain.recall import HEADING, Said, excerpts
-from domain.relevance import TERMS, places, terms_of
+from domain.terms import TERMS, places, terms_of
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from domain.ids import Version
 from domain.ports.recall import Lineage
-from domain.relevance import Hit, Term
+from domain.relevance import Hit
+from domain.terms import Term
 
 
 class All:

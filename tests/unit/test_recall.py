@@ -6,9 +6,9 @@ from msgspec.structs import replace
 
 from domain.concordance import signs_of
 from domain.ids import Version
-from domain.recall import CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
-from domain.relevance import terms_of
+from domain.recall import BEFORE, CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
 from domain.state import Message
+from domain.terms import terms_of
 
 LONG = json.dumps(
     [{"flight": f"HAT{n:03}", "price": n * 7, "seats": {"economy": n, "business": n % 5}} for n in range(99)]
@@ -111,9 +111,9 @@ class TestQuestions:
     def test_a_question_that_says_nothing_is_about_what_was_said_before(self) -> None:
         window = [spoken("user", "refund for PEP4E0"), spoken("assistant", "The card?"), spoken("user", "Yes, please")]
         assert [(term.text, term.weight) for term in asked(window)] == [
-            ("card", 0.5),
-            ("PEP4E0", 0.75),
-            ("refund", 0.5),
+            ("card", BEFORE),
+            ("PEP4E0", 1.5 * BEFORE),
+            ("refund", BEFORE),
         ]
 
     def test_nobody_asked(self) -> None:

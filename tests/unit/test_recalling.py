@@ -35,8 +35,9 @@ from domain.events import (
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.recall import Excerpt
-from domain.relevance import Hit, Term
+from domain.relevance import Hit
 from domain.state import Running
+from domain.terms import Term
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.recall import MemoryVectorStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

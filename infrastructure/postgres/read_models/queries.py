@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from domain.queries import Aggregate, Among, Condition, Histogram, Select, Spanning, Where
 from domain.tables import Table
-from infrastructure.postgres.read_models.tables import LANGUAGE, SCHEMA
+from infrastructure.postgres.read_models.tables import SCHEMA
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
@@ -154,8 +154,8 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
 def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]:
     match where.operator:
         case "matches":
-            words = sa.func.plainto_tsquery(sa.literal_column(f"'{LANGUAGE}'"), where.value)
-            return column.op("@@", is_comparison=True)(words)
+            words = sa.cast(sa.bindparam(None, tsquery(where.value), sa.Text()), sa.Text())
+            return column.op("@@", is_comparison=True)(sa.cast(words, postgresql.TSQUERY))
         case "begins":
             return column.startswith(where.value, autoescape=True)
         case "in":
@@ -163,6 +163,13 @@ def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]
             return column == sa.any_(given)
         case operator:
             return column.op(operator, is_comparison=True)(sa.bindparam(None, where.value, column.type))
+
+
+def tsquery(groups: Iterable[Iterable[Iterable[str]]]) -> str:
+    """Write a search for PostgreSQL: all groups, any row of each, all words of a row. Words are letters and digits."""
+    return " & ".join(
+        "(" + " | ".join("(" + " & ".join(f"'{word}'" for word in row) + ")" for row in group) + ")" for group in groups
+    )
 
 
 def _compiled(statement: sa.Select[Any]) -> tuple[str, Sequence[Any]]:

@@ -188,9 +188,6 @@ SELECT EXISTS (
 """
 """Whether a line is behind one of some others in any slice. A join of their rows would take tens of milliseconds."""
 
-SEARCHABLE = "SELECT numnode(plainto_tsquery($1::text::regconfig, $2)) > 0 AS searchable"
-"""Whether a search looks for anything."""
-
 KEEP = "UPDATE read_models.instances SET status = 'kept' WHERE projection = $1 AND status = 'serving'"
 """Let a projection's serving instance serve no more."""
 

@@ -198,10 +198,6 @@ class PostgresReadModels:
         rows = await fetch(self._pool, statements.REACHED, projection, slice_)
         return bool(rows) and rows[0]["position"] >= position
 
-    async def searchable(self, text: str) -> bool:
-        """Ask PostgreSQL what it makes of the text."""
-        return bool((await fetch(self._pool, statements.SEARCHABLE, tables.LANGUAGE, text))[0]["searchable"])
-
     async def select(self, query: Select) -> Sequence[Row]:
         """Read a page of the view."""
         return await self._asked(partial(queries.select, query))

@@ -18,9 +18,6 @@ TYPES = {"words": "tsvector"}
 GIVEN = {"json": "text", "words": "text"}
 """Types that are given as another one."""
 
-LANGUAGE = "english"
-"""How words are reduced to their stems. Words of other languages are found as they stand."""
-
 WHEN_THERE: dict[Rule, str] = {
     "last": "excluded.{0}",
     "first": "coalesce(t.{0}, excluded.{0})",
@@ -159,7 +156,7 @@ def _given(column: Column) -> str:
 def _value(column: Column) -> str:
     name = f"given.{_quoted(column.name)}"
     if column.kind == "words":
-        return f"to_tsvector('{LANGUAGE}', {name})"
+        return f"{name}::tsvector"
     return f"{name}::json" if column.kind == "json" else name
 
 

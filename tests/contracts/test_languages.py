@@ -1,0 +1,48 @@
+"""What was said long ago in other languages is found again in every store, by questions and by searches for threads."""
+
+from dataclasses import replace
+
+import pytest
+
+from api.stores import SystemClock
+from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
+from domain.application.journal import Journal
+from domain.ports.log import EventStore
+from domain.read_models import ReadModels
+from infrastructure.memory.read_models import MemoryReadModels
+from infrastructure.memory.recall import MemoryFinder
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.postgres.recall import PostgresFinder
+from projections.messages import MESSAGES
+
+FOUND = 0.85
+"""The share of facts that are found at least, in each language."""
+
+
+@pytest.fixture
+def stores(request: pytest.FixtureRequest, event_store: EventStore, read_models: ReadModels) -> Stores:
+    journal = Journal(event_store, MemorySnapshotStore(), SystemClock(), fingerprint="test")
+    if isinstance(read_models, MemoryReadModels):
+        return Stores("memory", journal, read_models, MemoryFinder(read_models, MESSAGES))
+    return Stores("PostgreSQL", journal, read_models, PostgresFinder(request.getfixturevalue("pool")))
+
+
+def some(name: str) -> Language:
+    """Take half of a language's facts, and some of its small talk."""
+    language = read(name)
+    return replace(language, facts=language.facts[::2], talk=language.talk[::2])
+
+
+@pytest.mark.parametrize("name", languages())
+async def test_what_was_said_long_ago_is_recalled(stores: Stores, name: str) -> None:
+    language = some(name)
+    found = await recalled(stores, language, room=680)
+    assert len(found.missed) <= (1 - FOUND) * len(language.facts), [fact.question for fact in found.missed]
+
+
+@pytest.mark.parametrize("name", languages())
+async def test_a_search_lists_the_thread_and_few_others(stores: Stores, name: str) -> None:
+    language = some(name)
+    found = await searched_for(stores, language.facts, await tell_apart(stores, language))
+    assert len(found.missed) <= (1 - FOUND) * len(language.facts), [fact.search for fact in found.missed]
+    assert found.listed < 5
