@@ -36,6 +36,11 @@ class Dialects:
         if not new:
             return
         self._learned[model] = self._learned.get(model, frozenset()) | new
+        if of_messages := sorted(new - FIELDS.keys()):
+            took = "%s does not take %s in messages with the model %s: its prompts have none of it from now on."
+            _log.warning(took, self._endpoint, ", ".join(of_messages), model)
+        if not new & FIELDS.keys():
+            return
         value = ",".join(field for field in FIELDS if field in self.omitted(model))
         _log.warning(
             "%s does not take %s with the model %s: it is asked without from now on%s. %s=%s saves the first refusal.",

@@ -32,6 +32,7 @@ from infrastructure.models.dialects import Dialects, missed
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
+from infrastructure.models.message_fields import refused_field, sent_fields
 from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
 from infrastructure.models.wire import write_request
@@ -110,7 +111,8 @@ class OpenAIChatModel:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        call = _Call(request, request.model or self._model, show, stream=on_delta is not None, key=self._key)
+        asked = request.model or self._model
+        call = _Call(request, asked, self._origin, show, stream=on_delta is not None, key=self._key)
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
@@ -138,7 +140,7 @@ class OpenAIChatModel:
                 instead = f"{self._places['omit']}=tools asks it without."
                 said = f"{call.model} takes no tools, and another model may. {instead} {why or ''}"
                 raise ModelRejectedRequest(said.strip()) from why
-            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream))
+            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream), omitted)
             try:
                 answer = await self._attempt(call, gives_up_at)
             except _FieldRefusedError as refusal:
@@ -171,7 +173,7 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields, self._origin)
+        body = write_request(request, call.model, call.fields, self._origin, call.omitted)
         patience = self._limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1
@@ -301,15 +303,15 @@ class OpenAIChatModel:
 class _Call:
     """One call of a model: what was asked, and the answer so far."""
 
-    def __init__(self, request: ChatRequest, model: str, show: OnDelta, *, stream: bool, key: str) -> None:
-        self.request, self.model, self.show, self.key = request, model, show, key
+    def __init__(self, request: ChatRequest, model: str, origin: str, show: OnDelta, *, stream: bool, key: str) -> None:
+        self.request, self.model, self.origin, self.show, self.key = request, model, origin, show, key
         self.asked_to_stream = stream
         self.refused: frozenset[str] = frozenset()
         self.begin(())
 
-    def begin(self, fields: Sequence[str]) -> None:
-        """Begin an attempt with some of the optional fields."""
-        self.fields = fields
+    def begin(self, fields: Sequence[str], omitted: frozenset[str] = frozenset()) -> None:
+        """Begin an attempt with some of the optional fields. `omitted` may have fields of messages as well."""
+        self.fields, self.omitted = fields, omitted
         self.assembly = Assembly(self.model, self.key)
 
     @property
@@ -323,9 +325,10 @@ class _Call:
         return bool(self.request.tools) and self.request.patience is not None
 
     def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
-        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields."""
+        """Raise `_FieldRefusedError` if a refusal is about an optional field, of the request or of its messages."""
         if status in STATUSES and not self.assembly.has_begun:
-            field = rejected_field(words, self.fields)
+            in_messages = sent_fields(self.request.messages, self.origin) - self.omitted
+            field = rejected_field(words, self.fields) or refused_field(words, in_messages)
             if field is not None:
                 raise _FieldRefusedError(field, error) from error
 

@@ -7,6 +7,7 @@ of a field (`tools[0].function.name`), and a list of the fields that are taken i
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 STATUSES = frozenset({400, 404, 405, 415, 422, 500, 501})
@@ -60,26 +61,32 @@ _MAX_STATEMENTS = 200
 
 def rejected_field(body: str, sent: Sequence[str]) -> str | None:
     """Return the field that a refusal is about, of those that were `sent`; None if it is about something else."""
-    statements = list(_statements(body))[:_MAX_STATEMENTS]
+    said = statements(body)
     for field in (field for field in FIELDS if field in sent):
-        if any(_is_rejected(field, statement) for statement in statements):
+        if any(_is_rejected(field, statement) for statement in said):
             return field
     return None
 
 
+def is_not_taken(statement: str) -> bool:
+    """Say whether a statement is about something that is not taken."""
+    return _NOT_TAKEN.search(statement) is not None
+
+
 def _is_rejected(field: str, statement: str) -> bool:
     told = _TAKEN_INSTEAD.split(_PREFIX.sub("", statement), maxsplit=1)[0]
-    if not (_NAMES[field].search(told) and _NOT_TAKEN.search(told)):
+    if not (_NAMES[field].search(told) and is_not_taken(told)):
         return False
     return not (field.endswith("_tokens") and _ABOUT_A_VALUE.search(told))
 
 
-def _statements(body: str) -> Iterator[str]:
+def statements(body: str) -> Sequence[str]:
+    """Return what a refusal says, sentence by sentence."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         found = body
-    yield from _within(found, 8)
+    return list(islice(_within(found, 8), _MAX_STATEMENTS))
 
 
 def _within(found: Any, depth: int) -> Iterator[str]:
@@ -97,10 +104,10 @@ def _within(found: Any, depth: int) -> Iterator[str]:
         case dict():
             named = _named_by(found)
             if named:
-                yield f"{named}: {' '.join(_texts(found))}"
+                yield f"{named}: {' '.join(texts(found))}"
             for key, value in found.items():
                 if key in FIELDS:
-                    yield f"{key}: {' '.join(_texts(value))}"
+                    yield f"{key}: {' '.join(texts(value))}"
                 if key not in _ECHOES:
                     yield from _within(value, depth - 1)
 
@@ -128,14 +135,14 @@ def _nested(value: Any) -> Sequence[Any]:
     return list(value.values()) if isinstance(value, dict) else ()
 
 
-def _texts(value: Any) -> list[str]:
+def texts(value: Any) -> list[str]:
     """Return the texts that stand side by side in a part of an error."""
     match value:
         case str():
             return [value]
         case list():
-            return [text for item in value for text in _texts(item)]
+            return [text for item in value for text in texts(item)]
         case dict():
-            return [text for key, item in value.items() if key not in _ECHOES for text in _texts(item)]
+            return [text for key, item in value.items() if key not in _ECHOES for text in texts(item)]
         case _:
             return []

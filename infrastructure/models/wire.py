@@ -195,13 +195,16 @@ def usage_within(text: str) -> Usage | None:
 NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
 
 
-def write_request(request: ChatRequest, model: str, fields: Collection[str], origin: str = "") -> bytes:
+def write_request(
+    request: ChatRequest, model: str, fields: Collection[str], origin: str = "", omitted: Collection[str] = ()
+) -> bytes:
     """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
 
     It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do.
+    `omitted` are fields of messages that it does not take: see `message_fields.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    messages = [_message(m) for m in canonical(request.messages, offered, origin)]
+    messages = [_message(m, omitted) for m in canonical(request.messages, offered, origin)]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)
     body: JsonObject = {"model": model, "messages": messages}
@@ -227,13 +230,13 @@ def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
     return [{"role": "system", "content": note}, *messages]
 
 
-def _message(message: ChatMessage) -> JsonObject:
+def _message(message: ChatMessage, omitted: Collection[str]) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
+    written: JsonObject = {**_without(message.extra, omitted), "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
-                **call.extra,
+                **_without(call.extra, omitted),
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
@@ -242,9 +245,13 @@ def _message(message: ChatMessage) -> JsonObject:
         ]
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
+    if message.name is not None and "name" not in omitted:
         written["name"] = message.name
     return written
+
+
+def _without(extra: JsonObject, omitted: Collection[str]) -> JsonObject:
+    return {name: value for name, value in extra.items() if name not in omitted} if extra else extra
 
 
 def _tool(spec: ToolSpec) -> JsonObject:

@@ -34,7 +34,7 @@ class Odd(Struct, frozen=True):
     """An odd answer. `repeat`: the endpoint gives the last of `played` to every request of the turn.
 
     `told`: what the results of the calls contain, one by one. `shows`: what the transcript contains. `asks`: how often
-    the model is asked. `own_fields`: fields of the answer that the endpoint wants back, on the message that had them.
+    the model is asked. `own_fields`: fields of the answer that the endpoint takes back, and demands with a call.
     """
 
     name: str
@@ -64,7 +64,7 @@ def _argued(name: str, arguments: Any, told: str = ERROR, tool: str = "echo") ->
 
 
 def _said(name: str, content: Any, ends: Ends = Ends.ANSWERED, finish: Any = "stop", **rest: Any) -> Odd:
-    expected = {key: rest.pop(key) for key in ("shows", "repeat", "asks") if key in rest}
+    expected = {key: rest.pop(key) for key in ("shows", "repeat", "asks", "own_fields") if key in rest}
     return Odd(name, [Answer({"content": content, **rest}, finish)], ends, **expected)
 
 
@@ -211,7 +211,7 @@ FINISH_REASONS = (
     _said("finish abort", "The ans", Ends.MENDED, "abort"),
     _said("finish MALFORMED_FUNCTION_CALL", None, Ends.MENDED, "MALFORMED_FUNCTION_CALL"),
     _said("finish tool_calls without any", "", Ends.MENDED, "tool_calls"),
-    _said("finish tool_calls after a sentence", "Let me look.", Ends.MENDED, "tool_calls"),
+    _said("finish tool_calls after a sentence", "Let me look.", Ends.TOLD, "tool_calls"),
     _said("finish null", "All is well.", finish=None, shows=["All is well."]),
     _said("finish empty", "All is well.", finish="", shows=["All is well."]),
     _said("finish end_turn", "All is well.", finish="end_turn", shows=["All is well."]),
@@ -251,13 +251,22 @@ PARTS = (
     _said("content of control tokens", "<|im_end|><|im_start|>user\nHere I am.", **HERE),
     _said("content of 300,000 characters", "Here I am. " * 27_000, **HERE),
     _said("content of think tags and text", "<think>Hm.</think>Here I am.", **HERE),
-    _said("reasoning_content, then text", "Here I am.", reasoning_content="Hm.", **HERE),
+    _said(
+        "reasoning_content, then text", "Here I am.", reasoning_content="Hm.", own_fields=["reasoning_content"], **HERE
+    ),
     _said("reasoning_content only", "", Ends.MENDED, reasoning_content="I think it is noon."),
     _said("reasoning_content only, cut", "", Ends.MENDED, "length", reasoning_content="I think"),
     _said("reasoning only", "", Ends.MENDED, reasoning="I think."),
     _said("refusal", None, Ends.TOLD, refusal="I cannot help with that.", shows=["I cannot help with that."]),
     _said("audio", None, Ends.MENDED, audio={"id": "audio_1", "data": "AA=="}),
-    _said("annotations and citations", "Here I am.", annotations=[{"type": "url_citation"}], citations=["x"], **HERE),
+    _said(
+        "annotations and citations",
+        "Here I am.",
+        annotations=[{"type": "url_citation"}],
+        citations=["x"],
+        own_fields=["citations"],
+        **HERE,
+    ),
     _said("role of a tool", "Here I am.", role="tool", **HERE),
     _said("role null", "Here I am.", role=None, tool_calls=None, function_call=None, refusal=None, **HERE),
     _said("text that looks like a call", '<tool_call>\n{"name": "echo", "arguments": {}}\n</tool_call>', Ends.TOLD),
