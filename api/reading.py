@@ -284,8 +284,9 @@ def _conditions(filters: Filters) -> Iterable[Condition]:
         yield Where("status", "in", filters.status)
     if filters.outcome:
         yield Where("last_outcome", "in", filters.outcome)
-    if filters.reason:
-        yield Where("last_reason", "in", filters.reason)
+    reasons = filters.reason or _implied(filters.outcome)
+    if reasons:
+        yield Where("last_reason", "in", reasons)
     if filters.graph is not None:
         yield Where("graph", "=", filters.graph)
     if filters.title is not None:
@@ -294,6 +295,12 @@ def _conditions(filters: Filters) -> Iterable[Condition]:
         yield Where("last_event_at", ">=", filters.active_since)
     if filters.active_before is not None:
         yield Where("last_event_at", "<", filters.active_before)
+
+
+def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:
+    """Return the reasons of outcomes that always have one: the index is by them. Nothing if some have none."""
+    always = {"failed", "cancelled"}
+    return tuple(reason for name in outcomes for reason in threads.REASONS_OF[name]) if always >= {*outcomes} else ()
 
 
 def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:

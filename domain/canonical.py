@@ -48,16 +48,17 @@ READABLE = 55
 
 
 def canonical(
-    messages: Sequence[ChatMessage], tools: Collection[str] = (), origin: str = ""
+    messages: Sequence[ChatMessage], tools: Collection[str] = (), origin: str = "", *, foreign_calls: bool = True
 ) -> tuple[ChatMessage, ...]:
     """Write a prompt as every strict endpoint accepts it.
 
     `tools` are the names that the request declares. Without any, calls and results are told as text: Anthropic and
     Bedrock refuse calls in a request without tools. `origin` is the endpoint that the prompt is for: data that came
-    from another one is left out.
+    from another one is left out. Without `foreign_calls`, calls that came without its data are told as text, too: some
+    endpoints refuse those.
     """
     start = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
-    prompt = _Prompt(tools, origin)
+    prompt = _Prompt(tools, origin, foreign_calls=foreign_calls)
     prompt.begin([message.content or "" for message in messages[:start]])
     at = start
     while at < len(messages):
@@ -83,9 +84,10 @@ def short_id(given: str, before: int = 0, attempt: int = 0) -> str:
 class _Prompt:
     """A prompt in the making."""
 
-    def __init__(self, tools: Collection[str], origin: str) -> None:
+    def __init__(self, tools: Collection[str], origin: str, *, foreign_calls: bool) -> None:
         self._tools = frozenset(tools)
         self._origin = origin
+        self._foreign_calls = foreign_calls
         self._written: list[ChatMessage] = []
         self._notes: list[str] = []
         """Texts that belong to no turn: they go before the user's next words, or else behind what was said last."""
@@ -159,7 +161,8 @@ class _Prompt:
         elif self._last == "assistant":
             self._written.append(ChatMessage("user", GO_ON))
         found, orphans = _matched(message.tool_calls, results)
-        if message.tool_calls and not self._tools:
+        takes_calls = bool(self._tools) and (self._foreign_calls or self._owns(message))
+        if message.tool_calls and not takes_calls:
             self._tell(message, text, found)
         else:
             self._ask(message, text, found)
@@ -167,7 +170,7 @@ class _Prompt:
 
     def _ask(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
         """Write an assistant's message, and its calls with their results as such."""
-        own = bool(self._origin) and message.origin == self._origin
+        own = self._owns(message)
         ids = [self._id(call.id) for call in message.tool_calls]
         renamed = {call.id: new for call, new in reversed(list(zip(message.tool_calls, ids, strict=True)))}
         calls = tuple(
@@ -180,6 +183,10 @@ class _Prompt:
         for call, result in zip(calls, results, strict=True):
             content = NO_RESULT if result is None else _visible(result.content) or NO_OUTPUT
             self._written.append(ChatMessage("tool", content, tool_call_id=call.id, name=call.name))
+
+    def _owns(self, message: ChatMessage) -> bool:
+        """Say whether a message came with data of the endpoint that the prompt is for."""
+        return bool(self._origin) and message.origin == self._origin
 
     def _tell(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
         """Write calls and their results as text."""

@@ -104,8 +104,8 @@ class ChatAnswer(Struct, frozen=True):
 
     `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
     whole one, `domain.answers` says. `extra` is what else the endpoint said, and `origin` names the endpoint: see
-    `ChatMessage`. `omitted` names what the request asked for and the endpoint does not take: `tools`, `temperature`,
-    `max_tokens`.
+    `ChatMessage`. `thoughts` are what the model wrote of its reasoning, for an estimate of its tokens. `omitted` names
+    what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
     """
 
     content: str | None
@@ -113,15 +113,16 @@ class ChatAnswer(Struct, frozen=True):
     finish_reason: str
     model: str
     usage: Usage | None = None
-    refused: bool = False
     extra: JsonObject = {}
     origin: str = ""
     omitted: tuple[str, ...] = ()
+    refused: bool = False
+    thoughts: str = ""
 
 
 def written_of(answer: ChatAnswer) -> str:
     """Return all that a model has written, for an estimate of its tokens."""
-    return (answer.content or "") + calls_text(answer.tool_calls)
+    return (answer.content or "") + answer.thoughts + calls_text(answer.tool_calls)
 
 
 OnDelta: TypeAlias = Callable[[str], None]

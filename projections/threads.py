@@ -1,6 +1,6 @@
 """Threads at a glance: the list of a tenant's threads, and one thread's summary, now or at any version."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
@@ -25,7 +25,13 @@ Sort: TypeAlias = Literal["opened_at", "last_event_at", "tokens", "cost"]
 
 
 OUTCOMES: Sequence[str] = get_args(TurnOutcome)
-REASONS: Sequence[str] = (*get_args(FailureReason), *get_args(Unusual), "cancelled", "interrupted")
+REASONS_OF: Mapping[str, Sequence[str]] = {
+    "completed": get_args(Unusual),
+    "failed": get_args(FailureReason),
+    "cancelled": ("cancelled", "interrupted"),
+    "rolled_back": (),
+}
+REASONS: Sequence[str] = [reason for reasons in REASONS_OF.values() for reason in reasons]
 """How a thread's last turn may have ended, and why, or with what to be known of its answer."""
 
 
@@ -90,7 +96,7 @@ THREADS = Table(
     (
         Index(("tenant", "opened_at", "thread_id")),
         Index(("tenant", "status", "opened_at", "thread_id")),
-        Index(("tenant", "last_outcome", "opened_at", "thread_id")),
+        Index(("tenant", "last_reason", "opened_at", "thread_id")),
         Index(("tenant", "last_event_at", "thread_id")),
         Index(("tenant", "tokens", "thread_id")),
         Index(("tenant", "cost", "thread_id")),

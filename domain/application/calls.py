@@ -222,7 +222,7 @@ class _Asked:
         text, calls = answer.content or "", answer.tool_calls
         cost = Cost(accepted=True, usage=answer.usage, written=written_of(answer))
         shown = size = await self._counted(text + calls_text(calls, shown=True), cost)
-        if any(call.written for call in calls):
+        if any(call.written for call in calls) or (answer.usage is None and answer.thoughts):
             size = await self._counted(cost.written, cost)
         called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
         called = replace(called, because=answered.because, omitted=answer.omitted)

@@ -25,6 +25,7 @@ class Assembly:
         self._secret = secret
         self._text: list[str] = []
         self._pairs = PairedText()
+        self._thoughts: list[str] = []
         self._calls = Calls()
         self._extra = Opaque()
         self._refused = False
@@ -69,7 +70,8 @@ class Assembly:
     def written(self) -> str:
         """What the model wrote so far, for an estimate of its tokens: text, calls, and what else came with them."""
         unread = self.unread.decode("utf-8", "replace")
-        return storable_text("".join((*self._text, self._calls.written, self._extra.written, unread)))
+        beside = "".join(self._thoughts) or self._extra.written
+        return storable_text("".join((*self._text, beside, self._calls.written, unread)))
 
     def add(self, completion: Completion) -> str:
         """Add a part and return the text that it brought. Raise a `ModelError` if it is the server giving up."""
@@ -79,6 +81,7 @@ class Assembly:
         if completion.error is not None:
             raise self._given_up(completion.error)
         self._speaks = self._speaks or completion.speaks
+        self._thoughts.append(completion.thoughts)
         self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
         ours = [choice for choice in completion.choices or () if choice and not _is_another(choice)]
         self._others += [choice for choice in completion.choices or () if choice and _is_another(choice)]
@@ -123,6 +126,7 @@ class Assembly:
             model=storable_text(self._model[:MAX_LABEL]),
             usage=self._usage,
             refused=self._refused,
+            thoughts=storable_text("".join(self._thoughts)),
             extra=self._extra.whole(),
         )
 

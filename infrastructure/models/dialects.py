@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from domain.chat import ChatRequest
 from infrastructure.models.rejections import FIELDS
+from infrastructure.models.returned import DATA
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ class Dialects:
         if not new:
             return
         self._learned[model] = self._learned.get(model, frozenset()) | new
-        if of_messages := sorted(new - FIELDS.keys()):
-            took = "%s does not take %s in messages with the model %s: its prompts have none of it from now on."
-            _log.warning(took, self._endpoint, ", ".join(of_messages), model)
+        if data := sorted(new - FIELDS.keys()):
+            taken = ", ".join(name.removeprefix(DATA) for name in data)
+            _log.warning("%s does not take back %s: %s is asked without from now on.", self._endpoint, taken, model)
         if not new & FIELDS.keys():
             return
         value = ",".join(field for field in FIELDS if field in self.omitted(model))

@@ -32,9 +32,9 @@ from infrastructure.models.dialects import Dialects, missed
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
-from infrastructure.models.message_fields import refused_field, sent_fields
 from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
+from infrastructure.models.returned import FOREIGN_CALLS, refused_data, refuses_foreign_calls
 from infrastructure.models.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -111,8 +111,9 @@ class OpenAIChatModel:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        asked = request.model or self._model
-        call = _Call(request, asked, self._origin, show, stream=on_delta is not None, key=self._key)
+        call = _Call(
+            *(request, request.model or self._model, show, self._origin), stream=on_delta is not None, key=self._key
+        )
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
@@ -303,14 +304,14 @@ class OpenAIChatModel:
 class _Call:
     """One call of a model: what was asked, and the answer so far."""
 
-    def __init__(self, request: ChatRequest, model: str, origin: str, show: OnDelta, *, stream: bool, key: str) -> None:
-        self.request, self.model, self.origin, self.show, self.key = request, model, origin, show, key
+    def __init__(self, request: ChatRequest, model: str, show: OnDelta, origin: str, *, stream: bool, key: str) -> None:
+        self.request, self.model, self.show, self.origin, self.key = request, model, show, origin, key
         self.asked_to_stream = stream
         self.refused: frozenset[str] = frozenset()
-        self.begin(())
+        self.begin((), frozenset())
 
-    def begin(self, fields: Sequence[str], omitted: frozenset[str] = frozenset()) -> None:
-        """Begin an attempt with some of the optional fields. `omitted` may have fields of messages as well."""
+    def begin(self, fields: Sequence[str], omitted: frozenset[str]) -> None:
+        """Begin an attempt with some of the optional fields, and without what is omitted."""
         self.fields, self.omitted = fields, omitted
         self.assembly = Assembly(self.model, self.key)
 
@@ -325,10 +326,12 @@ class _Call:
         return bool(self.request.tools) and self.request.patience is not None
 
     def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
-        """Raise `_FieldRefusedError` if a refusal is about an optional field, of the request or of its messages."""
+        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
         if status in STATUSES and not self.assembly.has_begun:
-            in_messages = sent_fields(self.request.messages, self.origin) - self.omitted
-            field = rejected_field(words, self.fields) or refused_field(words, in_messages)
+            about = (words, self.request, self.origin, self.omitted)
+            field = refused_data(*about) or rejected_field(words, self.fields)
+            if field is None and refuses_foreign_calls(*about):
+                field = FOREIGN_CALLS
             if field is not None:
                 raise _FieldRefusedError(field, error) from error
 

@@ -7,7 +7,6 @@ of a field (`tools[0].function.name`), and a list of the fields that are taken i
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 STATUSES = frozenset({400, 404, 405, 415, 422, 500, 501})
@@ -27,7 +26,7 @@ _NAMES = {
     for field, named in FIELDS.items()
 }
 
-_NOT_TAKEN = re.compile(
+NOT_TAKEN = re.compile(
     r"""unsupported | (?:not|n't|no|without)(?:\ \w+)?\ support | unrecogni[sz]ed | unknown | \bextra[\ _]
     | unexpected\ (?:keyword|argument|field|param|propert|key) | was\ unexpected | additional\ propert
     | not\ (?:\w+\ )?(?:permitted|allowed|accepted|implemented|available|enabled|recogni[sz]ed|a\ valid)
@@ -61,32 +60,26 @@ _MAX_STATEMENTS = 200
 
 def rejected_field(body: str, sent: Sequence[str]) -> str | None:
     """Return the field that a refusal is about, of those that were `sent`; None if it is about something else."""
-    said = statements(body)
+    statements = list(_statements(body))[:_MAX_STATEMENTS]
     for field in (field for field in FIELDS if field in sent):
-        if any(_is_rejected(field, statement) for statement in said):
+        if any(_is_rejected(field, statement) for statement in statements):
             return field
     return None
 
 
-def is_not_taken(statement: str) -> bool:
-    """Say whether a statement is about something that is not taken."""
-    return _NOT_TAKEN.search(statement) is not None
-
-
 def _is_rejected(field: str, statement: str) -> bool:
     told = _TAKEN_INSTEAD.split(_PREFIX.sub("", statement), maxsplit=1)[0]
-    if not (_NAMES[field].search(told) and is_not_taken(told)):
+    if not (_NAMES[field].search(told) and NOT_TAKEN.search(told)):
         return False
     return not (field.endswith("_tokens") and _ABOUT_A_VALUE.search(told))
 
 
-def statements(body: str) -> Sequence[str]:
-    """Return what a refusal says, sentence by sentence."""
+def _statements(body: str) -> Iterator[str]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         found = body
-    return list(islice(_within(found, 8), _MAX_STATEMENTS))
+    yield from _within(found, 8)
 
 
 def _within(found: Any, depth: int) -> Iterator[str]:
@@ -104,10 +97,10 @@ def _within(found: Any, depth: int) -> Iterator[str]:
         case dict():
             named = _named_by(found)
             if named:
-                yield f"{named}: {' '.join(texts(found))}"
+                yield f"{named}: {' '.join(_texts(found))}"
             for key, value in found.items():
                 if key in FIELDS:
-                    yield f"{key}: {' '.join(texts(value))}"
+                    yield f"{key}: {' '.join(_texts(value))}"
                 if key not in _ECHOES:
                     yield from _within(value, depth - 1)
 
@@ -135,14 +128,14 @@ def _nested(value: Any) -> Sequence[Any]:
     return list(value.values()) if isinstance(value, dict) else ()
 
 
-def texts(value: Any) -> list[str]:
+def _texts(value: Any) -> list[str]:
     """Return the texts that stand side by side in a part of an error."""
     match value:
         case str():
             return [value]
         case list():
-            return [text for item in value for text in texts(item)]
+            return [text for item in value for text in _texts(item)]
         case dict():
-            return [text for key, item in value.items() if key not in _ECHOES for text in texts(item)]
+            return [text for key, item in value.items() if key not in _ECHOES for text in _texts(item)]
         case _:
             return []

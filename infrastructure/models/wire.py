@@ -15,6 +15,7 @@ from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
 from infrastructure.models.opaque import set_apart
+from infrastructure.models.returned import FOREIGN_CALLS, without_data
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
@@ -26,6 +27,9 @@ MAX_USAGES = 4
 """Usages that are tried in an answer that cannot be read."""
 
 _JSON = json.JSONDecoder()
+
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
+"""Fields in which endpoints tell the model's reasoning. Where there are several, they tell the same."""
 
 
 class Function(Struct):
@@ -85,7 +89,7 @@ class Completion(Struct):
     """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
 
     `usage` is read by `read_usage`: an answer is one, whatever nonsense stands beside it. `speaks` says whether the
-    model wrote anything in it, in whatever field.
+    model wrote anything in it, in whatever field, and `thoughts` is what it wrote there of its reasoning.
     """
 
     choices: list[Choice | None] | None = field(default_factory=list)
@@ -93,6 +97,7 @@ class Completion(Struct):
     model: Any = None
     error: Any = None
     speaks: bool = False
+    thoughts: str = ""
 
 
 def read_completion(text: str | bytes) -> Completion:
@@ -101,15 +106,14 @@ def read_completion(text: str | bytes) -> Completion:
     The standard library's parser is used because it takes the lone surrogates that some servers write where they
     cut a text in the middle of a character.
     """
-    data: Any = None
     try:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
-        speaks = _speaks(data)
         set_apart(data)
         completion = msgspec.convert(data, Completion)
-        completion.speaks = speaks
+        completion.speaks = _speaks(data)
+        completion.thoughts = _thoughts(data)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
@@ -118,12 +122,40 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
+def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of the messages in a completion, whose shape is checked, with those that were set apart."""
+    choices = [choice for choice in data.get("choices") or () if choice]
+    parts = [part for choice in choices for part in (choice.get("delta"), choice.get("message")) if part]
+    return [{**part, **part.get("extra", {}), "extra": None} for part in parts]
+
+
 def _speaks(data: dict[str, Any]) -> bool:
     """Say whether anything of a choice's message has content but for its role."""
-    parts = [
-        part for choice in data.get("choices") or () if choice for part in (choice.get("delta"), choice.get("message"))
-    ]
-    return any(value for part in parts if part for key, value in part.items() if key != "role")
+    return any(value for part in _parts(data) for key, value in part.items() if key != "role")
+
+
+def _thoughts(data: dict[str, Any]) -> str:
+    """Return the reasoning in a choice's message: in a field of its own, or among the parts of its content."""
+    found = []
+    for part in _parts(data):
+        found.append(next((text for key in _REASONING if (text := _texts_in(part.get(key)))), ""))
+        content = part.get("content")
+        entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+        found += [_texts_in(entry[key]) for entry in entries for key in _REASONING if key in entry]
+    return "".join(found)
+
+
+def _texts_in(value: Any) -> str:
+    """Return the text of a reasoning: a text, or parts that have one."""
+    match value:
+        case str():
+            return value
+        case list():
+            return "".join(map(_texts_in, value))
+        case {"text": str(text)}:
+            return text
+        case _:
+            return ""
 
 
 def _error_in(data: Any) -> Any:
@@ -200,11 +232,13 @@ def write_request(
 ) -> bytes:
     """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
 
-    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do.
-    `omitted` are fields of messages that it does not take: see `message_fields.py`.
+    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do, and `omitted` what it
+    does not take of its own data and of other endpoints' calls: see `returned.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    messages = [_message(m, omitted) for m in canonical(request.messages, offered, origin)]
+    foreign_calls = FOREIGN_CALLS not in omitted
+    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
+    messages = [_message(without_data(m, omitted)) for m in written]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)
     body: JsonObject = {"model": model, "messages": messages}
@@ -230,13 +264,13 @@ def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
     return [{"role": "system", "content": note}, *messages]
 
 
-def _message(message: ChatMessage, omitted: Collection[str]) -> JsonObject:
+def _message(message: ChatMessage) -> JsonObject:
     # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {**_without(message.extra, omitted), "role": message.role, "content": message.content or ""}
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
     if message.tool_calls:
         written["tool_calls"] = [
             {
-                **_without(call.extra, omitted),
+                **call.extra,
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
@@ -245,13 +279,9 @@ def _message(message: ChatMessage, omitted: Collection[str]) -> JsonObject:
         ]
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
-    if message.name is not None and "name" not in omitted:
+    if message.name is not None:
         written["name"] = message.name
     return written
-
-
-def _without(extra: JsonObject, omitted: Collection[str]) -> JsonObject:
-    return {name: value for name, value in extra.items() if name not in omitted} if extra else extra
 
 
 def _tool(spec: ToolSpec) -> JsonObject:

@@ -127,6 +127,14 @@ async def test_threads_are_listed_for_people_and_for_programs(thread: str, datab
     assert document["next_cursor"] is None
 
 
+async def test_a_list_may_have_only_threads_whose_last_turn_ended_in_some_way(thread: str, database_url: str) -> None:
+    completed = await threadfold("threads", "list", "--outcome", "completed", "--json", database_url=database_url)
+    failed = await threadfold("threads", "list", "--reason", "empty_answer", database_url=database_url)
+
+    assert [entry["thread_id"] for entry in completed.json["items"]] == [thread]
+    assert failed.out == "There are no threads.\n"
+
+
 async def test_a_list_goes_on_at_its_cursor(thread: str, database_url: str) -> None:
     later = await conversation(database_url)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from domain.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolCall, ToolSpec
-from infrastructure.models.message_fields import refused_field
+from infrastructure.models.returned import refused_data
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, refusal
 from tests.fakes.strict_model import Answer
 from tests.support.openai import client
@@ -17,7 +17,7 @@ GROQ = (
     "'messages.{n}' : for 'role:{role}' the following must be satisfied"
     "[('messages.{n}' : property '{field}' is unsupported)]"
 )
-XAI = "Only messages of role 'user' can have a {field}."
+XAI = "Only messages of role 'user' can have a name."
 PLAIN = "messages[{n}].{field} is not supported"
 
 
@@ -56,8 +56,10 @@ def prompt(origin: str) -> ChatRequest:
     )
 
 
-@pytest.mark.parametrize("words", [GROQ, XAI, PLAIN, ""], ids=["groq", "xai", "plain", "fastapi"])
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "name"])
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [*((f, w) for f in ("reasoning", "reasoning_content", "name") for w in (GROQ, PLAIN, "")), ("name", XAI)],
+)
 async def test_a_field_that_is_refused_is_left_out_from_then_on(field: str, words: str) -> None:
     async with OpenAIServer(otherwise=refusing(field, words)) as server, client(server) as model:
         origin = (await model.complete(ChatRequest((ChatMessage("user", "hi"),)))).origin
@@ -83,5 +85,5 @@ async def test_a_refusal_of_something_else_is_the_callers() -> None:
 
 
 def test_a_name_counts_only_where_messages_are_the_matter() -> None:
-    assert refused_field('{"error": "unknown name of a model"}', {"name"}) is None
-    assert refused_field('{"error": "reasoning effort is too high"}', {"reasoning"}) is None
+    for words in ("unknown name of a model", "messages: name the model", "tools[0].function.name is not supported"):
+        assert refused_data(json.dumps({"error": words}), prompt("here"), "elsewhere", ()) is None

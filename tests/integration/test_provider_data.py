@@ -2,14 +2,14 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.openai_server import Reply, chunk, completion, events, refusal, stream
+from tests.fakes.openai_server import Reply, Request, chunk, completion, events, refusal, stream
 from tests.support.http import Api, running_api
 from tests.support.strict_server import StrictServer, asks, wish
 
@@ -192,3 +192,68 @@ async def test_a_fork_returns_it_unless_the_message_reads_otherwise_there() -> N
             assert forked.is_success, forked.text
             await completed(api, forked.json()["thread_id"], "sure?")
             assert beyond(assistants(server.prompts[-1])[0]) == kept
+
+
+def unless(found: Callable[[list[dict[str, Any]]], bool], words: str, then: Reply) -> Callable[[Request], Reply]:
+    """Refuse prompts in which something is found."""
+    return lambda request: refusal(400, words) if found(request.body["messages"]) else then
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'messages.2' : property 'reasoning' is unsupported",
+        "The reasoning is for display only. Please remove the reasoning from your message.",
+        "reasoning: Extra inputs are not permitted",
+    ],
+)
+async def test_an_endpoint_that_does_not_take_its_own_data_back_is_asked_without(
+    words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    thinks = events(chunk("Hello.", reasoning="hm", kept="yes"), chunk(finish="stop"), "[DONE]")
+
+    def returned(prompt: list[dict[str, Any]]) -> bool:
+        return any("reasoning" in message for message in prompt)
+
+    picky = unless(returned, words, stream("Again."))
+    async with StrictServer(thinks, *[picky] * 9, own_fields=("reasoning", "kept")) as server, talking(server) as api:
+        thread = await api.opened(graph="desk")
+        await completed(api, thread, "one", "two", "three")
+        assert len(server.prompts) == 4, "the first refusal is remembered"
+        assert beyond(assistants(server.prompts[-1])[0]) == {"kept": "yes"}
+        assert any("does not take back reasoning" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The `reasoning_content` in the thinking mode must be passed back to the API.",
+        "Function call is missing a thought_signature in functionCall parts.",
+    ],
+)
+async def test_an_endpoint_that_refuses_calls_of_another_model_is_told_of_them_in_words(
+    words: str, tmp_path: Path
+) -> None:
+    call = {"index": 0, **wish("echo", A)}
+    thinks = events(chunk(None, reasoning_content="hm", tool_calls=[call]), chunk(finish="tool_calls"), "[DONE]")
+
+    def unsigned(prompt: list[dict[str, Any]]) -> bool:
+        return any("tool_calls" in message and not beyond(message) for message in prompt)
+
+    lines = [unless(unsigned, words, reply) for reply in (stream("I see."), stream("I see."), thinks, stream("Done."))]
+    async with (
+        StrictServer(refusal(401, "not today"), *lines, own_fields=OWN) as cloud,
+        StrictServer(asks(wish("echo", '{"text": "b"}')), stream("Mine.")) as local,
+    ):
+        file = tmp_path / "models.toml"
+        file.write_text(FILE.format(cloud=cloud.endpoint, local=local.endpoint))
+        settings = {"database_url": "memory://", "models": file, "agents": ("tests.support.agents:desk",)}
+        async with running_api(**settings) as api:
+            thread = await api.opened(graph="desk")
+            await completed(api, thread, "go", "and now?", "once more")
+        assert cloud.refused == []
+        told = json.dumps(cloud.prompts[-1])
+        assert "Called echo" in told
+        assert "echo[b]" in told
+        (asked,) = [message for message in assistants(cloud.prompts[-1]) if "tool_calls" in message]
+        assert beyond(asked) == {"reasoning_content": "hm"}

@@ -31,6 +31,9 @@ PAGES = (
     "/v1/threads?sort=cost",
     "/v1/threads?sort=tokens&limit=20",
     "/v1/threads?status=running,waiting",
+    "/v1/threads?outcome=failed",
+    "/v1/threads?outcome=failed,cancelled&reason=empty_answer",
+    "/v1/threads?reason=content_filter,length",
     "/v1/threads?search=word77",
     "/v1/instant?at=2026-11-01T12:00:00Z",
     "/v1/audit",
@@ -53,6 +56,8 @@ SUMS = (
 NAMED = {
     "tenant": "CASE n % 10 WHEN 0 THEN 'default' ELSE 'tenant ' || n % 10 END",
     "status": "CASE n % 500 WHEN 0 THEN 'running' ELSE 'idle' END",
+    "last_outcome": "CASE n % 500 WHEN 0 THEN 'failed' ELSE 'completed' END",
+    "last_reason": "CASE n % 1000 WHEN 0 THEN 'empty_answer' WHEN 500 THEN 'content_filter' END",
     "hour": "date_trunc('hour', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
     "start": "date_trunc('day', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
     "window": "'day'",

@@ -3,6 +3,7 @@
 The endpoint answers over real HTTP, and reports the same usage for each of its answers.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,8 +13,10 @@ import pytest
 
 from domain.agent import Agent, ItemContext, TurnContext
 from domain.application.asking import Models
+from domain.codec import Metadata
 from domain.events import Durability, Limit, ModelCalled, NodeFact
 from domain.graph import Node, Retry
+from domain.ids import DEFAULT_TENANT
 from domain.json import Json
 from domain.routing import ModelSpec
 from infrastructure.models.endpoints import TimeLimits
@@ -163,6 +166,22 @@ class TestBudgets:
         assert (len(one.requests) + len(other.requests)) * EACH <= BUDGET + EACH
         await check_ledger(played)
 
+    async def test_what_one_model_has_cost_is_settled_before_the_next_one_is_asked(self) -> None:
+        """So a process that dies then has lost nothing of it."""
+        slow = Reply([], before=[Pause(60)])
+        async with answering(UNREADABLE["no choice"]) as (_, first), answering(slow) as (other, second):
+            models = Models(
+                policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
+                {"one": first.usual, "other": second.usual},
+            )
+            played = await accounted(QUICK, models=models)
+            played.turns.start((await played.begin("go")).loaded, Metadata())
+            while not other.requests:
+                await asyncio.sleep(0.01)
+            (standing,) = await played.ledger.standings(DEFAULT_TENANT, played.clock.now())
+            assert standing.spent.tokens == await spent(played) == EACH
+            await played.turns.close(0)
+
 
 class TestCosts:
     """What one call has cost, by the log."""
@@ -215,14 +234,31 @@ class TestCosts:
     ) -> None:
         monkeypatch.setattr("domain.application.calls.MARGIN", 0.5)
         monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
-        arguments = {"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"for": "this and that'}}
-        slow = events(chunk(tool_calls=[arguments]), Pause(30))
+        slow = events(chunk(reasoning_content="what was asked "), chunk(reasoning_content="and why"), Pause(30))
         async with answering(slow, TimeLimits()) as (_, models):
             played = await accounted(in_a_row(Node("ask", ask, timeout=2)), models=models)
             assert outcome(await played.say("go")) == "node_failed"
         (called,) = await recorded(played)
-        assert (called.finish_reason, called.completion_tokens >= 3) == ("interrupted", True)
+        assert (called.finish_reason, called.completion_tokens) == ("interrupted", 5)
         await check_ledger(played)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"reasoning_content": "what was asked and why"},
+        {"reasoning": "what was asked and why", "reasoning_details": [{"text": "what was asked and why"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "what was asked and why"}]}]},
+    ],
+)
+@pytest.mark.parametrize("text", ["", "so it is"])
+async def test_reasoning_counts_where_the_endpoint_reports_nothing(said: dict[str, Any], text: str) -> None:
+    reply = events(chunk(**said), chunk(text), chunk(finish="stop"), "[DONE]")
+    async with answering(reply) as (_, models):
+        played = await accounted(in_a_row(Node("ask", ask)), models=models)
+        await played.say("go")
+        await check_ledger(played)
+    assert {called.completion_tokens >= 5 for called in await recorded(played)} == {True}
 
 
 AGENTS = ("tests.integration.test_rejected_answers:QUICK",)

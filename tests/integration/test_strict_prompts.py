@@ -165,7 +165,7 @@ async def test_a_turn_that_failed_after_its_tools_ran_is_retried_and_followed_by
 
 
 async def test_prompts_grow_at_their_end_through_odd_turns() -> None:
-    script = (asks(wish("a.b", A), wish("echo", SLOW, "x")), SILENCE, refusal(400, "no"), stream("Well."))
+    script = (asks(wish("a.b", A), wish("echo", SLOW, "x")), refusal(400, "no"), refusal(400, "no"), stream("Well."))
     async with StrictServer(*script) as server, talking(server) as api:
         thread = await api.opened(graph="desk")
         for text in ("one", "two", "three", "four"):

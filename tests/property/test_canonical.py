@@ -77,7 +77,7 @@ declared = st.sampled_from([TOOLS, ()])
 
 def sent(messages: Sequence[ChatMessage], tools: Sequence[str], origin: str = "here") -> dict[str, Any]:
     specs = tuple(ToolSpec(name, "", {"type": "object"}) for name in tools)
-    body = write_request(ChatRequest(tuple(messages), specs), "m", stream=True, limit_field="max_tokens", origin=origin)
+    body = write_request(ChatRequest(tuple(messages), specs), "m", ["stream", *(["tools"] if specs else [])], origin)
     whole: dict[str, Any] = json.loads(body)
     return whole
 

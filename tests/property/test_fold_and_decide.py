@@ -109,7 +109,7 @@ def reports(state: State) -> st.SearchStrategy[Command]:
             (
                 MessageAppended("assistant", " ", 1, extra=thought, origin="here"),
                 ToolRequested("a", "clock", {"first": 1}),
-                ToolRequested("a", "clock.now", {}, {"signature": "x"}),
+                ToolRequested("a", "clock.now", {}, extra={"signature": "x"}),
             ),
         ]
     )
@@ -207,7 +207,7 @@ def check_prompt(state: State) -> None:
         return
     messages = tuple(map(chat_message, state.thread.window))
     request = ChatRequest(messages, (ToolSpec("clock", "", {"type": "object"}),))
-    body = json.loads(write_request(request, "m", stream=True, limit_field="max_tokens", origin="here"))
+    body = json.loads(write_request(request, "m", ["stream", "tools"], "here"))
     assert violations(body, ["reasoning", "signature"]) == []
     for place, message in enumerate(messages):
         answered = [later for later in messages[place + 1 :][: len(message.tool_calls)] if later.role == "tool"]

@@ -76,7 +76,7 @@ def _wants_back(fields: Sequence[str]) -> Any:
     """Make a check for an endpoint that refuses prompts in which a call comes without what it sent along."""
 
     def check(body: dict[str, Any]) -> list[str]:
-        first = next((message for message in body["messages"] if message["role"] == "assistant"), {})
+        first: dict[str, Any] = next((message for message in body["messages"] if message["role"] == "assistant"), {})
         text = json.dumps(first) if first.get("tool_calls") else ""
         return [f"{field} is missing where it was sent" for field in fields if text and f'"{field}"' not in text]
 
