@@ -4,7 +4,6 @@ Each kind was seen with some model or endpoint, or is one step beyond what was s
 `now()` and `store(data)`.
 """
 
-import functools
 import json
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -245,7 +244,7 @@ FINISH_REASONS = (
 SIGNED = {"extra_content": {"google": {"thought_signature": "c2lnbmVk"}}}
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
 TEXT = {"type": "text", "text": "Here I am."}
-DEEP: Any = functools.reduce(lambda inner, _: {"a": inner}, range(200), {})
+DEEP = json.loads('{"a":' * 200 + "1" + "}" * 200)
 DETAILS = [{"type": "reasoning.text", "text": "Hm."}]
 HERE: dict[str, Any] = {"shows": ["Here I am."]}
 CUSTOM = {"id": "a", "type": "custom", "custom": {"name": "echo", "input": "a"}}
