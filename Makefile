@@ -71,7 +71,7 @@ fuzz-api:
 	@requirements/install dev
 	@requirements/fuzz-api $(ARGS)
 
-# Twenty turns with tools, with a real model under llama.cpp: a minute or two, five on a busy machine
+# Twenty turns with tools, with a real model under llama.cpp: a few minutes, ten on a busy machine
 real-model:
 	@requirements/install dev
 	@requirements/real-model $(ARGS)

@@ -2,7 +2,8 @@
 
 Some endpoints send fields that they do not take in a request: then those are left out. Others refuse calls of tools
 without the reasoning or the signature of their own that belongs to them; another model's calls have none. Then these
-calls are told as text. Both are known by a refusal, remembered as `Dialects` does, and cost one request.
+calls are told as text. And the name beside a tool's result is demanded by some (Gemini, GPT-OSS's template), refused by
+others (xAI). All of this is known by a refusal, remembered as `Dialects` does, and costs one request.
 """
 
 import json
@@ -21,6 +22,11 @@ FOREIGN_CALLS = "calls of other models"
 DATA = "data:"
 """Goes before the names of an endpoint's own fields, which are nobody else's."""
 
+NAME = "name"
+_NAMED = re.compile(r"(?<!\w)name(?!\w)")
+_IN_MESSAGES = re.compile(r"message", re.IGNORECASE)
+_ONLY_OTHERS = re.compile(r"\bonly\b.*\bcan have\b", re.IGNORECASE)
+
 _REMOVE = re.compile(r"\bremove\b", re.IGNORECASE)
 
 _MISSING = re.compile(
@@ -30,7 +36,10 @@ _THOUGHTS = re.compile(r"reasoning|thought|thinking", re.IGNORECASE)
 
 
 def refused_data(body: str, request: ChatRequest, origin: str, omitted: Collection[str]) -> str | None:
-    """Return the endpoint's own field, behind `DATA`, that a refusal is about, unless it is `omitted` already."""
+    """Return the field that a refusal is about, behind `DATA`, unless it is `omitted` already.
+
+    It is one of the endpoint's own, or the name beside the result of a tool.
+    """
     own = [message for message in request.messages if message.origin == origin]
     extras = [extra for message in own for extra in (message.extra, *(call.extra for call in message.tool_calls))]
     sent = {name for extra in extras for name in extra}
@@ -40,7 +49,15 @@ def refused_data(body: str, request: ChatRequest, origin: str, omitted: Collecti
             named = (name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", statement))
             if (name := next(named, None)) is not None:
                 return DATA + name
+    if DATA + NAME not in omitted and any(message.role == "tool" for message in request.messages):
+        return DATA + NAME if any(map(_refuses_names, _statements(body))) else None
     return None
+
+
+def _refuses_names(statement: str) -> bool:
+    """Say whether a statement is about names of messages, and not of tools or models."""
+    about_names = _NAMED.search(statement) and _IN_MESSAGES.search(statement)
+    return bool(about_names and (NOT_TAKEN.search(statement) or _ONLY_OTHERS.search(statement)))
 
 
 def refuses_foreign_calls(body: str, request: ChatRequest, origin: str, omitted: Collection[str]) -> bool:
@@ -56,7 +73,8 @@ def without_data(message: ChatMessage, omitted: Collection[str]) -> ChatMessage:
     if not names:
         return message
     calls = tuple(replace(call, extra=_without(call.extra, names)) for call in message.tool_calls)
-    return replace(message, extra=_without(message.extra, names), tool_calls=calls)
+    name = None if NAME in names else message.name
+    return replace(message, extra=_without(message.extra, names), tool_calls=calls, name=name)
 
 
 def _without(extra: dict[str, Any], names: Collection[str]) -> dict[str, Any]:

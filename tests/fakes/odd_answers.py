@@ -34,8 +34,7 @@ class Odd(Struct, frozen=True):
     """An odd answer. `repeat`: the endpoint gives the last of `played` to every request of the turn.
 
     `told`: what the results of the calls contain, one by one. `shows`: what the transcript contains. `asks`: how often
-    the model is asked. `own_fields`: fields of the answer that the endpoint wants back, on the message that had them;
-    `takes`: others that it takes back.
+    the model is asked. `own_fields`: fields of the answer that the endpoint takes back, and demands with a call.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Odd(Struct, frozen=True):
     shows: Sequence[str] = ()
     asks: int | None = None
     own_fields: Sequence[str] = ()
-    takes: Sequence[str] = ()
 
 
 def _call(name: str, *calls: Any, finish: Any = "tool_calls", **expected: Any) -> Odd:
@@ -66,7 +64,7 @@ def _argued(name: str, arguments: Any, told: str = ERROR, tool: str = "echo") ->
 
 
 def _said(name: str, content: Any, ends: Ends = Ends.ANSWERED, finish: Any = "stop", **rest: Any) -> Odd:
-    expected = {key: rest.pop(key) for key in ("shows", "repeat", "asks", "takes") if key in rest}
+    expected = {key: rest.pop(key) for key in ("shows", "repeat", "asks", "own_fields") if key in rest}
     return Odd(name, [Answer({"content": content, **rest}, finish)], ends, **expected)
 
 
@@ -150,6 +148,16 @@ ARGUMENTS = (
     _argued("with a byte order mark", f"\ufeff{A}", ANY),
     _argued("with words after", f"{A} I hope this helps!", ANY),
     _argued("twice encoded", json.dumps(A), ANY),
+    _argued("encoded three times", json.dumps(json.dumps(json.dumps({"text": "a"}))), ANY),
+    _argued("between invisible characters", '\u200b{"text": "a"}\u200b', ANY),
+    _argued("in full-width braces", '\uff5b"text"\uff1a"a"\uff5d', ANY),
+    _argued("in typographic quotes", "{\u201ctext\u201d: \u201ca\u201d}", ANY),
+    _argued("of YAML", "text: a", ANY),
+    _argued("of a query", "text=a", ANY),
+    _argued("with a hexadecimal number", '{"data": {"x": 0x1F}}', ANY, tool="store"),
+    _argued("with a number too small", '{"data": {"x": 1e-400}}', ANY, tool="store"),
+    _argued("with half a character in a key", '{"data": {"\\ud83d": 1}}', ANY, tool="store"),
+    _argued("with NUL in a key", '{"data": {"a\\u0000": 1}}', ANY, tool="store"),
     _argued("of nothing, then an object", "{}" + A, ANY),
     _argued("of two objects", A + '{"text": "b"}'),
     _argued("cut off", '{"text": "abc'),
@@ -213,13 +221,18 @@ FINISH_REASONS = (
     _said("finish abort", "The ans", Ends.MENDED, "abort"),
     _said("finish MALFORMED_FUNCTION_CALL", None, Ends.MENDED, "MALFORMED_FUNCTION_CALL"),
     _said("finish tool_calls without any", "", Ends.MENDED, "tool_calls"),
-    _said("finish tool_calls after a sentence", "Let me look.", Ends.MENDED, "tool_calls"),
+    _said("finish tool_calls after a sentence", "Let me look.", Ends.TOLD, "tool_calls"),
     _said("finish null", "All is well.", finish=None, shows=["All is well."]),
     _said("finish empty", "All is well.", finish="", shows=["All is well."]),
     _said("finish end_turn", "All is well.", finish="end_turn", shows=["All is well."]),
     _said("finish eos", "All is well.", finish="eos", shows=["All is well."]),
     _said("finish STOP", "All is well.", finish="STOP", shows=["All is well."]),
     _said("finish a number", "All is well.", finish=1, shows=["All is well."]),
+    _said("finish a list", "All is well.", Ends.TOLD, ["stop"]),
+    _said("finish an object", "All is well.", Ends.TOLD, {"type": "stop"}),
+    _said("finish of 5,000 characters", "All is well.", Ends.TOLD, "x" * 5_000),
+    _said("finish with NUL", "All is well.", Ends.TOLD, "sto\0p"),
+    _said("finish with half a character", "All is well.", Ends.TOLD, "stop\ud83d"),
     _call("finish stop, with a call", ECHO, finish="stop", told=["echo[a]"]),
     _call("finish null, with a call", ECHO, finish=None, told=["echo[a]"]),
     _call("finish length, with a whole call", ECHO, finish="length", ends=Ends.MENDED, told=[ANY]),
@@ -231,6 +244,8 @@ FINISH_REASONS = (
 SIGNED = {"extra_content": {"google": {"thought_signature": "c2lnbmVk"}}}
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
 TEXT = {"type": "text", "text": "Here I am."}
+DEEP = json.loads('{"a":' * 200 + "1" + "}" * 200)
+DETAILS = [{"type": "reasoning.text", "text": "Hm."}]
 HERE: dict[str, Any] = {"shows": ["Here I am."]}
 CUSTOM = {"id": "a", "type": "custom", "custom": {"name": "echo", "input": "a"}}
 
@@ -254,11 +269,7 @@ PARTS = (
     _said("content of 300,000 characters", "Here I am. " * 27_000, **HERE),
     _said("content of think tags and text", "<think>Hm.</think>Here I am.", **HERE),
     _said(
-        "reasoning_content, then text",
-        "Here I am.",
-        reasoning_content="Hm.",
-        takes=["reasoning_content"],
-        **HERE,
+        "reasoning_content, then text", "Here I am.", reasoning_content="Hm.", own_fields=["reasoning_content"], **HERE
     ),
     _said("reasoning_content only", "", Ends.MENDED, reasoning_content="I think it is noon."),
     _said("reasoning_content only, cut", "", Ends.MENDED, "length", reasoning_content="I think"),
@@ -270,7 +281,7 @@ PARTS = (
         "Here I am.",
         annotations=[{"type": "url_citation"}],
         citations=["x"],
-        takes=["citations"],
+        own_fields=["citations"],
         **HERE,
     ),
     _said("role of a tool", "Here I am.", role="tool", **HERE),
@@ -294,6 +305,24 @@ PARTS = (
     _said("calls an object", None, Ends.MENDED, "tool_calls", tool_calls=ECHO),
     _said("calls a text", None, Ends.MENDED, "tool_calls", tool_calls="echo"),
     _said("calls an empty list", "Here I am.", tool_calls=[], **HERE),
+    _said("function_call of old a text", None, Ends.MENDED, "function_call", function_call="echo"),
+    _said("function_call of old without a name", None, Ends.MENDED, "function_call", function_call={"arguments": "{}"}),
+    _said("content false", content=False, ends=Ends.TOLD),
+    _said("content of lists in lists", [[["Here I am."]]], Ends.TOLD),
+    _said("content a list of null", [None], Ends.MENDED),
+    _said("content a part without text", [{"type": "text"}], Ends.MENDED),
+    _said("content a part whose text is a number", [{"type": "text", "text": 5}], Ends.TOLD),
+    _said("content a part whose text is an object", [{"type": "text", "text": {"value": "Here I am."}}], Ends.TOLD),
+    _said("content of think tags only", "<think>Hm.</think>", Ends.MENDED),
+    _said("content of think tags without an end", "<thinking>Hm.", Ends.MENDED),
+    _said("data of the provider 200 deep", "Here I am.", odd_data=DEEP, own_fields=["odd_data"], **HERE),
+    _said(
+        "data of the provider of 200,000 bytes", "Here I am.", odd_data="x" * 200_000, own_fields=["odd_data"], **HERE
+    ),
+    _said("reasoning_details", "Here I am.", reasoning_details=DETAILS, own_fields=["reasoning_details"], **HERE),
+    _call("call without a type", {"id": "a", "function": {"name": "echo", "arguments": A}}, told=["echo[a]"]),
+    _call("call a text among calls", "echo", ends=Ends.MENDED, asks=None),
+    _call("call that is null beside a good one", ECHO, None, told=["echo[a]"]),
     _said("call of a custom tool", None, Ends.MENDED, "tool_calls", tool_calls=[CUSTOM]),
 )
 

@@ -222,6 +222,25 @@ FAILURES = (
             "status 429": refusal(429, "slow down", retry_after="0"),
         }.items()
     ),
+    *(
+        _gives_up(f"JSON of {name}", Reply([json.dumps(found).encode()]), Ends.TOLD)
+        for name, found in {
+            "a message that is a text": {"choices": [{"message": "hello"}]},
+            "legacy completions": {"choices": [{"text": "hello", "finish_reason": "stop"}]},
+            "Ollama's own API": {"message": {"role": "assistant", "content": "Hello"}, "done": True},
+            "Anthropic's own API": {"type": "message", "content": [{"type": "text", "text": "Hello"}]},
+            "OpenAI's responses": {"object": "response", "output": [{"type": "message"}]},
+            "choices that are an object": {"choices": {"0": {"message": {"content": "Hi"}}}},
+            "a choice that is null": {"choices": [None]},
+            "a text": "hello",
+        }.items()
+    ),
+    _gives_up(
+        "5 MB", Reply([b'{"choices": [{"message": {"content": "', b"word " * 1_000_000, b'"}}]}']), Ends.EXPLAINED
+    ),
+    _gives_up("status 302", Reply([], 302, {"location": "/elsewhere"})),
+    _gives_up("status 413", refusal(413, "too large")),
+    _gives_up("status 400 of a call", refusal(400, "Failed to call a function. Adjust your prompt.")),
     _gives_up("status 400 of a prompt too long", refusal(400, "This model's maximum context length is 10 tokens.")),
     _gives_up("status 401", refusal(401, "who are you?")),
     _gives_up("status 404", refusal(404, "no such model")),

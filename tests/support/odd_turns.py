@@ -56,7 +56,7 @@ class Record(Struct, frozen=True):
 async def play(api: Api, model: StrictModel, odd_answer: Odd, played: Sequence[Played] | None = None) -> Record:
     """Play an odd answer and three turns more; `played` is the answer in another form."""
     thread = await api.opened(thread_id=str(uuid4()), graph="odd")
-    model.demand(thread, [*odd_answer.own_fields, *odd_answer.takes], _wants_back(odd_answer.own_fields))
+    model.demand(thread, odd_answer.own_fields, _wants_back(odd_answer.own_fields))
     model.script(thread, *(played or odd_answer.played), repeat=odd_answer.repeat)
     turns = [await _turn(api, thread, "go")]
     asked = len(model.requests[thread])
@@ -76,9 +76,9 @@ def _wants_back(fields: Sequence[str]) -> Any:
     """Make a check for an endpoint that refuses prompts in which a call comes without what it sent along."""
 
     def check(body: dict[str, Any]) -> list[str]:
-        calls = [m for m in body["messages"] if m["role"] == "assistant" and m.get("tool_calls")]
-        text = json.dumps(calls[:1])
-        return [f"{field} is missing where it was sent" for field in fields if calls and f'"{field}"' not in text]
+        first: dict[str, Any] = next((message for message in body["messages"] if message["role"] == "assistant"), {})
+        text = json.dumps(first) if first.get("tool_calls") else ""
+        return [f"{field} is missing where it was sent" for field in fields if text and f'"{field}"' not in text]
 
     return check
 
