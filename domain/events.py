@@ -136,7 +136,9 @@ class ContextAssembled(Event, frozen=True):
     version that the summary covers; `pinned` the user's message, where it is older than `first`; 0 if there is none.
     `fixed` of the tokens are those of instructions and tools, whose texts are kept under the names that `texts` gives,
     and of the thread's `values`. `shortened` says of which messages only so many characters were shown.
-    `of` is the version of the thread that it was made of.
+    `of` is the version of the thread that it was made of. `layout` says how the prompt was laid out: in layout 1,
+    values and what was `recalled` stood in the system's message; since layout 2, before the user's last words.
+    `recalled_tokens` are those of what was recalled.
     """
 
     first: int
@@ -151,6 +153,8 @@ class ContextAssembled(Event, frozen=True):
     recalled: tuple[Recalled, ...] = ()
     shortened: tuple[tuple[int, int], ...] = ()
     of: int = 0
+    layout: int = 1
+    recalled_tokens: int = 0
 
 
 class ModelCalled(Event, frozen=True):
@@ -159,6 +163,7 @@ class ModelCalled(Event, frozen=True):
     `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
+    `cached` tokens of the prompt were in the endpoint's cache, which most endpoints discount.
     """
 
     model: str
@@ -172,6 +177,7 @@ class ModelCalled(Event, frozen=True):
     provider: str = ""
     because: str = ""
     reservation: UUID | None = None
+    cached: int = 0
 
 
 class ModelFailed(Event, frozen=True):

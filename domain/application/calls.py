@@ -204,6 +204,7 @@ class _Asked:
             provider=answered.provider,
             because=answered.because,
             reservation=self._reservation,
+            cached=usage.cached_tokens,
         )
         self.run.unsaid.keep(called, self.held)
         return Made(self.prompt, answer, size, called)
@@ -227,6 +228,7 @@ class _Asked:
             estimated=True,
             provider=self.spec.provider,
             reservation=self._reservation,
+            cached=min(usage.cached_tokens, usage.prompt_tokens),
         )
         self.run.unsaid.keep(called, self.held)
 

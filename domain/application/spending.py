@@ -168,7 +168,7 @@ class Spending:
 
     def took(self, held: Held, called: ModelCalled) -> None:
         """Hold for a call what it has taken, until it is recorded."""
-        cost = self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens)
+        cost = self.account.prices.of_call(called)
         self._held[held.id] = called.prompt_tokens + called.completion_tokens, cost
 
     def recorded(self, held: Iterable[Held]) -> None:
@@ -183,7 +183,7 @@ class Spending:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
                 self._open.discard(event.reservation)
-                used = event.model, event.prompt_tokens, event.completion_tokens
+                used = event.model, event.prompt_tokens, event.completion_tokens, event.cached
                 told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
         return told
 

@@ -160,4 +160,4 @@ def _is_object(text: str) -> bool:
 def _usage(counts: Counts | None) -> Usage | None:
     if counts is None or counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), max(0, counts.cached))

@@ -17,6 +17,7 @@ from domain.errors import InvalidInput
 from domain.routing import ModelSpec, Policy, Rule
 from infrastructure.models import offline
 from infrastructure.models.openai import TimeLimits, completions_url
+from infrastructure.models.prompt_cache import PromptCache
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"
@@ -35,6 +36,7 @@ class Provider(Struct, frozen=True):
     endpoint: str
     key: SecretStr | None = None
     limits: TimeLimits = TimeLimits()
+    prompt_cache: PromptCache = "automatic"
     places: Mapping[str, str] = {}
 
 
@@ -59,6 +61,7 @@ class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
     first_byte: Seconds = 60.0
     silence: Seconds = 30.0
     total: Seconds = 300.0
+    prompt_cache: PromptCache = "automatic"
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,6 +165,7 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
         table.endpoint,
         None if key is None else SecretStr(key),
         TimeLimits(table.connect, table.first_byte, table.silence, table.total),
+        table.prompt_cache,
         {"endpoint": f"{place}: providers.{name}.endpoint", "api_key": f"{place}: {key_field}: {table.api_key_env}"},
     )
 

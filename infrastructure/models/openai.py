@@ -25,6 +25,7 @@ from domain.json import storable_text
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.failures import failure_of, server_words, shortened, without
 from infrastructure.models.hosts import is_loopback
+from infrastructure.models.prompt_cache import PromptCache
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
 from infrastructure.models.sse import EventStreamParser
 from infrastructure.models.wire import read_completion, write_request
@@ -68,6 +69,7 @@ class OpenAIChatModel:
         retry: RetryPolicy | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         past_proxies: bool = False,
+        prompt_cache: PromptCache = "automatic",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         random: Callable[[], float] = randomness.random,
@@ -83,6 +85,7 @@ class OpenAIChatModel:
         self._limits = limits or TimeLimits()
         self._retry = retry or RetryPolicy()
         self._max_answer_bytes = max_answer_bytes
+        self._prompt_cache = prompt_cache
         self._now, self._sleep, self._random = now, sleep, random
         # OpenAI's newer models know only the new name, most other servers only the old one.
         self._limit_field = "max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens"
@@ -124,7 +127,9 @@ class OpenAIChatModel:
     async def _complete(self, request: ChatRequest, show: OnDelta, *, stream: bool) -> ChatAnswer:
         model = request.model or self._model
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, model, stream=stream, limit_field=self._limit_field)
+        body = write_request(
+            request, model, stream=stream, limit_field=self._limit_field, prompt_cache=self._prompt_cache
+        )
         patience = self._limits.total if request.patience is None else request.patience
         response, first_by = await self._accepted(body, headers, patience, stream=stream)
         try:

@@ -50,6 +50,13 @@ def _client(provider: Provider, model: str, tokens: TokenCounter, *, past_proxie
         return OfflineModel(tokens)
     key = provider.key.get_secret_value() if provider.key else None
     try:
-        return OpenAIChatModel(provider.endpoint, key, model, limits=provider.limits, past_proxies=past_proxies)
+        return OpenAIChatModel(
+            provider.endpoint,
+            key,
+            model,
+            limits=provider.limits,
+            past_proxies=past_proxies,
+            prompt_cache=provider.prompt_cache,
+        )
     except InvalidInput as error:
         raise BadSetting(f"{provider.places.get(error.field, error.field)}: {error.why}") from error

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec
 from domain.json import JsonObject
+from infrastructure.models.prompt_cache import PromptCache, ask_to_cache
 
 
 class Function(Struct):
@@ -46,10 +47,30 @@ class Choice(Struct):
 
 
 class Counts(Struct):
-    """Tokens as the endpoint counted them."""
+    """Tokens as the endpoint counted them.
+
+    Most endpoints tell in `prompt_tokens_details` what of the prompt was cached, DeepSeek in `prompt_cache_hit_tokens`,
+    some gateways to Anthropic in `cache_read_input_tokens`, and Moonshot in `cached_tokens`.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: Any = None
+    prompt_cache_hit_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    cached_tokens: Any = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were in the endpoint's cache; 0 where it does not say so in numbers."""
+        details = self.prompt_tokens_details
+        told = (
+            details.get("cached_tokens") if isinstance(details, dict) else None,
+            self.prompt_cache_hit_tokens,
+            self.cache_read_input_tokens,
+            self.cached_tokens,
+        )
+        return max((number for number in told if isinstance(number, int) and not isinstance(number, bool)), default=0)
 
 
 class Completion(Struct):
@@ -84,7 +105,9 @@ def read_counts(usage: Any) -> Counts | None:
         return None
 
 
-def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field: str) -> bytes:
+def write_request(
+    request: ChatRequest, model: str, *, stream: bool, limit_field: str, prompt_cache: PromptCache = "automatic"
+) -> bytes:
     """Write the body of a request. `limit_field` is what the endpoint calls the limit on the answer's tokens."""
     body: JsonObject = {"model": model, "messages": [_message(m) for m in request.messages], "stream": stream}
     if stream:
@@ -95,6 +118,7 @@ def write_request(request: ChatRequest, model: str, *, stream: bool, limit_field
         body["temperature"] = request.temperature
     if request.max_tokens is not None:
         body[limit_field] = request.max_tokens
+    ask_to_cache(body, prompt_cache, request.thread_id)
     return msgspec.json.encode(body)
 
 
