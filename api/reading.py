@@ -220,7 +220,7 @@ class Reading:
         if "thread_id" in only:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [_as_indexed(Where(name, "=", value)) for name, value in only.items()]
-        sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost")
+        sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost", "cached_tokens")
         most = ("cost", "prompt_tokens")
         query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
         rows = await self._models.aggregate(query)

@@ -33,6 +33,7 @@ class Spent(Struct, frozen=True, omit_defaults=True):
     cost_usd: float
     saved_tokens: int
     saved_usd: float
+    cached_tokens: int
     thread_id: UUID | None = None
     model: str | None = None
 

@@ -95,10 +95,11 @@ class ChatRequest(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens as the endpoint counted them."""
+    """Tokens as the endpoint counted them. It had `cached_tokens` of the prompt's in its cache."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class ChatAnswer(Struct, frozen=True):

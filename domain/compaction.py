@@ -6,16 +6,17 @@ shortened. Nothing is lost in either case; the log keeps every message, and what
 
 from collections.abc import Sequence
 
-from domain.context import Count, cost, groups, summary_tokens
+from domain.context import Count, cost, groups, stable_tokens
 from domain.events import HistoryCompacted
 from domain.memory import Memory, fitted
 from domain.state import Message, Summary, Thread
 
 FULL = 0.75
-"""The share of the limit from which on a prompt counts as full."""
+"""The share of a prompt's limit from which on it counts as full, without what belongs to its turn only."""
 
-KEPT = 0.15
-"""The share of the limit that stays in the live window after compaction."""
+KEPT = 0.01
+"""The share of the limit that stays in the live window after compaction, at most. Each compaction changes prompts from
+the summary on, so it takes much at once."""
 
 SUMMARY = 0.1
 """The share of the limit that the summary may take."""
@@ -23,17 +24,14 @@ SUMMARY = 0.1
 LINE_LENGTH = 200
 
 
-def is_full(prompt_tokens: int, limit: int) -> bool:
-    """Say whether the last prompt came near its limit."""
-    return prompt_tokens > FULL * limit
+def is_full(thread: Thread) -> bool:
+    """Say whether the next prompt would begin with so much that hardly anything could follow."""
+    return thread.prompt is not None and stable_tokens(thread) > FULL * thread.prompt.limit
 
 
-def is_outgrown(thread: Thread, prompt_tokens: int) -> bool:
-    """Say whether the last prompt, which the newest message answers, did not hold all of the live window before that.
-
-    What else it held is not known here; so this may be noticed a turn late, once more has been left out.
-    """
-    return sum(map(cost, thread.window[:-1])) + summary_tokens(thread.summary) > prompt_tokens
+def is_outgrown(thread: Thread) -> bool:
+    """Say whether the last prompt did not hold all of the live window."""
+    return thread.prompt is not None and any(message.version < thread.prompt.first for message in thread.window)
 
 
 def overflows(window: Sequence[Message], limit: int) -> bool:

@@ -168,7 +168,7 @@ def find(parts: Sequence[Part], terms: Sequence[Term], limit: int) -> Sequence[H
     """Return the messages that have most to do with some terms; see `rank`."""
     of = {thread_id: concordance for thread_id, concordance, _ in parts}
     return [
-        Hit(hit.thread_id, hit.version, hit.score, *of[hit.thread_id].at(hit.version))
+        Hit(hit.thread_id, hit.version, hit.score, *of[hit.thread_id].at(hit.version), hit.rare, hit.worth)
         for hit in rank(matches(parts, terms), terms, limit)
     ]
 

@@ -1,9 +1,14 @@
 """What the model is shown: a pure function of the state, never over the limit.
 
-The first message is the system's: instructions, values of the thread, the summary of what left the live window, and
-parts of older messages that matter again. Then, newest first, messages are taken into the prompt as long as they fit.
-A message that asks for tools and the answers to it are one group: shown together or not at all. The user's last
-message is always shown. Where even the newest group is too long, the longest texts in it are shortened.
+What stays the same comes first, so that providers that cache prefixes find it again. The first message is the
+system's: instructions, and the summary of what left the live window. Then come the window's messages, each as it was
+shown before. What belongs to this turn only, values of the thread and parts of older messages that matter again, stands
+before the user's words in the user's last message: see `domain.given`.
+
+Where the window does not fit, many of its oldest messages are left out at once, and stay out: to leave out one more
+with each prompt would change every prompt from its beginning on. A message that asks for tools and the answers to it
+are one group: shown together or not at all. The user's last message is always shown. Where even the newest group is too
+long, the longest texts in it are shortened, and stay so.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +22,26 @@ from domain.chat import MESSAGE_OVERHEAD, ChatMessage
 from domain.codec import to_json
 from domain.errors import PromptTooLarge
 from domain.events import ContextAssembled, Recalled
+from domain.given import block, harmless, written
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.recall import Excerpt
-from domain.state import Message, Running, Summary
+from domain.state import Message, Running, Summary, Thread
 
 SHORTENED = "\n[shortened: the rest did not fit into the context window]"
 SHORTENED_TOKENS = 16
 
 HEADING_TOKENS = 16
-"""Tokens that a heading within the system's message costs, a little generously."""
+"""Tokens that a heading within a message costs, a little generously."""
+
+MARKS_TOKENS = 32
+"""Tokens that the marks around what is given beside the user's message cost, a little generously."""
+
+LAYOUT = 2
+"""How prompts are laid out. Those of layout 1 had values and older messages in the system's message."""
+
+LEFT = 0.4
+"""The share of the room for messages that is filled again, once messages had to be left out."""
 
 Count: TypeAlias = Callable[[str], int]
 """Counts the tokens of a text."""
@@ -63,17 +78,21 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
         PromptTooLarge: it cannot be made to fit.
     """
     thread = state.thread
-    asked = last_question(thread.window)
+    before = _before(thread, limit)
+    window = _as_shown(thread.window, before, count)
+    asked = last_question(window)
     used = fixed.tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
-    _, least = _newest(thread.window, asked, used, 0)
-    again, chosen, used = _chosen(thread.window, asked, _priced(recalled, count), used, limit - least, limit)
+    _, least = _newest(window, asked, used, 0)
+    heading = HEADING_TOKENS + (0 if fixed.known else MARKS_TOKENS)
+    start = before.first if before else 0
+    priced = _priced(recalled, count)
+    again, chosen, beside, used = _chosen(window, start, asked, priced, used, limit - least, limit, heading)
     pinned = asked if asked and asked.version < chosen[0].version else None
     whole = [pinned, *chosen] if pinned else chosen
     shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    heading = system_text(fixed.instructions, fixed.known, thread.summary, again)
-    system = (ChatMessage("system", heading),) if heading else ()
+    said = {message.version: message for message in thread.window}
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
         last=chosen[-1].version if chosen else 0,
@@ -85,19 +104,55 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
         texts=fixed.texts,
         values=fixed.values,
         recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in again),
+        shortened=tuple([_kept(message) for message in shown if message.content != said[message.version].content]),
         of=state.version,
-        shortened=tuple([_kept(now) for now, before in zip(shown, whole, strict=True) if now is not before]),
+        layout=LAYOUT,
+        recalled_tokens=beside,
     )
-    return Context((*system, *map(chat_message, shown)), assembled)
+    return Context(laid_out(fixed.instructions, fixed.known, thread.summary, again, shown), assembled)
 
 
-def first_shown(state: Running, fixed_tokens: int, limit: int) -> Version:
-    """Return the first message of the live window that a prompt of so many tokens would hold: what is older is not."""
+def laid_out(
+    instructions: str, known: str, summary: Summary | None, recalled: Sequence[Excerpt], shown: Sequence[Message]
+) -> tuple[ChatMessage, ...]:
+    """Write a prompt: the system's message, then what was said, with what is given before the user's last words."""
+    given = block(known, recalled)
+    asked = last_question(shown)
+    heading = (
+        system_text(instructions, summary) if asked else _joined(system_text(instructions, summary), given.strip())
+    )
+    system = (ChatMessage("system", heading),) if heading else ()
+    return (*system, *(chat_message(message, given if message is asked else "") for message in shown))
+
+
+class Place(Struct, frozen=True):
+    """Where the live window begins in a prompt, and the tokens that its limit then leaves."""
+
+    first: Version
+    left: int
+
+
+def first_shown(state: Running, fixed_tokens: int, limit: int, reserved: int, count: Count) -> Place:
+    """Return what a prompt of so many tokens would show of the live window, if some of them were kept for other things.
+
+    What is older than that is not shown.
+    """
     thread = state.thread
-    asked = last_question(thread.window)
+    before = _before(thread, limit)
+    window = _as_shown(thread.window, before, count)
+    asked = last_question(window)
     used = fixed_tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
-    chosen, _ = _newest(thread.window, asked, used, limit)
-    return chosen[0].version if chosen else state.version
+    chosen, total = _from(window, before.first if before else 0, asked, used, reserved, limit)
+    return Place(chosen[0].version if chosen else state.version, limit - total + reserved)
+
+
+def stable_tokens(thread: Thread) -> int:
+    """Return the tokens of the last prompt and of what was said since, without what belonged to that turn only."""
+    prompt = thread.prompt
+    if prompt is None:
+        return 0
+    since = sum(cost(message) for message in thread.window if message.version > prompt.last)
+    return prompt.tokens - prompt.recalled_tokens + since
 
 
 def groups(window: Sequence[Message]) -> list[Sequence[Message]]:
@@ -121,15 +176,12 @@ def last_question(window: Sequence[Message]) -> Message | None:
     return next((message for message in reversed(window) if message.role == "user"), None)
 
 
-def system_text(instructions: str, values: str, summary: Summary | None, recalled: Sequence[Excerpt]) -> str:
+def system_text(instructions: str, summary: Summary | None) -> str:
     """Write the system's message."""
-    again = "\n".join(map(written, recalled))
-    parts = (
-        instructions,
-        f"What is known:\n{values}" if values else "",
-        f"Earlier in this conversation:\n{summary.text}" if summary else "",
-        f"Said before, word for word:\n{again}" if again else "",
-    )
+    return _joined(instructions, f"Earlier in this conversation:\n{summary.text}" if summary else "")
+
+
+def _joined(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
@@ -138,20 +190,18 @@ def values_text(values: JsonObject, names: Sequence[str]) -> str:
     return "\n".join(f"{name}: {to_json(values[name])}" for name in names if name in values)
 
 
-def written(excerpt: Excerpt) -> str:
-    """Write a part of an older message for the model: indented, so that no line of it looks like a heading of ours."""
-    return f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines())
-
-
 def price(excerpt: Excerpt, count: Count) -> int:
     """Count a part of an older message as it is written, on lines of its own."""
     return count(written(excerpt)) + 1
 
 
-def chat_message(message: Message) -> ChatMessage:
-    """Write a message as the model sees it."""
+def chat_message(message: Message, given: str = "") -> ChatMessage:
+    """Write a message as the model sees it, behind what is given beside it."""
+    content = None if message.content is None else harmless(message.content)
     return ChatMessage(
-        *(message.role, message.content, message.tool_calls, message.call_id, message.name),
+        message.role,
+        given + (content or "") if given else content,
+        *(message.tool_calls, message.call_id, message.name),
         answers=message.answers,
         extra=message.extra,
         origin=message.origin,
@@ -177,19 +227,60 @@ def _newest(window: Sequence[Message], asked: Message | None, used: int, limit: 
     return list(window[start:]), used
 
 
+def _before(thread: Thread, limit: int) -> ContextAssembled | None:
+    """Return the fact about the last prompt, if this one begins as that did: it had the same limit and layout."""
+    prompt = thread.prompt
+    return prompt if prompt and (prompt.limit, prompt.layout) == (limit, LAYOUT) else None
+
+
+def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count: Count) -> Sequence[Message]:
+    """Shorten the messages that the last prompt had shortened, in the same way."""
+    kept = dict(before.shortened) if before else {}
+    return [
+        _cut_to(message, kept[message.version], count) if message.version in kept else message for message in window
+    ]
+
+
+def _cut_to(message: Message, characters: int, count: Count) -> Message:
+    text = shortened_text(message.content or "", characters)
+    return replace(message, content=text, tokens=count(text))
+
+
+def _from(
+    window: Sequence[Message], first: int, asked: Message | None, used: int, beside: int, limit: int
+) -> tuple[list[Message], int]:
+    """Take the window from a version on, and tokens beside it. If that does not fit, take only the newest groups.
+
+    They are as many as fit into a part of the room for messages, whatever is beside them.
+    """
+    shown = [message for message in window if message.version >= first] or list(window)
+    total = used + beside + sum(cost(message) for message in shown if message is not asked)
+    if total <= limit:
+        return shown, total
+    room = min(int((limit - used) * LEFT), limit - used - beside)
+    return _newest(window, asked, used + beside, used + beside + room)
+
+
 def _chosen(
-    window: Sequence[Message], asked: Message | None, recalled: Sequence[Priced], used: int, room: int, limit: int
-) -> tuple[list[Excerpt], list[Message], int]:
-    """Choose what is recalled and what is shown of the window, so that no message is both.
+    window: Sequence[Message],
+    first: int,
+    asked: Message | None,
+    recalled: Sequence[Priced],
+    used: int,
+    room: int,
+    limit: int,
+    heading: int,
+) -> tuple[list[Excerpt], list[Message], int, int]:
+    """Choose what is recalled and what is shown of the window, so that no message is both; and count the tokens.
 
     What is not recalled makes room for more of the window, which then need not be recalled either.
     """
     while True:
-        again, again_tokens = _taken(recalled, room)
-        chosen, total = _newest(window, asked, used + again_tokens, limit)
+        again, again_tokens = _taken(recalled, room, heading)
+        chosen, total = _from(window, first, asked, used, again_tokens, limit)
         shown = {message.version for message in (*chosen, *([asked] if asked else []))} if again else set()
         if not any(_of(excerpt) in shown for excerpt in again):
-            return again, chosen, total
+            return again, chosen, again_tokens, total
         recalled = [priced for priced in recalled if _of(priced[0]) not in shown]
 
 
@@ -202,12 +293,12 @@ def _priced(recalled: Sequence[Excerpt], count: Count) -> Sequence[Priced]:
     return [(excerpt, price(excerpt, count) if excerpt.price is None else excerpt.price) for excerpt in recalled]
 
 
-def _taken(recalled: Sequence[Priced], room: int) -> tuple[list[Excerpt], int]:
+def _taken(recalled: Sequence[Priced], room: int, heading: int) -> tuple[list[Excerpt], int]:
     """Take what fits of what is recalled, in the order of the conversation."""
     taken: list[Excerpt] = []
     used = 0
     for excerpt, tokens in recalled:
-        price = tokens + (0 if taken else HEADING_TOKENS)
+        price = tokens + (0 if taken else heading)
         if used + price <= room:
             taken.append(excerpt)
             used += price

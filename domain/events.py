@@ -148,7 +148,9 @@ class ContextAssembled(Event, frozen=True):
     version that the summary covers; `pinned` the user's message, where it is older than `first`; 0 if there is none.
     `fixed` of the tokens are those of instructions and tools, whose texts are kept under the names that `texts` gives,
     and of the thread's `values`. `shortened` says of which messages only so many characters were shown.
-    `of` is the version of the thread that it was made of.
+    `of` is the version of the thread that it was made of. `layout` says how the prompt was laid out: in layout 1,
+    values and what was `recalled` stood in the system's message; since layout 2, before the user's last words.
+    `recalled_tokens` are those of what was recalled.
     """
 
     first: int
@@ -163,6 +165,8 @@ class ContextAssembled(Event, frozen=True):
     recalled: tuple[Recalled, ...] = ()
     shortened: tuple[tuple[int, int], ...] = ()
     of: int = 0
+    layout: int = 1
+    recalled_tokens: int = 0
 
 
 class ModelCalled(Event, frozen=True):
@@ -174,6 +178,7 @@ class ModelCalled(Event, frozen=True):
     not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
     and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
     `omitted` is what the agent asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
+    `cached` tokens of the prompt were in the endpoint's cache, which most endpoints discount.
     """
 
     model: str
@@ -190,6 +195,7 @@ class ModelCalled(Event, frozen=True):
     omitted: tuple[str, ...] = ()
     hint: str = ""
     """What the prompt's last message ended with, since the model had been asked before and had not answered."""
+    cached: int = 0
 
 
 class ModelFailed(Event, frozen=True):

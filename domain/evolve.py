@@ -124,7 +124,7 @@ def _between_turns(state: Idle, event: Event, version: Version) -> State:
 
 
 def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
-    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens)
+    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
     turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
     waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
     return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
@@ -179,6 +179,8 @@ def _evolve_thread(state: Running, event: Event, version: Version, at: datetime 
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case BudgetSet():
             thread = _limited(thread, event, version)
+        case ContextAssembled():
+            thread = replace(thread, prompt=event)
         case ModelCalled():
             windows = thread.windows if at is None else used_in(thread.windows, event, at)
             thread = replace(thread, usage=used(thread.usage, event), windows=windows)
@@ -219,7 +221,6 @@ _ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
     {
         NodeCompleted,
         NodeFailed,
-        ContextAssembled,
         ModelFailed,
         BudgetThresholdReached,
         ToolStarted,
@@ -278,7 +279,10 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
                     window=before.window,
                     summary=before.summary,
                     said_tokens=before.said_tokens,
+                    prompt=before.prompt,
                 )
+    if thread.prompt:  # what only prompts of the same turn take over
+        thread = replace(thread, prompt=replace(thread.prompt, recalled=(), texts=(), values=()))
     return Idle(version, replace(thread, last_turn=ended))
 
 

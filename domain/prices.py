@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from msgspec import Struct
 
+from domain.events import ModelCalled
 from domain.state import ModelUsage
 
 PER_DOLLAR = 10**12
@@ -13,10 +14,14 @@ PER_DOLLAR = 10**12
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a million tokens of a model cost, in dollars: of prompts, and of answers."""
+    """What a million tokens of a model cost, in dollars: of prompts, and of answers.
+
+    `cache_read` is the price of a prompt's tokens that the endpoint has in its cache; without it, they cost as others.
+    """
 
     prompt: float
     completion: float
+    cache_read: float | None = None
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,16 +33,24 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     date: date
     models: Mapping[str, Price] = {}
 
-    def cost(self, model: str, prompt_tokens: int, completion_tokens: int) -> int:
-        """Price a number of tokens, in units."""
+    def cost(self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> int:
+        """Price a number of tokens, in units; `cached_tokens` are among those of the prompt."""
         price = self._price(model)
         if price is None:
             return 0
-        return prompt_tokens * _unit(price.prompt) + completion_tokens * _unit(price.completion)
+        cached = price.prompt if price.cache_read is None else price.cache_read
+        new = (prompt_tokens - cached_tokens) * _unit(price.prompt) + completion_tokens * _unit(price.completion)
+        return new + cached_tokens * _unit(cached)
+
+    def of_call(self, called: ModelCalled) -> int:
+        """Price a call, in units."""
+        return self.cost(called.model, called.prompt_tokens, called.completion_tokens, called.cached)
 
     def of_all(self, usage: Iterable[ModelUsage]) -> int:
         """Price what was used of several models, in units."""
-        return sum(self.cost(used.model, used.prompt_tokens, used.completion_tokens) for used in usage)
+        return sum(
+            self.cost(used.model, used.prompt_tokens, used.completion_tokens, used.cached_tokens) for used in usage
+        )
 
     def knows(self, model: str) -> bool:
         """Say whether there is a price for a model."""

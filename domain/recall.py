@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from domain.breaks import begin_at, end_at
 from domain.concordance import rows_of, signs_of
+from domain.events import Recalled
 from domain.ids import Version
 from domain.state import Message
 from domain.terms import TERMS, Term, places, terms_of
@@ -72,6 +73,11 @@ class Said(Struct, frozen=True, gc=False):
     signs: str = ""
 
 
+def part_of(said: Said, part: Recalled) -> Excerpt:
+    """Cut out of a message what a prompt recalled of it."""
+    return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
+
+
 def asked(window: Sequence[Message]) -> tuple[Term, ...]:
     """Return what the user's newest message looks for; if that is hardly anything, also what was said before it."""
     spoken = [message for message in window if message.role != "tool" and message.content]
@@ -88,14 +94,20 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
     return terms
 
 
-def excerpts(found: Iterable[Said], terms: Sequence[Term], room: int, count: Callable[[str], int]) -> Sequence[Excerpt]:
+def excerpts(
+    found: Iterable[Said],
+    terms: Sequence[Term],
+    room: int,
+    count: Callable[[str], int],
+    said_again: Collection[str] = (),
+) -> Sequence[Excerpt]:
     """Cut the best passage out of each message, the best message first, until `room` tokens are full.
 
-    What was said before in hardly other words is shown once.
+    What was said before in hardly other words is shown once; what was `said_again` since, not at all.
     """
     chosen: list[Excerpt] = []
     shown: set[str] = set()
-    texts: set[str] = set()
+    texts: set[str] = set(said_again)
     left = room - HEADING
     for said in found:
         if left <= 0:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from msgspec import Struct
 
 from domain.ids import ThreadId, Version
-from domain.terms import Term
+from domain.terms import Term, places
 
 SATURATION, BY_LENGTH = 1.2, 0.05
 """BM25's k1 and b: how much a long message has to say more to count. Hardly: a tool's result is long, and
@@ -37,6 +37,9 @@ NEVER = 2**40
 
 REFINED = 48
 """Of the messages that match best by themselves, so many are looked at with what was said around them."""
+
+RARE, SEVERAL = 0.05, 3
+"""The share of a thread's messages that may have a term, or how many, for it to count as rare."""
 
 EARLIER = 10
 """The rank from which on it matters little in a fusion of rankings how far behind a message is."""
@@ -66,7 +69,8 @@ class Matches(Struct, frozen=True):
 class Hit(Struct, frozen=True, gc=False):
     """A message, in the thread that has it itself, and how much it has to do with what was asked.
 
-    If they are at hand, `signs` are of its words, and `who` said it; see `domain.concordance`.
+    If they are at hand, `signs` are of its words, and `who` said it; see `domain.concordance`. `rare`: it has a term
+    itself that few messages of the thread have. `worth` is what each of the terms counts in the thread.
     """
 
     thread_id: ThreadId
@@ -74,6 +78,8 @@ class Hit(Struct, frozen=True, gc=False):
     score: float
     signs: str = ""
     who: str = ""
+    rare: bool = True
+    worth: Sequence[float] = ()
 
 
 def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
@@ -98,7 +104,20 @@ def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
     best = sorted(range(len(candidates)), key=own.__getitem__, reverse=True)[:REFINED]
     around = _around(candidates, [candidates[place] for place in best], worth)
     scores = sorted([(own[place] + more, -place) for place, more in zip(best, around, strict=True)], reverse=True)
-    return [Hit((c := candidates[-place]).thread_id, c.version, score) for score, place in scores[:limit]]
+    most = max(RARE * matches.messages, SEVERAL)
+    rare = sum(1 << number for number, count in enumerate(matches.counts) if count <= most)
+    return [
+        Hit((c := candidates[-place]).thread_id, c.version, score, rare=bool(c.terms & rare), worth=worth)
+        for score, place in scores[:limit]
+    ]
+
+
+def score_of(texts: Iterable[str], terms: Sequence[Term], worth: Sequence[float]) -> float:
+    """Return about the score of the best of some messages that were said one after the other."""
+    having = [{number for _, _, number in places(text, terms)} for text in texts]
+    said = sum(worth[number] for number in frozenset().union(*having))
+    own = max((sum(worth[number] for number in terms_) for terms_ in having), default=0.0)
+    return own + NEARBY * (said - own)
 
 
 def _is_known(matches: Matches, terms: Sequence[Term]) -> bool:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from domain.chat import Usage
 
 SMALL = 50
@@ -53,7 +55,8 @@ def believed(
         least_prompt <= usage.prompt_tokens <= counted_prompt * FACTOR + TEMPLATE
         and least_answer <= usage.completion_tokens <= longest
     ):
-        return Believed(usage, estimated=False, reported=None)
+        cached = max(0, min(usage.cached_tokens, usage.prompt_tokens))
+        return Believed(replace(usage, cached_tokens=cached), estimated=False, reported=None)
     return Believed(ours, estimated=True, reported=_kept_of(usage))
 
 

@@ -10,23 +10,27 @@ from domain.answers import with_hint
 from domain.chat import ChatMessage
 from domain.context import (
     HEADING_TOKENS,
+    LAYOUT,
+    MARKS_TOKENS,
     Count,
     chat_message,
     cost,
+    laid_out,
+    last_question,
     shortened_text,
     summary_tokens,
-    system_text,
     values_text,
-    written,
 )
 from domain.events import ContextAssembled, Recalled
+from domain.given import written
 from domain.ids import Version
-from domain.recall import Excerpt, Said
-from domain.state import Message, Running
+from domain.recall import Excerpt, Said, part_of
+from domain.state import Message, Running, Summary
 
 Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message", "hint"]
-"""What a piece of a prompt is. A hint is a part of the last message; all others but messages are parts of the system's
-message; tools stand beside them."""
+"""What a piece of a prompt is. Instructions and the summary are parts of the system's message, tools stand beside it.
+Values and what is recalled stand before the user's last words; in prompts of layout 1, in the system's message. A hint
+is a part of the last message."""
 
 MISSING = "(This text is not kept here.)"
 
@@ -64,22 +68,22 @@ def seen(
     unkept = ("", "", values_text(thread.values, assembled.values))  # once, values were not kept with a prompt
     instructions, tools, values = (*kept, *unkept[len(kept) :])
     recalled = [_excerpt(older, part) for part in assembled.recalled]
+    given = [*_values(values, assembled, count), *_recalled(recalled, assembled, count, alone=not values)]
     pieces = [
         *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
         *_piece("tools", tools, count(tools), "the tools that the agent has"),
-        *_piece(
-            "values", values, count(values) + HEADING_TOKENS, "values of the thread that the agent shows its model"
-        ),
     ]
     if summary:
         why = f"stands for the messages up to version {summary.through}"
         pieces += _piece("summary", summary.text, summary_tokens(summary), why)
-    pieces += [_recalled(part, first=not n, count=count) for n, part in enumerate(recalled)]
-    messages = list(_messages(before, assembled, count))
-    pieces += [piece for piece, _ in messages]
-    heading = system_text(instructions, values, summary, recalled)
-    system = [ChatMessage("system", heading)] if heading else []
-    sent = [*system, *(chat_message(message) for _, message in messages)]
+    shown = list(_messages(before, assembled, count))
+    messages = [message for _, message in shown]
+    beside = last_question(messages) if assembled.layout == LAYOUT else None
+    pieces += [] if beside else given
+    for piece, message in shown:
+        pieces += [*given, piece] if message is beside else [piece]
+    lay_out = laid_out if assembled.layout == LAYOUT else laid_out_as_once
+    sent = lay_out(instructions, values, summary, recalled, messages)
     found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
     return Prompt(pieces, sent, found and is_whole(assembled))
 
@@ -89,6 +93,22 @@ def hinted(prompt: Prompt, hint: str, count: Count) -> Prompt:
     messages = with_hint(prompt.messages, hint)
     piece = Piece("hint", messages[-1].role, hint, count(hint), "the model's first answer to this was empty")
     return Prompt([*prompt.pieces, piece], messages, prompt.exact)
+
+
+def laid_out_as_once(
+    instructions: str, values: str, summary: Summary | None, recalled: Sequence[Excerpt], shown: Sequence[Message]
+) -> Sequence[ChatMessage]:
+    """Write a prompt of layout 1: all but what was said stood in the system's message."""
+    again = "\n".join(f"- {part.who}: " + "\n  ".join(part.text.splitlines()) for part in recalled)
+    parts = (
+        instructions,
+        f"What is known:\n{values}" if values else "",
+        f"Earlier in this conversation:\n{summary.text}" if summary else "",
+        f"Said before, word for word:\n{again}" if again else "",
+    )
+    heading = "\n\n".join(filter(None, parts))
+    said = [replace(chat_message(each), content=each.content) for each in shown]
+    return [*([ChatMessage("system", heading)] if heading else []), *said]
 
 
 def is_whole(assembled: ContextAssembled) -> bool:
@@ -118,22 +138,34 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
     return found
 
 
-def _recalled(part: Excerpt, *, first: bool, count: Count) -> Piece:
-    """Weigh a part as assembly does; the first one carries the heading."""
-    tokens = count(written(part)) + 1 + (HEADING_TOKENS if first else 0)
-    return Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
+def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[Piece]:
+    tokens = count(values) + HEADING_TOKENS + (MARKS_TOKENS if assembled.layout == LAYOUT else 0)
+    role = "user" if assembled.layout == LAYOUT else "system"
+    return _piece("values", values, tokens, "values of the thread that the agent shows its model", role)
 
 
-def excerpt(said: Said, part: Recalled) -> Excerpt:
-    """Cut out of a message what a prompt recalled of it."""
-    return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
+def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Count, *, alone: bool) -> Sequence[Piece]:
+    """Weigh parts as assembly does; the first one carries the heading, and the marks if they stand `alone`."""
+    marks = MARKS_TOKENS if alone and assembled.layout == LAYOUT else 0
+    return [
+        Piece(
+            "recalled",
+            part.who,
+            part.text,
+            count(written(part)) + 1 + (0 if number else HEADING_TOKENS + marks),
+            part.because,
+            part.message,
+            whole=False,
+        )
+        for number, part in enumerate(parts)
+    ]
 
 
 def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:
     if part.message in older:
-        return excerpt(older[part.message], part)
+        return part_of(older[part.message], part)
     return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)
 
 
-def _piece(kind: Kind, text: str, tokens: int, because: str) -> list[Piece]:
-    return [Piece(kind, "system", text, tokens, because)] if text else []
+def _piece(kind: Kind, text: str, tokens: int, because: str, role: str = "system") -> list[Piece]:
+    return [Piece(kind, role, text, tokens, because)] if text else []

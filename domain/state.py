@@ -11,7 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.chat import ToolCall
-from domain.events import Durability, Finish, Limit, Strategy
+from domain.events import ContextAssembled, Durability, Finish, Limit, Strategy
 from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.repeats import Repeat
@@ -85,12 +85,13 @@ class Item(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ModelUsage(Struct, frozen=True, gc=False):
-    """What a thread has used of a model: calls, and tokens."""
+    """What a thread has used of a model: calls, and tokens. `cached_tokens` of prompts were in a cache."""
 
     model: str
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Before(Struct, frozen=True, gc=False):
@@ -100,6 +101,7 @@ class Before(Struct, frozen=True, gc=False):
     window: tuple[Message, ...]
     summary: Summary | None
     said_tokens: int = 0
+    prompt: ContextAssembled | None = None
 
 
 class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -190,7 +192,7 @@ class Thread(Struct, frozen=True, gc=False):
     `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
     used of models; `windows` has the same for the last hour, day and month in which there was any. `said_tokens` are
     what a prompt would take that held every message there ever was, with those of tools. `rolled_back` counts the turns
-    that were.
+    that were. `prompt` is the fact about the last prompt: the next one begins as that did.
     """
 
     graph: str
@@ -209,6 +211,7 @@ class Thread(Struct, frozen=True, gc=False):
     last_turn: Ended | None = None
     queue: tuple[Queued, ...] = ()
     rolled_back: int = 0
+    prompt: ContextAssembled | None = None
 
     @property
     def limits(self) -> tuple[Limit, ...]:

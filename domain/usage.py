@@ -9,15 +9,17 @@ from domain.windows import Window, starts_of
 
 def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
     """Add a call to what was used of its model."""
-    calls, prompt_tokens, completion_tokens, others = 1, event.prompt_tokens, event.completion_tokens, []
+    calls, prompt_tokens, completion_tokens = 1, event.prompt_tokens, event.completion_tokens
+    cached_tokens, others = event.cached, []
     for each in usage:
         if each.model == event.model:
             calls += each.calls
             prompt_tokens += each.prompt_tokens
             completion_tokens += each.completion_tokens
+            cached_tokens += each.cached_tokens
         else:
             others.append(each)
-    return (*others, ModelUsage(event.model, calls, prompt_tokens, completion_tokens))
+    return (*others, ModelUsage(event.model, calls, prompt_tokens, completion_tokens, cached_tokens))
 
 
 def used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:

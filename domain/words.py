@@ -151,7 +151,8 @@ def _(event: ContextAssembled, _: Event | None = None) -> str:
 @in_words.register
 def _(event: ModelCalled, _: Event | None = None) -> str:
     about = "about " if event.estimated else ""
-    tokens = f"{about}{event.prompt_tokens:,} tokens in and {event.completion_tokens:,} out"
+    cached = f" ({event.cached:,} of them cached)" if event.cached else ""
+    tokens = f"{about}{event.prompt_tokens:,} tokens in{cached} and {event.completion_tokens:,} out"
     why = f" ({event.because})" if event.because else ""
     again = ", asked again," if event.hint else ""
     answered = f"The model {event.model}{why}{again} answered in {event.duration_ms:,} ms"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from domain.events import ModelCalled
 from domain.tables import COST, Change, Column, Index, Table
 from projections.projection import Projection, Seen
-from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
+from projections.savings import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 BUDGETS = Table(
     "budgets",
@@ -15,6 +15,7 @@ BUDGETS = Table(
         Column("calls", "bigint", "add", "How often a model answered."),
         Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
         Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
+        CACHED_TOKENS,
         Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
         SAVED_TOKENS,
         SAVED_COST,
@@ -32,7 +33,7 @@ BUDGETS = Table(
 
 def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
     event = seen.event
-    cost = seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens)
+    cost = seen.prices.of_call(event)
     saved_tokens, saved_cost = saved(seen)
     for window, start in seen.starts.items():
         row = BUDGETS.row(
@@ -40,6 +41,7 @@ def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
             calls=1,
             prompt_tokens=event.prompt_tokens,
             completion_tokens=event.completion_tokens,
+            cached_tokens=event.cached,
             cost=cost,
             saved_tokens=saved_tokens,
             saved_cost=saved_cost,
@@ -52,4 +54,4 @@ def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
         yield BUDGETS, row
 
 
-PROJECTION = Projection("budgets", 2, (BUDGETS,), {ModelCalled: _spent})
+PROJECTION = Projection("budgets", 3, (BUDGETS,), {ModelCalled: _spent})

@@ -5,6 +5,7 @@ from domain.state import Running
 from domain.tables import Column, Derived
 from projections.projection import Seen
 
+CACHED_TOKENS = Column("cached_tokens", "bigint", "add", "Tokens of the prompts that were in the endpoint's cache.")
 SAVED_TOKENS = Column("saved_tokens", "bigint", "add", "Tokens less than prompts with all that was ever said.")
 SAVED_COST = Column("saved_cost", "bigint", "add", "What these would have cost, as `cost`.")
 SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have cost, in dollars.")

@@ -6,7 +6,7 @@ from domain.events import ModelCalled
 from domain.tables import COST, Change, Column, Index, Table
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
-from projections.savings import SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
+from projections.savings import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 USAGE = Table(
     "usage",
@@ -17,6 +17,7 @@ USAGE = Table(
         Column("estimated", "bigint", "add", "Calls whose tokens are our count, since the endpoint reported none."),
         Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
         Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
+        CACHED_TOKENS,
         Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
         Column("duration_ms", "bigint", "add", "Milliseconds that the answers took, together."),
         SAVED_TOKENS,
@@ -46,7 +47,8 @@ def _called(seen: Seen[ModelCalled]) -> Iterable[Change]:
         estimated=int(event.estimated),
         prompt_tokens=event.prompt_tokens,
         completion_tokens=event.completion_tokens,
-        cost=seen.prices.cost(event.model, event.prompt_tokens, event.completion_tokens),
+        cached_tokens=event.cached,
+        cost=seen.prices.of_call(event),
         duration_ms=event.duration_ms,
         saved_tokens=saved_tokens,
         saved_cost=saved_cost,
@@ -54,4 +56,4 @@ def _called(seen: Seen[ModelCalled]) -> Iterable[Change]:
     return [(USAGE, row), *timed(LATENCY, seen, event.duration_ms, graph, node, event.model)]
 
 
-PROJECTION = Projection("usage", 2, (USAGE, LATENCY), {ModelCalled: _called})
+PROJECTION = Projection("usage", 3, (USAGE, LATENCY), {ModelCalled: _called})

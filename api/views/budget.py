@@ -39,12 +39,13 @@ class ModelSpending(Struct, frozen=True):
     completion_tokens: int
     tokens: int
     cost_usd: float
+    cached_tokens: int
 
     @classmethod
     def of(cls, used: ModelUsage, prices: Prices) -> Self:
         """Price what was used."""
         tokens, cost = tokens_of([used]), dollars(prices.of_all([used]))
-        return cls(used.model, used.calls, used.prompt_tokens, used.completion_tokens, tokens, cost)
+        return cls(used.model, used.calls, used.prompt_tokens, used.completion_tokens, tokens, cost, used.cached_tokens)
 
 
 class Left(Struct, frozen=True):

@@ -51,7 +51,8 @@ class PieceView(Struct, frozen=True):
 class CallView(Struct, frozen=True):
     """What became of the prompt: who answered, why that model, and what the endpoint counted.
 
-    `difference` is how many more tokens the endpoint counted in the prompt than we did.
+    `difference` is how many more tokens the endpoint counted in the prompt than we did; `cached_tokens` of them were in
+    its cache.
     """
 
     model: str
@@ -63,6 +64,7 @@ class CallView(Struct, frozen=True):
     difference: int
     duration_ms: int
     finish_reason: str
+    cached_tokens: int
 
     @classmethod
     def of(cls, called: ModelCalled, counted: int) -> "CallView":
@@ -77,6 +79,7 @@ class CallView(Struct, frozen=True):
             difference=called.prompt_tokens - counted,
             duration_ms=called.duration_ms,
             finish_reason=called.finish_reason,
+            cached_tokens=called.cached,
         )
 
 

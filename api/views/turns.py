@@ -31,19 +31,20 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
 
 
 class TurnUsage(Struct, frozen=True):
-    """What a turn has used of models."""
+    """What a turn has used of models. `cached_tokens` of the prompts' were in the endpoints' caches."""
 
     calls: int
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float
+    cached_tokens: int
 
     @classmethod
     def of(cls, calls: Sequence[ModelCalled], prices: Prices) -> Self:
         """Add calls up, and price them."""
         prompt, completion = sum(one.prompt_tokens for one in calls), sum(one.completion_tokens for one in calls)
-        cost = sum(prices.cost(one.model, one.prompt_tokens, one.completion_tokens) for one in calls)
-        return cls(len(calls), prompt, completion, dollars(cost))
+        cost, cached = sum(map(prices.of_call, calls)), sum(one.cached for one in calls)
+        return cls(len(calls), prompt, completion, dollars(cost), cached)
 
 
 class TurnView(Struct, frozen=True):

@@ -77,13 +77,13 @@ class Accounts:
         return answer
 
     async def settle(
-        self, reservation: UUID, model: str, prompt_tokens: int, completion_tokens: int
+        self, reservation: UUID, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
     ) -> Sequence[Standing]:
         """Count what a call has taken; return the limits whose share `warn_at` is reached by that.
 
         While the ledger is away, it is remembered, and counted by the next `recover`.
         """
-        return await self._end(reservation, self._taken(model, prompt_tokens, completion_tokens))
+        return await self._end(reservation, self._taken(model, prompt_tokens, completion_tokens, cached_tokens))
 
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved: the call has taken nothing."""
@@ -150,7 +150,7 @@ class Accounts:
         if called is None:
             await self.ledger.release(reservation.id)
             return "released"
-        taken = self._taken(called.model, called.prompt_tokens, called.completion_tokens)
+        taken = self._taken(called.model, called.prompt_tokens, called.completion_tokens, called.cached)
         await self.ledger.settle(reservation.id, taken, quietly=True)
         return "settled"
 
@@ -191,5 +191,6 @@ class Accounts:
         self._live.discard(reservation)
         return warning
 
-    def _taken(self, model: str, prompt_tokens: int, completion_tokens: int) -> Amount:
-        return Amount(prompt_tokens + completion_tokens, self._prices.cost(model, prompt_tokens, completion_tokens))
+    def _taken(self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Amount:
+        cost = self._prices.cost(model, prompt_tokens, completion_tokens, cached_tokens)
+        return Amount(prompt_tokens + completion_tokens, cost)

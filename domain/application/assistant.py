@@ -67,9 +67,7 @@ def after_response(state: Running) -> str:
     """After `generate_response`: are there calls to run, is it time to make room, or is all done?"""
     if state.turn.calls:
         return "tools"
-    shown = state.turn.prompt_tokens
-    over = is_full(shown, state.turn.prompt_limit) or is_outgrown(state.thread, shown)
-    return "over_window" if over else "done"
+    return "over_window" if is_full(state.thread) or is_outgrown(state.thread) else "done"
 
 
 NODES: Sequence[Node] = (

@@ -285,6 +285,7 @@ class _Asked:
             provider=self.spec.provider,
             reservation=self.held.id if self.held and self.held.shared else None,
             hint=self.hint,
+            cached=usage.cached_tokens,
         )
 
     @property

@@ -9,13 +9,16 @@ from domain.agent import Agent
 from domain.application.calls import Prompt
 from domain.application.fixtures import tools_text
 from domain.application.run import Means
-from domain.context import Context, Fixed, assemble, first_shown
+from domain.context import LAYOUT, Context, Fixed, assemble, first_shown
 from domain.ids import ThreadId
 from domain.recall import Excerpt
 from domain.state import Running
 
 RECALLED = 0.2
 """The share of a prompt that older messages may take which are shown again."""
+
+RESERVED = 0.5
+"""The part of that share which messages of the live window never take."""
 
 
 @dataclass
@@ -45,16 +48,24 @@ class Conversation:
 
     async def _assembled(self, limit: int) -> Context:
         count, window = self.means.tokens.count, self.state.thread.window
-        recalled = await self._recalled(int(limit * RECALLED), limit)
+        recalled = await self._recalled(limit)
         make = partial(assemble, self.state, self._fixed, limit=limit, count=count, recalled=recalled)
         if any(message.tokens > limit for message in window):  # then it is shortened, and counted over and over
             return await asyncio.to_thread(make)
         return make()
 
-    async def _recalled(self, room: int, limit: int) -> Sequence[Excerpt]:
-        """Look for what matters again among the messages that would not be shown."""
-        if self.means.recall is None:
+    async def _recalled(self, limit: int) -> Sequence[Excerpt]:
+        """Look for what matters again among the messages that would not be shown.
+
+        That is done once in a turn: what its first prompt has recalled, the others have, so that they begin alike.
+        """
+        recall, journal, count = self.means.recall, self.means.journal, self.means.tokens.count
+        if recall is None:
             return ()
-        before = first_shown(self.state, self._fixed.tokens, limit - room)
-        journal, count = self.means.journal, self.means.tokens.count
-        return await self.means.recall.recall(journal, self.state, self.thread_id, before, room, count)
+        most, last = int(limit * RECALLED), self.state.thread.prompt
+        begun = last is not None and last.of > self.state.turn.started
+        if last and begun and (last.limit, last.layout) == (limit, LAYOUT):
+            return await recall.again(journal, self.thread_id, last.recalled, count)
+        place = first_shown(self.state, self._fixed.tokens, limit, int(most * RESERVED), count)
+        room = min(most, place.left)
+        return await recall.recall(journal, self.state, self.thread_id, place.first, room, count)

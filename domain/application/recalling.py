@@ -14,15 +14,16 @@ from domain.application.remembered import Remembered
 from domain.context import Count
 from domain.events import (
     MessageEdited,
+    Recalled,
     TurnEnd,
     TurnRolledBack,
     TurnStarted,
 )
 from domain.ids import START, ThreadId, Version
 from domain.ports.recall import Embedder, Finder, Lineage, VectorStore
-from domain.recall import Excerpt, Said, asked, excerpts
-from domain.relevance import Hit, fuse
-from domain.state import Running
+from domain.recall import Excerpt, Said, asked, excerpts, part_of
+from domain.relevance import Hit, fuse, score_of
+from domain.state import Message, Running
 from domain.terms import Term
 
 _log = logging.getLogger(__name__)
@@ -33,8 +34,14 @@ FOUND = 48
 READ = 24
 """Messages whose texts are read. Few of them fit; but many say the same again."""
 
-NEAR = 0.5
+NEAR = 0.55
 """The share of the best match's score that another one has at least to be shown, too."""
+
+SHOWN = 1.0
+"""The share of the score of the best message among those that the prompt shows anyway, that an older one has at least.
+
+Most turns go on with what was just spoken of: then older messages would only be paid for.
+"""
 
 MEANT = 0.2
 """What a rank by meaning counts beside one by words: most of what is asked for is a code, a date or a name."""
@@ -44,6 +51,9 @@ EMBEDDED = 4_000
 
 PATIENCE = 2.0
 """Seconds that looking for older messages may take: the user waits for an answer."""
+
+NEWEST = 8
+"""Messages of the live window that may not be found yet, since the read model is a moment behind."""
 
 NEARBY, EDITS = 50, 128
 """Events that are read at first to find where a turn begins and ends, and what a fork has edited."""
@@ -74,6 +84,22 @@ class Recall:
         """Look for what matters again; see `recall`."""
         return await recall(journal, self, state, thread_id, before, room, count)
 
+    async def again(
+        self, journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
+    ) -> Sequence[Excerpt]:
+        """Read what an earlier prompt of the turn recalled; nothing if that cannot be read now."""
+        if not parts:
+            return ()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
+                said = await self.remembered.read(journal, thread_id, hits)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
+            _log.warning("Nothing older is recalled in %s: %s", thread_id, _why(error))
+            return ()
+        again = [part_of(said[part.message], part) for part in parts if part.message in said]
+        return self.remembered.priced(thread_id, again, count)
+
 
 async def recall(
     journal: Journal, means: Recall, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
@@ -100,15 +126,19 @@ async def _recalled(
     terms = asked(window)
     if not terms:
         return ()
-    question = next((message.content or "" for message in reversed(window) if message.role == "user"), "")
-    lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(before - 1))
-    hits = await _found(means, lineage, terms, question, before)
+    question = next(message for message in reversed(window) if message.role == "user")
+    newest = [message.content for message in window if message.version < question.version and message.content]
+    upto = max(before, question.version)
+    lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(upto - 1))
+    hits = await _found(means, lineage, terms, question, before, newest[-NEWEST:])
     hits = [hit for hit in hits if hit.version not in otherwise]
     read = await means.remembered.read(journal, thread_id, hits)
     found = [replace(read[hit.version], signs=hit.signs) for hit in hits if hit.version in read]
     if state.thread.rolled_back:
         found = [said for said in found if await _counts(journal, thread_id, said)]
-    make = partial(excerpts, found, terms, room, count)
+    make = partial(
+        excerpts, found, terms, room, count, {m.content for m in window if m.version >= before and m.content}
+    )
     long = sum(len(said.text) for said in found) > LONG
     return means.remembered.priced(thread_id, await asyncio.to_thread(make) if long else make(), count)
 
@@ -118,14 +148,31 @@ def _why(error: Exception) -> str:
 
 
 async def _found(
-    means: Recall, lineage: Lineage, terms: Sequence[Term], question: str, before: Version
+    means: Recall,
+    lineage: Lineage,
+    terms: Sequence[Term],
+    question: Message,
+    before: Version,
+    newest: Sequence[str],
 ) -> Sequence[Hit]:
+    upto = max(before, question.version)
     if means.meaning is None:
-        hits = await means.finder.find(lineage, terms, before, READ)
+        hits = _worth_it(await means.finder.find(lineage, terms, upto, FOUND), before, terms, newest)[:READ]
         return [hit for hit in hits if hit.score >= NEAR * hits[0].score]
-    by_words = means.finder.find(lineage, terms, before, FOUND)
-    said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question, before))
-    return fuse([(1.0, said), (MEANT, meant)], READ)
+    by_words = means.finder.find(lineage, terms, upto, FOUND)
+    said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question.content or "", before))
+    return fuse([(1.0, _worth_it(said, before, terms, newest)), (MEANT, meant)], READ)
+
+
+def _worth_it(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newest: Sequence[str]) -> Sequence[Hit]:
+    """Leave out what the prompt shows anyway, and what has less to do with the question, or only by common words.
+
+    The `newest` messages are not in the read model yet, mostly.
+    """
+    shown = max((hit.score for hit in hits if hit.version >= before), default=0.0)
+    if hits and hits[0].worth:
+        shown = max(shown, score_of(newest, terms, hits[0].worth))
+    return [hit for hit in hits if hit.version < before and hit.rare and hit.score >= SHOWN * shown]
 
 
 async def _alike(meaning: Meaning, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:

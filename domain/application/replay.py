@@ -59,9 +59,8 @@ from domain.ports.clock import Clock
 from domain.ports.recall import Finder
 from domain.ports.tokens import TokenCounter
 from domain.prices import Prices
-from domain.recall import Excerpt
+from domain.recall import Excerpt, part_of
 from domain.relevance import Hit
-from domain.seen import excerpt
 from domain.state import Unopened
 from domain.tools import ToolContext, ToolHandler
 
@@ -262,7 +261,11 @@ class RecalledAgain(Recall):
         """Read what the next prompt recalled, in the log."""
         parts = self.answers.recalled[0] if self.answers.recalled else ()
         said = await read_said(self.log, self.thread_id, [Version(part.message) for part in parts])
-        return [excerpt(said[part.message], part) for part in parts if part.message in said]
+        return [part_of(said[part.message], part) for part in parts if part.message in said]
+
+    async def again(self, *_: object) -> Sequence[Excerpt]:
+        """Read the same."""
+        return await self.recall()
 
 
 def _unwaiting(graph: Graph) -> Sequence[Node | Subgraph]:
@@ -281,7 +284,7 @@ def _answer(called: ModelCalled, said: MessageAppended, following: Iterable[Reco
             break
         asked = entry.event
         calls.append(ToolCall(asked.call_id, asked.tool, asked.arguments, asked.written, asked.fault, asked.extra))
-    usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens)
+    usage = None if called.estimated else Usage(called.prompt_tokens, called.completion_tokens, called.cached)
     refused = said.finish == "refusal"
     answer = ChatAnswer(said.content, tuple(calls), called.finish_reason, called.model, usage, refused=refused)
     return replace(answer, extra=said.extra, origin=said.origin, omitted=called.omitted)

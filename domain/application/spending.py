@@ -170,7 +170,7 @@ class Spending:
 
     def took(self, held: Held, called: ModelCalled) -> None:
         """Hold for a call what it has taken, until it is recorded."""
-        cost = self.account.prices.cost(called.model, called.prompt_tokens, called.completion_tokens)
+        cost = self.account.prices.of_call(called)
         taken = called.prompt_tokens + called.completion_tokens, cost
         if held.shared and held.id in self._held:
             tokens, money = self._held[held.id]
@@ -190,7 +190,7 @@ class Spending:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
                 self._open.discard(event.reservation)
-                used = event.model, event.prompt_tokens, event.completion_tokens
+                used = event.model, event.prompt_tokens, event.completion_tokens, event.cached
                 told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
         return told
 

@@ -5,8 +5,9 @@ python -m examples.airline.recorded_model --port 9001
 ```
 
 It speaks OpenAI's chat completions, streamed or whole. `X-Threadfold-Thread` tells which conversation is meant; the
-messages of the request tell how far it has come. It keeps nothing in mind, so a request may come again, after a
-crash of whoever asked. What does not fit the recording is refused with 409; nothing is ever guessed.
+messages of the request tell how far it has come. No answer depends on an earlier request, so a request may come again,
+after a crash of the client. What does not fit the recording is refused with 409; nothing is ever guessed. `usage` says
+what of the prompt was cached, as OpenAI's does: see `prefix_cache.py`.
 
 Who asks it to keep the memory of a conversation gets an extract of what was sent along: see `memory.py`.
 """
@@ -21,7 +22,7 @@ from uuid import UUID
 
 import tiktoken
 import uvicorn
-from litestar import Litestar, Request, Response, get, post
+from litestar import Litestar, Request, Response, delete, get, post
 from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
@@ -29,7 +30,9 @@ from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 from domain.canonical import NO_OUTPUT, NOTES, short_id
 from domain.chat import MESSAGE_OVERHEAD
 from domain.context import SHORTENED
+from domain.given import without_block
 from examples.airline.memory import asks_for_memory, remembered
+from examples.airline.prefix_cache import PrefixCache
 from examples.airline.recordings import Message, canonical, conversations, replayed_in
 
 THREAD = "X-Threadfold-Thread"
@@ -110,6 +113,7 @@ def _same(asked: Message, recorded: Message) -> bool:
     said, was_said = asked.get("content") or "", recorded["content"] or ""
     if said == NO_OUTPUT:
         return not was_said.strip()
+    said = without_block(said) if isinstance(said, str) else said
     if isinstance(said, str) and said.endswith(SHORTENED):
         return str(was_said).startswith(said.removesuffix(SHORTENED))
     return said == was_said
@@ -155,13 +159,13 @@ def tokens(text: str) -> int:
     return len(tiktoken.get_encoding(ENCODING).encode_ordinary(text))
 
 
-def whole(request: JsonObject, answer: Message) -> JsonObject:
+def whole(request: JsonObject, answer: Message, used: JsonObject) -> JsonObject:
     """Write an answer in one piece."""
     choice = {"index": 0, "message": answer, "finish_reason": finish_reason(answer)}
-    return {**_frame(request, "chat.completion"), "choices": [choice], "usage": usage(request, answer)}
+    return {**_frame(request, "chat.completion"), "choices": [choice], "usage": used}
 
 
-async def chunks(request: JsonObject, answer: Message) -> AsyncIterator[str]:
+async def chunks(request: JsonObject, answer: Message, used: JsonObject) -> AsyncIterator[str]:
     """Write an answer as the events of a stream."""
     frame = _frame(request, "chat.completion.chunk")
 
@@ -179,7 +183,7 @@ async def chunks(request: JsonObject, answer: Message) -> AsyncIterator[str]:
             yield event({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
     yield event({}, finish_reason(answer))
     if (request.get("stream_options") or {}).get("include_usage"):
-        yield _event({**frame, "choices": [], "usage": usage(request, answer)})
+        yield _event({**frame, "choices": [], "usage": used})
     yield "data: [DONE]\n\n"
 
 
@@ -218,7 +222,8 @@ def answer_to(thread: str, request: JsonObject) -> tuple[Message, str]:
 def create_app() -> Litestar:
     """Build the server."""
     answered: Counter[str] = Counter()
-    used: list[JsonObject] = []
+    calls: list[JsonObject] = []
+    cache = PrefixCache()
 
     @post("/v1/chat/completions", status_code=HTTP_200_OK, sync_to_thread=False)
     def complete(request: Request[Any, Any, Any], data: JSONBody[JsonObject]) -> Response[Any] | Stream:
@@ -231,10 +236,11 @@ def create_app() -> Litestar:
             return Response(refusal, status_code=HTTP_409_CONFLICT)
         if purpose == "answer":
             answered[thread] += 1
-        used.append({"thread": thread, "purpose": purpose, "model": data.get("model"), **usage(data, answer)})
+        used = {**usage(data, answer), "prompt_tokens_details": {"cached_tokens": cache.read(data)}}
+        calls.append({"thread": thread, "purpose": purpose, "model": data.get("model"), **used})
         if data.get("stream"):
-            return Stream(chunks(data, answer), media_type="text/event-stream")
-        return Response(whole(data, answer))
+            return Stream(chunks(data, answer, used), media_type="text/event-stream")
+        return Response(whole(data, answer, used))
 
     @get("/v1/models", sync_to_thread=False)
     def models() -> JsonObject:
@@ -249,9 +255,14 @@ def create_app() -> Litestar:
     @get("/usage", sync_to_thread=False)
     def usages(after: FromQuery[int] = 0) -> list[JsonObject]:
         """List what each call took, in their order, without the first `after` ones; for benchmarks."""
-        return used[after:]
+        return calls[after:]
 
-    return Litestar([complete, models, count, usages], openapi_config=None, logging_config=None)
+    @delete("/cache", sync_to_thread=False)
+    def forget() -> None:
+        """Empty the cache of prompts; for benchmarks."""
+        cache.clear()
+
+    return Litestar([complete, models, count, usages, forget], openapi_config=None, logging_config=None)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from domain.errors import InvalidInput
 from domain.routing import ModelSpec, Policy, Rule
 from infrastructure.models import offline
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
+from infrastructure.models.prompt_cache import PromptCache
 from infrastructure.models.rejections import FIELDS
 from infrastructure.settings import BadSetting, Settings, variable
 
@@ -40,6 +41,7 @@ class Provider(Struct, frozen=True):
     key: SecretStr | None = None
     limits: TimeLimits = TimeLimits()
     omit: tuple[str, ...] = ()
+    prompt_cache: PromptCache = "automatic"
     places: Mapping[str, str] = {}
 
 
@@ -65,6 +67,7 @@ class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
     silence: Seconds = TimeLimits().silence
     total: Seconds = TimeLimits().total
     omit: tuple[str, ...] = ()
+    prompt_cache: PromptCache = "automatic"
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +128,7 @@ def _of_endpoint(settings: Settings) -> Catalogue:
         settings.llm_silence_seconds,
         settings.llm_total_seconds,
     )
-    provider = Provider(endpoint, settings.llm_api_key, limits, settings.llm_omit, PLACES)
+    provider = Provider(endpoint, settings.llm_api_key, limits, settings.llm_omit, places=PLACES)
     name = host_of(provider)
     chain = (large,) if small in {None, large} else (large, small or large)
     rules = () if len(chain) == 1 else (Rule(chain[1], strained=True), Rule(chain[1], node=SUMMARIES))
@@ -177,6 +180,7 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
         None if key is None else SecretStr(key),
         TimeLimits(table.connect, table.first_byte, table.silence, table.total),
         table.omit,
+        table.prompt_cache,
         {
             **{field: f"{place}: providers.{name}.{field}" for field in PLACES},
             "api_key": f"{place}: {key_field}: {table.api_key_env}",

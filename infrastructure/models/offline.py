@@ -15,6 +15,7 @@ from itertools import islice
 import msgspec
 
 from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
+from domain.given import without_block
 from domain.json import JsonObject
 from domain.memory import INSTRUCTIONS
 from domain.ports.tokens import TokenCounter
@@ -87,7 +88,7 @@ def _written(call: ToolCall) -> str:
 def _turn(messages: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]]]:
     """Return the last user message, and the name and result of each tool that has run since."""
     start = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
-    asked = (messages[start].content or "") if start >= 0 else ""
+    asked = without_block(messages[start].content or "") if start >= 0 else ""
     since = messages[start + 1 :]
     names = {call.id: call.name for message in since for call in message.tool_calls}
     results = [
@@ -114,7 +115,7 @@ def _wishes(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObject]]:
 def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[ChatMessage]) -> str:
     if results:
         return "\n".join(f"{name} says: {result}" for name, result in results)
-    said = [message.content or "" for message in messages if message.role == "user"]
+    said = [without_block(message.content or "") for message in messages if message.role == "user"]
     if _ASKS_NAME.search(asked):
         names = [name for m in messages if m.role != "assistant" for name in _NAME.findall(m.content or "")]
         return f"Your name is {names[-1]}." if names else "You have not told me your name, as far as I can see."

@@ -32,6 +32,7 @@ from infrastructure.models.dialects import Dialects, missed
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
+from infrastructure.models.prompt_cache import PromptCache
 from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
 from infrastructure.models.returned import FOREIGN_CALLS, refused_data, refuses_foreign_calls
@@ -64,6 +65,7 @@ class OpenAIChatModel:
         retry: RetryPolicy | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         past_proxies: bool = False,
+        prompt_cache: PromptCache = "automatic",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         random: Callable[[], float] = randomness.random,
@@ -82,6 +84,7 @@ class OpenAIChatModel:
         self._places = {**PLACES, **(places or {})}
         self._retry = retry or RetryPolicy()
         self._max_answer_bytes = max_answer_bytes
+        self._prompt_cache = prompt_cache
         self._now, self._sleep, self._random = now, sleep, random
         self._dialects = Dialects(
             omit,
@@ -174,7 +177,7 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields, self._origin, call.omitted)
+        body = write_request(request, call.model, call.fields, self._origin, call.omitted, self._prompt_cache)
         patience = self._limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1

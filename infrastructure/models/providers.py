@@ -58,6 +58,7 @@ def _client(provider: Provider, model: str, tokens: TokenCounter, *, past_proxie
             omit=provider.omit,
             places=provider.places,
             past_proxies=past_proxies,
+            prompt_cache=provider.prompt_cache,
         )
     except InvalidInput as error:
         raise BadSetting(f"{provider.places.get(error.field, error.field)}: {error.why}") from error

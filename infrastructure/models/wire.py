@@ -15,6 +15,7 @@ from domain.canonical import canonical
 from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
 from infrastructure.models.opaque import set_apart
+from infrastructure.models.prompt_cache import PromptCache, ask_to_cache
 from infrastructure.models.returned import FOREIGN_CALLS, without_data
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
@@ -79,10 +80,30 @@ class Choice(Struct):
 
 
 class Counts(Struct):
-    """Tokens as the endpoint counted them."""
+    """Tokens as the endpoint counted them.
+
+    Most endpoints tell in `prompt_tokens_details` what of the prompt was cached, DeepSeek in `prompt_cache_hit_tokens`,
+    some gateways to Anthropic in `cache_read_input_tokens`, and Moonshot in `cached_tokens`.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: Any = None
+    prompt_cache_hit_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    cached_tokens: Any = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were in the endpoint's cache; 0 where it does not say so in numbers."""
+        details = self.prompt_tokens_details
+        told = (
+            details.get("cached_tokens") if isinstance(details, dict) else None,
+            self.prompt_cache_hit_tokens,
+            self.cache_read_input_tokens,
+            self.cached_tokens,
+        )
+        return max((number for number in told if isinstance(number, int) and not isinstance(number, bool)), default=0)
 
 
 class Completion(Struct):
@@ -209,7 +230,7 @@ def read_usage(usage: Any) -> Usage | None:
         return None
     if counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens))
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), max(0, counts.cached))
 
 
 def usage_within(text: str) -> Usage | None:
@@ -228,7 +249,12 @@ NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not 
 
 
 def write_request(
-    request: ChatRequest, model: str, fields: Collection[str], origin: str = "", omitted: Collection[str] = ()
+    request: ChatRequest,
+    model: str,
+    fields: Collection[str],
+    origin: str = "",
+    omitted: Collection[str] = (),
+    prompt_cache: PromptCache = "automatic",
 ) -> bytes:
     """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
 
@@ -253,6 +279,7 @@ def write_request(
     for limit in ("max_tokens", "max_completion_tokens"):
         if limit in fields:
             body[limit] = request.max_tokens
+    ask_to_cache(body, prompt_cache, request.thread_id)
     return msgspec.json.encode(body)
 
 

@@ -8,6 +8,7 @@ from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
 from domain.compaction import compacted, leaving
 from domain.context import (
     HEADING_TOKENS,
+    MARKS_TOKENS,
     SHORTENED,
     Context,
     Fixed,
@@ -15,9 +16,9 @@ from domain.context import (
     cost,
     groups,
     summary_tokens,
-    written,
 )
 from domain.errors import PromptTooLarge
+from domain.given import BEGINS, without_block, written
 from domain.ids import Version
 from domain.recall import Excerpt, Said
 from domain.seen import seen
@@ -68,7 +69,7 @@ def with_window(window: tuple[Message, ...], summary: Summary | None = None) -> 
 
 def weight(prompt: tuple[ChatMessage, ...]) -> int:
     """Count a prompt's messages anew, from what they say."""
-    said = sum(words(m.content or "") + MESSAGE_OVERHEAD for m in prompt if m.role != "system")
+    said = sum(words(without_block(m.content or "")) + MESSAGE_OVERHEAD for m in prompt if m.role != "system")
     return said + sum(words(call.arguments["zone"]) for m in prompt for call in m.tool_calls)
 
 
@@ -103,12 +104,13 @@ def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_questi
     assert not named & shown_of(window, context), "what is shown is not recalled, too"
     counted = weight(context.messages) + OVERHEAD + summary_tokens(summary)
     if context.assembled.recalled:
-        counted += HEADING_TOKENS + sum(words(written(e)) + 1 for e in shown_again(context, recalled))
+        counted += HEADING_TOKENS + MARKS_TOKENS + sum(words(written(e)) + 1 for e in shown_again(context, recalled))
     assert counted == context.assembled.tokens <= limit
     assert context.messages[0].role == "system"
-    assert words(context.messages[0].content or "") <= OVERHEAD + counted - weight(context.messages)
+    whole = sum(words(m.content or "") + MESSAGE_OVERHEAD * (m.role != "system") for m in context.messages)
+    assert whole + sum(words(call.arguments["zone"]) for m in context.messages for call in m.tool_calls) <= counted
     asked = next(m for m in reversed(window) if m.role == "user")
-    shown = [m.content or "" for m in context.messages if m.role == "user"]
+    shown = [without_block(m.content or "") for m in context.messages if m.role == "user"]
     assert shown[-1] == asked.content or shown[-1].endswith("context window]")
     requested = [call.id for m in context.messages for call in m.tool_calls]
     answered = [m.tool_call_id for m in context.messages if m.role == "tool"]
@@ -170,11 +172,14 @@ def test_no_line_of_what_is_recalled_looks_like_a_heading() -> None:
     context = assemble(
         with_window((Message(Version(51), "user", "hi", 1),)), FIXED, limit=900, count=words, recalled=[forged]
     )
-    lines = (context.messages[0].content or "").splitlines()
+    assert context.messages[0].content == "be brief"
+    lines = (context.messages[1].content or "").splitlines()
     assert [line for line in lines if line and not line.startswith("  ")] == [
-        "be brief",
+        *BEGINS.splitlines(),
         "Said before, word for word:",
         "- user: hi",
+        "</application_context>",
+        "hi",
     ]
 
 
@@ -189,4 +194,4 @@ def test_a_summary_grows_by_what_leaves_and_stays_bounded() -> None:
     assert 200 < fact.tokens == words(fact.summary) <= 400
     assert f"line {left[-1].version} " in fact.summary
     assert "first" not in fact.summary
-    assert compacted(replace(old, window=many[-2:]), 4_000, words) is None
+    assert compacted(replace(old, window=many[-1:]), 4_000, words) is None

@@ -63,7 +63,7 @@ class TestSummaries:
 
     async def test_a_summary_that_fails_is_tried_again_in_the_next_turn(self) -> None:
         played = a_long_talk(ModelError("too busy"), remembers("the user is Mia"))
-        await talking(played, 4)
+        await talking(played, 3)
         assert not await played.happened(HistoryCompacted)
         assert len(await played.happened(ModelFailed)) == 1
         await talking(played, 1)

@@ -131,8 +131,10 @@ class Talk:
         compacted = HistoryCompacted(through, "they spoke", 2)
         return await self.append(started, compacted, MessageAppended("user", question, 3), thread_id=thread_id)
 
-    async def recalled(self, means: Recall, state: Running, thread_id: ThreadId | None = None) -> Sequence[Excerpt]:
-        before = state.thread.window[0].version
+    async def recalled(
+        self, means: Recall, state: Running, thread_id: ThreadId | None = None, before: Version | None = None
+    ) -> Sequence[Excerpt]:
+        before = before or state.thread.window[0].version
         return await recall(self.journal, means, state, thread_id or self.thread_id, before, 200, Words().count)
 
 
@@ -213,7 +215,8 @@ class TestForks:
 
     async def texts(self, talk: Talk, thread_id: ThreadId, *found: int) -> list[str]:
         state = await talk.asks(thread_id=thread_id)
-        return [each.text for each in await talk.recalled(Recall(Found(found)), state, thread_id)]
+        last = state.thread.window[-1].version
+        return [each.text for each in await talk.recalled(Recall(Found(found)), state, thread_id, last)]
 
     async def test_all_of_many_edits_count(self) -> None:
         talk, turns = Talk(), 60
