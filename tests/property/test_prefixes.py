@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec import Struct
 
-from domain.chat import ChatMessage, ChatRequest
+from domain.chat import ChatMessage, ChatRequest, ToolSpec
 from domain.context import LEFT, Context, Fixed, assemble, system_text
 from domain.errors import PromptTooLarge
 from domain.events import (
@@ -195,13 +195,17 @@ def test_every_prompt_of_a_thread_is_found_again(said: list[Say]) -> None:
         assert found.exact
 
 
+TOOLS = (ToolSpec("clock", "", {"type": "object"}),)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(turns, min_size=2, max_size=6))
 def test_bodies_of_requests_begin_alike(said: list[Say]) -> None:
     prompts = talked(said)
     for before, after in pairwise(prompts):
         if goes_on(before, after):
-            was, now = (write_request(ChatRequest(p.context.messages), "m", ["stream"]) for p in (before, after))
+            requests = (ChatRequest(prompt.context.messages, TOOLS) for prompt in (before, after))
+            was, now = (write_request(request, "m", ["stream", "tools"]) for request in requests)
             place = was.rindex(b'{"role":"user"')
             assert was[:place] == now[:place]
 
