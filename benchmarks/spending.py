@@ -24,6 +24,15 @@ FLAT = 1.15
 LESS = 0.85
 """How much less than appending everything the last turn must take."""
 
+DISCOUNTS = (0, 0.5, 0.9)
+"""What endpoints take off the price of tokens that they have in their cache."""
+
+OF_EVERYTHING, OF_WINDOW = 0.4, 0.75
+"""What shares of the others' money ours may cost at the largest discount."""
+
+BEFORE = 5.20
+"""Dollars that ours took, without a discount, before prompts were made for caches: it must not take more."""
+
 Call: TypeAlias = dict[str, Any]
 """A call as the recorded model lists it."""
 
@@ -65,10 +74,15 @@ class Spending:
         kept: int = sum(call["total_tokens"] for call in self._all() if call["purpose"] == "memory")
         return kept / len(self.customers)
 
-    def cost(self, prices: Prices) -> float:
-        """Dollars a conversation, prompts and answers."""
-        spent = sum(_cost(prices, call) for call in self._all())
-        return dollars(spent) / len(self.customers)
+    def cost(self, prices: Prices, discount: float = 0) -> float:
+        """Dollars a conversation, prompts and answers, with a discount on what was cached."""
+        spent = sum(_cost(prices, call, discount) for call in self._all())
+        return dollars(round(spent)) / len(self.customers)
+
+    def cached(self) -> float:
+        """The share of the prompts' tokens that was cached, of the model that answers."""
+        answers = [call for call in self._all() if call["purpose"] == "answer"]
+        return sum(map(_cached, answers)) / _prompts(answers)
 
     def _all(self) -> Sequence[Call]:
         return [call for played in self.customers for turn in played for call in turn]
@@ -80,9 +94,16 @@ def read_prices(path: Path) -> Prices:
 
 def table(ways: Sequence[Spending], prices: Prices) -> str:
     """Write all as a table of Markdown."""
-    head = ["prompt tokens", *(f"turn {turn}" for turn in TURNS), f"{TURNS[-1]} turns", "money"]
+    costs = ["no discount" if not discount else f"{discount:.0%} discount" for discount in DISCOUNTS]
+    head = ["prompt tokens", *(f"turn {turn}" for turn in TURNS), f"{TURNS[-1]} turns", "cached", *costs]
     rows = [
-        [way.name, *(_cell(way, turn) for turn in TURNS), f"{way.total():,.0f}", f"${way.cost(prices):.2f}"]
+        [
+            way.name,
+            *(_cell(way, turn) for turn in TURNS),
+            f"{way.total():,.0f}",
+            f"{way.cached():.1%}",
+            *(f"${way.cost(prices, discount):.2f}" for discount in DISCOUNTS),
+        ]
         for way in ways
     ]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -98,15 +119,20 @@ def as_json(ways: Sequence[Spending], prices: Prices) -> dict[str, Any]:
             "total": way.total(),
             "largest": way.largest(),
             "memory": way.memory(),
-            "dollars": way.cost(prices),
+            "dollars": {str(discount): way.cost(prices, discount) for discount in DISCOUNTS},
+            "cached_share": way.cached(),
+            "cached": [[[_cached(call) for call in turn] for turn in played] for played in way.customers],
             "prompts": [[[call["prompt_tokens"] for call in turn] for turn in played] for played in way.customers],
         }
         for way in ways
     }
 
 
-def verdicts(everything: Spending, ours: Spending) -> Sequence[tuple[bool, str]]:
-    """Judge: does ours stay flat, and how much less is it in the end?"""
+def verdicts(everything: Spending, window: Spending, ours: Spending, prices: Prices) -> Sequence[tuple[bool, str]]:
+    """Judge: does ours stay flat, how much less is it in the end, and what does it cost?"""
+    most = DISCOUNTS[-1]
+    costs = [way.cost(prices, most) for way in (everything, window, ours)]
+    of_everything, of_window, whole = costs[2] / costs[0], costs[2] / costs[1], ours.cost(prices)
     last = TURNS[-1]
     growth = ours.per_call(last - FULL + 1, last) / ours.per_call(FULL + 1, 2 * FULL)
     less = 1 - ours.per_call(last, last) / everything.per_call(last, last)
@@ -116,6 +142,9 @@ def verdicts(everything: Spending, ours: Spending) -> Sequence[tuple[bool, str]]
             f"a call of the last {FULL} turns takes {growth:.2f} times what one of turns {FULL + 1} to {2 * FULL} does",
         ),
         (less >= LESS, f"turn {last} takes {less:.1%} less than with everything appended"),
+        (of_everything <= OF_EVERYTHING, f"at {most:.0%} discount it costs {of_everything:.3f} of everything appended"),
+        (of_window <= OF_WINDOW, f"at {most:.0%} discount it costs {of_window:.3f} of the last that fit"),
+        (whole <= BEFORE, f"without a discount it costs ${whole:.2f}, and took ${BEFORE:.2f} before"),
     ]
 
 
@@ -127,6 +156,12 @@ def _prompts(calls: Iterable[Call]) -> int:
     return sum(call["prompt_tokens"] for call in calls)
 
 
-def _cost(prices: Prices, call: Call) -> int:
+def _cached(call: Call) -> int:
+    return int(call["prompt_tokens_details"]["cached_tokens"])
+
+
+def _cost(prices: Prices, call: Call, discount: float) -> float:
+    """Price a call, and take a discount off what was cached: endpoints differ in it, whatever the price list says."""
     tokens = call["prompt_tokens"], call["completion_tokens"]
-    return prices.cost(call["model"] or "", *tokens) or prices.cost(PRICED_AS, *tokens)
+    model = call["model"] if prices.knows(call["model"] or "") else PRICED_AS
+    return prices.cost(model, *tokens) - discount * prices.cost(model, _cached(call), 0)

@@ -57,15 +57,19 @@ class Conversation:
     async def _recalled(self, limit: int) -> Sequence[Excerpt]:
         """Look for what matters again among the messages that would not be shown.
 
-        That is done once in a turn: what its first prompt has recalled, the others have, so that they begin alike.
+        What a prompt of the turn has recalled, the next ones have, so that they begin alike. If that was nothing, they
+        look again only after messages had to leave them.
         """
         recall, journal, count = self.means.recall, self.means.journal, self.means.tokens.count
         if recall is None:
             return ()
         most, last = int(limit * RECALLED), self.state.thread.prompt
         begun = last is not None and last.of > self.state.turn.started
-        if last and begun and (last.limit, last.layout) == (limit, LAYOUT):
-            return await recall.again(journal, self.thread_id, last.recalled, count)
-        place = first_shown(self.state, self._fixed.tokens, limit, int(most * RESERVED), count)
+        same = last if last and begun and (last.limit, last.layout) == (limit, LAYOUT) else None
+        if same and same.recalled:
+            return await recall.again(journal, self.thread_id, same.recalled, count)
+        place = first_shown(self.state, self._fixed.tokens, limit, 0 if same else int(most * RESERVED), count)
+        if same and same.first == place.first:
+            return ()
         room = min(most, place.left)
         return await recall.recall(journal, self.state, self.thread_id, place.first, room, count)

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.least_squares import least_squares
 from benchmarks.prompts import counted, everything, window
 from benchmarks.spending import Spending, read_prices, verdicts
+from examples.airline.prefix_cache import PrefixCache
 from examples.airline.recordings import Message
 from infrastructure.settings import CHECKOUT
 
@@ -37,24 +38,59 @@ def test_of_a_turn_that_is_too_long_nothing_is_left() -> None:
     assert len(window("Be brief.", [], 20)(TALK[:3])["messages"]) == 1
 
 
-def call(prompt: int, purpose: str = "answer") -> dict[str, Any]:
+PRICES = read_prices(CHECKOUT / "infrastructure" / "prices.json")
+
+
+def call(prompt: int, purpose: str = "answer", cached: int = 0) -> dict[str, Any]:
     used = {"prompt_tokens": prompt, "completion_tokens": 10, "total_tokens": prompt + 10}
-    return {"purpose": purpose, "model": "default", **used}
+    return {"purpose": purpose, "model": "default", **used, "prompt_tokens_details": {"cached_tokens": cached}}
 
 
 def test_turns_without_an_answer_do_not_count_in_the_mean() -> None:
     way = Spending("way", [[[call(100), call(200)], []], [[], [call(50, "memory")]]])
     assert (way.per_turn(1), way.per_call(1, 1)) == (300, 150)
     assert (way.per_turn(2), way.total(), way.largest(), way.memory()) == (50, 175, 200, 30)
-    prices = read_prices(CHECKOUT / "infrastructure" / "prices.json")
-    assert way.cost(prices) == pytest.approx((350 * 2.5 + 30 * 10) / 2e6)
+    assert way.cost(PRICES) == pytest.approx((350 * 2.5 + 30 * 10) / 2e6)
 
 
 @pytest.mark.parametrize(("last", "flat", "less"), [(110, True, True), (120, False, True), (200, False, False)])
 def test_ours_must_stay_flat_and_take_less(last: int, *, flat: bool, less: bool) -> None:
     everything = Spending("everything", [[[call(5 * n)] for n in range(1, 201)]])
     ours = Spending("ours", [[[call(100)]] * 150 + [[call(last)]] * 50])
-    assert [good for good, _ in verdicts(everything, ours)] == [flat, less]
+    assert [good for good, _ in verdicts(everything, ours, ours, PRICES)][:2] == [flat, less]
+
+
+@pytest.mark.parametrize(
+    ("cached", "least"), [(0, (False, False)), (1_300, (False, True)), (1_700, (False, True)), (1_990, (True, True))]
+)
+def test_ours_must_cost_less_where_what_is_cached_is_discounted(cached: int, least: tuple[bool, bool]) -> None:
+    everything = Spending("everything", [[[call(8_000, cached=7_700)]] * 200])
+    window = Spending("window", [[[call(2_000, cached=900)]] * 200])
+    ours = Spending("ours", [[[call(2_000, cached=cached)]] * 200])
+    assert ours.cached() == cached / 2_000
+    assert ours.cost(PRICES, 0.9) == pytest.approx(200 * ((2_000 - 0.9 * cached) * 2.5 + 10 * 10) / 1e6)
+    assert tuple([good for good, _ in verdicts(everything, window, ours, PRICES)][2:4]) == least
+    assert [good for good, _ in verdicts(everything, window, ours, PRICES)][4]
+    dear = Spending("ours", [[[call(10_600, cached=10_000)]] * 200])
+    assert not [good for good, _ in verdicts(everything, window, dear, PRICES)][4]
+
+
+def test_a_cache_knows_the_longest_beginning_in_blocks() -> None:
+    cache, words = PrefixCache(), [f"{number} " for number in range(2_000)]
+
+    def prompt(count: int, last: str = "", model: str = "m") -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": "".join(words[:count]) + last}]}
+
+    assert cache.read(prompt(300)) == 0, "it is too short"
+    assert cache.read(prompt(300)) == 0
+    whole = counted(prompt(800))
+    assert cache.read(prompt(800)) == 0, "nothing like it was seen before"
+    assert cache.read(prompt(800)) == 1_024 + (whole - 1_024) // 128 * 128
+    assert cache.read(prompt(800, "and more")) == 1_024 + (whole - 1_024) // 128 * 128
+    assert cache.read({**prompt(800), "tools": [{"type": "function"}]}) == 0, "tools come first"
+    assert cache.read(prompt(800, model="other")) == 0
+    cache.clear()
+    assert cache.read(prompt(800)) == 0
 
 
 def test_weights_are_found_again() -> None:
