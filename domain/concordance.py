@@ -125,7 +125,9 @@ def index_of(text: str) -> Indexed:
     else:
         entries = [_entry_of_run(word) if is_spaceless(word) else _entry(word, language) for word in different]
     signs = dict(zip(different, [signs for signs, _ in entries], strict=True))
-    return Indexed("".join(map(signs.__getitem__, words)), " ".join(dict.fromkeys([words for _, words in entries if words])))
+    return Indexed(
+        "".join(map(signs.__getitem__, words)), " ".join(dict.fromkeys([words for _, words in entries if words]))
+    )
 
 
 def signs_of(text: str) -> str:

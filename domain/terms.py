@@ -193,7 +193,7 @@ def _rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
     for language in languages:
         if row := tuple(keys_in(words, language)):
             rows[row] = None
-            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART:
+            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART and row[0].isalpha():
                 rows[tuple(parts_of(row[0]))] = None
     return tuple(rows)
 

@@ -50,7 +50,7 @@ async def test_a_thread_is_found_by_what_was_said_in_it_however_it_is_written(ap
     for language, searches in SEARCHES.items():
         for search in searches:
             for form in ("NFC", "NFD", "NFKC"):
-                assert await listed(api, unicodedata.normalize(form, search)) == [threads[language]], search  # type: ignore[arg-type]
+                assert await listed(api, unicodedata.normalize(form, search)) == [threads[language]], search
     assert await listed(api, "飛行機") == []
 
 
