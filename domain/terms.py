@@ -81,7 +81,7 @@ _ASCII_CODE = re.compile(r"[a-zA-Z0-9](?:[\w.,:/@+-]*[a-zA-Z0-9])?", re.ASCII)
 _CODE = regex.compile(r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_.,:/@+-]*[\p{L}\p{M}\p{N}])?")
 _NAME = regex.compile(r"\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+")
 _SPACELESS_RUN = regex.compile(rf"[[{SPACELESS}]&&[\p{{L}}]][[{SPACELESS}]\p{{M}}&&[\p{{L}}\p{{M}}]]*", regex.VERSION1)
-_COUNTED = regex.compile(rf"[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
+_COUNTED = regex.compile(rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
 _HIRAGANA = regex.compile(r"\p{Hiragana}+")
 _HAN, _HANGUL = regex.compile(r"\p{Han}"), regex.compile(r"\p{Hangul}+")
 _STRETCH = regex.compile(r"\p{Hiragana}+|[\p{Katakana}ー]+|\p{Hangul}+|[^\p{Hiragana}\p{Katakana}ー\p{Hangul}]+")
@@ -193,7 +193,7 @@ def _rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
     for language in languages:
         if row := tuple(keys_in(words, language)):
             rows[row] = None
-            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART:
+            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART and row[0].isalpha():
                 rows[tuple(parts_of(row[0]))] = None
     return tuple(rows)
 

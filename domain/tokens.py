@@ -141,7 +141,7 @@ def indexed_by(word: str, language: str) -> tuple[str, ...]:
     key = stem(word, language)
     if not key:
         return ()
-    return (key, *parts_of(key)) if language in COMPOUNDING and len(key) >= LONG_WORD else (key,)
+    return (key, *parts_of(key)) if language in COMPOUNDING and len(key) >= LONG_WORD and key.isalpha() else (key,)
 
 
 def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:

@@ -154,8 +154,8 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
 def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]:
     match where.operator:
         case "matches":
-            words = sa.cast(sa.bindparam(None, tsquery(where.value), sa.Text()), sa.Text())
-            return column.op("@@", is_comparison=True)(sa.cast(words, postgresql.TSQUERY))
+            words = sa.bindparam(None, tsquery(where.value), postgresql.TSQUERY())  # a cast would not be planned for
+            return column.op("@@", is_comparison=True)(words)
         case "begins":
             return column.startswith(where.value, autoescape=True)
         case "in":
