@@ -25,7 +25,8 @@ SIGNS = 8
 """Characters that may be signs in a Latin text; more of them are a text."""
 
 STACKED = 30
-"""Combining marks on one character, at most, as in Unicode's stream-safe format: to order more takes square time."""
+"""What is stacked on one character, at most, as in Unicode's stream-safe format: to order more marks takes square time,
+and PostgreSQL takes words of 2,046 bytes."""
 
 LONG_WORD, PART = 10, 4
 """Letters from which on a word may be a compound, and of the parts that it is found by."""
@@ -50,7 +51,7 @@ _CLUSTER = regex.compile(  # what is folded together; regex's own \X takes squar
     r"(?:[\x00-\x7f](?=[\x00-\x7f]|$))+"
     r"|(?:[\u1100-\u115f\ua960-\ua97c]+[\u1160-\u11a7\ud7b0-\ud7c6]*[\u11a8-\u11ff\ud7cb-\ud7fb]*|[\s\S])[\p{M}\p{Cf}\uff9e\uff9f]*"
 )
-_UNIT = regex.compile(r"[เ-ไເ-ໄ]?\p{L}(?:[\u17d2\u1039]\p{L}|\p{M})*[ะาๅະາ]?")
+_UNIT = regex.compile(rf"[เ-ไເ-ໄ]?\p{{L}}(?:[\u17d2\u1039]\p{{L}}|\p{{M}}){{0,{STACKED}}}[ะาๅະາ]?")
 _SPACELESS_START = regex.compile(rf"[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
 _STACK = regex.compile(rf"(\p{{M}}{{{STACKED}}})\p{{M}}+")
 _IGNORED = regex.compile(r"[\p{Cf}\p{Variation_Selector}\u0640]+")
@@ -96,7 +97,8 @@ def _spelt_out(found: re.Match[str]) -> str:
 
 
 def _ascii_digit(found: "regex.Match[str]") -> str:
-    return str(unicodedata.digit(found[0]))
+    """Return an ASCII digit; a digit that Python's tables do not know yet, which are older than regex's, as it is."""
+    return str(unicodedata.digit(found[0], found[0]))
 
 
 def words_of(text: str) -> Sequence[str]:

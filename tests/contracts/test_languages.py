@@ -7,13 +7,15 @@ import pytest
 from api.stores import SystemClock
 from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
 from domain.application.journal import Journal
+from domain.concordance import index_of
 from domain.ports.log import EventStore
 from domain.read_models import ReadModels
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.recall import PostgresFinder
-from projections.messages import MESSAGES
+from projections.messages import MESSAGES, SEARCHED
+from tests.support.notes import Desk, note
 
 FOUND = 0.85
 """The share of facts that are found at least, in each language."""
@@ -46,3 +48,22 @@ async def test_a_search_lists_the_thread_and_few_others(stores: Stores, name: st
     found = await searched_for(stores, language.facts, await tell_apart(stores, language))
     assert len(found.missed) <= (1 - FOUND) * len(language.facts), [fact.search for fact in found.missed]
     assert found.listed < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u1780" + "\u17d2\u1780" * SEARCHED,
+        "\u1000" + "\u1039\u1000" * SEARCHED,
+        "\u4e2d" + "\u17d2\u1780\u0301" * SEARCHED,
+        "".join(map(chr, range(0x20000, 0x2A000))) + "".join(map(chr, range(0x4E00, 0x9FA0))),
+        "".join(f"{n:x}\U0001d400" for n in range(SEARCHED)),
+        "\u3316" * SEARCHED,
+        "der die das ist " + " ".join("".join(map(chr, range(n, n + 99))) for n in range(0x10450, 0x10490)) * 10,
+    ],
+    ids=lambda text: f"{text[:2]!a}",
+)
+async def test_words_of_any_text_are_stored(event_store: EventStore, read_models: ReadModels, text: str) -> None:
+    """PostgreSQL takes words of 2,046 bytes, and a megabyte of them."""
+    desk = await Desk(read_models, event_store).opened()
+    assert await desk.write(note(1, words=index_of(text[:SEARCHED]).words))

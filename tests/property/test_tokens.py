@@ -97,6 +97,22 @@ def test_a_message_has_the_words_of_a_search_for_its_whole_text(text: str) -> No
         assert any(words.issuperset(row) for row in group), group
 
 
+def test_digits_that_unicode_got_after_python_do_not_stop_a_text() -> None:
+    """The library that finds digits knows a newer Unicode than Python, whose tables say which digit they are."""
+    for digit in ["\U00011f51", "\U0001e4f1", "\U00010d41", "\U00016d71"]:
+        assert keys_of(f"fare {digit}")[0] == "far"
+        assert index_of(f"fare {digit}").words
+        assert terms_of(f"fare {digit}")
+        assert places(f"fare {digit}", terms_of("fare"))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_any_characters_have_words(text: str) -> None:
+    assert isinstance(index_of(text).words, str)
+    assert len(located(text)[0]) == len(located(text)[1])
+    assert len(terms_of(text)) <= 40
+
+
 LONG = 20_000
 
 
