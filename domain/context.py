@@ -234,16 +234,25 @@ def _before(thread: Thread, limit: int) -> ContextAssembled | None:
 
 
 def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count: Count) -> Sequence[Message]:
-    """Shorten the messages that the last prompt had shortened, in the same way."""
+    """Shorten the messages that the last prompt had shortened, in the same way; count all as they are written."""
     kept = dict(before.shortened) if before else {}
     return [
-        _cut_to(message, kept[message.version], count) if message.version in kept else message for message in window
+        _cut_to(message, kept[message.version], count) if message.version in kept else as_written(message, count)
+        for message in window
     ]
 
 
 def _cut_to(message: Message, characters: int, count: Count) -> Message:
     text = shortened_text(message.content or "", characters)
-    return replace(message, content=text, tokens=count(text))
+    return replace(message, content=text, tokens=count(harmless(text)))
+
+
+def as_written(message: Message, count: Count) -> Message:
+    """Count what a message takes more than it has, where something of it is written in another way."""
+    text = message.content or ""
+    if (shown := harmless(text)) == text:
+        return message
+    return replace(message, tokens=message.tokens + max(count(shown) - count(text), 0))
 
 
 def _from(
@@ -331,7 +340,7 @@ def _shortened(message: Message, tokens: int, count: Count) -> Message:
     text = (message.content or "").removesuffix(SHORTENED)
     while True:
         kept = shortened_text(text, len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens)
-        counted = count(kept)
+        counted = count(harmless(kept))
         if counted < message.tokens or tokens == 0:
             return replace(message, content=kept, tokens=counted, extra={}, origin="")
         tokens //= 2

@@ -13,6 +13,7 @@ from domain.context import (
     LAYOUT,
     MARKS_TOKENS,
     Count,
+    as_written,
     chat_message,
     cost,
     laid_out,
@@ -22,7 +23,7 @@ from domain.context import (
     values_text,
 )
 from domain.events import ContextAssembled, Recalled
-from domain.given import written
+from domain.given import harmless, written
 from domain.ids import Version
 from domain.recall import Excerpt, Said, part_of
 from domain.state import Message, Running, Summary
@@ -128,18 +129,20 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         why = "the newest messages that fit"
         if message.version == question:
             why = "what the user said last" if in_range else "what the user said last, though older than the rest"
-        shown = message
+        shown = as_written(message, count) if assembled.layout == LAYOUT else message
         if message.version in kept:
             text = shortened_text(message.content or "", kept[message.version])
-            shown = replace(message, content=text, tokens=count(text), extra={}, origin="")
+            tokens = count(harmless(text) if assembled.layout == LAYOUT else text)
+            shown = replace(message, content=text, tokens=tokens, extra={}, origin="")
             why += f"; only its first {kept[message.version]:,} characters fit"
-        whole = shown is message
+        whole = message.version not in kept
         found.append((Piece("message", message.role, shown.content, cost(shown), why, message.version, whole), shown))
     return found
 
 
 def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[Piece]:
-    tokens = count(values) + HEADING_TOKENS + (MARKS_TOKENS if assembled.layout == LAYOUT else 0)
+    shown, marks = (harmless(values), MARKS_TOKENS) if assembled.layout == LAYOUT else (values, 0)
+    tokens = count(shown) + HEADING_TOKENS + marks
     role = "user" if assembled.layout == LAYOUT else "system"
     return _piece("values", values, tokens, "values of the thread that the agent shows its model", role)
 

@@ -8,6 +8,7 @@ from domain.application.counting import counted
 from domain.chat import MESSAGE_OVERHEAD
 from domain.codec import to_json
 from domain.context import HEADING_TOKENS, MARKS_TOKENS, Fixed, values_text
+from domain.given import harmless
 from domain.json import JsonObject, storable_text
 from domain.lru import Lru
 from domain.ports.texts import TextStore
@@ -34,6 +35,8 @@ class Fixtures:
         names = tuple(name for name in shown if name in values)
         instructions, known = storable_text(instructions), storable_text(values_text(values, names))
         texts = [await self._kept(text) for text in (instructions, tools, known)]
+        if (given := harmless(known)) != known:  # then it is written, and counted, in another way
+            texts[-1] = (texts[-1][0], await counted(self.tokens, given))
         tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + (HEADING_TOKENS + MARKS_TOKENS if known else 0)
         return Fixed(instructions, tokens, tuple(name for name, _ in texts), names, known)
 
