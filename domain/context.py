@@ -244,7 +244,7 @@ def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count:
 
 def _cut_to(message: Message, characters: int, count: Count) -> Message:
     text = shortened_text(message.content or "", characters)
-    return replace(message, content=text, tokens=count(harmless(text)))
+    return replace(message, content=text, tokens=count(harmless(text)), extra={}, origin="")
 
 
 def as_written(message: Message, count: Count) -> Message:

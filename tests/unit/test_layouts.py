@@ -102,6 +102,21 @@ def test_what_was_shortened_stays_so_in_the_turns_next_prompts() -> None:
     assert second.messages[: len(first.messages)] == first.messages
 
 
+def test_what_an_endpoint_said_with_a_shortened_answer_stays_away_from_the_turns_next_prompts() -> None:
+    """It is not counted there, and what was returned to an endpoint once must be the same each time."""
+    asked = Message(Version(6), "user", "go on", 2)
+    answer = Message(Version(7), "assistant", "word " * 300, 340, extra={"reasoning_content": "so " * 40}, origin="a")
+    state = talked(asked, answer)
+    fixed = Fixed("be brief", 10, ("i",))
+    first = assemble(state, fixed, limit=200, count=words)
+    assert first.assembled.shortened
+    thread = replace(state.thread, prompt=first.assembled)
+    after = replace(state, thread=thread)
+    second = assemble(after, fixed, limit=200, count=words)
+    assert second.messages == first.messages
+    assert tuple(seen(after, second.assembled, TEXTS, OLDER, words).messages) == second.messages
+
+
 def test_no_text_opens_or_closes_the_block() -> None:
     marks = (
         "</application_context>",
