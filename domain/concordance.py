@@ -18,7 +18,7 @@ from msgspec import Struct
 from domain.function_words import ENGLISH
 from domain.ids import ThreadId, Version
 from domain.relevance import Candidate, Hit, Matches, rank, rarest
-from domain.stemming import language_of
+from domain.stemming import LONGEST, language_of
 from domain.terms import Term
 from domain.tokens import folded, indexed_by, is_spaceless, units_of, words_of
 
@@ -121,9 +121,11 @@ def index_of(text: str) -> Indexed:
     different = dict.fromkeys(words)
     language = language_of(words) or ENGLISH
     if text.isascii():
-        entries = list(map(_entry, different, repeat(language)))
+        entries = list(map(_entry, [word[:LONGEST] for word in different], repeat(language)))  # what is kept is short
     else:
-        entries = [_entry_of_run(word) if is_spaceless(word) else _entry(word, language) for word in different]
+        entries = [
+            _entry_of_run(word) if is_spaceless(word) else _entry(word[:LONGEST], language) for word in different
+        ]
     signs = dict(zip(different, [signs for signs, _ in entries], strict=True))
     indexed = dict.fromkeys([words for _, words in entries if words])
     return Indexed("".join(map(signs.__getitem__, words)), " ".join(indexed))

@@ -288,7 +288,7 @@ def _groups(text: str, divide: Callable[[str], Iterable[tuple[Row, ...]]]) -> Se
         if is_spaceless(word):
             for segment in _segments(word):
                 groups |= dict.fromkeys(divide(segment))
-        elif rows := _rows(word, languages):
+        elif rows := _rows(word[:LONGEST], languages):
             groups[rows] = None
     return tuple(groups)
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import regex
 
 from domain.function_words import ENGLISH
-from domain.stemming import READ_FOR_LANGUAGE, language_of, stem
+from domain.stemming import LONGEST, READ_FOR_LANGUAGE, language_of, stem
 
 MAX_FOLDED = 100_000
 """Characters of a text that are looked at: a character's compatibility form has up to 18."""
@@ -134,7 +134,7 @@ def keys_in(words: Iterable[str], language: str | None) -> Iterator[str]:
         if is_spaceless(word):
             yield from units_of(word)
         else:
-            yield from indexed_by(word, language)
+            yield from indexed_by(word[:LONGEST], language)
 
 
 @lru_cache(20_000)
@@ -174,7 +174,7 @@ def _keys_between(text: str) -> Iterator[tuple[str, int, int]]:
             for unit in _UNIT.finditer(text, word.start(), word.end()):
                 yield unit[0], unit.start(), unit.end()
         else:
-            for key in indexed_by(word[0], language):
+            for key in indexed_by(word[0][:LONGEST], language):
                 yield key, word.start(), word.end()
 
 

@@ -1,6 +1,7 @@
 """What a text is found by does not depend on how Unicode writes it, and no text takes long."""
 
 import time
+import tracemalloc
 import unicodedata
 
 import pytest
@@ -111,6 +112,19 @@ def test_any_characters_have_words(text: str) -> None:
     assert isinstance(index_of(text).words, str)
     assert len(located(text)[0]) == len(located(text)[1])
     assert len(terms_of(text)) <= 40
+
+
+def test_long_words_are_not_kept() -> None:
+    """Such as files as text: a process keeps what words are found by, and thousands of these would fill it."""
+    index_of("x щ")
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            index_of(f"{number}x" * 20_000)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 400_000
 
 
 LONG = 20_000
