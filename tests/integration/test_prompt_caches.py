@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.chat import ChatMessage, ChatRequest, ToolCall
+from domain.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
 from domain.context import system_text
 from domain.given import BEGINS, ENDS, without_block
 from domain.ids import ThreadId
@@ -164,6 +164,7 @@ LOOP = ChatRequest(
         ChatMessage("assistant", None, (ToolCall("1", "clock", {}),)),
         ChatMessage("tool", "noon", tool_call_id="1", name="clock"),
     ),
+    tools=(ToolSpec("clock", "Tell the time.", {"type": "object", "properties": {}}),),
     thread_id=THREAD,
 )
 
