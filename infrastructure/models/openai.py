@@ -160,9 +160,12 @@ class OpenAIChatModel:
         call.assembly.accepted = True
         chunks = self._chunks(response, first_by, call)
         try:
-            async with aclosing(chunks):
-                await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-            answer = call.assembly.answer()
+            try:
+                async with aclosing(chunks):
+                    await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
+                answer = call.assembly.answer()
+            except RecursionError as error:
+                raise AnswerMalformed("The model's answer is nested too deeply to be read.") from error
             return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
         except ModelError as error:
             call.check_fields(*call.assembly.refusal, error)
