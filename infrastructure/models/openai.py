@@ -50,7 +50,7 @@ class OpenAIChatModel:
 
     Refusals that may pass (see `retry.py`) are retried until an answer begins; from then on a failure is raised, as
     text may have been shown. Where an endpoint does not take a field of the request, it is asked again without it at
-    once, and from then on (see `dialects.py`). No error's message contains the key.
+    once, and for a while (see `dialects.py`). No error's message contains the key.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class OpenAIChatModel:
             omit,
             self._where(),
             self._places["omit"],
+            now=now,
             prefers="max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens",
         )
         here = is_loopback(self._url.host)
