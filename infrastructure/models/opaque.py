@@ -9,6 +9,7 @@ import json
 import logging
 from typing import Any
 
+from domain.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import Json, JsonObject, check_json, storable_text
 from domain.sizes import MAX_OPAQUE, bytes_of
@@ -27,6 +28,9 @@ LABELS = frozenset({"type", "id", "format", "index", "role", "object", "name", "
 
 REPEATED = 16
 """Characters from which on a fragment that equals all before it says the same once more."""
+
+MAX_NAMES = 300
+"""Characters of the names of fields in a line of the process's log."""
 
 ENDED = ("signature", "data")
 """Fields that end an object which is streamed without a number: what follows is another one."""
@@ -81,7 +85,8 @@ class Opaque:
     def whole(self) -> JsonObject:
         """Return the fields, without those that are empty or cannot be stored."""
         if self._size > MAX_OPAQUE:
-            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", list(self._fields), MAX_OPAQUE)
+            names = shortened(", ".join(self._fields), MAX_NAMES)
+            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", names, MAX_OPAQUE)
             return {}
         kept = {}
         for name, given in self._fields.items():
