@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from domain.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, written_of
 from domain.events import Finish
 
-End: TypeAlias = Literal["usual", "length", "filtered", "refused", "broken", "unknown"]
+End: TypeAlias = Literal["usual", "calls", "length", "filtered", "refused", "broken", "unknown"]
 
 _NAMES: dict[End, str] = {
-    "usual": "stop toolcalls toolcall tooluse functioncall endturn stopsequence eos eostoken complete completed end "
-    "finish finished done",
+    "usual": "stop endturn stopsequence eos eostoken complete completed end finish finished done",
+    "calls": "toolcalls toolcall tooluse functioncall",
     "length": "length maxtokens maxtoken maxoutputtokens maxcompletiontokens maxlength modellength tokenlimit "
     "modelcontextwindowexceeded contextwindowexceeded contextlengthexceeded truncated errorlimit",
     "filtered": "contentfilter contentfiltered safety imagesafety prohibitedcontent recitation blocklist spii "
@@ -88,7 +88,10 @@ def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
 
 
 def finish_of(answer: ChatAnswer) -> Finish:
-    """Say how an answer ended, where that is not the usual way."""
+    """Say how an answer ended, where that is not the usual way.
+
+    A text that ends for calls, and has none, lacks what the model was about to do.
+    """
     end = end_of(answer.finish_reason)
     if answer.refused or end == "refused":
         return "refusal"

@@ -119,7 +119,7 @@ class TurnResumed(Event, frozen=True):
 
 Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
 """What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
-the endpoint gives a reason for its end that is not known here."""
+the endpoint gives a reason for its end that is not known here, or calls of tools where there are none."""
 
 Finish: TypeAlias = Literal[""] | Unusual
 

@@ -33,7 +33,7 @@ from domain.threads import THREADS
 DEFAULT_TIMEOUT = 30.0
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-"""The names of tools that every endpoint takes."""
+"""The names of tools that endpoints take. Gemini alone refuses those that begin with a digit or a dash."""
 
 MAX_COMPLAINTS = 10
 """Faults of a call's arguments that the model is told of."""

@@ -298,7 +298,7 @@ def finish_in_words(finish: Unusual) -> str:
         case "refusal":
             return "the model refuses to do what was asked"
         case "unknown_finish":
-            return "the endpoint gives a reason for the answer's end that is not known here"
+            return "the endpoint gives a reason for the answer's end that is not known here, or does not fit it"
 
 
 def _call(about: Event | None) -> str:

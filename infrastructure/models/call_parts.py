@@ -43,6 +43,7 @@ class Calls:
         """Start without any."""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
+        self._by_label: dict[str, _Call] = {}
 
     def __bool__(self) -> bool:
         """Say whether there is a call."""
@@ -73,7 +74,10 @@ class Calls:
                 raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
         if index is not None:
             self._by_index[index] = call
+        labelled = bool(call.label)
         call.add(label, name, arguments)
+        if label and not labelled:
+            self._by_label[label] = call
         call.extra.add(part.extra)
 
     def whole(self, finish_reason: str) -> tuple[ToolCall, ...]:
@@ -86,7 +90,7 @@ class Calls:
     def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
         """Find the call that a fragment continues; None if it begins one."""
         last = self._calls[-1] if self._calls else None
-        same = next((call for call in reversed(self._calls) if label and call.label == label), None)
+        same = self._by_label.get(label) if label else None
         if index is None:
             call = same or last
         elif index in self._by_index:
@@ -127,7 +131,7 @@ class _Call:
         if not self._is_complete:
             return name != self._name and (bool(self._fragments) or index is None)
         if label and self.label:
-            return name != self._name or arguments.strip() not in {"", self._text.strip()}
+            return name != self._name or bool(arguments.strip() and arguments.strip() != self._text.strip())
         return True
 
     def lacks(self, name: str) -> bool:

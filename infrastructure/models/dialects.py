@@ -1,7 +1,12 @@
-"""Which fields of a request a model's endpoint takes: as it is set, and as its refusals taught this process."""
+"""Which fields of a request a model's endpoint takes: as it is set, and as its refusals taught this process.
+
+What a refusal taught is forgotten after an hour: the endpoint may have been misread, or may have another server behind
+it by then. That costs one refused request an hour, where otherwise a single one could take an agent's tools for good.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from domain.chat import ChatRequest
 from infrastructure.models.rejections import FIELDS
@@ -13,19 +18,34 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 """The names of the limit on an answer's tokens: one is sent. OpenAI's newer models know only the second one."""
 
 
+REMEMBERED = timedelta(hours=1)
+"""How long a model is asked without a field that it has refused."""
+
+
 class Dialects:
     """The fields that are left out, for each model of an endpoint. `setting` is where a person can say so."""
 
-    def __init__(self, omitted: Sequence[str], endpoint: str, setting: str, *, prefers: str = LIMITS[0]) -> None:
+    def __init__(
+        self,
+        omitted: Sequence[str],
+        endpoint: str,
+        setting: str,
+        *,
+        now: Callable[[], datetime],
+        prefers: str = LIMITS[0],
+    ) -> None:
         """Start with the fields that the setting leaves out for every model."""
         self._set = frozenset(omitted)
-        self._learned: dict[str, frozenset[str]] = {}
+        self._learned: dict[str, dict[str, datetime]] = {}
+        """When each field of each model was refused."""
+        self._now = now
         self._endpoint, self._setting = endpoint, setting
         self._limits = sorted(LIMITS, key=lambda name: name != prefers)
 
     def omitted(self, model: str) -> frozenset[str]:
         """Return the fields that are left out of requests to a model."""
-        return self._set | self._learned.get(model, frozenset())
+        since = self._now() - REMEMBERED
+        return self._set | {field for field, at in self._learned.get(model, {}).items() if at > since}
 
     def sets(self, field: str) -> bool:
         """Say whether it is the setting that leaves a field out."""
@@ -36,15 +56,15 @@ class Dialects:
         new = fields - self.omitted(model)
         if not new:
             return
-        self._learned[model] = self._learned.get(model, frozenset()) | new
+        self._learned.setdefault(model, {}).update(dict.fromkeys(new, self._now()))
         if data := sorted(new - FIELDS.keys()):
             taken = ", ".join(name.removeprefix(DATA) for name in data)
-            _log.warning("%s does not take back %s: %s is asked without from now on.", self._endpoint, taken, model)
+            _log.warning("%s does not take back %s: %s is asked without for an hour.", self._endpoint, taken, model)
         if not new & FIELDS.keys():
             return
         value = ",".join(field for field in FIELDS if field in self.omitted(model))
         _log.warning(
-            "%s does not take %s with the model %s: it is asked without from now on%s. %s=%s saves the first refusal.",
+            "%s does not take %s with the model %s: it is asked without for an hour%s. %s=%s saves the refusals.",
             self._endpoint,
             ", ".join(field for field in FIELDS if field in new),
             model,

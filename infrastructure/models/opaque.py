@@ -9,6 +9,7 @@ import json
 import logging
 from typing import Any
 
+from domain.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import Json, JsonObject, check_json, storable_text
 from domain.sizes import MAX_OPAQUE, bytes_of
@@ -27,6 +28,9 @@ LABELS = frozenset({"type", "id", "format", "index", "role", "object", "name", "
 
 REPEATED = 16
 """Characters from which on a fragment that equals all before it says the same once more."""
+
+MAX_NAMES = 300
+"""Characters of the names of fields in a line of the process's log."""
 
 ENDED = ("signature", "data")
 """Fields that end an object which is streamed without a number: what follows is another one."""
@@ -66,7 +70,10 @@ class Opaque:
             return
         try:
             self._size += bytes_of(json.dumps(given, ensure_ascii=False))
-            self._fields = _merged(self._fields, given) if self._fields else given
+            if not self._fields:
+                self._fields = given
+            elif self._size <= MAX_OPAQUE:
+                self._fields = _merged(self._fields, given)
         except RecursionError:
             self._size = MAX_OPAQUE + 1  # nested far deeper than anything that can be stored
 
@@ -78,7 +85,8 @@ class Opaque:
     def whole(self) -> JsonObject:
         """Return the fields, without those that are empty or cannot be stored."""
         if self._size > MAX_OPAQUE:
-            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", list(self._fields), MAX_OPAQUE)
+            names = shortened(", ".join(self._fields), MAX_NAMES)
+            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", names, MAX_OPAQUE)
             return {}
         kept = {}
         for name, given in self._fields.items():
@@ -103,30 +111,44 @@ def _merged(before: Json, new: Json, name: str = "") -> Json:
         case dict(), dict():
             return {**before, **{key: _merged(before.get(key), value, key) for key, value in new.items()}}
         case list(), list():
-            entries = list(before)
-            for entry in new:
-                _continue(entries, entry, len(before))
-            return entries
+            return _continued(before, new)
         case _:
             return new
 
 
-def _continue(entries: list[Json], entry: Json, before: int) -> None:
-    """Put an entry of a list behind the one that it continues, of those that came `before`; or else at the end."""
-    place = next((n for n in range(before - 1, -1, -1) if _continues(entries[n], entry, last=n == before - 1)), None)
-    if place is None:
-        entries.append(entry)
-    else:
-        entries[place] = _merged(entries[place], entry)
+def _continued(before: list[Json], new: list[Json]) -> list[Json]:
+    """Put each new entry of a list behind the one that it continues, of those `before`; or else at the end.
+
+    It goes on with the last one of its type and number, or without a number, with the very last one if that is of its
+    type.
+    """
+    entries = list(before)
+    last = len(before) - 1
+    numbered = {name: place for place, entry in enumerate(before) if (name := _number(entry)) is not None}
+    for entry in new:
+        name = _number(entry)
+        place = (
+            numbered.get(name) if name is not None else last if last >= 0 and _goes_on(entries[last], entry) else None
+        )
+        if place is None:
+            entries.append(entry)
+        else:
+            entries[place] = _merged(entries[place], entry)
+    return entries
 
 
-def _continues(before: Json, entry: Json, *, last: bool) -> bool:
-    """Say whether an entry of a list goes on with one before it: of its number, or else the last one of its type."""
+def _number(entry: Json) -> str | None:
+    """Name an entry of a list by its type and its number; None where it has no number."""
+    if not isinstance(entry, dict) or entry.get("index") is None:
+        return None
+    return json.dumps([entry.get("type"), entry["index"]])
+
+
+def _goes_on(before: Json, entry: Json) -> bool:
+    """Say whether an entry without a number goes on with the one before it."""
     if not (isinstance(before, dict) and isinstance(entry, dict)) or before.get("type") != entry.get("type"):
         return False
-    if entry.get("index") is not None:
-        return bool(before.get("index") == entry["index"])
-    return last and "type" in entry and not any(before.get(field) for field in ENDED)
+    return "type" in entry and not any(before.get(field) for field in ENDED)
 
 
 def _storable(value: Json) -> Json:

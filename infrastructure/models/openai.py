@@ -18,6 +18,7 @@ from domain.chat import (
     ChatRequest,
     Cost,
     ModelError,
+    ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
     ToolsNotTaken,
@@ -35,7 +36,7 @@ from infrastructure.models.hosts import is_loopback
 from infrastructure.models.prompt_cache import PromptCache
 from infrastructure.models.rejections import STATUSES, rejected_field
 from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
-from infrastructure.models.returned import FOREIGN_CALLS, refused_data, refuses_foreign_calls
+from infrastructure.models.returned import FOREIGN_CALLS, own_data, refused_data, refuses_foreign_calls
 from infrastructure.models.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -50,7 +51,7 @@ class OpenAIChatModel:
 
     Refusals that may pass (see `retry.py`) are retried until an answer begins; from then on a failure is raised, as
     text may have been shown. Where an endpoint does not take a field of the request, it is asked again without it at
-    once, and from then on (see `dialects.py`). No error's message contains the key.
+    once, and for a while (see `dialects.py`). No error's message contains the key.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class OpenAIChatModel:
             omit,
             self._where(),
             self._places["omit"],
+            now=now,
             prefers="max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens",
         )
         here = is_loopback(self._url.host)
@@ -135,9 +137,14 @@ class OpenAIChatModel:
             raise
 
     async def _complete(self, call: "_Call") -> ChatAnswer:
-        """Ask, and ask again without each field that the endpoint does not take."""
+        """Ask, and ask again without each field that the endpoint does not take.
+
+        A refusal that names none may be about the endpoint's own data: it is asked once without all of it, since such
+        a thread could not go on. If it refuses that, too, its first words count.
+        """
         gives_up_at = asyncio.get_running_loop().time() + self._limits.total
         why: ModelError | None = None
+        unexplained: ModelError | None = None
         while True:
             omitted = self._dialects.omitted(call.model) | call.refused
             if "tools" in omitted and call.needs_tools and not self._dialects.sets("tools"):
@@ -150,6 +157,12 @@ class OpenAIChatModel:
             except _FieldRefusedError as refusal:
                 call.refused |= {refusal.field}
                 why = refusal.error
+            except ModelRejectedRequest as error:
+                own = own_data(call.request, self._origin) - omitted
+                if unexplained is not None or not own:
+                    raise unexplained or error from error
+                unexplained = error
+                call.refused |= own
             else:
                 self._dialects.learn(call.model, call.refused)
                 return answer
@@ -160,9 +173,12 @@ class OpenAIChatModel:
         call.assembly.accepted = True
         chunks = self._chunks(response, first_by, call)
         try:
-            async with aclosing(chunks):
-                await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-            answer = call.assembly.answer()
+            try:
+                async with aclosing(chunks):
+                    await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
+                answer = call.assembly.answer()
+            except RecursionError as error:
+                raise AnswerMalformed("The model's answer is nested too deeply to be read.") from error
             return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
         except ModelError as error:
             call.check_fields(*call.assembly.refusal, error)

@@ -43,6 +43,13 @@ _ABOUT_A_VALUE = re.compile(
     re.IGNORECASE,
 )
 
+_ABOUT_CALLS = re.compile(
+    r"\bmessages\b|\b(?:user|assistant|tool|last) message|\bmessage (?:role|with)\b|\broles?\b|call[_ -]?ids?\b"
+    r"|\bnumber of\b|\bmore than\b|\bduplicate|\b(?:response|result)s? (?:parts?|blocks?)\b",
+    re.IGNORECASE,
+)
+"""What refusals are about that name calls or tools because these do not fit together: tools as such are taken."""
+
 _TAKEN_INSTEAD = re.compile(
     r"\bexpected (?:one of|fields?|param)|\bdid you mean\b|\buse ['\"`]|\binstead\b"
     r"|(?<!not )\b(?:supported|allowed|valid|known|accepted|permitted|available)"
@@ -71,7 +78,8 @@ def _is_rejected(field: str, statement: str) -> bool:
     told = _TAKEN_INSTEAD.split(_PREFIX.sub("", statement), maxsplit=1)[0]
     if not (_NAMES[field].search(told) and NOT_TAKEN.search(told)):
         return False
-    return not (field.endswith("_tokens") and _ABOUT_A_VALUE.search(told))
+    otherwise = _ABOUT_CALLS if field == "tools" else _ABOUT_A_VALUE if field.endswith("_tokens") else None
+    return not (otherwise and otherwise.search(told))
 
 
 def _statements(body: str) -> Iterator[str]:

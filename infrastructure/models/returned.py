@@ -40,10 +40,7 @@ def refused_data(body: str, request: ChatRequest, origin: str, omitted: Collecti
 
     It is one of the endpoint's own, or the name beside the result of a tool.
     """
-    own = [message for message in request.messages if message.origin == origin]
-    extras = [extra for message in own for extra in (message.extra, *(call.extra for call in message.tool_calls))]
-    sent = {name for extra in extras for name in extra}
-    names = sorted(name for name in sent if DATA + name not in omitted)
+    names = sorted(name.removeprefix(DATA) for name in own_data(request, origin) - set(omitted))
     for statement in _statements(body) if names else ():
         if NOT_TAKEN.search(statement) or _REMOVE.search(statement):
             named = (name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", statement))
@@ -52,6 +49,13 @@ def refused_data(body: str, request: ChatRequest, origin: str, omitted: Collecti
     if DATA + NAME not in omitted and any(message.role == "tool" for message in request.messages):
         return DATA + NAME if any(map(_refuses_names, _statements(body))) else None
     return None
+
+
+def own_data(request: ChatRequest, origin: str) -> frozenset[str]:
+    """Return the fields of the endpoint's own that go back to it, behind `DATA`."""
+    own = [message for message in request.messages if message.origin == origin]
+    extras = [extra for message in own for extra in (message.extra, *(call.extra for call in message.tool_calls))]
+    return frozenset(DATA + name for extra in extras for name in extra)
 
 
 def _refuses_names(statement: str) -> bool:

@@ -1,4 +1,4 @@
-"""Endpoints that do not take a field of the request: they are asked again without it, once, and never with it again."""
+"""Endpoints that do not take a field of the request: they are asked again without it, and for an hour never with it."""
 
 import json
 import logging
@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
+from infrastructure.models.dialects import REMEMBERED
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
-from tests.support.openai import client
+from tests.support.openai import NOON, client
 
 FULL = ChatRequest(
     (ChatMessage("system", "Be brief."), ChatMessage("user", "Hello?")),
@@ -101,7 +102,7 @@ async def test_a_field_that_is_refused_is_left_out_from_then_on(
     assert all(kept <= body.keys() for body in bodies)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"does not take {field} with the model small" in line
-    assert f"LLM_OMIT={field} saves the first refusal" in line
+    assert f"LLM_OMIT={field} saves the refusals" in line
 
 
 async def test_the_limit_is_sent_under_its_other_name() -> None:
@@ -176,6 +177,20 @@ async def test_a_model_without_tools_is_told_that_it_has_none(caplog: pytest.Log
     assert told["role"] == "system"
     assert told["content"].startswith("Be brief.\n\nTools cannot be used now.")
     assert "the agent cannot use its tools there" in caplog.text
+
+
+@pytest.mark.parametrize("needs_tools", [False, True])
+async def test_one_refusal_does_not_take_the_tools_for_good(needs_tools: bool) -> None:  # noqa: FBT001
+    """An endpoint refuses tools once, as a gateway does while it has no server with tools."""
+    once, clock = openai_shape("No endpoints found that support tool use."), [NOON]
+    request = ChatRequest(FULL.messages, FULL.tools, needs_tools=needs_tools)
+    async with OpenAIServer(once, otherwise=hello) as server, client(server, now=lambda: clock[0]) as model:
+        await answered(model, ChatRequest(FULL.messages, FULL.tools))
+        clock[0] += REMEMBERED / 2
+        assert (await answered(model, ChatRequest(FULL.messages, FULL.tools))).omitted == ("tools",)
+        clock[0] += REMEMBERED
+        assert (await answered(model, request)).omitted == ()
+    assert ["tools" in request.body for request in server.requests] == [True, False, False, True]
 
 
 async def test_a_model_without_tools_leaves_them_to_another_one() -> None:

@@ -187,3 +187,14 @@ class TestTime:
         )
         answer = await streamed(events(call, USAGE, Pause(9), Cut()), limits=TimeLimits(silence=60))
         assert answer.usage == Usage(7, 3)
+
+
+@pytest.mark.parametrize("field", ["content", "refusal"])
+async def test_an_answer_that_is_nested_too_deeply_is_malformed_and_costs_what_it_says(field: str) -> None:
+    deep = json.loads("[" * 850 + "]" * 850)
+    body = completion(None, choices=[{"index": 0, "message": {"role": "assistant", field: deep}}])
+    error = await error_of(body)
+    assert isinstance(error, AnswerMalformed)
+    assert "nested too deeply" in str(error)
+    assert error.accepted
+    assert error.usage == Usage(7, 3)

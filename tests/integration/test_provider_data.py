@@ -224,6 +224,28 @@ async def test_an_endpoint_that_does_not_take_its_own_data_back_is_asked_without
         assert any("does not take back reasoning" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_thread_goes_on_where_an_endpoint_refuses_its_own_data_without_a_word_about_it() -> None:
+    thinks = events(chunk("Hello.", reasoning="hm", kept="yes"), chunk(finish="stop"), "[DONE]")
+    picky = unless(lambda prompt: any(beyond(message) for message in prompt), "Bad Request", stream("Again."))
+    async with StrictServer(thinks, *[picky] * 9, own_fields=("reasoning", "kept")) as server, talking(server) as api:
+        thread = await api.opened(graph="desk")
+        await completed(api, thread, "one", "two", "three")
+        assert len(server.prompts) == 4, "what it takes is remembered"
+
+
+async def test_a_refusal_about_something_else_is_told_in_the_first_words() -> None:
+    thinks = events(chunk("Hello.", reasoning="hm"), chunk(finish="stop"), "[DONE]")
+    script = (thinks, refusal(400, "something is wrong"), refusal(400, "reasoning is needed"))
+    async with StrictServer(*script, own_fields=["reasoning"]) as server, talking(server) as api:
+        thread = await api.opened(graph="desk")
+        await completed(api, thread, "one")
+        failed = (await api.turn(thread, "two")).json()
+        assert (failed["status"], "something is wrong" in failed["detail"]) == ("failed", True)
+        await completed(api, thread, "three")
+        assert len(server.prompts) == 4
+        assert beyond(assistants(server.prompts[-1])[0]) == {"reasoning": "hm"}, "nothing is learned from that"
+
+
 @pytest.mark.parametrize(
     "words",
     [

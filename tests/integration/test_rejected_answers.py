@@ -148,8 +148,9 @@ class TestBudgets:
             await budgeted(played, Limit("lifetime", 2_000))
             for _ in range(TURNS):
                 await played.say("go on")
-        assert len(server.requests) == 2
-        assert [one.reported for one in await recorded(played)] == [(60, 3_000)] * 2
+            (called,) = await recorded(played)
+        assert len(server.requests) == 1
+        assert (called.prompt_tokens, called.completion_tokens, called.reported) == (60, 3_000, None)
         await check_ledger(played)
 
     async def test_models_that_are_asked_instead_share_the_budget(self) -> None:

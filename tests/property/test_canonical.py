@@ -38,7 +38,7 @@ arguments = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.
 extras: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [{}, {"reasoning_content": "hm"}, {"extra_content": {"google": {"thought_signature": "x"}}}]
 )
-calls = st.builds(ToolCall, ids, names, arguments, extras)
+calls = st.builds(ToolCall, ids, names, arguments, extra=extras)
 
 
 def anything() -> st.SearchStrategy[ChatMessage]:

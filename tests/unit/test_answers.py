@@ -27,9 +27,9 @@ def refusal_of(told: ChatAnswer) -> ModelError:
         ("STOP", "usual"),
         ("end_turn", "usual"),
         ("", "usual"),
-        ("tool_calls", "usual"),
-        ("tool-calls", "usual"),
-        ("function_call", "usual"),
+        ("tool_calls", "calls"),
+        ("tool-calls", "calls"),
+        ("function_call", "calls"),
         ("length", "length"),
         ("MAX_TOKENS", "length"),
         ("FinishReason.MAX_TOKENS", "length"),
@@ -119,6 +119,7 @@ def test_what_only_looks_like_an_answer_is_refused_with_its_cost(
         (answer("I cannot.", refused=True), "refusal"),
         (answer("I cannot.", "refusal"), "refusal"),
         (answer("hello", "because"), "unknown_finish"),
+        (answer("Let me look.", "tool_calls"), "unknown_finish"),
     ],
 )
 def test_what_is_to_be_known_of_an_answer(told: ChatAnswer, finish: str) -> None:

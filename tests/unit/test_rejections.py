@@ -123,6 +123,23 @@ ABOUT_SOMETHING_ELSE = {
         }
     ),
     "a message's calls": said("messages.1.tool_calls: Extra inputs are not permitted"),
+    "OpenAI, a result without its call": said(
+        "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.",
+        param="messages.[3].role",
+    ),
+    "OpenAI, a result of another call": said(
+        "Invalid parameter: 'tool_call_id' of 'x' not found in 'tool_calls' of previous message.",
+        param="messages.[3].tool_call_id",
+    ),
+    "Mistral, a call's id": said(
+        "Tool call id was x but must be a-z, A-Z, 0-9, only these are allowed, with a length of 9."
+    ),
+    "Gemini, results and calls": said(
+        "Invalid argument: Please ensure that the number of function response parts is equal to the number of function "
+        "call parts of the function call turn."
+    ),
+    "many tools": said("Function calling with more than 128 tools is not supported"),
+    "tools of one name": said("Invalid argument: tools contains duplicate names"),
     "a role": said("role 'tool' is not supported"),
     "a field that was not sent": said("Unknown parameter: 'seed'"),
     "another field, with a list": said(
