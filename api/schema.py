@@ -16,6 +16,7 @@ from domain.events import EVENTS
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
 from projections.registry import PROJECTIONS
+from projections.threads import OUTCOMES, REASONS
 
 Schema = dict[str, Any]
 
@@ -64,6 +65,8 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
 
 ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/threads", "status"): _some_of(("idle", "running", "waiting")),
+    ("/v1/threads", "outcome"): _some_of(OUTCOMES),
+    ("/v1/threads", "reason"): _some_of(REASONS),
     ("/v1/usage", "group_by"): _some_of(("graph", "node", "model")),
     ("/v1/analytics/{subject}", "group_by"): _some_of(("graph", "node", "tool", "reason")),
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),

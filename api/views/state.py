@@ -113,7 +113,8 @@ def state_view(loaded: Loaded) -> StateView:
 
 def _turn_in_progress(turn: Turn) -> TurnInProgress:
     fields = {name: getattr(turn, name) for name in TurnInProgress.__struct_fields__}
-    return TurnInProgress(**{**fields, "calls": [replace(call, request=_shown(call.request)) for call in turn.calls]})
+    calls = [replace(call, request=_shown(call.request), place=0) for call in turn.calls]
+    return TurnInProgress(**{**fields, "calls": calls})
 
 
 def _shown(call: ToolCall) -> ToolCall:

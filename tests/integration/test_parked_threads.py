@@ -51,9 +51,9 @@ def poisoned(bad: str) -> Projection:
 async def test_a_poison_event_parks_its_thread_and_no_other_one(api: Api) -> None:
     runner = api.service.runtime.runner
     runner.projections = [poisoned("poison") if p.name == "messages" else p for p in PROJECTIONS]
-    bad = await talk(api, "hello", "this is poison", "and after it")
-    good = [await talk(api, "hello", "What is 1 + 1?") for _ in range(3)]
-    assert len((await strong(api, "/v1/threads", search="hello"))["items"]) == 4
+    bad = await talk(api, "greetings", "this is poison", "and after it")
+    good = [await talk(api, "greetings", "What is 1 + 1?") for _ in range(3)]
+    assert len((await strong(api, "/v1/threads", search="greetings"))["items"]) == 4
     assert {one["thread_id"]: one["turns"] for one in (await strong(api, "/v1/threads"))["items"]} == {
         bad: 3,
         **dict.fromkeys(good, 2),
@@ -96,7 +96,7 @@ async def test_a_thread_that_cannot_be_summarised_is_parked_and_no_other_one(api
     runner = api.service.runtime.runner
     runner.projections = [replace(summarised, thread=broken) if p.name == "threads" else p for p in PROJECTIONS]
     await api.opened(thread_id=bad)
-    await asyncio.gather(api.turn(bad, "hello"), *[talk(api, "hello") for _ in range(3)])
+    await asyncio.gather(api.turn(bad, "greetings"), *[talk(api, "greetings") for _ in range(3)])
     turns = {one["thread_id"]: one["turns"] for one in (await strong(api, "/v1/threads"))["items"]}
     assert bad not in turns
     assert list(turns.values()) == [1, 1, 1]
@@ -132,8 +132,8 @@ async def test_rows_that_several_tables_refuse_of_several_threads_of_a_slice_kee
     runner.projections = [exaggerated(p) if p.name in {"usage", "budgets"} else p for p in PROJECTIONS]
     for thread in bad:
         await api.opened(thread_id=thread)
-        await api.turn(thread, "hello")
-    await talk(api, "hello")
+        await api.turn(thread, "greetings")
+    await talk(api, "greetings")
     assert (await strong(api, "/v1/usage"))["items"][0]["calls"] == 1
     parked = (await api.get("/v1/projections/parked")).json()
     assert sorted((one["projection"], one["thread_id"]) for one in parked) == [
@@ -156,8 +156,8 @@ async def test_a_fold_that_was_not_made_for_an_event_keeps_no_other_thread(
         return evolved(state, event, at)
 
     monkeypatch.setattr(projection_module, "evolve", evolve)
-    bad = await talk(api, "hello", "poison")
-    await talk(api, "hello")
+    bad = await talk(api, "greetings", "poison")
+    await talk(api, "greetings")
     turns = {one["thread_id"]: one["turns"] for one in (await strong(api, "/v1/threads"))["items"]}
     assert sorted(turns.values()) == [1, 2]
     parked = (await api.get("/v1/projections/parked")).json()
@@ -180,11 +180,11 @@ async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> 
                 values["completed"] = 2**80
             yield table, table.row(**values)
 
-    bad = await talk(api, "hello")
+    bad = await talk(api, "greetings")
     await strong(api, "/v1/threads")
     turns = replace(completed, events={**completed.events, TurnCompleted: broken})
     api.service.runtime.runner.projections = [turns if p.name == "turns" else p for p in PROJECTIONS]
-    await asyncio.gather(*[api.turn(bad, "again"), *[talk(api, "hello") for _ in range(5)]])
+    await asyncio.gather(*[api.turn(bad, "again"), *[talk(api, "greetings") for _ in range(5)]])
     assert (await strong(api, "/v1/analytics/turns"))["items"][0]["completed"] == 6
     (parked,) = (await api.get("/v1/projections/parked")).json()
     assert (parked["projection"], parked["thread_id"], parked["type"]) == ("turns", bad, "TurnCompleted")

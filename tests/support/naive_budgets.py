@@ -26,6 +26,16 @@ def spent(events: Sequence[Json], window: str, at: str) -> dict[str, list[int]]:
     return found
 
 
+def cached(events: Sequence[Json], window: str, at: str, model: str) -> int:
+    """Tokens of a model's prompts that its endpoint had in a cache, in the window that an instant lies in."""
+    return sum(
+        event["data"].get("cached", 0)
+        for event in events
+        if event["type"] == "ModelCalled" and event["data"]["model"] == model
+        if event["recorded_at"][: SHARED[window]] == at[: SHARED[window]]
+    )
+
+
 def cost(used: dict[str, list[int]], prices: dict[str, tuple[int, int]]) -> int:
     """What tokens cost, by the prices of a token in millionths of a millionth of a dollar."""
     return sum(prices[model][0] * prompt + prices[model][1] * answer for model, (_, prompt, answer) in used.items())
@@ -81,6 +91,7 @@ def budget(events: Sequence[Json], at: str, prices: dict[str, tuple[int, int]]) 
                 "calls": calls,
                 "prompt_tokens": prompt,
                 "completion_tokens": answer,
+                "cached_tokens": cached(events, window, at, model),
                 "tokens": prompt + answer,
                 "cost_usd": cost({model: [calls, prompt, answer]}, prices) / 10**12,
             }
