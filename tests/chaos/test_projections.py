@@ -8,7 +8,7 @@ from tests.support.plain import Plain, whole_log
 from tests.support.projected import differences
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_read_models_are_what_the_log_comes_to_whoever_dies_while_writing_them(database_url: str) -> None:
     report = await projections.run(database_url, 8, 1, "same", least_kills=5)
 
@@ -30,7 +30,7 @@ async def test_a_run_in_which_no_projection_advances_says_so(
     assert "3 processes were killed" in fault
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_a_build_that_is_killed_again_and_again_repeats_no_effect(database_url: str) -> None:
     await projections.run(database_url, 4, 2, None)
     async with projections.runner_of(database_url) as runner:
