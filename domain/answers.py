@@ -55,7 +55,7 @@ def end_of(finish_reason: str) -> End:
 
 
 def is_blank(text: str) -> bool:
-    """Say whether nobody could read anything in a text: it is white space, or reasoning without an answer."""
+    """Say whether there is nothing to read in a text: it is white space, or reasoning without an answer."""
     thoughts = _REASONING.match(text)
     said = text[thoughts.end() :] if thoughts else text
     if len(said) <= LEFTOVERS:

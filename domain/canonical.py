@@ -37,7 +37,7 @@ BEGINNING = "[The beginning of this conversation is not shown.]"
 GO_ON = "[Go on.]"
 NO_ANSWER = "[No answer: the turn ended before one was given.]"
 NOTES = frozenset({BEGINNING, GO_ON, NO_ANSWER})
-"""Messages that nobody has said: they keep the roles in turn."""
+"""Messages of ours, which keep the roles in turn."""
 
 NO_TEXT = "[This message is empty.]"
 NO_OUTPUT = "[The tool returned nothing.]"

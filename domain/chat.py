@@ -80,7 +80,7 @@ class ChatRequest(Struct, frozen=True):
     """One call of a model. `thread_id` goes along as a header, for gateways that attribute or cache by it.
 
     `patience` is how many seconds an endpoint that refuses may ask to wait before it is asked again. None: as many as
-    the client allows, since nobody else can be asked. `needs_tools`: a model that takes no tools is not to answer
+    the client allows, since no other model can be asked. `needs_tools`: a model that takes no tools is not to answer
     without them, but to raise `ToolsNotTaken`, since another model may take them.
     """
 

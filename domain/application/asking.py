@@ -248,7 +248,7 @@ class _Asked:
 
 
 def _most_telling(errors: Sequence[ModelError | PromptTooLarge]) -> Exception:
-    """Choose the error of a call that nobody answered: it says whether another attempt is worth its cost.
+    """Choose the error of a call that no model answered: it says whether another attempt is worth its cost.
 
     After a model that stopped without an answer none is, whatever became of those that were asked instead.
     """

@@ -20,7 +20,7 @@ FOREIGN_CALLS = "calls of other models"
 """In the place of a field's name: calls without the endpoint's own data."""
 
 DATA = "data:"
-"""Goes before the names of an endpoint's own fields, which are nobody else's."""
+"""Goes before the names of an endpoint's own fields, which no other endpoint gets."""
 
 NAME = "name"
 _NAMED = re.compile(r"(?<!\w)name(?!\w)")
