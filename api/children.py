@@ -159,24 +159,31 @@ class Child:
         limit, begun = START_LIMIT_S, False
         interval = self.silence / 20
         silence = Silence(interval, loop.time())
-        while True:
-            try:
-                async with asyncio.timeout(interval):
-                    heard = await loop.sock_recv(lifeline, 65_536)
-            except (TimeoutError, ConnectionError):
+        # A read that is cancelled may lose what it has just read: so it goes on from one look to the next.
+        reading = asyncio.create_task(loop.sock_recv(lifeline, 65_536))
+        try:
+            while True:
+                await asyncio.wait([reading], timeout=interval)
                 heard = b""
-            if heard:
-                begun = True
-                limit = self.stop_within if self._note(heard).startswith(ENDING) else self.silence
-                silence.heard()
-            else:
-                await asyncio.sleep(interval / 2)  # of a socket that is closed, nothing comes at once
-            if silence.look(loop.time()) > limit:
-                return (
-                    f"has sent no heartbeat for {silence.seconds:.1f} s"
-                    if begun
-                    else f"sent no heartbeat within {silence.seconds:.0f} s of its start"
-                )
+                if reading.done():
+                    with suppress(ConnectionError):
+                        heard = reading.result()
+                    reading = asyncio.create_task(loop.sock_recv(lifeline, 65_536))
+                if heard:
+                    begun = True
+                    limit = self.stop_within if self._note(heard).startswith(ENDING) else self.silence
+                    silence.heard()
+                else:
+                    await asyncio.sleep(interval / 2)  # of a socket that is closed, nothing comes at once
+                if silence.look(loop.time()) > limit:
+                    return (
+                        f"has sent no heartbeat for {silence.seconds:.1f} s"
+                        if begun
+                        else f"sent no heartbeat within {silence.seconds:.0f} s of its start"
+                    )
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     def _note(self, heard: bytes) -> str:
         """Take over what a process says of itself, and return its last words."""
