@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from api import output as output_module
 from api.children import Child, ChildEnded
 from api.output import Output
+from api.process import READY
 from api.watchdog import Silence
 from domain.application.background import BackgroundTasks
 
@@ -199,6 +202,20 @@ async def test_a_child_that_does_not_stop_is_killed(hurry: object, caplog: pytes
         pid = int(await pipe.read(2))
     assert not runs(pid)
     assert ("is not waited for" if hurry else "did not stop within 0.2 s") in caplog.text
+
+
+async def test_no_heartbeat_is_lost_that_comes_while_the_parent_is_blocked() -> None:
+    one = child("", Output(None), silence=2.0)
+    ours, its = socket.socketpair()
+    with ours, its:
+        ours.settimeout(0)
+        listening = asyncio.create_task(one._listen(ours))
+        await asyncio.sleep(0.01)  # it waits for something to read
+        its.send(f"{READY}\n".encode())
+        time.sleep(0.5)  # noqa: ASYNC251  (then it may look, and what was sent can be read, at the same time)
+        await until(one.ready.is_set)
+        listening.cancel()
+        await asyncio.wait([listening])
 
 
 async def test_a_child_says_what_does_not_work_in_it() -> None:
