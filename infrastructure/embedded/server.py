@@ -40,6 +40,7 @@ import asyncpg
 
 from infrastructure.embedded.account import EmbeddedPostgresFailed, Switch, account_of, binaries, give, socket_directory
 from infrastructure.embedded.memory import buffers, memory
+from infrastructure.postgres.failures import is_passing
 
 PORT = 5432
 """Part of the socket's name only: nothing listens on TCP."""
@@ -209,13 +210,20 @@ class EmbeddedPostgres:
         draft.rename(self._cluster)
 
     def _run_until_it_answers(self) -> None:
+        why = "it takes no connections"
         for _ in _waiting():
             self._run()
-            # A server that was just killed may look alive until the last of its processes is gone.
-            with contextlib.suppress(ConnectionError, FileNotFoundError):
+            # A server that was just killed may look alive until the last of its processes is gone, and end a session
+            # that one of them has begun.
+            try:
                 self.ensure_database("threadfold")
+            except (ConnectionError, FileNotFoundError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if not is_passing(error):
+                    raise
+                why = _reason(error)
+            else:
                 return
-        raise EmbeddedPostgresFailed(self._home, "it takes no connections")
+        raise EmbeddedPostgresFailed(self._home, why)
 
     def _run(self) -> None:
         """Wait until the server takes connections; launch it if no process of it is left."""

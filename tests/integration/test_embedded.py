@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import asyncpg
 import pytest
 
 from infrastructure.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
@@ -92,6 +93,35 @@ def test_what_was_written_is_there_at_the_next_start(empty_dir: pathlib.Path) ->
     assert ask(second.url(), "SELECT words FROM kept") == "Grüße 🙂"
     second.stop()
     assert took < 30, "it does not wait for locks or for a recovery"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset by peer"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.CannotConnectNowError("the database system is starting up"),
+        asyncpg.AdminShutdownError("terminating connection due to unexpected postmaster exit"),
+        asyncpg.InterfaceError("connection is closed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_a_dying_server_ends_is_made_again(
+    data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    connect, errors = asyncpg.connect, [error]
+
+    async def dying(url: str) -> asyncpg.Connection:
+        if errors:
+            raise errors.pop()
+        return await connect(url)
+
+    monkeypatch.setattr(asyncpg, "connect", dying)
+    server = EmbeddedPostgres.start(data_dir)
+
+    monkeypatch.undo()
+    assert ask(server.url(), "SELECT 1") == 1
+    server.stop()
 
 
 def test_stopping_twice_does_nothing_more(data_dir: pathlib.Path) -> None:
