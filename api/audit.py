@@ -13,7 +13,7 @@ from domain.application.proofs import Proof, prove
 from domain.application.verify import Verified, verify_heads, verify_slices, verify_thread
 from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
 from domain.ids import SLICES, Slice, Tenant, ThreadId
-from domain.seals import Seal
+from domain.log.seal import Seal
 
 AT_ONCE = 4
 """Slices checked at the same time: the database reads while this process computes hashes."""

@@ -5,9 +5,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from domain.budgets import MAX_COST, MAX_TOKENS
-from domain.events import Durability, Limit, Strategy
-from domain.prices import PER_DOLLAR, units
+from domain.budget.limits import MAX_COST, MAX_TOKENS
+from domain.budget.prices import PER_DOLLAR, units
+from domain.thread.events import Durability, Limit, Strategy
 from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"

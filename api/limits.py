@@ -9,12 +9,12 @@ from api.caller import Caller
 from api.reading import Reading
 from api.runtime import Runtime
 from api.views.limits import LimitsView, Setting, limits_view
-from domain.budgets import check_limits
+from domain.budget.limits import check_limits
 from domain.errors import InvalidInput
-from domain.events import Limit
 from domain.json import check_text
 from domain.ports.ledger import Amount, Scope
-from domain.queries import Aggregate, Where
+from domain.read_models.queries import Aggregate, Where
+from domain.thread.events import Limit
 from domain.windows import WINDOWS, Window, start_of
 from projections.usage import USAGE
 

@@ -13,10 +13,10 @@ from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.past import DiffView, point_view
 from domain.application.journal import Journal, Loaded
-from domain.diff import compare
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, Tenant, ThreadId, Version
 from domain.ports.log import ThreadRow
+from domain.thread.diff import compare
 from projections import transcript
 from projections.diff import Between, Happened
 from projections.transcript import TranscriptMessage

@@ -22,10 +22,10 @@ from api.runtime import Runtime
 from api.views.page import Page
 from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
-from domain.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
-from domain.read_models import Instance, Slot
-from domain.tables import Row, Table, indexed
-from domain.terms import loosened
+from domain.ports.read_models import Instance, Slot
+from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
+from domain.read_models.tables import Row, Table, indexed
+from domain.recall.terms import loosened
 from domain.windows import Window, start_of
 from projections import budgets, spells, threads
 from projections.audit import AUDIT

@@ -8,8 +8,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from api.views.page import Page
-from domain.prices import dollars
-from domain.read_models import Instance, Line, Parked, Status
+from domain.budget.prices import dollars
+from domain.ports.read_models import Instance, Line, Parked, Status
 from domain.windows import Window
 
 

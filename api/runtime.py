@@ -17,9 +17,9 @@ from uuid_utils.compat import uuid7
 from api.isolation import SeparateProcesses
 from api.projector import projected_beside
 from api.stores import LogArchive, SystemClock, open_log
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.assistant import assistant
 from domain.application.accounts import Accounts
-from domain.application.assistant import assistant
 from domain.application.background import BackgroundTasks
 from domain.application.feed import Feed
 from domain.application.fixtures import Fixtures
@@ -33,13 +33,13 @@ from domain.application.signals import Signals
 from domain.application.spending import Account
 from domain.application.turns import Turns
 from domain.application.worker import Worker
+from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
+from domain.ports.read_models import LineId, ReadModels
 from domain.ports.reads import AccessLog
 from domain.ports.recall import VectorStore
 from domain.ports.seals import Signer
 from domain.ports.texts import TextStore
-from domain.prices import Prices
-from domain.read_models import LineId, ReadModels
 from infrastructure.agents import load_agents
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore

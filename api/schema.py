@@ -12,9 +12,9 @@ from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from api.feed_cursor import LONGEST
-from domain.events import EVENTS
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
+from domain.thread.events import EVENTS
 from projections.registry import PROJECTIONS
 from projections.threads import OUTCOMES, REASONS
 

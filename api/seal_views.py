@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.application.proofs import Proof
-from domain.seals import Seal, instant
+from domain.log.seal import Seal, instant
 
 
 class SealView(Struct, frozen=True):

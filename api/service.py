@@ -22,7 +22,7 @@ from api.upkeep import Upkeep
 from api.views.about import WorkerView, worker_view
 from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
-from domain.agent import Agent
+from domain.agents.agent import Agent
 from domain.application.counting import counted
 from domain.application.ending import Ending
 from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
@@ -30,8 +30,10 @@ from domain.application.fork import Fork, fork
 from domain.application.journal import Loaded
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.turns import caused_by
-from domain.codec import Metadata
-from domain.commands import (
+from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.ids import START, CommandId, ThreadId, TurnId, Version
+from domain.thread.codec import Metadata
+from domain.thread.commands import (
     CancelTurn,
     Command,
     DecideApproval,
@@ -42,8 +44,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
-from domain.events import (
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalGranted,
     CancellationRequested,
@@ -53,8 +54,7 @@ from domain.events import (
     ThreadForked,
     TurnStarted,
 )
-from domain.ids import START, CommandId, ThreadId, TurnId, Version
-from domain.state import Running, State, Unopened
+from domain.thread.state import Running, State, Unopened
 from infrastructure.agents import load_agents
 from projections import transcript
 

@@ -18,6 +18,7 @@ from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
 from domain.ports.log import EventStore
+from domain.ports.read_models import ReadModels
 from domain.ports.reads import AccessLog
 from domain.ports.recall import Finder, VectorStore
 from domain.ports.seals import SealStore
@@ -25,7 +26,6 @@ from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.texts import TextStore
 from domain.ports.wakeups import Wakeups
-from domain.read_models import ReadModels
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore

@@ -7,7 +7,7 @@ from api.reading_views import InstanceView, ParkedView, ProjectionView, instance
 from api.runtime import Runtime
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
-from domain.read_models import Instance, InstanceId, LineId
+from domain.ports.read_models import Instance, InstanceId, LineId
 from projections.projection import Projection
 
 

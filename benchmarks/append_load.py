@@ -17,7 +17,7 @@ import asyncpg
 from benchmarks.assistant_turns import drafts
 from benchmarks.side_by_side.cpu import own_cpu, tree_cpu
 from benchmarks.side_by_side.figures import Figures
-from domain.chain import Draft
+from domain.log.hash_chain import Draft
 
 WARM_UP = 0.15
 """Seconds before each cell that are not counted."""

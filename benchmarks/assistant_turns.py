@@ -6,10 +6,11 @@ from itertools import accumulate
 from uuid import UUID, uuid4
 
 from benchmarks.contestants.exchanges import exchange_of, said
-from domain.chain import Draft
-from domain.codec import Metadata, encode
-from domain.compaction import compacted, overflows
-from domain.events import (
+from domain.ids import CommandId
+from domain.log.hash_chain import Draft
+from domain.prompt.compaction import compacted, overflows
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
@@ -23,8 +24,7 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.ids import CommandId
-from domain.state import Idle, State
+from domain.thread.state import Idle, State
 from infrastructure.tokens import TiktokenCounter
 
 LIMIT = 6_800

@@ -22,10 +22,10 @@ import asyncpg
 from benchmarks.assistant_turns import OPENED, overflow, turn
 from benchmarks.old_threads import Snapshots, Ticking
 from domain.application.journal import Journal, Loaded
-from domain.chain import GENESIS, Draft, link
-from domain.checkpoints import lean
-from domain.codec import Metadata, to_json
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, ThreadId, slice_of
+from domain.log.hash_chain import GENESIS, Draft, link
+from domain.thread.codec import Metadata, to_json
+from domain.thread.snapshot import lean
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -22,8 +22,8 @@ import httpx
 import msgspec
 
 from benchmarks.least_squares import least_squares
-from domain.chat import MESSAGE_OVERHEAD, ToolCall, ToolSpec
-from domain.codec import to_json
+from domain.models.chat import MESSAGE_OVERHEAD, ToolCall, ToolSpec
+from domain.thread.codec import to_json
 from examples.airline.recordings import DATA, Message, conversations
 from infrastructure.tokens import TiktokenCounter
 

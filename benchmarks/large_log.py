@@ -9,10 +9,10 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, Head, Record, seal
-from domain.codec import Metadata, encode
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, Position, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Head, Record, seal
 from domain.ports.log import Append, ThreadRow
+from domain.thread.codec import Metadata, encode
 from examples.airline.recordings import conversations
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.event_store import PostgresEventStore

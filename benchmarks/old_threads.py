@@ -9,8 +9,8 @@ from uuid import UUID, uuid5
 
 from benchmarks.assistant_turns import EVENTS, OPENED, overflow, turn
 from domain.application.journal import Journal, Loaded, Sealed
-from domain.codec import Metadata
 from domain.ids import CommandId, ThreadId
+from domain.thread.codec import Metadata
 
 NAMES = UUID("2c1f43f2-8d0c-4f0e-b0f6-6c2a1c2b9a11")
 

@@ -25,8 +25,10 @@ from api.past import Place, pages_of
 from api.preconditions import encode_cursor
 from api.service import Service
 from domain.application.journal import Journal, Loaded
-from domain.codec import Metadata
-from domain.events import (
+from domain.ids import ThreadId
+from domain.ports.snapshots import SnapshotStore
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
@@ -41,8 +43,6 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.ids import ThreadId
-from domain.ports.snapshots import SnapshotStore
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -23,8 +23,8 @@ import httpx
 
 from benchmarks.large_log import append, fill
 from benchmarks.reading import build, make_readable
-from domain.chain import Head
 from domain.ids import ThreadId
+from domain.log.hash_chain import Head
 from infrastructure.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from projections.registry import PROJECTIONS

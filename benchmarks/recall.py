@@ -27,9 +27,13 @@ from benchmarks.recall_questions import Question, questions, task_of, threads
 from domain.application.indexing import Indexer
 from domain.application.journal import Journal, Loaded
 from domain.application.recalling import Meaning, Recall, recall
-from domain.codec import Metadata
-from domain.compaction import compacted, overflows
-from domain.events import (
+from domain.budget.prices import Prices
+from domain.ids import ThreadId
+from domain.prompt.compaction import compacted, overflows
+from domain.recall.excerpts import Excerpt
+from domain.recall.terms import terms_of
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     Event,
     MessageAppended,
     ThreadOpened,
@@ -39,12 +43,8 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.ids import ThreadId
-from domain.prices import Prices
-from domain.recall import Excerpt
-from domain.state import Idle, Running
-from domain.terms import terms_of
+from domain.thread.evolve import fold
+from domain.thread.state import Idle, Running
 from examples.airline.recordings import Conversation
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -27,17 +27,17 @@ from api.stores import SystemClock
 from benchmarks.reading import make_readable
 from domain.application.journal import Journal, Loaded
 from domain.application.recalling import Recall
-from domain.codec import Metadata
-from domain.compaction import compacted, overflows
-from domain.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
-from domain.evolve import fold
+from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
+from domain.ports.read_models import ReadModels
 from domain.ports.recall import Finder
-from domain.prices import Prices
-from domain.read_models import ReadModels
-from domain.recall import Excerpt
-from domain.state import Idle, Running
-from domain.terms import loosened
+from domain.prompt.compaction import compacted, overflows
+from domain.recall.excerpts import Excerpt
+from domain.recall.terms import loosened
+from domain.thread.codec import Metadata
+from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
+from domain.thread.evolve import fold
+from domain.thread.state import Idle, Running
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels

@@ -22,9 +22,9 @@ from uuid import UUID
 import asyncpg
 
 from benchmarks.reading import make_readable
-from domain.concordance import index_of
 from domain.ids import ThreadId, Version, slice_of
-from domain.terms import terms_of
+from domain.recall.terms import terms_of
+from domain.recall.word_index import index_of
 from examples.airline.recordings import conversations
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool

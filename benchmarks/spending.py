@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from domain.prices import Prices, dollars
+from domain.budget.prices import Prices, dollars
 
 PRICED_AS = "gpt-4o"
 """What calls of models without a price cost."""

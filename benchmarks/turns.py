@@ -17,8 +17,8 @@ import uvloop
 from api.caller import Caller
 from api.runtime import open_runtime
 from api.service import Said, Service
-from domain.events import Durability
 from domain.ids import ThreadId
+from domain.thread.events import Durability
 from infrastructure.settings import Settings
 
 TABLES = ("slices", "threads", "events", "commands", "snapshots")

@@ -40,7 +40,7 @@ ThreadfoldError
 ├── BudgetExhausted         too little is left of a limit for a call of a model
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool's own failure, told to the model
-└── ModelError              (domain/chat.py) a model that did not answer
+└── ModelError              (domain/models/chat.py) a model that did not answer
 
 A class's docstring is its message where none is given. Status codes are the API's business.
 """

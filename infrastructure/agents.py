@@ -9,8 +9,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO
 
-from domain.agent import Agent
-from domain.error_text import error_text
+from domain.agents.agent import Agent
+from domain.agents.error_text import error_text
 from infrastructure.settings import CHECKOUT, BadSetting
 
 LONGEST = 500

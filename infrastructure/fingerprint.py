@@ -4,21 +4,9 @@ import hashlib
 import inspect
 from functools import cache
 
-from domain import (
-    chat,
-    checkpoints,
-    events,
-    evolve,
-    evolve_turn,
-    ids,
-    json,
-    live_window,
-    repeats,
-    state,
-    upcasters,
-    usage,
-    windows,
-)
+from domain import ids, json, windows
+from domain.models import chat
+from domain.thread import events, evolve, evolve_turn, repeated_calls, snapshot, state, upcasters, usage, window_edits
 
 FOLDING = (
     ids,
@@ -27,13 +15,13 @@ FOLDING = (
     windows,
     events,
     upcasters,
-    repeats,
+    repeated_calls,
     state,
     usage,
-    live_window,
+    window_edits,
     evolve_turn,
     evolve,
-    checkpoints,
+    snapshot,
 )
 """The modules that folding depends on, and what snapshots hold."""
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from domain.errors import ThreadfoldError
-from domain.events import Durability
+from domain.thread.events import Durability
 from infrastructure.models.rejections import FIELDS
 from infrastructure.signing import signer_of
 

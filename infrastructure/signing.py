@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from domain.seals import key_id_of
+from domain.log.seal import key_id_of
 
 KEY_SIZE = 32
 EXPECTED = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from domain.events import (
+from domain.read_models.tables import Change, Column, Index, Table
+from domain.thread.events import (
     EVENTS,
     ContextAssembled,
     FanOutStarted,
@@ -13,7 +14,6 @@ from domain.events import (
     NodeCompleted,
     ToolRequested,
 )
-from domain.tables import Change, Column, Index, Table
 from projections.projection import Projection, Seen
 
 AUDIT = Table(

@@ -7,12 +7,12 @@ from msgspec import Struct
 
 from domain.application.history import AT_FIRST
 from domain.application.journal import Journal
-from domain.codec import Recorded
-from domain.diff import Counts, Tally
-from domain.events import ApprovalRequested, Event, ToolRequested
 from domain.ids import ThreadId, Version
 from domain.lru import Lru
-from domain.words import in_words, refers_to
+from domain.thread.codec import Recorded
+from domain.thread.describe import in_words, refers_to
+from domain.thread.diff import Counts, Tally
+from domain.thread.events import ApprovalRequested, Event, ToolRequested
 
 KNOWN = 4_000_000
 """Bytes of events that are kept because later ones refer to them."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain.chain import Record
+from domain.budget.prices import Prices
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
 from domain.ids import ThreadId, Version
+from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
-from domain.prices import Prices
-from domain.read_models import Instance, InstanceId, LineId, Parked
-from domain.tables import Change, Rows
+from domain.ports.read_models import Instance, InstanceId, LineId, Parked
+from domain.read_models.tables import Change, Rows
 from projections.projection import EventHandler, Projection, Seen, Story
 from projections.stories import Stories
 

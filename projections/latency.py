@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.queries import Bucket
-from domain.tables import Change, Column, Table
+from domain.read_models.queries import Bucket
+from domain.read_models.tables import Change, Column, Table
 from domain.windows import start_of
 from projections.projection import Seen
 

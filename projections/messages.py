@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from domain.concordance import index_of
-from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
-from domain.state import Running
-from domain.tables import Change, Column, Derived, Index, Table
+from domain.read_models.tables import Change, Column, Derived, Index, Table
+from domain.recall.word_index import index_of
+from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
+from domain.thread.state import Running
 from projections.projection import Projection, Seen
 
 SEARCHED = 50_000
@@ -33,7 +33,7 @@ MESSAGES = Table(
         Column("role", "text", about="user, assistant, or tool."),
         Column("tool", "text", about="The tool whose answer it is."),
         Column("content", "words", about="The words in it."),
-        Column("keys", "text", about="Its words in a row, a character for each; see `domain.concordance`."),
+        Column("keys", "text", about="Its words in a row, a character for each; see `domain.recall.word_index`."),
     ),
     (Index(("content",), by="words"),),
     private=frozenset({"slice", "content", "keys"}),

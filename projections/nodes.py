@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from domain.events import NodeCompleted, NodeFailed
-from domain.tables import Change, Column, Index, Table
+from domain.read_models.tables import Change, Column, Index, Table
+from domain.thread.events import NodeCompleted, NodeFailed
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 

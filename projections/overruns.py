@@ -10,10 +10,10 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
-from domain.budgets import Reached, is_reached, reached, used_in
+from domain.budget.limits import Reached, is_reached, reached, used_in
+from domain.budget.prices import Prices
 from domain.ids import Version
-from domain.prices import Prices
-from domain.state import Running, State, Unopened
+from domain.thread.state import Running, State, Unopened
 from domain.windows import end_of
 
 

@@ -12,16 +12,16 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from msgspec import Struct
 
 from domain.application.journal import Loaded
-from domain.chain import NOTHING, Head
-from domain.codec import Recorded
-from domain.events import Event, ThreadForked, ThreadOpened
-from domain.evolve import evolve
+from domain.budget.prices import Prices
 from domain.ids import START, Slice, Tenant, ThreadId, Version, slice_of
-from domain.prices import Prices
-from domain.read_models import Shape
-from domain.state import INITIAL, Running, State
-from domain.tables import Change, Table
-from domain.weight import weighed
+from domain.log.hash_chain import NOTHING, Head
+from domain.ports.read_models import Shape
+from domain.read_models.tables import Change, Table
+from domain.thread.codec import Recorded
+from domain.thread.events import Event, ThreadForked, ThreadOpened
+from domain.thread.evolve import evolve
+from domain.thread.memory_size import weighed
+from domain.thread.state import INITIAL, Running, State
 from domain.windows import LAST, Window, end_of, starts_of
 from projections.overruns import Overrun, overrun, spent_alike
 from projections.status import Status, status_of

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.journal import Journal
-from domain.chain import Record
+from domain.budget.prices import Prices
 from domain.errors import NotRebuildable, StillBehind, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
+from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
 from domain.ports.log import may_have_more
-from domain.prices import Prices
-from domain.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
-from domain.tables import Rows
+from domain.ports.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
+from domain.read_models.tables import Rows
 from projections.digest import ATTEMPTS, Digest, Writing
 from projections.projection import Projection
 from projections.stories import Stories

@@ -1,8 +1,8 @@
 """What is saved by not sending a model all that was ever said."""
 
-from domain.events import ModelCalled
-from domain.state import Running
-from domain.tables import Column, Derived
+from domain.read_models.tables import Column, Derived
+from domain.thread.events import ModelCalled
+from domain.thread.state import Running
 from projections.projection import Seen
 
 CACHED_TOKENS = Column("cached_tokens", "bigint", "add", "Tokens of the prompts that were in the endpoint's cache.")

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from domain.events import EVENTS
 from domain.ids import Tenant, ThreadId, Version
-from domain.queries import Select, Spanning, Where
-from domain.tables import Change, Column, Index, Table
+from domain.read_models.queries import Select, Spanning, Where
+from domain.read_models.tables import Change, Column, Index, Table
+from domain.thread.events import EVENTS
 from projections.projection import Projection, Seen
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]

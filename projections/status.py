@@ -3,7 +3,7 @@
 from typing import Literal, TypeAlias
 
 from domain.ports.log import ThreadRow
-from domain.state import State
+from domain.thread.state import State
 
 Status: TypeAlias = Literal["idle", "running", "waiting"]
 """`waiting`: a turn cannot go on before a person decides."""

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from domain.application.journal import Journal, Loaded
-from domain.chain import Record
-from domain.codec import decode
+from domain.budget.prices import Prices
 from domain.ids import START, Tenant, ThreadId, Version
+from domain.log.hash_chain import Record
 from domain.lru import Lru
-from domain.prices import Prices
-from domain.state import Running
+from domain.thread.codec import decode
+from domain.thread.state import Running
 from projections.overruns import overrun_of
 from projections.projection import Seen, Story
 

@@ -10,14 +10,14 @@ from msgspec import Struct
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.codec import to_json
-from domain.events import FailureReason, Unusual
+from domain.budget.prices import Prices, dollars
 from domain.ids import Tenant, ThreadId, Version, slice_of
-from domain.prices import Prices, dollars
-from domain.queries import Among, Condition, Select, Where
-from domain.state import Ended, Running, TurnOutcome, Unopened
-from domain.tables import COST, Change, Column, Index, Row, Table
-from domain.terms import Search
+from domain.read_models.queries import Among, Condition, Select, Where
+from domain.read_models.tables import COST, Change, Column, Index, Row, Table
+from domain.recall.terms import Search
+from domain.thread.codec import to_json
+from domain.thread.events import FailureReason, Unusual
+from domain.thread.state import Ended, Running, TurnOutcome, Unopened
 from projections.messages import MESSAGES
 from projections.projection import Projection, Story
 from projections.status import Status, status_of

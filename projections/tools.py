@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from domain.events import (
+from domain.read_models.tables import Change, Column, Index, Table
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalGranted,
     ToolFailed,
@@ -12,8 +13,7 @@ from domain.events import (
     ToolStarted,
     ToolSucceeded,
 )
-from domain.state import Running
-from domain.tables import Change, Column, Index, Table
+from domain.thread.state import Running
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 

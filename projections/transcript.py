@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from domain.application.history import PAGE
 from domain.application.journal import Journal
-from domain.chat import ToolCall
-from domain.codec import Recorded
 from domain.errors import CorruptLog
-from domain.events import (
+from domain.ids import START, ThreadId, Version
+from domain.models.chat import ToolCall
+from domain.thread.codec import Recorded
+from domain.thread.events import (
     ApprovalDenied,
     Event,
     Finish,
@@ -27,7 +28,6 @@ from domain.events import (
     ToolSucceeded,
     TurnEnd,
 )
-from domain.ids import START, ThreadId, Version
 
 Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
 Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied

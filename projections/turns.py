@@ -4,16 +4,9 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from domain.events import (
-    TurnCancelled,
-    TurnCompleted,
-    TurnFailed,
-    TurnResumed,
-    TurnRolledBack,
-    TurnStarted,
-)
-from domain.state import Running
-from domain.tables import Change, Column, Index, Table
+from domain.read_models.tables import Change, Column, Index, Table
+from domain.thread.events import TurnCancelled, TurnCompleted, TurnFailed, TurnResumed, TurnRolledBack, TurnStarted
+from domain.thread.state import Running
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 

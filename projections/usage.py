@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from domain.events import ModelCalled
-from domain.tables import COST, Change, Column, Index, Table
+from domain.read_models.tables import COST, Change, Column, Index, Table
+from domain.thread.events import ModelCalled
 from projections.latency import latency_table, timed
 from projections.projection import Projection, Seen
 from projections.savings import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved

@@ -23,12 +23,12 @@ from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
 from domain.ports.log import EventStore
+from domain.ports.read_models import ReadModels
 from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Wakeups
-from domain.read_models import ReadModels
 from infrastructure.archive.manifest import Format
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.archive import MemoryArchive

@@ -5,8 +5,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from domain.chain import NOTHING, Draft, Head, seal
 from domain.ids import CommandId, Slice, Tenant, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Draft, Head, seal
 from domain.ports.log import Append, CommandRecord
 
 ACME = Tenant("acme")

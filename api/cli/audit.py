@@ -18,7 +18,7 @@ from api.views.reads import AccessView
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.reads import AccessFilter, What
-from domain.queries import Where
+from domain.read_models.queries import Where
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ from api.cli.screen import Screen
 from api.runtime import open_runtime
 from api.service import Decision, Said, Service
 from domain.application.watching import happenings
-from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
-from domain.events import ApprovalRequested, TurnCompleted, TurnEnd
 from domain.ids import Version
-from domain.state import Idle, Running
+from domain.thread.codec import Recorded, to_json
+from domain.thread.events import ApprovalRequested, TurnCompleted, TurnEnd
+from domain.thread.state import Idle, Running
 from infrastructure.settings import Settings, load_settings
 
 with suppress(ImportError):

@@ -12,9 +12,9 @@ from api.cli.output import as_json, moment, show_fields, show_json, show_table
 from api.cli.running import ask, here
 from api.past import Point
 from api.views.past import DiffView, PointView
-from domain.codec import to_json
-from domain.diff import Changes, Counts, ValueChange
 from domain.ids import ThreadId
+from domain.thread.codec import to_json
+from domain.thread.diff import Changes, Counts, ValueChange
 
 
 @click.command()

@@ -14,9 +14,9 @@ from api.cli.running import ask, here
 from api.service import Service
 from api.views.budget import LimitView
 from api.views.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
+from domain.budget.prices import units
 from domain.errors import InvalidInput
-from domain.events import Limit
-from domain.prices import units
+from domain.thread.events import Limit
 from domain.windows import Span
 
 Command = TypeVar("Command", bound=Callable[..., Any])

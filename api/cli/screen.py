@@ -7,8 +7,9 @@ from rich.text import Text
 
 from api.cli.output import visible
 from domain.application.signals import Delta, Withdrawn
-from domain.codec import Recorded, to_json
-from domain.events import (
+from domain.thread.codec import Recorded, to_json
+from domain.thread.describe import finish_in_words
+from domain.thread.events import (
     ApprovalDenied,
     Event,
     HistoryCompacted,
@@ -24,7 +25,6 @@ from domain.events import (
     TurnFailed,
     TurnRolledBack,
 )
-from domain.words import finish_in_words
 
 SHOWN = 400
 """Characters of a tool's arguments or result that are shown; the log has all of them."""

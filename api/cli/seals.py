@@ -10,7 +10,7 @@ from api.cli.output import as_json, counted, moment, show_json, show_table, visi
 from api.cli.running import PROBLEM, ask
 from api.seal_views import SealView, in_base64, seal_view, whole_seal
 from api.service import Service
-from domain.seals import Seal
+from domain.log.seal import Seal
 from infrastructure.signing import KEY_SIZE, new_key
 
 

@@ -19,10 +19,10 @@ from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.state import StateView, WindowMessage, state_view
 from domain.application.watching import happenings
-from domain.codec import Recorded, to_json
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
-from domain.state import Ended
+from domain.thread.codec import Recorded, to_json
+from domain.thread.state import Ended
 from projections.threads import OUTCOMES, REASONS, ThreadSummary
 
 WIDE = 100

@@ -12,10 +12,10 @@ from api.feed_cursor import decode_place, encode_place
 from api.problems import problems
 from api.views.events import FeedPage, feed_item
 from domain.application.feed import BEGINNING, Place, Wanted
-from domain.codec import decode
 from domain.errors import InvalidInput
-from domain.events import EVENTS
 from domain.ids import SLICES, Slice
+from domain.thread.codec import decode
+from domain.thread.events import EVENTS
 
 LONGEST_WAIT = 30.0
 """Seconds that a request may wait: less than what stands in between usually allows."""

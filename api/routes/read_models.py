@@ -37,7 +37,7 @@ from api.service import Service
 from api.views.page import Page
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, slice_of
-from domain.queries import Bucket, Condition, Where
+from domain.read_models.queries import Bucket, Condition, Where
 from domain.windows import Window
 
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The hour to begin with.")]

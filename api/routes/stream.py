@@ -22,9 +22,9 @@ from api.service import Service
 from api.views.events import event_view
 from domain.application.signals import Delta, Withdrawn
 from domain.application.watching import happenings
-from domain.codec import Recorded
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.thread.codec import Recorded
 
 _log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId, TurnId
-from domain.state import Idle, Running
+from domain.thread.state import Idle, Running
 
 Wait = Annotated[
     bool, QueryParameter(description="Answer with the finished turn, or as soon as the thread waits for a person.")

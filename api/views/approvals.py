@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.json import JsonObject
-from domain.state import Running, State
+from domain.thread.state import Running, State
 
 
 class ApprovalView(Struct, frozen=True):

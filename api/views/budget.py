@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.budgets import instant_of, is_reached, reached, tokens_of, used_in
-from domain.events import Limit
-from domain.prices import Prices, dollars
-from domain.state import ModelUsage, Thread, Unopened
+from domain.budget.limits import instant_of, is_reached, reached, tokens_of, used_in
+from domain.budget.prices import Prices, dollars
+from domain.thread.events import Limit
+from domain.thread.state import ModelUsage, Thread, Unopened
 from domain.windows import WINDOWS, Span, Window, end_of, start_of
 
 

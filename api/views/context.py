@@ -8,12 +8,12 @@ import msgspec
 from msgspec import Struct
 
 from domain.application.contexts import SeenPrompt
-from domain.canonical import canonical
-from domain.chat import ChatMessage
-from domain.events import ModelCalled
 from domain.ids import ThreadId
 from domain.json import JsonObject
-from domain.seen import Kind, Piece, Prompt
+from domain.models.chat import ChatMessage
+from domain.prompt.canonical import canonical
+from domain.prompt.reconstruct import Kind, Piece, Prompt
+from domain.thread.events import ModelCalled
 
 
 class _Named(Struct):

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.codec import Metadata, Recorded
 from domain.ids import slice_of
+from domain.thread.codec import Metadata, Recorded
 
 
 class EventView(Struct, frozen=True):

@@ -5,10 +5,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.mermaid import mermaid
+from domain.agents.tools import Tool
 from domain.json import JsonObject
-from domain.mermaid import mermaid
-from domain.tools import Tool
 
 
 class ToolView(Struct, frozen=True):

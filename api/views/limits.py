@@ -7,11 +7,11 @@ from typing import Self
 from msgspec import Struct
 
 from api.views.budget import Left, LimitView
-from domain.accounts import is_over, minus, plus, warns, window_of
-from domain.events import Limit
+from domain.budget.accounts import is_over, minus, plus, warns, window_of
+from domain.budget.prices import dollars
 from domain.ids import Tenant
 from domain.ports.ledger import Amount, Scope, ScopeLimits, Standing
-from domain.prices import dollars
+from domain.thread.events import Limit
 from domain.windows import Span, end_of, start_of
 
 

@@ -8,10 +8,10 @@ from msgspec import Struct
 from api.views.page import Page
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.diff import Changes, Counts
-from domain.diff import Status as StatusThen
-from domain.diff import status_of as status_then
-from domain.state import Unopened
+from domain.thread.diff import Changes, Counts
+from domain.thread.diff import Status as StatusThen
+from domain.thread.diff import status_of as status_then
+from domain.thread.state import Unopened
 from projections.diff import Happened
 
 

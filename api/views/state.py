@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.chat import ToolCall
-from domain.events import Durability
 from domain.ids import Version
 from domain.json import JsonObject
-from domain.state import Call, Ended, Item, Message, Queued, Running, Summary, Turn, Unopened
+from domain.models.chat import ToolCall
+from domain.thread.events import Durability
+from domain.thread.state import Call, Ended, Item, Message, Queued, Running, Summary, Turn, Unopened
 from projections.status import Status, status_of
 
 
@@ -29,7 +29,7 @@ class Forked(Struct, frozen=True):
 
 
 class TurnInProgress(Struct, frozen=True, omit_defaults=True):
-    """The turn in progress; see `domain.state.Turn`."""
+    """The turn in progress; see `domain.thread.state.Turn`."""
 
     turn_id: UUID
     graph: str

@@ -9,8 +9,8 @@ from msgspec import UNSET, Struct, UnsetType
 from api.views.approvals import ApprovalView
 from domain.application.execute import checkpoint_of
 from domain.application.journal import Loaded
-from domain.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
-from domain.prices import Prices, dollars
+from domain.budget.prices import Prices, dollars
+from domain.thread.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
 from projections.transcript import FinishedTurn, TranscriptMessage
 
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]

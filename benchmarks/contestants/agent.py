@@ -11,12 +11,12 @@ from functools import cache
 from typing import Any
 
 from benchmarks.contestants.exchanges import exchange_of, exchanges
-from domain.agent import Agent, TurnContext
-from domain.chat import ChatAnswer, ChatRequest, OnDelta, Usage
-from domain.events import NodeFact
-from domain.graph import END, Branch, Graph, Node
-from domain.state import Running
-from domain.tools import tool
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, Branch, Graph, Node
+from domain.agents.tools import tool
+from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, Usage
+from domain.thread.events import NodeFact
+from domain.thread.state import Running
 from examples.airline.recordings import canonical
 
 
@@ -81,7 +81,7 @@ airline = Agent(
 
 
 class InstantModel:
-    """Implements `domain.chat.ChatModel`: answers what the recorded agent has answered, at once."""
+    """Implements `domain.models.chat.ChatModel`: answers what the recorded agent has answered, at once."""
 
     async def close(self) -> None:
         """Let go of nothing."""

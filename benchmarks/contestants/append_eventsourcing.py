@@ -20,7 +20,7 @@ from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicatio
 from benchmarks import append_load
 from benchmarks.assistant_turns import drafts
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.chain import Draft
+from domain.log.hash_chain import Draft
 
 RECORDERS = {"aggregate": PostgresAggregateRecorder, "application": PostgresApplicationRecorder}
 

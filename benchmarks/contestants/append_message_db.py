@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.chain import Draft
+from domain.log.hash_chain import Draft
 
 FILES = (  # without the extension: what it was needed for, PostgreSQL 13 and later have
     *("schema/message-store.sql", "tables/messages.sql", "types/message.sql"),

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from benchmarks.bulk_log import MARK, models
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.chain import NOTHING, Draft, seal
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Draft, seal
 from domain.ports.log import Append
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool

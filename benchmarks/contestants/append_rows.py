@@ -18,8 +18,8 @@ from uuid_utils.compat import uuid7
 
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.chain import NOTHING, Draft, Record
 from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
+from domain.log.hash_chain import NOTHING, Draft, Record
 from domain.ports.log import Append
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.archive import EVENT_COLUMNS

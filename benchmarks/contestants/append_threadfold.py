@@ -14,8 +14,8 @@ from uuid_utils.compat import uuid7
 
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.chain import NOTHING, Draft, seal
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
+from domain.log.hash_chain import NOTHING, Draft, seal
 from domain.ports.log import Append, CommandRecord
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool

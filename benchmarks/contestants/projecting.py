@@ -20,8 +20,8 @@ from api.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.application.journal import Journal
+from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice
-from domain.prices import Prices
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool

@@ -24,11 +24,11 @@ from benchmarks.contestants.exchanges import said
 from benchmarks.side_by_side.figures import Figures, say
 from benchmarks.side_by_side.sizes import size_of
 from benchmarks.side_by_side.stretches import WARMING_UP, Meter, stretches, turn_options
-from domain.chat import ChatModel
 from domain.errors import ThreadBusy
-from domain.events import Durability
 from domain.ids import ThreadId
-from domain.state import Idle
+from domain.models.chat import ChatModel
+from domain.thread.events import Durability
+from domain.thread.state import Idle
 from infrastructure.settings import Settings
 
 AGENT = "benchmarks.contestants.agent:airline"

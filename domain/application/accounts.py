@@ -11,14 +11,14 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.accounts import is_limited
 from domain.application.history import History
 from domain.application.known_limits import KnownLimits
+from domain.budget.accounts import is_limited
+from domain.budget.prices import Prices
 from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
-from domain.events import ModelCalled
 from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Standing
-from domain.prices import Prices
+from domain.thread.events import ModelCalled
 
 LAST = 100
 """Events of a thread that are looked at first: a call that was left open is among the last ones."""

@@ -8,15 +8,15 @@ from msgspec import Struct
 from domain.application.execute import version_of
 from domain.application.history import PageSize
 from domain.application.verify import Verified, verify_slices
-from domain.chain import Record
-from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.events import ThreadForked, ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack
-from domain.evolve import evolve
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
+from domain.log.hash_chain import Record
 from domain.ports.archive import LogImport, LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import EventStore, ThreadRow
-from domain.state import INITIAL, State
+from domain.thread.codec import decode
+from domain.thread.events import ThreadForked, ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack
+from domain.thread.evolve import evolve
+from domain.thread.state import INITIAL, State
 
 PAGE = 1_000
 """Commands at a time."""

@@ -11,9 +11,10 @@ from typing import Self, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.answers import check_answer
-from domain.breaker import Breaker
-from domain.chat import (
+from domain.errors import PromptTooLarge
+from domain.json import storable_text
+from domain.models.answers import check_answer
+from domain.models.chat import (
     AnswerCut,
     AnswerEmpty,
     AnswerTooLarge,
@@ -28,10 +29,9 @@ from domain.chat import (
     ToolsNotTaken,
     cost_of,
 )
-from domain.errors import PromptTooLarge
-from domain.events import ModelFailed
-from domain.json import storable_text
-from domain.routing import Choice, ModelSpec, Policy
+from domain.models.circuit_breaker import Breaker
+from domain.models.routing import Choice, ModelSpec, Policy
+from domain.thread.events import ModelFailed
 
 PATIENCE = 1.0
 """Seconds that a model may ask to wait before another attempt, where another model can be asked."""

@@ -12,14 +12,15 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.agent import Agent
-from domain.answers import hint_after, with_hint
+from domain.agents.agent import Agent
 from domain.application.asking import Answered
 from domain.application.counting import counted, estimated
 from domain.application.run import Run
 from domain.application.spending import Held
-from domain.budgets import SPARING, Call
-from domain.chat import (
+from domain.budget.limits import SPARING, Call
+from domain.errors import TurnIsOver
+from domain.models.answers import hint_after, with_hint
+from domain.models.chat import (
     AnswerEmpty,
     ChatAnswer,
     ChatMessage,
@@ -33,12 +34,11 @@ from domain.chat import (
     cost_of,
     written_of,
 )
-from domain.commands import NoteFailure
-from domain.errors import TurnIsOver
-from domain.events import ContextAssembled, ModelCalled, ModelFailed
-from domain.reported import LONGEST, believed
-from domain.routing import ModelSpec, Situation, choose
-from domain.state import Running
+from domain.models.routing import ModelSpec, Situation, choose
+from domain.models.usage_check import LONGEST, believed
+from domain.thread.commands import NoteFailure
+from domain.thread.events import ContextAssembled, ModelCalled, ModelFailed
+from domain.thread.state import Running
 
 ANSWER_RESERVE = 0.15
 """The share of the context window that is kept free for the answer."""

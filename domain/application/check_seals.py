@@ -7,10 +7,10 @@ from msgspec import Struct
 from domain.application.forest import BARE, grow
 from domain.errors import CorruptLog
 from domain.ids import Position, Slice
-from domain.merkle import Tree, log_root
+from domain.log.merkle import Tree, log_root
+from domain.log.seal import Seal, breaks, key_id_of, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Verifier
-from domain.seals import Seal, breaks, key_id_of, signed_text
 
 PAGE = 100
 """Seals read at a time: each has 1,024 sizes."""

@@ -7,16 +7,16 @@ from msgspec import Struct
 
 from domain.application.journal import Journal, Loaded
 from domain.application.said import read_said
-from domain.codec import Recorded
 from domain.errors import CorruptLog, UnknownTurn
-from domain.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
 from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
-from domain.recall import Said
-from domain.seen import Prompt, hinted, is_whole, seen
-from domain.sizes import bytes_of
-from domain.state import Running
+from domain.prompt.reconstruct import Prompt, hinted, is_whole, seen
+from domain.recall.excerpts import Said
+from domain.thread.codec import Recorded
+from domain.thread.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
+from domain.thread.size_limits import bytes_of
+from domain.thread.state import Running
 
 PAGE_BYTES = 1_000_000
 """Bytes of prompts after which no further one is shown."""

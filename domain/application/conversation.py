@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
 from domain.application.calls import Prompt
 from domain.application.fixtures import tools_text
 from domain.application.run import Means
-from domain.context import LAYOUT, Context, Fixed, assemble, first_shown
 from domain.ids import ThreadId
-from domain.recall import Excerpt
-from domain.state import Running
+from domain.prompt.assemble import LAYOUT, Context, Fixed, assemble, first_shown
+from domain.recall.excerpts import Excerpt
+from domain.thread.state import Running
 
 RECALLED = 0.2
 """The share of a prompt that older messages may take which are shown again."""

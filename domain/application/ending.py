@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from domain.application.journal import Journal
 from domain.application.signals import Behind, Signal
-from domain.codec import Recorded
-from domain.events import (
+from domain.ids import ThreadId, TurnId, Version
+from domain.thread.codec import Recorded
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalRequested,
     MessageAppended,
@@ -22,7 +23,6 @@ from domain.events import (
     TurnEnd,
     TurnStarted,
 )
-from domain.ids import ThreadId, TurnId, Version
 
 KEPT = 4_000_000
 """Bytes of a turn's events that are kept: of a longer turn, the last ones, with its beginning."""

@@ -9,14 +9,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from domain.application.journal import Journal, Loaded
-from domain.codec import Metadata, Recorded, to_json
-from domain.commands import Command
-from domain.decide import decide_all
-from domain.ending import Events
 from domain.errors import CommandReused, CorruptLog, StoreUnavailable, ThreadfoldError, VersionConflict
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, CommandId, Tenant, ThreadId, Version
 from domain.ports.log import CommandRecord, Fence
-from domain.state import State
+from domain.thread.codec import Metadata, Recorded, to_json
+from domain.thread.commands import Command
+from domain.thread.decide import decide_all
+from domain.thread.state import State
+from domain.thread.turn_end import Events
 
 _decode_version = msgspec.json.Decoder(Annotated[int, Meta(ge=1, le=MAX_VERSION)]).decode
 

@@ -9,11 +9,11 @@ import logging
 from msgspec.structs import replace
 
 from domain.application.counting import counted
-from domain.chat import ChatAnswer
-from domain.codec import to_json
 from domain.json import Json
+from domain.models.chat import ChatAnswer
 from domain.ports.tokens import TokenCounter
-from domain.sizes import MAX_OPAQUE, bytes_of
+from domain.thread.codec import to_json
+from domain.thread.size_limits import MAX_OPAQUE, bytes_of
 
 _log = logging.getLogger(__name__)
 

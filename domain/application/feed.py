@@ -7,9 +7,9 @@ from contextlib import suppress
 from msgspec import Struct
 
 from domain.application.signals import Signals
-from domain.chain import Record
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice, Tenant
+from domain.log.hash_chain import Record
 from domain.ports.log import EventStore
 
 LOOKED_AT = 10_000

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from sys import getsizeof
 
 from domain.application.counting import counted
-from domain.chat import MESSAGE_OVERHEAD
-from domain.codec import to_json
-from domain.context import HEADING_TOKENS, MARKS_TOKENS, Fixed, values_text
-from domain.given import harmless
 from domain.json import JsonObject, storable_text
 from domain.lru import Lru
+from domain.models.chat import MESSAGE_OVERHEAD
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
-from domain.texts import name_of
+from domain.prompt.application_context import harmless
+from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, Fixed, values_text
+from domain.prompt.text_refs import name_of
+from domain.thread.codec import to_json
 
 REMEMBERED = 1_000
 """Texts of which a process remembers how many tokens they have, and that they are kept."""

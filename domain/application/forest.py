@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from domain.ids import SLICES, Position, Slice
-from domain.merkle import EMPTY, Tree
+from domain.log.merkle import EMPTY, Tree
 from domain.ports.log import EventStore
 
 PAGE = 10_000

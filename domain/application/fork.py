@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from domain.application.execute import Outcome, Repeatable, record_of, repetition
 from domain.application.journal import Journal
-from domain.codec import Metadata
-from domain.commands import CancelTurn, Command, EditMessage, ForkThread, StopTurn, UpdateValues
-from domain.decide import decide, decide_all
 from domain.errors import ThreadAlreadyOpen, VersionConflict
-from domain.evolve import fold
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, TurnId, Version
-from domain.state import Running, State
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, Command, EditMessage, ForkThread, StopTurn, UpdateValues
+from domain.thread.decide import decide, decide_all
+from domain.thread.evolve import fold
+from domain.thread.state import Running, State
 
 
 class Fork(Struct, frozen=True):

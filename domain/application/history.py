@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from domain.chain import Record
-from domain.codec import Recorded, decode
 from domain.errors import CorruptLog, UnknownThread
-from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
+from domain.log.hash_chain import Record
 from domain.lru import Lru
 from domain.ports.log import PAGE_BYTES, EventStore, ThreadRow, may_have_more
+from domain.thread.codec import Recorded, decode
+from domain.thread.events import ThreadForked
 
 PAGE = 1_000
 """Events read at a time, at most; a page also ends where it gets too large: see `EventStore`."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from domain.application.journal import Journal
 from domain.application.recalling import Meaning, embedded_text
-from domain.chain import Record
-from domain.chat import ModelError, ModelRejectedRequest
-from domain.codec import decode
 from domain.errors import StoreUnavailable
-from domain.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
+from domain.log.hash_chain import Record
+from domain.models.chat import ModelError, ModelRejectedRequest
 from domain.ports.recall import Embedded
+from domain.thread.codec import decode
+from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 
 _log = logging.getLogger(__name__)
 

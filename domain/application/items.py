@@ -5,22 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.agent import Agent, Each
+from domain.agents.agent import Agent, Each
+from domain.agents.callables import described, is_async
+from domain.agents.error_text import error_text
+from domain.agents.graph import Retry
 from domain.application.calls import Calls, Prompt
 from domain.application.counting import counted
 from domain.application.run import Run
 from domain.application.together import Together
 from domain.application.user_code import SIGNALS, run_user_code
-from domain.callables import described, is_async
-from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.codec import Recorded
-from domain.commands import CompleteItem, FailItem, Report, StartFanOut
-from domain.error_text import error_text
 from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
-from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, copied
-from domain.state import Item, Running
+from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.thread.codec import Recorded
+from domain.thread.commands import CompleteItem, FailItem, Report, StartFanOut
+from domain.thread.state import Item, Running
 
 
 class AtWork(Protocol):
@@ -70,7 +70,7 @@ async def work_on_items(
 
 @dataclass
 class ItemWork:
-    """One item at work. Implements `domain.agent.ItemContext`."""
+    """One item at work. Implements `domain.agents.agent.ItemContext`."""
 
     work: AtWork
     state: Running

@@ -11,19 +11,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.history import AT_FIRST, PAGE, History, PageSize
-from domain.chain import NOTHING, Head, Record, seal
-from domain.checkpoints import Checkpoint, lean, whole
-from domain.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
-from domain.events import Event
-from domain.evolve import evolve, fold
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
+from domain.log.hash_chain import NOTHING, Head, Record, seal
 from domain.lru import Lru
 from domain.ports.clock import Clock
 from domain.ports.log import FEW, Append, CommandRecord, EventStore, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
-from domain.state import INITIAL, Idle, State
-from domain.weight import weighed
+from domain.thread.codec import Metadata, Recorded, decode, encode, read_back, to_json
+from domain.thread.events import Event
+from domain.thread.evolve import evolve, fold
+from domain.thread.memory_size import weighed
+from domain.thread.snapshot import Checkpoint, lean, whole
+from domain.thread.state import INITIAL, Idle, State
 
 FAR = 16
 """Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""

@@ -8,10 +8,10 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from domain.events import Limit
 from domain.ids import Tenant
 from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Ledger, Scope, ScopeLimits
+from domain.thread.events import Limit
 
 AGE = 1.0
 """Seconds that limits are believed for. What another process sets holds here after that."""

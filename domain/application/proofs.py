@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from domain.application.seals import Sealer
-from domain.chain import GENESIS, Record, link
-from domain.codec import decode
 from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
-from domain.events import ThreadForked
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
-from domain.merkle import Inclusion, Tree, path, root_of, slice_leaves
+from domain.log.hash_chain import GENESIS, Record, link
+from domain.log.merkle import Inclusion, Tree, path, root_of, slice_leaves
+from domain.log.seal import Seal, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import Verifier
-from domain.seals import Seal, signed_text
+from domain.thread.codec import decode
+from domain.thread.events import ThreadForked
 
 
 class Proof(Struct, frozen=True):

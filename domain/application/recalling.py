@@ -11,20 +11,14 @@ from msgspec.structs import replace
 
 from domain.application.journal import Journal
 from domain.application.remembered import Remembered
-from domain.context import Count
-from domain.events import (
-    MessageEdited,
-    Recalled,
-    TurnEnd,
-    TurnRolledBack,
-    TurnStarted,
-)
 from domain.ids import START, ThreadId, Version
 from domain.ports.recall import Embedder, Finder, Lineage, VectorStore
-from domain.recall import Excerpt, Said, asked, excerpts, part_of
-from domain.relevance import Hit, fuse, score_of
-from domain.state import Message, Running
-from domain.terms import Term
+from domain.prompt.assemble import Count
+from domain.recall.bm25 import Hit, fuse, score_of
+from domain.recall.excerpts import Excerpt, Said, asked, excerpts, part_of
+from domain.recall.terms import Term
+from domain.thread.events import MessageEdited, Recalled, TurnEnd, TurnRolledBack, TurnStarted
+from domain.thread.state import Message, Running
 
 _log = logging.getLogger(__name__)
 

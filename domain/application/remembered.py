@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from domain.application.journal import Journal
 from domain.application.said import read_said
-from domain.context import Count, price
 from domain.ids import ThreadId
 from domain.lru import Lru
-from domain.recall import Excerpt, Said
-from domain.relevance import Hit
+from domain.prompt.assemble import Count, price
+from domain.recall.bm25 import Hit
+from domain.recall.excerpts import Excerpt, Said
 
 KEPT = 32_000_000
 """Bytes of messages that are kept, those of the threads that were used last."""

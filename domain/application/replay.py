@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.graph import Graph, Node, Subgraph
+from domain.agents.tools import ToolContext, ToolHandler
 from domain.application.asking import Models
 from domain.application.fixtures import Fixtures
 from domain.application.journal import Journal, Loaded
@@ -25,10 +27,19 @@ from domain.application.said import read_said
 from domain.application.signals import Signals
 from domain.application.turns import Turns
 from domain.application.unlimited import Unkept, unlimited
-from domain.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
-from domain.codec import Metadata, Recorded, to_json
+from domain.budget.prices import Prices
 from domain.errors import ToolError
-from domain.events import (
+from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
+from domain.json import JsonObject
+from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
+from domain.ports.clock import Clock
+from domain.ports.recall import Finder
+from domain.ports.tokens import TokenCounter
+from domain.prompt.summary import INSTRUCTIONS, read_written
+from domain.recall.bm25 import Hit
+from domain.recall.excerpts import Excerpt, part_of
+from domain.thread.codec import Metadata, Recorded, to_json
+from domain.thread.events import (
     ApprovalDenied,
     CancellationRequested,
     ContextAssembled,
@@ -51,18 +62,7 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.graph import Graph, Node, Subgraph
-from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
-from domain.json import JsonObject
-from domain.memory import INSTRUCTIONS, read_written
-from domain.ports.clock import Clock
-from domain.ports.recall import Finder
-from domain.ports.tokens import TokenCounter
-from domain.prices import Prices
-from domain.recall import Excerpt, part_of
-from domain.relevance import Hit
-from domain.state import Unopened
-from domain.tools import ToolContext, ToolHandler
+from domain.thread.state import Unopened
 
 Fact: TypeAlias = tuple[str, ...]
 """What happened, as far as it does not depend on when, where and in how many attempts."""

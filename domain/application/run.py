@@ -19,15 +19,15 @@ from domain.application.spending import Account, Spending, crossed
 from domain.application.staging import Staged, append_of, decided_again, stage, store_staged
 from domain.application.unsaid import Unsaid, calls_in
 from domain.application.user_code import Deadline
-from domain.codec import Metadata, Recorded, decode
-from domain.commands import Command, NoteCalls, Report, TellThreshold
 from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
-from domain.events import BudgetThresholdReached, Durability, ModelCalled
 from domain.ids import ThreadId, TurnId, Version
 from domain.ports.hot import HOT_TIMEOUT_S, HotStore
 from domain.ports.log import Fence
 from domain.ports.tokens import TokenCounter
-from domain.state import Running, Turn
+from domain.thread.codec import Metadata, Recorded, decode
+from domain.thread.commands import Command, NoteCalls, Report, TellThreshold
+from domain.thread.events import BudgetThresholdReached, Durability, ModelCalled
+from domain.thread.state import Running, Turn
 
 _log = logging.getLogger(__name__)
 

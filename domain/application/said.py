@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from domain.application.journal import Journal
-from domain.codec import Recorded
-from domain.events import Event, MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
 from domain.ids import ThreadId, Version
-from domain.recall import Said
+from domain.recall.excerpts import Said
+from domain.thread.codec import Recorded
+from domain.thread.events import Event, MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
 
 
 async def read_said(

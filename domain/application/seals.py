@@ -11,11 +11,11 @@ from msgspec.structs import asdict
 from domain.application.background import BackgroundTasks
 from domain.application.forest import BARE, grown
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
-from domain.merkle import Tree, log_root
+from domain.log.merkle import Tree, log_root
+from domain.log.seal import Seal, digest, following, signed_text
 from domain.ports.clock import Clock
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Signer, Verifier
-from domain.seals import Seal, digest, following, signed_text
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from domain.codec import Recorded
 from domain.errors import StoreUnavailable
-from domain.events import ApprovalRequested, TurnEnd
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
+from domain.thread.codec import Recorded
+from domain.thread.events import ApprovalRequested, TurnEnd
 
 BACKLOG = 200
 """Signals that a slow watcher may leave unread before further ones pass it by; the log has every event."""

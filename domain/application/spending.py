@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from domain.accounts import is_limited, plus, warns
 from domain.application.accounts import Accounts
-from domain.budgets import (
+from domain.budget.accounts import is_limited, plus, warns
+from domain.budget.limits import (
     LEAST_ANSWER,
     Call,
     Shortage,
@@ -26,17 +26,17 @@ from domain.budgets import (
     tokens_of,
     used_in,
 )
-from domain.codec import Recorded
+from domain.budget.prices import Prices
 from domain.errors import BudgetExhausted
-from domain.events import BudgetThresholdReached, Limit, ModelCalled
 from domain.ids import Tenant, ThreadId
 from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Granted, Reservation, ScopeLimits, Standing
 from domain.ports.log import Fence
-from domain.prices import Prices
-from domain.state import Running, State, Thread, Unopened
+from domain.thread.codec import Recorded
+from domain.thread.describe import amounts_in_words, limit_in_words
+from domain.thread.events import BudgetThresholdReached, Limit, ModelCalled
+from domain.thread.state import Running, State, Thread, Unopened
 from domain.windows import Window, start_of
-from domain.words import amounts_in_words, limit_in_words
 
 PATIENCE = 10.0
 """Seconds that a call waits for what others have reserved and may not use."""

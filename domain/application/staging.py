@@ -13,8 +13,10 @@ from msgspec.structs import replace
 
 from domain.application.journal import Journal, Loaded, Sealed
 from domain.application.unsaid import calls_in, with_calls
-from domain.codec import Metadata, Recorded
-from domain.commands import (
+from domain.ids import Version
+from domain.ports.log import Append, Fence
+from domain.thread.codec import Metadata, Recorded
+from domain.thread.commands import (
     AskPerson,
     CompactHistory,
     CompleteItem,
@@ -31,10 +33,8 @@ from domain.commands import (
     StartFanOut,
     StopTurn,
 )
-from domain.decide import decide
-from domain.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeFact
-from domain.ids import Version
-from domain.ports.log import Append, Fence
+from domain.thread.decide import decide
+from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeFact
 
 
 class Staged(Struct, frozen=True):

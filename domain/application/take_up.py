@@ -19,8 +19,6 @@ from domain.application.execute import Request, execute
 from domain.application.journal import Loaded
 from domain.application.shards import Shards
 from domain.application.turns import Crashed, Turns, beginning, first_event, story_of
-from domain.codec import Metadata, Recorded
-from domain.commands import FailTurn, ResumeTurn
 from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
 from domain.ids import Shard, Tenant, ThreadId, TurnId, Version, WorkerId, shard_of, slice_of
 from domain.ports.hot import HOT_TIMEOUT_S
@@ -30,7 +28,9 @@ from domain.ports.loans import Loan, Loans
 from domain.ports.log import Fence
 from domain.ports.suspects import MAX_LONE_CRASHES, Suspect, Suspects
 from domain.ports.wakeups import Lent
-from domain.state import Running, Turn
+from domain.thread.codec import Metadata, Recorded
+from domain.thread.commands import FailTurn, ResumeTurn
+from domain.thread.state import Running, Turn
 
 Spawn: TypeAlias = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.error_text import error_text
+from domain.agents.graph import Node
 from domain.application.counting import estimated
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Means, Run
@@ -22,11 +24,6 @@ from domain.application.user_code import (
     where,
 )
 from domain.application.work import Work
-from domain.chat import ModelError, NoAnswer
-from domain.codec import Metadata, Recorded, to_json
-from domain.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
-from domain.compaction import compacted, overflows
-from domain.error_text import error_text
 from domain.errors import (
     BudgetExhausted,
     LeaseLost,
@@ -36,15 +33,18 @@ from domain.errors import (
     TurnIsOver,
     WaitsForPerson,
 )
-from domain.events import NodeFact, TurnStarted
-from domain.evolve import fold
-from domain.facts import check_facts, own_copy
-from domain.graph import Node
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import storable_text
+from domain.models.chat import ModelError, NoAnswer
 from domain.ports.log import Fence
-from domain.repeats import complaint, most_repeated
-from domain.state import Running, Turn
+from domain.prompt.compaction import compacted, overflows
+from domain.thread.codec import Metadata, Recorded, to_json
+from domain.thread.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
+from domain.thread.events import NodeFact, TurnStarted
+from domain.thread.evolve import fold
+from domain.thread.node_events import check_facts, own_copy
+from domain.thread.repeated_calls import complaint, most_repeated
+from domain.thread.state import Running, Turn
 
 _log = logging.getLogger(__name__)
 

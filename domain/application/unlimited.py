@@ -11,11 +11,11 @@ from domain.application.accounts import Accounts
 from domain.application.history import History
 from domain.application.known_limits import KnownLimits
 from domain.application.spending import Account
-from domain.events import Limit
+from domain.budget.prices import Prices
 from domain.ids import Shard, Tenant
 from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
-from domain.prices import Prices
+from domain.thread.events import Limit
 
 
 class Unlimited:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.spending import Held, Spending
-from domain.commands import (
+from domain.thread.commands import (
     CompleteItem,
     CompleteNode,
     FailAttempt,
@@ -17,7 +17,7 @@ from domain.commands import (
     Report,
     StopTurn,
 )
-from domain.events import ModelCalled, NodeFact
+from domain.thread.events import ModelCalled, NodeFact
 
 
 @dataclass

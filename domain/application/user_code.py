@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
-from domain.error_text import error_text
+from domain.agents.error_text import error_text
 from domain.errors import BudgetExhausted, LeaseLost, ThreadfoldError, TurnIsOver, UserCodeFailed, WaitsForPerson
 
 _log = logging.getLogger(__name__)

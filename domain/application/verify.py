@@ -7,12 +7,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.history import PageSize
-from domain.chain import NOTHING, Head, Record, check_chain
-from domain.codec import decode
 from domain.errors import CorruptLog
-from domain.events import ThreadForked
 from domain.ids import MAX_VERSION, START, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.log.hash_chain import NOTHING, Head, Record, check_chain
 from domain.ports.log import EventStore, ThreadRow
+from domain.thread.codec import decode
+from domain.thread.events import ThreadForked
 
 PAGE = 1_000
 

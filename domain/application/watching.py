@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 from domain.application.history import PageSize
 from domain.application.journal import Journal
 from domain.application.signals import Behind, Delta, Signals, Withdrawn
-from domain.codec import Recorded
 from domain.ids import ThreadId, Version
+from domain.thread.codec import Recorded
 
 GLANCE = 1.0
 """Seconds without a signal after which a follower gets a chance to look around."""

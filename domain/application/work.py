@@ -8,8 +8,10 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from domain.agent import RETRY_ITEMS, Agent, Each
-from domain.answers import finish_of
+from domain.agents.agent import RETRY_ITEMS, Agent, Each
+from domain.agents.error_text import error_text, message_of, shortened
+from domain.agents.graph import Retry
+from domain.agents.tools import ToolContext, unreadable
 from domain.application.calls import Calls, Prompt
 from domain.application.conversation import Conversation
 from domain.application.counting import beside_the_loop, counted
@@ -25,21 +27,19 @@ from domain.application.user_code import (
     call_user_code,
     run_user_code,
 )
-from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.codec import Recorded, to_json
-from domain.commands import AskPerson, CallOutcome, EndCall, Report, StartCalls
-from domain.compaction import leaving, remembered
-from domain.error_text import error_text, message_of, shortened
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolError, TurnIsOver, WaitsForPerson
-from domain.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
-from domain.graph import Retry
 from domain.ids import ThreadId
 from domain.json import Json, copied, storable_text
-from domain.memory import INSTRUCTIONS, ask_to_remember, read_memory
-from domain.repeats import digest_of, repeated, with_note
-from domain.sizes import MAX_ARGUMENTS, check_json_size, check_said, cut_to_fit
-from domain.state import Because, Call, Message, Running
-from domain.tools import ToolContext, unreadable
+from domain.models.answers import finish_of
+from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.prompt.compaction import leaving, remembered
+from domain.prompt.summary import INSTRUCTIONS, ask_to_remember, read_memory
+from domain.thread.codec import Recorded, to_json
+from domain.thread.commands import AskPerson, CallOutcome, EndCall, Report, StartCalls
+from domain.thread.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
+from domain.thread.repeated_calls import digest_of, repeated, with_note
+from domain.thread.size_limits import MAX_ARGUMENTS, check_json_size, check_said, cut_to_fit
+from domain.thread.state import Because, Call, Message, Running
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ CUT = "\n[cut: the result was longer than can be kept]"
 
 @dataclass
 class Work:
-    """One attempt at one node. Implements `domain.agent.TurnContext`."""
+    """One attempt at one node. Implements `domain.agents.agent.TurnContext`."""
 
     run: Run
     agent: Agent

@@ -18,7 +18,6 @@ from domain.application.journal import Loaded
 from domain.application.shards import Shards
 from domain.application.take_up import TakeUp
 from domain.application.turns import Turns
-from domain.codec import Metadata, Recorded
 from domain.errors import LeaseLost, StoreUnavailable, UnknownThread
 from domain.ids import Slice, ThreadId, Version, WorkerId
 from domain.ports.isolation import Isolation
@@ -27,6 +26,7 @@ from domain.ports.loans import Loans
 from domain.ports.log import Fence
 from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Lent, SharesChanged, TurnReady, Wakeup, Wakeups
+from domain.thread.codec import Metadata, Recorded
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.chain import Record
 from domain.ids import Position, Slice, Tenant, ThreadId
+from domain.log.hash_chain import Record
 from domain.ports.log import CommandRecord, EventStore, ThreadRow
 
 

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.events import Limit
 from domain.ids import Shard, Tenant, ThreadId
 from domain.ports.log import Fence
+from domain.thread.events import Limit
 
 
 class Scope(Struct, frozen=True, order=True):
@@ -25,7 +25,7 @@ class Scope(Struct, frozen=True, order=True):
 
 
 class Amount(Struct, frozen=True):
-    """Tokens of prompts and answers, and money in the units of `domain.prices`."""
+    """Tokens of prompts and answers, and money in the units of `domain.budget.prices`."""
 
     tokens: int = 0
     cost: int = 0

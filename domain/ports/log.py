@@ -6,8 +6,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.chain import Head, Record
 from domain.ids import CommandId, Position, Shard, Slice, Tenant, ThreadId, Version
+from domain.log.hash_chain import Head, Record
 
 NOWHERE = Position(0)
 """The position before a slice's first event."""

@@ -9,8 +9,8 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from domain.ids import Position, Slice, ThreadId, Version
-from domain.relevance import Hit
-from domain.terms import Term
+from domain.recall.bm25 import Hit
+from domain.recall.terms import Term
 
 Lineage: TypeAlias = Sequence[tuple[ThreadId, Version]]
 """A thread, and those that it is a fork of: each with the last version that is its own, or of interest."""
@@ -20,7 +20,7 @@ class Finder(Protocol):
     """Finds messages by their words."""
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Return the messages before a version that match best, as `domain.relevance.rank` says.
+        """Return the messages before a version that match best, as `domain.recall.bm25.rank` says.
 
         Raises `StoreUnavailable`.
         """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from domain.seals import Seal
+from domain.log.seal import Seal
 
 
 class SealStore(Protocol):
@@ -38,7 +38,7 @@ class Signer(Protocol):
 
     @property
     def key_id(self) -> str:
-        """Name the key: see `domain.seals.key_id_of`."""
+        """Name the key: see `domain.log.seal.key_id_of`."""
 
     def sign(self, text: bytes) -> bytes:
         """Sign a text."""

@@ -4,8 +4,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.chain import Head
 from domain.ids import Tenant, ThreadId, Version
+from domain.log.hash_chain import Head
 
 
 class Snapshot(Struct, frozen=True):

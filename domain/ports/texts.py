@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class TextStore(Protocol):
-    """Keeps texts by their names; see `domain.texts.name_of`."""
+    """Keeps texts by their names; see `domain.prompt.text_refs.name_of`."""
 
     async def keep(self, texts: Mapping[str, str]) -> None:
         """Keep texts by their names. What is there already stays as it is. Raises `StoreUnavailable`."""

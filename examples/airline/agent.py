@@ -23,14 +23,14 @@ from functools import cache, lru_cache
 from itertools import takewhile
 from uuid import UUID
 
-from domain.agent import Agent
-from domain.application.assistant import EDGES, NODES
-from domain.chat import ToolSpec
+from domain.agents.agent import Agent
+from domain.agents.assistant import EDGES, NODES
+from domain.agents.graph import Branch, Edge, Graph
+from domain.agents.tools import Tool, ToolContext, ToolHandler
 from domain.errors import ToolError
-from domain.graph import Branch, Edge, Graph
 from domain.json import JsonObject
-from domain.state import Running
-from domain.tools import Tool, ToolContext, ToolHandler
+from domain.models.chat import ToolSpec
+from domain.thread.state import Running
 from examples.airline.recordings import DATA, canonical, replayed_in, told, told_in
 
 HANGS_UP = "###STOP###"

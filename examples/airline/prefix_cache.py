@@ -10,7 +10,7 @@ from typing import Any
 
 import tiktoken
 
-from domain.chat import MESSAGE_OVERHEAD
+from domain.models.chat import MESSAGE_OVERHEAD
 from examples.airline.recordings import canonical
 
 LEAST, BLOCK = 1_024, 128

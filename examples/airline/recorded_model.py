@@ -27,10 +27,10 @@ from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
 
-from domain.canonical import NO_OUTPUT, NOTES, short_id
-from domain.chat import MESSAGE_OVERHEAD
-from domain.context import SHORTENED
-from domain.given import without_block
+from domain.models.chat import MESSAGE_OVERHEAD
+from domain.prompt.application_context import without_block
+from domain.prompt.assemble import SHORTENED
+from domain.prompt.canonical import NO_OUTPUT, NOTES, short_id
 from examples.airline.memory import asks_for_memory, remembered
 from examples.airline.prefix_cache import PrefixCache
 from examples.airline.recordings import Message, canonical, conversations, replayed_in

@@ -9,9 +9,9 @@ from typing import TypeVar
 import msgspec
 import pyarrow as pa
 
-from domain.chain import Record
 from domain.errors import BadExport
 from domain.ids import Position
+from domain.log.hash_chain import Record
 from domain.ports.archive import StoredCommand
 from infrastructure.archive.directory import parts_in
 from infrastructure.archive.formats import read_rows

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from domain.chain import Record
 from domain.ids import CommandId, Position, Tenant, ThreadId, Version, slice_of
+from domain.log.hash_chain import Record
 from domain.ports.archive import StoredCommand
 from domain.ports.log import CommandRecord
 from infrastructure.archive.manifest import Place

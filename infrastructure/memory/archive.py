@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from domain.chain import Head, Record
 from domain.errors import CorruptLog, InvalidInput, LogNotEmpty
 from domain.ids import CommandId, Position, Slice, ThreadId, Version, slice_of
 from domain.json import check_text
+from domain.log.hash_chain import Head, Record
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore

@@ -9,9 +9,9 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, Record, hashes_of
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
+from domain.log.hash_chain import NOTHING, Record, hashes_of
 from domain.ports.archive import StoredCommand
 from domain.ports.log import NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
-from domain.accounts import (
+from domain.budget.accounts import (
     NOTHING,
     asked_of,
     counts,
@@ -19,9 +19,9 @@ from domain.accounts import (
     warns,
     window_of,
 )
-from domain.events import Limit
 from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.thread.events import Limit
 from domain.windows import SPANS, WINDOWS, Window, start_of
 
 Key: TypeAlias = tuple[Scope, Window, datetime]

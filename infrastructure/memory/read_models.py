@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
-from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
-from domain.tables import Key, Row, Rows, Table
+from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
+from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
+from domain.read_models.tables import Key, Row, Rows, Table
 
 Heads: TypeAlias = Callable[[Slice], int]
 """Says where a slice ends."""

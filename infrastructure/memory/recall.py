@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from domain.concordance import Concordance, Part, find
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
-from domain.queries import Where
-from domain.relevance import Hit
-from domain.tables import Table
-from domain.terms import Term
+from domain.read_models.queries import Where
+from domain.read_models.tables import Table
+from domain.recall.bm25 import Hit
+from domain.recall.terms import Term
+from domain.recall.word_index import Concordance, Part, find
 from infrastructure.memory.read_models import MemoryReadModels
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from domain.seals import Seal
+from domain.log.seal import Seal
 
 
 class MemorySealStore:

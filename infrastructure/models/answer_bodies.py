@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from domain.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
+from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.sse import EventStreamParser
 from infrastructure.models.wire import read_completion, usage_within

@@ -2,10 +2,10 @@
 
 import json
 
-from domain.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
-from domain.error_text import shortened
+from domain.agents.error_text import shortened
 from domain.json import storable_text
-from domain.sizes import MAX_TEXT, bytes_of
+from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
+from domain.thread.size_limits import MAX_TEXT, bytes_of
 from infrastructure.models.call_parts import Calls
 from infrastructure.models.failures import MAX_WORDS, failure_of, message_of, status_of, without
 from infrastructure.models.opaque import Opaque

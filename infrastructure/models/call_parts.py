@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from domain.chat import AnswerTooLarge, ToolCall
-from domain.codec import to_json
 from domain.json import storable_text
-from domain.sizes import MAX_FACTS, MAX_TEXT
+from domain.models.chat import AnswerTooLarge, ToolCall
+from domain.thread.codec import to_json
+from domain.thread.size_limits import MAX_FACTS, MAX_TEXT
 from infrastructure.models.braces import Braces
 from infrastructure.models.opaque import Opaque
 from infrastructure.models.surrogates import with_pairs

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from pydantic import SecretStr
 
 from domain.errors import InvalidInput
-from domain.routing import ModelSpec, Policy, Rule
+from domain.models.routing import ModelSpec, Policy, Rule
 from infrastructure.models import offline
 from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
 from infrastructure.models.prompt_cache import PromptCache

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from domain.chat import ChatRequest
+from domain.models.chat import ChatRequest
 from infrastructure.models.rejections import FIELDS
 from infrastructure.models.returned import DATA
 

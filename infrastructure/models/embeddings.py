@@ -6,8 +6,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from domain.chat import AnswerMalformed, ModelUnreachable
-from domain.error_text import shortened
+from domain.agents.error_text import shortened
+from domain.models.chat import AnswerMalformed, ModelUnreachable
 from infrastructure.models.failures import MAX_WORDS, failure_of, without
 from infrastructure.models.hosts import is_loopback
 

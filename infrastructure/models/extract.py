@@ -1,14 +1,14 @@
 """A summary without understanding: what was said, sorted by who said it. Nothing is rephrased, nothing invented."""
 
-from domain.codec import to_json
-from domain.memory import FORMER, NOTHING, SINCE, Memory, read_written
+from domain.prompt.summary import FORMER, NOTHING, SINCE, Memory, read_written
+from domain.thread.codec import to_json
 
 LENGTH = 200
 """Characters that are kept of what somebody said."""
 
 
 def extracted(told: str) -> str:
-    """Write the memory that follows from what `domain.memory.ask_to_remember` tells, as JSON."""
+    """Write the memory that follows from what `domain.prompt.summary.ask_to_remember` tells, as JSON."""
     former, _, said = told.removeprefix(FORMER).partition(SINCE)
     before = Memory() if former == NOTHING else read_written(former)
     lines = [_spoken(line) for line in said.split("\n") if ": " in line]

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from domain.chat import ModelError, ModelOverloaded, ModelRefused, ModelRejectedRequest, ModelUnknown
-from domain.error_text import shortened
+from domain.agents.error_text import shortened
+from domain.models.chat import ModelError, ModelOverloaded, ModelRefused, ModelRejectedRequest, ModelUnknown
 
 MAX_WORDS = 300
 

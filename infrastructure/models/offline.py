@@ -14,11 +14,11 @@ from itertools import islice
 
 import msgspec
 
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
-from domain.given import without_block
 from domain.json import JsonObject
-from domain.memory import INSTRUCTIONS
+from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.ports.tokens import TokenCounter
+from domain.prompt.application_context import without_block
+from domain.prompt.summary import INSTRUCTIONS
 from infrastructure.models.extract import extracted
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
@@ -44,7 +44,7 @@ _WORD = re.compile(r"\s*+\S++|\s++\Z")
 
 
 class OfflineModel:
-    """Implements `domain.chat.ChatModel` with rules. Usage is counted by the counter that it is given."""
+    """Implements `domain.models.chat.ChatModel` with rules. Usage is counted by the counter that it is given."""
 
     def __init__(self, counter: TokenCounter) -> None:
         """Take what counts the tokens."""

@@ -9,10 +9,10 @@ import json
 import logging
 from typing import Any
 
-from domain.error_text import shortened
+from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import Json, JsonObject, check_json, storable_text
-from domain.sizes import MAX_OPAQUE, bytes_of
+from domain.thread.size_limits import MAX_OPAQUE, bytes_of
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 import httpx
 from msgspec.structs import replace
 
-from domain.chat import (
+from domain.agents.error_text import shortened
+from domain.errors import InvalidInput
+from domain.json import storable_text
+from domain.models.chat import (
     AnswerCut,
     AnswerMalformed,
     AnswerTooLarge,
@@ -24,9 +27,6 @@ from domain.chat import (
     ToolsNotTaken,
     note_cost,
 )
-from domain.error_text import shortened
-from domain.errors import InvalidInput
-from domain.json import storable_text
 from infrastructure.models.answer_bodies import LINGER_S, read_answer
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.dialects import Dialects, missed
@@ -47,7 +47,7 @@ LINGER_FOR_CALLS_S = 10.0
 
 
 class OpenAIChatModel:
-    """Implements `domain.chat.ChatModel` over HTTP.
+    """Implements `domain.models.chat.ChatModel` over HTTP.
 
     Refusals that may pass (see `retry.py`) are retried until an answer begins; from then on a failure is raised, as
     text may have been shown. Where an endpoint does not take a field of the request, it is asked again without it at

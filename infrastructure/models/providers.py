@@ -1,8 +1,8 @@
 """The clients of a catalogue's providers."""
 
 from domain.application.asking import Models
-from domain.chat import ChatModel
 from domain.errors import InvalidInput
+from domain.models.chat import ChatModel
 from domain.ports.tokens import TokenCounter
 from infrastructure.models.catalogue import OFFLINE, Catalogue, Provider, host_of
 from infrastructure.models.hosts import is_inside

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from domain.chat import ChatMessage, ChatRequest
+from domain.models.chat import ChatMessage, ChatRequest
 from infrastructure.models.rejections import NOT_TAKEN
 
 FOREIGN_CALLS = "calls of other models"

@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from domain.error_text import shortened
+from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
-from domain.sizes import MAX_ARGUMENTS
+from domain.thread.size_limits import MAX_ARGUMENTS
 from infrastructure.models.lenient_json import NotJsonError, read_json, read_values
 
 MAX_WRITTEN = 16_384

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from domain.canonical import canonical
-from domain.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.json import JsonObject
+from domain.models.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
+from domain.prompt.canonical import canonical
 from infrastructure.models.opaque import set_apart
 from infrastructure.models.prompt_cache import PromptCache, ask_to_cache
 from infrastructure.models.returned import FOREIGN_CALLS, without_data

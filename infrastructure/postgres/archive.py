@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from domain.chain import Record
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import Position, Slice, ThreadId, slice_of
+from domain.log.hash_chain import Record
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres.archive_statements import (

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from domain.concordance import Concordance, Part
 from domain.ids import ThreadId, slice_of
 from domain.lru import Lru
 from domain.ports.recall import Lineage
+from domain.recall.word_index import Concordance, Part
 from infrastructure.postgres.retry import fetch
 
 KEPT = 32_000_000

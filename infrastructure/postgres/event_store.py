@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from domain.chain import Record, hashes_of
 from domain.errors import StoreUnavailable
 from domain.ids import (
     MAX_VERSION,
@@ -21,6 +20,7 @@ from domain.ids import (
     slice_of,
     slices_of,
 )
+from domain.log.hash_chain import Record, hashes_of
 from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.retry import fetch, trying

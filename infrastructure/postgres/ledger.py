@@ -12,11 +12,11 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from domain.codec import to_json
-from domain.events import Limit
 from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
 from domain.ports.log import Fence
+from domain.thread.codec import to_json
+from domain.thread.events import Limit
 from domain.windows import WINDOWS, start_of
 from infrastructure.postgres.groups import Groups
 from infrastructure.postgres.retry import fetch

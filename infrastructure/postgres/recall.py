@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import asyncpg
 
-from domain.concordance import find
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
-from domain.relevance import Candidate, Hit, Matches, rank, rarest
-from domain.terms import MOST, Term, words_in
+from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
+from domain.recall.terms import MOST, Term, words_in
+from domain.recall.word_index import find
 from infrastructure.postgres.concordances import COUNTED, KEPT, OTHER, Concordances
 from infrastructure.postgres.read_models.queries import tsquery
 from infrastructure.postgres.retry import fetch

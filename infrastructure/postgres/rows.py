@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from domain.chain import Head, Record
+from domain.log.hash_chain import Head, Record
 from domain.ports.log import ThreadRow
 from domain.ports.snapshots import Snapshot
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from domain.seals import Seal
+from domain.log.seal import Seal
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.statements import APPEND_SEAL, LAST_SEAL, SEAL, SEALS
 

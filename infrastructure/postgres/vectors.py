@@ -10,7 +10,7 @@ import asyncpg
 
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.recall import Embedded, Lineage
-from domain.relevance import Hit
+from domain.recall.bm25 import Hit
 from infrastructure.postgres.pool import connect_as_owner
 from infrastructure.postgres.read_models.statements import LOCK
 from infrastructure.postgres.requirements import ROLE

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from domain.tools import Tool
+from domain.agents.tools import Tool
 from infrastructure.tools.arithmetic import calculate
 from infrastructure.tools.clock import clock_tool
 from infrastructure.tools.knowledge import knowledge_tool

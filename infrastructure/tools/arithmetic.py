@@ -14,8 +14,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from domain.agents.tools import tool
 from domain.errors import ToolError
-from domain.tools import tool
 
 TIMEOUT = 2.0
 MAX_LENGTH = 500

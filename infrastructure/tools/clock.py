@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field
 
+from domain.agents.tools import Tool, tool
 from domain.errors import ToolError
-from domain.tools import Tool, tool
 
 TIMEOUT = 2.0
 

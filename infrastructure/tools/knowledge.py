@@ -18,9 +18,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from domain.agents.tools import Tool, tool
 from domain.errors import ToolError
 from domain.json import storable_text
-from domain.tools import Tool, tool
 
 TIMEOUT = 10.0
 RESULTS = 3

@@ -19,8 +19,10 @@ from api.views.approvals import ApprovalView
 from api.views.turns import TurnView
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
-from domain.codec import Recorded
-from domain.events import (
+from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
+from domain.ports.ledger import Scope
+from domain.thread.codec import Recorded
+from domain.thread.events import (
     ApprovalDenied,
     Durability,
     Limit,
@@ -35,8 +37,6 @@ from domain.events import (
     TurnResumed,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
-from domain.ports.ledger import Scope
 from examples.airline.recordings import Conversation, conversations, told
 from infrastructure.settings import Settings
 from projections import transcript

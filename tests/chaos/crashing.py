@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import api.stores
 import infrastructure.models.providers
-from domain.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ids import Position, WorkerId
+from domain.models.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ports.leases import Lease
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 from msgspec.structs import replace
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.tools import Tool, ToolContext
 from domain.json import JsonObject
-from domain.tools import Tool, ToolContext
 from examples.airline.agent import WRITES, airline
 from tests.chaos.crashing import reached
 

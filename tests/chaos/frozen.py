@@ -11,9 +11,9 @@ from api.caller import Caller
 from api.runtime import open_runtime
 from api.service import Said, Service
 from domain.application.verify import verify_thread
-from domain.codec import Recorded
-from domain.events import MessageAppended, TurnCompleted, TurnResumed
 from domain.ids import ThreadId
+from domain.thread.codec import Recorded
+from domain.thread.events import MessageAppended, TurnCompleted, TurnResumed
 from infrastructure.settings import Settings
 from tests.chaos import worker
 from tests.chaos.steps import COUNT

@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.graph import END, Graph, Node
+from domain.agents.tools import ToolContext, tool
 from domain.json import Json
-from domain.tools import ToolContext, tool
+from domain.thread.events import NodeFact
 from tests.chaos import clock
 from tests.chaos.effects import effect
 

@@ -14,8 +14,8 @@ from api.runtime import open_runtime
 from api.service import Said, Service
 from domain.application.verify import verify_slices
 from domain.errors import StoreUnavailable
-from domain.events import MessageAppended, TurnCompleted, TurnEnd, TurnStarted
 from domain.ids import SLICES, Slice, ThreadId
+from domain.thread.events import MessageAppended, TurnCompleted, TurnEnd, TurnStarted
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.settings import Settings
 from tests.chaos import worker

@@ -25,10 +25,13 @@ from uuid_utils.compat import uuid7
 from api.runtime import EVERYTHING
 from api.stores import SystemClock
 from domain.application.journal import Journal, Loaded
-from domain.chain import seal
-from domain.checkpoints import lean
-from domain.codec import Metadata, encode, to_json
-from domain.events import (
+from domain.budget.prices import Prices
+from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
+from domain.log.hash_chain import seal
+from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot, SnapshotStore
+from domain.thread.codec import Metadata, encode, to_json
+from domain.thread.events import (
     BudgetSet,
     Event,
     Limit,
@@ -42,11 +45,8 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.ports.log import Append
-from domain.ports.snapshots import Snapshot, SnapshotStore
-from domain.prices import Prices
+from domain.thread.evolve import fold
+from domain.thread.snapshot import lean
 from domain.windows import WINDOWS
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore

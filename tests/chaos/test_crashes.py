@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.events import Durability
+from domain.thread.events import Durability
 from tests.chaos import crashes
 from tests.chaos.crashing import POINTS
 from tests.e2e.server_process import recorded_model

@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Branch, Graph, Node
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.graph import END, Branch, Graph, Node
+from domain.agents.tools import tool
 from domain.json import Json, JsonObject
-from domain.state import Running
-from domain.tools import tool
+from domain.thread.events import NodeFact
+from domain.thread.state import Running
 
 AGENTS = "tests.chaos.villain:villain"
 

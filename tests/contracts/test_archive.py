@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from api.stores import LogArchive
 from domain.application.archive import all_commands
-from domain.chain import NOTHING, Record
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.log.hash_chain import NOTHING, Record
 from domain.ports.archive import LogView, StoredCommand
 from domain.ports.log import Append, EventStore, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore

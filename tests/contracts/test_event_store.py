@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.chain import GENESIS, NOTHING, Draft, Head, Record, check_chain, seal
 from domain.errors import VersionConflict
 from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.log.hash_chain import GENESIS, NOTHING, Draft, Head, Record, check_chain, seal
 from domain.ports.log import Append, EventStore, ThreadRow
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
 

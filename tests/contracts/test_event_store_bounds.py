@@ -2,8 +2,8 @@
 
 import pytest
 
-from domain.chain import NOTHING, Record
 from domain.ids import Position, Slice, Version, slice_of
+from domain.log.hash_chain import NOTHING, Record
 from domain.ports.log import FEW, EventStore, may_have_more
 from tests.streams import ACME, appending, new_thread, threads_of
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, check_chain
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version, shard_of, slice_of
+from domain.log.hash_chain import NOTHING, check_chain
 from domain.ports.leases import LeaseStore
 from domain.ports.log import Append, EventStore, Fence
 from tests.streams import NOON, SECOND, a_command, appending, new_thread

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.chain import NOTHING
 from domain.ids import Shard, Tenant, ThreadId, Version, shard_of, slice_of
+from domain.log.hash_chain import NOTHING
 from domain.ports.log import EventStore, ThreadCursor, ThreadRow
 from tests.streams import ACME, NOON, SECOND, appending, new_thread
 

@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
-from domain.chain import NOTHING
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
+from domain.log.hash_chain import NOTHING
 from domain.ports.log import EventStore
 from tests.streams import ACME, NOON, appending, new_thread, numbered, threads_of
 

@@ -7,9 +7,9 @@ import pytest
 from api.stores import SystemClock
 from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
 from domain.application.journal import Journal
-from domain.concordance import index_of
 from domain.ports.log import EventStore
-from domain.read_models import ReadModels
+from domain.ports.read_models import ReadModels
+from domain.recall.word_index import index_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder
 from infrastructure.memory.snapshots import MemorySnapshotStore

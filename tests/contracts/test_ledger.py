@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.accounts import is_limited
-from domain.events import Limit
+from domain.budget.accounts import is_limited
+from domain.budget.prices import PER_DOLLAR
 from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope, ScopeLimits, Standing
 from domain.ports.log import Fence
-from domain.prices import PER_DOLLAR
+from domain.thread.events import Limit
 from domain.windows import EVER
 from tests.streams import ACME, new_thread
 

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.log import EventStore
-from domain.queries import Aggregate, Among, Histogram, Select, Spanning, Where
-from domain.read_models import Instance, Move, Parked, ReadModels, Shape
-from domain.tables import Rows
-from domain.terms import searched
+from domain.ports.read_models import Instance, Move, Parked, ReadModels, Shape
+from domain.read_models.queries import Aggregate, Among, Histogram, Select, Spanning, Where
+from domain.read_models.tables import Rows
+from domain.recall.terms import searched
 from tests.streams import NOON, threads_of
 from tests.support.notes import HERE, LATER, NOTES, SHAPE, TAGS, Desk, note, replace_name
 

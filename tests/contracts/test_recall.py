@@ -5,12 +5,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.concordance import index_of, signs_of
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
+from domain.ports.read_models import Batch, Move, ReadModels
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
-from domain.read_models import Batch, Move, ReadModels
-from domain.tables import Rows
-from domain.terms import terms_of
+from domain.read_models.tables import Rows
+from domain.recall.terms import terms_of
+from domain.recall.word_index import index_of, signs_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
 from infrastructure.postgres.recall import PostgresFinder

@@ -7,9 +7,9 @@ from api.stores import LogArchive
 from domain.application.archive import put_in
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices
-from domain.events import EVENTS
 from domain.ids import SLICES, Slice
 from domain.ports.log import EventStore
+from domain.thread.events import EVENTS
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.settings import CHECKOUT

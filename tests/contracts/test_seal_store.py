@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from domain.chain import NOTHING
 from domain.errors import CorruptLog
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
+from domain.log.hash_chain import NOTHING
+from domain.log.seal import Seal
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore
-from domain.seals import Seal
 from tests.streams import ACME, NOON, appending, new_thread, numbered, threads_of
 
 OTHER = Tenant("other")

@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
-from domain.chain import Head
 from domain.ids import ThreadId, Version
+from domain.log.hash_chain import Head
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from tests.streams import ACME, NOON, SECOND, new_thread
 

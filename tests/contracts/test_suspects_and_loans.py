@@ -3,8 +3,8 @@
 import asyncio
 from uuid import uuid4
 
-from domain.chain import NOTHING
 from domain.ids import SHARDS, Shard, ThreadId, Version, WorkerId, shard_of, slice_of
+from domain.log.hash_chain import NOTHING
 from domain.ports.leases import Lease, LeaseStore
 from domain.ports.loans import Loan, Loans
 from domain.ports.log import Append, EventStore, Fence

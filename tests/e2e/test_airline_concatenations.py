@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from domain.agents.tools import ToolContext
 from domain.errors import ToolError
 from domain.ids import ThreadId
-from domain.tools import ToolContext
 from examples.airline.agent import airline
 from examples.airline.recordings import concatenated, conversations, replayed_in, told_in, turns_of
 

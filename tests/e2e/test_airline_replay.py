@@ -25,10 +25,10 @@ from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
 from domain.application.replay import Replay
 from domain.application.verify import verify_slices
-from domain.codec import Metadata, decode
-from domain.evolve import evolve
 from domain.ids import SLICES, START, Slice, ThreadId, Version
-from domain.state import INITIAL, State
+from domain.thread.codec import Metadata, decode
+from domain.thread.evolve import evolve
+from domain.thread.state import INITIAL, State
 from examples.airline.agent import airline
 from examples.airline.recordings import Conversation, conversations
 from infrastructure.embedded import EmbeddedPostgres

@@ -18,9 +18,9 @@ from tests.fakes.openai_server import OpenAIServer, Reply, Request, stream
 
 MODULE = """
 import asyncio, pathlib
-from domain.agent import Agent
-from domain.graph import END, Graph, Node, Retry
-from domain.tools import tool
+from domain.agents.agent import Agent
+from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.tools import tool
 
 HERE = pathlib.Path({here!r})
 

@@ -40,10 +40,10 @@ NODES = {
 HEAD = """
 import argparse, asyncio, sys
 import click
-from domain.agent import Agent
-from domain.application.assistant import assistant
-from domain.graph import END, Branch, Graph, Node
-from domain.tools import tool
+from domain.agents.agent import Agent
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Branch, Graph, Node
+from domain.agents.tools import tool
 
 async def leave():
     sys.exit(3)

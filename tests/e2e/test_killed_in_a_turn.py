@@ -10,8 +10,8 @@ from tests.e2e.server_process import threadfold
 AGENT = """
 import asyncio
 import pathlib
-from domain.agent import Agent
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent
+from domain.agents.graph import END, Graph, Node
 
 MARK = pathlib.Path({mark!r})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from litestar.testing import AsyncTestClient
 
-from domain.context import SHORTENED
+from domain.prompt.assemble import SHORTENED
 from examples.airline import recorded_model
 from examples.airline.memory import ASKED
 from examples.airline.recorded_model import NotRecordedError, answer_to, recorded_answer

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from domain.application.accounts import Accounts, Recovered
 from domain.application.journal import Journal
 from domain.application.known_limits import KnownLimits
-from domain.codec import Metadata
+from domain.budget.prices import PER_DOLLAR, Price, Prices
 from domain.errors import StoreUnavailable
-from domain.events import Event, Limit, ModelCalled, StateUpdated
 from domain.ids import SHARDS, Shard, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope
 from domain.ports.log import EventStore, Fence
-from domain.prices import PER_DOLLAR, Price, Prices
+from domain.thread.codec import Metadata
+from domain.thread.events import Event, Limit, ModelCalled, StateUpdated
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.contracts.test_ledger import a_call

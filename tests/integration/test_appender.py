@@ -8,9 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING, Head
 from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
+from domain.log.hash_chain import NOTHING, Head
 from domain.ports.log import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.appender import MOST, Appender

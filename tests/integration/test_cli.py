@@ -15,8 +15,8 @@ from api.caller import Caller
 from api.cli import COMMANDS, main
 from api.runtime import open_runtime
 from api.service import Said, Service
-from domain.events import Limit
 from domain.ids import ThreadId
+from domain.thread.events import Limit
 from infrastructure.settings import CHECKOUT, Settings
 from tests.support.command import Done, environment, threadfold
 
@@ -314,7 +314,7 @@ def test_the_launcher_runs_threadfold_in_a_folder_with_an_api_and_agents_of_its_
     for program in programs.iterdir():
         program.chmod(0o755)
     (elsewhere / "api" / "__init__.py").write_text("raise SystemExit('the wrong api')", encoding="utf-8")
-    agent = "from dataclasses import replace\nfrom domain.application.assistant import assistant\n"
+    agent = "from dataclasses import replace\nfrom domain.agents.assistant import assistant\n"
     agent += "agent = assistant()\nagent = replace(agent, graph=replace(agent.graph, name='mine'))\n"
     (elsewhere / "mine.py").write_text(agent, encoding="utf-8")
 

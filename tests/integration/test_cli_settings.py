@@ -67,8 +67,8 @@ async def test_a_file_of_models_is_read_at_the_start(tmp_path: Path) -> None:
 
 async def test_agents_may_ask_only_for_models_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom domain.application.assistant import assistant\n"
-        "from domain.graph import END, Graph\nplain = assistant()\n"
+        "from dataclasses import replace\nfrom domain.agents.assistant import assistant\n"
+        "from domain.agents.graph import END, Graph\nplain = assistant()\n"
         "agent = replace(plain, graph=replace(plain.graph, name='mine'), model='gpt-9')\n"
     )
     given: dict[str, Any] = {"agents": "mine:agent", "pythonpath": tmp_path}
@@ -80,7 +80,7 @@ async def test_agents_may_ask_only_for_models_of_the_file(tmp_path: Path) -> Non
     assert "the agent 'mine' asks for 'gpt-9'; there are: large, small, local, rules" in done.err
 
 
-OWN = "from domain.agent import Agent\nfrom domain.graph import END, Graph, Node\n"
+OWN = "from domain.agents.agent import Agent\nfrom domain.agents.graph import END, Graph, Node\n"
 BROKEN = {
     "syntax": ("agent = (\n", "SyntaxError: '(' was never closed (.../mine.py:1)"),
     "raises": ("def f():\n    return {}['x']\nagent = f()\n", "KeyError: 'x' (.../mine.py:2)"),
@@ -90,7 +90,7 @@ BROKEN = {
     "name": ("", "AttributeError: module 'mine' has no attribute 'agent'"),
     "kind": ("agent = 7\n", "this is int; expected an Agent"),
     "taken": (
-        "from domain.application.assistant import assistant\nagent = assistant()\n",
+        "from domain.agents.assistant import assistant\nagent = assistant()\n",
         "there is another agent named 'assistant'",
     ),
 }

@@ -9,8 +9,8 @@ import asyncpg
 
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
-from domain.relevance import Hit
-from domain.terms import terms_of
+from domain.recall.bm25 import Hit
+from domain.recall.terms import terms_of
 from infrastructure.postgres import concordances
 from infrastructure.postgres.concordances import Concordances
 from infrastructure.postgres.read_models.store import PostgresReadModels

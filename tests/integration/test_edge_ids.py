@@ -8,11 +8,11 @@ import pytest
 from api.stores import LogArchive
 from domain.application.archive import Imported, put_in
 from domain.application.verify import verify_heads, verify_slices
-from domain.chain import NOTHING
-from domain.codec import Metadata, encode
-from domain.events import ThreadOpened
 from domain.ids import SLICES, CommandId, Slice, Tenant, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING
 from domain.ports.log import CommandRecord, EventStore, ThreadCursor
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import ThreadOpened
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from domain.application.recalling import Meaning
-from domain.chat import (
+from domain.ids import ThreadId, Version
+from domain.models.chat import (
     AnswerMalformed,
     ModelError,
     ModelOverloaded,
@@ -17,8 +18,7 @@ from domain.chat import (
     ModelUnknown,
     ModelUnreachable,
 )
-from domain.ids import ThreadId, Version
-from domain.relevance import Hit
+from domain.recall.bm25 import Hit
 from infrastructure.models.embeddings import OpenAIEmbedder
 from tests.fakes.openai_server import Cut, OpenAIServer, Reply, Request, refusal
 from tests.support.http import running_api

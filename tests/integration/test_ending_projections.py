@@ -8,7 +8,7 @@ from api.caller import Caller
 from api.runtime import open_runtime
 from api.service import Service
 from domain.ids import ThreadId
-from domain.read_models import Batch
+from domain.ports.read_models import Batch
 from infrastructure.settings import Settings
 
 

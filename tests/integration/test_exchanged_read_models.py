@@ -9,11 +9,11 @@ from uuid import uuid4
 import pytest
 
 from api.reading import ALL
-from domain.chain import Record
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
-from domain.read_models import Line, LineId, Parked, Shape, Slot
-from domain.tables import Column, Table
+from domain.log.hash_chain import Record
+from domain.ports.read_models import Line, LineId, Parked, Shape, Slot
+from domain.read_models.tables import Column, Table
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
 from tests.support.reading import strong, talk, wrong

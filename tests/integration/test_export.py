@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.stores import LogArchive
-from domain.chain import NOTHING, Record
 from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of
+from domain.log.hash_chain import NOTHING, Record
 from domain.ports.log import EventStore
 from infrastructure.archive import parts
 from infrastructure.archive.manifest import Format

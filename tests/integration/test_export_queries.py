@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from domain.codec import Recorded, decode
-from domain.events import (
+from domain.ids import SLICES, Position, Slice
+from domain.thread.codec import Recorded, decode
+from domain.thread.events import (
     MessageAppended,
     ModelCalled,
     NodeCompleted,
@@ -25,7 +26,6 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.ids import SLICES, Position, Slice
 from infrastructure.archive.manifest import Format
 from infrastructure.settings import CHECKOUT
 from tests.support.files import export

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from domain.application.asking import Answered, Models
-from domain.breaker import Breaker
-from domain.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, ModelUnreachable, Usage
-from domain.events import ModelFailed
-from domain.reported import believed
-from domain.routing import Choice, ModelSpec, Policy
+from domain.models.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, ModelUnreachable, Usage
+from domain.models.circuit_breaker import Breaker
+from domain.models.routing import Choice, ModelSpec, Policy
+from domain.models.usage_check import believed
+from domain.thread.events import ModelFailed
 from infrastructure.models.endpoints import TimeLimits
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import (

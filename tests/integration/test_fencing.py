@@ -7,13 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from domain.application.accounts import Recovered
-from domain.chain import NOTHING
-from domain.codec import Metadata
 from domain.errors import LeaseLost
-from domain.events import ModelCalled
 from domain.ids import shard_of, slice_of
+from domain.log.hash_chain import NOTHING
 from domain.ports.ledger import Amount
 from domain.ports.log import Append, EventStore, Fence
+from domain.thread.codec import Metadata
+from domain.thread.events import ModelCalled
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import open_pool

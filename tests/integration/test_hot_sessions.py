@@ -9,16 +9,16 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
 from domain.application.execute import Outcome, Request, execute
 from domain.application.run import Run
 from domain.application.verify import verify_thread
-from domain.codec import Metadata
-from domain.commands import OpenThread, StartTurn, UpdateValues
-from domain.events import MessageAppended, TurnCompleted, TurnResumed
 from domain.ids import Position, TurnId
 from domain.ports.log import Append
-from domain.state import Running
+from domain.thread.codec import Metadata
+from domain.thread.commands import OpenThread, StartTurn, UpdateValues
+from domain.thread.events import MessageAppended, TurnCompleted, TurnResumed
+from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.redis.hot import RedisHotStore
 from tests.e2e.server_process import threadfold

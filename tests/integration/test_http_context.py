@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from domain.memory import INSTRUCTIONS
+from domain.prompt.summary import INSTRUCTIONS
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, completion
 from tests.support.http import Api, running_api
 

@@ -13,11 +13,11 @@ import asyncpg
 import httpx
 import pytest
 
-from domain.chain import NOTHING, Head, seal
-from domain.codec import Metadata, encode
-from domain.events import StateUpdated, ThreadOpened
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, Tenant, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Head, seal
 from domain.ports.log import Append
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import StateUpdated, ThreadOpened
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.pool import open_pool
 from tests.streams import NOON, new_thread, threads_of

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from domain.answers import EMPTY_HINT
+from domain.models.answers import EMPTY_HINT
 from tests.fakes.openai_server import OpenAIServer, Pause, Reply, chunk, completion, events, stream
 from tests.integration.test_no_false_success import BROKEN, NOTHING, told
 from tests.support.http import Api, running_api

@@ -3,8 +3,8 @@
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING
 from domain.ids import Version
+from domain.log.hash_chain import NOTHING
 from infrastructure.postgres.event_store import PostgresEventStore
 from tests.streams import appending, new_thread
 

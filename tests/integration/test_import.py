@@ -18,12 +18,12 @@ from msgspec.structs import replace
 
 from api.stores import LogArchive
 from domain.application.archive import Imported, put_in
-from domain.chain import NOTHING, Head, seal
-from domain.codec import Metadata, encode
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
-from domain.events import ThreadForked
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
+from domain.log.hash_chain import NOTHING, Head, seal
 from domain.ports.log import EventStore, ThreadRow
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import ThreadForked
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.archive import MemoryArchive

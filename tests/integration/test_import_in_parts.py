@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from api.stores import LogArchive
 from domain.application import archive as importing
-from domain.chain import NOTHING, Draft, seal
 from domain.ids import Position, Slice
+from domain.log.hash_chain import NOTHING, Draft, seal
 from tests.streams import ACME, NOON, threads_of
 
 ENDED = Draft("TurnCompleted", 1, "{}", "{}")

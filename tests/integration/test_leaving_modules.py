@@ -54,7 +54,7 @@ def test_what_a_module_writes_and_logs_is_seen(
 ) -> None:
     (tmp_path / "talking.py").write_text(
         "import sys\n"
-        "from domain.application.assistant import assistant\n"
+        "from domain.agents.assistant import assistant\n"
         "print('hello', file=sys.stderr)\n"
         "log = sys.stderr\n"  # as a handler of a log does
         "agent = assistant('talking')\n"

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from domain.errors import Overloaded
-from domain.events import Limit
 from domain.ids import SHARDS, Shard
 from domain.ports.ledger import Amount, Granted, Refused, Scope
+from domain.thread.events import Limit
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import open_pool
 from tests.contracts.test_ledger import AT, a_call

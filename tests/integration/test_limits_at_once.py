@@ -15,12 +15,12 @@ from domain.application.accounts import Accounts
 from domain.application.journal import Journal
 from domain.application.known_limits import KnownLimits
 from domain.application.spending import Account, Spending
-from domain.budgets import Call
+from domain.budget.limits import Call
 from domain.errors import BudgetExhausted
-from domain.events import Limit
 from domain.ids import ThreadId
 from domain.ports.ledger import Amount, Granted, Ledger, Scope
-from domain.state import Running
+from domain.thread.events import Limit
+from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.ledger import PostgresLedger

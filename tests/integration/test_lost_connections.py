@@ -7,9 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING
 from domain.errors import StoreUnavailable, VersionConflict
 from domain.ids import Position, Version
+from domain.log.hash_chain import NOTHING
 from domain.ports.log import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.appender import Appender

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from domain.application.asking import Models
-from domain.codec import to_json
-from domain.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
-from domain.state import Ended
+from domain.thread.codec import to_json
+from domain.thread.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
+from domain.thread.state import Ended
 from projections.transcript import read
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, chunk, events, refusal, stream
 from tests.support import tool_agents

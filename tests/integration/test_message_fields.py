@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolCall, ToolSpec
+from domain.models.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolCall, ToolSpec
 from infrastructure.models.returned import refused_data
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, refusal
 from tests.fakes.strict_model import Answer

@@ -6,21 +6,13 @@ from typing import Any
 
 import pytest
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.answers import EMPTY_HINT, LENGTH_HINT
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.graph import Node, Retry
 from domain.application.asking import Models
-from domain.events import (
-    Durability,
-    Limit,
-    MessageAppended,
-    NodeFact,
-    NodeFailed,
-    TurnCompleted,
-    TurnFailed,
-)
-from domain.graph import Node, Retry
 from domain.json import Json
-from domain.routing import ModelSpec
+from domain.models.answers import EMPTY_HINT, LENGTH_HINT
+from domain.models.routing import ModelSpec
+from domain.thread.events import Durability, Limit, MessageAppended, NodeFact, NodeFailed, TurnCompleted, TurnFailed
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import USAGE, OpenAIServer, Reply, chunk, completion, events, stream
 from tests.support.runtime import Stage, double, one_node

@@ -12,9 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from domain.chain import seal
-from domain.codec import Metadata, encode
-from domain.events import (
+from domain.ids import SLICES, CommandId, Slice, ThreadId
+from domain.log.hash_chain import seal
+from domain.ports.log import Append
+from domain.read_models.tables import MAX_INDEXED, indexed
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import (
     EVENTS,
     ApprovalDenied,
     ApprovalGranted,
@@ -52,9 +55,6 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.ids import SLICES, CommandId, Slice, ThreadId
-from domain.ports.log import Append
-from domain.tables import MAX_INDEXED, indexed
 from tests.support.http import Api, running_api
 
 LONG = 8_000

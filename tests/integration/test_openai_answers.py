@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import (
-    AnswerCut,
-    AnswerMalformed,
-    ToolCall,
-    Usage,
-)
+from domain.models.chat import AnswerCut, AnswerMalformed, ToolCall, Usage
 from infrastructure.models.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import AnswerTooLarge, ToolCall
+from domain.models.chat import AnswerTooLarge, ToolCall
 from tests.fakes.openai_server import Pause, chunk, completion, events
 from tests.support.openai import call, calls, streamed, whole
 

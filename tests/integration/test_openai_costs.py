@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import AnswerCut, Usage
+from domain.models.chat import AnswerCut, Usage
 from infrastructure.models.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,

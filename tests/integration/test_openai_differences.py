@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
+from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
 from infrastructure.models.dialects import REMEMBERED
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream

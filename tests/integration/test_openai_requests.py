@@ -6,15 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from domain.chat import (
-    ChatMessage,
-    ChatRequest,
-    ModelUnreachable,
-    ToolCall,
-    ToolSpec,
-)
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
+from domain.models.chat import ChatMessage, ChatRequest, ModelUnreachable, ToolCall, ToolSpec
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import (
     Cut,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import (
+from domain.models.chat import (
     AnswerCut,
     AnswerMalformed,
     ModelError,

@@ -11,8 +11,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING, Head, Record, check_chain
 from domain.ids import Position, Slice, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Head, Record, check_chain
 from domain.ports.log import Append
 from infrastructure.postgres.append import append_on
 from infrastructure.postgres.event_store import PostgresEventStore

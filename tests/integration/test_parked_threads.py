@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from domain.events import Event, MessageAppended, ModelCalled, TurnCompleted
-from domain.evolve import evolve as evolved
+from domain.budget.prices import Prices
 from domain.ids import ThreadId, slice_of
-from domain.prices import Prices
-from domain.state import State
-from domain.tables import Change
+from domain.read_models.tables import Change
+from domain.thread.events import Event, MessageAppended, ModelCalled, TurnCompleted
+from domain.thread.evolve import evolve as evolved
+from domain.thread.state import State
 from projections import messages
 from projections import projection as projection_module
 from projections.projection import Projection, Seen, Story

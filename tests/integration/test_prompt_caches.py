@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
-from domain.context import system_text
-from domain.given import BEGINS, ENDS, without_block
 from domain.ids import ThreadId
-from domain.memory import INSTRUCTIONS
-from domain.state import Summary
+from domain.models.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
+from domain.prompt.application_context import BEGINS, ENDS, without_block
+from domain.prompt.assemble import system_text
+from domain.prompt.summary import INSTRUCTIONS
+from domain.thread.state import Summary
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, completion
 from tests.support.http import running_api
 from tests.support.openai import client

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from domain.read_models import InstanceId
-from domain.tables import Column, Table
+from domain.ports.read_models import InstanceId
+from domain.read_models.tables import Column, Table
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.read_models.tables import place
 from projections.registry import PROJECTIONS

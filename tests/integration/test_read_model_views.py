@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace as replaced
 
 from domain.errors import NotRebuildable
-from domain.queries import Aggregate, Where
-from domain.tables import Column
+from domain.read_models.queries import Aggregate, Where
+from domain.read_models.tables import Column
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from tests.streams import NOON

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING
 from domain.errors import StoreUnavailable
+from domain.log.hash_chain import NOTHING
 from infrastructure.postgres import retry
 from infrastructure.postgres.event_store import PostgresEventStore
 from tests.integration.test_unavailable_store import over, raising

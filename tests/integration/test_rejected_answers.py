@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from domain.agent import Agent, ItemContext, TurnContext
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.graph import Node, Retry
 from domain.application.asking import Models
-from domain.codec import Metadata
-from domain.events import Durability, Limit, ModelCalled, NodeFact
-from domain.graph import Node, Retry
 from domain.ids import DEFAULT_TENANT
 from domain.json import Json
-from domain.routing import ModelSpec
+from domain.models.routing import ModelSpec
+from domain.thread.codec import Metadata
+from domain.thread.events import Durability, Limit, ModelCalled, NodeFact
 from infrastructure.models.endpoints import TimeLimits
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import Cut, OpenAIServer, Pause, Reply, chunk, completion, events, refusal

@@ -6,11 +6,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING, Draft, Head, check_chain, seal
-from domain.codec import Metadata, to_json
 from domain.ids import CommandId, ThreadId, Version, slice_of
+from domain.log.hash_chain import NOTHING, Draft, Head, check_chain, seal
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
+from domain.thread.codec import Metadata, to_json
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.metadata import AS_IT_IS, taken_apart
 from infrastructure.postgres.pool import open_pool

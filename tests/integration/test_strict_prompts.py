@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain.canonical import NO_ANSWER
+from domain.prompt.canonical import NO_ANSWER
 from tests.fakes.openai_server import Reply, chunk, events, refusal, stream
 from tests.support.http import Api, running_api
 from tests.support.strict_server import StrictServer, asks, wish

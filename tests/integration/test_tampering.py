@@ -16,12 +16,12 @@ from api.stores import SystemClock
 from domain.application.check_seals import check_seals
 from domain.application.proofs import holds, prove
 from domain.application.verify import verify_heads, verify_slices
-from domain.chain import NOTHING, Head, seal
-from domain.codec import Metadata, encode
 from domain.errors import CorruptLog, UnknownEvent
-from domain.events import Event, StateUpdated, ThreadForked, ThreadOpened
 from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Head, seal
 from domain.ports.log import Append, EventStore
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import Event, StateUpdated, ThreadForked, ThreadOpened
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.seals import PostgresSealStore
 from tests.streams import NOON, new_thread, threads_of

@@ -7,9 +7,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from domain.chain import NOTHING, Head
 from domain.ids import Slice, Version
-from domain.read_models import Shape
+from domain.log.hash_chain import NOTHING, Head
+from domain.ports.read_models import Shape
 from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels

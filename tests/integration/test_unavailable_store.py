@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from domain.chain import NOTHING
 from domain.errors import StoreUnavailable
 from domain.ids import Position, ThreadId, Version
+from domain.log.hash_chain import NOTHING
 from domain.ports.reads import Access
 from infrastructure.postgres import failures, retry
 from infrastructure.postgres.appender import MOST, Appender

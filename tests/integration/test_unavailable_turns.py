@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from domain.agent import Agent, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, Graph, Node
+from domain.thread.events import NodeFact
 from infrastructure.postgres import retry
 from tests.integration.test_unavailable_store import over, raising
 from tests.support.http import running_api

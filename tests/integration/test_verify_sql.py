@@ -7,9 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from domain.chain import NOTHING, check_chain
 from domain.errors import CorruptLog
 from domain.ids import ThreadId, Version
+from domain.log.hash_chain import NOTHING, check_chain
 from infrastructure.postgres.event_store import PostgresEventStore
 from tests.streams import NOON, SECOND, appending, new_thread
 

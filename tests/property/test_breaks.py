@@ -7,10 +7,10 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.breaks import floor
 from domain.ids import Version
-from domain.recall import Said, excerpts, passage
-from domain.terms import terms_of
+from domain.recall.excerpts import Said, excerpts, passage
+from domain.recall.terms import terms_of
+from domain.recall.text_breaks import floor
 
 PIECES = st.sampled_from(
     [

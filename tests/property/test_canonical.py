@@ -7,9 +7,9 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from domain.canonical import CALL_ID, GO_ON, NAME, NO_ANSWER, canonical
-from domain.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
 from domain.json import storable_text
+from domain.models.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
+from domain.prompt.canonical import CALL_ID, GO_ON, NAME, NO_ANSWER, canonical
 from infrastructure.models.wire import write_request
 from tests.support.strict_chat import violations
 

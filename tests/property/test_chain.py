@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from domain.chain import NOTHING, check_chain, seal
-from domain.codec import Metadata, decode, encode
-from domain.commands import OpenThread, UpdateValues
-from domain.decide import decide_all
 from domain.errors import CorruptLog, InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import MAX_DEPTH, Json, JsonObject, check_json
-from domain.state import INITIAL
+from domain.log.hash_chain import NOTHING, check_chain, seal
+from domain.thread.codec import Metadata, decode, encode
+from domain.thread.commands import OpenThread, UpdateValues
+from domain.thread.decide import decide_all
+from domain.thread.state import INITIAL
 from tests.support.json_values import any_json_object
 
 THREAD = ThreadId(UUID(int=7))

@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.concordance import END, Concordance, matches, sign_of, signs_of
 from domain.ids import ThreadId, Version
-from domain.terms import places, terms_of
-from domain.tokens import keys_of
+from domain.recall.terms import places, terms_of
+from domain.recall.tokenizer import keys_of
+from domain.recall.word_index import END, Concordance, matches, sign_of, signs_of
 
 THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 WORDS = st.sampled_from(

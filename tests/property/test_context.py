@@ -4,9 +4,11 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from domain.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
-from domain.compaction import compacted, leaving
-from domain.context import (
+from domain.errors import PromptTooLarge
+from domain.ids import Version
+from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
+from domain.prompt.application_context import BEGINS, without_block, written
+from domain.prompt.assemble import (
     HEADING_TOKENS,
     MARKS_TOKENS,
     SHORTENED,
@@ -17,12 +19,10 @@ from domain.context import (
     groups,
     summary_tokens,
 )
-from domain.errors import PromptTooLarge
-from domain.given import BEGINS, without_block, written
-from domain.ids import Version
-from domain.recall import Excerpt, Said
-from domain.seen import seen
-from domain.state import Message, Running, Summary
+from domain.prompt.compaction import compacted, leaving
+from domain.prompt.reconstruct import seen
+from domain.recall.excerpts import Excerpt, Said
+from domain.thread.state import Message, Running, Summary
 from tests.support.given import A_RUNNING_TURN, running
 
 ROOM = 60

@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from domain.agent import ItemContext, TurnContext
+from domain.agents.agent import ItemContext, TurnContext
+from domain.agents.graph import Node, Retry
+from domain.agents.tools import tool
 from domain.application.asking import Models
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
 from domain.application.verify import verify_thread
-from domain.chat import ChatAnswer, ChatRequest, OnDelta, Usage
-from domain.codec import Metadata
-from domain.commands import CancelTurn, ResumeTurn
 from domain.errors import StoreUnavailable, TurnHasEnded
-from domain.events import Durability, ItemCompleted, ModelCalled, NodeFact, ToolSucceeded
-from domain.graph import Node, Retry
 from domain.ids import Position, TurnId
 from domain.json import Json
+from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, Usage
 from domain.ports.log import Append, EventStore
-from domain.state import Running
-from domain.tools import tool
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, ResumeTurn
+from domain.thread.events import Durability, ItemCompleted, ModelCalled, NodeFact, ToolSucceeded
+from domain.thread.state import Running
 from tests.support.runtime import Stage
 from tests.support.spending import accounted, check_ledger, in_a_row
 from tests.support.storing import begin

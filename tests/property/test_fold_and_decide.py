@@ -11,12 +11,15 @@ import hypothesis.strategies as st
 import msgspec
 from hypothesis import given, settings
 
-from domain.budgets import used_in
-from domain.chain import NOTHING, Record, check_chain, seal
-from domain.chat import ChatRequest, ToolSpec
-from domain.checkpoints import Checkpoint, lean, whole
-from domain.codec import Metadata, decode, encode, to_json
-from domain.commands import (
+from domain.budget.limits import used_in
+from domain.errors import Conflict, InvalidInput
+from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
+from domain.json import JsonObject
+from domain.log.hash_chain import NOTHING, Record, check_chain, seal
+from domain.models.chat import ChatRequest, ToolSpec
+from domain.prompt.assemble import chat_message
+from domain.thread.codec import Metadata, decode, encode, to_json
+from domain.thread.commands import (
     CancelTurn,
     Command,
     CompleteNode,
@@ -34,10 +37,8 @@ from domain.commands import (
     TellThreshold,
     UpdateValues,
 )
-from domain.context import chat_message
-from domain.decide import decide
-from domain.errors import Conflict, InvalidInput
-from domain.events import (
+from domain.thread.decide import decide
+from domain.thread.events import (
     BudgetThresholdReached,
     ContextAssembled,
     Event,
@@ -53,10 +54,9 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.evolve import evolve
-from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
-from domain.json import JsonObject
-from domain.state import INITIAL, Running, State, Unopened
+from domain.thread.evolve import evolve
+from domain.thread.snapshot import Checkpoint, lean, whole
+from domain.thread.state import INITIAL, Running, State, Unopened
 from domain.windows import WINDOWS, Window
 from infrastructure.models.wire import write_request
 from tests.support.strict_chat import violations

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from domain.ids import SLICES
-from domain.merkle import EMPTY, EMPTY_ROOT, Inclusion, Tree, climbed, log_root, path, root, root_of, slice_leaves
+from domain.log.merkle import EMPTY, EMPTY_ROOT, Inclusion, Tree, climbed, log_root, path, root, root_of, slice_leaves
 
 leaves = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70, unique=True)
 

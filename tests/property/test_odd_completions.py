@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given
 
-from domain.chat import ModelError
+from domain.models.chat import ModelError
 from infrastructure.models.assembly import Assembly
 from infrastructure.models.wire import read_completion
 

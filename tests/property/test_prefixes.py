@@ -11,10 +11,14 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec import Struct
 
-from domain.chat import ChatMessage, ChatRequest, ToolSpec
-from domain.context import LEFT, Context, Fixed, assemble, system_text
 from domain.errors import PromptTooLarge
-from domain.events import (
+from domain.ids import Version
+from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
+from domain.prompt.application_context import BEGINS, without_block
+from domain.prompt.assemble import LEFT, Context, Fixed, assemble, system_text
+from domain.prompt.reconstruct import seen
+from domain.recall.excerpts import Excerpt, Said
+from domain.thread.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
@@ -28,12 +32,8 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.given import BEGINS, without_block
-from domain.ids import Version
-from domain.recall import Excerpt, Said
-from domain.seen import seen
-from domain.state import INITIAL, Running, State
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Running, State
 from infrastructure.models.wire import write_request
 
 LIMIT = 400

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.ids import ThreadId, Version
-from domain.relevance import (
+from domain.recall.bm25 import (
     AROUND,
     BY_LENGTH,
     FAR,
@@ -21,7 +21,7 @@ from domain.relevance import (
     rank,
     weights,
 )
-from domain.terms import Term
+from domain.recall.terms import Term
 
 THREAD, TERMS = ThreadId(UUID(int=1)), 10
 candidates = st.lists(

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.ids import Version
-from domain.recall import HEADING, Said, excerpts
-from domain.terms import TERMS, places, terms_of
+from domain.recall.excerpts import HEADING, Said, excerpts
+from domain.recall.terms import TERMS, places, terms_of
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]

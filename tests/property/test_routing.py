@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from domain.routing import ModelSpec, Policy, Rule, Situation, choose
+from domain.models.routing import ModelSpec, Policy, Rule, Situation, choose
 
 NAMES = ("large", "small", "long", "odd")
 WORDS = st.sampled_from(("assistant", "support", "compact_history", "sub/compact_history"))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from domain.concordance import index_of
-from domain.terms import places, searched, terms_of
-from domain.tokens import keys_of, located
+from domain.recall.terms import places, searched, terms_of
+from domain.recall.tokenizer import keys_of, located
+from domain.recall.word_index import index_of
 
 SAMPLES = st.sampled_from(
     [

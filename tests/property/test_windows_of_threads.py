@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.budgets import instant_of, reached, tokens_of, used_in
-from domain.events import BudgetSet, Limit, ModelCalled
-from domain.evolve import evolve, fold
-from domain.prices import Prices
-from domain.state import INITIAL, Thread, Unopened
+from domain.budget.limits import instant_of, reached, tokens_of, used_in
+from domain.budget.prices import Prices
+from domain.thread.events import BudgetSet, Limit, ModelCalled
+from domain.thread.evolve import evolve, fold
+from domain.thread.state import INITIAL, Thread, Unopened
 from domain.windows import WINDOWS, start_of
 from tests.support.given import A_RUNNING_TURN
 

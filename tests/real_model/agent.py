@@ -1,7 +1,7 @@
 """The agent that the model plays: three tools, and few words, since the model is small."""
 
-from domain.application.assistant import assistant
-from domain.tools import tool
+from domain.agents.assistant import assistant
+from domain.agents.tools import tool
 
 
 @tool(idempotent=True)

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.application.assistant import assistant
-from domain.events import NodeFact
-from domain.graph import END, Branch, Graph, Node, Retry
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Branch, Graph, Node, Retry
+from domain.agents.tools import tool
 from domain.json import Json
-from domain.state import Running
-from domain.tools import tool
+from domain.thread.events import NodeFact
+from domain.thread.state import Running
 
 PAUSE = 0.05
 

@@ -4,9 +4,9 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from domain.agent import Agent, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, Graph, Node
+from domain.thread.events import NodeFact
 
 
 def alone(name: str, run: object, timeout: float = 300) -> Agent:

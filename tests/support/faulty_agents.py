@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from domain.agent import Agent, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, Graph, Node
+from domain.thread.events import NodeFact
 
 
 def _agent(name: str, run: Any) -> Agent:

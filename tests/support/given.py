@@ -7,13 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from domain.commands import Command
-from domain.decide import decide
 from domain.errors import ThreadfoldError
-from domain.events import Event, MessageAppended, ThreadOpened, TurnStarted
-from domain.evolve import fold
 from domain.ids import TurnId
-from domain.state import INITIAL, Running, State
+from domain.thread.commands import Command
+from domain.thread.decide import decide
+from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnStarted
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Running, State
 
 TURN = TurnId(UUID(int=1))
 OTHER_TURN = TurnId(UUID(int=2))

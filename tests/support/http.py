@@ -14,9 +14,9 @@ from litestar import Litestar
 
 from api.app import create_app
 from api.service import Service
-from domain.agent import Agent, TurnContext
-from domain.events import NodeFact
-from domain.graph import END, Graph, Node
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, Graph, Node
+from domain.thread.events import NodeFact
 from infrastructure.settings import Settings
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from domain.application.journal import Journal, Loaded
-from domain.codec import Metadata
-from domain.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.log import EventStore
+from domain.thread.codec import Metadata
+from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Clock
 

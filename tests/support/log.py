@@ -9,8 +9,10 @@ from msgspec.structs import replace
 from domain.application.execute import Repeatable, record_of
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
-from domain.codec import Metadata
-from domain.events import (
+from domain.ids import CommandId, ThreadId, Version
+from domain.ports.log import EventStore
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     ApprovalRequested,
     Event,
     MessageAppended,
@@ -26,8 +28,6 @@ from domain.events import (
     TurnEnqueued,
     TurnStarted,
 )
-from domain.ids import CommandId, ThreadId, Version
-from domain.ports.log import EventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Clock
 

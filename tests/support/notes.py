@@ -6,12 +6,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from domain.chain import NOTHING
 from domain.ids import Position, Slice
+from domain.log.hash_chain import NOTHING
 from domain.ports.log import EventStore
-from domain.queries import Select
-from domain.read_models import Batch, Instance, Line, Move, ReadModels, Shape
-from domain.tables import Column, Index, Rows, Table
+from domain.ports.read_models import Batch, Instance, Line, Move, ReadModels, Shape
+from domain.read_models.queries import Select
+from domain.read_models.tables import Column, Index, Rows, Table
 from tests.streams import NOON, appending, threads_of
 
 NOTES = Table(

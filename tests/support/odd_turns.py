@@ -8,10 +8,10 @@ from uuid import uuid4
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.agent import Agent
-from domain.application.assistant import EDGES, NODES
-from domain.graph import Graph, Retry
-from domain.tools import tool
+from domain.agents.agent import Agent
+from domain.agents.assistant import EDGES, NODES
+from domain.agents.graph import Graph, Retry
+from domain.agents.tools import tool
 from tests.fakes.odd_answers import ERROR, Ends, Odd
 from tests.fakes.strict_model import CALL_ECHO, Played, StrictModel
 from tests.support.http import Api

@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 
-from domain.chat import (
-    ChatMessage,
-    ChatRequest,
-    ModelError,
-)
+from domain.models.chat import ChatMessage, ChatRequest, ModelError
 from infrastructure.models.openai import OpenAIChatModel
 from tests.fakes.openai_server import (
     OpenAIServer,

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from domain.chain import Record
 from domain.ids import SLICES, Position, Slice
+from domain.log.hash_chain import Record
 from domain.ports.log import EventStore
 
 

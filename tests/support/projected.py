@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from domain.ids import Tenant
-from domain.queries import Select, Where
-from domain.read_models import ReadModels
-from domain.tables import Table
+from domain.ports.read_models import ReadModels
+from domain.read_models.queries import Select, Where
+from domain.read_models.tables import Table
 from projections import nodes, tools, turns, usage
 from projections.audit import AUDIT
 from projections.budgets import BUDGETS

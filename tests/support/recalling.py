@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from domain.ids import Version
 from domain.ports.recall import Lineage
-from domain.relevance import Hit
-from domain.terms import Term
+from domain.recall.bm25 import Hit
+from domain.recall.terms import Term
 
 
 class All:

@@ -18,8 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from domain.application.journal import Journal
-from domain.codec import Metadata, to_json
-from domain.events import (
+from domain.ids import DEFAULT_TENANT, ThreadId
+from domain.ports.log import EventStore
+from domain.thread.codec import Metadata, to_json
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
@@ -54,10 +56,8 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.evolve import evolve
-from domain.ids import DEFAULT_TENANT, ThreadId
-from domain.ports.log import EventStore
-from domain.state import INITIAL, State
+from domain.thread.evolve import evolve
+from domain.thread.state import INITIAL, State
 from infrastructure.archive.export import export_log
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore

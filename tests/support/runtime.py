@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from domain.agent import Agent
+from domain.agents.agent import Agent
+from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.tools import Tool, tool
 from domain.application.accounts import Accounts
 from domain.application.asking import Models
 from domain.application.execute import Outcome, Request, execute
@@ -20,20 +22,18 @@ from domain.application.spending import Account
 from domain.application.turns import Turns
 from domain.application.unlimited import Unlimited
 from domain.application.worker import Worker
-from domain.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, ToolCall, Usage
-from domain.codec import Metadata
-from domain.commands import OpenThread, StartTurn
+from domain.budget.prices import Prices
 from domain.errors import ToolError
-from domain.events import Durability, Event
-from domain.graph import END, Graph, Node, Retry
 from domain.ids import ThreadId, TurnId, WorkerId
-from domain.memory import INSTRUCTIONS
+from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, ToolCall, Usage
 from domain.ports.hot import HotStore
 from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
-from domain.prices import Prices
-from domain.state import State
-from domain.tools import Tool, tool
+from domain.prompt.summary import INSTRUCTIONS
+from domain.thread.codec import Metadata
+from domain.thread.commands import OpenThread, StartTurn
+from domain.thread.events import Durability, Event
+from domain.thread.state import State
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

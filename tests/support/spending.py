@@ -5,20 +5,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from domain.agent import Agent, Each, TurnContext
+from domain.agents.agent import Agent, Each, TurnContext
+from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.tools import Tool
 from domain.application.accounts import Recovered
 from domain.application.execute import Request, execute
 from domain.application.journal import Loaded
-from domain.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage
-from domain.commands import OpenThread, SetBudget
 from domain.errors import StoreUnavailable
-from domain.events import Limit, ModelCalled, ModelFailed, NodeFact
-from domain.graph import END, Graph, Node, Retry
 from domain.ids import DEFAULT_TENANT, SHARDS, Shard
+from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage
+from domain.models.routing import ModelSpec, Policy
 from domain.ports.ledger import Granted, Refused, Reservation, Scope
-from domain.routing import ModelSpec, Policy
-from domain.state import Idle
-from domain.tools import Tool
+from domain.thread.commands import OpenThread, SetBudget
+from domain.thread.events import Limit, ModelCalled, ModelFailed, NodeFact
+from domain.thread.state import Idle
 from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Reply, Stage, one_node, stage
 

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 from domain.application.execute import Outcome, Request, execute
 from domain.application.journal import Journal
-from domain.codec import Metadata
-from domain.commands import Command, OpenThread, StartTurn
 from domain.errors import StoreUnavailable
-from domain.events import Durability
 from domain.ids import Position, TurnId
 from domain.ports.log import Append
+from domain.thread.codec import Metadata
+from domain.thread.commands import Command, OpenThread, StartTurn
+from domain.thread.events import Durability
 from infrastructure.memory.event_store import MemoryEventStore
 from tests.support.runtime import Stage
 

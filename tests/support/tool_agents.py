@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from domain.application.assistant import assistant
-from domain.tools import tool
+from domain.agents.assistant import assistant
+from domain.agents.tools import tool
 
 RUNS: list[str] = []
 """The calls that were run, by their tools' names."""

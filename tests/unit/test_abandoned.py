@@ -8,12 +8,16 @@ from uuid import uuid4
 
 import pytest
 
-from domain.agent import ItemContext, TurnContext
+from domain.agents.agent import ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import Retry
+from domain.agents.tools import tool
 from domain.application import user_code
-from domain.application.assistant import assistant
-from domain.codec import Metadata
 from domain.errors import TurnIsOver
-from domain.events import (
+from domain.ids import ThreadId
+from domain.json import Json
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     MessageAppended,
     ModelCalled,
     NodeFact,
@@ -23,10 +27,6 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.graph import Retry
-from domain.ids import ThreadId
-from domain.json import Json
-from domain.tools import tool
 from tests.support.runtime import Stage, calls, one_node, says, stage
 
 

@@ -2,8 +2,17 @@
 
 import pytest
 
-from domain.answers import EMPTY_HINT, check_answer, end_of, finish_of, is_blank, with_hint
-from domain.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, ToolCall, Usage
+from domain.models.answers import EMPTY_HINT, check_answer, end_of, finish_of, is_blank, with_hint
+from domain.models.chat import (
+    AnswerCut,
+    AnswerEmpty,
+    AnswerFiltered,
+    ChatAnswer,
+    ChatMessage,
+    ModelError,
+    ToolCall,
+    Usage,
+)
 
 LOOK = (ToolCall("a", "look", {}),)
 

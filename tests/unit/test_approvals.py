@@ -5,14 +5,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from domain.agent import Agent, TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Graph, Node
+from domain.agents.tools import Tool, tool
 from domain.application.execute import Outcome, Request, execute
-from domain.approval import hash_of_call
-from domain.codec import Metadata
-from domain.commands import CancelTurn, DecideApproval, StartTurn
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
-from domain.events import (
+from domain.ids import TurnId, Version
+from domain.thread.approvals import hash_of_call
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, DecideApproval, StartTurn
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
@@ -24,10 +27,7 @@ from domain.events import (
     TurnCompleted,
     TurnFailed,
 )
-from domain.graph import END, Graph, Node
-from domain.ids import TurnId, Version
-from domain.state import Running
-from domain.tools import Tool, tool
+from domain.thread.state import Running
 from tests.support.given import OTHER_TURN
 from tests.support.runtime import Stage, calls, says, stage
 

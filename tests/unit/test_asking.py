@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from domain.application.asking import Answered, Models
-from domain.breaker import Breaker
-from domain.chat import (
+from domain.errors import PromptTooLarge, TurnIsOver
+from domain.models.chat import (
     AnswerCut,
     AnswerTooLarge,
     ChatAnswer,
@@ -25,9 +25,9 @@ from domain.chat import (
     OnDelta,
     ToolsNotTaken,
 )
-from domain.errors import PromptTooLarge, TurnIsOver
-from domain.events import ModelFailed
-from domain.routing import Choice, ModelSpec, Policy
+from domain.models.circuit_breaker import Breaker
+from domain.models.routing import Choice, ModelSpec, Policy
+from domain.thread.events import ModelFailed
 from tests.support.runtime import says
 
 ASK = ChatRequest((ChatMessage("user", "Hello?"),))

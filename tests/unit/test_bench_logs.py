@@ -9,11 +9,11 @@ from benchmarks.bulk_log import Part
 from benchmarks.old_threads import Building, Snapshots, Ticking, thread_named
 from domain.application.journal import Journal
 from domain.application.verify import verify_thread
-from domain.chain import NOTHING, Record, check_chain
-from domain.codec import decode
-from domain.evolve import fold
 from domain.ids import SLICES, Position, Tenant, ThreadId, Version, slice_of
-from domain.state import INITIAL, Idle, State
+from domain.log.hash_chain import NOTHING, Record, check_chain
+from domain.thread.codec import decode
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Idle, State
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 

@@ -9,16 +9,16 @@ from uuid import uuid4
 
 import pytest
 
-from domain.agent import TurnContext
+from domain.agents.agent import TurnContext
 from domain.application import take_up
 from domain.application.turns import Turns
 from domain.application.worker import Worker
-from domain.codec import Metadata
 from domain.errors import CorruptLog, StoreUnavailable
-from domain.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed
 from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.log import Fence
 from domain.ports.suspects import MAX_LONE_CRASHES, MAX_SHARED_CRASHES
+from domain.thread.codec import Metadata
+from domain.thread.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed
 from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.memory.wakeups import MemoryWakeups
 from tests.support.runtime import Clock, Stage, one_node, stage

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from domain.breaker import Breaker
+from domain.models.circuit_breaker import Breaker
 
 
 def failing(times: int, at: float = 0.0) -> Breaker:

@@ -4,10 +4,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budgets import MAX_COST, MAX_TOKENS, Reached, reached, used_in
-from domain.commands import CancelTurn, OpenThread, SetBudget
+from domain.budget.limits import MAX_COST, MAX_TOKENS, Reached, reached, used_in
+from domain.budget.prices import PER_DOLLAR, Price, Prices, dollars, units
 from domain.errors import InvalidInput, UnopenedThread
-from domain.events import (
+from domain.ids import Version
+from domain.thread.commands import CancelTurn, OpenThread, SetBudget
+from domain.thread.events import (
     BudgetSet,
     CancellationRequested,
     Event,
@@ -18,10 +20,8 @@ from domain.events import (
     TurnCompleted,
     TurnRolledBack,
 )
-from domain.evolve import evolve, fold
-from domain.ids import Version
-from domain.prices import PER_DOLLAR, Price, Prices, dollars, units
-from domain.state import INITIAL, Budget, ModelUsage, Running, Thread, Unopened
+from domain.thread.evolve import evolve, fold
+from domain.thread.state import INITIAL, Budget, ModelUsage, Running, Thread, Unopened
 from domain.windows import LAST, Window, end_of, start_of
 from tests.support.given import A_RUNNING_TURN, OPENED, TURN, given
 

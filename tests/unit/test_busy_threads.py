@@ -4,11 +4,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.commands import CancelTurn, CompleteNode, FailAttempt, RetryTurn, StartTurn, StopTurn, UpdateValues
-from domain.decide import MAX_QUEUE, decide
-from domain.ending import NOT_RUN, TOLD_TOKENS
+from domain.agents.graph import END
 from domain.errors import NotRetriable, ThreadBusy, TurnHasEnded
-from domain.events import (
+from domain.ids import TurnId
+from domain.thread.commands import CancelTurn, CompleteNode, FailAttempt, RetryTurn, StartTurn, StopTurn, UpdateValues
+from domain.thread.decide import MAX_QUEUE, decide
+from domain.thread.events import (
     CancellationRequested,
     Event,
     MessageAppended,
@@ -25,10 +26,9 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.graph import END
-from domain.ids import TurnId
-from domain.state import INITIAL, Idle, Running
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Idle, Running
+from domain.thread.turn_end import NOT_RUN, TOLD_TOKENS
 from tests.support.given import A_RUNNING_TURN, ASKED, OPENED, OTHER_TURN, STARTED, TURN, given
 
 THIRD = TurnId(UUID(int=3))

@@ -4,13 +4,13 @@ from datetime import date
 
 import pytest
 
-from domain.chat import Usage
-from domain.events import ModelCalled
-from domain.prices import PER_DOLLAR, Price, Prices
-from domain.reported import believed
-from domain.state import ModelUsage
-from domain.usage import used
-from domain.words import in_words
+from domain.budget.prices import PER_DOLLAR, Price, Prices
+from domain.models.chat import Usage
+from domain.models.usage_check import believed
+from domain.thread.describe import in_words
+from domain.thread.events import ModelCalled
+from domain.thread.state import ModelUsage
+from domain.thread.usage import used
 
 PRICES = Prices(date(2026, 11, 1), {"cheap": Price(2, 8, 0.5), "dear": Price(2, 8)})
 

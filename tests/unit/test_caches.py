@@ -5,12 +5,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.application.journal import Journal, Loaded
-from domain.codec import Metadata
-from domain.events import Event, MessageAppended, StateUpdated, ThreadOpened, TurnEnqueued, TurnStarted
-from domain.evolve import fold
 from domain.ids import ThreadId
-from domain.state import INITIAL
-from domain.weight import weight_of
+from domain.thread.codec import Metadata
+from domain.thread.events import Event, MessageAppended, StateUpdated, ThreadOpened, TurnEnqueued, TurnStarted
+from domain.thread.evolve import fold
+from domain.thread.memory_size import weight_of
+from domain.thread.state import INITIAL
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Clock

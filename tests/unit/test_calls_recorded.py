@@ -7,16 +7,20 @@ from copy import deepcopy
 
 import pytest
 
-from domain.agent import ItemContext, TurnContext
+from domain.agents.agent import ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import Node, Retry
 from domain.application.accounts import Recovered
 from domain.application.asking import Models
-from domain.application.assistant import assistant
 from domain.application.execute import Request, execute
-from domain.chat import Usage
-from domain.codec import Metadata
-from domain.commands import CancelTurn, FailTurn
 from domain.errors import LeaseLost
-from domain.events import (
+from domain.ids import TurnId
+from domain.json import Json
+from domain.models.chat import Usage
+from domain.models.routing import ModelSpec
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, FailTurn
+from domain.thread.events import (
     BudgetThresholdReached,
     CancellationRequested,
     Durability,
@@ -30,10 +34,6 @@ from domain.events import (
     TurnCompleted,
     TurnRolledBack,
 )
-from domain.graph import Node, Retry
-from domain.ids import TurnId
-from domain.json import Json
-from domain.routing import ModelSpec
 from tests.support.given import A_RUNNING_TURN, TURN, given
 from tests.support.runtime import Script, Stage, Words, calls, double, one_node, says
 from tests.support.spending import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from domain.routing import ModelSpec, Rule, Situation, choose
+from domain.models.routing import ModelSpec, Rule, Situation, choose
 from infrastructure.models.catalogue import Catalogue, load_catalogue, with_asked_for
 from infrastructure.models.endpoints import TimeLimits
 from infrastructure.models.offline import OfflineModel

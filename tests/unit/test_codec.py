@@ -6,12 +6,12 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from domain.chain import Record
-from domain.codec import Metadata, decode, encode
 from domain.errors import CorruptLog
-from domain.events import EVENTS, MessageAppended
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId, Version
-from domain.upcasters import upcast
+from domain.log.hash_chain import Record
+from domain.thread.codec import Metadata, decode, encode
+from domain.thread.events import EVENTS, MessageAppended
+from domain.thread.upcasters import upcast
 
 SAID = MessageAppended("user", "hello", 1)
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from domain.agents.assistant import assistant
 from domain.application.asking import Models
-from domain.application.assistant import assistant
-from domain.chat import ChatAnswer, ModelError, Usage
-from domain.events import (
+from domain.models.chat import ChatAnswer, ModelError, Usage
+from domain.models.routing import ModelSpec, Policy, Rule
+from domain.thread.events import (
     ContextAssembled,
     Event,
     HistoryCompacted,
@@ -14,7 +15,6 @@ from domain.events import (
     ModelFailed,
     TurnFailed,
 )
-from domain.routing import ModelSpec, Policy, Rule
 from tests.support.runtime import Script, Stage, says, stage
 
 LONG = "word " * 120

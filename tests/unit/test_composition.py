@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.chat import ModelRefused
-from domain.codec import Metadata
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.graph import END, Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
-from domain.events import (
+from domain.json import Json
+from domain.models.chat import ModelRefused
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     FanOutStarted,
     ItemCompleted,
     ItemFailed,
@@ -22,10 +25,7 @@ from domain.events import (
     TurnFailed,
     TurnResumed,
 )
-from domain.graph import END, Branch, Edge, Graph, Node, Retry, Subgraph
-from domain.json import Json
-from domain.mermaid import mermaid
-from domain.state import Running
+from domain.thread.state import Running
 from tests.support.given import A_RUNNING_TURN, running
 from tests.support.runtime import Stage, one_node, says, stage
 

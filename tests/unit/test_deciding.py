@@ -2,7 +2,9 @@
 
 import pytest
 
-from domain.commands import (
+from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
+from domain.ids import Version
+from domain.thread.commands import (
     CompactHistory,
     CompleteNode,
     EndCall,
@@ -13,9 +15,7 @@ from domain.commands import (
     StartTurn,
     UpdateValues,
 )
-from domain.ending import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
-from domain.errors import InvalidInput, ThreadAlreadyOpen, ThreadBusy, UnopenedThread
-from domain.events import (
+from domain.thread.events import (
     HistoryCompacted,
     MessageAppended,
     ModelCalled,
@@ -33,7 +33,7 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.ids import Version
+from domain.thread.turn_end import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
 from tests.support.given import A_RUNNING_TURN, ASKED, OPENED, OTHER_TURN, STARTED, TURN, given
 
 ANSWER = MessageAppended("assistant", "hi", 1)

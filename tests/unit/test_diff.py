@@ -4,8 +4,18 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from domain.diff import CallCounts, Changed, MessageCounts, NodeCounts, Tally, TokenCounts, ValueChange, compare
-from domain.events import (
+from domain.json import JsonObject
+from domain.thread.diff import (
+    CallCounts,
+    Changed,
+    MessageCounts,
+    NodeCounts,
+    Tally,
+    TokenCounts,
+    ValueChange,
+    compare,
+)
+from domain.thread.events import (
     ApprovalDenied,
     ApprovalRequested,
     Event,
@@ -21,9 +31,8 @@ from domain.events import (
     ToolSucceeded,
     TurnCompleted,
 )
-from domain.evolve import fold
-from domain.json import JsonObject
-from domain.state import INITIAL, Summary
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Summary
 from tests.support.given import A_RUNNING_TURN, TURN
 
 

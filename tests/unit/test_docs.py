@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from api.app import create_app
-from domain.events import EVENTS
+from domain.thread.events import EVENTS
 from infrastructure.settings import Settings
 from projections.registry import PROJECTIONS
 

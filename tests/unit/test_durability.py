@@ -6,12 +6,17 @@ from uuid import uuid4
 
 import pytest
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.tools import tool
 from domain.application.verify import verify_thread
-from domain.codec import Metadata
-from domain.commands import CancelTurn, StartTurn, UpdateValues
-from domain.events import (
+from domain.ids import Position, TurnId
+from domain.json import Json
+from domain.ports.log import Append
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, StartTurn, UpdateValues
+from domain.thread.events import (
     ContextAssembled,
     Durability,
     Event,
@@ -28,13 +33,8 @@ from domain.events import (
     TurnResumed,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.graph import END, Graph, Node, Retry
-from domain.ids import Position, TurnId
-from domain.json import Json
-from domain.ports.log import Append
-from domain.state import INITIAL, Running
-from domain.tools import tool
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Running
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
 from tests.support.spending import in_a_row
 from tests.support.storing import Counting, Late, begin, outside, run

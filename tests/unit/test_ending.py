@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import pytest
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
 from domain.application.ending import Ending
 from domain.application.signals import Behind, Delta
-from domain.codec import Recorded
-from domain.events import TurnCompleted, TurnStarted
 from domain.ids import MAX_VERSION, TurnId, Version
+from domain.thread.codec import Recorded
+from domain.thread.events import TurnCompleted, TurnStarted
 from tests.support.runtime import Stage, calls, double, says, stage
 from tests.support.storing import run
 

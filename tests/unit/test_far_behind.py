@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from domain.application.journal import Journal
-from domain.chain import Record
-from domain.codec import Metadata
-from domain.events import MessageAppended, ModelCalled, ThreadOpened, TurnCompleted, TurnStarted
+from domain.budget.prices import Price, Prices
 from domain.ids import SLICES, Slice, ThreadId, Version
-from domain.prices import Price, Prices
-from domain.queries import Select
-from domain.read_models import Batch
+from domain.log.hash_chain import Record
+from domain.ports.read_models import Batch
+from domain.read_models.queries import Select
+from domain.thread.codec import Metadata
+from domain.thread.events import MessageAppended, ModelCalled, ThreadOpened, TurnCompleted, TurnStarted
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.snapshots import MemorySnapshotStore

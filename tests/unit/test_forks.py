@@ -6,18 +6,18 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
 from domain.application.execute import Request, execute
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
 from domain.application.verify import verify_slices, verify_thread
-from domain.codec import Metadata
-from domain.commands import EditMessage, UpdateValues
 from domain.errors import InvalidInput, ThreadAlreadyOpen, UnknownThread
-from domain.events import ThreadForked, TurnCancelled, TurnCompleted
 from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.ports.log import EventStore
-from domain.state import Idle, Running, State, Unopened
+from domain.thread.codec import Metadata
+from domain.thread.commands import EditMessage, UpdateValues
+from domain.thread.events import ThreadForked, TurnCancelled, TurnCompleted
+from domain.thread.state import Idle, Running, State, Unopened
 from projections import transcript
 from tests.support.runtime import Stage, calls, double, says, stage
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Branch, Edge, Graph, Node, Retry
+from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
-from domain.events import MessageAppended, NodeFact
-from domain.graph import END, Branch, Edge, Graph, Node, Retry
-from domain.mermaid import mermaid
+from domain.thread.events import MessageAppended, NodeFact
 from tests.support.given import A_RUNNING_TURN, running
 
 

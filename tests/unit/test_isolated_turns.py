@@ -11,15 +11,15 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.agent import TurnContext
+from domain.agents.agent import TurnContext
 from domain.application.turns import Turns
 from domain.application.worker import Worker
-from domain.codec import Metadata
 from domain.errors import StoreUnavailable
-from domain.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed, TurnStarted
 from domain.ids import SHARDS, ThreadId, Version, WorkerId, shard_of, slice_of
 from domain.ports.log import Fence
 from domain.ports.suspects import Suspect
+from domain.thread.codec import Metadata
+from domain.thread.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed, TurnStarted
 from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore

@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from domain.application.execute import Request, Seen, execute, repeatable
 from domain.application.journal import Journal, Loaded
-from domain.chain import Record
-from domain.commands import OpenThread, UpdateValues
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
+from domain.log.hash_chain import Record
 from domain.ports.log import PAGE_BYTES
 from domain.ports.snapshots import Snapshot
-from domain.state import Idle
+from domain.thread.commands import OpenThread, UpdateValues
+from domain.thread.state import Idle
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Clock

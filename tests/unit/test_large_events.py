@@ -9,8 +9,10 @@ from domain.application.ending import Ending
 from domain.application.history import PageSize
 from domain.application.journal import Journal, Loaded
 from domain.application.verify import verify_slices, verify_thread
-from domain.codec import Metadata
-from domain.events import (
+from domain.ids import SLICES, START, Position, ThreadId, TurnId, Version, slice_of
+from domain.ports.log import PAGE_BYTES
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     Event,
     MessageAppended,
     ModelCalled,
@@ -22,8 +24,6 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.ids import SLICES, START, Position, ThreadId, TurnId, Version, slice_of
-from domain.ports.log import PAGE_BYTES
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from projections.transcript import finished

@@ -10,17 +10,21 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.agent import TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.tools import Tool, ToolContext, tool
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal, Loaded
 from domain.application.run import Run
 from domain.application.turns import Turns
-from domain.codec import Metadata
-from domain.commands import CompleteNode, DecideApproval, FailTurn, StartCalls, StopTurn
-from domain.decide import decide
 from domain.errors import InvalidInput, StoreUnavailable
-from domain.events import (
+from domain.ids import Position, ThreadId, TurnId, Version
+from domain.ports.log import Append
+from domain.ports.snapshots import Snapshot
+from domain.thread.codec import Metadata
+from domain.thread.commands import CompleteNode, DecideApproval, FailTurn, StartCalls, StopTurn
+from domain.thread.decide import decide
+from domain.thread.events import (
     NodeFact,
     NodeFailed,
     ToolFailed,
@@ -31,11 +35,7 @@ from domain.events import (
     TurnFailed,
     TurnResumed,
 )
-from domain.ids import Position, ThreadId, TurnId, Version
-from domain.ports.log import Append
-from domain.ports.snapshots import Snapshot
-from domain.state import Running, Turn
-from domain.tools import Tool, ToolContext, tool
+from domain.thread.state import Running, Turn
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.runtime import Stage, calls, one_node, says, stage

@@ -4,12 +4,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from domain.chat import ToolCall
-from domain.compaction import remembered
 from domain.errors import PromptTooLarge
 from domain.ids import Version
-from domain.memory import CHARACTERS, Memory, ask_to_remember, fitted, read_memory, read_written, written
-from domain.state import Message
+from domain.models.chat import ToolCall
+from domain.prompt.compaction import remembered
+from domain.prompt.summary import CHARACTERS, Memory, ask_to_remember, fitted, read_memory, read_written, written
+from domain.thread.state import Message
 from infrastructure.models.extract import extracted
 from tests.property.test_context import words
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
+from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
 from infrastructure.models.offline import OfflineModel
 from infrastructure.settings import CHECKOUT
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from domain.application.extra import bounded
-from domain.chat import ChatAnswer, ToolCall
-from domain.sizes import MAX_OPAQUE
+from domain.models.chat import ChatAnswer, ToolCall
+from domain.thread.size_limits import MAX_OPAQUE
 from infrastructure.models.opaque import Opaque, set_apart
 
 

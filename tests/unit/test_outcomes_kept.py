@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from domain.agent import ItemContext, TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import Retry
+from domain.agents.tools import tool
 from domain.application.user_code import Deadline
-from domain.codec import Metadata
-from domain.commands import CancelTurn, UpdateValues
 from domain.errors import InvalidInput, StoreUnavailable
-from domain.events import (
+from domain.ids import Position, TurnId
+from domain.json import Json
+from domain.ports.log import Append
+from domain.thread.codec import Metadata
+from domain.thread.commands import CancelTurn, UpdateValues
+from domain.thread.events import (
     ItemCompleted,
     MessageAppended,
     ModelCalled,
@@ -24,11 +29,6 @@ from domain.events import (
     TurnCompleted,
     TurnFailed,
 )
-from domain.graph import Retry
-from domain.ids import Position, TurnId
-from domain.json import Json
-from domain.ports.log import Append
-from domain.tools import tool
 from infrastructure.memory.event_store import MemoryEventStore
 from tests.support.runtime import calls, one_node, says, stage
 from tests.support.spending import ask

@@ -9,8 +9,10 @@ import pytest
 
 from domain.application.fork import Fork, fork
 from domain.application.journal import Journal, Loaded
-from domain.codec import Metadata
-from domain.events import (
+from domain.budget.prices import Price, Prices
+from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
+from domain.thread.codec import Metadata
+from domain.thread.events import (
     BudgetSet,
     Event,
     Limit,
@@ -20,8 +22,6 @@ from domain.events import (
     TurnCompleted,
     TurnStarted,
 )
-from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.prices import Price, Prices
 from domain.windows import WINDOWS, starts_of
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -10,11 +10,19 @@ from api.past import Asked, Past, Place, Point
 from api.views.page import Page
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
-from domain.codec import Metadata
-from domain.commands import OpenThread, UpdateValues
 from domain.errors import InvalidInput
-from domain.events import Event, MessageAppended, StateUpdated, ThreadOpened, ToolRequested, ToolSucceeded, TurnStarted
 from domain.ids import ThreadId, Version
+from domain.thread.codec import Metadata
+from domain.thread.commands import OpenThread, UpdateValues
+from domain.thread.events import (
+    Event,
+    MessageAppended,
+    StateUpdated,
+    ThreadOpened,
+    ToolRequested,
+    ToolSucceeded,
+    TurnStarted,
+)
 from projections import transcript
 from tests.support.runtime import Clock
 from tests.unit.test_journal import CountingStore, NotingSnapshots

@@ -4,11 +4,11 @@ import json
 
 from msgspec.structs import replace
 
-from domain.concordance import signs_of
 from domain.ids import Version
-from domain.recall import BEFORE, CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
-from domain.state import Message
-from domain.terms import terms_of
+from domain.recall.excerpts import BEFORE, CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
+from domain.recall.terms import terms_of
+from domain.recall.word_index import signs_of
+from domain.thread.state import Message
 
 LONG = json.dumps(
     [{"flight": f"HAT{n:03}", "price": n * 7, "seats": {"economy": n, "business": n % 5}} for n in range(99)]

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from uuid import uuid4
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
+from domain.agents.tools import tool
 from domain.application.recalling import Recall, _worth_it
-from domain.concordance import Concordance, find, signs_of
-from domain.events import ContextAssembled
-from domain.given import BEGINS
 from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
-from domain.relevance import Hit, score_of
-from domain.terms import Term, terms_of
-from domain.tools import tool
+from domain.prompt.application_context import BEGINS
+from domain.recall.bm25 import Hit, score_of
+from domain.recall.terms import Term, terms_of
+from domain.recall.word_index import Concordance, find, signs_of
+from domain.thread.events import ContextAssembled
 from tests.support.recalling import All
 from tests.support.runtime import calls, says, stage
 

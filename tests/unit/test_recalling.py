@@ -11,11 +11,16 @@ from domain.application.fork import Fork, fork
 from domain.application.indexing import Indexer
 from domain.application.journal import Journal
 from domain.application.recalling import EMBEDDED, Meaning, Recall, recall
-from domain.chat import ModelRejectedRequest, ModelUnreachable
-from domain.codec import Metadata
-from domain.commands import EditMessage
 from domain.errors import StoreUnavailable
-from domain.events import (
+from domain.ids import SLICES, Slice, ThreadId, Version
+from domain.models.chat import ModelRejectedRequest, ModelUnreachable
+from domain.ports.recall import Lineage
+from domain.recall.bm25 import Hit
+from domain.recall.excerpts import Excerpt
+from domain.recall.terms import Term
+from domain.thread.codec import Metadata
+from domain.thread.commands import EditMessage
+from domain.thread.events import (
     CancellationRequested,
     Event,
     FanOutStarted,
@@ -32,12 +37,7 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.ids import SLICES, Slice, ThreadId, Version
-from domain.ports.recall import Lineage
-from domain.recall import Excerpt
-from domain.relevance import Hit
-from domain.state import Running
-from domain.terms import Term
+from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.recall import MemoryVectorStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

@@ -3,8 +3,8 @@
 from uuid import UUID
 
 from domain.ids import ThreadId, Version
-from domain.relevance import Candidate, Hit, Matches, fuse, rank, rarest
-from domain.terms import Term
+from domain.recall.bm25 import Candidate, Hit, Matches, fuse, rank, rarest
+from domain.recall.terms import Term
 
 THREAD = ThreadId(UUID(int=1))
 

@@ -8,11 +8,14 @@ from domain.application.fork import Fork, fork
 from domain.application.journal import Journal
 from domain.application.recalling import Recall, recall
 from domain.application.remembered import LONGEST, Remembered
-from domain.chain import Record
-from domain.codec import Metadata
-from domain.commands import EditMessage
-from domain.context import price
-from domain.events import (
+from domain.ids import ThreadId, Version
+from domain.log.hash_chain import Record
+from domain.prompt.assemble import price
+from domain.recall.bm25 import Hit
+from domain.recall.excerpts import Excerpt
+from domain.thread.codec import Metadata
+from domain.thread.commands import EditMessage
+from domain.thread.events import (
     CancellationRequested,
     MessageAppended,
     ThreadOpened,
@@ -23,11 +26,8 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.ids import ThreadId, Version
-from domain.recall import Excerpt
-from domain.relevance import Hit
-from domain.state import Idle, Running
+from domain.thread.evolve import fold
+from domain.thread.state import Idle, Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.recalling import All

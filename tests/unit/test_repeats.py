@@ -5,23 +5,24 @@ from uuid import uuid4
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
+from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT
+from domain.agents.tools import tool
 from domain.application.execute import Request, execute
-from domain.chat import ToolCall
-from domain.codec import Metadata
-from domain.commands import RetryTurn
-from domain.events import (
-    NodeCompleted,
-    ToolFailed,
-    ToolSucceeded,
-    TurnCompleted,
-    TurnFailed,
-    TurnStarted,
-)
-from domain.graph import REPEAT_LIMIT, STEP_LIMIT
 from domain.ids import TurnId
-from domain.repeats import REMEMBERED, Repeat, digest_of, most_repeated, repeated, with_note, without_note
-from domain.tools import tool
+from domain.models.chat import ToolCall
+from domain.thread.codec import Metadata
+from domain.thread.commands import RetryTurn
+from domain.thread.events import NodeCompleted, ToolFailed, ToolSucceeded, TurnCompleted, TurnFailed, TurnStarted
+from domain.thread.repeated_calls import (
+    REMEMBERED,
+    Repeat,
+    digest_of,
+    most_repeated,
+    repeated,
+    with_note,
+    without_note,
+)
 from tests.support.runtime import Stage, calls, double, says, stage
 
 

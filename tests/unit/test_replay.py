@@ -6,19 +6,19 @@ from dataclasses import replace as replace_fields
 import pytest
 from msgspec.structs import replace
 
-from domain.agent import Agent, TurnContext
-from domain.application.assistant import EDGES, NODES, assistant
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.assistant import EDGES, NODES, assistant
+from domain.agents.graph import END, Graph, Node
+from domain.agents.tools import tool
 from domain.application.execute import Request, execute
 from domain.application.journal import Journal
 from domain.application.recalling import Recall
 from domain.application.replay import Replay, ReplayedTurn
-from domain.chat import ChatAnswer, ModelError, ToolCall, Usage
-from domain.codec import Metadata
-from domain.commands import DecideApproval
-from domain.events import ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
-from domain.graph import END, Graph, Node
-from domain.state import Running
-from domain.tools import tool
+from domain.models.chat import ChatAnswer, ModelError, ToolCall, Usage
+from domain.thread.codec import Metadata
+from domain.thread.commands import DecideApproval
+from domain.thread.events import ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
+from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.recalling import All

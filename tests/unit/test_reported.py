@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from domain.chat import Usage
-from domain.reported import KEPT, LONGEST, Believed, believed
+from domain.models.chat import Usage
+from domain.models.usage_check import KEPT, LONGEST, Believed, believed
 
 
 @pytest.mark.parametrize(

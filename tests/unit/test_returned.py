@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from domain.chat import ChatMessage, ChatRequest, ToolCall
+from domain.models.chat import ChatMessage, ChatRequest, ToolCall
 from infrastructure.models.returned import DATA, FOREIGN_CALLS, refused_data, refuses_foreign_calls, without_data
 
 CALL = ToolCall("a", "echo", {}, extra={"extra_content": {"google": 1}})

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.errors import InvalidInput
-from domain.routing import Choice, ModelSpec, Policy, Rule, Situation, choose
+from domain.models.routing import Choice, ModelSpec, Policy, Rule, Situation, choose
 
 MODELS = {name: ModelSpec("cloud", f"the-{name}") for name in ("large", "small", "long")}
 PLAIN = Situation("assistant", "generate_response", prompt_tokens=500, tools=False)

@@ -5,7 +5,7 @@ from functools import reduce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.tables import Column, Row, Rows, Table
+from domain.read_models.tables import Column, Row, Rows, Table
 
 TABLE = Table(
     "sums",

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from domain.application.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.seals import Sealer
-from domain.chain import NOTHING, Head
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
-from domain.merkle import EMPTY_ROOT, slice_leaf
-from domain.merkle import root as root_of
+from domain.log.hash_chain import NOTHING, Head
+from domain.log.merkle import EMPTY_ROOT, slice_leaf
+from domain.log.merkle import root as root_of
+from domain.log.seal import NO_SEAL, Seal, digest, signed_text
 from domain.ports.log import EventStore
-from domain.seals import NO_SEAL, Seal, digest, signed_text
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.signing import Ed25519Signer

@@ -7,19 +7,26 @@ from uuid import uuid4
 import pytest
 
 from api.views.context import PromptView
-from domain.agent import Agent, TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Graph, Node
+from domain.agents.tools import tool
 from domain.application.contexts import SeenPrompt, contexts
 from domain.application.execute import Request, execute
 from domain.application.recalling import Recall
-from domain.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
-from domain.codec import Metadata
-from domain.commands import OpenThread, StartTurn, UpdateValues
-from domain.events import CancellationRequested, ContextAssembled, Durability, NodeFact, TurnRolledBack, TurnStarted
-from domain.graph import END, Graph, Node
 from domain.ids import TurnId, Version
-from domain.state import Running
-from domain.tools import tool
+from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
+from domain.thread.codec import Metadata
+from domain.thread.commands import OpenThread, StartTurn, UpdateValues
+from domain.thread.events import (
+    CancellationRequested,
+    ContextAssembled,
+    Durability,
+    NodeFact,
+    TurnRolledBack,
+    TurnStarted,
+)
+from domain.thread.state import Running
 from tests.support.recalling import All
 from tests.support.runtime import Stage, Words, calls, one_node, says, stage
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from domain.seals import key_id_of
+from domain.log.seal import key_id_of
 from infrastructure.settings import BadSetting, Settings, load_settings
 from infrastructure.signing import Ed25519Verifier, new_key, signer_of
 

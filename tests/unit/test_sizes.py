@@ -5,9 +5,13 @@ from uuid import UUID
 
 import pytest
 
-from domain.agent import TurnContext
+from domain.agents.agent import TurnContext
+from domain.agents.graph import Retry
 from domain.application.counting import LONG, estimated
-from domain.commands import (
+from domain.errors import InvalidInput, ThreadBusy
+from domain.ids import TurnId, Version
+from domain.json import Json
+from domain.thread.commands import (
     CompleteItem,
     CompleteNode,
     EditMessage,
@@ -17,9 +21,8 @@ from domain.commands import (
     StartTurn,
     StopTurn,
 )
-from domain.decide import decide
-from domain.errors import InvalidInput, ThreadBusy
-from domain.events import (
+from domain.thread.decide import decide
+from domain.thread.events import (
     FanOutStarted,
     MessageAppended,
     NodeFact,
@@ -30,10 +33,16 @@ from domain.events import (
     TurnEnqueued,
     TurnFailed,
 )
-from domain.graph import Retry
-from domain.ids import TurnId, Version
-from domain.json import Json
-from domain.sizes import MAX_ARGUMENTS, MAX_LIST, MAX_QUEUED, MAX_RESULT, MAX_SAID, MAX_TEXT, bytes_of, cut_to_fit
+from domain.thread.size_limits import (
+    MAX_ARGUMENTS,
+    MAX_LIST,
+    MAX_QUEUED,
+    MAX_RESULT,
+    MAX_SAID,
+    MAX_TEXT,
+    bytes_of,
+    cut_to_fit,
+)
 from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
 from tests.support.runtime import one_node, stage
 

@@ -9,10 +9,10 @@ from api.outgoing import PIECE, Outgoing
 from domain.application.journal import Journal
 from domain.application.signals import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
 from domain.application.watching import PAGE_BYTES, happenings
-from domain.chain import Record
-from domain.codec import Recorded, decode
 from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.log.hash_chain import Record
 from domain.ports import log
+from domain.thread.codec import Recorded, decode
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from tests.support.large import a_thread

@@ -6,17 +6,17 @@ from uuid import uuid4
 
 import pytest
 
-from domain.agent import ItemContext
+from domain.agents.agent import ItemContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import Node
 from domain.application.asking import Models
-from domain.application.assistant import assistant
-from domain.chat import ChatAnswer, Usage
-from domain.events import BudgetThresholdReached, Limit
-from domain.graph import Node
+from domain.budget.prices import PER_DOLLAR, Price, Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import Json
+from domain.models.chat import ChatAnswer, Usage
+from domain.models.routing import ModelSpec, Policy, Rule
 from domain.ports.ledger import Amount, Granted, Refused, Reservation
-from domain.prices import PER_DOLLAR, Price, Prices
-from domain.routing import ModelSpec, Policy, Rule
+from domain.thread.events import BudgetThresholdReached, Limit
 from domain.windows import Span
 from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Stage, one_node, says, stage

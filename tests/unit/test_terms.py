@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from domain.stemming import LONGEST, stem
-from domain.terms import IN_A_ROW, Term, places, terms_of
-from domain.tokens import words_of
+from domain.recall.stemming import LONGEST, stem
+from domain.recall.terms import IN_A_ROW, Term, places, terms_of
+from domain.recall.tokenizer import words_of
 
 
 def names(text: str) -> list[str]:

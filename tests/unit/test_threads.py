@@ -12,12 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
+from domain.agents.tool_threads import Threads
+from domain.agents.tools import ToolContext, tool
 from domain.errors import ToolError
-from domain.events import ToolFailed, ToolOutcomeUnknown, ToolSucceeded, TurnCompleted
 from domain.ids import ThreadId
-from domain.threads import Threads
-from domain.tools import ToolContext, tool
+from domain.thread.events import ToolFailed, ToolOutcomeUnknown, ToolSucceeded, TurnCompleted
 from tests.support.runtime import calls, says, stage
 
 CALL = ToolContext(ThreadId(UUID(int=1)), "call_1", "key-1")

@@ -3,7 +3,7 @@
 import hashlib
 
 from benchmarks.recall_languages import languages, read
-from domain.concordance import index_of
+from domain.recall.word_index import index_of
 from projections.messages import PROJECTION
 
 STORED = (3, "8b0f5960be33384b")

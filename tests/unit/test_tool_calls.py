@@ -4,17 +4,10 @@ import asyncio
 
 import pytest
 
-from domain.application.assistant import assistant
-from domain.chat import ToolSpec
-from domain.events import (
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCompleted,
-    TurnFailed,
-)
-from domain.tools import Tool, ToolContext, tool
+from domain.agents.assistant import assistant
+from domain.agents.tools import Tool, ToolContext, tool
+from domain.models.chat import ToolSpec
+from domain.thread.events import ToolFailed, ToolOutcomeUnknown, ToolStarted, ToolSucceeded, TurnCompleted, TurnFailed
 from tests.support.runtime import calls, double, one_node, says, stage
 
 

@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field
 
+from domain.agents.tools import DEFAULT_TIMEOUT, ToolContext, tool
 from domain.errors import InvalidInput, ToolError
 from domain.ids import ThreadId
-from domain.tools import DEFAULT_TIMEOUT, ToolContext, tool
 
 CALL = ToolContext(ThreadId(UUID(int=1)), "call_1", "key-1")
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain.agents.tools import ToolContext
 from domain.errors import ToolError
 from domain.ids import ThreadId
-from domain.tools import ToolContext
 from infrastructure.settings import CHECKOUT
 from infrastructure.tools import builtin_tools, clock_tool, knowledge_tool
 from infrastructure.tools.arithmetic import evaluate

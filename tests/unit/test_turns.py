@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 
-from domain.agent import Agent, TurnContext
-from domain.application.assistant import assistant, finalize_turn
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.assistant import assistant, finalize_turn
+from domain.agents.graph import END, Branch, Graph, Node, Retry
 from domain.application.execute import Request, execute
 from domain.application.signals import Delta, Withdrawn
 from domain.application.verify import verify_thread
-from domain.chat import AnswerCut, ModelRefused
-from domain.codec import Metadata, Recorded
-from domain.commands import UpdateValues
-from domain.events import (
+from domain.ids import Version
+from domain.models.chat import AnswerCut, ModelRefused
+from domain.thread.codec import Metadata, Recorded
+from domain.thread.commands import UpdateValues
+from domain.thread.events import (
     ContextAssembled,
     HistoryCompacted,
     MessageAppended,
@@ -29,9 +31,7 @@ from domain.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.graph import END, Branch, Graph, Node, Retry
-from domain.ids import Version
-from domain.state import Idle
+from domain.thread.state import Idle
 from tests.support.runtime import calls, double, one_node, says, stage
 from tests.support.spending import ask
 

@@ -9,15 +9,23 @@ from typing import Any
 
 import pytest
 
-from domain.agent import Agent, ItemContext, TurnContext
-from domain.application.assistant import assistant
+from domain.agents.agent import Agent, ItemContext, TurnContext
+from domain.agents.assistant import assistant
+from domain.agents.graph import END, Branch, Graph, Node, Retry
+from domain.agents.tools import Tool, tool
 from domain.application.user_code import contain_tasks
-from domain.chat import ToolSpec
-from domain.codec import Metadata
-from domain.events import ItemFailed, NodeFact, NodeFailed, ToolFailed, ToolSucceeded, TurnCompleted, TurnFailed
-from domain.graph import END, Branch, Graph, Node, Retry
 from domain.json import Json
-from domain.tools import Tool, tool
+from domain.models.chat import ToolSpec
+from domain.thread.codec import Metadata
+from domain.thread.events import (
+    ItemFailed,
+    NodeFact,
+    NodeFailed,
+    ToolFailed,
+    ToolSucceeded,
+    TurnCompleted,
+    TurnFailed,
+)
 from tests.support.runtime import Stage, calls, one_node, says, stage
 
 Raising = Callable[[], Awaitable[None]]

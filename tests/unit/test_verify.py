@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from domain.application.verify import verify_heads, verify_slices, verify_thread
-from domain.chain import NOTHING, Record, seal
-from domain.codec import Metadata, encode
-from domain.events import ThreadOpened
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
+from domain.log.hash_chain import NOTHING, Record, seal
 from domain.ports.log import Append, ThreadRow
+from domain.thread.codec import Metadata, encode
+from domain.thread.events import ThreadOpened
 from infrastructure.memory.event_store import MemoryEventStore
 from tests.streams import NOON, new_thread
 

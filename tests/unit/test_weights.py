@@ -4,13 +4,14 @@ from uuid import UUID, uuid4
 
 from msgspec.structs import replace
 
-from domain.application.assistant import assistant
+from domain.agents.assistant import assistant
 from domain.application.fork import Fork, fork
-from domain.approval import hash_of_call
-from domain.chat import MESSAGE_OVERHEAD, ToolCall, weight_of
-from domain.codec import Metadata
-from domain.commands import DecideApproval, EditMessage
-from domain.events import (
+from domain.ids import ThreadId, Version
+from domain.models.chat import MESSAGE_OVERHEAD, ToolCall, weight_of
+from domain.thread.approvals import hash_of_call
+from domain.thread.codec import Metadata
+from domain.thread.commands import DecideApproval, EditMessage
+from domain.thread.events import (
     ApprovalGranted,
     ApprovalRequested,
     ContextAssembled,
@@ -28,9 +29,8 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.evolve import fold
-from domain.ids import ThreadId, Version
-from domain.state import INITIAL, Idle, Thread, Unopened
+from domain.thread.evolve import fold
+from domain.thread.state import INITIAL, Idle, Thread, Unopened
 from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
 from tests.support.runtime import calls, double, says, stage
 

@@ -4,7 +4,9 @@ from uuid import UUID
 
 import pytest
 
-from domain.events import (
+from domain.budget.prices import PER_DOLLAR
+from domain.thread.describe import LENGTH, in_words, refers_to
+from domain.thread.events import (
     EVENTS,
     ApprovalDenied,
     ApprovalGranted,
@@ -41,9 +43,7 @@ from domain.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.prices import PER_DOLLAR
 from domain.windows import EVER
-from domain.words import LENGTH, in_words, refers_to
 
 TURN = UUID("3f2a91c4-0000-4000-8000-000000000001")
 OTHER = UUID("b7000000-0000-4000-8000-000000000002")

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from domain.queries import Aggregate, Among, Condition, Histogram, Select, Spanning, Where
-from domain.tables import Table
+from domain.read_models.queries import Aggregate, Among, Condition, Histogram, Select, Spanning, Where
+from domain.read_models.tables import Table
 from infrastructure.postgres.read_models.tables import SCHEMA
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]

@@ -14,9 +14,9 @@ import asyncpg
 
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.queries import Aggregate, Histogram, Select
-from domain.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
-from domain.tables import Row, Rows
+from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
+from domain.read_models.queries import Aggregate, Histogram, Select
+from domain.read_models.tables import Row, Rows
 from infrastructure.postgres.read_models import queries, statements, tables
 from infrastructure.postgres.retry import fetch, reaching
 

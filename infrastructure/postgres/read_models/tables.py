@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from domain.read_models import InstanceId
-from domain.tables import Column, Row, Rule, Table
+from domain.ports.read_models import InstanceId
+from domain.read_models.tables import Column, Row, Rule, Table
 
 SCHEMA = "read_models"
 

@@ -1,0 +1,1 @@
+"""Agents: graphs of nodes, tools, and the built-in assistant."""

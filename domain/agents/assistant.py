@@ -1,0 +1,129 @@
+"""The built-in agent: answers with a model, runs the tools that it asks for, and lets it mend its mistakes.
+
+```
+route_intent ── tool ──> execute_tool ──> generate_response ── tools ──> execute_tool
+             └─ direct ─> generate_response ── over_window ──> compact_history ──> finalize_turn ──> END
+                                            └─ done ─> finalize_turn
+```
+
+The nodes are exported, for graphs of one's own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from domain.agents.agent import Agent, TurnContext
+from domain.agents.graph import END, REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
+from domain.agents.tools import Tool
+from domain.errors import InvalidInput
+from domain.json import JsonObject, check_json
+from domain.prompt.compaction import is_full, is_outgrown
+from domain.thread.events import NodeFact
+from domain.thread.state import Running
+
+MODEL_TIMEOUT_S = 3_630.0
+"""Seconds that a node with a model has: longer than any time limit of a model can be set to, which is what counts."""
+
+INSTRUCTIONS = """\
+You are a helpful assistant. Answer briefly. Use a tool where it knows better than you, and say so when a tool failed.
+"""
+
+
+async def route_intent(turn: TurnContext) -> Sequence[NodeFact]:
+    """Ask for a tool directly where the user wrote a slash command that the agent allows."""
+    command = slash_command(turn.agent, turn.user_input) if turn.agent.slash_commands else None
+    return turn.request(command[0], **command[1]) if command else ()
+
+
+async def generate_response(turn: TurnContext) -> Sequence[NodeFact]:
+    """Let the model answer, or ask for tools."""
+    return await turn.generate()
+
+
+async def execute_tool(turn: TurnContext) -> Sequence[NodeFact]:
+    """Run the tools that were asked for, at the same time. Their errors are told to the model."""
+    await turn.run_tools()
+    return ()
+
+
+async def compact_history(turn: TurnContext) -> Sequence[NodeFact]:
+    """Make room in the live window."""
+    return await turn.compact()
+
+
+async def finalize_turn(_: TurnContext) -> Sequence[NodeFact]:
+    """End the turn."""
+    return ()
+
+
+def wants_tool(state: Running) -> str:
+    """After `route_intent`: is there a call to run at once?"""
+    return "tool" if state.turn.calls else "direct"
+
+
+def after_response(state: Running) -> str:
+    """After `generate_response`: are there calls to run, is it time to make room, or is all done?"""
+    if state.turn.calls:
+        return "tools"
+    return "over_window" if is_full(state.thread) or is_outgrown(state.thread) else "done"
+
+
+NODES: Sequence[Node] = (
+    Node("route_intent", route_intent, timeout=5),
+    Node("execute_tool", execute_tool, timeout=300),
+    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=Retry(attempts=3)),
+    Node("compact_history", compact_history, timeout=MODEL_TIMEOUT_S),
+    Node("finalize_turn", finalize_turn, timeout=5),
+)
+
+EDGES: Mapping[str, Edge] = {
+    "route_intent": Branch(wants_tool, {"tool": "execute_tool", "direct": "generate_response"}),
+    "execute_tool": "generate_response",
+    "generate_response": Branch(
+        after_response, {"tools": "execute_tool", "over_window": "compact_history", "done": "finalize_turn"}
+    ),
+    "compact_history": "finalize_turn",
+    "finalize_turn": END,
+}
+
+
+def assistant(
+    name: str = "assistant",
+    *,
+    instructions: str = INSTRUCTIONS,
+    tools: Sequence[Tool] = (),
+    model: str | None = None,
+    slash_commands: bool = False,
+    step_limit: int = STEP_LIMIT,
+    repeat_limit: int | None = REPEAT_LIMIT,
+) -> Agent:
+    """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are those of the graph.
+
+    A tool call takes two steps: one in which the model asks for it, and one in which it runs.
+    """
+    # A slow tool is to time out by itself, not to take the whole turn with it.
+    slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
+    nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
+    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
+    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
+
+
+def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:
+    """Read `/tool {"json": "object"}`, or `/tool text` for the tool's first parameter."""
+    if not text.startswith("/"):
+        return None
+    name, _, rest = text[1:].strip().partition(" ")
+    tool = agent.by_name.get(name)
+    if tool is None:
+        return None
+    if rest.lstrip().startswith("{"):
+        try:
+            arguments = json.loads(rest)
+            check_json(arguments, "arguments")
+        except (ValueError, RecursionError, InvalidInput):
+            return None
+        return (name, arguments)
+    first = next(iter(tool.spec.parameters.get("properties", {})), None)
+    return (name, {first: rest.strip()} if first and rest.strip() else {})

@@ -1,0 +1,250 @@
+"""An agent's graph as data: nodes, and edges that are plain or depend on the state. It may have cycles.
+
+A graph is checked when it is built. What a node does is an async function from a turn's context (see
+`domain/agents/agent.py`) to facts; this module only knows that it is one.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.agents.callables import described, is_async
+from domain.errors import InvalidGraph
+from domain.thread.events import NodeFact
+from domain.thread.state import Running
+
+END = "END"
+
+STEP_LIMIT = 1_000
+"""Nodes of a turn: more than real work takes."""
+
+REPEAT_LIMIT = 20
+"""Identical calls with identical results, after which a turn has got stuck."""
+
+LEAST_REPEAT_LIMIT = 2
+
+NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeFact]]]
+"""Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
+
+Choose: TypeAlias = Callable[[Running], str]
+"""A pure function of the state after the node. It returns one of its branch's labels."""
+
+
+class Retry(Struct, frozen=True):
+    """How often a node is tried, and how long to wait in between (seconds, growing, with an upper limit)."""
+
+    attempts: int = 1
+    first_delay: float = 0.5
+    factor: float = 2.0
+    longest_delay: float = 30.0
+
+    def delay_after(self, attempt: int) -> float | None:
+        """Return the seconds to wait after a failed attempt, or None if it was the last."""
+        if attempt >= self.attempts:
+            return None
+        return min(self.first_delay * self.factor ** (attempt - 1), self.longest_delay)
+
+
+class Node(Struct, frozen=True):
+    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: not before a person agrees."""
+
+    name: str
+    run: NodeFunction
+    timeout: float = 120.0
+    retry: Retry = Retry()
+    approval: bool = False
+
+
+class Branch(Struct, frozen=True):
+    """A conditional edge: `choose` gives a label, `targets` says where each label leads."""
+
+    choose: Choose
+    targets: Mapping[str, str]
+
+
+Edge: TypeAlias = str | Branch
+
+WITHIN = "/"
+"""Stands in a node's name between the subgraph's name and its node's."""
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph as a step of another one: it runs from its start to its END, and then this step's edge is followed.
+
+    Its nodes are nodes of the whole, named `name/node`: a turn is resumed in the middle of it like anywhere else.
+    """
+
+    name: str
+    graph: "Graph"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Steps and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
+
+    `step_limit` is the number of nodes that one turn may complete, so that no loop is endless. `repeat_limit` ends a
+    turn that goes round in circles much earlier: in which the model has asked so often for the same tool with the same
+    arguments, and always got the same result, while nothing else was new. From a quarter of that on the model is told.
+    None: it may do that up to the step limit. A retry has the same allowance as a new turn.
+
+    Raises:
+        InvalidGraph: a name is used twice, an edge leads nowhere, a node cannot be reached or cannot end, or what it
+            runs is not an async function.
+    """
+
+    name: str
+    start: str
+    nodes: Sequence[Node | Subgraph]
+    edges: Mapping[str, Edge]
+    step_limit: int = STEP_LIMIT
+    repeat_limit: int | None = REPEAT_LIMIT
+
+    def __post_init__(self) -> None:
+        """Check the graph."""
+        _check(self)
+
+    @cached_property
+    def first(self) -> str:
+        """The node that a turn begins at: the start, or the first one within it."""
+        return self._entry(self.start)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """The nodes by their names, those of subgraphs among them."""
+        nodes: dict[str, Node] = {}
+        for step in self.nodes:
+            if isinstance(step, Subgraph):
+                inner = (replace(node, name=f"{step.name}{WITHIN}{name}") for name, node in step.graph.by_name.items())
+                nodes |= {node.name: node for node in inner}
+            else:
+                nodes[step.name] = step
+        return nodes
+
+    @cached_property
+    def _subgraphs(self) -> Mapping[str, "Graph"]:
+        return {step.name: step.graph for step in self.nodes if isinstance(step, Subgraph)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name this graph's shape: 12 hexadecimal digits over its nodes and edges."""
+        edges = sorted(f"{source} {label} {target}" for source, label, target in self.arrows())
+        shape = "\n".join([self.first, *sorted(self.by_name), *edges])
+        return hashlib.sha256(shape.encode()).hexdigest()[:12]
+
+    def arrows(self) -> list[tuple[str, str, str]]:
+        """Return (source, label, target) for each edge between nodes; a plain edge's label is empty."""
+        arrows = []
+        for source, label, target in self.own_arrows():
+            entry = self._entry(target)
+            if source not in self._subgraphs:
+                arrows.append((source, label, entry))
+                continue
+            for inner, inner_label, inner_target in self._subgraphs[source].arrows():
+                if inner_target == END:
+                    both = ", ".join(filter(None, (inner_label, label)))
+                    arrows.append((f"{source}{WITHIN}{inner}", both, entry))
+        for name, graph in self._subgraphs.items():
+            arrows += [
+                (f"{name}{WITHIN}{source}", label, f"{name}{WITHIN}{target}")
+                for source, label, target in graph.arrows()
+                if target != END
+            ]
+        return arrows
+
+    def own_arrows(self) -> list[tuple[str, str, str]]:
+        """Return (source, label, target) for each edge between steps, without looking into subgraphs."""
+        arrows = []
+        for source, edge in self.edges.items():
+            match edge:
+                case str():
+                    arrows.append((source, "", edge))
+                case Branch():
+                    arrows.extend((source, label, target) for label, target in edge.targets.items())
+        return arrows
+
+    def chooses(self, node: str) -> bool:
+        """Say whether it depends on the state where to go from `node`."""
+        step, _, inner = node.partition(WITHIN)
+        return not isinstance(self.edges[step], str) or bool(inner and self._subgraphs[step].chooses(inner))
+
+    def after(self, node: str, state: Running) -> str:
+        """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
+        step, _, inner = node.partition(WITHIN)
+        if inner and (following := self._subgraphs[step].after(inner, state)) != END:
+            return f"{step}{WITHIN}{following}"
+        return self._entry(self._chosen(step, state))
+
+    def _entry(self, target: str) -> str:
+        """Return the node that a step begins with."""
+        graph = self._subgraphs.get(target)
+        return f"{target}{WITHIN}{graph.first}" if graph else target
+
+    def _chosen(self, node: str, state: Running) -> str:
+        edge = self.edges[node]
+        if isinstance(edge, str):
+            return edge
+        label = edge.choose(state)
+        if label not in edge.targets:
+            known = ", ".join(sorted(edge.targets))
+            raise InvalidGraph(f"{self.name}: the branch after {node!r} chose {label!r}, but has only {known}")
+        return edge.targets[label]
+
+
+def _check(graph: Graph) -> None:
+    names = [node.name for node in graph.nodes]
+    for name in names:
+        if WITHIN in name:
+            raise InvalidGraph(f"{graph.name}: {name!r} must not hold a {WITHIN!r}: that names a subgraph's nodes")
+        if names.count(name) > 1:
+            raise InvalidGraph(f"{graph.name}: two nodes are called {name!r}")
+        if name == END:
+            raise InvalidGraph(f"{graph.name}: a node must not be called {END!r}")
+        if name not in graph.edges:
+            raise InvalidGraph(f"{graph.name}: no edge leaves {name!r}; name the next node, or END")
+    if graph.start not in names:
+        raise InvalidGraph(f"{graph.name}: the start {graph.start!r} is not a node")
+    for source, _, target in graph.own_arrows():
+        if source not in names:
+            raise InvalidGraph(f"{graph.name}: an edge leaves {source!r}, which is not a node")
+        if target not in names and target != END:
+            raise InvalidGraph(f"{graph.name}: the edge from {source!r} leads to {target!r}, which is not a node")
+    _check_nodes(graph)
+    _check_reach(graph, names)
+
+
+def _check_nodes(graph: Graph) -> None:
+    if graph.step_limit < 1:
+        raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
+    if graph.repeat_limit is not None and graph.repeat_limit < LEAST_REPEAT_LIMIT:
+        least = f"at least {LEAST_REPEAT_LIMIT}, or None for no limit"
+        raise InvalidGraph(f"{graph.name}: repeat_limit must be {least}, not {graph.repeat_limit}")
+    for node in graph.nodes:
+        if isinstance(node, Node) and not is_async(node.run):
+            raise InvalidGraph(
+                f"{graph.name}: node {node.name!r} must be an async function (async def), not {described(node.run)}"
+            )
+
+
+def _check_reach(graph: Graph, names: list[str]) -> None:
+    pairs = {(source, target) for source, _, target in graph.own_arrows()}
+    reached = _closure(graph.start, pairs)
+    ending = _closure(END, {(target, source) for source, target in pairs})
+    for name in names:
+        if name not in reached:
+            raise InvalidGraph(f"{graph.name}: {name!r} cannot be reached from {graph.start!r}")
+        if name not in ending:
+            raise InvalidGraph(f"{graph.name}: no path leads from {name!r} to END")
+
+
+def _closure(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
+    found, fresh = {origin}, {origin}
+    while fresh:
+        fresh = {target for source, target in pairs if source in fresh} - found
+        found |= fresh
+    return found

@@ -1,0 +1,162 @@
+"""What a thread may spend, held against what it has: in the windows of time that an instant lies in."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.budget.prices import PER_DOLLAR, Prices
+from domain.errors import InvalidInput
+from domain.thread.events import Limit
+from domain.thread.state import ModelUsage, Running, Thread
+from domain.windows import SPANS, WINDOWS, Span, Window, start_of
+
+MAX_TOKENS = 10**15
+"""Tokens that a limit may name: every program reads a number like that exactly."""
+
+MAX_COST = 1_000_000 * PER_DOLLAR
+"""Money that a limit may name: a million dollars, in units."""
+
+
+def check_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Bring limits into the order of their windows. Nothing is no limit: each window would begin over budget.
+
+    Raises:
+        InvalidInput: naming the limit, as `limits.0`.
+    """
+    found: dict[Span, Limit] = {}
+    for index, limit in enumerate(limits):
+        field = f"limits.{index}"
+        if limit.window in found:
+            raise InvalidInput(f"{field}.window", f"there is a limit for {limit.window} already")
+        if limit.tokens is None and limit.cost is None:
+            raise InvalidInput(field, "needs tokens, cost_usd or both; without limits at all, the budget is lifted")
+        if limit.tokens is not None and not 1 <= limit.tokens <= MAX_TOKENS:
+            raise InvalidInput(f"{field}.tokens", f"must lie between 1 and {MAX_TOKENS}")
+        if limit.cost is not None and not 1 <= limit.cost <= MAX_COST:
+            least, most = f"{1 / PER_DOLLAR:.12f}", MAX_COST // PER_DOLLAR
+            raise InvalidInput(f"{field}.cost_usd", f"must lie between {least} and {most}")
+        if not 0 < limit.warn_at <= 1:
+            raise InvalidInput(f"{field}.warn_at", "must be a share: above 0, at most 1")
+        found[limit.window] = limit
+    return tuple(found[span] for span in SPANS if span in found)
+
+
+def instant_of(thread: Thread, at: datetime) -> datetime:
+    """Return the instant whose windows count for a thread at `at`: not before the windows of its last model call.
+
+    A process whose clock was ahead may have written that call, and every later event of the thread has its time at
+    least. By the right clock nothing would be spent in a thread like that, and its budget would limit nothing.
+    """
+    return max([at, *[used.start for used in thread.windows]])
+
+
+def used_in(thread: Thread, window: Window, at: datetime) -> Sequence[ModelUsage]:
+    """Return what was used of each model in the window that counts for a thread at an instant; see `instant_of`."""
+    if window == "lifetime":
+        return thread.usage
+    start = start_of(window, instant_of(thread, at))
+    return next((used.usage for used in thread.windows if (used.window, used.start) == (window, start)), ())
+
+
+def tokens_of(usage: Iterable[ModelUsage]) -> int:
+    """Count tokens of prompts and answers."""
+    return sum(used.prompt_tokens + used.completion_tokens for used in usage)
+
+
+def is_reached(limit: Limit, usage: Sequence[ModelUsage], prices: Prices) -> bool:
+    """Say whether nothing is left of a limit, in tokens or in money."""
+    if limit.tokens is not None and tokens_of(usage) >= limit.tokens:
+        return True
+    return limit.cost is not None and prices.of_all(usage) >= limit.cost
+
+
+class Reached(Struct, frozen=True):
+    """A limit of which nothing is left in its window."""
+
+    limit: Limit
+    window: Window
+
+
+def reached(thread: Thread, at: datetime, prices: Prices) -> Reached | None:
+    """Return the limit that is reached at an instant; of several, the one whose window ends last. None: none is.
+
+    A limit for each turn is none of the thread's: the next turn begins anew.
+    """
+    found = None
+    for window in WINDOWS:
+        limit = next((limit for limit in thread.limits if limit.window == window), None)
+        if limit is not None and is_reached(limit, used_in(thread, window, at), prices):
+            found = Reached(limit, window)
+    return found
+
+
+SPARING = 0.5
+"""The share of the context window, and of an answer, that is used once most of a budget is spent."""
+
+LEAST_ANSWER = 64
+"""Tokens of an answer with less of which a call is not worth its prompt."""
+
+
+class Call(Struct, frozen=True):
+    """A call that is about to be made: its model, the tokens of its prompt, and of its answer at most."""
+
+    model: str
+    prompt_tokens: int
+    most: int
+
+
+class Shortage(Struct, frozen=True):
+    """What keeps a call from being made: a limit, and what is spent of it already, in its own words."""
+
+    limit: Limit
+    tokens: int
+    cost: int
+
+
+def most_of(call: Call, prices: Prices) -> tuple[int, int]:
+    """Return the most that a call can take: tokens, and money."""
+    return call.prompt_tokens + call.most, prices.cost(call.model, call.prompt_tokens, call.most)
+
+
+def spent_of(state: Running, limit: Limit, model: str, at: datetime, prices: Prices) -> tuple[int, int]:
+    """Return what a turn's thread has spent of a limit, on one model or on all (""): tokens, and money."""
+    usage = state.turn.usage if limit.window == "turn" else used_in(state.thread, limit.window, at)
+    usage = [used for used in usage if model in {"", used.model}]
+    return tokens_of(usage), prices.of_all(usage)
+
+
+def strained(limit: Limit, tokens: int, cost: int) -> bool:
+    """Say whether the share `warn_at` of a limit is spent."""
+    if limit.tokens is not None and tokens >= limit.warn_at * limit.tokens:
+        return True
+    return limit.cost is not None and cost >= limit.warn_at * limit.cost
+
+
+def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices) -> int:
+    """Return the tokens that an answer may have, if so much is spent of a limit: at most what the call asks for."""
+    answer = call.most
+    if limit.tokens is not None:
+        answer = min(answer, limit.tokens - tokens - call.prompt_tokens)
+    if limit.cost is not None:
+        rest = limit.cost - cost - prices.cost(call.model, call.prompt_tokens, 0)
+        unit = prices.cost(call.model, 0, 1)
+        answer = min(answer, rest // unit if unit else (answer if rest >= 0 else -1))
+    return answer
+
+
+def shortage(
+    state: Running, limits: Sequence[tuple[Limit, str]], at: datetime, call: Call, prices: Prices, held: tuple[int, int]
+) -> tuple[int, Shortage | None]:
+    """Return the tokens that limits leave to an answer, and the one that leaves too little for any. Each has its model.
+
+    `held` is what other calls of this turn may take that run at the same time.
+    """
+    answer = call.most
+    for limit, model in limits:
+        tokens, cost = spent_of(state, limit, model, at, prices)
+        left = affordable(limit, tokens + held[0], cost + held[1], call, prices)
+        if left < min(LEAST_ANSWER, call.most):
+            return 0, Shortage(limit, tokens, cost)
+        answer = min(answer, left)
+    return answer, None

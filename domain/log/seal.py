@@ -1,0 +1,104 @@
+"""Seals: signed statements of what the log held at an instant.
+
+What is signed is this text in ASCII, its lines joined by single newlines, with none at the end:
+
+    threadfold seal 1
+    number          in decimal, from 1
+    at              2026-11-23T01:02:03.000004Z
+    root            of the log's tree (see `domain/log/merkle.py`), 64 hexadecimal digits in lower case
+    previous        SHA-256 of the previous seal's signed text, likewise; zeros before the first
+    key id          SHA-256 of the public key, its first 32 hexadecimal digits
+
+The root covers the sizes of all slices. The signature is Ed25519's, over these bytes. As each seal covers the one
+before, whoever trusts the key of one seal can trust all seals before it, whichever keys they were signed with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from domain.log.merkle import Tree, log_root
+
+NO_SEAL = bytes(32)
+"""What the first seal has for the previous one's digest."""
+
+
+class Statement(Struct, frozen=True):
+    """What a seal says, without the signature."""
+
+    number: int
+    at: datetime
+    sizes: tuple[int, ...]
+    root: bytes
+    previous: bytes
+    public_key: bytes
+
+    @property
+    def key_id(self) -> str:
+        """Name the key."""
+        return key_id_of(self.public_key)
+
+
+class Seal(Statement, frozen=True):
+    """A signed statement: that the log's slices had these sizes, and together this root."""
+
+    signature: bytes
+
+    @property
+    def events(self) -> int:
+        """Count the events that the seal covers."""
+        return sum(self.sizes)
+
+
+def key_id_of(public_key: bytes) -> str:
+    """Name a key by its public part."""
+    return hashlib.sha256(public_key).hexdigest()[:32]
+
+
+def instant(at: datetime) -> str:
+    """Write an instant as it is signed."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def signed_text(seal: Statement) -> bytes:
+    """Write what is signed."""
+    lines = ("threadfold seal 1", str(seal.number), instant(seal.at), seal.root.hex(), seal.previous.hex(), seal.key_id)
+    return "\n".join(lines).encode()
+
+
+def digest(seal: Statement | None) -> bytes:
+    """Return what the next seal names this one by."""
+    return NO_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
+
+
+def following(last: Seal | None, trees: Sequence[Tree], now: datetime, public_key: bytes) -> Statement:
+    """State what the log holds now. Time never runs backwards from seal to seal."""
+    return Statement(
+        number=last.number + 1 if last else 1,
+        at=max(now, last.at) if last else now,
+        sizes=tuple(tree.size for tree in trees),
+        root=log_root(trees),
+        previous=digest(last),
+        public_key=public_key,
+    )
+
+
+def breaks(seal: Seal, before: Seal | None) -> list[str]:
+    """Say where a seal does not follow on the one before it, one sentence each."""
+    expected = before.number + 1 if before else 1
+    if seal.number != expected:
+        return [f"Seal {expected} is missing, {seal.number} came instead"]
+    wrong = []
+    if seal.previous != digest(before):
+        wrong.append(f"Seal {seal.number} does not follow on the seal before it: one of them was changed")
+    if before and seal.at < before.at:
+        wrong.append(f"Seal {seal.number} is older than the seal before it")
+    sizes = before.sizes if before else ()
+    wrong += [
+        f"Seal {seal.number} covers {now} events of slice {number}, the seal before it {then}"
+        for number, (then, now) in enumerate(zip(sizes, seal.sizes, strict=False))
+        if now < then
+    ]
+    return wrong

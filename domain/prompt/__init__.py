@@ -1,0 +1,1 @@
+"""Prompts: assembled from a state, made canonical, compacted into a summary, reconstructed from the log."""

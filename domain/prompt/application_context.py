@@ -1,0 +1,96 @@
+"""What the application gives the model beside the user's newest message: a marked block before the user's own words.
+
+What changes from turn to turn stands there, at the end of the prompt, so that everything before it is what the last
+prompt held, and providers that cache prefixes find it again. It stands in the user's message because strict endpoints
+accept no system message after the first one, and want roles to alternate.
+
+Nothing that was said can open or close the block: whatever looks like its mark loses its bracket in every prompt. The
+log keeps texts as they were said.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import chain
+
+from domain.recall.excerpts import Excerpt
+
+BEGINS = "<application_context>\nThis is given by the application. The user has not written it."
+ENDS = "\n</application_context>\n\n"
+
+VALUES = "What is known:\n"
+RECALLED = "Said before, word for word:\n"
+
+NAME = "applicationcontext"
+
+_BRACKETS = "<\uff1c\ufe64\u2039\u3008\u2329\u27e8\u276e\u2770\u276c\xab\u300a\u27ea\u02c2\u1438\u226e\u22d6\u29fc"
+_ALIKE = {
+    "a": "\u0430\u0251\u03b1",
+    "p": "\u0440\u03c1",
+    "l": "\u04cf",
+    "i": "\u0456\u03b9\u0131",
+    "c": "\u0441\u03f2",
+    "t": "\u0442\u03c4",
+    "o": "\u043e\u03bf\u03c3",
+    "n": "\u043f\u0578",
+    "e": "\u0435\u0454",
+    "x": "\u0445\u03c7",
+}
+"""Letters of Cyrillic and Greek that look like those of the name. Unicode knows other forms of a letter itself."""
+
+_FORMS = (
+    *(range(0x41, 0x5B), range(0xAA, 0x250), range(0x1D00, 0x1F00), range(0x2070, 0x2190), range(0x2460, 0x2500)),
+    *(range(0xFF21, 0xFF5B), range(0x1D400, 0x1D800), range(0x1F100, 0x1F1AA)),
+)
+"""Where Unicode has forms of Latin letters."""
+
+
+def _looks() -> dict[int, str]:
+    """Return what each character looks like that looks like one of the mark."""
+    looks = dict.fromkeys(map(ord, _BRACKETS), "<")
+    for number in chain(*_FORMS):
+        base = unicodedata.normalize("NFKD", chr(number)).lower().strip("()")
+        if base[:1] in _ALIKE and all(map(unicodedata.combining, base[1:])):
+            looks[number] = base[0]
+    return looks | {ord(form): letter for letter, alike in _ALIKE.items() for form in alike + alike.upper()}
+
+
+_LOOKS = _looks()
+_BRACKET = re.compile(f"[{_BRACKETS}]")
+_NAME = re.compile(r"[\W_]*".join(NAME))
+_BEFORE = re.compile(r"[\W_]*")
+
+
+def block(values: str, recalled: Sequence[Excerpt]) -> str:
+    """Write the block; nothing where there is nothing to give."""
+    parts = (
+        VALUES + harmless(values) if values else "",
+        RECALLED + "\n".join(map(written, recalled)) if recalled else "",
+    )
+    given = [part for part in parts if part]
+    return "\n\n".join([BEGINS, *given]) + ENDS if given else ""
+
+
+def written(excerpt: Excerpt) -> str:
+    """Write a part of an older message for the model: indented, so that no line of it looks like a heading of ours."""
+    return harmless(f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines()))
+
+
+def harmless(text: str) -> str:
+    """Take from a text what looks like the block's mark: brackets before its name, however both are written."""
+    if _BRACKET.search(text) is None:
+        return text
+    looks = text.translate(_LOOKS)
+    backwards = looks[::-1]  # to look ahead for the name from each bracket would take square time
+    pieces, end = [], 0
+    for name in _NAME.finditer(looks):
+        before = _BEFORE.match(backwards, len(looks) - name.start())
+        start = len(looks) - (before.end() if before else 0)
+        pieces += [text[end:start], _BRACKET.sub("&lt;", text[start : name.start()])]
+        end = name.start()
+    return "".join([*pieces, text[end:]]) if pieces else text
+
+
+def without_block(text: str) -> str:
+    """Return what the user said, of a message as it was sent to a model."""
+    return text.partition(ENDS)[2] if text.startswith(BEGINS) else text

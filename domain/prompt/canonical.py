@@ -1,0 +1,282 @@
+"""Prompts as every strict endpoint accepts them, whatever the conversation holds.
+
+The log records what was said: names that no tool has, ids that repeat, answers without a word. Endpoints differ in what
+they refuse; this form is what all of them take:
+
+- one system message, first if at all; then user and assistant in turn, beginning with the user. What a tool answers
+  belongs to the assistant's turn. The last message is the user's or a tool's.
+- each call has an id of its own, of nine letters and digits, and a valid name. Exactly one result for each follows
+  directly, in the order of the calls.
+- every content has a visible character, but for that of an assistant that only asks for tools.
+
+Where a role is missing, a short note in brackets takes its place and says why. Nothing else is invented.
+
+The form of a message depends on the messages before it and on the results right behind it, never on later ones: a
+prompt that grows at its end keeps its beginning byte for byte, so that the endpoint's prefix cache hits.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from itertools import count
+
+import msgspec
+from msgspec.structs import replace
+
+from domain.json import Json, storable_text
+from domain.models.chat import ChatMessage, ToolCall
+
+NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
+"""Names of tools that all endpoints take: Gemini wants a letter or an underscore first, OpenAI no dot, no colon."""
+
+CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
+"""Ids of calls that all endpoints take: Mistral wants exactly these, OpenAI at most 40 characters, Anthropic no dot."""
+
+BEGINNING = "[The beginning of this conversation is not shown.]"
+GO_ON = "[Go on.]"
+NO_ANSWER = "[No answer: the turn ended before one was given.]"
+NOTES = frozenset({BEGINNING, GO_ON, NO_ANSWER})
+"""Messages of ours, which keep the roles in turn."""
+
+NO_TEXT = "[This message is empty.]"
+NO_OUTPUT = "[The tool returned nothing.]"
+NO_RESULT = "[The result of this call is not known.]"
+
+READABLE = 55
+"""Characters of an invalid name that are kept; with the digest that tells names apart it has at most 64."""
+
+
+def canonical(
+    messages: Sequence[ChatMessage], tools: Collection[str] = (), origin: str = "", *, foreign_calls: bool = True
+) -> tuple[ChatMessage, ...]:
+    """Write a prompt as every strict endpoint accepts it.
+
+    `tools` are the names that the request declares. Without any, calls and results are told as text: Anthropic and
+    Bedrock refuse calls in a request without tools. `origin` is the endpoint that the prompt is for: data that came
+    from another one is left out. Without `foreign_calls`, calls that came without its data are told as text, too: some
+    endpoints refuse those.
+    """
+    start = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
+    prompt = _Prompt(tools, origin, foreign_calls=foreign_calls)
+    prompt.begin([message.content or "" for message in messages[:start]])
+    at = start
+    while at < len(messages):
+        message = messages[at]
+        end = at + 1
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        prompt.add(message, messages[at + 1 : end])
+        at = end
+    return prompt.end()
+
+
+def short_id(given: str, before: int = 0, attempt: int = 0) -> str:
+    """Return the id that is sent for an id, of which so many calls `before` are in the prompt; itself if it can be.
+
+    Another `attempt` gives another one, in case that a call has it already.
+    """
+    if CALL_ID.fullmatch(given) and not before and not attempt:
+        return given
+    return _digest(f"{before} {attempt} {given}", 9)
+
+
+class _Prompt:
+    """A prompt in the making."""
+
+    def __init__(self, tools: Collection[str], origin: str, *, foreign_calls: bool) -> None:
+        self._tools = frozenset(tools)
+        self._origin = origin
+        self._foreign_calls = foreign_calls
+        self._written: list[ChatMessage] = []
+        self._notes: list[str] = []
+        """Texts that belong to no turn: they go before the user's next words, or else behind what was said last."""
+        self._seen: Counter[str] = Counter()
+        self._ids: set[str] = set()
+        self._names: dict[str, str] = {}
+        self._taken = set(self._tools)
+
+    def begin(self, instructions: Iterable[str]) -> None:
+        """Write the system's message."""
+        if text := "\n\n".join(filter(str.strip, instructions)):
+            self._written.append(ChatMessage("system", storable_text(text)))
+
+    def add(self, message: ChatMessage, results: Sequence[ChatMessage]) -> None:
+        """Write a message with the results right behind it."""
+        match message.role:
+            case "system":
+                self._note(message.content)
+            case "user":
+                self._say(message)
+            case "assistant":
+                results = self._answer(message, results)
+            case "tool":
+                results = (message, *results)
+        for orphan in results:  # of a call that is not shown
+            self._note(_told(orphan))
+
+    def end(self) -> tuple[ChatMessage, ...]:
+        """Return the prompt, so that it is the model's turn."""
+        self._place_notes()
+        if self._last not in {"user", "tool"}:
+            self._written.append(ChatMessage("user", GO_ON))
+        return tuple(self._written)
+
+    @property
+    def _last(self) -> str:
+        return self._written[-1].role if self._written else "system"
+
+    def _note(self, text: str | None) -> None:
+        if text and text.strip():
+            self._notes.append(storable_text(text))
+
+    def _place_notes(self) -> None:
+        """Write what precedes no words of the user's."""
+        if not self._notes:
+            return
+        text = "\n\n".join(self._notes)
+        self._notes.clear()
+        if self._last in {"user", "tool"}:
+            last = self._written[-1]
+            self._written[-1] = replace(last, content=f"{last.content}\n\n{text}")
+        else:
+            self._written.append(ChatMessage("user", text))
+
+    def _say(self, message: ChatMessage) -> None:
+        """Write what the user said, after a word about the answer that did not come."""
+        if self._last in {"user", "tool"}:
+            self._written.append(ChatMessage("assistant", NO_ANSWER))
+        text = "\n\n".join((*self._notes, _visible(message.content) or NO_TEXT))
+        self._notes.clear()
+        self._written.append(ChatMessage("user", text, name=self._name(message.name) if message.name else None))
+
+    def _answer(self, message: ChatMessage, results: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+        """Write what the assistant said and asked for, with the results. Return those of no call of it."""
+        text = _visible(message.content)
+        if not text and not message.tool_calls:
+            return results  # it says nothing
+        self._place_notes()
+        if self._last == "system":
+            self._written.append(ChatMessage("user", BEGINNING))
+        elif self._last == "assistant":
+            self._written.append(ChatMessage("user", GO_ON))
+        found, orphans = _matched(message.tool_calls, results)
+        takes_calls = bool(self._tools) and (self._foreign_calls or self._owns(message))
+        if message.tool_calls and not takes_calls:
+            self._tell(message, text, found)
+        else:
+            self._ask(message, text, found)
+        return orphans
+
+    def _ask(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
+        """Write an assistant's message, and its calls with their results as such."""
+        own = self._owns(message)
+        ids = [self._id(call.id) for call in message.tool_calls]
+        renamed = {call.id: new for call, new in reversed(list(zip(message.tool_calls, ids, strict=True)))}
+        calls = tuple(
+            replace(call, id=new, name=self._name(call.name), extra=_renamed(call.extra, renamed) if own else {})
+            for call, new in zip(message.tool_calls, ids, strict=True)
+        )
+        extra = _renamed(message.extra, renamed) if own else {}
+        name = self._name(message.name) if message.name else None
+        self._written.append(ChatMessage("assistant", text, calls, name=name, extra=extra))
+        for call, result in zip(calls, results, strict=True):
+            content = NO_RESULT if result is None else _visible(result.content) or NO_OUTPUT
+            self._written.append(ChatMessage("tool", content, tool_call_id=call.id, name=call.name))
+
+    def _owns(self, message: ChatMessage) -> bool:
+        """Say whether a message came with data of the endpoint that the prompt is for."""
+        return bool(self._origin) and message.origin == self._origin
+
+    def _tell(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
+        """Write calls and their results as text."""
+        called = (
+            f"[Called {self._name(call.name)} with {msgspec.json.encode(call.arguments).decode()}]"
+            for call in message.tool_calls
+        )
+        self._written.append(ChatMessage("assistant", "\n".join((*([text] if text else []), *called))))
+        told = [
+            _told(replace(result or ChatMessage("tool", NO_RESULT), name=self._name(call.name)))
+            for call, result in zip(message.tool_calls, results, strict=True)
+        ]
+        self._written.append(ChatMessage("user", "\n\n".join(told)))
+
+    def _id(self, given: str) -> str:
+        """Name a call within this prompt. The same id in an earlier call names that one."""
+        before = self._seen[given]
+        self._seen[given] += 1
+        name = next(name for n in count() if (name := short_id(given, before, n)) not in self._ids)
+        self._ids.add(name)
+        return name
+
+    def _name(self, given: str) -> str:
+        """Name a tool within this prompt: as it is if that is valid; else so that no two names become one."""
+        if given not in self._names:
+            name = given
+            for attempt in count():
+                free = name not in self._taken or (name == given and given in self._tools)
+                if free and (NAME.fullmatch(name) or given in self._tools):
+                    break
+                name = f"{_readable(given)}_{_digest(f'{attempt} {given}' if attempt else given, 8)}"
+            self._taken.add(name)
+            self._names[given] = name
+        return self._names[given]
+
+
+def _matched(
+    calls: Sequence[ToolCall], results: Sequence[ChatMessage]
+) -> tuple[Sequence[ChatMessage | None], Sequence[ChatMessage]]:
+    """Find each call's result: by the call's place if the result says it, or else by its id, in order.
+
+    Returns also the results of none of them.
+    """
+    found: dict[int, ChatMessage] = {}
+    rest: list[ChatMessage] = []
+    for result in results:
+        place = result.answers
+        if place is not None and place not in found and 0 <= place < len(calls) and _answers(result, calls[place]):
+            found[place] = result
+        else:
+            rest.append(result)
+    orphans = []
+    for result in rest:
+        first = next((n for n, call in enumerate(calls) if n not in found and _answers(result, call)), None)
+        if first is None:
+            orphans.append(result)
+        else:
+            found[first] = result
+    return [found.get(n) for n in range(len(calls))], orphans
+
+
+def _answers(result: ChatMessage, call: ToolCall) -> bool:
+    return result.tool_call_id == call.id
+
+
+def _told(result: ChatMessage) -> str:
+    return f"[Result of {result.name or 'a tool'}]\n{_visible(result.content) or NO_OUTPUT}"
+
+
+def _visible(text: str | None) -> str | None:
+    return storable_text(text) if text and text.strip() else None
+
+
+def _readable(name: str) -> str:
+    kept = re.sub(r"[^a-zA-Z0-9_-]+", "_", name[: 4 * READABLE])[:READABLE]
+    return kept if NAME.fullmatch(kept) else f"tool{kept}"[:READABLE]
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:length]
+
+
+def _renamed(value: Json, names: dict[str, str]) -> Json:
+    """Let data that refers to calls by their ids refer to them by their new ones."""
+    match value:
+        case str():
+            return names.get(value, value)
+        case dict():
+            return {key: _renamed(item, names) for key, item in value.items()}
+        case list():
+            return [_renamed(item, names) for item in value]
+        case _:
+            return value

@@ -1,0 +1,1 @@
+"""Read models: tables of rows, and the queries that they answer."""

@@ -1,0 +1,237 @@
+"""What differs between two states of a thread, and what a run of events amounts to in numbers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from domain.json import Json, JsonObject
+from domain.thread.events import (
+    ApprovalDenied,
+    Event,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    NodeFailed,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnCancelled,
+    TurnCompleted,
+    TurnEnqueued,
+    TurnFailed,
+    TurnRolledBack,
+    TurnStarted,
+)
+from domain.thread.state import State, Summary, Unopened
+
+T = TypeVar("T")
+
+Status: TypeAlias = Literal["unopened", "idle", "running", "waiting"]
+"""`unopened`: before the first event. `waiting`: a turn cannot go on before a person decides."""
+
+
+class Changed(Struct, Generic[T], frozen=True):
+    """What something was and what it is."""
+
+    before: T
+    after: T
+
+
+class ValueChange(Struct, frozen=True):
+    """One of the thread's values that differs. `pointer` (RFC 6901) leads to it; lists are compared as a whole."""
+
+    pointer: str
+    change: Literal["added", "changed", "removed"]
+    before: Json | UnsetType = UNSET
+    after: Json | UnsetType = UNSET
+
+
+class Changes(Struct, frozen=True):
+    """How two states differ. What is null is the same in both; numbers say how much was added."""
+
+    status: Changed[Status] | None
+    graph: Changed[str | None] | None
+    summary: Changed[Summary | None] | None
+    values: Sequence[ValueChange]
+    turns: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class MessageCounts(Struct, frozen=True):
+    """Messages by whose they are."""
+
+    user: int
+    assistant: int
+    tool: int
+
+
+class TurnCounts(Struct, frozen=True):
+    """Turns by what became of them."""
+
+    enqueued: int
+    started: int
+    completed: int
+    failed: int
+    cancelled: int
+    rolled_back: int
+
+
+class CallCounts(Struct, frozen=True):
+    """Calls of one tool by their outcome. A call may have been requested before, or still be open."""
+
+    requested: int
+    succeeded: int
+    failed: int
+    unknown: int
+    denied: int
+
+
+class NodeCounts(Struct, frozen=True):
+    """Attempts of one node."""
+
+    completed: int
+    failed: int
+
+
+class TokenCounts(Struct, frozen=True):
+    """Tokens that models were given, and answered."""
+
+    prompt: int
+    completion: int
+
+
+class Counts(Struct, frozen=True):
+    """A run of events in numbers."""
+
+    events: Mapping[str, int]
+    messages: MessageCounts
+    turns: TurnCounts
+    tool_calls: Mapping[str, CallCounts]
+    nodes: Mapping[str, NodeCounts]
+    model_calls: Mapping[str, int]
+    tokens: TokenCounts
+
+
+def status_of(state: State) -> Status:
+    """Say what a thread is doing."""
+    if isinstance(state, Unopened):
+        return "unopened"
+    if state.waiting:
+        return "waiting"
+    return "running" if state.in_turn else "idle"
+
+
+def compare(before: State, after: State) -> Changes:
+    """Say how a later state differs from an earlier one."""
+    was = None if isinstance(before, Unopened) else before.thread
+    now = None if isinstance(after, Unopened) else after.thread
+    status: tuple[Status, Status] = (status_of(before), status_of(after))
+    return Changes(
+        status=_changed(*status),
+        graph=_changed(was.graph if was else None, now.graph if now else None),
+        summary=_changed(was.summary if was else None, now.summary if now else None),
+        values=list(_values(was.values if was else {}, now.values if now else {}, "")),
+        turns=(now.turns if now else 0) - (was.turns if was else 0),
+        prompt_tokens=(now.prompt_tokens if now else 0) - (was.prompt_tokens if was else 0),
+        completion_tokens=(now.completion_tokens if now else 0) - (was.completion_tokens if was else 0),
+    )
+
+
+class Tally:
+    """Counts events, one by one."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._events: Counter[str] = Counter()
+        self._messages: Counter[str] = Counter()
+        self._turns: Counter[str] = Counter()
+        self._calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._nodes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._models: Counter[str] = Counter()
+        self._prompt = self._completion = 0
+
+    def add(self, event: Event, about: Event | None) -> None:
+        """Count an event. `about` is the event that it refers to; see `domain.thread.describe.refers_to`."""
+        self._events[type(event).__name__] += 1
+        match event:
+            case MessageAppended(role=role):
+                self._messages[role] += 1
+            case ModelCalled():
+                self._models[event.model] += 1
+                self._prompt += event.prompt_tokens
+                self._completion += event.completion_tokens
+            case NodeCompleted(node=node):
+                self._nodes[node]["completed"] += 1
+            case NodeFailed(node=node):
+                self._nodes[node]["failed"] += 1
+            case ToolRequested(tool=tool):
+                self._calls[tool]["requested"] += 1
+        if (fate := _FATES.get(type(event))) is not None:
+            self._turns[fate] += 1
+        if (outcome := _OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
+            self._calls[about.tool][outcome] += 1
+            self._messages["tool"] += 1
+
+    def counts(self) -> Counts:
+        """Return what was counted so far."""
+        return Counts(
+            events=dict(self._events),
+            messages=_numbers(self._messages, MessageCounts),
+            turns=_numbers(self._turns, TurnCounts),
+            tool_calls={tool: _numbers(found, CallCounts) for tool, found in self._calls.items()},
+            nodes={node: _numbers(found, NodeCounts) for node, found in self._nodes.items()},
+            model_calls=dict(self._models),
+            tokens=TokenCounts(self._prompt, self._completion),
+        )
+
+
+_FATES: Mapping[type[Event], str] = {
+    TurnEnqueued: "enqueued",
+    TurnStarted: "started",
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+
+_OUTCOMES: Mapping[type[Event], str] = {
+    ToolSucceeded: "succeeded",
+    ToolFailed: "failed",
+    ToolOutcomeUnknown: "unknown",
+    ApprovalDenied: "denied",
+}
+"""How a call ends: each is what the model is told, and so a message, too. A denied node is no call."""
+
+N = TypeVar("N", MessageCounts, TurnCounts, CallCounts, NodeCounts)
+
+
+def _numbers(counter: Counter[str], kind: type[N]) -> N:
+    return kind(**{name: counter[name] for name in kind.__struct_fields__})
+
+
+def _changed(before: T, after: T) -> Changed[T] | None:
+    return None if before == after else Changed(before, after)
+
+
+def _values(before: JsonObject, after: JsonObject, place: str) -> Iterator[ValueChange]:
+    """Compare two objects key by key, the keys of the first one first."""
+    for key in (*before, *(key for key in after if key not in before)):
+        pointer = f"{place}/{key.replace('~', '~0').replace('/', '~1')}"
+        if key not in after:
+            yield ValueChange(pointer, "removed", before=before[key])
+        elif key not in before:
+            yield ValueChange(pointer, "added", after=after[key])
+        elif isinstance(before[key], dict) and isinstance(after[key], dict):
+            yield from _values(before[key], after[key], pointer)
+        elif _written(before[key]) != _written(after[key]):
+            yield ValueChange(pointer, "changed", before=before[key], after=after[key])
+
+
+def _written(value: Json) -> bytes:
+    """Write a value so that equal ones look equal: to Python, true equals 1."""
+    return msgspec.json.encode(value, order="deterministic")

@@ -1,0 +1,352 @@
+"""The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce.
+
+When an event was recorded matters to what was used in which window of time, and to nothing else. Events that are only
+being decided have no time yet: the states that they lead to are looked at and thrown away, with the windows as before.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TypeAlias, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from domain.errors import CorruptLog
+from domain.ids import Version
+from domain.json import JsonObject, merge_patch
+from domain.models.chat import MESSAGE_OVERHEAD
+from domain.thread.events import (
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    BudgetSet,
+    BudgetThresholdReached,
+    CancellationRequested,
+    ContextAssembled,
+    Event,
+    FanOutStarted,
+    HistoryCompacted,
+    ItemCompleted,
+    ItemFailed,
+    MessageAppended,
+    MessageEdited,
+    ModelCalled,
+    ModelFailed,
+    NodeCompleted,
+    NodeFailed,
+    StateUpdated,
+    ThreadForked,
+    ThreadOpened,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolStarted,
+    ToolSucceeded,
+    TurnCancelled,
+    TurnCompleted,
+    TurnEnd,
+    TurnEnqueued,
+    TurnFailed,
+    TurnResumed,
+    TurnRolledBack,
+    TurnStarted,
+)
+from domain.thread.evolve_turn import evolve_turn, request_of
+from domain.thread.repeated_calls import digest_of, repeated
+from domain.thread.state import (
+    Before,
+    Budget,
+    Ended,
+    Idle,
+    Message,
+    Queued,
+    Running,
+    State,
+    Summary,
+    Thread,
+    Turn,
+    Unopened,
+)
+from domain.thread.usage import used, used_in
+from domain.thread.window_edits import asking_for, edited
+
+TITLE = 80
+"""Characters of a thread's title, at most."""
+
+Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""How a call ends: with something to tell the model."""
+
+
+def evolve(state: State, event: Event, at: datetime | None = None) -> State:
+    """Apply one event that was recorded at an instant. Raise `CorruptLog` if it cannot follow in this state."""
+    version = Version(state.version + 1)
+    match state:
+        case Running():
+            return _in_turn(state, event, version, at)
+        case Idle():
+            return _between_turns(state, event, version)
+        case Unopened():
+            if isinstance(event, ThreadOpened):
+                return Idle(version, Thread(event.graph, event.values, digest(event.values)))
+            raise _impossible(state, event)
+        case _:
+            assert_never(state)
+
+
+def fold(state: State, events: Iterable[Event], at: datetime | None = None) -> State:
+    """Apply events in their order that were recorded together."""
+    for event in events:
+        state = evolve(state, event, at)
+    return state
+
+
+def digest(values: JsonObject) -> str:
+    """Name an object by its JSON: 16 hexadecimal digits."""
+    return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
+
+
+def _between_turns(state: Idle, event: Event, version: Version) -> State:
+    thread = state.thread
+    match event:
+        case TurnStarted():
+            return _begun(thread, event, version)
+        case StateUpdated():
+            return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
+        case MessageEdited():
+            return Idle(version, _with_edit(thread, event, version))
+        case BudgetSet():
+            return Idle(version, _limited(thread, event, version))
+        case ThreadForked() | BudgetThresholdReached():
+            return Idle(version, thread)
+        case _:
+            raise _impossible(state, event)
+
+
+def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
+    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
+    turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
+    waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
+    return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
+
+
+def _in_turn(state: Running, event: Event, version: Version, at: datetime | None) -> State:
+    kind = type(event)
+    if kind in _ABOUT_BOTH and (after := _together(state, event, version)):
+        return after
+    thread, turn = state.thread, state.turn
+    if kind not in _ABOUT_THE_TURN:
+        thread = _evolve_thread(state, event, version, at)
+    if kind not in _ABOUT_THE_THREAD:
+        turn = evolve_turn(turn, event, version)
+    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
+        turn = replace(turn, everything=event.fixed + thread.said_tokens)
+    return Running(version, thread, turn)
+
+
+def _together(state: Running, event: Event, version: Version) -> State | None:
+    """What an event means that turn and thread have to do with together; None if it is one of the turn's own."""
+    match event:
+        case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
+            return _outcome(state, event, event.call, version)
+        case ApprovalDenied(approval=denied) if not (state.turn.approval and state.turn.approval.version == denied):
+            return _outcome(state, event, event.approval, version)
+        case TurnCompleted() | TurnFailed() | TurnCancelled() | TurnRolledBack():
+            return _ended(state, event, version)
+        case ApprovalGranted():
+            return _granted(state, event, version)
+        case ThreadForked():  # what waits in the parent's queue is said there
+            return Running(version, replace(state.thread, queue=()), state.turn)
+        case _:
+            return None
+
+
+def _evolve_thread(state: Running, event: Event, version: Version, at: datetime | None) -> Thread:
+    """What the thread learns during a turn."""
+    thread = state.thread
+    match event:
+        case MessageAppended():
+            thread = _said(thread, event, version)
+        case MessageEdited():
+            thread = _with_edit(thread, event, version)
+        case ToolRequested():
+            last = thread.window[-1]
+            asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
+            thread = replace(thread, window=(*thread.window[:-1], asking))
+        case TurnEnqueued():
+            thread = replace(thread, queue=(*thread.queue, _queued(event, version)))
+        case StateUpdated():
+            thread = replace(thread, values=merge_patch(thread.values, event.changes))
+        case BudgetSet():
+            thread = _limited(thread, event, version)
+        case ContextAssembled():
+            thread = replace(thread, prompt=event)
+        case ModelCalled():
+            windows = thread.windows if at is None else used_in(thread.windows, event, at)
+            thread = replace(thread, usage=used(thread.usage, event), windows=windows)
+        case HistoryCompacted():
+            window = tuple(message for message in thread.window if message.version > event.through)
+            summary = Summary(Version(event.through), event.summary, event.tokens, version)
+            thread = replace(thread, window=window, summary=summary)
+        case _:
+            raise _impossible(state, event)
+    return thread
+
+
+def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
+    message = Message(
+        *(version, event.role, event.content, event.tokens),
+        partial=event.partial,
+        extra=event.extra,
+        origin=event.origin,
+    )
+    title = thread.title or (_title(event.content or "") if event.role == "user" else "")
+    said = thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
+    return replace(
+        thread, window=(*thread.window, message), messages=thread.messages + 1, said_tokens=said, title=title
+    )
+
+
+def _title(text: str) -> str:
+    """Take the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * TITLE].split())
+    return line if len(line) <= TITLE else f"{line[: TITLE - 1]}…"
+
+
+def _limited(thread: Thread, event: BudgetSet, version: Version) -> Thread:
+    return replace(thread, budget=Budget(version, event.limits) if event.limits else None)
+
+
+_ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
+    {
+        NodeCompleted,
+        NodeFailed,
+        ModelFailed,
+        BudgetThresholdReached,
+        ToolStarted,
+        TurnResumed,
+        CancellationRequested,
+        ApprovalRequested,
+        ApprovalDenied,
+        FanOutStarted,
+        ItemCompleted,
+        ItemFailed,
+    }
+)
+"""Events of a turn from which the thread learns nothing that outlasts it."""
+
+_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
+"""Events from which the turn learns nothing."""
+
+_ABOUT_BOTH: frozenset[type[Event]] = frozenset(
+    {
+        ToolSucceeded,
+        ToolFailed,
+        ToolOutcomeUnknown,
+        ApprovalDenied,
+        ApprovalGranted,
+        TurnCompleted,
+        TurnFailed,
+        TurnCancelled,
+        TurnRolledBack,
+        ThreadForked,
+    }
+)
+
+
+def _ended(state: Running, event: TurnEnd, version: Version) -> State:
+    """End the running turn; or drop a queued one, which was never begun."""
+    thread, turn = state.thread, state.turn
+    if event.turn_id != turn.turn_id:
+        waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
+        if len(waiting) == len(thread.queue):
+            raise _impossible(state, event)
+        return Running(version, replace(thread, queue=waiting), turn)
+    match event:
+        case TurnCompleted():
+            ended = Ended(event.turn_id, "completed", event.reason)
+        case TurnFailed():
+            ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
+        case TurnCancelled():
+            ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node)
+        case TurnRolledBack():
+            ended = Ended(event.turn_id, "rolled_back")
+            thread = replace(thread, rolled_back=thread.rolled_back + 1)
+            if before := turn.before:
+                thread = replace(
+                    thread,
+                    values=before.values,
+                    window=before.window,
+                    summary=before.summary,
+                    said_tokens=before.said_tokens,
+                    prompt=before.prompt,
+                )
+    if thread.prompt:  # what only prompts of the same turn take over
+        thread = replace(thread, prompt=replace(thread.prompt, recalled=(), texts=(), values=()))
+    return Idle(version, replace(thread, last_turn=ended))
+
+
+def _outcome(state: Running, event: Outcome, version_of_call: int, version: Version) -> Running:
+    """Turn a call into the message that tells the model of its outcome."""
+    call = next((call for call in state.turn.calls if call.version == version_of_call), None)
+    if call is None:
+        raise _impossible(state, event)
+    told = Message(
+        *(version, "tool", _told(event), event.tokens),
+        call_id=call.request.id,
+        name=call.request.name,
+        answers=call.place,
+    )
+    open_calls = tuple(other for other in state.turn.calls if other is not call)
+    said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
+    thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
+    repeats = state.turn.repeats
+    if not isinstance(event, ApprovalDenied):  # a person has decided that, and may do so again
+        repeats = repeated(repeats, digest_of(call.request, _told(event)), state.turn.step)
+    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
+
+
+def _told(event: Outcome) -> str:
+    match event:
+        case ToolSucceeded():
+            return event.content
+        case ApprovalDenied():
+            return event.reason
+        case _:
+            return event.error
+
+
+def _granted(state: Running, event: ApprovalGranted, version: Version) -> Running:
+    """Let a call, or the node, run; with other arguments, the conversation shows those from now on."""
+    thread, turn = state.thread, state.turn
+    if turn.approval and turn.approval.version == event.approval:
+        return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True)))
+    call = next((call for call in turn.calls if call.version == event.approval), None)
+    if call is None:
+        raise _impossible(state, event)
+    request = call.request if event.arguments is None else replace(call.request, arguments=event.arguments)
+    granted = replace(call, status="granted", request=request)
+    calls = tuple(granted if other is call else other for other in turn.calls)
+    if request is not call.request:
+        window, more = asking_for(thread.window, call.place, request)
+        thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
+    return Running(version, thread, replace(turn, calls=calls))
+
+
+def _with_edit(thread: Thread, event: MessageEdited, version: Version) -> Thread:
+    window, more = edited(thread.window, event, version)
+    return replace(thread, window=window, said_tokens=thread.said_tokens + more)
+
+
+def _queued(event: TurnEnqueued, version: Version) -> Queued:
+    return Queued(
+        version, event.turn_id, event.content, event.tokens, event.node, event.graph, event.durability, event.strategy
+    )
+
+
+def _impossible(state: State, event: Event) -> CorruptLog:
+    return CorruptLog(f"A {type(event).__name__} cannot follow version {state.version} of a {_name(state)} thread.")
+
+
+def _name(state: State) -> str:
+    return type(state).__name__.lower()

@@ -1,0 +1,91 @@
+"""What a node may say happened."""
+
+from msgspec.structs import replace
+
+from domain.errors import (
+    InvalidInput,
+)
+from domain.json import JsonObject, check_fields, copied, merge_patch
+from domain.thread.codec import to_json
+from domain.thread.events import (
+    BudgetThresholdReached,
+    ContextAssembled,
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    NodeFact,
+    StateUpdated,
+    ToolRequested,
+)
+from domain.thread.size_limits import MAX_ARGUMENTS, MAX_FACTS, MAX_OPAQUE, check_json_size, check_text_size
+from domain.thread.state import Running
+
+MAX_VALUES = 256 * 1024
+
+
+def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
+    """Refuse what would leave the thread in a state that no prompt can be made of.
+
+    Raises:
+        InvalidInput: naming the fact, as `facts.0`.
+    """
+    speaker = state.thread.window[-1].role if state.thread.window else None
+    asking, values, size = bool(state.turn.calls), state.thread.values, 0
+    for index, fact in enumerate(facts):
+        field = f"facts.{index}"
+        if isinstance(fact, Event):
+            check_fields(fact, f"{field}.")
+        match fact:
+            case MessageAppended():
+                if fact.role != "assistant" or asking:
+                    raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
+                size += check_text_size(fact.content, f"{field}.content")
+                size += _check_extra(fact.extra, field)
+                speaker = fact.role
+            case ToolRequested():
+                if speaker != "assistant":
+                    raise InvalidInput(field, "a tool is requested right after the assistant's message")
+                size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
+                size += _check_extra(fact.extra, field)
+                asking = True
+            case StateUpdated():
+                values = merge_patch(values, fact.changes)
+                check_size(values, f"{field}.changes")
+                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES)
+            case HistoryCompacted():
+                kept = next((m for m in state.thread.window if m.version > fact.through), None)
+                if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
+                    raise InvalidInput(field, "history is compacted between calls, up to a past version")
+                size += check_text_size(fact.summary, f"{field}.summary")
+                speaker = None
+            case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
+                continue
+            case _:
+                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+    if size > MAX_FACTS:
+        raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
+
+
+def _check_extra(extra: JsonObject, field: str) -> int:
+    return check_json_size(extra, f"{field}.extra", MAX_OPAQUE) if extra else 0
+
+
+def own_copy(fact: NodeFact) -> NodeFact:
+    """Copy the parts of a fact that the node may still hold and change."""
+    match fact:
+        case StateUpdated():
+            return replace(fact, changes=copied(fact.changes))
+        case ToolRequested():
+            return replace(fact, arguments=copied(fact.arguments), extra=copied(fact.extra))
+        case MessageAppended() if fact.extra:
+            return replace(fact, extra=copied(fact.extra))
+        case _:
+            return fact
+
+
+def check_size(values: JsonObject, field: str) -> None:
+    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
+    size = len(to_json(values))
+    if size > MAX_VALUES:
+        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")

@@ -1,0 +1,75 @@
+"""How much may be written at once. What is in the log already may be larger: it is read as it is.
+
+Whatever is recorded is read again and again: into the folded state of its thread, into pages, into prompts.
+"""
+
+from domain.errors import InvalidInput
+from domain.json import Json
+from domain.thread.codec import to_json
+
+MAX_TEXT = 1_000_000
+"""Bytes of a text in UTF-8 that one event may hold: a message, a result, a summary."""
+
+MAX_SAID = 200_000
+"""Characters that a node may say itself: as many as a user. They are counted at once, which takes 50 ms."""
+
+MAX_ARGUMENTS = 256 * 1024
+"""Characters of a tool call's arguments as JSON."""
+
+MAX_OPAQUE = 64 * 1024
+"""Bytes, as JSON, of what an endpoint says with a message or a call beyond the protocol: reasoning, signatures."""
+
+MAX_FACTS = 2_000_000
+"""Bytes of all that one node may record at its end."""
+
+MAX_LIST = 1_000_000
+"""Characters of the items that a node may fan out over, as JSON."""
+
+MAX_RESULTS = 4 * 1024 * 1024
+"""Characters of all their results, as JSON: each may take its share, and none more than `MAX_RESULT`."""
+
+MAX_RESULT = 16 * 1024
+"""Characters of an item's result as JSON."""
+
+MAX_QUEUED = 1_000_000
+"""Bytes of the messages that wait for a thread's running turn: they are all in its folded state."""
+
+
+def bytes_of(text: str) -> int:
+    """Count the bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def check_text_size(text: str | None, field: str) -> int:
+    """Return the bytes of a text. Raises `InvalidInput`, naming the field, if it is longer than an event may hold."""
+    size = bytes_of(text) if text else 0
+    if size > MAX_TEXT:
+        raise InvalidInput(field, f"may take {MAX_TEXT:,} bytes, not {size:,}")
+    return size
+
+
+def check_said(content: str, field: str) -> None:
+    """Raise `InvalidInput` for a text that is longer than a node may say itself."""
+    if len(content) > MAX_SAID:
+        raise InvalidInput(field, f"may have {MAX_SAID:,} characters, not {len(content):,}")
+
+
+def check_json_size(value: Json, field: str, most: int) -> int:
+    """Return the characters of JSON. Raises `InvalidInput`, naming the field, if there are more than `most`."""
+    size = len(to_json(value))
+    if size > most:
+        raise InvalidInput(field, f"may take {most:,} characters as JSON, not {size:,}")
+    return size
+
+
+def result_limit(items: int) -> int:
+    """Return the characters that the result of one of so many items may take as JSON."""
+    return min(MAX_RESULT, MAX_RESULTS // max(items, 1))
+
+
+def cut_to_fit(text: str, mark: str = "") -> str:
+    """Leave out the end of a text that is longer than an event may hold, and put a mark in its place."""
+    if bytes_of(text) <= MAX_TEXT:
+        return text
+    kept = text[:MAX_TEXT].encode(errors="surrogatepass")[: MAX_TEXT - len(mark.encode())]
+    return kept.decode(errors="ignore") + mark

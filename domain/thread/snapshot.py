@@ -1,0 +1,127 @@
+"""What a snapshot holds of a state: not the texts of its messages, which the log has, but which events have them.
+
+So a thread's texts are stored once, however many snapshots there are. Short texts stay: a reference takes as much. What
+an endpoint said with a message beyond the protocol, such as its reasoning, is left out in the same way.
+"""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.json import JsonObject
+from domain.thread.codec import to_json
+from domain.thread.events import (
+    ApprovalDenied,
+    Event,
+    HistoryCompacted,
+    MessageAppended,
+    MessageEdited,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolSucceeded,
+)
+from domain.thread.state import Message, Running, State, Summary, Unopened
+
+SHORT = 40
+"""Characters of a text that stays."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """A state without its longer texts, and the versions of the events that have them.
+
+    `extras` are the versions of messages that are without their `extra`.
+    """
+
+    state: State
+    texts: tuple[int, ...] = ()
+    extras: tuple[int, ...] = ()
+
+
+def lean(state: State) -> Checkpoint:
+    """Leave out of a state what the log has."""
+    left_out: dict[int, None] = {}
+    without: dict[int, None] = {}
+
+    def leave_out(source: int, text: str) -> str:
+        if len(text) <= SHORT:
+            return text
+        left_out[source] = None
+        return ""
+
+    def leave_out_extra(message: Message) -> JsonObject:
+        if not message.extra or len(to_json(message.extra)) <= SHORT:
+            return message.extra
+        without[message.version] = None
+        return {}
+
+    state = _with_texts(state, leave_out, leave_out_extra)
+    return Checkpoint(state, tuple(left_out), tuple(without))
+
+
+def whole(checkpoint: Checkpoint, events: Mapping[int, Event]) -> State:
+    """Make the state that a checkpoint is of, given the events that it refers to, by their versions.
+
+    Raise `KeyError`, with the version, if one lacks.
+    """
+    left_out, without = frozenset(checkpoint.texts), frozenset(checkpoint.extras)
+
+    def text(source: int, kept: str) -> str:
+        return (text_of(events[source]) or "") if source in left_out else kept
+
+    def extra(message: Message) -> JsonObject:
+        return extra_of(events[message.version]) if message.version in without else message.extra
+
+    return _with_texts(checkpoint.state, text, extra)
+
+
+def extra_of(event: Event) -> JsonObject:
+    """Return what an event has beyond the text of its message."""
+    return event.extra if isinstance(event, MessageAppended) else {}
+
+
+def text_of(event: Event) -> str | None:
+    """Return the text that a message or a summary has from an event."""
+    match event:
+        case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
+            return text
+        case ToolFailed(error=text) | ToolOutcomeUnknown(error=text) | ApprovalDenied(reason=text):
+            return text
+        case HistoryCompacted(summary=text):
+            return text
+        case _:
+            return None
+
+
+Texts = Callable[[int, str], str]
+"""Gives the text in the place of one, and of the event that it is from."""
+
+Extras = Callable[[Message], JsonObject]
+"""Gives the `extra` that a message is to have."""
+
+
+def _with_texts(state: State, texts: Texts, extras: Extras) -> State:
+    if isinstance(state, Unopened):
+        return state
+    thread = state.thread
+    window, summary = _messages(thread.window, texts, extras), _summary(thread.summary, texts)
+    state = replace(state, thread=replace(thread, window=window, summary=summary))
+    if not isinstance(state, Running) or state.turn.before is None:
+        return state
+    before = state.turn.before
+    before = replace(before, window=_messages(before.window, texts, extras), summary=_summary(before.summary, texts))
+    return replace(state, turn=replace(state.turn, before=before))
+
+
+def _messages(window: tuple[Message, ...], texts: Texts, extras: Extras) -> tuple[Message, ...]:
+    return tuple(_message(message, texts, extras(message)) for message in window)
+
+
+def _message(message: Message, texts: Texts, extra: JsonObject) -> Message:
+    if message.content is not None:
+        message = replace(message, content=texts(message.edited or message.version, message.content))
+    return message if extra is message.extra else replace(message, extra=extra)
+
+
+def _summary(summary: Summary | None, texts: Texts) -> Summary | None:
+    return summary and replace(summary, text=texts(summary.said, summary.text))
