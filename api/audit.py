@@ -8,9 +8,9 @@ from api.preconditions import decode_cursor, encode_cursor, no_page
 from api.runtime import Runtime
 from api.seal_views import Report, SealView, WholeSeal, seal_view, whole_seal
 from api.views.page import Page
-from domain.application.check_seals import SealsChecked, check_seal, check_seals
-from domain.application.proofs import Proof, prove
-from domain.application.verify import Verified, verify_heads, verify_slices, verify_thread
+from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
+from domain.application.audit.proofs import Proof, prove
+from domain.application.audit.verify import Verified, verify_heads, verify_slices, verify_thread
 from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
 from domain.ids import SLICES, Slice, Tenant, ThreadId
 from domain.log.seal import Seal
@@ -64,7 +64,7 @@ class Audit:
         return await check_seal(self._events, await self._seal(number), sealer.verifier, keys)
 
     async def prove(self, thread_id: ThreadId, version: int, tenant: Tenant) -> Proof:
-        """Prove that an event is in the sealed log; see `domain.application.proofs.prove` for what it raises."""
+        """Prove that an event is in the sealed log; see `domain.application.audit.proofs.prove` for what it raises."""
         return await prove(self._events, self._runtime.sealer, thread_id, version, tenant)
 
     async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from domain.application.execute import Seen
+from domain.application.command_handler import Seen
 from domain.ids import DEFAULT_TENANT, Tenant
 
 

@@ -13,16 +13,16 @@ from api.views.context import ContextView, context_view
 from api.views.events import EventView
 from api.views.page import Page
 from api.views.past import DiffView
-from domain.application.contexts import contexts
-from domain.application.feed import Found, Wanted
-from domain.application.feed import Place as FeedPlace
-from domain.application.journal import Loaded
-from domain.application.proofs import Proof
+from domain.application.audit.proofs import Proof
+from domain.application.queries.prompts import contexts
+from domain.application.queries.transcript import TranscriptMessage
+from domain.application.streaming.feed import Found, Wanted
+from domain.application.streaming.feed import Place as FeedPlace
+from domain.application.thread_repository import Loaded
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, TurnId, Version
 from domain.ports.log import ThreadRow
 from projections.threads import ThreadSummary, summary
-from projections.transcript import TranscriptMessage
 
 
 class Content:

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 
-from domain.application.feed import Place
+from domain.application.streaming.feed import Place
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice
 

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from api.reading_views import ProjectionView
-from domain.application.background import TaskStatus
+from domain.application.background_tasks import TaskStatus
 
 
 class _Figures(Collector):

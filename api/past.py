@@ -12,14 +12,14 @@ from api.preconditions import decode_cursor, encode_cursor, no_page
 from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.past import DiffView, point_view
-from domain.application.journal import Journal, Loaded
+from domain.application.queries import transcript
+from domain.application.queries.changes import Between, Happened
+from domain.application.queries.transcript import TranscriptMessage
+from domain.application.thread_repository import Journal, Loaded
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, Tenant, ThreadId, Version
 from domain.ports.log import ThreadRow
 from domain.thread.diff import compare
-from projections import transcript
-from projections.diff import Between, Happened
-from projections.transcript import TranscriptMessage
 
 PAGE_SIZE = 1_000_000
 """Bytes of JSON after which a page of messages or events ends, however many items were asked for."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from domain.application.execute import Seen
+from domain.application.command_handler import Seen
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, Version
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from api.children import SILENT_LEASES, Child
 from api.output import Output
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from domain.errors import StoreUnavailable
 from domain.ids import Slice, WorkerId, slices_of
 from domain.ports.leases import LeaseStore

@@ -19,20 +19,20 @@ from api.projector import projected_beside
 from api.stores import LogArchive, SystemClock, open_log
 from domain.agents.agent import Agent
 from domain.agents.assistant import assistant
-from domain.application.accounts import Accounts
-from domain.application.background import BackgroundTasks
-from domain.application.feed import Feed
-from domain.application.fixtures import Fixtures
-from domain.application.indexing import Indexer
-from domain.application.journal import Journal
-from domain.application.known_limits import KnownLimits
-from domain.application.recalling import Meaning, Recall
-from domain.application.run import Means
-from domain.application.seals import Sealer
-from domain.application.signals import Signals
-from domain.application.spending import Account
-from domain.application.turns import Turns
-from domain.application.worker import Worker
+from domain.application.audit.sealer import Sealer
+from domain.application.background_tasks import BackgroundTasks
+from domain.application.budget.limits_cache import KnownLimits
+from domain.application.budget.reservations import Accounts
+from domain.application.budget.turn_budget import Account
+from domain.application.recall.embed import Indexer
+from domain.application.recall.search import Meaning, Recall
+from domain.application.streaming.broadcast import Signals
+from domain.application.streaming.feed import Feed
+from domain.application.thread_repository import Journal
+from domain.application.turns.prompt_parts import Fixtures
+from domain.application.turns.run import Means
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.read_models import LineId, ReadModels

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.application.proofs import Proof
+from domain.application.audit.proofs import Proof
 from domain.log.seal import Seal, instant
 
 

@@ -23,13 +23,14 @@ from api.views.about import WorkerView, worker_view
 from api.views.budget import BudgetView, budget_view
 from api.views.turns import TurnView, turn_view
 from domain.agents.agent import Agent
-from domain.application.counting import counted
-from domain.application.ending import Ending
-from domain.application.execute import Outcome, Plan, Repeatable, Request, execute, repeatable
+from domain.application.command_handler import Outcome, Plan, Repeatable, Request, execute, repeatable
 from domain.application.fork import Fork, fork
-from domain.application.journal import Loaded
+from domain.application.queries import transcript
 from domain.application.replay import Replay, ReplayedTurn
-from domain.application.turns import caused_by
+from domain.application.thread_repository import Loaded
+from domain.application.turns.runner import caused_by
+from domain.application.turns.token_counting import counted
+from domain.application.turns.wait import Ending
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.thread.codec import Metadata
@@ -56,7 +57,6 @@ from domain.thread.events import (
 )
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agents import load_agents
-from projections import transcript
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition

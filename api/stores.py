@@ -11,7 +11,7 @@ from typing import Protocol
 import asyncpg
 from redis.asyncio import Redis
 
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore

@@ -21,7 +21,7 @@ import asyncpg
 
 from benchmarks.assistant_turns import OPENED, overflow, turn
 from benchmarks.old_threads import Snapshots, Ticking
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, ThreadId, slice_of
 from domain.log.hash_chain import GENESIS, Draft, link
 from domain.thread.codec import Metadata, to_json

@@ -22,7 +22,7 @@ import httpx
 
 from benchmarks import prompts, spending
 from benchmarks.spending import PRICED_AS, Call, Spending
-from domain.application.calls import ANSWER_RESERVE
+from domain.application.turns.model_calls import ANSWER_RESERVE
 from examples.airline.recorded_model import THREAD
 from examples.airline.recordings import DATA, Conversation, concatenated, conversations
 from infrastructure.settings import CHECKOUT

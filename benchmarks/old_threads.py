@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 from benchmarks.assistant_turns import EVENTS, OPENED, overflow, turn
-from domain.application.journal import Journal, Loaded, Sealed
+from domain.application.thread_repository import Journal, Loaded, Sealed
 from domain.ids import CommandId, ThreadId
 from domain.thread.codec import Metadata
 

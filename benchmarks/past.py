@@ -24,7 +24,7 @@ import msgspec
 from api.past import Place, pages_of
 from api.preconditions import encode_cursor
 from api.service import Service
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.ids import ThreadId
 from domain.ports.snapshots import SnapshotStore
 from domain.thread.codec import Metadata

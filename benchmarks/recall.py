@@ -24,9 +24,9 @@ from api.runtime import EVERYTHING
 from api.stores import SystemClock
 from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
-from domain.application.indexing import Indexer
-from domain.application.journal import Journal, Loaded
-from domain.application.recalling import Meaning, Recall, recall
+from domain.application.recall.embed import Indexer
+from domain.application.recall.search import Meaning, Recall, recall
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Prices
 from domain.ids import ThreadId
 from domain.prompt.compaction import compacted, overflows

@@ -25,8 +25,8 @@ from uuid import UUID, uuid5
 from api.runtime import EVERYTHING
 from api.stores import SystemClock
 from benchmarks.reading import make_readable
-from domain.application.journal import Journal, Loaded
-from domain.application.recalling import Recall
+from domain.application.recall.search import Recall
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.read_models import ReadModels

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from domain.ports.wakeups import Lent, Moved, Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.limits import Reached, is_reached, reached, used_in
 from domain.budget.prices import Prices
 from domain.ids import Version

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from domain.application.journal import Loaded
+from domain.application.thread_repository import Loaded
 from domain.budget.prices import Prices
 from domain.ids import START, Slice, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Head

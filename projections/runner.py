@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.budget.prices import Prices
 from domain.errors import NotRebuildable, StillBehind, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from datetime import datetime
 from typing import Any
 
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Prices
 from domain.ids import START, Tenant, ThreadId, Version
 from domain.log.hash_chain import Record

@@ -8,8 +8,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.thread_repository import Loaded
 from domain.budget.prices import Prices, dollars
 from domain.ids import Tenant, ThreadId, Version, slice_of
 from domain.read_models.queries import Among, Condition, Select, Where

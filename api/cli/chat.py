@@ -15,7 +15,7 @@ from api.cli.running import PROBLEM, connected, explained, here, log_to_stderr, 
 from api.cli.screen import Screen
 from api.runtime import open_runtime
 from api.service import Decision, Said, Service
-from domain.application.watching import happenings
+from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version
 from domain.thread.codec import Recorded, to_json
@@ -42,7 +42,9 @@ def chat(*, graph: str | None, thread: UUID | None) -> None:
     with explained(), asyncio.Runner() as runner:
         settings = load_settings()
         log_to_stderr("error", tracebacks=False)
-        logging.getLogger("domain.application.turns").setLevel(logging.CRITICAL)  # the screen tells how turns fare
+        logging.getLogger("domain.application.turns.runner").setLevel(
+            logging.CRITICAL
+        )  # the screen shows how turns end
         stack = AsyncExitStack()
         try:
             talk = runner.run(_begin(stack, settings, graph, thread))

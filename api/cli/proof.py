@@ -8,7 +8,7 @@ from api.cli.output import show_json
 from api.cli.running import PROBLEM, ask, here
 from api.seal_views import ProofView, proof_view
 from api.service import Service
-from domain.application.proofs import holds
+from domain.application.audit.proofs import holds
 from domain.ids import MAX_VERSION, ThreadId
 
 

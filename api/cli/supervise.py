@@ -14,7 +14,7 @@ from api.process import Process
 from api.projector import stdout_descriptor
 from api.stores import MEMORY, database
 from api.watchdog import ONE_REQUEST_S
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from infrastructure.settings import Settings
 from migrations.run import migrate
 

@@ -18,7 +18,7 @@ from api.service import Service
 from api.views.events import EventView, event_view
 from api.views.page import Page
 from api.views.state import StateView, WindowMessage, state_view
-from domain.application.watching import happenings
+from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded, to_json

@@ -12,7 +12,7 @@ from api.process import Process, die_with_parent
 from api.projector import Held
 from api.runtime import open_runtime
 from api.stores import MEMORY
-from domain.application.worker import Worker
+from domain.application.turns.worker import Worker
 from domain.errors import ThreadfoldError
 from domain.ids import Shard, ThreadId, Version, WorkerId
 from domain.ports.log import Fence

@@ -11,7 +11,7 @@ from api.callers import FromReader, FromService, Limit
 from api.feed_cursor import decode_place, encode_place
 from api.problems import problems
 from api.views.events import FeedPage, feed_item
-from domain.application.feed import BEGINNING, Place, Wanted
+from domain.application.streaming.feed import BEGINNING, Place, Wanted
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice
 from domain.thread.codec import decode

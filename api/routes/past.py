@@ -15,8 +15,8 @@ from api.views.events import EventView
 from api.views.page import Page
 from api.views.past import DiffView
 from api.views.state import StateView, state_view
+from domain.application.queries.transcript import TranscriptMessage
 from domain.ids import MAX_VERSION, ThreadId, TurnId
-from projections.transcript import TranscriptMessage
 
 AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
 AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]

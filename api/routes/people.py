@@ -23,7 +23,7 @@ from api.service import Decision, Forking
 from api.views.approvals import ApprovalView, Decided
 from api.views.page import Page
 from api.views.state import Forked
-from domain.application.execute import checkpoint_of
+from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
 from projections.status import status_of

@@ -20,8 +20,8 @@ from api.outgoing import PIECE
 from api.problems import problems
 from api.service import Service
 from api.views.events import event_view
-from domain.application.signals import Delta, Withdrawn
-from domain.application.watching import happenings
+from domain.application.streaming.broadcast import Delta, Withdrawn
+from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded

@@ -28,7 +28,7 @@ from api.routes.past import AtTime, AtVersion
 from api.routes.read_models import Fresh, MinVersion, ready
 from api.views.page import Page
 from api.views.state import Opened, StateView, state_view
-from domain.application.execute import checkpoint_of
+from domain.application.command_handler import checkpoint_of
 from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
 

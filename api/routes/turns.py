@@ -25,8 +25,8 @@ from api.problems import problems
 from api.service import Said, Service, Started
 from api.views.approvals import waiting_approvals
 from api.views.turns import Accepted, Cancelling, TurnView
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.thread_repository import Loaded
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId, TurnId
 from domain.thread.state import Idle, Running

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.thread_repository import Loaded
 from domain.budget.limits import instant_of, is_reached, reached, tokens_of, used_in
 from domain.budget.prices import Prices, dollars
 from domain.thread.events import Limit

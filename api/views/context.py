@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from domain.application.contexts import SeenPrompt
+from domain.application.queries.prompts import SeenPrompt
 from domain.ids import ThreadId
 from domain.json import JsonObject
 from domain.models.chat import ChatMessage

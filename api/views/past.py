@@ -6,13 +6,13 @@ from uuid import UUID
 from msgspec import Struct
 
 from api.views.page import Page
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.queries.changes import Happened
+from domain.application.thread_repository import Loaded
 from domain.thread.diff import Changes, Counts
 from domain.thread.diff import Status as StatusThen
 from domain.thread.diff import status_of as status_then
 from domain.thread.state import Unopened
-from projections.diff import Happened
 
 
 class PointView(Struct, frozen=True):

@@ -8,8 +8,8 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.thread_repository import Loaded
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.models.chat import ToolCall

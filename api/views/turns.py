@@ -7,11 +7,11 @@ from uuid import UUID
 from msgspec import UNSET, Struct, UnsetType
 
 from api.views.approvals import ApprovalView
-from domain.application.execute import checkpoint_of
-from domain.application.journal import Loaded
+from domain.application.command_handler import checkpoint_of
+from domain.application.queries.transcript import FinishedTurn, TranscriptMessage
+from domain.application.thread_repository import Loaded
 from domain.budget.prices import Prices, dollars
 from domain.thread.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
-from projections.transcript import FinishedTurn, TranscriptMessage
 
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
 

@@ -19,7 +19,7 @@ from api.cli.running import settle
 from api.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice
 from infrastructure.fingerprint import fold_fingerprint

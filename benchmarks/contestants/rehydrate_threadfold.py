@@ -20,7 +20,7 @@ import uvloop
 from benchmarks.append_load import numbers
 from benchmarks.old_threads import Building, Ticking, how_many, planned, thread_named
 from benchmarks.side_by_side.figures import Figures, options, quantiles, say
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.ids import ThreadId, Version
 from domain.ports.log import ThreadRow
 from infrastructure.fingerprint import fold_fingerprint

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.application.execute import version_of
-from domain.application.history import PageSize
-from domain.application.verify import Verified, verify_slices
+from domain.application.audit.verify import Verified, verify_slices
+from domain.application.command_handler import version_of
+from domain.application.thread_reader import PageSize
 from domain.errors import CorruptLog
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.log.hash_chain import Record

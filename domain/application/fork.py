@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.execute import Outcome, Repeatable, record_of, repetition
-from domain.application.journal import Journal
+from domain.application.command_handler import Outcome, Repeatable, record_of, repetition
+from domain.application.thread_repository import Journal
 from domain.errors import ThreadAlreadyOpen, VersionConflict
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, TurnId, Version
 from domain.thread.codec import Metadata

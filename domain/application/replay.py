@@ -18,15 +18,15 @@ from msgspec.structs import replace
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
 from domain.agents.tools import ToolContext, ToolHandler
-from domain.application.asking import Models
-from domain.application.fixtures import Fixtures
-from domain.application.journal import Journal, Loaded
-from domain.application.recalling import Recall
-from domain.application.run import Means
-from domain.application.said import read_said
-from domain.application.signals import Signals
-from domain.application.turns import Turns
-from domain.application.unlimited import Unkept, unlimited
+from domain.application.budget.null import Unkept, unlimited
+from domain.application.recall.messages import read_said
+from domain.application.recall.search import Recall
+from domain.application.streaming.broadcast import Signals
+from domain.application.thread_repository import Journal, Loaded
+from domain.application.turns.model_fallback import Models
+from domain.application.turns.prompt_parts import Fixtures
+from domain.application.turns.run import Means
+from domain.application.turns.runner import Turns
 from domain.budget.prices import Prices
 from domain.errors import ToolError
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version

@@ -1,6 +1,6 @@
 """The clients of a catalogue's providers."""
 
-from domain.application.asking import Models
+from domain.application.turns.model_fallback import Models
 from domain.errors import InvalidInput
 from domain.models.chat import ChatModel
 from domain.ports.tokens import TokenCounter

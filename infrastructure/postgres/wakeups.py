@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from infrastructure.postgres.pool import connect
 from infrastructure.postgres.retry import reaching
 from infrastructure.wakeups import CHANNEL, BatchedWakeups

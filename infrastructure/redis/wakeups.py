@@ -2,7 +2,7 @@
 
 from redis.asyncio import Redis
 
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
 LARGEST = 500_000

@@ -17,8 +17,9 @@ from api.runtime import Runtime, open_runtime
 from api.service import Decision, Said, Service, Started
 from api.views.approvals import ApprovalView
 from api.views.turns import TurnView
-from domain.application.journal import Journal
-from domain.application.verify import verify_slices
+from domain.application.audit.verify import verify_slices
+from domain.application.queries import transcript
+from domain.application.thread_repository import Journal
 from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
 from domain.ports.ledger import Scope
 from domain.thread.codec import Recorded
@@ -39,7 +40,6 @@ from domain.thread.events import (
 )
 from examples.airline.recordings import Conversation, conversations, told
 from infrastructure.settings import Settings
-from projections import transcript
 from tests.chaos import worker
 from tests.chaos.crashing import CRASH, POINTS
 from tests.chaos.desk import COUNTS, TABLE

@@ -10,7 +10,7 @@ from uuid import uuid4
 from api.caller import Caller
 from api.runtime import open_runtime
 from api.service import Said, Service
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
 from domain.ids import ThreadId
 from domain.thread.codec import Recorded
 from domain.thread.events import MessageAppended, TurnCompleted, TurnResumed

@@ -12,7 +12,7 @@ from uuid import uuid4
 from api.caller import Caller
 from api.runtime import open_runtime
 from api.service import Said, Service
-from domain.application.verify import verify_slices
+from domain.application.audit.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId
 from domain.thread.events import MessageAppended, TurnCompleted, TurnEnd, TurnStarted

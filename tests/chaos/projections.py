@@ -24,7 +24,7 @@ from uuid_utils.compat import uuid7
 
 from api.runtime import EVERYTHING
 from api.stores import SystemClock
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.log.hash_chain import seal

@@ -6,7 +6,7 @@ import pytest
 
 from api.stores import SystemClock
 from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.ports.log import EventStore
 from domain.ports.read_models import ReadModels
 from domain.recall.word_index import index_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from api.stores import LogArchive
 from domain.application.archive import put_in
-from domain.application.journal import Journal
-from domain.application.verify import verify_slices
+from domain.application.audit.verify import verify_slices
+from domain.application.thread_repository import Journal
 from domain.ids import SLICES, Slice
 from domain.ports.log import EventStore
 from domain.thread.events import EVENTS

@@ -21,10 +21,10 @@ import pytest
 from msgspec.structs import replace
 
 from api.stores import SystemClock
+from domain.application.audit.verify import verify_slices
 from domain.application.fork import Fork, fork
-from domain.application.journal import Journal
 from domain.application.replay import Replay
-from domain.application.verify import verify_slices
+from domain.application.thread_repository import Journal
 from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.thread.codec import Metadata, decode
 from domain.thread.evolve import evolve

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from domain.application.accounts import Accounts, Recovered
-from domain.application.journal import Journal
-from domain.application.known_limits import KnownLimits
+from domain.application.budget.limits_cache import KnownLimits
+from domain.application.budget.reservations import Accounts, Recovered
+from domain.application.thread_repository import Journal
 from domain.budget.prices import PER_DOLLAR, Price, Prices
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, Shard, shard_of, slice_of

@@ -19,7 +19,7 @@ from api.children import Child, ChildEnded
 from api.output import Output
 from api.process import READY
 from api.watchdog import Silence
-from domain.application.background import BackgroundTasks
+from domain.application.background_tasks import BackgroundTasks
 
 PRELUDE = """
 import os, socket, sys, time

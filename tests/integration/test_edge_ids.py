@@ -7,7 +7,7 @@ import pytest
 
 from api.stores import LogArchive
 from domain.application.archive import Imported, put_in
-from domain.application.verify import verify_heads, verify_slices
+from domain.application.audit.verify import verify_heads, verify_slices
 from domain.ids import SLICES, CommandId, Slice, Tenant, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING
 from domain.ports.log import CommandRecord, EventStore, ThreadCursor

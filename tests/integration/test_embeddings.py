@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.application.recalling import Meaning
+from domain.application.recall.search import Meaning
 from domain.ids import ThreadId, Version
 from domain.models.chat import (
     AnswerMalformed,

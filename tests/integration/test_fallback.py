@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.asking import Answered, Models
+from domain.application.turns.model_fallback import Answered, Models
 from domain.models.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, ModelUnreachable, Usage
 from domain.models.circuit_breaker import Breaker
 from domain.models.routing import Choice, ModelSpec, Policy

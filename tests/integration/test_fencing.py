@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from domain.application.accounts import Recovered
+from domain.application.budget.reservations import Recovered
 from domain.errors import LeaseLost
 from domain.ids import shard_of, slice_of
 from domain.log.hash_chain import NOTHING

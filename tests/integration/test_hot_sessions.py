@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from domain.agents.assistant import assistant
-from domain.application.execute import Outcome, Request, execute
-from domain.application.run import Run
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
+from domain.application.command_handler import Outcome, Request, execute
+from domain.application.turns.run import Run
 from domain.ids import Position, TurnId
 from domain.ports.log import Append
 from domain.thread.codec import Metadata

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from api.health import Readiness
-from domain.application.verify import verify_slices
+from domain.application.audit.verify import verify_slices
 from domain.ids import SLICES, Slice
 from domain.ports.log import EventStore
 from tests.support.http import Api, running_api

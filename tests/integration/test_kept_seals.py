@@ -9,8 +9,8 @@ import pytest
 
 from api.seal_views import whole_seal
 from domain.application.archive import put_in
-from domain.application.check_seals import SealsChecked, check_seal, check_seals
-from domain.application.verify import verify_slices
+from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
+from domain.application.audit.verify import verify_slices
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.archive import MemoryArchive

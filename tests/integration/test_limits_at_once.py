@@ -11,10 +11,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from domain.application.accounts import Accounts
-from domain.application.journal import Journal
-from domain.application.known_limits import KnownLimits
-from domain.application.spending import Account, Spending
+from domain.application.budget.limits_cache import KnownLimits
+from domain.application.budget.reservations import Accounts
+from domain.application.budget.turn_budget import Account, Spending
+from domain.application.thread_repository import Journal
 from domain.budget.limits import Call
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from domain.application.asking import Models
+from domain.application.queries.transcript import read
+from domain.application.turns.model_fallback import Models
 from domain.thread.codec import to_json
 from domain.thread.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
 from domain.thread.state import Ended
-from projections.transcript import read
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, chunk, events, refusal, stream
 from tests.support import tool_agents
 from tests.support.openai import call, calls, client

@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.asking import Models
+from domain.application.turns.model_fallback import Models
 from domain.json import Json
 from domain.models.answers import EMPTY_HINT, LENGTH_HINT
 from domain.models.routing import ModelSpec

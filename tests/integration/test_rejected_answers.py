@@ -13,7 +13,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.asking import Models
+from domain.application.turns.model_fallback import Models
 from domain.ids import DEFAULT_TENANT
 from domain.json import Json
 from domain.models.routing import ModelSpec
@@ -103,7 +103,7 @@ WORKS: dict[str, Agent] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait shortly for what calls of the same turn have reserved and not settled yet."""
-    monkeypatch.setattr("domain.application.spending.PATIENCE", 0.2)
+    monkeypatch.setattr("domain.application.budget.turn_budget.PATIENCE", 0.2)
 
 
 async def set_for(played: Stage, whose: str, tokens: int) -> None:
@@ -235,8 +235,8 @@ class TestCosts:
     async def test_a_model_that_runs_out_of_time_while_it_reasons_has_used_what_it_wrote(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("domain.application.calls.MARGIN", 0.5)
-        monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
+        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 0.5)
+        monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
         slow = events(chunk(reasoning_content="what was asked "), chunk(reasoning_content="and why"), Pause(30))
         async with answering(slow, TimeLimits()) as (_, models):
             played = await accounted(in_a_row(Node("ask", ask, timeout=2)), models=models)

@@ -13,9 +13,9 @@ import pytest
 
 from api.seal_views import proof_view
 from api.stores import SystemClock
-from domain.application.check_seals import check_seals
-from domain.application.proofs import holds, prove
-from domain.application.verify import verify_heads, verify_slices
+from domain.application.audit.check_seals import check_seals
+from domain.application.audit.proofs import holds, prove
+from domain.application.audit.verify import verify_heads, verify_slices
 from domain.errors import CorruptLog, UnknownEvent
 from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head, seal

@@ -17,10 +17,10 @@ import pytest
 from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
 from domain.agents.tools import tool
-from domain.application.asking import Models
-from domain.application.execute import Request, execute
-from domain.application.journal import Journal
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
+from domain.application.command_handler import Request, execute
+from domain.application.thread_repository import Journal
+from domain.application.turns.model_fallback import Models
 from domain.errors import StoreUnavailable, TurnHasEnded
 from domain.ids import Position, TurnId
 from domain.json import Json
@@ -117,7 +117,7 @@ async def work(turn: TurnContext) -> Sequence[NodeFact]:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
 
 
 async def go_on(played: Stage) -> None:

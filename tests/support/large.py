@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.log import EventStore
 from domain.thread.codec import Metadata

@@ -6,9 +6,9 @@ from uuid import UUID, uuid4, uuid5
 
 from msgspec.structs import replace
 
-from domain.application.execute import Repeatable, record_of
+from domain.application.command_handler import Repeatable, record_of
 from domain.application.fork import Fork, fork
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.ids import CommandId, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.thread.codec import Metadata

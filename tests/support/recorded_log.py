@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.log import EventStore
 from domain.thread.codec import Metadata, to_json

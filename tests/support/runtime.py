@@ -9,19 +9,19 @@ from uuid import uuid4
 from domain.agents.agent import Agent
 from domain.agents.graph import END, Graph, Node, Retry
 from domain.agents.tools import Tool, tool
-from domain.application.accounts import Accounts
-from domain.application.asking import Models
-from domain.application.execute import Outcome, Request, execute
-from domain.application.fixtures import Fixtures
-from domain.application.journal import Journal, Loaded
-from domain.application.known_limits import KnownLimits
+from domain.application.budget.limits_cache import KnownLimits
+from domain.application.budget.null import Unlimited
+from domain.application.budget.reservations import Accounts
+from domain.application.budget.turn_budget import Account
+from domain.application.command_handler import Outcome, Request, execute
 from domain.application.replay import FREE
-from domain.application.run import Means, Run
-from domain.application.signals import Signals
-from domain.application.spending import Account
-from domain.application.turns import Turns
-from domain.application.unlimited import Unlimited
-from domain.application.worker import Worker
+from domain.application.streaming.broadcast import Signals
+from domain.application.thread_repository import Journal, Loaded
+from domain.application.turns.model_fallback import Models
+from domain.application.turns.prompt_parts import Fixtures
+from domain.application.turns.run import Means, Run
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.errors import ToolError
 from domain.ids import ThreadId, TurnId, WorkerId

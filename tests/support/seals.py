@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from domain.application.seals import Sealer
+from domain.application.audit.sealer import Sealer
 from domain.ports.clock import Clock
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore

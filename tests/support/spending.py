@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from domain.agents.agent import Agent, Each, TurnContext
 from domain.agents.graph import END, Graph, Node, Retry
 from domain.agents.tools import Tool
-from domain.application.accounts import Recovered
-from domain.application.execute import Request, execute
-from domain.application.journal import Loaded
+from domain.application.budget.reservations import Recovered
+from domain.application.command_handler import Request, execute
+from domain.application.thread_repository import Loaded
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, SHARDS, Shard
 from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage

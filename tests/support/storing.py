@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
-from domain.application.execute import Outcome, Request, execute
-from domain.application.journal import Journal
+from domain.application.command_handler import Outcome, Request, execute
+from domain.application.thread_repository import Journal
 from domain.errors import StoreUnavailable
 from domain.ids import Position, TurnId
 from domain.ports.log import Append

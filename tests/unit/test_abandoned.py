@@ -12,7 +12,7 @@ from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Retry
 from domain.agents.tools import tool
-from domain.application import user_code
+from domain.application.turns import user_code
 from domain.errors import TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json
@@ -49,7 +49,7 @@ class Deaf:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.user_code.CLEANUP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("domain.application.turns.user_code.CLEANUP_TIMEOUT_S", 0.05)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import END, Graph, Node
 from domain.agents.tools import Tool, tool
-from domain.application.execute import Outcome, Request, execute
+from domain.application.command_handler import Outcome, Request, execute
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
 from domain.ids import TurnId, Version
 from domain.thread.approvals import hash_of_call

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.asking import Answered, Models
+from domain.application.turns.model_fallback import Answered, Models
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.models.chat import (
     AnswerCut,

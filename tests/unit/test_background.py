@@ -9,9 +9,9 @@ import pytest
 
 from api.projector import Held
 from api.stores import SystemClock
-from domain.application import background as module
-from domain.application.background import BackgroundTasks, TaskStatus
-from domain.application.signals import Signals
+from domain.application import background_tasks as module
+from domain.application.background_tasks import BackgroundTasks, TaskStatus
+from domain.application.streaming.broadcast import Signals
 from domain.errors import StoreUnavailable
 from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.leases import WorkerRow
@@ -99,7 +99,7 @@ async def test_pauses_grow_and_begin_again_after_a_healthy_time(monkeypatch: pyt
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("domain.application.background.asyncio.sleep", noted)
+    monkeypatch.setattr("domain.application.background_tasks.asyncio.sleep", noted)
     failing = Failing(8, ValueError("broken"))
     tasks = BackgroundTasks()
     task = tasks.start("one", failing.run)
@@ -173,7 +173,7 @@ class Broken(MemoryEventStore):
 async def test_the_log_is_asked_for_watched_threads_again_after_an_unforeseen_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("domain.application.signals.LOOK", 0.01)
+    monkeypatch.setattr("domain.application.streaming.broadcast.LOOK", 0.01)
     store, signals, tasks = Broken(), Signals(), BackgroundTasks()
     thread = ThreadId(uuid4())
     task = tasks.start("signals", lambda: signals.keep_up(store), first_pause=0.01)

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from benchmarks.bulk_log import Part
 from benchmarks.old_threads import Building, Snapshots, Ticking, thread_named
-from domain.application.journal import Journal
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
+from domain.application.thread_repository import Journal
 from domain.ids import SLICES, Position, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Record, check_chain
 from domain.thread.codec import decode

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from domain.agents.agent import TurnContext
-from domain.application import take_up
-from domain.application.turns import Turns
-from domain.application.worker import Worker
+from domain.application.turns import take_up
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
 from domain.errors import CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.log import Fence
@@ -181,7 +181,7 @@ async def test_a_turn_whose_own_run_ends_with_an_error_fails_after_some_attempts
         raise CorruptLog("a bug")
 
     monkeypatch.setattr(Turns, "_make_room", broken)
-    monkeypatch.setattr("domain.application.turns.CRASH_PAUSE_S", 0.0001)
+    monkeypatch.setattr("domain.application.turns.runner.CRASH_PAUSE_S", 0.0001)
     caplog.set_level(logging.CRITICAL)
     played = stage(one_node(quick))
     await played.begin("hello")

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.ids import ThreadId
 from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, StateUpdated, ThreadOpened, TurnEnqueued, TurnStarted

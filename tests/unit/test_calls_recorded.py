@@ -10,9 +10,9 @@ import pytest
 from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Node, Retry
-from domain.application.accounts import Recovered
-from domain.application.asking import Models
-from domain.application.execute import Request, execute
+from domain.application.budget.reservations import Recovered
+from domain.application.command_handler import Request, execute
+from domain.application.turns.model_fallback import Models
 from domain.errors import LeaseLost
 from domain.ids import TurnId
 from domain.json import Json
@@ -62,14 +62,14 @@ from tests.support.storing import Late, Mute, Refusing, outside, run
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a store that is away again at once."""
-    monkeypatch.setattr("domain.application.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave to models nearly all of a node's time, however little that is."""
-    monkeypatch.setattr("domain.application.calls.MARGIN", 0.2)
-    monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
+    monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 0.2)
+    monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
 
 
 def alone(model: Endpoint) -> Models:
@@ -89,7 +89,7 @@ async def started(played: Stage) -> None:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave to models more time than the node has: it is the node that is cut off."""
-    monkeypatch.setattr("domain.application.calls.LEAST_TIME", 60.0)
+    monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 60.0)
 
 
 class TestItems:

@@ -3,7 +3,7 @@
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.application.asking import Models
+from domain.application.turns.model_fallback import Models
 from domain.models.chat import ChatAnswer, ModelError, Usage
 from domain.models.routing import ModelSpec, Policy, Rule
 from domain.thread.events import (

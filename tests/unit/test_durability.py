@@ -10,7 +10,7 @@ from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import END, Graph, Node, Retry
 from domain.agents.tools import tool
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
 from domain.ids import Position, TurnId
 from domain.json import Json
 from domain.ports.log import Append
@@ -90,7 +90,7 @@ async def test_no_tool_runs_before_its_start_is_stored() -> None:
 async def test_the_start_of_a_tool_that_may_be_repeated_is_stored_with_its_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("domain.application.run.MOMENT", 5.0)
+    monkeypatch.setattr("domain.application.turns.run.MOMENT", 5.0)
 
     @tool(idempotent=True)
     async def act() -> str:
@@ -253,7 +253,7 @@ async def test_who_was_taken_over_stores_nothing() -> None:
 
 
 async def test_a_store_that_is_away_holds_the_turn_up_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
     played, store = counted(says("hi"))
     started = await begin(played, "turn")
     store.away = 3

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.application.ending import Ending
-from domain.application.signals import Behind, Delta
+from domain.application.streaming.broadcast import Behind, Delta
+from domain.application.turns.wait import Ending
 from domain.ids import MAX_VERSION, TurnId, Version
 from domain.thread.codec import Recorded
 from domain.thread.events import TurnCompleted, TurnStarted

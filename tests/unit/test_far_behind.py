@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.application.journal import Journal
+from domain.application.thread_repository import Journal
 from domain.budget.prices import Price, Prices
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.log.hash_chain import Record

@@ -7,10 +7,11 @@ import pytest
 from msgspec.structs import replace
 
 from domain.agents.assistant import assistant
-from domain.application.execute import Request, execute
+from domain.application.audit.verify import verify_slices, verify_thread
+from domain.application.command_handler import Request, execute
 from domain.application.fork import Fork, fork
-from domain.application.journal import Journal
-from domain.application.verify import verify_slices, verify_thread
+from domain.application.queries import transcript
+from domain.application.thread_repository import Journal
 from domain.errors import InvalidInput, ThreadAlreadyOpen, UnknownThread
 from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.ports.log import EventStore
@@ -18,7 +19,6 @@ from domain.thread.codec import Metadata
 from domain.thread.commands import EditMessage, UpdateValues
 from domain.thread.events import ThreadForked, TurnCancelled, TurnCompleted
 from domain.thread.state import Idle, Running, State, Unopened
-from projections import transcript
 from tests.support.runtime import Stage, calls, double, says, stage
 
 

@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from domain.agents.agent import TurnContext
-from domain.application.turns import Turns
-from domain.application.worker import Worker
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, ThreadId, Version, WorkerId, shard_of, slice_of
 from domain.ports.log import Fence

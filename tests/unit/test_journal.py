@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.application.execute import Request, Seen, execute, repeatable
-from domain.application.journal import Journal, Loaded
+from domain.application.command_handler import Request, Seen, execute, repeatable
+from domain.application.thread_repository import Journal, Loaded
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
 from domain.log.hash_chain import Record

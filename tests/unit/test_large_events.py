@@ -5,10 +5,11 @@ from uuid import uuid4
 import pytest
 
 from domain.application.archive import new_events
-from domain.application.ending import Ending
-from domain.application.history import PageSize
-from domain.application.journal import Journal, Loaded
-from domain.application.verify import verify_slices, verify_thread
+from domain.application.audit.verify import verify_slices, verify_thread
+from domain.application.queries.transcript import finished
+from domain.application.thread_reader import PageSize
+from domain.application.thread_repository import Journal, Loaded
+from domain.application.turns.wait import Ending
 from domain.ids import SLICES, START, Position, ThreadId, TurnId, Version, slice_of
 from domain.ports.log import PAGE_BYTES
 from domain.thread.codec import Metadata
@@ -26,7 +27,6 @@ from domain.thread.events import (
 )
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from projections.transcript import finished
 from tests.support.large import a_thread
 from tests.support.runtime import Clock
 

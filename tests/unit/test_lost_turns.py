@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from domain.agents.agent import TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.tools import Tool, ToolContext, tool
-from domain.application.execute import Request, execute
-from domain.application.journal import Journal, Loaded
-from domain.application.run import Run
-from domain.application.turns import Turns
+from domain.application.command_handler import Request, execute
+from domain.application.thread_repository import Journal, Loaded
+from domain.application.turns.run import Run
+from domain.application.turns.runner import Turns
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import Position, ThreadId, TurnId, Version
 from domain.ports.log import Append

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.extra import bounded
+from domain.application.turns.endpoint_data import bounded
 from domain.models.chat import ChatAnswer, ToolCall
 from domain.thread.size_limits import MAX_OPAQUE
 from infrastructure.models.opaque import Opaque, set_apart

@@ -10,7 +10,7 @@ from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Retry
 from domain.agents.tools import tool
-from domain.application.user_code import Deadline
+from domain.application.turns.user_code import Deadline
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import Position, TurnId
 from domain.json import Json
@@ -37,7 +37,7 @@ from tests.support.storing import has, outside
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
 
 
 class Leaving(MemoryEventStore):

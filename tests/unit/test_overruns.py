@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.application.fork import Fork, fork
-from domain.application.journal import Journal, Loaded
+from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
 from domain.thread.codec import Metadata

@@ -8,8 +8,9 @@ import pytest
 import api.past
 from api.past import Asked, Past, Place, Point
 from api.views.page import Page
-from domain.application.execute import Request, execute
-from domain.application.journal import Journal
+from domain.application.command_handler import Request, execute
+from domain.application.queries import transcript
+from domain.application.thread_repository import Journal
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, Version
 from domain.thread.codec import Metadata
@@ -23,7 +24,6 @@ from domain.thread.events import (
     ToolSucceeded,
     TurnStarted,
 )
-from projections import transcript
 from tests.support.runtime import Clock
 from tests.unit.test_journal import CountingStore, NotingSnapshots
 

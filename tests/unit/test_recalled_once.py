@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from domain.agents.assistant import assistant
 from domain.agents.tools import tool
-from domain.application.recalling import Recall, _worth_it
+from domain.application.recall.search import Recall, _worth_it
 from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.prompt.application_context import BEGINS

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.application.fork import Fork, fork
-from domain.application.indexing import Indexer
-from domain.application.journal import Journal
-from domain.application.recalling import EMBEDDED, Meaning, Recall, recall
+from domain.application.recall.embed import Indexer
+from domain.application.recall.search import EMBEDDED, Meaning, Recall, recall
+from domain.application.thread_repository import Journal
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.models.chat import ModelRejectedRequest, ModelUnreachable

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from uuid import UUID, uuid4
 
 from domain.application.fork import Fork, fork
-from domain.application.journal import Journal
-from domain.application.recalling import Recall, recall
-from domain.application.remembered import LONGEST, Remembered
+from domain.application.recall.cache import LONGEST, Remembered
+from domain.application.recall.search import Recall, recall
+from domain.application.thread_repository import Journal
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.prompt.assemble import price

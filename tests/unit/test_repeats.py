@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from domain.agents.assistant import assistant
 from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT
 from domain.agents.tools import tool
-from domain.application.execute import Request, execute
+from domain.application.command_handler import Request, execute
 from domain.ids import TurnId
 from domain.models.chat import ToolCall
 from domain.thread.codec import Metadata

@@ -10,10 +10,10 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import EDGES, NODES, assistant
 from domain.agents.graph import END, Graph, Node
 from domain.agents.tools import tool
-from domain.application.execute import Request, execute
-from domain.application.journal import Journal
-from domain.application.recalling import Recall
+from domain.application.command_handler import Request, execute
+from domain.application.recall.search import Recall
 from domain.application.replay import Replay, ReplayedTurn
+from domain.application.thread_repository import Journal
 from domain.models.chat import ChatAnswer, ModelError, ToolCall, Usage
 from domain.thread.codec import Metadata
 from domain.thread.commands import DecideApproval

@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from domain.application.check_seals import SealsChecked, check_seal, check_seals
-from domain.application.seals import Sealer
+from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
+from domain.application.audit.sealer import Sealer
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head

@@ -11,9 +11,9 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import END, Graph, Node
 from domain.agents.tools import tool
-from domain.application.contexts import SeenPrompt, contexts
-from domain.application.execute import Request, execute
-from domain.application.recalling import Recall
+from domain.application.command_handler import Request, execute
+from domain.application.queries.prompts import SeenPrompt, contexts
+from domain.application.recall.search import Recall
 from domain.ids import TurnId, Version
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
 from domain.thread.codec import Metadata
@@ -55,7 +55,7 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     played = stage(assistant(tools=[big]), calls(("big", {"number": 1})), calls(("big", {"number": 2})), says("done"))
     await played.say("go on")
     whole = await shown(played)
-    monkeypatch.setattr("domain.application.contexts.PAGE_BYTES", 1)
+    monkeypatch.setattr("domain.application.queries.prompts.PAGE_BYTES", 1)
     loaded = await played.journal.load(played.thread_id)
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)

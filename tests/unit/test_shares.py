@@ -9,9 +9,9 @@ import pytest
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import END, Graph, Node
-from domain.application import take_up
-from domain.application.turns import Turns
-from domain.application.worker import Worker
+from domain.application.turns import take_up
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, ThreadId, WorkerId
 from domain.ports.leases import Standing
@@ -99,8 +99,8 @@ async def test_a_loan_to_a_worker_that_is_gone_is_made_to_another_one() -> None:
 async def test_threads_that_cannot_run_here_hide_none_that_can_and_are_loaded_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("domain.application.worker.PAGE", 10)
-    monkeypatch.setattr("domain.application.worker.PAGES_PER_TICK", 2)
+    monkeypatch.setattr("domain.application.turns.worker.PAGE", 10)
+    monkeypatch.setattr("domain.application.turns.worker.PAGES_PER_TICK", 2)
     played = stage(knowing("solo"))
     for _ in range(200):
         await played.begin("hello")

@@ -7,7 +7,7 @@ import pytest
 
 from domain.agents.agent import TurnContext
 from domain.agents.graph import Retry
-from domain.application.counting import LONG, estimated
+from domain.application.turns.token_counting import LONG, estimated
 from domain.errors import InvalidInput, ThreadBusy
 from domain.ids import TurnId, Version
 from domain.json import Json

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from uuid import uuid4
 
 from api.outgoing import PIECE, Outgoing
-from domain.application.journal import Journal
-from domain.application.signals import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
-from domain.application.watching import PAGE_BYTES, happenings
+from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
+from domain.application.streaming.follow import PAGE_BYTES, happenings
+from domain.application.thread_repository import Journal
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.ports import log

@@ -9,7 +9,7 @@ import pytest
 from domain.agents.agent import ItemContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Node
-from domain.application.asking import Models
+from domain.application.turns.model_fallback import Models
 from domain.budget.prices import PER_DOLLAR, Price, Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import Json
@@ -101,8 +101,8 @@ class TestLimits:
         assert (model.answered, await spent(played)) == (8, 56)
 
     async def test_waiting_for_the_ledger_is_not_the_models_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("domain.application.calls.MARGIN", 4)
-        monkeypatch.setattr("domain.application.calls.LEAST_TIME", 0.1)
+        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 4)
+        monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
         model = Endpoint()
         agent = one_node(ask, retry=ONCE, timeout=5)
         played = await accounted(agent, models=Models.alone(model, "m"), limit=Limit("lifetime", 3_000))

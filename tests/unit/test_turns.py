@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant, finalize_turn
 from domain.agents.graph import END, Branch, Graph, Node, Retry
-from domain.application.execute import Request, execute
-from domain.application.signals import Delta, Withdrawn
-from domain.application.verify import verify_thread
+from domain.application.audit.verify import verify_thread
+from domain.application.command_handler import Request, execute
+from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.ids import Version
 from domain.models.chat import AnswerCut, ModelRefused
 from domain.thread.codec import Metadata, Recorded

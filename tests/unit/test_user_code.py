@@ -13,7 +13,7 @@ from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import END, Branch, Graph, Node, Retry
 from domain.agents.tools import Tool, tool
-from domain.application.user_code import contain_tasks
+from domain.application.turns.user_code import contain_tasks
 from domain.json import Json
 from domain.models.chat import ToolSpec
 from domain.thread.codec import Metadata

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from domain.application.verify import verify_heads, verify_slices, verify_thread
+from domain.application.audit.verify import verify_heads, verify_slices, verify_thread
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Record, seal
 from domain.ports.log import Append, ThreadRow

@@ -1,0 +1,148 @@
+"""Making seals of the log, one after another."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import asdict
+
+from domain.application.audit.merkle_trees import BARE, grown
+from domain.application.background_tasks import BackgroundTasks
+from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
+from domain.log.merkle import Tree, log_root
+from domain.log.seal import Seal, digest, following, signed_text
+from domain.ports.clock import Clock
+from domain.ports.log import EventStore
+from domain.ports.seals import SealStore, Signer, Verifier
+
+_log = logging.getLogger(__name__)
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Sealer:
+    """Makes seals, and remembers the trees of the last one, so that each event's hash is read once in a process.
+
+    A seal is made only on one that this key has signed and that the log still fits: so what was changed in between is
+    never sealed as if it had always been so.
+    """
+
+    def __init__(
+        self,
+        events: EventStore,
+        seals: SealStore,
+        clock: Clock,
+        verifier: Verifier,
+        signer: Signer | None,
+        every: float,
+    ) -> None:
+        """Seal `events` every so many seconds; without a signer, not at all."""
+        self.events = events
+        self.seals = seals
+        self.verifier = verifier
+        self.signer = signer
+        self._clock = clock
+        self._every = timedelta(seconds=every)
+        self._known: tuple[Seal | None, Sequence[Tree]] = (None, BARE)
+        self._tried_at = NEVER
+        self._one_at_a_time = asyncio.Lock()
+
+    async def make(self, *, new_key: bool = False) -> Seal | None:
+        """Seal the log as it is now. Return the seal; None if nothing is new, or another process was faster.
+
+        With `new_key`, the last seal may be another key's.
+
+        Raises:
+            CannotSeal: there is no key, or the last seal is another key's.
+            CorruptLog: the log is not what the last seal says, or that seal is not what was signed.
+        """
+        if self.signer is None:
+            raise CannotSeal
+        last = await self.seals.last()
+        trees = await self._trees_to_go_on_from(last, self.signer, new_key=new_key)
+        heads = await self.events.slice_heads()
+        for number, (head, tree) in enumerate(zip(heads, trees, strict=True)):
+            if head < tree.size:
+                raise CorruptLog(f"Slice {number}: its head is {head}, {tree.size} events were sealed")
+        handed_over = last is not None and last.public_key != self.signer.public_key
+        if not handed_over and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
+            return None
+        after = await grown(self.events, trees, heads)
+        statement = following(last, after, self._clock.now(), self.signer.public_key)
+        seal = Seal(**asdict(statement), signature=self.signer.sign(signed_text(statement)))
+        if not await self.seals.append(seal):
+            return None
+        self._known = (seal, after)
+        _log.info("Seal %s: %s events, root %s", seal.number, seal.events, seal.root.hex())
+        return seal
+
+    async def trees_at(self, seal: Seal) -> Sequence[Tree]:
+        """Return the slices' trees as they were at a seal. Raises `CorruptLog` where events are missing."""
+        async with self._one_at_a_time:  # the others find then what the first has read
+            known, trees = self._known
+            if known == seal:
+                return trees
+            trees = await grown(self.events, trees, seal.sizes)
+            if log_root(trees) == seal.root and (known is None or known.number < seal.number):
+                self._known = (seal, trees)
+            return trees
+
+    async def due(self) -> datetime | None:
+        """Say when the next seal is due, if anything is new then; None if this process makes none."""
+        if self.signer is None:
+            return None
+        last = await self.seals.last()
+        now = self._clock.now()
+        since = max(self._tried_at, min(last.at, now) if last else NEVER)  # the clock of another process may be ahead
+        return since + self._every if since != NEVER else now
+
+    @asynccontextmanager
+    async def sealing(self, background: BackgroundTasks | None = None) -> AsyncIterator[None]:
+        """Make seals meanwhile, if there is a key. Of several processes that do, one makes each seal."""
+        if self.signer is None:
+            yield
+            return
+        async with (background or BackgroundTasks()).running("sealer", self._seal_forever):
+            yield
+
+    async def _seal_forever(self) -> None:
+        while True:
+            try:
+                due = await self.due() or NEVER
+                if due <= (now := self._clock.now()):
+                    self._tried_at = now
+                    await self.make()
+                    continue
+                pause = (due - now).total_seconds()
+            except (CorruptLog, CannotSeal) as error:
+                _log.error("No seal was made: %s", error)
+                pause = self._every.total_seconds()
+            except StoreUnavailable as error:
+                _log.warning("No seal was made: %s", error)
+                pause = 1.0
+            await asyncio.sleep(pause)
+
+    async def _trees_to_go_on_from(self, last: Seal | None, signer: Signer, *, new_key: bool) -> Sequence[Tree]:
+        """Check the last seal, and that the log still fits it."""
+        known, _ = self._known
+        if known is not None and (last is None or last.number < known.number):
+            raise CorruptLog(f"Seal {known.number} is gone: the last one is {last.number if last else 'none'} now")
+        if last is None:
+            return BARE
+        if last.public_key != signer.public_key and not new_key:
+            raise CannotSeal(
+                f"Seal {last.number} was signed with the key {last.key_id}, SIGNING_KEY is {signer.key_id}. "
+                "If you have changed the key: threadfold seals make --new-key"
+            )
+        if not self.verifier.verify(last.public_key, last.signature, signed_text(last)):
+            raise CorruptLog(f"Seal {last.number} is not what was signed")
+        if known is not None and known.number == last.number and digest(known) != digest(last):
+            raise CorruptLog(f"Seal {last.number} was exchanged for another one")
+        trees = await self.trees_at(last)
+        if log_root(trees) != last.root:
+            raise CorruptLog(
+                f"The log is not what seal {last.number} says. threadfold verify looks for what was changed"
+            )
+        return trees

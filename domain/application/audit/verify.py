@@ -1,0 +1,202 @@
+"""Checking the log: every hash, every version, every position, every payload, and where each thread ends."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.application.thread_reader import PageSize
+from domain.errors import CorruptLog
+from domain.ids import MAX_VERSION, START, Position, Slice, Tenant, ThreadId, Version, slice_of
+from domain.log.hash_chain import NOTHING, Head, Record, check_chain
+from domain.ports.log import EventStore, ThreadRow
+from domain.thread.codec import decode
+from domain.thread.events import ThreadForked
+
+PAGE = 1_000
+
+
+class Verified(Struct, frozen=True):
+    """What was checked, and what is wrong: one sentence for each thread or slice that does not verify."""
+
+    threads: int = 0
+    events: int = 0
+    problems: tuple[str, ...] = ()
+
+
+class _Seen(Struct, frozen=True):
+    """What a thread's events say of it, up to `head`: what its row must say, too."""
+
+    tenant: Tenant
+    base: Version
+    opened_at: datetime
+    head: Head
+
+
+async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
+    """Check one thread from its first event to its head."""
+    seen, after, events, size = None, START, 0, PageSize()
+    problems: list[str] = []
+    try:
+        while not problems and (page := await store.read(thread_id, after, limit=size.limit)):
+            size.adapt(page)
+            seen, wrong = _check_page(page, seen or await _beginning(store, page[0]))
+            problems += wrong
+            after = seen.head.version
+            events += len(page)
+    except CorruptLog as error:
+        problems.append(f"{thread_id}: after version {after} it cannot be read: {error}")
+    if not problems:
+        problems += await _check_end(store, thread_id, seen)
+    return Verified(1, events, tuple(problems))
+
+
+async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
+    """Check every thread of some slices, and that the positions in them have no gap."""
+    threads = events = 0
+    problems: list[str] = []
+    for slice_ in slices:
+        try:
+            checked = await _verify_slice(store, slice_)
+        except CorruptLog as error:
+            checked = await _verify_by_threads(store, slice_, str(error))
+        threads += checked.threads
+        events += checked.events
+        problems += checked.problems
+    return Verified(threads, events, tuple(problems))
+
+
+async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
+    """Check that every thread of some slices, whoever's it is, has events: one without is in no slice any more.
+
+    Nothing is counted: `verify_slices` has met all these threads but those that this finds.
+    """
+    problems: list[str] = []
+    for slice_ in slices:
+        after: ThreadId | None = None
+        while rows := await store.threads_of(slice_, after, PAGE):
+            problems += [
+                f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
+                for row in rows
+                if not await _has_events(store, row.thread_id)
+            ]
+            after = rows[-1].thread_id
+    return Verified(problems=tuple(problems))
+
+
+async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
+    try:
+        return bool(await store.read(thread_id, START, limit=1))
+    except CorruptLog:  # there is something, which `verify_slices` has complained of
+        return True
+
+
+async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
+    met: dict[ThreadId, _Seen] = {}
+    broken: set[ThreadId] = set()
+    problems: list[str] = []
+    last, events, end, size = Position(0), 0, await store.slice_head(slice_), PageSize()
+    while page := await store.read_slice(slice_, last, size.limit):
+        size.adapt(page)
+        for record in page:
+            if record.position != last + 1:
+                problems.append(f"Slice {slice_}: position {last + 1} is missing, {record.position} came instead")
+            last = record.position
+            if record.thread_id in broken:
+                continue
+            before = met.get(record.thread_id) or await _beginning(store, record)
+            met[record.thread_id], wrong = _check_page((record,), before)
+            if slice_of(record.thread_id) != slice_:
+                wrong = [f"{record.thread_id}: an event of it lies in slice {slice_}, which is not the thread's"]
+            if wrong:
+                broken.add(record.thread_id)
+                problems += wrong
+        events += len(page)
+    if last < end:
+        problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
+    elif last > end and last > (end := await store.slice_head(slice_)):
+        problems.append(f"Slice {slice_}: its head is {end}, its events end at position {last}")
+    for thread_id, seen in met.items():
+        if thread_id not in broken:
+            problems += await _check_end(store, thread_id, seen)
+    return Verified(len(met), events, tuple(problems))
+
+
+async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
+    """Check a slice that cannot be read in its order one thread after the other, to name the thread at fault."""
+    checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
+    after: ThreadId | None = None
+    while rows := await store.threads_of(slice_, after, PAGE):
+        checked += [await verify_thread(store, row.thread_id) for row in rows]
+        after = rows[-1].thread_id
+    problems += [problem for part in checked for problem in part.problems]
+    return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
+
+
+async def _beginning(store: EventStore, first: Record) -> _Seen:
+    """Say what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
+    left = await _left(store, first) if first.version > START + 1 else NOTHING
+    return _Seen(first.tenant, left.version, first.recorded_at, left)
+
+
+async def _left(store: EventStore, first: Record) -> Head:
+    try:
+        event = decode(first).event
+    except CorruptLog:
+        return NOTHING
+    if not isinstance(event, ThreadForked):
+        return NOTHING
+    left = Version(event.at_version)
+    if not START < left <= MAX_VERSION:
+        return NOTHING
+    parent = await store.read(ThreadId(event.parent), Version(left - 1), left)
+    return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
+
+
+def _check_page(records: Sequence[Record], seen: _Seen) -> tuple[_Seen, list[str]]:
+    try:
+        seen = replace(seen, head=check_chain(records, seen.head))
+        for record in records:
+            decode(record)
+    except CorruptLog as error:
+        return seen, [str(error)]
+    return seen, []
+
+
+async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None) -> list[str]:
+    """The thread's row must end where its events do, so that events cut off at the end are missed.
+
+    The thread may have grown while it was checked: what came after is checked, too.
+    """
+    row = await store.thread(thread_id)
+    ends = row.head if row else NOTHING
+    head = seen.head if seen else NOTHING
+    while seen and head.version < ends.version:
+        page = await store.read(thread_id, head.version, ends.version, PAGE)
+        if not page:
+            break
+        seen, wrong = _check_page(page, seen)
+        if wrong:
+            return wrong
+        head = seen.head
+    if ends.version > head.version:
+        return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
+    if (ends.version, ends.hash) != (head.version, head.hash):
+        return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
+    return _other_than_its_events(row, seen) if row and seen else []
+
+
+def _other_than_its_events(row: ThreadRow, seen: _Seen) -> list[str]:
+    """What the row tells without reading events is what they say: whose it is, and since when it is what it is."""
+    said = {
+        "tenant": (row.tenant, seen.tenant),
+        "base": (row.base, seen.base),
+        "opened_at": (row.opened_at, seen.opened_at),
+        "at": (row.head.at, seen.head.at),
+    }
+    return [
+        f"{row.thread_id}: the thread's {name} is {told}, its events say {wanted}"
+        for name, (told, wanted) in said.items()
+        if told != wanted
+    ]

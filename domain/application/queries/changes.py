@@ -1,0 +1,80 @@
+"""What happened in a thread between two versions: in sentences, and in numbers."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.application.thread_reader import AT_FIRST
+from domain.application.thread_repository import Journal
+from domain.ids import ThreadId, Version
+from domain.lru import Lru
+from domain.thread.codec import Recorded
+from domain.thread.describe import in_words, refers_to
+from domain.thread.diff import Counts, Tally
+from domain.thread.events import ApprovalRequested, Event, ToolRequested
+
+KNOWN = 4_000_000
+"""Bytes of events that are kept because later ones refer to them."""
+
+ENTRY = 300
+"""Bytes that each takes beside its payload."""
+
+
+class Happened(Struct, frozen=True):
+    """An event in words."""
+
+    version: Version
+    recorded_at: datetime
+    type: str
+    sentence: str
+
+
+class Between:
+    """A thread's events after one version and up to another."""
+
+    def __init__(self, journal: Journal, thread_id: ThreadId, after: Version, upto: Version) -> None:
+        """Look at a part of a thread."""
+        self._journal = journal
+        self._thread_id = thread_id
+        self._after = after
+        self._upto = upto
+        self._known = Lru[Version, Event](KNOWN)
+
+    async def counts(self, limit: int) -> tuple[Counts, Version]:
+        """Count at most `limit` events, and say up to which version they go."""
+        upto = Version(min(self._upto, self._after + limit))
+        tally = Tally()
+        async for recorded in self._followed(self._after, upto, AT_FIRST):
+            tally.add(recorded.event, await self._about(recorded.event))
+        return tally.counts(), upto
+
+    async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[Happened]:
+        """Say what the next `limit` events after a version are, reading `first` of them at first."""
+        upto = Version(min(self._upto, after + limit))
+        async for recorded in self._followed(after, upto, first):
+            event = recorded.event
+            sentence = in_words(event, await self._about(event))
+            yield Happened(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
+
+    async def _followed(self, after: Version, upto: Version, first: int) -> AsyncIterator[Recorded]:
+        """Yield events, and remember those that later ones refer to."""
+        if after >= upto:
+            return
+        async for recorded in self._journal.follow(self._thread_id, after, upto, first):
+            if isinstance(recorded.event, ToolRequested | ApprovalRequested):
+                self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
+            yield recorded
+
+    async def _about(self, event: Event) -> Event | None:
+        """Return the event that an event refers to; it may lie before the part that is looked at."""
+        version = refers_to(event)
+        if version is None:
+            return None
+        if known := self._known.get(Version(version)):
+            return known
+        found = await self._journal.history(self._thread_id, Version(version - 1), Version(version))
+        if not found:
+            return None
+        self._known.put(Version(version), found[0].event, ENTRY + found[0].size)
+        return found[0].event

@@ -1,0 +1,114 @@
+"""What the models of a turn saw: each prompt found again from the log, with what was recorded about the call."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.application.recall.messages import read_said
+from domain.application.thread_repository import Journal, Loaded
+from domain.errors import CorruptLog, UnknownTurn
+from domain.ids import START, ThreadId, TurnId, Version
+from domain.ports.texts import TextStore
+from domain.ports.tokens import TokenCounter
+from domain.prompt.reconstruct import Prompt, hinted, is_whole, seen
+from domain.recall.excerpts import Said
+from domain.thread.codec import Recorded
+from domain.thread.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
+from domain.thread.size_limits import bytes_of
+from domain.thread.state import Running
+
+PAGE_BYTES = 1_000_000
+"""Bytes of prompts after which no further one is shown."""
+
+PAGE_BACK = 200
+"""Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
+
+
+class SeenPrompt(Struct, frozen=True):
+    """A prompt of a turn: its fact, with the version of that, and the call that it was for, if it was answered."""
+
+    version: Version
+    at: datetime
+    assembled: ContextAssembled
+    called: ModelCalled | None
+    everything: int | None
+    """Tokens that a prompt would have had which holds all that was ever said in the thread; None if that is unknown."""
+    prompt: Prompt
+
+
+async def contexts(
+    journal: Journal, texts: TextStore, tokens: TokenCounter, loaded: Loaded, turn_id: TurnId, after: int = START
+) -> tuple[Sequence[SeenPrompt], bool]:
+    """Return what the models of a turn saw, one prompt after the other. `loaded` is the thread as it is now.
+
+    They are those after a version, and as many as fit into `PAGE_BYTES`; whether there are more is said, too.
+
+    Raises:
+        UnknownTurn: the thread has no such turn, or it has not begun.
+    """
+    events = await _turn(journal, loaded.thread_id, turn_id, loaded.head.version)
+    found: list[SeenPrompt] = []
+    room = PAGE_BYTES
+    for place, recorded in enumerate(events):
+        if not isinstance(recorded.event, ContextAssembled) or recorded.version <= after:
+            continue
+        if room <= 0:
+            return found, True
+        following = events[place + 1] if place + 1 < len(events) else None
+        follows = following is not None and following.version == recorded.version + 1
+        called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
+        before = await _before(journal, loaded, recorded, recorded.event)
+        found.append(await _seen(journal, texts, tokens, before, recorded, recorded.event, called))
+        room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
+    return found, False
+
+
+async def _seen(
+    journal: Journal,
+    texts: TextStore,
+    tokens: TokenCounter,
+    before: Running,
+    recorded: Recorded,
+    assembled: ContextAssembled,
+    called: ModelCalled | None,
+) -> SeenPrompt:
+    """Find one prompt again, from the thread as it was then."""
+    kept = await texts.texts([name for name in assembled.texts if name])
+    older = await _older(journal, recorded.thread_id, assembled.recalled)
+    prompt = seen(before, assembled, kept, older, tokens.count)
+    if called and called.hint:
+        prompt = hinted(prompt, called.hint, tokens.count)
+    everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
+    return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
+
+
+async def _before(journal: Journal, loaded: Loaded, recorded: Recorded, assembled: ContextAssembled) -> Running:
+    """Fold the thread as it was when a prompt was made of it."""
+    made_of = Version(assembled.of or recorded.version - 1)
+    state = (await journal.load_at(loaded.thread_id, made_of, loaded.tenant)).state
+    if not isinstance(state, Running):
+        raise CorruptLog(f"{loaded.thread_id}: a prompt was made of version {made_of}, when no turn ran")
+    return state
+
+
+async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Version) -> Sequence[Recorded]:
+    """Read what a turn's events say of its prompts, looking for it from the thread's end backwards."""
+    events: list[Recorded] = []
+    async for page in journal.pages_back(thread_id, START, upto, PAGE_BACK):
+        for recorded in reversed(page):
+            event = recorded.event
+            if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+                events.clear()
+            if isinstance(event, ContextAssembled | ModelCalled):
+                events.append(recorded)
+            if isinstance(event, TurnStarted):
+                if event.turn_id == turn_id:
+                    return events[::-1]
+                events.clear()
+    raise UnknownTurn(turn_id)
+
+
+async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
+    """Read the messages that a prompt recalls, even if their turn was rolled back since."""
+    return await read_said(journal, thread_id, [Version(part.message) for part in parts])

@@ -1,0 +1,222 @@
+"""The transcript: what was said and done in a thread, as chat messages, read from the log in pages.
+
+An assistant's message carries the calls that it asked for; a tool's message says how its call ended.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.application.thread_reader import PAGE
+from domain.application.thread_repository import Journal
+from domain.errors import CorruptLog
+from domain.ids import START, ThreadId, Version
+from domain.models.chat import ToolCall
+from domain.thread.codec import Recorded
+from domain.thread.events import (
+    ApprovalDenied,
+    Event,
+    Finish,
+    MessageAppended,
+    ModelCalled,
+    ToolFailed,
+    ToolOutcomeUnknown,
+    ToolRequested,
+    ToolSucceeded,
+    TurnEnd,
+)
+
+Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
+Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""What a tool's message is made of."""
+
+
+class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
+    """A message in the form of chat completions, with its place in the log."""
+
+    version: Version
+    recorded_at: datetime
+    role: Literal["user", "assistant", "tool"]
+    content: str | None
+    tokens: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    outcome: Outcome | None = None
+    partial: bool = False
+    finish: Finish = ""
+
+
+class FinishedTurn(Struct, frozen=True):
+    """What a turn came to: its last event, that event's version, and the turn's messages from the user's on.
+
+    `calls` are those that it made of models.
+    """
+
+    end: TurnEnd
+    version: Version
+    messages: Sequence[TranscriptMessage]
+    calls: Sequence[ModelCalled] = ()
+
+
+async def page(
+    journal: Journal, thread_id: ThreadId, after: Version = START, limit: int = 100, upto: Version | None = None
+) -> Sequence[TranscriptMessage]:
+    """Return up to `limit` messages that began after a version, in their order."""
+    found: list[TranscriptMessage] = []
+    async for message in read(journal, thread_id, after, upto):
+        if len(found) == limit:
+            break
+        found.append(message)
+    return found
+
+
+async def finished(journal: Journal, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
+    """Say what a turn came to, of which `events` are all, from its beginning to its end; just that if it never began.
+
+    Raises:
+        CorruptLog: they do not end with the turn's end.
+    """
+    last = events[-1]
+    if not isinstance(last.event, TurnEnd):
+        raise CorruptLog(f"{thread_id}: version {last.version} is no turn's end")
+    calls = [recorded.event for recorded in events if isinstance(recorded.event, ModelCalled)]
+    messages = [message async for message in _messages(journal, thread_id, _each(events))]
+    return FinishedTurn(last.event, last.version, messages, calls)
+
+
+async def _each(events: Sequence[Recorded]) -> AsyncIterator[Recorded]:
+    for recorded in events:
+        yield recorded
+
+
+def read(
+    journal: Journal,
+    thread_id: ThreadId,
+    after: Version = START,
+    upto: Version | None = None,
+    *,
+    enough: Version | None = None,
+    first: int = PAGE,
+) -> AsyncIterator[TranscriptMessage]:
+    """Yield the messages of a thread in their order.
+
+    None that begins after `enough` is looked for; `first` is how many events to read at first.
+    """
+    return _messages(journal, thread_id, journal.follow(thread_id, after, upto, first), enough)
+
+
+async def _messages(
+    journal: Journal, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
+) -> AsyncIterator[TranscriptMessage]:
+    """Make the messages of events that follow on each other, until one would begin after `enough`."""
+    said: TranscriptMessage | None = None
+    asked: dict[Version, ToolRequested] = {}
+    async for recorded in events:
+        event = recorded.event
+        if isinstance(event, ToolRequested):
+            asked[recorded.version] = event
+            if said:
+                said = replace(said, tool_calls=(*said.tool_calls, _wish(event)))
+            continue
+        if said:
+            yield said
+            said = None
+        if enough is not None and recorded.version > enough:
+            return
+        if isinstance(event, MessageAppended):
+            said = _said(recorded, event)
+        elif isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+            asked.pop(Version(_call_of(event)), None)
+            yield _told(recorded, event, request)
+    if said:
+        yield said
+
+
+async def read_back(
+    journal: Journal, thread_id: ThreadId, upto: Version, *, enough: Version = START, first: int = PAGE
+) -> AsyncIterator[TranscriptMessage]:
+    """Yield the messages of a thread up to a version, the last one first.
+
+    None that begins at or before `enough` is looked for, unless its calls lie after that.
+    """
+    wishes: list[ToolCall] = []
+    async for page in journal.pages_back(thread_id, START, upto, first):
+        asked = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
+        for recorded in reversed(page):
+            event = recorded.event
+            if isinstance(event, ToolRequested) and (wishes or recorded.version > enough):
+                wishes.append(_wish(event))
+                continue
+            if isinstance(event, MessageAppended) and (wishes or recorded.version > enough):
+                yield replace(_said(recorded, event), tool_calls=tuple(reversed(wishes)))
+            wishes = []
+            if recorded.version <= enough:
+                return
+            if isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+                yield _told(recorded, event, request)
+
+
+def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
+    return TranscriptMessage(
+        recorded.version,
+        recorded.recorded_at,
+        event.role,
+        event.content,
+        event.tokens,
+        partial=event.partial,
+        finish=event.finish,
+    )
+
+
+def _wish(event: ToolRequested) -> ToolCall:
+    return ToolCall(event.call_id, event.tool, event.arguments, event.written, event.fault)
+
+
+def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
+    content, outcome = _outcome(event)
+    return TranscriptMessage(
+        recorded.version,
+        recorded.recorded_at,
+        "tool",
+        content,
+        event.tokens,
+        tool_call_id=request.call_id,
+        name=request.tool,
+        outcome=outcome,
+    )
+
+
+def _outcome(event: Answer) -> tuple[str, Outcome]:
+    match event:
+        case ToolSucceeded(content=content):
+            return content, "succeeded"
+        case ToolFailed(error=error):
+            return error, "failed"
+        case ToolOutcomeUnknown(error=error):
+            return error, "unknown"
+        case ApprovalDenied(reason=reason):
+            return reason, "denied"
+
+
+def _call_of(answer: Answer) -> int:
+    return answer.approval if isinstance(answer, ApprovalDenied) else answer.call
+
+
+async def _request(
+    journal: Journal, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
+) -> ToolRequested | None:
+    """Find the request of a call; it may lie before what was read. None if it was a node that a person refused."""
+    call = Version(_call_of(answer))
+    event: Event | None = asked.get(call)
+    if event is None:
+        before = await journal.history(thread_id, Version(call - 1), call)
+        event = before[0].event if before else None
+    if isinstance(event, ToolRequested):
+        return event
+    if isinstance(answer, ApprovalDenied):
+        return None
+    raise CorruptLog(f"{thread_id}: version {call} is no tool call")

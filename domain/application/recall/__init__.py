@@ -1,0 +1,1 @@
+"""Recall while turns run: search, the texts of found messages, their cache, and embedding."""

@@ -1,0 +1,72 @@
+"""What an endpoint says beyond the protocol, within what a prompt has room for.
+
+It is returned with every later prompt that shows its message, so it takes tokens there: reasoning about as many as any
+text, a signature as many as the thoughts that it stands for.
+"""
+
+import logging
+
+from msgspec.structs import replace
+
+from domain.application.turns.token_counting import counted
+from domain.json import Json
+from domain.models.chat import ChatAnswer
+from domain.ports.tokens import TokenCounter
+from domain.thread.codec import to_json
+from domain.thread.size_limits import MAX_OPAQUE, bytes_of
+
+_log = logging.getLogger(__name__)
+
+SHARE = 0.5
+"""The share of the context window that it may take: with more, no prompt would have room for the message."""
+
+MOST = 4 * MAX_OPAQUE
+"""Bytes that it may take in all, as JSON, of a message with its calls."""
+
+BLOB = 100
+"""Characters from which on a text without a space is no text, but a signature or encrypted."""
+
+BLOB_CHARACTERS = 4
+"""Characters of such data that stand for a token."""
+
+
+async def bounded(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tuple[ChatAnswer, int]:
+    """Return an answer with what there is room for in such a window, and the tokens that it takes.
+
+    What is too large is dropped whole: first what belongs to the message, then what belongs to its calls.
+    """
+    if not answer.extra and not any(call.extra for call in answer.tool_calls):
+        return answer, 0
+    of_calls = [call.extra for call in answer.tool_calls if call.extra]
+    size, used = await _weighed(of_calls, tokens)
+    if size > MOST or used > window * SHARE:
+        _log.warning("Data of %s with its calls is dropped: %d bytes, about %d tokens.", answer.origin, size, used)
+        answer = replace(answer, tool_calls=tuple(replace(call, extra={}) for call in answer.tool_calls))
+        size, used = 0, 0
+    own_size, own = await _weighed(answer.extra, tokens)
+    if size + own_size > MOST or used + own > window * SHARE:
+        names = ", ".join(answer.extra)
+        _log.warning("%s of %s is dropped: %d bytes, about %d tokens.", names, answer.origin, own_size, own)
+        return replace(answer, extra={}), used
+    return answer, used + own
+
+
+async def _weighed(data: Json, tokens: TokenCounter) -> tuple[int, int]:
+    """Return the bytes of data as JSON, and about its tokens."""
+    if not data:
+        return 0, 0
+    whole = to_json(data)
+    text = to_json(_without_blobs(data))
+    return bytes_of(whole), await counted(tokens, text) + (len(whole) - len(text)) // BLOB_CHARACTERS
+
+
+def _without_blobs(value: Json) -> Json:
+    match value:
+        case str():
+            return "" if len(value) >= BLOB and value.isascii() and " " not in value else value
+        case dict():
+            return {key: _without_blobs(item) for key, item in value.items()}
+        case list():
+            return [_without_blobs(item) for item in value]
+        case _:
+            return value

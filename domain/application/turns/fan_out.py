@@ -1,0 +1,138 @@
+"""Fan-out over a list, and the join: each item's result is recorded as it comes, so that nothing is done again."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from domain.agents.agent import Agent, Each
+from domain.agents.callables import described, is_async
+from domain.agents.error_text import error_text
+from domain.agents.graph import Retry
+from domain.application.turns.model_calls import Calls, Prompt
+from domain.application.turns.run import Run
+from domain.application.turns.task_group import Together
+from domain.application.turns.token_counting import counted
+from domain.application.turns.user_code import SIGNALS, run_user_code
+from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
+from domain.ids import ThreadId
+from domain.json import Json, copied
+from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.thread.codec import Recorded
+from domain.thread.commands import CompleteItem, FailItem, Report, StartFanOut
+from domain.thread.state import Item, Running
+
+
+class AtWork(Protocol):
+    """The node that fans out."""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+
+    @property
+    def agent(self) -> Agent:
+        """Whose turn it is."""
+
+    @property
+    def state(self) -> Running:
+        """The state now."""
+
+    @property
+    def calls(self) -> Calls:
+        """Its calls of models."""
+
+    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+        """Report for the node, unless its attempt is over."""
+
+
+async def work_on_items(
+    work: AtWork, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+) -> Sequence[Json]:
+    """Work on what has no result yet, and return all results in the items' order."""
+    run, before = work.run, work.state
+    if at_once < 1:
+        raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
+    if not is_async(each):
+        raise InvalidInput("each", f"must be an async function, not {described(each)}")
+    if before.turn.items is None:
+        await _report(work, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number))
+    gate = asyncio.Semaphore(at_once)
+    group = Together()
+
+    async def one(index: int, item: Item) -> None:
+        async with gate:
+            await _until_done(work, ItemWork(work, before, index), item, each, retry, group)
+
+    await group.run([one(index, item) for index, item in enumerate(work.state.turn.items or ()) if not item.done])
+    return [item.result for item in work.state.turn.items or ()]
+
+
+@dataclass
+class ItemWork:
+    """One item at work. Implements `domain.agents.agent.ItemContext`."""
+
+    work: AtWork
+    state: Running
+    """The state before the list was begun: what it was then is all that an item depends on."""
+    index: int
+
+    @property
+    def thread_id(self) -> ThreadId:
+        """The thread."""
+        return self.work.run.thread_id
+
+    @property
+    def idempotency_key(self) -> str:
+        """Name this item."""
+        turn = self.state.turn
+        return f"{self.thread_id}:{turn.turn_id}:{turn.step}:{self.index}"
+
+    async def ask(self, prompt: str, instructions: str = "") -> str:
+        """Ask the model; the call is recorded with the item's result."""
+        system = (ChatMessage("system", instructions),) if instructions else ()
+        messages = (*system, ChatMessage("user", prompt))
+        count = self.work.run.means.tokens
+        tokens = await counted(count, instructions) + await counted(count, prompt) + MESSAGE_OVERHEAD * len(messages)
+
+        async def build(limit: int) -> Prompt:
+            if tokens > limit:
+                raise PromptTooLarge(tokens, limit)
+            return Prompt(messages, tokens)
+
+        return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
+
+
+async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry, group: Together) -> None:
+    """Try an item until it has a result. Raises its last error."""
+    run, step, attempt = work.run, context.state.turn.step, item.attempt
+    name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
+    clock = asyncio.get_running_loop().time
+    while True:
+        started = clock()
+        try:
+            result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
+            duration = int((clock() - started) * 1000)
+            with group.finishing():
+                done = CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number)
+                await _report(work, done)
+        except SIGNALS:
+            raise
+        except Exception as error:
+            lasting = isinstance(error, ModelError) and not error.transient
+            delay = None if lasting else retry.delay_after(attempt)
+            retry_in_ms = None if delay is None else int(delay * 1000)
+            with group.finishing():
+                failed = FailItem(run.turn_id, step, context.index, attempt, error_text(error), retry_in_ms, run.number)
+                await _report(work, failed)
+            if delay is None:
+                raise
+            attempt += 1
+            await asyncio.sleep(delay)
+        else:
+            return
+
+
+async def _report(work: AtWork, report: StartFanOut | CompleteItem | FailItem) -> None:
+    if not await work.report(report):
+        raise TurnIsOver

@@ -1,0 +1,58 @@
+"""What every prompt of an agent holds: counted once, and kept by name, so that it can be shown later as it was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from sys import getsizeof
+
+from domain.application.turns.token_counting import counted
+from domain.json import JsonObject, storable_text
+from domain.lru import Lru
+from domain.models.chat import MESSAGE_OVERHEAD
+from domain.ports.texts import TextStore
+from domain.ports.tokens import TokenCounter
+from domain.prompt.application_context import harmless
+from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, Fixed, values_text
+from domain.prompt.text_refs import name_of
+from domain.thread.codec import to_json
+
+REMEMBERED = 1_000
+"""Texts of which a process remembers how many tokens they have, and that they are kept."""
+
+REMEMBERED_BYTES = 16_000_000
+"""What these texts may take: values that are shown may be long."""
+
+
+@dataclass
+class Fixtures:
+    """Counts and keeps instructions, tools, and values that are shown; of the store a text is asked only once."""
+
+    tokens: TokenCounter
+    store: TextStore
+    _known: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(REMEMBERED_BYTES, REMEMBERED))
+
+    async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> Fixed:
+        """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
+        names = tuple(name for name in shown if name in values)
+        instructions, known = storable_text(instructions), storable_text(values_text(values, names))
+        texts = [await self._kept(text) for text in (instructions, tools, known)]
+        if (given := harmless(known)) != known:  # then it is written, and counted, in another way
+            texts[-1] = (texts[-1][0], await counted(self.tokens, given))
+        tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + (HEADING_TOKENS + MARKS_TOKENS if known else 0)
+        return Fixed(instructions, tokens, tuple(name for name, _ in texts), names, known)
+
+    async def _kept(self, text: str) -> tuple[str, int]:
+        """Return a text's name and tokens, once it is kept."""
+        if not text:
+            return "", 0
+        if (known := self._known.get(text)) is not None:
+            return known
+        name = name_of(text)
+        await self.store.keep({name: text})
+        known = (name, await counted(self.tokens, text))
+        self._known.put(text, known, getsizeof(text))
+        return known
+
+
+def tools_text(specs: Sequence[object]) -> str:
+    """Write tools as they are sent, counted and kept; "" for none."""
+    return to_json([{"type": "function", "function": spec} for spec in specs]) if specs else ""

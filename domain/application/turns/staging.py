@@ -1,0 +1,167 @@
+"""Reports that are kept back for a while, and stored together: durability `turn` and `async`.
+
+What other processes write to the thread meanwhile comes first. Then the reports are decided again in the state that
+it led to, as they would have been had each been stored at once; whatever refers to an event that is only staged is
+moved by as many versions.
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.application.thread_repository import Journal, Loaded, Sealed
+from domain.application.turns.unreported_calls import calls_in, with_calls
+from domain.ids import Version
+from domain.ports.log import Append, Fence
+from domain.thread.codec import Metadata, Recorded
+from domain.thread.commands import (
+    AskPerson,
+    CompactHistory,
+    CompleteItem,
+    CompleteNode,
+    EndCall,
+    FailAttempt,
+    FailItem,
+    FailTurn,
+    NoteCalls,
+    NoteFailure,
+    Report,
+    ResumeTurn,
+    StartCalls,
+    StartFanOut,
+    StopTurn,
+)
+from domain.thread.decide import decide
+from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeFact
+
+
+class Staged(Struct, frozen=True):
+    """A report that was decided, and is not stored yet. `number` names it, however often it is decided again."""
+
+    report: Report
+    sealed: Sealed
+    number: int = 0
+
+    @property
+    def after(self) -> Loaded:
+        """The thread with it."""
+        return self.sealed.after
+
+
+def stage(journal: Journal, loaded: Loaded, report: Report, metadata: Metadata, number: int = 0) -> Staged | None:
+    """Decide a report, and keep it back. None if it is no news."""
+    events = decide(report, loaded.state)
+    if not events:
+        return None
+    return Staged(report, journal.seal(loaded, events, metadata), number)
+
+
+async def store_staged(
+    journal: Journal, durable: Loaded, staged: Sequence[Staged], fence: Fence | None
+) -> tuple[Loaded, Sequence[Recorded]]:
+    """Store what was kept back, in one append, and return the thread as it is then, with the events.
+
+    Raises:
+        VersionConflict: the thread has moved on; see `decided_again`.
+        LeaseLost, StoreUnavailable: as appends do.
+    """
+    records = tuple(record for each in staged for record in each.sealed.records)
+    recorded = [event for each in staged for event in each.sealed.recorded]
+    return await journal.append_sealed(durable, Sealed(staged[-1].after, records, recorded), fence=fence)
+
+
+def append_of(durable: Loaded, staged: Sequence[Staged]) -> Append:
+    """Make the append that is to be done, for somebody else to do."""
+    after = staged[-1].after
+    records = tuple(record for each in staged for record in each.sealed.records)
+    in_turn, waiting = after.state.in_turn, after.state.waiting
+    return Append(durable.tenant, durable.thread_id, durable.head, after.head, records, in_turn, waiting=waiting)
+
+
+def decided_again(
+    journal: Journal,
+    now: Loaded,
+    before: Loaded,
+    staged: Sequence[Staged],
+    metadata: Metadata,
+    stored: Sequence[Recorded] = (),
+) -> tuple[list[Staged], Sequence[ModelCalled]]:
+    """Decide staged reports after what was `stored` meanwhile; what is no news any more is left out.
+
+    Calls of models in what is left out count all the same, unless they are stored: the last report takes them along.
+    If there is none, they are returned as well.
+    """
+    by = now.head.version - before.head.version
+    again: list[Staged] = []
+    dropped: list[Report] = []
+    for each in staged:
+        report, onto = _moved(each.report, before.head.version, by), again[-1].after if again else now
+        moved = stage(journal, onto, report, metadata, each.number)
+        if moved is None:  # it is stored already, or the turn has ended
+            dropped.append(each.report)
+        else:
+            again.append(moved)
+    known = [recorded.event for recorded in stored]
+    calls = [called for called in calls_in(dropped) if not _taken_out(known, called)]
+    if again and calls and (carrying := with_calls(again[-1].report, calls)) != again[-1].report:
+        last, before_last = again[-1], again[-2].after if len(again) > 1 else now
+        again[-1] = stage(journal, before_last, carrying, metadata, last.number) or last
+        return again, ()
+    return again, calls
+
+
+def _taken_out(known: list[Event], called: ModelCalled) -> bool:
+    """Say whether a call is among known events, and take it out: another one may look the same."""
+    if called not in known:
+        return False
+    known.remove(called)
+    return True
+
+
+def _moved(report: Report, after: Version, by: int) -> Report:
+    """Move a report's references to events that were staged after a version."""
+
+    def at(version: int) -> Version:
+        return Version(version + by if version > after else version)
+
+    match report:
+        case StartCalls():
+            return replace(report, calls=tuple((at(call), attempt) for call, attempt in report.calls))
+        case AskPerson():
+            return replace(report, calls=tuple(map(at, report.calls)))
+        case EndCall():
+            return replace(report, call=at(report.call))
+        case CompactHistory():
+            return replace(report, fact=replace(report.fact, through=at(report.fact.through)))
+        case CompleteNode():
+            return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
+        case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem():
+            return report
+        case NoteFailure() | NoteCalls() | FailTurn():
+            return report
+        case _:
+            assert_never(report)
+
+
+def _moved_fact(fact: NodeFact, after: Version, by: int) -> NodeFact:
+    def at(version: int) -> int:
+        return version + by if version > after else version
+
+    match fact:
+        case ContextAssembled():
+            return replace(
+                fact,
+                first=at(fact.first),
+                last=at(fact.last),
+                summarised=at(fact.summarised),
+                pinned=at(fact.pinned),
+                recalled=tuple(replace(part, message=at(part.message)) for part in fact.recalled),
+                shortened=tuple((at(message), kept) for message, kept in fact.shortened),
+                of=at(fact.of),
+            )
+        case HistoryCompacted():
+            return replace(fact, through=at(fact.through))
+        case _:
+            return fact

@@ -1,0 +1,116 @@
+"""Calls of models that have cost something and are in no report yet. Whichever report comes next takes them along."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from domain.application.budget.turn_budget import Held, Spending
+from domain.thread.commands import (
+    CompleteItem,
+    CompleteNode,
+    FailAttempt,
+    FailItem,
+    FailTurn,
+    NoteCalls,
+    NoteFailure,
+    Report,
+    StopTurn,
+)
+from domain.thread.events import ModelCalled, NodeFact
+
+
+@dataclass
+class Unsaid:
+    """What was answered and not reported, in a turn's run."""
+
+    spending: Spending
+    _calls: list[tuple[ModelCalled, Held | None]] = field(default_factory=list)
+    _reported: list[ModelCalled] = field(default_factory=list)
+    """What reports of the node in flight have taken along."""
+
+    def __bool__(self) -> bool:
+        """Say whether there is any."""
+        return bool(self._calls)
+
+    def keep(self, called: ModelCalled, held: Held | None = None) -> None:
+        """Remember an answered call, and what is set aside for it."""
+        self._calls.append((called, held))
+        if held is not None:
+            self.spending.took(held, called)
+
+    def carried_by(self, report: Report) -> Report:
+        """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
+        if self._reported and isinstance(report, CompleteNode):
+            report = replace(report, facts=self._news(report.facts))
+        missing = self._missing(_in(report))
+        return with_calls(report, missing) if missing else report
+
+    def said(self, report: Report) -> None:
+        """Forget the calls that a report has, since the thread's state has them now."""
+        calls = _in(report)
+        self._forget(calls)
+        if isinstance(report, CompleteNode):
+            self._reported.clear()
+        else:
+            self._reported += calls
+
+    def _news(self, facts: Sequence[NodeFact]) -> tuple[NodeFact, ...]:
+        """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
+        waiting, reported = [called for called, _ in self._calls], list(self._reported)
+        news: list[NodeFact] = []
+        for fact in facts:
+            if isinstance(fact, ModelCalled) and fact in waiting:
+                waiting.remove(fact)
+            elif isinstance(fact, ModelCalled) and fact in reported:
+                reported.remove(fact)
+                continue
+            news.append(fact)
+        return tuple(news)
+
+    def _missing(self, has: Sequence[ModelCalled]) -> tuple[ModelCalled, ...]:
+        left = list(has)
+        missing = []
+        for called, _ in self._calls:
+            if called in left:
+                left.remove(called)
+            else:
+                missing.append(called)
+        return tuple(missing)
+
+    def _forget(self, calls: Sequence[ModelCalled]) -> None:
+        left = list(calls)
+        kept: list[tuple[ModelCalled, Held | None]] = []
+        for called, held in self._calls:
+            if called in left:
+                left.remove(called)
+                self.spending.recorded([held] if held else [])
+            else:
+                kept.append((called, held))
+        self._calls = kept
+
+
+def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
+    """Add calls to a report, if it has a place for them."""
+    match report:
+        case CompleteNode():
+            return replace(report, facts=(*calls, *report.facts))
+        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
+            return replace(report, calls=(*calls, *report.calls))
+        case _:
+            return report
+
+
+def calls_in(reports: Iterable[Report]) -> Sequence[ModelCalled]:
+    """Return the calls of several reports."""
+    return [called for report in reports for called in _in(report)]
+
+
+def _in(report: Report) -> Sequence[ModelCalled]:
+    match report:
+        case CompleteNode(facts=facts):
+            return [fact for fact in facts if isinstance(fact, ModelCalled)]
+        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
+            return report.calls
+        case _:
+            return ()
