@@ -1,7 +1,8 @@
 """The projections of a worker's shards, in a process beside it.
 
 They take about as much of a processor as the turns that they tell of. In a process of their own they take it of another
-one, and no request waits for them. Who runs projections does not matter for what is right; see `projections.runner`.
+one, and no request waits for them. Which process runs them does not matter for what is right: see
+`projections.engine.runner`.
 """
 
 import asyncio

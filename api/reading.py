@@ -27,10 +27,10 @@ from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, 
 from domain.read_models.tables import Row, Table, indexed
 from domain.recall.terms import loosened
 from domain.windows import Window, start_of
-from projections import budgets, spells, threads
-from projections.audit import AUDIT
-from projections.latency import latency_of, width_for
-from projections.projection import Projection
+from projections import budgets, status_periods, threads
+from projections.command_log import AUDIT
+from projections.engine.latency_columns import latency_of, width_for
+from projections.engine.projection import Projection
 from projections.threads import Sort, ThreadSummary
 
 Consistency: TypeAlias = Literal["eventual", "strong"]
@@ -238,7 +238,7 @@ class Reading:
         if standing == "open":
             query, since = threads.opened_by(tenant, at, after, limit + 1), "opened_at"
         else:
-            query, since = spells.at_instant(tenant, standing, at, after, limit + 1), "since"
+            query, since = status_periods.at_instant(tenant, standing, at, after, limit + 1), "since"
         places = [query.table.names.index(name) for name in ("thread_id", since)]
         rows = await self._models.select(query)
         shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]

@@ -13,7 +13,7 @@ from api.views.page import Page
 from api.views.reads import AccessView, access_view
 from domain.errors import InvalidInput
 from domain.ids import Tenant, ThreadId
-from domain.ports.reads import Access, AccessCursor, AccessFilter, What
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
 
 
 class Place(Struct, frozen=True, array_like=True):

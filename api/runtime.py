@@ -35,24 +35,24 @@ from domain.application.turns.runner import Turns
 from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
+from domain.ports.access_log import AccessLog
 from domain.ports.read_models import LineId, ReadModels
-from domain.ports.reads import AccessLog
 from domain.ports.recall import VectorStore
 from domain.ports.seals import Signer
 from domain.ports.texts import TextStore
-from infrastructure.agents import load_agents
+from infrastructure.agent_loader import load_agents
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.models.catalogue import load_catalogue, with_asked_for
-from infrastructure.models.embeddings import OpenAIEmbedder
+from infrastructure.models.openai.embeddings import OpenAIEmbedder
 from infrastructure.models.providers import check_inside, open_models
 from infrastructure.settings import CHECKOUT, BadSetting, Settings
 from infrastructure.signing import Ed25519Verifier, signer_of
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.token_counter import TiktokenCounter
 from infrastructure.tools import builtin_tools
+from projections.engine.runner import BUSY, Runner
 from projections.registry import PROJECTIONS
-from projections.runner import BUSY, Runner
 
 _log = logging.getLogger(__name__)
 

@@ -56,7 +56,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from domain.thread.state import Running, State, Unopened
-from infrastructure.agents import load_agents
+from infrastructure.agent_loader import load_agents
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition

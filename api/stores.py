@@ -12,6 +12,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from domain.application.background_tasks import BackgroundTasks
+from domain.ports.access_log import AccessLog
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
 from domain.ports.leases import LeaseStore
@@ -19,7 +20,6 @@ from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
 from domain.ports.log import EventStore
 from domain.ports.read_models import ReadModels
-from domain.ports.reads import AccessLog
 from domain.ports.recall import Finder, VectorStore
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
@@ -27,32 +27,32 @@ from domain.ports.suspects import Suspects
 from domain.ports.texts import TextStore
 from domain.ports.wakeups import Wakeups
 from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
-from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
+from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.loans import PostgresLoans
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import close_pool, database_name, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.reads import PostgresAccessLog
-from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.recall.search import PostgresFinder
+from infrastructure.postgres.recall.vectors import PostgresVectorStore
 from infrastructure.postgres.requirements import check_sessions
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.texts import PostgresTextStore
-from infrastructure.postgres.vectors import PostgresVectorStore
 from infrastructure.postgres.wakeups import open_wakeups
 from infrastructure.redis.hot import RedisHotStore
 from infrastructure.redis.wakeups import RedisWakeups

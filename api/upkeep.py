@@ -8,7 +8,7 @@ from api.runtime import Runtime
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
 from domain.ports.read_models import Instance, InstanceId, LineId
-from projections.projection import Projection
+from projections.engine.projection import Projection
 
 
 class Upkeep:

@@ -25,7 +25,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from domain.thread.state import Idle, State
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.token_counter import TiktokenCounter
 
 LIMIT = 6_800
 """Tokens of a prompt, with the settings that a new user has: 8,000 without the room for the answer."""

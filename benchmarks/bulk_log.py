@@ -30,7 +30,7 @@ from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.archive import EVENT_COLUMNS, THREAD_COLUMNS
-from infrastructure.postgres.metadata import taken_apart
+from infrastructure.postgres.log.metadata_columns import taken_apart
 from infrastructure.settings import Settings
 
 MARK = "00000000-0000-4000-8000"

@@ -25,7 +25,7 @@ from benchmarks.least_squares import least_squares
 from domain.models.chat import MESSAGE_OVERHEAD, ToolCall, ToolSpec
 from domain.thread.codec import to_json
 from examples.airline.recordings import DATA, Message, conversations
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.token_counter import TiktokenCounter
 
 SYSTEM: Message = {"role": "system", "content": (DATA / "policy.md").read_text(encoding="utf-8")}
 BRIEF: Message = {"role": "system", "content": "You are an airline's agent."}

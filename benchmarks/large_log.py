@@ -15,7 +15,7 @@ from domain.ports.log import Append, ThreadRow
 from domain.thread.codec import Metadata, encode
 from examples.airline.recordings import conversations
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.chaos.projections import turn
 

@@ -48,16 +48,16 @@ from domain.thread.state import Idle, Running
 from examples.airline.recordings import Conversation
 from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.models.embeddings import OpenAIEmbedder
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.models.openai.embeddings import OpenAIEmbedder
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.recall import PostgresFinder
-from infrastructure.postgres.vectors import PostgresVectorStore
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.postgres.recall.search import PostgresFinder
+from infrastructure.postgres.recall.vectors import PostgresVectorStore
+from infrastructure.token_counter import TiktokenCounter
 from migrations.run import migrate
+from projections.engine.runner import Runner
 from projections.messages import PROJECTION
-from projections.runner import Runner
 
 LIMIT = 8_000
 NAMES = UUID("7e1f1a43-5d1c-4b6e-9a54-0a2c6c1f5d10")

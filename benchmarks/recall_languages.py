@@ -43,14 +43,14 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.recall import PostgresFinder
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.postgres.recall.search import PostgresFinder
+from infrastructure.token_counter import TiktokenCounter
 from migrations.run import migrate
 from projections import messages, threads
-from projections.runner import Runner
+from projections.engine.runner import Runner
 
 LIMIT = 2_000
 """Tokens of the window: of the conversation only the end is in it."""

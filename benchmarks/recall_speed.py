@@ -30,7 +30,7 @@ from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models import tables
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.recall.search import PostgresFinder
 from migrations.run import migrate
 from projections.messages import MESSAGES, PROJECTION
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from domain.read_models.tables import COST, Change, Column, Index, Table
 from domain.thread.events import ModelCalled
-from projections.projection import Projection, Seen
-from projections.savings import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
+from projections.engine.projection import Projection, Seen
+from projections.engine.savings_columns import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 BUDGETS = Table(
     "budgets",

@@ -7,7 +7,7 @@ from domain.read_models.tables import Change, Column, Derived, Index, Table
 from domain.recall.word_index import index_of
 from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 from domain.thread.state import Running
-from projections.projection import Projection, Seen
+from projections.engine.projection import Projection, Seen
 
 SEARCHED = 50_000
 """Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""

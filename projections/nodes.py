@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import NodeCompleted, NodeFailed
-from projections.latency import latency_table, timed
-from projections.projection import Projection, Seen
+from projections.engine.latency_columns import latency_table, timed
+from projections.engine.projection import Projection, Seen
 
 NODES = Table(
     "nodes",

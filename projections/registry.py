@@ -1,13 +1,13 @@
 """The projections that there are."""
 
-from projections import audit, budgets, messages, nodes, spells, threads, tools, turns, usage
+from projections import budgets, command_log, messages, nodes, status_periods, threads, tools, turns, usage
 
 PROJECTIONS = (
     threads.PROJECTION,
     messages.PROJECTION,
     budgets.PROJECTION,
-    spells.PROJECTION,
-    audit.PROJECTION,
+    status_periods.PROJECTION,
+    command_log.PROJECTION,
     usage.PROJECTION,
     nodes.PROJECTION,
     tools.PROJECTION,

@@ -18,9 +18,9 @@ from domain.recall.terms import Search
 from domain.thread.codec import to_json
 from domain.thread.events import FailureReason, Unusual
 from domain.thread.state import Ended, Running, TurnOutcome, Unopened
+from projections.engine.projection import Projection, Story
+from projections.engine.thread_status import Status, status_of
 from projections.messages import MESSAGES
-from projections.projection import Projection, Story
-from projections.status import Status, status_of
 
 Sort: TypeAlias = Literal["opened_at", "last_event_at", "tokens", "cost"]
 

@@ -14,8 +14,8 @@ from domain.thread.events import (
     ToolSucceeded,
 )
 from domain.thread.state import Running
-from projections.latency import latency_table, timed
-from projections.projection import Projection, Seen
+from projections.engine.latency_columns import latency_table, timed
+from projections.engine.projection import Projection, Seen
 
 TOOLS = Table(
     "tools",

@@ -7,8 +7,8 @@ from typing import Any
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import TurnCancelled, TurnCompleted, TurnFailed, TurnResumed, TurnRolledBack, TurnStarted
 from domain.thread.state import Running
-from projections.latency import latency_table, timed
-from projections.projection import Projection, Seen
+from projections.engine.latency_columns import latency_table, timed
+from projections.engine.projection import Projection, Seen
 
 TURNS = Table(
     "turns",

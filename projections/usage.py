@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from domain.read_models.tables import COST, Change, Column, Index, Table
 from domain.thread.events import ModelCalled
-from projections.latency import latency_table, timed
-from projections.projection import Projection, Seen
-from projections.savings import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
+from projections.engine.latency_columns import latency_table, timed
+from projections.engine.projection import Projection, Seen
+from projections.engine.savings_columns import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 USAGE = Table(
     "usage",

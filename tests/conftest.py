@@ -19,35 +19,35 @@ import pytest
 from redis.asyncio import Redis
 
 from api.stores import LogArchive, SystemClock
+from domain.ports.access_log import AccessLog
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
 from domain.ports.log import EventStore
 from domain.ports.read_models import ReadModels
-from domain.ports.reads import AccessLog
 from domain.ports.seals import SealStore
 from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Wakeups
 from infrastructure.archive.manifest import Format
 from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
-from infrastructure.memory.reads import MemoryAccessLog
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.loans import PostgresLoans
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.reads import PostgresAccessLog
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects

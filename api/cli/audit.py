@@ -17,7 +17,7 @@ from api.views.page import Page
 from api.views.reads import AccessView
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
-from domain.ports.reads import AccessFilter, What
+from domain.ports.access_log import AccessFilter, What
 from domain.read_models.queries import Where
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from api.seal_views import ProofView, Report, SealView, WholeSeal, proof_view
 from api.views.page import Page
 from api.views.reads import AccessView
 from domain.ids import ThreadId
-from domain.ports.reads import AccessFilter, What
+from domain.ports.access_log import AccessFilter, What
 
 VersionPath = Annotated[str, PathParameter(description="The event's version in its thread.")]
 NumberPath = Annotated[str, PathParameter(description="The seal's number, from 1.")]

@@ -26,7 +26,7 @@ from api.views.state import Forked
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
-from projections.status import status_of
+from projections.engine.thread_status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.ports.reads import Access
+from domain.ports.access_log import Access
 
 
 class AccessView(Struct, frozen=True):

@@ -15,7 +15,7 @@ from domain.json import JsonObject
 from domain.models.chat import ToolCall
 from domain.thread.events import Durability
 from domain.thread.state import Call, Ended, Item, Message, Queued, Running, Summary, Turn, Unopened
-from projections.status import Status, status_of
+from projections.engine.thread_status import Status, status_of
 
 
 class Forked(Struct, frozen=True):

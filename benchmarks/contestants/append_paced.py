@@ -19,7 +19,7 @@ from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Draft, seal
 from domain.ports.log import Append
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 
 TOLD = 1_000

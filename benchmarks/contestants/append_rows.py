@@ -21,9 +21,9 @@ from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Draft, Record
 from domain.ports.log import Append
-from infrastructure.postgres.appender import Appender
 from infrastructure.postgres.archive import EVENT_COLUMNS
-from infrastructure.postgres.metadata import taken_apart
+from infrastructure.postgres.log.group_commit import Appender
+from infrastructure.postgres.log.metadata_columns import taken_apart
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
 

@@ -17,7 +17,7 @@ from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.log.hash_chain import NOTHING, Draft, seal
 from domain.ports.log import Append, CommandRecord
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
 

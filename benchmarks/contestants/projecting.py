@@ -23,13 +23,13 @@ from domain.application.thread_repository import Journal
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice
 from infrastructure.fingerprint import fold_fingerprint
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings
+from projections.engine.runner import BUSY, Runner
 from projections.registry import PROJECTIONS
-from projections.runner import BUSY, Runner
 
 
 def runner_on(pool: asyncpg.Pool, slices: Collection[Slice]) -> Runner:

@@ -24,7 +24,7 @@ from domain.application.thread_repository import Journal
 from domain.ids import ThreadId, Version
 from domain.ports.log import ThreadRow
 from infrastructure.fingerprint import fold_fingerprint
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings

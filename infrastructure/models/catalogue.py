@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from domain.errors import InvalidInput
 from domain.models.routing import ModelSpec, Policy, Rule
-from infrastructure.models import offline
-from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url
-from infrastructure.models.prompt_cache import PromptCache
-from infrastructure.models.rejections import FIELDS
+from infrastructure.models.offline import model as offline
+from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url
+from infrastructure.models.openai.prompt_cache import PromptCache
+from infrastructure.models.openai.rejections import FIELDS
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"

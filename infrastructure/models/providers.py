@@ -6,8 +6,8 @@ from domain.models.chat import ChatModel
 from domain.ports.tokens import TokenCounter
 from infrastructure.models.catalogue import OFFLINE, Catalogue, Provider, host_of
 from infrastructure.models.hosts import is_inside
-from infrastructure.models.offline import OfflineModel
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.offline.model import OfflineModel
+from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.settings import BadSetting
 
 

@@ -19,10 +19,10 @@ from infrastructure.postgres.archive_statements import (
     THREAD_ENDS,
     WRITTEN_BEFORE,
 )
-from infrastructure.postgres.event_store import PostgresEventStore
-from infrastructure.postgres.metadata import taken_apart
+from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres.log.metadata_columns import taken_apart
+from infrastructure.postgres.log.rows import thread_of
 from infrastructure.postgres.retry import reaching
-from infrastructure.postgres.rows import thread_of
 from infrastructure.postgres.statements import SLICE_HEADS
 
 T = TypeVar("T")

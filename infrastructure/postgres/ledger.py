@@ -18,7 +18,7 @@ from domain.ports.log import Fence
 from domain.thread.codec import to_json
 from domain.thread.events import Limit
 from domain.windows import WINDOWS, start_of
-from infrastructure.postgres.groups import Groups
+from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
 MOST = 32

@@ -4,8 +4,8 @@ import asyncpg
 
 from domain.ids import MAX_VERSION, ThreadId, Version, slice_of
 from domain.ports.snapshots import Snapshot
+from infrastructure.postgres.log.rows import snapshot_of
 from infrastructure.postgres.retry import fetch
-from infrastructure.postgres.rows import snapshot_of
 from infrastructure.postgres.statements import NEAREST_SNAPSHOT, SAVE_SNAPSHOT
 
 

@@ -1,6 +1,6 @@
 """The SQL statements of the stores, named and described, but for `append_statement` and `archive_statements`."""
 
-from infrastructure.postgres.metadata import METADATA
+from infrastructure.postgres.log.metadata_columns import METADATA
 
 RECORD = f"""tenant, thread_id, version, type, schema, payload,
        {METADATA},

@@ -15,9 +15,9 @@ from domain.models.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.ports.leases import Lease
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
-from infrastructure.models.openai import OpenAIChatModel
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.postgres.leases import PostgresLeaseStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 
 CRASH = "CHAOS_CRASH"

@@ -48,14 +48,14 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.snapshot import lean
 from domain.windows import WINDOWS
-from infrastructure.postgres.append import append_on
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import connect, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings
+from projections.engine.runner import Runner
 from projections.registry import PROJECTIONS
-from projections.runner import Runner
 from tests.support.plain import Plain, whole_log
 from tests.support.projected import differences
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.ids import Tenant, ThreadId
-from domain.ports.reads import Access, AccessCursor, AccessFilter, AccessLog, Kept
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, AccessLog, Kept
 from tests.streams import ACME, NOON, new_thread
 
 OTHER = Tenant("other")

@@ -13,7 +13,7 @@ from domain.recall.word_index import index_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.recall.search import PostgresFinder
 from projections.messages import MESSAGES, SEARCHED
 from tests.support.notes import Desk, note
 

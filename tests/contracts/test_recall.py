@@ -13,8 +13,8 @@ from domain.recall.terms import terms_of
 from domain.recall.word_index import index_of, signs_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
-from infrastructure.postgres.recall import PostgresFinder
-from infrastructure.postgres.vectors import PostgresVectorStore
+from infrastructure.postgres.recall.search import PostgresFinder
+from infrastructure.postgres.recall.vectors import PostgresVectorStore
 from projections.messages import MESSAGES, PROJECTION
 from tests.streams import NOON
 

@@ -35,10 +35,10 @@ from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.token_counter import TiktokenCounter
 from tests.e2e.airline import Customer, as_recorded, as_served
 from tests.e2e.server_process import ServerProcess, kill_postgres, recorded_model, threadfold
 

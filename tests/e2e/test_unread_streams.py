@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 
 from domain.ids import ThreadId
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.e2e.server_process import ServerProcess, threadfold
 from tests.support.large import a_thread
 

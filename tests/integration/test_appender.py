@@ -12,9 +12,9 @@ from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
 from domain.log.hash_chain import NOTHING, Head
 from domain.ports.log import Append
-from infrastructure.postgres.append import append_on
-from infrastructure.postgres.appender import MOST, Appender
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres.log.group_commit import MOST, Appender
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, new_thread, numbered
 from tests.support.http import running_api

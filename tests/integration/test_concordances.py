@@ -11,10 +11,10 @@ from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.recall.bm25 import Hit
 from domain.recall.terms import terms_of
-from infrastructure.postgres import concordances
-from infrastructure.postgres.concordances import Concordances
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from infrastructure.postgres.recall import PostgresFinder
+from infrastructure.postgres.recall import word_indexes
+from infrastructure.postgres.recall.search import PostgresFinder
+from infrastructure.postgres.recall.word_indexes import Concordances
 from tests.contracts.test_recall import say
 from tests.integration.test_query_plans import nodes
 
@@ -74,7 +74,7 @@ async def test_bytes_are_bounded_and_the_last_used_threads_stay(pool: asyncpg.Po
 
 
 async def test_very_long_threads_are_not_kept_as_a_whole(pool: asyncpg.Pool) -> None:
-    end = concordances.COUNTED
+    end = word_indexes.COUNTED
     await say(PostgresReadModels(pool), {end: "refund", end + 1: "refund"}, THREADS[0])
     ((_, told, _),) = await Concordances(pool).of([(THREADS[0], Version(end))])
     assert list(told.versions) == [end]
@@ -102,7 +102,7 @@ async def test_only_new_messages_of_the_thread_are_looked_at(pool: asyncpg.Pool,
     await owner.execute("ANALYZE read_models.messages_1")
     thread_id = ThreadId(UUID(int=7))
     rows = await pool.fetch(
-        f"EXPLAIN (ANALYZE, FORMAT JSON) {concordances.NEWER}", [slice_of(thread_id)], [thread_id], [190], 8_192
+        f"EXPLAIN (ANALYZE, FORMAT JSON) {word_indexes.NEWER}", [slice_of(thread_id)], [thread_id], [190], 8_192
     )
     read = [node for node in nodes(json.loads(rows[0][0])[0]["Plan"]) if node.get("Relation Name") == "messages_1"]
     assert [node["Actual Rows"] for node in read] == [9]
@@ -113,9 +113,9 @@ async def test_only_new_messages_of_the_thread_are_looked_at(pool: asyncpg.Pool,
 async def test_new_messages_are_not_planned_for_anew_each_time(pool: asyncpg.Pool) -> None:
     await say(PostgresReadModels(pool), {1: "refund"}, THREADS[0])
     async with pool.acquire() as connection:
-        newer = await connection.prepare(concordances.NEWER)
+        newer = await connection.prepare(word_indexes.NEWER)
         for _ in range(20):
             await newer.fetch([slice_of(THREADS[0])], [THREADS[0]], [0], 8_192)
         plans = "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement = $1"
-        [row] = await connection.fetch(plans, concordances.NEWER)
+        [row] = await connection.fetch(plans, word_indexes.NEWER)
     assert tuple(row) == (5, 15), "PostgreSQL tries five before it keeps one"

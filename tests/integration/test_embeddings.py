@@ -19,7 +19,7 @@ from domain.models.chat import (
     ModelUnreachable,
 )
 from domain.recall.bm25 import Hit
-from infrastructure.models.embeddings import OpenAIEmbedder
+from infrastructure.models.openai.embeddings import OpenAIEmbedder
 from tests.fakes.openai_server import Cut, OpenAIServer, Reply, Request, refusal
 from tests.support.http import running_api
 from tests.support.reading import talk

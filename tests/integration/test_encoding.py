@@ -6,7 +6,7 @@ import threading
 import pytest
 import tiktoken
 
-from infrastructure.tokens import TiktokenCounter
+from infrastructure.token_counter import TiktokenCounter
 from tests.support.http import running_api
 
 

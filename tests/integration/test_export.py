@@ -22,7 +22,7 @@ from infrastructure.archive.manifest import Format
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.streams import appending, threads_of
 from tests.support.files import content, export, run
 from tests.support.log import Log

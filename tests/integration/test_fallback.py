@@ -15,8 +15,8 @@ from domain.models.circuit_breaker import Breaker
 from domain.models.routing import Choice, ModelSpec, Policy
 from domain.models.usage_check import believed
 from domain.thread.events import ModelFailed
-from infrastructure.models.endpoints import TimeLimits
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
+from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,
     Cut,

@@ -14,8 +14,8 @@ from domain.ports.ledger import Amount
 from domain.ports.log import Append, EventStore, Fence
 from domain.thread.codec import Metadata
 from domain.thread.events import ModelCalled
-from infrastructure.postgres.event_store import PostgresEventStore
 from infrastructure.postgres.ledger import PostgresLedger
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.integration.test_accounts import TAKEN, World, held
 from tests.integration.test_appender import Watched

@@ -18,7 +18,7 @@ from domain.log.hash_chain import NOTHING, Head, seal
 from domain.ports.log import Append
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import StateUpdated, ThreadOpened
-from infrastructure.postgres.append import append_on
+from infrastructure.postgres.log.append import append_on
 from infrastructure.postgres.pool import open_pool
 from tests.streams import NOON, new_thread, threads_of
 from tests.support.http import Api, running_api

@@ -13,7 +13,7 @@ from api.preconditions import encode_cursor
 from api.service import turn_of_command
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.ports.reads import Access, AccessFilter
+from domain.ports.access_log import Access, AccessFilter
 from infrastructure.signing import new_key
 from tests.support.http import Api, matches, running_api
 

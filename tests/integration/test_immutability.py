@@ -5,7 +5,7 @@ import pytest
 
 from domain.ids import Version
 from domain.log.hash_chain import NOTHING
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.streams import appending, new_thread
 
 FORBIDDEN = [

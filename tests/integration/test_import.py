@@ -29,7 +29,7 @@ from infrastructure.archive.reading import ExportedFiles
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.streams import NOON, appending, threads_of
 from tests.support.command import threadfold

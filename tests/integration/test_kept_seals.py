@@ -17,7 +17,7 @@ from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.settings import CHECKOUT
 from tests.support.files import export

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.agents import load_agents
+from infrastructure.agent_loader import load_agents
 from infrastructure.settings import BadSetting
 from tests.support.command import threadfold
 

@@ -12,8 +12,8 @@ from domain.ids import Position, Version
 from domain.log.hash_chain import NOTHING
 from domain.ports.log import Append
 from infrastructure.postgres import retry
-from infrastructure.postgres.appender import Appender
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres.log.group_commit import Appender
 from infrastructure.postgres.pool import close_pool, open_pool
 from tests.streams import a_command, appending, new_thread
 

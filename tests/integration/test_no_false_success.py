@@ -13,7 +13,7 @@ from domain.json import Json
 from domain.models.answers import EMPTY_HINT, LENGTH_HINT
 from domain.models.routing import ModelSpec
 from domain.thread.events import Durability, Limit, MessageAppended, NodeFact, NodeFailed, TurnCompleted, TurnFailed
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
 from tests.fakes.openai_server import USAGE, OpenAIServer, Reply, chunk, completion, events, stream
 from tests.support.runtime import Stage, double, one_node
 from tests.support.spending import (

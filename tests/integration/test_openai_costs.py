@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from domain.models.chat import AnswerCut, Usage
-from infrastructure.models.endpoints import TimeLimits
+from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import (
     USAGE,
     Cut,

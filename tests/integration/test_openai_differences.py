@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
-from infrastructure.models.dialects import REMEMBERED
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
+from infrastructure.models.openai.dialects import REMEMBERED
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
 from tests.support.openai import NOON, client
 

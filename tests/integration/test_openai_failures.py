@@ -16,8 +16,8 @@ from domain.models.chat import (
     ModelUnknown,
     ModelUnreachable,
 )
-from infrastructure.models.endpoints import TimeLimits
-from infrastructure.models.retry import RetryPolicy
+from infrastructure.models.openai.endpoints import TimeLimits
+from infrastructure.models.openai.retry import RetryPolicy
 from tests.fakes.openai_server import (
     Cut,
     OpenAIServer,

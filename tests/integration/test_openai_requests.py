@@ -9,7 +9,7 @@ import pytest
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
 from domain.models.chat import ChatMessage, ChatRequest, ModelUnreachable, ToolCall, ToolSpec
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
 from tests.fakes.openai_server import (
     Cut,
     OpenAIServer,

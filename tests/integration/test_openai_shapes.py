@@ -14,7 +14,7 @@ from domain.models.chat import (
     ModelUnreachable,
     Usage,
 )
-from infrastructure.models.endpoints import TimeLimits
+from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import USAGE, Cut, Pause, Reply, chunk, completion, event, events, stream
 from tests.support.openai import KEY, error_of, raised_by, streamed, whole
 

@@ -14,8 +14,8 @@ import pytest
 from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head, Record, check_chain
 from domain.ports.log import Append
-from infrastructure.postgres.append import append_on
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, numbered, threads_of
 

@@ -17,8 +17,8 @@ from domain.thread.events import Event, MessageAppended, ModelCalled, TurnComple
 from domain.thread.evolve import evolve as evolved
 from domain.thread.state import State
 from projections import messages
-from projections import projection as projection_module
-from projections.projection import Projection, Seen, Story
+from projections.engine import projection as projection_module
+from projections.engine.projection import Projection, Seen, Story
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
 from tests.support.reading import strong, talk, wrong

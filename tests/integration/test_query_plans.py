@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from infrastructure.postgres import statements
-from infrastructure.postgres.append_statement import APPEND
+from infrastructure.postgres.access_log import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAGE_OF_THREAD
+from infrastructure.postgres.log.append_sql import APPEND
 from infrastructure.postgres.pool import PLANNER
 from infrastructure.postgres.read_models.statements import BEHIND
-from infrastructure.postgres.reads import PAGE, PAGE_OF_ACTOR, PAGE_OF_KIND, PAGE_OF_THREAD
 
 HOT = {
     name: getattr(statements, name)

@@ -9,7 +9,7 @@ import pytest
 from domain.ids import DEFAULT_TENANT, ThreadId
 from infrastructure.postgres.read_models import queries
 from infrastructure.postgres.read_models.store import PostgresReadModels
-from projections import spells, threads
+from projections import status_periods, threads
 from tests.integration.test_query_plans import plan_of
 
 AT = datetime(2026, 2, 1, tzinfo=UTC)
@@ -31,9 +31,9 @@ SELECT '2026-01-01'::timestamptz + n * interval '1 minute', now(), 0, 0, 0, 0, 1
 LISTS = {
     "open": threads.opened_by(DEFAULT_TENANT, AT, None, 101),
     "open, going on": threads.opened_by(DEFAULT_TENANT, AT, AFTER, 101),
-    "running": spells.at_instant(DEFAULT_TENANT, "running", AT, None, 101),
-    "over budget": spells.at_instant(DEFAULT_TENANT, "over_budget", AT, None, 101),
-    "over budget, going on": spells.at_instant(DEFAULT_TENANT, "over_budget", AT, AFTER, 101),
+    "running": status_periods.at_instant(DEFAULT_TENANT, "running", AT, None, 101),
+    "over budget": status_periods.at_instant(DEFAULT_TENANT, "over_budget", AT, None, 101),
+    "over budget, going on": status_periods.at_instant(DEFAULT_TENANT, "over_budget", AT, AFTER, 101),
 }
 
 
@@ -41,7 +41,7 @@ LISTS = {
 async def filled(request: pytest.FixtureRequest, owner: asyncpg.Connection, pool: asyncpg.Pool) -> asyncpg.Connection:
     """Give tables with nothing in them, and with 60,000 rows that the planner knows nothing, or something, about."""
     models = PostgresReadModels(pool)
-    await models.register([spells.PROJECTION.shape, threads.PROJECTION.shape])
+    await models.register([status_periods.PROJECTION.shape, threads.PROJECTION.shape])
     names = {f"{i.projection}": f"read_models.{i.projection}_{i.id}" for i in await models.instances()}
     if request.param != "empty":
         await owner.execute(FILL.format(**names))

@@ -11,7 +11,7 @@ from msgspec.structs import replace as replaced
 from domain.errors import NotRebuildable
 from domain.read_models.queries import Aggregate, Where
 from domain.read_models.tables import Column
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from tests.streams import NOON
 from tests.support.notes import NOTES, SHAPE, TAGS, Desk, note

@@ -9,7 +9,7 @@ import pytest
 from domain.errors import StoreUnavailable
 from domain.log.hash_chain import NOTHING
 from infrastructure.postgres import retry
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.integration.test_unavailable_store import over, raising
 from tests.streams import appending, new_thread
 from tests.support.http import Api, running_api

@@ -9,8 +9,8 @@ import pytest
 
 from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Tenant
-from domain.ports.reads import Access
-from infrastructure.postgres.reads import MOST, PostgresAccessLog
+from domain.ports.access_log import Access
+from infrastructure.postgres.access_log import MOST, PostgresAccessLog
 from tests.streams import NOON, new_thread
 
 

@@ -19,8 +19,8 @@ from domain.json import Json
 from domain.models.routing import ModelSpec
 from domain.thread.codec import Metadata
 from domain.thread.events import Durability, Limit, ModelCalled, NodeFact
-from infrastructure.models.endpoints import TimeLimits
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
+from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import Cut, OpenAIServer, Pause, Reply, chunk, completion, events, refusal
 from tests.support.http import Api, running_api
 from tests.support.runtime import Stage, one_node

@@ -11,8 +11,8 @@ from domain.log.hash_chain import NOTHING, Draft, Head, check_chain, seal
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
 from domain.thread.codec import Metadata, to_json
-from infrastructure.postgres.event_store import PostgresEventStore
-from infrastructure.postgres.metadata import AS_IT_IS, taken_apart
+from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres.log.metadata_columns import AS_IT_IS, taken_apart
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from migrations.run import migrate

@@ -22,7 +22,7 @@ from domain.log.hash_chain import NOTHING, Head, seal
 from domain.ports.log import Append, EventStore
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import Event, StateUpdated, ThreadForked, ThreadOpened
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.seals import PostgresSealStore
 from tests.streams import NOON, new_thread, threads_of
 from tests.support.seals import SCRIPT, VERIFIER, a_signer, sealer

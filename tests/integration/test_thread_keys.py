@@ -10,7 +10,7 @@ import pytest
 from domain.ids import Slice, Version
 from domain.log.hash_chain import NOTHING, Head
 from domain.ports.read_models import Shape
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from migrations.run import migrate

@@ -12,12 +12,12 @@ import pytest
 from domain.errors import StoreUnavailable
 from domain.ids import Position, ThreadId, Version
 from domain.log.hash_chain import NOTHING
-from domain.ports.reads import Access
+from domain.ports.access_log import Access
 from infrastructure.postgres import failures, retry
-from infrastructure.postgres.appender import MOST, Appender
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.access_log import PostgresAccessLog
+from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres.log.group_commit import MOST, Appender
 from infrastructure.postgres.pool import open_pool
-from infrastructure.postgres.reads import PostgresAccessLog
 from tests.integration.test_lost_connections import Unreliable
 from tests.streams import ACME, NOON, a_command, appending, new_thread
 from tests.support.http import running_api

@@ -10,7 +10,7 @@ import pytest
 from domain.errors import CorruptLog
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import NOTHING, check_chain
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.streams import NOON, SECOND, appending, new_thread
 
 SCRIPT = (Path(__file__).parents[2] / "docs" / "verify.sql").read_text()

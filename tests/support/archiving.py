@@ -16,7 +16,7 @@ from infrastructure.archive.export import export_log
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.reading import ExportedFiles
 from infrastructure.postgres.archive import PostgresArchive
-from infrastructure.postgres.event_store import PostgresEventStore
+from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}

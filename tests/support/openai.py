@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.models.chat import ChatMessage, ChatRequest, ModelError
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.openai.client import OpenAIChatModel
 from tests.fakes.openai_server import (
     OpenAIServer,
     Reply,

@@ -9,11 +9,11 @@ from domain.ports.read_models import ReadModels
 from domain.read_models.queries import Select, Where
 from domain.read_models.tables import Table
 from projections import nodes, tools, turns, usage
-from projections.audit import AUDIT
 from projections.budgets import BUDGETS
+from projections.command_log import AUDIT
 from projections.messages import MESSAGES
 from projections.nodes import NODES
-from projections.spells import SPELLS
+from projections.status_periods import SPELLS
 from projections.threads import THREADS
 from projections.tools import TOOLS
 from projections.turns import TURNS

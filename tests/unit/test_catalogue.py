@@ -8,9 +8,9 @@ import pytest
 
 from domain.models.routing import ModelSpec, Rule, Situation, choose
 from infrastructure.models.catalogue import Catalogue, load_catalogue, with_asked_for
-from infrastructure.models.endpoints import TimeLimits
-from infrastructure.models.offline import OfflineModel
-from infrastructure.models.openai import OpenAIChatModel
+from infrastructure.models.offline.model import OfflineModel
+from infrastructure.models.openai.client import OpenAIChatModel
+from infrastructure.models.openai.endpoints import TimeLimits
 from infrastructure.models.providers import open_models
 from infrastructure.settings import CHECKOUT, BadSetting, Settings, load_settings, variable
 from tests.support.runtime import Words

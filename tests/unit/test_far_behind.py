@@ -19,10 +19,10 @@ from domain.thread.events import MessageAppended, ModelCalled, ThreadOpened, Tur
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from projections import runner
-from projections.digest import Digest
+from projections.engine import runner
+from projections.engine.batch import Digest
+from projections.engine.runner import Runner
 from projections.registry import PROJECTIONS
-from projections.runner import Runner
 from projections.threads import THREADS
 from projections.usage import USAGE
 from tests.streams import threads_of

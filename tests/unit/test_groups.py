@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from infrastructure.postgres.groups import Groups
+from infrastructure.postgres.batching import Groups
 
 
 async def test_a_group_with_too_few_answers_fails_and_the_next_one_is_written() -> None:

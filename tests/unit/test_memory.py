@@ -10,7 +10,7 @@ from domain.models.chat import ToolCall
 from domain.prompt.compaction import remembered
 from domain.prompt.summary import CHARACTERS, Memory, ask_to_remember, fitted, read_memory, read_written, written
 from domain.thread.state import Message
-from infrastructure.models.extract import extracted
+from infrastructure.models.offline.extract import extracted
 from tests.property.test_context import words
 
 SAID = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
-from infrastructure.models.offline import OfflineModel
+from infrastructure.models.offline.model import OfflineModel
 from infrastructure.settings import CHECKOUT
 
 TOOLS = tuple(ToolSpec(name, name, {"type": "object"}) for name in ("current_time", "calculate", "look_up"))

@@ -25,8 +25,8 @@ from domain.thread.events import (
 from domain.windows import WINDOWS, starts_of
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from projections.overruns import Overrun, overrun_of
-from projections.stories import Stories
+from projections.engine.budget_overruns import Overrun, overrun_of
+from projections.engine.thread_cache import Stories
 from tests.support.runtime import Clock
 
 PRICES = Prices(date(2026, 11, 1), {"m": Price(1.0, 2.0)})

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from domain.models.chat import ChatMessage, ChatRequest, ToolCall
-from infrastructure.models.returned import DATA, FOREIGN_CALLS, refused_data, refuses_foreign_calls, without_data
+from infrastructure.models.openai.returned_data import (
+    DATA,
+    FOREIGN_CALLS,
+    refused_data,
+    refuses_foreign_calls,
+    without_data,
+)
 
 CALL = ToolCall("a", "echo", {}, extra={"extra_content": {"google": 1}})
 OWN = ChatMessage("assistant", "hm", (CALL,), extra={"reasoning": "x", "reasoning_details": []}, origin="here")

@@ -11,8 +11,8 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infrastructure import tokens
-from infrastructure.tokens import BUNDLED, TiktokenCounter, encoding_for, pieces
+from infrastructure import token_counter
+from infrastructure.token_counter import BUNDLED, TiktokenCounter, encoding_for, pieces
 
 COUNTER = TiktokenCounter()
 MILLION = 1_000_000
@@ -58,7 +58,7 @@ def test_a_million_times_the_same_character_has_a_count(character: str) -> None:
 def test_a_long_text_in_pieces_has_nearly_the_count_of_the_whole() -> None:
     text = "The quick brown fox, aged 12, jumps over\nthe lazy dog's   back. " * 5_000
     exact = len(tiktoken.get_encoding(BUNDLED).encode_ordinary(text))
-    assert 0 <= COUNTER.count(text) - exact <= len(pieces(text, tokens.PIECE))
+    assert 0 <= COUNTER.count(text) - exact <= len(pieces(text, token_counter.PIECE))
 
 
 @given(st.text(st.sampled_from("ab \n")), st.integers(1, 9))
@@ -77,11 +77,11 @@ def test_whatever_the_model_the_network_is_not_asked(model: str | None, offline:
 
 
 def test_a_models_own_encoding_is_used_if_its_data_is_here(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url, _ = tokens._LOADED_FROM["o200k_base"]
+    url, _ = token_counter._LOADED_FROM["o200k_base"]
     file = offline / hashlib.sha1(url.encode()).hexdigest()
     file.write_bytes(b"data")
     assert encoding_for("gpt-4o") == BUNDLED, "another file than tiktoken expects would be fetched again"
-    monkeypatch.setitem(tokens._LOADED_FROM, "o200k_base", (url, hashlib.sha256(b"data").hexdigest()))
+    monkeypatch.setitem(token_counter._LOADED_FROM, "o200k_base", (url, hashlib.sha256(b"data").hexdigest()))
     assert encoding_for("gpt-4o") == "o200k_base"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
     assert encoding_for("gpt-4o") == BUNDLED, "without a cache it would be fetched"
@@ -90,7 +90,7 @@ def test_a_models_own_encoding_is_used_if_its_data_is_here(offline: Path, monkey
 def test_what_is_known_of_tiktokens_data_is_still_true() -> None:
     source = Path(tiktoken.__file__).parent.parent / "tiktoken_ext" / "openai_public.py"
     text = source.read_text("utf-8")
-    assert all(part in text for known in tokens._LOADED_FROM.values() for part in known)
+    assert all(part in text for known in token_counter._LOADED_FROM.values() for part in known)
 
 
 def test_is_loaded_once_however_many_threads_count_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from domain.json import check_json
-from infrastructure.models.tool_arguments import MAX_FAULT, MAX_WRITTEN, read_arguments
+from infrastructure.models.openai.tool_arguments import MAX_FAULT, MAX_WRITTEN, read_arguments
 
 WHOLE = '{"text": "a"}'
 

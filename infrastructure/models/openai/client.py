@@ -27,17 +27,17 @@ from domain.models.chat import (
     ToolsNotTaken,
     note_cost,
 )
-from infrastructure.models.answer_bodies import LINGER_S, read_answer
-from infrastructure.models.assembly import Assembly
-from infrastructure.models.dialects import Dialects, missed
-from infrastructure.models.endpoints import PLACES, TimeLimits, completions_url, origin_of
-from infrastructure.models.failures import MAX_WORDS, failure_of, server_words, without
 from infrastructure.models.hosts import is_loopback
-from infrastructure.models.prompt_cache import PromptCache
-from infrastructure.models.rejections import STATUSES, rejected_field
-from infrastructure.models.retry import RetryPolicy, seconds_asked, worth_another
-from infrastructure.models.returned import FOREIGN_CALLS, own_data, refused_data, refuses_foreign_calls
-from infrastructure.models.wire import write_request
+from infrastructure.models.openai.answer_bodies import LINGER_S, read_answer
+from infrastructure.models.openai.assembly import Assembly
+from infrastructure.models.openai.dialects import Dialects, missed
+from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, origin_of
+from infrastructure.models.openai.failures import MAX_WORDS, failure_of, server_words, without
+from infrastructure.models.openai.prompt_cache import PromptCache
+from infrastructure.models.openai.rejections import STATUSES, rejected_field
+from infrastructure.models.openai.retry import RetryPolicy, seconds_asked, worth_another
+from infrastructure.models.openai.returned_data import FOREIGN_CALLS, own_data, refused_data, refuses_foreign_calls
+from infrastructure.models.openai.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024

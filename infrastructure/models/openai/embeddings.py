@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from domain.agents.error_text import shortened
 from domain.models.chat import AnswerMalformed, ModelUnreachable
-from infrastructure.models.failures import MAX_WORDS, failure_of, without
 from infrastructure.models.hosts import is_loopback
+from infrastructure.models.openai.failures import MAX_WORDS, failure_of, without
 
 PATH = "/embeddings"
 

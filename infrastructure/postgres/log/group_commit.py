@@ -10,9 +10,9 @@ from msgspec import Struct
 from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Position, ThreadId
 from domain.ports.log import Append
-from infrastructure.postgres.append import Outcome, Storing
+from infrastructure.postgres.batching import halves
 from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_passing, is_worth_dividing
-from infrastructure.postgres.groups import halves
+from infrastructure.postgres.log.append import Outcome, Storing
 
 MOST = 32
 """Appends of a group. What the statement costs beside its rows is shared by then; its joins over the group grow by the

@@ -3,7 +3,7 @@
 from domain.read_models.tables import Column, Derived
 from domain.thread.events import ModelCalled
 from domain.thread.state import Running
-from projections.projection import Seen
+from projections.engine.projection import Seen
 
 CACHED_TOKENS = Column("cached_tokens", "bigint", "add", "Tokens of the prompts that were in the endpoint's cache.")
 SAVED_TOKENS = Column("saved_tokens", "bigint", "add", "Tokens less than prompts with all that was ever said.")

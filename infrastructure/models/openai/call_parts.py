@@ -15,11 +15,11 @@ from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT
-from infrastructure.models.braces import Braces
-from infrastructure.models.opaque import Opaque
-from infrastructure.models.surrogates import with_pairs
-from infrastructure.models.tool_arguments import read_arguments
-from infrastructure.models.wire import CallPart, Function
+from infrastructure.models.openai.braces import Braces
+from infrastructure.models.openai.endpoint_data import Opaque
+from infrastructure.models.openai.surrogates import with_pairs
+from infrastructure.models.openai.tool_arguments import read_arguments
+from infrastructure.models.openai.wire import CallPart, Function
 
 MAX_NAME = 10_000
 """Characters that are kept of a name: no tool has one of more than 64; and of an id."""

@@ -14,7 +14,7 @@ from domain.thread.events import (
     NodeCompleted,
     ToolRequested,
 )
-from projections.projection import Projection, Seen
+from projections.engine.projection import Projection, Seen
 
 AUDIT = Table(
     "audit",

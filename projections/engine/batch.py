@@ -13,8 +13,8 @@ from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
 from domain.ports.read_models import Instance, InstanceId, LineId, Parked
 from domain.read_models.tables import Change, Rows
-from projections.projection import EventHandler, Projection, Seen, Story
-from projections.stories import Stories
+from projections.engine.projection import EventHandler, Projection, Seen, Story
+from projections.engine.thread_cache import Stories
 
 _log = logging.getLogger(__name__)
 

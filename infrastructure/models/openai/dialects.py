@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from domain.models.chat import ChatRequest
-from infrastructure.models.rejections import FIELDS
-from infrastructure.models.returned import DATA
+from infrastructure.models.openai.rejections import FIELDS
+from infrastructure.models.openai.returned_data import DATA
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from domain.read_models.queries import Bucket
 from domain.read_models.tables import Change, Column, Table
 from domain.windows import start_of
-from projections.projection import Seen
+from projections.engine.projection import Seen
 
 Width: TypeAlias = Literal["hour", "day"]
 

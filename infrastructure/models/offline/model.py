@@ -19,7 +19,7 @@ from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, To
 from domain.ports.tokens import TokenCounter
 from domain.prompt.application_context import without_block
 from domain.prompt.summary import INSTRUCTIONS
-from infrastructure.models.extract import extracted
+from infrastructure.models.offline.extract import extracted
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"

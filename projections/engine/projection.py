@@ -23,8 +23,8 @@ from domain.thread.evolve import evolve
 from domain.thread.memory_size import weighed
 from domain.thread.state import INITIAL, Running, State
 from domain.windows import LAST, Window, end_of, starts_of
-from projections.overruns import Overrun, overrun, spent_alike
-from projections.status import Status, status_of
+from projections.engine.budget_overruns import Overrun, overrun, spent_alike
+from projections.engine.thread_status import Status, status_of
 
 E = TypeVar("E", bound=Event)
 

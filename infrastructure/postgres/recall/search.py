@@ -17,8 +17,8 @@ from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MOST, Term, words_in
 from domain.recall.word_index import find
-from infrastructure.postgres.concordances import COUNTED, KEPT, OTHER, Concordances
 from infrastructure.postgres.read_models.queries import tsquery
+from infrastructure.postgres.recall.word_indexes import COUNTED, KEPT, OTHER, Concordances
 from infrastructure.postgres.retry import fetch
 
 STRETCHES = 32

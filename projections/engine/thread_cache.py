@@ -11,8 +11,8 @@ from domain.log.hash_chain import Record
 from domain.lru import Lru
 from domain.thread.codec import decode
 from domain.thread.state import Running
-from projections.overruns import overrun_of
-from projections.projection import Seen, Story
+from projections.engine.budget_overruns import overrun_of
+from projections.engine.projection import Seen, Story
 
 KEEP = 2_000
 """Threads that are kept."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from heapq import nlargest
 
 from domain.ids import Tenant
-from domain.ports.reads import Access, AccessCursor, AccessFilter, Kept
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, Kept
 
 
 class MemoryAccessLog:

@@ -8,7 +8,7 @@ from domain.ids import Tenant, ThreadId, Version
 from domain.read_models.queries import Select, Spanning, Where
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import EVENTS
-from projections.projection import Projection, Seen
+from projections.engine.projection import Projection, Seen
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 

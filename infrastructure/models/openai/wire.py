@@ -14,9 +14,9 @@ from msgspec import Struct, field
 from domain.json import JsonObject
 from domain.models.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
 from domain.prompt.canonical import canonical
-from infrastructure.models.opaque import set_apart
-from infrastructure.models.prompt_cache import PromptCache, ask_to_cache
-from infrastructure.models.returned import FOREIGN_CALLS, without_data
+from infrastructure.models.openai.endpoint_data import set_apart
+from infrastructure.models.openai.prompt_cache import PromptCache, ask_to_cache
+from infrastructure.models.openai.returned_data import FOREIGN_CALLS, without_data
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""

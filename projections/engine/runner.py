@@ -23,9 +23,9 @@ from domain.ports.clock import Clock
 from domain.ports.log import may_have_more
 from domain.ports.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
 from domain.read_models.tables import Rows
-from projections.digest import ATTEMPTS, Digest, Writing
-from projections.projection import Projection
-from projections.stories import Stories
+from projections.engine.batch import ATTEMPTS, Digest, Writing
+from projections.engine.projection import Projection
+from projections.engine.thread_cache import Stories
 
 _log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import json
 from collections.abc import AsyncIterator
 
 from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
-from infrastructure.models.assembly import Assembly
-from infrastructure.models.sse import EventStreamParser
-from infrastructure.models.wire import read_completion, usage_within
+from infrastructure.models.openai.assembly import Assembly
+from infrastructure.models.openai.sse import EventStreamParser
+from infrastructure.models.openai.wire import read_completion, usage_within
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""

@@ -15,7 +15,7 @@ from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from domain.thread.size_limits import MAX_ARGUMENTS
-from infrastructure.models.lenient_json import NotJsonError, read_json, read_values
+from infrastructure.models.openai.lenient_json import NotJsonError, read_json, read_values
 
 MAX_WRITTEN = 16_384
 """Characters that are kept of a text that is no JSON."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from domain.ids import Tenant
-from domain.ports.reads import Access, AccessCursor, AccessFilter, Kept
-from infrastructure.postgres.groups import Groups
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, Kept
+from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
 MOST = 128

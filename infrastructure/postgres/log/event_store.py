@@ -22,9 +22,9 @@ from domain.ids import (
 )
 from domain.log.hash_chain import Record, hashes_of
 from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
-from infrastructure.postgres.appender import Appender
+from infrastructure.postgres.log.group_commit import Appender
+from infrastructure.postgres.log.rows import record_of, thread_of
 from infrastructure.postgres.retry import fetch, trying
-from infrastructure.postgres.rows import record_of, thread_of
 from infrastructure.postgres.statements import (
     COMMAND,
     FENCE,

@@ -8,9 +8,9 @@ import asyncpg
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
-from infrastructure.postgres.append_statement import APPEND
 from infrastructure.postgres.failures import is_passing, is_undone
-from infrastructure.postgres.metadata import taken_apart
+from infrastructure.postgres.log.append_sql import APPEND
+from infrastructure.postgres.log.metadata_columns import taken_apart
 from infrastructure.postgres.retry import trying
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 

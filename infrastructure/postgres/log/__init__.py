@@ -1,0 +1,1 @@
+"""The event store on PostgreSQL: group commit, the append statement, and reads of the log."""
