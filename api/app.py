@@ -8,16 +8,16 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
-from api.bodies import MAX_BODY
-from api.callers import caller, reader, readiness, service, thread, turn
-from api.guards import guard
-from api.health import Readiness
-from api.json_request import JsonRequest
-from api.problems import problem_handlers
+from api.http.guards import guard
+from api.http.json_body import JsonRequest
+from api.http.openapi import TightSchema
+from api.http.problems import problem_handlers
 from api.routes import ROUTES
-from api.runtime import Runtime, open_runtime
-from api.schema import TightSchema
-from api.service import Service
+from api.routes.dependencies import caller, reader, readiness, service, thread, turn
+from api.runtime.composition import Runtime, open_runtime
+from api.runtime.health import Readiness
+from api.schemas.requests import MAX_BODY
+from api.services.threads import Service
 from infrastructure.settings import Settings
 
 

@@ -21,9 +21,9 @@ from uuid import uuid4
 
 import msgspec
 
-from api.past import Place, pages_of
-from api.preconditions import encode_cursor
-from api.service import Service
+from api.http.params import encode_cursor
+from api.services.history import Place, pages_of
+from api.services.threads import Service
 from domain.application.thread_repository import Journal, Loaded
 from domain.ids import ThreadId
 from domain.ports.snapshots import SnapshotStore

@@ -20,8 +20,8 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from api.runtime import EVERYTHING
-from api.stores import SystemClock
+from api.runtime.composition import EVERYTHING
+from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
 from domain.application.recall.embed import Indexer

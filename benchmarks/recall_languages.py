@@ -22,8 +22,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from api.runtime import EVERYTHING
-from api.stores import SystemClock
+from api.runtime.composition import EVERYTHING
+from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from domain.application.recall.search import Recall
 from domain.application.thread_repository import Journal, Loaded

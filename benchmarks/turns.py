@@ -14,9 +14,9 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from api.caller import Caller
-from api.runtime import open_runtime
-from api.service import Said, Service
+from api.http.caller import Caller
+from api.runtime.composition import open_runtime
+from api.services.threads import Said, Service
 from domain.ids import ThreadId
 from domain.thread.events import Durability
 from infrastructure.settings import Settings

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from api.stores import LogArchive, SystemClock
+from api.runtime.stores import LogArchive, SystemClock
 from domain.ports.access_log import AccessLog
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger

@@ -7,14 +7,14 @@ from uuid import UUID
 
 import click
 
+from api.cli.bootstrap import ask
 from api.cli.options import Instant, limited
 from api.cli.output import as_json, moment, show_json, show_table
-from api.cli.running import ask
-from api.preconditions import range_of
-from api.reading_views import AuditEntry
-from api.service import Service
-from api.views.page import Page
-from api.views.reads import AccessView
+from api.http.params import range_of
+from api.schemas.access_log import AccessView
+from api.schemas.page import Page
+from api.schemas.read_models import AuditEntry
+from api.services.threads import Service
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.access_log import AccessFilter, What

@@ -5,11 +5,11 @@ from uuid import UUID
 
 import click
 
-from api.caller import Caller
+from api.cli.bootstrap import ask
 from api.cli.options import back_to, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table
-from api.cli.running import ask
-from api.views.budget import BudgetView, Left, WindowSpending
+from api.http.caller import Caller
+from api.schemas.budget import BudgetView, Left, WindowSpending
 from domain.ids import ThreadId
 
 

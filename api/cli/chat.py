@@ -9,12 +9,12 @@ from uuid import UUID
 
 import click
 
-from api.bodies import DEFAULT_GRAPH
+from api.cli.bootstrap import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
 from api.cli.output import counted, moment
-from api.cli.running import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
-from api.cli.screen import Screen
-from api.runtime import open_runtime
-from api.service import Decision, Said, Service
+from api.cli.turn_printer import Screen
+from api.runtime.composition import open_runtime
+from api.schemas.requests import DEFAULT_GRAPH
+from api.services.threads import Decision, Said, Service
 from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version

@@ -7,11 +7,11 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from api.cli.bootstrap import ask, here
 from api.cli.options import VersionOrInstant, limited
 from api.cli.output import as_json, moment, show_fields, show_json, show_table
-from api.cli.running import ask, here
-from api.past import Point
-from api.views.past import DiffView, PointView
+from api.schemas.history import DiffView, PointView
+from api.services.history import Point
 from domain.ids import ThreadId
 from domain.thread.codec import to_json
 from domain.thread.diff import Changes, Counts, ValueChange

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
+from api.cli.bootstrap import ask, here
 from api.cli.output import as_json, counted, show_json, visible
 from api.cli.progress import bars
-from api.cli.running import ask, here
-from api.service import Service
+from api.services.threads import Service
 from infrastructure.archive.export import Exported, export_log
 from infrastructure.archive.manifest import Format
 

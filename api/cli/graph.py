@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import click
 
-from api.bodies import DEFAULT_GRAPH
+from api.cli.bootstrap import explained, log_to_stderr
 from api.cli.output import as_json, counted, show_fields, show_json, show_table
-from api.cli.running import explained, log_to_stderr
-from api.runtime import open_runtime
-from api.service import Service
-from api.stores import MEMORY
-from api.views.graphs import GraphView, NodeView, graph_view
+from api.runtime.composition import open_runtime
+from api.runtime.stores import MEMORY
+from api.schemas.graphs import GraphView, NodeView, graph_view
+from api.schemas.requests import DEFAULT_GRAPH
+from api.services.threads import Service
 from infrastructure.settings import Settings, load_settings
 
 

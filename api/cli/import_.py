@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
+from api.cli.bootstrap import ask
 from api.cli.output import as_json, counted, show_json
 from api.cli.progress import bars
-from api.cli.running import ask
-from api.service import Service
+from api.services.threads import Service
 from domain.application.archive import Imported, put_in
 from infrastructure.archive.reading import ExportedFiles
 

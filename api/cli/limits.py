@@ -6,14 +6,14 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from api.caller import Caller
+from api.cli.bootstrap import ask, here
 from api.cli.options import limited
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table
-from api.cli.running import ask, here
-from api.service import Service
-from api.views.budget import LimitView
-from api.views.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
+from api.http.caller import Caller
+from api.schemas.budget import LimitView
+from api.schemas.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
+from api.services.threads import Service
 from domain.budget.prices import units
 from domain.errors import InvalidInput
 from domain.thread.events import Limit

@@ -4,8 +4,8 @@ import asyncio
 
 import click
 
-from api.cli.running import NothingKept, connecting, explained, log_to_stderr, place_of
-from api.stores import MEMORY, database
+from api.cli.bootstrap import NothingKept, connecting, explained, log_to_stderr, place_of
+from api.runtime.stores import MEMORY, database
 from infrastructure.settings import Settings, load_settings
 from migrations.run import current
 from migrations.run import migrate as upgrade

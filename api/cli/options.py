@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from api.past import Point
+from api.services.history import Point
 from domain.ids import MAX_VERSION
 
 Command = TypeVar("Command", bound=Callable[..., Any])

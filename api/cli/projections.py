@@ -8,12 +8,12 @@ from uuid import UUID
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.bodies import MAX_THROTTLE
+from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table, terminal
-from api.cli.running import PROBLEM, ask
-from api.reading_views import InstanceView, ProjectionView
-from api.service import Service
+from api.schemas.read_models import InstanceView, ProjectionView
+from api.schemas.requests import MAX_THROTTLE
+from api.services.threads import Service
 from domain.ids import ThreadId
 
 TICK = 0.2

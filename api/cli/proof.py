@@ -4,10 +4,10 @@ from uuid import UUID
 
 import click
 
+from api.cli.bootstrap import PROBLEM, ask, here
 from api.cli.output import show_json
-from api.cli.running import PROBLEM, ask, here
-from api.seal_views import ProofView, proof_view
-from api.service import Service
+from api.schemas.seals import ProofView, proof_view
+from api.services.threads import Service
 from domain.application.audit.proofs import holds
 from domain.ids import MAX_VERSION, ThreadId
 

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import click
 
+from api.cli.bootstrap import PROBLEM, ask, here
 from api.cli.output import as_json as json_option
 from api.cli.output import counted, show_json
-from api.cli.running import PROBLEM, ask, here
-from api.service import Service
+from api.services.threads import Service
 from domain.application.replay import ReplayedTurn
 from domain.ids import ThreadId
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json, counted, moment, show_json, show_table, visible
-from api.cli.running import PROBLEM, ask
-from api.seal_views import SealView, in_base64, seal_view, whole_seal
-from api.service import Service
+from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
+from api.services.threads import Service
 from domain.log.seal import Seal
 from infrastructure.signing import KEY_SIZE, new_key
 

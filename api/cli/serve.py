@@ -18,12 +18,12 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.cli.protocol import Protocol
-from api.cli.running import connected, explained, log_to_stderr, settle
+from api.cli.bootstrap import connected, explained, log_to_stderr, settle
 from api.cli.supervise import STOP_LIMIT_S, STOPS, ready_line, say, supervise
-from api.process import Process
-from api.runtime import Runtime
-from api.stores import MEMORY
+from api.cli.uvicorn_protocol import Protocol
+from api.runtime.composition import Runtime
+from api.runtime.process import Process
+from api.runtime.stores import MEMORY
 from domain.errors import ThreadfoldError
 from infrastructure.settings import BadSetting, Settings, load_settings
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 
 import click
 
-from api.children import SILENT_LEASES, Child
-from api.cli.running import connected, model_of, place_of
-from api.output import Output
-from api.process import Process
-from api.projector import stdout_descriptor
-from api.stores import MEMORY, database
-from api.watchdog import ONE_REQUEST_S
+from api.cli.bootstrap import connected, model_of, place_of
+from api.runtime.output import Output
+from api.runtime.process import Process
+from api.runtime.projector import stdout_descriptor
+from api.runtime.stores import MEMORY, database
+from api.runtime.subprocesses import SILENT_LEASES, Child
+from api.runtime.watchdog import ONE_REQUEST_S
 from domain.application.background_tasks import BackgroundTasks
 from infrastructure.settings import Settings
 from migrations.run import migrate

@@ -6,18 +6,18 @@ from uuid import UUID
 
 import click
 
+from api.cli.bootstrap import ask, here
 from api.cli.budget import budget
 from api.cli.diff import diff
 from api.cli.options import back_to, limited, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
-from api.cli.running import ask, here
-from api.cli.screen import Screen
-from api.past import Asked, Place
-from api.reading import Filters
-from api.service import Service
-from api.views.events import EventView, event_view
-from api.views.page import Page
-from api.views.state import StateView, WindowMessage, state_view
+from api.cli.turn_printer import Screen
+from api.schemas.events import EventView, event_view
+from api.schemas.page import Page
+from api.schemas.state import StateView, WindowMessage, state_view
+from api.services.history import Asked, Place
+from api.services.read_models import Filters
+from api.services.threads import Service
 from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version

@@ -4,10 +4,10 @@ from uuid import UUID
 
 import click
 
+from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json, counted, show_json, visible
-from api.cli.running import PROBLEM, ask
-from api.seal_views import Report
-from api.service import Service
+from api.schemas.seals import Report
+from api.services.threads import Service
 from domain.ids import ThreadId
 
 

@@ -7,11 +7,11 @@ from uuid import UUID
 
 import click
 
-from api.cli.running import connected, explained, log_to_stderr, place_of, settle
-from api.process import Process, die_with_parent
-from api.projector import Held
-from api.runtime import open_runtime
-from api.stores import MEMORY
+from api.cli.bootstrap import connected, explained, log_to_stderr, place_of, settle
+from api.runtime.composition import open_runtime
+from api.runtime.process import Process, die_with_parent
+from api.runtime.projector import Held
+from api.runtime.stores import MEMORY
 from domain.application.turns.worker import Worker
 from domain.errors import ThreadfoldError
 from domain.ids import Shard, ThreadId, Version, WorkerId

@@ -2,10 +2,10 @@
 
 import click
 
+from api.cli.bootstrap import ask
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table
-from api.cli.running import ask
-from api.views.about import WorkerView
+from api.schemas.about import WorkerView
 
 
 @click.command()

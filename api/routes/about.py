@@ -8,11 +8,11 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
-from api.callers import FromReadiness, FromService
-from api.metrics import exposition
-from api.problems import problems
-from api.views.about import Health, WorkerView
-from api.views.graphs import GraphView, graph_view
+from api.http.problems import problems
+from api.routes.dependencies import FromReadiness, FromService
+from api.runtime.metrics import exposition
+from api.schemas.about import Health, WorkerView
+from api.schemas.graphs import GraphView, graph_view
 from domain.errors import StoreUnavailable, UnknownGraph
 
 EXPOSITION = "text/plain; version=0.0.4"

@@ -11,12 +11,12 @@ from litestar.status_codes import (
     HTTP_503_SERVICE_UNAVAILABLE,
 )
 
-from api.bodies import SetBudget, limit_of
-from api.callers import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
-from api.past import Point
-from api.problems import problems
-from api.routes.past import AtTime, AtVersion
-from api.views.budget import BudgetView
+from api.http.problems import problems
+from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
+from api.routes.history import AtTime, AtVersion
+from api.schemas.budget import BudgetView
+from api.schemas.requests import SetBudget, limit_of
+from api.services.history import Point
 from domain.ids import ThreadId
 
 SETTING = problems(

@@ -7,10 +7,10 @@ from litestar import get
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 
-from api.callers import FromReader, FromService, Limit
-from api.feed_cursor import decode_place, encode_place
-from api.problems import problems
-from api.views.events import FeedPage, feed_item
+from api.http.feed_cursor import decode_place, encode_place
+from api.http.problems import problems
+from api.routes.dependencies import FromReader, FromService, Limit
+from api.schemas.events import FeedPage, feed_item
 from domain.application.streaming.feed import BEGINNING, Place, Wanted
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice

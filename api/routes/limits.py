@@ -10,10 +10,10 @@ from litestar.status_codes import (
     HTTP_503_SERVICE_UNAVAILABLE,
 )
 
-from api.bodies import SetLimits, limit_of
-from api.callers import FromReader, FromService, Limit
-from api.problems import problems
-from api.views.limits import LimitsView, Setting, scope_of
+from api.http.problems import problems
+from api.routes.dependencies import FromReader, FromService, Limit
+from api.schemas.limits import LimitsView, Setting, scope_of
+from api.schemas.requests import SetLimits, limit_of
 
 READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
 SETTING = problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE, HTTP_503_SERVICE_UNAVAILABLE)

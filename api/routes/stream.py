@@ -15,11 +15,11 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 from msgspec import Struct
 
-from api.callers import FromReader, FromService, FromThread
-from api.outgoing import PIECE
-from api.problems import problems
-from api.service import Service
-from api.views.events import event_view
+from api.http.problems import problems
+from api.http.send_buffer import PIECE
+from api.routes.dependencies import FromReader, FromService, FromThread
+from api.schemas.events import event_view
+from api.services.threads import Service
 from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.application.streaming.follow import happenings
 from domain.errors import InvalidInput, StoreUnavailable

@@ -18,16 +18,26 @@ from litestar.status_codes import (
     HTTP_503_SERVICE_UNAVAILABLE,
 )
 
-from api.bodies import OpenThread, UpdateValues
-from api.callers import Cursor, FromCaller, FromReader, FromService, FromThread, IfMatch, Limit, etag, expecting
-from api.past import Point
-from api.preconditions import names_in, range_of
-from api.problems import problems
-from api.reading import Consistency, Filters
-from api.routes.past import AtTime, AtVersion
-from api.routes.read_models import Fresh, MinVersion, ready
-from api.views.page import Page
-from api.views.state import Opened, StateView, state_view
+from api.http.params import names_in, range_of
+from api.http.problems import problems
+from api.routes.analytics import Fresh, MinVersion, ready
+from api.routes.dependencies import (
+    Cursor,
+    FromCaller,
+    FromReader,
+    FromService,
+    FromThread,
+    IfMatch,
+    Limit,
+    etag,
+    expecting,
+)
+from api.routes.history import AtTime, AtVersion
+from api.schemas.page import Page
+from api.schemas.requests import OpenThread, UpdateValues
+from api.schemas.state import Opened, StateView, state_view
+from api.services.history import Point
+from api.services.read_models import Consistency, Filters
 from domain.application.command_handler import checkpoint_of
 from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary

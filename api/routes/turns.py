@@ -18,13 +18,13 @@ from litestar.status_codes import (
     HTTP_503_SERVICE_UNAVAILABLE,
 )
 
-from api.bodies import DEFAULT_GRAPH, Invoke, StartTurn
-from api.caller import Caller
-from api.callers import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
-from api.problems import problems
-from api.service import Said, Service, Started
-from api.views.approvals import waiting_approvals
-from api.views.turns import Accepted, Cancelling, TurnView
+from api.http.caller import Caller
+from api.http.problems import problems
+from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
+from api.schemas.approvals import waiting_approvals
+from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
+from api.schemas.turns import Accepted, Cancelling, TurnView
+from api.services.threads import Said, Service, Started
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import Loaded
 from domain.errors import BudgetExhausted

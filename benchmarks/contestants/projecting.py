@@ -15,8 +15,8 @@ import asyncpg
 import msgspec
 import uvloop
 
-from api.cli.running import settle
-from api.stores import SystemClock
+from api.cli.bootstrap import settle
+from api.runtime.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.application.thread_repository import Journal

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 import uvloop
 
-from api.service import Service
+from api.services.threads import Service
 from benchmarks.contestants.exchanges import said
 from benchmarks.contestants.threadfold_turns import bring_on, working
 from benchmarks.side_by_side.figures import Figures, say

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import uvloop
 
-from api.service import Service
+from api.services.threads import Service
 from benchmarks.contestants.threadfold_turns import READ_MODELS, WRITE_SIDE, converse, working
 from benchmarks.side_by_side.figures import Figures, options, say
 from benchmarks.side_by_side.growth import grown

@@ -15,10 +15,10 @@ from typing import cast
 import asyncpg
 import uvloop
 
-from api.caller import Caller
-from api.cli.running import settle
-from api.runtime import Runtime, open_runtime
-from api.service import Said, Service
+from api.cli.bootstrap import settle
+from api.http.caller import Caller
+from api.runtime.composition import Runtime, open_runtime
+from api.services.threads import Said, Service
 from benchmarks.contestants.agent import InstantModel
 from benchmarks.contestants.exchanges import said
 from benchmarks.side_by_side.figures import Figures, say

@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime, timedelta
 
-from api.stores import SystemClock
+from api.runtime.stores import SystemClock
 
 AHEAD = "CHAOS_CLOCK_AHEAD"
 

@@ -12,11 +12,11 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
-from api.caller import Caller
-from api.runtime import Runtime, open_runtime
-from api.service import Decision, Said, Service, Started
-from api.views.approvals import ApprovalView
-from api.views.turns import TurnView
+from api.http.caller import Caller
+from api.runtime.composition import Runtime, open_runtime
+from api.schemas.approvals import ApprovalView
+from api.schemas.turns import TurnView
+from api.services.threads import Decision, Said, Service, Started
 from domain.application.audit.verify import verify_slices
 from domain.application.queries import transcript
 from domain.application.thread_repository import Journal

@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 
-import api.stores
+import api.runtime.stores
 import infrastructure.models.providers
 from domain.ids import Position, WorkerId
 from domain.models.chat import ChatAnswer, ChatRequest, OnDelta
@@ -108,9 +108,9 @@ class Model(OpenAIChatModel):
 def install() -> None:
     """Have the composition root take these adapters."""
     for module, adapter in (
-        (api.stores, Events),
-        (api.stores, Snapshots),
-        (api.stores, Leases),
+        (api.runtime.stores, Events),
+        (api.runtime.stores, Snapshots),
+        (api.runtime.stores, Leases),
         (infrastructure.models.providers, Model),
     ):
         name = adapter.__bases__[0].__name__

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 from uuid import uuid4
 
-from api.caller import Caller
-from api.runtime import open_runtime
-from api.service import Said, Service
+from api.http.caller import Caller
+from api.runtime.composition import open_runtime
+from api.services.threads import Said, Service
 from domain.application.audit.verify import verify_thread
 from domain.ids import ThreadId
 from domain.thread.codec import Recorded

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from api.caller import Caller
-from api.runtime import open_runtime
-from api.service import Said, Service
+from api.http.caller import Caller
+from api.runtime.composition import open_runtime
+from api.services.threads import Said, Service
 from domain.application.audit.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId

@@ -22,8 +22,8 @@ import asyncpg
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.runtime import EVERYTHING
-from api.stores import SystemClock
+from api.runtime.composition import EVERYTHING
+from api.runtime.stores import SystemClock
 from domain.application.thread_repository import Journal, Loaded
 from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId

@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerProcess
 
 import uvloop
 
-from api.runtime import open_runtime
+from api.runtime.composition import open_runtime
 from infrastructure.settings import load_settings
 from tests.chaos.crashing import install
 

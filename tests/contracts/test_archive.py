@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.application.archive import all_commands
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, ThreadId, Version, slice_of

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.stores import SystemClock
+from api.runtime.stores import SystemClock
 from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
 from domain.application.thread_repository import Journal
 from domain.ports.log import EventStore

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.application.archive import put_in
 from domain.application.audit.verify import verify_slices
 from domain.application.thread_repository import Journal

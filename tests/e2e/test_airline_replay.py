@@ -20,7 +20,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from api.stores import SystemClock
+from api.runtime.stores import SystemClock
 from domain.application.audit.verify import verify_slices
 from domain.application.fork import Fork, fork
 from domain.application.replay import Replay

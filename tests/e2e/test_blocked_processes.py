@@ -82,7 +82,8 @@ async def test_a_blocked_process_is_replaced_within_three_leases_and_the_others_
         await until_idle(server, quick)
         said = server.said()
         assert re.search(
-            r"ERROR api.watchdog: The event loop is blocked for \d+\.\d s so far by .* in _block_its_thread", said
+            r"ERROR api.runtime.watchdog: The event loop is blocked for \d+\.\d s so far by .* in _block_its_thread",
+            said,
         )
         assert re.search(r"_block_its_thread\n *time\.sleep\(3_600\)", said), "no stack"
         assert blocked in said

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from api import output as output_module
-from api.children import Child, ChildEnded
-from api.output import Output
-from api.process import READY
-from api.watchdog import Silence
+from api.runtime import output as output_module
+from api.runtime.output import Output
+from api.runtime.process import READY
+from api.runtime.subprocesses import Child, ChildEnded
+from api.runtime.watchdog import Silence
 from domain.application.background_tasks import BackgroundTasks
 
 PRELUDE = """
@@ -156,7 +156,7 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
             raise errors.pop(0)
         return start(*arguments, **how)
 
-    monkeypatch.setattr("api.children.subprocess.Popen", failing)
+    monkeypatch.setattr("api.runtime.subprocesses.subprocess.Popen", failing)
     before = descriptors()
     one = child("beat_on()", Output(None))
     async with kept(one) as tasks:
@@ -244,7 +244,7 @@ def test_silence_counts_only_time_in_which_the_listener_ran() -> None:
 async def test_a_process_whose_work_is_over_may_take_longer_to_end_than_its_loop_may_be_silent() -> None:
     script = """
 import sys, time
-from api.process import Process
+from api.runtime.process import Process
 process = Process(1.0, lifeline=int(sys.argv[-1]))
 async def work():
     process.ready()

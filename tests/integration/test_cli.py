@@ -11,10 +11,10 @@ import asyncpg
 import click
 import pytest
 
-from api.caller import Caller
 from api.cli import COMMANDS, main
-from api.runtime import open_runtime
-from api.service import Said, Service
+from api.http.caller import Caller
+from api.runtime.composition import open_runtime
+from api.services.threads import Said, Service
 from domain.ids import ThreadId
 from domain.thread.events import Limit
 from infrastructure.settings import CHECKOUT, Settings

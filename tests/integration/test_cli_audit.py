@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from api.cli import main
-from api.cli.running import here
+from api.cli.bootstrap import here
 from infrastructure.signing import new_key
 from tests.integration.test_cli import UNKNOWN, conversation
 from tests.support.command import terminal, threadfold

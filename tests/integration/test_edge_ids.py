@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.application.archive import Imported, put_in
 from domain.application.audit.verify import verify_heads, verify_slices
 from domain.ids import SLICES, CommandId, Slice, Tenant, ThreadId, slice_of

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from api.caller import Caller
-from api.runtime import open_runtime
-from api.service import Service
+from api.http.caller import Caller
+from api.runtime.composition import open_runtime
+from api.services.threads import Service
 from domain.ids import ThreadId
 from domain.ports.read_models import Batch
 from infrastructure.settings import Settings

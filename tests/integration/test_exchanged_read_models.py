@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.reading import ALL
+from api.services.read_models import ALL
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.log.hash_chain import Record

@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow.parquet as pq
 import pytest
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of
 from domain.log.hash_chain import NOTHING, Record

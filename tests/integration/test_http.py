@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api.health import Readiness
+from api.runtime.health import Readiness
 from domain.application.audit.verify import verify_slices
 from domain.ids import SLICES, Slice
 from domain.ports.log import EventStore
@@ -295,7 +295,7 @@ async def test_a_page_of_events_ends_when_it_is_large(api: Api, monkeypatch: pyt
     for _ in range(3):
         await api.turn(thread_id, "hello")
     whole = await every_event(api, thread_id)
-    monkeypatch.setattr("api.past.PAGE_SIZE", 1_000)
+    monkeypatch.setattr("api.services.history.PAGE_SIZE", 1_000)
     page = (await api.get(f"/v1/threads/{thread_id}/events", params={"limit": 1_000})).json()
     assert 1 < len(page["items"]) < len(whole)
     assert [e async for e in pages(api, f"/v1/threads/{thread_id}/events", 1_000)] == whole

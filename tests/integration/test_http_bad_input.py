@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from api.past import Place, pages_of
-from api.preconditions import encode_cursor
-from api.reading import Filters
+from api.http.params import encode_cursor
+from api.services.history import Place, pages_of
+from api.services.read_models import Filters
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, ThreadId
 from tests.support.http import Api, running_api
 

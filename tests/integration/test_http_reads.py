@@ -8,9 +8,9 @@ from uuid import UUID, uuid4, uuid5
 import httpx
 import pytest
 
-from api.past import Place, pages_of
-from api.preconditions import encode_cursor
-from api.service import turn_of_command
+from api.http.params import encode_cursor
+from api.services.history import Place, pages_of
+from api.services.threads import turn_of_command
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.access_log import Access, AccessFilter

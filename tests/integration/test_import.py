@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.application.archive import Imported, put_in
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 from msgspec.structs import replace
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.application import archive as importing
 from domain.ids import Position, Slice
 from domain.log.hash_chain import NOTHING, Draft, seal

@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from api.seal_views import whole_seal
+from api.schemas.seals import whole_seal
 from domain.application.archive import put_in
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.verify import verify_slices

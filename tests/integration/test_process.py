@@ -16,7 +16,7 @@ from infrastructure.settings import CHECKOUT
 
 PRELUDE = """
 import asyncio, ctypes, logging, sys, threading, time
-from api.process import Process
+from api.runtime.process import Process
 logging.basicConfig(level="INFO", stream=sys.stderr)
 process = Process(lease={lease}, stop_within={stop_within}, lifeline={lifeline})
 
@@ -203,11 +203,11 @@ def test_what_blocks_the_loop_is_logged_with_its_task_and_stack_and_that_it_goes
 
     assert status == 0
     blocked = re.findall(
-        r"ERROR:api.watchdog:The event loop is blocked for (\d)\.\d s so far by the task \"node 'x'\"", err
+        r"ERROR:api.runtime.watchdog:The event loop is blocked for (\d)\.\d s so far by the task \"node 'x'\"", err
     )
     assert blocked[:2] == ["1", "2"], err
     assert "time.sleep(4)" in err or ", in culprit" in err
-    assert re.search(r"INFO:api.watchdog:The event loop goes on, after \d\.\d s", err)
+    assert re.search(r"INFO:api.runtime.watchdog:The event loop goes on, after \d\.\d s", err)
 
 
 async def test_a_process_that_was_paused_was_not_blocked() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from api import reading
+from api.services import read_models
 from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId
 from tests.support.http import Api, running_api
@@ -138,9 +138,9 @@ async def test_more_sums_than_an_answer_has_are_refused_and_not_cut_off(
     path, by_node = "/v1/analytics/nodes", {"group_by": "node"}
     nodes = len((await strong(api, path, **by_node))["items"])
     assert nodes > 2
-    monkeypatch.setattr(reading, "MOST", nodes)
+    monkeypatch.setattr(read_models, "MOST", nodes)
     assert len((await strong(api, path, bucket="month", **by_node))["items"]) == nodes
-    monkeypatch.setattr(reading, "MOST", nodes - 1)
+    monkeypatch.setattr(read_models, "MOST", nodes - 1)
     for params, field in ((by_node, "group_by"), ({"bucket": "month", **by_node}, "bucket")):
         refused = await api.get(path, params=params)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text

@@ -11,8 +11,8 @@ import asyncpg
 import msgspec
 import pytest
 
-from api.seal_views import proof_view
-from api.stores import SystemClock
+from api.runtime.stores import SystemClock
+from api.schemas.seals import proof_view
 from domain.application.audit.check_seals import check_seals
 from domain.application.audit.proofs import holds, prove
 from domain.application.audit.verify import verify_heads, verify_slices

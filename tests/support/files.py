@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from api.stores import LogArchive
+from api.runtime.stores import LogArchive
 from domain.ports.log import EventStore
 from infrastructure.archive.export import Exported, export_log
 from infrastructure.archive.manifest import Format

@@ -13,7 +13,7 @@ import uvicorn
 from litestar import Litestar
 
 from api.app import create_app
-from api.service import Service
+from api.services.threads import Service
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import END, Graph, Node
 from domain.thread.events import NodeFact

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.feed_cursor import decode_place, encode_place
+from api.http.feed_cursor import decode_place, encode_place
 from domain.application.streaming.feed import BEGINNING, Place
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice

@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-import api.past
-from api.past import Asked, Past, Place, Point
-from api.views.page import Page
+import api.services.history
+from api.schemas.page import Page
+from api.services.history import Asked, Past, Place, Point
 from domain.application.command_handler import Request, execute
 from domain.application.queries import transcript
 from domain.application.thread_repository import Journal
@@ -108,7 +108,7 @@ async def test_a_page_of_messages_looks_through_so_many_events_and_loses_no_call
         await archive.exchange(number, calls=4)
         await archive.grow(20)
     whole = list(await transcript.page(archive.journal, archive.thread_id, limit=1_000))
-    monkeypatch.setattr(api.past, "SCANNED", scanned)
+    monkeypatch.setattr(api.services.history, "SCANNED", scanned)
     found, pages = await every(archive.past(), archive, limit=50, order=order)
     assert found == (whole if order == "asc" else whole[::-1])
     assert pages > 60 / scanned
@@ -199,7 +199,7 @@ class TestADiff:
     async def test_says_how_far_it_counted(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
         await archive.exchange(0)
         await archive.grow(50)
-        monkeypatch.setattr(api.past, "COUNTED", 10)
+        monkeypatch.setattr(api.services.history, "COUNTED", 10)
         diff = await archive.past().diff(archive.thread_id, Point(version=2), Point(), 100, None)
         assert (diff.truncated, diff.counted_to, sum(diff.counts.events.values())) == (True, 12, 10)
         assert diff.until.version == 54

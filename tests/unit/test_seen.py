@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.views.context import PromptView
+from api.schemas.prompts import PromptView
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import END, Graph, Node

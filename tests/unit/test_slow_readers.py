@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from uuid import uuid4
 
-from api.outgoing import PIECE, Outgoing
+from api.http.send_buffer import PIECE, Outgoing
 from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
 from domain.application.streaming.follow import PAGE_BYTES, happenings
 from domain.application.thread_repository import Journal

@@ -1,0 +1,131 @@
+"""What is checked of every request before its route sees it."""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import cache
+from typing import NoReturn
+
+from litestar import Response
+from litestar.enums import HttpMethod
+from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
+from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
+
+from api.http.problems import LONGEST, AnyRequest, problem
+from domain.json import check_text
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
+
+
+def guard(host: str) -> Callable[[AnyRequest], Awaitable[Response[None] | None]]:
+    """Make the check of all requests to a server that listens on `host`."""
+    names = _names(host)
+
+    async def check(request: AnyRequest) -> Response[None] | None:
+        _refuse_foreign_hosts(request, names)
+        _refuse_foreign_origins(request)
+        _refuse_unknown_paths(request)
+        _refuse_wrong_parameters(request)
+        return _methods(request) if request.method == HttpMethod.OPTIONS else None
+
+    return check
+
+
+def _methods(request: AnyRequest) -> Response[None]:
+    """Answer OPTIONS. Litestar's own answer lists the methods of the first handler of the path alone."""
+    path = request.scope["path_template"]
+    methods = {
+        method for route in request.app.routes if path in {route.path, route.path_format} for method in route.methods
+    }
+    return Response(None, status_code=HTTP_204_NO_CONTENT, headers={"Allow": ", ".join(sorted(methods))})
+
+
+def _names(host: str) -> frozenset[str] | None:
+    """Say by which names a server may be called; None for any."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    return LOOPBACK_NAMES | {host.lower()} if loopback else None
+
+
+def _refuse_foreign_hosts(request: AnyRequest, names: frozenset[str] | None) -> None:
+    """Refuse requests by another name: a page whose name was rebound to 127.0.0.1 is not from here."""
+    if names is not None and _host_of(request) not in names:
+        _refuse(HTTP_400_BAD_REQUEST, "Host", f"must be one of {', '.join(sorted(names))}, with any port")
+
+
+def _refuse_foreign_origins(request: AnyRequest) -> None:
+    """Refuse what a page of another site makes a browser send."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return
+    scheme, _, host = origin.partition("://")
+    match = _HOST.fullmatch(host) if scheme in {"http", "https"} else None
+    if match is None or match[1].lower() != _host_of(request):
+        _refuse(HTTP_403_FORBIDDEN, "Origin", "must be this server: pages of other sites may not use it")
+
+
+def _host_of(request: AnyRequest) -> str | None:
+    match = _HOST.fullmatch(request.headers.get("host", ""))
+    return match[1].lower() if match else None
+
+
+def _refuse_unknown_paths(request: AnyRequest) -> None:
+    """Answer 404 for what Litestar would answer with a page: any path below /schema that it does not serve."""
+    if request.scope["path"].startswith("/schema/") and request.path_params:
+        raise NotFoundException
+
+
+def _refuse_wrong_parameters(request: AnyRequest) -> None:
+    """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now».
+
+    And those whose text no database can compare with anything; and null, which the framework takes for «not given».
+    """
+    if not request.scope["query_string"]:
+        return
+    known = _parameters(request.route_handler)
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            _refuse(HTTP_400_BAD_REQUEST, name, "is not a parameter of this path")
+        if count > 1:
+            _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
+    for name, value in request.query_params.multi_items():
+        check_text(value, name)
+        if value.lower() == "null" and name not in _typed(request.route_handler, str):
+            _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; leave it out for none")
+        if name in _typed(request.route_handler, datetime) and not _DATE.match(value):
+            _refuse(HTTP_400_BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
+
+
+@cache
+def _parameters(route: BaseRouteHandler) -> frozenset[str]:
+    """Name the parameters of a route."""
+    return frozenset(
+        given.kwarg_definition.name or name
+        for name, given in route.parsed_fn_signature.parameters.items()
+        if isinstance(given.kwarg_definition, QueryParameter)
+    )
+
+
+@cache
+def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
+    """Name the parameters of a route that are of a type: each word is a text, and a number is no instant."""
+    return frozenset(
+        given.kwarg_definition.name or name
+        for name, given in route.parsed_fn_signature.parameters.items()
+        if isinstance(given.kwarg_definition, QueryParameter)
+        and kind in {given.annotation, *(inner.annotation for inner in given.inner_types)}
+    )
+
+
+def _refuse(status: int, field: str, why: str) -> NoReturn:
+    title = "Invalid input" if status == HTTP_400_BAD_REQUEST else "Forbidden"
+    field = field[:LONGEST]
+    raise problem(status, title.lower().replace(" ", "-"), title, f"{field}: {why}", [{"field": field, "message": why}])

@@ -1,0 +1,224 @@
+"""What /schema says of parameters and bodies, made as strict as the checks behind it.
+
+The framework writes types down, and not what routes check beyond them: patterns of ids, of headers and of cursors, and
+which JSON can be stored. Here is one table of that. What no schema can say, such as that `from` lies before `to`, is
+left to the problem that names the field.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from litestar.connection import Request
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from api.http.feed_cursor import LONGEST
+from domain.ids import MAX_VERSION
+from domain.json import MAX_INTEGER, MIN_INTEGER
+from domain.thread.events import EVENTS
+from projections.registry import PROJECTIONS
+from projections.threads import OUTCOMES, REASONS
+
+Schema = dict[str, Any]
+
+TEXT = "^[^\\u0000]*$"
+"""Any text that can be stored."""
+
+CHECKPOINT = "[1-9][0-9]{0,17}-[0-9a-f]{8}"
+UUID_TEXT = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def _some_of(names: Iterable[str]) -> Schema:
+    """Names separated by commas."""
+    one = f"({'|'.join(names)})"
+    return {"type": "string", "pattern": f"^({one}(,{one})*)?$"}
+
+
+_VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+_TEXT: Schema = {"type": "string", "pattern": TEXT}
+_ID: Schema = {"type": "string", "format": "uuid"}
+
+PARAMETERS: Mapping[tuple[str, str], Schema] = {
+    ("header", "X-Actor"): _VISIBLE,
+    ("header", "X-Correlation-ID"): _VISIBLE,
+    ("header", "Idempotency-Key"): _VISIBLE,
+    ("header", "If-Match"): {"type": "string", "pattern": f'^(\\*|"{CHECKPOINT}")$'},
+    ("header", "Last-Event-ID"): {"type": "string", "pattern": "^[0-9]{0,10}$"},
+    ("path", "thread_id"): _ID,
+    ("path", "turn_id"): _ID,
+    ("path", "approval_id"): {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    ("path", "version"): {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
+    ("path", "number"): {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+    ("path", "name"): {"type": "string", "minLength": 1, "pattern": "^[^/\\u0000]+$"},
+    ("query", "thread_id"): _ID,
+    ("query", "command"): _ID,
+    ("query", "cursor"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+    ("query", "at_version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("query", "slices"): {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"},
+    ("query", "types"): _some_of(event.__name__ for event in EVENTS),
+    **dict.fromkeys(
+        [("query", name) for name in ("actor", "correlation", "graph", "model", "node", "reason", "search", "title")],
+        _TEXT,
+    ),
+    ("query", "tool"): _TEXT,
+}
+"""What parameters are on every path that has them."""
+
+ON_PATH: Mapping[tuple[str, str], Schema] = {
+    ("/v1/threads", "status"): _some_of(("idle", "running", "waiting")),
+    ("/v1/threads", "outcome"): _some_of(OUTCOMES),
+    ("/v1/threads", "reason"): _some_of(REASONS),
+    ("/v1/usage", "group_by"): _some_of(("graph", "node", "model")),
+    ("/v1/analytics/{subject}", "group_by"): _some_of(("graph", "node", "tool", "reason")),
+    ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
+    ("/v1/feed", "after"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": LONGEST},
+    ("/v1/threads/{thread_id}/diff", "from"): {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
+    ("/v1/threads/{thread_id}/diff", "to"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+}
+"""What a parameter is on one path: another one of this name has it otherwise."""
+
+LISTS_WITH_VERSION = ("/v1/threads", "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
+VERSION_SEEN: Schema = {"type": "string", "pattern": f"^{UUID_TEXT}:[0-9]{{1,9}}$"}
+
+JSON_VALUE: Schema = {
+    "description": "Any JSON that can be stored: no NUL, and integers of 64 bits.",
+    "anyOf": [
+        {"type": ["null", "boolean"]},
+        {"type": "integer", "minimum": MIN_INTEGER, "maximum": MAX_INTEGER},
+        {"type": "number", "not": {"type": "integer"}},
+        _TEXT,
+        {"type": "array", "items": {"$ref": "#/components/schemas/Json"}},
+        {"$ref": "#/components/schemas/JsonObject"},
+    ],
+}
+JSON_OBJECT: Schema = {
+    "type": "object",
+    "propertyNames": {"pattern": TEXT},
+    "additionalProperties": {"$ref": "#/components/schemas/Json"},
+}
+_OBJECT: Schema = {"$ref": "#/components/schemas/JsonObject"}
+_OBJECT_OR_NULL: Schema = {"oneOf": [_OBJECT, {"type": "null"}]}
+_REF_OR_NULL: Schema = {"type": ["string", "null"], "pattern": f"^{CHECKPOINT}$"}
+_SPENT: Schema = {
+    "anyOf": [{"required": [name], "properties": {name: {"type": "number"}}} for name in ("tokens", "cost_usd")]
+}
+
+BODIES: Mapping[tuple[str, str], Schema] = {
+    ("Invoke", "checkpoint_ref"): _REF_OR_NULL,
+    ("StartTurn", "checkpoint_ref"): _REF_OR_NULL,
+    ("UpdateValues", "checkpoint_ref"): _REF_OR_NULL,
+    ("SetBudget", "checkpoint_ref"): _REF_OR_NULL,
+    ("OpenThread", "values"): _OBJECT,
+    ("UpdateValues", "values"): _OBJECT,
+    ("ForkThread", "values"): _OBJECT_OR_NULL,
+    ("Decide", "arguments"): _OBJECT_OR_NULL,
+    ("ForkThread", "at_version"): {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_VERSION},
+    ("MessageEdit", "version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("Rebuild", "projections"): {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string", "enum": [projection.name for projection in PROJECTIONS]},
+    },
+    ("LimitBody", "cost_usd"): {"exclusiveMinimum": 0},
+}
+"""What a body's fields are, beside what the framework says."""
+
+REQUESTS = (
+    *("Decide", "ForkThread", "Invoke", "LimitBody", "MessageEdit", "OpenThread", "Rebuild", "SetBudget", "SetLimits"),
+    *("StartTurn", "UpdateValues"),
+)
+"""Bodies of requests: they take no other fields than those they name."""
+
+
+def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
+    """Make a schema as strict as the routes are. `graphs` are the agents that there are."""
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _parameter(path, parameter)
+    components = schema["components"]["schemas"]
+    components |= {"Json": JSON_VALUE, "JsonObject": JSON_OBJECT}
+    for name in REQUESTS:
+        body = components[name]
+        body["additionalProperties"] = False
+        for field, given in body["properties"].items():
+            body["properties"][field] = _field(name, field, given, graphs)
+    components["LimitBody"] |= _SPENT
+    components["Decide"] |= {"allOf": [_only_with(*one) for one in (("arguments", "grant"), ("reason", "deny"))]}
+    components["Decide"]["allOf"].append(_result())
+    return schema
+
+
+def _parameter(path: str, parameter: Schema) -> Schema:
+    name, given = parameter["name"], _without_null(parameter["schema"])
+    if name == "min_version" and path in LISTS_WITH_VERSION:
+        return {**_told(given), **VERSION_SEEN}
+    exact = ON_PATH.get((path, name)) or PARAMETERS.get((parameter["in"], name))
+    if exact is None:
+        return given
+    return {**_told(given), **exact}
+
+
+def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Schema:
+    found = BODIES.get((body, field))
+    if body == "LimitBody" and field == "cost_usd":
+        return {**_nullable(given), "exclusiveMinimum": 0}
+    if found is not None:
+        return {**_told(given), **found}
+    if field == "graph":
+        names = sorted(graphs)
+        return {**_told(given), "enum": names if given.get("type") == "string" else [*names, None]}
+    if given.get("type") == "array":  # the framework says: this, or anything
+        return {**given, "items": given["items"].get("oneOf", [given["items"]])[0]}
+    given = _nullable(given)
+    if "string" in given.get("type", ()) and not {"enum", "format", "pattern"} & given.keys():
+        return {**given, "pattern": TEXT}
+    return given
+
+
+def _nullable(given: Schema) -> Schema:
+    """Write `oneOf` something and null as one type, so that bounds beside it hold for the something."""
+    match given:
+        case {"oneOf": [{"type": str(kind)} as first, {"type": "null"}], **beside}:
+            return {**beside, **first, "type": [kind, "null"]}
+    return given
+
+
+def _without_null(given: Schema) -> Schema:
+    """Drop null: a parameter that is there has a text."""
+    match given:
+        case {"oneOf": [first, {"type": "null"}], **beside}:
+            return {**beside, **first}
+        case {"type": ["null", str(kind)], "enum": values, **beside}:
+            return {**beside, "type": kind, "enum": [value for value in values if value is not None]}
+    return given
+
+
+def _told(given: Schema) -> Schema:
+    """Keep what is for people, and the default."""
+    return {key: given[key] for key in ("description", "default", "examples") if given.get(key) is not None}
+
+
+def _only_with(field: str, decision: str) -> Schema:
+    """Say that a field may be given with one decision only."""
+    other = {"properties": {"decision": {"not": {"const": decision}}}}
+    return {"if": other, "then": {"properties": {field: {"type": "null"}}}}
+
+
+def _result() -> Schema:
+    """Say that a result belongs to `settle`, which needs one."""
+    settled = {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]}
+    needed = {"properties": {"result": {"type": "string"}}, "required": ["result"]}
+    return {"if": settled, "then": needed, "else": {"properties": {"result": {"type": "null"}}}}
+
+
+class TightSchema(JsonRenderPlugin):
+    """Renders the schema, once it is as strict as the routes are."""
+
+    _bytes: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Write the schema as JSON, once for all requests: agents do not change while the process runs."""
+        if self._bytes is None:
+            graphs = request.app.state.service.runtime.agents
+            self._bytes = self.render_json(request, tightened(openapi_schema, graphs))
+        return self._bytes

@@ -1,0 +1,249 @@
+"""What the read models say: sums by the hour, what was spent, who did what; and how the projections are."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_202_ACCEPTED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+from api.http.caller import Caller
+from api.http.params import in_utc, range_of, uuid_of
+from api.http.problems import problems
+from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
+from api.schemas.page import Page
+from api.schemas.read_models import (
+    AuditEntry,
+    Instant,
+    ParkedView,
+    ProjectionView,
+    Rebuilding,
+    Settled,
+    Spent,
+    Standing,
+    Sums,
+)
+from api.schemas.requests import Rebuild
+from api.services.read_models import Consistency, Span
+from api.services.threads import Service
+from domain.errors import InvalidInput
+from domain.ids import ThreadId, slice_of
+from domain.read_models.queries import Bucket, Condition, Where
+from domain.windows import Window
+
+Since = Annotated[datetime | None, QueryParameter(name="from", description="The hour to begin with.")]
+Until = Annotated[datetime | None, QueryParameter(name="to", description="The hour to end before.")]
+Width = Annotated[Bucket | None, QueryParameter(description="The width of time to add up by, in UTC.")]
+GroupBy = Annotated[str, QueryParameter(description="Names to group by, separated by commas.")]
+Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until what is stored now is in the answer.")]
+MinVersion = Annotated[
+    str | None, QueryParameter(description="Wait until this is in the answer: a thread's id, a colon, a version.")
+]
+STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
+READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
+KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
+BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
+
+
+async def ready(
+    service: Service, reader: Caller, projection: str, consistency: Consistency, min_version: str | None
+) -> None:
+    """Wait until a projection has what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
+    if min_version is not None:
+        thread, colon, version = min_version.partition(":")
+        if not (colon and version.isdecimal() and len(version) < len("2147483648")):
+            raise InvalidInput("min_version", "expected a thread's id, a colon and a version, such as 7b2f...:12")
+        thread_id = ThreadId(uuid_of(thread, "min_version"))
+        await service.reading.seen(projection, reader.tenant, thread_id, int(version))
+    if consistency == "strong":
+        await service.reading.fresh(projection)
+
+
+@get("/v1/usage", tags=["read models"], responses=READING)
+async def usage(
+    service: FromService,
+    reader: FromReader,
+    since: Since = None,
+    until: Until = None,
+    bucket: Width = None,
+    group_by: GroupBy = "",
+    graph: FromQuery[str | None] = None,
+    node: FromQuery[str | None] = None,
+    model: FromQuery[str | None] = None,
+    consistency: Fresh = "eventual",
+    min_version: MinVersion = None,
+) -> Sums:
+    """Add up what was asked of models: calls, tokens, money, and how long the answers took."""
+    await ready(service, reader, "usage", consistency, min_version)
+    span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
+    return await service.reading.sums("usage", reader.tenant, span)
+
+
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READING, **problems(HTTP_404_NOT_FOUND)})
+async def analytics(
+    subject: FromPath[Literal["nodes", "tools", "turns"]],
+    service: FromService,
+    reader: FromReader,
+    since: Since = None,
+    until: Until = None,
+    bucket: Width = None,
+    group_by: GroupBy = "",
+    graph: FromQuery[str | None] = None,
+    node: FromQuery[str | None] = None,
+    tool: FromQuery[str | None] = None,
+    reason: FromQuery[str | None] = None,
+    consistency: Fresh = "eventual",
+    min_version: MinVersion = None,
+) -> Sums:
+    """Add up how nodes, tools or turns do: counts, failures, retries, and percentiles of their durations."""
+    await ready(service, reader, subject, consistency, min_version)
+    span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
+    return await service.reading.sums(subject, reader.tenant, span)
+
+
+@get("/v1/budgets", tags=["read models"], responses=READING)
+async def list_budgets(
+    service: FromService,
+    reader: FromReader,
+    window: FromQuery[Window] = "month",
+    at: FromQuery[datetime | None] = None,
+    limit: Limit = 1_000,
+    group_by: GroupBy = "",
+    thread_id: FromQuery[str | None] = None,
+    model: FromQuery[str | None] = None,
+    consistency: Fresh = "eventual",
+    min_version: MinVersion = None,
+) -> Sequence[Spent]:
+    """Say what was spent in a window of time: altogether, by thread or by model, where the most was spent first."""
+    await ready(service, reader, "budgets", consistency, min_version)
+    by = _names(group_by)
+    if not set(by) <= {"thread_id", "model"}:
+        raise InvalidInput("group_by", "expected some of thread_id, model")
+    only: dict[str, Any] = {"model": model} if model is not None else {}
+    if thread_id is not None:
+        only["thread_id"] = uuid_of(thread_id, "thread_id")
+    instant = in_utc(at, "at") or datetime.now(UTC)
+    return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
+
+
+@get("/v1/instant", tags=["point in time"], responses=READING)
+async def instant(
+    at: FromQuery[datetime],
+    service: FromService,
+    reader: FromReader,
+    status: Annotated[Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    consistency: Fresh = "eventual",
+) -> Instant:
+    """Say which threads were open at an instant, ran, waited, or were over budget: since the longest time first."""
+    if cursor is not None and status is None:
+        raise InvalidInput("cursor", "goes on with one list; name it by its status")
+    moment = in_utc(at, "at")
+    asked = STANDINGS if status is None else (status,)
+    for projection in {"threads" if standing == "open" else "spells" for standing in asked}:
+        await ready(service, reader, projection, consistency, None)
+    reading, tenant = service.reading, reader.tenant
+    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in asked})
+
+
+@get("/v1/audit", tags=["audit"], responses=READING)
+async def list_audit(
+    service: FromService,
+    reader: FromReader,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    since: Since = None,
+    until: Until = None,
+    thread_id: FromQuery[str | None] = None,
+    command: FromQuery[str | None] = None,
+    correlation: FromQuery[str | None] = None,
+    actor: FromQuery[str | None] = None,
+    by: FromQuery[Literal["caller", "agent"] | None] = None,
+    consistency: Fresh = "eventual",
+    min_version: MinVersion = None,
+) -> Page[AuditEntry]:
+    """List who did what to which thread, and what the agent did because of it, the last first."""
+    await ready(service, reader, "audit", consistency, min_version)
+    where: list[Condition] = []
+    if thread_id is not None:
+        thread = ThreadId(uuid_of(thread_id, "thread_id"))
+        where += [Where("slice", "=", slice_of(thread)), Where("thread_id", "=", thread)]
+    if command is not None:
+        where.append(Where("command", "=", uuid_of(command, "command")))
+    for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):
+        if value is not None:
+            where.append(Where(name, "=", value))
+    first, last = range_of(since, until)
+    if first is not None:
+        where.append(Where("at", ">=", first))
+    if last is not None:
+        where.append(Where("at", "<", last))
+    return await service.reading.audit(reader.tenant, where, cursor, limit)
+
+
+@get("/v1/projections", tags=["read models"], responses=READING)
+async def list_projections(service: FromService) -> Sequence[ProjectionView]:
+    """Say how far each projection has come, what is being built, and what is parked."""
+    return await service.upkeep.projections()
+
+
+@get("/v1/projections/parked", tags=["read models"], responses=READING)
+async def list_parked(service: FromService) -> Sequence[ParkedView]:
+    """List the threads that projections leave out since an event that they could not take."""
+    return await service.upkeep.parked()
+
+
+@post(
+    "/v1/projections/{name:str}/parked/{thread_id:str}/{decision:str}",
+    status_code=HTTP_200_OK,
+    tags=["read models"],
+    responses=KEEPING,
+)
+async def settle_parked(
+    name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
+) -> Settled:
+    """Go on with a parked thread: with the event that it was parked at, or without it."""
+    current = await service.upkeep.settle(name, ThreadId(thread), skip=decision == "skip")
+    return Settled(name, thread, "current" if current else "parked_again")
+
+
+@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=BUILDING)
+async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
+    """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
+    line = await service.upkeep.rebuild(data.projections, data.throttle)
+    return Rebuilding(list(dict.fromkeys(data.projections)), line)
+
+
+@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+    """Let the instance serve again that served before."""
+    await service.upkeep.roll_back(name)
+    return [view for view in await service.upkeep.projections() if view.name == name]
+
+
+@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+    """Forget the instances that do not serve: those that are kept, and the one that is being built."""
+    await service.upkeep.drop(name)
+    return [view for view in await service.upkeep.projections() if view.name == name]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _span(
+    since: datetime | None, until: datetime | None, bucket: Bucket | None, group_by: str, **only: str | None
+) -> Span:
+    chosen: Mapping[str, str] = {name: value for name, value in only.items() if value is not None}
+    return Span(*range_of(since, until), bucket, _names(group_by), chosen)

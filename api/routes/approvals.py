@@ -1,0 +1,100 @@
+"""What people decide about a thread: approvals and forks."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from litestar import Response, get, post
+from litestar.params import JSONBody, PathParameter
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_201_CREATED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+from api.http.problems import problems
+from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, etag
+from api.schemas.approvals import ApprovalView, Decided
+from api.schemas.page import Page
+from api.schemas.requests import Decide, ForkThread
+from api.schemas.state import Forked
+from api.services.threads import Decision, Forking
+from domain.application.command_handler import checkpoint_of
+from domain.errors import InvalidInput
+from domain.ids import MAX_VERSION, ThreadId
+from projections.engine.thread_status import status_of
+
+ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
+
+DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
+    "grant": "granted",
+    "deny": "denied",
+    "settle": "settled",
+}
+
+CHANGING = problems(
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+    HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
+
+
+@get(
+    "/v1/threads/{thread_id:str}/approvals",
+    tags=["people"],
+    responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
+)
+async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
+    """List what waits for a person in a thread: tool calls, or a node."""
+    return Page(await service.content.approvals(ThreadId(thread), reader), None)
+
+
+@post(
+    "/v1/threads/{thread_id:str}/approvals/{approval_id:str}",
+    status_code=HTTP_200_OK,
+    tags=["people"],
+    responses=CHANGING,
+)
+async def decide_approval(
+    thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
+) -> Response[Decided]:
+    """Grant, perhaps with other arguments, deny, or settle. The turn goes on in the background."""
+    for name, belongs_to in (("arguments", "grant"), ("reason", "deny"), ("result", "settle")):
+        if getattr(data, name) is not None and data.decision != belongs_to:
+            raise InvalidInput(name, f"can only be given with {belongs_to}")
+    if data.decision == "settle" and data.result is None:
+        raise InvalidInput("result", "is what the model is to be told")
+    approval = _version(approval_id)
+    decision = Decision(approval, data.hash, data.decision, data.arguments, data.reason, data.result)
+    outcome = await service.decide_approval(ThreadId(thread), decision, caller)
+    checkpoint = checkpoint_of(outcome.loaded)
+    body = Decided(thread, approval, DONE[data.decision], checkpoint)
+    return Response(body, headers=etag(checkpoint))
+
+
+@post("/v1/threads/{thread_id:str}/fork", status_code=HTTP_201_CREATED, tags=["people"], responses=CHANGING)
+async def fork_thread(
+    thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
+) -> Response[Forked]:
+    """Begin a thread as this one was at a version: a pointer, no copy."""
+    fork_id = service.thread_id(data.thread_id, caller)
+    edits = tuple((edit.version, edit.content) for edit in data.messages)
+    asked = Forking(data.at_version, edits, data.values, data.resume)
+    forked = await service.fork(ThreadId(thread), fork_id, asked, caller)
+    loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
+    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
+    headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
+    return Response(body, status_code=HTTP_201_CREATED, headers=headers)
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
+        raise InvalidInput("approval_id", "must be an approval's id: the list of approvals has them")
+    return int(text)

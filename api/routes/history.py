@@ -1,0 +1,107 @@
+"""A thread's past: its state, transcript and log at a version or an instant, and what happened between two."""
+
+from datetime import datetime
+from typing import Annotated
+
+from litestar import Response, get
+from litestar.params import QueryParameter
+from litestar.status_codes import HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
+
+from api.http.problems import problems
+from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
+from api.schemas.events import EventView
+from api.schemas.history import DiffView
+from api.schemas.page import Page
+from api.schemas.prompts import ContextView
+from api.schemas.state import StateView, state_view
+from api.services.history import Asked, Order, Point
+from domain.application.queries.transcript import TranscriptMessage
+from domain.ids import MAX_VERSION, ThreadId, TurnId
+
+AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
+AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
+InOrder = Annotated[Order, QueryParameter(description="As it happened (asc), or the latest first (desc).")]
+AfterPrompt = Annotated[
+    int, QueryParameter(ge=0, le=MAX_VERSION, description="Show the prompts after this version: a page's next_after.")
+]
+Since = Annotated[
+    int | None, QueryParameter(name="from", description="The version to begin after; 0 is before the first event.")
+]
+Until = Annotated[int | None, QueryParameter(description="The version to end with. Default: now.")]
+SinceTime = Annotated[
+    datetime | None,
+    QueryParameter(description="The instant to begin after, with its time zone, instead of `from`."),
+]
+UntilTime = Annotated[
+    datetime | None,
+    QueryParameter(description="The instant to end with, with its time zone, instead of `to`."),
+]
+
+READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
+
+
+@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
+async def show_state(
+    thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
+) -> Response[StateView]:
+    """Reconstruct the thread's state: now, at a version, or at an instant."""
+    view = state_view(await service.content.state(ThreadId(thread), Point(at_version, at_time), reader))
+    return Response(view, headers=etag(view.checkpoint))
+
+
+@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=READING)
+async def show_context(
+    thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
+) -> ContextView:
+    """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
+    return await service.content.contexts(ThreadId(thread), TurnId(turn), reader, after)
+
+
+@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
+async def list_messages(
+    thread: FromThread,
+    service: FromService,
+    reader: FromReader,
+    at_version: AtVersion = None,
+    at_time: AtTime = None,
+    order: InOrder = "asc",
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[TranscriptMessage]:
+    """Read the whole transcript, as it is or as it was, in pages."""
+    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
+    return await service.content.messages(ThreadId(thread), asked, reader)
+
+
+@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
+async def list_events(
+    thread: FromThread,
+    service: FromService,
+    reader: FromReader,
+    at_version: AtVersion = None,
+    at_time: AtTime = None,
+    order: InOrder = "asc",
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[EventView]:
+    """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
+    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
+    return await service.content.events(ThreadId(thread), asked, reader)
+
+
+@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=READING)
+async def show_diff(
+    thread: FromThread,
+    service: FromService,
+    reader: FromReader,
+    since: Since = None,
+    to: Until = None,
+    from_time: SinceTime = None,
+    to_time: UntilTime = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> DiffView:
+    """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
+    begin = Point(since, from_time, "from", "from_time")
+    end = Point(to, to_time, "to", "to_time")
+    return await service.content.diff(ThreadId(thread), begin, end, limit, cursor, reader)

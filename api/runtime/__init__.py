@@ -1,0 +1,1 @@
+"""Processes and the composition root: which adapters are used, subprocesses, the watchdog, health, metrics."""

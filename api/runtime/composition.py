@@ -1,0 +1,278 @@
+"""The composition root: the only place where adapters are chosen and joined."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from api.runtime.isolation import SeparateProcesses
+from api.runtime.projector import projected_beside
+from api.runtime.stores import LogArchive, SystemClock, open_log
+from domain.agents.agent import Agent
+from domain.agents.assistant import assistant
+from domain.application.audit.sealer import Sealer
+from domain.application.background_tasks import BackgroundTasks
+from domain.application.budget.limits_cache import KnownLimits
+from domain.application.budget.reservations import Accounts
+from domain.application.budget.turn_budget import Account
+from domain.application.recall.embed import Indexer
+from domain.application.recall.search import Meaning, Recall
+from domain.application.streaming.broadcast import Signals
+from domain.application.streaming.feed import Feed
+from domain.application.thread_repository import Journal
+from domain.application.turns.prompt_parts import Fixtures
+from domain.application.turns.run import Means
+from domain.application.turns.runner import Turns
+from domain.application.turns.worker import Worker
+from domain.budget.prices import Prices
+from domain.ids import SLICES, Slice, WorkerId
+from domain.ports.access_log import AccessLog
+from domain.ports.read_models import LineId, ReadModels
+from domain.ports.recall import VectorStore
+from domain.ports.seals import Signer
+from domain.ports.texts import TextStore
+from infrastructure.agent_loader import load_agents
+from infrastructure.fingerprint import fold_fingerprint
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.models.catalogue import load_catalogue, with_asked_for
+from infrastructure.models.openai.embeddings import OpenAIEmbedder
+from infrastructure.models.providers import check_inside, open_models
+from infrastructure.settings import CHECKOUT, BadSetting, Settings
+from infrastructure.signing import Ed25519Verifier, signer_of
+from infrastructure.token_counter import TiktokenCounter
+from infrastructure.tools import builtin_tools
+from projections.engine.runner import BUSY, Runner
+from projections.registry import PROJECTIONS
+
+_log = logging.getLogger(__name__)
+
+ENDING = 2.0
+"""Seconds that projections may take to write what they have begun, when a process ends."""
+
+EVERYTHING = [Slice(number) for number in range(SLICES)]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything that a process of Threadfold works with."""
+
+    settings: Settings
+    agents: Mapping[str, Agent]
+    journal: Journal
+    turns: Turns
+    worker: Worker
+    """Works only while somebody enters its `working()`."""
+    sealer: Sealer
+    """Makes seals only while somebody enters its `sealing()`, and only with SIGNING_KEY."""
+    models: ReadModels
+    runner: Runner
+    """Runs only while somebody enters `working()`, for the slices that the worker has."""
+    prices: Prices
+    accounts: Accounts
+    """What calls of models take of their tenants' limits."""
+    archive: LogArchive
+    accesses: AccessLog
+    texts: TextStore
+    feed: Feed
+    clock: SystemClock
+    new_id: Callable[[], UUID]
+    recall: Recall
+    url: str | None = None
+    """Where the database is; None if all is in memory."""
+    indexer: Indexer | None = None
+    """Embeds messages while somebody enters `working()`, where embeddings are configured."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is to end: then nobody may wait for long."""
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Run turns and projections, seal the log, and embed messages, meanwhile."""
+        async with (
+            self.worker.working(),
+            self.projecting(),
+            self.sealer.sealing(self.background),
+            self.indexing(),
+            self.counting(),
+        ):
+            yield
+
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Load the tokens' encoding beside the event loop: the first turn would stop all others for it."""
+        loading = asyncio.create_task(asyncio.to_thread(self.turns.means.tokens.count, ""), name="encoding")
+        try:
+            yield
+        finally:
+            await asyncio.gather(loading, return_exceptions=True)  # whoever counts next meets what went wrong
+
+    @asynccontextmanager
+    async def indexing(self) -> AsyncIterator[None]:
+        """Embed messages meanwhile, where that is configured."""
+        async with self.background.running("embeddings", self.indexer.run) if self.indexer else nullcontext():
+            yield
+
+    @asynccontextmanager
+    async def projecting(self) -> AsyncIterator[None]:
+        """Run projections meanwhile: in a process beside this one, if the settings say so and there is a database."""
+        if self.settings.projections == "inside" or self.url is None:
+            async with self.projecting_here():
+                yield
+            return
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        async with projected_beside(self.settings, self.url, self.worker.id, self.background):
+            yield
+
+    @asynccontextmanager
+    async def projecting_here(self) -> AsyncIterator[None]:
+        """Run projections in this process meanwhile."""
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        running = self.background.start("projections", self.runner.run)
+        try:
+            yield
+        finally:
+            self.runner.stop()
+            await self.background.stop(running, grace=ENDING)
+
+    async def build(self, line: LineId) -> None:
+        """Build a line here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
+        builder = replace(self.runner, held=lambda: EVERYTHING)
+        while any(i.line == line and i.status == "building" for i in await self.models.instances()):
+            if not await builder.step():
+                await asyncio.sleep(BUSY)
+
+    async def catch_up(self) -> None:
+        """Bring the read models up to date here and now, whoever else does."""
+        await self.models.register([projection.shape for projection in self.runner.projections])
+        for line in await self.models.lines():
+            while await self.runner.advance(line.id, EVERYTHING):
+                pass
+
+    def sandbox(self) -> Journal:
+        """Make a journal that is gone when nobody holds it any more."""
+        return Journal(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="sandbox")
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Connect everything that the settings ask for, and let it go at the end."""
+    async with AsyncExitStack() as stack:
+        clock, background = SystemClock(), BackgroundTasks()
+        agents, prices = _agents(settings, clock), _prices(settings)
+        catalogue = with_asked_for(load_catalogue(settings), {agent.name: agent.model for agent in agents.values()})
+        tokens = TiktokenCounter(catalogue.policy.usual.model)
+        models = open_models(catalogue, tokens, air_gapped=settings.air_gapped)
+        stack.push_async_callback(models.close)
+        if settings.air_gapped and settings.embedding_endpoint:
+            check_inside("EMBEDDING_ENDPOINT", urlsplit(settings.embedding_endpoint).hostname or "")
+        log = await open_log(settings, stack, clock, background)
+        journal = Journal(
+            log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
+        )
+        signals = Signals(log.wakeups)
+        await stack.enter_async_context(background.running("signals", partial(signals.keep_up, log.events)))
+        accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
+        account = Account(accounts, prices, clock, uuid7)
+        recall = Recall(log.finder, _meaning(settings, log.vectors, stack))
+        means = Means(
+            journal,
+            models,
+            tokens,
+            signals,
+            settings.context_window_limit,
+            account,
+            Fixtures(tokens, log.texts),
+            log.hot,
+            recall if settings.recall else None,
+        )
+        turns = Turns(means, agents)
+        stack.push_async_callback(turns.close)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        worker = Worker(
+            turns,
+            log.leases,
+            log.wakeups,
+            log.suspects,
+            log.loans,
+            WorkerId(uuid7()),
+            name,
+            settings.lease_seconds,
+            accounts=accounts,
+            isolation=None if log.url is None else SeparateProcesses(log.url, settings.lease_seconds),
+            background=background,
+        )
+        signer = _signer(settings)
+        sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
+        runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
+        signals.wake(runner.wake)
+        feed = Feed(log.events, signals)
+        indexer = Indexer(journal, recall.meaning, worker.slices) if recall.meaning and settings.recall else None
+        if indexer:
+            signals.wake(indexer.wake)
+        yield Runtime(
+            settings,
+            agents,
+            journal,
+            turns,
+            worker,
+            sealer,
+            log.models,
+            runner,
+            prices,
+            accounts,
+            log.archive,
+            log.accesses,
+            log.texts,
+            feed,
+            clock,
+            uuid7,
+            recall,
+            log.url,
+            indexer,
+            background,
+        )
+
+
+def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> Meaning | None:
+    if settings.embedding_endpoint is None or vectors is None:
+        return None
+    key = settings.embedding_api_key.get_secret_value() if settings.embedding_api_key else None
+    embedder = OpenAIEmbedder(
+        settings.embedding_endpoint, key, settings.embedding_model, past_proxies=settings.air_gapped
+    )
+    stack.push_async_callback(embedder.close)
+    return Meaning(embedder, vectors)
+
+
+def _signer(settings: Settings) -> Signer | None:
+    return signer_of(settings.signing_key.get_secret_value(), CHECKOUT) if settings.signing_key else None
+
+
+def _prices(settings: Settings) -> Prices:
+    try:
+        return msgspec.json.decode(settings.prices.read_bytes(), type=Prices)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise BadSetting(f"PRICES={settings.prices}: {error}. See infrastructure/prices.json for the form.") from error
+
+
+def _agents(settings: Settings, clock: SystemClock) -> Mapping[str, Agent]:
+    tools = builtin_tools(clock.now, settings.knowledge_dir)
+    builtin = assistant(tools=tools, slash_commands=True)
+    agents = {builtin.name: builtin}
+    for place, agent in zip(settings.agents, load_agents(settings.agents), strict=True):
+        if agent.name in agents:
+            raise BadSetting(
+                f"AGENTS={place}: there is another agent named {agent.name!r}. Give this one its own name."
+            )
+        agents[agent.name] = agent
+    return agents

@@ -1,0 +1,56 @@
+"""Figures for Prometheus, made when they are asked for."""
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from api.schemas.read_models import ProjectionView
+from domain.application.background_tasks import TaskStatus
+
+
+class _Figures(Collector):
+    def __init__(self, projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> None:
+        self._projections = projections
+        self._tasks = tasks
+
+    def collect(self) -> Iterable[Metric]:
+        return *self._of_projections(), *self._of_tasks()
+
+    def _of_projections(self) -> Iterable[Metric]:
+        lag = GaugeMetricFamily(
+            "threadfold_projection_lag_events",
+            "Events that a read model has not seen yet.",
+            labels=["projection", "instance", "status"],
+        )
+        parked = GaugeMetricFamily(
+            "threadfold_projection_parked_threads",
+            "Threads that a read model leaves out since an event that it could not take.",
+            labels=["projection", "instance", "status"],
+        )
+        for projection in self._projections:
+            for instance in projection.instances:
+                labels = [projection.name, str(instance.instance), instance.status]
+                lag.add_metric(labels, instance.lag)
+                parked.add_metric(labels, instance.parked)
+        return lag, parked
+
+    def _of_tasks(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily(
+            "threadfold_background_task_up", "Whether a background task of this process runs.", labels=["task"]
+        )
+        restarts = CounterMetricFamily(
+            "threadfold_background_task_restarts", "Starts of a background task after it failed.", labels=["task"]
+        )
+        for task in self._tasks:
+            up.add_metric([task.name], int(task.up))
+            restarts.add_metric([task.name], task.restarts)
+        return up, restarts
+
+
+def exposition(projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> bytes:
+    """Write the figures in the text format of Prometheus."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(projections, tasks))
+    return generate_latest(registry)

@@ -1,0 +1,98 @@
+"""The projections of a worker's shards, in a process beside it.
+
+They take about as much of a processor as the turns that they tell of. In a process of their own they take it of another
+one, and no request waits for them. Which process runs them does not matter for what is right: see
+`projections.engine.runner`.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from api.runtime.output import Output
+from api.runtime.subprocesses import SILENT_LEASES, Child
+from domain.application.background_tasks import BackgroundTasks
+from domain.errors import StoreUnavailable
+from domain.ids import Slice, WorkerId, slices_of
+from domain.ports.leases import LeaseStore
+from infrastructure.settings import Settings
+
+LOOK = 1.0
+"""Seconds between two looks at which shards the worker has."""
+
+SILENCE_MIN_S = 30.0
+"""Seconds that the process may be silent, at least: its batches are long, and nothing waits for its heartbeats."""
+
+STOP_LIMIT_S = 8.0
+"""Seconds that it has to stop: what it has not written, it or another one writes later."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """The slices that another process's worker has, as they were a moment ago."""
+
+    leases: LeaseStore
+    worker: WorkerId
+    background: BackgroundTasks
+    _slices: Sequence[Slice] = field(init=False, default=())
+
+    def slices(self) -> Sequence[Slice]:
+        """Return them."""
+        return self._slices
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Keep them up to date meanwhile."""
+        await self._look()
+        async with self.background.running("shards", self._look_forever):
+            yield
+
+    async def _look(self) -> None:
+        mine = (row for row in await self.leases.workers() if row.id == self.worker)
+        self._slices = [Slice(slice_) for row in mine for shard in row.shards for slice_ in slices_of(shard)]
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self._look()
+            except StoreUnavailable as error:
+                _log.debug("It is asked later which shards there are: %s", error)
+
+
+@asynccontextmanager
+async def projected_beside(
+    settings: Settings, url: str, worker: WorkerId, background: BackgroundTasks
+) -> AsyncIterator[None]:
+    """Have a process run the projections of a worker's shards, in the database at `url`, meanwhile."""
+    environment = {
+        "DATABASE_URL": url,
+        "MAX_CONNECTIONS": str(settings.max_connections),
+        "PRICES": str(settings.prices),
+        "LOG_LEVEL": settings.log_level,
+        "LEASE_SECONDS": str(settings.lease_seconds),
+    }
+    child = Child(
+        name="projector",
+        arguments=["worker", "--projecting", str(worker)],
+        environment=environment,
+        output=Output(stdout_descriptor(), settings.lease_seconds / 2),
+        silence=max(SILENT_LEASES * settings.lease_seconds, SILENCE_MIN_S),
+        stop_within=STOP_LIMIT_S,
+    )
+    async with background.running("projector", child.run) as task:
+        task.ailing = lambda: child.ailing
+        yield
+
+
+def stdout_descriptor() -> int | None:
+    """Return the descriptor of our standard output; None if there is none."""
+    try:
+        return sys.stdout.fileno() if sys.stdout is not None else None
+    except (OSError, ValueError):  # such as a test's
+        return None

@@ -1,0 +1,47 @@
+"""Points of a thread, and what happened between two of them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from msgspec import Struct
+
+from api.schemas.page import Page
+from domain.application.command_handler import checkpoint_of
+from domain.application.queries.changes import Happened
+from domain.application.thread_repository import Loaded
+from domain.thread.diff import Changes, Counts
+from domain.thread.diff import Status as StatusThen
+from domain.thread.diff import status_of as status_then
+from domain.thread.state import Unopened
+
+
+class PointView(Struct, frozen=True):
+    """Where a thread was. Version 0 is before its first event: that has no checkpoint and no time."""
+
+    version: int
+    checkpoint: str | None
+    recorded_at: datetime | None
+    status: StatusThen
+
+
+class DiffView(Struct, frozen=True, rename={"since": "from", "until": "to"}):
+    """What happened between two points of a thread: the first is excluded, the second included.
+
+    `counts` are of the events up to `counted_to`; that is before the end if the answer is `truncated`.
+    """
+
+    thread_id: UUID
+    since: PointView
+    until: PointView
+    changes: Changes
+    counts: Counts
+    counted_to: int
+    truncated: bool
+    happened: Page[Happened]
+
+
+def point_view(loaded: Loaded) -> PointView:
+    """Show where a folded thread is."""
+    if isinstance(loaded.state, Unopened):
+        return PointView(0, None, None, "unopened")
+    return PointView(loaded.head.version, checkpoint_of(loaded), loaded.head.at, status_then(loaded.state))

@@ -1,0 +1,111 @@
+"""Turns, as they are answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self, TypeAlias
+from uuid import UUID
+
+from msgspec import UNSET, Struct, UnsetType
+
+from api.schemas.approvals import ApprovalView
+from domain.application.command_handler import checkpoint_of
+from domain.application.queries.transcript import FinishedTurn, TranscriptMessage
+from domain.application.thread_repository import Loaded
+from domain.budget.prices import Prices, dollars
+from domain.thread.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
+
+TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]
+
+
+class Accepted(Struct, frozen=True, omit_defaults=True):
+    """A turn goes on in the background: it runs, waits for the end of the one that runs, or waits for a person.
+
+    `approvals` are what the thread waits for, where the caller has waited for the turn: what is to be decided before it
+    goes on, or the one that it is queued behind.
+    """
+
+    status: Literal["processing", "enqueued", "waiting"]
+    thread_id: UUID
+    checkpoint: str
+    turn_id: UUID
+    approvals: Sequence[ApprovalView] = ()
+
+
+class TurnUsage(Struct, frozen=True):
+    """What a turn has used of models. `cached_tokens` of the prompts' were in the endpoints' caches."""
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    cached_tokens: int
+
+    @classmethod
+    def of(cls, calls: Sequence[ModelCalled], prices: Prices) -> Self:
+        """Add calls up, and price them."""
+        prompt, completion = sum(one.prompt_tokens for one in calls), sum(one.completion_tokens for one in calls)
+        cost, cached = sum(map(prices.of_call, calls)), sum(one.cached for one in calls)
+        return cls(len(calls), prompt, completion, dollars(cost), cached)
+
+
+class TurnView(Struct, frozen=True):
+    """A turn that has ended, with everything that was said in it, from the user's message on.
+
+    `reason`: why it failed or how it was cancelled; of one that completed, what is to be known of its answer.
+    `truncated`: it said more than 4 MB, and of that the first part is left out. It is absent otherwise.
+    """
+
+    status: TurnStatus
+    thread_id: UUID
+    turn_id: UUID
+    checkpoint: str
+    answer: str | None
+    messages: Sequence[TranscriptMessage]
+    usage: TurnUsage
+    reason: str | None = None
+    detail: str | None = None
+    truncated: bool | UnsetType = UNSET
+
+
+class Cancelling(Struct, frozen=True):
+    """A turn is to end: it has ended already (`cancelled`), or does as soon as whoever runs it hears of it."""
+
+    status: Literal["cancelling", "cancelled"]
+    thread_id: UUID
+    turn_id: UUID
+    checkpoint: str
+
+
+def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices, *, truncated: bool = False) -> TurnView:
+    """Show a turn that has ended. `loaded` is the thread right after it."""
+    end = finished.end
+    said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
+    return TurnView(
+        status=_STATUS[type(end)],
+        thread_id=loaded.thread_id,
+        turn_id=end.turn_id,
+        checkpoint=checkpoint_of(loaded),
+        answer=next(said, None),
+        messages=finished.messages,
+        usage=TurnUsage.of(finished.calls, prices),
+        reason=_reason(end),
+        detail=end.detail if isinstance(end, TurnFailed) else None,
+        truncated=truncated or UNSET,
+    )
+
+
+_STATUS: Mapping[type[TurnEnd], TurnStatus] = {
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+
+
+def _reason(end: TurnEnd) -> str | None:
+    match end:
+        case TurnFailed(reason=reason) | TurnCompleted(reason=reason):
+            return reason
+        case TurnCancelled(how=how):
+            return how
+        case _:
+            return None

@@ -1,0 +1,1 @@
+"""What the routes and commands do: each service joins use cases and read models of one subject."""

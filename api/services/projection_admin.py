@@ -1,0 +1,100 @@
+"""Looking after the projections: how far they are, what they leave out, and building them anew."""
+
+from collections.abc import Mapping, Sequence
+
+from api.runtime.composition import Runtime
+from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, instance_view
+from api.services.read_models import ALL
+from domain.errors import UnknownProjection, UnknownThread
+from domain.ids import ThreadId, slice_of
+from domain.ports.read_models import Instance, InstanceId, LineId
+from projections.engine.projection import Projection
+
+
+class Upkeep:
+    """Looks after the projections."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Work with what the composition root has joined."""
+        self._runtime = runtime
+        self._models = runtime.models
+        self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
+
+    async def projections(self) -> Sequence[ProjectionView]:
+        """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
+        instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
+        parked: dict[InstanceId, int] = {}
+        for one in await self._models.parked([instance.id for instance in instances], ALL):
+            parked[one.instance] = parked.get(one.instance, 0) + 1
+        views: dict[str, list[InstanceView]] = {}
+        for instance in instances:
+            if instance.line not in lines:
+                continue
+            view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
+            views.setdefault(instance.projection, []).append(view)
+        return [ProjectionView.of(name, found) for name, found in views.items()]
+
+    async def parked(self, name: str | None = None) -> Sequence[ParkedView]:
+        """List the threads that projections leave out, the longest parked first."""
+        instances = {i.id: i for i in await self._models.instances() if name in {None, i.projection}}
+        found = await self._models.parked(list(instances), ALL)
+        return [ParkedView.of(instances[one.instance].projection, one) for one in found]
+
+    async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
+        """Go on with a parked thread, with the event that it was parked at or without it.
+
+        Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
+        """
+        instances = [i for i in await self._models.instances() if i.projection == name]
+        if not instances and name not in self._projections:
+            raise UnknownProjection(name, tuple(self._projections))
+        known = {i.id for i in instances if name in self._projections and i.version == self._projections[name].version}
+        parked = await self._models.parked([i.id for i in instances], [slice_of(thread_id)])
+        mine = [one for one in parked if one.thread_id == thread_id]
+        if not mine:
+            raise UnknownThread(thread_id)
+        tellable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be told again
+        return all([await self._runtime.runner.retry(one, skip=skip) for one in tellable])
+
+    async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
+        """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
+        line = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
+        self._runtime.runner.wake()
+        return line
+
+    async def roll_back(self, name: str) -> Instance:
+        """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""
+        return await self._runtime.runner.roll_back(self._known(name).name)
+
+    async def drop(self, name: str) -> None:
+        """Forget the instances that do not serve, or all of them if no code knows the projection any more.
+
+        Raises `UnknownProjection`, `NotRebuildable`.
+        """
+        instances = [i for i in await self._models.instances() if i.projection == name]
+        if not instances and name not in self._projections:
+            raise UnknownProjection(name, tuple(self._projections))
+        forgotten = name not in self._projections
+        for instance in instances:
+            if forgotten or instance.status != "serving":
+                await self._models.drop(instance.id, serving=forgotten)
+
+    async def trouble(self) -> str | None:
+        """Say in a sentence what somebody should look at; None if there is nothing."""
+        trouble = []
+        if parked := await self.parked():
+            names = ", ".join(sorted({one.projection for one in parked}))
+            trouble.append(f"{len(parked)} parked in the read models {names}: see /v1/projections/parked")
+        known = {(projection.name, projection.version) for projection in self._projections.values()}
+        trouble += [
+            f"the read model {one.projection} serves version {one.version}, which this process does not know and "
+            "cannot keep up to date: let the processes run that know it, or see `threadfold projections rollback`"
+            for one in await self._models.instances()
+            if one.status == "serving" and (one.projection, one.version) not in known
+        ]
+        return "; ".join(trouble) or None
+
+    def _known(self, name: str) -> Projection:
+        if name not in self._projections:
+            raise UnknownProjection(name, tuple(self._projections))
+        return self._projections[name]

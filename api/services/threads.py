@@ -1,0 +1,396 @@
+"""What the routes do, in terms of the use cases: one method a command or query."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+from typing import Literal
+from uuid import UUID, uuid5
+
+import msgspec
+from msgspec import Struct
+
+from api.http.caller import Caller
+from api.http.send_buffer import Outgoing
+from api.runtime.composition import Runtime
+from api.schemas.about import WorkerView, worker_view
+from api.schemas.budget import BudgetView, budget_view
+from api.schemas.turns import TurnView, turn_view
+from api.services.access_log import Reads
+from api.services.content import Content
+from api.services.history import NOW, Past, Point
+from api.services.projection_admin import Upkeep
+from api.services.read_models import Reading
+from api.services.tenant_limits import TenantLimits
+from api.services.verification import Audit
+from domain.agents.agent import Agent
+from domain.application.command_handler import Outcome, Plan, Repeatable, Request, execute, repeatable
+from domain.application.fork import Fork, fork
+from domain.application.queries import transcript
+from domain.application.replay import Replay, ReplayedTurn
+from domain.application.thread_repository import Loaded
+from domain.application.turns.runner import caused_by
+from domain.application.turns.token_counting import counted
+from domain.application.turns.wait import Ending
+from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.ids import START, CommandId, ThreadId, TurnId, Version
+from domain.thread.codec import Metadata
+from domain.thread.commands import (
+    CancelTurn,
+    Command,
+    DecideApproval,
+    EditMessage,
+    OpenThread,
+    RetryTurn,
+    SetBudget,
+    StartTurn,
+    UpdateValues,
+)
+from domain.thread.events import (
+    ApprovalDenied,
+    ApprovalGranted,
+    CancellationRequested,
+    Durability,
+    Limit,
+    Strategy,
+    ThreadForked,
+    TurnStarted,
+)
+from domain.thread.state import Running, State, Unopened
+from infrastructure.agent_loader import load_agents
+
+KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
+"""Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
+finds the same thread."""
+
+WAIT_LIMIT = 600.0
+"""Seconds that a request waits for its turn, when asked to, before it is answered like one that does not wait."""
+
+RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
+"""Events after which a worker has something to do."""
+
+
+class Said(Struct, frozen=True):
+    """What a user says, and how it is to be taken.
+
+    `open_with` is the graph to open the thread with, if need be; `graph` the one that an open thread must have.
+    """
+
+    user_input: str
+    open_with: str | None = None
+    graph: str | None = None
+    strategy: Strategy | None = None
+    durability: Durability | None = None
+
+
+class Started(Struct, frozen=True):
+    """What came of a command that begins a turn, or enqueues it, and the turn's name."""
+
+    outcome: Outcome
+    turn_id: TurnId
+
+
+class Forked(Struct, frozen=True):
+    """What came of a fork, and where it left its parent."""
+
+    outcome: Outcome
+    at_version: Version
+
+
+class Decision(Struct, frozen=True):
+    """What a person decides about what waits; see `DecideApproval`."""
+
+    approval: int
+    hash: str
+    decision: Literal["grant", "deny", "settle"]
+    arguments: dict[str, object] | None = None
+    reason: str | None = None
+    result: str | None = None
+
+
+class Forking(Struct, frozen=True):
+    """Where a fork leaves its parent (None: now), which messages and values differ; see `Fork`."""
+
+    at_version: int | None = None
+    messages: tuple[tuple[int, str], ...] = ()
+    values: dict[str, object] | None = None
+    resume: bool = False
+
+
+class Service:
+    """The API's commands and queries."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Work with what the composition root has joined."""
+        self.runtime = runtime
+        self.audit = Audit(runtime)
+        self.reading = Reading(runtime)
+        self.limits = TenantLimits(runtime, self.reading)
+        self.upkeep = Upkeep(runtime)
+        self.reads = Reads(runtime)
+        self.content = Content(runtime, self.reads, self.reading, self.audit)
+        self.outgoing = Outgoing()
+
+    def agent(self, name: str) -> Agent:
+        """Return a registered agent. Raises `UnknownGraph`."""
+        agents = self.runtime.agents
+        if name not in agents:
+            raise UnknownGraph(name, tuple(sorted(agents)))
+        return agents[name]
+
+    def thread_id(self, given: UUID | None, caller: Caller) -> ThreadId:
+        """Take the caller's thread id, or make one: from the idempotency key if there is one."""
+        if given is not None:
+            return ThreadId(given)
+        if caller.key is not None:
+            return ThreadId(uuid5(KEYED_THREADS, f"{caller.tenant}\n{caller.key}"))
+        return ThreadId(self.runtime.new_id())
+
+    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> Outcome:
+        """Open a thread."""
+        self.agent(graph)
+        command = OpenThread(graph, values)
+        return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
+
+    async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> Outcome:
+        """Change a thread's values."""
+        command = UpdateValues(changes)
+        return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
+
+    async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
+        """Limit what a thread may spend. Answers as of the version that this leads to, also when it is repeated."""
+        asked = ("budget", *map(msgspec.structs.astuple, limits))
+        outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
+        return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
+
+    async def start_turn(self, thread_id: ThreadId, said: Said, caller: Caller) -> Started:
+        """Append the user's message and have the turn run in the background.
+
+        Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`, `ThreadBusy`.
+        """
+        if said.open_with is not None:
+            self.agent(said.open_with)
+        tokens = await counted(self.runtime.turns.means.tokens, said.user_input)
+        made = self._command_id(thread_id, caller)
+        turn_id = turn_of_command(made)
+        durability = said.durability or self.runtime.settings.durability
+
+        def plan(state: State) -> Iterable[Command]:
+            if isinstance(state, Unopened):
+                if said.open_with is None:
+                    raise UnknownThread(thread_id)
+                yield OpenThread(said.open_with)
+            agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
+            runs, strategy = agent.graph, said.strategy or agent.busy
+            yield StartTurn(turn_id, said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability)
+
+        outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
+        return Started(outcome, turn_id)
+
+    async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> Started:
+        """Go on with a turn that failed or was cancelled, at the node where it ended.
+
+        Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
+        """
+        made = self._command_id(thread_id, caller)
+
+        def plan(state: State) -> Iterable[Command]:
+            if isinstance(state, Unopened):
+                raise UnknownThread(thread_id)
+            graph = self.agent(state.thread.graph).graph.fingerprint
+            yield RetryTurn(retried, turn_of_command(made), graph, self.runtime.settings.durability)
+
+        outcome = await self._act(thread_id, plan, caller, ("retry", str(retried)), made)
+        return Started(outcome, turn_of_command(made))
+
+    async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> Outcome:
+        """Have a turn end. Raises `UnknownThread`, `TurnHasEnded`."""
+        return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
+
+    async def decide_approval(self, thread_id: ThreadId, decision: Decision, caller: Caller) -> Outcome:
+        """Agree to what waits for a person, or refuse it.
+
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
+        """
+        refused = f"A person refused this: {decision.reason}" if decision.reason else "A person refused this."
+        told = refused if decision.result is None else decision.result
+        command = DecideApproval(
+            Version(decision.approval),
+            decision.hash,
+            decision.decision,
+            decision.arguments,
+            told,
+            await counted(self.runtime.turns.means.tokens, told),
+        )
+        asked = ("approval", *msgspec.structs.astuple(decision))
+        return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
+
+    async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: Forking, caller: Caller) -> Forked:
+        """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
+        tokens = self.runtime.turns.means.tokens
+        edits = tuple([EditMessage(Version(at), text, await counted(tokens, text)) for at, text in asked.messages])
+        changes = UpdateValues(asked.values) if asked.values else None
+        at_version = asked.at_version or (await self.existing(parent, caller)).head.version
+        command = Fork(parent, Version(at_version), edits, changes, asked.resume)
+        bound = self._bound(thread_id, caller, ("fork", str(parent), *msgspec.structs.astuple(asked)))
+        metadata = self._metadata(self._command_id(thread_id, caller), caller)
+        outcome = await fork(self.runtime.journal, thread_id, command, metadata, caller.tenant, bound)
+        self._announce(outcome, metadata)
+        origin = await self.runtime.journal.origin(thread_id)
+        return Forked(outcome, origin.version if origin else Version(at_version))
+
+    async def turn_end(self, outcome: Outcome, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
+        """Wait for the end of a turn that `outcome` is about.
+
+        None if that takes too long, or if its thread waits for a person: an answer may take days, and what lies between
+        client and server cuts a connection long before, on which nothing is sent.
+        """
+        journal, loaded = self.runtime.journal, outcome.loaded
+        after = _before_turn(loaded.state, turn_id, loaded.head.version)
+        ending = Ending(journal, loaded.thread_id, turn_id, after)
+        with self.runtime.turns.means.signals.telling(loaded.thread_id, ending):
+            for recorded in outcome.events:
+                ending.tell(recorded)
+            if not ending.seen(loaded.head.version):
+                ending.miss()
+            try:
+                async with asyncio.timeout(wait):
+                    if await self._is_waiting(loaded):
+                        return None
+                    at_end = await self._early(loaded.thread_id, turn_id, ending)
+                    while not await ending.news():
+                        if await self._is_waiting(loaded):
+                            return None
+            except TimeoutError:
+                return None
+        finished = await transcript.finished(journal, loaded.thread_id, ending.events)
+        if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
+            await journal.load(loaded.thread_id, loaded.tenant)
+        at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
+        return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
+
+    async def _is_waiting(self, loaded: Loaded) -> bool:
+        """Whether a thread waits for a person: its turn, and with it those that are queued behind it."""
+        return (await self.runtime.journal.load(loaded.thread_id, loaded.tenant)).state.waiting
+
+    async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
+        """Wait for the answer of a turn that gives it before it is stored, if this process runs it.
+
+        Returns the thread as it is then; None if the turn ends, or goes on, in another way.
+        """
+        run = self.runtime.turns.answering(thread_id, turn_id)
+        if run is None:
+            return None
+        answered = asyncio.create_task(run.answered.wait())
+        stored = asyncio.create_task(self.runtime.turns.wait(thread_id, turn_id))
+        await asyncio.wait({answered, stored}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (answered, stored):
+            task.cancel()
+        loaded = run.loaded
+        return loaded if not ending.ended and ending.foresee(run.kept) else None
+
+    async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
+        """Run a thread's turns again as they were recorded, with its own agent or another one.
+
+        `graph` is the name of a registered agent, or `module:attribute`. Raises `UnknownThread`, `UnknownGraph`.
+        """
+        loaded = await self.existing(thread_id, caller)
+        await self.reads.of_thread(caller, "replay", thread_id)
+        own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
+        agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
+        means = self.runtime.turns.means
+        again = Replay(
+            self.runtime.journal, self.runtime.sandbox, means.tokens, means.context_window, self.runtime.clock
+        )
+        return await again.thread(thread_id, agent, caller.tenant)
+
+    async def workers(self) -> Sequence[WorkerView]:
+        """List the processes that run turns."""
+        return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
+
+    async def existing(self, thread_id: ThreadId, caller: Caller) -> Loaded:
+        """Return a thread as it is now. Raises `UnknownThread`."""
+        return await self.runtime.journal.existing(thread_id, caller.tenant)
+
+    async def budget(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> BudgetView:
+        """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
+        loaded = await Past(self.runtime.journal, caller.tenant).state(thread_id, point)
+        at = loaded.head.at  # which is never after the instant that was asked for
+        if point.at is not None:
+            at = point.at.astimezone(UTC)
+        elif not point.given:
+            at = max(self.runtime.clock.now(), at)
+        return budget_view(loaded, at, self.runtime.prices)
+
+    async def _act(
+        self,
+        thread_id: ThreadId,
+        plan: Plan,
+        caller: Caller,
+        asked: tuple[object, ...],
+        command_id: CommandId | None = None,
+    ) -> Outcome:
+        """Carry out a command, and tell everybody."""
+
+        def checked(state: State) -> Iterable[Command]:
+            if caller.existing and isinstance(state, Unopened):
+                raise VersionConflict(START, START)
+            return plan(state)
+
+        await self.runtime.turns.settled(thread_id)
+        metadata = self._metadata(command_id or self._command_id(thread_id, caller), caller)
+        bound = self._bound(thread_id, caller, asked)
+        request = Request(thread_id, checked, metadata, caller.tenant, caller.seen, bound)
+        outcome = await execute(self.runtime.journal, request)
+        self._announce(outcome, metadata)
+        return outcome
+
+    def _announce(self, outcome: Outcome, metadata: Metadata) -> None:
+        """Tell who watches what has happened, and have done what there is to do."""
+        self.runtime.turns.means.signals.send(outcome.loaded.thread_id, outcome.events)
+        if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
+            begun = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
+            self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(begun, None))
+
+    def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> Repeatable | None:
+        return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
+
+    def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:
+        return Metadata(command_id, correlation=caller.correlation, actor=caller.actor, client=caller.client)
+
+    def _command_id(self, thread_id: ThreadId, caller: Caller) -> CommandId:
+        if caller.key is not None:
+            return CommandId(uuid5(thread_id, caller.key))
+        return CommandId(self.runtime.new_id())
+
+
+def turn_of_command(command_id: CommandId) -> TurnId:
+    """Name the turn that a command starts."""
+    return TurnId(uuid5(command_id, "turn"))
+
+
+def _on_open(thread_id: ThreadId, command: Command) -> Plan:
+    """Plan a command for a thread that there must be."""
+
+    def plan(state: State) -> Iterable[Command]:
+        if isinstance(state, Unopened):
+            raise UnknownThread(thread_id)
+        return (command,)
+
+    return plan
+
+
+def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:
+    """Return a version that a turn begins after."""
+    if isinstance(state, Running) and state.turn.turn_id == turn_id:
+        return Version(state.turn.started - 1)
+    queue = () if isinstance(state, Unopened) else state.thread.queue
+    return head if any(queued.turn_id == turn_id for queued in queue) else START
+
+
+def _graph_of(state: State, open_with: str, asked: str | None) -> str:
+    """Name the graph to run. Raises `WrongGraph` if the thread has another than the caller asked for."""
+    if isinstance(state, Unopened):
+        return open_with
+    if asked is not None and asked != state.thread.graph:
+        raise WrongGraph(asked, state.thread.graph)
+    return state.thread.graph

@@ -1,0 +1,113 @@
+"""Verifying the log, and what makes others able to: seals and proofs. The part of the service that audits."""
+
+import asyncio
+import time
+from collections.abc import Collection, Iterator, Sequence
+
+from api.http.params import decode_cursor, encode_cursor, no_page
+from api.runtime.composition import Runtime
+from api.schemas.page import Page
+from api.schemas.seals import Report, SealView, WholeSeal, seal_view, whole_seal
+from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
+from domain.application.audit.proofs import Proof, prove
+from domain.application.audit.verify import Verified, verify_heads, verify_slices, verify_thread
+from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
+from domain.ids import SLICES, Slice, Tenant, ThreadId
+from domain.log.seal import Seal
+
+AT_ONCE = 4
+"""Slices checked at the same time: the database reads while this process computes hashes."""
+
+
+class Audit:
+    """Verifies, lists seals, proves events."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Work with what the composition root has joined."""
+        self._runtime = runtime
+        self._events = runtime.journal.store
+        self._seals = runtime.sealer.seals
+        self._verifying = False
+
+    async def verify(self) -> Report:
+        """Check the whole log, and its seals if there are any. Raises `VerificationRuns`: one at a time."""
+        if self._verifying:
+            raise VerificationRuns
+        self._verifying = True
+        try:
+            started = time.monotonic()
+            log, seals = await self._verify_log(), await self.check()
+            return _report(log, seals, SLICES, started)
+        finally:
+            self._verifying = False
+
+    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> Report:
+        """Check one thread: its events and its head. Raises `UnknownThread`, also if it is not the tenant's."""
+        started = time.monotonic()
+        row = await self._events.thread(thread_id)
+        if row and tenant is not None and row.tenant != tenant:
+            raise UnknownThread(thread_id)
+        checked = await verify_thread(self._events, thread_id)
+        if not checked.events and not checked.problems and row is None:
+            raise UnknownThread(thread_id)
+        return _report(checked, SealsChecked(), 0, started)
+
+    async def check(self, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
+        """Check the chain of seals and the log by the last one, or by the one with a number. Raises `UnknownSeal`.
+
+        Trusted are the keys given, or else SIGNING_KEY's; if there is none, any key.
+        """
+        sealer = self._runtime.sealer
+        keys = trusted or ([sealer.signer.public_key] if sealer.signer else [])
+        if number is None:
+            return await check_seals(self._events, self._seals, sealer.verifier, keys)
+        return await check_seal(self._events, await self._seal(number), sealer.verifier, keys)
+
+    async def prove(self, thread_id: ThreadId, version: int, tenant: Tenant) -> Proof:
+        """Prove that an event is in the sealed log; see `domain.application.audit.proofs.prove` for what it raises."""
+        return await prove(self._events, self._runtime.sealer, thread_id, version, tenant)
+
+    async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:
+        """List seals, the last one first."""
+        if cursor is None:
+            last = await self._seals.last()
+            upto = last.number if last else 0
+        else:
+            upto = decode_cursor(cursor, int, "seals")
+            if not 0 < upto < 2**63:
+                raise no_page()
+        after = max(upto - limit, 0)
+        found: Sequence[Seal] = await self._seals.page(after, min(limit, upto)) if upto else []
+        return Page([seal_view(seal) for seal in reversed(found)], encode_cursor(after, "seals") if after else None)
+
+    async def seal(self, number: int) -> WholeSeal:
+        """Show one seal. Raises `UnknownSeal`."""
+        return whole_seal(await self._seal(number))
+
+    async def _seal(self, number: int) -> Seal:
+        found = await self._seals.get(number)
+        if found is None:
+            last = await self._seals.last()
+            raise UnknownSeal(number, last.number if last else 0)
+        return found
+
+    async def _verify_log(self) -> Verified:
+        slices = (Slice(number) for number in range(SLICES))  # shared: each check takes the next one
+
+        async def check(remaining: Iterator[Slice]) -> Verified:
+            return await verify_slices(self._events, remaining)
+
+        at_once = min(AT_ONCE, self._runtime.settings.max_connections)
+        checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
+        cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
+        return Verified(
+            sum(part.threads for part in checked),
+            sum(part.events for part in checked),
+            tuple(sorted(problem for part in checked for problem in part.problems)) + cut_off.problems,
+        )
+
+
+def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> Report:
+    seconds = round(time.monotonic() - started, 3)
+    problems = log.problems + seals.problems
+    return Report(log.threads, log.events, slices, seals.seals, seals.events, seconds, problems)
