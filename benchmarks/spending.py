@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from domain.budget.prices import Prices, dollars
+from domain.budget.prices import Prices
+from domain.money import dollars
 
 PRICED_AS = "gpt-4o"
 """What calls of models without a price cost."""

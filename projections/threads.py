@@ -10,13 +10,15 @@ from msgspec import Struct
 
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import Loaded
-from domain.budget.prices import Prices, dollars
+from domain.budget.prices import Prices
 from domain.ids import Tenant, ThreadId, Version, slice_of
+from domain.models.answers import Unusual
+from domain.money import dollars
 from domain.read_models.queries import Among, Condition, Select, Where
 from domain.read_models.tables import COST, Change, Column, Index, Row, Table
 from domain.recall.terms import Search
 from domain.thread.codec import to_json
-from domain.thread.events import FailureReason, Unusual
+from domain.thread.events import FailureReason
 from domain.thread.state import Ended, Running, TurnOutcome, Unopened
 from projections.engine.projection import Projection, Story
 from projections.engine.thread_status import Status, status_of

@@ -14,8 +14,8 @@ from api.http.caller import Caller
 from api.schemas.budget import LimitView
 from api.schemas.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
 from api.services.threads import Service
-from domain.budget.prices import units
 from domain.errors import InvalidInput
+from domain.money import units
 from domain.thread.events import Limit
 from domain.windows import Span
 

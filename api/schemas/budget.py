@@ -10,7 +10,8 @@ from msgspec import Struct
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import Loaded
 from domain.budget.limits import instant_of, is_reached, reached, tokens_of, used_in
-from domain.budget.prices import Prices, dollars
+from domain.budget.prices import Prices
+from domain.money import dollars
 from domain.thread.events import Limit
 from domain.thread.state import ModelUsage, Thread, Unopened
 from domain.windows import WINDOWS, Span, Window, end_of, start_of

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from api.schemas.budget import Left, LimitView
 from domain.budget.accounts import is_over, minus, plus, warns, window_of
-from domain.budget.prices import dollars
 from domain.ids import Tenant
+from domain.money import dollars
 from domain.ports.ledger import Amount, Scope, ScopeLimits, Standing
 from domain.thread.events import Limit
 from domain.windows import Span, end_of, start_of

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from api.schemas.page import Page
-from domain.budget.prices import dollars
+from domain.money import dollars
 from domain.ports.read_models import Instance, Line, Parked, Status
 from domain.windows import Window
 

@@ -5,9 +5,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from domain.budget.limits import MAX_COST, MAX_TOKENS
-from domain.budget.prices import PER_DOLLAR, units
+from domain.money import PER_DOLLAR, units
 from domain.thread.events import Durability, Limit, Strategy
+from domain.thread.limits import MAX_COST, MAX_TOKENS
 from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"

@@ -10,7 +10,8 @@ from api.schemas.approvals import ApprovalView
 from domain.application.command_handler import checkpoint_of
 from domain.application.queries.transcript import FinishedTurn, TranscriptMessage
 from domain.application.thread_repository import Loaded
-from domain.budget.prices import Prices, dollars
+from domain.budget.prices import Prices
+from domain.money import dollars
 from domain.thread.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
 
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back"]

@@ -9,12 +9,12 @@ from api.runtime.composition import Runtime
 from api.schemas.limits import LimitsView, Setting, limits_view
 from api.schemas.requests import MAX_NAME
 from api.services.read_models import Reading
-from domain.budget.limits import check_limits
 from domain.errors import InvalidInput
 from domain.json import check_text
 from domain.ports.ledger import Amount, Scope
 from domain.read_models.queries import Aggregate, Where
 from domain.thread.events import Limit
+from domain.thread.limits import check_limits
 from domain.windows import WINDOWS, Window, start_of
 from projections.usage import USAGE
 

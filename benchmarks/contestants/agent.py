@@ -12,10 +12,10 @@ from typing import Any
 
 from benchmarks.contestants.exchanges import exchange_of, exchanges
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Branch, Graph, Node
+from domain.agents.graph import Branch, Graph, Node
 from domain.agents.tools import tool
 from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, Usage
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from domain.thread.state import Running
 from examples.airline.recordings import canonical
 

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
+from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
 from domain.agents.tools import Tool
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json
 from domain.prompt.compaction import is_full, is_outgrown
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from domain.thread.state import Running
 
 MODEL_TIMEOUT_S = 3_630.0

@@ -15,10 +15,8 @@ from msgspec.structs import replace
 
 from domain.agents.callables import described, is_async
 from domain.errors import InvalidGraph
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from domain.thread.state import Running
-
-END = "END"
 
 STEP_LIMIT = 1_000
 """Nodes of a turn: more than real work takes."""

@@ -1,6 +1,7 @@
 """A graph as a Mermaid flowchart."""
 
-from domain.agents.graph import END, Graph
+from domain.agents.graph import Graph
+from domain.thread.events import END
 
 
 def mermaid(graph: Graph) -> str:

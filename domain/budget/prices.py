@@ -1,16 +1,13 @@
-"""What models cost. Money is counted in whole millionths of a millionth of a dollar, so that sums are exact."""
+"""What models cost: a price list, and the costs of calls by it, in units of money (see `domain.money`)."""
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from decimal import Decimal
 
 from msgspec import Struct
 
+from domain.money import PER_DOLLAR
 from domain.thread.events import ModelCalled
 from domain.thread.state import ModelUsage
-
-PER_DOLLAR = 10**12
-"""Units of money in a dollar."""
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,13 +63,3 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
 def _unit(dollars_per_million: float) -> int:
     """Turn dollars a million tokens into units a token."""
     return round(dollars_per_million * PER_DOLLAR / 1_000_000)
-
-
-def units(dollars: float) -> int:
-    """Turn dollars into units, the nearest to what is written."""
-    return round(Decimal(repr(dollars)) * PER_DOLLAR)
-
-
-def dollars(units: int) -> float:
-    """Turn units into dollars."""
-    return units / PER_DOLLAR

@@ -12,7 +12,12 @@ from typing import Literal, TypeAlias
 from msgspec.structs import replace
 
 from domain.models.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, written_of
-from domain.thread.events import Finish
+
+Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
+"""What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
+the endpoint gives a reason for its end that is not known here, or calls of tools where there are none."""
+
+Finish: TypeAlias = Literal[""] | Unusual
 
 End: TypeAlias = Literal["usual", "calls", "length", "filtered", "refused", "broken", "unknown"]
 

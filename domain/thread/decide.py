@@ -6,8 +6,6 @@ A command whose effect is there already decides nothing, so that doing it twice 
 from collections.abc import Iterable
 from typing import assert_never
 
-from domain.agents.graph import END
-from domain.budget.limits import check_limits
 from domain.errors import (
     ApprovalChanged,
     InvalidInput,
@@ -37,6 +35,7 @@ from domain.thread.commands import (
 )
 from domain.thread.decide_runtime import report
 from domain.thread.events import (
+    END,
     ApprovalDenied,
     ApprovalGranted,
     BudgetSet,
@@ -52,6 +51,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from domain.thread.evolve import digest, fold
+from domain.thread.limits import check_limits
 from domain.thread.node_events import check_size
 from domain.thread.size_limits import MAX_ARGUMENTS, MAX_QUEUED, bytes_of, check_json_size, check_text_size
 from domain.thread.state import Idle, Running, State, Unopened

@@ -2,7 +2,6 @@
 
 from typing import assert_never
 
-from domain.agents.graph import END
 from domain.errors import (
     InvalidInput,
 )
@@ -26,6 +25,7 @@ from domain.thread.commands import (
     StopTurn,
 )
 from domain.thread.events import (
+    END,
     ApprovalRequested,
     FanOutStarted,
     ItemCompleted,

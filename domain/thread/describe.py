@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from functools import singledispatch
 from uuid import UUID
 
-from domain.agents.graph import END
-from domain.budget.prices import dollars
 from domain.ids import Version
 from domain.json import Json, JsonObject
+from domain.models.answers import Unusual
+from domain.money import dollars
 from domain.thread.codec import to_json
 from domain.thread.events import (
+    END,
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,
@@ -44,7 +45,6 @@ from domain.thread.events import (
     TurnResumed,
     TurnRolledBack,
     TurnStarted,
-    Unusual,
 )
 from domain.windows import Span
 

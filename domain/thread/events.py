@@ -13,7 +13,11 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.json import Json, JsonObject
+from domain.models.answers import Finish, Unusual
 from domain.windows import Span
+
+END = "END"
+"""Where a graph's edge leads when the turn is over: the `next` of its last node."""
 
 Durability: TypeAlias = Literal["sync", "turn", "async"]
 """When a turn's events are stored: each transition before the next node runs, all at the turn's end, or behind it."""
@@ -115,13 +119,6 @@ class TurnResumed(Event, frozen=True):
 
     worker: str
     graph: str
-
-
-Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
-"""What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
-the endpoint gives a reason for its end that is not known here, or calls of tools where there are none."""
-
-Finish: TypeAlias = Literal[""] | Unusual
 
 
 class MessageAppended(Event, frozen=True):

@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from domain.ids import Version
 from domain.json import Json, JsonObject
+from domain.models.answers import Finish
 from domain.models.chat import ToolCall
-from domain.thread.events import ContextAssembled, Durability, Finish, Limit, Strategy
+from domain.thread.events import ContextAssembled, Durability, Limit, Strategy
 from domain.thread.repeated_calls import Repeat
 from domain.windows import Window
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import END, Graph, Node
+from domain.agents.graph import Graph, Node
 from domain.agents.tools import ToolContext, tool
 from domain.json import Json
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from tests.chaos import clock
 from tests.chaos.effects import effect
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import END, Branch, Graph, Node
+from domain.agents.graph import Branch, Graph, Node
 from domain.agents.tools import tool
 from domain.json import Json, JsonObject
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from domain.thread.state import Running
 
 AGENTS = "tests.chaos.villain:villain"

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from domain.budget.accounts import is_limited
-from domain.budget.prices import PER_DOLLAR
 from domain.ids import Shard, Tenant, shard_of, slice_of
+from domain.money import PER_DOLLAR
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope, ScopeLimits, Standing
 from domain.ports.log import Fence
 from domain.thread.events import Limit

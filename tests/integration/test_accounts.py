@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from domain.application.budget.limits_cache import KnownLimits
 from domain.application.budget.reservations import Accounts, Recovered
 from domain.application.thread_repository import Journal
-from domain.budget.prices import PER_DOLLAR, Price, Prices
+from domain.budget.prices import Price, Prices
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, Shard, shard_of, slice_of
+from domain.money import PER_DOLLAR
 from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope
 from domain.ports.log import EventStore, Fence
 from domain.thread.codec import Metadata

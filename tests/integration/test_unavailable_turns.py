@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Graph, Node
-from domain.thread.events import NodeFact
+from domain.agents.graph import Graph, Node
+from domain.thread.events import END, NodeFact
 from infrastructure.postgres import retry
 from tests.integration.test_unavailable_store import over, raising
 from tests.support.http import running_api

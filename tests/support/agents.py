@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Branch, Graph, Node, Retry
+from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.agents.tools import tool
 from domain.json import Json
-from domain.thread.events import NodeFact
+from domain.thread.events import END, NodeFact
 from domain.thread.state import Running
 
 PAUSE = 0.05

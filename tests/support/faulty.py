@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Graph, Node
-from domain.thread.events import NodeFact
+from domain.agents.graph import Graph, Node
+from domain.thread.events import END, NodeFact
 
 
 def alone(name: str, run: object, timeout: float = 300) -> Agent:

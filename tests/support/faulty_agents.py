@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Graph, Node
-from domain.thread.events import NodeFact
+from domain.agents.graph import Graph, Node
+from domain.thread.events import END, NodeFact
 
 
 def _agent(name: str, run: Any) -> Agent:

@@ -15,8 +15,8 @@ from litestar import Litestar
 from api.app import create_app
 from api.services.threads import Service
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Graph, Node
-from domain.thread.events import NodeFact
+from domain.agents.graph import Graph, Node
+from domain.thread.events import END, NodeFact
 from infrastructure.settings import Settings
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from domain.agents.agent import Agent
-from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.graph import Graph, Node, Retry
 from domain.agents.tools import Tool, tool
 from domain.application.budget.limits_cache import KnownLimits
 from domain.application.budget.null import Unlimited
@@ -32,7 +32,7 @@ from domain.ports.log import EventStore
 from domain.prompt.summary import INSTRUCTIONS
 from domain.thread.codec import Metadata
 from domain.thread.commands import OpenThread, StartTurn
-from domain.thread.events import Durability, Event
+from domain.thread.events import END, Durability, Event
 from domain.thread.state import State
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from domain.agents.agent import Agent, Each, TurnContext
-from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.graph import Graph, Node, Retry
 from domain.agents.tools import Tool
 from domain.application.budget.reservations import Recovered
 from domain.application.command_handler import Request, execute
@@ -17,7 +17,7 @@ from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelt
 from domain.models.routing import ModelSpec, Policy
 from domain.ports.ledger import Granted, Refused, Reservation, Scope
 from domain.thread.commands import OpenThread, SetBudget
-from domain.thread.events import Limit, ModelCalled, ModelFailed, NodeFact
+from domain.thread.events import END, Limit, ModelCalled, ModelFailed, NodeFact
 from domain.thread.state import Idle
 from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Reply, Stage, one_node, stage

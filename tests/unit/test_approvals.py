@@ -7,7 +7,7 @@ import pytest
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Graph, Node
+from domain.agents.graph import Graph, Node
 from domain.agents.tools import Tool, tool
 from domain.application.command_handler import Outcome, Request, execute
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
@@ -16,6 +16,7 @@ from domain.thread.approvals import hash_of_call
 from domain.thread.codec import Metadata
 from domain.thread.commands import CancelTurn, DecideApproval, StartTurn
 from domain.thread.events import (
+    END,
     ApprovalDenied,
     ApprovalGranted,
     ApprovalRequested,

@@ -4,10 +4,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budget.limits import MAX_COST, MAX_TOKENS, Reached, reached, used_in
-from domain.budget.prices import PER_DOLLAR, Price, Prices, dollars, units
+from domain.budget.limits import Reached, reached, used_in
+from domain.budget.prices import Price, Prices
 from domain.errors import InvalidInput, UnopenedThread
 from domain.ids import Version
+from domain.money import PER_DOLLAR, dollars, units
 from domain.thread.commands import CancelTurn, OpenThread, SetBudget
 from domain.thread.events import (
     BudgetSet,
@@ -21,6 +22,7 @@ from domain.thread.events import (
     TurnRolledBack,
 )
 from domain.thread.evolve import evolve, fold
+from domain.thread.limits import MAX_COST, MAX_TOKENS
 from domain.thread.state import INITIAL, Budget, ModelUsage, Running, Thread, Unopened
 from domain.windows import LAST, Window, end_of, start_of
 from tests.support.given import A_RUNNING_TURN, OPENED, TURN, given

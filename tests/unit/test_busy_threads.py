@@ -4,12 +4,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.agents.graph import END
 from domain.errors import NotRetriable, ThreadBusy, TurnHasEnded
 from domain.ids import TurnId
 from domain.thread.commands import CancelTurn, CompleteNode, FailAttempt, RetryTurn, StartTurn, StopTurn, UpdateValues
 from domain.thread.decide import MAX_QUEUE, decide
 from domain.thread.events import (
+    END,
     CancellationRequested,
     Event,
     MessageAppended,

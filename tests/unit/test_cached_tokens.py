@@ -4,9 +4,10 @@ from datetime import date
 
 import pytest
 
-from domain.budget.prices import PER_DOLLAR, Price, Prices
+from domain.budget.prices import Price, Prices
 from domain.models.chat import Usage
 from domain.models.usage_check import believed
+from domain.money import PER_DOLLAR
 from domain.thread.describe import in_words
 from domain.thread.events import ModelCalled
 from domain.thread.state import ModelUsage

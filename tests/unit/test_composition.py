@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import END, Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
 from domain.json import Json
 from domain.models.chat import ModelRefused
 from domain.thread.codec import Metadata
 from domain.thread.events import (
+    END,
     FanOutStarted,
     ItemCompleted,
     ItemFailed,

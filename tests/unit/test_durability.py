@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.graph import Graph, Node, Retry
 from domain.agents.tools import tool
 from domain.application.audit.verify import verify_thread
 from domain.ids import Position, TurnId
@@ -17,6 +17,7 @@ from domain.ports.log import Append
 from domain.thread.codec import Metadata
 from domain.thread.commands import CancelTurn, StartTurn, UpdateValues
 from domain.thread.events import (
+    END,
     ContextAssembled,
     Durability,
     Event,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Branch, Edge, Graph, Node, Retry
+from domain.agents.graph import Branch, Edge, Graph, Node, Retry
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
-from domain.thread.events import MessageAppended, NodeFact
+from domain.thread.events import END, MessageAppended, NodeFact
 from tests.support.given import A_RUNNING_TURN, running
 
 

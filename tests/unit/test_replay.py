@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import EDGES, NODES, assistant
-from domain.agents.graph import END, Graph, Node
+from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
 from domain.application.command_handler import Request, execute
 from domain.application.recall.search import Recall
@@ -17,7 +17,7 @@ from domain.application.thread_repository import Journal
 from domain.models.chat import ChatAnswer, ModelError, ToolCall, Usage
 from domain.thread.codec import Metadata
 from domain.thread.commands import DecideApproval
-from domain.thread.events import ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
+from domain.thread.events import END, ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
 from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

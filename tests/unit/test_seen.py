@@ -9,7 +9,7 @@ import pytest
 from api.schemas.prompts import PromptView
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Graph, Node
+from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
 from domain.application.command_handler import Request, execute
 from domain.application.queries.prompts import SeenPrompt, contexts
@@ -19,6 +19,7 @@ from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
 from domain.thread.codec import Metadata
 from domain.thread.commands import OpenThread, StartTurn, UpdateValues
 from domain.thread.events import (
+    END,
     CancellationRequested,
     ContextAssembled,
     Durability,

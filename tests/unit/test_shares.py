@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import END, Graph, Node
+from domain.agents.graph import Graph, Node
 from domain.application.turns import take_up
 from domain.application.turns.runner import Turns
 from domain.application.turns.worker import Worker
@@ -16,7 +16,7 @@ from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, ThreadId, WorkerId
 from domain.ports.leases import Standing
 from domain.ports.log import Append
-from domain.thread.events import NodeFact, TurnCompleted, TurnFailed
+from domain.thread.events import END, NodeFact, TurnCompleted, TurnFailed
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from tests.support.runtime import Stage, one_node, stage

@@ -10,11 +10,12 @@ from domain.agents.agent import ItemContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Node
 from domain.application.turns.model_fallback import Models
-from domain.budget.prices import PER_DOLLAR, Price, Prices
+from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import Json
 from domain.models.chat import ChatAnswer, Usage
 from domain.models.routing import ModelSpec, Policy, Rule
+from domain.money import PER_DOLLAR
 from domain.ports.ledger import Amount, Granted, Refused, Reservation
 from domain.thread.events import BudgetThresholdReached, Limit
 from domain.windows import Span

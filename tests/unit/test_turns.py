@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant, finalize_turn
-from domain.agents.graph import END, Branch, Graph, Node, Retry
+from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import Request, execute
 from domain.application.streaming.broadcast import Delta, Withdrawn
@@ -14,6 +14,7 @@ from domain.models.chat import AnswerCut, ModelRefused
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.commands import UpdateValues
 from domain.thread.events import (
+    END,
     ContextAssembled,
     HistoryCompacted,
     MessageAppended,

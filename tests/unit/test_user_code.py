@@ -11,13 +11,14 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import END, Branch, Graph, Node, Retry
+from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.agents.tools import Tool, tool
 from domain.application.turns.user_code import contain_tasks
 from domain.json import Json
 from domain.models.chat import ToolSpec
 from domain.thread.codec import Metadata
 from domain.thread.events import (
+    END,
     ItemFailed,
     NodeFact,
     NodeFailed,

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.budget.prices import PER_DOLLAR
+from domain.money import PER_DOLLAR
 from domain.thread.describe import LENGTH, in_words, refers_to
 from domain.thread.events import (
     EVENTS,

@@ -14,12 +14,12 @@ from domain.application.thread_reader import PAGE
 from domain.application.thread_repository import Journal
 from domain.errors import CorruptLog
 from domain.ids import START, ThreadId, Version
+from domain.models.answers import Finish
 from domain.models.chat import ToolCall
 from domain.thread.codec import Recorded
 from domain.thread.events import (
     ApprovalDenied,
     Event,
-    Finish,
     MessageAppended,
     ModelCalled,
     ToolFailed,
