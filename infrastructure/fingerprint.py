@@ -1,33 +1,97 @@
-"""Which fold made a snapshot: a digest over the source of everything that folding depends on."""
+"""The fold fingerprint: a digest of the code that folds events, whichever modules hold it and however it is described.
 
+A snapshot is used only by a fold with the same fingerprint. A change of a definition that the fold uses changes it.
+Comments, docstrings, annotations of functions, imports, and the order and the places of definitions do not.
+"""
+
+import ast
 import hashlib
+import importlib
 import inspect
+import sys
+from collections.abc import Iterator, Sequence
 from functools import cache
 
-from domain import ids, json, windows
-from domain.models import chat
-from domain.thread import events, evolve, evolve_turn, repeated_calls, snapshot, state, upcasters, usage, window_edits
-
-FOLDING = (
-    ids,
-    json,
-    chat,
-    windows,
-    events,
-    upcasters,
-    repeated_calls,
-    state,
-    usage,
-    window_edits,
-    evolve_turn,
-    evolve,
-    snapshot,
-)
-"""The modules that folding depends on, and what snapshots hold."""
+ROOTS = ("domain.thread.evolve", "domain.thread.snapshot", "domain.thread.upcasters")
+"""What folds events, and what snapshots hold of a state. The definitions that these use belong to the fold."""
 
 
 @cache
 def fold_fingerprint() -> str:
-    """Return 16 hexadecimal digits that change whenever the fold's source does, be it by a comment only."""
-    source = "".join(inspect.getsource(module) for module in FOLDING)
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+    """Return 16 hexadecimal digits."""
+    roots, others = ([inspect.getsource(importlib.import_module(name)) for name in names] for names in _modules())
+    return fingerprint_of(roots, others)
+
+
+def fingerprint_of(roots: Sequence[str], others: Sequence[str] = ()) -> str:
+    """Digest all definitions in the sources of some modules, and those of other modules that they use."""
+    pending = [statement for source in roots for statement in _statements(source)]
+    known: dict[str, list[ast.stmt]] = {}
+    for source in others:
+        for statement in _statements(source):
+            for name in _names_of(statement):
+                known.setdefault(name, []).append(statement)
+    found = []
+    while pending:
+        statement = pending.pop()
+        found.append(ast.dump(statement))
+        for name in {name for node in ast.walk(statement) for name in _used(node)}:
+            pending += known.pop(name, ())
+    return hashlib.sha256("\n".join(sorted(set(found))).encode()).hexdigest()[:16]
+
+
+@cache
+def _parsed(source: str) -> ast.Module:
+    bare: ast.Module = _Bare().visit(ast.parse(source))
+    return bare
+
+
+def _statements(source: str) -> Sequence[ast.stmt]:
+    return [statement for statement in _parsed(source).body if not isinstance(statement, ast.Import | ast.ImportFrom)]
+
+
+def _names_of(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        yield statement.name
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def _used(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+
+
+class _Bare(ast.NodeTransformer):
+    """Leaves out what explains code: strings that stand alone, and the annotations of functions."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if alone else self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+
+def _modules() -> tuple[Sequence[str], Sequence[str]]:
+    """Name the roots, and all other modules of the domain that they import, directly or not."""
+    found: dict[str, None] = {}
+    pending = list(ROOTS)
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found[name] = None
+        for node in ast.walk(_parsed(inspect.getsource(importlib.import_module(name)))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("domain"):
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                pending += [module for module in modules if module in sys.modules]
+    return ROOTS, [name for name in found if name not in ROOTS]
