@@ -21,11 +21,11 @@ import asyncpg
 
 from benchmarks.assistant_turns import OPENED, overflow, turn
 from benchmarks.old_threads import Snapshots, Ticking
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, ThreadId, slice_of
 from domain.log.hash_chain import GENESIS, Draft, link
 from domain.thread.codec import Metadata, to_json
-from domain.thread.snapshot import lean
+from domain.thread.snapshot import without_texts
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -77,18 +77,18 @@ def models() -> Sequence[Model]:
 
 def _model(number: int) -> Model:
     clock = Ticking()
-    journal = Journal(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="model")
-    loaded, due = Loaded(ThreadId(UUID(int=number + 1))), Snapshots(EVERY)
+    repository = ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="model")
+    loaded, due = LoadedThread(ThreadId(UUID(int=number + 1))), Snapshots(EVERY)
     parts: list[Sequence[Draft]] = []
     states: dict[int, str] = {}
     for place in range(TURNS):
         name = UUID(f"{MARK}-{place:012x}")
         events = turn(place, loaded.head.version + (not place), name, overflow(loaded.state), number)
-        sealed = journal.seal(loaded, events if place else [OPENED, *events], Metadata(causation=CommandId(name)))
+        sealed = repository.chain(loaded, events if place else [OPENED, *events], Metadata(causation=CommandId(name)))
         parts.append([Draft(r.type, r.schema, r.payload, r.metadata) for r in sealed.records])
         loaded = sealed.after
         if due.note(loaded.head.version):
-            states[int(loaded.head.version)] = to_json(lean(loaded.state))
+            states[int(loaded.head.version)] = to_json(without_texts(loaded.state))
     return Model(parts, states)
 
 

@@ -126,9 +126,9 @@ class Measuring:
         return await journal_on(self.pool).load_at(row.thread_id, Version(self.chance.randint(1, row.head.version)))
 
     async def _instant(self) -> object:
-        row, journal = self._any(), journal_on(self.pool)
+        row, repository = self._any(), journal_on(self.pool)
         at = row.opened_at + self.chance.random() * (row.head.at - row.opened_at)
-        return await journal.load_at(row.thread_id, await journal.version_at(row.thread_id, at))
+        return await repository.load_at(row.thread_id, await repository.version_at(row.thread_id, at))
 
     async def _page(self) -> object:
         page = threads.listing(DEFAULT_TENANT, after=self.chance.choice(self.places), limit=PAGE)

@@ -10,7 +10,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, Position, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, Record, seal
+from domain.log.hash_chain import NOTHING, Head, Record, chain_records
 from domain.ports.log import Append, ThreadRow
 from domain.thread.codec import Metadata, encode
 from examples.airline.recordings import conversations
@@ -52,7 +52,7 @@ async def fill(url: str, events: int, threads: int) -> dict[ThreadId, Head]:
                 at += timedelta(minutes=chance.uniform(1, 90))
                 metadata = Metadata(command=CommandId(UUID(int=chance.getrandbits(128))), actor=f"user-{number % 100}")
                 drafts = [encode(event, metadata) for event in turn(chance, head.version, texts)]
-                records, head = seal(DEFAULT_TENANT, thread_id, head, drafts, at)
+                records, head = chain_records(DEFAULT_TENANT, thread_id, head, drafts, at)
                 slice_ = slice_of(thread_id)
                 for record in records:
                     positions[slice_] += 1
@@ -79,7 +79,7 @@ async def append(url: str, ends: dict[ThreadId, Head], rate: int, done: asyncio.
         thread_id = chance.choice(some)
         head = ends[thread_id]
         drafts = [encode(event, Metadata()) for event in turn(chance, head.version, texts)]
-        records, after = seal(DEFAULT_TENANT, thread_id, head, drafts, datetime.now(UTC))
+        records, after = chain_records(DEFAULT_TENANT, thread_id, head, drafts, datetime.now(UTC))
         await store.append(Append(DEFAULT_TENANT, thread_id, head, after, records, in_turn=False))
         ends[thread_id] = after
         appended += len(records)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 from benchmarks.assistant_turns import EVENTS, OPENED, overflow, turn
-from domain.application.thread_repository import Journal, Loaded, Sealed
+from domain.application.thread_repository import ChainedEvents, LoadedThread, ThreadRepository
 from domain.ids import CommandId, ThreadId
 from domain.thread.codec import Metadata
 
@@ -52,9 +52,9 @@ class Snapshots:
 
 @dataclass
 class Building:
-    """Builds threads through a journal."""
+    """Builds threads through a repository."""
 
-    journal: Journal
+    repository: ThreadRepository
     every: int
 
     @property
@@ -64,12 +64,12 @@ class Building:
 
     async def build(self, size: int, number: int) -> None:
         """Append turns until there are so many events, and a snapshot is `tail` turns ago, if there is one."""
-        loaded = await self.journal.load(thread_named(size, number))
-        loaded, _ = await self.journal.append(loaded, [OPENED], Metadata())
+        loaded = await self.repository.load(thread_named(size, number))
+        loaded, _ = await self.repository.append(loaded, [OPENED], Metadata())
         due, turns, done = Snapshots(self.every), 0, False
         while not done:
-            sealed: list[Sealed] = []
-            after, kept = loaded, list[Loaded]()
+            sealed: list[ChainedEvents] = []
+            after, kept = loaded, list[LoadedThread]()
             while len(sealed) < AT_ONCE and not done:
                 sealed.append(self._turn(after, turns, number))
                 after, turns = sealed[-1].after, turns + 1
@@ -79,16 +79,16 @@ class Building:
                 done = after.head.version + EVENTS > size and far
             records = tuple(record for one in sealed for record in one.records)
             recorded = [one for part in sealed for one in part.recorded]
-            loaded, _ = await self.journal.append_sealed(loaded, Sealed(after, records, recorded))
+            loaded, _ = await self.repository.append_chained(loaded, ChainedEvents(after, records, recorded))
             for one in kept:
-                await self.journal.checkpoint(one)
+                await self.repository.checkpoint(one)
             await asyncio.sleep(0)
 
-    def _turn(self, loaded: Loaded, turn_number: int, thread: int) -> Sealed:
+    def _turn(self, loaded: LoadedThread, turn_number: int, thread: int) -> ChainedEvents:
         version = loaded.head.version
         name = uuid5(loaded.thread_id, str(turn_number))
         events = turn(turn_number, version, name, overflow(loaded.state), thread)
-        return self.journal.seal(loaded, events, Metadata(causation=CommandId(name)))
+        return self.repository.chain(loaded, events, Metadata(causation=CommandId(name)))
 
 
 def thread_named(size: int, number: int) -> ThreadId:

@@ -22,9 +22,9 @@ from uuid import uuid4
 import msgspec
 
 from api.http.params import encode_cursor
-from api.services.history import Place, pages_of
+from api.services.history import HistoryCursor, pages_of
 from api.services.threads import Service
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.ids import ThreadId
 from domain.ports.snapshots import SnapshotStore
 from domain.thread.codec import Metadata
@@ -91,18 +91,18 @@ def turn(number: int, before: int) -> Sequence[Event]:
     ]
 
 
-async def build(journal: Journal, events: int) -> Loaded:
+async def build(repository: ThreadRepository, events: int) -> LoadedThread:
     began = time.perf_counter()
-    loaded = await journal.load(ThreadId(uuid4()))
-    loaded, _ = await journal.append(loaded, [ThreadOpened("assistant", {"plan": "gold"})], Metadata())
+    loaded = await repository.load(ThreadId(uuid4()))
+    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant", {"plan": "gold"})], Metadata())
     number = 0
     while loaded.head.version < events:
         batch: list[Event] = []
         for _ in range(TURNS):
             number += 1
             batch += turn(number, loaded.head.version + len(batch))
-        loaded, _ = await journal.append(loaded, batch, Metadata(causation=None))
-        await journal.checkpoint(loaded)
+        loaded, _ = await repository.append(loaded, batch, Metadata(causation=None))
+        await repository.checkpoint(loaded)
     print(f"{loaded.head.version:,} events, {number:,} turns: built in {time.perf_counter() - began:.1f} s\n")
     return loaded
 
@@ -132,7 +132,9 @@ class Client:
 class Measure:
     """Asks each question at each place, cold and warm."""
 
-    def __init__(self, service: Service, snapshots: SnapshotStore, client: Client, thread: Loaded, times: int) -> None:
+    def __init__(
+        self, service: Service, snapshots: SnapshotStore, client: Client, thread: LoadedThread, times: int
+    ) -> None:
         self.service, self.snapshots, self.client, self.times = service, snapshots, client, times
         self.thread = thread
         self.path, self.last = f"/v1/threads/{thread.thread_id}", thread.head.version
@@ -140,13 +142,15 @@ class Measure:
 
     def after(self, what: str, version: int) -> str:
         """Make the cursor of a list that goes on so many events before a version."""
-        return encode_cursor(Place("asc", version - SPAN), pages_of(what, self.thread.tenant, self.thread.thread_id))
+        return encode_cursor(
+            HistoryCursor("asc", version - SPAN), pages_of(what, self.thread.tenant, self.thread.thread_id)
+        )
 
     def forget(self) -> None:
         """Let the server be a process that has never seen the thread."""
-        runtime, old = self.service.runtime, self.service.runtime.journal
-        journal = Journal(old.store, self.snapshots, runtime.clock, fingerprint=fold_fingerprint())
-        self.service.runtime = dataclasses.replace(runtime, journal=journal)
+        runtime, old = self.service.runtime, self.service.runtime.repository
+        repository = ThreadRepository(old.store, self.snapshots, runtime.clock, fingerprint=fold_fingerprint())
+        self.service.runtime = dataclasses.replace(runtime, repository=repository)
 
     async def instants(self, versions: Sequence[int]) -> dict[int, str]:
         """Just after an event of each version."""
@@ -208,7 +212,7 @@ async def main(events: int, times: int, directory: Path, *, snapshots: bool) -> 
         async with running_api(database_url=postgres.url()) as api, await open_pool(postgres.url(), max_size=5) as pool:
             runtime, kept = api.service.runtime, PostgresSnapshotStore(pool)
             written = kept if snapshots else MemorySnapshotStore()
-            writing = Journal(runtime.journal.store, written, runtime.clock, fingerprint=fold_fingerprint())
+            writing = ThreadRepository(runtime.repository.store, written, runtime.clock, fingerprint=fold_fingerprint())
             thread = await build(writing, events)
             client = Client(api.base_url.port or 0)
             await client.connect()

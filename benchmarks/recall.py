@@ -24,9 +24,9 @@ from api.runtime.composition import EVERYTHING
 from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
-from domain.application.recall.embed import Indexer
-from domain.application.recall.search import Meaning, Recall, recall
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.recall.embed import MessageEmbedder
+from domain.application.recall.search import MessageSearch, SemanticSearch, recall
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import ThreadId
 from domain.prompt.compaction import compacted, overflows
@@ -56,7 +56,7 @@ from infrastructure.postgres.recall.search import PostgresFinder
 from infrastructure.postgres.recall.vectors import PostgresVectorStore
 from infrastructure.token_counter import TiktokenCounter
 from migrations.run import migrate
-from projections.engine.runner import Runner
+from projections.engine.runner import ProjectionRunner
 from projections.messages import PROJECTION
 
 LIMIT = 8_000
@@ -69,18 +69,18 @@ count = TiktokenCounter().count
 class Told:
     """A long thread as it is stored, and the messages of each task."""
 
-    loaded: Loaded
+    loaded: LoadedThread
     messages: Mapping[str, Mapping[int, str]]
 
 
-async def tell(journal: Journal, number: int, conversations: Sequence[Conversation]) -> Told:
+async def tell(repository: ThreadRepository, number: int, conversations: Sequence[Conversation]) -> Told:
     """Append conversations as the turns of one thread, and let older messages leave the window as they would."""
-    loaded = await journal.load(ThreadId(uuid5(NAMES, str(number))))
-    loaded, _ = await journal.append(loaded, [ThreadOpened("assistant")], Metadata())
+    loaded = await repository.load(ThreadId(uuid5(NAMES, str(number))))
+    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant")], Metadata())
     messages: dict[str, dict[int, str]] = defaultdict(dict)
     for conversation in conversations:
         for turn in turns(conversation, loaded.head.version):
-            loaded, recorded = await journal.append(loaded, placed(turn, loaded.head.version), Metadata())
+            loaded, recorded = await repository.append(loaded, placed(turn, loaded.head.version), Metadata())
             for each in recorded:
                 if isinstance(each.event, MessageAppended | ToolSucceeded) and each.event.content:
                     messages[task_of(conversation)][each.version] = each.event.content
@@ -89,7 +89,9 @@ async def tell(journal: Journal, number: int, conversations: Sequence[Conversati
                 fact = compacted(loaded.state.thread, LIMIT, count)
                 started = TurnStarted(uuid5(NAMES, str(loaded.head.version)), "compact", "f00")
                 done = [fact] if fact else []
-                loaded, _ = await journal.append(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
+                loaded, _ = await repository.append(
+                    loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata()
+                )
     return Told(loaded, messages)
 
 
@@ -125,14 +127,16 @@ def placed(events: Sequence[Event], version: int) -> Sequence[Event]:
     return found
 
 
-async def ask(journal: Journal, means: Recall, told: Told, question: Question, room: int) -> Sequence[Excerpt]:
+async def ask(
+    repository: ThreadRepository, search: MessageSearch, told: Told, question: Question, room: int
+) -> Sequence[Excerpt]:
     """Ask at the thread's end, without storing the question."""
     turn = TurnStarted(uuid5(NAMES, question.text), "talk", "f00")
     said = MessageAppended("user", question.text, count(question.text))
     state = fold(told.loaded.state, [turn, said])
     assert isinstance(state, Running)
     before = state.thread.window[0].version
-    return await recall(journal, means, state, told.loaded.thread_id, before, room, count)
+    return await recall(repository, search, state, told.loaded.thread_id, before, room, count)
 
 
 @dataclass
@@ -147,18 +151,18 @@ class Result:
 
 
 async def measure(
-    journal: Journal, means: Recall, told: Sequence[Told], asked_: Sequence[Question], room: int
+    repository: ThreadRepository, search: MessageSearch, told: Sequence[Told], asked_: Sequence[Question], room: int
 ) -> Sequence[Result]:
     results = []
     for question in asked_:
         thread = told[question.thread]
         gold = {v for v, text in thread.messages[question.task].items() if question.answered_by(text)}
         began = time.perf_counter()
-        shown = await ask(journal, means, thread, question, room)
+        shown = await ask(repository, search, thread, question, room)
         took = (time.perf_counter() - began) * 1000
         right = any(each.message in gold and question.answered_by(each.text) for each in shown)
         version = thread.loaded.head.version
-        hits = await means.finder.find([(thread.loaded.thread_id, version)], terms_of(question.text), version, 24)
+        hits = await search.finder.find([(thread.loaded.thread_id, version)], terms_of(question.text), version, 24)
         rank = next((place for place, hit in enumerate(hits, 1) if hit.version in gold), 0)
         results.append(Result(question, right, rank, sum(each.tokens for each in shown), took))
     return results
@@ -191,26 +195,28 @@ async def main(number: int, long: int, room: int, endpoint: str | None, *, misse
             await migrate(server.url())
             pool = await open_pool(server.url(), max_size=8)
             store, clock = PostgresEventStore(pool), SystemClock()
-            journal = Journal(store, MemorySnapshotStore(), clock, fingerprint="bench")
-            told = [await tell(journal, index, some) for index, some in enumerate(conversations)]
+            repository = ThreadRepository(store, MemorySnapshotStore(), clock, fingerprint="bench")
+            told = [await tell(repository, index, some) for index, some in enumerate(conversations)]
             models = PostgresReadModels(pool)
             await models.register([PROJECTION.shape])
-            runner = Runner(journal, models, [PROJECTION], Prices(clock.now().date()), clock, lambda: EVERYTHING)
+            runner = ProjectionRunner(
+                repository, models, [PROJECTION], Prices(clock.now().date()), clock, lambda: EVERYTHING
+            )
             while await runner.step():
                 pass
             print(f"{long} threads of {', '.join(f'{t.loaded.head.version:,}' for t in told)} events")
             finder = PostgresFinder(pool)
             print("\nby words")
-            report(await measure(journal, Recall(finder), told, asked, room), misses=misses)
+            report(await measure(repository, MessageSearch(finder), told, asked, room), misses=misses)
             if endpoint:
                 vectors = PostgresVectorStore(pool)
                 await vectors.prepare(server.url())
-                meaning = Meaning(OpenAIEmbedder(endpoint, None, "benchmark"), vectors)
-                indexer, began = Indexer(journal, meaning, lambda: EVERYTHING), time.perf_counter()
+                meaning = SemanticSearch(OpenAIEmbedder(endpoint, None, "benchmark"), vectors)
+                indexer, began = MessageEmbedder(repository, meaning, lambda: EVERYTHING), time.perf_counter()
                 while await indexer.step():
                     pass
                 print(f"\nby words and meaning; embedded in {time.perf_counter() - began:.1f} s")
-                report(await measure(journal, Recall(finder, meaning), told, asked, room), misses=misses)
+                report(await measure(repository, MessageSearch(finder, meaning), told, asked, room), misses=misses)
                 await meaning.embedder.close()
             await store.close()
             await pool.close()

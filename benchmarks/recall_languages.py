@@ -25,8 +25,8 @@ from uuid import UUID, uuid5
 from api.runtime.composition import EVERYTHING
 from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
-from domain.application.recall.search import Recall
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.recall.search import MessageSearch
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.read_models import ReadModels
@@ -50,7 +50,7 @@ from infrastructure.postgres.recall.search import PostgresFinder
 from infrastructure.token_counter import TiktokenCounter
 from migrations.run import migrate
 from projections import messages, threads
-from projections.engine.runner import Runner
+from projections.engine.runner import ProjectionRunner
 
 LIMIT = 2_000
 """Tokens of the window: of the conversation only the end is in it."""
@@ -85,7 +85,7 @@ class Stores:
     """A log, and what is read from it."""
 
     name: str
-    journal: Journal
+    repository: ThreadRepository
     models: ReadModels
     finder: Finder
 
@@ -93,7 +93,9 @@ class Stores:
         """Bring the read models up to the log."""
         projections, clock = [threads.PROJECTION, messages.PROJECTION], SystemClock()
         await self.models.register([projection.shape for projection in projections])
-        runner = Runner(self.journal, self.models, projections, Prices(clock.now().date()), clock, lambda: EVERYTHING)
+        runner = ProjectionRunner(
+            self.repository, self.models, projections, Prices(clock.now().date()), clock, lambda: EVERYTHING
+        )
         while await runner.step():
             pass
 
@@ -122,33 +124,35 @@ def conversation(language: Language) -> Iterator[tuple[str, str]]:
     yield from islice(talk, len(language.talk))
 
 
-async def tell(journal: Journal, thread_id: ThreadId, said: Sequence[tuple[str, str]]) -> Loaded:
+async def tell(repository: ThreadRepository, thread_id: ThreadId, said: Sequence[tuple[str, str]]) -> LoadedThread:
     """Append turns to a new thread, and let older messages leave the window as they would."""
-    loaded = await journal.load(thread_id)
-    loaded, _ = await journal.append(loaded, [ThreadOpened("assistant")], Metadata())
+    loaded = await repository.load(thread_id)
+    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant")], Metadata())
     for number, (asked, answered) in enumerate(said):
         turn = TurnStarted(uuid5(thread_id, str(number)), "talk", "f00")
         messages = [
             MessageAppended("user", asked, count(asked)),
             MessageAppended("assistant", answered, count(answered)),
         ]
-        loaded, _ = await journal.append(loaded, [turn, *messages, TurnCompleted(turn.turn_id)], Metadata())
+        loaded, _ = await repository.append(loaded, [turn, *messages, TurnCompleted(turn.turn_id)], Metadata())
         assert isinstance(loaded.state, Idle)
         if overflows(loaded.state.thread.window, int(LIMIT * 0.75)):
             fact = compacted(loaded.state.thread, LIMIT, count)
             started = TurnStarted(uuid5(thread_id, f"compact {number}"), "compact", "f00")
             done: list[Event] = [fact] if fact else []
-            loaded, _ = await journal.append(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
+            loaded, _ = await repository.append(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
     return loaded
 
 
-async def ask(stores: Stores, means: Recall, loaded: Loaded, question: str, room: int) -> Sequence[Excerpt]:
+async def ask(
+    stores: Stores, search: MessageSearch, loaded: LoadedThread, question: str, room: int
+) -> Sequence[Excerpt]:
     """Ask at the thread's end, without storing the question."""
     turn = TurnStarted(uuid5(NAMES, question), "talk", "f00")
     state = fold(loaded.state, [turn, MessageAppended("user", question, count(question))])
     assert isinstance(state, Running)
     before = state.thread.window[0].version
-    return await means.recall(stores.journal, state, loaded.thread_id, before, room, count)
+    return await search.recall(stores.repository, state, loaded.thread_id, before, room, count)
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,13 @@ class Recalled:
 async def recalled(stores: Stores, language: Language, room: int) -> Recalled:
     """Tell all facts in one thread, and ask for each of them at its end."""
     thread_id = ThreadId(uuid5(NAMES, language.name))
-    loaded = await tell(stores.journal, thread_id, list(conversation(language)))
+    loaded = await tell(stores.repository, thread_id, list(conversation(language)))
     await stores.project()
-    means = Recall(stores.finder)
+    search = MessageSearch(stores.finder)
     missed, tokens, shown, took = [], [], [], []
     for fact in language.facts:
         began = time.perf_counter()
-        excerpts = await ask(stores, means, loaded, fact.question, room)
+        excerpts = await ask(stores, search, loaded, fact.question, room)
         took.append((time.perf_counter() - began) * 1000)
         tokens.append(sum(each.tokens for each in excerpts))
         shown.append(len(excerpts))
@@ -192,7 +196,7 @@ async def tell_apart(stores: Stores, language: Language) -> Sequence[ThreadId]:
     talk = cycle(language.talk)
     ids = [ThreadId(uuid5(NAMES, f"{language.name} {fact.said}")) for fact in language.facts]
     for thread_id, fact in zip(ids, language.facts, strict=True):
-        await tell(stores.journal, thread_id, [next(talk), (fact.said, next(talk)[1]), next(talk)])
+        await tell(stores.repository, thread_id, [next(talk), (fact.said, next(talk)[1]), next(talk)])
     await stores.project()
     return ids
 
@@ -222,8 +226,8 @@ def in_memory() -> Stores:
     """Make stores that a process keeps for itself."""
     store, clock = MemoryEventStore(), SystemClock()
     models = MemoryReadModels(store.head_of, clock)
-    journal = Journal(store, MemorySnapshotStore(), clock, fingerprint="bench")
-    return Stores("memory", journal, models, MemoryFinder(models, messages.MESSAGES))
+    repository = ThreadRepository(store, MemorySnapshotStore(), clock, fingerprint="bench")
+    return Stores("memory", repository, models, MemoryFinder(models, messages.MESSAGES))
 
 
 @asynccontextmanager
@@ -236,8 +240,8 @@ async def on_postgres() -> AsyncIterator[Stores]:
             await migrate(server.url())
             pool = await open_pool(server.url(), max_size=4)
             store = PostgresEventStore(pool)
-            journal = Journal(store, MemorySnapshotStore(), SystemClock(), fingerprint="bench")
-            yield Stores("PostgreSQL", journal, PostgresReadModels(pool), PostgresFinder(pool))
+            repository = ThreadRepository(store, MemorySnapshotStore(), SystemClock(), fingerprint="bench")
+            yield Stores("PostgreSQL", repository, PostgresReadModels(pool), PostgresFinder(pool))
             await store.close()
             await pool.close()
         finally:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from domain.read_models.tables import COST, Change, Column, Index, Table
 from domain.thread.events import ModelCalled
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 from projections.engine.savings_columns import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 BUDGETS = Table(
@@ -31,7 +31,7 @@ BUDGETS = Table(
 )
 
 
-def _spent(seen: Seen[ModelCalled]) -> Iterable[Change]:
+def _spent(seen: EventContext[ModelCalled]) -> Iterable[Change]:
     event = seen.event
     cost = seen.prices.of_call(event)
     saved_tokens, saved_cost = saved(seen)

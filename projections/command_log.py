@@ -14,7 +14,7 @@ from domain.thread.events import (
     NodeCompleted,
     ToolRequested,
 )
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 AUDIT = Table(
     "audit",
@@ -48,7 +48,7 @@ ROUTINE = frozenset(
 """Events of the agent that say nothing to an auditor: tools that started and how turns ended do."""
 
 
-def _done(seen: Seen[Any]) -> Iterable[Change]:
+def _done(seen: EventContext[Any]) -> Iterable[Change]:
     recorded, metadata, kind = seen.recorded, seen.recorded.metadata, type(seen.event)
     command, by = metadata.command, "caller"
     if command is None:

@@ -7,7 +7,7 @@ from domain.read_models.tables import Change, Column, Derived, Index, Table
 from domain.recall.word_index import index_of
 from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
 from domain.thread.state import Running
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 SEARCHED = 50_000
 """Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""
@@ -41,7 +41,7 @@ MESSAGES = Table(
 )
 
 
-def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
+def _row(seen: EventContext[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
     index = index_of(content[:SEARCHED])
     row = MESSAGES.row(
         at=seen.at,
@@ -58,28 +58,28 @@ def _row(seen: Seen[Any], role: str, content: str, tokens: int, tool: str | None
     return [(MESSAGES, row)]
 
 
-def _said(seen: Seen[MessageAppended]) -> Iterable[Change]:
+def _said(seen: EventContext[MessageAppended]) -> Iterable[Change]:
     return _row(seen, seen.event.role, seen.event.content or "", seen.event.tokens)
 
 
-def _edited(seen: Seen[MessageEdited]) -> Iterable[Change]:
+def _edited(seen: EventContext[MessageEdited]) -> Iterable[Change]:
     return _row(seen, _role(seen), seen.event.content, seen.event.tokens)
 
 
-def _role(seen: Seen[MessageEdited]) -> str:
+def _role(seen: EventContext[MessageEdited]) -> str:
     window = seen.after.thread.window  # type: ignore[union-attr]  # it was edited in there
     return next((message.role for message in window if message.version == seen.event.message), "user")
 
 
-def _answered(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
+def _answered(seen: EventContext[ToolSucceeded]) -> Iterable[Change]:
     return _row(seen, "tool", seen.event.content, seen.event.tokens, _tool(seen))
 
 
-def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
+def _failed(seen: EventContext[ToolFailed]) -> Iterable[Change]:
     return _row(seen, "tool", seen.event.error, seen.event.tokens, _tool(seen))
 
 
-def _tool(seen: Seen[ToolSucceeded] | Seen[ToolFailed]) -> str | None:
+def _tool(seen: EventContext[ToolSucceeded] | EventContext[ToolFailed]) -> str | None:
     calls = seen.before.turn.calls if isinstance(seen.before, Running) else ()
     return next((call.request.name for call in calls if call.version == seen.event.call), None)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import NodeCompleted, NodeFailed
 from projections.engine.latency_columns import latency_table, timed
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 NODES = Table(
     "nodes",
@@ -25,15 +25,15 @@ NODES = Table(
 LATENCY = latency_table("nodes_latency", "How long attempts of nodes took", ("graph", "node"))
 
 
-def _completed(seen: Seen[NodeCompleted]) -> Iterable[Change]:
+def _completed(seen: EventContext[NodeCompleted]) -> Iterable[Change]:
     return _ended(seen, completed=1)
 
 
-def _failed(seen: Seen[NodeFailed]) -> Iterable[Change]:
+def _failed(seen: EventContext[NodeFailed]) -> Iterable[Change]:
     return _ended(seen, failed=1) if seen.event.retry_in_ms is None else _ended(seen, retried=1)
 
 
-def _ended(seen: Seen[NodeCompleted] | Seen[NodeFailed], **counted: int) -> Iterable[Change]:
+def _ended(seen: EventContext[NodeCompleted] | EventContext[NodeFailed], **counted: int) -> Iterable[Change]:
     node, graph, took = seen.event.node, seen.graph, seen.event.duration_ms
     row = NODES.row(tenant=seen.tenant, hour=seen.hour, graph=graph, node=node, duration_ms=took, **counted)
     return [(NODES, row), *timed(LATENCY, seen, took, graph, node)]

@@ -8,7 +8,7 @@ from domain.ids import Tenant, ThreadId, Version
 from domain.read_models.queries import Select, Spanning, Where
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import EVENTS
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 
@@ -32,13 +32,13 @@ SPELLS = Table(
 )
 
 
-def _told(seen: Seen[Any]) -> Iterable[Change]:
+def _told(seen: EventContext[Any]) -> Iterable[Change]:
     if seen.status == seen.spell.status and seen.is_over is seen.was_over:
         return ()  # as with most events
     return [*_turned(seen), *_overran(seen)]
 
 
-def _turned(seen: Seen[Any]) -> Iterable[Change]:
+def _turned(seen: EventContext[Any]) -> Iterable[Change]:
     now, spell = seen.status, seen.spell
     if now != spell.status:
         if spell.status != "idle" and spell.version:
@@ -47,7 +47,7 @@ def _turned(seen: Seen[Any]) -> Iterable[Change]:
             yield _row(seen, now, seen.recorded.version, seen.at, None)
 
 
-def _overran(seen: Seen[Any]) -> Iterable[Change]:
+def _overran(seen: EventContext[Any]) -> Iterable[Change]:
     """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
     was, now = seen.was_over, seen.is_over
     if was and now is None:
@@ -56,7 +56,7 @@ def _overran(seen: Seen[Any]) -> Iterable[Change]:
         yield _row(seen, "over_budget", now.version, now.since, now.until)
 
 
-def _row(seen: Seen[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
+def _row(seen: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
     return (
         SPELLS,
         SPELLS.row(

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from domain.application.command_handler import checkpoint_of
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.budget.prices import Prices
 from domain.ids import Tenant, ThreadId, Version, slice_of
 from domain.models.answers import Unusual
@@ -20,7 +20,7 @@ from domain.recall.terms import Search
 from domain.thread.codec import to_json
 from domain.thread.events import FailureReason
 from domain.thread.state import Ended, Running, TurnOutcome, Unopened
-from projections.engine.projection import Projection, Story
+from projections.engine.projection import FoldedThread, Projection
 from projections.engine.thread_status import Status, status_of
 from projections.messages import MESSAGES
 
@@ -109,7 +109,7 @@ THREADS = Table(
 )
 
 
-def _row(story: Story, prices: Prices) -> Iterable[Change]:
+def _row(story: FoldedThread, prices: Prices) -> Iterable[Change]:
     found = summary(story.loaded, story.opened_at or story.head.at, prices)
     yield (
         THREADS,
@@ -187,7 +187,7 @@ def summary_of(row: Row) -> ThreadSummary:
 _JSON = {"queued_turns", "last_turn", "waiting_for"}
 
 
-def summary(loaded: Loaded, opened_at: datetime, prices: Prices) -> ThreadSummary:
+def summary(loaded: LoadedThread, opened_at: datetime, prices: Prices) -> ThreadSummary:
     """Describe a folded thread. Raise `TypeError` if it was never opened."""
     state = loaded.state
     if isinstance(state, Unopened):
@@ -214,7 +214,7 @@ def summary(loaded: Loaded, opened_at: datetime, prices: Prices) -> ThreadSummar
     )
 
 
-def _cost(loaded: Loaded, prices: Prices) -> int:
+def _cost(loaded: LoadedThread, prices: Prices) -> int:
     return 0 if isinstance(loaded.state, Unopened) else prices.of_all(loaded.state.thread.usage)
 
 

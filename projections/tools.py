@@ -15,7 +15,7 @@ from domain.thread.events import (
 )
 from domain.thread.state import Running
 from projections.engine.latency_columns import latency_table, timed
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 TOOLS = Table(
     "tools",
@@ -40,48 +40,48 @@ TOOLS = Table(
 LATENCY = latency_table("tools_latency", "How long calls of tools took", ("graph", "tool"))
 
 
-def _requested(seen: Seen[ToolRequested]) -> Iterable[Change]:
+def _requested(seen: EventContext[ToolRequested]) -> Iterable[Change]:
     return _counted(seen, seen.event.tool, requested=1)
 
 
-def _started(seen: Seen[ToolStarted]) -> Iterable[Change]:
+def _started(seen: EventContext[ToolStarted]) -> Iterable[Change]:
     return _counted(seen, _tool(seen, seen.event.call), started=1, retried=int(seen.event.attempt > 1))
 
 
-def _succeeded(seen: Seen[ToolSucceeded]) -> Iterable[Change]:
+def _succeeded(seen: EventContext[ToolSucceeded]) -> Iterable[Change]:
     return _ended(seen, succeeded=1)
 
 
-def _failed(seen: Seen[ToolFailed]) -> Iterable[Change]:
+def _failed(seen: EventContext[ToolFailed]) -> Iterable[Change]:
     return _ended(seen, failed=1)
 
 
-def _lost(seen: Seen[ToolOutcomeUnknown]) -> Iterable[Change]:
+def _lost(seen: EventContext[ToolOutcomeUnknown]) -> Iterable[Change]:
     return _counted(seen, _tool(seen, seen.event.call), unknown=1)
 
 
-def _granted(seen: Seen[ApprovalGranted]) -> Iterable[Change]:
+def _granted(seen: EventContext[ApprovalGranted]) -> Iterable[Change]:
     return _counted(seen, _tool(seen, seen.event.approval), granted=1)
 
 
-def _denied(seen: Seen[ApprovalDenied]) -> Iterable[Change]:
+def _denied(seen: EventContext[ApprovalDenied]) -> Iterable[Change]:
     return _counted(seen, _tool(seen, seen.event.approval), denied=1)
 
 
-def _tool(seen: Seen[Any], version: int) -> str | None:
+def _tool(seen: EventContext[Any], version: int) -> str | None:
     """Name the tool of an open call; None if the version is that of a node's approval."""
     if not isinstance(seen.before, Running):
         return None
     return next((call.request.name for call in seen.before.turn.calls if call.version == version), None)
 
 
-def _counted(seen: Seen[Any], tool: str | None, **counted: int) -> Sequence[Change]:
+def _counted(seen: EventContext[Any], tool: str | None, **counted: int) -> Sequence[Change]:
     if tool is None:
         return ()
     return [(TOOLS, TOOLS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, tool=tool, **counted))]
 
 
-def _ended(seen: Seen[ToolSucceeded] | Seen[ToolFailed], **counted: int) -> Iterable[Change]:
+def _ended(seen: EventContext[ToolSucceeded] | EventContext[ToolFailed], **counted: int) -> Iterable[Change]:
     tool, took = _tool(seen, seen.event.call), seen.event.duration_ms
     if tool is None:
         return ()

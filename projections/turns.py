@@ -8,7 +8,7 @@ from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import TurnCancelled, TurnCompleted, TurnFailed, TurnResumed, TurnRolledBack, TurnStarted
 from domain.thread.state import Running
 from projections.engine.latency_columns import latency_table, timed
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 
 TURNS = Table(
     "turns",
@@ -37,31 +37,31 @@ TURNS = Table(
 LATENCY = latency_table("turns_latency", "How long turns took", ("graph", "reason"))
 
 
-def _started(seen: Seen[TurnStarted]) -> Iterable[Change]:
+def _started(seen: EventContext[TurnStarted]) -> Iterable[Change]:
     return [_row(seen, started=1, retried=int(seen.event.retries is not None))]
 
 
-def _resumed(seen: Seen[TurnResumed]) -> Iterable[Change]:
+def _resumed(seen: EventContext[TurnResumed]) -> Iterable[Change]:
     return [_row(seen, resumed=1)]
 
 
-def _completed(seen: Seen[TurnCompleted]) -> Iterable[Change]:
+def _completed(seen: EventContext[TurnCompleted]) -> Iterable[Change]:
     return _ended(seen, seen.event.reason or "", completed=1)
 
 
-def _failed(seen: Seen[TurnFailed]) -> Iterable[Change]:
+def _failed(seen: EventContext[TurnFailed]) -> Iterable[Change]:
     return _ended(seen, seen.event.reason, failed=1)
 
 
-def _cancelled(seen: Seen[TurnCancelled]) -> Iterable[Change]:
+def _cancelled(seen: EventContext[TurnCancelled]) -> Iterable[Change]:
     return _ended(seen, seen.event.how, cancelled=1)
 
 
-def _rolled_back(seen: Seen[TurnRolledBack]) -> Iterable[Change]:
+def _rolled_back(seen: EventContext[TurnRolledBack]) -> Iterable[Change]:
     return _ended(seen, rolled_back=1)
 
 
-def _ended(seen: Seen[Any], reason: str = "", **counted: int) -> Iterable[Change]:
+def _ended(seen: EventContext[Any], reason: str = "", **counted: int) -> Iterable[Change]:
     before, began = seen.before, seen.turn_started_at
     if not isinstance(before, Running) or before.turn.turn_id != seen.event.turn_id or began is None:
         return [_row(seen, reason, **counted)]  # it was queued, and never began
@@ -72,7 +72,7 @@ def _ended(seen: Seen[Any], reason: str = "", **counted: int) -> Iterable[Change
     ]
 
 
-def _row(seen: Seen[Any], reason: str = "", **counted: int) -> Change:
+def _row(seen: EventContext[Any], reason: str = "", **counted: int) -> Change:
     return TURNS, TURNS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, reason=reason, **counted)
 
 

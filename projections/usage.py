@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from domain.read_models.tables import COST, Change, Column, Index, Table
 from domain.thread.events import ModelCalled
 from projections.engine.latency_columns import latency_table, timed
-from projections.engine.projection import Projection, Seen
+from projections.engine.projection import EventContext, Projection
 from projections.engine.savings_columns import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
 
 USAGE = Table(
@@ -34,7 +34,7 @@ USAGE = Table(
 LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
 
 
-def _called(seen: Seen[ModelCalled]) -> Iterable[Change]:
+def _called(seen: EventContext[ModelCalled]) -> Iterable[Change]:
     event, graph, node = seen.event, seen.graph, seen.node
     saved_tokens, saved_cost = saved(seen)
     row = USAGE.row(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from domain.ids import CommandId, Slice, Tenant, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Draft, Head, seal
+from domain.log.hash_chain import NOTHING, Draft, Head, chain_records
 from domain.ports.log import Append, CommandRecord
 
 ACME = Tenant("acme")
@@ -41,7 +41,7 @@ def appending(
     command: CommandRecord | None = None,
 ) -> Append:
     """Seal payloads after a head."""
-    records, head = seal(tenant, thread_id, after, drafts(*payloads), at)
+    records, head = chain_records(tenant, thread_id, after, drafts(*payloads), at)
     return Append(tenant, thread_id, after, head, records, in_turn, command)
 
 

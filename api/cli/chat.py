@@ -14,8 +14,8 @@ from api.cli.output import counted, moment
 from api.cli.turn_printer import Screen
 from api.runtime.composition import open_runtime
 from api.schemas.requests import DEFAULT_GRAPH
-from api.services.threads import Decision, Said, Service
-from domain.application.streaming.follow import happenings
+from api.services.threads import Decision, Service, UserMessage
+from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version
 from domain.thread.codec import Recorded, to_json
@@ -137,7 +137,7 @@ class Talk:
         """Say something and show what comes of it, until the turn is over. Return whether it ended well."""
         await self._worker.begin()
         await self._see_out()
-        started = await self._service.start_turn(self._thread_id, Said(text, self._graph), self._caller)
+        started = await self._service.start_turn(self._thread_id, UserMessage(text, self._graph), self._caller)
         before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
         ended_well = await self._follow(before)
         await self._worker.end()
@@ -152,7 +152,7 @@ class Talk:
     async def leave(self, grace: float = 5.0) -> None:
         """Let the turn that runs end if it can, and say how it stands."""
         await self._worker.end(grace)
-        loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
+        loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
         again = f"threadfold chat --thread {self._thread_id}"
         if isinstance(loaded.state, Running):
             self.screen.note(
@@ -162,7 +162,7 @@ class Talk:
             self.screen.note(f"The turn has ended; the thread has all of it: {again}")
 
     async def _see_out(self) -> None:
-        loaded = await self._runtime.journal.load(self._thread_id, self._caller.tenant)
+        loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
         if isinstance(loaded.state, Running):
             await self._service.content.watched(self._thread_id, self._caller)
             self.screen.note(
@@ -175,8 +175,8 @@ class Talk:
 
     async def _follow(self, seen: Version) -> bool:
         """Show what happens after a version until the thread is idle. Return whether the last turn ended well."""
-        signals = self._runtime.turns.means.signals
-        async with aclosing(happenings(self._runtime.journal, signals, self._thread_id, seen)) as following:
+        broadcast = self._runtime.turns.services.broadcast
+        async with aclosing(follow(self._runtime.repository, broadcast, self._thread_id, seen)) as following:
             async for signal in following:
                 if signal is None:
                     continue
@@ -190,7 +190,7 @@ class Talk:
 
     async def _is_over(self, end: Recorded) -> bool:
         """Say whether no turn has begun with the end of another one."""
-        after = await self._runtime.journal.load_at(self._thread_id, end.version, self._caller.tenant)
+        after = await self._runtime.repository.load_at(self._thread_id, end.version, self._caller.tenant)
         return not (isinstance(after.state, Idle) and after.state.thread.queue)
 
     async def _decide(self) -> None:

@@ -11,7 +11,7 @@ from api.cli.bootstrap import ask, here
 from api.cli.options import VersionOrInstant, limited
 from api.cli.output import as_json, moment, show_fields, show_json, show_table
 from api.schemas.history import DiffView, PointView
-from api.services.history import Point
+from api.services.history import PointInTime
 from domain.ids import ThreadId
 from domain.thread.codec import to_json
 from domain.thread.diff import Changes, Counts, ValueChange
@@ -43,11 +43,11 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
         click.echo(f"There are more: threadfold threads diff {following}", err=True)
 
 
-def _either(given: int | datetime | None, name: str) -> Point:
+def _either(given: int | datetime | None, name: str) -> PointInTime:
     """Read what may be a version or an instant; what is wrong with it goes by the argument's name."""
     if isinstance(given, datetime):
-        return Point(None, given, name, name)
-    return Point(given, None, name, name)
+        return PointInTime(None, given, name, name)
+    return PointInTime(given, None, name, name)
 
 
 def _diff(view: DiffView) -> list[tuple[str, str | None]]:

@@ -48,7 +48,7 @@ async def _export(service: Service, directory: Path, format_: Format | None) -> 
     await service.reads.of_log(here(), "export")
     with bars() as shown:
         exported = await export_log(
-            runtime.journal.store,
+            runtime.repository.store,
             runtime.archive,
             directory,
             format_,

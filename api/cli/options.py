@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from api.services.history import Point
+from api.services.history import PointInTime
 from domain.ids import MAX_VERSION
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,8 +55,8 @@ def back_to(command: Command) -> Command:
     return version(instant(command))
 
 
-def point(at_version: int | None, at_time: datetime | None) -> Point:
+def point(at_version: int | None, at_time: datetime | None) -> PointInTime:
     """Read where to go back to."""
     if at_version is not None and at_time is not None:
         raise click.UsageError("--at-version and --at-time cannot be given together")
-    return Point(at_version, at_time)
+    return PointInTime(at_version, at_time)

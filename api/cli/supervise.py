@@ -12,7 +12,7 @@ from api.runtime.output import Output
 from api.runtime.process import Process
 from api.runtime.projector import stdout_descriptor
 from api.runtime.stores import MEMORY, database
-from api.runtime.subprocesses import SILENT_LEASES, Child
+from api.runtime.subprocesses import SILENT_LEASES, Subprocess
 from api.runtime.watchdog import ONE_REQUEST_S
 from domain.application.background_tasks import BackgroundTasks
 from infrastructure.settings import Settings
@@ -58,7 +58,7 @@ async def supervise(
             await migrate(found.url)
         output = Output(stdout_descriptor(), settings.lease_seconds / 2)
         children = [
-            Child(
+            Subprocess(
                 name=f"serve_{number}",
                 arguments=["serve", "--listener", str(listener.fileno()), *options],
                 environment={"DATABASE_URL": found.url},
@@ -81,7 +81,7 @@ async def supervise(
 
 
 async def _tell_when_ready(
-    settings: Settings, listener: socket.socket, children: Sequence[Child], output: Output
+    settings: Settings, listener: socket.socket, children: Sequence[Subprocess], output: Output
 ) -> None:
     for child in children:
         await child.ready.wait()

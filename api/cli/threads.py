@@ -15,10 +15,10 @@ from api.cli.turn_printer import Screen
 from api.schemas.events import EventView, event_view
 from api.schemas.page import Page
 from api.schemas.state import StateView, WindowMessage, state_view
-from api.services.history import Asked, Place
+from api.services.history import HistoryCursor, PageRequest
 from api.services.read_models import Filters
 from api.services.threads import Service
-from domain.application.streaming.follow import happenings
+from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded, to_json
@@ -115,7 +115,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
 @as_json
 def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
     """Read a thread's events as they were recorded."""
-    asked = Asked(limit, Place("asc", after))
+    asked = PageRequest(limit, HistoryCursor("asc", after))
     page = ask(lambda service: service.content.events(ThreadId(thread), asked, here()))
     following = page.items[-1].version if page.next_cursor else None
     if as_json:
@@ -153,12 +153,12 @@ def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_
 def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
     """Follow a thread as it happens, until Ctrl-C; with --json, one event to a line."""
 
-    async def follow(service: Service) -> None:
+    async def show(service: Service) -> None:
         seen = None if after is None else Version(after)
         loaded = await service.content.watched(ThreadId(thread), here(), seen, "--after")
         begin = loaded.head.version if seen is None else seen
-        screen, signals = Screen(users=True), service.runtime.turns.means.signals
-        async with aclosing(happenings(service.runtime.journal, signals, ThreadId(thread), begin)) as following:
+        screen, broadcast = Screen(users=True), service.runtime.turns.services.broadcast
+        async with aclosing(follow(service.runtime.repository, broadcast, ThreadId(thread), begin)) as following:
             async for signal in following:
                 if isinstance(signal, Recorded) and as_json:
                     click.echo(to_json(event_view(signal)))
@@ -166,7 +166,7 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
                     screen.show(signal)
 
     with suppress(KeyboardInterrupt):
-        ask(follow)
+        ask(show)
 
 
 def _entry(entry: ThreadSummary, *, wide: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from domain.application.command_handler import Seen
+from domain.application.command_handler import ExpectedVersion
 from domain.ids import DEFAULT_TENANT, Tenant
 
 
@@ -15,7 +15,7 @@ class Caller:
 
     tenant: Tenant = DEFAULT_TENANT
     key: str | None = None
-    seen: Seen | None = None
+    seen: ExpectedVersion | None = None
     existing: bool = False
     correlation: str | None = None
     actor: str | None = None

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 
-from domain.application.streaming.feed import Place
+from domain.application.streaming.feed import FeedCursor
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice
 
@@ -26,7 +26,7 @@ MORE = 0x80
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def encode_place(place: Place) -> str:
+def encode_place(place: FeedCursor) -> str:
     """Write a place."""
     least = min(place.positions)
     numbers = [place.first, len(place.positions), place.turn, least, *(p - least for p in place.positions)]
@@ -34,7 +34,7 @@ def encode_place(place: Place) -> str:
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def decode_place(text: str) -> Place:
+def decode_place(text: str) -> FeedCursor:
     """Read what `encode_place` wrote. Raises `InvalidInput`."""
     try:
         return _place(text)
@@ -42,7 +42,7 @@ def decode_place(text: str) -> Place:
         raise InvalidInput("after", "must be the next_cursor of a page of the feed") from error
 
 
-def _place(text: str) -> Place:
+def _place(text: str) -> FeedCursor:
     if len(text) > LONGEST or not _ALPHABET.fullmatch(text):
         raise ValueError(text[:10])
     packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -55,7 +55,7 @@ def _place(text: str) -> Place:
     whole = len(positions) == count and 1 <= count <= SLICES - first and first <= turn < first + count
     if not whole or max(positions) > LARGEST:
         raise ValueError("no slices of ours")
-    return Place(Slice(first), positions, Slice(turn))
+    return FeedCursor(Slice(first), positions, Slice(turn))
 
 
 def _seven_bits(numbers: Iterable[int]) -> Iterator[int]:

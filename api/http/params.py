@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from domain.application.command_handler import Seen
+from domain.application.command_handler import ExpectedVersion
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, Version
 
@@ -21,7 +21,7 @@ CHECKPOINT = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{8})")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def seen(checkpoint_ref: str | None, if_match: str | None) -> Seen | None:
+def seen(checkpoint_ref: str | None, if_match: str | None) -> ExpectedVersion | None:
     """Read the checkpoint that the caller has seen, from the body or from `If-Match`."""
     header = None if if_match is None or if_match.strip() == "*" else if_match.strip()
     if header is not None:
@@ -37,7 +37,7 @@ def seen(checkpoint_ref: str | None, if_match: str | None) -> Seen | None:
     if match is None:
         field = "If-Match" if checkpoint_ref is None else "checkpoint_ref"
         raise InvalidInput(field, "must be a checkpoint as it was handed out, such as 12-3fa9c1d2")
-    return Seen(Version(int(match[1])), match[2])
+    return ExpectedVersion(Version(int(match[1])), match[2])
 
 
 def visible(header: str | None, name: str) -> str | None:

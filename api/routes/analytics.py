@@ -33,7 +33,7 @@ from api.schemas.read_models import (
     Sums,
 )
 from api.schemas.requests import Rebuild
-from api.services.read_models import Consistency, Span
+from api.services.read_models import Consistency, HourRange
 from api.services.threads import Service
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, slice_of
@@ -244,6 +244,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _span(
     since: datetime | None, until: datetime | None, bucket: Bucket | None, group_by: str, **only: str | None
-) -> Span:
+) -> HourRange:
     chosen: Mapping[str, str] = {name: value for name, value in only.items() if value is not None}
-    return Span(*range_of(since, until), bucket, _names(group_by), chosen)
+    return HourRange(*range_of(since, until), bucket, _names(group_by), chosen)

@@ -22,7 +22,7 @@ from api.schemas.approvals import ApprovalView, Decided
 from api.schemas.page import Page
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.state import Forked
-from api.services.threads import Decision, Forking
+from api.services.threads import Decision, ForkRequest
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
@@ -86,7 +86,7 @@ async def fork_thread(
     """Begin a thread as this one was at a version: a pointer, no copy."""
     fork_id = service.thread_id(data.thread_id, caller)
     edits = tuple((edit.version, edit.content) for edit in data.messages)
-    asked = Forking(data.at_version, edits, data.values, data.resume)
+    asked = ForkRequest(data.at_version, edits, data.values, data.resume)
     forked = await service.fork(ThreadId(thread), fork_id, asked, caller)
     loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
     body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)

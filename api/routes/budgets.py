@@ -16,7 +16,7 @@ from api.routes.dependencies import FromCaller, FromReader, FromService, FromThr
 from api.routes.history import AtTime, AtVersion
 from api.schemas.budget import BudgetView
 from api.schemas.requests import SetBudget, limit_of
-from api.services.history import Point
+from api.services.history import PointInTime
 from domain.ids import ThreadId
 
 SETTING = problems(
@@ -45,5 +45,5 @@ async def show_budget(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[BudgetView]:
     """Say what limits the thread, what it has spent and what is left: now, at a version, or at an instant."""
-    view = await service.budget(ThreadId(thread), reader, Point(at_version, at_time))
+    view = await service.budget(ThreadId(thread), reader, PointInTime(at_version, at_time))
     return Response(view, headers=etag(view.checkpoint))

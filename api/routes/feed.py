@@ -11,7 +11,7 @@ from api.http.feed_cursor import decode_place, encode_place
 from api.http.problems import problems
 from api.routes.dependencies import FromReader, FromService, Limit
 from api.schemas.events import FeedPage, feed_item
-from domain.application.streaming.feed import BEGINNING, Place, Wanted
+from domain.application.streaming.feed import BEGINNING, FeedCursor, FeedFilter
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Slice
 from domain.thread.codec import decode
@@ -51,13 +51,13 @@ async def read_feed(
     types: Types = None,
 ) -> FeedPage:
     """Read events of all threads, each at least once; those of a slice in the order of their commits."""
-    wanted = Wanted(reader.tenant, _types(types), limit)
+    wanted = FeedFilter(reader.tenant, _types(types), limit)
     found = await service.content.feed(_place(after, slices), wanted, wait, reader)
     items = [feed_item(decode(record)) for record in found.records]
     return FeedPage(items, encode_place(found.place), found.more)
 
 
-def _place(after: str | None, slices: str | None) -> Place:
+def _place(after: str | None, slices: str | None) -> FeedCursor:
     place = decode_place(after) if after is not None else None
     if slices is None:
         return place or BEGINNING

@@ -14,7 +14,7 @@ from api.schemas.history import DiffView
 from api.schemas.page import Page
 from api.schemas.prompts import ContextView
 from api.schemas.state import StateView, state_view
-from api.services.history import Asked, Order, Point
+from api.services.history import Order, PageRequest, PointInTime
 from domain.application.queries.transcript import TranscriptMessage
 from domain.ids import MAX_VERSION, ThreadId, TurnId
 
@@ -45,7 +45,7 @@ async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.content.state(ThreadId(thread), Point(at_version, at_time), reader))
+    view = state_view(await service.content.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -54,7 +54,7 @@ async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
     """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
-    return await service.content.contexts(ThreadId(thread), TurnId(turn), reader, after)
+    return await service.content.recorded_prompts(ThreadId(thread), TurnId(turn), reader, after)
 
 
 @get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
@@ -69,7 +69,7 @@ async def list_messages(
     limit: Limit = 100,
 ) -> Page[TranscriptMessage]:
     """Read the whole transcript, as it is or as it was, in pages."""
-    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
+    asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
     return await service.content.messages(ThreadId(thread), asked, reader)
 
 
@@ -85,7 +85,7 @@ async def list_events(
     limit: Limit = 100,
 ) -> Page[EventView]:
     """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
-    asked = Asked(limit, None, Point(at_version, at_time), order, cursor)
+    asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
     return await service.content.events(ThreadId(thread), asked, reader)
 
 
@@ -102,6 +102,6 @@ async def show_diff(
     limit: Limit = 100,
 ) -> DiffView:
     """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
-    begin = Point(since, from_time, "from", "from_time")
-    end = Point(to, to_time, "to", "to_time")
+    begin = PointInTime(since, from_time, "from", "from_time")
+    end = PointInTime(to, to_time, "to", "to_time")
     return await service.content.diff(ThreadId(thread), begin, end, limit, cursor, reader)

@@ -21,7 +21,7 @@ from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
 from domain.application.streaming.broadcast import Delta, Withdrawn
-from domain.application.streaming.follow import happenings
+from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded
@@ -99,10 +99,10 @@ async def _followed(
     service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool
 ) -> AsyncGenerator[bytes, None]:
     runtime, clock = service.runtime, asyncio.get_running_loop().time
-    journal, signals = runtime.journal, runtime.turns.means.signals
+    repository, broadcast = runtime.repository, runtime.turns.services.broadcast
     yield b": connected\n\n"
     last, seen = clock(), after
-    async with aclosing(happenings(journal, signals, thread_id, after)) as following:
+    async with aclosing(follow(repository, broadcast, thread_id, after)) as following:
         async for signal in following:
             passing = isinstance(signal, Delta | Withdrawn)
             if signal is not None:
@@ -124,7 +124,7 @@ async def _followed(
             if runtime.stopping.is_set():
                 return
             if until_idle and not passing:
-                row = await journal.store.thread(thread_id)
+                row = await repository.store.thread(thread_id)
                 if row and seen >= row.head.version and not row.in_turn:
                     return
 
@@ -132,8 +132,8 @@ async def _followed(
 async def _again(service: Service, thread_id: ThreadId, version: Version) -> bytes:
     """Read an event once more, and write it as it was written before."""
     runtime = service.runtime
-    async with runtime.turns.means.signals.reading:
-        (recorded,) = await runtime.journal.history(thread_id, Version(version - 1), version)
+    async with runtime.turns.services.broadcast.reading:
+        (recorded,) = await runtime.repository.history(thread_id, Version(version - 1), version)
     return _event(recorded)
 
 

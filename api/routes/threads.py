@@ -36,7 +36,7 @@ from api.routes.history import AtTime, AtVersion
 from api.schemas.page import Page
 from api.schemas.requests import OpenThread, UpdateValues
 from api.schemas.state import Opened, StateView, state_view
-from api.services.history import Point
+from api.services.history import PointInTime
 from api.services.read_models import Consistency, Filters
 from domain.application.command_handler import checkpoint_of
 from domain.ids import MAX_VERSION, ThreadId
@@ -153,7 +153,7 @@ async def show_thread(
     consistency: FromQuery[Consistency] = "strong",
 ) -> Response[ThreadSummary]:
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
-    point = Point(at_version, at_time)
+    point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
         found = await service.content.summary(ThreadId(thread), reader, point)
         return Response(found, headers=etag(found.checkpoint))

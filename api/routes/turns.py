@@ -24,9 +24,9 @@ from api.routes.dependencies import FromCaller, FromService, FromThread, FromTur
 from api.schemas.approvals import waiting_approvals
 from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
 from api.schemas.turns import Accepted, Cancelling, TurnView
-from api.services.threads import Said, Service, Started
+from api.services.threads import Service, StartedTurn, UserMessage
 from domain.application.command_handler import checkpoint_of
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId, TurnId
 from domain.thread.state import Idle, Running
@@ -67,7 +67,7 @@ async def invoke(
     """Say something; open the thread if there is none. The turn runs in the background."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
-    said = Said(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy, data.durability)
+    said = UserMessage(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy, data.durability)
     started = await service.start_turn(thread_id, said, caller)
     return _accepted(started.outcome.loaded, started.turn_id)
 
@@ -84,7 +84,7 @@ async def start_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Say something in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    said = Said(data.user_input, strategy=data.strategy, durability=data.durability)
+    said = UserMessage(data.user_input, strategy=data.strategy, durability=data.durability)
     started = await service.start_turn(ThreadId(thread), said, caller)
     return await _answer(service, started, caller, wait=wait)
 
@@ -124,7 +124,7 @@ async def cancel_turn(
 
 
 async def _answer(
-    service: Service, started: Started, caller: Caller, *, wait: bool
+    service: Service, started: StartedTurn, caller: Caller, *, wait: bool
 ) -> Response[Accepted] | Response[TurnView]:
     if not wait:
         return _accepted(started.outcome.loaded, started.turn_id)
@@ -137,7 +137,7 @@ async def _answer(
     return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
 
 
-def _accepted(loaded: Loaded, turn_id: TurnId, *, waited: bool = False) -> Response[Accepted]:
+def _accepted(loaded: LoadedThread, turn_id: TurnId, *, waited: bool = False) -> Response[Accepted]:
     state, checkpoint = loaded.state, checkpoint_of(loaded)
     status: Literal["processing", "enqueued", "waiting"] = "processing"
     if isinstance(state, Running):

@@ -14,24 +14,24 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.runtime.isolation import SeparateProcesses
+from api.runtime.isolation import IsolatedProcesses
 from api.runtime.projector import projected_beside
 from api.runtime.stores import LogArchive, SystemClock, open_log
 from domain.agents.agent import Agent
 from domain.agents.assistant import assistant
 from domain.application.audit.sealer import Sealer
 from domain.application.background_tasks import BackgroundTasks
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.budget.reservations import Accounts
-from domain.application.budget.turn_budget import Account
-from domain.application.recall.embed import Indexer
-from domain.application.recall.search import Meaning, Recall
-from domain.application.streaming.broadcast import Signals
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.budget.reservations import Reservations
+from domain.application.budget.turn_budget import BudgetServices
+from domain.application.recall.embed import MessageEmbedder
+from domain.application.recall.search import MessageSearch, SemanticSearch
+from domain.application.streaming.broadcast import Broadcast
 from domain.application.streaming.feed import Feed
-from domain.application.thread_repository import Journal
-from domain.application.turns.prompt_parts import Fixtures
-from domain.application.turns.run import Means
-from domain.application.turns.runner import Turns
+from domain.application.thread_repository import ThreadRepository
+from domain.application.turns.prompt_parts import PromptParts
+from domain.application.turns.run import TurnServices
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
@@ -51,7 +51,7 @@ from infrastructure.settings import CHECKOUT, BadSetting, Settings
 from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.token_counter import TiktokenCounter
 from infrastructure.tools import builtin_tools
-from projections.engine.runner import BUSY, Runner
+from projections.engine.runner import BUSY, ProjectionRunner
 from projections.registry import PROJECTIONS
 
 _log = logging.getLogger(__name__)
@@ -68,17 +68,17 @@ class Runtime:
 
     settings: Settings
     agents: Mapping[str, Agent]
-    journal: Journal
-    turns: Turns
+    repository: ThreadRepository
+    turns: TurnRunner
     worker: Worker
     """Works only while somebody enters its `working()`."""
     sealer: Sealer
     """Makes seals only while somebody enters its `sealing()`, and only with SIGNING_KEY."""
     models: ReadModels
-    runner: Runner
+    runner: ProjectionRunner
     """Runs only while somebody enters `working()`, for the slices that the worker has."""
     prices: Prices
-    accounts: Accounts
+    accounts: Reservations
     """What calls of models take of their tenants' limits."""
     archive: LogArchive
     accesses: AccessLog
@@ -86,10 +86,10 @@ class Runtime:
     feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
-    recall: Recall
+    recall: MessageSearch
     url: str | None = None
     """Where the database is; None if all is in memory."""
-    indexer: Indexer | None = None
+    indexer: MessageEmbedder | None = None
     """Embeds messages while somebody enters `working()`, where embeddings are configured."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,7 +110,7 @@ class Runtime:
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
         """Load the tokens' encoding beside the event loop: the first turn would stop all others for it."""
-        loading = asyncio.create_task(asyncio.to_thread(self.turns.means.tokens.count, ""), name="encoding")
+        loading = asyncio.create_task(asyncio.to_thread(self.turns.services.tokens.count, ""), name="encoding")
         try:
             yield
         finally:
@@ -158,9 +158,9 @@ class Runtime:
             while await self.runner.advance(line.id, EVERYTHING):
                 pass
 
-    def sandbox(self) -> Journal:
-        """Make a journal that is gone when nobody holds it any more."""
-        return Journal(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="sandbox")
+    def sandbox(self) -> ThreadRepository:
+        """Make a repository that is gone when nobody holds it any more."""
+        return ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="sandbox")
 
 
 @asynccontextmanager
@@ -176,26 +176,26 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         if settings.air_gapped and settings.embedding_endpoint:
             check_inside("EMBEDDING_ENDPOINT", urlsplit(settings.embedding_endpoint).hostname or "")
         log = await open_log(settings, stack, clock, background)
-        journal = Journal(
+        repository = ThreadRepository(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
-        signals = Signals(log.wakeups)
-        await stack.enter_async_context(background.running("signals", partial(signals.keep_up, log.events)))
-        accounts = Accounts(log.ledger, KnownLimits(log.ledger, clock), journal, prices)
-        account = Account(accounts, prices, clock, uuid7)
-        recall = Recall(log.finder, _meaning(settings, log.vectors, stack))
-        means = Means(
-            journal,
+        broadcast = Broadcast(log.wakeups)
+        await stack.enter_async_context(background.running("signals", partial(broadcast.keep_up, log.events)))
+        accounts = Reservations(log.ledger, LimitsCache(log.ledger, clock), repository, prices)
+        account = BudgetServices(accounts, prices, clock, uuid7)
+        recall = MessageSearch(log.finder, _meaning(settings, log.vectors, stack))
+        services = TurnServices(
+            repository,
             models,
             tokens,
-            signals,
+            broadcast,
             settings.context_window_limit,
             account,
-            Fixtures(tokens, log.texts),
+            PromptParts(tokens, log.texts),
             log.hot,
             recall if settings.recall else None,
         )
-        turns = Turns(means, agents)
+        turns = TurnRunner(services, agents)
         stack.push_async_callback(turns.close)
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(
@@ -208,21 +208,23 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             name,
             settings.lease_seconds,
             accounts=accounts,
-            isolation=None if log.url is None else SeparateProcesses(log.url, settings.lease_seconds),
+            isolation=None if log.url is None else IsolatedProcesses(log.url, settings.lease_seconds),
             background=background,
         )
         signer = _signer(settings)
         sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
-        runner = Runner(journal, log.models, PROJECTIONS, prices, clock, worker.slices)
-        signals.wake(runner.wake)
-        feed = Feed(log.events, signals)
-        indexer = Indexer(journal, recall.meaning, worker.slices) if recall.meaning and settings.recall else None
+        runner = ProjectionRunner(repository, log.models, PROJECTIONS, prices, clock, worker.slices)
+        broadcast.wake(runner.wake)
+        feed = Feed(log.events, broadcast)
+        indexer = (
+            MessageEmbedder(repository, recall.meaning, worker.slices) if recall.meaning and settings.recall else None
+        )
         if indexer:
-            signals.wake(indexer.wake)
+            broadcast.wake(indexer.wake)
         yield Runtime(
             settings,
             agents,
-            journal,
+            repository,
             turns,
             worker,
             sealer,
@@ -243,7 +245,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         )
 
 
-def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> Meaning | None:
+def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> SemanticSearch | None:
     if settings.embedding_endpoint is None or vectors is None:
         return None
     key = settings.embedding_api_key.get_secret_value() if settings.embedding_api_key else None
@@ -251,7 +253,7 @@ def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitSt
         settings.embedding_endpoint, key, settings.embedding_model, past_proxies=settings.air_gapped
     )
     stack.push_async_callback(embedder.close)
-    return Meaning(embedder, vectors)
+    return SemanticSearch(embedder, vectors)
 
 
 def _signer(settings: Settings) -> Signer | None:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from api.runtime.output import Output
 from api.runtime.projector import stdout_descriptor
-from api.runtime.subprocesses import SILENT_LEASES, Child, ChildEnded
+from api.runtime.subprocesses import SILENT_LEASES, Subprocess, SubprocessEnded
 from domain.errors import StoreUnavailable
 from domain.ids import ThreadId, Version
 from domain.ports.log import Fence
@@ -18,7 +18,7 @@ ALONE_STOP_LIMIT_S = 12.0
 
 
 @dataclass
-class SeparateProcesses:
+class IsolatedProcesses:
     """An `Isolation` by processes of `threadfold worker`, on the database at `url`. `lease` is in seconds."""
 
     url: str
@@ -31,7 +31,7 @@ class SeparateProcesses:
     async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
         """Run a turn in a process of its own. Raises `StoreUnavailable` if the process could not start."""
         arguments = ["worker", "--alone", str(thread_id), "--fence", f"{fence.shard}:{fence.epoch}"]
-        child = Child(
+        child = Subprocess(
             f"turn of {thread_id} alone",
             [*arguments, *(["--convicted", str(convicted)] if convicted is not None else [])],
             {"DATABASE_URL": self.url, "MAX_CONNECTIONS": str(CONNECTIONS)},
@@ -41,7 +41,7 @@ class SeparateProcesses:
         )
         try:
             await child.run()
-        except ChildEnded as ended:
+        except SubprocessEnded as ended:
             well = ended.status == 0 and child.over  # user code may have ended it with status 0
             if not well and not child.ready.is_set():
                 raise StoreUnavailable(f"The turn of {thread_id} cannot run alone yet: {ended}.") from ended

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from api.runtime.output import Output
-from api.runtime.subprocesses import SILENT_LEASES, Child
+from api.runtime.subprocesses import SILENT_LEASES, Subprocess
 from domain.application.background_tasks import BackgroundTasks
 from domain.errors import StoreUnavailable
 from domain.ids import Slice, WorkerId, slices_of
@@ -77,7 +77,7 @@ async def projected_beside(
         "LOG_LEVEL": settings.log_level,
         "LEASE_SECONDS": str(settings.lease_seconds),
     }
-    child = Child(
+    child = Subprocess(
         name="projector",
         arguments=["worker", "--projecting", str(worker)],
         environment=environment,

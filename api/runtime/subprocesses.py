@@ -47,7 +47,7 @@ DRAIN_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-class ChildEnded(ThreadfoldError):
+class SubprocessEnded(ThreadfoldError):
     """A process has ended that was to run, with an exit status; None: it was silent for too long, and was killed."""
 
     def __init__(self, words: str, status: int | None) -> None:
@@ -57,7 +57,7 @@ class ChildEnded(ThreadfoldError):
 
 
 @dataclass
-class Child:
+class Subprocess:
     """A process of `threadfold` with some arguments, one after another: `run` starts one and returns when it ends.
 
     What is in `environment` is added to our own. `silence` is how many seconds it may send no heartbeat, `stop_within`
@@ -84,7 +84,7 @@ class Child:
     """What does not work in the process, by its own account."""
 
     async def run(self) -> None:
-        """Run a process, and end it when this is cancelled. Raises `ChildEnded`, and `OSError` if it cannot start."""
+        """Run a process; end it on cancellation. Raises `SubprocessEnded`, and `OSError` if it cannot start."""
         self.served = self.over = False
         with ExitStack() as stack:
             ours, its = socket.socketpair()
@@ -138,12 +138,12 @@ class Child:
                 why = listening.result()
                 _log.error("The process %d (%s) %s: it is killed and replaced", process.pid, self.name, why)
                 await _kill(process, stacks=True)
-                raise ChildEnded(f"process {process.pid} {why} and was killed", None)
+                raise SubprocessEnded(f"process {process.pid} {why} and was killed", None)
             _kill_group(process)
             with suppress(OSError):  # its last words may not have been heard yet
                 if heard := lifeline.recv(65_536):
                     self._note(heard)
-            raise ChildEnded(f"process {process.pid} ended {_status(process.returncode)}", process.returncode)
+            raise SubprocessEnded(f"process {process.pid} ended {_status(process.returncode)}", process.returncode)
         finally:
             await self._end(process)
             await asyncio.wait([printing], timeout=DRAIN_S)

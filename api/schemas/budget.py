@@ -8,8 +8,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.application.command_handler import checkpoint_of
-from domain.application.thread_repository import Loaded
-from domain.budget.limits import instant_of, is_reached, reached, tokens_of, used_in
+from domain.application.thread_repository import LoadedThread
+from domain.budget.limits import instant_of, is_reached, reached_limit, tokens_of, used_in
 from domain.budget.prices import Prices
 from domain.money import dollars
 from domain.thread.events import Limit
@@ -91,7 +91,7 @@ class BudgetView(Struct, frozen=True):
     until: datetime | None
 
 
-def budget_view(loaded: Loaded, at: datetime, prices: Prices) -> BudgetView:
+def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetView:
     """Show a folded thread's budget at an instant.
 
     Raise `TypeError` if it was never opened.
@@ -102,7 +102,7 @@ def budget_view(loaded: Loaded, at: datetime, prices: Prices) -> BudgetView:
     at = instant_of(thread, at)
     limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}
     shown = {*limits, "lifetime"}
-    over = reached(thread, at, prices)
+    over = reached_limit(thread, at, prices)
     return BudgetView(
         thread_id=loaded.thread_id,
         version=loaded.head.version,

@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from api.schemas.page import Page
 from domain.application.command_handler import checkpoint_of
-from domain.application.queries.changes import Happened
-from domain.application.thread_repository import Loaded
+from domain.application.queries.changes import DescribedEvent
+from domain.application.thread_repository import LoadedThread
 from domain.thread.diff import Changes, Counts
 from domain.thread.diff import Status as StatusThen
 from domain.thread.diff import status_of as status_then
@@ -37,10 +37,10 @@ class DiffView(Struct, frozen=True, rename={"since": "from", "until": "to"}):
     counts: Counts
     counted_to: int
     truncated: bool
-    happened: Page[Happened]
+    happened: Page[DescribedEvent]
 
 
-def point_view(loaded: Loaded) -> PointView:
+def point_view(loaded: LoadedThread) -> PointView:
     """Show where a folded thread is."""
     if isinstance(loaded.state, Unopened):
         return PointView(0, None, None, "unopened")

@@ -10,7 +10,7 @@ from api.schemas.budget import Left, LimitView
 from domain.budget.accounts import is_over, minus, plus, warns, window_of
 from domain.ids import Tenant
 from domain.money import dollars
-from domain.ports.ledger import Amount, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, LimitUsage, Scope, ScopeLimits
 from domain.thread.events import Limit
 from domain.windows import Span, end_of, start_of
 
@@ -43,7 +43,7 @@ class Count(Struct, frozen=True):
     strained: bool
 
     @classmethod
-    def of(cls, standing: Standing) -> Self:
+    def of(cls, standing: LimitUsage) -> Self:
         """Show how a limit stands."""
         limit, taken = standing.limit, plus(standing.spent, standing.reserved)
         end = end_of(window_of(limit), standing.start)
@@ -102,22 +102,22 @@ class Setting(Struct, frozen=True):
         return cls(given.set_at, given.actor, scope.agent or None, scope.model or None, shown)
 
 
-def limits_view(limits: Sequence[ScopeLimits], standings: Sequence[Standing], at: datetime) -> LimitsView:
+def limits_view(limits: Sequence[ScopeLimits], standings: Sequence[LimitUsage], at: datetime) -> LimitsView:
     """Show limits with how they stand. One that was set only just now stands as if nothing was spent."""
     found = {(one.scope, one.limit.window): one for one in standings}
     return LimitsView(at, [_scope(given, found, at) for given in limits])
 
 
-def _scope(given: ScopeLimits, standings: Mapping[tuple[Scope, Span], Standing], at: datetime) -> ScopeView:
+def _scope(given: ScopeLimits, standings: Mapping[tuple[Scope, Span], LimitUsage], at: datetime) -> ScopeView:
     scope = given.scope
     shown = [_counted(scope, limit, standings.get((scope, limit.window)), at) for limit in given.limits]
     return ScopeView(scope.agent or None, scope.model or None, given.set_at, given.actor, shown)
 
 
-def _counted(scope: Scope, limit: Limit, standing: Standing | None, at: datetime) -> CountedLimit:
+def _counted(scope: Scope, limit: Limit, standing: LimitUsage | None, at: datetime) -> CountedLimit:
     now = None
     if limit.window != "turn":
-        now = Count.of(standing or Standing(scope, limit, start_of(window_of(limit), at)))
+        now = Count.of(standing or LimitUsage(scope, limit, start_of(window_of(limit), at)))
     shown = LimitView.of(limit)
     return CountedLimit(shown.window, shown.tokens, shown.cost_usd, shown.warn_at, now)
 

@@ -7,12 +7,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from domain.application.queries.prompts import SeenPrompt
+from domain.application.queries.prompts import RecordedPrompt
 from domain.ids import ThreadId
 from domain.json import JsonObject
 from domain.models.chat import ChatMessage
 from domain.prompt.canonical import canonical
-from domain.prompt.reconstruct import Kind, Piece, Prompt
+from domain.prompt.reconstruct import Kind, Piece, ReconstructedPrompt
 from domain.thread.events import ModelCalled
 
 
@@ -102,7 +102,7 @@ class PromptView(Struct, frozen=True):
     call: CallView | None
 
     @classmethod
-    def of(cls, found: SeenPrompt) -> "PromptView":
+    def of(cls, found: RecordedPrompt) -> "PromptView":
         """Show a prompt."""
         assembled, prompt = found.assembled, found.prompt
         return cls(
@@ -131,13 +131,15 @@ class ContextView(Struct, frozen=True):
     next_after: int | None = None
 
 
-def context_view(thread_id: ThreadId, turn_id: UUID, found: Sequence[SeenPrompt], *, more: bool = False) -> ContextView:
+def context_view(
+    thread_id: ThreadId, turn_id: UUID, found: Sequence[RecordedPrompt], *, more: bool = False
+) -> ContextView:
     """Show a turn's prompts."""
     prompts = [PromptView.of(one) for one in found]
     return ContextView(thread_id, turn_id, prompts, prompts[-1].version if more else None)
 
 
-def _declared(prompt: Prompt) -> Sequence[str]:
+def _declared(prompt: ReconstructedPrompt) -> Sequence[str]:
     """Name the tools that were declared with a prompt."""
     text = next((piece.text for piece in prompt.pieces if piece.kind == "tools"), None)
     if not text:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.command_handler import checkpoint_of
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.models.chat import ToolCall
@@ -86,7 +86,7 @@ class StateView(Struct, frozen=True):
     queue: Sequence[Queued]
 
 
-def state_view(loaded: Loaded) -> StateView:
+def state_view(loaded: LoadedThread) -> StateView:
     """Show a folded thread. Raise `TypeError` if it was never opened."""
     state = loaded.state
     if isinstance(state, Unopened):

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from api.schemas.approvals import ApprovalView
 from domain.application.command_handler import checkpoint_of
 from domain.application.queries.transcript import FinishedTurn, TranscriptMessage
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.budget.prices import Prices
 from domain.money import dollars
 from domain.thread.events import ModelCalled, TurnCancelled, TurnCompleted, TurnEnd, TurnFailed, TurnRolledBack
@@ -76,7 +76,7 @@ class Cancelling(Struct, frozen=True):
     checkpoint: str
 
 
-def turn_view(loaded: Loaded, finished: FinishedTurn, prices: Prices, *, truncated: bool = False) -> TurnView:
+def turn_view(loaded: LoadedThread, finished: FinishedTurn, prices: Prices, *, truncated: bool = False) -> TurnView:
     """Show a turn that has ended. `loaded` is the thread right after it."""
     end = finished.end
     said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)

@@ -16,21 +16,21 @@ from domain.ids import Tenant, ThreadId
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
 
 
-class Place(Struct, frozen=True, array_like=True):
+class AccessLogCursor(Struct, frozen=True, array_like=True):
     """Where a page of accesses ended."""
 
     at: Annotated[datetime, Meta(tz=True)]
     number: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class Reads:
+class AccessLogService:
     """Records accesses, unless AUDIT_READS is off, and lists them. Who cannot be recorded is not shown anything."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
         self._log = runtime.accesses
         self._clock = runtime.clock
-        self._journal = runtime.journal
+        self._repository = runtime.repository
         self._on = runtime.settings.audit_reads
 
     async def of_thread(self, caller: Caller, what: What, thread_id: ThreadId) -> None:
@@ -41,7 +41,7 @@ class Reads:
         if not self._on:
             return
         threads = [thread_id]
-        while origin := await self._journal.origin(threads[-1]):
+        while origin := await self._repository.origin(threads[-1]):
             threads.append(origin.parent)
         await self._record(caller, what, threads)
 
@@ -60,11 +60,13 @@ class Reads:
             raise InvalidInput("actor", "must be printable")
         before, of = None, ("reads", tenant, only)
         if cursor is not None:
-            place = decode_cursor(cursor, Place, of)
+            place = decode_cursor(cursor, AccessLogCursor, of)
             before = AccessCursor(in_utc(place.at, "cursor"), place.number)
         found = await self._log.page(tenant, only, before, limit + 1)
         shown = found[:limit]
-        following = encode_cursor(Place(shown[-1].access.at, shown[-1].number), of) if len(found) > limit else None
+        following = (
+            encode_cursor(AccessLogCursor(shown[-1].access.at, shown[-1].number), of) if len(found) > limit else None
+        )
         return Page([access_view(kept.access) for kept in shown], following)
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:

@@ -11,7 +11,7 @@ from domain.ports.read_models import Instance, InstanceId, LineId
 from projections.engine.projection import Projection
 
 
-class Upkeep:
+class ProjectionAdmin:
     """Looks after the projections."""
 
     def __init__(self, runtime: Runtime) -> None:

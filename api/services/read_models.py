@@ -15,7 +15,7 @@ from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
 from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
-from domain.ports.read_models import Instance, Slot
+from domain.ports.read_models import Instance, SliceLag
 from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models.tables import Row, Table, indexed
 from domain.recall.terms import loosened
@@ -56,7 +56,7 @@ class Filters(Struct, frozen=True):
     reason: tuple[str, ...] = ()
 
 
-class Place(Struct, frozen=True):
+class ThreadListCursor(Struct, frozen=True):
     """Where a page of threads ended, and which of the `loosened` searches they fit to."""
 
     sort: Sort
@@ -69,7 +69,7 @@ class Place(Struct, frozen=True):
 Zoned = Annotated[datetime, Meta(tz=True)]
 
 
-class Mark(Struct, frozen=True, array_like=True):
+class InstantCursor(Struct, frozen=True, array_like=True):
     """Where a page of an instant's threads ended."""
 
     standing: Standing
@@ -78,7 +78,7 @@ class Mark(Struct, frozen=True, array_like=True):
     thread_id: ThreadId
 
 
-class Deed(Struct, frozen=True, array_like=True):
+class CommandLogCursor(Struct, frozen=True, array_like=True):
     """Where a page of the audit ended."""
 
     at: Annotated[datetime, Meta(tz=True)]
@@ -87,7 +87,7 @@ class Deed(Struct, frozen=True, array_like=True):
     by: Literal["caller", "agent"]
 
 
-class Span(Struct, frozen=True):
+class HourRange(Struct, frozen=True):
     """Which hours a sum is over, what it is grouped by, and what it leaves out."""
 
     since: datetime | None = None
@@ -97,7 +97,7 @@ class Span(Struct, frozen=True):
     only: Mapping[str, str] = {}
 
 
-class Reading:
+class ReadModelQueries:
     """Answers queries from the read models."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -120,7 +120,7 @@ class Reading:
 
     async def seen(self, projection: str, tenant: Tenant, thread_id: ThreadId, version: int) -> None:
         """Wait until a projection has seen a version of a tenant's thread. Raises `BehindLog`, `InvalidInput`."""
-        store, slice_ = self._runtime.journal.store, slice_of(thread_id)
+        store, slice_ = self._runtime.repository.store, slice_of(thread_id)
         row = await store.thread(thread_id)
         if row is None or row.tenant != tenant or version > row.head.version:
             raise InvalidInput("min_version", f"the thread {thread_id} has no version {version}")
@@ -139,7 +139,7 @@ class Reading:
     async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
         """List threads."""
         of = ("threads", tenant, filters)
-        place = decode_cursor(cursor, Place, of) if cursor is not None else None
+        place = decode_cursor(cursor, ThreadListCursor, of) if cursor is not None else None
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
             raise no_page()
         after = (_sorted_value(place), place.thread_id) if place else None
@@ -167,7 +167,8 @@ class Reading:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
         return Page(
-            shown, encode_cursor(Place(filters.sort, filters.descending, value, shown[-1].thread_id, number), of)
+            shown,
+            encode_cursor(ThreadListCursor(filters.sort, filters.descending, value, shown[-1].thread_id, number), of),
         )
 
     async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
@@ -177,7 +178,7 @@ class Reading:
             raise UnknownThread(thread_id)
         return threads.summary_of(rows[0])
 
-    async def sums(self, name: str, tenant: Tenant, span: Span) -> Sums:
+    async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:
         """Add up what a projection counts by the hour, with percentiles of its durations. Raises `InvalidInput`."""
         projection = self._projections[name]
         table, latency = projection.tables
@@ -224,7 +225,7 @@ class Reading:
     ) -> Page[Stood]:
         """List the threads that stood so at an instant, those that had for longest first."""
         of = ("instant", tenant, standing, at)
-        mark = decode_cursor(cursor, Mark, of) if cursor is not None else None
+        mark = decode_cursor(cursor, InstantCursor, of) if cursor is not None else None
         if mark and (mark.standing, mark.at) != (standing, at):
             raise no_page()
         after = (mark.since, mark.thread_id) if mark else None
@@ -237,7 +238,9 @@ class Reading:
         shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(shown, None)
-        return Page(shown, encode_cursor(Mark(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id)), of))
+        return Page(
+            shown, encode_cursor(InstantCursor(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id)), of)
+        )
 
     async def audit(
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
@@ -245,7 +248,7 @@ class Reading:
         """List who did what, the last first."""
         conditions = tuple(conditions)
         of = ("audit", tenant, conditions)
-        place = decode_cursor(cursor, Deed, of) if cursor is not None else None
+        place = decode_cursor(cursor, CommandLogCursor, of) if cursor is not None else None
         after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
         order = ("at", "thread_id", "command", "by")
         where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
@@ -254,9 +257,11 @@ class Reading:
         if len(rows) <= limit:
             return Page(shown, None)
         last = shown[-1]
-        return Page(shown, encode_cursor(Deed(last.at, ThreadId(last.thread_id), last.command, last.by), of))
+        return Page(
+            shown, encode_cursor(CommandLogCursor(last.at, ThreadId(last.thread_id), last.command, last.by), of)
+        )
 
-    async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[Slot]:
+    async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
         while True:
             line = (await self._serving(projection)).line
@@ -307,7 +312,7 @@ def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:
     return tuple(reason for name in outcomes for reason in threads.REASONS_OF[name]) if always >= {*outcomes} else ()
 
 
-def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
+def _hours(tenant: Tenant, span: HourRange, table: Table) -> tuple[Condition, ...]:
     keys = set(table.key) - {"tenant", "hour"}
     for name in (*span.group_by, *span.only):
         if name not in keys:
@@ -316,7 +321,7 @@ def _hours(tenant: Tenant, span: Span, table: Table) -> tuple[Condition, ...]:
     return (Where("tenant", "=", tenant), *_within(span, "hour"))
 
 
-def _within(span: Span, column: str) -> Iterable[Condition]:
+def _within(span: HourRange, column: str) -> Iterable[Condition]:
     if span.since is not None:
         yield Where(column, ">=", span.since)
     if span.until is not None:
@@ -331,7 +336,7 @@ def _as_indexed(condition: Condition) -> Condition:
     return condition
 
 
-def _durations(tenant: Tenant, span: Span, table: Table) -> Histogram:
+def _durations(tenant: Tenant, span: HourRange, table: Table) -> Histogram:
     """Ask for counts of durations; those of just this width need not be put into buckets."""
     width = width_for(span.bucket, span.since, span.until)
     where = (Where("tenant", "=", tenant), Where("width", "=", width), *_within(span, "start"))
@@ -339,7 +344,7 @@ def _durations(tenant: Tenant, span: Span, table: Table) -> Histogram:
     return Histogram(table, "bucket", "durations", where, group_by, bucket, at="start", limit=MOST + 1)
 
 
-def _whole(rows: Sequence[Row], span: Span) -> Sequence[Row]:
+def _whole(rows: Sequence[Row], span: HourRange) -> Sequence[Row]:
     """Refuse an answer that is cut off, by the name of what makes it so long."""
     if len(rows) > MOST:
         why = f"gives more than {MOST:,} sums: narrow from and to, take a wider bucket, or group by less"
@@ -356,7 +361,7 @@ def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], late
     return item
 
 
-def _sorted_value(place: Place) -> int | datetime:
+def _sorted_value(place: ThreadListCursor) -> int | datetime:
     timed = place.sort in {"opened_at", "last_event_at"}
     if isinstance(place.value, datetime) != timed:
         raise no_page()

@@ -8,7 +8,7 @@ from api.http.caller import Caller
 from api.runtime.composition import Runtime
 from api.schemas.limits import LimitsView, Setting, limits_view
 from api.schemas.requests import MAX_NAME
-from api.services.read_models import Reading
+from api.services.read_models import ReadModelQueries
 from domain.errors import InvalidInput
 from domain.json import check_text
 from domain.ports.ledger import Amount, Scope
@@ -25,7 +25,7 @@ ATTEMPTS = 10
 class TenantLimits:
     """Limits what a tenant's agents and models may spend."""
 
-    def __init__(self, runtime: Runtime, reading: Reading) -> None:
+    def __init__(self, runtime: Runtime, reading: ReadModelQueries) -> None:
         """Work with what the composition root has joined."""
         self._runtime = runtime
         self._reading = reading

@@ -15,22 +15,22 @@ from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView, worker_view
 from api.schemas.budget import BudgetView, budget_view
 from api.schemas.turns import TurnView, turn_view
-from api.services.access_log import Reads
+from api.services.access_log import AccessLogService
 from api.services.content import Content
-from api.services.history import NOW, Past, Point
-from api.services.projection_admin import Upkeep
-from api.services.read_models import Reading
+from api.services.history import NOW, PointInTime, ThreadHistory
+from api.services.projection_admin import ProjectionAdmin
+from api.services.read_models import ReadModelQueries
 from api.services.tenant_limits import TenantLimits
-from api.services.verification import Audit
+from api.services.verification import Verification
 from domain.agents.agent import Agent
-from domain.application.command_handler import Outcome, Plan, Repeatable, Request, execute, repeatable
+from domain.application.command_handler import CommandRequest, CommandResult, IdempotencyKey, Plan, execute, repeatable
 from domain.application.fork import Fork, fork
 from domain.application.queries import transcript
 from domain.application.replay import Replay, ReplayedTurn
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.application.turns.runner import caused_by
-from domain.application.turns.token_counting import counted
-from domain.application.turns.wait import Ending
+from domain.application.turns.token_counting import count_tokens
+from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.thread.codec import Metadata
@@ -69,7 +69,7 @@ RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied,
 """Events after which a worker has something to do."""
 
 
-class Said(Struct, frozen=True):
+class UserMessage(Struct, frozen=True):
     """What a user says, and how it is to be taken.
 
     `open_with` is the graph to open the thread with, if need be; `graph` the one that an open thread must have.
@@ -82,17 +82,17 @@ class Said(Struct, frozen=True):
     durability: Durability | None = None
 
 
-class Started(Struct, frozen=True):
+class StartedTurn(Struct, frozen=True):
     """What came of a command that begins a turn, or enqueues it, and the turn's name."""
 
-    outcome: Outcome
+    outcome: CommandResult
     turn_id: TurnId
 
 
-class Forked(Struct, frozen=True):
+class ForkedThread(Struct, frozen=True):
     """What came of a fork, and where it left its parent."""
 
-    outcome: Outcome
+    outcome: CommandResult
     at_version: Version
 
 
@@ -107,7 +107,7 @@ class Decision(Struct, frozen=True):
     result: str | None = None
 
 
-class Forking(Struct, frozen=True):
+class ForkRequest(Struct, frozen=True):
     """Where a fork leaves its parent (None: now), which messages and values differ; see `Fork`."""
 
     at_version: int | None = None
@@ -122,11 +122,11 @@ class Service:
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
         self.runtime = runtime
-        self.audit = Audit(runtime)
-        self.reading = Reading(runtime)
+        self.audit = Verification(runtime)
+        self.reading = ReadModelQueries(runtime)
         self.limits = TenantLimits(runtime, self.reading)
-        self.upkeep = Upkeep(runtime)
-        self.reads = Reads(runtime)
+        self.upkeep = ProjectionAdmin(runtime)
+        self.reads = AccessLogService(runtime)
         self.content = Content(runtime, self.reads, self.reading, self.audit)
         self.outgoing = Outgoing()
 
@@ -145,13 +145,13 @@ class Service:
             return ThreadId(uuid5(KEYED_THREADS, f"{caller.tenant}\n{caller.key}"))
         return ThreadId(self.runtime.new_id())
 
-    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> Outcome:
+    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> CommandResult:
         """Open a thread."""
         self.agent(graph)
         command = OpenThread(graph, values)
         return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
 
-    async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> Outcome:
+    async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
         """Change a thread's values."""
         command = UpdateValues(changes)
         return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
@@ -162,14 +162,14 @@ class Service:
         outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
         return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
-    async def start_turn(self, thread_id: ThreadId, said: Said, caller: Caller) -> Started:
+    async def start_turn(self, thread_id: ThreadId, said: UserMessage, caller: Caller) -> StartedTurn:
         """Append the user's message and have the turn run in the background.
 
         Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`, `ThreadBusy`.
         """
         if said.open_with is not None:
             self.agent(said.open_with)
-        tokens = await counted(self.runtime.turns.means.tokens, said.user_input)
+        tokens = await count_tokens(self.runtime.turns.services.tokens, said.user_input)
         made = self._command_id(thread_id, caller)
         turn_id = turn_of_command(made)
         durability = said.durability or self.runtime.settings.durability
@@ -184,9 +184,9 @@ class Service:
             yield StartTurn(turn_id, said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability)
 
         outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
-        return Started(outcome, turn_id)
+        return StartedTurn(outcome, turn_id)
 
-    async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> Started:
+    async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Go on with a turn that failed or was cancelled, at the node where it ended.
 
         Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
@@ -200,13 +200,13 @@ class Service:
             yield RetryTurn(retried, turn_of_command(made), graph, self.runtime.settings.durability)
 
         outcome = await self._act(thread_id, plan, caller, ("retry", str(retried)), made)
-        return Started(outcome, turn_of_command(made))
+        return StartedTurn(outcome, turn_of_command(made))
 
-    async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> Outcome:
+    async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Have a turn end. Raises `UnknownThread`, `TurnHasEnded`."""
         return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
 
-    async def decide_approval(self, thread_id: ThreadId, decision: Decision, caller: Caller) -> Outcome:
+    async def decide_approval(self, thread_id: ThreadId, decision: Decision, caller: Caller) -> CommandResult:
         """Agree to what waits for a person, or refuse it.
 
         Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
@@ -219,35 +219,35 @@ class Service:
             decision.decision,
             decision.arguments,
             told,
-            await counted(self.runtime.turns.means.tokens, told),
+            await count_tokens(self.runtime.turns.services.tokens, told),
         )
         asked = ("approval", *msgspec.structs.astuple(decision))
         return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
 
-    async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: Forking, caller: Caller) -> Forked:
+    async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: ForkRequest, caller: Caller) -> ForkedThread:
         """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
-        tokens = self.runtime.turns.means.tokens
-        edits = tuple([EditMessage(Version(at), text, await counted(tokens, text)) for at, text in asked.messages])
+        tokens = self.runtime.turns.services.tokens
+        edits = tuple([EditMessage(Version(at), text, await count_tokens(tokens, text)) for at, text in asked.messages])
         changes = UpdateValues(asked.values) if asked.values else None
         at_version = asked.at_version or (await self.existing(parent, caller)).head.version
         command = Fork(parent, Version(at_version), edits, changes, asked.resume)
         bound = self._bound(thread_id, caller, ("fork", str(parent), *msgspec.structs.astuple(asked)))
         metadata = self._metadata(self._command_id(thread_id, caller), caller)
-        outcome = await fork(self.runtime.journal, thread_id, command, metadata, caller.tenant, bound)
+        outcome = await fork(self.runtime.repository, thread_id, command, metadata, caller.tenant, bound)
         self._announce(outcome, metadata)
-        origin = await self.runtime.journal.origin(thread_id)
-        return Forked(outcome, origin.version if origin else Version(at_version))
+        origin = await self.runtime.repository.origin(thread_id)
+        return ForkedThread(outcome, origin.version if origin else Version(at_version))
 
-    async def turn_end(self, outcome: Outcome, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
+    async def turn_end(self, outcome: CommandResult, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
         """Wait for the end of a turn that `outcome` is about.
 
         None if that takes too long, or if its thread waits for a person: an answer may take days, and what lies between
         client and server cuts a connection long before, on which nothing is sent.
         """
-        journal, loaded = self.runtime.journal, outcome.loaded
+        repository, loaded = self.runtime.repository, outcome.loaded
         after = _before_turn(loaded.state, turn_id, loaded.head.version)
-        ending = Ending(journal, loaded.thread_id, turn_id, after)
-        with self.runtime.turns.means.signals.telling(loaded.thread_id, ending):
+        ending = TurnWaiter(repository, loaded.thread_id, turn_id, after)
+        with self.runtime.turns.services.broadcast.telling(loaded.thread_id, ending):
             for recorded in outcome.events:
                 ending.tell(recorded)
             if not ending.seen(loaded.head.version):
@@ -262,17 +262,17 @@ class Service:
                             return None
             except TimeoutError:
                 return None
-        finished = await transcript.finished(journal, loaded.thread_id, ending.events)
+        finished = await transcript.finished(repository, loaded.thread_id, ending.events)
         if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
-            await journal.load(loaded.thread_id, loaded.tenant)
-        at_end = at_end or await journal.load_at(loaded.thread_id, finished.version, loaded.tenant)
+            await repository.load(loaded.thread_id, loaded.tenant)
+        at_end = at_end or await repository.load_at(loaded.thread_id, finished.version, loaded.tenant)
         return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
 
-    async def _is_waiting(self, loaded: Loaded) -> bool:
+    async def _is_waiting(self, loaded: LoadedThread) -> bool:
         """Whether a thread waits for a person: its turn, and with it those that are queued behind it."""
-        return (await self.runtime.journal.load(loaded.thread_id, loaded.tenant)).state.waiting
+        return (await self.runtime.repository.load(loaded.thread_id, loaded.tenant)).state.waiting
 
-    async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: Ending) -> Loaded | None:
+    async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: TurnWaiter) -> LoadedThread | None:
         """Wait for the answer of a turn that gives it before it is stored, if this process runs it.
 
         Returns the thread as it is then; None if the turn ends, or goes on, in another way.
@@ -297,9 +297,9 @@ class Service:
         await self.reads.of_thread(caller, "replay", thread_id)
         own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
         agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
-        means = self.runtime.turns.means
+        services = self.runtime.turns.services
         again = Replay(
-            self.runtime.journal, self.runtime.sandbox, means.tokens, means.context_window, self.runtime.clock
+            self.runtime.repository, self.runtime.sandbox, services.tokens, services.context_window, self.runtime.clock
         )
         return await again.thread(thread_id, agent, caller.tenant)
 
@@ -307,13 +307,13 @@ class Service:
         """List the processes that run turns."""
         return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
 
-    async def existing(self, thread_id: ThreadId, caller: Caller) -> Loaded:
+    async def existing(self, thread_id: ThreadId, caller: Caller) -> LoadedThread:
         """Return a thread as it is now. Raises `UnknownThread`."""
-        return await self.runtime.journal.existing(thread_id, caller.tenant)
+        return await self.runtime.repository.existing(thread_id, caller.tenant)
 
-    async def budget(self, thread_id: ThreadId, caller: Caller, point: Point = NOW) -> BudgetView:
+    async def budget(self, thread_id: ThreadId, caller: Caller, point: PointInTime = NOW) -> BudgetView:
         """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
-        loaded = await Past(self.runtime.journal, caller.tenant).state(thread_id, point)
+        loaded = await ThreadHistory(self.runtime.repository, caller.tenant).state(thread_id, point)
         at = loaded.head.at  # which is never after the instant that was asked for
         if point.at is not None:
             at = point.at.astimezone(UTC)
@@ -328,7 +328,7 @@ class Service:
         caller: Caller,
         asked: tuple[object, ...],
         command_id: CommandId | None = None,
-    ) -> Outcome:
+    ) -> CommandResult:
         """Carry out a command, and tell everybody."""
 
         def checked(state: State) -> Iterable[Command]:
@@ -339,19 +339,19 @@ class Service:
         await self.runtime.turns.settled(thread_id)
         metadata = self._metadata(command_id or self._command_id(thread_id, caller), caller)
         bound = self._bound(thread_id, caller, asked)
-        request = Request(thread_id, checked, metadata, caller.tenant, caller.seen, bound)
-        outcome = await execute(self.runtime.journal, request)
+        request = CommandRequest(thread_id, checked, metadata, caller.tenant, caller.seen, bound)
+        outcome = await execute(self.runtime.repository, request)
         self._announce(outcome, metadata)
         return outcome
 
-    def _announce(self, outcome: Outcome, metadata: Metadata) -> None:
+    def _announce(self, outcome: CommandResult, metadata: Metadata) -> None:
         """Tell who watches what has happened, and have done what there is to do."""
-        self.runtime.turns.means.signals.send(outcome.loaded.thread_id, outcome.events)
+        self.runtime.turns.services.broadcast.send(outcome.loaded.thread_id, outcome.events)
         if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
             begun = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
             self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(begun, None))
 
-    def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> Repeatable | None:
+    def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> IdempotencyKey | None:
         return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
 
     def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:

@@ -19,13 +19,13 @@ AT_ONCE = 4
 """Slices checked at the same time: the database reads while this process computes hashes."""
 
 
-class Audit:
+class Verification:
     """Verifies, lists seals, proves events."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
         self._runtime = runtime
-        self._events = runtime.journal.store
+        self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
         self._verifying = False
 

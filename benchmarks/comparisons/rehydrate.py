@@ -26,7 +26,7 @@ REAL = {"tiny": 10, "short": 10, "full": 1_000}
 """LangGraph's turns of a thread that are taken as turns."""
 
 COLD = 3.0
-"""Milliseconds that a state may take, at any age: the median of a journal that has never seen the thread."""
+"""Milliseconds that a state may take, at any age: the median of a repository that has never seen the thread."""
 
 PAST = 2.0
 """How many times as long a past state may take."""

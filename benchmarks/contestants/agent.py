@@ -15,7 +15,7 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Branch, Graph, Node
 from domain.agents.tools import tool
 from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, Usage
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 from examples.airline.recordings import canonical
 
@@ -31,24 +31,24 @@ async def desk(call: str, arguments: dict[str, Any]) -> str:
     return _results()[canonical([call, arguments])]
 
 
-async def route_intent(turn: TurnContext) -> Sequence[NodeFact]:
+async def route_intent(turn: TurnContext) -> Sequence[NodeEvent]:
     """Ask for a tool: a rule, no model."""
     exchange = exchange_of(turn.user_input)
     return turn.request("desk", call=exchange.tool, arguments=dict(exchange.arguments))
 
 
-async def execute_tool(turn: TurnContext) -> Sequence[NodeFact]:
+async def execute_tool(turn: TurnContext) -> Sequence[NodeEvent]:
     """Run it."""
     await turn.run_tools()
     return ()
 
 
-async def generate_response(turn: TurnContext) -> Sequence[NodeFact]:
+async def generate_response(turn: TurnContext) -> Sequence[NodeEvent]:
     """Let the model answer."""
     return await turn.generate()
 
 
-async def finalize_turn(_: TurnContext) -> Sequence[NodeFact]:
+async def finalize_turn(_: TurnContext) -> Sequence[NodeEvent]:
     """End the turn."""
     return ()
 

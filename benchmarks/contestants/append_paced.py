@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from benchmarks.bulk_log import MARK, models
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Draft, seal
+from domain.log.hash_chain import NOTHING, Draft, chain_records
 from domain.ports.log import Append
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -62,7 +62,9 @@ async def stream(store: PostgresEventStore, pace: Pace, number: int, batch: int)
         for first in range(0, len(drafts), batch):
             if not await pace.wait():
                 return
-            records, after = seal(DEFAULT_TENANT, thread, head, drafts[first : first + batch], datetime.now(UTC))
+            records, after = chain_records(
+                DEFAULT_TENANT, thread, head, drafts[first : first + batch], datetime.now(UTC)
+            )
             position = await store.append(Append(DEFAULT_TENANT, thread, head, after, records, in_turn=False))
             pace.events += len(records)
             head = after

@@ -22,7 +22,7 @@ from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Draft, Record
 from domain.ports.log import Append
 from infrastructure.postgres.archive import EVENT_COLUMNS
-from infrastructure.postgres.log.group_commit import Appender
+from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.log.metadata_columns import taken_apart
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
@@ -40,7 +40,7 @@ SELECT *
 HASH = bytes(range(32))
 
 
-class Grouped(Appender):
+class Grouped(GroupCommit):
     """Makes the groups that our appender makes, and does something else with them."""
 
     def __init__(self, pool: asyncpg.Pool, store: Store) -> None:

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.log.hash_chain import NOTHING, Draft, seal
+from domain.log.hash_chain import NOTHING, Draft, chain_records
 from domain.ports.log import Append, CommandRecord
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -40,7 +40,7 @@ class Threadfold:
 
         async def append(drafts: Sequence[Draft]) -> None:
             nonlocal head
-            records, after = seal(DEFAULT_TENANT, thread_id, head, drafts, datetime.now(UTC))
+            records, after = chain_records(DEFAULT_TENANT, thread_id, head, drafts, datetime.now(UTC))
             command = CommandRecord(CommandId(uuid4()), REQUEST, '{"checkpoint":1}') if self.commands else None
             await self.store.append(Append(DEFAULT_TENANT, thread_id, head, after, records, False, command))  # noqa: FBT003
             head = after

@@ -19,7 +19,7 @@ from api.cli.bootstrap import settle
 from api.runtime.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice
 from infrastructure.fingerprint import fold_fingerprint
@@ -28,16 +28,18 @@ from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings
-from projections.engine.runner import BUSY, Runner
+from projections.engine.runner import BUSY, ProjectionRunner
 from projections.registry import PROJECTIONS
 
 
-def runner_on(pool: asyncpg.Pool, slices: Collection[Slice]) -> Runner:
+def runner_on(pool: asyncpg.Pool, slices: Collection[Slice]) -> ProjectionRunner:
     """Make a runner that holds some slices."""
     clock = SystemClock()
-    journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint=fold_fingerprint())
+    repository = ThreadRepository(
+        PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint=fold_fingerprint()
+    )
     prices = msgspec.json.decode(Settings.model_fields["prices"].default.read_bytes(), type=Prices)
-    return Runner(journal, PostgresReadModels(pool), PROJECTIONS, prices, clock, lambda: slices)
+    return ProjectionRunner(repository, PostgresReadModels(pool), PROJECTIONS, prices, clock, lambda: slices)
 
 
 def part_of(number: int, of: int) -> Collection[Slice]:
@@ -45,7 +47,7 @@ def part_of(number: int, of: int) -> Collection[Slice]:
     return [Slice(slice_) for slice_ in range(number * SLICES // of, (number + 1) * SLICES // of)]
 
 
-async def is_done(runner: Runner, until: str) -> bool:
+async def is_done(runner: ProjectionRunner, until: str) -> bool:
     """Say whether there is nothing left to do."""
     if until == "serving":
         return not any(instance.status == "building" for instance in await runner.models.instances())

@@ -1,8 +1,8 @@
-"""Loads threads of several ages, now and as they were: through the journal, as a process that serves them would.
+"""Loads threads of several ages, now and as they were: through the repository, as a process that serves them would.
 
-`--do fill` builds the threads; `--do ask` measures. *Cold*: by a journal that has never seen the thread, on a pool that
-is open. *Fresh*: the connection is a new one as well, and its opening counts. PostgreSQL's buffers are as they are. All
-questions are asked in one order that is drawn, whatever kind and age they are of.
+`--do fill` builds the threads; `--do ask` measures. *Cold*: by a repository that has never seen the thread, on a pool
+that is open. *Fresh*: the connection is a new one as well, and its opening counts. PostgreSQL's buffers are as they
+are. All questions are asked in one order that is drawn, whatever kind and age they are of.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import uvloop
 from benchmarks.append_load import numbers
 from benchmarks.old_threads import Building, Ticking, how_many, planned, thread_named
 from benchmarks.side_by_side.figures import Figures, options, quantiles, say
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.ports.log import ThreadRow
 from infrastructure.fingerprint import fold_fingerprint
@@ -42,19 +42,19 @@ Question: TypeAlias = tuple[str, Callable[[], Awaitable[object]]]
 """Its kind and age, and what asks it."""
 
 
-def journal_on(pool: asyncpg.Pool) -> Journal:
-    """Make a journal without a memory."""
+def journal_on(pool: asyncpg.Pool) -> ThreadRepository:
+    """Make a repository without a memory."""
     store, snapshots = PostgresEventStore(pool), PostgresSnapshotStore(pool)
-    return Journal(store, snapshots, Ticking(), fingerprint=fold_fingerprint(), snapshot_every=EVERY)
+    return ThreadRepository(store, snapshots, Ticking(), fingerprint=fold_fingerprint(), snapshot_every=EVERY)
 
 
 async def fill(database: str, sizes: Sequence[int]) -> Figures:
     """Build the threads."""
     await migrate(database)
     pool, began = await open_pool(database, max_size=4), time.perf_counter()
-    journal = journal_on(pool)
+    repository = journal_on(pool)
     for size, number in planned(sizes):
-        await Building(journal, EVERY).build(size, number)
+        await Building(repository, EVERY).build(size, number)
     await pool.execute("ANALYZE")
     found = await pool.fetchval("SELECT count(*) FROM events")
     await pool.close()
@@ -83,8 +83,8 @@ class Asking:
             pool.terminate()
 
         async def at_instant(thread: ThreadId, at: datetime) -> None:
-            journal = journal_on(self.pool)
-            await journal.load_at(thread, await journal.version_at(thread, at))
+            repository = journal_on(self.pool)
+            await repository.load_at(thread, await repository.version_at(thread, at))
 
         found = [(f"fresh {self.size}", partial(fresh, thread)) for thread in self._any(FRESH)]
         for cold, kept, one, other in zip(*(self._any(self.times) for _ in range(4)), strict=True):

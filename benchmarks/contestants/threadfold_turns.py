@@ -18,7 +18,7 @@ import uvloop
 from api.cli.bootstrap import settle
 from api.http.caller import Caller
 from api.runtime.composition import Runtime, open_runtime
-from api.services.threads import Said, Service
+from api.services.threads import Service, UserMessage
 from benchmarks.contestants.agent import InstantModel
 from benchmarks.contestants.exchanges import said
 from benchmarks.side_by_side.figures import Figures, say
@@ -57,7 +57,7 @@ async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
 
 def answer_at_once(runtime: Runtime) -> None:
     """Put the instant model in the place of every provider's."""
-    providers = cast("MutableMapping[str, ChatModel]", runtime.turns.means.models.providers)
+    providers = cast("MutableMapping[str, ChatModel]", runtime.turns.services.models.providers)
     providers.update(dict.fromkeys(providers, InstantModel()))
 
 
@@ -81,11 +81,11 @@ async def main(arguments: Namespace) -> Figures:
 
 async def bring_on(service: Service, threads: list[ThreadId], turns: range) -> None:
     """Take turns that are not measured: real ones, as quickly as possible, and leave nothing of them to do."""
-    runtime, means = service.runtime, service.runtime.turns.means
-    runtime.turns.means = replace(means, recall=None)
+    runtime, services = service.runtime, service.runtime.turns.services
+    runtime.turns.services = replace(services, recall=None)
     await converse(service, threads, turns, [], "turn")
     await runtime.catch_up()
-    runtime.turns.means = means
+    runtime.turns.services = services
 
 
 async def converse(
@@ -101,7 +101,7 @@ async def converse(
     async def talk(number: int, thread_id: ThreadId) -> None:
         for turn in turns:
             began = time.perf_counter()
-            await _take(service, thread_id, Said(said(number, turn), "airline", durability=durability))
+            await _take(service, thread_id, UserMessage(said(number, turn), "airline", durability=durability))
             seconds.append(time.perf_counter() - began)
         while turns and not isinstance((await service.existing(thread_id, Caller())).state, Idle):
             await asyncio.sleep(PAUSE)
@@ -109,7 +109,7 @@ async def converse(
     await asyncio.gather(*[talk(number, thread_id) for number, thread_id in enumerate(threads, first)])
 
 
-async def _take(service: Service, thread_id: ThreadId, words: Said) -> None:
+async def _take(service: Service, thread_id: ThreadId, words: UserMessage) -> None:
     """Take a turn, and wait until its end is stored.
 
     Where a machine stalls for so long that leases run out, a turn is taken up again later: then the next one waits.

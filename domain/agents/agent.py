@@ -10,7 +10,7 @@ from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
 from domain.json import Json
-from domain.thread.events import MessageAppended, NodeFact, StateUpdated, Strategy
+from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, Strategy
 from domain.thread.state import Running
 
 RETRY_ITEMS = Retry(attempts=3)
@@ -97,7 +97,7 @@ class TurnContext(Protocol):
     def say(self, content: str) -> MessageAppended:
         """Make the fact that the agent says something, in at most 200,000 characters."""
 
-    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
+    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeEvent]:
         """Make the facts that the agent wants a tool to run, without a model. `run_tools` runs it.
 
         The arguments may take 256 kB as JSON.
@@ -106,7 +106,7 @@ class TurnContext(Protocol):
     def update(self, **values: Json) -> StateUpdated:
         """Make the fact that some of the thread's values change; None removes one. All may take 256 kB as JSON."""
 
-    async def generate(self, instructions: str | None = None) -> Sequence[NodeFact]:
+    async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
         """Call the model with the conversation so far and return what it says and asks for.
 
         `instructions` replace the agent's own for this call. Raises `ModelError`.
@@ -124,5 +124,5 @@ class TurnContext(Protocol):
         first attempt; they are recorded, too. Once a node. Raises the error of the first item that fails for good.
         """
 
-    async def compact(self) -> Sequence[NodeFact]:
+    async def compact(self) -> Sequence[NodeEvent]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none."""

@@ -20,7 +20,7 @@ from domain.agents.tools import Tool
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json
 from domain.prompt.compaction import is_full, is_outgrown
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 MODEL_TIMEOUT_S = 3_630.0
@@ -31,29 +31,29 @@ You are a helpful assistant. Answer briefly. Use a tool where it knows better th
 """
 
 
-async def route_intent(turn: TurnContext) -> Sequence[NodeFact]:
+async def route_intent(turn: TurnContext) -> Sequence[NodeEvent]:
     """Ask for a tool directly where the user wrote a slash command that the agent allows."""
     command = slash_command(turn.agent, turn.user_input) if turn.agent.slash_commands else None
     return turn.request(command[0], **command[1]) if command else ()
 
 
-async def generate_response(turn: TurnContext) -> Sequence[NodeFact]:
+async def generate_response(turn: TurnContext) -> Sequence[NodeEvent]:
     """Let the model answer, or ask for tools."""
     return await turn.generate()
 
 
-async def execute_tool(turn: TurnContext) -> Sequence[NodeFact]:
+async def execute_tool(turn: TurnContext) -> Sequence[NodeEvent]:
     """Run the tools that were asked for, at the same time. Their errors are told to the model."""
     await turn.run_tools()
     return ()
 
 
-async def compact_history(turn: TurnContext) -> Sequence[NodeFact]:
+async def compact_history(turn: TurnContext) -> Sequence[NodeEvent]:
     """Make room in the live window."""
     return await turn.compact()
 
 
-async def finalize_turn(_: TurnContext) -> Sequence[NodeFact]:
+async def finalize_turn(_: TurnContext) -> Sequence[NodeEvent]:
     """End the turn."""
     return ()
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from domain.agents.callables import described, is_async
 from domain.errors import InvalidGraph
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 STEP_LIMIT = 1_000
@@ -26,7 +26,7 @@ REPEAT_LIMIT = 20
 
 LEAST_REPEAT_LIMIT = 2
 
-NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeFact]]]
+NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeEvent]]]
 """Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
 
 Choose: TypeAlias = Callable[[Running], str]

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 Waiting: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
-class Threads:
+class ToolThreads:
     """Runs blocking functions, at most so many at once."""
 
     def __init__(self, most: int = MAX_THREADS) -> None:
@@ -110,5 +110,5 @@ def _answer(done: "asyncio.Future[tuple[Any, BaseException | None]]", result: An
         done.set_result((result, error))
 
 
-THREADS = Threads()
+THREADS = ToolThreads()
 """The threads of this process."""

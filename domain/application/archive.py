@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from domain.application.audit.verify import Verified, verify_slices
-from domain.application.command_handler import version_of
+from domain.application.command_handler import result_version_of
 from domain.application.thread_reader import PageSize
 from domain.errors import CorruptLog
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
@@ -134,7 +134,7 @@ async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
 def _check_commands(commands: Iterable[StoredCommand]) -> None:
     """No hash covers a command: so at least it must be one that can be repeated."""
     for stored in commands:
-        version_of(stored.command)
+        result_version_of(stored.command)
         if len(stored.command.request_hash) != DIGEST:
             raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of what was asked")
 

@@ -8,7 +8,7 @@ from uuid import uuid5
 import msgspec
 from msgspec import Meta, Struct
 
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.errors import CommandReused, CorruptLog, StoreUnavailable, ThreadfoldError, VersionConflict
 from domain.ids import DEFAULT_TENANT, MAX_VERSION, CommandId, Tenant, ThreadId, Version
 from domain.ports.log import CommandRecord, Fence
@@ -27,53 +27,53 @@ Plan = Callable[[State], Iterable[Command]]
 """Which commands to carry out, given the state; they are decided one after the other and stored together."""
 
 
-class Seen(Struct, frozen=True):
+class ExpectedVersion(Struct, frozen=True):
     """The checkpoint that a caller has seen: a version, and the beginning of its hash."""
 
     version: Version
     hash: str
 
 
-class Repeatable(Struct, frozen=True):
+class IdempotencyKey(Struct, frozen=True):
     """What makes a command safe to repeat: an id made of the idempotency key, and the hash of what is asked."""
 
     id: CommandId
     request_hash: bytes
 
 
-class Request(Struct, frozen=True):
+class CommandRequest(Struct, frozen=True):
     """Who wants what of which thread. `known` is the thread as the caller last saw it: it saves a read, no more."""
 
     thread_id: ThreadId
     plan: Plan
     metadata: Metadata = Metadata()
     tenant: Tenant = DEFAULT_TENANT
-    expected: Seen | None = None
-    repeatable: Repeatable | None = None
-    known: Loaded | None = None
+    expected: ExpectedVersion | None = None
+    repeatable: IdempotencyKey | None = None
+    known: LoadedThread | None = None
     fence: Fence | None = None
 
 
-class Outcome(Struct, frozen=True):
+class CommandResult(Struct, frozen=True):
     """The thread after a command, and the events that it caused: none if it changed nothing or was a repetition."""
 
-    loaded: Loaded
+    loaded: LoadedThread
     events: Sequence[Recorded]
     repeated: bool = False
 
 
-def repeatable(thread_id: ThreadId, key: str, request: object) -> Repeatable:
+def repeatable(thread_id: ThreadId, key: str, request: object) -> IdempotencyKey:
     """Bind an idempotency key to its thread and to what is asked."""
     digest = hashlib.sha256(to_json(request).encode()).digest()
-    return Repeatable(CommandId(uuid5(thread_id, key)), digest)
+    return IdempotencyKey(CommandId(uuid5(thread_id, key)), digest)
 
 
-def checkpoint_of(loaded: Loaded) -> str:
+def checkpoint_of(loaded: LoadedThread) -> str:
     """Write where a thread is, for callers to hand back: version and the first 8 digits of its hash."""
     return f"{loaded.head.version}-{loaded.head.hash.hex()[:8]}"
 
 
-async def execute(journal: Journal, request: Request) -> Outcome:
+async def execute(repository: ThreadRepository, request: CommandRequest) -> CommandResult:
     """Carry out commands.
 
     Raises:
@@ -83,13 +83,15 @@ async def execute(journal: Journal, request: Request) -> Outcome:
         CommandReused: the idempotency key came before, with another request.
         Conflict, InvalidInput: see `decide`.
     """
-    async with journal.lock(request.thread_id):
+    async with repository.lock(request.thread_id):
         known = request.known
-        guess = None if known else journal.last_seen(request.thread_id, request.tenant)
+        guess = None if known else repository.last_seen(request.thread_id, request.tenant)
         for _ in range(ATTEMPTS):
-            if (done := await repetition(journal, request.thread_id, request.tenant, request.repeatable)) is not None:
+            if (
+                done := await earlier_result(repository, request.thread_id, request.tenant, request.repeatable)
+            ) is not None:
                 return done
-            loaded = known or guess or await journal.load(request.thread_id, request.tenant)
+            loaded = known or guess or await repository.load(request.thread_id, request.tenant)
             known = None
             try:
                 events = _decided(request, loaded)
@@ -102,19 +104,19 @@ async def execute(journal: Journal, request: Request) -> Outcome:
                 if not events:  # perhaps only because the thread has moved on
                     continue
             elif not events and (request.repeatable is None or not loaded.head.version):
-                return Outcome(loaded, ())
-            record = record_of(request.repeatable, loaded, len(events))
+                return CommandResult(loaded, ())
+            record = command_record_of(request.repeatable, loaded, len(events))
             try:
-                moved, recorded = await journal.append(loaded, events, request.metadata, record, fence=request.fence)
+                moved, recorded = await repository.append(loaded, events, request.metadata, record, fence=request.fence)
             except VersionConflict:
                 continue
-            return Outcome(moved, recorded)
+            return CommandResult(moved, recorded)
     raise StoreUnavailable("Other processes write to this thread all the time. Try again.")
 
 
-async def repetition(
-    journal: Journal, thread_id: ThreadId, tenant: Tenant, repeatable: Repeatable | None
-) -> Outcome | None:
+async def earlier_result(
+    repository: ThreadRepository, thread_id: ThreadId, tenant: Tenant, repeatable: IdempotencyKey | None
+) -> CommandResult | None:
     """Answer a command that was carried out before, as it was answered then; None if it was not.
 
     Raises:
@@ -122,22 +124,22 @@ async def repetition(
     """
     if repeatable is None:
         return None
-    stored = await journal.store.command(thread_id, repeatable.id)
+    stored = await repository.store.command(thread_id, repeatable.id)
     if stored is None:
         return None
     if stored.request_hash != repeatable.request_hash:
         raise CommandReused
-    return Outcome(await journal.load_at(thread_id, version_of(stored), tenant), (), repeated=True)
+    return CommandResult(await repository.load_at(thread_id, result_version_of(stored), tenant), (), repeated=True)
 
 
-def record_of(repeatable: Repeatable | None, loaded: Loaded, events: int) -> CommandRecord | None:
+def command_record_of(repeatable: IdempotencyKey | None, loaded: LoadedThread, events: int) -> CommandRecord | None:
     """Make what is to be remembered of a command: the version that it leads to."""
     if repeatable is None:
         return None
     return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))
 
 
-def version_of(command: CommandRecord) -> Version:
+def result_version_of(command: CommandRecord) -> Version:
     """Read the version that a command has led to. Raises `CorruptLog`: its result is none."""
     try:
         return Version(_decode_version(command.result))
@@ -145,12 +147,12 @@ def version_of(command: CommandRecord) -> Version:
         raise CorruptLog(f"The result of the command {command.id} is no version of a thread: {error}") from error
 
 
-def _decided(request: Request, loaded: Loaded) -> Events:
+def _decided(request: CommandRequest, loaded: LoadedThread) -> Events:
     _check_seen(request.expected, loaded)
     return decide_all(request.plan(loaded.state), loaded.state)
 
 
-def _check_seen(seen: Seen | None, loaded: Loaded) -> None:
+def _check_seen(seen: ExpectedVersion | None, loaded: LoadedThread) -> None:
     if seen is None:
         return
     head = loaded.head

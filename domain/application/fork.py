@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.command_handler import Outcome, Repeatable, record_of, repetition
-from domain.application.thread_repository import Journal
+from domain.application.command_handler import CommandResult, IdempotencyKey, command_record_of, earlier_result
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import ThreadAlreadyOpen, VersionConflict
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, TurnId, Version
 from domain.thread.codec import Metadata
@@ -30,13 +30,13 @@ class Fork(Struct, frozen=True):
 
 
 async def fork(
-    journal: Journal,
+    repository: ThreadRepository,
     thread_id: ThreadId,
     asked: Fork,
     metadata: Metadata,
     tenant: Tenant = DEFAULT_TENANT,
-    repeatable: Repeatable | None = None,
-) -> Outcome:
+    repeatable: IdempotencyKey | None = None,
+) -> CommandResult:
     """Begin a thread as another one was.
 
     Raises:
@@ -44,22 +44,22 @@ async def fork(
         ThreadAlreadyOpen: the id is taken.
         InvalidInput: the parent has fewer events, or an edit cannot be made.
     """
-    if (done := await repetition(journal, thread_id, tenant, repeatable)) is not None:
+    if (done := await earlier_result(repository, thread_id, tenant, repeatable)) is not None:
         return done
-    left = replace(await journal.load_at(asked.parent, asked.at_version, tenant), thread_id=thread_id)
+    left = replace(await repository.load_at(asked.parent, asked.at_version, tenant), thread_id=thread_id)
     owner = asked.parent
-    while (origin := await journal.origin(owner)) and asked.at_version <= origin.version:
+    while (origin := await repository.origin(owner)) and asked.at_version <= origin.version:
         owner = origin.parent
     events = decide(ForkThread(owner, asked.at_version), left.state)
     events += decide_all(_changes(asked, fold(left.state, events)), fold(left.state, events))
-    record = record_of(repeatable, left, len(events))
+    record = command_record_of(repeatable, left, len(events))
     try:
-        loaded, recorded = await journal.append(left, events, metadata, record, forked=True)
+        loaded, recorded = await repository.append(left, events, metadata, record, forked=True)
     except VersionConflict:
-        if (done := await repetition(journal, thread_id, tenant, repeatable)) is not None:
+        if (done := await earlier_result(repository, thread_id, tenant, repeatable)) is not None:
             return done
         raise ThreadAlreadyOpen from None
-    return Outcome(loaded, recorded)
+    return CommandResult(loaded, recorded)
 
 
 def _changes(asked: Fork, state: State) -> Iterable[Command]:

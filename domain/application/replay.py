@@ -18,15 +18,15 @@ from msgspec.structs import replace
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
 from domain.agents.tools import ToolContext, ToolHandler
-from domain.application.budget.null import Unkept, unlimited
-from domain.application.recall.messages import read_said
-from domain.application.recall.search import Recall
-from domain.application.streaming.broadcast import Signals
-from domain.application.thread_repository import Journal, Loaded
-from domain.application.turns.model_fallback import Models
-from domain.application.turns.prompt_parts import Fixtures
-from domain.application.turns.run import Means
-from domain.application.turns.runner import Turns
+from domain.application.budget.null import NullTextStore, null_budget
+from domain.application.recall.messages import read_messages
+from domain.application.recall.search import MessageSearch
+from domain.application.streaming.broadcast import Broadcast
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.prompt_parts import PromptParts
+from domain.application.turns.run import TurnServices
+from domain.application.turns.runner import TurnRunner
 from domain.budget.prices import Prices
 from domain.errors import ToolError
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version
@@ -35,7 +35,7 @@ from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, Too
 from domain.ports.clock import Clock
 from domain.ports.recall import Finder
 from domain.ports.tokens import TokenCounter
-from domain.prompt.summary import INSTRUCTIONS, read_written
+from domain.prompt.summary import INSTRUCTIONS, parse_written
 from domain.recall.bm25 import Hit
 from domain.recall.excerpts import Excerpt, part_of
 from domain.thread.codec import Metadata, Recorded, to_json
@@ -93,20 +93,20 @@ class ReplayedTurn(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Replay:
-    """Replays turns in sandboxes. `sandbox` makes an empty journal that stores nothing for good."""
+    """Replays turns in sandboxes. `sandbox` makes an empty repository that stores nothing for good."""
 
-    journal: Journal
-    sandbox: Callable[[], Journal]
+    repository: ThreadRepository
+    sandbox: Callable[[], ThreadRepository]
     tokens: TokenCounter
     context_window: int
     clock: Clock
 
     async def thread(self, thread_id: ThreadId, agent: Agent, tenant: Tenant = DEFAULT_TENANT) -> list[ReplayedTurn]:
         """Replay every turn of a thread that has ended. Raises `UnknownThread`."""
-        await self.journal.existing(thread_id, tenant)
+        await self.repository.existing(thread_id, tenant)
         turns: list[ReplayedTurn] = []
         events: list[Recorded] = []
-        async for recorded in self.journal.follow(thread_id):
+        async for recorded in self.repository.follow(thread_id):
             if isinstance(recorded.event, TurnStarted):
                 events = [recorded]
             elif events:
@@ -122,38 +122,38 @@ class Replay:
         started = recorded[0].event
         if not isinstance(started, TurnStarted):
             raise TypeError("A turn begins with its start")
-        answers = Answers(recorded)
+        answers = RecordedAnswers(recorded)
         node = started.node if started.retries else agent.graph.first
         begun = replace(started, node=node, graph=agent.graph.fingerprint)
         said = next((r.event for r in recorded[1:2] if isinstance(r.event, MessageAppended)), None)
-        journal = self.sandbox()
+        repository = self.sandbox()
         before = await self._before(recorded[0], thread_id, tenant)
-        loaded, _ = await journal.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
-        means = Means(
-            journal,
-            Models.alone(answers),
+        loaded, _ = await repository.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
+        services = TurnServices(
+            repository,
+            ModelFallback.alone(answers),
             self.tokens,
-            Signals(),
+            Broadcast(),
             self.context_window,
-            unlimited(journal, self.clock, FREE),
-            Fixtures(self.tokens, Unkept()),
-            recall=RecalledAgain(log=self.journal, thread_id=thread_id, answers=answers),
+            null_budget(repository, self.clock, FREE),
+            PromptParts(self.tokens, NullTextStore()),
+            recall=ReplayedRecall(log=self.repository, thread_id=thread_id, answers=answers),
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
-        await Turns(means, {own: answers.acted_by(agent)}).run(loaded, Metadata())
-        again = [recorded async for recorded in journal.follow(thread_id, before.head.version)]
+        await TurnRunner(services, {own: answers.acted_by(agent)}).run(loaded, Metadata())
+        again = [recorded async for recorded in repository.follow(thread_id, before.head.version)]
         return _compared(recorded, again, said.content or "" if said else "")
 
-    async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> Loaded:
+    async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> LoadedThread:
         """The thread right before a turn, without its queue and its budget: nothing is spent by replaying."""
-        loaded = await self.journal.load_at(thread_id, Version(started.version - 1), tenant)
+        loaded = await self.repository.load_at(thread_id, Version(started.version - 1), tenant)
         state = loaded.state
         if isinstance(state, Unopened):
             return loaded
         return replace(loaded, state=replace(state, thread=replace(state.thread, queue=(), budget=None)))
 
 
-class Answers:
+class RecordedAnswers:
     """What models and tools answered in a recorded turn. Implements `ChatModel`; makes an agent whose tools do, too."""
 
     def __init__(self, recorded: Sequence[Recorded]) -> None:
@@ -184,7 +184,7 @@ class Answers:
                     self.recalled.append(recalled)
                     called, unanswered = None, False
                 case HistoryCompacted(by=by, summary=summary) if called and by:
-                    self._summaries.append(ChatAnswer(to_json(read_written(summary)), (), "stop", by))
+                    self._summaries.append(ChatAnswer(to_json(parse_written(summary)), (), "stop", by))
                     called, unanswered = None, False
                 case NodeCompleted() if unanswered:
                     self._summaries.append(None)
@@ -240,7 +240,7 @@ class Answers:
         return told
 
 
-class Nowhere:
+class EmptyFinder:
     """A `Finder` that finds nothing."""
 
     async def find(self, *_: object) -> Sequence[Hit]:
@@ -249,18 +249,18 @@ class Nowhere:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecalledAgain(Recall):
+class ReplayedRecall(MessageSearch):
     """Recalls what the prompts of a recorded turn did: what was looked for then may be found otherwise by now."""
 
-    log: Journal
+    log: ThreadRepository
     thread_id: ThreadId
-    answers: Answers
-    finder: Finder = field(default_factory=Nowhere)
+    answers: RecordedAnswers
+    finder: Finder = field(default_factory=EmptyFinder)
 
     async def recall(self, *_: object) -> Sequence[Excerpt]:
         """Read what the next prompt recalled, in the log."""
         parts = self.answers.recalled[0] if self.answers.recalled else ()
-        said = await read_said(self.log, self.thread_id, [Version(part.message) for part in parts])
+        said = await read_messages(self.log, self.thread_id, [Version(part.message) for part in parts])
         return [part_of(said[part.message], part) for part in parts if part.message in said]
 
     async def again(self, *_: object) -> Sequence[Excerpt]:

@@ -48,7 +48,7 @@ class Origin(Struct, frozen=True):
     version: Version
 
 
-class History:
+class ThreadReader:
     """Reads events. Remembers of the last threads where they come from: that never changes."""
 
     def __init__(self, store: EventStore, keep: int = 1_000) -> None:

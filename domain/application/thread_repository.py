@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.thread_reader import AT_FIRST, PAGE, History, PageSize
+from domain.application.thread_reader import AT_FIRST, PAGE, PageSize, ThreadReader
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
-from domain.log.hash_chain import NOTHING, Head, Record, seal
+from domain.log.hash_chain import NOTHING, Head, Record, chain_records
 from domain.lru import Lru
 from domain.ports.clock import Clock
 from domain.ports.log import FEW, Append, CommandRecord, EventStore, Fence
@@ -22,7 +22,7 @@ from domain.thread.codec import Metadata, Recorded, decode, encode, read_back, t
 from domain.thread.events import Event
 from domain.thread.evolve import evolve, fold
 from domain.thread.memory_size import weighed
-from domain.thread.snapshot import Checkpoint, lean, whole
+from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Idle, State
 
 FAR = 16
@@ -35,10 +35,10 @@ LONG = 3
 """A way is long that has so many times the events between two snapshots."""
 
 _log = logging.getLogger(__name__)
-_decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
+_decode_checkpoint = msgspec.json.Decoder(LeanState).decode
 
 
-class Loaded(Struct, frozen=True):
+class LoadedThread(Struct, frozen=True):
     """A thread as it was folded: its state after `head`.
 
     `weight` is what the state took in memory when it was weighed last, about; events of `grown` bytes came since.
@@ -52,15 +52,15 @@ class Loaded(Struct, frozen=True):
     grown: int = 0
 
 
-class Sealed(Struct, frozen=True):
+class ChainedEvents(Struct, frozen=True):
     """Events as records, with the thread as it is after them."""
 
-    after: Loaded
+    after: LoadedThread
     records: tuple[Record, ...]
     recorded: Sequence[Recorded]
 
 
-class Journal(History):
+class ThreadRepository(ThreadReader):
     """Reads and writes threads. Keeps the last used ones folded; the store's compare-and-set finds stale ones."""
 
     def __init__(  # noqa: D107  (the parts are named by their ports)
@@ -79,11 +79,11 @@ class Journal(History):
         self._clock = clock
         self._fingerprint = fingerprint
         self._snapshot_every = snapshot_every
-        self._hot = Lru[ThreadId, Loaded](keep_bytes, keep)
+        self._hot = Lru[ThreadId, LoadedThread](keep_bytes, keep)
         self._snapshotted: dict[ThreadId, Version] = {}
         self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
 
-    async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+    async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
         """Return the thread as it is now; unopened if it has no events.
 
         Raises:
@@ -98,7 +98,7 @@ class Journal(History):
             return replace(loaded, tenant=tenant)
         return self._remember(loaded)
 
-    def last_seen(self, thread_id: ThreadId, tenant: Tenant) -> Loaded | None:
+    def last_seen(self, thread_id: ThreadId, tenant: Tenant) -> LoadedThread | None:
         """Return an idle thread as it was when this process last saw it, if it remembers: a good guess, no more.
 
         An append that was decided by it is refused if the thread has moved on. Of threads in a turn there is none:
@@ -107,7 +107,7 @@ class Journal(History):
         hot = self._hot.get(thread_id)
         return hot if hot and hot.tenant == tenant and isinstance(hot.state, Idle) else None
 
-    async def existing(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+    async def existing(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
         """Return the thread as it is now.
 
         Raises:
@@ -118,7 +118,7 @@ class Journal(History):
             raise UnknownThread(thread_id)
         return loaded
 
-    async def load_at(self, thread_id: ThreadId, version: Version, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+    async def load_at(self, thread_id: ThreadId, version: Version, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
         """Return the thread as it was after an event.
 
         Raises:
@@ -149,46 +149,46 @@ class Journal(History):
 
     async def append(
         self,
-        loaded: Loaded,
+        loaded: LoadedThread,
         events: Sequence[Event],
         metadata: Metadata,
         command: CommandRecord | None = None,
         *,
         forked: bool = False,
         fence: Fence | None = None,
-    ) -> tuple[Loaded, Sequence[Recorded]]:
+    ) -> tuple[LoadedThread, Sequence[Recorded]]:
         """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
 
         Raises:
             VersionConflict: the thread has moved on; nothing was stored.
             LeaseLost: another worker has the shard that `fence` names; nothing was stored.
         """
-        return await self.append_sealed(
-            loaded, self.seal(loaded, events, metadata), command, forked=forked, fence=fence
+        return await self.append_chained(
+            loaded, self.chain(loaded, events, metadata), command, forked=forked, fence=fence
         )
 
-    def seal(self, loaded: Loaded, events: Sequence[Event], metadata: Metadata) -> Sealed:
+    def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
         """Make events into records that follow on `loaded`, without storing them."""
         drafts = [encode(event, metadata) for event in events]
         # What is kept hot is what the log would give back: nothing that a caller still holds and may change.
         events = [read_back(draft) for draft in drafts]
-        records, head = seal(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
+        records, head = chain_records(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
         recorded = [
             Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata, len(record.payload))
             for record, event in zip(records, events, strict=True)
         ]
         state, grown = fold(loaded.state, events, head.at), loaded.grown + sum(len(each.payload) for each in drafts)
-        return Sealed(replace(loaded, head=head, state=state, grown=grown), records, recorded)
+        return ChainedEvents(replace(loaded, head=head, state=state, grown=grown), records, recorded)
 
-    async def append_sealed(
+    async def append_chained(
         self,
-        loaded: Loaded,
-        sealed: Sealed,
+        loaded: LoadedThread,
+        sealed: ChainedEvents,
         command: CommandRecord | None = None,
         *,
         forked: bool = False,
         fence: Fence | None = None,
-    ) -> tuple[Loaded, Sequence[Recorded]]:
+    ) -> tuple[LoadedThread, Sequence[Recorded]]:
         """Store sealed events after `loaded`; see `append`."""
         moved = sealed.after
         append = Append(
@@ -213,11 +213,11 @@ class Journal(History):
             replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
 
-    def is_due(self, loaded: Loaded) -> bool:
+    def is_due(self, loaded: LoadedThread) -> bool:
         """Say whether the last snapshot is `snapshot_every` events ago."""
         return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self._snapshot_every
 
-    async def checkpoint(self, loaded: Loaded) -> None:
+    async def checkpoint(self, loaded: LoadedThread) -> None:
         """Write a snapshot if one is due; for turn boundaries, off the hot path."""
         if not self.is_due(loaded):
             return
@@ -231,23 +231,23 @@ class Journal(History):
         """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
         return self._locks.setdefault(thread_id, asyncio.Lock())
 
-    async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> Loaded:
+    async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> LoadedThread:
         snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)
         if snapshot is None:
-            return Loaded(thread_id)
+            return LoadedThread(thread_id)
         try:
             checkpoint = _decode_checkpoint(snapshot.state)
             told = tuple(dict.fromkeys((*checkpoint.texts, *checkpoint.extras)))
             found = await self.at(thread_id, told) if told else {}
-            state = whole(checkpoint, {version: recorded.event for version, recorded in found.items()})
+            state = with_texts(checkpoint, {version: recorded.event for version, recorded in found.items()})
         except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
-            return Loaded(thread_id)
+            return LoadedThread(thread_id)
         if upto is None:
             self._snapshotted[thread_id] = snapshot.head.version
-        return Loaded(thread_id, snapshot.tenant, snapshot.head, state)
+        return LoadedThread(thread_id, snapshot.tenant, snapshot.head, state)
 
-    async def _folded(self, thread_id: ThreadId, upto: Version | None = None) -> Loaded:
+    async def _folded(self, thread_id: ThreadId, upto: Version | None = None) -> LoadedThread:
         """Fold a thread from the nearest snapshot on, which may be that of a thread that it is a fork of.
 
         A long way is not gone again: its end is kept.
@@ -273,11 +273,11 @@ class Journal(History):
 
     async def _catch_up(
         self,
-        loaded: Loaded,
+        loaded: LoadedThread,
         upto: Version | None = None,
         page: Sequence[Record] | None = None,
         first: int = AT_FIRST,
-    ) -> Loaded:
+    ) -> LoadedThread:
         """Fold the events after `loaded`, of which a `page` of at most `first` may have been read already."""
         size, since = PageSize(first), 0
         while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, size.limit):
@@ -298,18 +298,18 @@ class Journal(History):
             size.limit = min(size.limit, PAGE - since)
         return loaded
 
-    async def _shorten(self, loaded: Loaded) -> None:
+    async def _shorten(self, loaded: LoadedThread) -> None:
         """Leave a snapshot on a long way: a new fold ignores the old ones, and some threads never have a turn."""
         try:
             await self._save(loaded)
         except StoreUnavailable as error:
             _log.warning("No snapshot of %s: %s It would have saved time only.", loaded.thread_id, error)
 
-    async def _save(self, loaded: Loaded) -> None:
-        state = to_json(lean(loaded.state))
+    async def _save(self, loaded: LoadedThread) -> None:
+        state = to_json(without_texts(loaded.state))
         await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
 
-    def _remember(self, loaded: Loaded) -> Loaded:
+    def _remember(self, loaded: LoadedThread) -> LoadedThread:
         """Keep a thread, and return it weighed."""
         weight, grown = weighed(loaded.state, loaded.weight, loaded.grown)
         if grown != loaded.grown:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import cast
 
-from domain.ports.ledger import Amount, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, LimitUsage, Reservation, Scope, ScopeLimits
 from domain.thread.events import Limit
 from domain.windows import WINDOWS, Window
 
@@ -60,7 +60,7 @@ def warns(limit: Limit, spent: Amount) -> bool:
     )
 
 
-def is_over(standing: Standing) -> bool:
+def is_over(standing: LimitUsage) -> bool:
     """Say whether nothing is left of a limit, in tokens or in money."""
     limit, spent = standing.limit, standing.spent
     return (limit.tokens is not None and spent.tokens >= limit.tokens) or (
@@ -68,20 +68,20 @@ def is_over(standing: Standing) -> bool:
     )
 
 
-def asked_of(standing: Standing, reservation: Reservation) -> Amount:
+def asked_of(standing: LimitUsage, reservation: Reservation) -> Amount:
     """Return what would be spent and reserved of a limit with one more reservation."""
     return plus(plus(standing.spent, standing.reserved), reservation.most)
 
 
-def passes(standing: Standing, reservation: Reservation) -> bool:
+def passes(standing: LimitUsage, reservation: Reservation) -> bool:
     """Say whether a reservation would fit if what others reserved came back."""
     return holds(standing.limit, plus(standing.spent, reservation.most))
 
 
-def most_telling(refusing: Iterable[Standing], reservation: Reservation) -> Standing:
+def most_telling(refusing: Iterable[LimitUsage], reservation: Reservation) -> LimitUsage:
     """Choose of the limits that refuse a reservation the one to name: whoever waits, waits for this one the longest."""
 
-    def weight(standing: Standing) -> tuple[bool, int]:
+    def weight(standing: LimitUsage) -> tuple[bool, int]:
         return not passes(standing, reservation), WINDOWS.index(window_of(standing.limit))
 
     return max(refusing, key=weight)

@@ -40,14 +40,14 @@ def is_reached(limit: Limit, usage: Sequence[ModelUsage], prices: Prices) -> boo
     return limit.cost is not None and prices.of_all(usage) >= limit.cost
 
 
-class Reached(Struct, frozen=True):
+class ReachedLimit(Struct, frozen=True):
     """A limit of which nothing is left in its window."""
 
     limit: Limit
     window: Window
 
 
-def reached(thread: Thread, at: datetime, prices: Prices) -> Reached | None:
+def reached_limit(thread: Thread, at: datetime, prices: Prices) -> ReachedLimit | None:
     """Return the limit that is reached at an instant; of several, the one whose window ends last. None: none is.
 
     A limit for each turn is none of the thread's: the next turn begins anew.
@@ -56,7 +56,7 @@ def reached(thread: Thread, at: datetime, prices: Prices) -> Reached | None:
     for window in WINDOWS:
         limit = next((limit for limit in thread.limits if limit.window == window), None)
         if limit is not None and is_reached(limit, used_in(thread, window, at), prices):
-            found = Reached(limit, window)
+            found = ReachedLimit(limit, window)
     return found
 
 
@@ -67,7 +67,7 @@ LEAST_ANSWER = 64
 """Tokens of an answer with less of which a call is not worth its prompt."""
 
 
-class Call(Struct, frozen=True):
+class PlannedCall(Struct, frozen=True):
     """A call that is about to be made: its model, the tokens of its prompt, and of its answer at most."""
 
     model: str
@@ -83,7 +83,7 @@ class Shortage(Struct, frozen=True):
     cost: int
 
 
-def most_of(call: Call, prices: Prices) -> tuple[int, int]:
+def worst_case_of(call: PlannedCall, prices: Prices) -> tuple[int, int]:
     """Return the most that a call can take: tokens, and money."""
     return call.prompt_tokens + call.most, prices.cost(call.model, call.prompt_tokens, call.most)
 
@@ -102,7 +102,7 @@ def strained(limit: Limit, tokens: int, cost: int) -> bool:
     return limit.cost is not None and cost >= limit.warn_at * limit.cost
 
 
-def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices) -> int:
+def affordable(limit: Limit, tokens: int, cost: int, call: PlannedCall, prices: Prices) -> int:
     """Return the tokens that an answer may have, if so much is spent of a limit: at most what the call asks for."""
     answer = call.most
     if limit.tokens is not None:
@@ -115,7 +115,12 @@ def affordable(limit: Limit, tokens: int, cost: int, call: Call, prices: Prices)
 
 
 def shortage(
-    state: Running, limits: Sequence[tuple[Limit, str]], at: datetime, call: Call, prices: Prices, held: tuple[int, int]
+    state: Running,
+    limits: Sequence[tuple[Limit, str]],
+    at: datetime,
+    call: PlannedCall,
+    prices: Prices,
+    held: tuple[int, int],
 ) -> tuple[int, Shortage | None]:
     """Return the tokens that limits leave to an answer, and the one that leaves too little for any. Each has its model.
 

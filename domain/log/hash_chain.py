@@ -59,7 +59,7 @@ class Record(Struct, frozen=True, gc=False):
     position: Position = Position(0)
 
 
-def seal(
+def chain_records(
     tenant: Tenant, thread_id: ThreadId, head: Head, drafts: Iterable[Draft], now: datetime
 ) -> tuple[tuple[Record, ...], Head]:
     """Give drafts their place after `head`. Time never runs backwards in a thread, whatever the clock says."""

@@ -73,7 +73,7 @@ def digest(seal: Statement | None) -> bytes:
     return NO_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
 
 
-def following(last: Seal | None, trees: Sequence[Tree], now: datetime, public_key: bytes) -> Statement:
+def next_statement(last: Seal | None, trees: Sequence[Tree], now: datetime, public_key: bytes) -> Statement:
     """State what the log holds now. Time never runs backwards from seal to seal."""
     return Statement(
         number=last.number + 1 if last else 1,
@@ -85,7 +85,7 @@ def following(last: Seal | None, trees: Sequence[Tree], now: datetime, public_ke
     )
 
 
-def breaks(seal: Seal, before: Seal | None) -> list[str]:
+def chain_faults(seal: Seal, before: Seal | None) -> list[str]:
     """Say where a seal does not follow on the one before it, one sentence each."""
     expected = before.number + 1 if before else 1
     if seal.number != expected:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Breaker:
+class CircuitBreaker:
     """After `after` failures in a row, nobody is let through for `rest` seconds; then one call, to see.
 
     The caller brings the time, in seconds of any clock that only goes forward.

@@ -25,7 +25,7 @@ KEPT = 10**15
 """What is kept of an absurd number: every program reads one like that exactly."""
 
 
-class Believed(NamedTuple):
+class CheckedUsage(NamedTuple):
     """The usage that counts. `estimated`: it is our own count; `reported` is what was said instead, if anything."""
 
     usage: Usage
@@ -33,9 +33,9 @@ class Believed(NamedTuple):
     reported: tuple[int, int] | None
 
 
-def believed(
+def check_usage(
     usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None, *, usable: bool = True
-) -> Believed:
+) -> CheckedUsage:
     """Believe what an endpoint reports, unless it cannot be: budgets rest on it.
 
     Of an answer that is not `usable` we may have seen little, and an endpoint that ignores the limit on its length
@@ -43,11 +43,11 @@ def believed(
     """
     ours = Usage(counted_prompt, counted_answer)
     if usage is None:
-        return Believed(ours, estimated=True, reported=None)
+        return CheckedUsage(ours, estimated=True, reported=None)
     if not usable and max_tokens is not None and usage.completion_tokens > LONGEST:
         most = Usage(usage.prompt_tokens, max(max_tokens, counted_answer))
-        counted = believed(most, counted_prompt, counted_answer, most.completion_tokens).usage
-        return Believed(counted, estimated=True, reported=_kept_of(usage))
+        counted = check_usage(most, counted_prompt, counted_answer, most.completion_tokens).usage
+        return CheckedUsage(counted, estimated=True, reported=_kept_of(usage))
     longest = min(max_tokens, LONGEST) if usable and max_tokens is not None else LONGEST
     least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
     least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
@@ -56,8 +56,8 @@ def believed(
         and least_answer <= usage.completion_tokens <= longest
     ):
         cached = max(0, min(usage.cached_tokens, usage.prompt_tokens))
-        return Believed(replace(usage, cached_tokens=cached), estimated=False, reported=None)
-    return Believed(ours, estimated=True, reported=_kept_of(usage))
+        return CheckedUsage(replace(usage, cached_tokens=cached), estimated=False, reported=None)
+    return CheckedUsage(ours, estimated=True, reported=_kept_of(usage))
 
 
 def _least(counted: int, bound: float) -> float:

@@ -43,7 +43,7 @@ class Access(Struct, frozen=True):
     correlation: str | None = None
 
 
-class Kept(Struct, frozen=True):
+class RecordedAccess(Struct, frozen=True):
     """An access with its number, which tells it from others of the same instant."""
 
     number: int
@@ -78,5 +78,7 @@ class AccessLog(Protocol):
             Overloaded: too many accesses wait already.
         """
 
-    async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
+    async def page(
+        self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
+    ) -> Sequence[RecordedAccess]:
         """Return at most `limit` of a tenant's accesses, the last one first, before the cursor's."""

@@ -38,7 +38,7 @@ class WorkerRow(Struct, frozen=True):
     """The agents whose turns it can run."""
 
 
-class Standing(Struct, frozen=True):
+class WorkerShare(Struct, frozen=True):
     """What a worker has, and how many workers there are to share with.
 
     `workers` counts those that are alive and not on standby, with the asker if it is one of them.
@@ -53,7 +53,7 @@ class LeaseStore(Protocol):
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
-    ) -> Standing:
+    ) -> WorkerShare:
         """Say that a worker is there, and which agents it knows; keep its leases for `ttl` seconds from now.
 
         A lease that ran out is kept, too, if no other worker has taken it. The leases come without `heads`.

@@ -63,7 +63,7 @@ class Reservation(Struct, frozen=True):
         return self.counted_at or self.at
 
 
-class Standing(Struct, frozen=True):
+class LimitUsage(Struct, frozen=True):
     """How a limit stands in the window that began at `start`."""
 
     scope: Scope
@@ -85,7 +85,7 @@ class Refused(Struct, frozen=True):
     Of several such limits, `standing` is one that would still have too little, and of these the one that ends last.
     """
 
-    standing: Standing
+    standing: LimitUsage
     passing: bool
 
 
@@ -123,7 +123,7 @@ class Ledger(Protocol):
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
         """Return what was set and lifted, the last first."""
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands at an instant of now or later: in windows before, nothing is kept."""
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
@@ -132,7 +132,7 @@ class Ledger(Protocol):
         The same id a second time changes nothing.
         """
 
-    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
         """Turn what was reserved into what was spent, once; nothing where there is no such reservation any more.
 
         Returns the limits whose share `warn_at` is reached by that, each once in a window. Who cannot tell it to

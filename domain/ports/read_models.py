@@ -52,7 +52,7 @@ class Line(Struct, frozen=True):
     throttle: int | None = None
 
 
-class Slot(Struct, frozen=True):
+class SliceLag(Struct, frozen=True):
     """A slice in which a line is behind: it has read up to `position`, and the slice ends at `head`."""
 
     slice: Slice
@@ -108,7 +108,7 @@ class ReadModels(Protocol):
     async def lines(self) -> Sequence[Line]:
         """Return how far each line has come."""
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Return those of some slices in which a line is behind, in their order."""
 
     async def position(self, line: LineId, slice_: Slice) -> Position:

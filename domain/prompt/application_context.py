@@ -61,22 +61,22 @@ _NAME = re.compile(r"[\W_]*".join(NAME))
 _BEFORE = re.compile(r"[\W_]*")
 
 
-def block(values: str, recalled: Sequence[Excerpt]) -> str:
+def context_block(values: str, recalled: Sequence[Excerpt]) -> str:
     """Write the block; nothing where there is nothing to give."""
     parts = (
-        VALUES + harmless(values) if values else "",
-        RECALLED + "\n".join(map(written, recalled)) if recalled else "",
+        VALUES + without_markers(values) if values else "",
+        RECALLED + "\n".join(map(indented, recalled)) if recalled else "",
     )
     given = [part for part in parts if part]
     return "\n\n".join([BEGINS, *given]) + ENDS if given else ""
 
 
-def written(excerpt: Excerpt) -> str:
+def indented(excerpt: Excerpt) -> str:
     """Write a part of an older message for the model: indented, so that no line of it looks like a heading of ours."""
-    return harmless(f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines()))
+    return without_markers(f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines()))
 
 
-def harmless(text: str) -> str:
+def without_markers(text: str) -> str:
     """Take from a text what looks like the block's mark: brackets before its name, however both are written."""
     if _BRACKET.search(text) is None:
         return text

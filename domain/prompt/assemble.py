@@ -22,7 +22,7 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage
-from domain.prompt.application_context import block, harmless, written
+from domain.prompt.application_context import context_block, indented, without_markers
 from domain.recall.excerpts import Excerpt
 from domain.thread.codec import to_json
 from domain.thread.events import ContextAssembled, Recalled
@@ -50,7 +50,7 @@ Priced: TypeAlias = tuple[Excerpt, int]
 """An excerpt, and the tokens that it takes."""
 
 
-class Fixed(Struct, frozen=True):
+class FixedParts(Struct, frozen=True):
     """What a prompt holds whatever was said: instructions, tools, and values of the thread that are shown.
 
     `tokens` counts all of it; `texts` are the names that instructions, tools and values are kept under. `known` is what
@@ -64,14 +64,16 @@ class Fixed(Struct, frozen=True):
     known: str = ""
 
 
-class Context(Struct, frozen=True):
+class AssembledPrompt(Struct, frozen=True):
     """A prompt, and the fact to record about it."""
 
     messages: tuple[ChatMessage, ...]
     assembled: ContextAssembled
 
 
-def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled: Sequence[Excerpt] = ()) -> Context:
+def assemble(
+    state: Running, fixed: FixedParts, *, limit: int, count: Count, recalled: Sequence[Excerpt] = ()
+) -> AssembledPrompt:
     """Choose what fits into `limit` tokens. Of what is recalled, the first have precedence; what is shown is left out.
 
     Raises:
@@ -109,14 +111,14 @@ def assemble(state: Running, fixed: Fixed, *, limit: int, count: Count, recalled
         layout=LAYOUT,
         recalled_tokens=beside,
     )
-    return Context(laid_out(fixed.instructions, fixed.known, thread.summary, again, shown), assembled)
+    return AssembledPrompt(laid_out(fixed.instructions, fixed.known, thread.summary, again, shown), assembled)
 
 
 def laid_out(
     instructions: str, known: str, summary: Summary | None, recalled: Sequence[Excerpt], shown: Sequence[Message]
 ) -> tuple[ChatMessage, ...]:
     """Write a prompt: the system's message, then what was said, with what is given before the user's last words."""
-    given = block(known, recalled)
+    given = context_block(known, recalled)
     asked = last_question(shown)
     heading = (
         system_text(instructions, summary) if asked else _joined(system_text(instructions, summary), given.strip())
@@ -125,14 +127,14 @@ def laid_out(
     return (*system, *(chat_message(message, given if message is asked else "") for message in shown))
 
 
-class Place(Struct, frozen=True):
+class WindowPlace(Struct, frozen=True):
     """Where the live window begins in a prompt, and the tokens that its limit then leaves."""
 
     first: Version
     left: int
 
 
-def first_shown(state: Running, fixed_tokens: int, limit: int, reserved: int, count: Count) -> Place:
+def first_shown(state: Running, fixed_tokens: int, limit: int, reserved: int, count: Count) -> WindowPlace:
     """Return what a prompt of so many tokens would show of the live window, if some of them were kept for other things.
 
     What is older than that is not shown.
@@ -143,7 +145,7 @@ def first_shown(state: Running, fixed_tokens: int, limit: int, reserved: int, co
     asked = last_question(window)
     used = fixed_tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
     chosen, total = _from(window, before.first if before else 0, asked, used, reserved, limit)
-    return Place(chosen[0].version if chosen else state.version, limit - total + reserved)
+    return WindowPlace(chosen[0].version if chosen else state.version, limit - total + reserved)
 
 
 def stable_tokens(thread: Thread) -> int:
@@ -192,12 +194,12 @@ def values_text(values: JsonObject, names: Sequence[str]) -> str:
 
 def price(excerpt: Excerpt, count: Count) -> int:
     """Count a part of an older message as it is written, on lines of its own."""
-    return count(written(excerpt)) + 1
+    return count(indented(excerpt)) + 1
 
 
 def chat_message(message: Message, given: str = "") -> ChatMessage:
     """Write a message as the model sees it, behind what is given beside it."""
-    content = None if message.content is None else harmless(message.content)
+    content = None if message.content is None else without_markers(message.content)
     return ChatMessage(
         message.role,
         given + (content or "") if given else content,
@@ -244,13 +246,13 @@ def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count:
 
 def _cut_to(message: Message, characters: int, count: Count) -> Message:
     text = shortened_text(message.content or "", characters)
-    return replace(message, content=text, tokens=count(harmless(text)), extra={}, origin="")
+    return replace(message, content=text, tokens=count(without_markers(text)), extra={}, origin="")
 
 
 def as_written(message: Message, count: Count) -> Message:
     """Count what a message takes more than it has, where something of it is written in another way."""
     text = message.content or ""
-    if (shown := harmless(text)) == text:
+    if (shown := without_markers(text)) == text:
         return message
     return replace(message, tokens=message.tokens + max(count(shown) - count(text), 0))
 
@@ -340,7 +342,7 @@ def _shortened(message: Message, tokens: int, count: Count) -> Message:
     text = (message.content or "").removesuffix(SHORTENED)
     while True:
         kept = shortened_text(text, len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens)
-        counted = count(harmless(kept))
+        counted = count(without_markers(kept))
         if counted < message.tokens or tokens == 0:
             return replace(message, content=kept, tokens=counted, extra={}, origin="")
         tokens //= 2

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from domain.ids import Version
 from domain.models.answers import with_hint
 from domain.models.chat import ChatMessage
-from domain.prompt.application_context import harmless, written
+from domain.prompt.application_context import indented, without_markers
 from domain.prompt.assemble import (
     HEADING_TOKENS,
     LAYOUT,
@@ -24,7 +24,7 @@ from domain.prompt.assemble import (
     summary_tokens,
     values_text,
 )
-from domain.recall.excerpts import Excerpt, Said, part_of
+from domain.recall.excerpts import Excerpt, FoundMessage, part_of
 from domain.thread.events import ContextAssembled, Recalled
 from domain.thread.state import Message, Running, Summary
 
@@ -51,7 +51,7 @@ class Piece(Struct, frozen=True):
     whole: bool = True
 
 
-class Prompt(Struct, frozen=True):
+class ReconstructedPrompt(Struct, frozen=True):
     """A prompt piece by piece, and as it was sent. `exact`: every text of it was found as it was then."""
 
     pieces: Sequence[Piece]
@@ -59,9 +59,13 @@ class Prompt(Struct, frozen=True):
     exact: bool
 
 
-def seen(
-    before: Running, assembled: ContextAssembled, texts: Mapping[str, str], older: Mapping[int, Said], count: Count
-) -> Prompt:
+def reconstruct_prompt(
+    before: Running,
+    assembled: ContextAssembled,
+    texts: Mapping[str, str],
+    older: Mapping[int, FoundMessage],
+    count: Count,
+) -> ReconstructedPrompt:
     """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
@@ -86,14 +90,14 @@ def seen(
     lay_out = laid_out if assembled.layout == LAYOUT else laid_out_as_once
     sent = lay_out(instructions, values, summary, recalled, messages)
     found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
-    return Prompt(pieces, sent, found and is_whole(assembled))
+    return ReconstructedPrompt(pieces, sent, found and is_whole(assembled))
 
 
-def hinted(prompt: Prompt, hint: str, count: Count) -> Prompt:
+def hinted(prompt: ReconstructedPrompt, hint: str, count: Count) -> ReconstructedPrompt:
     """Add what the last message ended with, since the model had been asked before and had not answered."""
     messages = with_hint(prompt.messages, hint)
     piece = Piece("hint", messages[-1].role, hint, count(hint), "the model's first answer to this was empty")
-    return Prompt([*prompt.pieces, piece], messages, prompt.exact)
+    return ReconstructedPrompt([*prompt.pieces, piece], messages, prompt.exact)
 
 
 def laid_out_as_once(
@@ -132,7 +136,7 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         shown = as_written(message, count) if assembled.layout == LAYOUT else message
         if message.version in kept:
             text = shortened_text(message.content or "", kept[message.version])
-            tokens = count(harmless(text) if assembled.layout == LAYOUT else text)
+            tokens = count(without_markers(text) if assembled.layout == LAYOUT else text)
             shown = replace(message, content=text, tokens=tokens, extra={}, origin="")
             why += f"; only its first {kept[message.version]:,} characters fit"
         whole = message.version not in kept
@@ -141,7 +145,7 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
 
 
 def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[Piece]:
-    shown, marks = (harmless(values), MARKS_TOKENS) if assembled.layout == LAYOUT else (values, 0)
+    shown, marks = (without_markers(values), MARKS_TOKENS) if assembled.layout == LAYOUT else (values, 0)
     tokens = count(shown) + HEADING_TOKENS + marks
     role = "user" if assembled.layout == LAYOUT else "system"
     return _piece("values", values, tokens, "values of the thread that the agent shows its model", role)
@@ -155,7 +159,7 @@ def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Coun
             "recalled",
             part.who,
             part.text,
-            count(written(part)) + 1 + (0 if number else HEADING_TOKENS + marks),
+            count(indented(part)) + 1 + (0 if number else HEADING_TOKENS + marks),
             part.because,
             part.message,
             whole=False,
@@ -164,7 +168,7 @@ def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Coun
     ]
 
 
-def _excerpt(older: Mapping[int, Said], part: Recalled) -> Excerpt:
+def _excerpt(older: Mapping[int, FoundMessage], part: Recalled) -> Excerpt:
     if part.message in older:
         return part_of(older[part.message], part)
     return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)

@@ -61,7 +61,7 @@ HEADINGS = {
 }
 
 
-def ask_to_remember(before: str, messages: Sequence[Message], room: int, count: Count) -> tuple[str, Sequence[Message]]:
+def summary_request(before: str, messages: Sequence[Message], room: int, count: Count) -> tuple[str, Sequence[Message]]:
     """Write what a model is told in at most `room` tokens: the memory so far, and messages, each cut so that all fit.
 
     Where they do not fit even so, it is told of the older ones only. Returns also which messages it is told of.
@@ -83,7 +83,7 @@ def ask_to_remember(before: str, messages: Sequence[Message], room: int, count: 
     return text, oldest
 
 
-def read_memory(answer: str) -> Memory | None:
+def parse_summary(answer: str) -> Memory | None:
     """Read a model's answer; None if there is no memory in it."""
     if len(answer) > ANSWER:
         return None
@@ -105,7 +105,7 @@ def written(memory: Memory) -> str:
     return "\n".join(f"{heading}:\n" + "\n".join(f"- {line}" for line in lines) for heading, lines in parts if lines)
 
 
-def read_written(text: str) -> Memory:
+def parse_written(text: str) -> Memory:
     """Read a memory that was written for prompts. What has no heading, such as an extract, is taken for facts."""
     names = {f"{heading}:": name for name, heading in HEADINGS.items()}
     found: dict[str, list[str]] = {}

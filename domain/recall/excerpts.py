@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from domain.ids import Version
 from domain.recall.terms import TERMS, Term, places, terms_of
 from domain.recall.text_breaks import begin_at, end_at
-from domain.recall.word_index import rows_of, signs_of
+from domain.recall.word_index import rows_of, term_ids_of
 from domain.thread.events import Recalled
 from domain.thread.state import Message
 
@@ -59,7 +59,7 @@ class Excerpt(Struct, frozen=True, gc=False):
     price: int | None = None
 
 
-class Said(Struct, frozen=True, gc=False):
+class FoundMessage(Struct, frozen=True, gc=False):
     """A message that was found, as the log has it. An edit is found by its own version; it is of another message.
 
     `tokens` were counted when it was said; None if nobody has. `signs` are of its words, if they are at hand.
@@ -73,12 +73,12 @@ class Said(Struct, frozen=True, gc=False):
     signs: str = ""
 
 
-def part_of(said: Said, part: Recalled) -> Excerpt:
+def part_of(said: FoundMessage, part: Recalled) -> Excerpt:
     """Cut out of a message what a prompt recalled of it."""
     return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
 
 
-def asked(window: Sequence[Message]) -> tuple[Term, ...]:
+def query_of(window: Sequence[Message]) -> tuple[Term, ...]:
     """Return what the user's newest message looks for; if that is hardly anything, also what was said before it."""
     spoken = [message for message in window if message.role != "tool" and message.content]
     while spoken and spoken[-1].role != "user":
@@ -95,7 +95,7 @@ def asked(window: Sequence[Message]) -> tuple[Term, ...]:
 
 
 def excerpts(
-    found: Iterable[Said],
+    found: Iterable[FoundMessage],
     terms: Sequence[Term],
     room: int,
     count: Callable[[str], int],
@@ -120,7 +120,7 @@ def excerpts(
         if words and not _is_new(words, shown):
             continue
         cut = passage(said, terms, most, count)
-        words = words or frozenset(signs_of(cut.text) if cut else ())
+        words = words or frozenset(term_ids_of(cut.text) if cut else ())
         if cut and _is_new(words, shown):
             chosen.append(cut)
             shown |= words
@@ -128,7 +128,7 @@ def excerpts(
     return chosen
 
 
-def _fits(said: Said, most: int) -> bool:
+def _fits(said: FoundMessage, most: int) -> bool:
     return said.tokens is not None and said.tokens <= most and len(said.text) <= SEARCHED
 
 
@@ -137,7 +137,7 @@ def _is_new(words: frozenset[str], shown: set[str]) -> bool:
     return len(words - shown) >= max(NEW * len(words), 1)
 
 
-def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
+def passage(said: FoundMessage, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
     """Cut out at most so many tokens around most of what was looked for; None if nothing fits."""
     text = said.text[:SEARCHED]
     if most <= 0 or not text or (most < LEAST and len(text) > LEAST * CHARACTERS):
@@ -165,7 +165,7 @@ def passage(said: Said, terms: Sequence[Term], most: int, count: Callable[[str],
     return Excerpt(said.message, said.who, start, text[start:end], tokens, because, said.edits)
 
 
-def _occurring(said: Said, terms: Sequence[Term]) -> Collection[int]:
+def _occurring(said: FoundMessage, terms: Sequence[Term]) -> Collection[int]:
     """Return which terms a message has. Where its signs say so, its text is asked as well: some words share a sign."""
     if not said.signs:
         return {number for _, _, number in places(said.text, terms)}

@@ -36,7 +36,7 @@ OFTEN, KNOWN = 12, 96
 about the same things."""
 
 
-class Concordance(Struct, frozen=True):
+class WordIndex(Struct, frozen=True):
     """Messages of one thread, in their order: their signs, each with an `END`, and where each one begins.
 
     `lengths` are of how many different words they are, and `who` said them: a role, or a tool. `known` has which
@@ -108,14 +108,14 @@ class Concordance(Struct, frozen=True):
         return self.text[self.starts[number] : self.starts[number + 1] - 1], self.who[number]
 
 
-class Indexed(Struct, frozen=True):
+class IndexedText(Struct, frozen=True):
     """What a text is found by: a sign for each key in their order, and different words, separated by spaces."""
 
     signs: str
     words: str
 
 
-def index_of(text: str) -> Indexed:
+def index_of(text: str) -> IndexedText:
     """Return what a text is found by. Of a script without spaces each character is a word, and each pair of them."""
     words = words_of(folded(text))
     different = dict.fromkeys(words)
@@ -128,10 +128,10 @@ def index_of(text: str) -> Indexed:
         ]
     signs = dict(zip(different, [signs for signs, _ in entries], strict=True))
     indexed = dict.fromkeys([words for _, words in entries if words])
-    return Indexed("".join(map(signs.__getitem__, words)), " ".join(indexed))
+    return IndexedText("".join(map(signs.__getitem__, words)), " ".join(indexed))
 
 
-def signs_of(text: str) -> str:
+def term_ids_of(text: str) -> str:
     """Return the signs of a text's words in their order, without those that say nothing."""
     return index_of(text).signs
 
@@ -140,17 +140,17 @@ def signs_of(text: str) -> str:
 def _entry(word: str, language: str) -> tuple[str, str]:
     """Return a word's signs, and the words that it is found by: mostly one of each."""
     keys = indexed_by(word, language)
-    return "".join(map(sign_of, keys)), " ".join(keys)
+    return "".join(map(term_id_of, keys)), " ".join(keys)
 
 
 def _entry_of_run(run: str) -> tuple[str, str]:
     units = units_of(run)
     pairs = [first + second for first, second in pairwise(units)]
-    return "".join(map(sign_of, units)), " ".join([*units, *pairs])
+    return "".join(map(term_id_of, units)), " ".join([*units, *pairs])
 
 
 @lru_cache(20_000)
-def sign_of(key: str) -> str:
+def term_id_of(key: str) -> str:
     """Return a key's sign."""
     return chr(FIRST + crc32(key.encode(errors="surrogatepass")) % (MANY - FIRST))
 
@@ -158,11 +158,11 @@ def sign_of(key: str) -> str:
 @lru_cache(64)  # of each message that is recalled it is said why
 def rows_of(terms: tuple[Term, ...]) -> Sequence[tuple[int, str, str]]:
     """Return the rows of signs that terms are: each with its term's number, and its first key."""
-    rows = {(number, "".join(map(sign_of, row))): row[0] for number, term in enumerate(terms) for row in term.forms}
+    rows = {(number, "".join(map(term_id_of, row))): row[0] for number, term in enumerate(terms) for row in term.forms}
     return [(number, row, first) for (number, row), first in rows.items()]
 
 
-Part = tuple[ThreadId, Concordance, Version]
+Part = tuple[ThreadId, WordIndex, Version]
 """A thread of a lineage, its messages, and the last version that is of interest."""
 
 
@@ -180,7 +180,7 @@ def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
     rows: list[list[str]] = [[] for _ in terms]
     for number, row, _ in rows_of(tuple(terms)):
         rows[number].append(row)
-    found: list[tuple[ThreadId, Concordance, list[Collection[int]]]] = []
+    found: list[tuple[ThreadId, WordIndex, list[Collection[int]]]] = []
     messages, length = 0, 0
     counts = [0] * len(terms)
     for thread_id, concordance, upto in parts:
@@ -197,7 +197,7 @@ def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
 
 
 def _candidates(
-    thread_id: ThreadId, concordance: Concordance, holding: Sequence[Iterable[int]], rare: Iterable[int]
+    thread_id: ThreadId, concordance: WordIndex, holding: Sequence[Iterable[int]], rare: Iterable[int]
 ) -> Sequence[Candidate]:
     """Make candidates of the messages that have any of the rarer terms, each with all that it has."""
     terms: dict[int, int] = {}

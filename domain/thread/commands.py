@@ -17,7 +17,7 @@ from domain.thread.events import (
     Limit,
     ModelCalled,
     ModelFailed,
-    NodeFact,
+    NodeEvent,
     Strategy,
 )
 
@@ -133,7 +133,7 @@ class CompleteNode(Struct, frozen=True):
 
     turn_id: TurnId
     step: int
-    facts: tuple[NodeFact, ...]
+    facts: tuple[NodeEvent, ...]
     next: str
     duration_ms: int
     run: int = 0

@@ -33,7 +33,7 @@ from domain.thread.commands import (
     TellThreshold,
     UpdateValues,
 )
-from domain.thread.decide_runtime import report
+from domain.thread.decide_runtime import decide_report
 from domain.thread.events import (
     END,
     ApprovalDenied,
@@ -90,7 +90,7 @@ def decide(command: Command, state: State) -> Events:
         case DecideApproval():
             return _decide_approval(command, state)
         case _:
-            return report(command, state)
+            return decide_report(command, state)
 
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:

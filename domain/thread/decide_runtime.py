@@ -42,7 +42,7 @@ from domain.thread.events import (
     TurnResumed,
 )
 from domain.thread.evolve import fold
-from domain.thread.node_events import check_facts
+from domain.thread.node_events import check_node_events
 from domain.thread.size_limits import MAX_LIST, check_json_size, cut_to_fit, result_limit
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, abandon_calls, ended, stopped, then
@@ -53,7 +53,7 @@ MAX_ITEMS = 1_000
 """Items that a node may fan out over."""
 
 
-def report(command: Report, state: State) -> Events:
+def decide_report(command: Report, state: State) -> Events:
     """Take what the runtime says, unless it is of another turn, or of a run that another worker has taken over."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
@@ -73,7 +73,7 @@ def report(command: Report, state: State) -> Events:
             return _report_on_calls(command, state)
         case CompactHistory(fact=fact):
             stale = not any(message.version <= fact.through for message in state.thread.window)
-            check_facts((fact,), state)
+            check_node_events((fact,), state)
             return () if stale else (fact,)
         case StartFanOut() | CompleteItem() | FailItem():
             return _report_on_items(command, state)
@@ -145,7 +145,7 @@ def _complete(command: CompleteNode, state: Running) -> Events:
     turn = state.turn
     if turn.step != command.step:
         return ()
-    check_facts(command.facts, state)
+    check_node_events(command.facts, state)
     completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
     if turn.cancelling:
         return then(state, (*command.facts, completed), stopped)

@@ -71,23 +71,23 @@ def refers_to(event: Event) -> Version | None:
 
 
 @singledispatch
-def in_words(event: Event, about: Event | None = None) -> str:
+def describe(event: Event, about: Event | None = None) -> str:
     """Say what happened. `about` is the event that this one refers to; see `refers_to`."""
     raise TypeError(f"There are no words for {type(event).__name__}, about {about}")
 
 
-@in_words.register
+@describe.register
 def _(event: ThreadOpened, _: Event | None = None) -> str:
     given = f"the values {_json(event.values)}" if event.values else "no values"
     return f"The thread was opened with the graph {event.graph} and {given}"
 
 
-@in_words.register
+@describe.register
 def _(event: ThreadForked, _: Event | None = None) -> str:
     return f"The thread left the thread {event.parent} after its version {event.at_version}"
 
 
-@in_words.register
+@describe.register
 def _(event: MessageEdited, about: Event | None = None) -> str:
     match about:
         case MessageAppended(role="user"):
@@ -99,21 +99,21 @@ def _(event: MessageEdited, about: Event | None = None) -> str:
     return f"{whose} of version {event.message} reads {_quoted(event.content)} from now on"
 
 
-@in_words.register
+@describe.register
 def _(event: BudgetSet, _: Event | None = None) -> str:
     if not event.limits:
         return "The budget was lifted: nothing limits what the thread may spend"
     return f"From now on the thread may spend {', '.join(map(limit_in_words, event.limits))}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnStarted, _: Event | None = None) -> str:
     why = f", to go on with turn {_short(event.retries)}" if event.retries else ""
     why = f", with the message that had waited since version {event.queued}" if event.queued else why
     return f"Turn {_short(event.turn_id)} began at the node {event.node}{why}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnEnqueued, _: Event | None = None) -> str:
     meanwhile = {
         "interrupt": "which it interrupts",
@@ -123,12 +123,12 @@ def _(event: TurnEnqueued, _: Event | None = None) -> str:
     return f"{said}; turn {_short(event.turn_id)} will be about it"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnResumed, _: Event | None = None) -> str:
     return f"The worker {event.worker} went on with the turn"
 
 
-@in_words.register
+@describe.register
 def _(event: MessageAppended, _: Event | None = None) -> str:
     who = "user" if event.role == "user" else "agent"
     if event.content is None:
@@ -137,7 +137,7 @@ def _(event: MessageAppended, _: Event | None = None) -> str:
     return f"The {who} said {_quoted(event.content)}{cut_off}{_but(event.finish or None)}"
 
 
-@in_words.register
+@describe.register
 def _(event: ContextAssembled, _: Event | None = None) -> str:
     before = f", a summary of those up to {event.summarised}" if event.summarised else ""
     pinned = f", the user's message of version {event.pinned}" if event.pinned else ""
@@ -148,7 +148,7 @@ def _(event: ContextAssembled, _: Event | None = None) -> str:
     return f"The model was to see {shown}: {event.tokens:,} of at most {event.limit:,} tokens"
 
 
-@in_words.register
+@describe.register
 def _(event: ModelCalled, _: Event | None = None) -> str:
     about = "about " if event.estimated else ""
     cached = f" ({event.cached:,} of them cached)" if event.cached else ""
@@ -160,13 +160,13 @@ def _(event: ModelCalled, _: Event | None = None) -> str:
     return f"{answered}{without}: {tokens}, finished by {event.finish_reason}"
 
 
-@in_words.register
+@describe.register
 def _(event: ModelFailed, _: Event | None = None) -> str:
     where = f" of {event.provider}" if event.provider else ""
     return f"The model {event.model}{where} did not answer within {event.duration_ms:,} ms: {_quoted(event.error)}"
 
 
-@in_words.register
+@describe.register
 def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
     whose = "The thread" if event.scope == "thread" else "The tenant"
     only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
@@ -176,112 +176,112 @@ def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
     )
 
 
-@in_words.register
+@describe.register
 def _(event: ToolRequested, _: Event | None = None) -> str:
     fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
     return f"The agent asked for {_call(event)}{fault}"
 
 
-@in_words.register
+@describe.register
 def _(event: ApprovalRequested, about: Event | None = None) -> str:
     if event.because == "outcome_unknown":
         return f"A person has to say what became of {_call(about)}: its process died after it was started"
     return f"A person has to agree before {_call(about or event)} may run"
 
 
-@in_words.register
+@describe.register
 def _(event: ApprovalGranted, about: Event | None = None) -> str:
     others = "" if event.arguments is None else f" with other arguments: {_arguments(event.arguments)}"
     return f"A person granted {_call(about)}{others}"
 
 
-@in_words.register
+@describe.register
 def _(event: ApprovalDenied, about: Event | None = None) -> str:
     return f"A person denied {_call(about)}: {_quoted(event.reason)}"
 
 
-@in_words.register
+@describe.register
 def _(event: ToolStarted, about: Event | None = None) -> str:
     again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
     return f"{_tool(about)} was started{again}"
 
 
-@in_words.register
+@describe.register
 def _(event: ToolSucceeded, about: Event | None = None) -> str:
     return f"{_tool(about)} answered in {event.duration_ms:,} ms: {_quoted(event.content)}"
 
 
-@in_words.register
+@describe.register
 def _(event: ToolFailed, about: Event | None = None) -> str:
     return f"{_tool(about)} failed after {event.duration_ms:,} ms: {_quoted(event.error)}"
 
 
-@in_words.register
+@describe.register
 def _(event: ToolOutcomeUnknown, about: Event | None = None) -> str:
     return f"Nobody knows what became of {_call(about)}: {_quoted(event.error)}"
 
 
-@in_words.register
+@describe.register
 def _(event: FanOutStarted, _: Event | None = None) -> str:
     number = len(event.items)
     return f"The node began to work on {number:,} item{'' if number == 1 else 's'}"
 
 
-@in_words.register
+@describe.register
 def _(event: ItemCompleted, _: Event | None = None) -> str:
     return f"Item {event.index} was done in {event.duration_ms:,} ms: {_json(event.result)}"
 
 
-@in_words.register
+@describe.register
 def _(event: ItemFailed, _: Event | None = None) -> str:
     return f"Item {event.index} failed at attempt {event.attempt}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
 
 
-@in_words.register
+@describe.register
 def _(event: StateUpdated, _: Event | None = None) -> str:
     who = "A caller changed the values during the turn" if event.outside else "The values changed"
     changed = [f"{k} was removed" if v is None else f"{k} is {_json(v)}" for k, v in event.changes.items()]
     return f"{who}: {_cut(', '.join(changed) or 'nothing differs')}"
 
 
-@in_words.register
+@describe.register
 def _(event: NodeCompleted, _: Event | None = None) -> str:
     following = "and was the last one" if event.next == END else f"and {event.next} comes next"
     return f"The node {event.node} completed in {event.duration_ms:,} ms {following}"
 
 
-@in_words.register
+@describe.register
 def _(event: NodeFailed, _: Event | None = None) -> str:
     failed = f"The node {event.node} failed at attempt {event.attempt} after {event.duration_ms:,} ms"
     return f"{failed}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
 
 
-@in_words.register
+@describe.register
 def _(event: HistoryCompacted, _: Event | None = None) -> str:
     return f"A summary took the place of the messages up to version {event.through}: {_quoted(event.summary)}"
 
 
-@in_words.register
+@describe.register
 def _(event: CancellationRequested, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} is to be {event.how.replace('_', ' ')}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnCompleted, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} completed{_but(event.reason)}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnFailed, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} failed ({event.reason.replace('_', ' ')}): {_quoted(event.detail)}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnCancelled, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} was {event.how}"
 
 
-@in_words.register
+@describe.register
 def _(event: TurnRolledBack, _: Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} was rolled back: the thread is as it was before it"
 

@@ -416,7 +416,7 @@ class TurnRolledBack(Event, frozen=True):
 TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
 """How a turn ends: in exactly one of these."""
 
-NodeFact: TypeAlias = (
+NodeEvent: TypeAlias = (
     ContextAssembled
     | ModelCalled
     | BudgetThresholdReached

@@ -14,7 +14,7 @@ from domain.thread.events import (
     HistoryCompacted,
     MessageAppended,
     ModelCalled,
-    NodeFact,
+    NodeEvent,
     StateUpdated,
     ToolRequested,
 )
@@ -24,7 +24,7 @@ from domain.thread.state import Running
 MAX_VALUES = 256 * 1024
 
 
-def check_facts(facts: tuple[NodeFact, ...], state: Running) -> None:
+def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
     """Refuse what would leave the thread in a state that no prompt can be made of.
 
     Raises:
@@ -71,7 +71,7 @@ def _check_extra(extra: JsonObject, field: str) -> int:
     return check_json_size(extra, f"{field}.extra", MAX_OPAQUE) if extra else 0
 
 
-def own_copy(fact: NodeFact) -> NodeFact:
+def own_copy(fact: NodeEvent) -> NodeEvent:
     """Copy the parts of a fact that the node may still hold and change."""
     match fact:
         case StateUpdated():

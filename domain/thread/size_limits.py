@@ -48,7 +48,7 @@ def check_text_size(text: str | None, field: str) -> int:
     return size
 
 
-def check_said(content: str, field: str) -> None:
+def check_message_text(content: str, field: str) -> None:
     """Raise `InvalidInput` for a text that is longer than a node may say itself."""
     if len(content) > MAX_SAID:
         raise InvalidInput(field, f"may have {MAX_SAID:,} characters, not {len(content):,}")

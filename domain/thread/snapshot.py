@@ -27,7 +27,7 @@ SHORT = 40
 """Characters of a text that stays."""
 
 
-class Checkpoint(Struct, frozen=True):
+class LeanState(Struct, frozen=True):
     """A state without its longer texts, and the versions of the events that have them.
 
     `extras` are the versions of messages that are without their `extra`.
@@ -38,7 +38,7 @@ class Checkpoint(Struct, frozen=True):
     extras: tuple[int, ...] = ()
 
 
-def lean(state: State) -> Checkpoint:
+def without_texts(state: State) -> LeanState:
     """Leave out of a state what the log has."""
     left_out: dict[int, None] = {}
     without: dict[int, None] = {}
@@ -56,10 +56,10 @@ def lean(state: State) -> Checkpoint:
         return {}
 
     state = _with_texts(state, leave_out, leave_out_extra)
-    return Checkpoint(state, tuple(left_out), tuple(without))
+    return LeanState(state, tuple(left_out), tuple(without))
 
 
-def whole(checkpoint: Checkpoint, events: Mapping[int, Event]) -> State:
+def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
     """Make the state that a checkpoint is of, given the events that it refers to, by their versions.
 
     Raise `KeyError`, with the version, if one lacks.

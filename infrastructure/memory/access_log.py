@@ -5,7 +5,7 @@ from datetime import datetime
 from heapq import nlargest
 
 from domain.ids import Tenant
-from domain.ports.access_log import Access, AccessCursor, AccessFilter, Kept
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, RecordedAccess
 
 
 class MemoryAccessLog:
@@ -13,24 +13,26 @@ class MemoryAccessLog:
 
     def __init__(self) -> None:
         """Begin with no access."""
-        self._kept: list[Kept] = []
+        self._kept: list[RecordedAccess] = []
 
     async def record(self, access: Access) -> None:
         """Keep an access."""
-        self._kept.append(Kept(len(self._kept) + 1, access))
+        self._kept.append(RecordedAccess(len(self._kept) + 1, access))
 
-    async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
+    async def page(
+        self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
+    ) -> Sequence[RecordedAccess]:
         """List a page of accesses."""
         return nlargest(limit, self._found(tenant, only, before), key=_place)
 
-    def _found(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None) -> Iterator[Kept]:
+    def _found(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None) -> Iterator[RecordedAccess]:
         for kept in self._kept:
             earlier = before is None or _place(kept) < (before.at, before.number)
             if kept.access.tenant == tenant and earlier and _fits(kept.access, only):
                 yield kept
 
 
-def _place(kept: Kept) -> tuple[datetime, int]:
+def _place(kept: RecordedAccess) -> tuple[datetime, int]:
     return kept.access.at, kept.number
 
 

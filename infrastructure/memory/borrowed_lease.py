@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from domain.ids import SHARDS, Shard, ThreadId, WorkerId
-from domain.ports.leases import Lease, Standing, WorkerRow
+from domain.ports.leases import Lease, WorkerRow, WorkerShare
 from domain.ports.loans import Loan
 from domain.ports.log import Fence
 from domain.ports.suspects import Suspect
@@ -27,9 +27,9 @@ class BorrowedLease:
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
-    ) -> Standing:
+    ) -> WorkerShare:
         """Name the lease: one of as many workers as there are shards, to none of which this one owes any."""
-        return Standing((self._lease,), SHARDS)
+        return WorkerShare((self._lease,), SHARDS)
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
         """Take nothing."""

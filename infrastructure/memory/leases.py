@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from domain.ids import SHARDS, Position, Shard, Slice, ThreadId, WorkerId, shard_of, slice_of, slices_of
 from domain.ports.clock import Clock
-from domain.ports.leases import Lease, Standing, WorkerRow
+from domain.ports.leases import Lease, WorkerRow, WorkerShare
 from domain.ports.loans import Loan
 from domain.ports.suspects import Suspect
 from infrastructure.memory.event_store import MemoryEventStore
@@ -112,7 +112,7 @@ class MemoryLeaseStore:
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
-    ) -> Standing:
+    ) -> WorkerShare:
         """Keep a worker and its leases."""
         now = self._clock.now()
         until = now + timedelta(seconds=ttl)
@@ -123,7 +123,7 @@ class MemoryLeaseStore:
         for shard, held in self._held.items():
             if held.owner == worker:
                 self._held[shard] = replace(held, until=until)
-        return Standing(tuple(self._leases_of(worker)), sum(not row.standby for row in self._alive()))
+        return WorkerShare(tuple(self._leases_of(worker)), sum(not row.standby for row in self._alive()))
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
         """Take what is free."""

@@ -20,7 +20,7 @@ from domain.budget.accounts import (
     window_of,
 )
 from domain.ids import Shard, Tenant, shard_of, slice_of
-from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.thread.events import Limit
 from domain.windows import SPANS, WINDOWS, Window, start_of
 
@@ -93,7 +93,7 @@ class MemoryLedger:
         """Return what was set and lifted."""
         return [given for given in reversed(self._history) if given.scope.tenant == tenant][:limit]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands."""
         found = [
             self._standing(given.scope, limit, at)
@@ -121,7 +121,7 @@ class MemoryLedger:
             self._open[reservation.id] = _Open(reservation, strained, taken)
         return Granted(strained)
 
-    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
         """Turn what was reserved into what was spent."""
         ended = self._end(reservation, spent)
         warning = []
@@ -150,7 +150,7 @@ class MemoryLedger:
     def _current(self) -> Mapping[Scope, ScopeLimits]:
         return {given.scope: given for given in self._history}
 
-    def _counting(self, reservation: Reservation) -> Iterator[Standing]:
+    def _counting(self, reservation: Reservation) -> Iterator[LimitUsage]:
         """List the limits that count a call, as they stand in its windows."""
         for scope, given in self._current().items():
             if counts(scope, reservation.tenant, reservation.agent, reservation.model):
@@ -158,9 +158,9 @@ class MemoryLedger:
                     if limit.window != "turn":
                         yield self._standing(scope, limit, reservation.window_at)
 
-    def _standing(self, scope: Scope, limit: Limit, at: datetime) -> Standing:
+    def _standing(self, scope: Scope, limit: Limit, at: datetime) -> LimitUsage:
         counter = self._counters.get(_key(scope, window_of(limit), at), _Counter())
-        return Standing(scope, limit, start_of(window_of(limit), at), counter.spent, counter.reserved)
+        return LimitUsage(scope, limit, start_of(window_of(limit), at), counter.spent, counter.reserved)
 
     def _end(self, reservation: UUID, spent: Amount) -> _Open | None:
         ended = self._open.pop(reservation, None)

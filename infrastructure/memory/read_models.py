@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, Slot
+from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Key, Row, Rows, Table
 
@@ -64,10 +64,10 @@ class MemoryReadModels:
             for line in self._lines.values()
         ]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Compare positions with heads."""
         return [
-            Slot(slice_, Position(self._positions[line][slice_]), Position(self._heads(slice_)))
+            SliceLag(slice_, Position(self._positions[line][slice_]), Position(self._heads(slice_)))
             for slice_ in sorted(slices)
             if line in self._positions and self._lag(line, slice_)
         ]

@@ -10,7 +10,7 @@ from domain.read_models.queries import Where
 from domain.read_models.tables import Table
 from domain.recall.bm25 import Hit
 from domain.recall.terms import Term
-from domain.recall.word_index import Concordance, Part, find
+from domain.recall.word_index import Part, WordIndex, find
 from infrastructure.memory.read_models import MemoryReadModels
 
 
@@ -32,7 +32,7 @@ class MemoryFinder:
         where = (Where("thread_id", "=", thread_id), Where("version", "<=", upto))
         rows = sorted(map(self._told, self._models.searched(self._messages, where)), key=itemgetter(0))
         versions, signs, who = [row[0] for row in rows], [row[1] for row in rows], [row[2] or row[3] for row in rows]
-        return thread_id, Concordance().extended(versions, signs, who), upto
+        return thread_id, WordIndex().extended(versions, signs, who), upto
 
 
 class MemoryVectorStore:

@@ -1,6 +1,6 @@
 """The clients of a catalogue's providers."""
 
-from domain.application.turns.model_fallback import Models
+from domain.application.turns.model_fallback import ModelFallback
 from domain.errors import InvalidInput
 from domain.models.chat import ChatModel
 from domain.ports.tokens import TokenCounter
@@ -11,7 +11,7 @@ from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.settings import BadSetting
 
 
-def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> Models:
+def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> ModelFallback:
     """Make the clients. `air_gapped`: of models inside only, and not by way of a proxy, which may be anywhere.
 
     Raises:
@@ -22,7 +22,7 @@ def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool)
             _check_inside(provider)
     policy = catalogue.policy
     usual = {spec.provider: spec.model for spec in (policy.models[name] for name in reversed(policy.chain))}
-    return Models(
+    return ModelFallback(
         policy,
         {
             name: _client(provider, usual.get(name, ""), tokens, past_proxies=air_gapped)

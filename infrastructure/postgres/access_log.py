@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from domain.ids import Tenant
-from domain.ports.access_log import Access, AccessCursor, AccessFilter, Kept
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, RecordedAccess
 from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
@@ -66,7 +66,9 @@ class PostgresAccessLog:
         """Add an access with those that come at the same time."""
         await self._groups.put(access)
 
-    async def page(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int) -> Sequence[Kept]:
+    async def page(
+        self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
+    ) -> Sequence[RecordedAccess]:
         """List a page by the statement whose index leaves out most."""
         place = (before.at, before.number) if before else (None, None)
         given = (tenant, only.since, only.until, *place, only.what, only.actor, limit)
@@ -96,6 +98,6 @@ def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _kept(row: asyncpg.Record) -> Kept:
+def _kept(row: asyncpg.Record) -> RecordedAccess:
     fields = {name: value for name, value in row.items() if name != "id"}
-    return Kept(row["id"], Access(**{**fields, "threads": tuple(row["threads"])}))
+    return RecordedAccess(row["id"], Access(**{**fields, "threads": tuple(row["threads"])}))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import asyncpg
 
 from domain.ids import SHARDS, SLICES, Shard, WorkerId
-from domain.ports.leases import Lease, Standing, WorkerRow
+from domain.ports.leases import Lease, WorkerRow, WorkerShare
 from infrastructure.postgres.retry import fetch
 
 RENEW = """
@@ -106,11 +106,11 @@ class PostgresLeaseStore:
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
-    ) -> Standing:
+    ) -> WorkerShare:
         """Keep a worker and its leases."""
         rows = await fetch(self._pool, RENEW, worker, name, standby, ttl, sorted(agents))
         leases = tuple(_lease(row) for row in rows if row["shard"] is not None)
-        return Standing(leases, rows[0]["workers"])
+        return WorkerShare(leases, rows[0]["workers"])
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
         """Take what is free."""

@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
-from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.codec import to_json
 from domain.thread.events import Limit
@@ -67,7 +67,7 @@ SELECT id, tenant, thread_id, shard, epoch, agent, model, tokens, cost, at FROM 
 
 _read_limits = msgspec.json.Decoder(tuple[Limit, ...]).decode
 _read_limit = msgspec.json.Decoder(Limit).decode
-_read_standing = msgspec.json.Decoder(Standing).decode
+_read_standing = msgspec.json.Decoder(LimitUsage).decode
 
 
 class PostgresLedger:
@@ -116,7 +116,7 @@ class PostgresLedger:
         """Return what was set and lifted."""
         return [_scope_limits(row) for row in await fetch(self._pool, HISTORY, tenant, limit)]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands."""
         starts = [start_of(window, at) for window in WINDOWS]
         return [_standing(tenant, row) for row in await fetch(self._pool, STANDINGS, tenant, WINDOWS, starts)]
@@ -128,7 +128,7 @@ class PostgresLedger:
             return Granted(row["strained"])
         return Refused(_read_standing(row["refusing"]), row["passing"])
 
-    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
         """Turn what was reserved into what was spent."""
         asked = {"id": reservation, "tokens": spent.tokens, "cost": spent.cost, "quietly": quietly}
         warning = await self._settling.put(to_json(asked))
@@ -202,8 +202,8 @@ def _scope_limits(row: asyncpg.Record) -> ScopeLimits:
     return ScopeLimits(scope, _read_limits(row["limits"]), row["set_at"], row["actor"])
 
 
-def _standing(tenant: Tenant, row: asyncpg.Record) -> Standing:
+def _standing(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
     spent = Amount(row["tokens"] or 0, row["cost"] or 0)
     reserved = Amount(row["reserved_tokens"] or 0, row["reserved_cost"] or 0)
     scope = Scope(tenant, row["agent"], row["model"])
-    return Standing(scope, _read_limit(row["allowed"]), row["start"], spent, reserved)
+    return LimitUsage(scope, _read_limit(row["allowed"]), row["start"], spent, reserved)

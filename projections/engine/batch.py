@@ -13,8 +13,8 @@ from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
 from domain.ports.read_models import Instance, InstanceId, LineId, Parked
 from domain.read_models.tables import Change, Rows
-from projections.engine.projection import EventHandler, Projection, Seen, Story
-from projections.engine.thread_cache import Stories
+from projections.engine.projection import EventContext, EventHandler, FoldedThread, Projection
+from projections.engine.thread_cache import ThreadCache
 
 _log = logging.getLogger(__name__)
 
@@ -49,18 +49,18 @@ class Writing:
 
 
 @dataclass
-class Digest:
+class EventBatch:
     """What becomes of records: rows by instance, and what is parked from now on."""
 
     line: LineId
     writing: Sequence[Writing]
-    stories: Stories
+    stories: ThreadCache
     prices: Prices
     clock: Clock
     parked: set[tuple[InstanceId, ThreadId]]
     rows: dict[InstanceId, Rows] = field(default_factory=dict)
     parking: list[Parked] = field(default_factory=list)
-    touched: dict[ThreadId, tuple[Story, Record]] = field(default_factory=dict)
+    touched: dict[ThreadId, tuple[FoldedThread, Record]] = field(default_factory=dict)
     _handlers: dict[str, list[tuple[Writing, EventHandler, Rows]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class Digest:
     def _is_out(self, thread_id: ThreadId) -> bool:
         return all((writing.instance.id, thread_id) in self.parked for writing in self.writing)
 
-    def _next(self, record: Record) -> Seen[Any] | None:
+    def _next(self, record: Record) -> EventContext[Any] | None:
         """Go on with a thread that is in memory; None if it is to be looked up."""
         touched = self.touched.get(record.thread_id)
         story = touched[0] if touched else self.stories.known(self.line, record)
@@ -122,13 +122,13 @@ class Digest:
         self.touched[record.thread_id] = story, record
         return seen
 
-    async def _looked_up(self, record: Record) -> Seen[Any]:
+    async def _looked_up(self, record: Record) -> EventContext[Any]:
         story = await self.stories.before(self.line, record)
         seen = self.stories.tell(story, record)
         self.touched[record.thread_id] = story, record
         return seen
 
-    def _handle(self, record: Record, seen: Seen[Any]) -> None:
+    def _handle(self, record: Record, seen: EventContext[Any]) -> None:
         """Add what the handlers make of an event."""
         for writing, handler, rows in self._handlers.get(record.type, ()):
             if self.parked and (writing.instance.id, record.thread_id) in self.parked:
@@ -149,7 +149,7 @@ class Digest:
         for writing in self.writing:
             self._park(writing, record, error)
 
-    def _settle(self, story: Story, last: Record) -> None:
+    def _settle(self, story: FoldedThread, last: Record) -> None:
         for writing in self.writing:
             if writing.projection.thread:
                 self._add(writing, last, writing.projection.thread, story, self.prices)

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from domain.application.thread_repository import Journal, Loaded
-from domain.budget.limits import Reached, is_reached, reached, used_in
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.budget.limits import ReachedLimit, is_reached, reached_limit, used_in
 from domain.budget.prices import Prices
 from domain.ids import Version
 from domain.thread.state import Running, State, Unopened
@@ -49,36 +49,41 @@ def spent_alike(before: State, after: State) -> bool:
     return was is now or (was.budget is now.budget and was.usage is now.usage and was.windows is now.windows)
 
 
-async def overrun_of(journal: Journal, loaded: Loaded, prices: Prices) -> Overrun | None:
+async def overrun_of(repository: ThreadRepository, loaded: LoadedThread, prices: Prices) -> Overrun | None:
     """Look up since when a thread is over its budget, after its last event. What its parent was does not count."""
     at = loaded.head.at
     limit = _reached(loaded.state, at, prices)
     if limit is None:
         return None
     until = end_of(limit.window, at)
-    origin = await journal.origin(loaded.thread_id)
+    origin = await repository.origin(loaded.thread_id)
     first = Version(origin.version + 1 if origin else 1)
     found = None
     while limit and loaded.head.version >= first:
-        found = await _begin(journal, loaded, limit, at, first, prices)
+        found = await _begin(repository, loaded, limit, at, first, prices)
         at = found.head.at
         if found.head.version == first:
             break
-        loaded = await journal.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
+        loaded = await repository.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
         limit = _reached(loaded.state, at, prices)  # it may have been over another limit before, or another budget
     return Overrun(found.head.version, found.head.at, until) if found else None
 
 
 async def _begin(
-    journal: Journal, loaded: Loaded, limit: Reached, at: datetime, first: Version, prices: Prices
-) -> Loaded:
+    repository: ThreadRepository,
+    loaded: LoadedThread,
+    limit: ReachedLimit,
+    at: datetime,
+    first: Version,
+    prices: Prices,
+) -> LoadedThread:
     """Find the first version after which a limit was reached, which it is after `loaded` and at an instant.
 
     That is a version since the budget was set; before the window began, none of it was spent.
     """
     low = max(first, _set_at(loaded.state))
     while low < loaded.head.version:
-        middle = await journal.load_at(loaded.thread_id, Version((low + loaded.head.version) // 2), loaded.tenant)
+        middle = await repository.load_at(loaded.thread_id, Version((low + loaded.head.version) // 2), loaded.tenant)
         if _is_reached(middle.state, limit, at, prices):
             loaded = middle
         else:
@@ -86,12 +91,12 @@ async def _begin(
     return loaded
 
 
-def _is_reached(state: State, limit: Reached, at: datetime, prices: Prices) -> bool:
+def _is_reached(state: State, limit: ReachedLimit, at: datetime, prices: Prices) -> bool:
     return not isinstance(state, Unopened) and is_reached(limit.limit, used_in(state.thread, limit.window, at), prices)
 
 
-def _reached(state: State, at: datetime, prices: Prices) -> Reached | None:
-    return None if isinstance(state, Unopened) or not state.thread.budget else reached(state.thread, at, prices)
+def _reached(state: State, at: datetime, prices: Prices) -> ReachedLimit | None:
+    return None if isinstance(state, Unopened) or not state.thread.budget else reached_limit(state.thread, at, prices)
 
 
 def _set_at(state: State) -> Version:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from domain.read_models.queries import Bucket
 from domain.read_models.tables import Change, Column, Table
 from domain.windows import start_of
-from projections.engine.projection import Seen
+from projections.engine.projection import EventContext
 
 Width: TypeAlias = Literal["hour", "day"]
 
@@ -73,7 +73,7 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     )
 
 
-def timed(table: Table, seen: Seen[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
+def timed(table: Table, seen: EventContext[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
     """Count a duration, in the groups of `latency_table`."""
     tenant, starts, bucket, row = seen.tenant, seen.starts, bucket_of(milliseconds), table.row
     return [(table, row(tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]

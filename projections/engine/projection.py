@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.budget.prices import Prices
 from domain.ids import START, Slice, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Head
@@ -29,7 +29,7 @@ from projections.engine.thread_status import Status, status_of
 E = TypeVar("E", bound=Event)
 
 
-class Spell(Struct, frozen=True, gc=False):
+class StatusPeriod(Struct, frozen=True, gc=False):
     """A time in which a thread's status was the same, from the event that brought it about."""
 
     status: Status
@@ -37,7 +37,7 @@ class Spell(Struct, frozen=True, gc=False):
     since: datetime
 
 
-class Seen(Struct, Generic[E], frozen=True, gc=False):
+class EventContext(Struct, Generic[E], frozen=True, gc=False):
     """An event, and what the thread was like before and after it.
 
     `starts` are those of the windows that it was recorded in; `turn_started_at` is of the turn that runs before or
@@ -56,7 +56,7 @@ class Seen(Struct, Generic[E], frozen=True, gc=False):
     before: State
     after: State
     status: Status
-    spell: Spell
+    spell: StatusPeriod
     turn_started_at: datetime | None
     was_over: Overrun | None
     is_over: Overrun | None
@@ -74,7 +74,7 @@ class Seen(Struct, Generic[E], frozen=True, gc=False):
 
 
 @dataclass(slots=True)
-class Story:
+class FoldedThread:
     """A thread as it is told: its folded state, and since when it is so.
 
     `opened_at` is known if it is told from its beginning.
@@ -87,7 +87,7 @@ class Story:
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
     overrun: Overrun | None = None
-    spell: Spell = field(default_factory=lambda: Spell("idle", START, NOTHING.at))
+    spell: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
     slice: Slice = field(init=False)
     _weight: int = field(init=False, default=0)
     _grown: int = field(init=False, default=0)
@@ -111,17 +111,17 @@ class Story:
         return self._weight + self._grown
 
     @property
-    def loaded(self) -> Loaded:
-        """The thread as the journal gives it."""
-        return Loaded(self.thread_id, self.tenant, self.head, self.state)
+    def loaded(self) -> LoadedThread:
+        """The thread as the repository gives it."""
+        return LoadedThread(self.thread_id, self.tenant, self.head, self.state)
 
-    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> Seen[Any]:
+    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> EventContext[Any]:
         """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
         event, at, before = recorded.event, recorded.recorded_at, self.state
         kind, after = type(event), evolve(before, event, at)
         forked = kind is ThreadForked
         if forked:  # what the parent was doing is the parent's
-            self.spell, self.overrun = Spell("idle", START, at), None
+            self.spell, self.overrun = StatusPeriod("idle", START, at), None
         if forked or kind is ThreadOpened:
             self.opened_at = at
         if type(after) is Running and (forked or type(before) is not Running):
@@ -130,7 +130,7 @@ class Story:
         if forked or not spent_alike(before, after):
             is_over = overrun(after, recorded.version, at, prices, was_over)
         status = status_of(after)
-        seen = Seen(
+        seen = EventContext(
             event,
             recorded,
             at,
@@ -151,12 +151,12 @@ class Story:
         self._grown += recorded.size
         self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), is_over
         if status != self.spell.status:
-            self.spell = Spell(status, recorded.version, at)
+            self.spell = StatusPeriod(status, recorded.version, at)
         return seen
 
 
-EventHandler: TypeAlias = Callable[[Seen[Any]], Iterable[Change]]
-ThreadHandler: TypeAlias = Callable[[Story, Prices], Iterable[Change]]
+EventHandler: TypeAlias = Callable[[EventContext[Any]], Iterable[Change]]
+ThreadHandler: TypeAlias = Callable[[FoldedThread, Prices], Iterable[Change]]
 
 
 @dataclass(frozen=True, eq=False)

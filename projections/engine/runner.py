@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.budget.prices import Prices
 from domain.errors import NotRebuildable, StillBehind, StoreUnavailable, Unwritable
 from domain.ids import SLICES, Position, Slice, Version, slice_of
 from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
 from domain.ports.log import may_have_more
-from domain.ports.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, Slot
+from domain.ports.read_models import Batch, Instance, Line, LineId, Move, Parked, ReadModels, SliceLag
 from domain.read_models.tables import Rows
-from projections.engine.batch import ATTEMPTS, Digest, Writing
+from projections.engine.batch import ATTEMPTS, EventBatch, Writing
 from projections.engine.projection import Projection
-from projections.engine.thread_cache import Stories
+from projections.engine.thread_cache import ThreadCache
 
 _log = logging.getLogger(__name__)
 
@@ -72,16 +72,16 @@ FIRST = Slice(0)
 
 
 @dataclass
-class Runner:
+class ProjectionRunner:
     """Runs the projections of the slices that `held` names."""
 
-    journal: Journal
+    repository: ThreadRepository
     models: ReadModels
     projections: Sequence[Projection]
     prices: Prices
     clock: Clock
     held: Callable[[], Collection[Slice]]
-    _stories: Stories = field(init=False)
+    _stories: ThreadCache = field(init=False)
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _stopping: bool = field(init=False, default=False)
     _instances: Sequence[Instance] = field(init=False, default=())
@@ -101,7 +101,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         """Begin without a memory."""
-        self._stories = Stories(self.journal, self.prices)
+        self._stories = ThreadCache(self.repository, self.prices)
 
     def wake(self) -> None:
         """Say that there is something to read."""
@@ -228,12 +228,12 @@ class Runner:
     ) -> tuple[int, bool]:
         """Take a line on. Count the events, and say whether more may fit into a batch than it took: it was full."""
         after = _first(await self.models.behind(line, slices), most, self._turn)
-        records = await self.journal.store.read_after(after, most) if after else ()
+        records = await self.repository.store.read_after(after, most) if after else ()
         if not records:
             return 0, False
         parked = await self.models.parked([of.instance.id for of in writing], list(after))
         known = frozenset((one.instance, one.thread_id) for one in parked)
-        digest = Digest(line, writing, self._stories, self.prices, self.clock, set(known))
+        digest = EventBatch(line, writing, self._stories, self.prices, self.clock, set(known))
         async with self._making:
             await digest.take(records)
         ends = _ends(records)
@@ -330,11 +330,11 @@ class Runner:
                 return again is None
         raise StoreUnavailable("The read model moves on all the time. Try again.")
 
-    async def _told_again(self, parked: Parked, writing: Writing, upto: Position, *, skip: bool) -> Digest:
-        stories = Stories(self.journal, self.prices)
-        digest = Digest(writing.instance.line, [writing], stories, self.prices, self.clock, set())
+    async def _told_again(self, parked: Parked, writing: Writing, upto: Position, *, skip: bool) -> EventBatch:
+        stories = ThreadCache(self.repository, self.prices)
+        digest = EventBatch(writing.instance.line, [writing], stories, self.prices, self.clock, set())
         told: list[Record] = []
-        async for record in self.journal.records(parked.thread_id, Version(parked.version - 1)):
+        async for record in self.repository.records(parked.thread_id, Version(parked.version - 1)):
             if record.position > upto:
                 break
             told.append(record)
@@ -356,7 +356,7 @@ def _ends(records: Sequence[Record]) -> Mapping[Slice, Position]:
     return ends
 
 
-def _first(slots: Sequence[Slot], most: int, turn: Slice) -> Mapping[Slice, Position]:
+def _first(slots: Sequence[SliceLag], most: int, turn: Slice) -> Mapping[Slice, Position]:
     """Take so many slices, from one on, that a batch is full, and no more: then few threads are in memory at a time."""
     after: dict[Slice, Position] = {}
     size = 0

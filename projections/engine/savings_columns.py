@@ -3,7 +3,7 @@
 from domain.read_models.tables import Column, Derived
 from domain.thread.events import ModelCalled
 from domain.thread.state import Running
-from projections.engine.projection import Seen
+from projections.engine.projection import EventContext
 
 CACHED_TOKENS = Column("cached_tokens", "bigint", "add", "Tokens of the prompts that were in the endpoint's cache.")
 SAVED_TOKENS = Column("saved_tokens", "bigint", "add", "Tokens less than prompts with all that was ever said.")
@@ -11,7 +11,7 @@ SAVED_COST = Column("saved_cost", "bigint", "add", "What these would have cost, 
 SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have cost, in dollars.")
 
 
-def saved(seen: Seen[ModelCalled]) -> tuple[int, int]:
+def saved(seen: EventContext[ModelCalled]) -> tuple[int, int]:
     """Return the columns' values for a call; a summary that is longer than what it stands for costs some."""
     before = seen.before
     if not isinstance(before, Running) or not before.turn.everything:

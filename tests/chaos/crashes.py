@@ -16,10 +16,10 @@ from api.http.caller import Caller
 from api.runtime.composition import Runtime, open_runtime
 from api.schemas.approvals import ApprovalView
 from api.schemas.turns import TurnView
-from api.services.threads import Decision, Said, Service, Started
+from api.services.threads import Decision, Service, StartedTurn, UserMessage
 from domain.application.audit.verify import verify_slices
 from domain.application.queries import transcript
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
 from domain.ports.ledger import Scope
 from domain.thread.codec import Recorded
@@ -121,7 +121,7 @@ class Run:
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
             await self._talk(service)
-            await self._check(runtime.journal)
+            await self._check(runtime.repository)
             await self._check_ledger(runtime)
 
     async def _talk(self, service: Service) -> None:
@@ -129,7 +129,7 @@ class Run:
         for message in self.conversation.messages:
             if message["role"] != "user":
                 continue
-            started = await service.start_turn(thread_id, Said(message["content"], "airline"), Caller())
+            started = await service.start_turn(thread_id, UserMessage(message["content"], "airline"), Caller())
             self.report.turns += 1
             deciding = asyncio.create_task(self._decide(service, thread_id))
             try:
@@ -178,7 +178,7 @@ class Run:
 
     async def _check_ledger(self, runtime: Runtime) -> None:
         """Wait until nothing is reserved any more, and hold what is settled against the log."""
-        calls = [r.event async for r in runtime.journal.follow(ThreadId(self.conversation.thread_id))]
+        calls = [r.event async for r in runtime.repository.follow(ThreadId(self.conversation.thread_id))]
         spent = sum(c.prompt_tokens + c.completion_tokens for c in calls if isinstance(c, ModelCalled))
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
@@ -192,15 +192,15 @@ class Run:
         if standing.spent.tokens != spent:
             self.report.faults.append(f"{standing.spent} is settled, {spent} tokens are in the log")
 
-    async def _check(self, journal: Journal) -> None:
+    async def _check(self, repository: ThreadRepository) -> None:
         faults, thread_id = self.report.faults, ThreadId(self.conversation.thread_id)
-        recorded = [event async for event in journal.follow(thread_id)]
+        recorded = [event async for event in repository.follow(thread_id)]
         self.report.events = len(recorded)
         self.report.resumed = sum(isinstance(r.event, TurnResumed) for r in recorded)
-        verified = await verify_slices(journal.store, map(Slice, range(SLICES)))
+        verified = await verify_slices(repository.store, map(Slice, range(SLICES)))
         faults += verified.problems
         faults += check_events(recorded)
-        said = [as_served(msgspec.to_builtins(m)) for m in await transcript.page(journal, thread_id, limit=10_000)]
+        said = [as_served(msgspec.to_builtins(m)) for m in await transcript.page(repository, thread_id, limit=10_000)]
         if said != [as_recorded(message) for message in self.conversation.messages]:
             faults.append("the transcript is not what was recorded")
         effects = await execute(self.environment[COUNTS], "SELECT idempotency_key, write FROM effects")
@@ -251,7 +251,7 @@ async def execute(url: str, statement: str, *arguments: object) -> Sequence[asyn
         await connection.close()
 
 
-async def _end_of(service: Service, started: Started) -> TurnView | None:
+async def _end_of(service: Service, started: StartedTurn) -> TurnView | None:
     """Wait for the end of a turn, even while it waits for a person, of which the service tells at once."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE

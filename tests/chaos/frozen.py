@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Said, Service
+from api.services.threads import Service, UserMessage
 from domain.application.audit.verify import verify_thread
 from domain.ids import ThreadId
 from domain.thread.codec import Recorded
@@ -35,7 +35,7 @@ async def run(url: str, seed: int) -> list[str]:
         first = worker.start(environment)
         second = None
         try:
-            started = await service.start_turn(thread_id, Said("go", "steps"), Caller())
+            started = await service.start_turn(thread_id, UserMessage("go", "steps"), Caller())
             await _until(service, thread_id, chance.randint(4, 20))
             os.kill(first.pid or 0, signal.SIGSTOP)
             second = worker.start(environment)
@@ -44,8 +44,8 @@ async def run(url: str, seed: int) -> list[str]:
             os.kill(first.pid or 0, signal.SIGCONT)
             turn = await service.turn_end(started.outcome, started.turn_id, 60)
             await asyncio.sleep(0.5)  # for what the first one may still try
-            recorded = [event async for event in runtime.journal.follow(thread_id)]
-            problems = [*(await verify_thread(runtime.journal.store, thread_id)).problems]
+            recorded = [event async for event in runtime.repository.follow(thread_id)]
+            problems = [*(await verify_thread(runtime.repository.store, thread_id)).problems]
         finally:
             os.kill(first.pid or 0, signal.SIGCONT)
             for process in filter(None, (first, second)):
@@ -87,7 +87,7 @@ async def _resumed(service: Service, thread_id: ThreadId, but: int) -> None:
     """Wait until the turn is resumed by another process than the frozen one."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            async for recorded in service.runtime.journal.follow(thread_id):
+            async for recorded in service.runtime.repository.follow(thread_id):
                 if isinstance(recorded.event, TurnResumed) and not recorded.event.worker.endswith(f":{but}"):
                     return
             await asyncio.sleep(0.02)

@@ -11,7 +11,7 @@ from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import ToolContext, tool
 from domain.json import Json
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from tests.chaos import clock
 from tests.chaos.effects import effect
 
@@ -26,7 +26,7 @@ def _seconds(turn: TurnContext) -> float:
     return float(turn.user_input.split()[0])
 
 
-async def _answer(turn: TurnContext) -> Sequence[NodeFact]:
+async def _answer(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("Done.")]
 
 
@@ -34,7 +34,7 @@ quick = Agent(Graph("quick", "answer", [Node("answer", _answer)], {"answer": END
 """Answers at once."""
 
 
-async def _tell(turn: TurnContext) -> Sequence[NodeFact]:
+async def _tell(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say(f"The number is {uuid4()}.")]
 
 
@@ -42,7 +42,7 @@ teller = Agent(Graph("teller", "tell", [Node("tell", _tell)], {"tell": END}))
 """Answers differently each time that it is asked: an answer that was given can be told from one of a repetition."""
 
 
-async def _sleep(turn: TurnContext) -> Sequence[NodeFact]:
+async def _sleep(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(_seconds(turn))
     return [turn.say("Slept.")]
 
@@ -78,14 +78,14 @@ async def look_at(seconds: float) -> str:
     return "seen"
 
 
-async def _request(turn: TurnContext) -> Sequence[NodeFact]:
+async def _request(turn: TurnContext) -> Sequence[NodeEvent]:
     seconds = _seconds(turn)
     one, *others = turn.request("pay", amount=5, seconds=seconds / 4)
     more = (turn.request("pay", amount=7, seconds=seconds), turn.request("look_at", seconds=seconds / 2))
     return [one, *others, *[call for _, call in more]]
 
 
-async def _run_tools(turn: TurnContext) -> Sequence[NodeFact]:
+async def _run_tools(turn: TurnContext) -> Sequence[NodeEvent]:
     await turn.run_tools()
     return [turn.say("All is paid.")]
 
@@ -108,7 +108,7 @@ async def _item(item: ItemContext, seconds: Json) -> Json:
     return "done"
 
 
-async def _items(turn: TurnContext) -> Sequence[NodeFact]:
+async def _items(turn: TurnContext) -> Sequence[NodeEvent]:
     seconds = _seconds(turn)
     await turn.map([seconds / 4, seconds / 2, seconds], _item)
     return [turn.say("Each is done.")]
@@ -118,7 +118,7 @@ mapper = Agent(Graph("mapper", "items", [Node("items", _items, timeout=PATIENCE)
 """Works on three items at once, of which the last takes so many seconds."""
 
 
-async def _ask(turn: TurnContext) -> Sequence[NodeFact]:
+async def _ask(turn: TurnContext) -> Sequence[NodeEvent]:
     return await turn.generate()
 
 
@@ -137,7 +137,7 @@ async def _ask_item(item: ItemContext, question: Json) -> Json:
     return (await item.ask(str(question)))[:100]
 
 
-async def _ask_items(turn: TurnContext) -> Sequence[NodeFact]:
+async def _ask_items(turn: TurnContext) -> Sequence[NodeEvent]:
     await turn.map([f"{turn.user_input} item {number}" for number in range(3)], _ask_item)
     return [turn.say("Each was asked.")]
 

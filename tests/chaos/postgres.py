@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Said, Service
+from api.services.threads import Service, UserMessage
 from domain.application.audit.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId
@@ -93,7 +93,7 @@ async def _converse(service: Service, turns: int, chance: random.Random, report:
         caller = Caller(key=f"message-{number}")
         while True:
             try:
-                started = await service.start_turn(thread_id, Said(f"message {number}", "slow", "slow"), caller)
+                started = await service.start_turn(thread_id, UserMessage(f"message {number}", "slow", "slow"), caller)
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.2)
@@ -112,10 +112,10 @@ async def _converse(service: Service, turns: int, chance: random.Random, report:
 
 
 async def _check(service: Service, report: Report) -> None:
-    store = service.runtime.journal.store
+    store = service.runtime.repository.store
     report.faults += (await verify_slices(store, map(Slice, range(SLICES)))).problems
     for thread_id, acknowledged in report.acknowledged.items():
-        recorded = [r async for r in service.runtime.journal.follow(thread_id)]
+        recorded = [r async for r in service.runtime.repository.follow(thread_id)]
         events = [r.event for r in recorded]
         begun = Counter(str(event.turn_id) for event in events if isinstance(event, TurnStarted))
         ended = Counter(str(event.turn_id) for event in events if isinstance(event, TurnEnd))

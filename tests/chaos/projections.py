@@ -24,10 +24,10 @@ from uuid_utils.compat import uuid7
 
 from api.runtime.composition import EVERYTHING
 from api.runtime.stores import SystemClock
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.log.hash_chain import seal
+from domain.log.hash_chain import chain_records
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.thread.codec import Metadata, encode, to_json
@@ -46,7 +46,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from domain.thread.evolve import fold
-from domain.thread.snapshot import lean
+from domain.thread.snapshot import without_texts
 from domain.windows import WINDOWS
 from infrastructure.postgres.log.append import append_on
 from infrastructure.postgres.log.event_store import PostgresEventStore
@@ -54,7 +54,7 @@ from infrastructure.postgres.pool import connect, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings
-from projections.engine.runner import Runner
+from projections.engine.runner import ProjectionRunner
 from projections.registry import PROJECTIONS
 from tests.support.plain import Plain, whole_log
 from tests.support.projected import differences
@@ -122,7 +122,9 @@ class Writing:
     chance: random.Random
     snapshots: SnapshotStore
     clock: SystemClock = field(default_factory=SystemClock)
-    threads: list[Loaded] = field(default_factory=lambda: [Loaded(ThreadId(uuid7())) for _ in range(THREADS)])
+    threads: list[LoadedThread] = field(
+        default_factory=lambda: [LoadedThread(ThreadId(uuid7())) for _ in range(THREADS)]
+    )
     committed: int = 0
     undone: int = 0
 
@@ -137,10 +139,10 @@ class Writing:
             self.threads.append(await self._append(connection, loaded))
         await connection.close()
 
-    async def _append(self, connection: asyncpg.Connection, loaded: Loaded) -> Loaded:
+    async def _append(self, connection: asyncpg.Connection, loaded: LoadedThread) -> LoadedThread:
         events = turn(self.chance, loaded.head.version)
         drafts = [encode(event, Metadata(command=CommandId(uuid7()), actor="ada")) for event in events]
-        records, head = seal(DEFAULT_TENANT, loaded.thread_id, loaded.head, drafts, self.clock.now())
+        records, head = chain_records(DEFAULT_TENANT, loaded.thread_id, loaded.head, drafts, self.clock.now())
         append = Append(DEFAULT_TENANT, loaded.thread_id, loaded.head, head, records, in_turn=False)
         transaction = connection.transaction()
         await transaction.start()
@@ -156,9 +158,9 @@ class Writing:
         state = fold(loaded.state, events, head.at)
         if head.version // SNAPSHOT_EVERY > loaded.head.version // SNAPSHOT_EVERY:  # as workers do
             await self.snapshots.save(
-                Snapshot(loaded.tenant, loaded.thread_id, head, FINGERPRINT, to_json(lean(state)))
+                Snapshot(loaded.tenant, loaded.thread_id, head, FINGERPRINT, to_json(without_texts(state)))
             )
-        return Loaded(loaded.thread_id, loaded.tenant, head, state)
+        return LoadedThread(loaded.thread_id, loaded.tenant, head, state)
 
 
 async def project(url: str) -> None:
@@ -170,14 +172,14 @@ async def project(url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def runner_of(url: str) -> AsyncIterator[Runner]:
+async def runner_of(url: str) -> AsyncIterator[ProjectionRunner]:
     """Make a runner that holds every slice."""
     pool, clock = await open_pool(url, max_size=4), SystemClock()
-    journal = Journal(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint=FINGERPRINT)
+    repository = ThreadRepository(PostgresEventStore(pool), PostgresSnapshotStore(pool), clock, fingerprint=FINGERPRINT)
     models = PostgresReadModels(pool)
     await models.register([projection.shape for projection in PROJECTIONS])
     prices = msgspec.json.decode(Settings().prices.read_bytes(), type=Prices)
-    yield Runner(journal, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
+    yield ProjectionRunner(repository, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
     await pool.close()
 
 
@@ -213,7 +215,7 @@ async def run(url: str, seconds: float, seed: int, idle: str | None, least_kills
             for line in await runner.models.lines():
                 while await runner.advance(line.id, EVERYTHING):
                     pass
-            log = await whole_log(runner.journal.store)
+            log = await whole_log(runner.repository.store)
             faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)
     if writing.committed != len(log):
         faults.append(f"{len(log)} events are stored, {writing.committed} were committed")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 
 COUNT = 20
 PAUSE = 0.05
 
 
-async def _step(turn: TurnContext) -> Sequence[NodeFact]:
+async def _step(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(PAUSE)
     return [turn.say(str(os.getpid()))]
 

@@ -39,6 +39,6 @@ async def test_a_build_that_is_killed_again_and_again_repeats_no_effect(database
         while any(instance.status == "building" for instance in await runner.models.instances()):
             await projections.briefly(database_url, 0.1 * kills)
             kills += 1
-        log = await whole_log(runner.journal.store)
+        log = await whole_log(runner.repository.store)
         assert await differences(runner.models, Plain(log), DEFAULT_TENANT) == []
     assert kills >= 2, "the test must be about something"

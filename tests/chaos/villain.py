@@ -17,7 +17,7 @@ from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Branch, Graph, Node
 from domain.agents.tools import tool
 from domain.json import Json, JsonObject
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 AGENTS = "tests.chaos.villain:villain"
@@ -198,7 +198,7 @@ async def _each(item: ItemContext, act: Json) -> Json:
     return "It was survived."
 
 
-async def _act(turn: TurnContext) -> Sequence[NodeFact]:
+async def _act(turn: TurnContext) -> Sequence[NodeEvent]:
     act, place = parted(turn.user_input)
     match place:
         case "node":
@@ -220,7 +220,7 @@ async def _act(turn: TurnContext) -> Sequence[NodeFact]:
     return [turn.say("It was survived.")]
 
 
-async def _run_tools(turn: TurnContext) -> Sequence[NodeFact]:
+async def _run_tools(turn: TurnContext) -> Sequence[NodeEvent]:
     await turn.run_tools()
     return [turn.say("The tools have run.")]
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.ids import Tenant, ThreadId
-from domain.ports.access_log import Access, AccessCursor, AccessFilter, AccessLog, Kept
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, AccessLog, RecordedAccess
 from tests.streams import ACME, NOON, new_thread
 
 OTHER = Tenant("other")
@@ -25,7 +25,7 @@ async def listed(log: AccessLog, only: AccessFilter = ALL, tenant: Tenant = ACME
     return [kept.access for kept in await log.page(tenant, only, None, 100)]
 
 
-async def pages(log: AccessLog, limit: int, only: AccessFilter = ALL) -> list[Sequence[Kept]]:
+async def pages(log: AccessLog, limit: int, only: AccessFilter = ALL) -> list[Sequence[RecordedAccess]]:
     """Read page after page, up to the one that is not full."""
     found, before = [], None
     while True:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from domain.errors import VersionConflict
 from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import GENESIS, NOTHING, Draft, Head, Record, check_chain, seal
+from domain.log.hash_chain import GENESIS, NOTHING, Draft, Head, Record, chain_records, check_chain
 from domain.ports.log import Append, EventStore, ThreadRow
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
 
@@ -182,7 +182,7 @@ class TestPayload:
     ) -> None:
         texts = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
         thread_id = new_thread()
-        records, head = seal(
+        records, head = chain_records(
             ACME, thread_id, NOTHING, [Draft("Ereignis·ß", n, t, t) for n, t in enumerate(texts)], NOON
         )
 
@@ -196,7 +196,7 @@ class TestPayload:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_metadata_come_back_as_they_were_written(self, event_store: EventStore, texts: list[str]) -> None:
         thread_id = new_thread()
-        records, head = seal(ACME, thread_id, NOTHING, [Draft("T", 1, "{}", text) for text in texts], NOON)
+        records, head = chain_records(ACME, thread_id, NOTHING, [Draft("T", 1, "{}", text) for text in texts], NOON)
 
         first = await event_store.append(Append(ACME, thread_id, NOTHING, head, records, in_turn=False))
 

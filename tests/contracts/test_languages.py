@@ -6,7 +6,7 @@ import pytest
 
 from api.runtime.stores import SystemClock
 from benchmarks.recall_languages import Language, Stores, languages, read, recalled, searched_for, tell_apart
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ports.log import EventStore
 from domain.ports.read_models import ReadModels
 from domain.recall.word_index import index_of
@@ -23,10 +23,10 @@ FOUND = 0.85
 
 @pytest.fixture
 def stores(request: pytest.FixtureRequest, event_store: EventStore, read_models: ReadModels) -> Stores:
-    journal = Journal(event_store, MemorySnapshotStore(), SystemClock(), fingerprint="test")
+    repository = ThreadRepository(event_store, MemorySnapshotStore(), SystemClock(), fingerprint="test")
     if isinstance(read_models, MemoryReadModels):
-        return Stores("memory", journal, read_models, MemoryFinder(read_models, MESSAGES))
-    return Stores("PostgreSQL", journal, read_models, PostgresFinder(request.getfixturevalue("pool")))
+        return Stores("memory", repository, read_models, MemoryFinder(read_models, MESSAGES))
+    return Stores("PostgreSQL", repository, read_models, PostgresFinder(request.getfixturevalue("pool")))
 
 
 def some(name: str) -> Language:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from domain.budget.accounts import is_limited
 from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.money import PER_DOLLAR
-from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.events import Limit
 from domain.windows import EVER
@@ -50,7 +50,7 @@ async def tokens(ledger: Ledger, at: datetime = AT) -> tuple[int, int]:
     return found
 
 
-async def spend(ledger: Ledger, amount: int, **more: Any) -> Sequence[Standing]:
+async def spend(ledger: Ledger, amount: int, **more: Any) -> Sequence[LimitUsage]:
     call = a_call(amount, **more)
     assert isinstance(await ledger.reserve(call), Granted)
     return await ledger.settle(call.id, Amount(amount, more.get("cost", 0)))
@@ -106,7 +106,7 @@ class TestSetting:
 
     async def test_without_a_figure_nothing_was_spent(self, ledger: Ledger) -> None:
         await limited(ledger, DAY)
-        assert await ledger.standings(ACME, AT) == [Standing(ALL, DAY, AT.replace(hour=0, minute=0))]
+        assert await ledger.standings(ACME, AT) == [LimitUsage(ALL, DAY, AT.replace(hour=0, minute=0))]
 
     async def test_limits_that_are_set_at_once_come_one_after_the_other(self, ledger: Ledger) -> None:
         await asyncio.gather(*[limited(ledger, Limit("day", 100 + n), day=5) for n in range(20)])
@@ -239,7 +239,7 @@ class TestSettling:
         call = a_call(20)
         await ledger.reserve(call)
         (told,) = await ledger.settle(call.id, Amount(500, 3))
-        assert told == Standing(ALL, DAY, AT.replace(hour=0, minute=0), Amount(500, 3))
+        assert told == LimitUsage(ALL, DAY, AT.replace(hour=0, minute=0), Amount(500, 3))
         assert await ledger.standings(ACME, AT) == [told]
         refused = await ledger.reserve(a_call(1))
         assert refused == Refused(told, passing=False)

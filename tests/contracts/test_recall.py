@@ -10,7 +10,7 @@ from domain.ports.read_models import Batch, Move, ReadModels
 from domain.ports.recall import Embedded, Finder, Lineage, VectorStore
 from domain.read_models.tables import Rows
 from domain.recall.terms import terms_of
-from domain.recall.word_index import index_of, signs_of
+from domain.recall.word_index import index_of, term_ids_of
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder, MemoryVectorStore
 from infrastructure.postgres.recall.search import PostgresFinder
@@ -123,8 +123,8 @@ class TestFinding:
     async def test_a_hit_has_the_signs_of_its_words_and_who_said_them(self, finder: Finder) -> None:
         hits = await finder.find([(PARENT, ALL)], terms_of("PEP4E0"), Version(1_000), 5)
         assert {hit.version: (hit.signs, hit.who) for hit in hits} == {
-            3: (signs_of("Please cancel my reservation PEP4E0."), "user"),
-            20: (signs_of("reservation id PEP4E0 payment id credit card 44 amount 1234"), "get_reservation"),
+            3: (term_ids_of("Please cancel my reservation PEP4E0."), "user"),
+            20: (term_ids_of("reservation id PEP4E0 payment id credit card 44 amount 1234"), "get_reservation"),
         }
 
     async def test_only_what_was_said_before_and_not_too_much(self, finder: Finder) -> None:

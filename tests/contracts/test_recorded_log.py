@@ -6,7 +6,7 @@ from pathlib import Path
 from api.runtime.stores import LogArchive
 from domain.application.archive import put_in
 from domain.application.audit.verify import verify_slices
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, Slice
 from domain.ports.log import EventStore
 from domain.thread.events import EVENTS
@@ -28,7 +28,9 @@ async def test_a_log_of_an_earlier_version_is_the_same_today(
     await put_in(archive, files, lambda *_: None)
 
     verified = await verify_slices(event_store, map(Slice, range(SLICES)))
-    states = await states_of(event_store, Journal(event_store, MemorySnapshotStore(), Clock(), fingerprint="test"))
+    states = await states_of(
+        event_store, ThreadRepository(event_store, MemorySnapshotStore(), Clock(), fingerprint="test")
+    )
     await export(event_store, archive, tmp_path, "ndjson")
 
     assert verified.problems == ()

@@ -24,7 +24,7 @@ from api.runtime.stores import SystemClock
 from domain.application.audit.verify import verify_slices
 from domain.application.fork import Fork, fork
 from domain.application.replay import Replay
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.thread.codec import Metadata, decode
 from domain.thread.evolve import evolve
@@ -227,8 +227,10 @@ async def check_recorded_replay(pool: asyncpg.Pool) -> None:
         raise AssertionError("a replay calls no tool")
 
     idle = replace_fields(airline, tools=[replace(tool, run=never) for tool in airline.tools])
-    journal = journal_on(pool)
-    replay = Replay(journal, sandbox, TiktokenCounter("default"), int(SETTINGS["CONTEXT_WINDOW_LIMIT"]), SystemClock())
+    repository = journal_on(pool)
+    replay = Replay(
+        repository, sandbox, TiktokenCounter("default"), int(SETTINGS["CONTEXT_WINDOW_LIMIT"]), SystemClock()
+    )
     turns = [turn for c in chosen() for turn in await replay.thread(ThreadId(c.thread_id), idle)]
     assert len(turns) == sum(len(customer_says(c)) for c in chosen())
     assert [turn for turn in turns if turn.parted is not None or turn.prompts_then != turn.prompts_now] == []
@@ -236,27 +238,27 @@ async def check_recorded_replay(pool: asyncpg.Pool) -> None:
 
 async def check_forks(pool: asyncpg.Pool) -> None:
     """Forked at each of its versions, a conversation's fork is what its parent was there; it stores one event."""
-    journal = journal_on(pool)
+    repository = journal_on(pool)
     parent = ThreadId(min(chosen(), key=lambda c: len(c.messages)).thread_id)
-    last = (await journal.load(parent)).head.version
+    last = (await repository.load(parent)).head.version
     for version in range(1, last + 1):
         fork_id = ThreadId(uuid4())
-        await fork(journal, fork_id, Fork(parent, Version(version), resume=True), Metadata())
-        left = await journal.load_at(parent, Version(version))
+        await fork(repository, fork_id, Fork(parent, Version(version), resume=True), Metadata())
+        left = await repository.load_at(parent, Version(version))
         forked = await journal_on(pool).load_at(fork_id, Version(version + 1))
         assert replace(forked.state, version=left.state.version) == left.state
-        assert len(await journal.store.read(fork_id, START)) == 1
-    verified = await verify_slices(journal.store, map(Slice, range(SLICES)))
+        assert len(await repository.store.read(fork_id, START)) == 1
+    verified = await verify_slices(repository.store, map(Slice, range(SLICES)))
     assert (verified.threads, verified.problems) == (len(chosen()) + last, ())
 
 
-def journal_on(pool: asyncpg.Pool) -> Journal:
+def journal_on(pool: asyncpg.Pool) -> ThreadRepository:
     stores = PostgresEventStore(pool), PostgresSnapshotStore(pool)
-    return Journal(*stores, SystemClock(), fingerprint=fold_fingerprint())
+    return ThreadRepository(*stores, SystemClock(), fingerprint=fold_fingerprint())
 
 
-def sandbox() -> Journal:
-    return Journal(MemoryEventStore(), MemorySnapshotStore(), SystemClock(), fingerprint="sandbox")
+def sandbox() -> ThreadRepository:
+    return ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), SystemClock(), fingerprint="sandbox")
 
 
 def customer_says(conversation: Conversation) -> list[str]:
@@ -266,13 +268,13 @@ def customer_says(conversation: Conversation) -> list[str]:
 async def check_every_version(pool: asyncpg.Pool) -> int:
     """Folding all events gives the state that a snapshot and the tail give. Returns how often a snapshot was used."""
     store, snapshots = PostgresEventStore(pool), PostgresSnapshotStore(pool)
-    journal = Journal(store, snapshots, SystemClock(), fingerprint=fold_fingerprint())
+    repository = ThreadRepository(store, snapshots, SystemClock(), fingerprint=fold_fingerprint())
     used = 0
     for thread_id in [ThreadId(conversation.thread_id) for conversation in chosen()]:
         state: State = INITIAL
         for record in await store.read(thread_id, START):
             state = evolve(state, decode(record).event, record.recorded_at)
-            loaded = await journal.load_at(thread_id, record.version)
+            loaded = await repository.load_at(thread_id, record.version)
             assert (loaded.state, loaded.head.hash) == (state, record.hash)
             used += await snapshots.nearest(thread_id, record.version, fold_fingerprint()) is not None
     return used

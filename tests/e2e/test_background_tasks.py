@@ -41,7 +41,7 @@ async def test_a_task_that_does_not_run_makes_the_process_unready_until_it_runs_
     monkeypatch.setattr("domain.application.streaming.broadcast.LOOK", 0.01)
     async with running_api(database_url="memory://") as api:
         runtime, broken = api.service.runtime, asyncio.Event()
-        listen = runtime.turns.means.signals._listeners
+        listen = runtime.turns.services.broadcast._listeners
 
         class Breaking(dict[Any, Any]):
             def __iter__(self) -> Any:
@@ -50,14 +50,14 @@ async def test_a_task_that_does_not_run_makes_the_process_unready_until_it_runs_
 
         assert (await api.get("/health/ready")).is_success
         assert 'threadfold_background_task_up{task="signals"} 1.0' in (await api.get("/metrics")).text
-        runtime.turns.means.signals._listeners = Breaking()  # type: ignore[assignment]
+        runtime.turns.services.broadcast._listeners = Breaking()  # type: ignore[assignment]
         async with asyncio.timeout(PATIENCE):
             while (answer := await api.get("/health/ready")).status_code != 503:
                 await asyncio.sleep(0.01)
         assert "signals" in answer.json()["detail"]
         assert 'threadfold_background_task_up{task="signals"} 0.0' in (await api.get("/metrics")).text
 
-        runtime.turns.means.signals._listeners = listen
+        runtime.turns.services.broadcast._listeners = listen
         async with asyncio.timeout(PATIENCE):
             while not (await api.get("/health/ready")).is_success:
                 await asyncio.sleep(0.05)

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.budget.reservations import Accounts, Recovered
-from domain.application.thread_repository import Journal
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.budget.reservations import Recovered, Reservations
+from domain.application.thread_repository import ThreadRepository
 from domain.budget.prices import Price, Prices
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, Shard, shard_of, slice_of
@@ -39,12 +39,12 @@ class World:
     def __init__(self, events: EventStore, ledger: Ledger) -> None:
         self.clock = Clock()
         self.ledger = ledger
-        self.journal = Journal(events, MemorySnapshotStore(), self.clock, fingerprint="test")
+        self.repository = ThreadRepository(events, MemorySnapshotStore(), self.clock, fingerprint="test")
         self.worker = self.new_worker()
 
-    def new_worker(self, ledger: Ledger | None = None) -> Accounts:
+    def new_worker(self, ledger: Ledger | None = None) -> Reservations:
         ledger = ledger or self.ledger
-        return Accounts(ledger, KnownLimits(ledger, self.clock), self.journal, PRICES)
+        return Reservations(ledger, LimitsCache(ledger, self.clock), self.repository, PRICES)
 
     async def limit(self, limit: Limit = LIMIT) -> None:
         await self.worker.known.set(Scope(ACME), (limit,), self.clock.now(), None, {})
@@ -58,7 +58,7 @@ class World:
 
     async def write(self, call: Reservation, *events: Event) -> None:
         self.clock.pass_(0.5)
-        await self.journal.append(await self.journal.load(call.thread_id, ACME), events, Metadata())
+        await self.repository.append(await self.repository.load(call.thread_id, ACME), events, Metadata())
 
     async def answered(self, call: Reservation, *, by: UUID | None = None) -> None:
         answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=by or call.id)
@@ -118,14 +118,14 @@ async def test_only_what_can_be_the_answer_is_read(world: World, monkeypatch: py
     call = replace(call, at=world.clock.now())
     await world.worker.reserve(call)
     read: list[int] = []
-    history = world.journal.history
+    history = world.repository.history
 
     async def counting(*arguments: Any) -> Sequence[Any]:
         page = await history(*arguments)
         read.append(len(page))
         return page
 
-    monkeypatch.setattr(world.journal, "history", counting)
+    monkeypatch.setattr(world.repository, "history", counting)
     assert await world.new_worker().recover(held(2)) == Recovered(released=1)
     assert read == [100]
 
@@ -245,7 +245,7 @@ class Slow(MemoryLedger):
 class TestKnownLimits:
     async def test_limits_are_asked_for_once_a_second_by_all_together(self) -> None:
         ledger, clock = Slow(), Clock()
-        known = KnownLimits(ledger, clock)
+        known = LimitsCache(ledger, clock)
         assert await asyncio.gather(*[known.of(ACME) for _ in range(9)]) == [[]] * 9
         clock.pass_(0.99)
         await known.of(ACME)
@@ -256,7 +256,7 @@ class TestKnownLimits:
 
     async def test_a_clock_that_is_set_back_keeps_nothing_for_longer(self) -> None:
         ledger, clock = Slow(), Clock()
-        known = KnownLimits(ledger, clock)
+        known = LimitsCache(ledger, clock)
         await known.of(ACME)
         clock.pass_(-timedelta(days=1).total_seconds())
         await known.of(ACME)
@@ -264,7 +264,7 @@ class TestKnownLimits:
 
     async def test_what_is_set_here_holds_at_once_also_for_who_was_just_asking(self) -> None:
         ledger, clock = Slow(), Clock()
-        known = KnownLimits(ledger, clock)
+        known = LimitsCache(ledger, clock)
         asking = asyncio.create_task(known.of(ACME))
         await asyncio.sleep(0)
         await known.set(Scope(ACME), (LIMIT,), clock.now(), None, {})
@@ -273,9 +273,9 @@ class TestKnownLimits:
 
     async def test_what_another_process_sets_holds_after_a_moment(self) -> None:
         ledger, clock = Slow(), Clock()
-        known = KnownLimits(ledger, clock)
+        known = LimitsCache(ledger, clock)
         await known.of(ACME)
-        await KnownLimits(ledger, clock).set(Scope(ACME), (LIMIT,), clock.now(), None, {})
+        await LimitsCache(ledger, clock).set(Scope(ACME), (LIMIT,), clock.now(), None, {})
         assert await known.of(ACME) == []
         clock.pass_(1)
         assert [given.limits for given in await known.of(ACME)] == [(LIMIT,)]

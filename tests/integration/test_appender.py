@@ -14,7 +14,7 @@ from domain.log.hash_chain import NOTHING, Head
 from domain.ports.log import Append
 from infrastructure.postgres.log.append import append_on
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.group_commit import MOST, Appender
+from infrastructure.postgres.log.group_commit import MOST, GroupCommit
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, new_thread, numbered
 from tests.support.http import running_api
@@ -39,7 +39,7 @@ class Watched:
         return await self._pool.fetch(statement, *arguments)
 
 
-async def outcomes(appender: Appender, appends: Sequence[Append]) -> list[Position | BaseException]:
+async def outcomes(appender: GroupCommit, appends: Sequence[Append]) -> list[Position | BaseException]:
     return await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
 
 
@@ -50,7 +50,7 @@ async def stored(pool: asyncpg.Pool, thread_id: ThreadId) -> int:
 async def test_what_comes_while_others_are_stored_shares_a_statement(pool: asyncpg.Pool) -> None:
     watched = Watched(pool)
     appends = [appending(new_thread(), NOTHING, "{}") for _ in range(300)]
-    appender = Appender(watched)
+    appender = GroupCommit(watched)
     assert all(isinstance(position, int) for position in await outcomes(appender, appends[:1]))
     assert watched.groups == [1], "nothing waits for company"
     assert all(isinstance(position, int) for position in await outcomes(appender, appends[1:]))
@@ -60,7 +60,7 @@ async def test_what_comes_while_others_are_stored_shares_a_statement(pool: async
 async def test_too_many_are_refused_and_those_that_wait_are_stored(pool: asyncpg.Pool) -> None:
     watched = Watched(pool)
     watched.open.clear()
-    appender = Appender(watched, limit=10)
+    appender = GroupCommit(watched, limit=10)
     appends = [appending(new_thread(), NOTHING, "{}") for _ in range(35)]
     waiting = []
     for first, last in ((0, 5), (5, 10), (10, 35)):
@@ -83,7 +83,7 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_again(
         async def full(_: Append) -> Position:
             raise Overloaded
 
-        monkeypatch.setattr(api.service.runtime.journal.store, "append", full)
+        monkeypatch.setattr(api.service.runtime.repository.store, "append", full)
         refused = await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert refused.json()["type"] == "urn:threadfold:overloaded"
@@ -93,7 +93,7 @@ async def test_what_postgresql_cannot_take_fails_its_own_caller_only(pool: async
     good = [appending(new_thread(), NOTHING, "{}") for _ in range(10)]
     bad = appending(new_thread(), NOTHING, "not JSON")
     conflict = appending(new_thread(), Head(Version(3), bytes(32), good[0].head.at), "{}")
-    results = await outcomes(Appender(pool), [*good[:5], bad, *good[5:], conflict])
+    results = await outcomes(GroupCommit(pool), [*good[:5], bad, *good[5:], conflict])
     assert [type(result) for result in results if not isinstance(result, int)] == [
         asyncpg.InvalidTextRepresentationError,
         VersionConflict,
@@ -105,7 +105,7 @@ async def test_of_a_command_that_decides_differently_twice_one_is_stored(databas
     """One process found nothing to do and only remembers the command; another one, at the same version, acts."""
     opened, command = appending(new_thread(), NOTHING, "{}"), a_command()
     other = appending(new_thread(), NOTHING, "{}")
-    appender = Appender(pool)
+    appender = GroupCommit(pool)
     await outcomes(appender, [opened])
     async with pool.acquire() as connection, connection.transaction():
         assert await append_on(connection, [appending(opened.thread_id, opened.head, command=command)]) == [0]
@@ -121,7 +121,7 @@ async def test_of_a_command_that_decides_differently_twice_one_is_stored(databas
 
 async def test_groups_that_share_threads_do_not_wait_in_a_circle(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
     opened = [appending(new_thread(), NOTHING, "{}") for _ in range(64)]
-    await outcomes(Appender(pool), opened)
+    await outcomes(GroupCommit(pool), opened)
     heads = {append.thread_id: append.head for append in opened}
     for _ in range(10):
         appends = [appending(thread_id, head, "{}") for thread_id, head in heads.items()]
@@ -136,7 +136,7 @@ async def test_groups_that_share_threads_do_not_wait_in_a_circle(pool: asyncpg.P
 async def test_a_caller_who_leaves_takes_nobody_along(pool: asyncpg.Pool) -> None:
     watched = Watched(pool)
     watched.open.clear()
-    appender = Appender(watched)
+    appender = GroupCommit(watched)
     appends = [appending(new_thread(), NOTHING, "{}") for _ in range(5)]
     tasks = [asyncio.create_task(appender.append(append)) for append in appends]
     await asyncio.sleep(0.01)
@@ -149,7 +149,7 @@ async def test_a_caller_who_leaves_takes_nobody_along(pool: asyncpg.Pool) -> Non
 
 
 async def test_appends_of_one_thread_are_stored_one_after_the_other(pool: asyncpg.Pool) -> None:
-    appender, thread_id = Appender(pool), new_thread()
+    appender, thread_id = GroupCommit(pool), new_thread()
     chain = [appending(thread_id, NOTHING, "{}")]
     for _ in range(20):
         chain.append(appending(thread_id, chain[-1].head, "{}"))
@@ -161,7 +161,7 @@ async def test_groups_of_several_pools_over_all_slices_lose_and_double_nothing(d
     """Each group takes the locks of many slices, while the others do: nobody is refused but by a newer version."""
     chance, rounds, threads = random.Random(7), 12, 40
 
-    async def write(appender: Appender) -> int:
+    async def write(appender: GroupCommit) -> int:
         heads: dict[ThreadId, Head] = {new_thread(): NOTHING for _ in range(threads)}
         events = 0
         for _ in range(rounds):
@@ -174,7 +174,7 @@ async def test_groups_of_several_pools_over_all_slices_lose_and_double_nothing(d
 
     pools = [await open_pool(database_url, max_size=3) for _ in range(4)]
     try:
-        written = await asyncio.gather(*[write(Appender(pool)) for pool in pools])
+        written = await asyncio.gather(*[write(GroupCommit(pool)) for pool in pools])
         store = PostgresEventStore(pools[0])
         found = 0
         for number in range(SLICES):

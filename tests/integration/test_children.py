@@ -17,7 +17,7 @@ import pytest
 from api.runtime import output as output_module
 from api.runtime.output import Output
 from api.runtime.process import READY
-from api.runtime.subprocesses import Child, ChildEnded
+from api.runtime.subprocesses import Subprocess, SubprocessEnded
 from api.runtime.watchdog import Silence
 from domain.application.background_tasks import BackgroundTasks
 
@@ -41,13 +41,13 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def child(script: str, output: Output, *, silence: float = 60.0, stop_within: float = 60.0) -> Child:
+def child(script: str, output: Output, *, silence: float = 60.0, stop_within: float = 60.0) -> Subprocess:
     program = (sys.executable, "-u", "-c", PRELUDE + script)
-    return Child("child", (), {}, output, silence, stop_within=stop_within, program=program)
+    return Subprocess("child", (), {}, output, silence, stop_within=stop_within, program=program)
 
 
 @asynccontextmanager
-async def kept(one: Child, pause: float = 0.05) -> AsyncIterator[BackgroundTasks]:
+async def kept(one: Subprocess, pause: float = 0.05) -> AsyncIterator[BackgroundTasks]:
     tasks = BackgroundTasks()
     task = tasks.start("child", one.run, first_pause=pause, longest_pause=pause)
     try:
@@ -229,7 +229,7 @@ async def test_a_child_says_what_does_not_work_in_it() -> None:
 
 async def test_what_a_child_has_started_may_hold_its_output_open_and_the_child_is_replaced_all_the_same() -> None:
     one = child("import subprocess\nsubprocess.Popen(['sleep', '20'])\nos._exit(3)", Output(None))
-    with pytest.raises(ChildEnded, match="ended with status 3"):
+    with pytest.raises(SubprocessEnded, match="ended with status 3"):
         await asyncio.wait_for(one.run(), 15)
 
 
@@ -253,7 +253,7 @@ process.run(work)
 time.sleep(2)  # as an interpreter may on a busy machine, which throws away all that it has
 """
     program = (sys.executable, "-c", script)
-    one = Child("child", (), {}, Output(None), 0.3, stop_within=PATIENCE, program=program)
-    with pytest.raises(ChildEnded) as ended:
+    one = Subprocess("child", (), {}, Output(None), 0.3, stop_within=PATIENCE, program=program)
+    with pytest.raises(SubprocessEnded) as ended:
         await one.run()
     assert ended.value.status == 0, "it was killed, and what it ran would be to blame for that"

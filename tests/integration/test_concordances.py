@@ -14,7 +14,7 @@ from domain.recall.terms import terms_of
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.recall import word_indexes
 from infrastructure.postgres.recall.search import PostgresFinder
-from infrastructure.postgres.recall.word_indexes import Concordances
+from infrastructure.postgres.recall.word_indexes import WordIndexes
 from tests.contracts.test_recall import say
 from tests.integration.test_query_plans import nodes
 
@@ -48,7 +48,7 @@ async def test_whatever_is_kept_the_same_is_found(pool: asyncpg.Pool) -> None:
 
 
 async def test_what_was_said_since_is_read_and_nothing_twice(pool: asyncpg.Pool) -> None:
-    models, words = PostgresReadModels(pool), Concordances(pool)
+    models, words = PostgresReadModels(pool), WordIndexes(pool)
     await say(models, {2: "one", 5: "two"}, THREADS[0])
     ((_, early, _),) = await words.of([(THREADS[0], Version(2))])
     assert list(early.versions) == [2, 5], "what is too new to be of interest is read already"
@@ -63,7 +63,7 @@ async def test_bytes_are_bounded_and_the_last_used_threads_stay(pool: asyncpg.Po
     models = PostgresReadModels(pool)
     for thread_id in THREADS:
         await say(models, {2: "refund " * 400}, thread_id)
-    words = Concordances(pool, kept=3_000)
+    words = WordIndexes(pool, kept=3_000)
     kept = [(await words.of([(thread_id, Version(2))]))[0][1] for thread_id in THREADS]
     assert sum(each.size for each in kept) > 3_000
     again = [(await words.of([(thread_id, Version(2))]))[0][1] for thread_id in reversed(THREADS)]
@@ -76,7 +76,7 @@ async def test_bytes_are_bounded_and_the_last_used_threads_stay(pool: asyncpg.Po
 async def test_very_long_threads_are_not_kept_as_a_whole(pool: asyncpg.Pool) -> None:
     end = word_indexes.COUNTED
     await say(PostgresReadModels(pool), {end: "refund", end + 1: "refund"}, THREADS[0])
-    ((_, told, _),) = await Concordances(pool).of([(THREADS[0], Version(end))])
+    ((_, told, _),) = await WordIndexes(pool).of([(THREADS[0], Version(end))])
     assert list(told.versions) == [end]
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.application.recall.search import Meaning
+from domain.application.recall.search import SemanticSearch
 from domain.ids import ThreadId, Version
 from domain.models.chat import (
     AnswerMalformed,
@@ -114,5 +114,5 @@ async def test_nothing_is_embedded_where_nothing_is_recalled() -> None:
         assert api.service.runtime.indexer is None
 
 
-async def _nearest(meaning: Meaning, thread_id: ThreadId) -> Sequence[Hit]:
+async def _nearest(meaning: SemanticSearch, thread_id: ThreadId) -> Sequence[Hit]:
     return await meaning.vectors.nearest("small", [(thread_id, Version(99))], [0.0, 25.0], Version(99), 5)

@@ -12,7 +12,7 @@ from api.services.read_models import ALL
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.log.hash_chain import Record
-from domain.ports.read_models import Line, LineId, Parked, Shape, Slot
+from domain.ports.read_models import Line, LineId, Parked, Shape, SliceLag
 from domain.read_models.tables import Column, Table
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
@@ -74,7 +74,7 @@ async def test_who_names_a_read_model_twice_has_it_built_once(api: Api) -> None:
 async def test_what_is_built_serves_though_there_is_always_something_new(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy, store, numbers = await api.opened(), api.service.runtime.journal.store, itertools.count()
+    busy, store, numbers = await api.opened(), api.service.runtime.repository.store, itertools.count()
     read = store.read_after
 
     async def overtaken(after: Mapping[Slice, Position], limit: int) -> Sequence[Record]:
@@ -172,7 +172,7 @@ async def test_who_begins_to_wait_during_an_exchange_waits_too(
     models = api.service.runtime.models
     behind = models.behind
 
-    async def exchanged(line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+    async def exchanged(line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         if line != built:
             await replace_all(api, built)
         return await behind(line, slices)

@@ -62,7 +62,7 @@ async def log(database_url: str, tmp_path: Path, format_: Format) -> AsyncIterat
         begun = (await api.post(f"/v1/threads/{stuck}/turns", json={"user_input": "go"})).json()
         await api.post(f"/v1/threads/{stuck}/turns/{begun['turn_id']}/cancel", params={"wait": True})
         runtime = api.service.runtime
-        store = runtime.journal.store
+        store = runtime.repository.store
         await export(store, runtime.archive, tmp_path / "export", format_)
         yield [
             decode(record)

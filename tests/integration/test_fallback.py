@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import Answered, Models
+from domain.application.turns.model_fallback import Answered, ModelFallback
 from domain.models.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, ModelUnreachable, Usage
-from domain.models.circuit_breaker import Breaker
+from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import Choice, ModelSpec, Policy
-from domain.models.usage_check import believed
+from domain.models.usage_check import check_usage
 from domain.thread.events import ModelFailed
 from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.models.openai.endpoints import TimeLimits
@@ -48,7 +48,7 @@ def nobody() -> str:
 class Caller:
     """Asks, and keeps what it is told."""
 
-    models: Models
+    models: ModelFallback
     now: float = 0.0
     shown: list[str] = field(default_factory=list)
     failures: list[ModelFailed] = field(default_factory=list)
@@ -92,7 +92,7 @@ async def caller(*endpoints: str, limits: TimeLimits = SHORT, rest: float = 30.0
         f"at-{name}": OpenAIChatModel(endpoint, "sk-secret", "unused", limits=limits)
         for name, endpoint in zip(names, endpoints, strict=True)
     }
-    asks = Caller(Models(policy, providers, lambda: Breaker(after=2, rest=rest), clock=lambda: asks.now))
+    asks = Caller(ModelFallback(policy, providers, lambda: CircuitBreaker(after=2, rest=rest), clock=lambda: asks.now))
     try:
         yield asks
     finally:
@@ -268,7 +268,7 @@ async def test_an_answer_counts_whatever_its_endpoint_says_that_it_used(lie: str
         answered = await asks.ask()
 
     assert (answered.name, answered.answer.content, asks.failures) == ("a", "Hello", [])
-    found = believed(answered.answer.usage, 9, 1, None)
+    found = check_usage(answered.answer.usage, 9, 1, None)
     assert (found.usage, found.estimated) == (Usage(9, 1), True)
     assert (found.reported is None) == (lie in {"null", "half", "words", "fractions", "no object"})
 
@@ -277,4 +277,4 @@ async def test_honest_usage_is_believed() -> None:
     async with OpenAIServer(otherwise=stream("Hello")) as first, caller(first.endpoint, nobody()) as asks:
         answered = await asks.ask()
 
-    assert believed(answered.answer.usage, 9, 1, None) == (Usage(7, 3), False, None)
+    assert check_usage(answered.answer.usage, 9, 1, None) == (Usage(7, 3), False, None)

@@ -62,11 +62,11 @@ async def test_an_answer_that_waits_for_a_lock_is_stored_and_counted_or_neither(
         call = await former.a_call(epoch=1)
         await other.execute("UPDATE leases SET epoch = 1")
         await former.worker.reserve(call)
-        loaded = await former.journal.load(call.thread_id, ACME)
+        loaded = await former.repository.load(call.thread_id, ACME)
         answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
         async with owner.transaction():
             await owner.execute(HOLD, call.thread_id)
-            late = asyncio.create_task(former.journal.append(loaded, [answer], Metadata(), fence=call.fence))
+            late = asyncio.create_task(former.repository.append(loaded, [answer], Metadata(), fence=call.fence))
             async with asyncio.timeout(30):
                 while not await other.fetchval(WAITING):
                     await asyncio.sleep(0.02)
@@ -89,10 +89,10 @@ async def test_an_answer_that_comes_after_its_reservation_was_given_back_is_refu
     await world.worker.reserve(call)
     assert await world.new_worker().recover(held(2)) == Recovered(released=1)
     assert await owner.fetchval("SELECT max(epoch) FROM leases") == 0, "nothing else refuses it here"
-    loaded = await world.journal.load(call.thread_id, ACME)
+    loaded = await world.repository.load(call.thread_id, ACME)
     answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
     with pytest.raises(LeaseLost):
-        await world.journal.append(loaded, [answer], Metadata(), fence=call.fence)
+        await world.repository.append(loaded, [answer], Metadata(), fence=call.fence)
     assert await world.sums() == (Amount(), Amount())
 
 
@@ -103,11 +103,11 @@ async def test_an_append_whose_caller_has_left_is_waited_for(pool: asyncpg.Pool)
     await world.limit()
     call = await world.a_call(epoch=1)
     await world.worker.reserve(call)
-    loaded = await world.journal.load(call.thread_id, ACME)
+    loaded = await world.repository.load(call.thread_id, ACME)
     answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
     sent = len(watched.groups)
     watched.open.clear()
-    leaving = asyncio.create_task(world.journal.append(loaded, [answer], Metadata(), fence=call.fence))
+    leaving = asyncio.create_task(world.repository.append(loaded, [answer], Metadata(), fence=call.fence))
     async with asyncio.timeout(30):
         while len(watched.groups) == sent:
             await asyncio.sleep(0.01)
@@ -115,7 +115,7 @@ async def test_an_append_whose_caller_has_left_is_waited_for(pool: asyncpg.Pool)
     world.worker.abandon([call.id])
     assert await world.worker.recover(held(1)) == Recovered()
     watched.open.set()
-    store = world.journal.store
+    store = world.repository.store
     assert isinstance(store, PostgresEventStore)
     await store.close()
     assert await world.worker.recover(held(1)) == Recovered(settled=1)

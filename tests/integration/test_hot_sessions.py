@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from domain.agents.assistant import assistant
 from domain.application.audit.verify import verify_thread
-from domain.application.command_handler import Outcome, Request, execute
-from domain.application.turns.run import Run
+from domain.application.command_handler import CommandRequest, CommandResult, execute
+from domain.application.turns.run import TurnRun
 from domain.ids import Position, TurnId
 from domain.ports.log import Append
 from domain.thread.codec import Metadata
@@ -47,13 +47,15 @@ async def redis(tmp_path: Path) -> AsyncIterator[tuple[RedisServer, Redis]]:
         await client.aclose()
 
 
-async def begin(played: Stage) -> Outcome:
+async def begin(played: Stage) -> CommandResult:
     graph = played.agent.graph
     start = StartTurn(TurnId(uuid4()), "hello", 1, graph.first, graph.fingerprint, durability="async")
-    return await execute(played.journal, Request(played.thread_id, lambda _: (OpenThread(played.agent.name), start)))
+    return await execute(
+        played.repository, CommandRequest(played.thread_id, lambda _: (OpenThread(played.agent.name), start))
+    )
 
 
-async def answered(played: Stage, store: Behind) -> Run:
+async def answered(played: Stage, store: Behind) -> TurnRun:
     """Have a turn answered whose end is not stored."""
     started = await begin(played)
     state = started.loaded.state
@@ -89,7 +91,7 @@ async def test_an_answer_outlives_its_process_and_is_stored_as_it_was(redis: tup
     await crash(played, store)
     async with played.worker().working():
         await played.settled()
-    assert (await played.journal.load(played.thread_id)).head == told
+    assert (await played.repository.load(played.thread_id)).head == told
     assert len(await played.happened(TurnCompleted)) == 1
     assert len(played.script.asked) == 1, "the model is not asked again"
     assert not await played.happened(TurnResumed)
@@ -126,7 +128,7 @@ async def test_if_somebody_has_written_since_the_turn_goes_on_after_that(redis: 
     played, store = playing(hot)
     await answered(played, store)
     await crash(played, store)
-    await execute(played.journal, Request(played.thread_id, lambda _: (UpdateValues({"a": 1}),)))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (UpdateValues({"a": 1}),)))
     async with played.worker().working():
         await played.settled()
     said = [e.content for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]

@@ -326,7 +326,7 @@ async def test_many_conversations_at_once_leave_a_log_that_verifies(api: Api) ->
             assert str(number + turn) in response.json()["answer"]
 
     await asyncio.gather(*[converse(number) for number in range(16)])
-    store = api.service.runtime.journal.store
+    store = api.service.runtime.repository.store
     checked = await verify_slices(store, map(Slice, range(SLICES)))
     assert (checked.threads, checked.problems) == (16, ())
 
@@ -354,7 +354,7 @@ async def test_a_database_that_is_frozen_makes_the_process_unready_and_is_asked_
 
 async def test_a_database_that_is_away_makes_the_process_unready_but_alive(database_url: str) -> None:
     async with running_api(database_url=database_url) as api:
-        pool = api.service.runtime.journal.store._pool  # type: ignore[attr-defined]
+        pool = api.service.runtime.repository.store._pool  # type: ignore[attr-defined]
         await pool.close()
         assert (await api.get("/health/live")).status_code == 200
         unready: httpx.Response = await api.get("/health/ready")

@@ -210,7 +210,7 @@ async def test_the_log_and_a_thread_are_verified(api: Api) -> None:
 
 
 async def test_one_verification_of_the_log_runs_at_a_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = api.service.runtime.journal.store
+    store = api.service.runtime.repository.store
     begun, go_on, slice_head = asyncio.Event(), asyncio.Event(), store.slice_head
 
     async def held_up(slice_: Slice) -> Position:

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from api.http.params import encode_cursor
-from api.services.history import Place, pages_of
+from api.services.history import HistoryCursor, pages_of
 from api.services.read_models import Filters
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, ThreadId
 from tests.support.http import Api, running_api
@@ -39,8 +39,8 @@ NUMBERS = ("abc", "12", 2**63, -(2**63) - 1, 1.5, None)
 FORGED = {"opened_at": INSTANTS, "last_event_at": INSTANTS, "tokens": NUMBERS, "cost": (*NUMBERS, INSTANTS[0])}
 
 EVENTS_OF = pages_of("events", DEFAULT_TENANT, ThreadId(THREAD))
-ASCENDING = encode_cursor(Place("asc", 1), EVENTS_OF)
-BEYOND = encode_cursor(Place("asc", 1, 99), EVENTS_OF)
+ASCENDING = encode_cursor(HistoryCursor("asc", 1), EVENTS_OF)
+BEYOND = encode_cursor(HistoryCursor("asc", 1, 99), EVENTS_OF)
 
 
 def nested(levels: int) -> str:
@@ -483,7 +483,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 
 
 async def count_events(api: Api) -> int:
-    store = api.service.runtime.journal.store
+    store = api.service.runtime.repository.store
     return sum([len(await store.read_slice(Slice(n), Position(0), 1_000)) for n in range(SLICES)])
 
 

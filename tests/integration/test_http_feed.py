@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, Tenant, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, seal
+from domain.log.hash_chain import NOTHING, Head, chain_records
 from domain.ports.log import Append
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import StateUpdated, ThreadOpened
@@ -70,12 +70,12 @@ def appended(thread_id: ThreadId, after: Head, count: int, tenant: Tenant = DEFA
     opening = [] if after.version else [ThreadOpened("assistant")]
     changes = [StateUpdated({"n": n, "text": "x" * size}) for n in range(count - len(opening))]
     drafts = [encode(event, Metadata()) for event in (*opening, *changes)]
-    records, head = seal(tenant, thread_id, after, drafts, NOON)
+    records, head = chain_records(tenant, thread_id, after, drafts, NOON)
     return Append(tenant, thread_id, after, head, records, in_turn=False)
 
 
 async def store(api: Api, append: Append) -> None:
-    await api.service.runtime.journal.store.append(append)
+    await api.service.runtime.repository.store.append(append)
 
 
 # --- what it tells
@@ -97,7 +97,7 @@ async def test_an_item_is_an_event_with_its_thread_and_its_place(api: Api) -> No
 async def test_pages_hold_everything_once_and_in_order(api: Api) -> None:
     for count in range(1, 30):
         await store(api, appended(new_thread(), NOTHING, count))
-    heads = await api.service.runtime.journal.store.slice_heads()
+    heads = await api.service.runtime.repository.store.slice_heads()
     expected = {number: list(range(1, head + 1)) for number, head in enumerate(heads) if head}
 
     for limit in (3, 100, 1_000):
@@ -330,7 +330,7 @@ async def test_nothing_is_skipped_and_nothing_out_of_order_while_writers_commit_
                 group.create_task(consume(api, slices, items, done))
             await writers.run()
             done.set()
-        log = api.service.runtime.journal.store
+        log = api.service.runtime.repository.store
         stored = [r for number in range(SLICES) for r in await log.read_slice(Slice(number), Position(0), 10_000)]
 
     assert min(len(stored), writers.rolled_back) > 100, "the test must be about something"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.http.params import encode_cursor
-from api.services.history import Place, pages_of
+from api.services.history import HistoryCursor, pages_of
 from api.services.threads import turn_of_command
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
@@ -86,7 +86,7 @@ async def api(url: str) -> AsyncIterator[Api]:
 @pytest.fixture
 async def thread(api: Api) -> str:
     """Name a thread in which a refund waits for a person, and whose events are sealed and in the read models."""
-    thread, store = await api.opened(graph="cashier"), api.service.runtime.journal.store
+    thread, store = await api.opened(graph="cashier"), api.service.runtime.repository.store
     said = {"user_input": '/refund {"amount": 5}'}
     await api.post(f"/v1/threads/{thread}/turns", json=said, headers={"Idempotency-Key": "refund"})
     async with asyncio.timeout(60):
@@ -129,9 +129,9 @@ async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: 
 
 
 async def test_what_shows_nothing_of_a_thread_is_not_recorded(api: Api, thread: str) -> None:
-    head = (await api.service.runtime.journal.load(ThreadId(UUID(thread)))).head.version
+    head = (await api.service.runtime.repository.load(ThreadId(UUID(thread)))).head.version
     after_events, after_messages = (
-        encode_cursor(Place("asc", head), pages_of(what, DEFAULT_TENANT, ThreadId(UUID(thread))))
+        encode_cursor(HistoryCursor("asc", head), pages_of(what, DEFAULT_TENANT, ThreadId(UUID(thread))))
         for what in ("events", "messages")
     )
     for path in OTHERS:

@@ -20,7 +20,7 @@ from api.runtime.stores import LogArchive
 from domain.application.archive import Imported, put_in
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
-from domain.log.hash_chain import NOTHING, Head, seal
+from domain.log.hash_chain import NOTHING, Head, chain_records
 from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import ThreadForked
@@ -78,7 +78,7 @@ async def test_what_was_imported_goes_on(event_store: EventStore, archive: LogAr
     log = Log(event_store)
     await log.conversation()
     for row in await threads(event_store):
-        loaded = await log.journal.load(row.thread_id)
+        loaded = await log.repository.load(row.thread_id)
         assert (loaded.state.in_turn, loaded.state.waiting) == (row.in_turn, row.waiting)
     await export(event_store, archive, tmp_path)
 
@@ -309,7 +309,7 @@ async def test_a_fork_of_itself_is_refused(archive: LogArchive, tmp_path: Path, 
     store = MemoryEventStore()
     thread_id = next(threads_of(Slice(3)))
     fork = encode(ThreadForked(thread_id, at_version), Metadata())
-    records, _ = seal(Tenant("default"), thread_id, Head(Version(4)), [fork], NOON)
+    records, _ = chain_records(Tenant("default"), thread_id, Head(Version(4)), [fork], NOON)
     store.put(replace(record, position=Position(1)) for record in records)
     await export(store, MemoryArchive(store), tmp_path)
     with pytest.raises(CorruptLog, match="begins at version 5 with no ThreadForked that fits"):

@@ -11,11 +11,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.budget.reservations import Accounts
-from domain.application.budget.turn_budget import Account, Spending
-from domain.application.thread_repository import Journal
-from domain.budget.limits import Call
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.budget.reservations import Reservations
+from domain.application.budget.turn_budget import BudgetServices, TurnBudget
+from domain.application.thread_repository import ThreadRepository
+from domain.budget.limits import PlannedCall
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId
 from domain.ports.ledger import Amount, Granted, Ledger, Scope
@@ -139,12 +139,12 @@ async def test_processes_whose_clocks_are_hours_apart_spend_a_daily_budget_once(
     granted = 0
     for ledger, off in zip(ledgers, hours, strict=False):
         clock = Skewed(off)
-        journal = Journal(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="test")
-        accounts = Accounts(ledger, KnownLimits(ledger, clock), journal, PRICES)
-        spending = Spending(Account(accounts, PRICES, clock, uuid4), ACME, ThreadId(uuid4()), "assistant")
+        repository = ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="test")
+        accounts = Reservations(ledger, LimitsCache(ledger, clock), repository, PRICES)
+        spending = TurnBudget(BudgetServices(accounts, PRICES, clock, uuid4), ACME, ThreadId(uuid4()), "assistant")
         for _ in range(10):
             try:
-                held = await spending.reserve(lambda: state, Call("gpt", 400, 200), None)
+                held = await spending.reserve(lambda: state, PlannedCall("gpt", 400, 200), None)
             except BudgetExhausted:
                 break
             await accounts.settle(held.id, "gpt", 400, held.answer)

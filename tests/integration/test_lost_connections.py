@@ -13,7 +13,7 @@ from domain.log.hash_chain import NOTHING
 from domain.ports.log import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.group_commit import Appender
+from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.pool import close_pool, open_pool
 from tests.streams import a_command, appending, new_thread
 
@@ -39,7 +39,7 @@ class Unreliable:
 
 
 async def append_one(pool: Any, append: Append) -> Position:
-    return await Appender(pool).append(append)
+    return await GroupCommit(pool).append(append)
 
 
 ERRORS: list[Callable[[], Exception]] = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.application.queries.transcript import read
-from domain.application.turns.model_fallback import Models
+from domain.application.turns.model_fallback import ModelFallback
 from domain.thread.codec import to_json
 from domain.thread.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
 from domain.thread.state import Ended
@@ -72,7 +72,7 @@ async def talking(first: Otherwise) -> AsyncIterator[tuple[Stage, OpenAIServer]]
 
     tool_agents.RUNS.clear()
     async with OpenAIServer(otherwise=answer) as server, client(server) as model:
-        yield stage(tool_agents.odd, models=Models.alone(model, "small")), server
+        yield stage(tool_agents.odd, models=ModelFallback.alone(model, "small")), server
 
 
 async def last_turn(played: Stage) -> Ended:
@@ -96,7 +96,7 @@ async def test_a_call_that_cannot_be_read_is_told_and_the_others_run(written: st
         runs, (requested, _) = list(tool_agents.RUNS), await requests_of(played)
         again = await last_turn(played)
         sent = [request.body for request in server.requests]
-        transcript = [message async for message in read(played.journal, played.thread_id)]
+        transcript = [message async for message in read(played.repository, played.thread_id)]
     assert (ended.outcome, runs, again.outcome) == ("completed", ["store"], "completed")
     assert await played.happened(NodeFailed, ModelFailed) == []
     assert len(sent) == 4, "two requests for each of the two turns"
@@ -110,7 +110,7 @@ async def test_a_call_that_cannot_be_read_is_told_and_the_others_run(written: st
     assert (requested.arguments, why in requested.fault) == ({}, True)
     (shown, _) = next(message.tool_calls for message in transcript if message.tool_calls)
     assert (shown.written, shown.fault) == (requested.written, requested.fault)
-    loaded = await played.journal.load(played.thread_id)
+    loaded = await played.repository.load(played.thread_id)
     assert requested.written not in to_json(loaded.state), "the folded state is bounded"
 
 

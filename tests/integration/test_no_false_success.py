@@ -8,11 +8,11 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.turns.model_fallback import Models
+from domain.application.turns.model_fallback import ModelFallback
 from domain.json import Json
 from domain.models.answers import EMPTY_HINT, LENGTH_HINT
 from domain.models.routing import ModelSpec
-from domain.thread.events import Durability, Limit, MessageAppended, NodeFact, NodeFailed, TurnCompleted, TurnFailed
+from domain.thread.events import Durability, Limit, MessageAppended, NodeEvent, NodeFailed, TurnCompleted, TurnFailed
 from infrastructure.models.openai.client import OpenAIChatModel
 from tests.fakes.openai_server import USAGE, OpenAIServer, Reply, chunk, completion, events, stream
 from tests.support.runtime import Stage, double, one_node
@@ -61,7 +61,7 @@ async def answering(
 ) -> AsyncIterator[tuple[OpenAIServer, Stage]]:
     """Set the stage for a model that answers by a script."""
     async with OpenAIServer(*script, otherwise=otherwise) as server:
-        models = Models.alone(OpenAIChatModel(server.endpoint, None, "test-1"), "test-1")
+        models = ModelFallback.alone(OpenAIChatModel(server.endpoint, None, "test-1"), "test-1")
         try:
             yield server, await accounted(agent, models=models, **more)
         finally:
@@ -126,7 +126,7 @@ class TestNoAnswer:
     async def test_the_operator_s_limit_holds_even_so(self) -> None:
         async with OpenAIServer(TOO_SHORT, otherwise=stream("Hello")) as server:
             model = OpenAIChatModel(server.endpoint, None, "test-1")
-            models = Models(policy(a=ModelSpec("p", "m", max_answer=300)), {"p": model})
+            models = ModelFallback(policy(a=ModelSpec("p", "m", max_answer=300)), {"p": model})
             played = await accounted(QUICK, models=models)
             assert outcome(await played.say("Well?")) == "completed"
             await models.close()
@@ -134,7 +134,7 @@ class TestNoAnswer:
 
     async def test_another_model_is_asked_before_the_turn_fails(self) -> None:
         async with OpenAIServer(otherwise=NOTHING["spaces"]) as one, OpenAIServer(otherwise=stream("Hello")) as other:
-            models = Models(
+            models = ModelFallback(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {
                     "one": OpenAIChatModel(one.endpoint, None, "big"),
@@ -157,7 +157,7 @@ class TestNoAnswer:
             await check_ledger(played)
 
     async def test_items_are_asked_for_once_more_each(self) -> None:
-        async def work(turn: TurnContext) -> Sequence[NodeFact]:
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
             async def each(item: ItemContext, number: Json) -> Json:
                 return await item.ask(f"What is {number}?")
 
@@ -181,7 +181,7 @@ class TestOtherEnds:
             assert len(server.requests) == 1
 
     async def test_what_is_said_after_that_makes_up_for_it(self) -> None:
-        async def say(turn: TurnContext) -> Sequence[NodeFact]:
+        async def say(turn: TurnContext) -> Sequence[NodeEvent]:
             return [turn.say("That is all.")]
 
         agent = in_a_row(Node("ask", ask), Node("say", say))
@@ -250,7 +250,7 @@ LEGACY = {"name": "double", "arguments": '{"number": 21}'}
     ],
 )
 async def test_a_call_in_the_form_of_old_is_run(reply: Reply) -> None:
-    async def act(turn: TurnContext) -> Sequence[NodeFact]:
+    async def act(turn: TurnContext) -> Sequence[NodeEvent]:
         await turn.run_tools()
         return ()
 

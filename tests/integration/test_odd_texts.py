@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from domain.ids import SLICES, CommandId, Slice, ThreadId
-from domain.log.hash_chain import seal
+from domain.log.hash_chain import chain_records
 from domain.ports.log import Append
 from domain.read_models.tables import MAX_INDEXED, indexed
 from domain.thread.codec import Metadata, encode
@@ -147,11 +147,11 @@ def conversation(text: Text) -> Sequence[Event]:
 async def write(api: Api, events: Sequence[Event], text: Text, parent: ThreadId | None = None) -> ThreadId:
     """Put events into the log as they are, as an import would: nothing is decided, so nothing is refused."""
     runtime, thread_id = api.service.runtime, ThreadId(uuid4())
-    before = await runtime.journal.load(parent) if parent else await runtime.journal.load(thread_id)
+    before = await runtime.repository.load(parent) if parent else await runtime.repository.load(thread_id)
     metadata = Metadata(CommandId(uuid4()), None, text(), text(), text())
     drafts = [encode(event, metadata) for event in events]
-    records, head = seal(before.tenant, thread_id, before.head, drafts, runtime.clock.now())
-    await runtime.journal.store.append(
+    records, head = chain_records(before.tenant, thread_id, before.head, drafts, runtime.clock.now())
+    await runtime.repository.store.append(
         Append(before.tenant, thread_id, before.head, head, records, in_turn=False, forked=parent is not None)
     )
     return thread_id

@@ -18,7 +18,7 @@ from domain.thread.evolve import evolve as evolved
 from domain.thread.state import State
 from projections import messages
 from projections.engine import projection as projection_module
-from projections.engine.projection import Projection, Seen, Story
+from projections.engine.projection import EventContext, FoldedThread, Projection
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
 from tests.support.reading import strong, talk, wrong
@@ -39,7 +39,7 @@ def poisoned(bad: str) -> Projection:
     """Make the projection of messages fail at those that say something."""
     said = messages.PROJECTION.events[MessageAppended]
 
-    def handler(seen: Seen[Any]) -> Iterable[Change]:
+    def handler(seen: EventContext[Any]) -> Iterable[Change]:
         event = seen.recorded.event
         if isinstance(event, MessageAppended) and event.role == "user" and bad in (event.content or ""):
             raise ValueError(f"cannot take {bad}")
@@ -88,7 +88,7 @@ async def test_a_poison_event_can_be_skipped(api: Api) -> None:
 async def test_a_thread_that_cannot_be_summarised_is_parked_and_no_other_one(api: Api) -> None:
     summarised, bad = next(p for p in PROJECTIONS if p.name == "threads"), str(uuid4())
 
-    def broken(story: Story, prices: Prices) -> Iterable[Change]:
+    def broken(story: FoldedThread, prices: Prices) -> Iterable[Change]:
         if str(story.thread_id) == bad:
             raise ValueError("cannot summarise it")
         return summarised.thread(story, prices) if summarised.thread else ()
@@ -119,7 +119,7 @@ async def test_rows_that_several_tables_refuse_of_several_threads_of_a_slice_kee
     bad = {str(first), str(next(t for _ in range(10**6) if slice_of(t := ThreadId(uuid4())) == slice_of(first)))}
 
     def exaggerated(projection: Projection) -> Projection:
-        def handler(seen: Seen[Any]) -> Iterable[Change]:
+        def handler(seen: EventContext[Any]) -> Iterable[Change]:
             for table, row in projection.events[ModelCalled](seen):
                 values = dict(zip(table.names, row, strict=True))
                 if str(seen.thread_id) in bad and "calls" in values:
@@ -173,7 +173,7 @@ async def test_a_fold_that_was_not_made_for_an_event_keeps_no_other_thread(
 async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> None:
     completed = next(p for p in PROJECTIONS if p.name == "turns")
 
-    def broken(seen: Seen[Any]) -> Iterable[Change]:
+    def broken(seen: EventContext[Any]) -> Iterable[Change]:
         for table, row in completed.events[TurnCompleted](seen):
             values = dict(zip(table.names, row, strict=True))
             if str(seen.thread_id) == bad and "completed" in values:

@@ -13,12 +13,12 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.turns.model_fallback import Models
+from domain.application.turns.model_fallback import ModelFallback
 from domain.ids import DEFAULT_TENANT
 from domain.json import Json
 from domain.models.routing import ModelSpec
 from domain.thread.codec import Metadata
-from domain.thread.events import Durability, Limit, ModelCalled, NodeFact
+from domain.thread.events import Durability, Limit, ModelCalled, NodeEvent
 from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import Cut, OpenAIServer, Pause, Reply, chunk, completion, events, refusal
@@ -64,21 +64,21 @@ LIMITS = TimeLimits(silence=2, first_byte=20)
 
 
 @asynccontextmanager
-async def answering(reply: Reply, limits: TimeLimits = LIMITS) -> AsyncIterator[tuple[OpenAIServer, Models]]:
+async def answering(reply: Reply, limits: TimeLimits = LIMITS) -> AsyncIterator[tuple[OpenAIServer, ModelFallback]]:
     """Serve an answer, and ask for it over real HTTP."""
     async with OpenAIServer(otherwise=reply) as server:
-        models = Models.alone(OpenAIChatModel(server.endpoint, None, "test-1", limits=limits), "test-1")
+        models = ModelFallback.alone(OpenAIChatModel(server.endpoint, None, "test-1", limits=limits), "test-1")
         try:
             yield server, models
         finally:
             await models.close()
 
 
-async def summarise(turn: TurnContext) -> Sequence[NodeFact]:
+async def summarise(turn: TurnContext) -> Sequence[NodeEvent]:
     return await turn.compact()
 
 
-async def asks_for_items(turn: TurnContext) -> Sequence[NodeFact]:
+async def asks_for_items(turn: TurnContext) -> Sequence[NodeEvent]:
     async def each(item: ItemContext, number: Json) -> Json:
         return await item.ask(f"What is {number}?")
 
@@ -86,7 +86,7 @@ async def asks_for_items(turn: TurnContext) -> Sequence[NodeFact]:
     return ()
 
 
-async def says_much(turn: TurnContext) -> Sequence[NodeFact]:
+async def says_much(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say(f"{turn.state.thread.turns} " + "word " * 4_000)]
 
 
@@ -156,7 +156,7 @@ class TestBudgets:
     async def test_models_that_are_asked_instead_share_the_budget(self) -> None:
         unreadable = UNREADABLE["no choice"]
         async with answering(unreadable) as (one, first), answering(unreadable) as (other, second):
-            models = Models(
+            models = ModelFallback(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {"one": first.usual, "other": second.usual},
             )
@@ -173,7 +173,7 @@ class TestBudgets:
         """So a process that dies then has lost nothing of it."""
         slow = Reply([], before=[Pause(60)])
         async with answering(UNREADABLE["no choice"]) as (_, first), answering(slow) as (other, second):
-            models = Models(
+            models = ModelFallback(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {"one": first.usual, "other": second.usual},
             )

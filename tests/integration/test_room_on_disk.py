@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from domain.ids import CommandId, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Draft, Head, check_chain, seal
+from domain.log.hash_chain import NOTHING, Draft, Head, chain_records, check_chain
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
 from domain.thread.codec import Metadata, to_json
@@ -47,7 +47,9 @@ WITH_CAUSATIONS = AS_BEFORE.replace("hash)\nSELECT", "hash, causation)\nSELECT")
 
 
 def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
-    records, head = seal(ACME, thread_id, after, [Draft("NoteTaken", 1, "{}", text) for text in metadata], NOON)
+    records, head = chain_records(
+        ACME, thread_id, after, [Draft("NoteTaken", 1, "{}", text) for text in metadata], NOON
+    )
     return Append(ACME, thread_id, after, head, records, in_turn=False)
 
 

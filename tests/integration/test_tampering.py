@@ -18,7 +18,7 @@ from domain.application.audit.proofs import holds, prove
 from domain.application.audit.verify import verify_heads, verify_slices
 from domain.errors import CorruptLog, UnknownEvent
 from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, seal
+from domain.log.hash_chain import NOTHING, Head, chain_records
 from domain.ports.log import Append, EventStore
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import Event, StateUpdated, ThreadForked, ThreadOpened
@@ -80,7 +80,7 @@ class SealedLog:
 
 
 async def store(events: EventStore, thread_id: ThreadId, after: Head, *what: Event, forked: bool = False) -> Head:
-    records, head = seal(DEFAULT_TENANT, thread_id, after, [encode(event, WHY) for event in what], NOON)
+    records, head = chain_records(DEFAULT_TENANT, thread_id, after, [encode(event, WHY) for event in what], NOON)
     await events.append(Append(DEFAULT_TENANT, thread_id, after, head, records, in_turn=False, forked=forked))
     return head
 

@@ -16,7 +16,7 @@ from domain.ports.access_log import Access
 from infrastructure.postgres import failures, retry
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.group_commit import MOST, Appender
+from infrastructure.postgres.log.group_commit import MOST, GroupCommit
 from infrastructure.postgres.pool import open_pool
 from tests.integration.test_lost_connections import Unreliable
 from tests.streams import ACME, NOON, a_command, appending, new_thread
@@ -108,7 +108,7 @@ async def test_one_append_that_fails_takes_none_of_its_group_along(
     await raising(owner, state, "WHEN (NEW.payload::text = '\"bad\"')")
     appends = [appending(new_thread(), NOTHING, '"bad"' if n == 9 else "{}") for n in range(MOST)]
     counting = Counting(pool)
-    appender = Appender(counting)
+    appender = GroupCommit(counting)
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
     assert [n for n, result in enumerate(results) if not isinstance(result, int)] == [9]
     assert isinstance(results[9], StoreUnavailable) == (state[:2] not in {"22", "23"})
@@ -121,7 +121,7 @@ async def test_a_group_that_meets_an_unavailable_store_is_not_sent_one_by_one(
 ) -> None:
     await raising(owner, state)
     counting = Counting(pool)
-    appender = Appender(counting)
+    appender = GroupCommit(counting)
     appends = [appending(new_thread(), NOTHING, "{}") for _ in range(MOST)]
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
@@ -135,7 +135,7 @@ async def test_what_may_have_been_stored_without_an_answer_is_found(pool: asyncp
     for attempt in range(2):  # the caller comes again after StoreUnavailable
         faults = [("after", error("as if"))] if attempt == 0 else []
         try:
-            answers.append(await Appender(Unreliable(pool, *faults)).append(append))
+            answers.append(await GroupCommit(Unreliable(pool, *faults)).append(append))
         except Exception as found:  # noqa: BLE001  (which one it is, is what is asserted)
             answers.append(found)
     assert isinstance(answers[0], int | StoreUnavailable)
@@ -279,7 +279,7 @@ async def test_an_error_of_the_driver_that_gets_past_everything_is_a_503_and_a_d
             async def failing(*_: object, error: Exception = error) -> None:
                 raise error
 
-            monkeypatch.setattr(api.service.runtime.journal.store, "thread", failing)
+            monkeypatch.setattr(api.service.runtime.repository.store, "thread", failing)
             answer = await api.get(f"/v1/threads/{thread}/events")
             assert answer.status_code == status, error
             assert ("retry-after" in answer.headers) == (status == 503)

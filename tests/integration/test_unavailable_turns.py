@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from infrastructure.postgres import retry
 from tests.integration.test_unavailable_store import over, raising
 from tests.support.http import running_api
@@ -16,7 +16,7 @@ from tests.support.http import running_api
 RUNS: list[str] = []
 
 
-async def _work(turn: TurnContext) -> Sequence[NodeFact]:
+async def _work(turn: TurnContext) -> Sequence[NodeEvent]:
     RUNS.append("work")
     return [turn.say("Done.")]
 

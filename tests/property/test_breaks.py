@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.ids import Version
-from domain.recall.excerpts import Said, excerpts, passage
+from domain.recall.excerpts import FoundMessage, excerpts, passage
 from domain.recall.terms import terms_of
 from domain.recall.text_breaks import floor
 
@@ -51,7 +51,7 @@ def test_a_cut_is_never_within_a_character(text: str, data: st.DataObject) -> No
 @given(TEXTS, st.integers(1, 400), TEXTS)
 def test_excerpts_are_whole_characters_within_their_room(text: str, room: int, question: str) -> None:
     ends = {0, *(found.end() for found in regex.finditer(r"\X", text))}
-    for each in excerpts([Said(Version(1), "user", text)], terms_of(question), room, count):
+    for each in excerpts([FoundMessage(Version(1), "user", text)], terms_of(question), room, count):
         assert each.text
         assert each.tokens == count(each.text) <= room
         assert {each.start, each.start + len(each.text)} <= ends
@@ -75,7 +75,7 @@ def test_excerpts_are_whole_characters_within_their_room(text: str, room: int, q
     ],
 )
 def test_excerpts_begin_and_end_with_sentences_or_words(text: str, question: str, shown: str) -> None:
-    found = passage(Said(Version(1), "user", text), terms_of(question), 80, len)
+    found = passage(FoundMessage(Version(1), "user", text), terms_of(question), 80, len)
     assert found is not None
     assert shown in found.text
     before, after = text[found.start - 1], text[found.start + len(found.text) - 1]
@@ -87,5 +87,5 @@ def test_excerpts_begin_and_end_with_sentences_or_words(text: str, question: str
 def test_no_text_takes_long_to_cut(char: str) -> None:
     text = "x" + char * 20_000
     begun = time.process_time()
-    passage(Said(Version(1), "user", text), terms_of("x"), 100, len)
+    passage(FoundMessage(Version(1), "user", text), terms_of("x"), 100, len)
     assert time.process_time() - begun < 2

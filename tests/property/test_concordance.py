@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from domain.ids import ThreadId, Version
 from domain.recall.terms import places, terms_of
 from domain.recall.tokenizer import keys_of
-from domain.recall.word_index import END, Concordance, matches, sign_of, signs_of
+from domain.recall.word_index import END, WordIndex, matches, term_id_of, term_ids_of
 
 THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 WORDS = st.sampled_from(
@@ -44,15 +44,15 @@ TEXTS = st.lists(WORDS | st.text(max_size=8), max_size=12).map(" ".join)
 WHO = [("user", "find_flight", "assistant")[number % 3] for number in range(40)]
 
 
-def told(versions: Sequence[int], signs: Sequence[str]) -> Concordance:
-    return Concordance().extended(versions, signs, WHO[: len(signs)])
+def told(versions: Sequence[int], signs: Sequence[str]) -> WordIndex:
+    return WordIndex().extended(versions, signs, WHO[: len(signs)])
 
 
 @given(st.lists(TEXTS, max_size=8), TEXTS)
 def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: str) -> None:
     terms = terms_of(question)
     assume(not _mistakable([*texts, question]))
-    whole = told(range(1, len(texts) + 1), list(map(signs_of, texts)))
+    whole = told(range(1, len(texts) + 1), list(map(term_ids_of, texts)))
     found = matches([(THREAD, whole, Version(len(texts)))], terms)
     expected = {
         version: sum({1 << number for _, _, number in places(text, terms)}) for version, text in enumerate(texts, 1)
@@ -66,9 +66,9 @@ def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: s
 def test_read_in_portions_and_asked_in_between_it_is_the_same(
     texts: list[str], data: st.DataObject, question: str
 ) -> None:
-    signs, terms = list(map(signs_of, texts)), terms_of(question)
+    signs, terms = list(map(term_ids_of, texts)), terms_of(question)
     versions = sorted(data.draw(st.sets(st.integers(1, 500), min_size=len(texts), max_size=len(texts))))
-    whole, part = told(versions, signs), Concordance()
+    whole, part = told(versions, signs), WordIndex()
     while len(part.versions) < len(texts):
         matches([(THREAD, part, part.last)], terms)
         first = len(part.versions)
@@ -89,18 +89,18 @@ def test_read_in_portions_and_asked_in_between_it_is_the_same(
 
 def test_what_many_messages_have_is_kept_and_continued() -> None:
     texts = ["a refund" if number % 2 else "a seat" for number in range(30)]
-    said, (refund,) = told(range(1, 31), list(map(signs_of, texts))), terms_of("refund")
+    said, (refund,) = told(range(1, 31), list(map(term_ids_of, texts))), terms_of("refund")
     assert matches([(THREAD, said, Version(30))], [refund]).counts == (15,)
-    assert said.known == {signs_of("refund"): array("i", range(1, 30, 2))}
-    longer = said.extended([40, 41], [signs_of("the refunds"), signs_of("seats")], ["user", "user"])
-    assert longer.known == {signs_of("refund"): array("i", [*range(1, 30, 2), 30])}
+    assert said.known == {term_ids_of("refund"): array("i", range(1, 30, 2))}
+    longer = said.extended([40, 41], [term_ids_of("the refunds"), term_ids_of("seats")], ["user", "user"])
+    assert longer.known == {term_ids_of("refund"): array("i", [*range(1, 30, 2), 30])}
     assert matches([(THREAD, longer, Version(41))], [refund]).counts == (16,)
     assert matches([(THREAD, longer, Version(30))], [refund]).counts == (15,)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 8), TEXTS)
 def test_a_fork_is_searched_as_if_it_were_one_thread(texts: list[str], left: int, question: str) -> None:
-    signs, left, terms = list(map(signs_of, texts)), min(left, len(texts)), terms_of(question)
+    signs, left, terms = list(map(term_ids_of, texts)), min(left, len(texts)), terms_of(question)
     versions = range(1, len(texts) + 1)
     whole = told(versions, signs)
     own = told(versions[left:], signs[left:])
@@ -116,4 +116,4 @@ def _mistakable(texts: list[str]) -> bool:
     """Say whether two keys happen to share a sign."""
     keys = {key for text in texts for key in keys_of(text)}
     keys |= {key for text in texts for term in terms_of(text) for row in term.forms for key in row}
-    return len({sign_of(key) for key in keys}) < len(keys)
+    return len({term_id_of(key) for key in keys}) < len(keys)

@@ -7,21 +7,21 @@ from msgspec.structs import replace
 from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ToolCall
-from domain.prompt.application_context import BEGINS, without_block, written
+from domain.prompt.application_context import BEGINS, indented, without_block
 from domain.prompt.assemble import (
     HEADING_TOKENS,
     MARKS_TOKENS,
     SHORTENED,
-    Context,
-    Fixed,
+    AssembledPrompt,
+    FixedParts,
     assemble,
     cost,
     groups,
     summary_tokens,
 )
 from domain.prompt.compaction import compacted, leaving
-from domain.prompt.reconstruct import seen
-from domain.recall.excerpts import Excerpt, Said
+from domain.prompt.reconstruct import reconstruct_prompt
+from domain.recall.excerpts import Excerpt, FoundMessage
 from domain.thread.state import Message, Running, Summary
 from tests.support.given import A_RUNNING_TURN, running
 
@@ -86,7 +86,7 @@ excerpts = st.lists(
     max_size=4,
     unique_by=lambda excerpt: excerpt.message,
 )
-FIXED = Fixed("be brief", OVERHEAD, ("instructions", ""))
+FIXED = FixedParts("be brief", OVERHEAD, ("instructions", ""))
 
 
 @settings(max_examples=200, deadline=None)
@@ -104,7 +104,7 @@ def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_questi
     assert not named & shown_of(window, context), "what is shown is not recalled, too"
     counted = weight(context.messages) + OVERHEAD + summary_tokens(summary)
     if context.assembled.recalled:
-        counted += HEADING_TOKENS + MARKS_TOKENS + sum(words(written(e)) + 1 for e in shown_again(context, recalled))
+        counted += HEADING_TOKENS + MARKS_TOKENS + sum(words(indented(e)) + 1 for e in shown_again(context, recalled))
     assert counted == context.assembled.tokens <= limit
     assert context.messages[0].role == "system"
     whole = sum(words(m.content or "") + MESSAGE_OVERHEAD * (m.role != "system") for m in context.messages)
@@ -116,18 +116,18 @@ def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_questi
     answered = [m.tool_call_id for m in context.messages if m.role == "tool"]
     assert requested == answered
     assert context == assemble(state, FIXED, limit=limit, count=words, recalled=recalled)
-    found = seen(state, context.assembled, {"instructions": "be brief"}, originals(recalled), words)
+    found = reconstruct_prompt(state, context.assembled, {"instructions": "be brief"}, originals(recalled), words)
     assert tuple(found.messages) == context.messages
     assert found.exact
 
 
-def shown_of(window: tuple[Message, ...], context: Context) -> set[int]:
+def shown_of(window: tuple[Message, ...], context: AssembledPrompt) -> set[int]:
     """The messages of the window that a prompt holds."""
     fact = context.assembled
     return {m.version for m in window if fact.first <= m.version <= fact.last} | {fact.pinned}
 
 
-def shown_again(context: Context, recalled: list[Excerpt]) -> list[Excerpt]:
+def shown_again(context: AssembledPrompt, recalled: list[Excerpt]) -> list[Excerpt]:
     """The excerpts that the fact names; each as often as it does."""
     named = [(part.message, part.start, part.end) for part in context.assembled.recalled]
     shown = []
@@ -140,9 +140,9 @@ def shown_again(context: Context, recalled: list[Excerpt]) -> list[Excerpt]:
     return shown
 
 
-def originals(recalled: list[Excerpt]) -> dict[int, Said]:
+def originals(recalled: list[Excerpt]) -> dict[int, FoundMessage]:
     """Whole messages that the excerpts are parts of."""
-    return {e.message: Said(e.message, e.who, "again " * 80) for e in recalled}
+    return {e.message: FoundMessage(e.message, e.who, "again " * 80) for e in recalled}
 
 
 def least(window: tuple[Message, ...], summary: Summary | None) -> int:

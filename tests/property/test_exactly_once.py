@@ -18,9 +18,9 @@ from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
 from domain.agents.tools import tool
 from domain.application.audit.verify import verify_thread
-from domain.application.command_handler import Request, execute
-from domain.application.thread_repository import Journal
-from domain.application.turns.model_fallback import Models
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.thread_repository import ThreadRepository
+from domain.application.turns.model_fallback import ModelFallback
 from domain.errors import StoreUnavailable, TurnHasEnded
 from domain.ids import Position, TurnId
 from domain.json import Json
@@ -28,7 +28,7 @@ from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, Usage
 from domain.ports.log import Append, EventStore
 from domain.thread.codec import Metadata
 from domain.thread.commands import CancelTurn, ResumeTurn
-from domain.thread.events import Durability, ItemCompleted, ModelCalled, NodeFact, ToolSucceeded
+from domain.thread.events import Durability, ItemCompleted, ModelCalled, NodeEvent, ToolSucceeded
 from domain.thread.state import Running
 from tests.support.runtime import Stage
 from tests.support.spending import accounted, check_ledger, in_a_row
@@ -97,11 +97,11 @@ async def act(number: int) -> str:
     return f"acted {number}"
 
 
-async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
     return [*await turn.generate(), *turn.request("act", number=1), turn.request("act", number=2)[1]]
 
 
-async def run_tools(turn: TurnContext) -> Sequence[NodeFact]:
+async def run_tools(turn: TurnContext) -> Sequence[NodeEvent]:
     await turn.run_tools()
     return ()
 
@@ -110,7 +110,7 @@ async def each(item: ItemContext, value: Json) -> Json:
     return f"{value} {await item.ask('one')} {await item.ask('two')}"
 
 
-async def work(turn: TurnContext) -> Sequence[NodeFact]:
+async def work(turn: TurnContext) -> Sequence[NodeEvent]:
     await turn.map([1, 2, 3], each)
     return await turn.generate()
 
@@ -122,20 +122,22 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def go_on(played: Stage) -> None:
     """Resume the turn, as another worker would."""
-    loaded = await played.journal.load(played.thread_id)
+    loaded = await played.repository.load(played.thread_id)
     if isinstance(loaded.state, Running):
         turn = loaded.state.turn
         resumed = ResumeTurn(TurnId(turn.turn_id), turn.run, "test", played.agent.graph.fingerprint)
-        outcome = await execute(played.journal, Request(played.thread_id, lambda _: (resumed,), known=loaded))
+        outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (resumed,), known=loaded))
         played.turns.start(outcome.loaded, Metadata())
 
 
 async def cut_off(played: Stage, store: Unsteady, how: str) -> None:
     turn_id = played.turns.runs(played.thread_id)
     if how == "stop" and turn_id is not None:
-        journal = Journal(store._store, played.snapshots, played.clock, fingerprint="test")  # another process's
+        repository = ThreadRepository(
+            store._store, played.snapshots, played.clock, fingerprint="test"
+        )  # another process's
         with suppress(TurnHasEnded):
-            await execute(journal, Request(played.thread_id, lambda _: (CancelTurn(turn_id),)))
+            await execute(repository, CommandRequest(played.thread_id, lambda _: (CancelTurn(turn_id),)))
         await played.turns.look(played.thread_id)
         await played.turns.wait(played.thread_id)
     elif how == "close":
@@ -152,7 +154,7 @@ async def test_every_answer_is_on_record_once(event_store: EventStore, store_kin
         model = Numbered(dice)
         store = Unsteady(event_store, dice)
         agent = in_a_row(Node("ask", ask), Node("act", run_tools), Node("work", work, retry=Retry(3)), tools=[act])
-        played = await accounted(agent, models=Models.alone(model, "m"), store=store)
+        played = await accounted(agent, models=ModelFallback.alone(model, "m"), store=store)
         store.steady = True
         started = await begin(played, durability)
         store.steady = False

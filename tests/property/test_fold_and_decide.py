@@ -15,7 +15,7 @@ from domain.budget.limits import used_in
 from domain.errors import Conflict, InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
 from domain.json import JsonObject
-from domain.log.hash_chain import NOTHING, Record, check_chain, seal
+from domain.log.hash_chain import NOTHING, Record, chain_records, check_chain
 from domain.models.chat import ChatRequest, ToolSpec
 from domain.prompt.assemble import chat_message
 from domain.thread.codec import Metadata, decode, encode, to_json
@@ -55,7 +55,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from domain.thread.evolve import evolve
-from domain.thread.snapshot import Checkpoint, lean, whole
+from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Running, State, Unopened
 from domain.windows import WINDOWS, Window
 from infrastructure.models.openai.wire import write_request
@@ -162,9 +162,9 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
         check_prompt(state)
         check_windows(history, state, at + data.draw(pauses))
     assert folded(history) == state
-    checkpoint = msgspec.json.decode(to_json(lean(state)), type=Checkpoint)
+    checkpoint = msgspec.json.decode(to_json(without_texts(state)), type=LeanState)
     told = {version: history[version - 1][0] for version in (*checkpoint.texts, *checkpoint.extras)}
-    assert whole(checkpoint, told) == state
+    assert with_texts(checkpoint, told) == state
     assert state.version == len(history)
     check_turns([event for event, _ in history])
 
@@ -185,7 +185,7 @@ def folded(history: list[tuple[Event, datetime]]) -> State:
 
 def sealed(event: Event) -> Record:
     """Store an event as far as it can be without a store, and check what is stored."""
-    records, _ = seal(DEFAULT_TENANT, ThreadId(UUID(int=1)), NOTHING, [encode(event, Metadata())], NOON)
+    records, _ = chain_records(DEFAULT_TENANT, ThreadId(UUID(int=1)), NOTHING, [encode(event, Metadata())], NOON)
     check_chain(records, NOTHING)
     return records[0]
 

@@ -15,9 +15,9 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
 from domain.prompt.application_context import BEGINS, without_block
-from domain.prompt.assemble import LEFT, Context, Fixed, assemble, system_text
-from domain.prompt.reconstruct import seen
-from domain.recall.excerpts import Excerpt, Said
+from domain.prompt.assemble import LEFT, AssembledPrompt, FixedParts, assemble, system_text
+from domain.prompt.reconstruct import reconstruct_prompt
+from domain.recall.excerpts import Excerpt, FoundMessage
 from domain.thread.events import (
     ContextAssembled,
     Event,
@@ -72,8 +72,8 @@ class Prompt(Struct, frozen=True):
     turn: int
     compacted: int
     state: Running
-    context: Context
-    older: Mapping[int, Said]
+    context: AssembledPrompt
+    older: Mapping[int, FoundMessage]
     known: str
 
 
@@ -96,9 +96,9 @@ class Talk:
             for n, length in enumerate(said.recalled)
         ]
         known = f"plan: {said.value}" if said.value else ""
-        fixed = Fixed(INSTRUCTIONS, 60, ("instructions", "", "known" if known else ""), ("plan",), known)
+        fixed = FixedParts(INSTRUCTIONS, 60, ("instructions", "", "known" if known else ""), ("plan",), known)
         context = assemble(self.state, fixed, limit=LIMIT, count=words, recalled=again)
-        older: dict[int, Said] = {e.message: Said(e.message, e.who, e.text) for e in again}
+        older: dict[int, FoundMessage] = {e.message: FoundMessage(e.message, e.who, e.text) for e in again}
         self.prompts.append(Prompt(number, self.compacted, self.state, context, older, known))
         self.happened(context.assembled)
 
@@ -189,7 +189,7 @@ def test_what_has_to_leave_a_prompt_leaves_in_large_steps(said: list[Say]) -> No
 def test_every_prompt_of_a_thread_is_found_again(said: list[Say]) -> None:
     for prompt in talked(said):
         texts = {"instructions": INSTRUCTIONS, "known": prompt.known}
-        found = seen(prompt.state, prompt.context.assembled, texts, prompt.older, words)
+        found = reconstruct_prompt(prompt.state, prompt.context.assembled, texts, prompt.older, words)
         assert tuple(found.messages) == prompt.context.messages
         assert sum(piece.tokens for piece in found.pieces) <= prompt.context.assembled.tokens
         assert found.exact

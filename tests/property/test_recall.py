@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.ids import Version
-from domain.recall.excerpts import HEADING, Said, excerpts
+from domain.recall.excerpts import HEADING, FoundMessage, excerpts
 from domain.recall.terms import TERMS, places, terms_of
 
 WORDS = st.sampled_from(
@@ -19,7 +19,7 @@ def count(text: str) -> int:
 
 @given(st.lists(TEXTS, max_size=8), TEXTS, st.integers(-5, 400))
 def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: int) -> None:
-    found = [Said(Version(version), "user", text) for version, text in enumerate(texts, 1)]
+    found = [FoundMessage(Version(version), "user", text) for version, text in enumerate(texts, 1)]
     chosen = excerpts(list(reversed(found)), terms_of(question), room, count)
     assert sum(each.tokens + HEADING for each in chosen) <= max(room, 0)
     versions = [each.message for each in chosen]

@@ -8,18 +8,18 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.agents.tools import tool
 from domain.json import Json
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 PAUSE = 0.05
 
 
-async def _wait(turn: TurnContext) -> Sequence[NodeFact]:
+async def _wait(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(PAUSE)
     return [turn.say(f"You said: {turn.user_input}")]
 
 
-async def _say_more(turn: TurnContext) -> Sequence[NodeFact]:
+async def _say_more(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(PAUSE)
     return [turn.say("That is all.")]
 
@@ -38,7 +38,7 @@ def let_go(thread_id: str) -> None:
     _let_go.add(thread_id)
 
 
-async def _hold(turn: TurnContext) -> Sequence[NodeFact]:
+async def _hold(turn: TurnContext) -> Sequence[NodeEvent]:
     while str(turn.thread_id) not in _let_go:
         await asyncio.sleep(0.01)
     return [turn.say(f"You said: {turn.user_input}")]
@@ -50,7 +50,7 @@ patient = Agent(
 """Answers as `slow` does, but not before `let_go`: what is to be seen of a running turn does not depend on time."""
 
 
-async def _stay(turn: TurnContext) -> Sequence[NodeFact]:
+async def _stay(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(600)
     return [turn.say("At last.")]
 
@@ -80,7 +80,7 @@ desk = assistant("desk", tools=[echo, refund])
 """Has a tool that answers at once or later, and one that needs a person."""
 
 
-async def _note(turn: TurnContext) -> Sequence[NodeFact]:
+async def _note(turn: TurnContext) -> Sequence[NodeEvent]:
     if "fail" in turn.user_input or ("stumble" in turn.user_input and turn.state.turn.attempt == 1):
         raise ValueError("I cannot write that down.")
     count = turn.state.thread.values.get("count", 0) + 1
@@ -93,12 +93,12 @@ async def _length(item: ItemContext, word: Json) -> Json:
     return {"word": word, "length": len(word)}
 
 
-async def _spell(turn: TurnContext) -> Sequence[NodeFact]:
+async def _spell(turn: TurnContext) -> Sequence[NodeEvent]:
     done = await turn.map(turn.user_input.split()[:6], _length, retry=Retry(attempts=2, first_delay=0.01))
     return [turn.say(", ".join(f"{one['word']}: {one['length']}" for one in done))]
 
 
-async def _sign(turn: TurnContext) -> Sequence[NodeFact]:
+async def _sign(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.update(signed=turn.user_input), turn.say("Signed.")]
 
 

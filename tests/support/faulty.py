@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 
 
 def alone(name: str, run: object, timeout: float = 300) -> Agent:
@@ -14,17 +14,17 @@ def alone(name: str, run: object, timeout: float = 300) -> Agent:
     return Agent(Graph(name, "only", [Node("only", run, timeout=timeout)], {"only": END}))  # type: ignore[arg-type]
 
 
-async def _kill(_: TurnContext) -> Sequence[NodeFact]:
+async def _kill(_: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(0.3)
     os._exit(0)  # as if all were well
 
 
-async def _sleep(turn: TurnContext) -> Sequence[NodeFact]:
+async def _sleep(turn: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(float(turn.user_input))
     return [turn.say("slept")]
 
 
-async def _say(turn: TurnContext) -> Sequence[NodeFact]:
+async def _say(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("here")]
 
 

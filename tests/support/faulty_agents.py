@@ -8,29 +8,29 @@ from typing import Any
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 
 
 def _agent(name: str, run: Any) -> Agent:
     return Agent(Graph(name, "only", [Node("only", run, timeout=3_600)], {"only": END}))
 
 
-async def _quick(turn: TurnContext) -> Sequence[NodeFact]:
+async def _quick(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("quick")]
 
 
-async def _block_its_thread(turn: TurnContext) -> Sequence[NodeFact]:
+async def _block_its_thread(turn: TurnContext) -> Sequence[NodeEvent]:
     time.sleep(3_600)  # noqa: ASYNC251  (that is the point)
     return [turn.say("over")]
 
 
-async def _block_and_hold_the_interpreter(turn: TurnContext) -> Sequence[NodeFact]:
+async def _block_and_hold_the_interpreter(turn: TurnContext) -> Sequence[NodeEvent]:
     print("holding the interpreter", flush=True)  # noqa: T201  (a process that does so answers no question)
     max(iter(int, 1))  # endless, in C, without a look at signals or other threads
     return [turn.say("over")]
 
 
-async def _print(turn: TurnContext) -> Sequence[NodeFact]:
+async def _print(turn: TurnContext) -> Sequence[NodeEvent]:
     """Print as many kB as the user says, in lines or, with `whole`, in one piece."""
     found = re.fullmatch(r"(\d+)( whole)?", turn.user_input)
     assert found
@@ -39,7 +39,7 @@ async def _print(turn: TurnContext) -> Sequence[NodeFact]:
     return [turn.say("printed")]
 
 
-async def _end_the_loop(turn: TurnContext) -> Sequence[NodeFact]:
+async def _end_the_loop(turn: TurnContext) -> Sequence[NodeEvent]:
     def leave() -> None:
         raise SystemExit(0)
 

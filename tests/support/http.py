@@ -16,11 +16,11 @@ from api.app import create_app
 from api.services.threads import Service
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeFact
+from domain.thread.events import END, NodeEvent
 from infrastructure.settings import Settings
 
 
-async def _answer(turn: TurnContext) -> Sequence[NodeFact]:
+async def _answer(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("Hm.")]
 
 

@@ -6,9 +6,9 @@ from uuid import UUID, uuid4, uuid5
 
 from msgspec.structs import replace
 
-from domain.application.command_handler import Repeatable, record_of
+from domain.application.command_handler import IdempotencyKey, command_record_of
 from domain.application.fork import Fork, fork
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import CommandId, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.thread.codec import Metadata
@@ -39,7 +39,7 @@ class Log:
 
     def __init__(self, store: EventStore) -> None:
         self.clock = Clock()
-        self.journal = Journal(store, MemorySnapshotStore(), self.clock, fingerprint="test")
+        self.repository = ThreadRepository(store, MemorySnapshotStore(), self.clock, fingerprint="test")
         self._number = 0
 
     async def write(self, days: int = 3, a_day: int = 5) -> None:
@@ -71,7 +71,7 @@ class Log:
     async def waiting(self) -> ThreadId:
         """Begin a turn in which a person has to decide."""
         thread_id = await self.running()
-        call = (await self.journal.load(thread_id)).head.version + 1
+        call = (await self.repository.load(thread_id)).head.version + 1
         await self._append(thread_id, ToolRequested("c1", "pay", {"amount": 1.5}), ApprovalRequested("h" * 16, call))
         return thread_id
 
@@ -99,7 +99,7 @@ class Log:
 
     async def fork(self, parent: ThreadId, at_version: int, *, resume: bool = False) -> ThreadId:
         thread_id = ThreadId(uuid4())
-        await fork(self.journal, thread_id, Fork(parent, Version(at_version), resume=resume), Metadata())
+        await fork(self.repository, thread_id, Fork(parent, Version(at_version), resume=resume), Metadata())
         return thread_id
 
     async def _opened(self) -> ThreadId:
@@ -129,14 +129,14 @@ class Log:
         """Append, every other time as a command with an idempotency key."""
         self._number += 1
         self.clock.pass_(0.000_123)
-        loaded = await self.journal.load(thread_id)
+        loaded = await self.repository.load(thread_id)
         call = loaded.head.version + 1 + next((n for n, e in enumerate(events) if isinstance(e, ToolRequested)), 0)
         events = tuple(_about(event, call) for event in events)
         command = CommandId(uuid5(thread_id, str(self._number)))
         why = Metadata(command) if self._number % 2 else Metadata(causation=command)
         metadata = replace(why, correlation=None if self._number % 3 else f"é{self._number}")
-        repeatable = Repeatable(command, bytes([self._number % 256]) * 32) if self._number % 2 else None
-        await self.journal.append(loaded, events, metadata, record_of(repeatable, loaded, len(events)))
+        repeatable = IdempotencyKey(command, bytes([self._number % 256]) * 32) if self._number % 2 else None
+        await self.repository.append(loaded, events, metadata, command_record_of(repeatable, loaded, len(events)))
 
 
 def _about(event: Event, call: int) -> Event:

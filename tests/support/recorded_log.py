@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.log import EventStore
 from domain.thread.codec import Metadata, to_json
@@ -155,23 +155,23 @@ class Everything(Log):
         thread_id = await self._opened()
         for events in (FIRST, SECOND):
             await self._add(thread_id, events)
-        queued = [r.version async for r in self.journal.follow(thread_id) if isinstance(r.event, TurnEnqueued)]
+        queued = [r.version async for r in self.repository.follow(thread_id) if isinstance(r.event, TurnEnqueued)]
         started = TurnStarted(turn(4), "route_intent", "f01", queued=queued[-1])
         await self._add(thread_id, (started, *THIRD))
         await self.fork(thread_id, 5, resume=True)
         fork = await self.fork(thread_id, 29)
         await self._add(fork, (MessageEdited(4, "Which parcel is late?", 5),))
         await self._add(thread_id, WAITING)
-        approval = int((await self.journal.load(thread_id)).head.version)
+        approval = int((await self.repository.load(thread_id)).head.version)
         failed = TurnFailed(turn(5), "approval_denied", "Not today.")
         await self._add(thread_id, (ApprovalDenied(approval, "Not today.", 3), failed))
 
     async def _add(self, thread_id: ThreadId, events: Sequence[Event]) -> None:
         self.clock.pass_(1.5)
-        loaded = await self.journal.load(thread_id)
+        loaded = await self.repository.load(thread_id)
         requests = [place for place, event in enumerate(events, 1) if isinstance(event, ToolRequested)]
         calls = {-number: loaded.head.version + place for number, place in enumerate(requests, 1)}
-        await self.journal.append(loaded, tuple(_with_calls(event, calls) for event in events), Metadata())
+        await self.repository.append(loaded, tuple(_with_calls(event, calls) for event in events), Metadata())
 
 
 def _with_calls(event: Event, calls: Mapping[int, int]) -> Event:
@@ -180,13 +180,13 @@ def _with_calls(event: Event, calls: Mapping[int, int]) -> Event:
     return replace(event, **names) if names else event
 
 
-async def states_of(store: EventStore, journal: Journal) -> list[dict[str, Any]]:
+async def states_of(store: EventStore, repository: ThreadRepository) -> list[dict[str, Any]]:
     """Fold each thread: its last state, and the SHA-256 of each state on the way there."""
     found = []
     for row in await store.threads(DEFAULT_TENANT, None, 1_000):
         state: State = INITIAL
         digests = []
-        async for recorded in journal.follow(row.thread_id):
+        async for recorded in repository.follow(row.thread_id):
             state = evolve(state, recorded.event, recorded.recorded_at)
             digests.append(hashlib.sha256(to_json(state).encode()).hexdigest())
         found.append({"thread_id": str(row.thread_id), "digests": digests, "state": json.loads(to_json(state))})
@@ -198,7 +198,7 @@ async def main(directory: Path) -> None:
     log = Everything(store)
     await log.write_everything()
     await export_log(store, MemoryArchive(store), directory / "export", "ndjson", lambda *_: None)
-    lines = [msgspec.json.encode(thread).decode() for thread in await states_of(store, log.journal)]
+    lines = [msgspec.json.encode(thread).decode() for thread in await states_of(store, log.repository)]
     (directory / "states.ndjson").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -9,18 +9,18 @@ from uuid import uuid4
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Retry
 from domain.agents.tools import Tool, tool
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.budget.null import Unlimited
-from domain.application.budget.reservations import Accounts
-from domain.application.budget.turn_budget import Account
-from domain.application.command_handler import Outcome, Request, execute
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.budget.null import NullLedger
+from domain.application.budget.reservations import Reservations
+from domain.application.budget.turn_budget import BudgetServices
+from domain.application.command_handler import CommandRequest, CommandResult, execute
 from domain.application.replay import FREE
-from domain.application.streaming.broadcast import Signals
-from domain.application.thread_repository import Journal, Loaded
-from domain.application.turns.model_fallback import Models
-from domain.application.turns.prompt_parts import Fixtures
-from domain.application.turns.run import Means, Run
-from domain.application.turns.runner import Turns
+from domain.application.streaming.broadcast import Broadcast
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.prompt_parts import PromptParts
+from domain.application.turns.run import TurnRun, TurnServices
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.errors import ToolError
@@ -112,31 +112,31 @@ class Stage:
     context_window: int = 8_000
     snapshot_every: int = 100
     hot: HotStore | None = None
-    ledger: Ledger = field(default_factory=Unlimited)
+    ledger: Ledger = field(default_factory=NullLedger)
     prices: Prices = FREE
-    models: Models | None = None
+    models: ModelFallback | None = None
     texts: MemoryTextStore = field(default_factory=MemoryTextStore)
 
     def __post_init__(self) -> None:
-        self.journal = Journal(
+        self.repository = ThreadRepository(
             self.store, self.snapshots, self.clock, fingerprint="test", snapshot_every=self.snapshot_every
         )
         self.leases = MemoryLeaseStore(self.clock, self.store if isinstance(self.store, MemoryEventStore) else None)
-        accounts = Accounts(self.ledger, KnownLimits(self.ledger, self.clock), self.journal, self.prices)
-        self.account = Account(accounts, self.prices, self.clock, uuid4)
-        means = Means(
-            self.journal,
-            self.models or Models.alone(self.script, "script"),
+        accounts = Reservations(self.ledger, LimitsCache(self.ledger, self.clock), self.repository, self.prices)
+        self.account = BudgetServices(accounts, self.prices, self.clock, uuid4)
+        services = TurnServices(
+            self.repository,
+            self.models or ModelFallback.alone(self.script, "script"),
             Words(),
-            Signals(),
+            Broadcast(),
             self.context_window,
             self.account,
-            Fixtures(Words(), self.texts),
+            PromptParts(Words(), self.texts),
             self.hot,
         )
-        self.turns = Turns(means, {self.agent.name: self.agent})
+        self.turns = TurnRunner(services, {self.agent.name: self.agent})
 
-    def worker(self, turns: Turns | None = None) -> Worker:
+    def worker(self, turns: TurnRunner | None = None) -> Worker:
         """Make a worker that comes when others have left or died long ago."""
         self.clock.pass_(1_000)
         return Worker(
@@ -149,11 +149,11 @@ class Stage:
             "test",
         )
 
-    def run(self, loaded: Loaded) -> Run:
+    def run(self, loaded: LoadedThread) -> TurnRun:
         """Make a run, to take its steps one by one."""
-        return Run(self.turns.means, loaded, Metadata())
+        return TurnRun(self.turns.services, loaded, Metadata())
 
-    async def begin(self, content: str, durability: Durability = "sync") -> Outcome:
+    async def begin(self, content: str, durability: Durability = "sync") -> CommandResult:
         graph = self.agent.graph
         start = StartTurn(
             *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint), durability=durability
@@ -162,28 +162,28 @@ class Stage:
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:
             return (start,) if hasattr(state, "thread") else (OpenThread(self.agent.name), start)
 
-        return await execute(self.journal, Request(self.thread_id, plan))
+        return await execute(self.repository, CommandRequest(self.thread_id, plan))
 
-    async def say(self, content: str) -> Loaded:
+    async def say(self, content: str) -> LoadedThread:
         outcome = await self.begin(content)
         return await self.turns.run(outcome.loaded, Metadata(causation=None))
 
     async def settled(self) -> State:
         """Wait until there is nothing to run in the thread."""
-        while (state := (await self.journal.load(self.thread_id)).state).in_turn:
+        while (state := (await self.repository.load(self.thread_id)).state).in_turn:
             await asyncio.sleep(0)
         return state
 
     async def events(self) -> list[Event]:
-        return [recorded.event async for recorded in self.journal.follow(self.thread_id)]
+        return [recorded.event async for recorded in self.repository.follow(self.thread_id)]
 
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory, so that it is folded from the store."""
-        self.journal._hot.discard(thread_id)
+        self.repository._hot.discard(thread_id)
 
     def forget_hot(self) -> None:
         """Drop the thread from memory if it is there."""
-        self.journal._hot.discard(self.thread_id)
+        self.repository._hot.discard(self.thread_id)
 
     async def happened(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in await self.events() if isinstance(event, kinds)]

@@ -9,15 +9,15 @@ from domain.agents.agent import Agent, Each, TurnContext
 from domain.agents.graph import Graph, Node, Retry
 from domain.agents.tools import Tool
 from domain.application.budget.reservations import Recovered
-from domain.application.command_handler import Request, execute
-from domain.application.thread_repository import Loaded
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.thread_repository import LoadedThread
 from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, SHARDS, Shard
 from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage
 from domain.models.routing import ModelSpec, Policy
 from domain.ports.ledger import Granted, Refused, Reservation, Scope
 from domain.thread.commands import OpenThread, SetBudget
-from domain.thread.events import END, Limit, ModelCalled, ModelFailed, NodeFact
+from domain.thread.events import END, Limit, ModelCalled, ModelFailed, NodeEvent
 from domain.thread.state import Idle
 from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Reply, Stage, one_node, stage
@@ -93,7 +93,7 @@ def policy(**models: ModelSpec) -> Policy:
     return Policy(models, tuple(models))
 
 
-async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
     return await turn.generate()
 
 
@@ -106,7 +106,7 @@ def in_a_row(*nodes: Node, tools: Sequence[Tool] = ()) -> Agent:
 def fan_out(each: Each, count: int, *, timeout: float = 5, at_once: int = 8) -> Agent:
     """Make an agent that works on so many items, and tries nothing twice."""
 
-    async def work(turn: TurnContext) -> Sequence[NodeFact]:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         await turn.map(list(range(count)), each, at_once=at_once, retry=ONCE)
         return ()
 
@@ -121,7 +121,7 @@ async def limited(played: Stage, *limits: Limit, agent: str = "", model: str = "
 async def budgeted(played: Stage, *limits: Limit) -> None:
     """Limit what the thread may spend."""
     plan = (OpenThread(played.agent.name), SetBudget(limits))
-    await execute(played.journal, Request(played.thread_id, lambda _: plan))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: plan))
 
 
 async def accounted(agent: Agent, *lines: Reply, limit: Limit = MUCH, **more: object) -> Stage:
@@ -161,7 +161,7 @@ async def check_ledger(played: Stage) -> None:
         assert (standing.spent.tokens, standing.reserved.tokens) == (await spent(played), 0)
 
 
-def outcome(loaded: Loaded) -> str:
+def outcome(loaded: LoadedThread) -> str:
     """Say how a thread's last turn ended."""
     assert isinstance(loaded.state, Idle)
     last = loaded.state.thread.last_turn

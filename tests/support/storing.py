@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
-from domain.application.command_handler import Outcome, Request, execute
-from domain.application.thread_repository import Journal
+from domain.application.command_handler import CommandRequest, CommandResult, execute
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import StoreUnavailable
 from domain.ids import Position, TurnId
 from domain.ports.log import Append
@@ -35,20 +35,20 @@ class Counting(MemoryEventStore):
         return await super().append(append)
 
 
-async def begin(played: Stage, durability: Durability, content: str = "double four") -> Outcome:
+async def begin(played: Stage, durability: Durability, content: str = "double four") -> CommandResult:
     graph = played.agent.graph
     start = StartTurn(TurnId(uuid4()), content, 2, graph.first, graph.fingerprint, durability=durability)
 
     def plan(state: object) -> Sequence[Command]:
         return (start,) if hasattr(state, "thread") else (OpenThread(played.agent.name), start)
 
-    return await execute(played.journal, Request(played.thread_id, plan))
+    return await execute(played.repository, CommandRequest(played.thread_id, plan))
 
 
 async def outside(played: Stage, command: Command) -> None:
     """Write to the thread as another process would."""
-    journal = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
-    await execute(journal, Request(played.thread_id, lambda _: (command,)))
+    repository = ThreadRepository(played.store, played.snapshots, played.clock, fingerprint="test")
+    await execute(repository, CommandRequest(played.thread_id, lambda _: (command,)))
 
 
 async def run(played: Stage, durability: Durability) -> None:

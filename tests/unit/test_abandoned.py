@@ -20,7 +20,7 @@ from domain.thread.codec import Metadata
 from domain.thread.events import (
     MessageAppended,
     ModelCalled,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     ToolOutcomeUnknown,
     TurnCompleted,
@@ -73,7 +73,7 @@ async def test_a_node_that_does_not_end_fails_its_attempt_and_can_report_nothing
 ) -> None:
     tried: list[str] = []
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         if turn.state.turn.attempt == 2:
             return [turn.say("the second one")]
         await deaf.stay()
@@ -146,7 +146,7 @@ async def test_an_item_that_does_not_end_is_named(deaf: Deaf, caplog: pytest.Log
             await deaf.stay()
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         await turn.map([0, 1], each)
         return ()
 
@@ -166,7 +166,7 @@ async def background(played: Stage) -> None:
 async def test_who_stops_turns_does_not_wait_for_them_without_a_limit(
     deaf: Deaf, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         await deaf.stay()
         return [turn.say("too late")]
 
@@ -197,7 +197,7 @@ async def test_the_loops_end_does_not_wait_for_what_was_abandoned() -> None:
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(600)
 
-        async def node(_: TurnContext) -> Sequence[NodeFact]:
+        async def node(_: TurnContext) -> Sequence[NodeEvent]:
             await stay()
             return ()
 
@@ -213,7 +213,7 @@ async def test_the_loops_end_does_not_wait_for_what_was_abandoned() -> None:
 
 
 async def test_an_abandoned_node_has_made_the_call_that_it_was_in() -> None:
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         facts = await turn.generate()
         await asyncio.sleep(600)
         return facts

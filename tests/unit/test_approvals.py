@@ -9,7 +9,7 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import Tool, tool
-from domain.application.command_handler import Outcome, Request, execute
+from domain.application.command_handler import CommandRequest, CommandResult, execute
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
 from domain.ids import TurnId, Version
 from domain.thread.approvals import hash_of_call
@@ -21,7 +21,7 @@ from domain.thread.events import (
     ApprovalGranted,
     ApprovalRequested,
     MessageAppended,
-    NodeFact,
+    NodeEvent,
     ToolStarted,
     ToolSucceeded,
     TurnCancelled,
@@ -56,14 +56,14 @@ async def waiting(*tools: Tool, request: dict[str, object]) -> Stage:
 
 
 async def the_call(played: Stage) -> tuple[Version, str]:
-    state = (await played.journal.load(played.thread_id)).state
+    state = (await played.repository.load(played.thread_id)).state
     assert isinstance(state, Running)
     (call,) = state.turn.calls
     return call.version, call.hash
 
 
-async def decide(played: Stage, decision: DecideApproval | CancelTurn | StartTurn) -> Outcome:
-    return await execute(played.journal, Request(played.thread_id, lambda _: (decision,)))
+async def decide(played: Stage, decision: DecideApproval | CancelTurn | StartTurn) -> CommandResult:
+    return await execute(played.repository, CommandRequest(played.thread_id, lambda _: (decision,)))
 
 
 BIG = {"to": "Ann", "amount": 500}
@@ -141,7 +141,7 @@ async def test_what_cannot_be_judged_is_asked_about() -> None:
 
 async def test_a_waiting_turn_is_cancelled_at_once() -> None:
     played = await waiting(pay, request=BIG)
-    state = (await played.journal.load(played.thread_id)).state
+    state = (await played.repository.load(played.thread_id)).state
     assert isinstance(state, Running)
     ended = await decide(played, CancelTurn(TurnId(state.turn.turn_id)))
     assert not isinstance(ended.loaded.state, Running)
@@ -163,7 +163,7 @@ async def test_a_message_meanwhile_waits_or_takes_the_turns_place() -> None:
     assert len(await played.happened(TurnCancelled, TurnCompleted)) == 2
 
 
-async def publish(turn: TurnContext) -> Sequence[NodeFact]:
+async def publish(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("published")]
 
 

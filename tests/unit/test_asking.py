@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import Answered, Models
+from domain.application.turns.model_fallback import Answered, ModelFallback
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.models.chat import (
     AnswerCut,
@@ -25,7 +25,7 @@ from domain.models.chat import (
     OnDelta,
     ToolsNotTaken,
 )
-from domain.models.circuit_breaker import Breaker
+from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import Choice, ModelSpec, Policy
 from domain.thread.events import ModelFailed
 from tests.support.runtime import says
@@ -73,7 +73,7 @@ class Scene:
         specs = {name: ModelSpec(f"p-{name}", f"the-{name}") for name in lines}
         providers = {f"p-{name}": line for name, line in lines.items()}
         policy = Policy(specs, tuple(lines))
-        self.models = Models(policy, providers, lambda: Breaker(after=3, rest=30), clock=lambda: self.now)
+        self.models = ModelFallback(policy, providers, lambda: CircuitBreaker(after=3, rest=30), clock=lambda: self.now)
         self.seen: list[object] = []
         self.refuse: dict[str, Exception] = {}
         self.failed: Callable[[ModelFailed], Any] = self.note
@@ -196,7 +196,7 @@ class TestOneAfterTheOther:
 
     async def test_an_answer_may_be_as_long_as_the_shorter_of_two_limits(self) -> None:
         model = answers()
-        models = Models(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model})
+        models = ModelFallback(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model})
 
         async def told(failure: ModelFailed) -> None:
             raise AssertionError(failure)
@@ -373,7 +373,7 @@ class TestRest:
 
 async def test_a_model_alone_is_a_policy_too() -> None:
     model = answers("Hi")
-    models = Models.alone(model)
+    models = ModelFallback.alone(model)
     scene = Scene(default=model)
 
     answered = await models.ask(Choice(models.policy.chain), scene.attempt, scene.note, within=5)

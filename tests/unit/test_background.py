@@ -11,7 +11,7 @@ from api.runtime.projector import Held
 from api.runtime.stores import SystemClock
 from domain.application import background_tasks as module
 from domain.application.background_tasks import BackgroundTasks, TaskStatus
-from domain.application.streaming.broadcast import Signals
+from domain.application.streaming.broadcast import Broadcast
 from domain.errors import StoreUnavailable
 from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.leases import WorkerRow
@@ -174,10 +174,10 @@ async def test_the_log_is_asked_for_watched_threads_again_after_an_unforeseen_er
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("domain.application.streaming.broadcast.LOOK", 0.01)
-    store, signals, tasks = Broken(), Signals(), BackgroundTasks()
+    store, broadcast, tasks = Broken(), Broadcast(), BackgroundTasks()
     thread = ThreadId(uuid4())
-    task = tasks.start("signals", lambda: signals.keep_up(store), first_pause=0.01)
-    with signals.watch(thread):
+    task = tasks.start("signals", lambda: broadcast.keep_up(store), first_pause=0.01)
+    with broadcast.watch(thread):
         await until(lambda: store.asked > 2)
 
     assert status(tasks).restarts == 1

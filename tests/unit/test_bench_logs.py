@@ -8,7 +8,7 @@ from uuid import UUID
 from benchmarks.bulk_log import Part
 from benchmarks.old_threads import Building, Snapshots, Ticking, thread_named
 from domain.application.audit.verify import verify_thread
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, Position, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import NOTHING, Record, check_chain
 from domain.thread.codec import decode
@@ -70,8 +70,8 @@ def test_copied_positions_have_no_gaps_and_rows_say_where_threads_end() -> None:
 
 async def test_an_old_thread_is_what_the_runtime_would_have_written() -> None:
     store, snapshots = MemoryEventStore(), MemorySnapshotStore()
-    journal = Journal(store, snapshots, Ticking(), fingerprint="fold", snapshot_every=100)
-    await Building(journal, 100).build(1_000, 3)
+    repository = ThreadRepository(store, snapshots, Ticking(), fingerprint="fold", snapshot_every=100)
+    await Building(repository, 100).build(1_000, 3)
     thread = thread_named(1_000, 3)
     row = await store.thread(thread)
     assert row is not None
@@ -81,7 +81,7 @@ async def test_an_old_thread_is_what_the_runtime_would_have_written() -> None:
     folded: State = INITIAL
     for record in records:
         folded = fold(folded, [decode(record).event], record.recorded_at)
-    cold = Journal(store, snapshots, Ticking(), fingerprint="fold")
+    cold = ThreadRepository(store, snapshots, Ticking(), fingerprint="fold")
     assert (await cold.load(thread)).state == folded
     nearest = await snapshots.nearest(thread, None, "fold")
     assert nearest is not None

@@ -11,14 +11,14 @@ import pytest
 
 from domain.agents.agent import TurnContext
 from domain.application.turns import take_up
-from domain.application.turns.runner import Turns
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.worker import Worker
 from domain.errors import CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, Version, WorkerId
 from domain.ports.log import Fence
 from domain.ports.suspects import MAX_LONE_CRASHES, MAX_SHARED_CRASHES
 from domain.thread.codec import Metadata
-from domain.thread.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed
+from domain.thread.events import NodeEvent, TurnCompleted, TurnFailed, TurnResumed
 from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.memory.wakeups import MemoryWakeups
 from tests.support.runtime import Clock, Stage, one_node, stage
@@ -39,28 +39,28 @@ class Cells:
             return False
         assert self.played
         lease = BorrowedLease(fence)
-        turns = Turns(self.played.turns.means, self.played.turns.agents)
+        turns = TurnRunner(self.played.turns.services, self.played.turns.agents)
         worker = Worker(turns, lease, MemoryWakeups(), lease, lease, WorkerId(uuid4()), "cell", lease=0.1)
         await worker.run_alone(thread_id, asyncio.Event(), convicted=convicted)
         return True
 
 
-async def never(_: TurnContext) -> Sequence[NodeFact]:
+async def never(_: TurnContext) -> Sequence[NodeEvent]:
     await asyncio.sleep(600)
     return ()
 
 
-async def quick(turn: TurnContext) -> Sequence[NodeFact]:
+async def quick(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("done")]
 
 
-def a_worker(played: Stage, isolation: Cells | None = None, turns: Turns | None = None) -> Worker:
+def a_worker(played: Stage, isolation: Cells | None = None, turns: TurnRunner | None = None) -> Worker:
     """A worker that comes when the lease of the one before has run out."""
     played.leases._clock.pass_(1_000)  # type: ignore[attr-defined]
     if isolation:
         isolation.played = played
     return Worker(
-        turns or Turns(played.turns.means, played.turns.agents),
+        turns or TurnRunner(played.turns.services, played.turns.agents),
         played.leases,
         MemoryWakeups(),
         played.leases.suspects,
@@ -82,7 +82,7 @@ async def crashed(worker: Worker, played: Stage) -> None:
     for task in (*worker._tasks, *(task for _, task in worker.turns._runs.values())):
         task.cancel()
     worker.turns._runs.clear()
-    played.journal._hot.clear()
+    played.repository._hot.clear()
 
 
 async def until_over(played: Stage, worker: Worker) -> None:
@@ -180,7 +180,7 @@ async def test_a_turn_whose_own_run_ends_with_an_error_fails_after_some_attempts
     async def broken(*_: object) -> None:
         raise CorruptLog("a bug")
 
-    monkeypatch.setattr(Turns, "_make_room", broken)
+    monkeypatch.setattr(TurnRunner, "_make_room", broken)
     monkeypatch.setattr("domain.application.turns.runner.CRASH_PAUSE_S", 0.0001)
     caplog.set_level(logging.CRITICAL)
     played = stage(one_node(quick))

@@ -3,11 +3,11 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from domain.models.circuit_breaker import Breaker
+from domain.models.circuit_breaker import CircuitBreaker
 
 
-def failing(times: int, at: float = 0.0) -> Breaker:
-    breaker = Breaker(after=3, rest=30)
+def failing(times: int, at: float = 0.0) -> CircuitBreaker:
+    breaker = CircuitBreaker(after=3, rest=30)
     for _ in range(times):
         breaker.failed(at)
     return breaker
@@ -64,7 +64,7 @@ def test_if_that_one_is_never_heard_of_another_follows() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["ask", "fail", "succeed"]), st.floats(0, 50)), max_size=60))
 def test_nobody_is_left_alone_for_longer_than_a_rest(steps: list[tuple[str, float]]) -> None:
-    breaker, now = Breaker(after=2, rest=20), 0.0
+    breaker, now = CircuitBreaker(after=2, rest=20), 0.0
     for step, passed in steps:
         now += passed
         if step == "fail":

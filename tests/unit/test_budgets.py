@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budget.limits import Reached, reached, used_in
+from domain.budget.limits import ReachedLimit, reached_limit, used_in
 from domain.budget.prices import Price, Prices
 from domain.errors import InvalidInput, UnopenedThread
 from domain.ids import Version
@@ -149,25 +149,27 @@ class TestWhatWasSpent:
 class TestReaching:
     def test_a_limit_is_reached_by_the_last_token_and_until_its_window_ends(self) -> None:
         spent = [(called(), AT), (called(), AT)]
-        assert reached(thread((BudgetSet((Limit("hour", 101),)), AT), *spent), AT, PRICES) is None
+        assert reached_limit(thread((BudgetSet((Limit("hour", 101),)), AT), *spent), AT, PRICES) is None
         over = thread((BudgetSet((Limit("hour", 100),)), AT), *spent)
-        assert reached(over, AT, PRICES) == Reached(Limit("hour", 100), "hour")
+        assert reached_limit(over, AT, PRICES) == ReachedLimit(Limit("hour", 100), "hour")
         end = end_of("hour", AT)
         assert end == AT + timedelta(minutes=30)
-        assert reached(over, end - timedelta(microseconds=1), PRICES) is not None
-        assert reached(over, end, PRICES) is None
+        assert reached_limit(over, end - timedelta(microseconds=1), PRICES) is not None
+        assert reached_limit(over, end, PRICES) is None
 
     def test_money_is_counted_by_the_price_list(self) -> None:
         cost = 40 * 1_000 + 10 * 2_000  # in millionths of a dollar
         spent = (called(), AT), (called("free", 10**9, 0), AT), (TurnCompleted(TURN), AT)
         for more, is_reached in ((0, True), (1, False)):
             limit = Limit("month", cost=cost * 1_000_000 + more)
-            found = reached(thread(*spent, (BudgetSet((limit,)), AT)), AT, PRICES)
+            found = reached_limit(thread(*spent, (BudgetSet((limit,)), AT)), AT, PRICES)
             assert (found is not None) == is_reached
 
     def test_of_several_the_one_whose_window_ends_last_counts(self) -> None:
         limits = Limit("hour", 10), Limit("day", 20), Limit("month", 10**6)
-        assert reached(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES) == Reached(Limit("day", 20), "day")
+        assert reached_limit(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES) == ReachedLimit(
+            Limit("day", 20), "day"
+        )
 
 
 def test_windows_end_where_the_next_ones_begin() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from domain.budget.prices import Price, Prices
 from domain.models.chat import Usage
-from domain.models.usage_check import believed
+from domain.models.usage_check import check_usage
 from domain.money import PER_DOLLAR
-from domain.thread.describe import in_words
+from domain.thread.describe import describe
 from domain.thread.events import ModelCalled
 from domain.thread.state import ModelUsage
 from domain.thread.usage import used
@@ -35,14 +35,14 @@ def test_sums_price_what_was_cached() -> None:
 
 @pytest.mark.parametrize(("told", "cached"), [(50, 50), (100, 100), (101, 100), (10**9, 100), (-3, 0)])
 def test_no_more_is_believed_to_be_cached_than_there_was(told: int, cached: int) -> None:
-    found = believed(Usage(100, 10, told), 100, 10, None)
+    found = check_usage(Usage(100, 10, told), 100, 10, None)
     assert (found.usage, found.estimated) == (Usage(100, 10, cached), False)
 
 
 def test_where_a_report_is_not_believed_nothing_was_cached() -> None:
-    assert believed(Usage(10**9, 10, 500), 100, 10, None).usage == Usage(100, 10, 0)
+    assert check_usage(Usage(10**9, 10, 500), 100, 10, None).usage == Usage(100, 10, 0)
 
 
 def test_it_is_told_in_words() -> None:
-    assert "1,000 tokens in (600 of them cached) and 10 out" in in_words(called(cached=600))
-    assert "1,000 tokens in and 10 out" in in_words(called())
+    assert "1,000 tokens in (600 of them cached) and 10 out" in describe(called(cached=600))
+    assert "1,000 tokens in and 10 out" in describe(called())

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.ids import ThreadId
 from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, StateUpdated, ThreadOpened, TurnEnqueued, TurnStarted
@@ -18,20 +18,20 @@ from tests.support.runtime import Clock
 KB = 1_000
 
 
-def journal(keep_bytes: int) -> Journal:
+def repository(keep_bytes: int) -> ThreadRepository:
     store, snapshots = MemoryEventStore(), MemorySnapshotStore()
-    return Journal(store, snapshots, Clock(), fingerprint="f", keep=1_000, keep_bytes=keep_bytes)
+    return ThreadRepository(store, snapshots, Clock(), fingerprint="f", keep=1_000, keep_bytes=keep_bytes)
 
 
-async def opened(into: Journal, size: int) -> Loaded:
+async def opened(into: ThreadRepository, size: int) -> LoadedThread:
     loaded, _ = await into.append(
-        Loaded(ThreadId(uuid4())), [ThreadOpened("assistant"), StateUpdated({"a": "x" * size})], Metadata()
+        LoadedThread(ThreadId(uuid4())), [ThreadOpened("assistant"), StateUpdated({"a": "x" * size})], Metadata()
     )
     return loaded
 
 
 async def test_large_threads_are_let_go_before_there_are_many() -> None:
-    kept = journal(keep_bytes=1_000 * KB)
+    kept = repository(keep_bytes=1_000 * KB)
     threads = [await opened(kept, 100 * KB) for _ in range(20)]
 
     assert 1 <= len(kept._hot) <= 10
@@ -42,7 +42,7 @@ async def test_large_threads_are_let_go_before_there_are_many() -> None:
 
 
 async def test_small_threads_are_all_kept() -> None:
-    kept = journal(keep_bytes=1_000 * KB)
+    kept = repository(keep_bytes=1_000 * KB)
     for _ in range(100):
         await opened(kept, 10)
 
@@ -50,7 +50,7 @@ async def test_small_threads_are_all_kept() -> None:
 
 
 async def test_what_a_thread_takes_is_known_however_it_grows_and_shrinks() -> None:
-    kept = journal(keep_bytes=10_000 * KB)
+    kept = repository(keep_bytes=10_000 * KB)
     loaded = await opened(kept, 10)
     for number in range(200):
         loaded, _ = await kept.append(loaded, [StateUpdated({"a": f"{number}" * 5 * KB})], Metadata())

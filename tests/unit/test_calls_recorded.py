@@ -11,8 +11,8 @@ from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Node, Retry
 from domain.application.budget.reservations import Recovered
-from domain.application.command_handler import Request, execute
-from domain.application.turns.model_fallback import Models
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.turns.model_fallback import ModelFallback
 from domain.errors import LeaseLost
 from domain.ids import TurnId
 from domain.json import Json
@@ -28,7 +28,7 @@ from domain.thread.events import (
     Limit,
     MessageAppended,
     ModelCalled,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     TurnCancelled,
     TurnCompleted,
@@ -72,8 +72,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
 
 
-def alone(model: Endpoint) -> Models:
-    return Models.alone(model, "m")
+def alone(model: Endpoint) -> ModelFallback:
+    return ModelFallback.alone(model, "m")
 
 
 async def one_and_a_slow_one(item: ItemContext, _: Json) -> Json:
@@ -165,7 +165,7 @@ class TestItems:
         async def each(_: ItemContext, number: Json) -> Json:
             return number
 
-        async def node(turn: TurnContext) -> Sequence[NodeFact]:
+        async def node(turn: TurnContext) -> Sequence[NodeEvent]:
             facts = await turn.generate()
             if turn.state.turn.items is None:
                 await turn.map([1], each)
@@ -189,7 +189,9 @@ class TestItems:
             return await item.ask("hello")
 
         hanging, quick = Failing(hangs=True), Endpoint()
-        models = Models(policy(a=ModelSpec("h", "hanging"), b=ModelSpec("q", "quick")), {"h": hanging, "q": quick})
+        models = ModelFallback(
+            policy(a=ModelSpec("h", "hanging"), b=ModelSpec("q", "quick")), {"h": hanging, "q": quick}
+        )
         played = await accounted(fan_out(each, 2, timeout=3.5, at_once=1), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["hanging"]
@@ -206,7 +208,7 @@ class TestOutages:
         await check_ledger(played)
 
     async def test_a_ledger_that_is_away_at_a_second_call_takes_nothing_from_the_first(self) -> None:
-        async def node(turn: TurnContext) -> Sequence[NodeFact]:
+        async def node(turn: TurnContext) -> Sequence[NodeEvent]:
             return [*await turn.generate(), *await turn.generate()]
 
         played = await accounted(one_node(node), says("one"), says("two"), ledger=Flaky())
@@ -217,12 +219,12 @@ class TestOutages:
 
     @pytest.mark.parametrize("durability", ["sync", "turn", "async"])
     async def test_a_report_that_is_stored_and_gets_no_answer_is_on_record_once(self, durability: Durability) -> None:
-        async def act(turn: TurnContext) -> Sequence[NodeFact]:
+        async def act(turn: TurnContext) -> Sequence[NodeEvent]:
             await turn.run_tools()
             return ()
 
         down, script = Failing(), Script([calls(("double", {"number": 2}))])
-        models = Models(policy(a=ModelSpec("d", "down"), b=ModelSpec("s", "script")), {"d": down, "s": script})
+        models = ModelFallback(policy(a=ModelSpec("d", "down"), b=ModelSpec("s", "script")), {"d": down, "s": script})
         agent = in_a_row(Node("ask", ask), Node("act", act), tools=[double])
         played = await accounted(agent, models=models, store=Mute("ModelCalled"))
         await run(played, durability)
@@ -234,7 +236,7 @@ class TestOutages:
 
 class TestWhoeverElseWrites:
     async def test_calls_that_are_kept_back_count_in_a_turn_that_is_cancelled_meanwhile(self) -> None:
-        async def last(turn: TurnContext) -> Sequence[NodeFact]:
+        async def last(turn: TurnContext) -> Sequence[NodeEvent]:
             await outside(played, CancelTurn(TurnId(turn.state.turn.turn_id)))
             return await turn.generate()
 
@@ -247,7 +249,7 @@ class TestWhoeverElseWrites:
         assert await recover(played) == Recovered()
 
     async def test_who_has_lost_its_lease_leaves_what_it_had_set_aside_to_others(self) -> None:
-        async def lost(_: TurnContext) -> Sequence[NodeFact]:
+        async def lost(_: TurnContext) -> Sequence[NodeEvent]:
             raise LeaseLost
 
         played = await accounted(in_a_row(Node("first", ask), Node("lost", lost)), says("one"))
@@ -259,7 +261,7 @@ class TestWhoeverElseWrites:
 
 class TestInterrupted:
     async def test_a_process_that_shuts_down_in_order_has_made_the_calls_of_its_node(self) -> None:
-        async def node(turn: TurnContext) -> Sequence[NodeFact]:
+        async def node(turn: TurnContext) -> Sequence[NodeEvent]:
             facts = await turn.generate()
             answered.set()
             await asyncio.sleep(60)
@@ -298,7 +300,7 @@ class TestInterrupted:
         model = Endpoint(Usage(10, 6_000), text="w " * 6_000)
         agent = one_node(ask, retry=ONCE, timeout=1)
         played = await accounted(agent, models=alone(model), context_window=100_000)
-        object.__setattr__(played.turns.means, "tokens", Slowly())
+        object.__setattr__(played.turns.services, "tokens", Slowly())
         assert outcome(await played.say("go")) == "node_failed"
         assert (model.answered, await finishes(played), await spent(played)) == (1, {"interrupted": 1}, 6_010)
         await check_ledger(played)
@@ -306,7 +308,7 @@ class TestInterrupted:
     @pytest.mark.usefixtures("hurried")
     async def test_what_a_model_had_written_when_its_time_was_over_counts_and_another_is_asked(self) -> None:
         wordy, quick = Failing("word " * 1_000, hangs=True), Endpoint()
-        models = Models(policy(a=ModelSpec("w", "wordy"), b=ModelSpec("q", "quick")), {"w": wordy, "q": quick})
+        models = ModelFallback(policy(a=ModelSpec("w", "wordy"), b=ModelSpec("q", "quick")), {"w": wordy, "q": quick})
         played = await accounted(one_node(ask, retry=ONCE, timeout=3), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["wordy"]
@@ -317,7 +319,7 @@ class TestInterrupted:
 
 class TestNodes:
     async def test_a_node_that_copies_what_the_model_said_has_made_one_call(self) -> None:
-        async def copied(turn: TurnContext) -> Sequence[NodeFact]:
+        async def copied(turn: TurnContext) -> Sequence[NodeEvent]:
             return deepcopy(await turn.generate())
 
         played = await accounted(one_node(copied), says("one"))
@@ -326,7 +328,7 @@ class TestNodes:
         await check_ledger(played)
 
     async def test_a_node_that_keeps_the_call_to_itself_has_made_it(self) -> None:
-        async def silent(turn: TurnContext) -> Sequence[NodeFact]:
+        async def silent(turn: TurnContext) -> Sequence[NodeEvent]:
             await turn.generate()
             return [turn.say("hm")]
 
@@ -336,7 +338,7 @@ class TestNodes:
         await check_ledger(played)
 
     async def test_an_attempt_that_fails_after_its_call_has_made_it(self) -> None:
-        async def failing(turn: TurnContext) -> Sequence[NodeFact]:
+        async def failing(turn: TurnContext) -> Sequence[NodeEvent]:
             await turn.generate()
             raise ValueError("bad")
 
@@ -356,6 +358,6 @@ async def cancel(played: Stage) -> None:
     """Cancel the turn that runs, and wait for its end."""
     turn_id = played.turns.runs(played.thread_id)
     assert turn_id is not None
-    await execute(played.journal, Request(played.thread_id, lambda _: (CancelTurn(turn_id),)))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (CancelTurn(turn_id),)))
     await played.turns.look(played.thread_id)
     await played.turns.wait(played.thread_id)

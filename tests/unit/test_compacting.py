@@ -3,7 +3,7 @@
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.application.turns.model_fallback import Models
+from domain.application.turns.model_fallback import ModelFallback
 from domain.models.chat import ChatAnswer, ModelError, Usage
 from domain.models.routing import ModelSpec, Policy, Rule
 from domain.thread.events import (
@@ -99,14 +99,14 @@ class TestSummaries:
             "small": ModelSpec("small", "small", context_window=300),
         }
         rule = Rule("small", node="compact_history")
-        models = Models(Policy(specs, ("large", "small"), (rule,)), {"large": large, "small": small})
+        models = ModelFallback(Policy(specs, ("large", "small"), (rule,)), {"large": large, "small": small})
         played = stage(assistant(instructions=""), context_window=WINDOW, models=models)
         for _ in range(40):
             await played.say("word " * 10)
         (first, *_) = facts = await played.happened(HistoryCompacted)
         assert {fact.by for fact in facts} == {"small"}  # type: ignore[attr-defined]
         told = small.to_summarise[0].count(": word")
-        recorded = [each async for each in played.journal.follow(played.thread_id)]
+        recorded = [each async for each in played.repository.follow(played.thread_id)]
         said = [each.version for each in recorded if isinstance(each.event, MessageAppended)]
         assert 5 < told < 15
         assert first.through == said[told - 1]  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from domain.thread.events import (
     MessageAppended,
     ModelCalled,
     NodeCompleted,
-    NodeFact,
+    NodeEvent,
     TurnCompleted,
     TurnFailed,
     TurnResumed,
@@ -39,7 +39,7 @@ def _nothing_visited() -> None:
 
 
 def node(name: str) -> Node:
-    async def visit(_: TurnContext) -> Sequence[NodeFact]:
+    async def visit(_: TurnContext) -> Sequence[NodeEvent]:
         VISITED.append(name)
         return ()
 
@@ -102,7 +102,7 @@ class TestSubgraphs:
 
 
 def counting(each: Any, *, attempts: int = 1, at_once: int = 3) -> Agent:
-    async def work(turn: TurnContext) -> Sequence[NodeFact]:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         words = turn.user_input.split()
         results = await turn.map(words, each, at_once=at_once, retry=Retry(attempts, first_delay=0))
         return [turn.say(" ".join(map(str, results)))]

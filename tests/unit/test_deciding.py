@@ -20,7 +20,7 @@ from domain.thread.events import (
     MessageAppended,
     ModelCalled,
     NodeCompleted,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     StateUpdated,
     ThreadOpened,
@@ -179,7 +179,7 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ((HistoryCompacted(3, "", 0), REQUEST), "facts.1"),
     ],
 )
-def test_facts_that_no_prompt_could_be_made_of_are_refused(facts: tuple[NodeFact, ...], field: str) -> None:
+def test_facts_that_no_prompt_could_be_made_of_are_refused(facts: tuple[NodeEvent, ...], field: str) -> None:
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, facts, "next", 7)).then_refused(InvalidInput, field)
 
 

@@ -22,7 +22,7 @@ from domain.thread.events import (
     Durability,
     Event,
     MessageAppended,
-    NodeFact,
+    NodeEvent,
     StateUpdated,
     ToolOutcomeUnknown,
     ToolRequested,
@@ -121,12 +121,12 @@ async def test_the_start_of_a_tool_that_takes_long_is_stored_while_it_runs() -> 
 async def test_a_crash_loses_what_was_not_stored_and_the_turn_goes_on_before_that() -> None:
     stuck = asyncio.Event()
 
-    async def wait(_: TurnContext) -> Sequence[NodeFact]:
+    async def wait(_: TurnContext) -> Sequence[NodeEvent]:
         stuck.set()
         await asyncio.sleep(60)
         return ()
 
-    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
         said.append("answer")
         return [turn.say("hm")]
 
@@ -176,13 +176,13 @@ async def test_a_tool_that_ran_before_the_crash_is_not_run_again() -> None:
 
 @pytest.mark.parametrize("durability", ["turn", "async"])
 async def test_what_others_write_meanwhile_comes_first_and_everything_still_fits(durability: Durability) -> None:
-    async def meddle(turn: TurnContext) -> Sequence[NodeFact]:
+    async def meddle(turn: TurnContext) -> Sequence[NodeEvent]:
         await outside(played, UpdateValues({"by": "caller", "n": len(await played.events())}))
         await turn.run_tools()
         await outside(played, UpdateValues({"n": len(await played.events())}))
         return await turn.generate()
 
-    async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+    async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
         await outside(played, UpdateValues({"first": True}))
         return [turn.update(by="node"), *turn.request("double", number=4)]
 
@@ -202,7 +202,7 @@ async def test_what_others_write_meanwhile_comes_first_and_everything_still_fits
 
 
 async def test_a_cancellation_that_came_before_the_end_was_stored_wins() -> None:
-    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
         state = turn.state
         await outside(played, CancelTurn(TurnId(state.turn.turn_id)))
         return [turn.say("too late")]
@@ -215,7 +215,7 @@ async def test_a_cancellation_that_came_before_the_end_was_stored_wins() -> None
 
 
 async def test_a_message_that_was_enqueued_before_the_end_was_stored_has_its_turn() -> None:
-    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
         if turn.user_input != "next":
             fingerprint = played.agent.graph.fingerprint
             await outside(played, StartTurn(TurnId(uuid4()), "next", 1, "only", fingerprint, strategy="enqueue"))
@@ -237,7 +237,7 @@ async def test_a_message_that_was_enqueued_before_the_end_was_stored_has_its_tur
 
 
 async def test_who_was_taken_over_stores_nothing() -> None:
-    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
         if not taken:
             taken.append(turn)
             async with played.worker().working():
@@ -265,13 +265,13 @@ async def test_a_store_that_is_away_holds_the_turn_up_and_loses_nothing(monkeypa
 
 @pytest.mark.parametrize("meddling", [False, True])
 async def test_what_follows_refers_to_what_an_attempt_stored_that_was_cut_off(meddling: bool) -> None:  # noqa: FBT001
-    async def say(turn: TurnContext) -> Sequence[NodeFact]:
+    async def say(turn: TurnContext) -> Sequence[NodeEvent]:
         return [turn.say("first")]
 
     async def each(_: ItemContext, number: Json) -> Json:
         return number
 
-    async def last(turn: TurnContext) -> Sequence[NodeFact]:
+    async def last(turn: TurnContext) -> Sequence[NodeEvent]:
         if turn.state.turn.attempt == 1:
             await turn.map([1], each)
         if meddling:
@@ -306,6 +306,6 @@ async def test_async_gives_the_answer_before_it_is_stored_and_then_stores_it() -
     assert not settling.done()
     store.gate.set()
     await settling
-    assert (await played.journal.load(played.thread_id)).head == checkpoint
+    assert (await played.repository.load(played.thread_id)).head == checkpoint
     assert [e for e in await played.events() if not isinstance(e, TurnStarted)][-1] == kept[-1]
     await check(played)

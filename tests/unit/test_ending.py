@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.assistant import assistant
 from domain.application.streaming.broadcast import Behind, Delta
-from domain.application.turns.wait import Ending
+from domain.application.turns.wait import TurnWaiter
 from domain.ids import MAX_VERSION, TurnId, Version
 from domain.thread.codec import Recorded
 from domain.thread.events import TurnCompleted, TurnStarted
@@ -28,18 +28,18 @@ class Played:
         assert isinstance(events[0].event, TurnStarted)
         self.turn_id = TurnId(events[0].event.turn_id)
 
-    def ending(self, turn_id: TurnId | None = None) -> Ending:
-        return Ending(self.played.journal, self.played.thread_id, turn_id or self.turn_id, BEFORE)
+    def ending(self, turn_id: TurnId | None = None) -> TurnWaiter:
+        return TurnWaiter(self.played.repository, self.played.thread_id, turn_id or self.turn_id, BEFORE)
 
 
 @pytest.fixture
 async def turn() -> Played:
     played = stage(assistant(tools=[double]), calls(("double", {"number": 4})), says("eight"))
     await run(played, "sync")
-    return Played(played, await played.journal.history(played.thread_id, BEFORE))
+    return Played(played, await played.repository.history(played.thread_id, BEFORE))
 
 
-async def is_over(ending: Ending) -> bool:
+async def is_over(ending: TurnWaiter) -> bool:
     waiting = asyncio.create_task(ending.end())
     await asyncio.sleep(0.01)
     over = waiting.done()
@@ -89,7 +89,7 @@ async def test_a_turn_that_was_queued_begins_after_the_one_before(turn: Played) 
 async def follow_up(turn: Played) -> TurnId:
     turn.played.script.lines.append(says("nine"))
     await run(turn.played, "sync")
-    started = [r.event for r in await turn.played.journal.history(turn.played.thread_id)]
+    started = [r.event for r in await turn.played.repository.history(turn.played.thread_id)]
     return next(TurnId(event.turn_id) for event in reversed(started) if isinstance(event, TurnStarted))
 
 

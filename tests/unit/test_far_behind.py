@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.budget.prices import Price, Prices
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.log.hash_chain import Record
@@ -20,8 +20,8 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from projections.engine import runner
-from projections.engine.batch import Digest
-from projections.engine.runner import Runner
+from projections.engine.batch import EventBatch
+from projections.engine.runner import ProjectionRunner
 from projections.registry import PROJECTIONS
 from projections.threads import THREADS
 from projections.usage import USAGE
@@ -39,13 +39,13 @@ class Desk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.did: list[str] = []
         store, clock = MemoryEventStore(), Clock()
-        self.journal = Journal(store, MemorySnapshotStore(), clock, fingerprint="test")
+        self.repository = ThreadRepository(store, MemorySnapshotStore(), clock, fingerprint="test")
         self.models = MemoryReadModels(store.head_of, clock)
         everything = [Slice(number) for number in range(SLICES)]
-        self.runner = Runner(self.journal, self.models, PROJECTIONS, PRICES, clock, lambda: everything)
-        take, commit = Digest.take, self.models.commit
+        self.runner = ProjectionRunner(self.repository, self.models, PROJECTIONS, PRICES, clock, lambda: everything)
+        take, commit = EventBatch.take, self.models.commit
 
-        async def making(made: Digest, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
+        async def making(made: EventBatch, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
             self.did.append("make")
             await asyncio.sleep(0)
             await take(made, records, unhandled=unhandled)
@@ -57,16 +57,16 @@ class Desk:
             self.did.append("written")
             return await commit(batch)
 
-        monkeypatch.setattr(Digest, "take", making)
+        monkeypatch.setattr(EventBatch, "take", making)
         monkeypatch.setattr(self.models, "commit", writing)
 
     async def filled(self) -> "Desk":
         for number in range(1, SOME + 1):
-            thread, turn = await self.journal.load(ThreadId(UUID(int=number))), UUID(int=number)
+            thread, turn = await self.repository.load(ThreadId(UUID(int=number))), UUID(int=number)
             said = MessageAppended("user", "hello", 1)
             called = ModelCalled("m", 40, 10, 5, "stop")
             events = (ThreadOpened("assistant"), TurnStarted(turn, "n", "f00"), said, called, TurnCompleted(turn))
-            await self.journal.append(thread, events, Metadata())
+            await self.repository.append(thread, events, Metadata())
         await self.models.register([projection.shape for projection in PROJECTIONS])
         return self
 
@@ -134,7 +134,7 @@ async def test_events_of_a_slice_whose_threads_take_turns_count_once(monkeypatch
         (other, [ThreadOpened("assistant")]),
         (one, [TurnStarted(UUID(int=1), "n", "f00"), MessageAppended("user", "hello", 1), called]),
     ):
-        await desk.journal.append(await desk.journal.load(thread_id), events, Metadata())
+        await desk.repository.append(await desk.repository.load(thread_id), events, Metadata())
     await desk.models.register([projection.shape for projection in PROJECTIONS])
     assert [await desk.runner.step(), await desk.runner.step()] == [5, 0]
     assert await desk.calls() == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.http.feed_cursor import decode_place, encode_place
-from domain.application.streaming.feed import BEGINNING, Place
+from domain.application.streaming.feed import BEGINNING, FeedCursor
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice
 
@@ -17,15 +17,15 @@ POSITIONS = st.integers(0, 2**63 - 1) | st.integers(0, 300)
 
 
 @st.composite
-def places(draw: st.DrawFn) -> Place:
+def places(draw: st.DrawFn) -> FeedCursor:
     first = draw(st.integers(0, SLICES - 1))
     positions = draw(st.lists(POSITIONS, min_size=1, max_size=min(20, SLICES - first)))
     turn = first + draw(st.integers(0, len(positions) - 1))
-    return Place(Slice(first), tuple(map(Position, positions)), Slice(turn))
+    return FeedCursor(Slice(first), tuple(map(Position, positions)), Slice(turn))
 
 
 @given(places())
-def test_what_goes_in_comes_out(place: Place) -> None:
+def test_what_goes_in_comes_out(place: FeedCursor) -> None:
     assert decode_place(encode_place(place)) == place
 
 
@@ -36,7 +36,7 @@ def test_other_texts_are_refused(text: str) -> None:
 
 
 @given(places(), st.data())
-def test_a_damaged_cursor_is_refused_or_means_the_same(place: Place, data: st.DataObject) -> None:
+def test_a_damaged_cursor_is_refused_or_means_the_same(place: FeedCursor, data: st.DataObject) -> None:
     """The last character of Base64 may have bits that count for nothing."""
     cursor = encode_place(place)
     at = data.draw(st.integers(0, len(cursor) - 1))
@@ -53,7 +53,7 @@ def test_all_slices_at_positions_of_millions_take_less_than_six_thousand_charact
     chance = random.Random(1)
     spread = min(most, 200_000_000)
     positions = tuple(Position(most - chance.randrange(spread)) for _ in range(SLICES))
-    cursor = encode_place(Place(Slice(0), positions, Slice(1_000)))
+    cursor = encode_place(FeedCursor(Slice(0), positions, Slice(1_000)))
     assert len(cursor) < 6_000
     assert decode_place(cursor).positions == positions
 

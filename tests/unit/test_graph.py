@@ -10,11 +10,11 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Edge, Graph, Node, Retry
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
-from domain.thread.events import END, MessageAppended, NodeFact
+from domain.thread.events import END, MessageAppended, NodeEvent
 from tests.support.given import A_RUNNING_TURN, running
 
 
-async def nothing(_: Any) -> Sequence[NodeFact]:
+async def nothing(_: Any) -> Sequence[NodeEvent]:
     return ()
 
 
@@ -100,16 +100,16 @@ def test_the_built_in_graph_has_the_documented_paths() -> None:
     }
 
 
-def plain(_: object) -> list[NodeFact]:
+def plain(_: object) -> list[NodeEvent]:
     return []
 
 
-async def async_generator(_: object) -> AsyncIterator[NodeFact]:
+async def async_generator(_: object) -> AsyncIterator[NodeEvent]:
     yield MessageAppended("assistant", "hi", 1)
 
 
 class Shop:
-    async def __call__(self, _: object) -> list[NodeFact]:
+    async def __call__(self, _: object) -> list[NodeEvent]:
         return []
 
 

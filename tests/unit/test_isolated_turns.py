@@ -12,14 +12,14 @@ import pytest
 from msgspec.structs import replace
 
 from domain.agents.agent import TurnContext
-from domain.application.turns.runner import Turns
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.worker import Worker
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, ThreadId, Version, WorkerId, shard_of, slice_of
 from domain.ports.log import Fence
 from domain.ports.suspects import Suspect
 from domain.thread.codec import Metadata
-from domain.thread.events import NodeFact, TurnCompleted, TurnFailed, TurnResumed, TurnStarted
+from domain.thread.events import NodeEvent, TurnCompleted, TurnFailed, TurnResumed, TurnStarted
 from infrastructure.memory.borrowed_lease import BorrowedLease
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.leases import MemoryLeaseStore
@@ -34,7 +34,7 @@ class Now:
         return datetime.now(UTC)
 
 
-async def quick(turn: TurnContext) -> Sequence[NodeFact]:
+async def quick(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("fine")]
 
 
@@ -45,7 +45,7 @@ def playing(run: object = quick, store: MemoryEventStore | None = None) -> Stage
 
 
 def a_worker(played: Stage, isolation: Any = None, lease: float = 10.0) -> Worker:
-    leases, turns = played.leases, Turns(played.turns.means, played.turns.agents)
+    leases, turns = played.leases, TurnRunner(played.turns.services, played.turns.agents)
     parts = (turns, leases, MemoryWakeups(), leases.suspects, leases.loans, WorkerId(uuid4()), "w", lease)
     return Worker(*parts, isolation=isolation)
 
@@ -62,7 +62,7 @@ class Cells:
     async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
         self.runs.append(convicted)
         lease = BorrowedLease(fence)
-        turns = Turns(self.played.turns.means, self.played.turns.agents)
+        turns = TurnRunner(self.played.turns.services, self.played.turns.agents)
         cell = Worker(turns, lease, MemoryWakeups(), lease, lease, WorkerId(uuid4()), "cell", self.lease)
         await cell.run_alone(thread_id, asyncio.Event(), convicted=convicted)
         self.ended.set()
@@ -115,7 +115,7 @@ async def test_a_convicted_turn_is_failed_and_never_run() -> None:
         slow(name)
     ran: list[str] = []
 
-    async def run(turn: TurnContext) -> Sequence[NodeFact]:
+    async def run(turn: TurnContext) -> Sequence[NodeEvent]:
         ran.append(turn.user_input)
         return []
 
@@ -131,7 +131,7 @@ async def test_a_convicted_turn_is_failed_and_never_run() -> None:
 async def test_the_next_turn_begins_once_while_the_isolated_process_of_the_one_before_ends() -> None:
     starts: list[str] = []
 
-    async def run(turn: TurnContext) -> Sequence[NodeFact]:
+    async def run(turn: TurnContext) -> Sequence[NodeEvent]:
         starts.append(turn.user_input)
         if turn.user_input == "second":
             await asyncio.sleep(1.5)
@@ -156,7 +156,7 @@ async def test_the_next_turn_begins_once_while_the_isolated_process_of_the_one_b
 async def test_a_graceful_stop_keeps_its_leases_until_its_turns_are_handed_over() -> None:
     starts: list[float] = []
 
-    async def run(turn: TurnContext) -> Sequence[NodeFact]:
+    async def run(turn: TurnContext) -> Sequence[NodeEvent]:
         starts.append(asyncio.get_running_loop().time())
         await asyncio.sleep(2.5)
         return [turn.say("ran")]
@@ -198,7 +198,7 @@ async def test_a_store_that_is_away_is_no_crash_of_a_turn_that_runs_alone() -> N
 async def test_a_loan_stays_with_a_borrower_that_is_well() -> None:
     starts: list[str] = []
 
-    async def run(turn: TurnContext) -> Sequence[NodeFact]:
+    async def run(turn: TurnContext) -> Sequence[NodeEvent]:
         starts.append(turn.user_input)
         await asyncio.sleep(2.0)
         return [turn.say("ran")]
@@ -206,7 +206,7 @@ async def test_a_loan_stays_with_a_borrower_that_is_well() -> None:
     played = playing(run)
     leases = played.leases
     owner = Worker(
-        *(Turns(played.turns.means, {}), leases, MemoryWakeups(), leases.suspects, leases.loans),
+        *(TurnRunner(played.turns.services, {}), leases, MemoryWakeups(), leases.suspects, leases.loans),
         *(WorkerId(uuid4()), "owner", 0.4),
     )
     await owner.begin()

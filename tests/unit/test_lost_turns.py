@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from domain.agents.agent import TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.tools import Tool, ToolContext, tool
-from domain.application.command_handler import Request, execute
-from domain.application.thread_repository import Journal, Loaded
-from domain.application.turns.run import Run
-from domain.application.turns.runner import Turns
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.run import TurnRun
+from domain.application.turns.runner import TurnRunner
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import Position, ThreadId, TurnId, Version
 from domain.ports.log import Append
@@ -25,7 +25,7 @@ from domain.thread.codec import Metadata
 from domain.thread.commands import CompleteNode, DecideApproval, FailTurn, StartCalls, StopTurn
 from domain.thread.decide import decide
 from domain.thread.events import (
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     ToolFailed,
     ToolOutcomeUnknown,
@@ -74,10 +74,10 @@ async def test_a_store_that_is_away_holds_the_turn_up_and_does_not_fail_it() -> 
     assert not await played.happened(TurnFailed, NodeFailed)
 
 
-async def about_to_run_a_tool(played: Stage) -> Loaded:
+async def about_to_run_a_tool(played: Stage) -> LoadedThread:
     """A turn whose model has asked for a tool that is not started yet."""
     loaded = (await played.begin("act")).loaded
-    run = Run(played.turns.means, loaded, Metadata())
+    run = TurnRun(played.turns.services, loaded, Metadata())
     while run.turn and not run.turn.calls:
         await played.turns._step(run)
     return run.loaded
@@ -92,7 +92,7 @@ async def lost_in_a_tool(tools: Sequence[Tool], fault: str = "") -> Stage:
     state = loaded.state
     assert isinstance(state, Running)
     started = StartCalls(TurnId(state.turn.turn_id), ((state.turn.calls[0].version, 1),))
-    await execute(played.journal, Request(played.thread_id, lambda _: (started,)))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (started,)))
     return played
 
 
@@ -154,7 +154,7 @@ async def test_a_call_whose_outcome_a_person_is_to_judge_waits_for_one() -> None
         with pytest.raises(InvalidInput, match="decision"):
             decide(DecideApproval(call.version, call.hash, "settle"), replace(state, turn=not_lost(state.turn)))
         granted = DecideApproval(call.version, call.hash, decision="grant")
-        outcome = await execute(played.journal, Request(played.thread_id, lambda _: (granted,)))
+        outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (granted,)))
         await played.turns.wait(played.thread_id)
         played.turns.start(outcome.loaded, Metadata())
         await played.turns.wait(played.thread_id)
@@ -178,7 +178,7 @@ async def test_a_person_who_knows_the_outcome_settles_the_call() -> None:
         assert isinstance(state, Running)
         (call,) = state.turn.calls
         settled = DecideApproval(call.version, call.hash, "settle", told="It was done.", tokens=3)
-        outcome = await execute(played.journal, Request(played.thread_id, lambda _: (settled,)))
+        outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (settled,)))
         await played.turns.wait(played.thread_id)
         played.turns.start(outcome.loaded, Metadata())
         await played.settled()
@@ -189,7 +189,7 @@ async def test_a_person_who_knows_the_outcome_settles_the_call() -> None:
 async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -> None:
     played = stage(assistant(), says("hi"))
     outcome = await played.begin("hello")
-    stranger = Turns(played.turns.means, {})
+    stranger = TurnRunner(played.turns.services, {})
     async with played.worker(stranger).working():
         await stranger.run(outcome.loaded, Metadata())
     assert not await played.happened(TurnFailed, TurnResumed)
@@ -198,7 +198,7 @@ async def test_a_process_that_does_not_know_the_agent_leaves_its_turns_alone() -
 async def test_a_worker_that_has_lost_the_turn_cannot_report_on_it() -> None:
     played = stage(assistant(), says("mine"), says("yours"))
     outcome = await played.begin("hello")
-    stale = Run(played.turns.means, outcome.loaded, Metadata())
+    stale = TurnRun(played.turns.services, outcome.loaded, Metadata())
     async with played.worker().working():
         await played.settled()
         assert await played.happened(TurnResumed)
@@ -233,8 +233,8 @@ async def test_of_two_that_run_one_turn_one_stops_and_no_tool_runs_twice() -> No
 
         played = stage(assistant(tools=[pay]), *[calls(("pay", {})), says("ok")] * 3, store=Slow())
         outcome = await played.begin("pay")
-        other = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
-        second = Turns(replace_means(played.turns.means, journal=other), played.turns.agents)
+        other = ThreadRepository(played.store, played.snapshots, played.clock, fingerprint="test")
+        second = TurnRunner(replace_means(played.turns.services, repository=other), played.turns.agents)
         await asyncio.gather(
             *(turns.run(outcome.loaded, Metadata()) for turns in (played.turns, second)), return_exceptions=True
         )
@@ -253,8 +253,8 @@ async def test_of_two_that_are_about_to_run_a_tool_one_runs_it() -> None:
 
     played = stage(assistant(tools=[act]), calls(("act", {})), *[says("I see")] * 2)
     loaded = await about_to_run_a_tool(played)
-    other = Journal(played.store, played.snapshots, played.clock, fingerprint="test")
-    second = Turns(replace_means(played.turns.means, journal=other), played.turns.agents)
+    other = ThreadRepository(played.store, played.snapshots, played.clock, fingerprint="test")
+    second = TurnRunner(replace_means(played.turns.services, repository=other), played.turns.agents)
     await asyncio.gather(played.turns.run(loaded, Metadata()), second.run(loaded, Metadata()))
     assert len(runs) == 1
     assert len(await played.happened(ToolStarted)) == len(await played.happened(ToolSucceeded)) == 1
@@ -264,7 +264,7 @@ async def test_the_ghost_of_an_ended_turn_does_not_run_the_next_one() -> None:
     gate = asyncio.Event()
     ran: list[str] = []
 
-    async def wait(turn: TurnContext) -> Sequence[NodeFact]:
+    async def wait(turn: TurnContext) -> Sequence[NodeEvent]:
         ran.append(turn.user_input)
         await gate.wait()
         return ()
@@ -277,7 +277,7 @@ async def test_the_ghost_of_an_ended_turn_does_not_run_the_next_one() -> None:
     state = first.loaded.state
     assert isinstance(state, Running)
     end = FailTurn(TurnId(state.turn.turn_id), "step_limit", "ended elsewhere")
-    await execute(played.journal, Request(played.thread_id, lambda _: (end,)))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (end,)))
     await played.begin("second")
     gate.set()
     await ghost
@@ -296,7 +296,7 @@ async def test_a_turn_that_starts_while_the_one_before_leaves_is_run() -> None:
     for text in ("first", "second"):
         outcome = await played.begin(text)
         played.turns.start(outcome.loaded, Metadata())
-        while (await played.journal.load(played.thread_id)).state.in_turn:
+        while (await played.repository.load(played.thread_id)).state.in_turn:
             await asyncio.sleep(0)
     saving.set()
     await played.turns.close()

@@ -8,7 +8,7 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.models.chat import ToolCall
 from domain.prompt.compaction import remembered
-from domain.prompt.summary import CHARACTERS, Memory, ask_to_remember, fitted, read_memory, read_written, written
+from domain.prompt.summary import CHARACTERS, Memory, fitted, parse_summary, parse_written, summary_request, written
 from domain.thread.state import Message
 from infrastructure.models.offline.extract import extracted
 from tests.property.test_context import words
@@ -21,7 +21,7 @@ SAID = (
 
 
 def test_a_model_is_told_the_memory_and_who_said_what_since() -> None:
-    text, told = ask_to_remember("Facts:\n- likes trains", SAID, 1_000, words)
+    text, told = summary_request("Facts:\n- likes trains", SAID, 1_000, words)
     assert told == SAID
     assert text.startswith("The memory so far:\nFacts:\n- likes trains\n\nWhat was said since:\n")
     assert "user: My name is Mia Li. I want to fly.\n" in text
@@ -31,7 +31,7 @@ def test_a_model_is_told_the_memory_and_who_said_what_since() -> None:
 
 def test_long_messages_are_cut_until_all_of_them_fit() -> None:
     many = [Message(Version(n + 1), "user", "word " * 300, 300) for n in range(20)]
-    text, told = ask_to_remember("", many, 600, words)
+    text, told = summary_request("", many, 600, words)
     assert words(text) <= 600
     assert text.count("user: word") == len(told) == 20
 
@@ -39,7 +39,7 @@ def test_long_messages_are_cut_until_all_of_them_fit() -> None:
 @pytest.mark.parametrize("room", [20, 100, 500, 2_000, 3_000])
 def test_a_small_model_is_told_of_the_oldest_messages_only(room: int) -> None:
     many = [Message(Version(n), "user", "a few short words here now", 6) for n in range(1, 400)]
-    text, told = ask_to_remember("Facts:\n- likes trains", many, room, words)
+    text, told = summary_request("Facts:\n- likes trains", many, room, words)
     assert words(text) <= room
     assert list(told) == many[: len(told)]
     assert told == many or words(text) + 7 > room
@@ -47,30 +47,30 @@ def test_a_small_model_is_told_of_the_oldest_messages_only(room: int) -> None:
 
 
 def test_what_belongs_together_is_told_together_or_not_at_all() -> None:
-    text, told = ask_to_remember("", SAID, 24, words)
+    text, told = summary_request("", SAID, 24, words)
     assert list(told) == [SAID[0]]
     assert "HAT136" not in text
 
 
 def test_a_model_that_is_too_small_for_the_oldest_message_is_not_asked() -> None:
     with pytest.raises(PromptTooLarge, match="10 are allowed"):
-        ask_to_remember("", SAID, 10, words)
+        summary_request("", SAID, 10, words)
 
 
 def test_an_answer_is_read_leniently() -> None:
     answer = 'Sure! Here it is:\n```json\n{"facts": ["Mia Li", 5, {"a": 1}], "decisions": "none yet", "x": []}\n```'
-    assert read_memory(answer) == Memory(facts=("Mia Li", "5", '{"a":1}'), decisions=("none yet",))
+    assert parse_summary(answer) == Memory(facts=("Mia Li", "5", '{"a":1}'), decisions=("none yet",))
     for useless in ("", "I cannot", "{", '{"facts": []}', '["facts"]', '{"facts": [""]}', "}{"):
-        assert read_memory(useless) is None, useless
+        assert parse_summary(useless) is None, useless
 
 
 def test_an_answer_that_nobody_could_read_is_none() -> None:
     deep = 5_000
-    assert read_memory('{"facts": [' + "[" * deep + "]" * deep + "]}") is None
-    assert read_memory('{"facts": ' + '{"a":' * deep + "1" + "}" * deep + "}") is None
-    assert read_memory('{"facts": ["a\\ud800"]}') is None
-    assert read_memory('{"facts": ["' + "word " * 100_000 + '"]}') is None
-    assert read_memory('{"facts": ["a\ud800", "b\\u0000"]}') == Memory(facts=("a\ufffd", "b\ufffd"))
+    assert parse_summary('{"facts": [' + "[" * deep + "]" * deep + "]}") is None
+    assert parse_summary('{"facts": ' + '{"a":' * deep + "1" + "}" * deep + "}") is None
+    assert parse_summary('{"facts": ["a\\ud800"]}') is None
+    assert parse_summary('{"facts": ["' + "word " * 100_000 + '"]}') is None
+    assert parse_summary('{"facts": ["a\ud800", "b\\u0000"]}') == Memory(facts=("a\ufffd", "b\ufffd"))
 
 
 def test_one_long_sentence_does_not_wipe_out_the_others() -> None:
@@ -98,11 +98,11 @@ def test_a_memory_of_which_nothing_fits_is_no_summary() -> None:
 
 def test_an_extract_is_read_as_facts() -> None:
     extract = "user: my code is PEP4E0\nassistant: noted"
-    assert read_written(extract) == Memory(facts=("user: my code is PEP4E0", "assistant: noted"))
-    told, _ = ask_to_remember(extract, SAID, 1_000, words)
+    assert parse_written(extract) == Memory(facts=("user: my code is PEP4E0", "assistant: noted"))
+    told, _ = summary_request(extract, SAID, 1_000, words)
     assert "PEP4E0" in extracted(told)
     memory = Memory(("Mia Li",), ("agreed",), (), ("find: HAT136",))
-    assert read_written(written(memory)) == memory
+    assert parse_written(written(memory)) == memory
 
 
 def test_a_memory_is_written_under_headings() -> None:
@@ -123,5 +123,5 @@ def test_a_memory_fits_into_its_room_and_says_nothing_new(memory: Memory, room: 
 
 @given(st.text())
 def test_no_answer_is_too_strange_to_be_read(answer: str) -> None:
-    found = read_memory(answer)
+    found = parse_summary(answer)
     assert found is None or written(found)

@@ -21,7 +21,7 @@ from domain.thread.events import (
     ItemCompleted,
     MessageAppended,
     ModelCalled,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     ToolOutcomeUnknown,
     ToolSucceeded,
@@ -103,7 +103,7 @@ async def test_no_item_is_worked_on_again_because_the_store_is_away() -> None:
             store.here.set()
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         return [turn.say(str(await turn.map([0, 1], each)))]
 
     played = stage(one_node(node), store=store)
@@ -126,7 +126,7 @@ async def test_an_item_that_has_its_result_is_stored_though_another_one_fails_fo
         failed.set()
         raise ValueError("no")
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         return [turn.say(str(await turn.map([0, 1], each, retry=Retry(1))))]
 
     played = stage(one_node(node), store=store)
@@ -144,7 +144,7 @@ async def test_the_time_in_which_the_store_is_away_is_not_the_nodes() -> None:
         asyncio.get_running_loop().call_later(0.6, store.here.set)
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         tried.append(1)
         return [*await turn.generate(), turn.update(done=await turn.map([0], each))]
 
@@ -204,7 +204,7 @@ async def test_what_a_store_cannot_take_fails_the_turn_and_is_not_paid_for_again
 async def test_what_cannot_follow_on_what_others_have_written_fails_the_turn() -> None:
     big = {"much": "x" * 200_000}
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         await outside(played, UpdateValues({"theirs": big}))
         return [*await turn.generate(), turn.update(mine=big)]
 
@@ -220,7 +220,7 @@ async def test_a_cancellation_that_is_only_found_in_the_log_ends_the_node() -> N
     async def each(_: ItemContext, item: Json) -> Json:
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         await outside(played, CancelTurn(TurnId(turn.state.turn.turn_id)))
         await turn.map([1], each)
         await asyncio.sleep(600)
@@ -236,7 +236,7 @@ async def test_a_call_that_an_item_has_reported_is_not_reported_by_its_node_agai
     async def each(_: ItemContext, item: Json) -> Json:
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         facts = await turn.generate()
         await turn.map([1], each)
         return facts

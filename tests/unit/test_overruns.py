@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.application.fork import Fork, fork
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
 from domain.thread.codec import Metadata
@@ -26,7 +26,7 @@ from domain.windows import WINDOWS, starts_of
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from projections.engine.budget_overruns import Overrun, overrun_of
-from projections.engine.thread_cache import Stories
+from projections.engine.thread_cache import ThreadCache
 from tests.support.runtime import Clock
 
 PRICES = Prices(date(2026, 11, 1), {"m": Price(1.0, 2.0)})
@@ -34,27 +34,27 @@ CALLED = ModelCalled("m", 40, 10, 5, "stop")
 PAUSES = (0, 0, 0, 60, 60, 600, 3_600, 30_000, 300_000)
 
 
-class CountingJournal(Journal):
+class CountingJournal(ThreadRepository):
     """Counts how often a thread is looked up at a version."""
 
     looks = 0
 
-    async def load_at(self, thread_id: ThreadId, version: Version, tenant: Tenant = DEFAULT_TENANT) -> Loaded:
+    async def load_at(self, thread_id: ThreadId, version: Version, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
         self.looks += 1
         return await super().load_at(thread_id, version, tenant)
 
 
 class Desk:
-    """A journal with a clock that is set by hand."""
+    """A repository with a clock that is set by hand."""
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.journal = CountingJournal(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="test")
+        self.repository = CountingJournal(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="test")
         self.thread_id = ThreadId(uuid4())
 
     async def append(self, *events: Event, pause: float = 0) -> None:
         self.clock.pass_(pause)
-        await self.journal.append(await self.journal.load(self.thread_id), events, Metadata())
+        await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
 
     async def turn(self, chance: random.Random) -> None:
         """Have a turn with some calls, and budgets set before it, within it and after it."""
@@ -68,7 +68,7 @@ class Desk:
     async def left(self, at_version: Version, *, resume: bool = False) -> None:
         """Go on in a fork."""
         forked = ThreadId(uuid4())
-        await fork(self.journal, forked, Fork(self.thread_id, at_version, resume=resume), Metadata())
+        await fork(self.repository, forked, Fork(self.thread_id, at_version, resume=resume), Metadata())
         self.thread_id = forked
 
 
@@ -80,10 +80,10 @@ def budget(chance: random.Random) -> BudgetSet:
 
 async def told(desk: Desk) -> Sequence[Overrun | None]:
     """Tell a thread of its own events from the first to the last, and say each time whether it is over its budget."""
-    stories, found = Stories(desk.journal, PRICES), []
-    origin = await desk.journal.origin(desk.thread_id)
+    stories, found = ThreadCache(desk.repository, PRICES), []
+    origin = await desk.repository.origin(desk.thread_id)
     story = await stories.at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
-    for record in await desk.journal.store.read(desk.thread_id, START):
+    for record in await desk.repository.store.read(desk.thread_id, START):
         seen = stories.tell(story, record)
         assert seen.is_over == story.overrun
         assert seen.starts == starts_of(record.recorded_at)
@@ -98,15 +98,15 @@ async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> N
     for number in range(24):
         await desk.turn(chance)
         if number in {1, 3}:
-            await desk.left((await desk.journal.load(desk.thread_id)).head.version)
-            first = (await desk.journal.load(desk.thread_id)).head.version
+            await desk.left((await desk.repository.load(desk.thread_id)).head.version)
+            first = (await desk.repository.load(desk.thread_id)).head.version
     expected = await told(desk)
     assert len({over.version for over in expected if over}) > 1
     for version, over in enumerate(expected, first):
-        loaded = await desk.journal.load_at(desk.thread_id, Version(version))
-        assert await overrun_of(desk.journal, loaded, PRICES) == over
+        loaded = await desk.repository.load_at(desk.thread_id, Version(version))
+        assert await overrun_of(desk.repository, loaded, PRICES) == over
         assert (
-            await Stories(desk.journal, PRICES).at(desk.thread_id, DEFAULT_TENANT, Version(version))
+            await ThreadCache(desk.repository, PRICES).at(desk.thread_id, DEFAULT_TENANT, Version(version))
         ).overrun == over
 
 
@@ -118,22 +118,22 @@ async def test_a_fork_in_the_turn_by_which_its_parent_went_over_is_so_since_it_w
     await desk.left(Version(4), resume=True)
     forked = Overrun(Version(5), desk.clock.now(), None)
     assert await told(desk) == [forked]
-    assert await overrun_of(desk.journal, await desk.journal.load(desk.thread_id), PRICES) == forked
+    assert await overrun_of(desk.repository, await desk.repository.load(desk.thread_id), PRICES) == forked
 
 
 async def test_looking_it_up_takes_few_looks_in_a_long_thread() -> None:
     desk = Desk()
     await desk.append(ThreadOpened("assistant"), BudgetSet((Limit("lifetime", 50 * 200),)))
     await desk.append(TurnStarted(UUID(int=1), "n", "f00"), *[CALLED] * 2_000)
-    loaded = await desk.journal.load(desk.thread_id)
-    over = await overrun_of(desk.journal, loaded, PRICES)
+    loaded = await desk.repository.load(desk.thread_id)
+    over = await overrun_of(desk.repository, loaded, PRICES)
     assert over == Overrun(Version(203), desk.clock.now(), None)
-    assert desk.journal.looks <= 13
+    assert desk.repository.looks <= 13
 
 
 async def test_a_thread_within_its_budget_is_not_looked_up() -> None:
     desk = Desk()
     await desk.append(ThreadOpened("assistant"), BudgetSet((Limit("lifetime", 51),)))
     await desk.append(TurnStarted(UUID(int=1), "n", "f00"), CALLED)
-    assert await overrun_of(desk.journal, await desk.journal.load(desk.thread_id), PRICES) is None
-    assert desk.journal.looks == 0
+    assert await overrun_of(desk.repository, await desk.repository.load(desk.thread_id), PRICES) is None
+    assert desk.repository.looks == 0

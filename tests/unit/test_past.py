@@ -7,10 +7,10 @@ import pytest
 
 import api.services.history
 from api.schemas.page import Page
-from api.services.history import Asked, Past, Place, Point
-from domain.application.command_handler import Request, execute
+from api.services.history import HistoryCursor, PageRequest, PointInTime, ThreadHistory
+from domain.application.command_handler import CommandRequest, execute
 from domain.application.queries import transcript
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, Version
 from domain.thread.codec import Metadata
@@ -34,17 +34,17 @@ class Archive:
     def __init__(self) -> None:
         self.store, self.snapshots, self.clock = CountingStore(), NotingSnapshots(), Clock()
         self.thread_id = ThreadId(uuid4())
-        self.journal = self.fresh()
+        self.repository = self.fresh()
 
-    def fresh(self, fingerprint: str = "this fold") -> Journal:
-        return Journal(self.store, self.snapshots, self.clock, fingerprint=fingerprint)
+    def fresh(self, fingerprint: str = "this fold") -> ThreadRepository:
+        return ThreadRepository(self.store, self.snapshots, self.clock, fingerprint=fingerprint)
 
-    def past(self) -> Past:
-        return Past(self.fresh())
+    def past(self) -> ThreadHistory:
+        return ThreadHistory(self.fresh())
 
     async def add(self, *events: Event) -> None:
         self.clock.pass_(1)
-        await self.journal.append(await self.journal.load(self.thread_id), events, Metadata())
+        await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
         self.store.events_read = 0
 
     async def begin(self) -> None:
@@ -52,7 +52,7 @@ class Archive:
 
     async def exchange(self, number: int, calls: int = 0) -> None:
         """A question, an answer with calls, and their results."""
-        head = (await self.journal.load(self.thread_id)).head.version
+        head = (await self.repository.load(self.thread_id)).head.version
         first = head + 3
         await self.add(
             MessageAppended("user", f"question {number}", 1),
@@ -75,12 +75,12 @@ async def archive() -> Archive:
     return archive
 
 
-async def every(past: Past, archive: Archive, what: str = "messages", **asked: Any) -> tuple[list[Any], int]:
+async def every(past: ThreadHistory, archive: Archive, what: str = "messages", **asked: Any) -> tuple[list[Any], int]:
     """Follow a list to its end; return its items, and the number of pages."""
     found: list[Any] = []
     pages, cursor = 0, None
     while True:
-        page: Page[Any] = await getattr(past, what)(archive.thread_id, Asked(cursor=cursor, **asked))
+        page: Page[Any] = await getattr(past, what)(archive.thread_id, PageRequest(cursor=cursor, **asked))
         found += page.items
         pages += 1
         if page.next_cursor is None:
@@ -93,7 +93,7 @@ async def test_latest_first_is_the_same_the_other_way_round(archive: Archive, li
     for number in range(4):
         await archive.exchange(number, calls=number)
         await archive.grow(number)
-    whole = await transcript.page(archive.journal, archive.thread_id, limit=1_000)
+    whole = await transcript.page(archive.repository, archive.thread_id, limit=1_000)
     assert [m.role for m in whole].count("tool") == 6
     for order, expected in (("asc", whole), ("desc", whole[::-1])):
         assert (await every(archive.past(), archive, limit=limit, order=order))[0] == list(expected)
@@ -107,7 +107,7 @@ async def test_a_page_of_messages_looks_through_so_many_events_and_loses_no_call
     for number in range(3):
         await archive.exchange(number, calls=4)
         await archive.grow(20)
-    whole = list(await transcript.page(archive.journal, archive.thread_id, limit=1_000))
+    whole = list(await transcript.page(archive.repository, archive.thread_id, limit=1_000))
     monkeypatch.setattr(api.services.history, "SCANNED", scanned)
     found, pages = await every(archive.past(), archive, limit=50, order=order)
     assert found == (whole if order == "asc" else whole[::-1])
@@ -120,7 +120,7 @@ async def test_a_page_costs_the_same_at_any_age(archive: Archive) -> None:
         await archive.exchange(0, calls=2)
         await archive.grow(3_000)
         await archive.exchange(1, calls=2)
-        head = (await archive.journal.load(archive.thread_id)).head.version
+        head = (await archive.repository.load(archive.thread_id)).head.version
         for what, ask in QUESTIONS.items():
             archive.store.events_read = 0
             await ask(archive, head)
@@ -130,23 +130,23 @@ async def test_a_page_costs_the_same_at_any_age(archive: Archive) -> None:
 
 
 async def _last_messages(archive: Archive, _head: Version) -> object:
-    return await archive.past().messages(archive.thread_id, Asked(3, order="desc"))
+    return await archive.past().messages(archive.thread_id, PageRequest(3, order="desc"))
 
 
 async def _last_events(archive: Archive, _head: Version) -> object:
-    return await archive.past().events(archive.thread_id, Asked(10, order="desc"))
+    return await archive.past().events(archive.thread_id, PageRequest(10, order="desc"))
 
 
 async def _first_events(archive: Archive, _head: Version) -> object:
-    return await archive.past().events(archive.thread_id, Asked(10, point=Point(version=20)))
+    return await archive.past().events(archive.thread_id, PageRequest(10, point=PointInTime(version=20)))
 
 
 async def _late_events(archive: Archive, head: Version) -> object:
-    return await archive.past().events(archive.thread_id, Asked(10, Place("asc", head - 20)))
+    return await archive.past().events(archive.thread_id, PageRequest(10, HistoryCursor("asc", head - 20)))
 
 
 async def _first_messages(archive: Archive, _head: Version) -> object:
-    return await archive.past().messages(archive.thread_id, Asked(2, point=Point(version=8)))
+    return await archive.past().messages(archive.thread_id, PageRequest(2, point=PointInTime(version=8)))
 
 
 QUESTIONS = {
@@ -161,11 +161,11 @@ class TestACursor:
         for number in range(4):
             await archive.exchange(number)
         whole = [item.version for item in (await every(archive.past(), archive, what, limit=100))[0]]
-        later = Point(at=archive.clock.time.replace(year=2030))
+        later = PointInTime(at=archive.clock.time.replace(year=2030))
         found: list[Version] = []
         cursor = None
         while not found or len(found) < len(whole):
-            asked = Asked(3, point=later, cursor=cursor)
+            asked = PageRequest(3, point=later, cursor=cursor)
             page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, asked)
             found += [item.version for item in page.items]
             await archive.exchange(99)
@@ -175,20 +175,20 @@ class TestACursor:
 
     async def test_of_a_list_without_an_end_meets_what_happens_meanwhile(self, archive: Archive) -> None:
         await archive.exchange(0)
-        first = await archive.past().events(archive.thread_id, Asked(3))
+        first = await archive.past().events(archive.thread_id, PageRequest(3))
         await archive.exchange(1)
         assert first.next_cursor is not None
-        rest = await archive.past().events(archive.thread_id, Asked(10, cursor=first.next_cursor))
+        rest = await archive.past().events(archive.thread_id, PageRequest(10, cursor=first.next_cursor))
         assert [event.version for event in rest.items] == [4, 5, 6]
 
     async def test_is_refused_elsewhere(self, archive: Archive) -> None:
         await archive.exchange(0)
         for asked in (
-            Asked(3, Place("desc", 1)),
-            Asked(3, Place("asc", 1, 4)),
-            Asked(3, Place("asc", 1, 4), Point(version=3)),
-            Asked(3, Place("asc", 1, 9), Point(version=9)),
-            Asked(3, Place("asc", 1), Point(version=3)),
+            PageRequest(3, HistoryCursor("desc", 1)),
+            PageRequest(3, HistoryCursor("asc", 1, 4)),
+            PageRequest(3, HistoryCursor("asc", 1, 4), PointInTime(version=3)),
+            PageRequest(3, HistoryCursor("asc", 1, 9), PointInTime(version=9)),
+            PageRequest(3, HistoryCursor("asc", 1), PointInTime(version=3)),
         ):
             for read in (archive.past().events, archive.past().messages):
                 with pytest.raises(InvalidInput, match="cursor: must be"):
@@ -200,7 +200,7 @@ class TestADiff:
         await archive.exchange(0)
         await archive.grow(50)
         monkeypatch.setattr(api.services.history, "COUNTED", 10)
-        diff = await archive.past().diff(archive.thread_id, Point(version=2), Point(), 100, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(version=2), PointInTime(), 100, None)
         assert (diff.truncated, diff.counted_to, sum(diff.counts.events.values())) == (True, 12, 10)
         assert diff.until.version == 54
         assert len(diff.happened.items) == 52
@@ -208,36 +208,38 @@ class TestADiff:
 
     async def test_goes_on_to_where_it_ended_at_first(self, archive: Archive) -> None:
         await archive.exchange(0)
-        since, until = Point(None, None, "from", "from_time"), Point()
+        since, until = PointInTime(None, None, "from", "from_time"), PointInTime()
         with pytest.raises(InvalidInput, match="from: is required"):
             await archive.past().diff(archive.thread_id, since, until, 2, None)
-        first = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, None)
+        first = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, None)
         assert first.happened.next_cursor is not None
         await archive.exchange(1)
         cursor = first.happened.next_cursor
-        rest = await archive.past().diff(archive.thread_id, Point(version=0), until, 3, cursor)
+        rest = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, cursor)
         assert [told.version for told in rest.happened.items] == [4]
         assert (rest.until, rest.changes, rest.counts) == (first.until, first.changes, first.counts)
 
     async def test_of_nothing_is_empty(self, archive: Archive) -> None:
-        diff = await archive.past().diff(archive.thread_id, Point(version=2), Point(version=2), 10, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(version=2), PointInTime(version=2), 10, None)
         assert (diff.counts.events, diff.happened.items, diff.happened.next_cursor) == ({}, [], None)
 
     async def test_from_before_the_thread_begins_with_nothing(self, archive: Archive) -> None:
         early = archive.clock.time.replace(year=2001)
-        diff = await archive.past().diff(archive.thread_id, Point(at=early), Point(), 10, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(at=early), PointInTime(), 10, None)
         assert (diff.since.version, diff.since.checkpoint, diff.since.status) == (0, None, "unopened")
 
     async def test_finds_what_is_said_about_calls_before_it(self, archive: Archive) -> None:
         await archive.exchange(0, calls=1)
-        diff = await archive.past().diff(archive.thread_id, Point(version=5), Point(), 10, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(version=5), PointInTime(), 10, None)
         assert [told.sentence for told in diff.happened.items] == ['clock answered in 1 ms: "result 0"']
         assert diff.counts.tool_calls["clock"].succeeded == 1
 
 
 async def test_whoever_folds_a_long_way_leaves_snapshots_for_the_next_one() -> None:
     archive = Archive()
-    await execute(archive.journal, Request(archive.thread_id, lambda _: (OpenThread("assistant"), UpdateValues({}))))
+    await execute(
+        archive.repository, CommandRequest(archive.thread_id, lambda _: (OpenThread("assistant"), UpdateValues({})))
+    )
     for number in range(3):
         await archive.add(*[StateUpdated({"n": 1_000 * number + n}) for n in range(1_000)])
     assert archive.snapshots.saved == []

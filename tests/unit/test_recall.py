@@ -5,9 +5,9 @@ import json
 from msgspec.structs import replace
 
 from domain.ids import Version
-from domain.recall.excerpts import BEFORE, CHARACTERS, HEADING, Excerpt, Said, asked, excerpts, passage
+from domain.recall.excerpts import BEFORE, CHARACTERS, HEADING, Excerpt, FoundMessage, excerpts, passage, query_of
 from domain.recall.terms import terms_of
-from domain.recall.word_index import signs_of
+from domain.recall.word_index import term_ids_of
 from domain.thread.state import Message
 
 LONG = json.dumps(
@@ -19,8 +19,8 @@ def count(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def said(version: int, text: str, who: str = "assistant") -> Said:
-    return Said(Version(version), who, text)
+def said(version: int, text: str, who: str = "assistant") -> FoundMessage:
+    return FoundMessage(Version(version), who, text)
 
 
 def cut(text: str, question: str, most: int) -> Excerpt:
@@ -92,7 +92,8 @@ class TestPacking:
     def test_signs_that_are_at_hand_say_what_is_new_as_the_text_does(self) -> None:
         texts = ["The refund for PEP4E0 is 240 dollars.", "It is 240 dollars, the refund", "No refund for HATHAT"]
         at_hand = [
-            Said(Version(n), "user", text, tokens=count(text), signs=signs_of(text)) for n, text in enumerate(texts, 1)
+            FoundMessage(Version(n), "user", text, tokens=count(text), signs=term_ids_of(text))
+            for n, text in enumerate(texts, 1)
         ]
         chosen = excerpts(at_hand, terms_of("refund"), 900, count)
         assert chosen == excerpts([replace(said, signs="") for said in at_hand], terms_of("refund"), 900, count)
@@ -106,16 +107,16 @@ class TestQuestions:
     def test_the_newest_message_of_the_user_counts(self) -> None:
         window = [spoken("user", "old PEP4E0"), spoken("user", "What about the refund of HATHAT, Mia Li?")]
         window.append(spoken("tool", "booked"))
-        assert [term.text for term in asked(window)] == ["Mia Li", "refund", "HATHAT", "Mia", "Li"]
+        assert [term.text for term in query_of(window)] == ["Mia Li", "refund", "HATHAT", "Mia", "Li"]
 
     def test_a_question_that_says_nothing_is_about_what_was_said_before(self) -> None:
         window = [spoken("user", "refund for PEP4E0"), spoken("assistant", "The card?"), spoken("user", "Yes, please")]
-        assert [(term.text, term.weight) for term in asked(window)] == [
+        assert [(term.text, term.weight) for term in query_of(window)] == [
             ("card", BEFORE),
             ("PEP4E0", 1.5 * BEFORE),
             ("refund", BEFORE),
         ]
 
     def test_nobody_asked(self) -> None:
-        assert asked([]) == ()
-        assert asked([spoken("assistant", "Hello refund")]) == ()
+        assert query_of([]) == ()
+        assert query_of([spoken("assistant", "Hello refund")]) == ()

@@ -7,13 +7,13 @@ from uuid import uuid4
 
 from domain.agents.assistant import assistant
 from domain.agents.tools import tool
-from domain.application.recall.search import Recall, _worth_it
+from domain.application.recall.search import MessageSearch, _worth_it
 from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.prompt.application_context import BEGINS
 from domain.recall.bm25 import Hit, score_of
 from domain.recall.terms import Term, terms_of
-from domain.recall.word_index import Concordance, find, signs_of
+from domain.recall.word_index import WordIndex, find, term_ids_of
 from domain.thread.events import ContextAssembled
 from tests.support.recalling import All
 from tests.support.runtime import calls, says, stage
@@ -43,7 +43,7 @@ async def test_all_prompts_of_a_turn_hold_what_the_first_one_recalled() -> None:
     talk = [says(f"The refund of {n} is known. " + "word " * 60) for n in range(6)]
     asks = [calls(("fares", {"number": n})) for n in range(3)]
     played = stage(assistant(instructions="", tools=[fares]), *talk, *asks, says("done"), context_window=500)
-    played.turns.means = replace_fields(played.turns.means, recall=Recall(finder))
+    played.turns.services = replace_fields(played.turns.services, recall=MessageSearch(finder))
     for number in range(6):
         await played.say(f"Where is refund number {number}?")
     before = len(finder.asked)
@@ -61,7 +61,7 @@ async def test_all_prompts_of_a_turn_hold_what_the_first_one_recalled() -> None:
 
 
 def hits(question: str, *said: str) -> Sequence[Hit]:
-    concordance = Concordance().extended(range(1, len(said) + 1), list(map(signs_of, said)), ["user"] * len(said))
+    concordance = WordIndex().extended(range(1, len(said) + 1), list(map(term_ids_of, said)), ["user"] * len(said))
     return find([(THREAD, concordance, Version(len(said)))], terms_of(question), 48)
 
 

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.application.fork import Fork, fork
-from domain.application.recall.embed import Indexer
-from domain.application.recall.search import EMBEDDED, Meaning, Recall, recall
-from domain.application.thread_repository import Journal
+from domain.application.recall.embed import MessageEmbedder
+from domain.application.recall.search import EMBEDDED, MessageSearch, SemanticSearch, recall
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId, Version
 from domain.models.chat import ModelRejectedRequest, ModelUnreachable
@@ -96,14 +96,14 @@ class Refusing(Letters):
 class Talk:
     """A thread: a first turn with a tool, one that is rolled back, compaction, and a question."""
 
-    journal: Journal = field(
-        default_factory=lambda: Journal(MemoryEventStore(), MemorySnapshotStore(), Clock(), fingerprint="test")
+    repository: ThreadRepository = field(
+        default_factory=lambda: ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), Clock(), fingerprint="test")
     )
     thread_id: ThreadId = field(default_factory=lambda: ThreadId(uuid4()))
 
     async def append(self, *events: Event, thread_id: ThreadId | None = None) -> Running:
-        loaded = await self.journal.load(thread_id or self.thread_id)
-        loaded, _ = await self.journal.append(loaded, events, Metadata())
+        loaded = await self.repository.load(thread_id or self.thread_id)
+        loaded, _ = await self.repository.append(loaded, events, Metadata())
         return loaded.state  # type: ignore[return-value]
 
     async def begun(self) -> "Talk":
@@ -132,10 +132,10 @@ class Talk:
         return await self.append(started, compacted, MessageAppended("user", question, 3), thread_id=thread_id)
 
     async def recalled(
-        self, means: Recall, state: Running, thread_id: ThreadId | None = None, before: Version | None = None
+        self, services: MessageSearch, state: Running, thread_id: ThreadId | None = None, before: Version | None = None
     ) -> Sequence[Excerpt]:
         before = before or state.thread.window[0].version
-        return await recall(self.journal, means, state, thread_id or self.thread_id, before, 200, Words().count)
+        return await recall(self.repository, services, state, thread_id or self.thread_id, before, 200, Words().count)
 
 
 @pytest.fixture
@@ -145,12 +145,12 @@ async def talk() -> Talk:
 
 async def test_messages_are_read_from_the_log_with_who_said_them(talk: Talk) -> None:
     finder, state = Found((7, 3, 8)), await talk.asks()
-    shown = await talk.recalled(Recall(finder), state)
+    shown = await talk.recalled(MessageSearch(finder), state)
     assert [(each.message, each.who, each.text) for each in shown] == [
         (7, "refund_of", "240 dollars"),
         (3, "user", "my refund?"),  # and what message 8 has beyond these are words that say nothing
     ]
-    (alone,) = await talk.recalled(Recall(Found((8,))), state)
+    (alone,) = await talk.recalled(MessageSearch(Found((8,))), state)
     assert (alone.message, alone.who, alone.text) == (8, "assistant", "It is 240 dollars")
     ((lineage, terms, before),) = finder.asked
     assert (list(lineage), before) == ([(talk.thread_id, 15)], 16)
@@ -158,7 +158,7 @@ async def test_messages_are_read_from_the_log_with_who_said_them(talk: Talk) -> 
 
 
 async def test_what_was_rolled_back_counts_as_never_said(talk: Talk) -> None:
-    assert await talk.recalled(Recall(Found((11,))), await talk.asks()) == []
+    assert await talk.recalled(MessageSearch(Found((11,))), await talk.asks()) == []
 
 
 async def test_it_is_searched_to_the_end_of_the_turn_whatever_ends_in_between(talk: Talk) -> None:
@@ -173,34 +173,34 @@ async def test_it_is_searched_to_the_end_of_the_turn_whatever_ends_in_between(ta
         CancellationRequested(turn, "rolled_back"),
         TurnRolledBack(turn),
     )
-    assert await talk.recalled(Recall(Found((15,))), await talk.asks()) == []
+    assert await talk.recalled(MessageSearch(Found((15,))), await talk.asks()) == []
 
 
 async def test_nothing_is_looked_for_while_everything_is_in_the_window(talk: Talk) -> None:
     finder = Found((3,))
     state = await talk.append(TurnStarted(UUID(int=3), "talk", "f00"), MessageAppended("user", "refund?", 1))
-    assert await talk.recalled(Recall(finder), state) == ()
+    assert await talk.recalled(MessageSearch(finder), state) == ()
     assert finder.asked == []
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("gone"), TimeoutError(), RuntimeError()])
 async def test_no_turn_fails_for_it(talk: Talk, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    assert await talk.recalled(Recall(Found(error=error)), await talk.asks()) == ()
+    assert await talk.recalled(MessageSearch(Found(error=error)), await talk.asks()) == ()
     assert "Nothing older is recalled" in caplog.text
 
 
 async def test_who_is_cancelled_while_it_is_looked_for_stays_cancelled(talk: Talk) -> None:
     with pytest.raises(asyncio.CancelledError):
-        await talk.recalled(Recall(Found(error=asyncio.CancelledError())), await talk.asks())
+        await talk.recalled(MessageSearch(Found(error=asyncio.CancelledError())), await talk.asks())
 
 
 async def test_a_fork_recalls_what_its_parent_said_but_not_what_reads_otherwise(talk: Talk) -> None:
     child = ThreadId(uuid4())
     await fork(
-        talk.journal, child, Fork(talk.thread_id, Version(9), (EditMessage(Version(8), "It is 250", 3),)), Metadata()
+        talk.repository, child, Fork(talk.thread_id, Version(9), (EditMessage(Version(8), "It is 250", 3),)), Metadata()
     )
     finder = Found((3, 8, 11))
-    shown = await talk.recalled(Recall(finder), await talk.asks(thread_id=child), child)
+    shown = await talk.recalled(MessageSearch(finder), await talk.asks(thread_id=child), child)
     assert [(each.message, each.text) for each in shown] == [(3, "my refund?"), (11, "It is 250")]
     assert list(finder.asked[0][0]) == [(child, 13), (talk.thread_id, 9)]
 
@@ -210,13 +210,13 @@ class TestForks:
 
     async def left(self, talk: Talk, parent: ThreadId, at: int, *edits: EditMessage) -> ThreadId:
         child = ThreadId(uuid4())
-        await fork(talk.journal, child, Fork(parent, Version(at), edits), Metadata())
+        await fork(talk.repository, child, Fork(parent, Version(at), edits), Metadata())
         return child
 
     async def texts(self, talk: Talk, thread_id: ThreadId, *found: int) -> list[str]:
         state = await talk.asks(thread_id=thread_id)
         last = state.thread.window[-1].version
-        return [each.text for each in await talk.recalled(Recall(Found(found)), state, thread_id, last)]
+        return [each.text for each in await talk.recalled(MessageSearch(Found(found)), state, thread_id, last)]
 
     async def test_all_of_many_edits_count(self) -> None:
         talk, turns = Talk(), 60
@@ -252,7 +252,7 @@ class TestForks:
         turn = UUID(int=9)
         await talk.append(TurnStarted(turn, "talk", "f00"), MessageAppended("user", "a refund again", 3))
         child = ThreadId(uuid4())
-        await fork(talk.journal, child, Fork(talk.thread_id, Version(15), resume=True), Metadata())
+        await fork(talk.repository, child, Fork(talk.thread_id, Version(15), resume=True), Metadata())
         await talk.append(TurnCompleted(turn))
         await talk.append(CancellationRequested(turn, "rolled_back"), TurnRolledBack(turn), thread_id=child)
         assert await self.texts(talk, child, 15) == []
@@ -261,17 +261,17 @@ class TestForks:
 
 class TestMeaning:
     async def test_messages_are_embedded_after_they_were_said_and_found_by_it(self, talk: Talk) -> None:
-        meaning = Meaning(Letters(), MemoryVectorStore())
-        indexer = Indexer(talk.journal, meaning, lambda: EVERYTHING)
+        meaning = SemanticSearch(Letters(), MemoryVectorStore())
+        indexer = MessageEmbedder(talk.repository, meaning, lambda: EVERYTHING)
         assert await indexer.step() == 13
         assert await indexer.step() == 0
-        shown = await talk.recalled(Recall(Found(), meaning), await talk.asks("My money, money?"))
+        shown = await talk.recalled(MessageSearch(Found(), meaning), await talk.asks("My money, money?"))
         assert shown[0].text == "my refund?"
         assert shown[-1].because == "means something alike"
 
     async def test_without_the_endpoint_words_are_enough(self, talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
-        meaning = Meaning(Letters(ModelUnreachable("away")), MemoryVectorStore())
-        shown = await talk.recalled(Recall(Found((3,)), meaning), await talk.asks())
+        meaning = SemanticSearch(Letters(ModelUnreachable("away")), MemoryVectorStore())
+        shown = await talk.recalled(MessageSearch(Found((3,)), meaning), await talk.asks())
         assert [each.message for each in shown] == [3]
         assert "by words alone: away" in caplog.text
 
@@ -280,13 +280,13 @@ class TestMeaning:
             async def nearest(self, *_: object) -> Sequence[Hit]:
                 raise ValueError("1e+39 is out of range for type vector")
 
-        shown = await talk.recalled(Recall(Found((3,)), Meaning(Letters(), Full())), await talk.asks())
+        shown = await talk.recalled(MessageSearch(Found((3,)), SemanticSearch(Letters(), Full())), await talk.asks())
         assert [each.message for each in shown] == [3]
 
     async def test_what_could_not_be_embedded_is_embedded_later(self, talk: Talk) -> None:
         embedder = Letters(ModelUnreachable("away"))
         vectors = MemoryVectorStore()
-        indexer = Indexer(talk.journal, Meaning(embedder, vectors), lambda: EVERYTHING)
+        indexer = MessageEmbedder(talk.repository, SemanticSearch(embedder, vectors), lambda: EVERYTHING)
         with pytest.raises(ModelUnreachable):
             await indexer.step()
         assert await vectors.positions("letters") == {}
@@ -301,23 +301,25 @@ class TestMeaning:
 
     async def test_a_text_that_the_endpoint_refuses_is_passed_over(self, talk: Talk) -> None:
         vectors, refusing = MemoryVectorStore(), Refusing(word="secret")
-        assert await Indexer(talk.journal, Meaning(refusing, vectors), lambda: EVERYTHING).step() == 13
+        assert (
+            await MessageEmbedder(talk.repository, SemanticSearch(refusing, vectors), lambda: EVERYTHING).step() == 13
+        )
         found = await vectors.nearest("letters", [(talk.thread_id, Version(13))], [1, 1, 0], Version(99), 9)
         assert sorted(hit.version for hit in found) == [3, 7, 8]
 
     async def test_an_endpoint_that_refuses_everything_is_asked_again_later(self, talk: Talk) -> None:
         vectors, refusing = MemoryVectorStore(), Refusing()
         with pytest.raises(ModelRejectedRequest):
-            await Indexer(talk.journal, Meaning(refusing, vectors), lambda: EVERYTHING).step()
+            await MessageEmbedder(talk.repository, SemanticSearch(refusing, vectors), lambda: EVERYTHING).step()
         assert await vectors.positions("letters") == {}
 
     async def test_a_long_question_is_cut_as_messages_are(self, talk: Talk) -> None:
         letters = Letters()
         await talk.recalled(
-            Recall(Found((3,)), Meaning(letters, MemoryVectorStore())), await talk.asks("refund? " * 900)
+            MessageSearch(Found((3,)), SemanticSearch(letters, MemoryVectorStore())), await talk.asks("refund? " * 900)
         )
         assert [len(text) for (text,) in letters.asked] == [EMBEDDED]
 
     async def test_only_slices_that_are_held_are_read(self, talk: Talk) -> None:
-        indexer = Indexer(talk.journal, Meaning(Letters(), MemoryVectorStore()), list)
+        indexer = MessageEmbedder(talk.repository, SemanticSearch(Letters(), MemoryVectorStore()), list)
         assert await indexer.step() == 0

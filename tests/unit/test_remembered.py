@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from uuid import UUID, uuid4
 
 from domain.application.fork import Fork, fork
-from domain.application.recall.cache import LONGEST, Remembered
-from domain.application.recall.search import Recall, recall
-from domain.application.thread_repository import Journal
+from domain.application.recall.cache import LONGEST, MessageCache
+from domain.application.recall.search import MessageSearch, recall
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.prompt.assemble import price
@@ -52,11 +52,11 @@ class Reading(MemoryEventStore):
         return found
 
 
-def journal() -> Journal:
-    return Journal(Reading(), MemorySnapshotStore(), Clock(), fingerprint="test")
+def repository() -> ThreadRepository:
+    return ThreadRepository(Reading(), MemorySnapshotStore(), Clock(), fingerprint="test")
 
 
-async def say(log: Journal, thread_id: ThreadId, chance: random.Random, *, rolled_back: bool = False) -> None:
+async def say(log: ThreadRepository, thread_id: ThreadId, chance: random.Random, *, rolled_back: bool = False) -> None:
     """Take a turn with a tool."""
     loaded, turn = await log.load(thread_id), uuid4()
     opened = [] if loaded.head.version else [ThreadOpened("assistant")]
@@ -76,17 +76,21 @@ async def say(log: Journal, thread_id: ThreadId, chance: random.Random, *, rolle
     await log.append(loaded, events, Metadata())
 
 
-async def ask(log: Journal, thread_id: ThreadId, question: str, means: Recall) -> Sequence[Excerpt]:
+async def ask(log: ThreadRepository, thread_id: ThreadId, question: str, services: MessageSearch) -> Sequence[Excerpt]:
     """Recall what a question looks for, without storing it."""
     loaded = await log.load(thread_id)
     state = fold(loaded.state, [TurnStarted(uuid4(), "talk", "f00"), MessageAppended("user", question, 3)])
     assert isinstance(state, Running)
-    return await recall(log, means, state, thread_id, Version(state.version), 150, count)
+    return await recall(log, services, state, thread_id, Version(state.version), 150, count)
 
 
 async def test_whatever_is_remembered_the_same_is_recalled() -> None:
-    chance, log, threads = random.Random(5), journal(), [ThreadId(uuid4())]
-    warm = [Recall(All()), Recall(All(), remembered=Remembered(4_000)), Recall(All(), remembered=Remembered(0))]
+    chance, log, threads = random.Random(5), repository(), [ThreadId(uuid4())]
+    warm = [
+        MessageSearch(All()),
+        MessageSearch(All(), remembered=MessageCache(4_000)),
+        MessageSearch(All(), remembered=MessageCache(0)),
+    ]
     recalled = 0
     for step in range(60):
         thread_id = chance.choice(threads)
@@ -99,15 +103,15 @@ async def test_whatever_is_remembered_the_same_is_recalled() -> None:
             await fork(log, child := ThreadId(uuid4()), Fork(thread_id, loaded.head.version, (edit,)), Metadata())
             threads.append(child)
         question = " ".join(chance.choices(WORDS, k=3))
-        anew = await ask(log, thread_id, question, Recall(All()))
-        assert [await ask(log, thread_id, question, means) for means in warm] == [anew] * len(warm)
+        anew = await ask(log, thread_id, question, MessageSearch(All()))
+        assert [await ask(log, thread_id, question, services) for services in warm] == [anew] * len(warm)
         assert [each.price for each in anew] == [price(each, count) for each in anew]
         recalled += len(anew)
     assert recalled > 60
 
 
 async def test_what_is_remembered_is_not_read_again() -> None:
-    log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
+    log, remembered, thread_id = repository(), MessageCache(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
     assert isinstance(log.store, Reading)
     first = await remembered.read(log, thread_id, [hit(3), hit(6)])
@@ -119,43 +123,43 @@ async def test_what_is_remembered_is_not_read_again() -> None:
 
 
 async def test_a_tool_that_the_finder_names_is_not_looked_up() -> None:
-    log, thread_id = journal(), ThreadId(uuid4())
+    log, thread_id = repository(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
-    asked = await Remembered().read(log, thread_id, [hit(3), hit(6), hit(7)])
+    asked = await MessageCache().read(log, thread_id, [hit(3), hit(6), hit(7)])
     assert isinstance(log.store, Reading)
     assert log.store.told == 4
     named = [hit(3, "user"), hit(6, asked[6].who), hit(7, "assistant")]
-    assert await Remembered().read(log, thread_id, named) == asked
+    assert await MessageCache().read(log, thread_id, named) == asked
     assert log.store.told == 7
     unnamed = [hit(3, "user"), hit(6, "tool"), hit(7, "assistant")]
-    assert await Remembered().read(log, thread_id, unnamed) == asked
+    assert await MessageCache().read(log, thread_id, unnamed) == asked
 
 
 async def test_very_long_messages_are_read_again() -> None:
-    log, means, thread_id = journal(), Recall(All()), ThreadId(uuid4())
+    log, services, thread_id = repository(), MessageSearch(All()), ThreadId(uuid4())
     loaded, turn, text = await log.load(thread_id), uuid4(), "refund " * (LONGEST // 7 + 1)
     said = MessageAppended("user", text, count(text))
     await log.append(
         loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
     )
-    (one,) = await means.remembered.read(log, thread_id, [hit(3)])
+    (one,) = await services.remembered.read(log, thread_id, [hit(3)])
     assert isinstance(log.store, Reading)
     assert log.store.told == 1
-    await means.remembered.read(log, thread_id, [hit(3)])
+    await services.remembered.read(log, thread_id, [hit(3)])
     assert (one, log.store.told) == (3, 2)
 
 
 async def test_parts_that_begin_at_the_same_place_have_prices_of_their_own() -> None:
-    remembered, thread_id = Remembered(), ThreadId(uuid4())
+    remembered, thread_id = MessageCache(), ThreadId(uuid4())
     parts = [Excerpt(Version(3), "user", 0, " ".join(WORDS[:length]), length, "") for length in (8, 2, 5)]
     assert [each.price for each in remembered.priced(thread_id, parts, count)] == [price(each, count) for each in parts]
     assert len({price(each, count) for each in parts}) == len(parts)
 
 
 async def test_who_counts_otherwise_is_told_other_prices() -> None:
-    log, remembered, thread_id = journal(), Remembered(), ThreadId(uuid4())
+    log, remembered, thread_id = repository(), MessageCache(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
-    found = await ask(log, thread_id, "refund", Recall(All()))
+    found = await ask(log, thread_id, "refund", MessageSearch(All()))
     by_words, by_letters = remembered.priced(thread_id, found, count), remembered.priced(thread_id, found, len)
     assert [each.price for each in by_words] == [price(each, count) for each in found]
     assert [each.price for each in by_letters] == [price(each, len) for each in found]

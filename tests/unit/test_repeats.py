@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from domain.agents.assistant import assistant
 from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT
 from domain.agents.tools import tool
-from domain.application.command_handler import Request, execute
+from domain.application.command_handler import CommandRequest, execute
 from domain.ids import TurnId
 from domain.models.chat import ToolCall
 from domain.thread.codec import Metadata
@@ -122,7 +122,7 @@ async def test_a_retry_has_a_fresh_allowance() -> None:
         if await played.happened(TurnCompleted):
             break
         retry = RetryTurn(TurnId(started[-1].turn_id), TurnId(uuid4()), agent.graph.fingerprint)
-        outcome = await execute(played.journal, Request(played.thread_id, lambda _, retry=retry: (retry,)))  # type: ignore[misc]
+        outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _, retry=retry: (retry,)))  # type: ignore[misc]
         loaded = await played.turns.run(outcome.loaded, Metadata())
     assert not loaded.state.in_turn
     assert await reasons(played) == ["step_limit"] * 2
@@ -136,7 +136,7 @@ async def test_a_retry_after_a_loop_goes_on() -> None:
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)
     retry = RetryTurn(TurnId(started.turn_id), TurnId(uuid4()), agent.graph.fingerprint)
-    outcome = await execute(played.journal, Request(played.thread_id, lambda _: (retry,)))
+    outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (retry,)))
     await played.turns.run(outcome.loaded, Metadata())
     assert await played.happened(TurnCompleted)
 

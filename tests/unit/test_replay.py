@@ -10,14 +10,14 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import EDGES, NODES, assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
-from domain.application.command_handler import Request, execute
-from domain.application.recall.search import Recall
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.recall.search import MessageSearch
 from domain.application.replay import Replay, ReplayedTurn
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.models.chat import ChatAnswer, ModelError, ToolCall, Usage
 from domain.thread.codec import Metadata
 from domain.thread.commands import DecideApproval
-from domain.thread.events import END, ContextAssembled, HistoryCompacted, NodeFact, ToolFailed
+from domain.thread.events import END, ContextAssembled, HistoryCompacted, NodeEvent, ToolFailed
 from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -25,13 +25,13 @@ from tests.support.recalling import All
 from tests.support.runtime import Clock, Stage, Words, calls, double, says, stage
 
 
-def sandbox() -> Journal:
-    return Journal(MemoryEventStore(), MemorySnapshotStore(), Clock(), fingerprint="sandbox")
+def sandbox() -> ThreadRepository:
+    return ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), Clock(), fingerprint="sandbox")
 
 
 async def replayed(played: Stage, agent: Agent | None = None) -> Sequence[ReplayedTurn]:
     before = await played.events()
-    replay = Replay(played.journal, sandbox, Words(), played.context_window, played.clock)
+    replay = Replay(played.repository, sandbox, Words(), played.context_window, played.clock)
     turns = await replay.thread(played.thread_id, agent or played.agent)
     assert await played.events() == before, "a replay stores nothing"
     return turns
@@ -121,17 +121,17 @@ async def test_what_people_decided_is_replayed_without_them(decision: str) -> No
     assert isinstance(state, Running)
     (call,) = state.turn.calls
     decided = DecideApproval(call.version, call.hash, decision, told="No.", tokens=1)  # type: ignore[arg-type]
-    outcome = await execute(played.journal, Request(played.thread_id, lambda _: (decided,)))
+    outcome = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (decided,)))
     await played.turns.run(outcome.loaded, Metadata())
     (turn,) = await replayed(played)
     assert turn.parted is None
 
 
 async def test_a_summary_that_came_to_nothing_comes_to_nothing_again() -> None:
-    async def compact(turn: TurnContext) -> Sequence[NodeFact]:
+    async def compact(turn: TurnContext) -> Sequence[NodeEvent]:
         return await turn.compact()
 
-    async def answer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
         return await turn.generate()
 
     graph = Graph("solo", "c", [Node("c", compact), Node("g", answer)], {"c": "g", "g": END})
@@ -151,7 +151,7 @@ async def test_what_was_recalled_is_recalled_again() -> None:
     answers = [says(f"refund PEP4E0 answer {n} " + f"word{n} " * 40) for n in range(20)]
     played = stage(assistant(instructions=""), *answers, context_window=1_000)
     played.script.summaries += [ChatAnswer('{"facts": ["x"]}', (), "stop", "small")] * 20
-    played.turns.means = replace_fields(played.turns.means, recall=Recall(All()))
+    played.turns.services = replace_fields(played.turns.services, recall=MessageSearch(All()))
     for number in range(20):
         await played.say(f"refund PEP4E0 number {number} is asked here")
     prompts = await played.happened(ContextAssembled)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from domain.models.chat import Usage
-from domain.models.usage_check import KEPT, LONGEST, Believed, believed
+from domain.models.usage_check import KEPT, LONGEST, CheckedUsage, check_usage
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from domain.models.usage_check import KEPT, LONGEST, Believed, believed
     ],
 )
 def test_what_can_be_is_believed(usage: Usage) -> None:
-    assert believed(usage, 1000, 100, None) == Believed(usage, estimated=False, reported=None)
+    assert check_usage(usage, 1000, 100, None) == CheckedUsage(usage, estimated=False, reported=None)
 
 
 @pytest.mark.parametrize(
@@ -37,42 +37,42 @@ def test_what_can_be_is_believed(usage: Usage) -> None:
 )
 def test_what_cannot_be_is_kept_and_our_own_count_stands(usage: Usage) -> None:
     told = (usage.prompt_tokens, usage.completion_tokens)
-    assert believed(usage, 1000, 100, None) == Believed(Usage(1000, 100), estimated=True, reported=told)
+    assert check_usage(usage, 1000, 100, None) == CheckedUsage(Usage(1000, 100), estimated=True, reported=told)
 
 
 def test_nothing_at_all_is_not_believed_of_small_prompts_and_answers() -> None:
-    assert believed(Usage(0, 3), 30, 3, None).estimated
-    assert believed(Usage(7, 0), 30, 3, None).estimated
-    assert not believed(Usage(7, 0), 30, 0, None).estimated
+    assert check_usage(Usage(0, 3), 30, 3, None).estimated
+    assert check_usage(Usage(7, 0), 30, 3, None).estimated
+    assert not check_usage(Usage(7, 0), 30, 0, None).estimated
 
 
 def test_no_answer_is_longer_than_it_may_be() -> None:
-    assert believed(Usage(1000, 501), 1000, 100, 500).reported == (1000, 501)
-    assert not believed(Usage(1000, 500), 1000, 100, 500).estimated
+    assert check_usage(Usage(1000, 501), 1000, 100, 500).reported == (1000, 501)
+    assert not check_usage(Usage(1000, 500), 1000, 100, 500).estimated
 
 
 def test_an_answer_cut_at_its_limit_by_another_tokenizer_is_believed() -> None:
-    assert not believed(Usage(1000, 90), 1000, 100, 95).estimated
+    assert not check_usage(Usage(1000, 90), 1000, 100, 95).estimated
 
 
 def test_where_nothing_is_reported_our_own_count_stands() -> None:
-    assert believed(None, 1000, 100, None) == Believed(Usage(1000, 100), estimated=True, reported=None)
+    assert check_usage(None, 1000, 100, None) == CheckedUsage(Usage(1000, 100), estimated=True, reported=None)
 
 
 def test_an_absurd_number_is_kept_as_one_that_can_be_read() -> None:
-    assert believed(Usage(10**40, -(10**40)), 1000, 100, None).reported == (KEPT, -KEPT)
+    assert check_usage(Usage(10**40, -(10**40)), 1000, 100, None).reported == (KEPT, -KEPT)
 
 
 def test_an_unusable_answer_counts_as_long_as_it_is_said_to_be_though_it_may_not_be_as_long() -> None:
-    assert believed(Usage(1000, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 501)
-    assert believed(Usage(10**9, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 100)
-    assert not believed(Usage(1000, 500), 1000, 100, 500, usable=False).estimated
+    assert check_usage(Usage(1000, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 501)
+    assert check_usage(Usage(10**9, 501), 1000, 100, 500, usable=False).usage == Usage(1000, 100)
+    assert not check_usage(Usage(1000, 500), 1000, 100, 500, usable=False).estimated
 
 
 def test_an_unusable_answer_of_an_absurd_length_counts_as_the_longest_that_was_allowed() -> None:
-    told = believed(Usage(1000, LONGEST + 1), 1000, 100, 500, usable=False)
-    assert told == Believed(Usage(1000, 500), estimated=True, reported=(1000, LONGEST + 1))
-    assert believed(Usage(1000, LONGEST + 1), 1000, 600, 500, usable=False).usage == Usage(1000, 600)
+    told = check_usage(Usage(1000, LONGEST + 1), 1000, 100, 500, usable=False)
+    assert told == CheckedUsage(Usage(1000, 500), estimated=True, reported=(1000, LONGEST + 1))
+    assert check_usage(Usage(1000, LONGEST + 1), 1000, 600, 500, usable=False).usage == Usage(1000, 600)
 
 
 counts = st.integers(-(10**20), 10**20)
@@ -82,7 +82,7 @@ counts = st.integers(-(10**20), 10**20)
 def test_what_counts_is_never_far_from_what_was_counted(
     prompt: int, answer: int, counted_prompt: int, counted_answer: int, max_tokens: int | None
 ) -> None:
-    usage, estimated, reported = believed(Usage(prompt, answer), counted_prompt, counted_answer, max_tokens)
+    usage, estimated, reported = check_usage(Usage(prompt, answer), counted_prompt, counted_answer, max_tokens)
 
     assert 0 <= usage.prompt_tokens <= 4 * counted_prompt + 1000
     assert 0 <= usage.completion_tokens <= max(LONGEST, counted_answer)

@@ -11,9 +11,9 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
-from domain.application.command_handler import Request, execute
-from domain.application.queries.prompts import SeenPrompt, contexts
-from domain.application.recall.search import Recall
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.queries.prompts import RecordedPrompt, recorded_prompts
+from domain.application.recall.search import MessageSearch
 from domain.ids import TurnId, Version
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
 from domain.thread.codec import Metadata
@@ -23,7 +23,7 @@ from domain.thread.events import (
     CancellationRequested,
     ContextAssembled,
     Durability,
-    NodeFact,
+    NodeEvent,
     TurnRolledBack,
     TurnStarted,
 )
@@ -38,16 +38,18 @@ async def big(number: int) -> str:
     return f"result {number} PEP4E0 refund " + "word " * 300
 
 
-async def shown(played: Stage) -> list[SeenPrompt]:
-    loaded = await played.journal.load(played.thread_id)
+async def shown(played: Stage) -> list[RecordedPrompt]:
+    loaded = await played.repository.load(played.thread_id)
     turns = [event.turn_id for event in await played.events() if isinstance(event, TurnStarted)]
-    found: list[SeenPrompt] = []
+    found: list[RecordedPrompt] = []
     for turn_id in turns:  # one after the other
-        page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id))
+        page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(turn_id))
         found += page
         while more:
             after = page[-1].version
-            page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(turn_id), after)
+            page, more = await recorded_prompts(
+                played.repository, played.texts, Words(), loaded, TurnId(turn_id), after
+            )
             found += page
     return found
 
@@ -57,11 +59,11 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     await played.say("go on")
     whole = await shown(played)
     monkeypatch.setattr("domain.application.queries.prompts.PAGE_BYTES", 1)
-    loaded = await played.journal.load(played.thread_id)
+    loaded = await played.repository.load(played.thread_id)
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)
 
-    page, more = await contexts(played.journal, played.texts, Words(), loaded, TurnId(started.turn_id))
+    page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(started.turn_id))
 
     assert (len(page), more) == (1, True)
     assert await shown(played) == whole
@@ -74,23 +76,23 @@ def sent(played: Stage) -> list[list[ChatMessage]]:
 
 def recalling(agent: Agent, *lines: ChatAnswer) -> Stage:
     played = stage(agent, *lines, context_window=1_000)
-    played.turns.means = replace_fields(played.turns.means, recall=Recall(All()))
+    played.turns.services = replace_fields(played.turns.services, recall=MessageSearch(All()))
     return played
 
 
-def shown_twice(prompt: SeenPrompt) -> set[Version]:
+def shown_twice(prompt: RecordedPrompt) -> set[Version]:
     pieces = prompt.prompt.pieces
     return {p.version for p in pieces if p.kind == "message"} & {p.version for p in pieces if p.kind == "recalled"}
 
 
 async def open_with(played: Stage, stage_is: str) -> None:
     opening = OpenThread(played.agent.name, {"stage": stage_is})
-    await execute(played.journal, Request(played.thread_id, lambda _: (opening,)))
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (opening,)))
 
 
 class TestValues:
     async def test_what_a_node_does_with_its_values_changes_no_prompt(self) -> None:
-        async def node(turn: TurnContext) -> Sequence[NodeFact]:
+        async def node(turn: TurnContext) -> Sequence[NodeEvent]:
             turn.state.thread.values["stage"] = "mine"
             return await turn.generate()
 
@@ -104,7 +106,7 @@ class TestValues:
     async def test_values_are_shown_as_the_model_saw_them_though_they_change_meanwhile(
         self, durability: Durability
     ) -> None:
-        async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+        async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
             return await turn.generate()
 
         graph = Graph("solo", "a", [Node("a", ask), Node("b", ask)], {"a": "b", "b": END})
@@ -113,13 +115,13 @@ class TestValues:
 
         async def patching(request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
             update = UpdateValues({"stage": f"patched {len(played.script.asked)}"})
-            await execute(played.journal, Request(played.thread_id, lambda _: (update,)))
+            await execute(played.repository, CommandRequest(played.thread_id, lambda _: (update,)))
             return await answer(request, on_delta)
 
         played.script.complete = patching  # type: ignore[method-assign]
         await open_with(played, "log")
         start = StartTurn(TurnId(uuid4()), "hello", 1, graph.first, graph.fingerprint, durability=durability)
-        begun = await execute(played.journal, Request(played.thread_id, lambda _: (start,)))
+        begun = await execute(played.repository, CommandRequest(played.thread_id, lambda _: (start,)))
         await played.turns.run(begun.loaded, Metadata())
         found = await shown(played)
         assert [list(prompt.prompt.messages) for prompt in found] == sent(played)
@@ -151,10 +153,10 @@ class TestRecalled:
 
         async def rolling_back(request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
             answered = await answer(request, on_delta)
-            loaded = await played.journal.load(played.thread_id)
+            loaded = await played.repository.load(played.thread_id)
             if len(played.script.asked) == 4 and isinstance(loaded.state, Running):
                 rolled_back = CancellationRequested(loaded.state.turn.turn_id, "rolled_back")
-                await played.journal.append(loaded, [rolled_back], Metadata())
+                await played.repository.append(loaded, [rolled_back], Metadata())
             return answered
 
         played.script.complete = rolling_back  # type: ignore[method-assign]
@@ -179,7 +181,7 @@ async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() 
     played = stage(assistant(instructions="be brief"))
     begun = await played.begin("hello")
     old = ContextAssembled(3, 3, 500, 1_000)  # with 496 tokens of instructions that were not recorded then
-    await played.journal.append(begun.loaded, [old], Metadata())
+    await played.repository.append(begun.loaded, [old], Metadata())
     (prompt,) = await shown(played)
     view = PromptView.of(prompt)
     assert (view.exact, view.everything, view.saved) == (False, None, None)

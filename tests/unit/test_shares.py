@@ -10,19 +10,19 @@ import pytest
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
 from domain.application.turns import take_up
-from domain.application.turns.runner import Turns
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.worker import Worker
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, ThreadId, WorkerId
-from domain.ports.leases import Standing
+from domain.ports.leases import WorkerShare
 from domain.ports.log import Append
-from domain.thread.events import END, NodeFact, TurnCompleted, TurnFailed
+from domain.thread.events import END, NodeEvent, TurnCompleted, TurnFailed
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.wakeups import Hub, MemoryWakeups
 from tests.support.runtime import Stage, one_node, stage
 
 
-async def quick(turn: TurnContext) -> Sequence[NodeFact]:
+async def quick(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.say("done")]
 
 
@@ -32,7 +32,7 @@ def knowing(name: str, run: object = quick) -> Agent:
 
 
 def a_worker(played: Stage, *agents: Agent, hub: Hub | None = None, lease: float = 10.0) -> Worker:
-    turns = Turns(played.turns.means, {agent.name: agent for agent in agents})
+    turns = TurnRunner(played.turns.services, {agent.name: agent for agent in agents})
     leases = played.leases
     return Worker(
         turns,
@@ -74,7 +74,7 @@ async def test_a_worker_lends_turns_of_agents_that_it_does_not_know_to_one_that_
 
 
 async def test_a_loan_to_a_worker_that_is_gone_is_made_to_another_one() -> None:
-    async def stuck(_: TurnContext) -> Sequence[NodeFact]:
+    async def stuck(_: TurnContext) -> Sequence[NodeEvent]:
         await asyncio.sleep(600)
         return ()
 
@@ -111,7 +111,7 @@ async def test_threads_that_cannot_run_here_hide_none_that_can_and_are_loaded_on
         played.thread_id = ThreadId(uuid4())
     worker = a_worker(played, knowing("other"))
     loads = 0
-    load = played.journal.load
+    load = played.repository.load
 
     async def counting(*arguments: object) -> object:
         nonlocal loads
@@ -125,7 +125,7 @@ async def test_threads_that_cannot_run_here_hide_none_that_can_and_are_loaded_on
         for _ in range(20):  # every thread is met by now
             await worker._find_work()
             await asyncio.sleep(0)
-        monkeypatch.setattr(played.journal, "load", counting)
+        monkeypatch.setattr(played.repository, "load", counting)
         for _ in range(50):
             await worker._find_work()
             await asyncio.sleep(0)
@@ -160,7 +160,7 @@ async def test_turns_go_on_while_answers_are_held_where_none_can_be_asked_for(
 ) -> None:
     monkeypatch.setattr(take_up, "HOT_TIMEOUT_S", 0.01)
     played = stage(one_node(quick), hot=Hot(hangs=hangs))
-    hot = played.turns.means.hot
+    hot = played.turns.services.hot
     assert isinstance(hot, Hot)
     await played.begin("hello")
     async with asyncio.timeout(20), played.worker().working():
@@ -180,7 +180,7 @@ class Leases(MemoryLeaseStore):
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
-    ) -> Standing:
+    ) -> WorkerShare:
         if self.away:
             raise StoreUnavailable
         return await super().renew(worker, name, ttl, standby=standby, agents=agents)

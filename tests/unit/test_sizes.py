@@ -7,7 +7,7 @@ import pytest
 
 from domain.agents.agent import TurnContext
 from domain.agents.graph import Retry
-from domain.application.turns.token_counting import LONG, estimated
+from domain.application.turns.token_counting import LONG, estimate_tokens
 from domain.errors import InvalidInput, ThreadBusy
 from domain.ids import TurnId, Version
 from domain.json import Json
@@ -25,7 +25,7 @@ from domain.thread.decide import decide
 from domain.thread.events import (
     FanOutStarted,
     MessageAppended,
-    NodeFact,
+    NodeEvent,
     StateUpdated,
     ToolRequested,
     ToolStarted,
@@ -66,7 +66,7 @@ CALL = Version(len(A_CALL))
         ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record 2,000,000 bytes"),
     ],
 )
-def test_a_node_s_facts_are_bounded(facts: Sequence[NodeFact], complaint: str) -> None:
+def test_a_node_s_facts_are_bounded(facts: Sequence[NodeEvent], complaint: str) -> None:
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, tuple(facts), "next", 5)).then_refused(InvalidInput, complaint)
 
 
@@ -137,7 +137,7 @@ def test_what_is_cut_is_cut_between_characters(text: str) -> None:
 
 
 async def test_a_node_that_says_too_much_fails_before_anything_is_counted() -> None:
-    async def tell(turn: TurnContext) -> Sequence[NodeFact]:
+    async def tell(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.say("x" * 40_000_000),)
 
     played = stage(one_node(tell, retry=Retry(attempts=1)))
@@ -148,7 +148,7 @@ async def test_a_node_that_says_too_much_fails_before_anything_is_counted() -> N
 
 
 async def test_arguments_that_are_too_long_fail_before_anything_is_counted() -> None:
-    async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+    async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
         return turn.request("clock", zone="x" * 1_000_000)
 
     played = stage(one_node(ask, retry=Retry(attempts=1)))
@@ -171,6 +171,6 @@ class Counter:
 
 def test_a_long_text_is_estimated_by_its_beginning() -> None:
     counter = Counter()
-    assert estimated(counter, "word " * 1_000_000) == pytest.approx(1_000_000, rel=0.01)
+    assert estimate_tokens(counter, "word " * 1_000_000) == pytest.approx(1_000_000, rel=0.01)
     assert counter.longest == LONG
-    assert estimated(counter, "three short words") == 3
+    assert estimate_tokens(counter, "three short words") == 3

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from uuid import uuid4
 
 from api.http.send_buffer import PIECE, Outgoing
-from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Delta, Signals
-from domain.application.streaming.follow import PAGE_BYTES, happenings
-from domain.application.thread_repository import Journal
+from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Broadcast, Delta
+from domain.application.streaming.follow import PAGE_BYTES, follow
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.ports import log
@@ -22,23 +22,23 @@ MB = 1_000_000
 
 
 async def test_a_large_event_is_not_kept_for_a_watcher_but_read_from_the_log() -> None:
-    signals, store = Signals(), MemoryEventStore()
+    broadcast, store = Broadcast(), MemoryEventStore()
     thread_id = await a_thread(store, ["x" * MB])
     large = decode((await store.read(thread_id, Version(2), limit=1))[0])
-    with signals.watch(thread_id) as watcher:
-        signals.send(thread_id, [large])
+    with broadcast.watch(thread_id) as watcher:
+        broadcast.send(thread_id, [large])
         assert await watcher.hear() == Behind(MAX_VERSION)
 
 
 async def test_a_watcher_keeps_as_many_signals_as_fit() -> None:
-    signals, thread_id = Signals(), ThreadId(uuid4())
+    broadcast, thread_id = Broadcast(), ThreadId(uuid4())
     text = "x" * (BACKLOG_BYTES // 10)
-    with signals.watch(thread_id) as watcher:
+    with broadcast.watch(thread_id) as watcher:
         for _ in range(BACKLOG):
-            signals.speak(thread_id, Delta(Version(1), 0, text))
+            broadcast.speak(thread_id, Delta(Version(1), 0, text))
         heard = [await watcher.hear() for _ in range(11)]
         assert heard == [Delta(Version(1), 0, text)] * 10 + [Behind(MAX_VERSION)]
-        signals.speak(thread_id, Delta(Version(1), 0, text))
+        broadcast.speak(thread_id, Delta(Version(1), 0, text))
         assert await watcher.hear() == Delta(Version(1), 0, text), "there is room again"
 
 
@@ -63,9 +63,9 @@ class Noting(MemoryEventStore):
 async def test_a_follower_reads_little_at_a_time_and_misses_nothing() -> None:
     store = Noting()
     thread_id = await a_thread(store, ["x" * size for size in (10, 30_000, 200_000, 5, 20_000, 50_000, 60_000, 7)])
-    journal, signals = Journal(store, MemorySnapshotStore(), Clock(), fingerprint="f"), Signals()
+    repository, broadcast = ThreadRepository(store, MemorySnapshotStore(), Clock(), fingerprint="f"), Broadcast()
     store.largest, versions = 0, []
-    async with asyncio.timeout(30), aclosing(happenings(journal, signals, thread_id, Version(0), 0.01)) as following:
+    async with asyncio.timeout(30), aclosing(follow(repository, broadcast, thread_id, Version(0), 0.01)) as following:
         async for signal in following:
             if not isinstance(signal, Recorded):
                 break

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.agents.tool_threads import Threads
+from domain.agents.tool_threads import ToolThreads
 from domain.agents.tools import ToolContext, tool
 from domain.errors import ToolError
 from domain.ids import ThreadId
@@ -113,7 +113,7 @@ async def test_what_it_raises_is_told_to_the_model(error: BaseException, text: s
 
 
 async def test_as_many_run_at_once_as_may_and_the_others_wait() -> None:
-    threads, running, most = Threads(3), 0, 0
+    threads, running, most = ToolThreads(3), 0, 0
     lock = threading.Lock()
 
     def work() -> None:
@@ -131,7 +131,7 @@ async def test_as_many_run_at_once_as_may_and_the_others_wait() -> None:
 
 
 async def test_who_waits_for_a_thread_in_vain_takes_none() -> None:
-    threads, released = Threads(1), threading.Event()
+    threads, released = ToolThreads(1), threading.Event()
     first = asyncio.create_task(threads.run(lambda: released.wait(20), "first"))
     await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
@@ -146,7 +146,7 @@ async def test_who_waits_for_a_thread_in_vain_takes_none() -> None:
 
 
 async def test_a_thread_that_is_left_alone_gives_its_place_back_when_it_ends() -> None:
-    threads, released = Threads(1), threading.Event()
+    threads, released = ToolThreads(1), threading.Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await threads.run(lambda: released.wait(20), "stays")
@@ -157,7 +157,7 @@ async def test_a_thread_that_is_left_alone_gives_its_place_back_when_it_ends() -
 
 def test_threads_end_with_the_process() -> None:
     async def main() -> bool:
-        daemon: bool = await Threads().run(lambda: threading.current_thread().daemon, "any")
+        daemon: bool = await ToolThreads().run(lambda: threading.current_thread().daemon, "any")
         return daemon
 
     assert asyncio.run(main())

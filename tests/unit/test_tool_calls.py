@@ -86,7 +86,7 @@ async def test_a_tool_may_do_with_its_arguments_what_it_likes() -> None:
     played = stage(assistant(tools=[eater]), calls(("eat", {"a": 1})), says("burp"))
     loaded = await played.say("eat")
     played.forget(played.thread_id)
-    assert (await played.journal.load(played.thread_id)).state == loaded.state
+    assert (await played.repository.load(played.thread_id)).state == loaded.state
     assert loaded.state.thread.window[1].tool_calls[0].arguments == {"a": 1}  # type: ignore[union-attr]
 
 

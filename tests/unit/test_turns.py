@@ -7,7 +7,7 @@ from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant, finalize_turn
 from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.application.audit.verify import verify_thread
-from domain.application.command_handler import Request, execute
+from domain.application.command_handler import CommandRequest, execute
 from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.ids import Version
 from domain.models.chat import AnswerCut, ModelRefused
@@ -21,7 +21,7 @@ from domain.thread.events import (
     ModelCalled,
     ModelFailed,
     NodeCompleted,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     StateUpdated,
     ThreadOpened,
@@ -57,7 +57,7 @@ async def test_an_answer_is_a_series_of_facts() -> None:
 
 
 async def test_a_node_cannot_change_the_state_behind_the_logs_back() -> None:
-    async def sly(turn: TurnContext) -> Sequence[NodeFact]:
+    async def sly(turn: TurnContext) -> Sequence[NodeEvent]:
         turn.state.thread.values["stolen"] = True
         shared = {"list": [1]}
         facts = (turn.update(kept=shared),)
@@ -68,7 +68,7 @@ async def test_a_node_cannot_change_the_state_behind_the_logs_back() -> None:
     loaded = await played.say("go")
     await asyncio.sleep(0)
     played.forget(played.thread_id)
-    folded = await played.journal.load(played.thread_id)
+    folded = await played.repository.load(played.thread_id)
     assert folded.state == loaded.state
     assert folded.state.thread.values == {"kept": {"list": [1]}}  # type: ignore[union-attr]
 
@@ -104,11 +104,11 @@ async def test_a_thread_goes_on_after_a_failed_turn() -> None:
 
 
 async def test_a_node_that_hangs_or_breaks_fails_the_turn() -> None:
-    async def hang(_: TurnContext) -> Sequence[NodeFact]:
+    async def hang(_: TurnContext) -> Sequence[NodeEvent]:
         await asyncio.sleep(60)
         return ()
 
-    async def lie(turn: TurnContext) -> Sequence[NodeFact]:
+    async def lie(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.update(bad=float("nan")),)
 
     for run, error in ((hang, "NodeTimeout: did not end within 0.05 s"), (lie, "InvalidInput: facts.0.changes.bad")):
@@ -148,16 +148,16 @@ async def test_a_node_that_is_gone_fails_the_turn_clearly() -> None:
 async def test_many_commands_at_once_are_all_carried_out_and_hurt_no_turn() -> None:
     played = stage(assistant(tools=[double]), calls(("double", {"number": 2})), says("4"))
     outcome = await played.begin("double two")
-    changes = [Request(played.thread_id, lambda _, n=n: (UpdateValues({str(n): n}),)) for n in range(60)]  # type: ignore[misc]
+    changes = [CommandRequest(played.thread_id, lambda _, n=n: (UpdateValues({str(n): n}),)) for n in range(60)]  # type: ignore[misc]
     await asyncio.gather(
-        *(execute(played.journal, change) for change in changes), played.turns.run(outcome.loaded, Metadata())
+        *(execute(played.repository, change) for change in changes), played.turns.run(outcome.loaded, Metadata())
     )
     assert len(await played.happened(StateUpdated)) == 60
     assert len(await played.happened(ToolSucceeded, TurnCompleted)) == 2
 
 
 async def test_a_graph_that_never_compacts_is_compacted_when_a_turn_begins() -> None:
-    async def echo(turn: TurnContext) -> Sequence[NodeFact]:
+    async def echo(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.say("word " * 100),)
 
     played = stage(one_node(echo), context_window=1_000)
@@ -170,8 +170,8 @@ async def test_a_graph_that_never_compacts_is_compacted_when_a_turn_begins() -> 
 
 
 async def test_a_command_that_comes_between_does_not_stop_the_turn() -> None:
-    async def meanwhile(turn: TurnContext) -> Sequence[NodeFact]:
-        await execute(played.journal, Request(turn.thread_id, lambda _: (UpdateValues({"seen": 1}),)))
+    async def meanwhile(turn: TurnContext) -> Sequence[NodeEvent]:
+        await execute(played.repository, CommandRequest(turn.thread_id, lambda _: (UpdateValues({"seen": 1}),)))
         return (turn.say("noted"),)
 
     played = stage(one_node(meanwhile))
@@ -190,7 +190,7 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
     agent = one_node(ask, retry=Retry(attempts=2, first_delay=0))
     played = stage(agent, AnswerCut(), says("hello"))
     outcome = await played.begin("hi")
-    with played.turns.means.signals.watch(played.thread_id) as watcher:
+    with played.turns.services.broadcast.watch(played.thread_id) as watcher:
         await played.turns.run(outcome.loaded, Metadata())
         seen = [await watcher.hear() for _ in range(9)]
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
@@ -199,10 +199,10 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
 
 
 async def test_branches_choose_by_the_state_after_the_node() -> None:
-    async def note(turn: TurnContext) -> Sequence[NodeFact]:
+    async def note(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.update(mood=turn.user_input),)
 
-    async def cheer(turn: TurnContext) -> Sequence[NodeFact]:
+    async def cheer(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.say("hooray"),)
 
     edges: dict[str, str | Branch] = {

@@ -20,7 +20,7 @@ from domain.thread.codec import Metadata
 from domain.thread.events import (
     END,
     ItemFailed,
-    NodeFact,
+    NodeEvent,
     NodeFailed,
     ToolFailed,
     ToolSucceeded,
@@ -143,7 +143,7 @@ async def tried(played: Stage) -> Stage:
 async def test_a_node_fails_and_is_tried_again(kind: str) -> None:
     raising, text = ALL[kind]
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         if turn.state.turn.attempt == 1:
             await raising()
         return [turn.say("better")]
@@ -194,7 +194,7 @@ async def test_an_item_fails_alone(kind: str) -> None:
             await raising()
         return item
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         done = await turn.map([0, 1, 2], each, retry=Retry(2, first_delay=0.001))
         return [turn.say(str(done))]
 
@@ -208,7 +208,7 @@ async def test_an_item_fails_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), Odd(), StopIteration()])
 async def test_a_branch_that_does_not_choose_fails_its_node(error: BaseException) -> None:
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         return [turn.say("hi")]
 
     def choose(_: object) -> str:
@@ -232,12 +232,12 @@ async def test_a_call_whose_approval_cannot_be_judged_waits_for_a_person(error: 
         return "paid"
 
     played = await tried(stage(assistant(tools=[pay]), calls(("pay", {}))))
-    state = (await played.journal.load(played.thread_id)).state
+    state = (await played.repository.load(played.thread_id)).state
     assert state.waiting
 
 
 async def test_a_task_that_nothing_waits_for_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         task = asyncio.create_task(leave())
         await asyncio.wait([task])
         del task
@@ -249,14 +249,14 @@ async def test_a_task_that_nothing_waits_for_ends_alone(caplog: pytest.LogCaptur
 
 
 async def test_what_a_node_returns_may_fail_when_it_is_read() -> None:
-    class Facts(Sequence[NodeFact]):
+    class Facts(Sequence[NodeEvent]):
         def __len__(self) -> int:
             return 1
 
         def __getitem__(self, index: object) -> Any:
             sys.exit(1)
 
-    async def node(_: TurnContext) -> Sequence[NodeFact]:
+    async def node(_: TurnContext) -> Sequence[NodeEvent]:
         return Facts()
 
     played = await tried(stage(one_node(node)))
@@ -283,17 +283,17 @@ async def test_waiting_for_a_person_passes_through_a_group_of_the_nodes_own() ->
         """Pay."""
         return "paid"
 
-    async def ask(turn: TurnContext) -> Sequence[NodeFact]:
+    async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
         return [*turn.request("pay")]
 
-    async def act(turn: TurnContext) -> Sequence[NodeFact]:
+    async def act(turn: TurnContext) -> Sequence[NodeEvent]:
         async with asyncio.TaskGroup() as group:
             group.create_task(turn.run_tools())
         return []
 
     nodes = [Node("ask", ask), Node("act", act)]
     played = await tried(stage(Agent(Graph("solo", "ask", nodes, {"ask": "act", "act": END}), tools=[pay])))
-    assert (await played.journal.load(played.thread_id)).state.waiting
+    assert (await played.repository.load(played.thread_id)).state.waiting
 
 
 async def test_tasks_of_others_are_made_as_before() -> None:
@@ -319,7 +319,7 @@ async def test_tasks_of_an_agent_look_like_its_own(caplog: pytest.LogCaptureFixt
     async def lines() -> AsyncIterator[str]:
         yield "a"
 
-    async def node(turn: TurnContext) -> Sequence[NodeFact]:
+    async def node(turn: TurnContext) -> Sequence[NodeEvent]:
         never = asyncio.create_task(child())
         never.cancel()  # before its first step
         await asyncio.wait([never])
@@ -336,7 +336,7 @@ async def test_tasks_of_an_agent_look_like_its_own(caplog: pytest.LogCaptureFixt
 
 
 async def test_a_turn_that_runs_in_the_background_is_contained_as_well() -> None:
-    async def node(_: TurnContext) -> Sequence[NodeFact]:
+    async def node(_: TurnContext) -> Sequence[NodeEvent]:
         await in_a_group()
         return ()
 

@@ -74,13 +74,13 @@ class TestEdits:
     async def test_a_fork_whose_assistant_message_is_edited_counts_its_calls(self) -> None:
         played = stage(assistant(tools=[double]), calls(("double", {"number": 4})), says("8"))
         await played.say("double four")
-        window = (await played.journal.load(played.thread_id)).state.thread.window  # type: ignore[union-attr]
+        window = (await played.repository.load(played.thread_id)).state.thread.window  # type: ignore[union-attr]
         (asking,) = (message for message in window if message.tool_calls)
         edit = EditMessage(asking.version, "I double it.", 3)
         child = ThreadId(uuid4())
-        end = (await played.journal.load(played.thread_id)).head.version
-        await fork(played.journal, child, Fork(played.thread_id, end, edits=(edit,)), Metadata())
-        forked = (await played.journal.load(child)).state
+        end = (await played.repository.load(played.thread_id)).head.version
+        await fork(played.repository, child, Fork(played.thread_id, end, edits=(edit,)), Metadata())
+        forked = (await played.repository.load(child)).state
         assert isinstance(forked, Idle)
         found = next(message for message in forked.thread.window if message.version == asking.version)
         assert found.tokens == 3 + weight_of(asking.tool_calls)

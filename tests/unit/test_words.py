@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from domain.money import PER_DOLLAR
-from domain.thread.describe import LENGTH, in_words, refers_to
+from domain.thread.describe import LENGTH, describe, refers_to
 from domain.thread.events import (
     EVENTS,
     ApprovalDenied,
@@ -200,12 +200,12 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
 
 @pytest.mark.parametrize(("event", "about", "sentence"), SENTENCES, ids=lambda value: type(value).__name__)
 def test_a_sentence_says_what_happened(event: Event, about: Event | None, sentence: str) -> None:
-    assert in_words(event, about) == sentence
+    assert describe(event, about) == sentence
 
 
 def test_no_event_is_without_a_sentence() -> None:
     assert {type(event) for event, _, _ in SENTENCES} == set(EVENTS)
-    assert [kind for kind in EVENTS if in_words.dispatch(kind) is in_words.dispatch(object)] == []
+    assert [kind for kind in EVENTS if describe.dispatch(kind) is describe.dispatch(object)] == []
 
 
 def test_what_is_said_about_an_earlier_event_is_looked_up_where_it_is() -> None:
@@ -217,14 +217,14 @@ def test_what_is_said_about_an_earlier_event_is_looked_up_where_it_is() -> None:
 def test_a_sentence_can_be_said_where_the_earlier_event_is_not_known() -> None:
     for event, about, _ in SENTENCES:
         if about:
-            assert in_words(event)
+            assert describe(event)
 
 
 def test_long_texts_are_cut() -> None:
     long = "word " * 10_000
     cut = f'"{("word " * 40).strip()} …"'
     assert len(cut) == LENGTH + 3
-    assert in_words(MessageAppended("user", long, 1)) == f"The user said {cut}"
+    assert describe(MessageAppended("user", long, 1)) == f"The user said {cut}"
     said = [
         StateUpdated({"a": long, "b": long}),
         ThreadOpened("g", {"a": long}),
@@ -232,4 +232,4 @@ def test_long_texts_are_cut() -> None:
         ItemCompleted(0, [long], 1),
         TurnFailed(TURN, "node_failed", long),
     ]
-    assert max(len(in_words(event)) for event in said) < LENGTH + 100
+    assert max(len(describe(event)) for event in said) < LENGTH + 100

@@ -8,7 +8,7 @@ from domain.application.audit.merkle_trees import BARE, grow
 from domain.errors import CorruptLog
 from domain.ids import Position, Slice
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, breaks, key_id_of, signed_text
+from domain.log.seal import Seal, chain_faults, key_id_of, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Verifier
 
@@ -37,7 +37,7 @@ async def check_seals(
     trees: Sequence[Tree] = BARE
     heads = await events.slice_heads()
     async for seal in _all(seals):
-        problems += [*breaks(seal, last), *_unsigned(seal, verifier)]
+        problems += [*chain_faults(seal, last), *_unsigned(seal, verifier)]
         trees, wrong = await _against_log(events, seal, trees, heads)
         if wrong:
             unfitting.append((seal, wrong))

@@ -12,7 +12,7 @@ from domain.application.audit.merkle_trees import BARE, grown
 from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, digest, following, signed_text
+from domain.log.seal import Seal, digest, next_statement, signed_text
 from domain.ports.clock import Clock
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Signer, Verifier
@@ -70,7 +70,7 @@ class Sealer:
         if not handed_over and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
             return None
         after = await grown(self.events, trees, heads)
-        statement = following(last, after, self._clock.now(), self.signer.public_key)
+        statement = next_statement(last, after, self._clock.now(), self.signer.public_key)
         seal = Seal(**asdict(statement), signature=self.signer.sign(signed_text(statement)))
         if not await self.seals.append(seal):
             return None

@@ -25,7 +25,7 @@ class _Known(Struct, frozen=True):
     limits: Sequence[ScopeLimits]
 
 
-class KnownLimits:
+class LimitsCache:
     """Remembers limits for a moment. What is set through it holds at once."""
 
     def __init__(self, ledger: Ledger, clock: Clock, age: float = AGE) -> None:

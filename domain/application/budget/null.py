@@ -7,18 +7,18 @@ from datetime import datetime
 from itertools import count
 from uuid import UUID
 
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.budget.reservations import Accounts
-from domain.application.budget.turn_budget import Account
-from domain.application.thread_reader import History
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.budget.reservations import Reservations
+from domain.application.budget.turn_budget import BudgetServices
+from domain.application.thread_reader import ThreadReader
 from domain.budget.prices import Prices
 from domain.ids import Shard, Tenant
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Granted, Refused, Reservation, Scope, ScopeLimits, Standing
+from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.thread.events import Limit
 
 
-class Unlimited:
+class NullLedger:
     """A `Ledger` without limits."""
 
     async def now(self) -> datetime | None:
@@ -45,7 +45,7 @@ class Unlimited:
         """Return nothing: no limit was ever set."""
         return ()
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[Standing]:
+    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return nothing: there are no limits."""
         return ()
 
@@ -53,7 +53,7 @@ class Unlimited:
         """Grant everything."""
         return Granted()
 
-    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[Standing]:
+    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
         """Keep no account."""
         return ()
 
@@ -65,14 +65,14 @@ class Unlimited:
         return ()
 
 
-def unlimited(history: History, clock: Clock, prices: Prices) -> Account:
+def null_budget(history: ThreadReader, clock: Clock, prices: Prices) -> BudgetServices:
     """Make an account of somebody whom nothing limits: no reservation has to be told from another process's."""
-    ledger, numbers = Unlimited(), count(1)
-    accounts = Accounts(ledger, KnownLimits(ledger, clock), history, prices)
-    return Account(accounts, prices, clock, lambda: UUID(int=next(numbers)))
+    ledger, numbers = NullLedger(), count(1)
+    accounts = Reservations(ledger, LimitsCache(ledger, clock), history, prices)
+    return BudgetServices(accounts, prices, clock, lambda: UUID(int=next(numbers)))
 
 
-class Unkept:
+class NullTextStore:
     """A `TextStore` that keeps nothing."""
 
     async def keep(self, texts: Mapping[str, str]) -> None:

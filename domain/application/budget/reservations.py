@@ -11,13 +11,13 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.application.budget.limits_cache import KnownLimits
-from domain.application.thread_reader import History
+from domain.application.budget.limits_cache import LimitsCache
+from domain.application.thread_reader import ThreadReader
 from domain.budget.accounts import is_limited
 from domain.budget.prices import Prices
 from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
 from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
-from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Standing
+from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation
 from domain.thread.events import ModelCalled
 
 LAST = 100
@@ -43,10 +43,10 @@ class Recovered(Struct, frozen=True):
     released: int = 0
 
 
-class Accounts:
+class Reservations:
     """Reserves and settles for the calls of this process, and looks after those of processes that are gone."""
 
-    def __init__(self, ledger: Ledger, known: KnownLimits, history: History, prices: Prices) -> None:
+    def __init__(self, ledger: Ledger, known: LimitsCache, history: ThreadReader, prices: Prices) -> None:
         """Keep accounts in a ledger, and find in the threads' histories what calls have taken."""
         self.ledger = ledger
         self.known = known
@@ -55,7 +55,7 @@ class Accounts:
         self._live: set[UUID] = set()
         self._owed: dict[UUID, Outcome] = {}
 
-    async def standings(self, tenant: Tenant) -> Sequence[Standing]:
+    async def standings(self, tenant: Tenant) -> Sequence[LimitUsage]:
         """Return how a tenant's limits stand now, by the ledger's time."""
         return await self.ledger.standings(tenant, await self.known.now())
 
@@ -78,7 +78,7 @@ class Accounts:
 
     async def settle(
         self, reservation: UUID, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
-    ) -> Sequence[Standing]:
+    ) -> Sequence[LimitUsage]:
         """Count what a call has taken; return the limits whose share `warn_at` is reached by that.
 
         While the ledger is away, it is remembered, and counted by the next `recover`.
@@ -169,7 +169,7 @@ class Accounts:
                 return None
         return None
 
-    async def _end(self, reservation: UUID, outcome: Outcome) -> Sequence[Standing]:
+    async def _end(self, reservation: UUID, outcome: Outcome) -> Sequence[LimitUsage]:
         if reservation not in self._live:
             return ()
         try:
@@ -181,8 +181,8 @@ class Accounts:
             _log.warning("The reservation %s is settled later: %s", reservation, error)
             return ()
 
-    async def _pay(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[Standing]:
-        warning: Sequence[Standing] = ()
+    async def _pay(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[LimitUsage]:
+        warning: Sequence[LimitUsage] = ()
         if outcome is None:
             await self.ledger.release(reservation)
         else:

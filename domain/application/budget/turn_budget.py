@@ -11,26 +11,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from domain.application.budget.reservations import Accounts
+from domain.application.budget.reservations import Reservations
 from domain.budget.accounts import is_limited, plus, warns
 from domain.budget.limits import (
     LEAST_ANSWER,
-    Call,
+    PlannedCall,
     Shortage,
     affordable,
     instant_of,
-    most_of,
     shortage,
     spent_of,
     strained,
     tokens_of,
     used_in,
+    worst_case_of,
 )
 from domain.budget.prices import Prices
 from domain.errors import BudgetExhausted
 from domain.ids import Tenant, ThreadId
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Granted, Reservation, ScopeLimits, Standing
+from domain.ports.ledger import Amount, Granted, LimitUsage, Reservation, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.codec import Recorded
 from domain.thread.describe import amounts_in_words, limit_in_words
@@ -57,10 +57,10 @@ SLACK = 1.05
 
 
 @dataclass
-class Account:
+class BudgetServices:
     """What all turns of this process share: accounts with their tenants' ledger, prices, and how models count."""
 
-    accounts: Accounts
+    accounts: Reservations
     prices: Prices
     clock: Clock
     new_id: Callable[[], UUID]
@@ -82,7 +82,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Held:
+class Reserved:
     """What is set aside for a call: the tokens that its answer may have. `shared`: the ledger knows of it."""
 
     id: UUID
@@ -91,10 +91,10 @@ class Held:
 
 
 @dataclass
-class Spending:
+class TurnBudget:
     """What one run of a turn spends."""
 
-    account: Account
+    account: BudgetServices
     tenant: Tenant
     thread_id: ThreadId
     agent: str
@@ -123,7 +123,7 @@ class Spending:
             if one.scope.agent in {"", self.agent} and one.scope.model in {"", *models}
         )
 
-    async def reserve(self, state: Callable[[], Running], call: Call, fence: Fence | None) -> Held:
+    async def reserve(self, state: Callable[[], Running], call: PlannedCall, fence: Fence | None) -> Reserved:
         """Set the most aside that a call can take; whoever asks gives it back if the call fails.
 
         Raises:
@@ -140,10 +140,10 @@ class Spending:
             self._held.pop(id_, None)
             self._open.discard(id_)
             raise
-        self._held[id_] = most_of(call, self.account.prices)
-        return Held(id_, call.most, shared)
+        self._held[id_] = worst_case_of(call, self.account.prices)
+        return Reserved(id_, call.most, shared)
 
-    async def _within_own(self, id_: UUID, state: Callable[[], Running], call: Call) -> Call:
+    async def _within_own(self, id_: UUID, state: Callable[[], Running], call: PlannedCall) -> PlannedCall:
         """Cut an answer to what the thread's own limits leave; wait a while for what calls beside may not use."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + PATIENCE, PAUSE
@@ -152,8 +152,8 @@ class Spending:
             limits = (*_own(state()), *await self._for_turns([call.model]))
             answer, short = shortage(state(), limits, now, call, prices, _amounts(self._held.values()))
             if short is None:
-                call = Call(call.model, call.prompt_tokens, answer)
-                self._held[id_] = most_of(call, prices)  # before anybody else of this turn can ask
+                call = PlannedCall(call.model, call.prompt_tokens, answer)
+                self._held[id_] = worst_case_of(call, prices)  # before anybody else of this turn can ask
                 return call
             passing = shortage(state(), limits, now, call, prices, (0, 0))[1] is None
             if not passing or loop.time() >= until:
@@ -161,14 +161,14 @@ class Spending:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def release(self, held: Held) -> None:
+    async def release(self, held: Reserved) -> None:
         """Give back what was set aside. Where the store is away, it is given back later."""
         self._held.pop(held.id, None)
         self._open.discard(held.id)
         if held.shared:
             await self.account.accounts.release(held.id)
 
-    def took(self, held: Held, called: ModelCalled) -> None:
+    def took(self, held: Reserved, called: ModelCalled) -> None:
         """Hold for a call what it has taken, until it is recorded."""
         cost = self.account.prices.of_call(called)
         taken = called.prompt_tokens + called.completion_tokens, cost
@@ -177,7 +177,7 @@ class Spending:
             self._over[held.id] = max(taken[0] - tokens, 0), max(taken[1] - money, 0)
         self._held[held.id] = taken
 
-    def recorded(self, held: Iterable[Held]) -> None:
+    def recorded(self, held: Iterable[Reserved]) -> None:
         """Hold nothing any more for calls that are recorded: the thread's state has them."""
         for one in held:
             self._held.pop(one.id, None)
@@ -212,13 +212,13 @@ class Spending:
             if limit.window == "turn"
         ]
 
-    async def _reserve(self, id_: UUID, call: Call, fence: Fence | None) -> Call:
+    async def _reserve(self, id_: UUID, call: PlannedCall, fence: Fence | None) -> PlannedCall:
         """Reserve in the ledger, for a shorter answer if need be; wait a while for what others may not use."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + PATIENCE, PAUSE
         while True:
             now, prices, over = self.account.clock.now(), self.account.prices, Amount(*_amounts(self._over.values()))
-            most, counted_at = plus(Amount(*most_of(call, prices)), over), await self.account.accounts.known.now()
+            most, counted_at = plus(Amount(*worst_case_of(call, prices)), over), await self.account.accounts.known.now()
             reservation = Reservation(
                 id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence, counted_at
             )
@@ -229,7 +229,7 @@ class Spending:
             taken = plus(plus(spent, answer.standing.reserved), over)
             left = affordable(limit, taken.tokens, taken.cost, call, prices)
             if LEAST_ANSWER <= left < call.most:
-                call = Call(call.model, call.prompt_tokens, left)
+                call = PlannedCall(call.model, call.prompt_tokens, left)
             elif answer.passing and loop.time() < until:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -267,7 +267,7 @@ def _spent(thread: Thread, window: Window, at: datetime, prices: Prices) -> tupl
     return tokens_of(usage), prices.of_all(usage)
 
 
-def _exhausted(who: str, call: Call, short: Shortage) -> BudgetExhausted:
+def _exhausted(who: str, call: PlannedCall, short: Shortage) -> BudgetExhausted:
     spent = amounts_in_words(short.tokens, short.cost)
     return BudgetExhausted(
         f"{who} may spend {limit_in_words(short.limit)}, and has spent {spent}: too little is left for a prompt of "
@@ -275,7 +275,7 @@ def _exhausted(who: str, call: Call, short: Shortage) -> BudgetExhausted:
     )
 
 
-def _reached(standing: Standing) -> BudgetThresholdReached:
+def _reached(standing: LimitUsage) -> BudgetThresholdReached:
     scope, spent = standing.scope, standing.spent
     return BudgetThresholdReached(
         "tenant", standing.limit, standing.start, spent.tokens, spent.cost, scope.agent, scope.model

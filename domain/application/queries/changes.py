@@ -6,11 +6,11 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.thread_reader import AT_FIRST
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.lru import Lru
 from domain.thread.codec import Recorded
-from domain.thread.describe import in_words, refers_to
+from domain.thread.describe import describe, refers_to
 from domain.thread.diff import Counts, Tally
 from domain.thread.events import ApprovalRequested, Event, ToolRequested
 
@@ -21,7 +21,7 @@ ENTRY = 300
 """Bytes that each takes beside its payload."""
 
 
-class Happened(Struct, frozen=True):
+class DescribedEvent(Struct, frozen=True):
     """An event in words."""
 
     version: Version
@@ -30,12 +30,12 @@ class Happened(Struct, frozen=True):
     sentence: str
 
 
-class Between:
+class ChangesBetween:
     """A thread's events after one version and up to another."""
 
-    def __init__(self, journal: Journal, thread_id: ThreadId, after: Version, upto: Version) -> None:
+    def __init__(self, repository: ThreadRepository, thread_id: ThreadId, after: Version, upto: Version) -> None:
         """Look at a part of a thread."""
-        self._journal = journal
+        self._repository = repository
         self._thread_id = thread_id
         self._after = after
         self._upto = upto
@@ -49,19 +49,19 @@ class Between:
             tally.add(recorded.event, await self._about(recorded.event))
         return tally.counts(), upto
 
-    async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[Happened]:
+    async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[DescribedEvent]:
         """Say what the next `limit` events after a version are, reading `first` of them at first."""
         upto = Version(min(self._upto, after + limit))
         async for recorded in self._followed(after, upto, first):
             event = recorded.event
-            sentence = in_words(event, await self._about(event))
-            yield Happened(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
+            sentence = describe(event, await self._about(event))
+            yield DescribedEvent(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
 
     async def _followed(self, after: Version, upto: Version, first: int) -> AsyncIterator[Recorded]:
         """Yield events, and remember those that later ones refer to."""
         if after >= upto:
             return
-        async for recorded in self._journal.follow(self._thread_id, after, upto, first):
+        async for recorded in self._repository.follow(self._thread_id, after, upto, first):
             if isinstance(recorded.event, ToolRequested | ApprovalRequested):
                 self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
             yield recorded
@@ -73,7 +73,7 @@ class Between:
             return None
         if known := self._known.get(Version(version)):
             return known
-        found = await self._journal.history(self._thread_id, Version(version - 1), Version(version))
+        found = await self._repository.history(self._thread_id, Version(version - 1), Version(version))
         if not found:
             return None
         self._known.put(Version(version), found[0].event, ENTRY + found[0].size)

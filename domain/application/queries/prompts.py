@@ -5,14 +5,14 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from domain.application.recall.messages import read_said
-from domain.application.thread_repository import Journal, Loaded
+from domain.application.recall.messages import read_messages
+from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.errors import CorruptLog, UnknownTurn
 from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
-from domain.prompt.reconstruct import Prompt, hinted, is_whole, seen
-from domain.recall.excerpts import Said
+from domain.prompt.reconstruct import ReconstructedPrompt, hinted, is_whole, reconstruct_prompt
+from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
 from domain.thread.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
 from domain.thread.size_limits import bytes_of
@@ -25,7 +25,7 @@ PAGE_BACK = 200
 """Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
 
 
-class SeenPrompt(Struct, frozen=True):
+class RecordedPrompt(Struct, frozen=True):
     """A prompt of a turn: its fact, with the version of that, and the call that it was for, if it was answered."""
 
     version: Version
@@ -34,12 +34,17 @@ class SeenPrompt(Struct, frozen=True):
     called: ModelCalled | None
     everything: int | None
     """Tokens that a prompt would have had which holds all that was ever said in the thread; None if that is unknown."""
-    prompt: Prompt
+    prompt: ReconstructedPrompt
 
 
-async def contexts(
-    journal: Journal, texts: TextStore, tokens: TokenCounter, loaded: Loaded, turn_id: TurnId, after: int = START
-) -> tuple[Sequence[SeenPrompt], bool]:
+async def recorded_prompts(
+    repository: ThreadRepository,
+    texts: TextStore,
+    tokens: TokenCounter,
+    loaded: LoadedThread,
+    turn_id: TurnId,
+    after: int = START,
+) -> tuple[Sequence[RecordedPrompt], bool]:
     """Return what the models of a turn saw, one prompt after the other. `loaded` is the thread as it is now.
 
     They are those after a version, and as many as fit into `PAGE_BYTES`; whether there are more is said, too.
@@ -47,8 +52,8 @@ async def contexts(
     Raises:
         UnknownTurn: the thread has no such turn, or it has not begun.
     """
-    events = await _turn(journal, loaded.thread_id, turn_id, loaded.head.version)
-    found: list[SeenPrompt] = []
+    events = await _turn(repository, loaded.thread_id, turn_id, loaded.head.version)
+    found: list[RecordedPrompt] = []
     room = PAGE_BYTES
     for place, recorded in enumerate(events):
         if not isinstance(recorded.event, ContextAssembled) or recorded.version <= after:
@@ -58,44 +63,48 @@ async def contexts(
         following = events[place + 1] if place + 1 < len(events) else None
         follows = following is not None and following.version == recorded.version + 1
         called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
-        before = await _before(journal, loaded, recorded, recorded.event)
-        found.append(await _seen(journal, texts, tokens, before, recorded, recorded.event, called))
+        before = await _before(repository, loaded, recorded, recorded.event)
+        found.append(await _seen(repository, texts, tokens, before, recorded, recorded.event, called))
         room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
     return found, False
 
 
 async def _seen(
-    journal: Journal,
+    repository: ThreadRepository,
     texts: TextStore,
     tokens: TokenCounter,
     before: Running,
     recorded: Recorded,
     assembled: ContextAssembled,
     called: ModelCalled | None,
-) -> SeenPrompt:
+) -> RecordedPrompt:
     """Find one prompt again, from the thread as it was then."""
     kept = await texts.texts([name for name in assembled.texts if name])
-    older = await _older(journal, recorded.thread_id, assembled.recalled)
-    prompt = seen(before, assembled, kept, older, tokens.count)
+    older = await _older(repository, recorded.thread_id, assembled.recalled)
+    prompt = reconstruct_prompt(before, assembled, kept, older, tokens.count)
     if called and called.hint:
         prompt = hinted(prompt, called.hint, tokens.count)
     everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
-    return SeenPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
+    return RecordedPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
 
 
-async def _before(journal: Journal, loaded: Loaded, recorded: Recorded, assembled: ContextAssembled) -> Running:
+async def _before(
+    repository: ThreadRepository, loaded: LoadedThread, recorded: Recorded, assembled: ContextAssembled
+) -> Running:
     """Fold the thread as it was when a prompt was made of it."""
     made_of = Version(assembled.of or recorded.version - 1)
-    state = (await journal.load_at(loaded.thread_id, made_of, loaded.tenant)).state
+    state = (await repository.load_at(loaded.thread_id, made_of, loaded.tenant)).state
     if not isinstance(state, Running):
         raise CorruptLog(f"{loaded.thread_id}: a prompt was made of version {made_of}, when no turn ran")
     return state
 
 
-async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Version) -> Sequence[Recorded]:
+async def _turn(
+    repository: ThreadRepository, thread_id: ThreadId, turn_id: TurnId, upto: Version
+) -> Sequence[Recorded]:
     """Read what a turn's events say of its prompts, looking for it from the thread's end backwards."""
     events: list[Recorded] = []
-    async for page in journal.pages_back(thread_id, START, upto, PAGE_BACK):
+    async for page in repository.pages_back(thread_id, START, upto, PAGE_BACK):
         for recorded in reversed(page):
             event = recorded.event
             if isinstance(event, TurnEnd) and event.turn_id == turn_id:
@@ -109,6 +118,8 @@ async def _turn(journal: Journal, thread_id: ThreadId, turn_id: TurnId, upto: Ve
     raise UnknownTurn(turn_id)
 
 
-async def _older(journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled]) -> Mapping[int, Said]:
+async def _older(
+    repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled]
+) -> Mapping[int, FoundMessage]:
     """Read the messages that a prompt recalls, even if their turn was rolled back since."""
-    return await read_said(journal, thread_id, [Version(part.message) for part in parts])
+    return await read_messages(repository, thread_id, [Version(part.message) for part in parts])

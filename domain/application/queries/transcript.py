@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.thread_reader import PAGE
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import CorruptLog
 from domain.ids import START, ThreadId, Version
 from domain.models.answers import Finish
@@ -63,18 +63,22 @@ class FinishedTurn(Struct, frozen=True):
 
 
 async def page(
-    journal: Journal, thread_id: ThreadId, after: Version = START, limit: int = 100, upto: Version | None = None
+    repository: ThreadRepository,
+    thread_id: ThreadId,
+    after: Version = START,
+    limit: int = 100,
+    upto: Version | None = None,
 ) -> Sequence[TranscriptMessage]:
     """Return up to `limit` messages that began after a version, in their order."""
     found: list[TranscriptMessage] = []
-    async for message in read(journal, thread_id, after, upto):
+    async for message in read(repository, thread_id, after, upto):
         if len(found) == limit:
             break
         found.append(message)
     return found
 
 
-async def finished(journal: Journal, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
+async def finished(repository: ThreadRepository, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
     """Say what a turn came to, of which `events` are all, from its beginning to its end; just that if it never began.
 
     Raises:
@@ -84,7 +88,7 @@ async def finished(journal: Journal, thread_id: ThreadId, events: Sequence[Recor
     if not isinstance(last.event, TurnEnd):
         raise CorruptLog(f"{thread_id}: version {last.version} is no turn's end")
     calls = [recorded.event for recorded in events if isinstance(recorded.event, ModelCalled)]
-    messages = [message async for message in _messages(journal, thread_id, _each(events))]
+    messages = [message async for message in _messages(repository, thread_id, _each(events))]
     return FinishedTurn(last.event, last.version, messages, calls)
 
 
@@ -94,7 +98,7 @@ async def _each(events: Sequence[Recorded]) -> AsyncIterator[Recorded]:
 
 
 def read(
-    journal: Journal,
+    repository: ThreadRepository,
     thread_id: ThreadId,
     after: Version = START,
     upto: Version | None = None,
@@ -106,11 +110,11 @@ def read(
 
     None that begins after `enough` is looked for; `first` is how many events to read at first.
     """
-    return _messages(journal, thread_id, journal.follow(thread_id, after, upto, first), enough)
+    return _messages(repository, thread_id, repository.follow(thread_id, after, upto, first), enough)
 
 
 async def _messages(
-    journal: Journal, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
+    repository: ThreadRepository, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
 ) -> AsyncIterator[TranscriptMessage]:
     """Make the messages of events that follow on each other, until one would begin after `enough`."""
     said: TranscriptMessage | None = None
@@ -129,7 +133,7 @@ async def _messages(
             return
         if isinstance(event, MessageAppended):
             said = _said(recorded, event)
-        elif isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
             asked.pop(Version(_call_of(event)), None)
             yield _told(recorded, event, request)
     if said:
@@ -137,14 +141,14 @@ async def _messages(
 
 
 async def read_back(
-    journal: Journal, thread_id: ThreadId, upto: Version, *, enough: Version = START, first: int = PAGE
+    repository: ThreadRepository, thread_id: ThreadId, upto: Version, *, enough: Version = START, first: int = PAGE
 ) -> AsyncIterator[TranscriptMessage]:
     """Yield the messages of a thread up to a version, the last one first.
 
     None that begins at or before `enough` is looked for, unless its calls lie after that.
     """
     wishes: list[ToolCall] = []
-    async for page in journal.pages_back(thread_id, START, upto, first):
+    async for page in repository.pages_back(thread_id, START, upto, first):
         asked = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
         for recorded in reversed(page):
             event = recorded.event
@@ -156,7 +160,7 @@ async def read_back(
             wishes = []
             if recorded.version <= enough:
                 return
-            if isinstance(event, Answer) and (request := await _request(journal, thread_id, event, asked)):
+            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
                 yield _told(recorded, event, request)
 
 
@@ -207,13 +211,13 @@ def _call_of(answer: Answer) -> int:
 
 
 async def _request(
-    journal: Journal, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
+    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
 ) -> ToolRequested | None:
     """Find the request of a call; it may lie before what was read. None if it was a node that a person refused."""
     call = Version(_call_of(answer))
     event: Event | None = asked.get(call)
     if event is None:
-        before = await journal.history(thread_id, Version(call - 1), call)
+        before = await repository.history(thread_id, Version(call - 1), call)
         event = before[0].event if before else None
     if isinstance(event, ToolRequested):
         return event

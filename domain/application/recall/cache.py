@@ -10,13 +10,13 @@ from sys import getsizeof
 
 from msgspec.structs import replace
 
-from domain.application.recall.messages import read_said
-from domain.application.thread_repository import Journal
+from domain.application.recall.messages import read_messages
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId
 from domain.lru import Lru
 from domain.prompt.assemble import Count, price
 from domain.recall.bm25 import Hit
-from domain.recall.excerpts import Excerpt, Said
+from domain.recall.excerpts import Excerpt, FoundMessage
 
 KEPT = 32_000_000
 """Bytes of messages that are kept, those of the threads that were used last."""
@@ -35,25 +35,27 @@ NO_TOOL = frozenset({"", "user", "assistant", "tool"})
 class _Messages:
     """A thread's messages, and what parts of them take in a prompt."""
 
-    said: dict[int, Said] = field(default_factory=dict)
+    said: dict[int, FoundMessage] = field(default_factory=dict)
     prices: dict[tuple[int, int, int, Count], int] = field(default_factory=dict)
     size: int = ENTRY
 
 
-class Remembered:
+class MessageCache:
     """Messages of the threads that were used last."""
 
     def __init__(self, kept: int = KEPT) -> None:
         """Keep at most so many bytes."""
         self._threads = Lru[ThreadId, _Messages](kept)
 
-    async def read(self, journal: Journal, thread_id: ThreadId, hits: Sequence[Hit]) -> Mapping[int, Said]:
-        """Read messages that were found, as `read_said` does."""
+    async def read(
+        self, repository: ThreadRepository, thread_id: ThreadId, hits: Sequence[Hit]
+    ) -> Mapping[int, FoundMessage]:
+        """Read messages that were found, as `read_messages` does."""
         there = (self._threads.get(thread_id) or _Messages()).said
-        found: dict[int, Said] = {hit.version: there[hit.version] for hit in hits if hit.version in there}
+        found: dict[int, FoundMessage] = {hit.version: there[hit.version] for hit in hits if hit.version in there}
         if missing := [hit for hit in hits if hit.version not in found]:
             tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in NO_TOOL}
-            read = await read_said(journal, thread_id, [hit.version for hit in missing], tools)
+            read = await read_messages(repository, thread_id, [hit.version for hit in missing], tools)
             self._keep(thread_id, read)
             found |= read
         return found
@@ -71,7 +73,7 @@ class Remembered:
         self._threads.put(thread_id, messages, messages.size)
         return priced
 
-    def _keep(self, thread_id: ThreadId, read: Mapping[int, Said]) -> None:
+    def _keep(self, thread_id: ThreadId, read: Mapping[int, FoundMessage]) -> None:
         messages = self._threads.get(thread_id) or _Messages()
         for version, said in read.items():
             if version not in messages.said and len(said.text) <= LONGEST:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from domain.application.recall.search import Meaning, embedded_text
-from domain.application.thread_repository import Journal
+from domain.application.recall.search import SemanticSearch, embedded_text
+from domain.application.thread_repository import ThreadRepository
 from domain.errors import StoreUnavailable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.log.hash_chain import Record
@@ -41,11 +41,11 @@ KINDS = {"MessageAppended", "MessageEdited", "ToolSucceeded", "ToolFailed"}
 
 
 @dataclass
-class Indexer:
+class MessageEmbedder:
     """Embeds the messages of the slices that `held` names."""
 
-    journal: Journal
-    meaning: Meaning
+    repository: ThreadRepository
+    meaning: SemanticSearch
     held: Callable[[], Collection[Slice]]
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _read: dict[Slice, Position] = field(init=False, default_factory=dict)
@@ -73,7 +73,7 @@ class Indexer:
     async def step(self) -> int:
         """Embed what is next, and count the events."""
         after = await self._behind()
-        records = await self.journal.store.read_after(after, EVENTS) if after else ()
+        records = await self.repository.store.read_after(after, EVENTS) if after else ()
         if not records:
             return 0
         told = [(record, text) for record in records if record.type in KINDS and (text := _text(record))]
@@ -112,7 +112,7 @@ class Indexer:
         if self._looks % REFRESH == 0:
             self._read = dict(await self.meaning.vectors.positions(self.meaning.embedder.model))
         self._looks += 1
-        heads: Sequence[Position] = await self.journal.store.slice_heads()
+        heads: Sequence[Position] = await self.repository.store.slice_heads()
         after: dict[Slice, Position] = {}
         size = 0
         for slice_ in sorted(self.held()):

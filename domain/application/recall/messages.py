@@ -4,44 +4,47 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
-from domain.recall.excerpts import Said
+from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
 from domain.thread.events import Event, MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
 
 
-async def read_said(
-    journal: Journal, thread_id: ThreadId, versions: Sequence[Version], tools: Mapping[int, str] = MappingProxyType({})
-) -> Mapping[int, Said]:
+async def read_messages(
+    repository: ThreadRepository,
+    thread_id: ThreadId,
+    versions: Sequence[Version],
+    tools: Mapping[int, str] = MappingProxyType({}),
+) -> Mapping[int, FoundMessage]:
     """Read messages, whatever became of their turns; what is none is left out.
 
     `tools` has those whose results some of the messages are, if they are known.
     """
-    found = await journal.at(thread_id, versions)
-    who = await _who(journal, thread_id, {version: told for version, told in found.items() if version not in tools})
-    said: dict[int, Said] = {}
+    found = await repository.at(thread_id, versions)
+    who = await _who(repository, thread_id, {version: told for version, told in found.items() if version not in tools})
+    said: dict[int, FoundMessage] = {}
     for version, recorded in found.items():
         match recorded.event:
             case MessageAppended(role=role, content=str(content), tokens=tokens):
-                said[version] = Said(Version(version), role, content, tokens=tokens)
+                said[version] = FoundMessage(Version(version), role, content, tokens=tokens)
             case (
                 ToolSucceeded(call=call, content=content, tokens=tokens)
                 | ToolFailed(call=call, error=content, tokens=tokens)
             ):
-                said[version] = Said(Version(version), tools.get(version) or who[call], content, tokens=tokens)
+                said[version] = FoundMessage(Version(version), tools.get(version) or who[call], content, tokens=tokens)
             case MessageEdited(message=edited, content=content, tokens=tokens):
-                said[version] = Said(Version(version), who[edited], content, Version(edited), tokens)
+                said[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
     return said
 
 
-async def _who(journal: Journal, thread_id: ThreadId, told: Mapping[int, Recorded]) -> Mapping[int, str]:
+async def _who(repository: ThreadRepository, thread_id: ThreadId, told: Mapping[int, Recorded]) -> Mapping[int, str]:
     """Name who said the messages that edits are of, and the tools of the calls that results are of."""
     about = {_about(recorded.event) for recorded in told.values()} - {None}
     if not about:
         return {}
-    found = await journal.at(thread_id, [version for version in about if version is not None])
-    tools = await _who(journal, thread_id, found)
+    found = await repository.at(thread_id, [version for version in about if version is not None])
+    tools = await _who(repository, thread_id, found)
     who: defaultdict[int, str] = defaultdict(lambda: "tool")
     for version, recorded in found.items():
         match recorded.event:

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from domain.application.recall.cache import Remembered
-from domain.application.thread_repository import Journal
+from domain.application.recall.cache import MessageCache
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import START, ThreadId, Version
 from domain.ports.recall import Embedder, Finder, Lineage, VectorStore
 from domain.prompt.assemble import Count
 from domain.recall.bm25 import Hit, fuse, score_of
-from domain.recall.excerpts import Excerpt, Said, asked, excerpts, part_of
+from domain.recall.excerpts import Excerpt, FoundMessage, excerpts, part_of, query_of
 from domain.recall.terms import Term
 from domain.thread.events import MessageEdited, Recalled, TurnEnd, TurnRolledBack, TurnStarted
 from domain.thread.state import Message, Running
@@ -57,7 +57,7 @@ LONG = 50_000
 
 
 @dataclass(frozen=True)
-class Meaning:
+class SemanticSearch:
     """How messages are found by what they mean."""
 
     embedder: Embedder
@@ -65,21 +65,27 @@ class Meaning:
 
 
 @dataclass(frozen=True)
-class Recall:
+class MessageSearch:
     """What older messages are found with."""
 
     finder: Finder
-    meaning: Meaning | None = None
-    remembered: Remembered = field(default_factory=Remembered)
+    meaning: SemanticSearch | None = None
+    remembered: MessageCache = field(default_factory=MessageCache)
 
     async def recall(
-        self, journal: Journal, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
+        self,
+        repository: ThreadRepository,
+        state: Running,
+        thread_id: ThreadId,
+        before: Version,
+        room: int,
+        count: Count,
     ) -> Sequence[Excerpt]:
         """Look for what matters again; see `recall`."""
-        return await recall(journal, self, state, thread_id, before, room, count)
+        return await recall(repository, self, state, thread_id, before, room, count)
 
     async def again(
-        self, journal: Journal, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
+        self, repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
     ) -> Sequence[Excerpt]:
         """Read what an earlier prompt of the turn recalled; nothing if that cannot be read now."""
         if not parts:
@@ -87,7 +93,7 @@ class Recall:
         try:
             async with asyncio.timeout(PATIENCE):
                 hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
-                said = await self.remembered.read(journal, thread_id, hits)
+                said = await self.remembered.read(repository, thread_id, hits)
         except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
             _log.warning("Nothing older is recalled in %s: %s", thread_id, _why(error))
             return ()
@@ -96,7 +102,13 @@ class Recall:
 
 
 async def recall(
-    journal: Journal, means: Recall, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
+    repository: ThreadRepository,
+    search: MessageSearch,
+    state: Running,
+    thread_id: ThreadId,
+    before: Version,
+    room: int,
+    count: Count,
 ) -> Sequence[Excerpt]:
     """Return what was said before a version and matters now, in at most `room` tokens with their headings.
 
@@ -107,34 +119,40 @@ async def recall(
         return ()
     try:
         async with asyncio.timeout(PATIENCE):
-            return await _recalled(journal, means, state, thread_id, before, room, count)
+            return await _recalled(repository, search, state, thread_id, before, room, count)
     except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
         _log.warning("Nothing older is recalled in %s: %s", thread_id, _why(error))
         return ()
 
 
 async def _recalled(
-    journal: Journal, means: Recall, state: Running, thread_id: ThreadId, before: Version, room: int, count: Count
+    repository: ThreadRepository,
+    search: MessageSearch,
+    state: Running,
+    thread_id: ThreadId,
+    before: Version,
+    room: int,
+    count: Count,
 ) -> Sequence[Excerpt]:
     window = state.thread.window
-    terms = asked(window)
+    terms = query_of(window)
     if not terms:
         return ()
     question = next(message for message in reversed(window) if message.role == "user")
     newest = [message.content for message in window if message.version < question.version and message.content]
     upto = max(before, question.version)
-    lineage, otherwise = await _lineage(journal, thread_id, state.version, Version(upto - 1))
-    hits = await _found(means, lineage, terms, question, before, newest[-NEWEST:])
+    lineage, otherwise = await _lineage(repository, thread_id, state.version, Version(upto - 1))
+    hits = await _found(search, lineage, terms, question, before, newest[-NEWEST:])
     hits = [hit for hit in hits if hit.version not in otherwise]
-    read = await means.remembered.read(journal, thread_id, hits)
+    read = await search.remembered.read(repository, thread_id, hits)
     found = [replace(read[hit.version], signs=hit.signs) for hit in hits if hit.version in read]
     if state.thread.rolled_back:
-        found = [said for said in found if await _counts(journal, thread_id, said)]
+        found = [said for said in found if await _counts(repository, thread_id, said)]
     make = partial(
         excerpts, found, terms, room, count, {m.content for m in window if m.version >= before and m.content}
     )
     long = sum(len(said.text) for said in found) > LONG
-    return means.remembered.priced(thread_id, await asyncio.to_thread(make) if long else make(), count)
+    return search.remembered.priced(thread_id, await asyncio.to_thread(make) if long else make(), count)
 
 
 def _why(error: Exception) -> str:
@@ -142,7 +160,7 @@ def _why(error: Exception) -> str:
 
 
 async def _found(
-    means: Recall,
+    search: MessageSearch,
     lineage: Lineage,
     terms: Sequence[Term],
     question: Message,
@@ -150,11 +168,11 @@ async def _found(
     newest: Sequence[str],
 ) -> Sequence[Hit]:
     upto = max(before, question.version)
-    if means.meaning is None:
-        hits = _worth_it(await means.finder.find(lineage, terms, upto, FOUND), before, terms, newest)[:READ]
+    if search.meaning is None:
+        hits = _worth_it(await search.finder.find(lineage, terms, upto, FOUND), before, terms, newest)[:READ]
         return [hit for hit in hits if hit.score >= NEAR * hits[0].score]
-    by_words = means.finder.find(lineage, terms, upto, FOUND)
-    said, meant = await asyncio.gather(by_words, _alike(means.meaning, lineage, question.content or "", before))
+    by_words = search.finder.find(lineage, terms, upto, FOUND)
+    said, meant = await asyncio.gather(by_words, _alike(search.meaning, lineage, question.content or "", before))
     return fuse([(1.0, _worth_it(said, before, terms, newest)), (MEANT, meant)], READ)
 
 
@@ -169,7 +187,7 @@ def _worth_it(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newes
     return [hit for hit in hits if hit.version < before and hit.rare and hit.score >= SHOWN * shown]
 
 
-async def _alike(meaning: Meaning, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:
+async def _alike(meaning: SemanticSearch, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:
     """Find what means something alike; nothing while the endpoint is away."""
     try:
         async with asyncio.timeout(PATIENCE / 2):
@@ -186,7 +204,7 @@ def embedded_text(text: str) -> str:
 
 
 async def _lineage(
-    journal: Journal, thread_id: ThreadId, now: Version, upto: Version
+    repository: ThreadRepository, thread_id: ThreadId, now: Version, upto: Version
 ) -> tuple[Lineage, Collection[int]]:
     """List a thread and those that it is a fork of, and what of them reads otherwise by now: messages, and edits.
 
@@ -195,8 +213,8 @@ async def _lineage(
     lineage = [(thread_id, upto)]
     edited: set[int] = set()
     otherwise: set[int] = set()
-    while origin := await journal.origin(thread_id):
-        for version, edit in await _edits(journal, thread_id, origin.version, now):
+    while origin := await repository.origin(thread_id):
+        for version, edit in await _edits(repository, thread_id, origin.version, now):
             otherwise.add(version if edit.message in edited else edit.message)
             edited.add(edit.message)
         now, upto = min(now, origin.version), min(upto, origin.version)
@@ -206,11 +224,11 @@ async def _lineage(
 
 
 async def _edits(
-    journal: Journal, thread_id: ThreadId, after: Version, upto: Version
+    repository: ThreadRepository, thread_id: ThreadId, after: Version, upto: Version
 ) -> Sequence[tuple[Version, MessageEdited]]:
     """List a fork's edits, the last one first. They are all made before the fork's first turn."""
     edits: list[tuple[Version, MessageEdited]] = []
-    async for recorded in journal.follow(thread_id, after, upto, first=EDITS):
+    async for recorded in repository.follow(thread_id, after, upto, first=EDITS):
         if isinstance(recorded.event, TurnStarted):
             break
         if isinstance(recorded.event, MessageEdited):
@@ -218,25 +236,25 @@ async def _edits(
     return edits[::-1]
 
 
-async def _counts(journal: Journal, thread_id: ThreadId, said: Said) -> bool:
+async def _counts(repository: ThreadRepository, thread_id: ThreadId, said: FoundMessage) -> bool:
     """Say whether a message counts: what was rolled back in the thread was never said."""
     first = said.edits or said.message
-    turn_id = await _turn_of(journal, thread_id, first)
-    return turn_id is None or not await _rolled_back(journal, thread_id, first, turn_id)
+    turn_id = await _turn_of(repository, thread_id, first)
+    return turn_id is None or not await _rolled_back(repository, thread_id, first, turn_id)
 
 
-async def _turn_of(journal: Journal, thread_id: ThreadId, version: Version) -> UUID | None:
+async def _turn_of(repository: ThreadRepository, thread_id: ThreadId, version: Version) -> UUID | None:
     """Name the turn in which a message was said."""
-    async for page in journal.pages_back(thread_id, START, version, NEARBY):
+    async for page in repository.pages_back(thread_id, START, version, NEARBY):
         for recorded in reversed(page):
             if isinstance(recorded.event, TurnStarted):
                 return recorded.event.turn_id
     return None
 
 
-async def _rolled_back(journal: Journal, thread_id: ThreadId, version: Version, turn_id: UUID) -> bool:
+async def _rolled_back(repository: ThreadRepository, thread_id: ThreadId, version: Version, turn_id: UUID) -> bool:
     """Look for the end of a turn. The ends of others, which wait in the queue meanwhile, say nothing about it."""
-    async for recorded in journal.follow(thread_id, version, first=NEARBY):
+    async for recorded in repository.follow(thread_id, version, first=NEARBY):
         event = recorded.event
         if isinstance(event, TurnEnd) and event.turn_id == turn_id:
             return isinstance(event, TurnRolledBack)

@@ -73,7 +73,7 @@ class Listener(Protocol):
         """Hear a signal. Never waits."""
 
 
-class Watcher:
+class Subscription:
     """Somebody who wants to hear of a thread. Takes what it can hold, and knows when it has missed something."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def _size_of(signal: Signal) -> int:
             return 0
 
 
-class Signals:
+class Broadcast:
     """Hands signals to whoever watches. Nobody's correctness may depend on one."""
 
     def __init__(self, wakeups: Wakeups | None = None) -> None:
@@ -132,9 +132,9 @@ class Signals:
             wakeups.listen(self._hear)
 
     @contextmanager
-    def watch(self, thread_id: ThreadId) -> Iterator[Watcher]:
+    def watch(self, thread_id: ThreadId) -> Iterator[Subscription]:
         """Receive a thread's signals from now on."""
-        watcher = Watcher()
+        watcher = Subscription()
         with self.telling(thread_id, watcher):
             self._attend(thread_id)
             yield watcher
@@ -164,7 +164,7 @@ class Signals:
             if time.monotonic() - attended > ATTENTION / 3:
                 attended = time.monotonic()
                 for thread_id, listeners in self._listeners.items():
-                    if any(isinstance(listener, Watcher) for listener in listeners):
+                    if any(isinstance(listener, Subscription) for listener in listeners):
                         self._attend(thread_id)
             with suppress(StoreUnavailable):
                 now = await store.versions(watched) if watched else {}
@@ -209,9 +209,9 @@ class Signals:
         for reader in self._readers:
             reader()
 
-    def _tell(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
+    def _tell(self, thread_id: ThreadId, broadcast: Sequence[Signal]) -> None:
         for listener in self._listeners.get(thread_id, ()):
-            for signal in signals:
+            for signal in broadcast:
                 listener.tell(signal)
 
     def _hear(self, wakeup: Wakeup) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from domain.application.streaming.broadcast import Signals
+from domain.application.streaming.broadcast import Broadcast
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice, Tenant
 from domain.log.hash_chain import Record
@@ -28,7 +28,7 @@ GATHERING = 0.03
 """Seconds after a signal in which others may come: one look is for all of them."""
 
 
-class Place(Struct, frozen=True):
+class FeedCursor(Struct, frozen=True):
     """How far a consumer has come in neighbouring slices: after which position in each.
 
     `turn` is the slice to begin with, so that one in which much happens does not keep the others waiting.
@@ -43,14 +43,14 @@ class Place(Struct, frozen=True):
         """The last of its slices."""
         return Slice(self.first + len(self.positions) - 1)
 
-    def within(self, first: Slice, last: Slice) -> "Place":
+    def within(self, first: Slice, last: Slice) -> "FeedCursor":
         """Keep some of the slices. Raises `InvalidInput`: it says nothing about one of them."""
         if first < self.first or last > self.last:
             raise InvalidInput("slices", f"the cursor is about slices {self.first}-{self.last}; ask for some of these")
         kept = self.positions[first - self.first : last - self.first + 1]
-        return Place(first, kept, self.turn if first <= self.turn <= last else first)
+        return FeedCursor(first, kept, self.turn if first <= self.turn <= last else first)
 
-    def moved(self, seen: Mapping[Slice, Position]) -> "Place":
+    def moved(self, seen: Mapping[Slice, Position]) -> "FeedCursor":
         """Go on after what was seen."""
         if not seen:
             return self
@@ -58,7 +58,7 @@ class Place(Struct, frozen=True):
         for slice_, position in seen.items():
             positions[slice_ - self.first] = position
         following = Slice(list(seen)[-1] + 1)
-        return Place(self.first, tuple(positions), following if following <= self.last else self.first)
+        return FeedCursor(self.first, tuple(positions), following if following <= self.last else self.first)
 
     def behind(self, heads: Sequence[Position]) -> dict[Slice, Position]:
         """Say in which slices there is more, and after which position, from the one on whose turn it is."""
@@ -67,15 +67,15 @@ class Place(Struct, frozen=True):
         return {slice_: position for slice_, position in places.items() if heads[slice_] > position}
 
 
-class Found(Struct, frozen=True):
+class FeedPage(Struct, frozen=True):
     """What came after a place, and the place after that. `more`: there is more already."""
 
     records: Sequence[Record]
-    place: Place
+    place: FeedCursor
     more: bool
 
 
-class Wanted(Struct, frozen=True):
+class FeedFilter(Struct, frozen=True):
     """Whose events, of which types (None: all), and how many at most."""
 
     tenant: Tenant
@@ -83,20 +83,20 @@ class Wanted(Struct, frozen=True):
     limit: int
 
 
-BEGINNING = Place(Slice(0), (Position(0),) * SLICES, Slice(0))
+BEGINNING = FeedCursor(Slice(0), (Position(0),) * SLICES, Slice(0))
 """The place before everything."""
 
 
 class Feed:
     """Reads the log for consumers, and waits with them. All who wait look at the log together."""
 
-    def __init__(self, store: EventStore, signals: Signals) -> None:
-        """Read a store; `signals` say early that there is something new."""
+    def __init__(self, store: EventStore, broadcast: Broadcast) -> None:
+        """Read a store; `broadcast` say early that there is something new."""
         self._store = store
-        self._signals = signals
+        self._broadcast = broadcast
         self._look: asyncio.Task[Sequence[Position]] | None = None
 
-    async def read(self, place: Place, wanted: Wanted, wait: float, stopping: asyncio.Event) -> Found:
+    async def read(self, place: FeedCursor, wanted: FeedFilter, wait: float, stopping: asyncio.Event) -> FeedPage:
         """Return what came after a place; if there is nothing yet, wait for something for some seconds.
 
         Raises:
@@ -119,7 +119,7 @@ class Feed:
                     async with asyncio.timeout_at(until):
                         heads = await self._later()
 
-    async def _after(self, place: Place, wanted: Wanted, heads: Sequence[Position]) -> Found:
+    async def _after(self, place: FeedCursor, wanted: FeedFilter, heads: Sequence[Position]) -> FeedPage:
         """Read a few records first, and then about so many as fit beside them: weighing large ones takes time."""
         found: list[Record] = []
         room, most = HEAVIEST, AT_FIRST
@@ -134,7 +134,7 @@ class Feed:
                 break
             room -= sum(map(_weight, records))
             most = max(room, 0) * len(found) // (HEAVIEST - room) + 1
-        return Found(found, place, more=bool(place.behind(heads)))
+        return FeedPage(found, place, more=bool(place.behind(heads)))
 
     async def _later(self) -> Sequence[Position]:
         """Return where the slices end in a moment. Who asks in the meantime gets the same answer."""
@@ -147,7 +147,7 @@ class Feed:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
-                    await self._signals.anything()
+                    await self._broadcast.anything()
                     await asyncio.sleep(GATHERING)
         finally:
             self._look = None  # what comes from now on is for the next look

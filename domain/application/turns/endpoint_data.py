@@ -8,7 +8,7 @@ import logging
 
 from msgspec.structs import replace
 
-from domain.application.turns.token_counting import counted
+from domain.application.turns.token_counting import count_tokens
 from domain.json import Json
 from domain.models.chat import ChatAnswer
 from domain.ports.tokens import TokenCounter
@@ -57,7 +57,7 @@ async def _weighed(data: Json, tokens: TokenCounter) -> tuple[int, int]:
         return 0, 0
     whole = to_json(data)
     text = to_json(_without_blobs(data))
-    return bytes_of(whole), await counted(tokens, text) + (len(whole) - len(text)) // BLOB_CHARACTERS
+    return bytes_of(whole), await count_tokens(tokens, text) + (len(whole) - len(text)) // BLOB_CHARACTERS
 
 
 def _without_blobs(value: Json) -> Json:

@@ -9,10 +9,10 @@ from domain.agents.agent import Agent, Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
 from domain.agents.graph import Retry
-from domain.application.turns.model_calls import Calls, Prompt
-from domain.application.turns.run import Run
-from domain.application.turns.task_group import Together
-from domain.application.turns.token_counting import counted
+from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
+from domain.application.turns.run import TurnRun
+from domain.application.turns.task_group import NodeTasks
+from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import SIGNALS, run_user_code
 from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
 from domain.ids import ThreadId
@@ -23,11 +23,11 @@ from domain.thread.commands import CompleteItem, FailItem, Report, StartFanOut
 from domain.thread.state import Item, Running
 
 
-class AtWork(Protocol):
+class FanOutNode(Protocol):
     """The node that fans out."""
 
     @property
-    def run(self) -> Run:
+    def run(self) -> TurnRun:
         """The run."""
 
     @property
@@ -39,15 +39,15 @@ class AtWork(Protocol):
         """The state now."""
 
     @property
-    def calls(self) -> Calls:
+    def calls(self) -> ModelCalls:
         """Its calls of models."""
 
     async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Report for the node, unless its attempt is over."""
 
 
-async def work_on_items(
-    work: AtWork, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+async def run_fan_out(
+    work: FanOutNode, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
 ) -> Sequence[Json]:
     """Work on what has no result yet, and return all results in the items' order."""
     run, before = work.run, work.state
@@ -58,21 +58,21 @@ async def work_on_items(
     if before.turn.items is None:
         await _report(work, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number))
     gate = asyncio.Semaphore(at_once)
-    group = Together()
+    group = NodeTasks()
 
     async def one(index: int, item: Item) -> None:
         async with gate:
-            await _until_done(work, ItemWork(work, before, index), item, each, retry, group)
+            await _until_done(work, FanOutItem(work, before, index), item, each, retry, group)
 
     await group.run([one(index, item) for index, item in enumerate(work.state.turn.items or ()) if not item.done])
     return [item.result for item in work.state.turn.items or ()]
 
 
 @dataclass
-class ItemWork:
+class FanOutItem:
     """One item at work. Implements `domain.agents.agent.ItemContext`."""
 
-    work: AtWork
+    work: FanOutNode
     state: Running
     """The state before the list was begun: what it was then is all that an item depends on."""
     index: int
@@ -92,18 +92,24 @@ class ItemWork:
         """Ask the model; the call is recorded with the item's result."""
         system = (ChatMessage("system", instructions),) if instructions else ()
         messages = (*system, ChatMessage("user", prompt))
-        count = self.work.run.means.tokens
-        tokens = await counted(count, instructions) + await counted(count, prompt) + MESSAGE_OVERHEAD * len(messages)
+        count = self.work.run.services.tokens
+        tokens = (
+            await count_tokens(count, instructions)
+            + await count_tokens(count, prompt)
+            + MESSAGE_OVERHEAD * len(messages)
+        )
 
-        async def build(limit: int) -> Prompt:
+        async def build(limit: int) -> PreparedPrompt:
             if tokens > limit:
                 raise PromptTooLarge(tokens, limit)
-            return Prompt(messages, tokens)
+            return PreparedPrompt(messages, tokens)
 
         return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
 
 
-async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, retry: Retry, group: Together) -> None:
+async def _until_done(
+    work: FanOutNode, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+) -> None:
     """Try an item until it has a result. Raises its last error."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
     name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
@@ -133,6 +139,6 @@ async def _until_done(work: AtWork, context: ItemWork, item: Item, each: Each, r
             return
 
 
-async def _report(work: AtWork, report: StartFanOut | CompleteItem | FailItem) -> None:
+async def _report(work: FanOutNode, report: StartFanOut | CompleteItem | FailItem) -> None:
     if not await work.report(report):
         raise TurnIsOver

@@ -13,11 +13,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent
-from domain.application.budget.turn_budget import Held
+from domain.application.budget.turn_budget import Reserved
 from domain.application.turns.model_fallback import Answered
-from domain.application.turns.run import Run
-from domain.application.turns.token_counting import counted, estimated
-from domain.budget.limits import SPARING, Call
+from domain.application.turns.run import TurnRun
+from domain.application.turns.token_counting import count_tokens, estimate_tokens
+from domain.budget.limits import SPARING, PlannedCall
 from domain.errors import TurnIsOver
 from domain.models.answers import hint_after, with_hint
 from domain.models.chat import (
@@ -35,7 +35,7 @@ from domain.models.chat import (
     written_of,
 )
 from domain.models.routing import ModelSpec, Situation, choose
-from domain.models.usage_check import LONGEST, believed
+from domain.models.usage_check import LONGEST, check_usage
 from domain.thread.commands import NoteFailure
 from domain.thread.events import ContextAssembled, ModelCalled, ModelFailed
 from domain.thread.state import Running
@@ -49,31 +49,31 @@ MARGIN = 1.0
 LEAST_TIME = 0.5
 
 
-class Prompt(Struct, frozen=True):
+class PreparedPrompt(Struct, frozen=True):
     """A prompt, its tokens by our count, and the fact about it if it is made of the conversation."""
 
     messages: tuple[ChatMessage, ...]
     tokens: int
     assembled: ContextAssembled | None = None
 
-    def longer_by(self, tokens: int) -> "Prompt":
+    def longer_by(self, tokens: int) -> "PreparedPrompt":
         """Count tokens that are added to its end."""
         if not tokens:
             return self
         told = self.assembled
         if told:
             told = replace(told, tokens=told.tokens + tokens, limit=told.limit + tokens)
-        return Prompt(self.messages, self.tokens + tokens, told)
+        return PreparedPrompt(self.messages, self.tokens + tokens, told)
 
 
-Build: TypeAlias = Callable[[int], Awaitable[Prompt]]
+Build: TypeAlias = Callable[[int], Awaitable[PreparedPrompt]]
 """Makes a prompt of at most so many tokens. Raises `PromptTooLarge`."""
 
 
-class Made(Struct, frozen=True):
+class AnsweredCall(Struct, frozen=True):
     """A call that was answered: what was asked, what came back, and the fact about it."""
 
-    prompt: Prompt
+    prompt: PreparedPrompt
     answer: ChatAnswer
     tokens: int
     """Tokens of the answer as prompts show it, by our count."""
@@ -85,10 +85,10 @@ def nothing() -> None:
 
 
 @dataclass
-class Calls:
+class ModelCalls:
     """The calls of models that one attempt at a node makes, several at once where it works on items."""
 
-    run: Run
+    run: TurnRun
     agent: Agent
     state: Callable[[], Running]
     heard: str = field(init=False, default="")
@@ -102,7 +102,7 @@ class Calls:
         on_delta: OnDelta | None = None,
         retract: Callable[[], None] = nothing,
         shrinks: bool = True,
-    ) -> Made:
+    ) -> AnsweredCall:
         """Ask the model that the policy chooses, and the next ones where it does not answer.
 
         `shrinks`: the prompt can be made shorter, where what is left of a budget is to be used sparingly.
@@ -112,8 +112,8 @@ class Calls:
             BudgetExhausted: too little is left to spend.
             PromptTooLarge: the prompt fits into no model's window.
         """
-        state, means, spending, patiently = self.state(), self.run.means, self.run.spending, self.run.patiently
-        policy = means.models.policy
+        state, services, spending, patiently = self.state(), self.run.services, self.run.spending, self.run.patiently
+        policy = services.models.policy
         names = {spec.model for spec in policy.models.values()}
         limited = await patiently(lambda: spending.limited(state))
         strained = limited and await patiently(lambda: spending.strained(state, names))
@@ -126,7 +126,7 @@ class Calls:
         @asynccontextmanager
         async def attempt(_: str, spec: ModelSpec, after: AnswerEmpty | None) -> AsyncIterator[ChatRequest]:
             hint = hint_after(after)
-            more = means.tokens.count(hint) if hint else 0
+            more = services.tokens.count(hint) if hint else 0
             prompt = (await patiently(lambda: build(self._limit(spec, short=short) - more))).longer_by(more)
             most = self._longest_answer(spec, prompt, after, strained=strained)
             held = await patiently(lambda: self._reserve(spec, prompt, most)) if limited else None
@@ -155,7 +155,7 @@ class Calls:
                 on_delta(text)
 
         choice = choose(policy, situation)
-        answered = await means.models.ask(
+        answered = await services.models.ask(
             choice, attempt, self._failed, within=self._time_left(), on_delta=hear, retract=retract
         )
         return await asked[-1].answered(answered)
@@ -165,7 +165,7 @@ class Calls:
         return int(self._window(spec) * (1 - ANSWER_RESERVE) * (SPARING if short else 1))
 
     def _window(self, spec: ModelSpec) -> int:
-        window = self.run.means.context_window
+        window = self.run.services.context_window
         return window if spec.context_window is None else min(window, spec.context_window)
 
     def _time_left(self) -> Callable[[], float]:
@@ -174,7 +174,9 @@ class Calls:
         least = now() + LEAST_TIME
         return lambda: max(self.run.time_left - MARGIN, least - now())
 
-    def _longest_answer(self, spec: ModelSpec, prompt: Prompt, after: AnswerEmpty | None, *, strained: bool) -> int:
+    def _longest_answer(
+        self, spec: ModelSpec, prompt: PreparedPrompt, after: AnswerEmpty | None, *, strained: bool
+    ) -> int:
         """Return the tokens that an answer may have: after one that was all reasoning, as many as there is room for."""
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
         if after is None or not after.at_limit:
@@ -184,11 +186,11 @@ class Calls:
         taken = after.usage.completion_tokens if after.usage else 0
         return max(most, self._window(spec) - self._expected(spec, prompt), min(2 * taken, LONGEST))
 
-    def _expected(self, spec: ModelSpec, prompt: Prompt) -> int:
+    def _expected(self, spec: ModelSpec, prompt: PreparedPrompt) -> int:
         return self.run.spending.account.expected(spec.model, prompt.tokens)
 
-    async def _reserve(self, spec: ModelSpec, prompt: Prompt, most: int) -> Held:
-        call = Call(spec.model, self._expected(spec, prompt), most)
+    async def _reserve(self, spec: ModelSpec, prompt: PreparedPrompt, most: int) -> Reserved:
+        call = PlannedCall(spec.model, self._expected(spec, prompt), most)
         return await self.run.spending.reserve(self.state, call, self.run.fence(self.run.thread_id))
 
     async def _failed(self, fact: ModelFailed) -> None:
@@ -202,11 +204,11 @@ class Calls:
 class _Asked:
     """A model that was asked, and what becomes of that."""
 
-    run: Run
+    run: TurnRun
     spec: ModelSpec
-    prompt: Prompt
+    prompt: PreparedPrompt
     hint: str
-    held: Held | None
+    held: Reserved | None
     longest: int | None
     heard: str = field(init=False, default="")
     _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
@@ -216,7 +218,7 @@ class _Asked:
         """Return the tokens that the answer may have."""
         return self.held.answer if self.held else self.longest
 
-    async def answered(self, answered: Answered) -> Made:
+    async def answered(self, answered: Answered) -> AnsweredCall:
         """Keep the record of the answer."""
         answer = answered.answer
         text, calls = answer.content or "", answer.tool_calls
@@ -226,8 +228,8 @@ class _Asked:
             size = await self._counted(cost.written, cost)
         called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
         called = replace(called, because=answered.because, omitted=answer.omitted)
-        self.run.unsaid.keep(called, self.held)
-        return Made(self.prompt, answer, shown, called)
+        self.run.unreported.keep(called, self.held)
+        return AnsweredCall(self.prompt, answer, shown, called)
 
     async def failed(self, error: Exception) -> None:
         """Keep the record of an answer that cannot be used, by what is known of its cost.
@@ -241,19 +243,19 @@ class _Asked:
             called = self._called(
                 cost.usage, size, failure.model, failure.finish_reason, self._duration_ms, usable=False
             )
-            self.run.unsaid.keep(called, self.held)
+            self.run.unreported.keep(called, self.held)
         elif self.held:
             await self.run.spending.release(self.held)
 
     def interrupted(self, cost: Cost) -> None:
         """Keep the record of a call that was cut off from outside: what had gone to and fro by then was used."""
-        size = estimated(self.run.means.tokens, max(cost.written, self.heard, key=len))
+        size = estimate_tokens(self.run.services.tokens, max(cost.written, self.heard, key=len))
         called = self._called(cost.usage, size, "", ModelError.finish_reason, self._duration_ms, usable=False)
-        self.run.unsaid.keep(called, self.held)
+        self.run.unreported.keep(called, self.held)
 
     async def _counted(self, text: str, cost: Cost) -> int:
         try:
-            return await counted(self.run.means.tokens, text)
+            return await count_tokens(self.run.services.tokens, text)
         except BaseException:
             self.interrupted(cost)
             raise
@@ -269,7 +271,7 @@ class _Asked:
         usable: bool = True,
     ) -> ModelCalled:
         """Make the fact about an answer of so many tokens by our count, and learn from what the endpoint counts."""
-        usage, is_estimate, reported = believed(usage, self.prompt.tokens, size, self.most, usable=usable)
+        usage, is_estimate, reported = check_usage(usage, self.prompt.tokens, size, self.most, usable=usable)
         account = self.run.spending.account
         if not is_estimate:
             account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)

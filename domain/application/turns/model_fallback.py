@@ -29,7 +29,7 @@ from domain.models.chat import (
     ToolsNotTaken,
     cost_of,
 )
-from domain.models.circuit_breaker import Breaker
+from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import Choice, ModelSpec, Policy
 from domain.thread.events import ModelFailed
 
@@ -75,7 +75,7 @@ class Answered(Struct, frozen=True):
 
 
 @dataclass
-class Models:
+class ModelFallback:
     """The models of a policy, ready to be asked.
 
     `providers` are the clients by the names of the providers. A model that fails again and again rests for a while,
@@ -84,10 +84,10 @@ class Models:
 
     policy: Policy
     providers: Mapping[str, ChatModel]
-    breaker: Callable[[], Breaker] = Breaker
+    breaker: Callable[[], CircuitBreaker] = CircuitBreaker
     patience: float = PATIENCE
     clock: Callable[[], float] = time.monotonic
-    _breakers: dict[str, Breaker] = field(init=False)
+    _breakers: dict[str, CircuitBreaker] = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with everybody awake."""

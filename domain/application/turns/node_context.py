@@ -13,27 +13,27 @@ from domain.agents.error_text import error_text, message_of, shortened
 from domain.agents.graph import Retry
 from domain.agents.tools import ToolContext, unreadable
 from domain.application.streaming.broadcast import Delta
-from domain.application.thread_repository import Loaded
+from domain.application.thread_repository import LoadedThread
 from domain.application.turns.endpoint_data import bounded
-from domain.application.turns.fan_out import work_on_items
-from domain.application.turns.model_calls import Calls, Prompt
-from domain.application.turns.prompt_builder import Conversation
-from domain.application.turns.run import Means, Run
-from domain.application.turns.task_group import Together
-from domain.application.turns.token_counting import beside_the_loop, counted
-from domain.application.turns.user_code import Deadline, TimeIsOver, call_user_code, run_user_code
+from domain.application.turns.fan_out import run_fan_out
+from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
+from domain.application.turns.prompt_builder import PromptBuilder
+from domain.application.turns.run import TurnRun, TurnServices
+from domain.application.turns.task_group import NodeTasks
+from domain.application.turns.token_counting import count_tokens, in_thread_if_long
+from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, ToolError, TurnIsOver, WaitsForPerson
 from domain.ids import ThreadId
 from domain.json import Json, copied, storable_text
 from domain.models.answers import finish_of
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.prompt.compaction import leaving, remembered
-from domain.prompt.summary import INSTRUCTIONS, ask_to_remember, read_memory
+from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
 from domain.thread.commands import AskPerson, CallOutcome, EndCall, Report, StartCalls
-from domain.thread.events import MessageAppended, NodeFact, StateUpdated, ToolRequested, ToolStarted
+from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, ToolRequested, ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
-from domain.thread.size_limits import MAX_ARGUMENTS, check_json_size, check_said, cut_to_fit
+from domain.thread.size_limits import MAX_ARGUMENTS, check_json_size, check_message_text, cut_to_fit
 from domain.thread.state import Because, Call, Message, Running
 
 _log = logging.getLogger(__name__)
@@ -51,26 +51,26 @@ CUT = "\n[cut: the result was longer than can be kept]"
 
 
 @dataclass
-class Work:
+class NodeContext:
     """One attempt at one node. Implements `domain.agents.agent.TurnContext`."""
 
-    run: Run
+    run: TurnRun
     agent: Agent
-    calls: Calls = field(init=False)
+    calls: ModelCalls = field(init=False)
     written: str = field(init=False, default="")
     """What the model has written so far, in the call that runs."""
-    _shown: tuple[Loaded, Running] | None = field(init=False, default=None)
+    _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
     _over: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Begin without calls of models."""
-        self.calls = Calls(self.run, self.agent, lambda: self.state)
+        self.calls = ModelCalls(self.run, self.agent, lambda: self.state)
 
     @property
-    def means(self) -> Means:
+    def services(self) -> TurnServices:
         """What the turn is run with."""
-        return self.run.means
+        return self.run.services
 
     @property
     def thread_id(self) -> ThreadId:
@@ -98,7 +98,7 @@ class Work:
         self._over = True
 
     async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
-        """Report for the node. Raises `TurnIsOver` if the attempt is over; see `Run.report`."""
+        """Report for the node. Raises `TurnIsOver` if the attempt is over; see `TurnRun.report`."""
         if self._over:
             raise TurnIsOver
         return await self.run.report(command, durable=durable, soon=soon)
@@ -111,10 +111,10 @@ class Work:
 
     def say(self, content: str) -> MessageAppended:
         """Make the fact that the agent says something."""
-        check_said(content, "say")
+        check_message_text(content, "say")
         return MessageAppended("assistant", content, self._count(content))
 
-    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeFact]:
+    def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeEvent]:
         """Make the facts that the agent wants a tool to run, without a model."""
         check_json_size(arguments, "request.arguments", MAX_ARGUMENTS)
         call = ToolRequested(f"{tool}-{self.run.loaded.head.version + self._requests}", tool, arguments)
@@ -125,7 +125,7 @@ class Work:
         """Make the fact that some of the thread's values change."""
         return StateUpdated(values)
 
-    async def generate(self, instructions: str | None = None) -> Sequence[NodeFact]:
+    async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
         """Call the model with the conversation so far and return what it says and asks for."""
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
@@ -133,13 +133,13 @@ class Work:
         thread = self.run.loaded.state  # not the node's own copy: what that does with its values has no effect
         if not isinstance(thread, Running):
             raise TurnIsOver
-        conversation = Conversation(self.means, self.agent, self.thread_id, thread)
+        conversation = PromptBuilder(self.services, self.agent, self.thread_id, thread)
         told = self.agent.instructions if instructions is None else instructions
         await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
         assembled = made.prompt.assembled
-        answer, extra = await bounded(made.answer, self.means.context_window, self.means.tokens)
+        answer, extra = await bounded(made.answer, self.services.context_window, self.services.tokens)
         calls = (
             ToolRequested(
                 *(call.id, call.name, call.arguments, call.written),
@@ -184,7 +184,7 @@ class Work:
         if len(calls) == 1:
             await self._run(calls[0])
         else:
-            await Together(stop_on_error=False).run([self._run(call) for call in calls])
+            await NodeTasks(stop_on_error=False).run([self._run(call) for call in calls])
         if self.state.turn.calls:
             raise WaitsForPerson
 
@@ -218,14 +218,14 @@ class Work:
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Work on each of some items; see `domain/application/turns/fan_out.py`."""
-        return await work_on_items(self, items, each, at_once=at_once, retry=retry)
+        return await run_fan_out(self, items, each, at_once=at_once, retry=retry)
 
-    async def compact(self) -> Sequence[NodeFact]:
+    async def compact(self) -> Sequence[NodeEvent]:
         """Return the fact that older messages leave the live window for a summary; nothing if there are none.
 
         A model writes the summary. Where none can, nothing leaves: prompts are cut, and the next turn tries again.
         """
-        window = self.means.context_window
+        window = self.services.context_window
         leaves = leaving(self.state.thread.window, window)
         if not leaves:
             return ()
@@ -235,34 +235,36 @@ class Work:
         except (ModelError, BudgetExhausted, PromptTooLarge) as error:
             _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
             return ()
-        memory = read_memory(made.answer.content or "")
+        memory = parse_summary(made.answer.content or "")
         leaves = told[made.prompt.messages[-1].content or ""]
         fact = None
         if memory:
             remember = partial(remembered, leaves, memory, made.called.model, window, self._count)
-            fact = await beside_the_loop(remember, len(made.answer.content or ""))
+            fact = await in_thread_if_long(remember, len(made.answer.content or ""))
         if fact is None:
             _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
             return (made.called,)
         return (made.called, fact)
 
-    async def _to_remember(self, leaves: Sequence[Message], told: dict[str, Sequence[Message]], limit: int) -> Prompt:
+    async def _to_remember(
+        self, leaves: Sequence[Message], told: dict[str, Sequence[Message]], limit: int
+    ) -> PreparedPrompt:
         """Make the prompt that asks for a summary, and note which messages it tells of."""
         summary = self.state.thread.summary
         fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
-        ask = partial(ask_to_remember, summary.text if summary else "", leaves, limit - fixed, self._count)
+        ask = partial(summary_request, summary.text if summary else "", leaves, limit - fixed, self._count)
         # Each message is counted, perhaps many times.
-        text, messages = await beside_the_loop(ask, sum(len(message.content or "") for message in leaves))
+        text, messages = await in_thread_if_long(ask, sum(len(message.content or "") for message in leaves))
         told[text] = messages
         asked = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
-        return Prompt(asked, fixed + await counted(self.means.tokens, text))
+        return PreparedPrompt(asked, fixed + await count_tokens(self.services.tokens, text))
 
     def _hear(self, text: str) -> None:
         """Pass on what the model is writing."""
         if self._over:
             return
         offset = len(self.calls.heard) - len(text)
-        self.means.signals.speak(self.thread_id, Delta(self.run.durable_version, offset, text))
+        self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, offset, text))
         self.written = self.calls.heard
 
     def _retract(self) -> None:
@@ -270,7 +272,7 @@ class Work:
         if self._over:
             return
         self.written = ""
-        self.means.signals.retract(self.thread_id, self.run.durable_version)
+        self.services.broadcast.retract(self.thread_id, self.run.durable_version)
 
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
@@ -289,7 +291,7 @@ class Work:
         arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {self.run.place}"
         try:
             result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
-        except TimeIsOver:
+        except DeadlinePassed:
             late = f"{tool.name} did not answer within {tool.timeout:g} s"
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
         except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
@@ -318,7 +320,7 @@ class Work:
         limit = self._longest_result
         told = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT), CUT)
         told = self._with_note(call, told)
-        tokens = await counted(self.means.tokens, told)
+        tokens = await count_tokens(self.services.tokens, told)
         report = EndCall(self.run.turn_id, call.version, outcome, told, tokens, duration_ms, self.run.number)
         last = len(self.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
         if not await self.report(report, durable=False, soon=last):
@@ -337,7 +339,7 @@ class Work:
 
     @property
     def _longest_result(self) -> int:
-        return self.means.context_window * RESULT_SHARE
+        return self.services.context_window * RESULT_SHARE
 
     def _count(self, text: str) -> int:
-        return self.means.tokens.count(text)
+        return self.services.tokens.count(text)

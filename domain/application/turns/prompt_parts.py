@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
 
-from domain.application.turns.token_counting import counted
+from domain.application.turns.token_counting import count_tokens
 from domain.json import JsonObject, storable_text
 from domain.lru import Lru
 from domain.models.chat import MESSAGE_OVERHEAD
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
-from domain.prompt.application_context import harmless
-from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, Fixed, values_text
+from domain.prompt.application_context import without_markers
+from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, FixedParts, values_text
 from domain.prompt.text_refs import name_of
 from domain.thread.codec import to_json
 
@@ -23,22 +23,22 @@ REMEMBERED_BYTES = 16_000_000
 
 
 @dataclass
-class Fixtures:
+class PromptParts:
     """Counts and keeps instructions, tools, and values that are shown; of the store a text is asked only once."""
 
     tokens: TokenCounter
     store: TextStore
     _known: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(REMEMBERED_BYTES, REMEMBERED))
 
-    async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> Fixed:
+    async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> FixedParts:
         """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
         names = tuple(name for name in shown if name in values)
         instructions, known = storable_text(instructions), storable_text(values_text(values, names))
         texts = [await self._kept(text) for text in (instructions, tools, known)]
-        if (given := harmless(known)) != known:  # then it is written, and counted, in another way
-            texts[-1] = (texts[-1][0], await counted(self.tokens, given))
+        if (given := without_markers(known)) != known:  # then it is written, and counted, in another way
+            texts[-1] = (texts[-1][0], await count_tokens(self.tokens, given))
         tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + (HEADING_TOKENS + MARKS_TOKENS if known else 0)
-        return Fixed(instructions, tokens, tuple(name for name, _ in texts), names, known)
+        return FixedParts(instructions, tokens, tuple(name for name, _ in texts), names, known)
 
     async def _kept(self, text: str) -> tuple[str, int]:
         """Return a text's name and tokens, once it is kept."""
@@ -48,7 +48,7 @@ class Fixtures:
             return known
         name = name_of(text)
         await self.store.keep({name: text})
-        known = (name, await counted(self.tokens, text))
+        known = (name, await count_tokens(self.tokens, text))
         self._known.put(text, known, getsizeof(text))
         return known
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from domain.application.budget.turn_budget import Account, Spending, crossed
-from domain.application.command_handler import Request, execute
-from domain.application.recall.search import Recall
-from domain.application.streaming.broadcast import Signals
-from domain.application.thread_repository import Journal, Loaded
-from domain.application.turns.model_fallback import Models
-from domain.application.turns.prompt_parts import Fixtures
-from domain.application.turns.staging import Staged, append_of, decided_again, stage, store_staged
-from domain.application.turns.unreported_calls import Unsaid, calls_in
+from domain.application.budget.turn_budget import BudgetServices, TurnBudget, crossed
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.recall.search import MessageSearch
+from domain.application.streaming.broadcast import Broadcast
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.prompt_parts import PromptParts
+from domain.application.turns.staging import StagedReport, append_of, decided_again, stage, store_staged
+from domain.application.turns.unreported_calls import UnreportedCalls, calls_in
 from domain.application.turns.user_code import Deadline
 from domain.errors import LeaseLost, StoreUnavailable, TurnIsOver, VersionConflict
 from domain.ids import ThreadId, TurnId, Version
@@ -44,31 +44,31 @@ AWAY = 1.0
 
 
 @dataclass(frozen=True)
-class Means:
+class TurnServices:
     """What turns are run with."""
 
-    journal: Journal
-    models: Models
+    repository: ThreadRepository
+    models: ModelFallback
     tokens: TokenCounter
-    signals: Signals
+    broadcast: Broadcast
     context_window: int
-    account: Account
-    fixtures: Fixtures
+    account: BudgetServices
+    prompt_parts: PromptParts
     hot: HotStore | None = None
     """Where answers of durability `async` are held until they are stored; without one, in memory only."""
-    recall: Recall | None = None
+    recall: MessageSearch | None = None
     """Finds older messages that matter again; without one, nothing is recalled."""
 
 
 @dataclass
-class Run:
+class TurnRun:
     """A turn's run. Its number makes its reports count no more once another worker has resumed the turn.
 
     `fence` names the lease under which a thread's turn is run.
     """
 
-    means: Means
-    loaded: Loaded
+    services: TurnServices
+    loaded: LoadedThread
     metadata: Metadata
     fence: Callable[[ThreadId], Fence | None] = lambda _: None
     turn_id: TurnId = field(init=False)
@@ -76,20 +76,20 @@ class Run:
     stopping: bool = field(init=False, default=False)
     """Whether somebody has asked that the turn end."""
     durability: Durability = field(init=False, default="sync")
-    spending: Spending = field(init=False)
-    unsaid: Unsaid = field(init=False)
+    spending: TurnBudget = field(init=False)
+    unreported: UnreportedCalls = field(init=False)
     """Calls of models that no report has yet."""
     answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set when the answer is there, though it may not be stored yet."""
-    _staged: list[Staged] = field(init=False, default_factory=list)
+    _staged: list[StagedReport] = field(init=False, default_factory=list)
     _untold: list[TellThreshold] = field(init=False, default_factory=list)
-    _durable: Loaded | None = field(init=False, default=None)
+    _durable: LoadedThread | None = field(init=False, default=None)
     """The thread as it is stored, while something is kept back."""
     _number: int = field(init=False, default=0)
     """Of the last report."""
     _unanswered: set[bytes] = field(init=False, default_factory=set)
     """Hashes of reports whose append was cut off, or got no answer: the log may have them."""
-    _unsettled: deque[tuple[Loaded, Loaded, Sequence[Recorded]]] = field(init=False, default_factory=deque)
+    _unsettled: deque[tuple[LoadedThread, LoadedThread, Sequence[Recorded]]] = field(init=False, default_factory=deque)
     """Stored events, and the thread before and after them, whose calls of models are to be settled."""
     _limit: Deadline | None = field(init=False, default=None)
     _away: bool = field(init=False, default=False)
@@ -108,8 +108,8 @@ class Run:
         self.number = self.loaded.state.turn.run
         self.durability = self.loaded.state.turn.durability
         graph = self.loaded.state.thread.graph
-        self.spending = Spending(self.means.account, self.loaded.tenant, self.thread_id, graph)
-        self.unsaid = Unsaid(self.spending)
+        self.spending = TurnBudget(self.services.account, self.loaded.tenant, self.thread_id, graph)
+        self.unreported = UnreportedCalls(self.spending)
 
     @property
     def thread_id(self) -> ThreadId:
@@ -147,15 +147,15 @@ class Run:
         """
         async with self._lock:
             self._check_open()
-            command = self.unsaid.carried_by(command)
+            command = self.unreported.carried_by(command)
             self._number += 1
-            staged = stage(self.means.journal, self.loaded, command, self.metadata, self._number)
+            staged = stage(self.services.repository, self.loaded, command, self.metadata, self._number)
             if staged is None:
                 return ()
             self._durable = self._durable or self.loaded
             self._staged.append(staged)
             self.loaded = staged.after
-            self.unsaid.said(command)
+            self.unreported.said(command)
             sync, over = self.durability == "sync", self.turn is None or self.turn.waits
             if over and self.durability == "async" and await self._held():
                 self.answered.set()
@@ -184,11 +184,11 @@ class Run:
 
     async def _held(self) -> bool:
         """Hold what is kept back where it outlives this process. False: then nothing may be answered yet."""
-        if self.means.hot is None or self._durable is None:
+        if self.services.hot is None or self._durable is None:
             return True
         try:
             async with asyncio.timeout(HOT_TIMEOUT_S):
-                await self.means.hot.put(append_of(self._durable, self._staged))
+                await self.services.hot.put(append_of(self._durable, self._staged))
         except (StoreUnavailable, TimeoutError) as error:
             _log.warning("The answer in %s waits until it is stored: %r", self.thread_id, error)
             return False
@@ -206,7 +206,7 @@ class Run:
     def take_back(self) -> None:
         """Drop what was kept back, since it cannot be stored. The calls of models in it are told otherwise."""
         for called in calls_in(each.report for each in self._staged):
-            self.unsaid.keep(called)
+            self.unreported.keep(called)
         self.forget()
 
     @property
@@ -231,14 +231,14 @@ class Run:
                 reached = await self.spending.settle(stored)
             except Exception:  # noqa: BLE001  (what matters is stored: nothing is done again because of this)
                 _log.exception("What calls of models in %s have taken is settled later", self.thread_id)
-            own = crossed(before.state, after.state, after.head.at, self.means.account.prices)
+            own = crossed(before.state, after.state, after.head.at, self.services.account.prices)
             self._untold += map(TellThreshold, (*own, *reached))
             self._unsettled.popleft()
         if self._untold:
             await self._tell_thresholds()
 
     async def _tell_thresholds(self) -> None:
-        telling = asyncio.ensure_future(execute(self.means.journal, self._request(tuple(self._untold))))
+        telling = asyncio.ensure_future(execute(self.services.repository, self._request(tuple(self._untold))))
         try:
             outcome = await asyncio.shield(telling)
         except (StoreUnavailable, LeaseLost) as error:  # what matters is stored; this is told with the next report
@@ -250,10 +250,10 @@ class Run:
             raise
         self._untold.clear()
         self.loaded = outcome.loaded
-        self.means.signals.send(self.thread_id, outcome.events)
+        self.services.broadcast.send(self.thread_id, outcome.events)
 
-    def _request(self, commands: Sequence[Command]) -> Request:
-        return Request(
+    def _request(self, commands: Sequence[Command]) -> CommandRequest:
+        return CommandRequest(
             self.thread_id,
             lambda _: commands,
             self.metadata,
@@ -289,7 +289,7 @@ class Run:
         if before is None:
             raise RuntimeError("What is kept back follows on nothing")
         try:
-            moved, stored = await store_staged(self.means.journal, before, staged, self.fence(self.thread_id))
+            moved, stored = await store_staged(self.services.repository, before, staged, self.fence(self.thread_id))
         except VersionConflict:
             return await self._after_conflict(before, staged)
         except BaseException:
@@ -298,41 +298,43 @@ class Run:
         self._unanswered.clear()
         self._staged, self._durable, self.loaded = [], None, moved
         self._unsettled.append((before, moved, stored))
-        self.means.signals.send(self.thread_id, stored)
-        if self.means.hot and self.answered.is_set():
+        self.services.broadcast.send(self.thread_id, stored)
+        if self.services.hot and self.answered.is_set():
             with suppress(TimeoutError):  # it is found later, with a log that has it
                 async with asyncio.timeout(HOT_TIMEOUT_S):
-                    await self.means.hot.drop(self.thread_id)
+                    await self.services.hot.drop(self.thread_id)
         return {each.number: each.sealed.recorded for each in staged}
 
-    async def _after_conflict(self, before: Loaded, staged: Sequence[Staged]) -> Mapping[int, Sequence[Recorded]]:
+    async def _after_conflict(
+        self, before: LoadedThread, staged: Sequence[StagedReport]
+    ) -> Mapping[int, Sequence[Recorded]]:
         """Read what is in the log by now: reports that are kept back, stored by an attempt that was cut off, or others.
 
         More may have been kept back since an attempt that was cut off: it refers to what is stored by the versions
         that this has indeed. What others have written comes before what is left, which is decided again after it.
         """
-        journal = self.means.journal
-        now = await journal.load(self.thread_id, self.loaded.tenant)
-        written = journal.records(self.thread_id, before.head.version)
+        repository = self.services.repository
+        now = await repository.load(self.thread_id, self.loaded.tenant)
+        written = repository.records(self.thread_id, before.head.version)
         meanwhile = [record async for record in written if record.version <= now.head.version]
         hashes = self._unanswered.intersection(record.hash for record in meanwhile)
         ours = [each for each in staged if each.after.head.hash in hashes]
         left, durable = list(staged[len(ours) :]), ours[-1].after if ours else before
         events = [recorded for each in ours for recorded in each.sealed.recorded]
         others = [decode(record) for record in meanwhile if record.version > durable.head.version]
-        again: list[Staged] = left
+        again: list[StagedReport] = left
         calls: Sequence[ModelCalled] = ()
         if now.head.hash != durable.head.hash:
-            again, calls = decided_again(journal, now, durable, left, self.metadata, others)
+            again, calls = decided_again(repository, now, durable, left, self.metadata, others)
             durable = now
         self._staged, self._durable = again, durable
         self._unanswered.clear()
         self.loaded = again[-1].after if again else now
         for called in calls:
-            self.unsaid.keep(called)
+            self.unreported.keep(called)
         if events:
             self._unsettled.append((before, ours[-1].after, events))
-            self.means.signals.send(self.thread_id, events)
+            self.services.broadcast.send(self.thread_id, events)
         if others:  # some may be ours, stored by a run of this turn that was cut off
             self._unsettled.append((now, now, others))
         if self.turn and self.turn.cancelling:  # what is to tell this process so may have been lost
@@ -360,11 +362,11 @@ class Run:
     async def refresh(self) -> None:
         """Read what others have written; what was kept back is stored first. Raises `StoreUnavailable`."""
         await self.save()
-        self.loaded = await self.means.journal.load(self.thread_id, self.loaded.tenant)
+        self.loaded = await self.services.repository.load(self.thread_id, self.loaded.tenant)
 
     async def note_calls(self) -> None:
         """Record the calls that no report has, where none will follow soon."""
-        if self.unsaid and self.turn is not None:
+        if self.unreported and self.turn is not None:
             await self.report(NoteCalls(self.turn_id, run=self.number))
 
     def close(self) -> None:

@@ -11,14 +11,14 @@ from msgspec import Struct
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text
 from domain.agents.graph import Node
-from domain.application.thread_repository import Journal, Loaded
-from domain.application.turns.node_context import Work
-from domain.application.turns.run import Means, Run
-from domain.application.turns.token_counting import estimated
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.node_context import NodeContext
+from domain.application.turns.run import TurnRun, TurnServices
+from domain.application.turns.token_counting import estimate_tokens
 from domain.application.turns.user_code import (
     CLEANUP_TIMEOUT_S,
     Deadline,
-    TimeIsOver,
+    DeadlinePassed,
     contain_tasks,
     run_user_code,
     trace_of,
@@ -40,9 +40,9 @@ from domain.ports.log import Fence
 from domain.prompt.compaction import compacted, overflows
 from domain.thread.codec import Metadata, Recorded, to_json
 from domain.thread.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
-from domain.thread.events import NodeFact, TurnStarted
+from domain.thread.events import NodeEvent, TurnStarted
 from domain.thread.evolve import fold
-from domain.thread.node_events import check_facts, own_copy
+from domain.thread.node_events import check_node_events, own_copy
 from domain.thread.repeated_calls import complaint, most_repeated
 from domain.thread.state import Running, Turn
 
@@ -60,7 +60,7 @@ LEAVING = CLEANUP_TIMEOUT_S + SAVING + 1.0
 """Seconds after which nothing waits any more for a turn that is abandoned."""
 
 
-class Crashed(Struct, frozen=True):
+class CrashedTurn(Struct, frozen=True):
     """A turn whose task ended with an error that is not its nodes', so many `times` in this process.
 
     It is not resumed here before an instant of the event loop's clock.
@@ -73,20 +73,20 @@ class Crashed(Struct, frozen=True):
 
 
 @dataclass
-class Turns:
+class TurnRunner:
     """The turns that this process runs. Each is a task of the event loop; waiting for one is optional.
 
     `pause` is how many seconds a turn waits for a store that is away, before it goes on. `fence` names the
     lease under which a thread's turn is run; whoever has leases sets it.
     """
 
-    means: Means
+    services: TurnServices
     agents: Mapping[str, Agent]
     pause: float = 2.0
     fence: Callable[[ThreadId], Fence | None] = lambda _: None
-    crashed: dict[ThreadId, Crashed] = field(default_factory=dict)
+    crashed: dict[ThreadId, CrashedTurn] = field(default_factory=dict)
     """Turns whose task ended with an error: they are resumed after a pause, not begun."""
-    _runs: dict[ThreadId, tuple[Run, asyncio.Task[None]]] = field(default_factory=dict)
+    _runs: dict[ThreadId, tuple[TurnRun, asyncio.Task[None]]] = field(default_factory=dict)
     _handing_over: bool = False
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -94,7 +94,7 @@ class Turns:
         """Run turns from now on, also after a `close`."""
         self._handing_over = False
 
-    def start(self, loaded: Loaded, metadata: Metadata) -> None:
+    def start(self, loaded: LoadedThread, metadata: Metadata) -> None:
         """Run a thread's turn in the background, from the node in flight. Does nothing if it runs here already."""
         state, thread_id = loaded.state, loaded.thread_id
         if not isinstance(state, Running):
@@ -104,17 +104,17 @@ class Turns:
             return
         contain_tasks()
         # A turn before this one may still be on its way out: its end was stored before its task returns.
-        run = Run(self.means, loaded, metadata, self.fence)
+        run = TurnRun(self.services, loaded, metadata, self.fence)
         task = asyncio.create_task(self._run_all(run), name=f"turn {turn_id}")
         self._runs[thread_id] = (run, task)
         task.add_done_callback(lambda done: self._forget(thread_id, turn_id, done))
 
-    async def run(self, loaded: Loaded, metadata: Metadata) -> Loaded:
+    async def run(self, loaded: LoadedThread, metadata: Metadata) -> LoadedThread:
         """Run a turn to its end, or to where it waits or another process goes on; return the thread as it is then."""
         if not isinstance(loaded.state, Running):
             return loaded
         contain_tasks()
-        run = Run(self.means, loaded, metadata, self.fence)
+        run = TurnRun(self.services, loaded, metadata, self.fence)
         try:
             await self._steps(run)
         finally:
@@ -138,7 +138,7 @@ class Turns:
         if running and running[0].answered.is_set():
             await self.wait(thread_id, running[0].turn_id)
 
-    def answering(self, thread_id: ThreadId, turn_id: TurnId) -> Run | None:
+    def answering(self, thread_id: ThreadId, turn_id: TurnId) -> TurnRun | None:
         """Return the run of a turn here that gives its answer before it is stored."""
         running = self._runs.get(thread_id)
         run = running[0] if running else None
@@ -152,7 +152,7 @@ class Turns:
         """Stop the thread's turn, if it runs here, where somebody asks for that."""
         if running := self._runs.get(thread_id):
             run = running[0]
-            state = (await self.means.journal.load(thread_id, run.loaded.tenant)).state
+            state = (await self.services.repository.load(thread_id, run.loaded.tenant)).state
             if isinstance(state, Running) and state.turn.turn_id == run.turn_id and state.turn.cancelling:
                 run.stop()
 
@@ -179,7 +179,7 @@ class Turns:
             for task in pending:
                 task.cancel()
 
-    async def _leave(self, running: Mapping[ThreadId, tuple[Run, asyncio.Task[None]]]) -> None:
+    async def _leave(self, running: Mapping[ThreadId, tuple[TurnRun, asyncio.Task[None]]]) -> None:
         """Cancel turns, and wait a limited time for their ends."""
         tasks = [task for _, task in running.values() if not task.done()]
         for task in tasks:
@@ -194,7 +194,7 @@ class Turns:
                 if self._runs.get(thread_id) == (run, task):
                     del self._runs[thread_id]
 
-    async def _run_all(self, run: Run) -> None:
+    async def _run_all(self, run: TurnRun) -> None:
         """Run a turn, and then those that waited for its end."""
         thread_id = run.thread_id
         while True:
@@ -212,18 +212,22 @@ class Turns:
             state = run.loaded.state
             if not ours or not isinstance(state, Running) or state.turn.turn_id == run.turn_id:
                 return
-            run = Run(self.means, run.loaded, await story(self.means.journal, run.loaded), self.fence)
+            run = TurnRun(
+                self.services, run.loaded, await causing_command(self.services.repository, run.loaded), self.fence
+            )
             self._runs[thread_id] = (run, self._runs[thread_id][1])
 
-    def _snapshot(self, loaded: Loaded) -> None:
+    def _snapshot(self, loaded: LoadedThread) -> None:
         """Have a snapshot written behind the turn's back: nobody who waits for the turn waits for that."""
-        if not self.means.journal.is_due(loaded):
+        if not self.services.repository.is_due(loaded):
             return
-        snapshot = asyncio.create_task(self.means.journal.checkpoint(loaded), name=f"snapshot of {loaded.thread_id}")
+        snapshot = asyncio.create_task(
+            self.services.repository.checkpoint(loaded), name=f"snapshot of {loaded.thread_id}"
+        )
         self._snapshots.add(snapshot)
         snapshot.add_done_callback(self._snapshot_done)
 
-    async def _steps(self, run: Run) -> bool:
+    async def _steps(self, run: TurnRun) -> bool:
         """Run a turn to its end, or to where it waits for a person. False: another process has it now."""
         while (turn := run.turn) and not turn.waits:
             if self._handing_over:
@@ -247,12 +251,12 @@ class Turns:
                 await self._refresh(run)
         return True
 
-    async def _reload(self, run: Run) -> None:
+    async def _reload(self, run: TurnRun) -> None:
         """Drop what was kept back, and read what another worker has made of the turn."""
         run.forget()
         await self._refresh(run)
 
-    async def _refresh(self, run: Run) -> None:
+    async def _refresh(self, run: TurnRun) -> None:
         """Read what others have written, however long the store is away."""
         while True:
             try:
@@ -260,18 +264,18 @@ class Turns:
             except StoreUnavailable:
                 await asyncio.sleep(self.pause)
 
-    async def _make_room(self, run: Run) -> None:
+    async def _make_room(self, run: TurnRun) -> None:
         """Compact the live window of a turn that begins, if it holds more than a prompt can: whatever the graph."""
-        state, means = run.loaded.state, self.means
+        state, services = run.loaded.state, self.services
         if not isinstance(state, Running) or state.turn.step or state.turn.calls:
             return
-        if not overflows(state.thread.window, means.context_window):
+        if not overflows(state.thread.window, services.context_window):
             return
-        fact = compacted(state.thread, means.context_window, means.tokens.count)
+        fact = compacted(state.thread, services.context_window, services.tokens.count)
         if fact is not None:
             await self._report(run, CompactHistory(run.turn_id, fact, run.number))
 
-    async def _step(self, run: Run) -> None:
+    async def _step(self, run: TurnRun) -> None:
         """Try the node in flight once."""
         state, turn = run.loaded.state, run.turn
         if not isinstance(state, Running) or turn is None or state.thread.graph not in self.agents:
@@ -294,7 +298,7 @@ class Turns:
         elif node.approval and turn.approval is None:
             await self._report(run, AskPerson(run.turn_id, run=run.number))
         else:
-            work = Work(run, agent)
+            work = NodeContext(run, agent)
             try:
                 report = await self._attempt(work, node, turn)
             finally:
@@ -305,7 +309,7 @@ class Turns:
             if isinstance(report, FailAttempt) and report.retry_in_ms:
                 await run.pause(report.retry_in_ms / 1000)
 
-    async def _attempt(self, work: Work, node: Node, turn: Turn) -> Report:
+    async def _attempt(self, work: NodeContext, node: Node, turn: Turn) -> Report:
         """Try a node, and make the report of what came of it."""
         run, started = work.run, asyncio.get_running_loop().time()
         deadline = Deadline(node.timeout)
@@ -317,7 +321,7 @@ class Turns:
             raise
         except BudgetExhausted as error:
             return FailTurn(run.turn_id, "budget_exhausted", str(error), run.number)
-        except TimeIsOver:
+        except DeadlinePassed:
             if run.stopping:
                 return self._stopped(work)
             late = NodeTimeout(f"did not end within {node.timeout:g} s")
@@ -326,17 +330,17 @@ class Turns:
             return self._failed(work, node, turn, error, _since(started))
         return CompleteNode(run.turn_id, turn.step, facts, following, _since(started), run.number)
 
-    def _stopped(self, work: Work) -> Report:
+    def _stopped(self, work: NodeContext) -> Report:
         """End a turn that was asked to end, keeping what the model had written."""
         partial = storable_text(work.written)
-        return StopTurn(work.run.turn_id, partial, estimated(self.means.tokens, partial), work.run.number)
+        return StopTurn(work.run.turn_id, partial, estimate_tokens(self.services.tokens, partial), work.run.number)
 
-    def _failed(self, work: Work, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
+    def _failed(self, work: NodeContext, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
         """Report a failed attempt, and when the next one is due."""
         run = work.run
         place = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
         _log.warning("Node %s of %s failed: %s%s", node.name, run.thread_id, error_text(error), place)
-        self.means.signals.retract(run.thread_id, run.durable_version)
+        self.services.broadcast.retract(run.thread_id, run.durable_version)
         delay = node.retry.delay_after(turn.attempt) if _worth_another(error) else None
         retry_in_ms = None if delay is None else int(delay * 1000)
         text, reason = error_text(error), error.reason if isinstance(error, NoAnswer) else "node_failed"
@@ -344,12 +348,12 @@ class Turns:
             run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number, reason=reason
         )
 
-    async def _report(self, run: Run, command: Report) -> None:
+    async def _report(self, run: TurnRun, command: Report) -> None:
         """Store what happened. Raise `TurnIsOver` if that is no news: then another worker runs this turn."""
         if not await run.report(command, durable=False):
             raise TurnIsOver
 
-    async def _report_attempt(self, run: Run, report: Report, turn: Turn) -> None:
+    async def _report_attempt(self, run: TurnRun, report: Report, turn: Turn) -> None:
         """Store what came of an attempt. If the log cannot take it, the attempt has failed, and is not made again."""
         try:
             await self._report(run, report)
@@ -372,7 +376,9 @@ class Turns:
         before = self.crashed.get(thread_id)
         times = before.times + 1 if before and before.turn_id == turn_id else 1
         pause = min(CRASH_PAUSE_S * 2 ** (times - 1), LONGEST_CRASH_PAUSE_S)
-        self.crashed[thread_id] = Crashed(turn_id, times, asyncio.get_running_loop().time() + pause, error_text(error))
+        self.crashed[thread_id] = CrashedTurn(
+            turn_id, times, asyncio.get_running_loop().time() + pause, error_text(error)
+        )
         _log.error("The turn of %s stopped here and goes on in %g s: %r", thread_id, pause, error, exc_info=error)
 
     def crashed_turn(self, thread_id: ThreadId) -> TurnId | None:
@@ -386,34 +392,34 @@ class Turns:
             _log.warning("No %s: %r. It would have saved time only.", task.get_name(), error)
 
 
-async def story(journal: Journal, loaded: Loaded) -> Metadata:
+async def causing_command(repository: ThreadRepository, loaded: LoadedThread) -> Metadata:
     """Find the command that caused the running turn, so that all that the agent does still names it as its cause."""
-    return await story_of(journal, await beginning(journal, loaded))
+    return await causing_command_of(repository, await beginning(repository, loaded))
 
 
-async def beginning(journal: Journal, loaded: Loaded) -> Recorded:
+async def beginning(repository: ThreadRepository, loaded: LoadedThread) -> Recorded:
     """Return the event that the running turn began with; of a fork, it may be the parent's."""
     state = loaded.state
     if not isinstance(state, Running):
         raise TurnIsOver
-    return await _event(journal, loaded.thread_id, state.turn.started)
+    return await _event(repository, loaded.thread_id, state.turn.started)
 
 
-async def story_of(journal: Journal, begun: Recorded) -> Metadata:
+async def causing_command_of(repository: ThreadRepository, begun: Recorded) -> Metadata:
     """Find the command that caused a turn by the event that it began with."""
     if isinstance(begun.event, TurnStarted) and begun.event.queued:
-        begun = await _event(journal, begun.thread_id, Version(begun.event.queued))
+        begun = await _event(repository, begun.thread_id, Version(begun.event.queued))
     return caused_by(begun.metadata)
 
 
-async def first_event(journal: Journal, thread_id: ThreadId) -> Recorded:
+async def first_event(repository: ThreadRepository, thread_id: ThreadId) -> Recorded:
     """Return the first event of the thread's own: of a fork, the one that says so."""
-    origin = await journal.origin(thread_id)
-    return await _event(journal, thread_id, Version(origin.version + 1 if origin else 1))
+    origin = await repository.origin(thread_id)
+    return await _event(repository, thread_id, Version(origin.version + 1 if origin else 1))
 
 
-async def _event(journal: Journal, thread_id: ThreadId, version: Version) -> Recorded:
-    return (await journal.history(thread_id, Version(version - 1), version))[0]
+async def _event(repository: ThreadRepository, thread_id: ThreadId, version: Version) -> Recorded:
+    return (await repository.history(thread_id, Version(version - 1), version))[0]
 
 
 def caused_by(metadata: Metadata) -> Metadata:
@@ -421,10 +427,10 @@ def caused_by(metadata: Metadata) -> Metadata:
     return Metadata(causation=metadata.command or metadata.causation, correlation=metadata.correlation)
 
 
-async def _facts_of(work: Work, node: Node) -> tuple[tuple[NodeFact, ...], str]:
+async def _facts_of(work: NodeContext, node: Node) -> tuple[tuple[NodeEvent, ...], str]:
     """Run a node, and ask the graph where to go, given what it says happened. Refuses facts that cannot be taken."""
     facts = tuple(own_copy(fact) for fact in await node.run(work))
-    check_facts(facts, work.state)
+    check_node_events(facts, work.state)
     to_json(facts)
     after = fold(work.state, facts) if work.agent.graph.chooses(node.name) else work.state
     if not isinstance(after, Running):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.ids import SHARDS, Position, Shard, Slice, ThreadId, WorkerId, shard_of, slice_of, slices_of
-from domain.ports.leases import Lease, LeaseStore, Standing
+from domain.ports.leases import Lease, LeaseStore, WorkerShare
 from domain.ports.log import Fence
 from domain.ports.wakeups import SharesChanged, Wakeups
 
@@ -127,14 +127,14 @@ class Shards:
         """Hold nothing any more."""
         self._held, self._valid_until, self.leaving = {}, None, False
 
-    async def _renew(self) -> Standing:
+    async def _renew(self) -> WorkerShare:
         """Renew, in half a lease at most: another connection may be quicker than one that has lost its server."""
         async with asyncio.timeout(self.lease / 2):
             return await self.leases.renew(
                 self.id, self.name, self.lease, standby=self.standby or self.leaving, agents=self.agents()
             )
 
-    def _keep(self, standing: Standing) -> None:
+    def _keep(self, standing: WorkerShare) -> None:
         """Take over what the store says; have abandoned what is lost."""
         held = {lease.shard: lease for lease in standing.leases if lease.shard not in self._releasing}
         lost = {shard for shard, lease in self._held.items() if shard not in held or held[shard].epoch != lease.epoch}

@@ -11,7 +11,7 @@ from typing import assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.thread_repository import Journal, Loaded, Sealed
+from domain.application.thread_repository import ChainedEvents, LoadedThread, ThreadRepository
 from domain.application.turns.unreported_calls import calls_in, with_calls
 from domain.ids import Version
 from domain.ports.log import Append, Fence
@@ -34,33 +34,35 @@ from domain.thread.commands import (
     StopTurn,
 )
 from domain.thread.decide import decide
-from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeFact
+from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeEvent
 
 
-class Staged(Struct, frozen=True):
+class StagedReport(Struct, frozen=True):
     """A report that was decided, and is not stored yet. `number` names it, however often it is decided again."""
 
     report: Report
-    sealed: Sealed
+    sealed: ChainedEvents
     number: int = 0
 
     @property
-    def after(self) -> Loaded:
+    def after(self) -> LoadedThread:
         """The thread with it."""
         return self.sealed.after
 
 
-def stage(journal: Journal, loaded: Loaded, report: Report, metadata: Metadata, number: int = 0) -> Staged | None:
+def stage(
+    repository: ThreadRepository, loaded: LoadedThread, report: Report, metadata: Metadata, number: int = 0
+) -> StagedReport | None:
     """Decide a report, and keep it back. None if it is no news."""
     events = decide(report, loaded.state)
     if not events:
         return None
-    return Staged(report, journal.seal(loaded, events, metadata), number)
+    return StagedReport(report, repository.chain(loaded, events, metadata), number)
 
 
 async def store_staged(
-    journal: Journal, durable: Loaded, staged: Sequence[Staged], fence: Fence | None
-) -> tuple[Loaded, Sequence[Recorded]]:
+    repository: ThreadRepository, durable: LoadedThread, staged: Sequence[StagedReport], fence: Fence | None
+) -> tuple[LoadedThread, Sequence[Recorded]]:
     """Store what was kept back, in one append, and return the thread as it is then, with the events.
 
     Raises:
@@ -69,10 +71,10 @@ async def store_staged(
     """
     records = tuple(record for each in staged for record in each.sealed.records)
     recorded = [event for each in staged for event in each.sealed.recorded]
-    return await journal.append_sealed(durable, Sealed(staged[-1].after, records, recorded), fence=fence)
+    return await repository.append_chained(durable, ChainedEvents(staged[-1].after, records, recorded), fence=fence)
 
 
-def append_of(durable: Loaded, staged: Sequence[Staged]) -> Append:
+def append_of(durable: LoadedThread, staged: Sequence[StagedReport]) -> Append:
     """Make the append that is to be done, for somebody else to do."""
     after = staged[-1].after
     records = tuple(record for each in staged for record in each.sealed.records)
@@ -81,24 +83,24 @@ def append_of(durable: Loaded, staged: Sequence[Staged]) -> Append:
 
 
 def decided_again(
-    journal: Journal,
-    now: Loaded,
-    before: Loaded,
-    staged: Sequence[Staged],
+    repository: ThreadRepository,
+    now: LoadedThread,
+    before: LoadedThread,
+    staged: Sequence[StagedReport],
     metadata: Metadata,
     stored: Sequence[Recorded] = (),
-) -> tuple[list[Staged], Sequence[ModelCalled]]:
+) -> tuple[list[StagedReport], Sequence[ModelCalled]]:
     """Decide staged reports after what was `stored` meanwhile; what is no news any more is left out.
 
     Calls of models in what is left out count all the same, unless they are stored: the last report takes them along.
     If there is none, they are returned as well.
     """
     by = now.head.version - before.head.version
-    again: list[Staged] = []
+    again: list[StagedReport] = []
     dropped: list[Report] = []
     for each in staged:
         report, onto = _moved(each.report, before.head.version, by), again[-1].after if again else now
-        moved = stage(journal, onto, report, metadata, each.number)
+        moved = stage(repository, onto, report, metadata, each.number)
         if moved is None:  # it is stored already, or the turn has ended
             dropped.append(each.report)
         else:
@@ -107,7 +109,7 @@ def decided_again(
     calls = [called for called in calls_in(dropped) if not _taken_out(known, called)]
     if again and calls and (carrying := with_calls(again[-1].report, calls)) != again[-1].report:
         last, before_last = again[-1], again[-2].after if len(again) > 1 else now
-        again[-1] = stage(journal, before_last, carrying, metadata, last.number) or last
+        again[-1] = stage(repository, before_last, carrying, metadata, last.number) or last
         return again, ()
     return again, calls
 
@@ -145,7 +147,7 @@ def _moved(report: Report, after: Version, by: int) -> Report:
             assert_never(report)
 
 
-def _moved_fact(fact: NodeFact, after: Version, by: int) -> NodeFact:
+def _moved_fact(fact: NodeEvent, after: Version, by: int) -> NodeEvent:
     def at(version: int) -> int:
         return version + by if version > after else version
 

@@ -15,9 +15,9 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.command_handler import Request, execute
-from domain.application.thread_repository import Loaded
-from domain.application.turns.runner import Crashed, Turns, beginning, first_event, story_of
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.thread_repository import LoadedThread
+from domain.application.turns.runner import CrashedTurn, TurnRunner, beginning, causing_command_of, first_event
 from domain.application.turns.shards import Shards
 from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
 from domain.ids import Shard, Tenant, ThreadId, TurnId, Version, WorkerId, shard_of, slice_of
@@ -66,7 +66,7 @@ class _Foreign(Struct, frozen=True):
 class TakeUp:
     """Takes up turns. `spawn` runs a task."""
 
-    turns: Turns
+    turns: TurnRunner
     shards: Shards
     suspects: Suspects
     loans: Loans
@@ -120,7 +120,7 @@ class TakeUp:
         """Say whether the thread's turn runs, or is to run, in a process of its own."""
         return thread_id in self._isolated
 
-    def begin_now(self, loaded: Loaded, metadata: Metadata, begun: Recorded | None) -> bool:
+    def begin_now(self, loaded: LoadedThread, metadata: Metadata, begun: Recorded | None) -> bool:
         """Begin a turn at once if no other worker can have run it: `begun` is the event that it began with."""
         thread_id = loaded.thread_id
         if thread_id in self._suspected or thread_id in self._isolated or not self._is_untouched(loaded, begun):
@@ -243,20 +243,20 @@ class TakeUp:
             if thread_id not in self._given_up:
                 self._isolate(self.isolation, thread_id, suspect)
             return
-        loaded = await self.turns.means.journal.load(thread_id, tenant)
+        loaded = await self.turns.services.repository.load(thread_id, tenant)
         if self.may_be_answered(loaded) and await self.store_answer(thread_id):
-            loaded = await self.turns.means.journal.load(thread_id, tenant)
+            loaded = await self.turns.services.repository.load(thread_id, tenant)
         state = loaded.state
         if not isinstance(state, Running) or state.turn.waits or self.turns.runs(thread_id):
             return
         if state.thread.graph not in self.turns.agents:
             await self._lend(thread_id, tenant, state.thread.graph)
             return
-        journal = self.turns.means.journal
-        begun = await beginning(journal, loaded)
-        metadata = await story_of(journal, begun)
+        repository = self.turns.services.repository
+        begun = await beginning(repository, loaded)
+        metadata = await causing_command_of(repository, begun)
         if begun.thread_id != thread_id:  # of a fork, the parent's: the fork's own events begin here
-            begun = await first_event(journal, thread_id)
+            begun = await first_event(repository, thread_id)
         if self._is_untouched(loaded, begun):
             self.turns.start(loaded, metadata)
         elif (crashed := self.turns.crashed.get(thread_id)) and crashed.turn_id == state.turn.turn_id:
@@ -264,7 +264,7 @@ class TakeUp:
         else:
             await self._resume(loaded, metadata)
 
-    async def _resume(self, loaded: Loaded, metadata: Metadata) -> None:
+    async def _resume(self, loaded: LoadedThread, metadata: Metadata) -> None:
         """Take over a turn that another worker has left, unless a third one was faster, or it is over now."""
         state = loaded.state
         if not isinstance(state, Running):
@@ -278,7 +278,7 @@ class TakeUp:
         if self.may_run(loaded.thread_id) and isinstance(resumed.state, Running):
             self.turns.start(resumed, metadata)
 
-    async def _after_crash_here(self, loaded: Loaded, metadata: Metadata, crashed: Crashed) -> None:
+    async def _after_crash_here(self, loaded: LoadedThread, metadata: Metadata, crashed: CrashedTurn) -> None:
         """Resume a turn whose run ended with an error, after a growing pause; fail it after too many of them.
 
         No other turn is to blame: the error came out of this one's own task.
@@ -296,12 +296,14 @@ class TakeUp:
 
         Each process that ran it crashed, even the last ones, which ran nothing else.
         """
-        loaded = await self.turns.means.journal.load(thread_id, tenant)
+        loaded = await self.turns.services.repository.load(thread_id, tenant)
         if isinstance(loaded.state, Running) and loaded.state.turn.started <= upto:
-            metadata = await story_of(self.turns.means.journal, await beginning(self.turns.means.journal, loaded))
+            metadata = await causing_command_of(
+                self.turns.services.repository, await beginning(self.turns.services.repository, loaded)
+            )
             await self._fail(loaded, metadata, "Each process that ran it crashed or hung, the last ones with it alone.")
 
-    async def _fail(self, loaded: Loaded, metadata: Metadata, detail: str) -> None:
+    async def _fail(self, loaded: LoadedThread, metadata: Metadata, detail: str) -> None:
         state = loaded.state
         if isinstance(state, Running):
             turn = state.turn
@@ -309,15 +311,19 @@ class TakeUp:
             await self._report(loaded, metadata, command)
             _log.error("The turn of %s fails at node %s. %s", loaded.thread_id, turn.node, detail)
 
-    async def _report(self, loaded: Loaded, metadata: Metadata, command: ResumeTurn | FailTurn) -> Loaded | None:
+    async def _report(
+        self, loaded: LoadedThread, metadata: Metadata, command: ResumeTurn | FailTurn
+    ) -> LoadedThread | None:
         """Store a report on a turn that does not run here. None if that is no news."""
-        journal, fence = self.turns.means.journal, self.fence(loaded.thread_id)
-        request = Request(loaded.thread_id, lambda _: (command,), metadata, loaded.tenant, known=loaded, fence=fence)
-        outcome = await execute(journal, request)
-        self.turns.means.signals.send(loaded.thread_id, outcome.events)
+        repository, fence = self.turns.services.repository, self.fence(loaded.thread_id)
+        request = CommandRequest(
+            loaded.thread_id, lambda _: (command,), metadata, loaded.tenant, known=loaded, fence=fence
+        )
+        outcome = await execute(repository, request)
+        self.turns.services.broadcast.send(loaded.thread_id, outcome.events)
         return outcome.loaded if outcome.events else None
 
-    def may_be_answered(self, loaded: Loaded) -> bool:
+    def may_be_answered(self, loaded: LoadedThread) -> bool:
         """Say whether a worker that is gone may have answered what is not in the log: with durability `async` only."""
         state = loaded.state
         return isinstance(state, Running) and state.turn.durability == "async" and not self.turns.runs(loaded.thread_id)
@@ -329,7 +335,7 @@ class TakeUp:
         be away: after a bounded wait, the log decides, and the turn runs again from its last durable event; if
         `strict`, this raises `StoreUnavailable` instead.
         """
-        hot = self.turns.means.hot
+        hot = self.turns.services.hot
         if hot is None:
             return False
         try:
@@ -343,12 +349,12 @@ class TakeUp:
         if held is None:
             return False
         with suppress(VersionConflict):
-            await self.turns.means.journal.store.append(replace(held, fence=self.fence(thread_id)))
+            await self.turns.services.repository.store.append(replace(held, fence=self.fence(thread_id)))
             _log.info("Stored what was answered in %s", thread_id)
         await hot.drop(thread_id)
         return True
 
-    def _is_untouched(self, loaded: Loaded, begun: Recorded | None) -> bool:
+    def _is_untouched(self, loaded: LoadedThread, begun: Recorded | None) -> bool:
         """Say whether a turn has just begun, under this worker's lease: then no other worker can have run it."""
         state = loaded.state
         if not isinstance(state, Running) or begun is None or begun.thread_id != loaded.thread_id:

@@ -8,7 +8,7 @@ from typing import Any
 from domain.errors import LeaseLost, TurnIsOver
 
 
-class Together:
+class NodeTasks:
     """Runs parts of a node's work at the same time.
 
     With `stop_on_error`, the first error cancels the others, but for those that are `finishing`: they have an outcome,

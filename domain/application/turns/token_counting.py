@@ -12,19 +12,19 @@ LONG = 10_000
 """Characters that are counted at once: a few milliseconds. Starting a thread for less would take longer."""
 
 
-async def beside_the_loop(work: Callable[[], T], length: int) -> T:
+async def in_thread_if_long(work: Callable[[], T], length: int) -> T:
     """Do work on texts of so many characters: in a thread, where it is long."""
     return work() if length <= LONG else await asyncio.to_thread(work)
 
 
-def estimated(tokens: TokenCounter, text: str) -> int:
+def estimate_tokens(tokens: TokenCounter, text: str) -> int:
     """Return about the number of tokens in a text at once, however long it is: by its beginning."""
     if len(text) <= LONG:
         return tokens.count(text)
     return tokens.count(text[:LONG]) * len(text) // LONG + 1
 
 
-async def counted(tokens: TokenCounter, text: str) -> int:
+async def count_tokens(tokens: TokenCounter, text: str) -> int:
     """Return the number of tokens in a text."""
     if len(text) <= LONG:
         return tokens.count(text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from domain.application.budget.turn_budget import Held, Spending
+from domain.application.budget.turn_budget import Reserved, TurnBudget
 from domain.thread.commands import (
     CompleteItem,
     CompleteNode,
@@ -17,15 +17,15 @@ from domain.thread.commands import (
     Report,
     StopTurn,
 )
-from domain.thread.events import ModelCalled, NodeFact
+from domain.thread.events import ModelCalled, NodeEvent
 
 
 @dataclass
-class Unsaid:
+class UnreportedCalls:
     """What was answered and not reported, in a turn's run."""
 
-    spending: Spending
-    _calls: list[tuple[ModelCalled, Held | None]] = field(default_factory=list)
+    spending: TurnBudget
+    _calls: list[tuple[ModelCalled, Reserved | None]] = field(default_factory=list)
     _reported: list[ModelCalled] = field(default_factory=list)
     """What reports of the node in flight have taken along."""
 
@@ -33,7 +33,7 @@ class Unsaid:
         """Say whether there is any."""
         return bool(self._calls)
 
-    def keep(self, called: ModelCalled, held: Held | None = None) -> None:
+    def keep(self, called: ModelCalled, held: Reserved | None = None) -> None:
         """Remember an answered call, and what is set aside for it."""
         self._calls.append((called, held))
         if held is not None:
@@ -55,10 +55,10 @@ class Unsaid:
         else:
             self._reported += calls
 
-    def _news(self, facts: Sequence[NodeFact]) -> tuple[NodeFact, ...]:
+    def _news(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
         """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
         waiting, reported = [called for called, _ in self._calls], list(self._reported)
-        news: list[NodeFact] = []
+        news: list[NodeEvent] = []
         for fact in facts:
             if isinstance(fact, ModelCalled) and fact in waiting:
                 waiting.remove(fact)
@@ -80,7 +80,7 @@ class Unsaid:
 
     def _forget(self, calls: Sequence[ModelCalled]) -> None:
         left = list(calls)
-        kept: list[tuple[ModelCalled, Held | None]] = []
+        kept: list[tuple[ModelCalled, Reserved | None]] = []
         for called, held in self._calls:
             if called in left:
                 left.remove(called)

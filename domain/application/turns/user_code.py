@@ -47,7 +47,7 @@ _abandoned: set["asyncio.Task[Any]"] = set()
 TaskFactory: TypeAlias = Callable[..., "asyncio.Future[Any]"]
 
 
-class TimeIsOver(Exception):
+class DeadlinePassed(Exception):
     """The deadline of an attempt has passed, or was brought forward."""
 
 
@@ -159,7 +159,7 @@ async def run_user_code(
     if not task.done():
         await _cancel(task, cleanup)
         if not task.done() or task.cancelled():
-            raise TimeIsOver
+            raise DeadlinePassed
     elif task.cancelled():
         raise UserCodeFailed(_cancelled_itself(task))
     return task.result()

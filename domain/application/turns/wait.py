@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from domain.application.streaming.broadcast import Behind, Signal
-from domain.application.thread_repository import Journal
+from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, TurnId, Version
 from domain.thread.codec import Recorded
 from domain.thread.events import (
@@ -34,12 +34,12 @@ SAID = MessageAppended | ToolRequested | ToolSucceeded | ToolFailed | ToolOutcom
 """What is left out then. All else is short, and says what the turn has used."""
 
 
-class Ending:
+class TurnWaiter:
     """Somebody who waits for the end of a turn. A `Listener`, who is woken by nothing else than that."""
 
-    def __init__(self, journal: Journal, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
+    def __init__(self, repository: ThreadRepository, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
         """Begin with what happens after a version, which the turn begins after."""
-        self._journal = journal
+        self._repository = repository
         self._thread_id = thread_id
         self._turn_id = turn_id
         self._seen = after
@@ -100,7 +100,7 @@ class Ending:
         return True
 
     async def _catch_up(self) -> None:
-        async for recorded in self._journal.follow(self._thread_id, self._seen):
+        async for recorded in self._repository.follow(self._thread_id, self._seen):
             if recorded.version > self._seen:  # what was told while the page was read is known already
                 self._take(recorded)
 

@@ -13,9 +13,9 @@ from dataclasses import InitVar, dataclass, field
 from typing import TypeVar
 
 from domain.application.background_tasks import BackgroundTask, BackgroundTasks
-from domain.application.budget.reservations import Accounts
-from domain.application.thread_repository import Loaded
-from domain.application.turns.runner import Turns
+from domain.application.budget.reservations import Reservations
+from domain.application.thread_repository import LoadedThread
+from domain.application.turns.runner import TurnRunner
 from domain.application.turns.shards import Shards
 from domain.application.turns.take_up import TakeUp
 from domain.errors import LeaseLost, StoreUnavailable, UnknownThread
@@ -48,7 +48,7 @@ class Worker:
     On `standby` it works only while no other worker does; with `only`, at nothing but this thread.
     """
 
-    turns: Turns
+    turns: TurnRunner
     leases: LeaseStore
     wakeups: Wakeups
     suspects: Suspects
@@ -58,7 +58,7 @@ class Worker:
     lease: InitVar[float] = 10.0
     standby: InitVar[bool] = False
     only: ThreadId | None = None
-    accounts: Accounts | None = None
+    accounts: Reservations | None = None
     """Whose reservations to look after that no process settles, in the shards that it holds."""
     isolation: Isolation | None = None
     """Runs turns that may have ended their process; without one, they run here."""
@@ -148,8 +148,8 @@ class Worker:
         A turn that began at the version `convicted` or before is not run, but failed. While the store is away, this
         waits: that is no failure of the turn. Raises `UnknownThread`.
         """
-        journal, self.only = self.turns.means.journal, thread_id
-        row = await self._stored(lambda: journal.store.thread(thread_id))
+        repository, self.only = self.turns.services.repository, thread_id
+        row = await self._stored(lambda: repository.store.thread(thread_id))
         if row is None:
             raise UnknownThread(thread_id)
         if convicted is not None:
@@ -168,7 +168,7 @@ class Worker:
                 idle = 0 if ran else idle + 1
                 running.cancel()
                 stopped.cancel()
-                row = await self._stored(lambda: journal.store.thread(thread_id))
+                row = await self._stored(lambda: repository.store.thread(thread_id))
 
     async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the store, however long it is away."""
@@ -179,7 +179,7 @@ class Worker:
                 _log.warning("A turn that runs alone waits for the store: %r", error)
                 await asyncio.sleep(self.shards.tick)
 
-    def ready(self, loaded: Loaded, metadata: Metadata, begun: Recorded | None = None) -> None:
+    def ready(self, loaded: LoadedThread, metadata: Metadata, begun: Recorded | None = None) -> None:
         """Have a thread's turn run, which a command has begun or let go on: here, or by the worker that holds it.
 
         `begun` is the event that the turn began with, if the command has begun one.
@@ -220,7 +220,7 @@ class Worker:
 
     async def _find_work(self) -> None:
         """Ask the log what there is to run, and whether others have written to what runs."""
-        store = self.turns.means.journal.store
+        store = self.turns.services.repository.store
         running = self.turns.running()
         for thread_id, version in (await store.versions(running.keys())).items() if running else ():
             if version > running[thread_id]:
@@ -233,7 +233,7 @@ class Worker:
         """Take up what the log says can run: some pages of it, and the next ones at the next tick."""
         held = self._take_up.shards_known()
         for _ in range(PAGES_PER_TICK if held else 0):
-            rows = await self.turns.means.journal.store.runnable(held, PAGE, self._searched)
+            rows = await self.turns.services.repository.store.runnable(held, PAGE, self._searched)
             self._take_up.note_runnable((row.thread_id for row in rows), first=self._searched is None)
             for row in rows:
                 if self.only in {None, row.thread_id} and self._take_up.lacks(row.thread_id):
@@ -247,7 +247,7 @@ class Worker:
         if self.accounts is not None and self.shards.held() and (self._recovering is None or self._recovering.done()):
             self._recovering = self._spawn(self._recover(self.accounts))
 
-    async def _recover(self, accounts: Accounts) -> None:
+    async def _recover(self, accounts: Reservations) -> None:
         epochs = self.shards.epochs()
         lent = await self.loans.lent_from(epochs.keys())  # calls at borrowers are under these epochs as well
         ended = await accounts.recover(
@@ -258,9 +258,9 @@ class Worker:
 
     async def _store_if_idle(self, thread_id: ThreadId) -> None:
         """Store what was answered in a thread. Raises `StoreUnavailable` where that cannot be asked."""
-        journal = self.turns.means.journal
-        row = await journal.store.thread(thread_id)
-        if row and row.in_turn and self._take_up.may_be_answered(await journal.load(thread_id, row.tenant)):
+        repository = self.turns.services.repository
+        row = await repository.store.thread(thread_id)
+        if row and row.in_turn and self._take_up.may_be_answered(await repository.load(thread_id, row.tenant)):
             await self._take_up.store_answer(thread_id, strict=True)
 
     async def _leave(self, grace: float, leases: Sequence[BackgroundTask]) -> None:

@@ -1,6 +1,6 @@
 """A summary without understanding: what was said, sorted by who said it. Nothing is rephrased, nothing invented."""
 
-from domain.prompt.summary import FORMER, NOTHING, SINCE, Memory, read_written
+from domain.prompt.summary import FORMER, NOTHING, SINCE, Memory, parse_written
 from domain.thread.codec import to_json
 
 LENGTH = 200
@@ -10,7 +10,7 @@ LENGTH = 200
 def extracted(told: str) -> str:
     """Write the memory that follows from what `domain.prompt.summary.ask_to_remember` tells, as JSON."""
     former, _, said = told.removeprefix(FORMER).partition(SINCE)
-    before = Memory() if former == NOTHING else read_written(former)
+    before = Memory() if former == NOTHING else parse_written(former)
     lines = [_spoken(line) for line in said.split("\n") if ": " in line]
     users = tuple(text for who, text in lines if who == "user")
     agents = tuple(text for who, text in lines if who == "assistant")

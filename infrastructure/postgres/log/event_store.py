@@ -22,7 +22,7 @@ from domain.ids import (
 )
 from domain.log.hash_chain import Record, hashes_of
 from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
-from infrastructure.postgres.log.group_commit import Appender
+from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.log.rows import record_of, thread_of
 from infrastructure.postgres.retry import fetch, trying
 from infrastructure.postgres.statements import (
@@ -58,7 +58,7 @@ class PostgresEventStore:
     def __init__(self, pool: asyncpg.Pool) -> None:
         """Use a pool's connections. Whoever opened it closes it, after this."""
         self._pool = pool
-        self._appender = Appender(pool)
+        self._appender = GroupCommit(pool)
         self._process = uuid4()
 
     async def close(self) -> None:

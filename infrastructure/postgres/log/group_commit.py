@@ -43,7 +43,7 @@ class _Waiting(Struct, eq=False):
     done: asyncio.Future[Position]
 
 
-class Appender:
+class GroupCommit:
     """Collects what is to be appended. Nothing waits for company: a group is what has come while others were stored."""
 
     def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, Slot
+from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
 from infrastructure.postgres.read_models import queries, statements, tables
@@ -69,10 +69,10 @@ class PostgresReadModels:
         """Compare positions with heads."""
         return [Line(*row) for row in await fetch(self._pool, statements.LINES)]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[Slot]:
+    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Compare positions with heads."""
         asked = frozenset(slices)
-        return [Slot(*row) for row in await fetch(self._pool, statements.BEHIND, line) if row["slice"] in asked]
+        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, line) if row["slice"] in asked]
 
     async def position(self, line: LineId, slice_: Slice) -> Position:
         """Look a position up."""

@@ -1,6 +1,6 @@
 """Finding older messages by their words, on PostgreSQL: over the read model `messages`.
 
-Of most threads the words are kept here; see `Concordances`. But a thread may have 30,000 messages, and each term would
+Of most threads the words are kept here; see `WordIndexes`. But a thread may have 30,000 messages, and each term would
 cost a look at all of them. So it is estimated from stretches all over the thread how many messages have each term, and
 only those that have one of the rarer terms are looked at more closely. The whole thread is gone through once, for that;
 what is older than `SEARCHED` messages is not found.
@@ -18,7 +18,7 @@ from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MOST, Term, words_in
 from domain.recall.word_index import find
 from infrastructure.postgres.read_models.queries import tsquery
-from infrastructure.postgres.recall.word_indexes import COUNTED, KEPT, OTHER, Concordances
+from infrastructure.postgres.recall.word_indexes import COUNTED, KEPT, OTHER, WordIndexes
 from infrastructure.postgres.retry import fetch
 
 STRETCHES = 32
@@ -77,7 +77,7 @@ class PostgresFinder:
     def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
         """Use a pool's connections, and keep so many bytes of threads' words. Whoever opened the pool closes it."""
         self._pool = pool
-        self._concordances = Concordances(pool, kept)
+        self._concordances = WordIndexes(pool, kept)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
         """Look in the words that are kept here; or where these are very many, on the server."""

@@ -11,7 +11,7 @@ import asyncpg
 from domain.ids import ThreadId, slice_of
 from domain.lru import Lru
 from domain.ports.recall import Lineage
-from domain.recall.word_index import Concordance, Part
+from domain.recall.word_index import Part, WordIndex
 from infrastructure.postgres.retry import fetch
 
 KEPT = 32_000_000
@@ -41,20 +41,20 @@ SELECT said.versions, said.signs, said.who
 for anew each time, as that of `READ_AT` would."""
 
 
-class Concordances:
+class WordIndexes:
     """The words of the threads that were searched last."""
 
     def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
         """Read with a pool's connections, and keep at most so many bytes."""
         self._pool = pool
-        self._threads = Lru[ThreadId, Concordance](kept)
+        self._threads = Lru[ThreadId, WordIndex](kept)
 
     async def of(self, lineage: Lineage) -> Sequence[Part]:
         """Return the words of a lineage's threads, at least up to the versions that are of interest.
 
         The read model grows in the order of versions: where there is a later message, none is missing before it.
         """
-        known = [self._threads.get(thread_id) or Concordance() for thread_id, _ in lineage]
+        known = [self._threads.get(thread_id) or WordIndex() for thread_id, _ in lineage]
         short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
         if short:
             for place, words in zip(short, await self._continued(lineage, known, short), strict=True):
@@ -64,8 +64,8 @@ class Concordances:
         return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
 
     async def _continued(
-        self, lineage: Lineage, known: Sequence[Concordance], short: Sequence[int]
-    ) -> Sequence[Concordance]:
+        self, lineage: Lineage, known: Sequence[WordIndex], short: Sequence[int]
+    ) -> Sequence[WordIndex]:
         """Read what was said since, also what is too new to be of interest yet: it will be."""
         threads = [lineage[place][0] for place in short]
         columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
