@@ -79,22 +79,18 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
 LISTS_WITH_VERSION = ("/v1/threads", "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
 VERSION_SEEN: Schema = {"type": "string", "pattern": f"^{UUID_TEXT}:[0-9]{{1,9}}$"}
 
+_REF_JSON: Schema = {"$ref": "#/components/schemas/Json"}
+_MEMBERS: Schema = {"propertyNames": {"pattern": TEXT}, "additionalProperties": _REF_JSON}
 JSON_VALUE: Schema = {
     "description": "Any JSON that can be stored: no NUL, and integers of 64 bits.",
-    "anyOf": [
-        {"type": ["null", "boolean"]},
-        {"type": "integer", "minimum": MIN_INTEGER, "maximum": MAX_INTEGER},
-        {"type": "number", "not": {"type": "integer"}},
-        _TEXT,
-        {"type": "array", "items": {"$ref": "#/components/schemas/Json"}},
-        {"$ref": "#/components/schemas/JsonObject"},
-    ],
+    # One schema instead of one for each type: of several, tools take a value that fits another one to be wrong.
+    "type": ["null", "boolean", "number", "string", "array", "object"],
+    "not": {"type": "integer", "anyOf": [{"exclusiveMaximum": MIN_INTEGER}, {"exclusiveMinimum": MAX_INTEGER}]},
+    "pattern": TEXT,
+    "items": _REF_JSON,
+    **_MEMBERS,
 }
-JSON_OBJECT: Schema = {
-    "type": "object",
-    "propertyNames": {"pattern": TEXT},
-    "additionalProperties": {"$ref": "#/components/schemas/Json"},
-}
+JSON_OBJECT: Schema = {"type": "object", **_MEMBERS}
 _OBJECT: Schema = {"$ref": "#/components/schemas/JsonObject"}
 _OBJECT_OR_NULL: Schema = {"oneOf": [_OBJECT, {"type": "null"}]}
 _REF_OR_NULL: Schema = {"type": ["string", "null"], "pattern": f"^{CHECKPOINT}$"}

@@ -50,7 +50,7 @@ def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int
     return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
 
 
-class ChatMessage(Struct, frozen=True, omit_defaults=True):
+class ChatMessage(Struct, frozen=True, omit_defaults=True, gc=False):
     """One message of the prompt. An assistant's message may have no content but tool calls.
 
     `answers` is the place, among the calls of the message before, of the one that a tool's message answers: ids may

@@ -76,9 +76,14 @@ def indented(excerpt: Excerpt) -> str:
     return without_markers(f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines()))
 
 
+def is_harmless(text: str) -> bool:
+    """Say whether a text has no bracket, and so nothing that looks like the mark. Quick for ASCII."""
+    return "<" not in text if text.isascii() else _BRACKET.search(text) is None
+
+
 def without_markers(text: str) -> str:
     """Take from a text what looks like the block's mark: brackets before its name, however both are written."""
-    if _BRACKET.search(text) is None:
+    if is_harmless(text):
         return text
     looks = text.translate(_LOOKS)
     backwards = looks[::-1]  # to look ahead for the name from each bracket would take square time

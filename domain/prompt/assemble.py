@@ -22,7 +22,7 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage
-from domain.prompt.application_context import context_block, indented, without_markers
+from domain.prompt.application_context import context_block, indented, is_harmless, without_markers
 from domain.recall.excerpts import Excerpt
 from domain.thread.codec import to_json
 from domain.thread.events import ContextAssembled, Recalled
@@ -94,7 +94,7 @@ def assemble(
     shown, removed = _fitted(whole, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    said = {message.version: message for message in thread.window}
+    said = {message.version: message for message in thread.window} if removed or (before and before.shortened) else {}
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
         last=chosen[-1].version if chosen else 0,
@@ -106,7 +106,7 @@ def assemble(
         texts=fixed.texts,
         values=fixed.values,
         recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in again),
-        shortened=tuple([_kept(message) for message in shown if message.content != said[message.version].content]),
+        shortened=tuple([_kept(m) for m in shown if said and m.content != said[m.version].content]),
         of=state.version,
         layout=LAYOUT,
         recalled_tokens=beside,
@@ -124,7 +124,8 @@ def laid_out(
         system_text(instructions, summary) if asked else _joined(system_text(instructions, summary), given.strip())
     )
     system = (ChatMessage("system", heading),) if heading else ()
-    return (*system, *(chat_message(message, given if message is asked else "") for message in shown))
+    plain = _is_plain(shown)
+    return (*system, *[chat_message(message, given if message is asked else "", plain=plain) for message in shown])
 
 
 class WindowPlace(Struct, frozen=True):
@@ -197,17 +198,13 @@ def price(excerpt: Excerpt, count: Count) -> int:
     return count(indented(excerpt)) + 1
 
 
-def chat_message(message: Message, given: str = "") -> ChatMessage:
-    """Write a message as the model sees it, behind what is given beside it."""
-    content = None if message.content is None else without_markers(message.content)
-    return ChatMessage(
-        message.role,
-        given + (content or "") if given else content,
-        *(message.tool_calls, message.call_id, message.name),
-        answers=message.answers,
-        extra=message.extra,
-        origin=message.origin,
-    )
+def chat_message(message: Message, given: str = "", *, plain: bool = False) -> ChatMessage:
+    """Write a message as the model sees it, behind what is given beside it. `plain`: its text is harmless."""
+    content = message.content if plain or message.content is None else without_markers(message.content)
+    if given:
+        content = given + (content or "")
+    said = message.role, content, message.tool_calls, message.call_id, message.name
+    return ChatMessage(*said, message.answers, message.extra, message.origin)
 
 
 def shortened_text(text: str, characters: int) -> str:
@@ -238,10 +235,18 @@ def _before(thread: Thread, limit: int) -> ContextAssembled | None:
 def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count: Count) -> Sequence[Message]:
     """Shorten the messages that the last prompt had shortened, in the same way; count all as they are written."""
     kept = dict(before.shortened) if before else {}
+    if not kept and _is_plain(window):
+        return window
     return [
         _cut_to(message, kept[message.version], count) if message.version in kept else as_written(message, count)
         for message in window
     ]
+
+
+def _is_plain(messages: Sequence[Message]) -> bool:
+    """Say whether all texts are ASCII and harmless: mostly they are, and then none is looked at by itself."""
+    text = "".join([message.content or "" for message in messages])
+    return text.isascii() and is_harmless(text)
 
 
 def _cut_to(message: Message, characters: int, count: Count) -> Message:
@@ -265,7 +270,9 @@ def _from(
     They are as many as fit into a part of the room for messages, whatever is beside them.
     """
     shown = [message for message in window if message.version >= first] or list(window)
-    total = used + beside + sum(cost(message) for message in shown if message is not asked)
+    total = used + beside + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
+    if asked and asked.version >= shown[0].version:  # it is among those that are used
+        total -= cost(asked)
     if total <= limit:
         return shown, total
     room = min(int((limit - used) * LEFT), limit - used - beside)

@@ -7,7 +7,7 @@ of the same words, without weights.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, combinations, pairwise
+from itertools import chain, combinations, islice, pairwise
 
 import regex
 from msgspec import Struct
@@ -128,7 +128,9 @@ class _Question:
         code = _ASCII_CODE if self._text.isascii() else _CODE
         self._text = code.sub(self._take_code, self._text)
         for name in _NAME.findall(self._text):
-            if _is_short(name) and not any(word in FUNCTION_WORDS[ENGLISH] for word in name.lower().split()):
+            words = name.lower().split()
+            says_something = any(word not in FUNCTION_WORDS[self._languages[0]] for word in words)
+            if _is_short(name) and says_something and not any(word in FUNCTION_WORDS[ENGLISH] for word in words):
                 self._add(name)
         for word in words_of(self._text):
             if 1 < len(word) <= LONGEST:
@@ -168,7 +170,7 @@ class _Question:
 
 def _affordable(terms: Iterable[Term], most: float) -> Iterator[Term]:
     spent = 0.0
-    for term in terms:
+    for term in islice(terms, MOST):
         spent += term.cost
         if spent > most:
             return

@@ -1,11 +1,11 @@
 """Whatever was said: excerpts are parts of messages, within the allowance."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.ids import Version
 from domain.recall.excerpts import HEADING, FoundMessage, excerpts
-from domain.recall.terms import TERMS, places, terms_of
+from domain.recall.terms import MOST, TERMS, places, terms_of
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]
@@ -32,9 +32,13 @@ def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: 
 
 
 @given(TEXTS)
+@example("refund PEP4E0 New York May 20 2024-05-20 \u00be 00 0\u30a1 0\U00020000 000 01*02 1*2*5")
+@example("Au Ca")
+@example("".join(map(chr, range(0x4E00, 0x4E40))))
 def test_a_text_has_its_own_terms(text: str) -> None:
     terms = terms_of(text)
-    assert len(terms) <= TERMS
+    assert len(terms) <= MOST
+    assert sum(term.cost for term in terms) <= TERMS
     assert all(term.forms and term.text for term in terms)
     found = {number for _, _, number in places(text, terms)}
     assert found == set(range(len(terms)))
