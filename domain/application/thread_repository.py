@@ -63,7 +63,7 @@ class ChainedEvents(Struct, frozen=True):
 class ThreadRepository(ThreadReader):
     """Reads and writes threads. Keeps the last used ones folded; the store's compare-and-set finds stale ones."""
 
-    def __init__(  # noqa: D107  (the parts are named by their ports)
+    def __init__(
         self,
         store: EventStore,
         snapshots: SnapshotStore,
