@@ -107,7 +107,8 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
                 return CommandResult(loaded, ())
             record = command_record_of(request.repeatable, loaded, len(events))
             try:
-                moved, recorded = await repository.append(loaded, events, request.metadata, record, fence=request.fence)
+                chained = repository.chain(loaded, events, request.metadata)
+                moved, recorded = await repository.append_chained(loaded, chained, record, fence=request.fence)
             except VersionConflict:
                 continue
             return CommandResult(moved, recorded)

@@ -1,7 +1,7 @@
 """Trying again, for a bounded time, what failed for a passing reason."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -64,20 +64,19 @@ async def reaching(pool: asyncpg.Pool | None = None, *, expecting: Expected = ()
     except ThreadfoldError:
         raise
     except Exception as error:
+        if isinstance(error, OverflowError) and not isinstance(error, expecting):  # asyncpg cannot read a time
+            raise CorruptLog("A time that is stored lies outside of the years 1 to 9999") from error
         if isinstance(error, expecting) or is_about_the_request(error):
             raise
         await give_up_stale(pool, error)
         raise unavailable(error) from error
 
 
-async def fetch(
+def fetch(
     pool: asyncpg.Pool, statement: str, *arguments: Any, expecting: Expected = ()
-) -> Sequence[asyncpg.Record]:
+) -> Coroutine[Any, Any, Sequence[asyncpg.Record]]:
     """Run a statement that may be run twice and return its rows.
 
     Raises `StoreUnavailable`, and `CorruptLog` for rows with a time that Threadfold cannot have written.
     """
-    try:
-        return await trying(pool, lambda: pool.fetch(statement, *arguments), expecting=expecting)
-    except OverflowError as error:  # how asyncpg says that it cannot read a time
-        raise CorruptLog("A time that is stored lies outside of the years 1 to 9999") from error
+    return trying(pool, lambda: pool.fetch(statement, *arguments), expecting=expecting)

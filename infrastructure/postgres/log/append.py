@@ -1,6 +1,6 @@
 """Appends on one connection, and the truth about each when the connection is lost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -8,7 +8,7 @@ import asyncpg
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
-from infrastructure.postgres.failures import is_passing, is_undone
+from infrastructure.postgres.failures import is_undone
 from infrastructure.postgres.log.append_sql import APPEND
 from infrastructure.postgres.log.metadata_columns import taken_apart
 from infrastructure.postgres.retry import trying
@@ -18,45 +18,36 @@ Outcome = Position | ThreadfoldError
 """Where an append's first record is, or why nothing of it was stored."""
 
 
-async def append_on(connection: asyncpg.Connection | asyncpg.Pool, appends: Sequence[Append]) -> list[Position | None]:
-    """Append in the connection's transaction, or in one of its own. None: refused, and nothing of it was stored."""
-    order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
-    rows = await connection.fetch(APPEND, *_arguments([appends[index] for index in order]))
-    positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
-    return [positions.get(index) for index in range(len(appends))]
+class AppendAttempts:
+    """Attempts to append. Remembers whether one of them got no answer: then it may have stored its appends."""
 
-
-class Storing:
-    """Stores appends, and remembers whether an attempt went without an answer: then it may have stored them."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        """Store through a pool."""
+    def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
         self._outcome_unknown = False
 
-    async def store(
-        self, appends: Sequence[Append], again: Callable[[Exception], bool] = is_passing
-    ) -> list[Position | None]:
-        """Append in one statement, and try `again` after errors that may pass. None: see `refusal`.
+    async def append(self, appends: Sequence[Append]) -> list[Position | None]:
+        """Append in one statement, once. None: refused, and nothing of that append was stored; see `refusal`.
 
-        Raises `StoreUnavailable`, after which an attempt without an answer may have stored everything; or, with nothing
-        stored, asyncpg's error about what cannot be.
+        Raises asyncpg's errors.
         """
-
-        async def attempt() -> list[Position | None]:
-            try:
-                return await append_on(self._pool, appends)
-            except BaseException as error:
-                if not (isinstance(error, Exception) and is_undone(error)):
-                    self._outcome_unknown = True
-                raise
-
-        return await trying(self._pool, attempt, again=again)
+        order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
+        try:
+            rows = await self._pool.fetch(APPEND, *_arguments([appends[index] for index in order]))
+        except BaseException as error:
+            if not (isinstance(error, Exception) and is_undone(error)):
+                self._outcome_unknown = True
+            raise
+        positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
+        return [positions.get(index) for index in range(len(appends))]
 
     async def alone(self, append: Append) -> Outcome:
-        """Append what could not be stored with others. Raises as `store` does."""
+        """Append what could not be stored with others, and try again after errors that may pass.
+
+        Raises `StoreUnavailable`, after which an attempt without an answer may have stored it; or, with nothing stored,
+        asyncpg's error about a value that PostgreSQL cannot take.
+        """
         try:
-            (position,) = await self.store([append])
+            (position,) = await trying(self._pool, lambda: self.append([append]))
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "commands_pkey":
                 raise

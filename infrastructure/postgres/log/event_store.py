@@ -21,7 +21,7 @@ from domain.ids import (
     slices_of,
 )
 from domain.log.hash_chain import Record, hashes_of
-from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
+from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.log.rows import record_of, thread_of
 from infrastructure.postgres.retry import fetch, trying
@@ -52,26 +52,20 @@ PROBE_PAUSES = (0.02, 0.2)
 """Seconds before each new attempt to write for a check: connections may just have been replaced."""
 
 
-class PostgresEventStore:
-    """An `EventStore` on a migrated database. See `append_statement` for what it guarantees, and why."""
+class PostgresEventStore(GroupCommit):
+    """An `EventStore` on a migrated database: appends by group commit, and reads.
+
+    See `append_sql` for what it guarantees, and why.
+    """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it, after this."""
-        self._pool = pool
-        self._appender = GroupCommit(pool)
+        """Use a pool's connections. The caller closes the pool, after this store."""
+        super().__init__(pool)
         self._process = uuid4()
-
-    async def close(self) -> None:
-        """Wait until everything that is under way is stored or refused."""
-        await self._appender.close()
-
-    async def append(self, append: Append) -> Position:
-        """Store an append, together with others that come at the same time."""
-        return await self._appender.append(append)
 
     async def check_writable(self) -> None:
         """Write a row in a transaction of its own; and recall what became of the last appends."""
-        if (trouble := self._appender.trouble()) is not None:
+        if (trouble := self.trouble()) is not None:
             raise trouble
         rows = await trying(self._pool, lambda: self._pool.fetch(PROBE, self._process), pauses=PROBE_PAUSES)
         if rows:
@@ -80,7 +74,7 @@ class PostgresEventStore:
 
     async def fence_threads(self, epochs: Mapping[ThreadId, int]) -> Collection[ThreadId]:
         """Raise threads' epochs, but for those whose rows are locked or that this process appends to."""
-        asked = sorted(epochs.keys() - self._appender.under_way())
+        asked = sorted(epochs.keys() - self.under_way())
         columns = [slice_of(thread_id) for thread_id in asked], asked, [epochs[thread_id] for thread_id in asked]
         return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, FENCE, *columns)} if asked else set()
 

@@ -12,7 +12,8 @@ from domain.ids import Position, ThreadId
 from domain.ports.log import Append
 from infrastructure.postgres.batching import halves
 from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_passing, is_worth_dividing
-from infrastructure.postgres.log.append import Outcome, Storing
+from infrastructure.postgres.log.append import AppendAttempts, Outcome
+from infrastructure.postgres.retry import trying
 
 MOST = 32
 """Appends of a group. What the statement costs beside its rows is shared by then; its joins over the group grow by the
@@ -110,19 +111,33 @@ class GroupCommit:
         return group
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
-        storing = Storing(self._pool)
-        error = await self._try(storing, group, _has_to_do_with_all if len(group) > 1 else is_passing)
-        if error is not None:
-            await self._divide(storing, group, error)
+        attempts, appends = AppendAttempts(self._pool), [waiting.append for waiting in group]
+        again = _has_to_do_with_all if len(group) > 1 else is_passing
+        try:
+            positions = await trying(self._pool, lambda: attempts.append(appends), again=again)
+        except Exception as error:  # noqa: BLE001  (the callers must get it, whatever it is)
+            await self._divide(attempts, group, error)
+        else:
+            await self._answer_each(attempts, group, positions)
 
     async def _try(
-        self, storing: Storing, group: Sequence[_Waiting], again: Callable[[Exception], bool] = _has_to_do_with_all
+        self,
+        attempts: AppendAttempts,
+        group: Sequence[_Waiting],
+        again: Callable[[Exception], bool] = _has_to_do_with_all,
     ) -> Exception | None:
-        """Store a group. Return the error that failed it as a whole: then the appends wait for their answers still."""
+        """Store a part of a group. Return the error that failed it as a whole: then its callers still wait."""
+        appends = [waiting.append for waiting in group]
         try:
-            positions = await storing.store([waiting.append for waiting in group], again)
-        except Exception as error:  # noqa: BLE001  (the callers must be told, whatever it is)
+            positions = await trying(self._pool, lambda: attempts.append(appends), again=again)
+        except Exception as error:  # noqa: BLE001  (as above)
             return error
+        await self._answer_each(attempts, group, positions)
+        return None
+
+    async def _answer_each(
+        self, attempts: AppendAttempts, group: Sequence[_Waiting], positions: Sequence[Position | None]
+    ) -> None:
         refused = []
         for waiting, position in zip(group, positions, strict=True):
             if position is None:
@@ -130,24 +145,23 @@ class GroupCommit:
             else:
                 self._answer(waiting, position)
         for waiting in refused:  # after the others: they need not wait for another thread's conflict
-            await self._ask(waiting, storing.refusal)
-        return None
+            await self._ask(waiting, attempts.refusal)
 
-    async def _divide(self, storing: Storing, group: Sequence[_Waiting], error: Exception) -> None:
+    async def _divide(self, attempts: AppendAttempts, group: Sequence[_Waiting], error: Exception) -> None:
         """Find the append that PostgreSQL cannot take: the others must not fail with it.
 
         If both halves of a group meet an unavailable store, so will its quarters: they are not sent.
         """
         if len(group) == 1 and not isinstance(error, StoreUnavailable):
-            await self._ask(group[0], storing.alone)
+            await self._ask(group[0], attempts.alone)
             return
         parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
-        failed = [(part, found) for part in parts if (found := await self._try(storing, part)) is not None]
+        failed = [(part, found) for part in parts if (found := await self._try(attempts, part)) is not None]
         if len(failed) < len(parts) or any(not isinstance(found, StoreUnavailable) for _, found in failed):
             for part, found in failed:
-                await self._divide(storing, part, found)
+                await self._divide(attempts, part, found)
             return
-        last = await self._try(storing, group, is_passing) if parts else error
+        last = await self._try(attempts, group, is_passing) if parts else error
         if last is not None:
             for waiting in group:
                 self._answer(waiting, last)
