@@ -81,7 +81,7 @@ class Building:
             recorded = [one for part in sealed for one in part.recorded]
             loaded, _ = await self.repository.append_chained(loaded, ChainedEvents(after, records, recorded))
             for one in kept:
-                await self.repository.checkpoint(one)
+                await self.repository.save_snapshot(one)
             await asyncio.sleep(0)
 
     def _turn(self, loaded: LoadedThread, turn_number: int, thread: int) -> ChainedEvents:

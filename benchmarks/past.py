@@ -102,7 +102,7 @@ async def build(repository: ThreadRepository, events: int) -> LoadedThread:
             number += 1
             batch += turn(number, loaded.head.version + len(batch))
         loaded, _ = await repository.append(loaded, batch, Metadata(causation=None))
-        await repository.checkpoint(loaded)
+        await repository.save_snapshot(loaded)
     print(f"{loaded.head.version:,} events, {number:,} turns: built in {time.perf_counter() - began:.1f} s\n")
     return loaded
 

@@ -42,9 +42,8 @@ def chat(*, graph: str | None, thread: UUID | None) -> None:
     with explained(), asyncio.Runner() as runner:
         settings = load_settings()
         log_to_stderr("error", tracebacks=False)
-        logging.getLogger("domain.application.turns.runner").setLevel(
-            logging.CRITICAL
-        )  # the screen shows how turns end
+        for module in ("runner", "turn_loop"):  # the screen shows how turns end
+            logging.getLogger(f"domain.application.turns.{module}").setLevel(logging.CRITICAL)
         stack = AsyncExitStack()
         try:
             talk = runner.run(_begin(stack, settings, graph, thread))

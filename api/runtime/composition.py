@@ -30,8 +30,8 @@ from domain.application.streaming.broadcast import Broadcast
 from domain.application.streaming.feed import Feed
 from domain.application.thread_repository import ThreadRepository
 from domain.application.turns.prompt_parts import PromptParts
-from domain.application.turns.run import TurnServices
 from domain.application.turns.runner import TurnRunner
+from domain.application.turns.services import TurnServices
 from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId

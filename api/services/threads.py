@@ -28,8 +28,8 @@ from domain.application.fork import Fork, fork
 from domain.application.queries import transcript
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.thread_repository import LoadedThread
-from domain.application.turns.runner import caused_by
 from domain.application.turns.token_counting import count_tokens
+from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version

@@ -25,8 +25,8 @@ from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.application.turns.model_fallback import ModelFallback
 from domain.application.turns.prompt_parts import PromptParts
-from domain.application.turns.run import TurnServices
 from domain.application.turns.runner import TurnRunner
+from domain.application.turns.services import TurnServices
 from domain.budget.prices import Prices
 from domain.errors import ToolError
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, Version

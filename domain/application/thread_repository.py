@@ -213,13 +213,13 @@ class ThreadRepository(ThreadReader):
             replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
         ]
 
-    def is_due(self, loaded: LoadedThread) -> bool:
+    def is_snapshot_due(self, loaded: LoadedThread) -> bool:
         """Say whether the last snapshot is `snapshot_every` events ago."""
         return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self._snapshot_every
 
-    async def checkpoint(self, loaded: LoadedThread) -> None:
+    async def save_snapshot(self, loaded: LoadedThread) -> None:
         """Write a snapshot if one is due; for turn boundaries, off the hot path."""
-        if not self.is_due(loaded):
+        if not self.is_snapshot_due(loaded):
             return
         thread_id = loaded.thread_id
         if thread_id in self._hot:

@@ -76,7 +76,7 @@ def playing(hot: RedisHotStore) -> tuple[Stage, Behind]:
 async def crash(played: Stage, store: Behind) -> None:
     """End the turn's task as a crash would, without a chance to store anything."""
     run, task = played.turns._runs.pop(played.thread_id)
-    run.forget()
+    run.drop_staged()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     store.open.set()

@@ -117,7 +117,7 @@ async def work(turn: TurnContext) -> Sequence[NodeEvent]:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.STORE_RETRY_S", 0.001)
 
 
 async def go_on(played: Stage) -> None:
@@ -138,7 +138,7 @@ async def cut_off(played: Stage, store: Unsteady, how: str) -> None:
         )  # another process's
         with suppress(TurnHasEnded):
             await execute(repository, CommandRequest(played.thread_id, lambda _: (CancelTurn(turn_id),)))
-        await played.turns.look(played.thread_id)
+        await played.turns.stop_if_cancelled(played.thread_id)
         await played.turns.wait(played.thread_id)
     elif how == "close":
         await played.turns.close(0)

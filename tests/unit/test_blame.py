@@ -10,8 +10,9 @@ from uuid import uuid4
 import pytest
 
 from domain.agents.agent import TurnContext
-from domain.application.turns import take_up
+from domain.application.turns import lone_turns, take_up
 from domain.application.turns.runner import TurnRunner
+from domain.application.turns.turn_loop import TurnLoop
 from domain.application.turns.worker import Worker
 from domain.errors import CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, Version, WorkerId
@@ -116,7 +117,7 @@ async def test_after_two_crashes_a_turn_runs_alone_and_if_that_goes_well_it_comp
 
 
 async def test_only_a_turn_that_crashed_alone_twice_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take_up, "ISOLATION_PAUSE_S", 0.001)
+    monkeypatch.setattr(lone_turns, "LONE_RETRY_S", 0.001)
     played, cells = stage(one_node(never, timeout=700)), Cells(crashes=MAX_LONE_CRASHES)
     await played.begin("hello")
     for _ in range(MAX_SHARED_CRASHES):
@@ -132,7 +133,7 @@ async def test_only_a_turn_that_crashed_alone_twice_fails(monkeypatch: pytest.Mo
 async def test_a_thread_that_even_crashes_whoever_is_to_fail_it_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(take_up, "ISOLATION_PAUSE_S", 0.001)
+    monkeypatch.setattr(lone_turns, "LONE_RETRY_S", 0.001)
     played, cells = stage(one_node(never, timeout=700)), Cells(crashes=100)
     await played.begin("hello")
     for _ in range(MAX_SHARED_CRASHES):
@@ -180,7 +181,7 @@ async def test_a_turn_whose_own_run_ends_with_an_error_fails_after_some_attempts
     async def broken(*_: object) -> None:
         raise CorruptLog("a bug")
 
-    monkeypatch.setattr(TurnRunner, "_make_room", broken)
+    monkeypatch.setattr(TurnLoop, "_compact_window", broken)
     monkeypatch.setattr("domain.application.turns.runner.CRASH_PAUSE_S", 0.0001)
     caplog.set_level(logging.CRITICAL)
     played = stage(one_node(quick))
@@ -197,7 +198,7 @@ async def test_a_turn_whose_own_run_ends_with_an_error_fails_after_some_attempts
 
 
 async def test_a_lone_crash_is_counted_however_long_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take_up, "ISOLATION_PAUSE_S", 0.001)
+    monkeypatch.setattr(lone_turns, "LONE_RETRY_S", 0.001)
     played, cells = stage(one_node(quick)), Cells(crashes=1)
     await played.begin("hello")
     await played.leases.suspects.crashed_alone(played.thread_id)

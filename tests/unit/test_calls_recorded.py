@@ -62,7 +62,7 @@ from tests.support.storing import Late, Mute, Refusing, outside, run
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a store that is away again at once."""
-    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.STORE_RETRY_S", 0.001)
 
 
 @pytest.fixture
@@ -359,5 +359,5 @@ async def cancel(played: Stage) -> None:
     turn_id = played.turns.runs(played.thread_id)
     assert turn_id is not None
     await execute(played.repository, CommandRequest(played.thread_id, lambda _: (CancelTurn(turn_id),)))
-    await played.turns.look(played.thread_id)
+    await played.turns.stop_if_cancelled(played.thread_id)
     await played.turns.wait(played.thread_id)

@@ -73,7 +73,7 @@ class TestSubgraphs:
         loaded = (await played.begin("go")).loaded
         for _ in range(2):
             run = played.run(loaded)
-            await played.turns._step(run)
+            await played.turns._loop(run).step()
             loaded = run.loaded
         assert isinstance(loaded.state, Running)
         assert loaded.state.turn.node == "sub/deep/b"

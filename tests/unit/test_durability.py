@@ -91,7 +91,7 @@ async def test_no_tool_runs_before_its_start_is_stored() -> None:
 async def test_the_start_of_a_tool_that_may_be_repeated_is_stored_with_its_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("domain.application.turns.run.MOMENT", 5.0)
+    monkeypatch.setattr("domain.application.turns.run.MAX_REPORT_DELAY_S", 5.0)
 
     @tool(idempotent=True)
     async def act() -> str:
@@ -254,7 +254,7 @@ async def test_who_was_taken_over_stores_nothing() -> None:
 
 
 async def test_a_store_that_is_away_holds_the_turn_up_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.STORE_RETRY_S", 0.001)
     played, store = counted(says("hi"))
     started = await begin(played, "turn")
     store.away = 3

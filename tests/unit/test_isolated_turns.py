@@ -143,7 +143,7 @@ async def test_the_next_turn_begins_once_while_the_isolated_process_of_the_one_b
     worker = a_worker(played, Cells(played, lease=2.0), lease=0.8)
     await worker.begin()
     await until(played, TurnCompleted)
-    while worker._take_up._suspected and worker._take_up._isolated:
+    while worker._take_up.lone.suspected and worker._take_up.lone.running:
         await asyncio.sleep(0.005)
     outcome = await played.begin("second")
     begun = next(recorded for recorded in outcome.events if isinstance(recorded.event, TurnStarted))

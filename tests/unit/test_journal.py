@@ -70,7 +70,7 @@ class Bench:
         for number in range(2, size + 1):
             change = UpdateValues({"n": number})
             done = await execute(repository, CommandRequest(self.thread_id, lambda _, change=change: (change,)))  # type: ignore[misc]
-            await repository.checkpoint(done.loaded)
+            await repository.save_snapshot(done.loaded)
         self.store.events_read = 0
         return done.loaded
 
@@ -97,7 +97,7 @@ async def test_a_snapshot_is_written_once_in_so_many_events_even_behind_the_next
     early = await bench.grown(repository, 9)
     for number in range(9, 40):
         done = await execute(repository, CommandRequest(bench.thread_id, lambda _, n=number: (UpdateValues({"m": n}),)))  # type: ignore[misc]
-        await repository.checkpoint(early)
+        await repository.save_snapshot(early)
         early = done.loaded
     assert bench.snapshots.saved == [10, 20, 30]
 

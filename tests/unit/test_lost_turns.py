@@ -79,7 +79,7 @@ async def about_to_run_a_tool(played: Stage) -> LoadedThread:
     loaded = (await played.begin("act")).loaded
     run = TurnRun(played.turns.services, loaded, Metadata())
     while run.turn and not run.turn.calls:
-        await played.turns._step(run)
+        await played.turns._loop(run).step()
     return run.loaded
 
 

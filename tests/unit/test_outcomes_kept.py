@@ -37,7 +37,7 @@ from tests.support.storing import has, outside
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.turns.run.AWAY", 0.001)
+    monkeypatch.setattr("domain.application.turns.run.STORE_RETRY_S", 0.001)
 
 
 class Leaving(MemoryEventStore):
@@ -197,7 +197,7 @@ async def test_what_a_store_cannot_take_fails_the_turn_and_is_not_paid_for_again
     await asyncio.wait_for(played.say("go"), 10)
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
-    assert failed.detail == "only: What the node has done cannot be stored: ZeroDivisionError: a defect"
+    assert failed.detail == "only: The result of the node cannot be stored: ZeroDivisionError: a defect"
     assert len(played.script.asked) == len(await played.happened(ModelCalled)) == 1
 
 

@@ -18,7 +18,8 @@ from domain.application.turns.endpoint_data import bounded
 from domain.application.turns.fan_out import run_fan_out
 from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
 from domain.application.turns.prompt_builder import PromptBuilder
-from domain.application.turns.run import TurnRun, TurnServices
+from domain.application.turns.run import TurnRun
+from domain.application.turns.services import TurnServices
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
 from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code

@@ -8,7 +8,7 @@ from functools import partial
 from domain.agents.agent import Agent
 from domain.application.turns.model_calls import PreparedPrompt
 from domain.application.turns.prompt_parts import tools_text
-from domain.application.turns.run import TurnServices
+from domain.application.turns.services import TurnServices
 from domain.ids import ThreadId
 from domain.prompt.assemble import LAYOUT, AssembledPrompt, FixedParts, assemble, first_shown
 from domain.recall.excerpts import Excerpt

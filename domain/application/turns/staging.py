@@ -41,13 +41,13 @@ class StagedReport(Struct, frozen=True):
     """A report that was decided, and is not stored yet. `number` names it, however often it is decided again."""
 
     report: Report
-    sealed: ChainedEvents
+    chained: ChainedEvents
     number: int = 0
 
     @property
     def after(self) -> LoadedThread:
         """The thread with it."""
-        return self.sealed.after
+        return self.chained.after
 
 
 def stage(
@@ -69,15 +69,15 @@ async def store_staged(
         VersionConflict: the thread has moved on; see `decided_again`.
         LeaseLost, StoreUnavailable: as appends do.
     """
-    records = tuple(record for each in staged for record in each.sealed.records)
-    recorded = [event for each in staged for event in each.sealed.recorded]
+    records = tuple(record for each in staged for record in each.chained.records)
+    recorded = [event for each in staged for event in each.chained.recorded]
     return await repository.append_chained(durable, ChainedEvents(staged[-1].after, records, recorded), fence=fence)
 
 
 def append_of(durable: LoadedThread, staged: Sequence[StagedReport]) -> Append:
     """Make the append that is to be done, for somebody else to do."""
     after = staged[-1].after
-    records = tuple(record for each in staged for record in each.sealed.records)
+    records = tuple(record for each in staged for record in each.chained.records)
     in_turn, waiting = after.state.in_turn, after.state.waiting
     return Append(durable.tenant, durable.thread_id, durable.head, after.head, records, in_turn, waiting=waiting)
 

@@ -140,7 +140,7 @@ class Worker:
 
     def fence(self, thread_id: ThreadId) -> Fence:
         """Name the lease that covers a thread; if this worker has none, one that is over."""
-        return self._take_up.fence(thread_id)
+        return self._take_up.lending.fence(thread_id)
 
     async def run_alone(self, thread_id: ThreadId, stopping: asyncio.Event, *, convicted: Version | None) -> None:
         """Run one thread's turn until it has nothing to run, or until `stopping` is set; then it is handed over.
@@ -224,19 +224,19 @@ class Worker:
         running = self.turns.running()
         for thread_id, version in (await store.versions(running.keys())).items() if running else ():
             if version > running[thread_id]:
-                self._spawn(self.turns.look(thread_id))
-        await self._take_up.look()
+                self._spawn(self.turns.stop_if_cancelled(thread_id))
+        await self._take_up.refresh()
         await self._search()
         self._look_after_reservations()
 
     async def _search(self) -> None:
         """Take up what the log says can run: some pages of it, and the next ones at the next tick."""
-        held = self._take_up.shards_known()
+        held = self._take_up.shards_reviewed()
         for _ in range(PAGES_PER_TICK if held else 0):
             rows = await self.turns.services.repository.store.runnable(held, PAGE, self._searched)
-            self._take_up.note_runnable((row.thread_id for row in rows), first=self._searched is None)
+            self._take_up.lending.note_runnable((row.thread_id for row in rows), first=self._searched is None)
             for row in rows:
-                if self.only in {None, row.thread_id} and self._take_up.lacks(row.thread_id):
+                if self.only in {None, row.thread_id} and self._take_up.is_wanted(row.thread_id):
                     self._spawn(self._take_up.find(row.thread_id, row.tenant))
             self._searched = rows[-1].thread_id if len(rows) == PAGE else None
             if self._searched is None:
@@ -251,7 +251,7 @@ class Worker:
         epochs = self.shards.epochs()
         lent = await self.loans.lent_from(epochs.keys())  # calls at borrowers are under these epochs as well
         ended = await accounts.recover(
-            epochs, self._store_if_idle, lambda thread_id: thread_id in lent or self._take_up.runs_alone(thread_id)
+            epochs, self._store_if_idle, lambda thread_id: thread_id in lent or thread_id in self._take_up.lone.running
         )
         if ended.settled or ended.released:
             _log.info("Of calls that were left open, %d had answered, %d had not", ended.settled, ended.released)
