@@ -129,7 +129,7 @@ async def test_an_answer_says_that_it_is_truncated_only_where_it_is(monkeypatch:
     async with running_api(database_url="memory://") as api:
         thread = await api.opened()
         whole = await say(api, thread, "/calculate 6 * 7")
-        monkeypatch.setattr("domain.application.turns.wait.KEPT", 10)
+        monkeypatch.setattr("domain.application.turns.wait.MAX_EVENT_BYTES", 10)
         cut = await say(api, thread, "/calculate 6 * 7")
     assert "truncated" not in whole
     assert cut["truncated"] is True

@@ -99,8 +99,8 @@ async def test_a_loan_to_a_worker_that_is_gone_is_made_to_another_one() -> None:
 async def test_threads_that_cannot_run_here_hide_none_that_can_and_are_loaded_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("domain.application.turns.worker.PAGE", 10)
-    monkeypatch.setattr("domain.application.turns.worker.PAGES_PER_TICK", 2)
+    monkeypatch.setattr("domain.application.turns.worker.MAX_PAGE_THREADS", 10)
+    monkeypatch.setattr("domain.application.turns.worker.MAX_PAGES_PER_TICK", 2)
     played = stage(knowing("solo"))
     for _ in range(200):
         await played.begin("hello")

@@ -1,8 +1,8 @@
-"""Reports that are kept back for a while, and stored together: durability `turn` and `async`.
+"""Staged reports: decided, but stored later, several in one append. For durability `turn` and `async`.
 
-What other processes write to the thread meanwhile comes first. Then the reports are decided again in the state that
-it led to, as they would have been had each been stored at once; whatever refers to an event that is only staged is
-moved by as many versions.
+If other processes write to the thread in between, their events come first. The staged reports are then decided again
+in the new state, as if each had been stored at once. References to events that were only staged are moved by as many
+versions as were inserted.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from domain.thread.events import ContextAssembled, Event, HistoryCompacted, Mode
 
 
 class StagedReport(Struct, frozen=True):
-    """A report that was decided, and is not stored yet. `number` names it, however often it is decided again."""
+    """A report that is decided and not stored yet. It keeps its `number` when it is decided again."""
 
     report: Report
     chained: ChainedEvents
@@ -46,14 +46,14 @@ class StagedReport(Struct, frozen=True):
 
     @property
     def after(self) -> LoadedThread:
-        """The thread with it."""
+        """The thread after its events."""
         return self.chained.after
 
 
 def stage(
     repository: ThreadRepository, loaded: LoadedThread, report: Report, metadata: Metadata, number: int = 0
 ) -> StagedReport | None:
-    """Decide a report, and keep it back. None if it is no news."""
+    """Decide a report without storing it. Returns None if it causes no event."""
     events = decide(report, loaded.state)
     if not events:
         return None
@@ -63,11 +63,11 @@ def stage(
 async def store_staged(
     repository: ThreadRepository, durable: LoadedThread, staged: Sequence[StagedReport], fence: Fence | None
 ) -> tuple[LoadedThread, Sequence[Recorded]]:
-    """Store what was kept back, in one append, and return the thread as it is then, with the events.
+    """Store staged reports in one append. Returns the thread after them, and their events.
 
     Raises:
         VersionConflict: the thread has moved on; see `decided_again`.
-        LeaseLost, StoreUnavailable: as appends do.
+        LeaseLost, StoreUnavailable: see `EventStore.append`.
     """
     records = tuple(record for each in staged for record in each.chained.records)
     recorded = [event for each in staged for event in each.chained.recorded]
@@ -75,7 +75,7 @@ async def store_staged(
 
 
 def append_of(durable: LoadedThread, staged: Sequence[StagedReport]) -> Append:
-    """Make the append that is to be done, for somebody else to do."""
+    """Build the append of staged reports, for another worker to store if this one dies."""
     after = staged[-1].after
     records = tuple(record for each in staged for record in each.chained.records)
     in_turn, waiting = after.state.in_turn, after.state.waiting
@@ -90,10 +90,10 @@ def decided_again(
     metadata: Metadata,
     stored: Sequence[Recorded] = (),
 ) -> tuple[list[StagedReport], Sequence[ModelCalled]]:
-    """Decide staged reports after what was `stored` meanwhile; what is no news any more is left out.
+    """Decide staged reports again, after the events that others have `stored`. Drops those that cause no event now.
 
-    Calls of models in what is left out count all the same, unless they are stored: the last report takes them along.
-    If there is none, they are returned as well.
+    Model calls of dropped reports still count, unless they are stored. They are added to the last remaining report;
+    if none remains, they are returned.
     """
     by = now.head.version - before.head.version
     again: list[StagedReport] = []
@@ -101,12 +101,12 @@ def decided_again(
     for each in staged:
         report, onto = _moved(each.report, before.head.version, by), again[-1].after if again else now
         moved = stage(repository, onto, report, metadata, each.number)
-        if moved is None:  # it is stored already, or the turn has ended
+        if moved is None:  # the log has it already, or the turn has ended
             dropped.append(each.report)
         else:
             again.append(moved)
     known = [recorded.event for recorded in stored]
-    calls = [called for called in calls_in(dropped) if not _taken_out(known, called)]
+    calls = [called for called in calls_in(dropped) if not _removed(known, called)]
     if again and calls and (carrying := with_calls(again[-1].report, calls)) != again[-1].report:
         last, before_last = again[-1], again[-2].after if len(again) > 1 else now
         again[-1] = stage(repository, before_last, carrying, metadata, last.number) or last
@@ -114,8 +114,8 @@ def decided_again(
     return again, calls
 
 
-def _taken_out(known: list[Event], called: ModelCalled) -> bool:
-    """Say whether a call is among known events, and take it out: another one may look the same."""
+def _removed(known: list[Event], called: ModelCalled) -> bool:
+    """Remove a call from known events, if it is there. Only once: another call may look the same."""
     if called not in known:
         return False
     known.remove(called)
@@ -123,7 +123,7 @@ def _taken_out(known: list[Event], called: ModelCalled) -> bool:
 
 
 def _moved(report: Report, after: Version, by: int) -> Report:
-    """Move a report's references to events that were staged after a version."""
+    """Move a report's references to events after a version by `by` versions."""
 
     def at(version: int) -> Version:
         return Version(version + by if version > after else version)

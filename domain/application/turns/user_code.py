@@ -1,11 +1,11 @@
 """Running an agent's code: nodes, tools and items, each attempt in a task of its own.
 
-Whatever the code raises becomes an ordinary failure of that attempt, also what would end the process: asyncio raises
-`SystemExit` and `KeyboardInterrupt` out of the event loop for every task, so tasks that the code creates by itself are
-contained by a task factory. What cannot be contained is a plain callback of the loop (`loop.call_soon(sys.exit)`):
-there the loop ends, and with it the process.
+Anything that the code raises becomes an ordinary failure of that attempt, even what would end the process: asyncio
+raises `SystemExit` and `KeyboardInterrupt` out of the event loop for every task, so a task factory contains the tasks
+that the code creates. A plain callback of the loop cannot be contained (`loop.call_soon(sys.exit)`): it ends the loop,
+and with it the process.
 
-Code that does not end when it is cancelled is abandoned after a while: it is logged, and nothing waits for it.
+Code that does not end after it was cancelled is abandoned: that is logged, and nothing waits for it.
 """
 
 import asyncio
@@ -26,36 +26,36 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLEANUP_TIMEOUT_S = 5.0
-"""Seconds that an attempt at a node has to end once it is cancelled. After that it is abandoned."""
+"""Seconds that an attempt at a node has to end after it was cancelled. Then it is abandoned."""
 
-INNER_CLEANUP = 0.8
-"""The share of that which a tool or an item has: then it is named, and not the node that waits for it."""
+INNER_CLEANUP_SHARE = 0.8
+"""The share of these seconds that a tool or an item has: then the log names it, and not the node that waits for it."""
 
-SHOWN_FRAMES = 5
+MAX_LOGGED_FRAMES = 5
 """Frames of an abandoned attempt that are logged."""
 
-SHOWN_TRACE = 4_000
+MAX_LOGGED_TRACE_CHARS = 4_000
 """Characters of a traceback that are logged."""
 
 SIGNALS = (TurnIsOver, LeaseLost, WaitsForPerson, BudgetExhausted)
-"""Errors by which the runtime tells a turn what to do. They pass through an agent's code, in groups as well."""
+"""Errors by which the runtime controls a turn. They pass through an agent's code, in exception groups as well."""
 
 _in_user_code: ContextVar[bool] = ContextVar("in_user_code", default=False)
 _abandoned: set["asyncio.Task[Any]"] = set()
-"""Held, so that they are not collected before they end."""
+"""Referenced here so that they are not collected before they end."""
 
 TaskFactory: TypeAlias = Callable[..., "asyncio.Future[Any]"]
 
 
 class DeadlinePassed(Exception):
-    """The deadline of an attempt has passed, or was brought forward."""
+    """The deadline of an attempt has passed, or the attempt was stopped."""
 
 
 class Deadline:
     """When an attempt has to end. Time that passes while it is `paused` does not count."""
 
     def __init__(self, seconds: float) -> None:
-        """Give an attempt so many seconds from now on."""
+        """Set the deadline, in seconds from now."""
         self._loop = asyncio.get_running_loop()
         self._at = self._loop.time() + seconds
         self._pauses = 0
@@ -65,12 +65,12 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """The seconds that are left."""
+        """Seconds until the deadline."""
         return self._at - (self._paused_at if self._pauses else self._loop.time())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the time that passes meanwhile not count."""
+        """Do not count the time inside the block."""
         if not self._pauses:
             self._paused_at = self._loop.time()
         self._pauses += 1
@@ -90,7 +90,7 @@ class Deadline:
             self._expired()
 
     async def passed(self) -> None:
-        """Wait for it."""
+        """Wait until it has passed."""
         over: asyncio.Future[None] = self._loop.create_future()
         self.watch(lambda: None if over.done() else over.set_result(None))
         try:
@@ -99,12 +99,12 @@ class Deadline:
             self.unwatch()
 
     def watch(self, expired: Callable[[], None]) -> None:
-        """Have a function called once the deadline has passed."""
+        """Call a function once the deadline has passed."""
         self._expired = expired
         self._arm()
 
     def unwatch(self) -> None:
-        """Call nothing any more."""
+        """Do not call the function any more."""
         self._expired = None
         if self._timer is not None:
             self._timer.cancel()
@@ -127,13 +127,13 @@ class Deadline:
 async def run_user_code(
     code: Callable[[], Awaitable[T]], name: str, deadline: Deadline | None = None, *, inner: bool = False
 ) -> T:
-    """Run an agent's code in a task of this name, and return its result or raise its failure, an `Exception`.
+    """Run an agent's code in a task of this name. Returns its result, or raises its failure, an `Exception`.
 
-    If the deadline passes, or this is cancelled, the code is cancelled; if it has not ended some seconds later, it is
-    abandoned. `inner`: a node waits for this.
+    If the deadline passes, or this is cancelled, the code is cancelled. If it has not ended some seconds later, it is
+    abandoned. `inner`: a node waits for this code.
 
     Raises:
-        TimeIsOver: the deadline has passed, and the code had no result of its own.
+        DeadlinePassed: the deadline has passed, and the code had no result.
     """
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
@@ -142,12 +142,12 @@ async def run_user_code(
         if not woken.done():
             woken.set_result(None)
 
-    # Not by the loop's task factory: what is run here contains everything by itself.
+    # Not by the loop's task factory: `_contained` contains everything already.
     task = asyncio.Task(_contained(code), loop=loop, name=name)
     task.add_done_callback(wake)
     if deadline is not None:
         deadline.watch(wake)
-    cleanup = CLEANUP_TIMEOUT_S * (INNER_CLEANUP if inner else 1)
+    cleanup = CLEANUP_TIMEOUT_S * (INNER_CLEANUP_SHARE if inner else 1)
     try:
         await woken
     except asyncio.CancelledError:
@@ -166,7 +166,7 @@ async def run_user_code(
 
 
 def call_user_code(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a plain function of an agent; whatever it raises comes out as an `Exception`."""
+    """Call a plain function of an agent. Anything that it raises becomes an `Exception`."""
     token = _in_user_code.set(True)
     try:
         return function(*arguments)
@@ -179,7 +179,7 @@ def call_user_code(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def contain_tasks() -> None:
-    """Let this event loop contain the tasks that an agent's code creates. Does nothing the second time."""
+    """Contain the tasks that an agent's code creates in this event loop. Idempotent."""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
     if getattr(before, "contains", False):
@@ -197,10 +197,10 @@ def contain_tasks() -> None:
 
 
 def where(task: "asyncio.Task[Any]") -> str:
-    """Say where a task waits, from its outermost function to the innermost one."""
+    """Return where a task waits, from its outermost function to the innermost one."""
     frames: list[FrameType] = []
     waiting: Any = task.get_coro()
-    while waiting is not None and len(frames) < 100:  # noqa: PLR2004  (a chain that long tells nothing more)
+    while waiting is not None and len(frames) < 100:  # noqa: PLR2004  (a longer chain says nothing more)
         kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(waiting, f"{kind}_frame")), None)
         if kind is None:
             break
@@ -209,12 +209,12 @@ def where(task: "asyncio.Task[Any]") -> str:
             frames.append(frame)
         waiting = getattr(waiting, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
     shown = [f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" for frame in frames]
-    return " > ".join(shown[-SHOWN_FRAMES:]) or "at an unknown place"
+    return " > ".join(shown[-MAX_LOGGED_FRAMES:]) or "at an unknown place"
 
 
 def trace_of(error: BaseException) -> str:
-    """Return where an error was raised. Its message is left out: it may be of any length, or raise by itself."""
-    return "".join(traceback.format_tb(error.__traceback__))[-SHOWN_TRACE:]
+    """Return where an error was raised. Without its message, which may be of any length, or raise itself."""
+    return "".join(traceback.format_tb(error.__traceback__))[-MAX_LOGGED_TRACE_CHARS:]
 
 
 async def _contained(code: Callable[[], Awaitable[T]]) -> T:
@@ -233,7 +233,7 @@ async def _contained(code: Callable[[], Awaitable[T]]) -> T:
     except GeneratorExit as error:
         running = _current_task()
         if running is None or getattr(running.get_coro(), "cr_frame", None) is not sys._getframe():  # noqa: SLF001
-            raise  # it is thrown away together with its event loop
+            raise  # the task is destroyed together with its event loop
         raise _failure(error) from error
     except BaseException as error:
         raise _failure(error) from error
@@ -247,7 +247,7 @@ def _current_task() -> "asyncio.Task[Any] | None":
 
 
 def _signal_in(group: BaseExceptionGroup[BaseException]) -> ThreadfoldError | None:
-    """Find a signal of the runtime in a group that holds nothing else: an agent's `TaskGroup` has wrapped it."""
+    """Return the runtime's signal in a group that has nothing else: an agent's `TaskGroup` has wrapped it."""
     signals, others = group.split(SIGNALS)
     if signals is None or others is not None:
         return None
@@ -275,7 +275,7 @@ def _cancelled_itself(task: "asyncio.Task[Any]") -> str:
 
 
 async def _cancel(task: "asyncio.Task[Any]", cleanup: float) -> None:
-    """Cancel code, and wait for its end; if it takes too long, or this is cancelled as well, abandon it."""
+    """Cancel code, and wait for its end. If that takes too long, or this is cancelled too, abandon it."""
     task.cancel()
     try:
         if not task.done():
@@ -284,30 +284,30 @@ async def _cancel(task: "asyncio.Task[Any]", cleanup: float) -> None:
         if not task.done():
             _abandon(task, cleanup)
         elif not task.cancelled():
-            task.exception()  # read, so that asyncio does not complain that it never was
+            task.exception()  # read, so that asyncio does not log that it was never retrieved
 
 
 def _abandon(task: "asyncio.Task[Any]", cleanup: float) -> None:
     _log.error(
-        "%s was cancelled and has not ended within %g s. It is abandoned: what it still does has no effect on the "
-        "turn. It is at %s",
-        _sentence(task),
+        "%s was cancelled and has not ended within %g s. It is abandoned, and has no effect on the turn any more. It "
+        "is at %s",
+        _title(task),
         cleanup,
         where(task),
     )
     _abandoned.add(task)
-    task.add_done_callback(_ended_at_last)
+    task.add_done_callback(_abandoned_ended)
     # The loop's shutdown cancels all tasks that it knows and waits for them without a limit.
     asyncio.tasks._unregister_task(task)  # noqa: SLF001  (public by the documentation: "Extending asyncio")
 
 
-def _ended_at_last(task: "asyncio.Task[Any]") -> None:
+def _abandoned_ended(task: "asyncio.Task[Any]") -> None:
     _abandoned.discard(task)
     error = None if task.cancelled() else task.exception()
-    _log.warning("%s, which was abandoned, has ended now%s", _sentence(task), f": {error_text(error)}" if error else "")
+    _log.warning("%s, which was abandoned, has ended now%s", _title(task), f": {error_text(error)}" if error else "")
 
 
-def _sentence(task: "asyncio.Task[Any]") -> str:
+def _title(task: "asyncio.Task[Any]") -> str:
     name = task.get_name()
     return name[:1].upper() + name[1:]
 
@@ -315,8 +315,8 @@ def _sentence(task: "asyncio.Task[Any]") -> str:
 class _Containing(Coroutine[Any, Any, Any]):
     """A coroutine that raises an ordinary error where another one would end the process.
 
-    It is no coroutine around that one: a task that is cancelled before its first step would leave the inner one
-    unawaited.
+    It is a class and not a coroutine function that awaits the inner one: if a task is cancelled before its first step,
+    that would leave the inner coroutine unawaited.
     """
 
     __slots__ = ("_inner",)
@@ -343,5 +343,5 @@ class _Containing(Coroutine[Any, Any, Any]):
         return self._inner.__await__()
 
     def __getattr__(self, name: str) -> Any:
-        """Look like the inner one, for whatever shows tasks and where they are."""
+        """Look like the inner coroutine, for tools that show tasks and where they are."""
         return getattr(self._inner, name)

@@ -1,8 +1,8 @@
-"""Waiting for the end of a turn: its events are collected as they are told, and the log is read only for what was not.
+"""Waiting for the end of a turn: its events are collected from the broadcast, and the log is read for missing ones.
 
-A turn may also come to wait for a person, and then for days. No request is kept open for that: see `news`.
+Most turns run in the process that waits. It broadcasts what it stores, so that nothing needs to be read back.
 
-Most turns are run by the process that waits. What it stores it tells, so that nothing needs to be read back.
+A turn may also wait for a person, perhaps for days. No request is kept open for that: see `TurnWaiter.news`.
 """
 
 import asyncio
@@ -24,55 +24,55 @@ from domain.thread.events import (
     TurnStarted,
 )
 
-KEPT = 4_000_000
-"""Bytes of a turn's events that are kept: of a longer turn, the last ones, with its beginning."""
+MAX_EVENT_BYTES = 4_000_000
+"""Bytes of a turn's events that are collected. Of a longer turn, the first two and the last ones are."""
 
-BEGINNING = 2
-"""Events that a turn begins with, and that are always kept: its start, and the user's message."""
+FIRST_EVENTS = 2
+"""Events that a turn begins with, and that are always collected: its start, and the user's message."""
 
-SAID = MessageAppended | ToolRequested | ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
-"""What is left out then. All else is short, and says what the turn has used."""
+REMOVABLE = MessageAppended | ToolRequested | ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+"""Events that are left out of a longer turn. All others are short, and count what the turn has used."""
 
 
 class TurnWaiter:
-    """Somebody who waits for the end of a turn. A `Listener`, who is woken by nothing else than that."""
+    """A `Listener` that collects a turn's events, and wakes its caller at the turn's end only."""
 
     def __init__(self, repository: ThreadRepository, thread_id: ThreadId, turn_id: TurnId, after: Version) -> None:
-        """Begin with what happens after a version, which the turn begins after."""
+        """Collect events after a version, which must be before the turn's first event."""
         self._repository = repository
         self._thread_id = thread_id
         self._turn_id = turn_id
-        self._seen = after
-        self._behind = False
+        self._version = after
+        self._has_gap = False
         self._woken = asyncio.Event()
         self.events: list[Recorded] = []
-        """The turn's, from its beginning on. If it was queued and never began: its end alone."""
+        """The turn's events. If it was queued and never began, only its end."""
         self.ended = False
         self.cut = False
-        """Whether some of what was said is left out."""
+        """Whether some events are left out."""
         self._size = 0
         self.missed = False
         """Whether the log had to be read."""
-        self._asked = False
-        """Whether a person was asked for something in the thread: from then on, each event may be the last for long."""
+        self._approval_requested = False
+        """Whether the thread has an approval request: from then on, each event may be the last one for days."""
 
     def tell(self, signal: Signal) -> None:
-        """Take an event that follows on those before; remember that some are missing where it does not."""
+        """Take the next event; if it is not the next one, note that some are missing."""
         match signal:
-            case Recorded(version=version) if version == self._seen + 1:
+            case Recorded(version=version) if version == self._version + 1:
                 self._take(signal)
-            case Recorded(version=version) | Behind(version, ended=True) if version > self._seen:
+            case Recorded(version=version) | Behind(version, ended=True) if version > self._version:
                 self.miss()
-            case Behind(version) if version > self._seen and self._asked:
+            case Behind(version) if version > self._version and self._approval_requested:
                 self.miss()
 
     def miss(self) -> None:
-        """Have the log read: something has happened that was not told."""
-        self._behind = True
+        """Read the log: events were stored that were not broadcast here."""
+        self._has_gap = True
         self._woken.set()
 
     def foresee(self, kept: Sequence[Recorded]) -> bool:
-        """Take events that are not stored yet, if the turn ends with them: then nothing can come before them."""
+        """Take events that are not stored yet, if they end the turn: then no other event can come before them."""
         if any(self._is_end(recorded) for recorded in kept):
             for recorded in kept:
                 self.tell(recorded)
@@ -80,7 +80,7 @@ class TurnWaiter:
 
     def seen(self, version: Version) -> bool:
         """Say whether all events up to a version are known."""
-        return self._seen >= version
+        return self._version >= version
 
     async def end(self) -> None:
         """Wait for the turn's end."""
@@ -92,20 +92,20 @@ class TurnWaiter:
         while not self.ended:
             await self._woken.wait()
             self._woken.clear()
-            if self._behind:
-                self._behind, self.missed = False, True
+            if self._has_gap:
+                self._has_gap, self.missed = False, True
                 await self._catch_up()
-            if self._asked and not self.ended:
+            if self._approval_requested and not self.ended:
                 return False
         return True
 
     async def _catch_up(self) -> None:
-        async for recorded in self._repository.follow(self._thread_id, self._seen):
-            if recorded.version > self._seen:  # what was told while the page was read is known already
+        async for recorded in self._repository.follow(self._thread_id, self._version):
+            if recorded.version > self._version:  # others were broadcast while the page was read
                 self._take(recorded)
 
     def _take(self, recorded: Recorded) -> None:
-        self._seen = recorded.version
+        self._version = recorded.version
         if self.ended:
             return
         event = recorded.event
@@ -114,16 +114,16 @@ class TurnWaiter:
         if begins or self.ended or self.events:
             self.events.append(recorded)
             self._size += recorded.size
-            self._leave_out()
-        self._asked = self._asked or isinstance(event, ApprovalRequested)
-        if self.ended or self._asked:
+            self._shorten()
+        self._approval_requested = self._approval_requested or isinstance(event, ApprovalRequested)
+        if self.ended or self._approval_requested:
             self._woken.set()
 
-    def _leave_out(self) -> None:
-        """Let the oldest go of what was said since the user's message, calls with the message that asks for them."""
-        at = BEGINNING
-        while self._size > KEPT and at < len(self.events) - 1:
-            if not isinstance(self.events[at].event, SAID):
+    def _shorten(self) -> None:
+        """Remove the oldest removable events, tool calls together with the message that requests them."""
+        at = FIRST_EVENTS
+        while self._size > MAX_EVENT_BYTES and at < len(self.events) - 1:
+            if not isinstance(self.events[at].event, REMOVABLE):
                 at += 1
                 continue
             self._size -= self.events.pop(at).size
