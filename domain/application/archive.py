@@ -1,4 +1,4 @@
-"""Taking the whole log out of a store, in order and in pages, and putting it into an empty one."""
+"""Exporting the whole log from a store, in pages, and importing it into an empty one."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
@@ -18,27 +18,25 @@ from domain.thread.events import ThreadForked, ThreadOpened, TurnCompleted, Turn
 from domain.thread.evolve import evolve
 from domain.thread.state import INITIAL, State
 
-PAGE = 1_000
-"""Commands at a time."""
+MAX_PAGE_COMMANDS = 1_000
 
-THREADS = 50_000
-"""Threads of a slice that are looked at together: for each page, a database may go through all events of the slice."""
+MAX_PAGE_THREADS = 50_000
+"""Threads of a page. For each page, a database may read all events of the slice."""
 
-DIGEST = 32
-"""Bytes of SHA-256."""
+SHA256_BYTES = 32
 
 AT_REST = frozenset(event.__name__ for event in (ThreadOpened, TurnCompleted, TurnFailed, TurnRolledBack))
-"""Events after which a thread is idle, whatever came before: it need not be folded to know that nothing runs.
+"""Events after which a thread is always idle: it need not be folded to know that nothing runs.
 
-Not `TurnCancelled`: it may be of a turn that waits in the queue, while another one runs.
+Without `TurnCancelled`: it may be about a queued turn, while another one runs.
 """
 
-Told = Callable[[str, int], None]
-"""Hears how many more of what were dealt with."""
+Progress = Callable[[str, int], None]
+"""Is called with the kind of items, and how many more are done."""
 
 
 class Archived(Protocol):
-    """A log that lies outside of a store."""
+    """An exported log."""
 
     @property
     def heads(self) -> Sequence[Position]:
@@ -52,13 +50,13 @@ class Archived(Protocol):
 
 
 class Imported(Struct, frozen=True):
-    """What was put in, and found whole."""
+    """What was imported and verified."""
 
     threads: int
     events: int
     commands: int
     running: int
-    """Threads with something to run: a worker goes on with them."""
+    """Threads with something to run: a worker continues them."""
     waiting: int
     """Threads that wait for a person."""
 
@@ -69,7 +67,7 @@ async def new_events(
     """Yield the records of each slice with `after < position <= upto`, slice by slice, in order, in pages.
 
     Raises:
-        CorruptLog: a position is missing, or a thread of another slice has it: nobody could import that.
+        CorruptLog: a position is missing, or a thread of another slice has it. Such an export could not be imported.
     """
     for slice_ in map(Slice, range(SLICES)):
         last, size = after[slice_], PageSize()
@@ -94,58 +92,57 @@ def _check_slice(slice_: Slice, records: Iterable[Record]) -> None:
 async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
     """Yield all commands in pages."""
     after: StoredCommand | None = None
-    while page := await view.commands(after, PAGE):
+    while page := await view.commands(after, MAX_PAGE_COMMANDS):
         yield page
         after = page[-1]
 
 
-async def put_in(log: LogImport, archived: Archived, told: Told) -> Imported:
-    """Put an archived log into an empty store, and check every hash, version and position before it is kept.
+async def put_in(log: LogImport, archived: Archived, progress: Progress) -> Imported:
+    """Import an exported log into an empty store, and verify every hash, version and position before the commit.
 
     Raises:
-        LogNotEmpty: the store has something.
-        CorruptLog: what was put in does not verify, or has a command that cannot be its own; the store is empty as
-            before.
+        LogNotEmpty: the store is not empty.
+        CorruptLog: the log does not verify, or has a command that does not belong to it. The store stays empty.
     """
     async with log.writing() as writing:
         for records in archived.events():
             await writing.add_events(records)
-            told("events", len(records))
+            progress("events", len(records))
         commands = 0
         for part in archived.commands():
             _check_commands(part)
             await writing.add_commands(part)
             commands += len(part)
-            told("commands", len(part))
+            progress("commands", len(part))
         await writing.set_heads(archived.heads)
         running = waiting = 0
         async for rows in _threads(writing):
             await writing.add_threads(rows)
             running += sum(row.in_turn for row in rows)
             waiting += sum(row.waiting for row in rows)
-            told("threads", len(rows))
+            progress("threads", len(rows))
         if stray := await writing.stray_command():
             thread = f"the thread {stray.thread_id} of the tenant {stray.tenant!r}"
             raise CorruptLog(f"There is a command {stray.command.id}, but not {thread} that it was for")
-        verified = await _verified(writing, told)
+        verified = await _verified(writing, progress)
     return Imported(verified.threads, verified.events, commands, running, waiting)
 
 
 def _check_commands(commands: Iterable[StoredCommand]) -> None:
-    """No hash covers a command: so at least it must be one that can be repeated."""
+    """Check that commands can be repeated: no hash covers them."""
     for stored in commands:
         result_version_of(stored.command)
-        if len(stored.command.request_hash) != DIGEST:
-            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of what was asked")
+        if len(stored.command.request_hash) != SHA256_BYTES:
+            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of its request")
 
 
 async def state_of(store: EventStore, thread_id: ThreadId) -> State:
-    """Fold a thread from the first event of its family on, by its events alone: its row may not be there yet."""
-    way: list[tuple[ThreadId, Version | None]] = [(thread_id, None)]
-    while (first := await store.read(way[-1][0], START, way[-1][1], 1)) and first[0].version > START + 1:
-        way.append(_left(first[0]))
+    """Fold a thread from its first event on, across its parents, without reading its row: it may not exist yet."""
+    lineage: list[tuple[ThreadId, Version | None]] = [(thread_id, None)]
+    while (first := await store.read(lineage[-1][0], START, lineage[-1][1], 1)) and first[0].version > START + 1:
+        lineage.append(_origin(first[0]))
     state: State = INITIAL
-    for owner, upto in reversed(way):
+    for owner, upto in reversed(lineage):
         state = await _folded(store, owner, upto, state)
     return state
 
@@ -158,15 +155,15 @@ async def _folded(store: EventStore, thread_id: ThreadId, upto: Version | None, 
             state = evolve(state, decode(record).event, record.recorded_at)
         after = page[-1].version
     if upto is not None and after != upto:
-        raise CorruptLog(f"{thread_id}: a fork left it at version {upto}, which it does not have")
+        raise CorruptLog(f"{thread_id}: a fork begins after its version {upto}, which it does not have")
     return state
 
 
-def _left(first: Record) -> tuple[ThreadId, Version]:
-    """Read where a fork left its parent off its first record: before it, so that no thread is its own forebear."""
+def _origin(first: Record) -> tuple[ThreadId, Version]:
+    """Return where a fork begins, by its first record. The version before it, so that no thread is its own ancestor."""
     event = decode(first).event
     if not isinstance(event, ThreadForked) or event.at_version != first.version - 1:
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked that fits")
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} without a matching ThreadForked")
     return ThreadId(event.parent), Version(event.at_version)
 
 
@@ -175,11 +172,11 @@ async def _threads(writing: LogWriting) -> AsyncIterator[Sequence[ThreadRow]]:
         after: ThreadId | None = None
         more = True
         while more:
-            ends = await writing.thread_ends(slice_, after, THREADS)
+            ends = await writing.thread_ends(slice_, after, MAX_PAGE_THREADS)
             if ends:
                 yield [await _row(writing, end) for end in ends]
                 after = ends[-1].row.thread_id
-            more = len(ends) == THREADS
+            more = len(ends) == MAX_PAGE_THREADS
 
 
 async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:
@@ -190,13 +187,13 @@ async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:
     return ThreadRow(row.tenant, row.thread_id, row.head, row.opened_at, state.in_turn, state.waiting, row.base)
 
 
-async def _verified(writing: LogWriting, told: Told) -> Verified:
+async def _verified(writing: LogWriting, progress: Progress) -> Verified:
     threads = events = 0
     for slice_ in map(Slice, range(SLICES)):
         checked = await verify_slices(writing.written, (slice_,))
         if checked.problems:
-            raise CorruptLog(f"Nothing was imported: what is in the files does not verify. {checked.problems[0]}")
+            raise CorruptLog(f"Nothing was imported: the files do not verify. {checked.problems[0]}")
         threads += checked.threads
         events += checked.events
-        told("verified", checked.events)
+        progress("verified", checked.events)
     return Verified(threads, events)

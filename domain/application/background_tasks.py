@@ -1,7 +1,7 @@
-"""Background tasks of a process: each runs again when it ends with an error, and is known while it does not run.
+"""Background tasks of a process. A task that fails is restarted; readiness and metrics show the tasks that do not run.
 
-A task that ends without a trace is worse than one that fails loudly: read models stop, leases run out, and the process
-looks healthy. So every task that is to run as long as its process is started here. Readiness and metrics ask here.
+Without that, a task that ends silently would stop read models or let leases expire while the process looks healthy. So
+every task that has to run as long as its process is started here.
 """
 
 import asyncio
@@ -14,32 +14,32 @@ from msgspec import Struct
 from domain.errors import ThreadfoldError
 
 FIRST_PAUSE_S = 1.0
-"""Seconds before a task that failed runs again; they double with each failure that follows."""
+"""Seconds before a failed task is restarted; they double with each further failure."""
 
-LONGEST_PAUSE_S = 30.0
-"""Seconds before that, at most."""
+MAX_PAUSE_S = 30.0
+"""Seconds before a restart, at most."""
 
 HEALTHY_S = 60.0
-"""Seconds after which a task that runs counts as recovered: the next failure is a first one again."""
+"""Seconds after which a running task counts as recovered: its next failure is a first one again."""
 
 _log = logging.getLogger(__name__)
 
 
 class EndedEarly(ThreadfoldError):
-    """It returned, although nothing had asked it to end."""
+    """The task returned, although it has to run as long as its process."""
 
 
 class TaskStatus(Struct, frozen=True):
-    """How a background task is."""
+    """The status of a background task."""
 
     name: str
     up: bool
-    """Whether it runs. A task that failed is up again as soon as it runs, after a second failure in a row only once it
-    has run as long as it had paused."""
+    """Whether it runs. After one failure, a task is up as soon as it runs again. After two or more in a row, only once
+    it has run as long as it had paused."""
     restarts: int
     last_error: str | None
     ailing: str | None
-    """What does not work in it, by its own account."""
+    """What the task itself reports as not working; None if nothing."""
 
 
 class BackgroundTask:
@@ -53,10 +53,10 @@ class BackgroundTask:
         longest_pause: float,
         was_well: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin to run in the running event loop."""
+        """Start the task in the running event loop."""
         self.name = name
         self.ailing: Callable[[], str | None] = lambda: None
-        """Says what does not work in it; a task whose work is done elsewhere, such as by a process, sets it."""
+        """Returns what does not work. Set by a task whose work is done elsewhere, such as by another process."""
         self._run = run
         self._first_pause = first_pause
         self._longest_pause = longest_pause
@@ -69,11 +69,11 @@ class BackgroundTask:
         self._restarts = 0
         self._last_error: BaseException | None = None
         self._stopping = False
-        self._task = asyncio.create_task(self._run_again_and_again(), name=name)
+        self._task = asyncio.create_task(self._run_forever(), name=name)
 
     @property
     def status(self) -> TaskStatus:
-        """How it is now."""
+        """The current status."""
         proven = self._failures < 2 or self._loop.time() - self._began_at >= self._pause  # noqa: PLR2004
         error, ailing = self._last_error, self.ailing()
         up = self._runs and proven and ailing is None and not self._task.done()
@@ -81,14 +81,14 @@ class BackgroundTask:
         return TaskStatus(self.name, up, self._restarts, said, ailing)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Let it end within `grace` seconds, if it was asked to, and cancel it then. It is not started again."""
+        """Stop it for good: wait `grace` seconds for a task that ends by itself, then cancel it."""
         self._stopping = True
         if grace and self._runs:
             await asyncio.wait([self._task], timeout=grace)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run_again_and_again(self) -> None:
+    async def _run_forever(self) -> None:
         while True:
             self._note(runs=True)
             try:
@@ -98,8 +98,8 @@ class BackgroundTask:
                 task = asyncio.current_task()
                 if self._stopping or (task and task.cancelling()):
                     raise
-                error = cancelled  # something that it waited for was cancelled
-            except Exception as failure:  # noqa: BLE001  (whatever it is, the task is to run)
+                error = cancelled  # not this task, but something that it waited for was cancelled
+            except Exception as failure:  # noqa: BLE001  (whatever it is, the task has to run)
                 error = failure
             if self._stopping:
                 return
@@ -116,16 +116,16 @@ class BackgroundTask:
         self._pause = min(self._first_pause * 2 ** min(self._failures - 1, 30), self._longest_pause)
         self._last_error = error
         self._note(runs=False)
-        unforeseen = None if isinstance(error, ThreadfoldError) else error  # then its place is worth knowing
-        words = "The background task %s failed: %s. It runs again in %g s"
-        _log.error(words, self.name, str(error) or type(error).__name__, self._pause, exc_info=unforeseen)
+        unexpected = None if isinstance(error, ThreadfoldError) else error  # then the log needs the traceback
+        message = "The background task %s failed: %s. It runs again in %g s"
+        _log.error(message, self.name, str(error) or type(error).__name__, self._pause, exc_info=unexpected)
 
 
 class BackgroundTasks:
     """The background tasks of a process."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Create an empty set of tasks."""
         self._tasks: dict[str, BackgroundTask] = {}
 
     def start(
@@ -134,18 +134,18 @@ class BackgroundTasks:
         run: Callable[[], Awaitable[object]],
         *,
         first_pause: float = FIRST_PAUSE_S,
-        longest_pause: float = LONGEST_PAUSE_S,
+        longest_pause: float = MAX_PAUSE_S,
         was_well: Callable[[], bool] = lambda: False,
     ) -> BackgroundTask:
         """Run a coroutine function in the background until the task is stopped.
 
-        `was_well` says after a failure whether the run had been well before: then the pause does not grow.
+        `was_well` says, after a failure, whether the task had worked before: then the pause does not grow.
         """
         task = self._tasks[name] = BackgroundTask(name, run, first_pause, longest_pause, was_well)
         return task
 
     async def stop(self, *tasks: BackgroundTask, grace: float = 0.0) -> None:
-        """Stop tasks, all at the same time, and forget them."""
+        """Stop tasks concurrently, and drop them from the statuses."""
         await asyncio.gather(*[task.stop(grace) for task in tasks])
         for task in tasks:
             if self._tasks.get(task.name) is task:
@@ -153,7 +153,7 @@ class BackgroundTasks:
 
     @asynccontextmanager
     async def running(self, name: str, run: Callable[[], Awaitable[object]]) -> AsyncIterator[BackgroundTask]:
-        """Run a coroutine function in the background meanwhile."""
+        """Run a coroutine function in the background while the block runs."""
         task = self.start(name, run)
         try:
             yield task
@@ -161,10 +161,10 @@ class BackgroundTasks:
             await self.stop(task)
 
     def statuses(self) -> Sequence[TaskStatus]:
-        """Say how each task is, in the order of their names."""
+        """Return the status of each task, ordered by name."""
         return [task.status for _, task in sorted(self._tasks.items())]
 
     def not_running(self) -> Sequence[str]:
-        """Name the tasks that do not run; in parentheses, what of a task does not work."""
+        """Return the names of tasks that do not run, with what a task reports as not working in parentheses."""
         down = [status for status in self.statuses() if not status.up]
         return [f"{status.name} ({status.ailing})" if status.ailing else status.name for status in down]

@@ -1,4 +1,4 @@
-"""Carrying out commands: load, decide, append; and again if somebody else was faster."""
+"""The command handler: load, decide, append, with optimistic concurrency. After a conflict, it tries again."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,33 +16,32 @@ from domain.thread.codec import Metadata, Recorded, to_json
 from domain.thread.commands import Command
 from domain.thread.decide import decide_all
 from domain.thread.state import State
-from domain.thread.turn_end import Events
 
 _decode_version = msgspec.json.Decoder(Annotated[int, Meta(ge=1, le=MAX_VERSION)]).decode
 
-ATTEMPTS = 10
-"""How often a command is decided anew before the thread is called too contended."""
+MAX_ATTEMPTS = 10
+"""How often a command is decided before the handler gives up because of version conflicts."""
 
 Plan = Callable[[State], Iterable[Command]]
-"""Which commands to carry out, given the state; they are decided one after the other and stored together."""
+"""Returns the commands to carry out, given the state. They are decided one after the other and stored together."""
 
 
 class ExpectedVersion(Struct, frozen=True):
-    """The checkpoint that a caller has seen: a version, and the beginning of its hash."""
+    """The checkpoint that a caller expects: a version, and the first digits of its hash."""
 
     version: Version
     hash: str
 
 
 class IdempotencyKey(Struct, frozen=True):
-    """What makes a command safe to repeat: an id made of the idempotency key, and the hash of what is asked."""
+    """Makes a command idempotent: an id derived from the caller's key, and the SHA-256 of the request."""
 
     id: CommandId
     request_hash: bytes
 
 
 class CommandRequest(Struct, frozen=True):
-    """Who wants what of which thread. `known` is the thread as the caller last saw it: it saves a read, no more."""
+    """Commands for one thread. `known` is the thread as the caller last loaded it: that only saves a read."""
 
     thread_id: ThreadId
     plan: Plan
@@ -55,7 +54,7 @@ class CommandRequest(Struct, frozen=True):
 
 
 class CommandResult(Struct, frozen=True):
-    """The thread after a command, and the events that it caused: none if it changed nothing or was a repetition."""
+    """The thread after a command, and the command's events: none if it changed nothing or was `repeated`."""
 
     loaded: LoadedThread
     events: Sequence[Recorded]
@@ -63,13 +62,13 @@ class CommandResult(Struct, frozen=True):
 
 
 def repeatable(thread_id: ThreadId, key: str, request: object) -> IdempotencyKey:
-    """Bind an idempotency key to its thread and to what is asked."""
+    """Bind a caller's idempotency key to its thread and its request."""
     digest = hashlib.sha256(to_json(request).encode()).digest()
     return IdempotencyKey(CommandId(uuid5(thread_id, key)), digest)
 
 
 def checkpoint_of(loaded: LoadedThread) -> str:
-    """Write where a thread is, for callers to hand back: version and the first 8 digits of its hash."""
+    """Return the checkpoint for callers: the thread's version, and the first 8 digits of its hash."""
     return f"{loaded.head.version}-{loaded.head.hash.hex()[:8]}"
 
 
@@ -77,16 +76,16 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
     """Carry out commands.
 
     Raises:
-        VersionConflict: the thread is not at the checkpoint that the caller has seen.
-        StoreUnavailable: other processes were faster each time, or the store does not answer.
+        VersionConflict: the thread is not at the checkpoint that the caller expects.
+        StoreUnavailable: the store does not answer, or each attempt met a version conflict.
         LeaseLost: another worker has the shard that `fence` names.
-        CommandReused: the idempotency key came before, with another request.
+        CommandReused: the idempotency key was used before, with another request.
         Conflict, InvalidInput: see `decide`.
     """
     async with repository.lock(request.thread_id):
         known = request.known
-        guess = None if known else repository.last_seen(request.thread_id, request.tenant)
-        for _ in range(ATTEMPTS):
+        guess = None if known else repository.cached_idle(request.thread_id, request.tenant)
+        for _ in range(MAX_ATTEMPTS):
             if (
                 done := await earlier_result(repository, request.thread_id, request.tenant, request.repeatable)
             ) is not None:
@@ -94,14 +93,15 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
             loaded = known or guess or await repository.load(request.thread_id, request.tenant)
             known = None
             try:
-                events = _decided(request, loaded)
+                _check_expected(request.expected, loaded)
+                events = decide_all(request.plan(loaded.state), loaded.state)
             except ThreadfoldError:
                 if loaded is not guess:
                     raise
                 events = ()
             if loaded is guess:
                 guess = None
-                if not events:  # perhaps only because the thread has moved on
+                if not events:  # perhaps only because the cached state is stale
                     continue
             elif not events and (request.repeatable is None or not loaded.head.version):
                 return CommandResult(loaded, ())
@@ -112,16 +112,16 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
             except VersionConflict:
                 continue
             return CommandResult(moved, recorded)
-    raise StoreUnavailable("Other processes write to this thread all the time. Try again.")
+    raise StoreUnavailable("Other processes keep writing to this thread. Try again.")
 
 
 async def earlier_result(
     repository: ThreadRepository, thread_id: ThreadId, tenant: Tenant, repeatable: IdempotencyKey | None
 ) -> CommandResult | None:
-    """Answer a command that was carried out before, as it was answered then; None if it was not.
+    """Return the result of a command that was carried out before; None if it was not.
 
     Raises:
-        CommandReused: its idempotency key came with another request.
+        CommandReused: its idempotency key was used with another request.
     """
     if repeatable is None:
         return None
@@ -134,28 +134,21 @@ async def earlier_result(
 
 
 def command_record_of(repeatable: IdempotencyKey | None, loaded: LoadedThread, events: int) -> CommandRecord | None:
-    """Make what is to be remembered of a command: the version that it leads to."""
+    """Build the stored record of a command, with the version that the command leads to."""
     if repeatable is None:
         return None
     return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))
 
 
 def result_version_of(command: CommandRecord) -> Version:
-    """Read the version that a command has led to. Raises `CorruptLog`: its result is none."""
+    """Return the version that a command has led to. Raises `CorruptLog`: its stored result is no version."""
     try:
         return Version(_decode_version(command.result))
     except msgspec.MsgspecError as error:
-        raise CorruptLog(f"The result of the command {command.id} is no version of a thread: {error}") from error
+        raise CorruptLog(f"The result of the command {command.id} is not a version: {error}") from error
 
 
-def _decided(request: CommandRequest, loaded: LoadedThread) -> Events:
-    _check_seen(request.expected, loaded)
-    return decide_all(request.plan(loaded.state), loaded.state)
-
-
-def _check_seen(seen: ExpectedVersion | None, loaded: LoadedThread) -> None:
-    if seen is None:
-        return
+def _check_expected(expected: ExpectedVersion | None, loaded: LoadedThread) -> None:
     head = loaded.head
-    if seen.version != head.version or not head.hash.hex().startswith(seen.hash):
-        raise VersionConflict(seen.version, head.version)
+    if expected and (expected.version != head.version or not head.hash.hex().startswith(expected.hash)):
+        raise VersionConflict(expected.version, head.version)

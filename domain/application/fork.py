@@ -1,4 +1,4 @@
-"""Forking: a thread that begins as another one was at a version. It stores where it comes from, and no copy."""
+"""Forking: a new thread that begins as another one was at a version. It stores a reference, not a copy."""
 
 from collections.abc import Iterable
 
@@ -17,9 +17,9 @@ from domain.thread.state import Running, State
 
 
 class Fork(Struct, frozen=True):
-    """What is asked: where to leave the parent, and what is to read otherwise.
+    """Where to leave the parent, and which messages and values the fork changes.
 
-    A turn that is running at that version ends in the fork, or is gone on with there (`resume`).
+    A turn that runs at that version is cancelled in the fork, unless `resume` continues it there.
     """
 
     parent: ThreadId
@@ -32,26 +32,26 @@ class Fork(Struct, frozen=True):
 async def fork(
     repository: ThreadRepository,
     thread_id: ThreadId,
-    asked: Fork,
+    request: Fork,
     metadata: Metadata,
     tenant: Tenant = DEFAULT_TENANT,
     repeatable: IdempotencyKey | None = None,
 ) -> CommandResult:
-    """Begin a thread as another one was.
+    """Create a fork.
 
     Raises:
-        UnknownThread: there is no such parent.
-        ThreadAlreadyOpen: the id is taken.
+        UnknownThread: the parent does not exist.
+        ThreadAlreadyOpen: `thread_id` is in use.
         InvalidInput: the parent has fewer events, or an edit cannot be made.
     """
     if (done := await earlier_result(repository, thread_id, tenant, repeatable)) is not None:
         return done
-    left = replace(await repository.load_at(asked.parent, asked.at_version, tenant), thread_id=thread_id)
-    owner = asked.parent
-    while (origin := await repository.origin(owner)) and asked.at_version <= origin.version:
+    left = replace(await repository.load_at(request.parent, request.at_version, tenant), thread_id=thread_id)
+    owner = request.parent
+    while (origin := await repository.origin(owner)) and request.at_version <= origin.version:
         owner = origin.parent
-    events = decide(ForkThread(owner, asked.at_version), left.state)
-    events += decide_all(_changes(asked, fold(left.state, events)), fold(left.state, events))
+    events = decide(ForkThread(owner, request.at_version), left.state)
+    events += decide_all(_changes(request, fold(left.state, events)), fold(left.state, events))
     record = command_record_of(repeatable, left, len(events))
     try:
         loaded, recorded = await repository.append(left, events, metadata, record, forked=True)
@@ -62,11 +62,11 @@ async def fork(
     return CommandResult(loaded, recorded)
 
 
-def _changes(asked: Fork, state: State) -> Iterable[Command]:
-    if isinstance(state, Running) and not asked.resume:
+def _changes(request: Fork, state: State) -> Iterable[Command]:
+    if isinstance(state, Running) and not request.resume:
         turn_id = TurnId(state.turn.turn_id)
         yield CancelTurn(turn_id)
         yield StopTurn(turn_id, None, 0, state.turn.run)
-    yield from asked.edits
-    if asked.changes:
-        yield asked.changes
+    yield from request.edits
+    if request.changes:
+        yield request.changes

@@ -1,4 +1,4 @@
-"""A thread's events as they were recorded, from either end, over forks, page by page. Nothing is folded here."""
+"""Reads a thread's recorded events page by page, in either direction, across forks. Folds nothing."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
@@ -13,54 +13,53 @@ from domain.thread.codec import Recorded, decode
 from domain.thread.events import ThreadForked
 
 PAGE = 1_000
-"""Events read at a time, at most; a page also ends where it gets too large: see `EventStore`."""
+"""Events of a page, at most. A page also ends where it gets too large: see `EventStore`."""
 
 AT_FIRST = 128
-"""Events that are asked for at first where all are wanted: large ones are weighed, and then fewer asked for."""
+"""Events of the first page, where all are wanted. The size of later pages depends on how large these are."""
 
-
-ORIGIN = 400
-"""Bytes that it takes to remember where a thread comes from."""
+ORIGIN_BYTES = 400
+"""Bytes that a cached origin takes."""
 
 
 class PageSize:
-    """How many events to ask for next: more and more, but where they are large not many more than fit on a page."""
+    """How many events to read next. Pages grow, but if events are large, hardly beyond what fits on a page."""
 
     def __init__(self, first: int = AT_FIRST) -> None:
-        """Begin with so many."""
+        """Set the size of the first page."""
         self.limit = min(first, PAGE)
 
     def is_last(self, sizes: Sequence[int], room: int = PAGE_BYTES) -> bool:
-        """Say whether nothing follows on a page of payloads of these characters; set the limit of the next one."""
+        """Say whether a page is the last one, by the characters of its payloads. Sets the limit of the next page."""
         asked, found = self.limit, len(sizes)
         self.limit = max(2 * found, 1) if found < asked else min(max(2 * found, AT_FIRST), PAGE)
         return not may_have_more(sizes, asked, room)
 
     def adapt(self, page: Sequence[Record]) -> None:
-        """Set the limit of the next page, for a reader who reads on until a page is empty."""
+        """Set the limit of the next page, for a reader that reads until a page is empty."""
         self.is_last([len(record.payload) for record in page])
 
 
 class Origin(Struct, frozen=True):
-    """Where a fork left another thread, which has the events up to `version` itself."""
+    """Where a fork begins: its parent has the events up to `version`."""
 
     parent: ThreadId
     version: Version
 
 
 class ThreadReader:
-    """Reads events. Remembers of the last threads where they come from: that never changes."""
+    """Reads events. Caches the origins of `keep` threads: an origin never changes."""
 
     def __init__(self, store: EventStore, keep: int = 1_000) -> None:
         """Read from a store."""
         self.store = store
-        self._origins = Lru[ThreadId, tuple[Origin | None]](ORIGIN * keep)
+        self._origins = Lru[ThreadId, tuple[Origin | None]](ORIGIN_BYTES * keep)
 
     async def row(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> ThreadRow:
         """Return where the thread ends.
 
         Raises:
-            UnknownThread: it has no events, or belongs to another tenant.
+            UnknownThread: the thread has no events, or belongs to another tenant.
         """
         row = await self.store.thread(thread_id)
         if row is None or row.tenant != tenant:
@@ -75,16 +74,16 @@ class ThreadReader:
         limit: int = PAGE,
         room: int = PAGE_BYTES,
     ) -> Sequence[Recorded]:
-        """Return a page of events with `after < version <= upto`: of a fork, its parent's first.
+        """Return a page of events with `after < version <= upto`; for a fork, its parent's come first.
 
-        At most `limit`, and no more after `room` bytes; only an empty page says that there are no further ones.
+        The page has at most `limit` events, and ends after `room` bytes. Only an empty page means that none follow.
         """
         owner, end = thread_id, upto
         forks: list[tuple[ThreadId, Version | None]] = []
         while True:
             known = self._origins.get(owner)
             origin = known[0] if known else None
-            if origin is None or after >= origin.version:  # it may be a fork that nobody has looked at here yet
+            if origin is None or after >= origin.version:  # it may be a fork whose origin is not cached yet
                 found, whole = await self._own(owner, after, end, limit, room)
                 if found and found[0].version == after + 1:
                     break
@@ -104,7 +103,7 @@ class ThreadReader:
         return found
 
     async def at(self, thread_id: ThreadId, versions: Collection[int]) -> Mapping[int, Recorded]:
-        """Return the events of some versions, of a fork also those that its parent has."""
+        """Return the events of some versions; for a fork, also those that its parent has."""
         found: dict[int, Recorded] = {}
         missing = set(versions)
         while missing:
@@ -126,7 +125,7 @@ class ThreadReader:
     ) -> AsyncIterator[Recorded]:
         """Yield all events with `after < version <= upto`, reading page by page.
 
-        A caller that may stop soon says how many events to read at `first`; later pages are larger.
+        `first` is the size of the first page, for a caller that may stop soon. Later pages are larger.
         """
         size, last = PageSize(first), False
         while not last and (page := await self.history(thread_id, after, upto, size.limit, room)):
@@ -137,7 +136,7 @@ class ThreadReader:
             last = last or after == upto
 
     async def records(self, thread_id: ThreadId, after: Version) -> AsyncIterator[Record]:
-        """Yield all records of the thread's own after a version, as they are stored."""
+        """Yield the thread's own records after a version, as they are stored."""
         size, last = PageSize(), False
         while not last and (page := await self.store.read(thread_id, after, None, size.limit)):
             for record in page:
@@ -147,10 +146,10 @@ class ThreadReader:
     async def pages_back(
         self, thread_id: ThreadId, after: Version, upto: Version, first: int = PAGE, room: int = PAGE_BYTES
     ) -> AsyncIterator[Sequence[Recorded]]:
-        """Yield all events with `after < version <= upto` in pages, the last page first, each in its own order.
+        """Yield all events with `after < version <= upto` in pages: the last page first, each page in ascending order.
 
-        Versions have no gaps, so that the page before one is known by its bounds, and no store has to read backwards.
-        Where less of it fits than lies between its bounds, they are drawn closer.
+        Versions have no gaps, so the bounds of the previous page are known, and no store has to read backwards. If a
+        page was cut because of its size, it is read again with closer bounds.
         """
         size = min(first, PAGE)
         while upto > after:
@@ -163,7 +162,7 @@ class ThreadReader:
             upto, size = begin, min(2 * size, PAGE)
 
     async def origin(self, thread_id: ThreadId) -> Origin | None:
-        """Return where a fork comes from; None for a thread of its own, or none."""
+        """Return where a fork begins; None if the thread is no fork, or does not exist."""
         if known := self._origins.get(thread_id):
             return known[0]
         row = await self.store.thread(thread_id)
@@ -173,13 +172,13 @@ class ThreadReader:
         if row.base:
             (first,) = await self.store.read(thread_id, row.base, limit=1)
             origin = origin_of(decode(first))
-        self._origins.put(thread_id, (origin,), ORIGIN)
+        self._origins.put(thread_id, (origin,), ORIGIN_BYTES)
         return origin
 
     async def _own(
         self, thread_id: ThreadId, after: Version, upto: Version | None, limit: int, room: int
     ) -> tuple[list[Recorded], bool]:
-        """Read a page of the thread's own events; say whether it was not cut for their size."""
+        """Read a page of the thread's own events. Returns also whether it is whole, and not cut at `room` bytes."""
         page = await self.store.read(thread_id, after, upto, limit, room)
         return [decode(record) for record in page], not may_have_more(
             [len(record.payload) for record in page], None, room
@@ -187,7 +186,7 @@ class ThreadReader:
 
 
 def origin_of(first: Recorded) -> Origin:
-    """Read where a fork comes from off its first event."""
+    """Return where a fork begins, by its first event. Raises `CorruptLog`."""
     if not isinstance(first.event, ThreadForked):
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} with no ThreadForked")
+        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} without a ThreadForked")
     return Origin(ThreadId(first.event.parent), Version(first.event.at_version))

@@ -1,4 +1,4 @@
-"""Threads as folded state over the event store: load, append, look back."""
+"""The event-sourced repository: loads threads by folding their events, appends to them, and writes snapshots."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Versio
 from domain.log.hash_chain import NOTHING, Head, Record, chain_records
 from domain.lru import Lru
 from domain.ports.clock import Clock
-from domain.ports.log import FEW, Append, CommandRecord, EventStore, Fence
+from domain.ports.log import MAX_UNWEIGHED_RECORDS, Append, CommandRecord, EventStore, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.thread.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.thread.events import Event
@@ -25,23 +25,23 @@ from domain.thread.memory_size import weighed
 from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Idle, State
 
-FAR = 16
-"""Forks of forks after which a snapshot is left, so that nobody has to go back through all of them again."""
+MAX_FORK_DEPTH = 16
+"""Nested forks after which a load writes a snapshot, so that the next load need not go through all of them."""
 
 HOT_BYTES = 64_000_000
-"""What folded threads that are kept may take in memory, about."""
+"""Bytes of memory that cached threads may take, about."""
 
-LONG = 3
-"""A way is long that has so many times the events between two snapshots."""
+MAX_FOLD_INTERVALS = 3
+"""A load that folds more than so many times `snapshot_every` events writes a snapshot."""
 
 _log = logging.getLogger(__name__)
-_decode_checkpoint = msgspec.json.Decoder(LeanState).decode
+_decode_state = msgspec.json.Decoder(LeanState).decode
 
 
 class LoadedThread(Struct, frozen=True):
-    """A thread as it was folded: its state after `head`.
+    """A folded thread: its state after `head`.
 
-    `weight` is what the state took in memory when it was weighed last, about; events of `grown` bytes came since.
+    `weight` is about how many bytes the state took when it was last measured; `grown` are the bytes of later events.
     """
 
     thread_id: ThreadId
@@ -53,7 +53,7 @@ class LoadedThread(Struct, frozen=True):
 
 
 class ChainedEvents(Struct, frozen=True):
-    """Events as records, with the thread as it is after them."""
+    """Events as hashed records that are not stored yet, and the thread after them."""
 
     after: LoadedThread
     records: tuple[Record, ...]
@@ -61,7 +61,10 @@ class ChainedEvents(Struct, frozen=True):
 
 
 class ThreadRepository(ThreadReader):
-    """Reads and writes threads. Keeps the last used ones folded; the store's compare-and-set finds stale ones."""
+    """Reads and writes threads. Caches the last used ones; the store's compare-and-set detects stale ones.
+
+    `keep` and `keep_bytes` bound the cache. A snapshot is due every `snapshot_every` events.
+    """
 
     def __init__(
         self,
@@ -87,22 +90,22 @@ class ThreadRepository(ThreadReader):
         """Return the thread as it is now; unopened if it has no events.
 
         Raises:
-            UnknownThread: it belongs to another tenant.
+            UnknownThread: the thread belongs to another tenant.
         """
         hot = self._hot.get(thread_id)
-        # Mostly, few events have come since: so few that their size is not looked at.
-        loaded = await (self._catch_up(hot, first=FEW) if hot else self._folded(thread_id))
+        # Mostly, few events are new: so few that the store need not weigh them.
+        loaded = await (self._catch_up(hot, first=MAX_UNWEIGHED_RECORDS) if hot else self._folded(thread_id))
         if loaded.head.version and loaded.tenant != tenant:
             raise UnknownThread(thread_id)
         if not loaded.head.version:
             return replace(loaded, tenant=tenant)
-        return self._remember(loaded)
+        return self._cache(loaded)
 
-    def last_seen(self, thread_id: ThreadId, tenant: Tenant) -> LoadedThread | None:
-        """Return an idle thread as it was when this process last saw it, if it remembers: a good guess, no more.
+    def cached_idle(self, thread_id: ThreadId, tenant: Tenant) -> LoadedThread | None:
+        """Return the thread from the cache if it is idle there. It may be stale.
 
-        An append that was decided by it is refused if the thread has moved on. Of threads in a turn there is none:
-        they move on all the time.
+        An append that was decided by a stale state is refused. Threads in a turn are not returned: their state is stale
+        most of the time.
         """
         hot = self._hot.get(thread_id)
         return hot if hot and hot.tenant == tenant and isinstance(hot.state, Idle) else None
@@ -111,7 +114,7 @@ class ThreadRepository(ThreadReader):
         """Return the thread as it is now.
 
         Raises:
-            UnknownThread: it has no events, or belongs to another tenant.
+            UnknownThread: the thread has no events, or belongs to another tenant.
         """
         loaded = await self.load(thread_id, tenant)
         if not loaded.head.version:
@@ -122,8 +125,8 @@ class ThreadRepository(ThreadReader):
         """Return the thread as it was after an event.
 
         Raises:
-            UnknownThread: there is none.
-            InvalidInput: it has fewer events than that.
+            UnknownThread: there is no such thread.
+            InvalidInput: the thread has fewer events.
         """
         hot = self._hot.get(thread_id)
         if hot and hot.head.version == version and hot.tenant == tenant:
@@ -138,8 +141,8 @@ class ThreadRepository(ThreadReader):
         """Return the thread's version at an instant.
 
         Raises:
-            UnknownThread: there is none.
-            InvalidInput: it did not exist yet.
+            UnknownThread: there is no such thread.
+            InvalidInput: the thread did not exist yet.
         """
         row = await self.row(thread_id, tenant)
         version = await self.store.version_at(thread_id, at)
@@ -157,7 +160,7 @@ class ThreadRepository(ThreadReader):
         forked: bool = False,
         fence: Fence | None = None,
     ) -> tuple[LoadedThread, Sequence[Recorded]]:
-        """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
+        """Store events after `loaded`. Returns the thread after them, and the events as they were recorded.
 
         Raises:
             VersionConflict: the thread has moved on; nothing was stored.
@@ -168,9 +171,9 @@ class ThreadRepository(ThreadReader):
         )
 
     def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
-        """Make events into records that follow on `loaded`, without storing them."""
+        """Encode and hash events that follow `loaded`, without storing them."""
         drafts = [encode(event, metadata) for event in events]
-        # What is kept hot is what the log would give back: nothing that a caller still holds and may change.
+        # The cached state is folded from decoded copies, as after a load: a caller may still change its own objects.
         events = [read_back(draft) for draft in drafts]
         records, head = chain_records(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
         recorded = [
@@ -183,20 +186,20 @@ class ThreadRepository(ThreadReader):
     async def append_chained(
         self,
         loaded: LoadedThread,
-        sealed: ChainedEvents,
+        chained: ChainedEvents,
         command: CommandRecord | None = None,
         *,
         forked: bool = False,
         fence: Fence | None = None,
     ) -> tuple[LoadedThread, Sequence[Recorded]]:
-        """Store sealed events after `loaded`; see `append`."""
-        moved = sealed.after
+        """Store events that `chain` has hashed; see `append`."""
+        moved = chained.after
         append = Append(
             loaded.tenant,
             loaded.thread_id,
             loaded.head,
             moved.head,
-            sealed.records,
+            chained.records,
             moved.state.in_turn,
             command,
             waiting=moved.state.waiting,
@@ -208,27 +211,27 @@ class ThreadRepository(ThreadReader):
         except VersionConflict:
             self._hot.discard(loaded.thread_id)
             raise
-        moved = self._remember(moved)
+        moved = self._cache(moved)
         return moved, [
-            replace(recorded, position=Position(position + index)) for index, recorded in enumerate(sealed.recorded)
+            replace(recorded, position=Position(position + index)) for index, recorded in enumerate(chained.recorded)
         ]
 
     def is_snapshot_due(self, loaded: LoadedThread) -> bool:
-        """Say whether the last snapshot is `snapshot_every` events ago."""
+        """Say whether the last snapshot is at least `snapshot_every` events old."""
         return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self._snapshot_every
 
     async def save_snapshot(self, loaded: LoadedThread) -> None:
-        """Write a snapshot if one is due; for turn boundaries, off the hot path."""
+        """Write a snapshot if one is due. For the end of a turn: nothing has to wait for it."""
         if not self.is_snapshot_due(loaded):
             return
         thread_id = loaded.thread_id
         if thread_id in self._hot:
-            # At once: a turn that ends meanwhile need not write another.
+            # Noted before it is written, so that a turn that ends in between does not write another one.
             self._snapshotted[thread_id] = loaded.head.version
         await self._save(loaded)
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
-        """Let one at a time decide about a thread in this process; between processes, compare-and-set does."""
+        """Return the lock under which this process decides a thread's commands. Across processes, the store does."""
         return self._locks.setdefault(thread_id, asyncio.Lock())
 
     async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> LoadedThread:
@@ -236,10 +239,10 @@ class ThreadRepository(ThreadReader):
         if snapshot is None:
             return LoadedThread(thread_id)
         try:
-            checkpoint = _decode_checkpoint(snapshot.state)
-            told = tuple(dict.fromkeys((*checkpoint.texts, *checkpoint.extras)))
-            found = await self.at(thread_id, told) if told else {}
-            state = with_texts(checkpoint, {version: recorded.event for version, recorded in found.items()})
+            lean = _decode_state(snapshot.state)
+            versions = tuple(dict.fromkeys((*lean.texts, *lean.extras)))
+            found = await self.at(thread_id, versions) if versions else {}
+            state = with_texts(lean, {version: recorded.event for version, recorded in found.items()})
         except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
             return LoadedThread(thread_id)
@@ -248,9 +251,9 @@ class ThreadRepository(ThreadReader):
         return LoadedThread(thread_id, snapshot.tenant, snapshot.head, state)
 
     async def _folded(self, thread_id: ThreadId, upto: Version | None = None) -> LoadedThread:
-        """Fold a thread from the nearest snapshot on, which may be that of a thread that it is a fork of.
+        """Fold a thread from the nearest snapshot on, which may be its parent's if the thread is a fork.
 
-        A long way is not gone again: its end is kept.
+        After a long fold, the result is saved as a snapshot.
         """
         owner, end = thread_id, upto
         forks: list[tuple[ThreadId, Version | None]] = []
@@ -267,8 +270,8 @@ class ThreadRepository(ThreadReader):
             loaded = await self._catch_up(loaded, end)
         for fork, its_end in reversed(forks):
             loaded = await self._catch_up(replace(loaded, thread_id=fork), its_end)
-        if len(forks) > FAR or loaded.head.version - begun > LONG * self._snapshot_every:
-            await self._shorten(loaded)
+        if len(forks) > MAX_FORK_DEPTH or loaded.head.version - begun > MAX_FOLD_INTERVALS * self._snapshot_every:
+            await self._save_if_possible(loaded)
         return replace(loaded, thread_id=thread_id)
 
     async def _catch_up(
@@ -278,7 +281,7 @@ class ThreadRepository(ThreadReader):
         page: Sequence[Record] | None = None,
         first: int = AT_FIRST,
     ) -> LoadedThread:
-        """Fold the events after `loaded`, of which a `page` of at most `first` may have been read already."""
+        """Fold the events after `loaded`. A first `page` of them, of at most `first` records, may be given."""
         size, since = PageSize(first), 0
         while page := page or await self.store.read(loaded.thread_id, loaded.head.version, upto, size.limit):
             state = loaded.state
@@ -294,23 +297,25 @@ class ThreadRepository(ThreadReader):
             since, page = since + len(page), None
             if since >= PAGE:
                 since = 0
-                await self._shorten(loaded)
+                await self._save_if_possible(loaded)
             size.limit = min(size.limit, PAGE - since)
         return loaded
 
-    async def _shorten(self, loaded: LoadedThread) -> None:
-        """Leave a snapshot on a long way: a new fold ignores the old ones, and some threads never have a turn."""
+    async def _save_if_possible(self, loaded: LoadedThread) -> None:
+        """Save a snapshot during a long fold: a changed fold ignores old snapshots, and some threads have no turns."""
         try:
             await self._save(loaded)
         except StoreUnavailable as error:
-            _log.warning("No snapshot of %s: %s It would have saved time only.", loaded.thread_id, error)
+            _log.warning(
+                "The snapshot of %s was not written: %s Only the next load is slower.", loaded.thread_id, error
+            )
 
     async def _save(self, loaded: LoadedThread) -> None:
         state = to_json(without_texts(loaded.state))
         await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
 
-    def _remember(self, loaded: LoadedThread) -> LoadedThread:
-        """Keep a thread, and return it weighed."""
+    def _cache(self, loaded: LoadedThread) -> LoadedThread:
+        """Put a thread into the cache. Returns it with its current weight."""
         weight, grown = weighed(loaded.state, loaded.weight, loaded.grown)
         if grown != loaded.grown:
             loaded = replace(loaded, weight=weight, grown=grown)

@@ -1,4 +1,4 @@
-"""What taking a whole log out of its store, and putting it into another one, needs."""
+"""Exporting a whole log from its store, and importing one."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +13,7 @@ from domain.ports.log import CommandRecord, EventStore, ThreadRow
 
 
 class StoredCommand(Struct, frozen=True):
-    """A command as the log keeps it: whose it was, and when it was carried out."""
+    """A stored command, with its tenant and thread, and when it was carried out."""
 
     tenant: Tenant
     thread_id: ThreadId
@@ -22,27 +22,27 @@ class StoredCommand(Struct, frozen=True):
 
 
 class LogView(Protocol):
-    """Where the log ended at one moment, and the commands that it knew then.
+    """The log at one moment: its last positions, and its commands.
 
-    The records up to `heads` are in the event store: they do not change.
+    The records up to `heads` are read from the event store: they do not change.
     """
 
     heads: Sequence[Position]
     """The last positions of all slices, in the order of the slices."""
 
     async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
-        """Return a page of the commands, by slice and id, after another one (None: the first)."""
+        """Return a page of the commands, ordered by slice and id, after one of them (None: the first page)."""
 
 
 class LogExport(Protocol):
-    """What takes a log out of its store needs, beside the event store."""
+    """What an export needs in addition to the event store."""
 
     def view(self) -> AbstractAsyncContextManager[LogView]:
-        """Look at the log as it is now; what is appended from now on is not in the view."""
+        """View the log as it is now. Later appends are not in the view."""
 
 
 class ThreadEnds(Struct, frozen=True):
-    """How a thread's records begin and end: everything of its row but what only a fold can tell."""
+    """A thread's row as far as its first and last record determine it: the rest needs a fold."""
 
     row: ThreadRow
     """With `in_turn` and `waiting` false."""
@@ -51,42 +51,42 @@ class ThreadEnds(Struct, frozen=True):
 
 
 class LogWriting(Protocol):
-    """A log that is being put in. Nobody else sees any of it before the end."""
+    """A log that is being imported. It is visible to others only after the commit."""
 
     @property
     def written(self) -> EventStore:
-        """The records and threads that were written so far, to read."""
+        """The records and threads that were written so far."""
 
     async def add_events(self, records: Sequence[Record]) -> None:
-        """Write records with the positions, hashes and times that they have, in any order.
+        """Write records with their positions, hashes and times, in any order.
 
         Raises:
-            CorruptLog: a version of a thread, or a position of a slice, came before; a payload or metadata is no JSON,
-                or a text or a number is none that a log can have.
+            CorruptLog: a version of a thread, or a position of a slice, is there twice; a payload or metadata is not
+                JSON; or a text or number is not valid in a log.
         """
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        """Write commands. Raises `CorruptLog`: one came before, or has a result that is no JSON, or an unfit text."""
+        """Write commands. Raises `CorruptLog`: one is there twice, or has an invalid text or result."""
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
-        """Return a page of how a slice's threads begin and end, by their ids, after another one (None: the first)."""
+        """Return a page of a slice's threads, ordered by id, after one of them (None: the first page)."""
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
-        """Write where threads end."""
+        """Write the threads' rows."""
 
     async def stray_command(self) -> StoredCommand | None:
-        """Return a command whose thread was not written, or is another tenant's; None if there is none."""
+        """Return a command whose thread was not written, or belongs to another tenant; None if there is none."""
 
     async def set_heads(self, heads: Sequence[Position]) -> None:
-        """Say where all slices end."""
+        """Set the last positions of all slices."""
 
 
 class LogImport(Protocol):
-    """Puts a whole log into an empty store."""
+    """Imports a whole log into an empty store."""
 
     def writing(self) -> AbstractAsyncContextManager[LogWriting]:
-        """Write a log. It is stored when the block ends well, all at once; else, or if the process dies, nothing is.
+        """Write a log, in one transaction: if the block fails, or the process dies, nothing is stored.
 
         Raises:
-            LogNotEmpty: there is something in the log; nothing is changed.
+            LogNotEmpty: the store is not empty; nothing is changed.
         """

@@ -1,4 +1,4 @@
-"""Running a turn where it can harm no other one."""
+"""Running a turn where it cannot harm others."""
 
 from typing import Protocol
 
@@ -10,9 +10,9 @@ class Isolation(Protocol):
     """Runs turns in processes of their own."""
 
     async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
-        """Run a thread's turn, under a fence, in a process that runs nothing else, until it has nothing to run.
+        """Run a thread's turn in a process of its own until it has nothing to run.
 
-        A turn that began at the version `convicted` or before is not run, but failed. Returns False if the process
-        crashed, or hung and was killed.
-        Cancelling hands the turn over: the process ends within a bounded time.
+        A turn that began at the version `convicted` or before is failed and not run. Returns False if the process
+        crashed, or hung and was killed. If this is cancelled, the turn is handed over: the process ends within a
+        bounded time.
         """

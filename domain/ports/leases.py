@@ -10,21 +10,21 @@ from domain.ids import Position, Shard, WorkerId
 
 
 class Lease(Struct, frozen=True):
-    """A worker's right to run a shard's turns. Each change of owner raises the epoch.
+    """A worker's right to run a shard's turns. Each change of owner raises the epoch, a fencing token.
 
-    `heads` are the last positions of the shard's slices when the owner took it: what has a later position happened
-    under this lease. They are empty where the store was not asked for them.
+    `heads` are the last positions of the shard's slices when the owner claimed it: later positions were stored under
+    this lease. Empty where they were not read.
     """
 
     shard: Shard
     epoch: int
     since: datetime
-    """When the owner took it, on the store's clock."""
+    """When the owner claimed it, by the store's clock."""
     heads: tuple[Position, ...] = ()
 
 
 class WorkerRow(Struct, frozen=True):
-    """A worker that is there. Instants are on the store's clock."""
+    """A live worker. Instants are by the store's clock."""
 
     id: WorkerId
     name: str
@@ -32,16 +32,16 @@ class WorkerRow(Struct, frozen=True):
     started_at: datetime
     seen_at: datetime
     standby: bool
-    """It takes shards only while there is no worker that is not on standby."""
+    """It claims shards only while no other worker is alive, except on standby."""
     shards: tuple[Shard, ...]
     agents: tuple[str, ...] = ()
     """The agents whose turns it can run."""
 
 
 class WorkerShare(Struct, frozen=True):
-    """What a worker has, and how many workers there are to share with.
+    """A worker's leases, and the number of workers that share all shards.
 
-    `workers` counts those that are alive and not on standby, with the asker if it is one of them.
+    `workers` counts the live ones that are not on standby, including the caller if it is one of them.
     """
 
     leases: tuple[Lease, ...]
@@ -49,28 +49,28 @@ class WorkerShare(Struct, frozen=True):
 
 
 class LeaseStore(Protocol):
-    """Who may run which shard's turns. Time is the store's own, so that no two clocks need to agree."""
+    """Leases of shards. Expiry is by the store's clock, so that the workers' clocks need not agree."""
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
     ) -> WorkerShare:
-        """Say that a worker is there, and which agents it knows; keep its leases for `ttl` seconds from now.
+        """Register a worker as alive, with the agents that it knows, and renew its leases for `ttl` seconds from now.
 
-        A lease that ran out is kept, too, if no other worker has taken it. The leases come without `heads`.
+        An expired lease is renewed too, if no other worker has claimed it. The leases are returned without `heads`.
         """
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        """Take up to `limit` shards that have no owner, or one whose lease ran out; each gets a new epoch.
+        """Claim up to `limit` shards without an owner, or with an expired lease. Each gets a new epoch.
 
-        Where the lease ran out, its owner did not give it back: it crashed, or hangs. Each turn that could run in the
-        shard then has one more crash to its name; see `domain.ports.suspects`. Loans under older epochs end.
+        The owner of an expired lease has crashed or hangs: otherwise it would have released it. So a crash is counted
+        for each turn of the shard that could run; see `domain.ports.suspects`. Loans with older epochs end.
         """
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
-        """Give shards back; those that are not the worker's any more are left alone."""
+        """Release shards. Those that the worker does not own any more are ignored."""
 
     async def leave(self, worker: WorkerId) -> None:
-        """Give everything back: the worker ends."""
+        """Unregister a worker that ends, and release all its shards."""
 
     async def workers(self) -> Sequence[WorkerRow]:
-        """Return the workers that are alive, the oldest first, with their shards in order."""
+        """Return the live workers, the oldest first, with their shards in order."""

@@ -10,9 +10,9 @@ from domain.ports.log import Fence
 
 
 class Loan(Struct, frozen=True):
-    """A thread whose turns another worker runs, under the fence of the shard's owner: the loan ends with that epoch.
+    """A thread whose turns another worker runs, with the fencing token of the shard's owner. It ends with that epoch.
 
-    `runnable` says whether there is something to run.
+    `runnable` says whether the thread has something to run.
     """
 
     thread_id: ThreadId
@@ -23,19 +23,19 @@ class Loan(Struct, frozen=True):
 
 
 class Loans(Protocol):
-    """Which threads are lent to which worker."""
+    """The loans of all workers."""
 
     async def lend(self, loan: Loan) -> None:
-        """Lend a thread, to another worker than before if need be.
+        """Lend a thread. Replaces a loan to another worker.
 
-        If the worker before has died without leaving, the thread has one more crash to its name.
+        If that other worker has died without leaving, a crash is counted for the thread.
         """
 
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
-        """Return what is lent to a worker now."""
+        """Return the loans to a worker."""
 
     async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
-        """Return the threads of some shards that are lent now."""
+        """Return the threads of some shards that are lent."""
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        """End a loan to this worker, unless the thread has something to run again."""
+        """End a loan to this worker, unless the thread has something to run."""

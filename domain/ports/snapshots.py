@@ -1,4 +1,4 @@
-"""Where snapshots are kept: the checkpoints of the fold."""
+"""Snapshots of folded threads."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from domain.log.hash_chain import Head
 
 
 class Snapshot(Struct, frozen=True):
-    """A thread's folded state after `head`, as JSON on one line, and the fingerprint of the fold that made it."""
+    """A thread's folded state after `head`, as JSON on one line, and the fingerprint of the fold."""
 
     tenant: Tenant
     thread_id: ThreadId
@@ -19,10 +19,10 @@ class Snapshot(Struct, frozen=True):
 
 
 class SnapshotStore(Protocol):
-    """Checkpoints of the fold. Losing them costs time only."""
+    """Stores snapshots. If they are lost, loads only take longer."""
 
     async def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot; one of the same thread and version is replaced."""
+        """Store a snapshot. Replaces one of the same thread and version."""
 
     async def nearest(self, thread_id: ThreadId, upto: Version | None, fingerprint: str) -> Snapshot | None:
-        """Return the last snapshot at or before a version (None: of all) that this fold made, or None."""
+        """Return the last snapshot of this fold at or before a version (None: the last of all), or None."""

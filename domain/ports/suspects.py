@@ -1,8 +1,8 @@
-"""Turns that may have ended the process that ran them.
+"""Suspects: turns that may have crashed the process that ran them.
 
-A crash is counted for all turns of the shards that the dead process had: it is not known which of them did it. So a
-count alone never fails a turn. A turn with `MAX_SHARED_CRASHES` runs in a process of its own from then on; if that
-process dies as well, the turn was alone.
+A crash is counted for every turn in the shards of the dead process, because the culprit is unknown. So such a count
+never fails a turn. It only isolates it: after `MAX_SHARED_CRASHES` the turn runs in a process of its own. If that
+process crashes as well, the turn is the only suspect.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,16 +13,16 @@ from msgspec import Struct
 from domain.ids import START, Shard, ThreadId, Version
 
 MAX_SHARED_CRASHES = 2
-"""Crashes beside other turns after which a turn runs alone."""
+"""Crashes of shared processes after which a turn runs alone."""
 
 MAX_LONE_CRASHES = 2
-"""Crashes of a process that ran nothing else after which a turn fails. One may be an accident."""
+"""Crashes of its own process after which a turn fails. One may be an accident."""
 
 
 class Suspect(Struct, frozen=True):
-    """How often a process ended while a thread's turn could run in it: beside others, and `alone`.
+    """Crashes of processes that could have run a thread's turn: shared ones (`crashes`), and its own (`alone`).
 
-    `version` is the thread's at the last crash: a turn that began after it is another one, and not to blame.
+    `version` is the thread's version at the last crash: a turn that began after it is another one, and no suspect.
     """
 
     crashes: int = 0
@@ -36,18 +36,18 @@ class Suspect(Struct, frozen=True):
 
     @property
     def convicted(self) -> bool:
-        """Whether the turn is to fail."""
+        """Whether the turn has to fail."""
         return self.alone >= MAX_LONE_CRASHES
 
 
 class Suspects(Protocol):
-    """Counts crashes until a turn has ended, or waits. They are counted without loading the thread."""
+    """Counts crashes, until a turn has ended or waits. Does not load the threads."""
 
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        """Return the suspects of some shards, and of some other threads; forget those that have nothing to run."""
+        """Return the suspects of some shards, and among some other threads. Forgets those that have nothing to run."""
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
-        """Count a crash of the process that ran this thread's turn and nothing else."""
+        """Count a crash of a process that ran only this thread's turn."""
 
     async def cleared(self, thread_id: ThreadId) -> None:
-        """Forget a thread's crashes: its turn has run alone to where it has nothing to run."""
+        """Forget a thread's crashes: its turn has run alone until it had nothing to run."""

@@ -1,4 +1,4 @@
-"""What processes tell each other after a commit."""
+"""Wake-ups: messages between processes after a commit."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -9,14 +9,14 @@ from domain.ids import Tenant, ThreadId, Version, WorkerId
 
 
 class TurnReady(Struct, frozen=True, tag="ready"):
-    """A thread has something to run: a turn began, or a person decided something about it."""
+    """A thread has something to run: a turn began, or an approval was decided."""
 
     thread_id: ThreadId
     tenant: Tenant
 
 
 class Moved(Struct, frozen=True, tag="moved"):
-    """A thread has new events, up to a version; perhaps a turn `ended` with one of them."""
+    """A thread has new events, up to a version. `ended`: a turn may have ended with one of them."""
 
     thread_id: ThreadId
     version: Version
@@ -24,7 +24,7 @@ class Moved(Struct, frozen=True, tag="moved"):
 
 
 class Spoken(Struct, frozen=True, tag="spoken"):
-    """A piece of an answer that a model is writing, after a version of its thread. `offset` counts characters."""
+    """A piece of the answer that a model is writing after a version. `offset` counts characters."""
 
     thread_id: ThreadId
     version: Version
@@ -33,20 +33,20 @@ class Spoken(Struct, frozen=True, tag="spoken"):
 
 
 class Retracted(Struct, frozen=True, tag="retracted"):
-    """What was spoken after a version came to nothing: the attempt failed."""
+    """The pieces after a version are void: the attempt failed."""
 
     thread_id: ThreadId
     version: Version
 
 
 class Watched(Struct, frozen=True, tag="watched"):
-    """Somebody in this process wants to hear what is spoken in a thread."""
+    """The sending process has subscribers that want the pieces of a thread's answers."""
 
     thread_id: ThreadId
 
 
 class SharesChanged(Struct, frozen=True, tag="shares"):
-    """A worker came, or gave shards back: who has room may claim them."""
+    """A worker has started, or released shards. Workers with too few may claim them."""
 
 
 class Lent(Struct, frozen=True, tag="lent"):
@@ -59,13 +59,13 @@ Wakeup: TypeAlias = SharesChanged | Lent | TurnReady | Moved | Spoken | Retracte
 
 
 class Wakeups(Protocol):
-    """Words between processes, after the commit. They may be lost or come late: that costs latency, no more."""
+    """Sends wake-ups between processes. They may be lost or late: that only costs latency."""
 
     def send(self, wakeup: Wakeup) -> None:
-        """Tell the other processes soon, together with what else there is to tell. Never waits, never fails."""
+        """Send a wake-up to the other processes soon, perhaps with others in one batch. Never waits, never fails."""
 
     def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        """Hear what other processes send, from now on. Call what is returned to stop."""
+        """Call a listener for each wake-up of other processes. Returns a function that stops that."""
 
     async def close(self) -> None:
-        """Send what is left, if that is possible, and let go."""
+        """Send what is queued, if possible, and disconnect."""

@@ -1,6 +1,6 @@
-"""What comes at once goes into one statement and one commit.
+"""Group commit for small rows: items are written by one statement, in one transaction.
 
-Nothing waits for company: a group is what came while the one before was written.
+Without delay: a group is whatever was queued while the group before was being written.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ class _Waiting(Struct, Generic[T, R], eq=False):
 
 
 class Groups(Generic[T, R]):
-    """Writes items in groups of at most `most`, one group after the other. More than `limit` that wait are refused."""
+    """Writes items in groups of at most `most`, one group at a time. At most `limit` items wait; more are refused."""
 
     def __init__(
         self, write: Callable[[Sequence[T]], Awaitable[Sequence[R]]], name: str, *, most: int, limit: int
     ) -> None:
-        """Write a group by `write`, which answers for each item in its order. Bad values are refused alone."""
+        """Write groups with `write`, which returns a result for each item, in order. An invalid item fails alone."""
         self._write = write
         self._name = name
         self._most = most
@@ -37,7 +37,7 @@ class Groups(Generic[T, R]):
         self._writing: asyncio.Task[None] | None = None
 
     async def put(self, item: T) -> R:
-        """Write an item with those that come at the same time. Raises `Overloaded`, and whatever writing raises."""
+        """Write an item, in a group with others. Raises `Overloaded`, and what `write` raises."""
         if len(self._queue) >= self._limit:
             raise Overloaded
         waiting = _Waiting[T, R](item, asyncio.get_running_loop().create_future())
@@ -47,7 +47,7 @@ class Groups(Generic[T, R]):
         return await waiting.done
 
     async def close(self) -> None:
-        """Wait until everything is written or refused."""
+        """Wait until every item is written or refused."""
         if self._writing is not None:
             await self._writing
 
@@ -57,7 +57,7 @@ class Groups(Generic[T, R]):
                 group = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
                 try:
                     await self._write_group(group)
-                except Exception as error:  # noqa: BLE001  (a bug of ours: callers must not wait for ever)
+                except Exception as error:  # noqa: BLE001  (a defect: the callers must not wait for ever)
                     _refuse(group, error)
         finally:
             self._writing = None
@@ -68,18 +68,18 @@ class Groups(Generic[T, R]):
             await self._divide(group, error)
 
     async def _try(self, group: Sequence[_Waiting[T, R]]) -> Exception | None:
-        """Write a group. Return the error that failed it as a whole: then the callers wait for their answers still."""
+        """Write a group. Returns the error that failed it as a whole: then its callers still wait."""
         try:
             answers = await self._write([waiting.item for waiting in group])
-        except Exception as error:  # noqa: BLE001  (the callers must be told, whatever it is)
+        except Exception as error:  # noqa: BLE001  (the callers must get it, whatever it is)
             return error
         _answer(group, answers)
         return None
 
     async def _divide(self, group: Sequence[_Waiting[T, R]], error: Exception) -> None:
-        """Find the item that cannot be written, so that it is refused alone.
+        """Write the halves of a failed group, to find the item that cannot be written. It fails alone.
 
-        If both halves of a group meet an unavailable store, so will its quarters: they are not written.
+        If both halves meet an unavailable store, they are not divided further.
         """
         parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
         failed = [(part, found) for part in parts if (found := await self._try(part)) is not None]
@@ -91,7 +91,7 @@ class Groups(Generic[T, R]):
 
 
 def halves(group: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
-    """Divide a group of two or more."""
+    """Divide a group of at least two."""
     half = len(group) // 2
     return group[:half], group[half:]
 

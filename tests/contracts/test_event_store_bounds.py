@@ -4,7 +4,7 @@ import pytest
 
 from domain.ids import Position, Slice, Version, slice_of
 from domain.log.hash_chain import NOTHING, Record
-from domain.ports.log import FEW, EventStore, may_have_more
+from domain.ports.log import MAX_UNWEIGHED_RECORDS, EventStore, may_have_more
 from tests.streams import ACME, appending, new_thread, threads_of
 
 KB = 1_000
@@ -108,7 +108,7 @@ async def test_a_few_records_may_be_asked_for_whatever_they_take(event_store: Ev
     thread_id = new_thread()
     await event_store.append(appending(thread_id, NOTHING, *[payload(10 * KB)] * 9))
 
-    page = await event_store.read(thread_id, START, limit=FEW, room=1)
+    page = await event_store.read(thread_id, START, limit=MAX_UNWEIGHED_RECORDS, room=1)
 
-    assert 1 <= len(page) <= FEW
-    assert may_have_more([len(record.payload) for record in page], FEW, 1)
+    assert 1 <= len(page) <= MAX_UNWEIGHED_RECORDS
+    assert may_have_more([len(record.payload) for record in page], MAX_UNWEIGHED_RECORDS, 1)

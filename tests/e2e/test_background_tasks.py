@@ -38,7 +38,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_a_task_that_does_not_run_makes_the_process_unready_until_it_runs_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("domain.application.streaming.broadcast.LOOK", 0.01)
+    monkeypatch.setattr("domain.application.streaming.broadcast.POLL_INTERVAL_S", 0.01)
     async with running_api(database_url="memory://") as api:
         runtime, broken = api.service.runtime, asyncio.Event()
         listen = runtime.turns.services.broadcast._listeners

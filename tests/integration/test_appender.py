@@ -14,7 +14,7 @@ from domain.log.hash_chain import NOTHING, Head
 from domain.ports.log import Append
 from infrastructure.postgres.log.append import AppendAttempts
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.group_commit import MOST, GroupCommit
+from infrastructure.postgres.log.group_commit import MAX_GROUP_APPENDS, GroupCommit
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, new_thread, numbered
 from tests.support.http import running_api
@@ -54,7 +54,8 @@ async def test_what_comes_while_others_are_stored_shares_a_statement(pool: async
     assert all(isinstance(position, int) for position in await outcomes(appender, appends[:1]))
     assert watched.groups == [1], "nothing waits for company"
     assert all(isinstance(position, int) for position in await outcomes(appender, appends[1:]))
-    assert watched.groups == [1, *[MOST] * (299 // MOST), 299 % MOST], "who comes at the same time is there"
+    full, rest = divmod(299, MAX_GROUP_APPENDS)
+    assert watched.groups == [1, *[MAX_GROUP_APPENDS] * full, rest], "who comes at the same time is there"
 
 
 async def test_too_many_are_refused_and_those_that_wait_are_stored(pool: asyncpg.Pool) -> None:

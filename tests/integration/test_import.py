@@ -286,10 +286,10 @@ async def test_forged_events_are_refused_whatever_is_in_them(
     [
         ({"tenant": "other"}, "not the thread .* of the tenant 'other'"),
         ({"thread_id": str(UUID(int=7))}, "not the thread 00000000-0000-0000-0000-000000000007"),
-        ({"result": "{"}, "is no version of a thread"),
-        ({"result": '"3"'}, "is no version of a thread"),
-        ({"result": "0"}, "is no version of a thread"),
-        ({"result": str(2**31)}, "is no version of a thread"),
+        ({"result": "{"}, "is not a version"),
+        ({"result": '"3"'}, "is not a version"),
+        ({"result": "0"}, "is not a version"),
+        ({"result": str(2**31)}, "is not a version"),
         ({"request_hash": "00"}, "no SHA-256"),
     ],
 )
@@ -312,7 +312,7 @@ async def test_a_fork_of_itself_is_refused(archive: LogArchive, tmp_path: Path, 
     records, _ = chain_records(Tenant("default"), thread_id, Head(Version(4)), [fork], NOON)
     store.put(replace(record, position=Position(1)) for record in records)
     await export(store, MemoryArchive(store), tmp_path)
-    with pytest.raises(CorruptLog, match="begins at version 5 with no ThreadForked that fits"):
+    with pytest.raises(CorruptLog, match="begins at version 5 without a matching ThreadForked"):
         await load(archive, tmp_path)
 
 

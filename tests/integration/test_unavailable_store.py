@@ -16,7 +16,7 @@ from domain.ports.access_log import Access
 from infrastructure.postgres import failures, retry
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.group_commit import MOST, GroupCommit
+from infrastructure.postgres.log.group_commit import MAX_GROUP_APPENDS, GroupCommit
 from infrastructure.postgres.pool import open_pool
 from tests.integration.test_lost_connections import Unreliable
 from tests.streams import ACME, NOON, a_command, appending, new_thread
@@ -106,13 +106,13 @@ async def test_one_append_that_fails_takes_none_of_its_group_along(
     pool: asyncpg.Pool, owner: asyncpg.Connection, state: str
 ) -> None:
     await raising(owner, state, "WHEN (NEW.payload::text = '\"bad\"')")
-    appends = [appending(new_thread(), NOTHING, '"bad"' if n == 9 else "{}") for n in range(MOST)]
+    appends = [appending(new_thread(), NOTHING, '"bad"' if n == 9 else "{}") for n in range(MAX_GROUP_APPENDS)]
     counting = Counting(pool)
     appender = GroupCommit(counting)
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
     assert [n for n, result in enumerate(results) if not isinstance(result, int)] == [9]
     assert isinstance(results[9], StoreUnavailable) == (state[:2] not in {"22", "23"})
-    assert len(counting.appends) <= 2 * MOST.bit_length() + 1
+    assert len(counting.appends) <= 2 * MAX_GROUP_APPENDS.bit_length() + 1
 
 
 @pytest.mark.parametrize("state", ["53100", "57P03", "42501", "XX000"])
@@ -122,7 +122,7 @@ async def test_a_group_that_meets_an_unavailable_store_is_not_sent_one_by_one(
     await raising(owner, state)
     counting = Counting(pool)
     appender = GroupCommit(counting)
-    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(MOST)]
+    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(MAX_GROUP_APPENDS)]
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
     assert len(counting.appends) <= 4, "a group, its halves, and once more as a group"

@@ -173,7 +173,7 @@ class Broken(MemoryEventStore):
 async def test_the_log_is_asked_for_watched_threads_again_after_an_unforeseen_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("domain.application.streaming.broadcast.LOOK", 0.01)
+    monkeypatch.setattr("domain.application.streaming.broadcast.POLL_INTERVAL_S", 0.01)
     store, broadcast, tasks = Broken(), Broadcast(), BackgroundTasks()
     thread = ThreadId(uuid4())
     task = tasks.start("signals", lambda: broadcast.keep_up(store), first_pause=0.01)

@@ -207,8 +207,8 @@ async def test_what_was_last_seen_is_shown_to_its_own_tenant_only() -> None:
     bench = Bench()
     repository = bench.repository()
     done = await bench.grown(repository, 3)
-    assert repository.last_seen(bench.thread_id, done.tenant) is not None
-    assert repository.last_seen(bench.thread_id, Tenant("another")) is None
+    assert repository.cached_idle(bench.thread_id, done.tenant) is not None
+    assert repository.cached_idle(bench.thread_id, Tenant("another")) is None
     with pytest.raises(UnknownThread):
         await execute(
             repository, CommandRequest(bench.thread_id, lambda _: (UpdateValues({"n": 9}),), tenant=Tenant("another"))

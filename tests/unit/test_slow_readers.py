@@ -6,7 +6,7 @@ from contextlib import aclosing
 from uuid import uuid4
 
 from api.http.send_buffer import PIECE, Outgoing
-from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Broadcast, Delta
+from domain.application.streaming.broadcast import MAX_BACKLOG_BYTES, MAX_BACKLOG_SIGNALS, Behind, Broadcast, Delta
 from domain.application.streaming.follow import PAGE_BYTES, follow
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import MAX_VERSION, ThreadId, Version
@@ -32,9 +32,9 @@ async def test_a_large_event_is_not_kept_for_a_watcher_but_read_from_the_log() -
 
 async def test_a_watcher_keeps_as_many_signals_as_fit() -> None:
     broadcast, thread_id = Broadcast(), ThreadId(uuid4())
-    text = "x" * (BACKLOG_BYTES // 10)
+    text = "x" * (MAX_BACKLOG_BYTES // 10)
     with broadcast.watch(thread_id) as watcher:
-        for _ in range(BACKLOG):
+        for _ in range(MAX_BACKLOG_SIGNALS):
             broadcast.speak(thread_id, Delta(Version(1), 0, text))
         heard = [await watcher.hear() for _ in range(11)]
         assert heard == [Delta(Version(1), 0, text)] * 10 + [Behind(MAX_VERSION)]

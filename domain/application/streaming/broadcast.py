@@ -1,7 +1,7 @@
-"""What watchers of a thread are told while a turn runs: events once they are durable, and text before it is.
+"""The broadcast to subscribers of a thread: events once they are stored, and the text of running models before.
 
-Watchers in other processes are told over the wake-ups: that there are new events, which they read from the log, and,
-if they said so, the text.
+Other processes get wake-ups: that there are new events, which they read from the log; and the text, if they have said
+that they have subscribers.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watc
 from domain.thread.codec import Recorded
 from domain.thread.events import ApprovalRequested, TurnEnd
 
-BACKLOG = 200
-"""Signals that a slow watcher may leave unread before further ones pass it by; the log has every event."""
+MAX_BACKLOG_SIGNALS = 200
+"""Unread signals of a slow subscriber. Further ones are dropped; the log has every event."""
 
-BACKLOG_BYTES = 64_000
-"""What these may hold, about: a larger event is always read from the log."""
+MAX_BACKLOG_BYTES = 64_000
+"""Bytes of these, about: a larger event is always read from the log."""
 
-READERS = 4
-"""Watchers that read the log at the same time: what each of them reads is in memory until its client takes it."""
+MAX_READERS = 4
+"""Subscribers that read the log at the same time: each holds a page in memory until its client has taken it."""
 
-LOOK = 2.0
-"""Seconds between two looks at the log, for events whose signals were lost."""
+POLL_INTERVAL_S = 2.0
+"""Seconds between two polls of the log, for events whose signals were lost."""
 
-ATTENTION = 30.0
-"""Seconds that another process counts as watching after it said so; it says so every third of that."""
+WATCHED_TTL_S = 30.0
+"""Seconds for which a `Watched` wake-up of another process counts; it is repeated after a third of that."""
 
 
 class Delta(Struct, frozen=True):
-    """A piece of the answer that a model is writing after a version, from its `offset`th character on.
+    """A piece of the answer that a model is writing after a version. `offset` counts characters.
 
     Provisional until the next event.
     """
@@ -48,15 +48,15 @@ class Delta(Struct, frozen=True):
 
 
 class Withdrawn(Struct, frozen=True):
-    """The deltas after a version came to nothing: the attempt failed."""
+    """The deltas after a version are void: the attempt failed."""
 
     version: Version
 
 
 class Behind(Struct, frozen=True):
-    """There are events up to a version, which some other process has written.
+    """There are events up to a version, written by another process.
 
-    `ended`: perhaps a turn has ended with one, or a person was asked for something.
+    `ended`: a turn may have ended with one, or an approval been requested.
     """
 
     version: Version
@@ -67,42 +67,42 @@ Signal: TypeAlias = Recorded | Delta | Withdrawn | Behind
 
 
 class Listener(Protocol):
-    """Somebody who is told of a thread what happens in this process, and that something happens in another one."""
+    """Receives a thread's events of this process, and the news that another process has written some."""
 
     def tell(self, signal: Signal) -> None:
-        """Hear a signal. Never waits."""
+        """Take a signal. Must not wait."""
 
 
 class Subscription:
-    """Somebody who wants to hear of a thread. Takes what it can hold, and knows when it has missed something."""
+    """A queue of a thread's signals. Bounded: it drops signals when it is full, and notes that."""
 
     def __init__(self) -> None:
-        """Begin with nothing heard."""
+        """Create an empty queue."""
         self._signals: deque[tuple[Signal, int]] = deque()
         self._size = 0
-        self._something = asyncio.Event()
-        self._missed = False
+        self._filled = asyncio.Event()
+        self._dropped = False
 
     def tell(self, signal: Signal) -> None:
-        """Keep a signal, unless too many are kept already, or too much."""
+        """Queue a signal, unless the queue is full."""
         size = _size_of(signal)
-        if len(self._signals) < BACKLOG and self._size + size <= BACKLOG_BYTES:
+        if len(self._signals) < MAX_BACKLOG_SIGNALS and self._size + size <= MAX_BACKLOG_BYTES:
             self._signals.append((signal, size))
             self._size += size
         else:
-            self._missed = True
-        self._something.set()
+            self._dropped = True
+        self._filled.set()
 
     async def hear(self) -> Signal:
-        """Return the next signal; `Behind` the newest version where some were missed."""
-        while not (self._signals or self._missed):
-            self._something.clear()
-            await self._something.wait()
+        """Wait for the next signal. Returns `Behind` the highest version if some were dropped."""
+        while not (self._signals or self._dropped):
+            self._filled.clear()
+            await self._filled.wait()
         if self._signals:
             signal, size = self._signals.popleft()
             self._size -= size
             return signal
-        self._missed = False
+        self._dropped = False
         return Behind(MAX_VERSION)
 
 
@@ -117,31 +117,31 @@ def _size_of(signal: Signal) -> int:
 
 
 class Broadcast:
-    """Hands signals to whoever watches. Nobody's correctness may depend on one."""
+    """Delivers signals to listeners. A signal may be lost, so no correctness may depend on one."""
 
     def __init__(self, wakeups: Wakeups | None = None) -> None:
-        """Begin without watchers. `wakeups` lead to other processes."""
+        """Create a broadcast without listeners. `wakeups` connects it to other processes."""
         self._listeners: defaultdict[ThreadId, set[Listener]] = defaultdict(set)
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
         self._anything = asyncio.Event()
-        self.reading = asyncio.Semaphore(READERS)
-        """Held by a watcher that reads the log."""
+        self.reading = asyncio.Semaphore(MAX_READERS)
+        """Held by a subscriber that reads the log."""
         if wakeups:
-            wakeups.listen(self._hear)
+            wakeups.listen(self._on_wakeup)
 
     @contextmanager
     def watch(self, thread_id: ThreadId) -> Iterator[Subscription]:
-        """Receive a thread's signals from now on."""
-        watcher = Subscription()
-        with self.telling(thread_id, watcher):
-            self._attend(thread_id)
-            yield watcher
+        """Subscribe to a thread's signals, with the text of models in other processes, while the block runs."""
+        subscription = Subscription()
+        with self.telling(thread_id, subscription):
+            self._announce(thread_id)
+            yield subscription
 
     @contextmanager
     def telling(self, thread_id: ThreadId, listener: Listener) -> Iterator[None]:
-        """Tell a listener of a thread meanwhile. No other process is asked for what its models are writing."""
+        """Deliver a thread's signals to a listener while the block runs, without text from other processes."""
         self._listeners[thread_id].add(listener)
         try:
             yield
@@ -151,88 +151,88 @@ class Broadcast:
                 del self._listeners[thread_id]
 
     async def anything(self) -> None:
-        """Wait until some thread, whichever, has new events."""
+        """Wait until any thread has new events."""
         await self._anything.wait()
 
     async def keep_up(self, store: EventStore) -> None:
-        """Ask the log, for ever, about the threads that somebody here watches: all of them in one query."""
-        attended = 0.0
+        """Poll the log for ever, for the threads that have listeners here: all of them in one query."""
+        announced = 0.0
         known: Mapping[ThreadId, Version] = {}
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_S)
             watched = list(self._listeners)
-            if time.monotonic() - attended > ATTENTION / 3:
-                attended = time.monotonic()
+            if time.monotonic() - announced > WATCHED_TTL_S / 3:
+                announced = time.monotonic()
                 for thread_id, listeners in self._listeners.items():
                     if any(isinstance(listener, Subscription) for listener in listeners):
-                        self._attend(thread_id)
+                        self._announce(thread_id)
             with suppress(StoreUnavailable):
                 now = await store.versions(watched) if watched else {}
                 for thread_id, version in now.items():
                     if known.get(thread_id) != version:
-                        self._tell(thread_id, (Behind(version),))
+                        self._deliver(thread_id, (Behind(version),))
                 known = now
 
-    def _attend(self, thread_id: ThreadId) -> None:
+    def _announce(self, thread_id: ThreadId) -> None:
         if self._wakeups:
             self._wakeups.send(Watched(thread_id))
 
     def wake(self, reader: Callable[[], None]) -> None:
-        """Call a reader of the log whenever somebody has said, here or elsewhere, that there are events."""
+        """Call a reader of the log whenever a process has stored events."""
         self._readers.append(reader)
 
     def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
-        """Tell every watcher of a thread what has happened."""
-        self._tell(thread_id, events)
+        """Deliver stored events to every listener of a thread."""
+        self._deliver(thread_id, events)
         if events:
-            self._stir()
+            self._wake_readers()
         if self._wakeups and events:
             ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
             self._wakeups.send(Moved(thread_id, events[-1].version, ended))
 
     def speak(self, thread_id: ThreadId, delta: Delta) -> None:
-        """Tell every watcher what a model is writing."""
-        self._tell(thread_id, (delta,))
+        """Deliver a piece of the text that a model is writing."""
+        self._deliver(thread_id, (delta,))
         if self._wakeups and self._is_watched_elsewhere(thread_id):
             self._wakeups.send(Spoken(thread_id, delta.version, delta.offset, delta.text))
 
     def retract(self, thread_id: ThreadId, version: Version) -> None:
-        """Tell every watcher that what was spoken after a version came to nothing."""
-        self._tell(thread_id, (Withdrawn(version),))
+        """Tell every listener that the deltas after a version are void."""
+        self._deliver(thread_id, (Withdrawn(version),))
         if self._wakeups and self._is_watched_elsewhere(thread_id):
             self._wakeups.send(Retracted(thread_id, version))
 
-    def _stir(self) -> None:
-        """Wake all who wait for anything; who waits from now on waits for the next."""
+    def _wake_readers(self) -> None:
+        """Wake all callers of `anything`, and the readers of the log."""
         self._anything.set()
         self._anything = asyncio.Event()
         for reader in self._readers:
             reader()
 
-    def _tell(self, thread_id: ThreadId, broadcast: Sequence[Signal]) -> None:
+    def _deliver(self, thread_id: ThreadId, signals: Sequence[Signal]) -> None:
         for listener in self._listeners.get(thread_id, ()):
-            for signal in broadcast:
+            for signal in signals:
                 listener.tell(signal)
 
-    def _hear(self, wakeup: Wakeup) -> None:
+    def _on_wakeup(self, wakeup: Wakeup) -> None:
         match wakeup:
             case Moved(thread_id, version, ended):
-                self._tell(thread_id, (Behind(version, ended),))
-                self._stir()
+                self._deliver(thread_id, (Behind(version, ended),))
+                self._wake_readers()
             case Spoken(thread_id, version, offset, text):
-                self._tell(thread_id, (Delta(version, offset, text),))
+                self._deliver(thread_id, (Delta(version, offset, text),))
             case Retracted(thread_id, version):
-                self._tell(thread_id, (Withdrawn(version),))
+                self._deliver(thread_id, (Withdrawn(version),))
             case Watched(thread_id):
-                self._watched_elsewhere.pop(thread_id, None)  # to the end: entries stand in the order of their end
-                self._watched_elsewhere[thread_id] = time.monotonic() + ATTENTION
-                self._forget_who_has_left()
+                self._watched_elsewhere.pop(thread_id, None)  # to the end: entries are in the order of their expiry
+                self._watched_elsewhere[thread_id] = time.monotonic() + WATCHED_TTL_S
+                self._drop_expired()
 
     def _is_watched_elsewhere(self, thread_id: ThreadId) -> bool:
         return self._watched_elsewhere.get(thread_id, 0.0) > time.monotonic()
 
-    def _forget_who_has_left(self) -> None:
-        """Drop entries that are over."""
+    def _drop_expired(self) -> None:
+        """Drop processes' entries that have expired."""
         now = time.monotonic()
         while self._watched_elsewhere:
             first = next(iter(self._watched_elsewhere))

@@ -1,4 +1,4 @@
-"""The log for consumers outside: slice by slice, each event at least once, in the order of the commits of its slice."""
+"""The feed of the log for external consumers: at least once, per slice in the order of its commits."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -12,26 +12,26 @@ from domain.ids import SLICES, Position, Slice, Tenant
 from domain.log.hash_chain import Record
 from domain.ports.log import EventStore
 
-LOOKED_AT = 10_000
-"""Records that one reading looks at, at most, in search of the tenant's records of the wanted types."""
+MAX_SCANNED_RECORDS = 10_000
+"""Records that one read scans, at most, for the tenant's records of the wanted types."""
 
-HEAVIEST = 1_000_000
-"""Bytes after which a page ends, however many items were asked for."""
+MAX_PAGE_BYTES = 1_000_000
+"""Bytes after which a page ends, whatever its limit."""
 
-AT_FIRST = 50
-"""Records that are read before it is known how large they are."""
+FIRST_READ_RECORDS = 50
+"""Records that are read before their size is known."""
 
-LOOK = 0.25
-"""Seconds between two looks at the log for those who wait, where no signal comes."""
+POLL_INTERVAL_S = 0.25
+"""Seconds between two polls of the log for waiting consumers, without a signal."""
 
-GATHERING = 0.03
-"""Seconds after a signal in which others may come: one look is for all of them."""
+GATHER_S = 0.03
+"""Seconds after a signal in which further ones may come: one poll serves all of them."""
 
 
 class FeedCursor(Struct, frozen=True):
-    """How far a consumer has come in neighbouring slices: after which position in each.
+    """A consumer's cursor: the last position that it has received, for each slice of a range.
 
-    `turn` is the slice to begin with, so that one in which much happens does not keep the others waiting.
+    `turn` is the slice to read first, so that a busy slice does not starve the others.
     """
 
     first: Slice
@@ -44,14 +44,14 @@ class FeedCursor(Struct, frozen=True):
         return Slice(self.first + len(self.positions) - 1)
 
     def within(self, first: Slice, last: Slice) -> "FeedCursor":
-        """Keep some of the slices. Raises `InvalidInput`: it says nothing about one of them."""
+        """Narrow the cursor to some of its slices. Raises `InvalidInput`: a slice is not in it."""
         if first < self.first or last > self.last:
-            raise InvalidInput("slices", f"the cursor is about slices {self.first}-{self.last}; ask for some of these")
+            raise InvalidInput("slices", f"the cursor is for slices {self.first}-{self.last}; ask for some of these")
         kept = self.positions[first - self.first : last - self.first + 1]
         return FeedCursor(first, kept, self.turn if first <= self.turn <= last else first)
 
     def moved(self, seen: Mapping[Slice, Position]) -> "FeedCursor":
-        """Go on after what was seen."""
+        """Return the cursor after the positions that were scanned."""
         if not seen:
             return self
         positions = list(self.positions)
@@ -61,14 +61,14 @@ class FeedCursor(Struct, frozen=True):
         return FeedCursor(self.first, tuple(positions), following if following <= self.last else self.first)
 
     def behind(self, heads: Sequence[Position]) -> dict[Slice, Position]:
-        """Say in which slices there is more, and after which position, from the one on whose turn it is."""
+        """Return the slices that have further records, each with the position to read after, from `turn` on."""
         slices = [*range(self.turn, self.last + 1), *range(self.first, self.turn)]
-        places = {Slice(slice_): self.positions[slice_ - self.first] for slice_ in slices}
-        return {slice_: position for slice_, position in places.items() if heads[slice_] > position}
+        cursors = {Slice(slice_): self.positions[slice_ - self.first] for slice_ in slices}
+        return {slice_: position for slice_, position in cursors.items() if heads[slice_] > position}
 
 
 class FeedPage(Struct, frozen=True):
-    """What came after a place, and the place after that. `more`: there is more already."""
+    """Records after a cursor, and the cursor after them. `more`: further records exist already."""
 
     records: Sequence[Record]
     place: FeedCursor
@@ -76,7 +76,7 @@ class FeedPage(Struct, frozen=True):
 
 
 class FeedFilter(Struct, frozen=True):
-    """Whose events, of which types (None: all), and how many at most."""
+    """Selects a tenant's events of some types (None: all), at most `limit` of them."""
 
     tenant: Tenant
     types: Collection[str] | None
@@ -84,30 +84,30 @@ class FeedFilter(Struct, frozen=True):
 
 
 BEGINNING = FeedCursor(Slice(0), (Position(0),) * SLICES, Slice(0))
-"""The place before everything."""
+"""The cursor before the first record of every slice."""
 
 
 class Feed:
-    """Reads the log for consumers, and waits with them. All who wait look at the log together."""
+    """Reads the log for consumers, and waits for new records. Waiting consumers share one poll of the log."""
 
     def __init__(self, store: EventStore, broadcast: Broadcast) -> None:
-        """Read a store; `broadcast` say early that there is something new."""
+        """Read a store. `broadcast` signals new events early."""
         self._store = store
         self._broadcast = broadcast
-        self._look: asyncio.Task[Sequence[Position]] | None = None
+        self._poll: asyncio.Task[Sequence[Position]] | None = None
 
     async def read(self, place: FeedCursor, wanted: FeedFilter, wait: float, stopping: asyncio.Event) -> FeedPage:
-        """Return what came after a place; if there is nothing yet, wait for something for some seconds.
+        """Return a page of records after a cursor. If there are none, wait up to `wait` seconds, or until `stopping`.
 
         Raises:
-            InvalidInput: the place is beyond the log's end.
+            InvalidInput: the cursor is beyond the log's end.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + wait
         heads = await self._store.slice_heads()
         if any(heads[place.first + n] < position for n, position in enumerate(place.positions)):
             raise InvalidInput(
-                "after", "lies beyond the end of the log: it is another log's, or a backup took its place"
+                "after", "lies beyond the end of the log: it belongs to another log, or a backup was restored"
             )
         while True:
             found = await self._after(place, wanted, heads)
@@ -120,12 +120,12 @@ class Feed:
                         heads = await self._later()
 
     async def _after(self, place: FeedCursor, wanted: FeedFilter, heads: Sequence[Position]) -> FeedPage:
-        """Read a few records first, and then about so many as fit beside them: weighing large ones takes time."""
+        """Read a few records first, then about as many as still fit: the store takes time to weigh large ones."""
         found: list[Record] = []
-        room, most = HEAVIEST, AT_FIRST
+        room, most = MAX_PAGE_BYTES, FIRST_READ_RECORDS
         while (behind := place.behind(heads)) and room > 0 and (asked := min(most, wanted.limit - len(found))):
             stretch = await self._store.read_slices(
-                behind, wanted.tenant, wanted.types, limit=asked, look=LOOKED_AT, room=room
+                behind, wanted.tenant, wanted.types, limit=asked, look=MAX_SCANNED_RECORDS, room=room
             )
             records = stretch.records
             found += records
@@ -133,24 +133,24 @@ class Feed:
             if len(records) < asked:
                 break
             room -= sum(map(_weight, records))
-            most = max(room, 0) * len(found) // (HEAVIEST - room) + 1
+            most = max(room, 0) * len(found) // (MAX_PAGE_BYTES - room) + 1
         return FeedPage(found, place, more=bool(place.behind(heads)))
 
     async def _later(self) -> Sequence[Position]:
-        """Return where the slices end in a moment. Who asks in the meantime gets the same answer."""
-        if self._look is None:
-            self._look = asyncio.create_task(self._look_soon())
-            self._look.add_done_callback(lambda task: task.cancelled() or task.exception())  # somebody may have left
-        return await asyncio.shield(self._look)
+        """Return the slices' last positions after the next poll. Concurrent callers share it."""
+        if self._poll is None:
+            self._poll = asyncio.create_task(self._poll_soon())
+            self._poll.add_done_callback(lambda task: task.cancelled() or task.exception())  # its callers may be gone
+        return await asyncio.shield(self._poll)
 
-    async def _look_soon(self) -> Sequence[Position]:
+    async def _poll_soon(self) -> Sequence[Position]:
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
+                async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._broadcast.anything()
-                    await asyncio.sleep(GATHERING)
+                    await asyncio.sleep(GATHER_S)
         finally:
-            self._look = None  # what comes from now on is for the next look
+            self._poll = None  # later events are for the next poll
         return await self._store.slice_heads()
 
 

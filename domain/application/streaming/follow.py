@@ -1,4 +1,4 @@
-"""Following a thread: each event once and in order, with the text of running models in between."""
+"""Following a thread: each event once and in order, and between events the text of running models."""
 
 import asyncio
 from collections import deque
@@ -10,22 +10,22 @@ from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.thread.codec import Recorded
 
-GLANCE = 1.0
-"""Seconds without a signal after which a follower gets a chance to look around."""
+IDLE_S = 1.0
+"""Seconds without a signal after which a follower gets None, such as to send a heartbeat."""
 
 PAGE_BYTES = 64_000
-"""What a follower reads at a time, or a single event that is larger: it may take long until its client takes it."""
+"""Bytes that a follower reads at a time, or one larger event: its client may take them slowly."""
 
 
 async def follow(
-    repository: ThreadRepository, broadcast: Broadcast, thread_id: ThreadId, after: Version, glance: float = GLANCE
+    repository: ThreadRepository, broadcast: Broadcast, thread_id: ThreadId, after: Version, glance: float = IDLE_S
 ) -> AsyncGenerator[Recorded | Delta | Withdrawn | None, None]:
-    """Yield what happens after a version, for ever: every event once, in order, from wherever it is written.
+    """Yield every event after a version, for ever: each once and in order, whichever process writes it.
 
-    Deltas and withdrawals come as they are heard; those of a version that is past are left out. None is yielded
-    when nothing has happened for `glance` seconds. Nothing that was yielded is kept here.
+    Deltas and withdrawals are yielded as they arrive, unless they belong to an older version. None is yielded after
+    `glance` seconds without a signal. No reference to a yielded event is kept.
     """
-    with broadcast.watch(thread_id) as watcher:
+    with broadcast.watch(thread_id) as subscription:
         seen, behind, size = after, True, PageSize()
         while True:
             while behind:
@@ -37,7 +37,7 @@ async def follow(
                     yield missed.popleft()
             try:
                 async with asyncio.timeout(glance):
-                    signal = await watcher.hear()
+                    signal = await subscription.hear()
             except TimeoutError:
                 yield None
                 continue

@@ -15,24 +15,9 @@ from domain.application.thread_repository import ChainedEvents, LoadedThread, Th
 from domain.application.turns.unreported_calls import calls_in, with_calls
 from domain.ids import Version
 from domain.ports.log import Append, Fence
+from domain.thread import commands
 from domain.thread.codec import Metadata, Recorded
-from domain.thread.commands import (
-    AskPerson,
-    CompactHistory,
-    CompleteItem,
-    CompleteNode,
-    EndCall,
-    FailAttempt,
-    FailItem,
-    FailTurn,
-    NoteCalls,
-    NoteFailure,
-    Report,
-    ResumeTurn,
-    StartCalls,
-    StartFanOut,
-    StopTurn,
-)
+from domain.thread.commands import Report
 from domain.thread.decide import decide
 from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeEvent
 
@@ -129,19 +114,21 @@ def _moved(report: Report, after: Version, by: int) -> Report:
         return Version(version + by if version > after else version)
 
     match report:
-        case StartCalls():
+        case commands.StartCalls():
             return replace(report, calls=tuple((at(call), attempt) for call, attempt in report.calls))
-        case AskPerson():
+        case commands.AskPerson():
             return replace(report, calls=tuple(map(at, report.calls)))
-        case EndCall():
+        case commands.EndCall():
             return replace(report, call=at(report.call))
-        case CompactHistory():
+        case commands.CompactHistory():
             return replace(report, fact=replace(report.fact, through=at(report.fact.through)))
-        case CompleteNode():
+        case commands.CompleteNode():
             return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
-        case ResumeTurn() | StopTurn() | FailAttempt() | StartFanOut() | CompleteItem() | FailItem():
+        case commands.ResumeTurn() | commands.StopTurn() | commands.FailAttempt() | commands.FailTurn():
             return report
-        case NoteFailure() | NoteCalls() | FailTurn():
+        case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
+            return report
+        case commands.NoteFailure() | commands.NoteCalls():
             return report
         case _:
             assert_never(report)

@@ -1,4 +1,4 @@
-"""Appends on one connection, and the truth about each when the connection is lost."""
+"""The append statement on PostgreSQL, and what became of an append when the connection was lost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from infrastructure.postgres.retry import trying
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
-"""Where an append's first record is, or why nothing of it was stored."""
+"""The position of an append's first record, or why nothing was stored."""
 
 
 class AppendAttempts:
@@ -30,7 +30,7 @@ class AppendAttempts:
 
         Raises asyncpg's errors.
         """
-        order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
+        order = sorted(range(len(appends)), key=lambda index: _lock_order(appends[index]))
         try:
             rows = await self._pool.fetch(APPEND, *_arguments([appends[index] for index in order]))
         except BaseException as error:
@@ -55,23 +55,23 @@ class AppendAttempts:
         return await self.refusal(append) if position is None else position
 
     async def refusal(self, append: Append) -> Outcome:
-        """Find out why an append was refused; perhaps because an attempt without an answer has stored it."""
+        """Find out why an append was refused. Perhaps an attempt without an answer has stored it."""
         return await trying(self._pool, lambda: self._refusal(append))
 
     async def _refusal(self, append: Append) -> Outcome:
         if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
             return position
         fence = append.fence
-        place = slice_of(append.thread_id), append.thread_id
-        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *place):
+        key = slice_of(append.thread_id), append.thread_id
+        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *key):
             return LeaseLost()
         return VersionConflict(append.expected.version, await _actual(self._pool, append))
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
-    """Return the position that an attempt without an answer got after all, None if it was lost indeed.
+    """Return the position that an attempt without an answer got, or None if it stored nothing.
 
-    A hash covers the whole past of its thread, so whatever has our last hash is what we wanted to store.
+    A hash covers all events before it in its thread. So a record with the append's last hash is the append's record.
     """
     slice_ = slice_of(append.thread_id)
     if append.records:
@@ -90,14 +90,14 @@ async def _actual(pool: asyncpg.Pool, append: Append) -> Version:
     return Version(rows[0]["version"] if rows else 0)
 
 
-def _place(append: Append) -> tuple[int, bytes]:
-    """Name a thread's place in the order that rows are locked in."""
+def _lock_order(append: Append) -> tuple[int, bytes]:
+    """Return the sort key by which rows are locked."""
     return slice_of(append.thread_id), append.thread_id.bytes
 
 
 def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
-    """Bring appends and their events into the columns of the statement."""
-    asked = zip(*(_asked(append) for append in appends), strict=True)
+    """Return the statement's parameters: columns of appends, and columns of their events."""
+    requests = zip(*(_request_row(append) for append in appends), strict=True)
     events = [
         (
             *(number, place, record.type, record.schema, record.payload),
@@ -107,13 +107,13 @@ def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
         for place, record in enumerate(append.records, 1)
     ]
     columns = zip(*events, strict=True) if events else ([] for _ in range(EVENT_COLUMNS))
-    return (*map(list, asked), *map(list, columns))
+    return (*map(list, requests), *map(list, columns))
 
 
 EVENT_COLUMNS = 9
 
 
-def _asked(append: Append) -> tuple[Any, ...]:
+def _request_row(append: Append) -> tuple[Any, ...]:
     command, records, head, fence = append.command, append.records, append.head, append.fence
     return (
         slice_of(append.thread_id),

@@ -1,6 +1,6 @@
-"""The statement that appends.
+"""The append statement.
 
-Parameters are named where they come in (`asked`, `event`), so that the rest reads without counting.
+Its parameters get names at once (`asked`, `event`), so that the rest does not refer to them by number.
 """
 
 APPEND = """
@@ -91,27 +91,26 @@ WITH asked AS (
 )
 SELECT number, position FROM given
 """
-"""Append to several threads: move each thread's head, then the slices' heads, and store the events in between.
+"""Append to several threads: move each thread's head, then the slices' heads, and store the events.
 
-No row comes back of an append, and nothing of it is stored, where its command was seen before, its lease or its thread
-has a newer epoch, or its thread's head is not the expected one; the others are not touched by that. One thing fails
-them all: a command with events that another process stored since `asked` looked for it (`commands_pkey`); then the
-group is divided.
+An append is refused, and the others are stored, if its command was stored before, its lease or its thread has a newer
+epoch, or its thread's head is not the expected one. A refused append returns no row. Only one conflict fails the whole
+group: another process has stored the same command, with events, since `asked` was evaluated (`commands_pkey`). Then
+the group is divided.
 
-Contended are the threads' rows and then the slices'. Appends are given in the order of slice and thread, and their
-rows are locked in that order; `growing` has met every accepted thread before the first slice is locked, and the slices
-are locked in their order. So two groups do not wait for each other in a circle. Whoever waits for a row goes on from
-it as it was committed, not from the statement's snapshot: READ COMMITTED re-checks the WHERE of an UPDATE, and
-computes its RETURNING, on the newest row. The slices' locks are held until the commit; therefore positions appear
-without gaps, in the order of the commits.
+Locks. Appends are given in the order of slice and thread, and threads' rows are locked in that order. `growing` reads
+every accepted thread before the first slice is locked, and slices are locked in their order. So two groups do not
+deadlock. A statement that waited for a row continues with its newest version, not with the statement's snapshot: READ
+COMMITTED re-checks the WHERE of an UPDATE, and computes its RETURNING, on the newest row. The slices' locks are held
+until the commit. Therefore positions appear without gaps, in the order of the commits.
 
-Events find their append by its number in the arrays and in `places`, not by a join: that would be a nested loop, since
-sessions may not hash (`pool.PLANNER`), and take most of a large group's time.
+Events find their append by its number in the arrays and in `places`, not by a join. Sessions may not hash
+(`pool.PLANNER`), so a join would be a nested loop, and take most of a large group's time.
 
-The epoch of the lease is read in the statement's snapshot, which may be old by the time that the thread's row is free.
-`threads.epoch` is a fencing token on that row itself, and so is compared when it is locked. A worker that takes over
-raises it before it relies on what the log holds (see `FENCE`); its own appends raise it as well.
+Fencing. The epoch of the lease is read in the statement's snapshot, which may be stale by the time the thread's row is
+locked. `threads.epoch` is a fencing token on that row itself, so it is compared when the row is locked. A worker that
+takes over a shard raises it before it relies on the log (see `FENCE`); its own appends raise it as well.
 
-The part of a group that belongs to one slice is a complete statement of the same form: a cluster that is distributed
-by slice may be given the parts one by one. No two appends of a group are for the same thread.
+Each slice's part of a group is a complete statement of the same form: on a cluster that is distributed by slice, the
+parts can be sent one by one. No two appends of a group are for the same thread.
 """

@@ -1,4 +1,7 @@
-"""Appending in groups: what many threads want to store at once goes into one statement and one commit."""
+"""Group commit: appends of many threads are stored by one statement, in one transaction.
+
+Without delay: a group is whatever was queued while the groups before were being stored.
+"""
 
 import asyncio
 from collections import deque
@@ -15,27 +18,27 @@ from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_
 from infrastructure.postgres.log.append import AppendAttempts, Outcome
 from infrastructure.postgres.retry import trying
 
-MOST = 32
-"""Appends of a group. What the statement costs beside its rows is shared by then; its joins over the group grow by the
-square, since the planner may not hash (see `pool.PLANNER`): PostgreSQL takes 14 us an event for 32 appends of 3 events,
-16 for 64, 20 for 128."""
+MAX_GROUP_APPENDS = 32
+"""Appends of a group. At this size, the statement's fixed cost is spread widely enough. Its joins over the group grow
+with the square, since the planner may not hash (see `pool.PLANNER`): PostgreSQL takes 14 us an event for 32 appends of
+3 events, 16 for 64, 20 for 128."""
 
-HEAVIEST = 4_000_000
-"""Characters of payload after which a group is closed."""
+MAX_GROUP_CHARS = 4_000_000
+"""Characters of payloads after which a group takes no further append."""
 
-AT_ONCE = 2
-"""Groups under way at the same time: while one waits for its commit, the next is on its way."""
+MAX_CONCURRENT_GROUPS = 2
+"""Groups that are stored at the same time: while one waits for its commit, the next one is sent."""
 
-WAITING = 2_000
-"""Appends that may wait; more are refused, so that a slow database does not fill the memory."""
-
-
-RECENT_S = 5.0
-"""Seconds in which an append that could not be stored counts against the process's readiness."""
+MAX_WAITING_APPENDS = 2_000
+"""Appends that may wait. Further ones are refused (backpressure): a slow database must not fill the memory."""
 
 
-def _has_to_do_with_all(error: Exception) -> bool:
-    """Say whether a group is to be sent again as it is: what may be the fault of one append is looked for at once."""
+TROUBLE_S = 5.0
+"""Seconds for which a failed append counts against the readiness of the process."""
+
+
+def _is_about_the_group(error: Exception) -> bool:
+    """Say whether to send the same group again. If one append may be the reason, the group is divided instead."""
     return is_passing(error) and not is_divisible(error)
 
 
@@ -45,16 +48,16 @@ class _Waiting(Struct, eq=False):
 
 
 class GroupCommit:
-    """Collects what is to be appended. Nothing waits for company: a group is what has come while others were stored."""
+    """Stores appends in groups, up to `MAX_CONCURRENT_GROUPS` at a time."""
 
-    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
-        """Store through a pool; let at most `limit` appends wait."""
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_APPENDS) -> None:
+        """Use a pool's connections. At most `limit` appends may wait."""
         self._pool = pool
         self._limit = limit
         self._queue: deque[_Waiting] = deque()
         self._groups: set[asyncio.Task[None]] = set()
         self._busy: set[ThreadId] = set()
-        self._going_on = False
+        self._starting = False
         self._trouble: tuple[float, StoreUnavailable] | None = None
 
     async def append(self, append: Append) -> Position:
@@ -63,43 +66,43 @@ class GroupCommit:
             raise Overloaded
         waiting = _Waiting(append, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        self._go_on_soon()
+        self._start_groups_soon()
         return await waiting.done
 
     def trouble(self) -> StoreUnavailable | None:
-        """Return what the last appends met, if the store was unavailable to them a moment ago and to none since."""
+        """Return the error of the last append, if the store was unavailable to it in the last `TROUBLE_S` seconds."""
         at, error = self._trouble or (0.0, None)
-        recent = asyncio.get_running_loop().time() - at < RECENT_S
+        recent = asyncio.get_running_loop().time() - at < TROUBLE_S
         return error if recent else None
 
     def under_way(self) -> frozenset[ThreadId]:
-        """Name the threads that this process is appending to, whether or not a caller still waits for it."""
+        """Return the threads with appends under way in this process, even if no caller waits for them any more."""
         return frozenset(self._busy) | {waiting.append.thread_id for waiting in self._queue}
 
     async def close(self) -> None:
-        """Wait until everything is stored or refused."""
-        while self._groups or self._going_on:
+        """Wait until every append is stored or refused."""
+        while self._groups or self._starting:
             await asyncio.gather(*self._groups, asyncio.sleep(0), return_exceptions=True)
 
-    def _go_on_soon(self) -> None:
-        """Make groups once all who run now have had their turn: those whom one group has woken append at once."""
-        if not self._going_on:
-            self._going_on = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+    def _start_groups_soon(self) -> None:
+        """Start groups in the next iteration of the loop: callers that one group has woken can append until then."""
+        if not self._starting:
+            self._starting = True
+            asyncio.get_running_loop().call_soon(self._start_groups)
 
-    def _go_on(self) -> None:
-        self._going_on = False
-        while self._queue and len(self._groups) < AT_ONCE and (group := self._take()):
+    def _start_groups(self) -> None:
+        self._starting = False
+        while self._queue and len(self._groups) < MAX_CONCURRENT_GROUPS and (group := self._take()):
             task = asyncio.create_task(self._store(group), name=f"{len(group)} appends")
             self._groups.add(task)
             task.add_done_callback(self._stored)
 
     def _take(self) -> list[_Waiting]:
-        """Take the next group off the queue. Two appends of one thread are stored one after the other."""
+        """Take the next group from the queue. Two appends of one thread go into successive groups."""
         group: list[_Waiting] = []
         left: deque[_Waiting] = deque()
         size = 0
-        while self._queue and len(group) < MOST and size < HEAVIEST:
+        while self._queue and len(group) < MAX_GROUP_APPENDS and size < MAX_GROUP_CHARS:
             waiting = self._queue.popleft()
             if waiting.append.thread_id in self._busy:
                 left.append(waiting)
@@ -112,7 +115,7 @@ class GroupCommit:
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
         attempts, appends = AppendAttempts(self._pool), [waiting.append for waiting in group]
-        again = _has_to_do_with_all if len(group) > 1 else is_passing
+        again = _is_about_the_group if len(group) > 1 else is_passing
         try:
             positions = await trying(self._pool, lambda: attempts.append(appends), again=again)
         except Exception as error:  # noqa: BLE001  (the callers must get it, whatever it is)
@@ -124,7 +127,7 @@ class GroupCommit:
         self,
         attempts: AppendAttempts,
         group: Sequence[_Waiting],
-        again: Callable[[Exception], bool] = _has_to_do_with_all,
+        again: Callable[[Exception], bool] = _is_about_the_group,
     ) -> Exception | None:
         """Store a part of a group. Return the error that failed it as a whole: then its callers still wait."""
         appends = [waiting.append for waiting in group]
@@ -144,16 +147,16 @@ class GroupCommit:
                 refused.append(waiting)
             else:
                 self._answer(waiting, position)
-        for waiting in refused:  # after the others: they need not wait for another thread's conflict
-            await self._ask(waiting, attempts.refusal)
+        for waiting in refused:  # after the others, so that they do not wait for another thread's conflict
+            await self._answer_with(waiting, attempts.refusal)
 
     async def _divide(self, attempts: AppendAttempts, group: Sequence[_Waiting], error: Exception) -> None:
-        """Find the append that PostgreSQL cannot take: the others must not fail with it.
+        """Store the halves of a failed group, to find the append that PostgreSQL cannot take. The others are stored.
 
-        If both halves of a group meet an unavailable store, so will its quarters: they are not sent.
+        If both halves meet an unavailable store, they are not divided further.
         """
         if len(group) == 1 and not isinstance(error, StoreUnavailable):
-            await self._ask(group[0], attempts.alone)
+            await self._answer_with(group[0], attempts.alone)
             return
         parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
         failed = [(part, found) for part in parts if (found := await self._try(attempts, part)) is not None]
@@ -166,9 +169,9 @@ class GroupCommit:
             for waiting in group:
                 self._answer(waiting, last)
 
-    async def _ask(self, waiting: _Waiting, question: Callable[[Append], Awaitable[Outcome]]) -> None:
+    async def _answer_with(self, waiting: _Waiting, outcome_of: Callable[[Append], Awaitable[Outcome]]) -> None:
         try:
-            self._answer(waiting, await question(waiting.append))
+            self._answer(waiting, await outcome_of(waiting.append))
         except Exception as error:  # noqa: BLE001  (as above)
             self._answer(waiting, error)
 
@@ -187,4 +190,4 @@ class GroupCommit:
 
     def _stored(self, task: asyncio.Task[None]) -> None:
         self._groups.discard(task)
-        self._go_on_soon()
+        self._start_groups_soon()

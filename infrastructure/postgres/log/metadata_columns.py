@@ -1,9 +1,9 @@
-"""How events' metadata are stored: the command that an event is of stands in a column of its own.
+"""How events' metadata is stored: the id of the event's command is in a column of its own.
 
-Nearly all say `{"causation":"<uuid>"}`, for the command that set the agent to work, or `{"command":"<uuid>"}`: 50
-characters that are 16 bytes as a UUID. The hash covers the text, so it is put together again, byte by byte, wherever
-events are read. Of a causation nothing is left in `metadata`, of a command `"command":null`: code from before, which
-knows causations only, can read that.
+Nearly all metadata is `{"causation":"<uuid>"}`, for the command that caused the agent's work, or
+`{"command":"<uuid>"}`: 50 characters, which are 16 bytes as a UUID. The hash covers the text, so every read restores it
+byte by byte. In the column `metadata`, a causation leaves nothing, and a command leaves `"command":null`, because older
+versions of the code know only causations.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import lru_cache
 from uuid import UUID
 
 AS_IT_IS = UUID(int=0)
-"""Says in `causation` that the whole text is in `metadata`. A null there would make each row eight bytes longer."""
+"""The value of `causation` if `metadata` has the whole text. NULL instead would make each row eight bytes longer."""
 
 _NAMED_FIRST = re.compile(
     r'\{"(causation|command)":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"(\}|,"(?!command":null).*)', re.DOTALL
@@ -23,12 +23,12 @@ METADATA = f"""CASE WHEN causation = '{AS_IT_IS}' THEN metadata::text
             ELSE '{{"causation":"' || causation::text || '"'
                  || CASE metadata::text WHEN '{{}}' THEN '' ELSE ',' END || substr(metadata::text, 2)
        END AS metadata"""
-"""The text, of what `taken_apart` has made of it."""
+"""Restores the text from the two columns; the inverse of `taken_apart`."""
 
 
 @lru_cache(maxsize=256)  # the events of a turn have the same text
 def taken_apart(metadata: str) -> tuple[str, UUID]:
-    """Return what is stored as `metadata` and as `causation`; any other text than ours remains as it is."""
+    """Return the values of `metadata` and `causation`. A text that is not in our form is stored unchanged."""
     found = _NAMED_FIRST.fullmatch(metadata)
     named = UUID(found[2]) if found else AS_IT_IS
     if not found or named == AS_IT_IS:

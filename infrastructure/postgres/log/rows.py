@@ -1,4 +1,4 @@
-"""From rows to the domain's values."""
+"""Converts rows to the domain's values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from domain.ports.snapshots import Snapshot
 
 
 def record_of(row: Iterable[Any]) -> Record:
-    """Build an event from the columns of READ, which stand in the order of the fields."""
+    """Build a record from the columns of READ, which are in the order of its fields."""
     return Record(*row)
 
 
