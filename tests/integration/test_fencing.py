@@ -18,7 +18,7 @@ from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.integration.test_accounts import TAKEN, World, held
-from tests.integration.test_appender import Watched
+from tests.integration.test_group_commit import Watched
 from tests.streams import ACME, appending, new_thread
 
 HOLD = "SELECT FROM threads WHERE thread_id = $1 FOR UPDATE"

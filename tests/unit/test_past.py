@@ -25,7 +25,7 @@ from domain.thread.events import (
     TurnStarted,
 )
 from tests.support.runtime import Clock
-from tests.unit.test_journal import CountingStore, NotingSnapshots
+from tests.unit.test_thread_repository import CountingStore, NotingSnapshots
 
 
 class Archive:
