@@ -18,7 +18,7 @@ from domain.thread.limits import check_limits
 from domain.windows import WINDOWS, Window, start_of
 from projections.usage import USAGE
 
-ATTEMPTS = 10
+MAX_ATTEMPTS = 10
 """How often it is added up what was spent before limits, if other processes set them at the same time."""
 
 
@@ -29,7 +29,7 @@ class TenantLimits:
         """Work with what the composition root has joined."""
         self._runtime = runtime
         self._reading = reading
-        self._ledger, self._known = runtime.accounts.ledger, runtime.accounts.known
+        self._ledger, self._limits = runtime.accounts.ledger, runtime.accounts.limits
 
     async def set(self, scope: Scope, limits: tuple[Limit, ...], caller: Caller) -> LimitsView:
         """Limit a scope, instead of what limited it before. Raises `InvalidInput`, `BehindLog`."""
@@ -41,19 +41,19 @@ class TenantLimits:
         if limits and scope.agent and scope.agent not in self._runtime.agents:
             known = ", ".join(sorted(self._runtime.agents))
             raise InvalidInput("agent", f"there is none of this name; there are {known}")
-        for attempt in range(ATTEMPTS):
-            at, before = await self._known.now(), await self._holding(scope)
+        for attempt in range(MAX_ATTEMPTS):
+            at, before = await self._limits.now(), await self._holding(scope)
             spent = await self._spent(scope, _new(limits, before), at)
-            seen = before if attempt < ATTEMPTS - 1 else None  # at last, what was counted until now goes on
-            if await self._known.set(scope, limits, at, caller.actor, spent, seen):
+            expected = before if attempt < MAX_ATTEMPTS - 1 else None  # at last, what was counted until now goes on
+            if await self._limits.set(scope, limits, at, caller.actor, spent, expected):
                 break
         return await self.show(caller)
 
     async def show(self, caller: Caller) -> LimitsView:
         """Say what limits a tenant, and how the limits stand."""
-        at = await self._known.now()
+        at = await self._limits.now()
         limits, standings = await asyncio.gather(
-            self._ledger.limits(caller.tenant), self._ledger.standings(caller.tenant, at)
+            self._ledger.limits(caller.tenant), self._ledger.limit_usage(caller.tenant, at)
         )
         return limits_view(limits, standings, at)
 

@@ -70,12 +70,12 @@ def is_over(standing: LimitUsage) -> bool:
 
 def asked_of(standing: LimitUsage, reservation: Reservation) -> Amount:
     """Return what would be spent and reserved of a limit with one more reservation."""
-    return plus(plus(standing.spent, standing.reserved), reservation.most)
+    return plus(plus(standing.spent, standing.reserved), reservation.worst_case)
 
 
 def passes(standing: LimitUsage, reservation: Reservation) -> bool:
     """Say whether a reservation would fit if what others reserved came back."""
-    return holds(standing.limit, plus(standing.spent, reservation.most))
+    return holds(standing.limit, plus(standing.spent, reservation.worst_case))
 
 
 def most_telling(refusing: Iterable[LimitUsage], reservation: Reservation) -> LimitUsage:

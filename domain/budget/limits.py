@@ -63,7 +63,7 @@ def reached_limit(thread: Thread, at: datetime, prices: Prices) -> ReachedLimit 
 SPARING = 0.5
 """The share of the context window, and of an answer, that is used once most of a budget is spent."""
 
-LEAST_ANSWER = 64
+MIN_COMPLETION_TOKENS = 64
 """Tokens of an answer with less of which a call is not worth its prompt."""
 
 
@@ -72,7 +72,7 @@ class PlannedCall(Struct, frozen=True):
 
     model: str
     prompt_tokens: int
-    most: int
+    max_completion_tokens: int
 
 
 class Shortage(Struct, frozen=True):
@@ -85,7 +85,9 @@ class Shortage(Struct, frozen=True):
 
 def worst_case_of(call: PlannedCall, prices: Prices) -> tuple[int, int]:
     """Return the most that a call can take: tokens, and money."""
-    return call.prompt_tokens + call.most, prices.cost(call.model, call.prompt_tokens, call.most)
+    return call.prompt_tokens + call.max_completion_tokens, prices.cost(
+        call.model, call.prompt_tokens, call.max_completion_tokens
+    )
 
 
 def spent_of(state: Running, limit: Limit, model: str, at: datetime, prices: Prices) -> tuple[int, int]:
@@ -104,7 +106,7 @@ def strained(limit: Limit, tokens: int, cost: int) -> bool:
 
 def affordable(limit: Limit, tokens: int, cost: int, call: PlannedCall, prices: Prices) -> int:
     """Return the tokens that an answer may have, if so much is spent of a limit: at most what the call asks for."""
-    answer = call.most
+    answer = call.max_completion_tokens
     if limit.tokens is not None:
         answer = min(answer, limit.tokens - tokens - call.prompt_tokens)
     if limit.cost is not None:
@@ -126,11 +128,11 @@ def shortage(
 
     `held` is what other calls of this turn may take that run at the same time.
     """
-    answer = call.most
+    answer = call.max_completion_tokens
     for limit, model in limits:
         tokens, cost = spent_of(state, limit, model, at, prices)
         left = affordable(limit, tokens + held[0], cost + held[1], call, prices)
-        if left < min(LEAST_ANSWER, call.most):
+        if left < min(MIN_COMPLETION_TOKENS, call.max_completion_tokens):
             return 0, Shortage(limit, tokens, cost)
         answer = min(answer, left)
     return answer, None

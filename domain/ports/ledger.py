@@ -52,7 +52,7 @@ class Reservation(Struct, frozen=True):
     thread_id: ThreadId
     agent: str
     model: str
-    most: Amount
+    worst_case: Amount
     at: datetime
     fence: Fence | None = None
     counted_at: datetime | None = None
@@ -80,13 +80,13 @@ class Granted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """There is not enough left of a limit. `passing`: there would be, if what others reserved came back unused.
+    """There is not enough left of a limit. `temporary`: there would be, if what others reserved came back unused.
 
-    Of several such limits, `standing` is one that would still have too little, and of these the one that ends last.
+    Of several such limits, `usage` is one that would still have too little, and of these the one that ends last.
     """
 
-    standing: LimitUsage
-    passing: bool
+    usage: LimitUsage
+    temporary: bool
 
 
 class Ledger(Protocol):
@@ -106,7 +106,7 @@ class Ledger(Protocol):
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Limit a scope from now on, instead of what limited it before. Without limits, they are lifted.
 
@@ -114,7 +114,7 @@ class Ledger(Protocol):
         where no limit counts until now; but what a limit had counted in the same window before it was lifted is never
         made less. Where `spent` has no figure, that goes on. To set what is set changes nothing.
 
-        `seen` are the limits that `spent` was added up for: False, with nothing changed, if others hold by now.
+        `expected` are the limits that `spent` was added up for: False, with nothing changed, if others hold by now.
         """
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
@@ -123,7 +123,7 @@ class Ledger(Protocol):
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
         """Return what was set and lifted, the last first."""
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands at an instant of now or later: in windows before, nothing is kept."""
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
@@ -142,5 +142,5 @@ class Ledger(Protocol):
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved: the call has taken nothing."""
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return what is reserved for calls under leases of these shards, whichever epoch: for whoever has them now."""

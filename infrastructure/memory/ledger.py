@@ -62,14 +62,14 @@ class MemoryLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Limit a scope from now on."""
         last = self._current().get(scope)
         before = last.limits if last else ()
         if before == limits:
             return True
-        if seen is not None and seen != before:
+        if expected is not None and expected != before:
             return False
         self._history.append(ScopeLimits(scope, limits, at, actor))
         counted = {limit.window for limit in before}
@@ -93,30 +93,30 @@ class MemoryLedger:
         """Return what was set and lifted."""
         return [given for given in reversed(self._history) if given.scope.tenant == tenant][:limit]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands."""
         found = [
-            self._standing(given.scope, limit, at)
+            self._usage(given.scope, limit, at)
             for given in await self.limits(tenant)
             for limit in given.limits
             if limit.window != "turn"
         ]
-        return sorted(found, key=lambda standing: (standing.scope, SPANS.index(standing.limit.window)))
+        return sorted(found, key=lambda usage: (usage.scope, SPANS.index(usage.limit.window)))
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take from all limits, or from none."""
         if reservation.id in self._open:
             return Granted(self._open[reservation.id].strained)
-        standings = list(self._counting(reservation))
-        refusing = [one for one in standings if not holds(one.limit, asked_of(one, reservation))]
+        counting = list(self._usage_of(reservation))
+        refusing = [one for one in counting if not holds(one.limit, asked_of(one, reservation))]
         if refusing:
             passing = all(passes(one, reservation) for one in refusing)
             return Refused(most_telling(refusing, reservation), passing)
-        strained = any(not holds(one.limit, asked_of(one, reservation), one.limit.warn_at) for one in standings)
-        keys = [_key(one.scope, window_of(one.limit), reservation.window_at) for one in standings]
+        strained = any(not holds(one.limit, asked_of(one, reservation), one.limit.warn_at) for one in counting)
+        keys = [_key(one.scope, window_of(one.limit), reservation.window_at) for one in counting]
         taken = {key: self._counters.setdefault(key, _Counter()) for key in keys}
         for counter in taken.values():
-            counter.reserved = plus(counter.reserved, reservation.most)
+            counter.reserved = plus(counter.reserved, reservation.worst_case)
         if taken:
             self._open[reservation.id] = _Open(reservation, strained, taken)
         return Granted(strained)
@@ -125,24 +125,19 @@ class MemoryLedger:
         """Turn what was reserved into what was spent."""
         ended = self._end(reservation, spent)
         warning = []
-        for standing in self._counting(ended.reservation) if ended and not quietly else ():
-            key = _key(standing.scope, window_of(standing.limit), standing.start)
+        for usage in self._usage_of(ended.reservation) if ended and not quietly else ():
+            key = _key(usage.scope, window_of(usage.limit), usage.start)
             counter = ended.taken.get(key) if ended else None
-            if (
-                counter
-                and counter is self._counters[key]
-                and not counter.warned
-                and warns(standing.limit, counter.spent)
-            ):
+            if counter and counter is self._counters[key] and not counter.warned and warns(usage.limit, counter.spent):
                 counter.warned = True
-                warning.append(standing)
+                warning.append(usage)
         return warning
 
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved."""
         self._end(reservation, NOTHING)
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return what is reserved under these shards."""
         held = [each.reservation for each in self._open.values()]
         return [one for one in held if shard_of(slice_of(one.thread_id)) in shards]
@@ -150,22 +145,22 @@ class MemoryLedger:
     def _current(self) -> Mapping[Scope, ScopeLimits]:
         return {given.scope: given for given in self._history}
 
-    def _counting(self, reservation: Reservation) -> Iterator[LimitUsage]:
+    def _usage_of(self, reservation: Reservation) -> Iterator[LimitUsage]:
         """List the limits that count a call, as they stand in its windows."""
         for scope, given in self._current().items():
             if counts(scope, reservation.tenant, reservation.agent, reservation.model):
                 for limit in given.limits:
                     if limit.window != "turn":
-                        yield self._standing(scope, limit, reservation.window_at)
+                        yield self._usage(scope, limit, reservation.window_at)
 
-    def _standing(self, scope: Scope, limit: Limit, at: datetime) -> LimitUsage:
+    def _usage(self, scope: Scope, limit: Limit, at: datetime) -> LimitUsage:
         counter = self._counters.get(_key(scope, window_of(limit), at), _Counter())
         return LimitUsage(scope, limit, start_of(window_of(limit), at), counter.spent, counter.reserved)
 
     def _end(self, reservation: UUID, spent: Amount) -> _Open | None:
         ended = self._open.pop(reservation, None)
         for counter in ended.taken.values() if ended else ():
-            counter.reserved = minus(counter.reserved, ended.reservation.most if ended else NOTHING)
+            counter.reserved = minus(counter.reserved, ended.reservation.worst_case if ended else NOTHING)
             counter.spent = plus(counter.spent, spent)
         return ended
 

@@ -21,10 +21,10 @@ from domain.windows import WINDOWS, start_of
 from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
-MOST = 32
+MAX_GROUP_CALLS = 32
 """Calls of a group: as many versions of a row as a page holds, so that indexes are left alone."""
 
-WAITING = 2_000
+MAX_WAITING_CALLS = 2_000
 """Calls that may wait; more are refused."""
 
 SET = "SELECT set_budget_limits($1, $2, $3, $4, $5, $6, $7, $8) AS done"
@@ -48,7 +48,7 @@ HISTORY = """
 SELECT tenant, agent, model, limits, set_at, actor FROM budget_limits WHERE tenant = $1 ORDER BY number DESC LIMIT $2
 """
 
-STANDINGS = f"""
+LIMIT_USAGE = f"""
 SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.tokens, counted.cost,
        counted.reserved_tokens, counted.reserved_cost
   FROM ({LIMITS}) AS last
@@ -61,23 +61,23 @@ SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.to
  ORDER BY last.agent COLLATE "C", last.model COLLATE "C", begun.place
 """  # noqa: S608  (a statement within a statement)
 
-OPEN = """
+OPEN_RESERVATIONS = """
 SELECT id, tenant, thread_id, shard, epoch, agent, model, tokens, cost, at FROM reservations WHERE shard = ANY ($1)
 """
 
 _read_limits = msgspec.json.Decoder(tuple[Limit, ...]).decode
 _read_limit = msgspec.json.Decoder(Limit).decode
-_read_standing = msgspec.json.Decoder(LimitUsage).decode
+_read_usage = msgspec.json.Decoder(LimitUsage).decode
 
 
 class PostgresLedger:
     """A `Ledger` on a migrated database."""
 
-    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_CALLS) -> None:
         """Use a pool's connections, which whoever opened it closes; let at most `limit` calls wait."""
         self._pool = pool
-        self._reserving = Groups(self._reserve, "reservations", most=MOST, limit=limit)
-        self._settling = Groups(self._settle, "settlements", most=MOST, limit=limit)
+        self._reserving = Groups(self._reserve, "reservations", most=MAX_GROUP_CALLS, limit=limit)
+        self._settling = Groups(self._settle, "settlements", most=MAX_GROUP_CALLS, limit=limit)
 
     async def now(self) -> datetime | None:
         """Return the server's time."""
@@ -92,7 +92,7 @@ class PostgresLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Limit a scope from now on."""
         seeds = [
@@ -103,7 +103,7 @@ class PostgresLedger:
             }
             for window in WINDOWS
         ]
-        whose, before = (scope.tenant, scope.agent, scope.model), None if seen is None else _written(seen)
+        whose, before = (scope.tenant, scope.agent, scope.model), None if expected is None else _written(expected)
         rows = await fetch(self._pool, SET, *whose, _written(limits), at, actor, to_json(seeds), before)
         return bool(rows[0]["done"])
 
@@ -116,31 +116,31 @@ class PostgresLedger:
         """Return what was set and lifted."""
         return [_scope_limits(row) for row in await fetch(self._pool, HISTORY, tenant, limit)]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return how each limit stands."""
         starts = [start_of(window, at) for window in WINDOWS]
-        return [_standing(tenant, row) for row in await fetch(self._pool, STANDINGS, tenant, WINDOWS, starts)]
+        return [_usage(tenant, row) for row in await fetch(self._pool, LIMIT_USAGE, tenant, WINDOWS, starts)]
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take from all limits, or from none."""
         row = await self._reserving.put(to_json(_asked(reservation)))
         if row["granted"]:
             return Granted(row["strained"])
-        return Refused(_read_standing(row["refusing"]), row["passing"])
+        return Refused(_read_usage(row["refusing"]), row["passing"])
 
     async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
         """Turn what was reserved into what was spent."""
         asked = {"id": reservation, "tokens": spent.tokens, "cost": spent.cost, "quietly": quietly}
         warning = await self._settling.put(to_json(asked))
-        return [_read_standing(standing) for standing in warning]
+        return [_read_usage(usage) for usage in warning]
 
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved."""
         await self._settling.put(to_json({"id": reservation, "quietly": True}))
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return what is reserved under these shards."""
-        return [_reservation(row) for row in await fetch(self._pool, OPEN, list(shards))]
+        return [_reservation(row) for row in await fetch(self._pool, OPEN_RESERVATIONS, list(shards))]
 
     async def close(self) -> None:
         """Wait until everything is written or refused."""
@@ -176,8 +176,8 @@ def _asked(reservation: Reservation) -> dict[str, Any]:
         "epoch": fence.epoch if fence else None,
         "agent": reservation.agent,
         "model": reservation.model,
-        "tokens": reservation.most.tokens,
-        "cost": reservation.most.cost,
+        "tokens": reservation.worst_case.tokens,
+        "cost": reservation.worst_case.cost,
         "at": reservation.at,
         "starts": {window: start_of(window, reservation.window_at) for window in WINDOWS},
     }
@@ -202,7 +202,7 @@ def _scope_limits(row: asyncpg.Record) -> ScopeLimits:
     return ScopeLimits(scope, _read_limits(row["limits"]), row["set_at"], row["actor"])
 
 
-def _standing(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
+def _usage(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
     spent = Amount(row["tokens"] or 0, row["cost"] or 0)
     reserved = Amount(row["reserved_tokens"] or 0, row["reserved_cost"] or 0)
     scope = Scope(tenant, row["agent"], row["model"])

@@ -47,7 +47,7 @@ class World:
         return Reservations(ledger, LimitsCache(ledger, self.clock), self.repository, PRICES)
 
     async def limit(self, limit: Limit = LIMIT) -> None:
-        await self.worker.known.set(Scope(ACME), (limit,), self.clock.now(), None, {})
+        await self.worker.limits.set(Scope(ACME), (limit,), self.clock.now(), None, {})
 
     async def a_call(self, epoch: int | None = 1, *, after: int = 0, **more: Any) -> Reservation:
         """Say what a call in a thread of some events may take."""
@@ -65,7 +65,7 @@ class World:
         await self.write(call, answer)
 
     async def sums(self) -> tuple[Amount, Amount]:
-        (standing,) = await self.ledger.standings(ACME, self.clock.now())
+        (standing,) = await self.ledger.limit_usage(ACME, self.clock.now())
         return standing.spent, standing.reserved
 
 
@@ -83,7 +83,7 @@ def held(epoch: int) -> dict[Shard, int]:
 async def test_who_died_before_the_answer_has_spent_nothing(world: World) -> None:
     call = await world.a_call()
     assert await world.worker.reserve(call) == Granted()
-    assert (await world.sums())[1] == call.most
+    assert (await world.sums())[1] == call.worst_case
     heir = world.new_worker()
     assert await heir.recover(held(2)) == Recovered(released=1)
     assert await world.sums() == (Amount(), Amount())
@@ -144,7 +144,7 @@ async def test_who_has_lost_the_lease_leaves_the_calls_of_the_new_owner_alone(wo
     await owner.reserve(call)
     assert await world.worker.recover(held(4)) == Recovered()
     assert await world.worker.recover({}) == Recovered()
-    assert (await world.sums())[1] == call.most
+    assert (await world.sums())[1] == call.worst_case
     assert await world.new_worker().recover(held(5)) == Recovered(released=1), "the owner has died under its lease"
 
 
@@ -166,8 +166,8 @@ async def test_many_that_died_together_are_ended_each_in_its_way(world: World) -
 
 
 async def test_where_nothing_limits_a_call_nobody_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.worker.known.set(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None, {})
-    await world.worker.known.of(ACME)
+    await world.worker.limits.set(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None, {})
+    await world.worker.limits.of(ACME)
     for method in ("limits", "reserve", "settle", "release"):
         monkeypatch.setattr(world.ledger, method, None)
     call = await world.a_call()
@@ -178,7 +178,7 @@ async def test_where_nothing_limits_a_call_nobody_is_asked(world: World, monkeyp
 
 async def test_a_call_that_is_refused_is_over(world: World) -> None:
     call = await world.a_call()
-    assert isinstance(await world.worker.reserve(replace(call, most=Amount(101))), Refused)
+    assert isinstance(await world.worker.reserve(replace(call, worst_case=Amount(101))), Refused)
     assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
     assert await world.sums() == (Amount(), Amount())
 

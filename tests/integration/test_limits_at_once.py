@@ -45,7 +45,7 @@ async def ledgers(database_url: str) -> AsyncIterator[list[PostgresLedger]]:
 
 
 async def spent_in(ledger: Ledger, at: datetime = AT) -> dict[str, int]:
-    return {one.limit.window: one.spent.tokens for one in await ledger.standings(ACME, at)}
+    return {one.limit.window: one.spent.tokens for one in await ledger.limit_usage(ACME, at)}
 
 
 async def test_a_limit_that_another_setting_lifted_meanwhile_goes_on_counting(ledger: Ledger) -> None:
@@ -92,7 +92,7 @@ async def test_settings_at_once_and_calls_meanwhile_lose_nothing(ledgers: list[P
     assert found["lifetime"] == taken
     assert SPENT <= found["day"] <= SPENT + taken
     assert SPENT <= found["month"] <= SPENT + taken
-    assert all(one.reserved == Amount() for one in await ledgers[0].standings(ACME, AT))
+    assert all(one.reserved == Amount() for one in await ledgers[0].limit_usage(ACME, AT))
 
 
 async def test_over_http_what_the_log_knows_is_what_counts_at_the_end(database_url: str) -> None:

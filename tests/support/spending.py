@@ -152,12 +152,12 @@ async def spent(played: Stage) -> int:
 
 async def recover(played: Stage) -> Recovered:
     """Look after what was left open, as a worker does that has all shards."""
-    return await played.account.accounts.recover({Shard(shard): 10**6 for shard in range(SHARDS)})
+    return await played.account.reservations.recover({Shard(shard): 10**6 for shard in range(SHARDS)})
 
 
 async def check_ledger(played: Stage) -> None:
     """The ledger has exactly what the log has, and nothing is set aside any more."""
-    for standing in await played.ledger.standings(DEFAULT_TENANT, played.clock.now()):
+    for standing in await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now()):
         assert (standing.spent.tokens, standing.reserved.tokens) == (await spent(played), 0)
 
 

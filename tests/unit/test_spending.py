@@ -128,7 +128,7 @@ class TestMoney:
         assert set(outcomes) == {"completed", "budget_exhausted"}
         assert 100 < await spent(played) <= 300
         assert {called.model for called in await recorded(played)} == {"gpt-4o"}
-        for standing in await played.ledger.standings(DEFAULT_TENANT, played.clock.now()):
+        for standing in await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now()):
             assert standing.spent.cost == await spent(played) * PER_DOLLAR
 
     async def test_a_model_without_a_price_is_named_as_it_calls_itself(self) -> None:

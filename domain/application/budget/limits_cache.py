@@ -13,10 +13,10 @@ from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Ledger, Scope, ScopeLimits
 from domain.thread.events import Limit
 
-AGE = 1.0
+MAX_AGE_S = 1.0
 """Seconds that limits are believed for. What another process sets holds here after that."""
 
-MOST = 1_000
+MAX_TENANTS = 1_000
 """Tenants that are remembered."""
 
 
@@ -28,14 +28,14 @@ class _Known(Struct, frozen=True):
 class LimitsCache:
     """Remembers limits for a moment. What is set through it holds at once."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, age: float = AGE) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, age: float = MAX_AGE_S) -> None:
         """Remember limits of a ledger for `age` seconds."""
         self._ledger = ledger
         self._clock = clock
         self._age = timedelta(seconds=age)
         self._known: dict[Tenant, _Known] = {}
-        self._asking: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
-        self._settings = 0
+        self._locks: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
+        self._times_set = 0
         self._time: tuple[datetime, float] | None = None
 
     async def now(self) -> datetime:
@@ -55,12 +55,12 @@ class LimitsCache:
 
     async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
         """Return a tenant's limits, which may be a moment old."""
-        async with self._asking.setdefault(tenant, asyncio.Lock()):
-            now, settings, known = self._clock.now(), self._settings, self._known.get(tenant)
+        async with self._locks.setdefault(tenant, asyncio.Lock()):
+            now, times_set, known = self._clock.now(), self._times_set, self._known.get(tenant)
             if known and timedelta(0) <= now - known.asked_at < self._age:
                 return known.limits
             found = await self._ledger.limits(tenant)
-            if settings == self._settings:  # otherwise it may be what was there before
+            if times_set == self._times_set:  # otherwise it may be what was there before
                 self._remember(tenant, _Known(now, found))
             return found
 
@@ -71,17 +71,17 @@ class LimitsCache:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Set limits as `Ledger.set_limits` does."""
         try:
-            return await self._ledger.set_limits(scope, limits, at, actor, spent, seen)
+            return await self._ledger.set_limits(scope, limits, at, actor, spent, expected)
         finally:
-            self._settings += 1
+            self._times_set += 1
             self._known.pop(scope.tenant, None)
 
     def _remember(self, tenant: Tenant, known: _Known) -> None:
         self._known.pop(tenant, None)
         self._known[tenant] = known
-        if len(self._known) > MOST:
+        if len(self._known) > MAX_TENANTS:
             del self._known[next(iter(self._known))]

@@ -32,7 +32,7 @@ class NullLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Refuse: nobody could ask for it."""
         raise TypeError("Nothing is limited here")
@@ -45,7 +45,7 @@ class NullLedger:
         """Return nothing: no limit was ever set."""
         return ()
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         """Return nothing: there are no limits."""
         return ()
 
@@ -60,7 +60,7 @@ class NullLedger:
     async def release(self, reservation: UUID) -> None:
         """Keep no account."""
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         """Return nothing: nothing is reserved."""
         return ()
 

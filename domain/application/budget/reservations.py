@@ -20,7 +20,7 @@ from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation
 from domain.thread.events import ModelCalled
 
-LAST = 100
+PAGE_EVENTS = 100
 """Events of a thread that are looked at first: a call that was left open is among the last ones."""
 
 Outcome: TypeAlias = Amount | None
@@ -46,31 +46,31 @@ class Recovered(Struct, frozen=True):
 class Reservations:
     """Reserves and settles for the calls of this process, and looks after those of processes that are gone."""
 
-    def __init__(self, ledger: Ledger, known: LimitsCache, history: ThreadReader, prices: Prices) -> None:
+    def __init__(self, ledger: Ledger, limits: LimitsCache, history: ThreadReader, prices: Prices) -> None:
         """Keep accounts in a ledger, and find in the threads' histories what calls have taken."""
         self.ledger = ledger
-        self.known = known
+        self.limits = limits
         self._history = history
         self._prices = prices
         self._live: set[UUID] = set()
-        self._owed: dict[UUID, Outcome] = {}
+        self._unsettled: dict[UUID, Outcome] = {}
 
-    async def standings(self, tenant: Tenant) -> Sequence[LimitUsage]:
+    async def limit_usage(self, tenant: Tenant) -> Sequence[LimitUsage]:
         """Return how a tenant's limits stand now, by the ledger's time."""
-        return await self.ledger.standings(tenant, await self.known.now())
+        return await self.ledger.limit_usage(tenant, await self.limits.now())
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take the most that a call can take. Where nothing limits it, nobody is asked.
 
         Raises `StoreUnavailable`: then the call must not be made.
         """
-        if not is_limited(await self.known.of(reservation.tenant), reservation.agent, reservation.model):
+        if not is_limited(await self.limits.of(reservation.tenant), reservation.agent, reservation.model):
             return Granted()
         self._live.add(reservation.id)
         try:
             answer = await self.ledger.reserve(reservation)
         except BaseException:
-            self._owed[reservation.id] = None  # it may be taken nevertheless
+            self._unsettled[reservation.id] = None  # it may be taken nevertheless
             raise
         if isinstance(answer, Refused):
             self._live.discard(reservation.id)
@@ -105,14 +105,14 @@ class Reservations:
         a thread is fenced, so that nothing comes into its log after that; one with an append under way has time.
         Threads that another process runs under this worker's leases, as `runs_elsewhere` says, are left alone.
         """
-        for reservation, outcome in list(self._owed.items()):
+        for reservation, outcome in list(self._unsettled.items()):
             try:
-                await self._pay(reservation, outcome, quietly=True)
+                await self._try_to_end(reservation, outcome, quietly=True)
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001  (as below)
                 _log.exception("The reservation %s cannot be settled, and stays as it is for now", reservation)
-        found = [each for each in await self.ledger.open(list(held)) if self._is_left(each, held)]
+        found = [each for each in await self.ledger.open_reservations(list(held)) if self._is_left(each, held)]
         left = [each for each in found if not runs_elsewhere(each.thread_id)]
         ended: list[str] = []
         for each in left:
@@ -160,7 +160,7 @@ class Reservations:
             row = await self._history.row(reservation.thread_id, reservation.tenant)
         except UnknownThread:
             return None
-        async for page in self._history.pages_back(row.thread_id, row.base, row.head.version, LAST):
+        async for page in self._history.pages_back(row.thread_id, row.base, row.head.version, PAGE_EVENTS):
             for recorded in reversed(page):
                 event = recorded.event
                 if isinstance(event, ModelCalled) and event.reservation == reservation.id:
@@ -173,21 +173,21 @@ class Reservations:
         if reservation not in self._live:
             return ()
         try:
-            return await self._pay(reservation, outcome)
+            return await self._try_to_end(reservation, outcome)
         except BaseException as error:
-            self._owed[reservation] = outcome
+            self._unsettled[reservation] = outcome
             if not isinstance(error, StoreUnavailable):
                 raise
             _log.warning("The reservation %s is settled later: %s", reservation, error)
             return ()
 
-    async def _pay(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[LimitUsage]:
+    async def _try_to_end(self, reservation: UUID, outcome: Outcome, *, quietly: bool = False) -> Sequence[LimitUsage]:
         warning: Sequence[LimitUsage] = ()
         if outcome is None:
             await self.ledger.release(reservation)
         else:
             warning = await self.ledger.settle(reservation, outcome, quietly=quietly)
-        self._owed.pop(reservation, None)
+        self._unsettled.pop(reservation, None)
         self._live.discard(reservation)
         return warning
 

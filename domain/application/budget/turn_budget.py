@@ -14,7 +14,7 @@ from uuid import UUID
 from domain.application.budget.reservations import Reservations
 from domain.budget.accounts import is_limited, plus, warns
 from domain.budget.limits import (
-    LEAST_ANSWER,
+    MIN_COMPLETION_TOKENS,
     PlannedCall,
     Shortage,
     affordable,
@@ -38,21 +38,21 @@ from domain.thread.events import BudgetThresholdReached, Limit, ModelCalled
 from domain.thread.state import Running, State, Thread, Unopened
 from domain.windows import Window, start_of
 
-PATIENCE = 10.0
+RESERVE_TIMEOUT_S = 10.0
 """Seconds that a call waits for what others have reserved and may not use."""
 
-PAUSE = 0.05
+RETRY_PAUSE_S = 0.05
 """Seconds until the ledger is asked again; then twice as many, and so on."""
 
-LONGEST_PAUSE = 1.0
+MAX_RETRY_PAUSE_S = 1.0
 
-AT_FIRST = 1.3
+INITIAL_TOKEN_RATIO = 1.3
 """How many of a model's tokens one of ours may be, before the model has said how many it counts."""
 
-LONG = 1_000
+LONG_PROMPT_TOKENS = 1_000
 """Tokens of a prompt from which on it shows a factor: what a template adds weighs little in it."""
 
-SLACK = 1.05
+RATIO_MARGIN = 1.05
 """How much more than ever before a model may count the next time."""
 
 
@@ -60,7 +60,7 @@ SLACK = 1.05
 class BudgetServices:
     """What all turns of this process share: accounts with their tenants' ledger, prices, and how models count."""
 
-    accounts: Reservations
+    reservations: Reservations
     prices: Prices
     clock: Clock
     new_id: Callable[[], UUID]
@@ -69,16 +69,20 @@ class BudgetServices:
 
     def observe(self, model: str, counted: int, reported: int) -> None:
         """Learn how a model's own count of a prompt compares with ours: by a factor, and in short prompts by more."""
-        if counted >= LONG:
+        if counted >= LONG_PROMPT_TOKENS:
             self._ratios[model] = max(self._ratios.get(model, 1.0), reported / counted)
         else:
-            more = int(reported - counted * AT_FIRST)
+            more = int(reported - counted * INITIAL_TOKEN_RATIO)
             self._more[model] = max(self._more.get(model, 0), more)
 
     def expected(self, model: str, counted: int) -> int:
         """Return how many tokens a model may count, where we count so many."""
         ratio = self._ratios.get(model)
-        return int(counted * (AT_FIRST if ratio is None else ratio * SLACK)) + self._more.get(model, 0) + 1
+        return (
+            int(counted * (INITIAL_TOKEN_RATIO if ratio is None else ratio * RATIO_MARGIN))
+            + self._more.get(model, 0)
+            + 1
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class TurnBudget:
             return False
         return any(
             warns(one.limit, plus(one.spent, one.reserved))
-            for one in await self.account.accounts.standings(self.tenant)
+            for one in await self.account.reservations.limit_usage(self.tenant)
             if one.scope.agent in {"", self.agent} and one.scope.model in {"", *models}
         )
 
@@ -141,12 +145,12 @@ class TurnBudget:
             self._open.discard(id_)
             raise
         self._held[id_] = worst_case_of(call, self.account.prices)
-        return Reserved(id_, call.most, shared)
+        return Reserved(id_, call.max_completion_tokens, shared)
 
     async def _within_own(self, id_: UUID, state: Callable[[], Running], call: PlannedCall) -> PlannedCall:
         """Cut an answer to what the thread's own limits leave; wait a while for what calls beside may not use."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + PATIENCE, PAUSE
+        until, pause = loop.time() + RESERVE_TIMEOUT_S, RETRY_PAUSE_S
         while True:
             now, prices = self.account.clock.now(), self.account.prices
             limits = (*_own(state()), *await self._for_turns([call.model]))
@@ -159,14 +163,14 @@ class TurnBudget:
             if not passing or loop.time() >= until:
                 raise _exhausted("The thread" if short.limit in state().thread.limits else "A turn", call, short)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_RETRY_PAUSE_S)
 
     async def release(self, held: Reserved) -> None:
         """Give back what was set aside. Where the store is away, it is given back later."""
         self._held.pop(held.id, None)
         self._open.discard(held.id)
         if held.shared:
-            await self.account.accounts.release(held.id)
+            await self.account.reservations.release(held.id)
 
     def took(self, held: Reserved, called: ModelCalled) -> None:
         """Hold for a call what it has taken, until it is recorded."""
@@ -191,16 +195,16 @@ class TurnBudget:
             if isinstance(event, ModelCalled) and event.reservation is not None:
                 self._open.discard(event.reservation)
                 used = event.model, event.prompt_tokens, event.completion_tokens, event.cached
-                told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
+                told += map(_reached, await self.account.reservations.settle(event.reservation, *used))
         return told
 
     def close(self) -> None:
         """Leave what is still reserved to whoever looks after calls that nobody settles."""
-        self.account.accounts.abandon(self._open)
+        self.account.reservations.abandon(self._open)
         self._open.clear()
 
     async def _of_tenant(self) -> Sequence[ScopeLimits]:
-        return await self.account.accounts.known.of(self.tenant)
+        return await self.account.reservations.limits.of(self.tenant)
 
     async def _for_turns(self, models: Collection[str]) -> Sequence[tuple[Limit, str]]:
         """Return the tenant's limits for each turn, and the model that each is about: the thread's state is enough."""
@@ -215,26 +219,29 @@ class TurnBudget:
     async def _reserve(self, id_: UUID, call: PlannedCall, fence: Fence | None) -> PlannedCall:
         """Reserve in the ledger, for a shorter answer if need be; wait a while for what others may not use."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + PATIENCE, PAUSE
+        until, pause = loop.time() + RESERVE_TIMEOUT_S, RETRY_PAUSE_S
         while True:
             now, prices, over = self.account.clock.now(), self.account.prices, Amount(*_amounts(self._over.values()))
-            most, counted_at = plus(Amount(*worst_case_of(call, prices)), over), await self.account.accounts.known.now()
+            most, counted_at = (
+                plus(Amount(*worst_case_of(call, prices)), over),
+                await self.account.reservations.limits.now(),
+            )
             reservation = Reservation(
                 id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence, counted_at
             )
-            answer = await self.account.accounts.reserve(reservation)
+            answer = await self.account.reservations.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
-            limit, spent = answer.standing.limit, answer.standing.spent
-            taken = plus(plus(spent, answer.standing.reserved), over)
+            limit, spent = answer.usage.limit, answer.usage.spent
+            taken = plus(plus(spent, answer.usage.reserved), over)
             left = affordable(limit, taken.tokens, taken.cost, call, prices)
-            if LEAST_ANSWER <= left < call.most:
+            if MIN_COMPLETION_TOKENS <= left < call.max_completion_tokens:
                 call = PlannedCall(call.model, call.prompt_tokens, left)
-            elif answer.passing and loop.time() < until:
+            elif answer.temporary and loop.time() < until:
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_RETRY_PAUSE_S)
             else:
-                scope = answer.standing.scope
+                scope = answer.usage.scope
                 only = "".join(f" with {name}" for name in (scope.agent, scope.model) if name)
                 raise _exhausted(f"The tenant{only}", call, Shortage(limit, spent.tokens, spent.cost))
 
