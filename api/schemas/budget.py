@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
-from domain.budget.limits import instant_of, is_reached, reached_limit, tokens_of, used_in
+from domain.budget.limits import amount_of, exceeded_limit, instant_of, is_exceeded, used_in
 from domain.budget.prices import Prices
 from domain.money import dollars
+from domain.ports.ledger import Amount
 from domain.thread.events import Limit
 from domain.thread.state import ModelUsage, Thread, Unopened
 from domain.windows import WINDOWS, Span, Window, end_of, start_of
@@ -28,7 +29,7 @@ class LimitView(Struct, frozen=True):
     @classmethod
     def of(cls, limit: Limit) -> Self:
         """Show a limit in dollars."""
-        return cls(limit.window, limit.tokens, _dollars(limit.cost), limit.warn_at)
+        return cls(limit.window, limit.tokens, None if limit.cost is None else dollars(limit.cost), limit.warn_at)
 
 
 class ModelSpending(Struct, frozen=True):
@@ -45,8 +46,15 @@ class ModelSpending(Struct, frozen=True):
     @classmethod
     def of(cls, used: ModelUsage, prices: Prices) -> Self:
         """Price what was used."""
-        tokens, cost = tokens_of([used]), dollars(prices.of_all([used]))
-        return cls(used.model, used.calls, used.prompt_tokens, used.completion_tokens, tokens, cost, used.cached_tokens)
+        return cls(
+            model=used.model,
+            calls=used.calls,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            tokens=used.prompt_tokens + used.completion_tokens,
+            cost_usd=dollars(prices.of_all([used])),
+            cached_tokens=used.cached_tokens,
+        )
 
 
 class Left(Struct, frozen=True):
@@ -54,6 +62,14 @@ class Left(Struct, frozen=True):
 
     tokens: int | None
     cost_usd: float | None
+
+    @classmethod
+    def of(cls, limit: Limit, taken: Amount) -> Self:
+        """Show what is left of a limit of which so much is spent and reserved."""
+        return cls(
+            None if limit.tokens is None else max(limit.tokens - taken.tokens, 0),
+            None if limit.cost is None else dollars(max(limit.cost - taken.cost, 0)),
+        )
 
 
 class WindowSpending(Struct, frozen=True):
@@ -102,7 +118,7 @@ def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetVie
     at = instant_of(thread, at)
     limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}
     shown = {*limits, "lifetime"}
-    over = reached_limit(thread, at, prices)
+    over = exceeded_limit(thread, at, prices)
     return BudgetView(
         thread_id=loaded.thread_id,
         version=loaded.head.version,
@@ -117,22 +133,14 @@ def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetVie
 
 def _window(thread: Thread, window: Window, limit: Limit | None, at: datetime, prices: Prices) -> WindowSpending:
     usage, end = used_in(thread, window, at), end_of(window, at)
-    tokens, cost = tokens_of(usage), prices.of_all(usage)
+    spent = amount_of(usage, prices)
     return WindowSpending(
         window=window,
         start=start_of(window, at) if end else None,
         end=end,
-        tokens=tokens,
-        cost_usd=dollars(cost),
+        tokens=spent.tokens,
+        cost_usd=dollars(spent.cost),
         models=[ModelSpending.of(used, prices) for used in sorted(usage, key=lambda used: used.model)],
-        left=Left(_rest(limit.tokens, tokens), _dollars(_rest(limit.cost, cost))) if limit else None,
-        over=limit is not None and is_reached(limit, usage, prices),
+        left=Left.of(limit, spent) if limit else None,
+        over=limit is not None and is_exceeded(limit, spent),
     )
-
-
-def _rest(limit: int | None, spent: int) -> int | None:
-    return None if limit is None else max(limit - spent, 0)
-
-
-def _dollars(cost: int | None) -> float | None:
-    return None if cost is None else dollars(cost)

@@ -99,7 +99,7 @@ async def test_who_died_after_the_answer_was_stored_has_spent_it_once(world: Wor
     heirs = [world.new_worker() for _ in range(3)]
     await asyncio.gather(*[heir.recover(held(2)) for heir in heirs])
     assert await world.sums() == (TAKEN, Amount())
-    await world.worker.settle(call.id, "gpt-5", 20, 10)  # it was not dead, only frozen
+    await world.worker.settle(call.id, TAKEN)  # it was not dead, only frozen
     assert await world.sums() == (TAKEN, Amount())
 
 
@@ -135,7 +135,7 @@ async def test_a_call_that_is_live_is_left_alone_under_the_same_epoch_and_a_newe
     await world.worker.reserve(call)
     for epoch in (1, 2):
         assert await world.worker.recover(held(epoch)) == Recovered()
-    await world.worker.settle(call.id, "gpt-5", 20, 10)
+    await world.worker.settle(call.id, TAKEN)
     assert await world.sums() == (TAKEN, Amount())
 
 
@@ -172,14 +172,14 @@ async def test_where_nothing_limits_a_call_nobody_is_asked(world: World, monkeyp
         monkeypatch.setattr(world.ledger, method, None)
     call = await world.a_call()
     assert await world.worker.reserve(call) == Granted()
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
-    await world.worker.release(call.id)
+    assert await world.worker.settle(call.id, TAKEN) == ()
+    await world.worker.settle(call.id, None)
 
 
 async def test_a_call_that_is_refused_is_over(world: World) -> None:
     call = await world.a_call()
     assert isinstance(await world.worker.reserve(replace(call, worst_case=Amount(101))), Refused)
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
+    assert await world.worker.settle(call.id, TAKEN) == ()
     assert await world.sums() == (Amount(), Amount())
 
 
@@ -210,7 +210,7 @@ async def test_what_could_not_be_settled_is_settled_later(event_store: EventStor
     call = await world.a_call()
     await world.worker.reserve(call)
     ledger.away = True
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
+    assert await world.worker.settle(call.id, TAKEN) == ()
     with pytest.raises(StoreUnavailable):
         await world.worker.recover(held(1))
     ledger.away = False

@@ -147,7 +147,7 @@ async def test_processes_whose_clocks_are_hours_apart_spend_a_daily_budget_once(
                 held = await spending.reserve(lambda: state, PlannedCall("gpt", 400, 200), None)
             except BudgetExhausted:
                 break
-            await accounts.settle(held.id, "gpt", 400, held.answer)
+            await accounts.settle(held.id, Amount(400 + held.answer))
             granted += 400 + held.answer
     assert granted <= 3_000
     assert 2 * sum((await spent_in(ledgers[0], datetime.now(UTC))).values()) > 3_000, "and it was counted today"
