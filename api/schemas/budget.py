@@ -1,4 +1,4 @@
-"""A thread's budget: its limits, and what was spent in the windows of time that an instant lies in."""
+"""Answers about a thread's budget: its limits, and what is spent in the windows of an instant."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ from domain.windows import WINDOWS, Span, Window, end_of, start_of
 
 
 class LimitView(Struct, frozen=True):
-    """What may be spent in a window, or by a turn; null: as much as one likes. From `warn_at` on, sparingly."""
+    """What may be spent in a window, or by each turn; null: not limited. `warn_at`: the warning threshold, a share."""
 
     window: Span
     tokens: int | None
@@ -28,12 +28,12 @@ class LimitView(Struct, frozen=True):
 
     @classmethod
     def of(cls, limit: Limit) -> Self:
-        """Show a limit in dollars."""
+        """Show a limit, its money in dollars."""
         return cls(limit.window, limit.tokens, None if limit.cost is None else dollars(limit.cost), limit.warn_at)
 
 
 class ModelSpending(Struct, frozen=True):
-    """What was spent on one model."""
+    """What is spent on one model."""
 
     model: str
     calls: int
@@ -45,7 +45,7 @@ class ModelSpending(Struct, frozen=True):
 
     @classmethod
     def of(cls, used: ModelUsage, prices: Prices) -> Self:
-        """Price what was used."""
+        """Show and price what was used of a model."""
         return cls(
             model=used.model,
             calls=used.calls,
@@ -58,7 +58,7 @@ class ModelSpending(Struct, frozen=True):
 
 
 class Left(Struct, frozen=True):
-    """What is left of a limit; null: it does not limit that."""
+    """What is left of a limit; null: the limit does not bound it."""
 
     tokens: int | None
     cost_usd: float | None
@@ -73,9 +73,9 @@ class Left(Struct, frozen=True):
 
 
 class WindowSpending(Struct, frozen=True):
-    """What was spent in a window, from `start` (included) to `end` (excluded); both are null for `lifetime`.
+    """What is spent in a window, from `start` (inclusive) to `end` (exclusive); both are null for `lifetime`.
 
-    `left` is null if nothing limits what is spent in it.
+    `left` is null if the window has no limit. `over`: nothing is left of the limit.
     """
 
     window: Window
@@ -91,10 +91,10 @@ class WindowSpending(Struct, frozen=True):
 class BudgetView(Struct, frozen=True):
     """A thread's budget after a version, in the windows that the instant `at` lies in.
 
-    `at` is now, or where the last window with a model call began, if that is later: after a clock that was ahead.
+    `at` is now, or the start of the last window with a model call if that is later: a process's clock was ahead.
 
-    It is `over` if nothing is left of a limit, `until` the last window in which that is so ends; null: until the
-    budget is set anew, if it is over at all.
+    `over`: nothing is left of a limit. `until` is the end of the last window in which that is so; null if the thread is
+    not over its budget, or only a new budget ends it.
     """
 
     thread_id: UUID
@@ -110,10 +110,11 @@ class BudgetView(Struct, frozen=True):
 def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetView:
     """Show a folded thread's budget at an instant.
 
-    Raise `TypeError` if it was never opened.
+    Raises:
+        TypeError: the thread was never opened.
     """
     if isinstance(loaded.state, Unopened):
-        raise TypeError("An unopened thread has no budget to show")
+        raise TypeError("An unopened thread has no budget")
     thread = loaded.state.thread
     at = instant_of(thread, at)
     limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}

@@ -1,4 +1,4 @@
-"""What a tenant may spend, and how each of its limits stands."""
+"""Answers about a tenant's limits, and how each of them stands."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,15 +22,15 @@ class AmountView(Struct, frozen=True):
 
     @classmethod
     def of(cls, amount: Amount) -> Self:
-        """Show an amount in dollars."""
+        """Show an amount, its money in dollars."""
         return cls(amount.tokens, dollars(amount.cost))
 
 
 class Count(Struct, frozen=True):
-    """How a limit stands in its window, from `start` (included) to `end` (excluded); both are null for `lifetime`.
+    """How a limit stands in its window, from `start` (inclusive) to `end` (exclusive); both are null for `lifetime`.
 
-    `reserved` is the most that calls under way can take, and not `left` either. `over`: all of it is spent; `strained`:
-    what is spent and reserved reaches `warn_at`.
+    `reserved` is the worst case of the calls in flight; `left` excludes it. `over`: the limit is spent. `strained`:
+    spent and reserved together reach the warning threshold `warn_at`.
     """
 
     start: datetime | None
@@ -58,7 +58,7 @@ class Count(Struct, frozen=True):
 
 
 class CountedLimit(Struct, frozen=True):
-    """A limit, and how it stands; null of a limit for turns, each of which begins anew."""
+    """A limit, and how it stands `now`; null for a limit for each turn."""
 
     window: Span
     tokens: int | None
@@ -68,7 +68,7 @@ class CountedLimit(Struct, frozen=True):
 
 
 class ScopeView(Struct, frozen=True):
-    """What limits the calls of an agent, of a model, or of both; null: of any."""
+    """The limits of the calls of an agent, of a model, or of both; null: of all."""
 
     agent: str | None
     model: str | None
@@ -78,14 +78,14 @@ class ScopeView(Struct, frozen=True):
 
 
 class LimitsView(Struct, frozen=True):
-    """A tenant's limits, in the windows that the instant `at` lies in. A call is counted by each that it fits."""
+    """A tenant's limits, in the windows that the instant `at` lies in. Every scope that includes a call counts it."""
 
     at: datetime
     scopes: Sequence[ScopeView]
 
 
 class Setting(Struct, frozen=True):
-    """What limited some calls from an instant on. No limits: they were lifted."""
+    """The limits of a scope from an instant on. Without limits: they were lifted."""
 
     set_at: datetime
     actor: str | None
