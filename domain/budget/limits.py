@@ -7,6 +7,7 @@ reserved of a limit never passes the limit, unless an endpoint counts more than 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from fractions import Fraction
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -14,7 +15,7 @@ from domain.budget.prices import Prices
 from domain.ports.ledger import Amount, LimitUsage, Scope, ScopeLimits
 from domain.thread.events import Limit, ModelCalled
 from domain.thread.state import ModelUsage, Thread, Turn
-from domain.windows import EVER, WINDOWS, Window, start_of
+from domain.windows import EVER, WINDOWS, Window, start_of, starts_of
 
 SPARING = 0.5
 """The share of the context window, and of a completion, that is used once a limit's warning threshold is reached."""
@@ -31,16 +32,24 @@ class PlannedCall(Struct, frozen=True):
     max_completion_tokens: int
 
 
-def is_exceeded(limit: Limit, spent: Amount, share: Fraction | int = 1) -> bool:
-    """Say whether nothing is left of a limit, or of a share of it, in tokens or in money."""
-    return (limit.tokens is not None and spent.tokens >= share * limit.tokens) or (
-        limit.cost is not None and spent.cost >= share * limit.cost
+def is_exceeded(limit: Limit, spent: Amount) -> bool:
+    """Say whether nothing is left of a limit, in tokens or in money."""
+    return (limit.tokens is not None and spent.tokens >= limit.tokens) or (
+        limit.cost is not None and spent.cost >= limit.cost
     )
 
 
 def is_warned(limit: Limit, spent: Amount) -> bool:
-    """Say whether a limit's warning threshold, its share `warn_at`, is reached. Exact, as in the ledger's SQL."""
-    return is_exceeded(limit, spent, Fraction(repr(limit.warn_at)))
+    """Say whether a limit's warning threshold is reached: its share `warn_at`, exactly as it is written in decimal."""
+    numerator, denominator = _ratio(limit.warn_at)
+    return (limit.tokens is not None and spent.tokens * denominator >= numerator * limit.tokens) or (
+        limit.cost is not None and spent.cost * denominator >= numerator * limit.cost
+    )
+
+
+@lru_cache(maxsize=128)  # few shares are in use, and parsing one takes longer than the comparison
+def _ratio(share: float) -> tuple[int, int]:
+    return Fraction(repr(share)).as_integer_ratio()
 
 
 def fits(limit: Limit, amount: Amount) -> bool:
@@ -100,20 +109,24 @@ def instant_of(thread: Thread, at: datetime) -> datetime:
 
 def used_in(thread: Thread, window: Window, at: datetime) -> Sequence[ModelUsage]:
     """Return what was used of each model in the window that counts for a thread at an instant; see `instant_of`."""
+    return _used_since(thread, window, start_of(window, instant_of(thread, at)))
+
+
+def _used_since(thread: Thread, window: Window, start: datetime) -> Sequence[ModelUsage]:
     if window == "lifetime":
         return thread.usage
-    start = start_of(window, instant_of(thread, at))
     return next((used.usage for used in thread.windows if (used.window, used.start) == (window, start)), ())
 
 
 def limit_usage(limits: Iterable[Limit], thread: Thread, at: datetime, prices: Prices) -> Sequence[LimitUsage]:
     """Return how a thread's limits stand at an instant, except those for each turn."""
-    instant = instant_of(thread, at)
-    return [
-        LimitUsage(None, limit, start_of(window, instant), amount_of(used_in(thread, window, at), prices))
-        for limit in limits
-        if (window := limit.window) != "turn"
-    ]
+    starts, found = starts_of(instant_of(thread, at)), []
+    for limit in limits:
+        if limit.window != "turn":
+            start = starts[limit.window]
+            spent = amount_of(_used_since(thread, limit.window, start), prices)
+            found.append(LimitUsage(None, limit, start, spent))
+    return found
 
 
 def turn_limit_usage(scope: Scope | None, limits: Iterable[Limit], turn: Turn, prices: Prices) -> Sequence[LimitUsage]:

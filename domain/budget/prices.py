@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -36,9 +37,8 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
         price = self._price(model)
         if price is None:
             return 0
-        cached = price.prompt if price.cache_read is None else price.cache_read
-        new = (prompt_tokens - cached_tokens) * _unit(price.prompt) + completion_tokens * _unit(price.completion)
-        return new + cached_tokens * _unit(cached)
+        prompt, completion, cached = _units(price)
+        return (prompt_tokens - cached_tokens) * prompt + completion_tokens * completion + cached_tokens * cached
 
     def of_call(self, called: ModelCalled) -> int:
         """Return the cost of a recorded call, in units."""
@@ -57,10 +57,15 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     def _price(self, model: str) -> Price | None:
         if price := self.models.get(model):  # no listed prefix of it is longer
             return price
-        fitting = [name for name in self.models if model.startswith(name)]
-        return self.models[max(fitting, key=len)] if fitting else None
+        prefix = max(filter(model.startswith, self.models), key=len, default=None)
+        return None if prefix is None else self.models[prefix]
 
 
-def _unit(dollars_per_million: float) -> int:
-    """Convert dollars per million tokens to units per token."""
-    return round(dollars_per_million * PER_DOLLAR / 1_000_000)
+@lru_cache(maxsize=1024)  # every call is priced several times, and rounding takes longer than the rest
+def _units(price: Price) -> tuple[int, int, int]:
+    """Return the units that a token of a prompt, of a completion and of a cached prompt costs."""
+    cached = price.prompt if price.cache_read is None else price.cache_read
+    prompt, completion, cached = (
+        round(dollars * PER_DOLLAR / 1_000_000) for dollars in (price.prompt, price.completion, cached)
+    )
+    return prompt, completion, cached
