@@ -1,4 +1,4 @@
-"""What every ledger does."""
+"""The contract of every ledger."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ async def limited(ledger: Ledger, *limits: Limit, scope: Scope = ALL, at: dateti
 
 
 async def counted(ledger: Ledger, at: datetime = AT) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Tell the tokens that are spent and reserved of each limit."""
+    """Return the tokens that are spent and reserved, by limit."""
     return {
         (one.scope.agent, one.scope.model, one.limit.window): (one.spent.tokens, one.reserved.tokens)
         for one in await ledger.limit_usage(ACME, at)
@@ -46,7 +46,7 @@ async def counted(ledger: Ledger, at: datetime = AT) -> dict[tuple[str, str, str
 
 
 async def tokens(ledger: Ledger, at: datetime = AT) -> tuple[int, int]:
-    """Tell the tokens that are spent and reserved of the only limit."""
+    """Return the tokens that are spent and reserved of the only limit."""
     (found,) = (await counted(ledger, at)).values()
     return found
 
@@ -141,8 +141,8 @@ class TestReserving:
         call = a_call(10**15, PER_DOLLAR)
         assert await ledger.reserve(call) == Granted()
         await ledger.settle(call.id, Amount(10**15, PER_DOLLAR // 2))
-        (standing,) = await ledger.limit_usage(ACME, AT)
-        assert (standing.start, standing.spent) == (EVER, Amount(10**15, PER_DOLLAR // 2))
+        (usage,) = await ledger.limit_usage(ACME, AT)
+        assert (usage.start, usage.spent) == (EVER, Amount(10**15, PER_DOLLAR // 2))
 
     async def test_every_limit_whose_scope_fits_has_it_or_none(self, ledger: Ledger) -> None:
         for agent, model in (

@@ -1,4 +1,4 @@
-"""What becomes of calls whose process died, was frozen, or could not reach the ledger."""
+"""Recovery of reservations whose process died, was frozen, or could not reach the ledger."""
 
 import asyncio
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class World:
         await self.worker.limits.set(Scope(ACME), (limit,), self.clock.now(), None, {})
 
     async def a_call(self, epoch: int | None = 1, *, after: int = 0, **more: Any) -> Reservation:
-        """Say what a call in a thread of some events may take."""
+        """Make a reservation for a call in a thread that has `after` events after its turn began."""
         call = a_call(50, 10**12, at=self.clock.now(), **more)
         await self.write(call, *A_RUNNING_TURN, *[StateUpdated({"n": n}) for n in range(after)])
         shard = shard_of(slice_of(call.thread_id))
@@ -65,8 +65,8 @@ class World:
         await self.write(call, answer)
 
     async def sums(self) -> tuple[Amount, Amount]:
-        (standing,) = await self.ledger.limit_usage(ACME, self.clock.now())
-        return standing.spent, standing.reserved
+        (usage,) = await self.ledger.limit_usage(ACME, self.clock.now())
+        return usage.spent, usage.reserved
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ async def test_what_was_reserved_without_an_answer_comes_back(event_store: Event
 
 
 class Slow(MemoryLedger):
-    """A ledger that counts how often it is asked for limits, and takes its time."""
+    """A slow ledger that counts the queries of limits."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""The ledger where several processes have it: their pools stand for them, and some are processes indeed."""
+"""One ledger in several processes: most are a pool each, and some are real processes."""
 
 import asyncio
 import sys
@@ -90,16 +90,16 @@ async def test_whoever_ends_a_call_first_counts(ledgers: list[PostgresLedger]) -
 
     both = [settle(n, ledger) for n in range(60) for ledger in ledgers[:3]]
     told = await asyncio.gather(*both, *[ledgers[3].release(call.id) for call in calls[::-1]])
-    (standing,) = await ledgers[0].limit_usage(ACME, AT)
-    assert standing.reserved == Amount()
-    assert standing.spent.tokens % 100 == 0
-    assert 1_000 <= standing.spent.tokens <= 6_000
+    (usage,) = await ledgers[0].limit_usage(ACME, AT)
+    assert usage.reserved == Amount()
+    assert usage.spent.tokens % 100 == 0
+    assert 1_000 <= usage.spent.tokens <= 6_000
     assert sum(one for one in told if one) == 1
     assert await ledgers[0].open_reservations(EVERY) == []
 
 
 async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[PostgresLedger]) -> None:
-    """Nobody waits for somebody who waits for him, and nothing stays reserved."""
+    """There are no deadlocks, and nothing stays reserved."""
     scopes = [Scope(ACME), Scope(ACME, "assistant"), Scope(ACME, "", "gpt")]
 
     async def change(ledger: PostgresLedger) -> None:
@@ -187,8 +187,8 @@ async def test_connections_that_are_lost_lose_and_double_nothing(
         for _ in range(25):
             spent += sum(await asyncio.gather(*[call(ledgers[n % 4]) for n in range(40)]))
         done.set()
-    (standing,) = await ledgers[0].limit_usage(ACME, AT)
-    assert (standing.spent, standing.reserved) == (Amount(spent), Amount())
+    (usage,) = await ledgers[0].limit_usage(ACME, AT)
+    assert (usage.spent, usage.reserved) == (Amount(spent), Amount())
 
 
 MANY = """

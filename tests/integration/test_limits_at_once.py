@@ -1,4 +1,4 @@
-"""Limits that are set at once lose nothing that was spent: by processes that know nothing of each other, with calls."""
+"""Processes that set limits at once, while calls run, lose nothing that was spent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def spent_in(ledger: Ledger, at: datetime = AT) -> dict[str, int]:
 
 
 async def test_a_limit_that_another_setting_lifted_meanwhile_goes_on_counting(ledger: Ledger) -> None:
-    """Who changes a limit need not know what it has counted; and learns nothing of who lifts it at the same moment."""
+    """A process that changes a limit gives no count for it, and does not see another one lift it at that moment."""
     await ledger.set_limits(WHOLE, (Limit("day", 10**6),), AT, None, {"day": Amount(SPENT)})
     await ledger.set_limits(WHOLE, (Limit("month", 10**6),), AT, None, {"month": Amount(SPENT)})
     await ledger.set_limits(WHOLE, (Limit("day", 2 * 10**6),), AT, None, {})

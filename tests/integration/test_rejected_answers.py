@@ -181,8 +181,8 @@ class TestBudgets:
             played.turns.start((await played.begin("go")).loaded, Metadata())
             while not other.requests:
                 await asyncio.sleep(0.01)
-            (standing,) = await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now())
-            assert standing.spent.tokens == await spent(played) == EACH
+            (usage,) = await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now())
+            assert usage.spent.tokens == await spent(played) == EACH
             await played.turns.close(0)
 
 

@@ -1,10 +1,10 @@
-"""A thread's budget: what limits it, what counts, and when it is reached."""
+"""A thread's budget: its limits, what counts, and when a limit is exceeded."""
 
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budget.limits import exceeded_limit, used_in
+from domain.budget.limits import exceeded_limit, is_warned, used_in
 from domain.budget.prices import Price, Prices
 from domain.errors import InvalidInput, UnopenedThread
 from domain.ids import Version
@@ -159,6 +159,11 @@ class TestReaching:
         assert end == AT + timedelta(minutes=30)
         assert exceeded_limit(over, end - timedelta(microseconds=1), PRICES) is not None
         assert exceeded_limit(over, end, PRICES) is None
+
+    def test_a_warning_threshold_is_exact(self) -> None:
+        limit = Limit("hour", 100, warn_at=0.07)
+        assert 0.07 * 100 > 7, "in floating-point numbers, 7 tokens would not reach it"
+        assert [is_warned(limit, Amount(tokens)) for tokens in (6, 7)] == [False, True]
 
     def test_money_is_counted_by_the_price_list(self) -> None:
         cost = 40 * 1_000 + 10 * 2_000  # in millionths of a dollar
