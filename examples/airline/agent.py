@@ -23,15 +23,22 @@ from functools import cache, lru_cache
 from itertools import takewhile
 from uuid import UUID
 
-from domain.agents.agent import Agent
-from domain.agents.assistant import EDGES, NODES
-from domain.agents.graph import Branch, Edge, Graph
-from domain.agents.tools import Tool, ToolContext, ToolHandler
-from domain.errors import ToolError
-from domain.json import JsonObject
-from domain.models.chat import ToolSpec
-from domain.thread.state import Running
 from examples.airline.recordings import DATA, canonical, replayed_in, told, told_in
+from threadfold import (
+    ASSISTANT_EDGES,
+    ASSISTANT_NODES,
+    Agent,
+    Branch,
+    Edge,
+    Graph,
+    JsonObject,
+    Running,
+    Tool,
+    ToolContext,
+    ToolError,
+    ToolHandler,
+    ToolSpec,
+)
 
 HANGS_UP = "###STOP###"
 TRANSFER = "transfer_to_human_agents"
@@ -65,7 +72,7 @@ def handed_over(state: Running) -> str:
 
 
 MY_EDGES: Mapping[str, Edge] = {
-    **EDGES,
+    **ASSISTANT_EDGES,
     "route_intent": Branch(hangs_up, {"goodbye": "finalize_turn", "question": "generate_response"}),
     "execute_tool": Branch(handed_over, {"handed_over": "finalize_turn", "goes_on": "generate_response"}),
 }
@@ -146,7 +153,7 @@ def _tools() -> Sequence[Tool]:
 
 
 airline = Agent(
-    Graph("airline", "route_intent", NODES, MY_EDGES),
+    Graph("airline", "route_intent", ASSISTANT_NODES, MY_EDGES),
     instructions=(DATA / "policy.md").read_text(encoding="utf-8"),
     tools=_tools(),
 )
