@@ -1,7 +1,7 @@
 """The recorded conversations, and the thread that each one is replayed in.
 
-The longest has 15 turns. Longer threads are made of whole recordings, one after the other, starting with any of them and
-wrapping around, until there are enough turns. Such a thread has an id of its own.
+The longest has 15 turns. Longer threads are made of whole recordings, one after the other, starting with any of them
+and wrapping around, until there are enough turns. Such a thread has an id of its own.
 """
 
 import json
