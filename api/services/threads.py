@@ -56,6 +56,7 @@ from domain.thread.events import (
 )
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agent_loader import load_agents
+from infrastructure.settings import is_agent_file
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
@@ -271,12 +272,15 @@ class Service:
     async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
         """Run a thread's turns again as they were recorded, with its own agent or another one.
 
-        `graph` is the name of a registered agent, or `module:attribute`. Raises `UnknownThread`, `UnknownGraph`.
+        `graph` is the name of a registered agent, or names code as `AGENTS` does. Raises `UnknownThread`,
+        `UnknownGraph`, `BadSetting`.
         """
         loaded = await self.existing(thread_id, caller)
         await self.access_log.record_thread(caller, "replay", thread_id)
         own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
-        agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
+        agent = (
+            load_agents([graph])[0] if graph and (":" in graph or is_agent_file(graph)) else self.agent(graph or own)
+        )
         services = self.runtime.turns.services
         again = Replay(
             self.runtime.repository, self.runtime.sandbox, services.tokens, services.context_window, self.runtime.clock
