@@ -22,7 +22,7 @@ def proof(*, thread: UUID, version: int) -> None:
     """
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
-        made = await service.content.proof(ThreadId(thread), version, here())
+        made = await service.audit.prove(ThreadId(thread), version, here())
         return proof_view(made), holds(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)

@@ -52,7 +52,7 @@ async def read_feed(
 ) -> FeedPage:
     """Read events of all threads, each at least once; those of a slice in the order of their commits."""
     wanted = FeedFilter(reader.tenant, _types(types), limit)
-    found = await service.content.feed(_place(after, slices), wanted, wait, reader)
+    found = await service.history.feed(_place(after, slices), wanted, wait, reader)
     items = [feed_item(decode(record)) for record in found.records]
     return FeedPage(items, encode_place(found.place), found.more)
 

@@ -78,7 +78,7 @@ async def stream_thread(
     seen, field = _version(last_event_id), "Last-Event-ID"
     if seen is None and after is not None:
         seen, field = Version(after), "after"
-    row = await service.content.watched(ThreadId(thread), reader, seen, field)
+    row = await service.history.begin_stream(ThreadId(thread), reader, seen, field)
     begin = row.head.version if seen is None else seen
     told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
     return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

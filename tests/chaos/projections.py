@@ -48,7 +48,7 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.snapshot import without_texts
 from domain.windows import WINDOWS
-from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import connect, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
@@ -146,7 +146,7 @@ class Writing:
         append = Append(DEFAULT_TENANT, loaded.thread_id, loaded.head, head, records, in_turn=False)
         transaction = connection.transaction()
         await transaction.start()
-        (position,) = await append_on(connection, [append])
+        (position,) = await Storing(connection).store([append])
         assert position is not None, "a thread has one writer at a time"
         await asyncio.sleep(self.chance.choice([0, 0, 0, 0.05, 0.3, self.chance.uniform(0, 2)]))
         if self.chance.random() < 0.2:
