@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 AGENTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SETTINGS = {"AGENTS": "desk:agent,support:support", "DATABASE_URL": ""}
+FILES = ("desk.py", "support.py")
 FIRST_SCREEN = (50, 100)
 """Lines, and characters of each."""
 
@@ -44,12 +44,13 @@ def steady(text: str) -> str:
 
 
 async def test_every_line_of_the_readme_gives_the_answer_printed_there(tmp_path: Path) -> None:
-    for name, source in zip(("desk.py", "support.py"), AGENTS, strict=True):
+    for name, source in zip(FILES, AGENTS, strict=True):
         (tmp_path / name).write_text(source)
-    paths = f"{tmp_path}{os.pathsep}{ROOT}"
+    agents = ",".join(str(tmp_path / name) for name in FILES)
     replaced: dict[str, str] = {}
-    async with threadfold(tmp_path, **SETTINGS, PYTHONPATH=paths) as server:
-        environment = {**os.environ, **SETTINGS, "PYTHONPATH": paths, "DATA_DIR": str(tmp_path / "data")}
+    async with threadfold(tmp_path, AGENTS=agents) as server:
+        settings = {"AGENTS": agents, "DATABASE_URL": "", "DATA_DIR": str(tmp_path / "data")}
+        environment = {**os.environ, **settings}
         for command, printed in commands():
             if command.endswith(" chat"):
                 continue  # it waits for input
