@@ -25,7 +25,7 @@ TREE = (
 )
 """Product code and pages."""
 
-PATHS = ("threadfold", "examples", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+PATHS = ("threadfold", "examples", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".env.example")
 """What is checked. `PATHS = TREE` checks everything."""
 
 EXEMPT = ("docs/decisions/", "domain/recall/function_words.py", "examples/airline/data/")
