@@ -23,7 +23,7 @@ from functools import cache, lru_cache
 from itertools import takewhile
 from uuid import UUID
 
-from examples.airline.recordings import DATA, canonical, replayed_in, told, told_in
+from examples.airline.recordings import DATA, canonical, recorded_calls, recorded_calls_in, replayed_in
 from threadfold import (
     ASSISTANT_EDGES,
     ASSISTANT_NODES,
@@ -81,7 +81,7 @@ MY_EDGES: Mapping[str, Edge] = {
 @cache
 def _results() -> Mapping[tuple[str, str], str]:
     """Return the tools' results by tool and arguments: the first one where results differ."""
-    return {(call.name, call.arguments): call.content for call in reversed(told())}
+    return {(call.name, call.arguments): call.content for call in reversed(recorded_calls())}
 
 
 @lru_cache(maxsize=256)
@@ -95,7 +95,7 @@ def _results_in(thread_id: UUID) -> Mapping[tuple[str, str, str], str]:
         conversation = replayed_in(thread_id)
     except KeyError:
         return {}
-    return {(call.call_id, call.name, call.arguments): call.content for call in told_in(conversation)}
+    return {(call.call_id, call.name, call.arguments): call.content for call in recorded_calls_in(conversation)}
 
 
 def _recorded(name: str) -> ToolHandler:

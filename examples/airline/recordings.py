@@ -36,7 +36,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordedCall:
     """A recorded tool call with its result."""
 
     thread_id: UUID
@@ -110,15 +110,15 @@ def _renamed(message: Message, part: int) -> Message:
     return renamed
 
 
-def told() -> Sequence[Told]:
+def recorded_calls() -> Sequence[RecordedCall]:
     """List every tool call of every conversation."""
-    return [*chain.from_iterable(map(told_in, conversations().values()))]
+    return [*chain.from_iterable(map(recorded_calls_in, conversations().values()))]
 
 
-def told_in(conversation: Conversation) -> Sequence[Told]:
+def recorded_calls_in(conversation: Conversation) -> Sequence[RecordedCall]:
     """List every tool call of a conversation. Each message has one call at most, and its result is the next message."""
     return [
-        Told(
+        RecordedCall(
             conversation.thread_id,
             call["id"],
             call["function"]["name"],

@@ -39,7 +39,7 @@ from domain.thread.events import (
     TurnResumed,
     TurnStarted,
 )
-from examples.airline.recordings import Conversation, conversations, told
+from examples.airline.recordings import Conversation, conversations, recorded_calls
 from infrastructure.settings import Settings
 from tests.chaos import worker
 from tests.chaos.crashing import CRASH, POINTS
@@ -160,7 +160,7 @@ class Run:
     def _result(self, approval: ApprovalView) -> str:
         return next(
             call.content
-            for call in told()
+            for call in recorded_calls()
             if (call.thread_id, call.call_id, call.name)
             == (self.conversation.thread_id, approval.call_id, approval.tool)
         )
