@@ -55,7 +55,7 @@ WRITES = frozenset(
         TRANSFER,
     }
 )
-"""Tools with an effect. After a crash they are not run again, and the model is told so."""
+"""Tools with an effect. After a crash they are not run again, and their result says so."""
 
 
 def hangs_up(state: Running) -> str:
