@@ -106,7 +106,6 @@ class Talk:
     """A conversation in one thread. This process runs its turns, unless there is a worker that does."""
 
     def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
-        """Talk in a thread that there is, or in a new one."""
         self.screen = Screen()
         self._service = service
         self._runtime = service.runtime
