@@ -96,9 +96,9 @@ def _file_of_module(name: str) -> Path | None:
 
 def _only_agent(module: ModuleType) -> Agent:
     named = {name: value for name, value in vars(module).items() if isinstance(value, Agent)}
-    first, *others = list(named.values()) or [None]
-    if first is None:
+    if not named:
         raise _NoAgentError(f"{module.__file__} has no agent")
+    first, *others = named.values()
     if any(other is not first for other in others):
         raise _NoAgentError(f"{module.__file__} has several agents; add one of :{', :'.join(named)}")
     return first

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
+from api.cli.bootstrap import EXIT_PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
 from api.cli.output import counted, moment
 from api.cli.turn_printer import Screen
 from api.runtime.composition import open_runtime
@@ -75,7 +75,7 @@ def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
     except KeyboardInterrupt:
         _leave(runner, talk)
         return INTERRUPTED
-    return PROBLEM if failed and not sys.stdin.isatty() else 0
+    return EXIT_PROBLEM if failed and not sys.stdin.isatty() else 0
 
 
 def _lines() -> Iterator[str]:
@@ -106,7 +106,6 @@ class Talk:
     """A conversation in one thread. This process runs its turns, unless there is a worker that does."""
 
     def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
-        """Talk in a thread that there is, or in a new one."""
         self.screen = Screen()
         self._service = service
         self._runtime = service.runtime

@@ -16,7 +16,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERV
 from msgspec import Struct
 
 from api.http.problems import problems
-from api.http.send_buffer import PIECE
+from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
@@ -109,11 +109,11 @@ async def _followed(
                 seen = signal.version if isinstance(signal, Recorded) else seen
                 text = _event(signal)
                 del signal  # while the client takes its time, it is held by nothing here
-                if len(text) <= PIECE or passing:
+                if len(text) <= PIECE_BYTES or passing:
                     yield text
                 else:
                     again = partial(_again, service, thread_id, seen)
-                    async with aclosing(service.outgoing.pieces(text, again)) as pieces:
+                    async with aclosing(service.send_buffer.pieces(text, again)) as pieces:
                         text = b""
                         async for piece in pieces:
                             yield piece

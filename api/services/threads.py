@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from api.http.caller import Caller
-from api.http.send_buffer import Outgoing
+from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView, worker_view
 from api.schemas.budget import BudgetView, budget_view
@@ -87,7 +87,6 @@ class Service:
     """The API's commands and queries."""
 
     def __init__(self, runtime: Runtime) -> None:
-        """Work with what the composition root has joined."""
         self.runtime = runtime
         self.access_log = AccessLogService(runtime)
         self.history = ThreadHistory(runtime, self.access_log)
@@ -95,7 +94,7 @@ class Service:
         self.reading = ReadModelQueries(runtime, self.access_log)
         self.limits = TenantLimits(runtime, self.reading)
         self.upkeep = ProjectionAdmin(runtime)
-        self.outgoing = Outgoing()
+        self.send_buffer = SendBuffer()
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""

@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.runtime.composition import EVERYTHING
+from api.runtime.composition import ALL_SLICES
 from api.runtime.stores import SystemClock
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
@@ -179,7 +179,7 @@ async def runner_of(url: str) -> AsyncIterator[ProjectionRunner]:
     models = PostgresReadModels(pool)
     await models.register([projection.shape for projection in PROJECTIONS])
     prices = msgspec.json.decode(Settings().prices.read_bytes(), type=Prices)
-    yield ProjectionRunner(repository, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
+    yield ProjectionRunner(repository, models, PROJECTIONS, prices, clock, lambda: ALL_SLICES)
     await pool.close()
 
 
@@ -213,7 +213,7 @@ async def run(url: str, seconds: float, seed: int, idle: str | None, least_kills
         await asyncio.gather(watching, return_exceptions=True)
         async with runner_of(url) as runner:
             for line in await runner.models.lines():
-                while await runner.advance(line.id, EVERYTHING):
+                while await runner.advance(line.id, ALL_SLICES):
                     pass
             log = await whole_log(runner.repository.store)
             faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)
