@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from domain.agents.agent import Agent, Each
+from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
 from domain.agents.graph import Retry
-from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
-from domain.application.turns.run import TurnRun
+from domain.application.turns.model_calls import CallingNode, ModelCall, PreparedPrompt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import SIGNALS, run_user_code
@@ -18,36 +16,12 @@ from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.thread.codec import Recorded
-from domain.thread.commands import CompleteItem, FailItem, Report, StartFanOut
+from domain.thread.commands import CompleteItem, FailItem, StartFanOut
 from domain.thread.state import Item, Running
 
 
-class FanOutNode(Protocol):
-    """The node that fans out."""
-
-    @property
-    def run(self) -> TurnRun:
-        """The run."""
-
-    @property
-    def agent(self) -> Agent:
-        """Whose turn it is."""
-
-    @property
-    def state(self) -> Running:
-        """The state now."""
-
-    @property
-    def calls(self) -> ModelCalls:
-        """Its calls of models."""
-
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
-        """Report for the node, unless its attempt is over."""
-
-
 async def run_fan_out(
-    work: FanOutNode, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+    work: CallingNode, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
 ) -> Sequence[Json]:
     """Work on what has no result yet, and return all results in the items' order."""
     run, before = work.run, work.state
@@ -72,7 +46,7 @@ async def run_fan_out(
 class FanOutItem:
     """One item at work. Implements `domain.agents.agent.ItemContext`."""
 
-    work: FanOutNode
+    work: CallingNode
     state: Running
     """The state before the list was begun: what it was then is all that an item depends on."""
     index: int
@@ -104,11 +78,12 @@ class FanOutItem:
                 raise PromptTooLarge(tokens, limit)
             return PreparedPrompt(messages, tokens)
 
-        return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
+        made = await ModelCall(self.work, build, can_shrink=False).answer()
+        return made.answer.content or ""
 
 
 async def _until_done(
-    work: FanOutNode, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: CallingNode, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
 ) -> None:
     """Try an item until it has a result. Raises its last error."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
@@ -139,6 +114,6 @@ async def _until_done(
             return
 
 
-async def _report(work: FanOutNode, report: StartFanOut | CompleteItem | FailItem) -> None:
+async def _report(work: CallingNode, report: StartFanOut | CompleteItem | FailItem) -> None:
     if not await work.report(report):
         raise TurnIsOver

@@ -16,7 +16,7 @@ from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.endpoint_data import bounded
 from domain.application.turns.fan_out import run_fan_out
-from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
+from domain.application.turns.model_calls import ModelCall, PreparedPrompt
 from domain.application.turns.prompt_builder import PromptBuilder
 from domain.application.turns.run import TurnRun, TurnServices
 from domain.application.turns.task_group import NodeTasks
@@ -56,16 +56,11 @@ class NodeContext:
 
     run: TurnRun
     agent: Agent
-    calls: ModelCalls = field(init=False)
     written: str = field(init=False, default="")
     """What the model has written so far, in the call that runs."""
     _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
     _over: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        """Begin without calls of models."""
-        self.calls = ModelCalls(self.run, self.agent, lambda: self.state)
 
     @property
     def services(self) -> TurnServices:
@@ -137,7 +132,7 @@ class NodeContext:
         told = self.agent.instructions if instructions is None else instructions
         await self.run.patiently(lambda: conversation.begin(told))
         specs = tuple(tool.spec for tool in self.agent.tools)
-        made = await self.calls.ask(conversation.build, specs, on_delta=self._hear, retract=self._retract)
+        made = await ModelCall(self, conversation.build, specs, self._hear, self._retract).answer()
         assembled = made.prompt.assembled
         answer, extra = await bounded(made.answer, self.services.context_window, self.services.tokens)
         calls = (
@@ -231,7 +226,7 @@ class NodeContext:
             return ()
         told: dict[str, Sequence[Message]] = {}
         try:
-            made = await self.calls.ask(partial(self._to_remember, leaves, told))
+            made = await ModelCall(self, partial(self._to_remember, leaves, told)).answer()
         except (ModelError, BudgetExhausted, PromptTooLarge) as error:
             _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
             return ()
@@ -263,9 +258,8 @@ class NodeContext:
         """Pass on what the model is writing."""
         if self._over:
             return
-        offset = len(self.calls.heard) - len(text)
-        self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, offset, text))
-        self.written = self.calls.heard
+        self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
+        self.written += text
 
     def _retract(self) -> None:
         """Take back what a model has written that then did not answer."""
