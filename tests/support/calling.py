@@ -69,7 +69,7 @@ class WatchedBudget(TurnBudget):
 
 @dataclass
 class CallingTestNode:
-    """A node that calls models. Implements `CallingNode`."""
+    """A node that calls models. Implements `NodeAttempt`."""
 
     run: TurnRun
     agent: Agent

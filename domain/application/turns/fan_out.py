@@ -8,7 +8,8 @@ from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
 from domain.agents.graph import Retry
-from domain.application.turns.model_calls import CallingNode, ModelCall, PreparedPrompt
+from domain.application.turns.model_calls import ModelCall, PreparedPrompt
+from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import SIGNALS, run_user_code
@@ -21,7 +22,7 @@ from domain.thread.state import Item, Running
 
 
 async def run_fan_out(
-    work: CallingNode, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
 ) -> Sequence[Json]:
     """Work on what has no result yet, and return all results in the items' order."""
     run, before = work.run, work.state
@@ -46,7 +47,7 @@ async def run_fan_out(
 class FanOutItem:
     """One item at work. Implements `domain.agents.agent.ItemContext`."""
 
-    work: CallingNode
+    work: NodeAttempt
     state: Running
     """The state before the list was begun: what it was then is all that an item depends on."""
     index: int
@@ -83,7 +84,7 @@ class FanOutItem:
 
 
 async def _until_done(
-    work: CallingNode, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
 ) -> None:
     """Try an item until it has a result. Raises its last error."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
@@ -114,6 +115,6 @@ async def _until_done(
             return
 
 
-async def _report(work: CallingNode, report: StartFanOut | CompleteItem | FailItem) -> None:
+async def _report(work: NodeAttempt, report: StartFanOut | CompleteItem | FailItem) -> None:
     if not await work.report(report):
         raise TurnIsOver

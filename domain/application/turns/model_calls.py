@@ -6,14 +6,14 @@ Every call takes this way: those of `generate` and of `compact`, and those of th
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.agents.agent import Agent
 from domain.application.budget.turn_budget import Reserved
 from domain.application.turns.model_fallback import Candidate, Candidates
+from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import count_tokens, estimate_tokens
 from domain.budget.limits import SPARING, PlannedCall
@@ -37,10 +37,8 @@ from domain.models.chat import (
 )
 from domain.models.routing import Choice, ModelSpec, Situation, choose
 from domain.models.usage_check import LONGEST, check_usage
-from domain.thread.codec import Recorded
-from domain.thread.commands import NoteFailure, Report
+from domain.thread.commands import NoteFailure
 from domain.thread.events import ContextAssembled, ModelCalled, ModelFailed
-from domain.thread.state import Running
 
 ANSWER_RESERVE = 0.15
 """The share of the context window that is kept free for the answer."""
@@ -86,25 +84,6 @@ class AnsweredCall(Struct, frozen=True):
     called: ModelCalled
 
 
-class CallingNode(Protocol):
-    """The attempt at a node that calls a model."""
-
-    @property
-    def run(self) -> TurnRun:
-        """The turn's run."""
-
-    @property
-    def agent(self) -> Agent:
-        """The agent whose turn it is."""
-
-    @property
-    def state(self) -> Running:
-        """The state now. Raises `TurnIsOver` if the attempt is over."""
-
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
-        """Report for the node. Raises `TurnIsOver` if the attempt is over; see `TurnRun.report`."""
-
-
 @dataclass
 class ModelCall:
     """One call of a model: the policy's choice is asked first, then the rest of the chain until a model answers.
@@ -113,7 +92,7 @@ class ModelCall:
     and the reservation is settled with that record; an attempt that cost nothing gives its reservation back.
     """
 
-    node: CallingNode
+    node: NodeAttempt
     build: BuildPrompt
     tools: Sequence[ToolSpec] = ()
     on_delta: OnDelta | None = None
