@@ -43,7 +43,8 @@ class UnreportedCalls:
         """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
         if self._reported and isinstance(report, CompleteNode):
             report = replace(report, facts=self._news(report.facts))
-        missing = self._missing(_in(report))
+        has = list(_in(report))
+        missing = [called for called, _ in self._calls if not _taken_out(has, called)]
         return with_calls(report, missing) if missing else report
 
     def said(self, report: Report) -> None:
@@ -58,36 +59,28 @@ class UnreportedCalls:
     def _news(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
         """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
         waiting, reported = [called for called, _ in self._calls], list(self._reported)
-        news: list[NodeEvent] = []
-        for fact in facts:
-            if isinstance(fact, ModelCalled) and fact in waiting:
-                waiting.remove(fact)
-            elif isinstance(fact, ModelCalled) and fact in reported:
-                reported.remove(fact)
-                continue
-            news.append(fact)
-        return tuple(news)
-
-    def _missing(self, has: Sequence[ModelCalled]) -> tuple[ModelCalled, ...]:
-        left = list(has)
-        missing = []
-        for called, _ in self._calls:
-            if called in left:
-                left.remove(called)
-            else:
-                missing.append(called)
-        return tuple(missing)
+        return tuple(
+            fact
+            for fact in facts
+            if not isinstance(fact, ModelCalled) or _taken_out(waiting, fact) or not _taken_out(reported, fact)
+        )
 
     def _forget(self, calls: Sequence[ModelCalled]) -> None:
-        left = list(calls)
-        kept: list[tuple[ModelCalled, Reserved | None]] = []
+        left, kept = list(calls), []
         for called, held in self._calls:
-            if called in left:
-                left.remove(called)
-                self.spending.recorded([held] if held else [])
-            else:
+            if not _taken_out(left, called):
                 kept.append((called, held))
+            elif held:
+                self.spending.recorded([held])
         self._calls = kept
+
+
+def _taken_out(calls: list[ModelCalled], called: ModelCalled) -> bool:
+    """Take one call out of a list; False if it has none that is equal. Two calls may be equal, and count twice."""
+    if called not in calls:
+        return False
+    calls.remove(called)
+    return True
 
 
 def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
