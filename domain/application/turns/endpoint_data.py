@@ -17,16 +17,16 @@ from domain.thread.size_limits import MAX_OPAQUE, bytes_of
 
 _log = logging.getLogger(__name__)
 
-SHARE = 0.5
+MAX_WINDOW_SHARE = 0.5
 """The share of the context window that it may take: with more, no prompt would have room for the message."""
 
-MOST = 4 * MAX_OPAQUE
+MAX_DATA_BYTES = 4 * MAX_OPAQUE
 """Bytes that it may take in all, as JSON, of a message with its calls."""
 
-BLOB = 100
+MIN_BLOB_CHARS = 100
 """Characters from which on a text without a space is no text, but a signature or encrypted."""
 
-BLOB_CHARACTERS = 4
+BLOB_CHARS_PER_TOKEN = 4
 """Characters of such data that stand for a token."""
 
 
@@ -38,32 +38,32 @@ async def bounded(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tupl
     if not answer.extra and not any(call.extra for call in answer.tool_calls):
         return answer, 0
     of_calls = [call.extra for call in answer.tool_calls if call.extra]
-    size, used = await _weighed(of_calls, tokens)
-    if size > MOST or used > window * SHARE:
+    size, used = await _size_of(of_calls, tokens)
+    if size > MAX_DATA_BYTES or used > window * MAX_WINDOW_SHARE:
         _log.warning("Data of %s with its calls is dropped: %d bytes, about %d tokens.", answer.origin, size, used)
         answer = replace(answer, tool_calls=tuple(replace(call, extra={}) for call in answer.tool_calls))
         size, used = 0, 0
-    own_size, own = await _weighed(answer.extra, tokens)
-    if size + own_size > MOST or used + own > window * SHARE:
+    own_size, own = await _size_of(answer.extra, tokens)
+    if size + own_size > MAX_DATA_BYTES or used + own > window * MAX_WINDOW_SHARE:
         names = ", ".join(answer.extra)
         _log.warning("%s of %s is dropped: %d bytes, about %d tokens.", names, answer.origin, own_size, own)
         return replace(answer, extra={}), used
     return answer, used + own
 
 
-async def _weighed(data: Json, tokens: TokenCounter) -> tuple[int, int]:
+async def _size_of(data: Json, tokens: TokenCounter) -> tuple[int, int]:
     """Return the bytes of data as JSON, and about its tokens."""
     if not data:
         return 0, 0
     whole = to_json(data)
     text = to_json(_without_blobs(data))
-    return bytes_of(whole), await count_tokens(tokens, text) + (len(whole) - len(text)) // BLOB_CHARACTERS
+    return bytes_of(whole), await count_tokens(tokens, text) + (len(whole) - len(text)) // BLOB_CHARS_PER_TOKEN
 
 
 def _without_blobs(value: Json) -> Json:
     match value:
         case str():
-            return "" if len(value) >= BLOB and value.isascii() and " " not in value else value
+            return "" if len(value) >= MIN_BLOB_CHARS and value.isascii() and " " not in value else value
         case dict():
             return {key: _without_blobs(item) for key, item in value.items()}
         case list():

@@ -164,7 +164,7 @@ class NodeContext:
             return ()
         told: dict[str, Sequence[Message]] = {}
         try:
-            made = await ModelCall(self, partial(self._to_remember, leaves, told)).answer()
+            made = await ModelCall(self, partial(self._summary_prompt, leaves, told)).answer()
         except (ModelError, BudgetExhausted, PromptTooLarge) as error:
             _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
             return ()
@@ -179,7 +179,7 @@ class NodeContext:
             return (made.called,)
         return (made.called, fact)
 
-    async def _to_remember(
+    async def _summary_prompt(
         self, leaves: Sequence[Message], told: dict[str, Sequence[Message]], limit: int
     ) -> PreparedPrompt:
         """Make the prompt that asks for a summary, and note which messages it tells of."""

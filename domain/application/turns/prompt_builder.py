@@ -14,10 +14,10 @@ from domain.prompt.assemble import LAYOUT, AssembledPrompt, FixedParts, assemble
 from domain.recall.excerpts import Excerpt
 from domain.thread.state import Running
 
-RECALLED = 0.2
+RECALL_SHARE = 0.2
 """The share of a prompt that older messages may take which are shown again."""
 
-RESERVED = 0.5
+RECALL_RESERVED_SHARE = 0.5
 """The part of that share which messages of the live window never take."""
 
 
@@ -30,7 +30,7 @@ class PromptBuilder:
     thread_id: ThreadId
     state: Running
     _fixed: FixedParts = field(init=False, default_factory=FixedParts)
-    _made: dict[int, PreparedPrompt] = field(init=False, default_factory=dict)
+    _prompts: dict[int, PreparedPrompt] = field(init=False, default_factory=dict)
 
     async def begin(self, instructions: str) -> None:
         """Take what every prompt holds. Raises `StoreUnavailable`."""
@@ -41,10 +41,10 @@ class PromptBuilder:
 
     async def build(self, limit: int) -> PreparedPrompt:
         """Make a prompt of at most so many tokens. Raises `PromptTooLarge`."""
-        if limit not in self._made:
+        if limit not in self._prompts:
             context = await self._assembled(limit)
-            self._made[limit] = PreparedPrompt(context.messages, context.assembled.tokens, context.assembled)
-        return self._made[limit]
+            self._prompts[limit] = PreparedPrompt(context.messages, context.assembled.tokens, context.assembled)
+        return self._prompts[limit]
 
     async def _assembled(self, limit: int) -> AssembledPrompt:
         count, window = self.services.tokens.count, self.state.thread.window
@@ -63,12 +63,14 @@ class PromptBuilder:
         recall, repository, count = self.services.recall, self.services.repository, self.services.tokens.count
         if recall is None:
             return ()
-        most, last = int(limit * RECALLED), self.state.thread.prompt
+        most, last = int(limit * RECALL_SHARE), self.state.thread.prompt
         begun = last is not None and last.of > self.state.turn.started
         same = last if last and begun and (last.limit, last.layout) == (limit, LAYOUT) else None
         if same and same.recalled:
             return await recall.again(repository, self.thread_id, same.recalled, count)
-        place = first_shown(self.state, self._fixed.tokens, limit, 0 if same else int(most * RESERVED), count)
+        place = first_shown(
+            self.state, self._fixed.tokens, limit, 0 if same else int(most * RECALL_RESERVED_SHARE), count
+        )
         if same and same.first == place.first:
             return ()
         room = min(most, place.left)

@@ -15,10 +15,10 @@ from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, FixedParts, val
 from domain.prompt.text_refs import name_of
 from domain.thread.codec import to_json
 
-REMEMBERED = 1_000
+MAX_CACHED_TEXTS = 1_000
 """Texts of which a process remembers how many tokens they have, and that they are kept."""
 
-REMEMBERED_BYTES = 16_000_000
+MAX_CACHE_BYTES = 16_000_000
 """What these texts may take: values that are shown may be long."""
 
 
@@ -28,7 +28,7 @@ class PromptParts:
 
     tokens: TokenCounter
     store: TextStore
-    _known: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(REMEMBERED_BYTES, REMEMBERED))
+    _cache: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(MAX_CACHE_BYTES, MAX_CACHED_TEXTS))
 
     async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> FixedParts:
         """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
@@ -44,12 +44,12 @@ class PromptParts:
         """Return a text's name and tokens, once it is kept."""
         if not text:
             return "", 0
-        if (known := self._known.get(text)) is not None:
+        if (known := self._cache.get(text)) is not None:
             return known
         name = name_of(text)
         await self.store.keep({name: text})
         known = (name, await count_tokens(self.tokens, text))
-        self._known.put(text, known, getsizeof(text))
+        self._cache.put(text, known, getsizeof(text))
         return known
 
 

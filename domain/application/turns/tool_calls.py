@@ -22,16 +22,16 @@ from domain.thread.state import Because, Call
 
 _log = logging.getLogger(__name__)
 
-RESULT_SHARE = 8
+RESULT_CHARS_PER_TOKEN = 8
 """Characters of a tool's result that are kept, for each token of the context window: twice what could be shown."""
 
-NAME_LENGTH = 100
+MAX_NAME_CHARS = 100
 """Characters that are shown of a tool's name which a model made up."""
 
-KNOWN_LENGTH = 5_000
+MAX_NAMES_CHARS = 5_000
 """Characters that are shown of the names of all tools."""
 
-CUT = "\n[cut: the result was longer than can be kept]"
+CUT_MARK = "\n[cut: the result was longer than can be kept]"
 
 
 @dataclass
@@ -48,17 +48,17 @@ class ToolCalls:
         """
         run = self.node.run
         await run.save()
-        await self._settle_what_a_crash_left()
-        asking = [call for call in self._open("requested") if self._needs_approval(call)]
-        await self._ask(asking, "policy")
-        calls = self._open("requested", "granted", "started")
+        await self._decide_interrupted()
+        unapproved = [call for call in self._open_calls("requested") if self._needs_approval(call)]
+        await self._ask(unapproved, "policy")
+        calls = self._open_calls("requested", "granted", "started")
         repeatable = all(self._policy(call) == "retry" for call in calls)
-        begun = await self.node.report(
+        starts = await self.node.report(
             StartCalls(run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), run.number),
             durable=not repeatable,
             soon=repeatable,
         )
-        started = {recorded.event.call for recorded in begun if isinstance(recorded.event, ToolStarted)}
+        started = {recorded.event.call for recorded in starts if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
         if len(calls) == 1:
@@ -68,12 +68,12 @@ class ToolCalls:
         if self.node.state.turn.calls:
             raise WaitsForPerson
 
-    def _open(self, *statuses: str) -> list[Call]:
+    def _open_calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
 
-    async def _settle_what_a_crash_left(self) -> None:
+    async def _decide_interrupted(self) -> None:
         """Decide about calls that were started by a process that is gone. Those that may be repeated stay started."""
-        left = [(call, self._policy(call)) for call in self._open("started")]
+        left = [(call, self._policy(call)) for call in self._open_calls("started")]
         await self._ask([call for call, policy in left if policy == "ask_person"], "outcome_unknown")
         for call, policy in left:
             if policy == "ask_model":
@@ -103,8 +103,8 @@ class ToolCalls:
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
-        outcome, told = await self._outcome(call)
-        await self._end(call, outcome, told, int((clock() - started) * 1000))
+        outcome, text = await self._outcome(call)
+        await self._end(call, outcome, text, int((clock() - started) * 1000))
 
     async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
         """Run a call; whatever comes of it is something to tell the model."""
@@ -122,36 +122,36 @@ class ToolCalls:
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
         except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
             _log.info("%s failed: %s", name, error_text(error))
-            limit = self._longest_result + 1
+            limit = self._max_result_chars + 1
             return "failed", message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
         if isinstance(result, str):
             return "succeeded", str(result)
         return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
     async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
-        run, limit = self.node.run, self._longest_result
-        told = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT), CUT)
-        told = self._with_note(call, told)
-        tokens = await count_tokens(run.services.tokens, told)
-        report = EndCall(run.turn_id, call.version, outcome, told, tokens, duration_ms, run.number)
+        run, limit = self.node.run, self._max_result_chars
+        text = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT_MARK), CUT_MARK)
+        text = self._with_note(call, text)
+        tokens = await count_tokens(run.services.tokens, text)
+        report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number)
         last = len(self.node.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
         if not await self.node.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
 
-    def _with_note(self, call: Call, told: str) -> str:
+    def _with_note(self, call: Call, text: str) -> str:
         """Tell the model, too, if it asks for the same thing again and again."""
         most, turn = self.node.agent.graph.repeat_limit, self.node.state.turn
         if most is None:
-            return told
-        digest = digest_of(call.request, told)
+            return text
+        digest = digest_of(call.request, text)
         again = repeated(turn.repeats, digest, turn.step)[-1].count
         if again < max(most // 4, 2):
-            return told
-        return with_note(told, again, faulty=bool(call.request.fault))
+            return text
+        return with_note(text, again, faulty=bool(call.request.fault))
 
     @property
-    def _longest_result(self) -> int:
-        return self.node.run.services.context_window * RESULT_SHARE
+    def _max_result_chars(self) -> int:
+        return self.node.run.services.context_window * RESULT_CHARS_PER_TOKEN
 
 
 def unknown_tool(agent: Agent, name: str) -> str:
@@ -159,5 +159,5 @@ def unknown_tool(agent: Agent, name: str) -> str:
     if name in agent.by_name:
         return ""
     known = ", ".join(agent.by_name) or "none"
-    missing = f"There is no tool {shortened(name, NAME_LENGTH)!r}." if name else "The call does not name a tool."
-    return f"{missing} The tools are: {shortened(known, KNOWN_LENGTH)}."
+    missing = f"There is no tool {shortened(name, MAX_NAME_CHARS)!r}." if name else "The call does not name a tool."
+    return f"{missing} The tools are: {shortened(known, MAX_NAMES_CHARS)}."

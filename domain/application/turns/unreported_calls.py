@@ -33,49 +33,49 @@ class UnreportedCalls:
         """Say whether there is any."""
         return bool(self._calls)
 
-    def keep(self, called: ModelCalled, held: Reserved | None = None) -> None:
+    def keep(self, called: ModelCalled, reserved: Reserved | None = None) -> None:
         """Remember an answered call, and what is set aside for it."""
-        self._calls.append((called, held))
-        if held is not None:
-            self.spending.took(held, called)
+        self._calls.append((called, reserved))
+        if reserved is not None:
+            self.spending.took(reserved, called)
 
     def carried_by(self, report: Report) -> Report:
         """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
         if self._reported and isinstance(report, CompleteNode):
-            report = replace(report, facts=self._news(report.facts))
-        has = list(_in(report))
-        missing = [called for called, _ in self._calls if not _taken_out(has, called)]
+            report = replace(report, facts=self._without_reported(report.facts))
+        has = list(_calls_of(report))
+        missing = [called for called, _ in self._calls if not _removed(has, called)]
         return with_calls(report, missing) if missing else report
 
     def said(self, report: Report) -> None:
         """Forget the calls that a report has, since the thread's state has them now."""
-        calls = _in(report)
+        calls = _calls_of(report)
         self._forget(calls)
         if isinstance(report, CompleteNode):
             self._reported.clear()
         else:
             self._reported += calls
 
-    def _news(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
+    def _without_reported(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
         """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
         waiting, reported = [called for called, _ in self._calls], list(self._reported)
         return tuple(
             fact
             for fact in facts
-            if not isinstance(fact, ModelCalled) or _taken_out(waiting, fact) or not _taken_out(reported, fact)
+            if not isinstance(fact, ModelCalled) or _removed(waiting, fact) or not _removed(reported, fact)
         )
 
     def _forget(self, calls: Sequence[ModelCalled]) -> None:
         left, kept = list(calls), []
-        for called, held in self._calls:
-            if not _taken_out(left, called):
-                kept.append((called, held))
-            elif held:
-                self.spending.recorded([held])
+        for called, reserved in self._calls:
+            if not _removed(left, called):
+                kept.append((called, reserved))
+            elif reserved:
+                self.spending.recorded([reserved])
         self._calls = kept
 
 
-def _taken_out(calls: list[ModelCalled], called: ModelCalled) -> bool:
+def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
     """Take one call out of a list; False if it has none that is equal. Two calls may be equal, and count twice."""
     if called not in calls:
         return False
@@ -96,10 +96,10 @@ def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
 
 def calls_in(reports: Iterable[Report]) -> Sequence[ModelCalled]:
     """Return the calls of several reports."""
-    return [called for report in reports for called in _in(report)]
+    return [called for report in reports for called in _calls_of(report)]
 
 
-def _in(report: Report) -> Sequence[ModelCalled]:
+def _calls_of(report: Report) -> Sequence[ModelCalled]:
     match report:
         case CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]
