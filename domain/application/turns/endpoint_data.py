@@ -1,7 +1,7 @@
-"""What an endpoint says beyond the protocol, within what a prompt has room for.
+"""An endpoint's data beyond the protocol (reasoning, signatures), limited to what prompts have room for.
 
-It is returned with every later prompt that shows its message, so it takes tokens there: reasoning about as many as any
-text, a signature as many as the thoughts that it stands for.
+The data is sent back with every later prompt that shows its message, so it takes tokens there: reasoning about as many
+as any text, a signature as many as the thoughts that it stands for.
 """
 
 import logging
@@ -18,41 +18,42 @@ from domain.thread.size_limits import MAX_OPAQUE, bytes_of
 _log = logging.getLogger(__name__)
 
 MAX_WINDOW_SHARE = 0.5
-"""The share of the context window that it may take: with more, no prompt would have room for the message."""
+"""The share of the context window that the data may take: with more, no prompt would have room for the message."""
 
 MAX_DATA_BYTES = 4 * MAX_OPAQUE
-"""Bytes that it may take in all, as JSON, of a message with its calls."""
+"""Bytes, as JSON, that the data of a message and of its calls may take together."""
 
 MIN_BLOB_CHARS = 100
-"""Characters from which on a text without a space is no text, but a signature or encrypted."""
+"""A text without a space that has so many characters is taken for a signature or for encrypted data."""
 
 BLOB_CHARS_PER_TOKEN = 4
-"""Characters of such data that stand for a token."""
+"""Characters of such data that count as one token."""
 
 
 async def bounded(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tuple[ChatAnswer, int]:
-    """Return an answer with what there is room for in such a window, and the tokens that it takes.
+    """Return an answer with the data that there is room for in a window of so many tokens, and the data's tokens.
 
-    What is too large is dropped whole: first what belongs to the message, then what belongs to its calls.
+    Data that is too large is dropped whole: that of the calls if it is too large alone, that of the message if both are
+    too large together.
     """
     if not answer.extra and not any(call.extra for call in answer.tool_calls):
         return answer, 0
     of_calls = [call.extra for call in answer.tool_calls if call.extra]
     size, used = await _size_of(of_calls, tokens)
     if size > MAX_DATA_BYTES or used > window * MAX_WINDOW_SHARE:
-        _log.warning("Data of %s with its calls is dropped: %d bytes, about %d tokens.", answer.origin, size, used)
+        _log.warning("Dropped the data of %s with its tool calls: %d bytes, about %d tokens", answer.origin, size, used)
         answer = replace(answer, tool_calls=tuple(replace(call, extra={}) for call in answer.tool_calls))
         size, used = 0, 0
     own_size, own = await _size_of(answer.extra, tokens)
     if size + own_size > MAX_DATA_BYTES or used + own > window * MAX_WINDOW_SHARE:
         names = ", ".join(answer.extra)
-        _log.warning("%s of %s is dropped: %d bytes, about %d tokens.", names, answer.origin, own_size, own)
+        _log.warning("Dropped %s of %s: %d bytes, about %d tokens", names, answer.origin, own_size, own)
         return replace(answer, extra={}), used
     return answer, used + own
 
 
 async def _size_of(data: Json, tokens: TokenCounter) -> tuple[int, int]:
-    """Return the bytes of data as JSON, and about its tokens."""
+    """Return the bytes of data as JSON, and an estimate of its tokens."""
     if not data:
         return 0, 0
     whole = to_json(data)

@@ -1,4 +1,7 @@
-"""Fan-out over a list, and the join: each item's result is recorded as it comes, so that nothing is done again."""
+"""Fan-out over a list, and the join.
+
+Each item's result is recorded as soon as it is there, so that an item is not processed again after a crash.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +27,10 @@ from domain.thread.state import Item, Running
 async def run_fan_out(
     work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
 ) -> Sequence[Json]:
-    """Work on what has no result yet, and return all results in the items' order."""
+    """Process the items that have no result yet, and return all results in the items' order.
+
+    `each` processes one item, `at_once` items at the same time. The first error that `retry` gives up on ends the rest.
+    """
     run, before = work.run, work.state
     if at_once < 1:
         raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
@@ -45,11 +51,11 @@ async def run_fan_out(
 
 @dataclass
 class FanOutItem:
-    """One item at work. Implements `domain.agents.agent.ItemContext`."""
+    """The context of one item. Implements `domain.agents.agent.ItemContext`."""
 
     work: NodeAttempt
     state: Running
-    """The state before the list was begun: what it was then is all that an item depends on."""
+    """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
 
     @property
@@ -59,12 +65,12 @@ class FanOutItem:
 
     @property
     def idempotency_key(self) -> str:
-        """Name this item."""
+        """The same for every attempt at this item, different for every other item."""
         turn = self.state.turn
         return f"{self.thread_id}:{turn.turn_id}:{turn.step}:{self.index}"
 
     async def ask(self, prompt: str, instructions: str = "") -> str:
-        """Ask the model; the call is recorded with the item's result."""
+        """Ask a model. The call is recorded with the item's result. Raises `ModelError`."""
         system = (ChatMessage("system", instructions),) if instructions else ()
         messages = (*system, ChatMessage("user", prompt))
         count = self.work.run.services.tokens
@@ -86,7 +92,7 @@ class FanOutItem:
 async def _until_done(
     work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
 ) -> None:
-    """Try an item until it has a result. Raises its last error."""
+    """Try an item until it has a result. Raises its error once `retry` gives up, or at once if it is not transient."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
     name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
     clock = asyncio.get_running_loop().time

@@ -1,4 +1,4 @@
-"""A node at work: the `TurnContext` that its function is given."""
+"""The `TurnContext` of one attempt at a node: what a node's function is given."""
 
 import logging
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class NodeContext:
     run: TurnRun
     agent: Agent
     written: str = field(init=False, default="")
-    """What the model has written so far, in the call that runs."""
+    """What the model has written so far in the current call of `generate`."""
     _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
     _over: bool = field(init=False, default=False)
@@ -58,9 +58,9 @@ class NodeContext:
 
     @property
     def state(self) -> Running:
-        """The state now, with values of its own: a node may do with them what it likes.
+        """The state now, with a copy of the thread's values: changing them has no effect.
 
-        Raises `TurnIsOver` if the turn has ended, or was taken over, under this node's hands.
+        Raises `TurnIsOver` if the attempt is over, the turn has ended, or another worker has resumed it.
         """
         if self._over:
             raise TurnIsOver
@@ -73,7 +73,7 @@ class NodeContext:
         return self._shown[1]
 
     def close(self) -> None:
-        """End the attempt: what its node may still do, if it was abandoned, has no effect from now on."""
+        """End the attempt: a node that was abandoned and still runs has no effect from now on."""
         self._over = True
 
     async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
@@ -84,37 +84,37 @@ class NodeContext:
 
     @property
     def user_input(self) -> str:
-        """What the user said to start this turn."""
-        asked = (m.content for m in reversed(self.state.thread.window) if m.role == "user")
-        return next(asked, None) or ""
+        """The message that started this turn."""
+        messages = (m.content for m in reversed(self.state.thread.window) if m.role == "user")
+        return next(messages, None) or ""
 
     def say(self, content: str) -> MessageAppended:
-        """Make the fact that the agent says something."""
+        """Return a message of the agent. Raises `InvalidInput` if it is too long."""
         check_message_text(content, "say")
         return MessageAppended("assistant", content, self._count(content))
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeEvent]:
-        """Make the facts that the agent wants a tool to run, without a model."""
+        """Return a tool call that the agent makes without a model. Raises `InvalidInput` if it is too large."""
         check_json_size(arguments, "request.arguments", MAX_ARGUMENTS)
         call = ToolRequested(f"{tool}-{self.run.loaded.head.version + self._requests}", tool, arguments)
         self._requests += 1
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
 
     def update(self, **values: Json) -> StateUpdated:
-        """Make the fact that some of the thread's values change."""
+        """Return a change of the thread's values."""
         return StateUpdated(values)
 
     async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
-        """Call the model with the conversation so far and return what it says and asks for."""
+        """Call the model with the conversation so far; return its message and its tool calls."""
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
         self.written = ""
-        thread = self.run.loaded.state  # not the node's own copy: what that does with its values has no effect
+        thread = self.run.loaded.state  # not the node's copy of the values, which the node may have changed
         if not isinstance(thread, Running):
             raise TurnIsOver
         conversation = PromptBuilder(self.services, self.agent, self.thread_id, thread)
-        told = self.agent.instructions if instructions is None else instructions
-        await self.run.patiently(lambda: conversation.begin(told))
+        system = self.agent.instructions if instructions is None else instructions
+        await self.run.patiently(lambda: conversation.begin(system))
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await ModelCall(self, conversation.build, specs, self._hear, self._retract).answer()
         assembled = made.prompt.assembled
@@ -139,10 +139,7 @@ class NodeContext:
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
     async def run_tools(self) -> None:
-        """Run every open tool call, at the same time, recording each start and outcome as it happens.
-
-        See `domain/application/turns/tool_calls.py`.
-        """
+        """Run all open tool calls at the same time; see `ToolCalls.run`."""
         if self._over:
             raise TurnIsOver
         await ToolCalls(self).run()
@@ -150,57 +147,57 @@ class NodeContext:
     async def map(
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
     ) -> Sequence[Json]:
-        """Work on each of some items; see `domain/application/turns/fan_out.py`."""
+        """Work on a list of items; see `run_fan_out`."""
         return await run_fan_out(self, items, each, at_once=at_once, retry=retry)
 
     async def compact(self) -> Sequence[NodeEvent]:
-        """Return the fact that older messages leave the live window for a summary; nothing if there are none.
+        """Replace the older messages of the live window by a summary; do nothing if there are none.
 
-        A model writes the summary. Where none can, nothing leaves: prompts are cut, and the next turn tries again.
+        A model writes the summary. If none can, the window stays as it is: prompts are cut until a later turn succeeds.
         """
         window = self.services.context_window
         leaves = leaving(self.state.thread.window, window)
         if not leaves:
             return ()
-        told: dict[str, Sequence[Message]] = {}
+        covered: dict[str, Sequence[Message]] = {}
         try:
-            made = await ModelCall(self, partial(self._summary_prompt, leaves, told)).answer()
+            made = await ModelCall(self, partial(self._summary_prompt, leaves, covered)).answer()
         except (ModelError, BudgetExhausted, PromptTooLarge) as error:
-            _log.warning("The history of %s is not summarised now, but later: %s", self.thread_id, error)
+            _log.warning("The history of %s is not summarised; a later turn tries again: %s", self.thread_id, error)
             return ()
         memory = parse_summary(made.answer.content or "")
-        leaves = told[made.prompt.messages[-1].content or ""]
+        leaves = covered[made.prompt.messages[-1].content or ""]
         fact = None
         if memory:
             remember = partial(remembered, leaves, memory, made.called.model, window, self._count)
             fact = await in_thread_if_long(remember, len(made.answer.content or ""))
         if fact is None:
-            _log.warning("%s gave no summary of %s that can be read", made.called.model, self.thread_id)
+            _log.warning("The summary of %s by %s cannot be read", self.thread_id, made.called.model)
             return (made.called,)
         return (made.called, fact)
 
     async def _summary_prompt(
-        self, leaves: Sequence[Message], told: dict[str, Sequence[Message]], limit: int
+        self, leaves: Sequence[Message], covered: dict[str, Sequence[Message]], limit: int
     ) -> PreparedPrompt:
-        """Make the prompt that asks for a summary, and note which messages it tells of."""
+        """Make the prompt that asks for a summary, and remember which messages it covers."""
         summary = self.state.thread.summary
         fixed = self._count(INSTRUCTIONS) + 2 * MESSAGE_OVERHEAD
         ask = partial(summary_request, summary.text if summary else "", leaves, limit - fixed, self._count)
-        # Each message is counted, perhaps many times.
+        # Each message is counted, possibly many times.
         text, messages = await in_thread_if_long(ask, sum(len(message.content or "") for message in leaves))
-        told[text] = messages
-        asked = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
-        return PreparedPrompt(asked, fixed + await count_tokens(self.services.tokens, text))
+        covered[text] = messages
+        prompt = (ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text))
+        return PreparedPrompt(prompt, fixed + await count_tokens(self.services.tokens, text))
 
     def _hear(self, text: str) -> None:
-        """Pass on what the model is writing."""
+        """Broadcast a piece of the answer."""
         if self._over:
             return
         self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
         self.written += text
 
     def _retract(self) -> None:
-        """Take back what a model has written that then did not answer."""
+        """Withdraw what a model had written before its call failed."""
         if self._over:
             return
         self.written = ""

@@ -1,4 +1,4 @@
-"""Prompts made of a thread's conversation: what is fixed, what is recalled, and what fits."""
+"""Prompts made of a thread's conversation: the static parts, recalled messages, and as much history as fits."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from domain.recall.excerpts import Excerpt
 from domain.thread.state import Running
 
 RECALL_SHARE = 0.2
-"""The share of a prompt that older messages may take which are shown again."""
+"""The share of a prompt that recalled messages may take."""
 
 RECALL_RESERVED_SHARE = 0.5
-"""The part of that share which messages of the live window never take."""
+"""The part of that share which messages of the live window never use."""
 
 
 @dataclass
 class PromptBuilder:
-    """Makes prompts of one state of a thread, each length once."""
+    """Makes prompts of one state of a thread, and caches them by their limit."""
 
     services: TurnServices
     agent: Agent
@@ -33,7 +33,7 @@ class PromptBuilder:
     _prompts: dict[int, PreparedPrompt] = field(init=False, default_factory=dict)
 
     async def begin(self, instructions: str) -> None:
-        """Take what every prompt holds. Raises `StoreUnavailable`."""
+        """Prepare the static parts. Raises `StoreUnavailable`."""
         tools = tools_text([tool.spec for tool in self.agent.tools])
         self._fixed = await self.services.prompt_parts.fixed(
             instructions, tools, self.state.thread.values, self.agent.shown_values
@@ -50,15 +50,15 @@ class PromptBuilder:
         count, window = self.services.tokens.count, self.state.thread.window
         recalled = await self._recalled(limit)
         make = partial(assemble, self.state, self._fixed, limit=limit, count=count, recalled=recalled)
-        if any(message.tokens > limit for message in window):  # then it is shortened, and counted over and over
+        if any(message.tokens > limit for message in window):  # shortening it counts it many times
             return await asyncio.to_thread(make)
         return make()
 
     async def _recalled(self, limit: int) -> Sequence[Excerpt]:
-        """Look for what matters again among the messages that would not be shown.
+        """Search for relevant messages among those that the prompt would not show.
 
-        What a prompt of the turn has recalled, the next ones have, so that they begin alike. If that was nothing, they
-        look again only after messages had to leave them.
+        Later prompts of a turn repeat what its first one has recalled, so that they share a prefix. If it recalled
+        nothing, they search again only after more messages have left the prompt.
         """
         recall, repository, count = self.services.recall, self.services.repository, self.services.tokens.count
         if recall is None:

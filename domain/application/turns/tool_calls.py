@@ -1,4 +1,4 @@
-"""Running the tools that a model, or a node, has asked for."""
+"""Running the tool calls that a model or a node has requested."""
 
 import asyncio
 import logging
@@ -23,13 +23,13 @@ from domain.thread.state import Because, Call
 _log = logging.getLogger(__name__)
 
 RESULT_CHARS_PER_TOKEN = 8
-"""Characters of a tool's result that are kept, for each token of the context window: twice what could be shown."""
+"""Characters of a tool's result that are kept for each token of the context window: twice what a prompt can show."""
 
 MAX_NAME_CHARS = 100
-"""Characters that are shown of a tool's name which a model made up."""
+"""Characters that are shown of a tool name that a model made up."""
 
 MAX_NAMES_CHARS = 5_000
-"""Characters that are shown of the names of all tools."""
+"""Characters that are shown of the list of tools."""
 
 CUT_MARK = "\n[cut: the result was longer than can be kept]"
 
@@ -41,10 +41,14 @@ class ToolCalls:
     node: NodeAttempt
 
     async def run(self) -> None:
-        """Run every open tool call, at the same time, recording each start and outcome as it happens.
+        """Run all open tool calls at the same time, and record each start and outcome as it happens.
 
-        Whatever the turn's durability: no tool runs before its request is stored; nor, if it may not be repeated,
-        before its start is. That of others is stored with the outcome, or in a moment if there is none by then.
+        With every durability, a tool runs only after its request is stored. If it may not be repeated, it runs only
+        after its start is stored, too. Other starts are stored with the outcome, or a moment later without it.
+
+        Raises:
+            WaitsForPerson: a call needs approval, or its outcome is unknown and a person has to decide.
+            TurnIsOver: another process has the turn.
         """
         run = self.node.run
         await run.save()
@@ -72,7 +76,7 @@ class ToolCalls:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
 
     async def _decide_interrupted(self) -> None:
-        """Decide about calls that were started by a process that is gone. Those that may be repeated stay started."""
+        """Decide about calls that a crashed process had started. Those that may be repeated stay started."""
         left = [(call, self._policy(call)) for call in self._open_calls("started")]
         await self._ask([call for call, policy in left if policy == "ask_person"], "outcome_unknown")
         for call, policy in left:
@@ -85,7 +89,7 @@ class ToolCalls:
             await self.node.report(AskPerson(run.turn_id, versions, because, run.number))
 
     def _needs_approval(self, call: Call) -> bool:
-        """Say whether a person has to agree. What cannot be judged is asked about."""
+        """Return whether a person has to approve the call. If the tool's own check fails, a person has to."""
         tool = self.node.agent.by_name.get(call.request.name)
         if call.request.fault:
             return False
@@ -107,7 +111,7 @@ class ToolCalls:
         await self._end(call, outcome, text, int((clock() - started) * 1000))
 
     async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
-        """Run a call; whatever comes of it is something to tell the model."""
+        """Run a call and return its result for the model; errors are results, too."""
         run, tool, fault = self.node.run, self.node.agent.by_name.get(call.request.name), call.request.fault
         if tool is None:
             return "failed", unknown_tool(self.node.agent, call.request.name)
@@ -120,7 +124,7 @@ class ToolCalls:
         except DeadlinePassed:
             late = f"{tool.name} did not answer within {tool.timeout:g} s"
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
-        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model is told and can mend it)
+        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
             _log.info("%s failed: %s", name, error_text(error))
             limit = self._max_result_chars + 1
             return "failed", message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
@@ -134,12 +138,12 @@ class ToolCalls:
         text = self._with_note(call, text)
         tokens = await count_tokens(run.services.tokens, text)
         report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number)
-        last = len(self.node.state.turn.calls) == 1  # then the node is done, mostly, and reports that at once
+        last = len(self.node.state.turn.calls) == 1  # then the node usually ends, and its report follows at once
         if not await self.node.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
 
     def _with_note(self, call: Call, text: str) -> str:
-        """Tell the model, too, if it asks for the same thing again and again."""
+        """Add a note for the model if it keeps repeating the same call."""
         most, turn = self.node.agent.graph.repeat_limit, self.node.state.turn
         if most is None:
             return text
@@ -155,7 +159,7 @@ class ToolCalls:
 
 
 def unknown_tool(agent: Agent, name: str) -> str:
-    """Say that no tool has this name; nothing if one has."""
+    """Return an error text for a tool that does not exist; "" for one that exists."""
     if name in agent.by_name:
         return ""
     known = ", ".join(agent.by_name) or "none"

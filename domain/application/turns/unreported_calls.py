@@ -1,4 +1,4 @@
-"""Calls of models that have cost something and are in no report yet. Whichever report comes next takes them along."""
+"""Calls of models that have cost something and are in no report yet. The next report carries them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,25 +22,25 @@ from domain.thread.events import ModelCalled, NodeEvent
 
 @dataclass
 class UnreportedCalls:
-    """What was answered and not reported, in a turn's run."""
+    """The calls of one run of a turn that are not reported yet, so that none is forgotten and none counted twice."""
 
     spending: TurnBudget
     _calls: list[tuple[ModelCalled, Reserved | None]] = field(default_factory=list)
     _reported: list[ModelCalled] = field(default_factory=list)
-    """What reports of the node in flight have taken along."""
+    """Calls that reports of the current node have carried."""
 
     def __bool__(self) -> bool:
-        """Say whether there is any."""
+        """Return whether there are any."""
         return bool(self._calls)
 
     def keep(self, called: ModelCalled, reserved: Reserved | None = None) -> None:
-        """Remember an answered call, and what is set aside for it."""
+        """Remember a call and its reservation, which the call's cost replaces until the call is reported."""
         self._calls.append((called, reserved))
         if reserved is not None:
             self.spending.took(reserved, called)
 
     def carried_by(self, report: Report) -> Report:
-        """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
+        """Add the calls that a report lacks, and drop those from a node's facts that were reported before."""
         if self._reported and isinstance(report, CompleteNode):
             report = replace(report, facts=self._without_reported(report.facts))
         has = list(_calls_of(report))
@@ -48,7 +48,7 @@ class UnreportedCalls:
         return with_calls(report, missing) if missing else report
 
     def said(self, report: Report) -> None:
-        """Forget the calls that a report has, since the thread's state has them now."""
+        """Forget the calls of a report: the thread's state has them now."""
         calls = _calls_of(report)
         self._forget(calls)
         if isinstance(report, CompleteNode):
@@ -57,7 +57,7 @@ class UnreportedCalls:
             self._reported += calls
 
     def _without_reported(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
-        """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
+        """Leave out calls that an earlier report of the same node has carried, such as that of an item."""
         waiting, reported = [called for called, _ in self._calls], list(self._reported)
         return tuple(
             fact
@@ -76,7 +76,10 @@ class UnreportedCalls:
 
 
 def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
-    """Take one call out of a list; False if it has none that is equal. Two calls may be equal, and count twice."""
+    """Remove one call from a list; False if the list has no equal one. Equal calls are counted as often as they occur.
+
+    Calls are compared by value, since a node may return copies.
+    """
     if called not in calls:
         return False
     calls.remove(called)
@@ -84,7 +87,7 @@ def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
 
 
 def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
-    """Add calls to a report, if it has a place for them."""
+    """Add calls to a report. A report that has no place for them stays as it is."""
     match report:
         case CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
