@@ -15,7 +15,6 @@ from domain.models.chat import (
     ChatModel,
     ModelError,
     ModelRejectedRequest,
-    ModelUnreachable,
     NoAnswer,
     ToolsNotTaken,
 )
@@ -138,11 +137,10 @@ class Candidates:
 
         A model that stopped without an answer decides that it is not, even if others failed otherwise after it.
         """
-        told = [error for error in self._errors if isinstance(error, ModelError)]
-        final = [error for error in told if isinstance(error, NoAnswer)]
-        return next((found[-1] for found in (final, told) if found), next(iter(self._errors), None)) or (
-            ModelUnreachable("There is no model to ask.")
-        )
+        for kind in (NoAnswer, ModelError):
+            if found := [error for error in self._errors if isinstance(error, kind)]:
+                return found[-1]
+        return self._errors[0]
 
     def _names(self) -> Iterator[tuple[str, int]]:
         """Yield the name of the next model, and how many could be asked after it."""

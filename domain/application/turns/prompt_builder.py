@@ -10,7 +10,7 @@ from domain.application.turns.model_calls import PreparedPrompt
 from domain.application.turns.prompt_parts import tools_text
 from domain.application.turns.run import TurnServices
 from domain.ids import ThreadId
-from domain.prompt.assemble import LAYOUT, AssembledPrompt, FixedParts, assemble, first_shown
+from domain.prompt.assemble import LAYOUT, FixedParts, assemble, first_shown
 from domain.recall.excerpts import Excerpt
 from domain.thread.state import Running
 
@@ -42,17 +42,13 @@ class PromptBuilder:
     async def build(self, limit: int) -> PreparedPrompt:
         """Make a prompt of at most so many tokens. Raises `PromptTooLarge`."""
         if limit not in self._prompts:
-            context = await self._assembled(limit)
-            self._prompts[limit] = PreparedPrompt(context.messages, context.assembled.tokens, context.assembled)
+            count, recalled = self.services.tokens.count, await self._recalled(limit)
+            make = partial(assemble, self.state, self._fixed, limit=limit, count=count, recalled=recalled)
+            too_long = any(message.tokens > limit for message in self.state.thread.window)
+            # Shortening a message counts it many times.
+            prompt = await asyncio.to_thread(make) if too_long else make()
+            self._prompts[limit] = PreparedPrompt(prompt.messages, prompt.assembled.tokens, prompt.assembled)
         return self._prompts[limit]
-
-    async def _assembled(self, limit: int) -> AssembledPrompt:
-        count, window = self.services.tokens.count, self.state.thread.window
-        recalled = await self._recalled(limit)
-        make = partial(assemble, self.state, self._fixed, limit=limit, count=count, recalled=recalled)
-        if any(message.tokens > limit for message in window):  # shortening it counts it many times
-            return await asyncio.to_thread(make)
-        return make()
 
     async def _recalled(self, limit: int) -> Sequence[Excerpt]:
         """Search for relevant messages among those that the prompt would not show.

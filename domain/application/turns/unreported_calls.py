@@ -49,8 +49,14 @@ class UnreportedCalls:
 
     def said(self, report: Report) -> None:
         """Forget the calls of a report: the thread's state has them now."""
-        calls = _calls_of(report)
-        self._forget(calls)
+        calls, kept = _calls_of(report), []
+        left = list(calls)
+        for called, reserved in self._calls:
+            if not _removed(left, called):
+                kept.append((called, reserved))
+            elif reserved:
+                self.spending.recorded([reserved])
+        self._calls = kept
         if isinstance(report, CompleteNode):
             self._reported.clear()
         else:
@@ -64,15 +70,6 @@ class UnreportedCalls:
             for fact in facts
             if not isinstance(fact, ModelCalled) or _removed(waiting, fact) or not _removed(reported, fact)
         )
-
-    def _forget(self, calls: Sequence[ModelCalled]) -> None:
-        left, kept = list(calls), []
-        for called, reserved in self._calls:
-            if not _removed(left, called):
-                kept.append((called, reserved))
-            elif reserved:
-                self.spending.recorded([reserved])
-        self._calls = kept
 
 
 def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
