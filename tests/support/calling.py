@@ -1,7 +1,7 @@
 """Calls of models as a node makes them, and what happens meanwhile, in order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
@@ -51,9 +51,9 @@ class WatchedBudget(TurnBudget):
         name = self.caller.name_of(call.model)
         if name in self.caller.refuse:
             raise self.caller.refuse[name]
-        if self.caller.room is not None:
-            call = PlannedCall(call.model, call.prompt_tokens, min(call.most, self.caller.room))
         reserved = await super().reserve(state, call, fence)
+        if self.caller.room is not None:
+            reserved = replace(reserved, answer=min(reserved.answer, self.caller.room))
         self._names[reserved.id] = name
         self.caller.seen.append(f"reserve {name}")
         return reserved
