@@ -42,7 +42,8 @@ class WatchedBudget(TurnBudget):
     """A budget that notes each reservation, and how it ends: it is released, or charged with what the call has cost."""
 
     caller: "Caller" = field(kw_only=True)
-    _names: dict[UUID, str] = field(default_factory=dict)
+    unsettled: dict[UUID, str] = field(default_factory=dict)
+    """Models by reservations that have not ended yet. To end one twice is a `KeyError`."""
 
     async def limited(self, state: Running) -> bool:
         return True
@@ -54,16 +55,16 @@ class WatchedBudget(TurnBudget):
         reserved = await super().reserve(state, call, fence)
         if self.caller.room is not None:
             reserved = replace(reserved, answer=min(reserved.answer, self.caller.room))
-        self._names[reserved.id] = name
+        self.unsettled[reserved.id] = name
         self.caller.seen.append(f"reserve {name}")
         return reserved
 
     async def release(self, held: Reserved) -> None:
-        self.caller.seen.append(f"release {self._names.pop(held.id)}")
+        self.caller.seen.append(f"release {self.unsettled.pop(held.id)}")
         await super().release(held)
 
     def took(self, held: Reserved, called: object) -> None:
-        self.caller.seen.append(f"charge {self._names.pop(held.id)}")
+        self.caller.seen.append(f"charge {self.unsettled.pop(held.id)}")
         super().took(held, called)  # type: ignore[arg-type]
 
 
@@ -101,7 +102,7 @@ class ChosenCall(ModelCall):
 
 @dataclass
 class Caller:
-    """Asks models within a turn of its own each time, and keeps what it sees."""
+    """Asks models, each time within a turn of its own, and keeps what it sees. Checks that reservations end."""
 
     models: ModelFallback
     seen: list[object] = field(default_factory=list)
@@ -126,8 +127,8 @@ class Caller:
         played = stage(one_node(ask), models=self.models)
         run = played.run((await played.begin("go")).loaded)
         spending = run.spending
-        run.spending = WatchedBudget(spending.account, spending.tenant, spending.thread_id, spending.agent, caller=self)
-        run.unreported = UnreportedCalls(run.spending)
+        budget = WatchedBudget(spending.account, spending.tenant, spending.thread_id, spending.agent, caller=self)
+        run.spending, run.unreported = budget, UnreportedCalls(budget)
 
         async def build(_: int) -> PreparedPrompt:
             return PreparedPrompt(ASK, 1)
@@ -139,8 +140,11 @@ class Caller:
             retract=lambda: self.seen.append("retract"),
             choice=Choice(chain or self.models.policy.chain, because),
         )
-        with run.interruptible(Deadline(within + MARGIN_S)):
-            made = await call.answer()
+        try:
+            with run.interruptible(Deadline(within + MARGIN_S)):
+                made = await call.answer()
+        finally:
+            assert not budget.unsettled, "each reservation ends with its attempt, whatever ends that"
         called = made.called
         name = next(name for name, spec in self.models.policy.models.items() if spec.provider == called.provider)
         return Answered(name, called.provider, called.because, made.answer, called.duration_ms)

@@ -1,4 +1,4 @@
-"""A call along a chain: who is asked, what is told, when it ends."""
+"""A model call and its fallbacks: which model is asked, what is recorded, when it ends."""
 
 import asyncio
 import time
