@@ -88,8 +88,8 @@ class AnsweredCall(Struct, frozen=True):
 class ModelCall:
     """One call of a model: the policy's choice is asked first, then the rest of the chain until a model answers.
 
-    Before each attempt its worst case is reserved against the budget. After each attempt what it has cost is recorded,
-    and the reservation is settled with that record; an attempt that cost nothing gives its reservation back.
+    Before each attempt its worst case is reserved against the budget. After each attempt its cost is recorded, and the
+    reservation is settled when that record is stored. An attempt that cost nothing releases its reservation.
     """
 
     node: NodeAttempt
@@ -174,8 +174,8 @@ class ModelCall:
         return _Attempt(run, candidate, prompt, hint, reserved, request, self.on_delta)
 
     async def _record_failure(self, candidate: Candidate, attempt: "_Attempt | None", error: Exception) -> None:
-        """Record that a model did not answer, at once: the next one may take the whole process with it."""
-        if attempt and attempt.heard and self.retract:
+        """Record that a model did not answer, before the next one is asked: the process may crash meanwhile."""
+        if attempt and attempt.streamed and self.retract:
             self.retract()
         run, spec, duration_ms = self.node.run, candidate.spec, attempt.duration_ms if attempt else 0
         text = storable_text(str(error))[:MAX_ERROR_CHARS]
@@ -184,7 +184,7 @@ class ModelCall:
             raise TurnIsOver
 
     def _time_left(self) -> float:
-        """Return the seconds that are left for this call. Time in which the store was away is not the node's."""
+        """Return the seconds that are left for this call. Time in which the store was unavailable does not count."""
         return max(self.node.run.time_left - MARGIN_S, self._earliest_end - asyncio.get_running_loop().time())
 
     def _prompt_limit(self, spec: ModelSpec) -> int:
@@ -197,7 +197,7 @@ class ModelCall:
         return window if spec.context_window is None else min(window, spec.context_window)
 
     def _max_answer(self, candidate: Candidate, prompt_tokens: int) -> int:
-        """Return the tokens that an answer may have: after one that was all reasoning, as many as there is room for."""
+        """Return the tokens that an answer may have: all that fit after one that was only reasoning."""
         spec, after = candidate.spec, candidate.after
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
         if after is None or not after.at_limit:
@@ -212,8 +212,8 @@ class ModelCall:
 class _Attempt:
     """One candidate, asked once, and the record of what that has cost.
 
-    Whatever ends it (an answer, an error, a cancellation), the reservation is either given back or kept with the
-    record in `TurnRun.unreported`, exactly once.
+    However it ends (answer, error or cancellation), its reservation is either released, or kept with the record in
+    `TurnRun.unreported` until the record is stored. Exactly one of the two happens.
     """
 
     run: TurnRun
@@ -223,7 +223,7 @@ class _Attempt:
     reserved: Reserved | None
     request: ChatRequest
     on_delta: OnDelta | None
-    heard: str = field(init=False, default="")
+    streamed: str = field(init=False, default="")
     """What the model has written so far."""
     duration_ms: int = field(init=False, default=0)
 
@@ -244,11 +244,11 @@ class _Attempt:
         started = now()
         try:
             async with asyncio.timeout(time_limit) as deadline:
-                answer = await self.run.services.models.providers[spec.provider].complete(self.request, self._hear)
+                answer = await self.run.services.models.providers[spec.provider].complete(self.request, self._on_delta)
         except TimeoutError as error:
             if not deadline.expired():
-                raise  # the caller's own, out of `on_delta`
-            kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
+                raise  # not by the deadline, but by `on_delta`
+            kind, cost = AnswerCut if self.streamed else ModelUnreachable, cost_of(error)
             late = kind(
                 f"{spec.model} of {spec.provider} did not answer within {time_limit:.1f} s, which is what the node's "
                 "timeout leaves to it."
@@ -260,8 +260,8 @@ class _Attempt:
         check_answer(answer, again=self.candidate.after is not None)
         return answer
 
-    def _hear(self, text: str) -> None:
-        self.heard += text
+    def _on_delta(self, text: str) -> None:
+        self.streamed += text
         if self.on_delta is not None:
             self.on_delta(text)
 
@@ -280,7 +280,7 @@ class _Attempt:
     async def _failed(self, error: Exception) -> None:
         """Record what an attempt has cost that gave no usable answer. If it cost nothing, release its reservation."""
         cost, failure = cost_of(error), error if isinstance(error, ModelError) else ModelError()
-        cost = replace(cost, written=max(cost.written, self.heard, key=len))
+        cost = replace(cost, written=max(cost.written, self.streamed, key=len))
         if cost.accepted or cost.usage or cost.written:
             size = await self._counted(cost.written, cost)
             called = self._called(cost.usage, size, failure.model, failure.finish_reason, usable=False)
@@ -290,7 +290,7 @@ class _Attempt:
 
     def _interrupted(self, cost: Cost) -> None:
         """Record a call that was cancelled: the prompt and what the model had written by then have been used."""
-        size = estimate_tokens(self.run.services.tokens, max(cost.written, self.heard, key=len))
+        size = estimate_tokens(self.run.services.tokens, max(cost.written, self.streamed, key=len))
         called = self._called(cost.usage, size, "", ModelError.finish_reason, usable=False)
         self.run.unreported.keep(called, self.reserved)
 

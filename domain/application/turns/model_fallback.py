@@ -24,11 +24,11 @@ from domain.models.routing import Choice, ModelSpec, Policy
 PATIENCE_S = 1.0
 """Seconds that a model may ask to wait before another attempt, where another model can be asked."""
 
-SPARED_S = 60.0
-"""Seconds that are left for each model that could be asked later, if there are as many."""
+TIME_PER_FALLBACK_S = 60.0
+"""Seconds that are kept for each model that could be asked later, if that many are left."""
 
 MIN_TIME_S = 0.05
-"""Seconds that a model has at least: time spent before it was asked is not its fault."""
+"""Seconds that a model has at least, even if the time was used up before it was asked."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Candidate(Struct, frozen=True):
 
     `because` says why it is this model and not the policy's first; "" if it is the first. `patience` and `needs_tools`
     are those of the `ChatRequest`. `later` is how many models could be asked after it. `after` is the error of its
-    first answer, where it is asked again because that was empty.
+    first answer if it is asked again because that answer was empty.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Candidates:
     def time_limit(self, candidate: Candidate) -> float:
         """Return the seconds that a candidate may take, so that those after it have some as well."""
         left, later = max(0.0, self.time_left()), candidate.later
-        return max(left - later * min(SPARED_S, left / (later + 1)), MIN_TIME_S)
+        return max(left - later * min(TIME_PER_FALLBACK_S, left / (later + 1)), MIN_TIME_S)
 
     @property
     def decisive_error(self) -> Exception:
