@@ -166,9 +166,8 @@ class ThreadRepository(ThreadReader):
             VersionConflict: the thread has moved on; nothing was stored.
             LeaseLost: another worker has the shard that `fence` names; nothing was stored.
         """
-        return await self.append_chained(
-            loaded, self.chain(loaded, events, metadata), command, forked=forked, fence=fence
-        )
+        chained = self.chain(loaded, events, metadata)
+        return await self.append_chained(loaded, chained, command, forked=forked, fence=fence)
 
     def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
         """Encode and hash events that follow `loaded`, without storing them."""

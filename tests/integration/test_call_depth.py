@@ -15,8 +15,7 @@ from tests.support.http import running_api
 ROOT = Path(__file__).parents[2]
 OWN = ("api/", "domain/", "infrastructure/", "projections/")
 MAX_APPEND_FRAMES = 9
-MAX_READ_FRAMES = 8
-"""One of these, `api/services/content.py`, only records the read and forwards it."""
+MAX_READ_FRAMES = 7
 
 
 def own(frame: FrameType) -> str | None:

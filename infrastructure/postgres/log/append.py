@@ -1,6 +1,6 @@
 """The append statement on PostgreSQL, and what became of an append when the connection was lost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -8,46 +8,49 @@ import asyncpg
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
 from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
-from infrastructure.postgres.failures import is_undone
+from infrastructure.postgres.failures import is_passing, is_undone
 from infrastructure.postgres.log.append_sql import APPEND
 from infrastructure.postgres.log.metadata_columns import taken_apart
-from infrastructure.postgres.retry import trying
+from infrastructure.postgres.retry import ENDLESS, Attempts
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
 """The position of an append's first record, or why nothing was stored."""
 
 
-class AppendAttempts:
-    """Attempts to append. Remembers whether one of them got no answer: then it may have stored its appends."""
+class Storing:
+    """Stores appends. Remembers whether an attempt got no answer: then it may have stored its appends."""
 
     def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
         self._outcome_unknown = False
 
-    async def append(self, appends: Sequence[Append]) -> list[Position | None]:
-        """Append in one statement, once. None: refused, and nothing of that append was stored; see `refusal`.
+    async def store(
+        self, appends: Sequence[Append], again: Callable[[Exception], bool] = is_passing
+    ) -> list[Position | None]:
+        """Append in one statement. None: refused, and nothing of that append was stored; see `refusal`.
 
-        Raises asyncpg's errors.
+        Retries after errors for which `again` is true. Raises `StoreUnavailable`, after which an attempt without an
+        answer may have stored everything; or, with nothing stored, asyncpg's error about a value that cannot be stored.
         """
         order = sorted(range(len(appends)), key=lambda index: _lock_order(appends[index]))
-        try:
-            rows = await self._pool.fetch(APPEND, *_arguments([appends[index] for index in order]))
-        except BaseException as error:
-            if not (isinstance(error, Exception) and is_undone(error)):
-                self._outcome_unknown = True
-            raise
-        positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
-        return [positions.get(index) for index in range(len(appends))]
+        arguments = arguments_of([appends[index] for index in order])
+        for attempt in Attempts(self._pool, again=again):
+            async with attempt:
+                try:
+                    rows = await self._pool.fetch(APPEND, *arguments)
+                except BaseException as error:
+                    if not (isinstance(error, Exception) and is_undone(error)):
+                        self._outcome_unknown = True
+                    raise
+                positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
+                return [positions.get(index) for index in range(len(appends))]
+        raise AssertionError(ENDLESS)
 
     async def alone(self, append: Append) -> Outcome:
-        """Append what could not be stored with others, and try again after errors that may pass.
-
-        Raises `StoreUnavailable`, after which an attempt without an answer may have stored it; or, with nothing stored,
-        asyncpg's error about a value that PostgreSQL cannot take.
-        """
+        """Append what could not be stored with others. Raises as `store` does."""
         try:
-            (position,) = await trying(self._pool, lambda: self.append([append]))
+            (position,) = await self.store([append])
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "commands_pkey":
                 raise
@@ -56,16 +59,16 @@ class AppendAttempts:
 
     async def refusal(self, append: Append) -> Outcome:
         """Find out why an append was refused. Perhaps an attempt without an answer has stored it."""
-        return await trying(self._pool, lambda: self._refusal(append))
-
-    async def _refusal(self, append: Append) -> Outcome:
-        if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
-            return position
-        fence = append.fence
-        key = slice_of(append.thread_id), append.thread_id
-        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *key):
-            return LeaseLost()
-        return VersionConflict(append.expected.version, await _actual(self._pool, append))
+        fence, key = append.fence, (slice_of(append.thread_id), append.thread_id)
+        for attempt in Attempts(self._pool):
+            async with attempt:
+                if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
+                    return position
+                if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *key):
+                    return LeaseLost()
+                rows = await self._pool.fetch(THREAD, *key)
+                return VersionConflict(append.expected.version, Version(rows[0]["version"] if rows else 0))
+        raise AssertionError(ENDLESS)
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
@@ -85,17 +88,12 @@ async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
     return Position(0) if ours else None
 
 
-async def _actual(pool: asyncpg.Pool, append: Append) -> Version:
-    rows = await pool.fetch(THREAD, slice_of(append.thread_id), append.thread_id)
-    return Version(rows[0]["version"] if rows else 0)
-
-
 def _lock_order(append: Append) -> tuple[int, bytes]:
     """Return the sort key by which rows are locked."""
     return slice_of(append.thread_id), append.thread_id.bytes
 
 
-def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
+def arguments_of(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     """Return the statement's parameters: columns of appends, and columns of their events."""
     requests = zip(*(_request_row(append) for append in appends), strict=True)
     events = [

@@ -32,7 +32,7 @@ from domain.ports.log import (
 )
 from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.log.rows import record_of, thread_of
-from infrastructure.postgres.retry import fetch, trying
+from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.statements import (
     COMMAND,
     FENCE,
@@ -75,7 +75,7 @@ class PostgresEventStore(GroupCommit):
         """Write a row in a transaction of its own. Fails also if the last appends met an unavailable store."""
         if (trouble := self.trouble()) is not None:
             raise trouble
-        rows = await trying(self._pool, lambda: self._pool.fetch(PROBE, self._process), pauses=PROBE_PAUSES)
+        rows = await fetch(self._pool, PROBE, self._process, pauses=PROBE_PAUSES)
         if rows:
             missing = ", ".join(row["missing"] for row in rows)
             raise StoreUnavailable(f"The database cannot be used: the role of this process lacks {missing}.")

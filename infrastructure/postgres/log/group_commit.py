@@ -15,8 +15,7 @@ from domain.ids import Position, ThreadId
 from domain.ports.log import Append
 from infrastructure.postgres.batching import halves
 from infrastructure.postgres.failures import is_about_one_row, is_divisible, is_passing, is_worth_dividing
-from infrastructure.postgres.log.append import AppendAttempts, Outcome
-from infrastructure.postgres.retry import trying
+from infrastructure.postgres.log.append import Outcome, Storing
 
 MAX_GROUP_APPENDS = 32
 """Appends of a group. At this size, the statement's fixed cost is spread widely enough. Its joins over the group grow
@@ -114,33 +113,19 @@ class GroupCommit:
         return group
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
-        attempts, appends = AppendAttempts(self._pool), [waiting.append for waiting in group]
-        again = _is_about_the_group if len(group) > 1 else is_passing
-        try:
-            positions = await trying(self._pool, lambda: attempts.append(appends), again=again)
-        except Exception as error:  # noqa: BLE001  (the callers must get it, whatever it is)
-            await self._divide(attempts, group, error)
-        else:
-            await self._answer_each(attempts, group, positions)
+        storing = Storing(self._pool)
+        error = await self._try(storing, group, _is_about_the_group if len(group) > 1 else is_passing)
+        if error is not None:
+            await self._divide(storing, group, error)
 
     async def _try(
-        self,
-        attempts: AppendAttempts,
-        group: Sequence[_Waiting],
-        again: Callable[[Exception], bool] = _is_about_the_group,
+        self, storing: Storing, group: Sequence[_Waiting], again: Callable[[Exception], bool] = _is_about_the_group
     ) -> Exception | None:
-        """Store a part of a group. Return the error that failed it as a whole: then its callers still wait."""
-        appends = [waiting.append for waiting in group]
+        """Store a group. Returns the error that failed it as a whole: then its callers still wait."""
         try:
-            positions = await trying(self._pool, lambda: attempts.append(appends), again=again)
-        except Exception as error:  # noqa: BLE001  (as above)
+            positions = await storing.store([waiting.append for waiting in group], again)
+        except Exception as error:  # noqa: BLE001  (the callers must get it, whatever it is)
             return error
-        await self._answer_each(attempts, group, positions)
-        return None
-
-    async def _answer_each(
-        self, attempts: AppendAttempts, group: Sequence[_Waiting], positions: Sequence[Position | None]
-    ) -> None:
         refused = []
         for waiting, position in zip(group, positions, strict=True):
             if position is None:
@@ -148,23 +133,24 @@ class GroupCommit:
             else:
                 self._answer(waiting, position)
         for waiting in refused:  # after the others, so that they do not wait for another thread's conflict
-            await self._answer_with(waiting, attempts.refusal)
+            await self._answer_with(waiting, storing.refusal)
+        return None
 
-    async def _divide(self, attempts: AppendAttempts, group: Sequence[_Waiting], error: Exception) -> None:
+    async def _divide(self, storing: Storing, group: Sequence[_Waiting], error: Exception) -> None:
         """Store the halves of a failed group, to find the append that PostgreSQL cannot take. The others are stored.
 
         If both halves meet an unavailable store, they are not divided further.
         """
         if len(group) == 1 and not isinstance(error, StoreUnavailable):
-            await self._answer_with(group[0], attempts.alone)
+            await self._answer_with(group[0], storing.alone)
             return
         parts = halves(group) if len(group) > 1 and is_worth_dividing(error) else ()
-        failed = [(part, found) for part in parts if (found := await self._try(attempts, part)) is not None]
+        failed = [(part, found) for part in parts if (found := await self._try(storing, part)) is not None]
         if len(failed) < len(parts) or any(not isinstance(found, StoreUnavailable) for _, found in failed):
             for part, found in failed:
-                await self._divide(attempts, part, found)
+                await self._divide(storing, part, found)
             return
-        last = await self._try(attempts, group, is_passing) if parts else error
+        last = await self._try(storing, group, is_passing) if parts else error
         if last is not None:
             for waiting in group:
                 self._answer(waiting, last)
