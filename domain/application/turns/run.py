@@ -228,7 +228,7 @@ class TurnRun(Interruptible):
                 try:
                     stored |= await self._store_once()
                 except StoreUnavailable as error:
-                    await self.store_is_away(error)
+                    await self._wait_for_store(error)
             self._store_was_away = False
             self._durable = None
             await self._settle()
@@ -335,7 +335,7 @@ class TurnRun(Interruptible):
         self.loaded = result.loaded
         self.services.broadcast.send(self.thread_id, result.events)
 
-    async def store_is_away(self, error: StoreUnavailable) -> None:
+    async def _wait_for_store(self, error: StoreUnavailable) -> None:
         """Wait before the next attempt at an unavailable store."""
         if not self._store_was_away:
             _log.warning("The turn of %s waits for the store: %s", self.thread_id, error)
@@ -351,4 +351,4 @@ class TurnRun(Interruptible):
                     return await act()
                 except StoreUnavailable as error:
                     self._check_open()
-                    await self.store_is_away(error)
+                    await self._wait_for_store(error)

@@ -120,12 +120,12 @@ class Shards:
         await close()
 
     async def give_all_back(self) -> None:
-        """Release every lease: nothing runs under them any more, and they are not renewed."""
+        """Release every lease. Nothing must run under them, and they must not be renewed."""
         await self.leases.leave(self.id)
         self.wakeups.send(SharesChanged())
 
     def forget(self) -> None:
-        """Hold no shard any more."""
+        """Hold no shard from now on."""
         self._held, self._valid_until, self.leaving = {}, None, False
 
     async def _renew(self) -> WorkerShare:

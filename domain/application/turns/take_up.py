@@ -103,7 +103,7 @@ class TakeUp:
         self.lending.review()
 
     async def _borrow(self, lent: Mapping[ThreadId, Loan]) -> None:
-        """Run what is lent to this worker, stop what is not any more, and give back what has nothing to run."""
+        """Run what is lent to this worker, stop what is no longer lent, and give back what has nothing to run."""
         for thread_id in self.lending.borrow(lent):
             if not self.shards.hold(thread_id):
                 self.spawn(self._abandon_one(thread_id))
