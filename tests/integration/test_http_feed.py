@@ -130,7 +130,7 @@ async def test_nobody_sees_another_tenants_events_and_gets_past_them(api: Api) -
 
 
 async def test_types_leave_others_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domain.application.streaming.feed.LOOKED_AT", 3)
+    monkeypatch.setattr("domain.application.streaming.feed.MAX_SCANNED_RECORDS", 3)
     thread = await api.opened()
     await api.turn(thread, "/calculate 2 + 3")
 
