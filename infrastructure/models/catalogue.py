@@ -17,8 +17,8 @@ from domain.errors import InvalidInput
 from domain.models.routing import ModelSpec, Policy, Rule
 from infrastructure.models.offline import model as offline
 from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url
-from infrastructure.models.openai.prompt_cache import PromptCache
-from infrastructure.models.openai.rejections import FIELDS
+from infrastructure.models.openai.refusals import FIELDS
+from infrastructure.models.openai.request import PromptCache
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"

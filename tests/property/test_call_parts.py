@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from infrastructure.models.openai.call_parts import Calls
-from infrastructure.models.openai.wire import read_parts
+from infrastructure.models.openai.completion import read_parts
+from infrastructure.models.openai.tool_calls import Calls
 
 Asked = tuple[str, dict[str, Any]]
 

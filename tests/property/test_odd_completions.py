@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from domain.models.chat import ModelError
-from infrastructure.models.openai.assembly import Assembly
-from infrastructure.models.openai.wire import read_completion
+from infrastructure.models.openai.answer import Assembly
+from infrastructure.models.openai.completion import read_completion
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -34,7 +34,7 @@ from domain.thread.events import (
 )
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL, Running, State
-from infrastructure.models.openai.wire import write_request
+from infrastructure.models.openai.request import write_request
 
 LIMIT = 400
 INSTRUCTIONS = "be brief"

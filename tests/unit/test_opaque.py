@@ -8,7 +8,7 @@ import pytest
 from domain.application.turns.endpoint_data import bounded
 from domain.models.chat import ChatAnswer, ToolCall
 from domain.thread.size_limits import MAX_OPAQUE
-from infrastructure.models.openai.endpoint_data import Opaque, set_apart
+from infrastructure.models.openai.provider_data import Opaque, set_apart
 
 
 def merged(*fragments: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infrastructure.models.openai.sse import EventStreamParser
+from infrastructure.models.openai.response import EventStreamParser
 
 PARTS = [
     b"data: {}\n",

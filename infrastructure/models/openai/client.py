@@ -28,16 +28,15 @@ from domain.models.chat import (
     note_cost,
 )
 from infrastructure.models.hosts import is_loopback
-from infrastructure.models.openai.answer_bodies import LINGER_S, read_answer
-from infrastructure.models.openai.assembly import Assembly
+from infrastructure.models.openai.answer import Assembly
 from infrastructure.models.openai.dialects import Dialects, missed
 from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, origin_of
 from infrastructure.models.openai.failures import MAX_WORDS, failure_of, server_words, without
-from infrastructure.models.openai.prompt_cache import PromptCache
-from infrastructure.models.openai.rejections import STATUSES, rejected_field
+from infrastructure.models.openai.refusals import STATUSES, rejected_field
+from infrastructure.models.openai.request import PromptCache, write_request
+from infrastructure.models.openai.response import LINGER_S, read_answer
 from infrastructure.models.openai.retry import RetryPolicy, seconds_asked, worth_another
 from infrastructure.models.openai.returned_data import FOREIGN_CALLS, own_data, refused_data, refuses_foreign_calls
-from infrastructure.models.openai.wire import write_request
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -73,7 +72,7 @@ class OpenAIChatModel:
     ) -> None:
         """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it wants one, a model.
 
-        `omit` are fields that the endpoint does not take, of `rejections.FIELDS`; `places` says where what is given
+        `omit` are fields that the endpoint does not take, of `refusals.FIELDS`; `places` says where what is given
         here is set. `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises
         `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
         """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from domain.models.chat import ChatRequest
-from infrastructure.models.openai.rejections import FIELDS
+from infrastructure.models.openai.refusals import FIELDS
 from infrastructure.models.openai.returned_data import DATA
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Dialects:
         )
 
     def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
-        """Return the optional fields that a request is sent with, of `rejections.FIELDS`."""
+        """Return the optional fields that a request is sent with, of `refusals.FIELDS`."""
         wanted = {
             "stream": stream,
             "stream_options": stream and "stream" not in omitted,

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.models.chat import ChatMessage, ChatRequest
-from infrastructure.models.openai.rejections import NOT_TAKEN
+from infrastructure.models.openai.refusals import NOT_TAKEN
 
 FOREIGN_CALLS = "calls of other models"
 """In the place of a field's name: calls without the endpoint's own data."""

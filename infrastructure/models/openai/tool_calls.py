@@ -5,6 +5,7 @@ ids and names in every fragment, or send the whole call again. `Calls` decides w
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -15,11 +16,9 @@ from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT
-from infrastructure.models.openai.braces import Braces
-from infrastructure.models.openai.endpoint_data import Opaque
-from infrastructure.models.openai.surrogates import with_pairs
+from infrastructure.models.openai.completion import CallPart, Function, with_pairs
+from infrastructure.models.openai.provider_data import Opaque
 from infrastructure.models.openai.tool_arguments import read_arguments
-from infrastructure.models.openai.wire import CallPart, Function
 
 MAX_NAME = 10_000
 """Characters that are kept of a name: no tool has one of more than 64; and of an id."""
@@ -196,3 +195,43 @@ def _arguments(part: CallPart) -> str:
     """Return the arguments as text: some endpoints send an object, and what else may come is written as JSON."""
     given = (part.function or Function()).arguments if part.custom is None else part.custom.input
     return given if isinstance(given, str) else "" if given is None else json.dumps(given)
+
+
+_MARK = re.compile(r"""["\\{}\[\]]""")
+
+
+class Braces:
+    """Follows the brackets of a text, piece by piece. Those within strings do not count."""
+
+    def __init__(self) -> None:
+        """Start before the text."""
+        self._depth = 0
+        self._in_string = False
+        self._begun = False
+        self._escaped = False
+
+    @property
+    def are_closed(self) -> bool:
+        """Whether an object has begun, and every bracket since is closed."""
+        return self._begun and not (self._depth or self._in_string)
+
+    def follow(self, piece: str) -> None:
+        """Take in the next piece."""
+        if not piece:
+            return
+        skipped = 0 if self._escaped else -1  # the place of a character that a backslash makes mean itself
+        self._escaped = False
+        for mark in _MARK.finditer(piece):
+            if mark.start() == skipped:
+                continue
+            match mark[0]:
+                case "\\" if self._in_string:
+                    skipped = mark.end()
+                case '"':
+                    self._in_string = not self._in_string
+                case "{" | "[" if not self._in_string:
+                    self._begun = self._begun or mark[0] == "{"
+                    self._depth += 1
+                case "}" | "]" if not self._in_string:
+                    self._depth -= 1
+        self._escaped = skipped == len(piece)

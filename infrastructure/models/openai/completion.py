@@ -1,22 +1,18 @@
 """Chat completions as they go over the wire: what is sent, and the shapes that come back.
 
-Servers differ in what they leave out, so nearly everything is optional here; `assembly.py` decides what it means.
+Servers differ in what they leave out, so nearly everything is optional here; `answer.py` decides what it means.
 """
 
 import json
 import re
-from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
 from domain.json import JsonObject
-from domain.models.chat import AnswerMalformed, ChatMessage, ChatRequest, ToolSpec, Usage
-from domain.prompt.canonical import canonical
-from infrastructure.models.openai.endpoint_data import set_apart
-from infrastructure.models.openai.prompt_cache import PromptCache, ask_to_cache
-from infrastructure.models.openai.returned_data import FOREIGN_CALLS, without_data
+from domain.models.chat import AnswerMalformed, Usage
+from infrastructure.models.openai.provider_data import set_apart
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
@@ -48,7 +44,7 @@ class Custom(Struct):
 
 
 class CallPart(Struct):
-    """A tool call, or a piece of one. `extra` holds all else: see `opaque.py`."""
+    """A tool call, or a piece of one. `extra` holds all else: see `provider_data.py`."""
 
     index: Any = None
     id: Any = None
@@ -58,7 +54,7 @@ class CallPart(Struct):
 
 
 class Part(Struct):
-    """A message, or what a chunk adds to it. `extra` holds all else: see `opaque.py`.
+    """A message, or what a chunk adds to it. `extra` holds all else: see `provider_data.py`.
 
     `function_call` is how calls were written before there were several.
     """
@@ -245,72 +241,34 @@ def usage_within(text: str) -> Usage | None:
     return None
 
 
-NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
-def write_request(
-    request: ChatRequest,
-    model: str,
-    fields: Collection[str],
-    origin: str = "",
-    omitted: Collection[str] = (),
-    prompt_cache: PromptCache = "automatic",
-) -> bytes:
-    """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
-
-    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do, and `omitted` what it
-    does not take of its own data and of other endpoints' calls: see `returned.py`.
-    """
-    offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    foreign_calls = FOREIGN_CALLS not in omitted
-    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
-    messages = [_message(without_data(m, omitted)) for m in written]
-    if request.tools and "tools" not in fields:
-        messages = _with_note(messages, NO_TOOLS)
-    body: JsonObject = {"model": model, "messages": messages}
-    if "stream" in fields:
-        body["stream"] = True
-    if "stream_options" in fields:
-        body["stream_options"] = {"include_usage": True}
-    if "tools" in fields:
-        body["tools"] = [_tool(t) for t in request.tools]
-    if "temperature" in fields:
-        body["temperature"] = request.temperature
-    for limit in ("max_tokens", "max_completion_tokens"):
-        if limit in fields:
-            body[limit] = request.max_tokens
-    ask_to_cache(body, prompt_cache, request.thread_id)
-    return msgspec.json.encode(body)
+def with_pairs(text: str) -> str:
+    """Put halves together that belong together. A lone one stays."""
+    return text if text.isascii() else _PAIR.sub(_whole, text)
 
 
-def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
-    """Add a note to the instructions, which come first if there are any."""
-    if messages and messages[0]["role"] == "system":
-        first, *rest = messages
-        return [{**first, "content": f"{first['content']}\n\n{note}"}, *rest]
-    return [{"role": "system", "content": note}, *messages]
+class PairedText:
+    """Takes pieces of a text and gives them back with whole characters: a first half waits for the second."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Return what can be shown by now."""
+        if not piece:
+            return ""
+        text = with_pairs(self._half + piece)
+        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        return text[:-1] if self._half else text
+
+    def end(self) -> str:
+        """Return a half whose other half did not come."""
+        half, self._half = self._half, ""
+        return half
 
 
-def _message(message: ChatMessage) -> JsonObject:
-    # llama.cpp's server refuses null, and its templates a message without content.
-    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
-    if message.tool_calls:
-        written["tool_calls"] = [
-            {
-                **call.extra,
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        written["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        written["name"] = message.name
-    return written
-
-
-def _tool(spec: ToolSpec) -> JsonObject:
-    described = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
-    return {"type": "function", "function": described}
+def _whole(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")

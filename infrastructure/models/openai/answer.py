@@ -6,11 +6,19 @@ from domain.agents.error_text import shortened
 from domain.json import storable_text
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
 from domain.thread.size_limits import MAX_TEXT, bytes_of
-from infrastructure.models.openai.call_parts import Calls
-from infrastructure.models.openai.endpoint_data import Opaque
+from infrastructure.models.openai.completion import (
+    Choice,
+    Completion,
+    PairedText,
+    Part,
+    read_parts,
+    read_usage,
+    text_of,
+    usage_within,
+)
 from infrastructure.models.openai.failures import MAX_WORDS, failure_of, message_of, status_of, without
-from infrastructure.models.openai.surrogates import PairedText
-from infrastructure.models.openai.wire import Choice, Completion, Part, read_parts, read_usage, text_of, usage_within
+from infrastructure.models.openai.provider_data import Opaque
+from infrastructure.models.openai.tool_calls import Calls
 
 MAX_LABEL = 200
 """Characters that are kept of a model's name, and of a reason for an end."""

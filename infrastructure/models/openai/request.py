@@ -1,0 +1,114 @@
+"""How an endpoint is told to cache what a prompt begins with, where it does not do so by itself.
+
+OpenAI, DeepSeek, Groq, xAI, vLLM and llama.cpp do. `breakpoints`: Claude models behind OpenRouter, LiteLLM and other
+gateways cache up to parts that `cache_control` marks, four of them at most. `key`: OpenAI and Mistral look for a
+prompt's beginning where prompts with the same `prompt_cache_key` went; it makes hits likelier.
+"""
+
+from collections.abc import Collection, MutableMapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from domain.ids import ThreadId
+from domain.json import JsonObject
+from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
+from domain.prompt.canonical import canonical
+from infrastructure.models.openai.returned_data import FOREIGN_CALLS, without_data
+
+PromptCache: TypeAlias = Literal["automatic", "breakpoints", "key"]
+
+
+def ask_to_cache(body: MutableMapping[str, Any], how: PromptCache, thread_id: ThreadId | None) -> None:
+    """Write into the body of a request what the endpoint needs."""
+    if how == "key" and thread_id is not None:
+        body["prompt_cache_key"] = str(thread_id)
+    if how == "breakpoints":
+        for place in _ends(body["messages"]):
+            message = body["messages"][place]
+            part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
+            message["content"] = [part]
+
+
+def _ends(messages: list[dict[str, Any]]) -> set[int]:
+    """Find where stable parts of a prompt end: instructions with tools, what was said before this turn, and all of it.
+
+    The next turn's prompt goes on after the second one, the next of this turn after the third. Empty parts cannot be
+    marked.
+    """
+    asked = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    system = [0] if messages and messages[0]["role"] == "system" else []
+    said = [place for place in range(asked) if messages[place]["content"]][-1:]
+    last = [place for place in range(len(messages)) if messages[place]["content"]][-1:]
+    return {place for place in (*system, *said, *last) if messages[place]["content"]}
+
+
+NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
+
+
+def write_request(
+    request: ChatRequest,
+    model: str,
+    fields: Collection[str],
+    origin: str = "",
+    omitted: Collection[str] = (),
+    prompt_cache: PromptCache = "automatic",
+) -> bytes:
+    """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
+
+    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do, and `omitted` what it
+    does not take of its own data and of other endpoints' calls: see `returned_data.py`.
+    """
+    offered = [tool.name for tool in request.tools] if "tools" in fields else []
+    foreign_calls = FOREIGN_CALLS not in omitted
+    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
+    messages = [_message(without_data(m, omitted)) for m in written]
+    if request.tools and "tools" not in fields:
+        messages = _with_note(messages, NO_TOOLS)
+    body: JsonObject = {"model": model, "messages": messages}
+    if "stream" in fields:
+        body["stream"] = True
+    if "stream_options" in fields:
+        body["stream_options"] = {"include_usage": True}
+    if "tools" in fields:
+        body["tools"] = [_tool(t) for t in request.tools]
+    if "temperature" in fields:
+        body["temperature"] = request.temperature
+    for limit in ("max_tokens", "max_completion_tokens"):
+        if limit in fields:
+            body[limit] = request.max_tokens
+    ask_to_cache(body, prompt_cache, request.thread_id)
+    return msgspec.json.encode(body)
+
+
+def _with_note(messages: list[JsonObject], note: str) -> list[JsonObject]:
+    """Add a note to the instructions, which come first if there are any."""
+    if messages and messages[0]["role"] == "system":
+        first, *rest = messages
+        return [{**first, "content": f"{first['content']}\n\n{note}"}, *rest]
+    return [{"role": "system", "content": note}, *messages]
+
+
+def _message(message: ChatMessage) -> JsonObject:
+    # llama.cpp's server refuses null, and its templates a message without content.
+    written: JsonObject = {**message.extra, "role": message.role, "content": message.content or ""}
+    if message.tool_calls:
+        written["tool_calls"] = [
+            {
+                **call.extra,
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        written["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        written["name"] = message.name
+    return written
+
+
+def _tool(spec: ToolSpec) -> JsonObject:
+    described = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
+    return {"type": "function", "function": described}
