@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from domain.models.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolCall, ToolSpec
-from infrastructure.models.openai.returned_data import refused_data
+from infrastructure.models.openai.refusals import refused_data
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, refusal
 from tests.fakes.strict_model import Answer
 from tests.support.openai import client

@@ -221,7 +221,7 @@ async def test_an_endpoint_that_does_not_take_its_own_data_back_is_asked_without
         await completed(api, thread, "one", "two", "three")
         assert len(server.prompts) == 4, "the first refusal is remembered"
         assert beyond(assistants(server.prompts[-1])[0]) == {"kept": "yes"}
-        assert any("does not take back reasoning" in record.getMessage() for record in caplog.records)
+        assert any("refuses reasoning" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_thread_goes_on_where_an_endpoint_refuses_its_own_data_without_a_word_about_it() -> None:

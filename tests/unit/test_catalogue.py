@@ -245,7 +245,7 @@ class TestAirGapped:
             await models.close()
             client = models.providers["cloud"]
             assert isinstance(client, OpenAIChatModel)
-            return sum(mount is not None for mount in client._client._mounts.values())
+            return sum(mount is not None for mount in client._transport.client._mounts.values())
 
         assert await proxies(air_gapped=False) == 1
         assert await proxies(air_gapped=True) == 0

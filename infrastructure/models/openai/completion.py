@@ -1,6 +1,6 @@
-"""Chat completions as they go over the wire: what is sent, and the shapes that come back.
+"""The shapes of OpenAI's chat completions as endpoints send them: whole, or in chunks with deltas.
 
-Servers differ in what they leave out, so nearly everything is optional here; `answer.py` decides what it means.
+Servers differ in what they leave out, so nearly every field is optional here. `answer.py` decides what that means.
 """
 
 import json
@@ -12,39 +12,38 @@ from msgspec import Struct, field
 
 from domain.json import JsonObject
 from domain.models.chat import AnswerMalformed, Usage
-from infrastructure.models.openai.provider_data import set_apart
+from infrastructure.models.openai.provider_data import separate_extra
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
-"""Where a usage begins. Within a string of JSON the quotes would follow on backslashes."""
+"""Where a usage begins. Within a JSON string its quotes would be escaped."""
 
-MAX_USAGE = 4_000
-"""Characters of a usage."""
+MAX_USAGE_CHARS = 4_000
 
 MAX_USAGES = 4
-"""Usages that are tried in an answer that cannot be read."""
+"""Usages that are tried in an answer that cannot be parsed, the last ones."""
 
 _JSON = json.JSONDecoder()
 
-_REASONING = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
-"""Fields in which endpoints tell the model's reasoning. Where there are several, they tell the same."""
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
+"""Fields in which endpoints send the model's reasoning. Where there are several, they hold the same text."""
 
 
 class Function(Struct):
-    """A function's name and arguments: JSON text or a piece of it, or from some servers an object."""
+    """A function's name and arguments: JSON text or a fragment of it; some servers send an object."""
 
     name: Any = None
     arguments: Any = None
 
 
 class Custom(Struct):
-    """A tool that takes any text, as some endpoints write calls of all tools."""
+    """A custom tool, which takes any text. Some endpoints write calls of all tools like this."""
 
     name: Any = None
     input: Any = None
 
 
-class CallPart(Struct):
-    """A tool call, or a piece of one. `extra` holds all else: see `provider_data.py`."""
+class ToolCallDelta(Struct):
+    """A tool call, or a fragment of one. `extra` holds all other fields: see `provider_data.py`."""
 
     index: Any = None
     id: Any = None
@@ -53,10 +52,10 @@ class CallPart(Struct):
     extra: JsonObject | None = None
 
 
-class Part(Struct):
-    """A message, or what a chunk adds to it. `extra` holds all else: see `provider_data.py`.
+class Delta(Struct):
+    """A message, or what a chunk adds to it. `extra` holds all other fields: see `provider_data.py`.
 
-    `function_call` is how calls were written before there were several.
+    `function_call` is the older form of `tool_calls`.
     """
 
     content: Any = None
@@ -67,19 +66,19 @@ class Part(Struct):
 
 
 class Choice(Struct):
-    """One of the answers; we ask for one only. `message` comes whole, `delta` comes streamed."""
+    """One of the answers; requests ask for one only. `message` is a whole one, `delta` a part of a streamed one."""
 
     index: Any = None
-    message: Part | None = None
-    delta: Part | None = None
+    message: Delta | None = None
+    delta: Delta | None = None
     finish_reason: Any = None
 
 
-class Counts(Struct):
+class UsageCounts(Struct):
     """Tokens as the endpoint counted them.
 
-    Most endpoints tell in `prompt_tokens_details` what of the prompt was cached, DeepSeek in `prompt_cache_hit_tokens`,
-    some gateways to Anthropic in `cache_read_input_tokens`, and Moonshot in `cached_tokens`.
+    Most endpoints report cached tokens of the prompt in `prompt_tokens_details`, DeepSeek in
+    `prompt_cache_hit_tokens`, some gateways to Anthropic in `cache_read_input_tokens`, Moonshot in `cached_tokens`.
     """
 
     prompt_tokens: int | None = None
@@ -91,45 +90,47 @@ class Counts(Struct):
 
     @property
     def cached(self) -> int:
-        """Tokens of the prompt that were in the endpoint's cache; 0 where it does not say so in numbers."""
+        """Tokens of the prompt that were in the endpoint's cache; 0 if it reports no number."""
         details = self.prompt_tokens_details
-        told = (
+        reported = (
             details.get("cached_tokens") if isinstance(details, dict) else None,
             self.prompt_cache_hit_tokens,
             self.cache_read_input_tokens,
             self.cached_tokens,
         )
-        return max((number for number in told if isinstance(number, int) and not isinstance(number, bool)), default=0)
+        return max(
+            (number for number in reported if isinstance(number, int) and not isinstance(number, bool)), default=0
+        )
 
 
 class Completion(Struct):
-    """A whole answer, or one chunk of a streamed one. `error` is how a server gives up after its status 200.
+    """A whole answer, or one chunk of a streamed one. `error` is how a server fails after a status 200.
 
-    `usage` is read by `read_usage`: an answer is one, whatever nonsense stands beside it. `speaks` says whether the
-    model wrote anything in it, in whatever field, and `thoughts` is what it wrote there of its reasoning.
+    `usage` is not validated here but by `read_usage`: a bad one does not spoil the answer. `has_output`: the model
+    wrote something, in whatever field. `thoughts` is the reasoning among that.
     """
 
     choices: list[Choice | None] | None = field(default_factory=list)
     usage: Any = None
     model: Any = None
     error: Any = None
-    speaks: bool = False
+    has_output: bool = False
     thoughts: str = ""
 
 
 def read_completion(text: str | bytes) -> Completion:
-    """Read an answer or a chunk of one. Raise `AnswerMalformed` if it is neither, with the usage if it has one.
+    """Parse an answer or a chunk of one. Raise `AnswerMalformed`, with the usage if there is one, for anything else.
 
-    The standard library's parser is used because it takes the lone surrogates that some servers write where they
-    cut a text in the middle of a character.
+    The standard library's parser is used because it accepts lone surrogates: some servers write them where they cut a
+    text within a character.
     """
     try:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
-        set_apart(data)
+        separate_extra(data)
         completion = msgspec.convert(data, Completion)
-        completion.speaks = _speaks(data)
+        completion.has_output = _has_output(data)
         completion.thoughts = _thoughts(data)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
@@ -139,31 +140,31 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
-def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the fields of the messages in a completion, whose shape is checked, with those that were set apart."""
+def _messages_in(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages and deltas of a completion that was validated, with their extra fields."""
     choices = [choice for choice in data.get("choices") or () if choice]
-    parts = [part for choice in choices for part in (choice.get("delta"), choice.get("message")) if part]
-    return [{**part, **part.get("extra", {}), "extra": None} for part in parts]
+    messages = [message for choice in choices for message in (choice.get("delta"), choice.get("message")) if message]
+    return [{**message, **message.get("extra", {}), "extra": None} for message in messages]
 
 
-def _speaks(data: dict[str, Any]) -> bool:
-    """Say whether anything of a choice's message has content but for its role."""
-    return any(value for part in _parts(data) for key, value in part.items() if key != "role")
+def _has_output(data: dict[str, Any]) -> bool:
+    """Say whether any field of a message but its role has a value."""
+    return any(value for message in _messages_in(data) for key, value in message.items() if key != "role")
 
 
 def _thoughts(data: dict[str, Any]) -> str:
-    """Return the reasoning in a choice's message: in a field of its own, or among the parts of its content."""
+    """Return the reasoning in a message: in a field of its own, or among the parts of its content."""
     found = []
-    for part in _parts(data):
-        found.append(next((text for key in _REASONING if (text := _texts_in(part.get(key)))), ""))
-        content = part.get("content")
+    for message in _messages_in(data):
+        found.append(next((text for key in _REASONING_FIELDS if (text := _texts_in(message.get(key)))), ""))
+        content = message.get("content")
         entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
-        found += [_texts_in(entry[key]) for entry in entries for key in _REASONING if key in entry]
+        found += [_texts_in(entry[key]) for entry in entries for key in _REASONING_FIELDS if key in entry]
     return "".join(found)
 
 
 def _texts_in(value: Any) -> str:
-    """Return the text of a reasoning: a text, or parts that have one."""
+    """Return the text of reasoning: a text, or parts that have one."""
     match value:
         case str():
             return value
@@ -176,7 +177,7 @@ def _texts_in(value: Any) -> str:
 
 
 def _error_in(data: Any) -> Any:
-    """Return the error that a server writes in the place of an answer, in one of several shapes; None if it is none."""
+    """Return the error that a server sends instead of an answer, in one of several shapes; None if it is no error."""
     if isinstance(data, list) and data:
         return _error_in(data[0])
     if not isinstance(data, dict):
@@ -188,21 +189,21 @@ def _error_in(data: Any) -> Any:
     return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
 
 
-def read_parts(given: Any) -> list[CallPart]:
-    """Read the calls of a message or a chunk. What is no call is read as one without a name, so that it is reported."""
+def read_tool_calls(given: Any) -> list[ToolCallDelta]:
+    """Read the calls of a message or a delta. What is no call becomes one without a name, so that it is reported."""
     entries = given if isinstance(given, list) else [given] if given else []
-    return [_call_part(entry) for entry in entries if entry is not None]
+    return [_read_tool_call(entry) for entry in entries if entry is not None]
 
 
-def _call_part(entry: Any) -> CallPart:
+def _read_tool_call(entry: Any) -> ToolCallDelta:
     try:
-        return msgspec.convert(entry, CallPart)
+        return msgspec.convert(entry, ToolCallDelta)
     except msgspec.ValidationError:
-        return CallPart(function=Function(arguments=json.dumps(entry)))
+        return ToolCallDelta(function=Function(arguments=json.dumps(entry)))
 
 
 def text_of(content: Any) -> str:
-    """Return the text of a content: a text, or a list of parts, of which those that are text count."""
+    """Return the text of a content: a text, or a list of parts, of which the text parts count."""
     match content:
         case str():
             return content
@@ -219,9 +220,9 @@ def text_of(content: Any) -> str:
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Read what an endpoint says that it used; None if that is nothing, or no numbers."""
+    """Read the usage that an endpoint reports; None if there is none, or it has no numbers."""
     try:
-        counts = msgspec.convert(usage, Counts)
+        counts = msgspec.convert(usage, UsageCounts)
     except msgspec.ValidationError:
         return None
     if counts.prompt_tokens is None or counts.completion_tokens is None:
@@ -230,10 +231,10 @@ def read_usage(usage: Any) -> Usage | None:
 
 
 def usage_within(text: str) -> Usage | None:
-    """Find the usage in an answer, or a chunk of one, that cannot be read otherwise; the last one if there are more."""
+    """Find the last usage in an answer, or a chunk of one, that cannot be parsed."""
     for place in [found.end() for found in _USAGE.finditer(text)][: -MAX_USAGES - 1 : -1]:
         try:
-            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE])
+            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE_CHARS])
         except (ValueError, RecursionError):
             continue
         if found := read_usage(usage):
@@ -241,26 +242,29 @@ def usage_within(text: str) -> Usage | None:
     return None
 
 
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
-def with_pairs(text: str) -> str:
-    """Put halves together that belong together. A lone one stays."""
-    return text if text.isascii() else _PAIR.sub(_whole, text)
+def join_surrogates(text: str) -> str:
+    """Join the halves of characters such as emoji, which some endpoints send in two chunks. A lone half stays."""
+    return text if text.isascii() else _SURROGATE_PAIR.sub(_character, text)
 
 
-class PairedText:
-    """Takes pieces of a text and gives them back with whole characters: a first half waits for the second."""
+def _character(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+class SurrogateJoiner:
+    """Takes pieces of a text and returns them in whole characters: a first half waits for the second."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Return what can be shown by now."""
+        """Return what is complete by now."""
         if not piece:
             return ""
-        text = with_pairs(self._half + piece)
+        text = join_surrogates(self._half + piece)
         self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
         return text[:-1] if self._half else text
 
@@ -268,7 +272,3 @@ class PairedText:
         """Return a half whose other half did not come."""
         half, self._half = self._half, ""
         return half
-
-
-def _whole(pair: re.Match[str]) -> str:
-    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")

@@ -1,70 +1,78 @@
-"""What an endpoint says with a message or a call beyond OpenAI's protocol, kept so that it can be returned.
+"""Provider-specific data: fields beyond OpenAI's protocol, kept so that they can be returned to their endpoint.
 
 Gemini wants the `extra_content` of its calls back, DeepSeek its `reasoning_content`, OpenRouter its
-`reasoning_details`: without them they refuse the next request, or lose their thread. Nothing here knows these names;
-whatever a message holds that the protocol does not is taken as it is, and put together where it is streamed.
+`reasoning_details`: otherwise they refuse the next request, or forget what they reasoned. Nothing here knows these
+names. Every field of a message that the protocol does not know is kept, and merged where it is streamed.
 """
 
 import json
 import logging
+from collections.abc import Collection
 from typing import Any
+
+from msgspec.structs import replace
 
 from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import Json, JsonObject, check_json, storable_text
+from domain.models.chat import ChatMessage, ChatRequest
 from domain.thread.size_limits import MAX_OPAQUE, bytes_of
+
+DATA = "data:"
+"""The prefix of provider-specific fields among the names of omitted fields."""
+
+NAME = "name"
 
 _log = logging.getLogger(__name__)
 
-IN_MESSAGE = frozenset(
+MESSAGE_FIELDS = frozenset(
     {"role", "content", "refusal", "tool_calls", "function_call", "name", "annotations", "audio", "index", "extra"}
 )
-"""Fields of OpenAI's message, which are read or are of no use in a request."""
+"""Fields of OpenAI's messages: read elsewhere, or of no use in a request."""
 
-IN_CALL = frozenset({"id", "index", "type", "function", "custom", "extra"})
+CALL_FIELDS = frozenset({"id", "index", "type", "function", "custom", "extra"})
 
-LABELS = frozenset({"type", "id", "format", "index", "role", "object", "name", "model", "status"})
-"""Fields of streamed objects that every fragment repeats: they are not put together, the last one counts."""
+REPEATED_FIELDS = frozenset({"type", "id", "format", "index", "role", "object", "name", "model", "status"})
+"""Fields that every fragment of a streamed object repeats: they are not concatenated, the last one counts."""
 
-REPEATED = 16
-"""Characters from which on a fragment that equals all before it says the same once more."""
+MIN_DUPLICATE_CHARS = 16
+"""A fragment of at least this length that equals all text before it is a duplicate."""
 
-MAX_NAMES = 300
-"""Characters of the names of fields in a line of the process's log."""
+MAX_LOGGED_NAMES = 300
+"""Characters of field names in a log line."""
 
-ENDED = ("signature", "data")
-"""Fields that end an object which is streamed without a number: what follows is another one."""
+LAST_FIELDS = ("signature", "data")
+"""Fields that end a streamed object without an index: what follows belongs to another one."""
 
 
-def set_apart(completion: Any) -> None:
-    """Move what is not OpenAI's, in the messages of a completion or a chunk, into a field `extra` beside the rest."""
+def separate_extra(completion: Any) -> None:
+    """Move the unknown fields of messages and calls, in a completion or a chunk, into a field `extra` of each."""
     choices = completion.get("choices") if isinstance(completion, dict) else None
     for choice in choices if isinstance(choices, list) else ():
         for message in (choice.get("message"), choice.get("delta")) if isinstance(choice, dict) else ():
             if not isinstance(message, dict):
                 continue
-            _set_apart(message, IN_MESSAGE)
+            _move_extra(message, MESSAGE_FIELDS)
             calls = message.get("tool_calls")
             for call in calls if isinstance(calls, list) else (calls,):
                 if isinstance(call, dict):
-                    _set_apart(call, IN_CALL)
+                    _move_extra(call, CALL_FIELDS)
 
 
-def _set_apart(part: dict[str, Any], known: frozenset[str]) -> None:
+def _move_extra(part: dict[str, Any], known: frozenset[str]) -> None:
     names = [name for name in part if name not in known]
     part["extra"] = {name: part.pop(name) for name in names}
 
 
-class Opaque:
-    """The extra fields of one message or call, in the making."""
+class ExtraFields:
+    """The extra fields of one message or call, merged from its fragments."""
 
     def __init__(self) -> None:
-        """Start without any."""
         self._fields: JsonObject = {}
         self._size = 0
 
     def add(self, fields: JsonObject | None) -> None:
-        """Add what a fragment brings. What is too large already does not grow any more."""
+        """Add the fields of a fragment. Fields that are too large already do not grow any more."""
         given = {name: value for name, value in (fields or {}).items() if value is not None}
         if not given or self._size > MAX_OPAQUE:
             return
@@ -79,13 +87,13 @@ class Opaque:
 
     @property
     def written(self) -> str:
-        """What has come by now, such as reasoning, for an estimate of its tokens."""
+        """What came so far, such as reasoning, for an estimate of its tokens."""
         return json.dumps(self._fields, ensure_ascii=False) if self._fields else ""
 
-    def whole(self) -> JsonObject:
+    def build(self) -> JsonObject:
         """Return the fields, without those that are empty or cannot be stored."""
         if self._size > MAX_OPAQUE:
-            names = shortened(", ".join(self._fields), MAX_NAMES)
+            names = shortened(", ".join(self._fields), MAX_LOGGED_NAMES)
             _log.warning("Provider-specific data %s of more than %d bytes is dropped.", names, MAX_OPAQUE)
             return {}
         kept = {}
@@ -102,34 +110,33 @@ class Opaque:
 
 
 def _merged(before: Json, new: Json, name: str = "") -> Json:
-    """Put a fragment behind what came before: texts grow, objects merge, of all else the last one counts."""
+    """Merge a fragment with what came before: texts are concatenated, objects merged, of all else the last counts."""
     match before, new:
         case _, None:
             return before
-        case str(), str() if name not in LABELS:
-            return before if before == new and len(new) >= REPEATED else before + new
+        case str(), str() if name not in REPEATED_FIELDS:
+            return before if before == new and len(new) >= MIN_DUPLICATE_CHARS else before + new
         case dict(), dict():
             return {**before, **{key: _merged(before.get(key), value, key) for key, value in new.items()}}
         case list(), list():
-            return _continued(before, new)
+            return _merged_lists(before, new)
         case _:
             return new
 
 
-def _continued(before: list[Json], new: list[Json]) -> list[Json]:
-    """Put each new entry of a list behind the one that it continues, of those `before`; or else at the end.
+def _merged_lists(before: list[Json], new: list[Json]) -> list[Json]:
+    """Merge each new entry of a list with the entry that it continues; append it if there is none.
 
-    It goes on with the last one of its type and number, or without a number, with the very last one if that is of its
-    type.
+    It continues the last entry of its type and index; without an index, the very last entry if that has its type.
     """
     entries = list(before)
     last = len(before) - 1
-    numbered = {name: place for place, entry in enumerate(before) if (name := _number(entry)) is not None}
+    by_key = {key: place for place, entry in enumerate(before) if (key := _key(entry)) is not None}
     for entry in new:
-        name = _number(entry)
-        place = (
-            numbered.get(name) if name is not None else last if last >= 0 and _goes_on(entries[last], entry) else None
-        )
+        if (key := _key(entry)) is not None:
+            place = by_key.get(key)
+        else:
+            place = last if last >= 0 and _continues(entries[last], entry) else None
         if place is None:
             entries.append(entry)
         else:
@@ -137,22 +144,22 @@ def _continued(before: list[Json], new: list[Json]) -> list[Json]:
     return entries
 
 
-def _number(entry: Json) -> str | None:
-    """Name an entry of a list by its type and its number; None where it has no number."""
+def _key(entry: Json) -> str | None:
+    """Identify an entry of a list by its type and index; None if it has no index."""
     if not isinstance(entry, dict) or entry.get("index") is None:
         return None
     return json.dumps([entry.get("type"), entry["index"]])
 
 
-def _goes_on(before: Json, entry: Json) -> bool:
-    """Say whether an entry without a number goes on with the one before it."""
+def _continues(before: Json, entry: Json) -> bool:
+    """Say whether an entry without an index continues the one before it."""
     if not (isinstance(before, dict) and isinstance(entry, dict)) or before.get("type") != entry.get("type"):
         return False
-    return "type" in entry and not any(before.get(field) for field in ENDED)
+    return "type" in entry and not any(before.get(field) for field in LAST_FIELDS)
 
 
 def _storable(value: Json) -> Json:
-    """Write texts so that they can be stored, halves of a character that came apart together again."""
+    """Return a value whose texts can be stored: halves of a character are joined again."""
     match value:
         case str() if not value.isascii():
             return storable_text(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
@@ -164,3 +171,24 @@ def _storable(value: Json) -> Json:
             return [_storable(item) for item in value]
         case _:
             return value
+
+
+def own_data(request: ChatRequest, origin: str) -> frozenset[str]:
+    """Return the names of the provider-specific fields that a request returns to the endpoint, each after `DATA`."""
+    own = [message for message in request.messages if message.origin == origin]
+    extras = [extra for message in own for extra in (message.extra, *(call.extra for call in message.tool_calls))]
+    return frozenset(DATA + name for extra in extras for name in extra)
+
+
+def without_data(message: ChatMessage, omitted: Collection[str]) -> ChatMessage:
+    """Return a message without the fields that its endpoint does not take back."""
+    names = {name.removeprefix(DATA) for name in omitted if name.startswith(DATA)}
+    if not names:
+        return message
+    calls = tuple(replace(call, extra=_without(call.extra, names)) for call in message.tool_calls)
+    name = None if NAME in names else message.name
+    return replace(message, extra=_without(message.extra, names), tool_calls=calls, name=name)
+
+
+def _without(extra: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in extra.items() if name not in names}

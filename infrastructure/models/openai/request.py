@@ -1,9 +1,4 @@
-"""How an endpoint is told to cache what a prompt begins with, where it does not do so by itself.
-
-OpenAI, DeepSeek, Groq, xAI, vLLM and llama.cpp do. `breakpoints`: Claude models behind OpenRouter, LiteLLM and other
-gateways cache up to parts that `cache_control` marks, four of them at most. `key`: OpenAI and Mistral look for a
-prompt's beginning where prompts with the same `prompt_cache_key` went; it makes hits likelier.
-"""
+"""The request: a chat completion as every strict endpoint accepts it, and how its prefix is cached."""
 
 from collections.abc import Collection, MutableMapping
 from typing import Any, Literal, TypeAlias
@@ -14,34 +9,16 @@ from domain.ids import ThreadId
 from domain.json import JsonObject
 from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
 from domain.prompt.canonical import canonical
-from infrastructure.models.openai.returned_data import FOREIGN_CALLS, without_data
+from infrastructure.models.openai.provider_data import without_data
+from infrastructure.models.openai.refusals import FOREIGN_CALLS
 
 PromptCache: TypeAlias = Literal["automatic", "breakpoints", "key"]
+"""How an endpoint is told to cache the beginning of a prompt.
 
-
-def ask_to_cache(body: MutableMapping[str, Any], how: PromptCache, thread_id: ThreadId | None) -> None:
-    """Write into the body of a request what the endpoint needs."""
-    if how == "key" and thread_id is not None:
-        body["prompt_cache_key"] = str(thread_id)
-    if how == "breakpoints":
-        for place in _ends(body["messages"]):
-            message = body["messages"][place]
-            part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
-            message["content"] = [part]
-
-
-def _ends(messages: list[dict[str, Any]]) -> set[int]:
-    """Find where stable parts of a prompt end: instructions with tools, what was said before this turn, and all of it.
-
-    The next turn's prompt goes on after the second one, the next of this turn after the third. Empty parts cannot be
-    marked.
-    """
-    asked = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
-    system = [0] if messages and messages[0]["role"] == "system" else []
-    said = [place for place in range(asked) if messages[place]["content"]][-1:]
-    last = [place for place in range(len(messages)) if messages[place]["content"]][-1:]
-    return {place for place in (*system, *said, *last) if messages[place]["content"]}
-
+`automatic`: it does so by itself, as OpenAI, DeepSeek, Groq, xAI, vLLM and llama.cpp do. `breakpoints`: Claude models
+behind OpenRouter, LiteLLM and other gateways cache up to parts that `cache_control` marks, at most four. `key`: OpenAI
+and Mistral send prompts with the same `prompt_cache_key` to the same servers, which makes hits likelier.
+"""
 
 NO_TOOLS = "Tools cannot be used now. Where one would be needed, say so; do not pretend to have used one."
 
@@ -56,8 +33,8 @@ def write_request(
 ) -> bytes:
     """Write the body of a request, with those of the optional `fields` that are given; see `dialects.py`.
 
-    It is written as every strict endpoint accepts it. `origin` names the endpoint as answers do, and `omitted` what it
-    does not take of its own data and of other endpoints' calls: see `returned_data.py`.
+    `origin` names the endpoint as answers do. `omitted` are provider-specific fields that it does not take back, and
+    `FOREIGN_CALLS` if it refuses calls of other models; see `refusals.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
     foreign_calls = FOREIGN_CALLS not in omitted
@@ -77,7 +54,7 @@ def write_request(
     for limit in ("max_tokens", "max_completion_tokens"):
         if limit in fields:
             body[limit] = request.max_tokens
-    ask_to_cache(body, prompt_cache, request.thread_id)
+    _ask_to_cache(body, prompt_cache, request.thread_id)
     return msgspec.json.encode(body)
 
 
@@ -112,3 +89,27 @@ def _message(message: ChatMessage) -> JsonObject:
 def _tool(spec: ToolSpec) -> JsonObject:
     described = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
     return {"type": "function", "function": described}
+
+
+def _ask_to_cache(body: MutableMapping[str, Any], how: PromptCache, thread_id: ThreadId | None) -> None:
+    """Add the fields that make the endpoint cache."""
+    if how == "key" and thread_id is not None:
+        body["prompt_cache_key"] = str(thread_id)
+    if how == "breakpoints":
+        for place in _cache_breakpoints(body["messages"]):
+            message = body["messages"][place]
+            part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
+            message["content"] = [part]
+
+
+def _cache_breakpoints(messages: list[dict[str, Any]]) -> set[int]:
+    """Return the messages that end a stable part: instructions and tools, what precedes this turn, the whole prompt.
+
+    The next turn's prompt repeats the first two, the next prompt of this turn all three. Empty messages cannot be
+    marked.
+    """
+    asked = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    system = [0] if messages and messages[0]["role"] == "system" else []
+    said = [place for place in range(asked) if messages[place]["content"]][-1:]
+    last = [place for place in range(len(messages)) if messages[place]["content"]][-1:]
+    return {place for place in (*system, *said, *last) if messages[place]["content"]}

@@ -1,4 +1,4 @@
-"""The body of an answer: one JSON object, server-sent events, or lines of JSON, whatever its content type says."""
+"""The body of a response: one JSON object, server-sent events, or lines of JSON, whatever its content type says."""
 
 import asyncio
 import json
@@ -6,20 +6,25 @@ import re
 from collections.abc import AsyncIterator
 
 from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
-from infrastructure.models.openai.answer import Assembly
+from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.completion import read_completion, usage_within
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
 
-_FIELDS = (b":", b"data", b"event", b"id", b"retry")
+_SSE_FIELDS = (b":", b"data", b"event", b"id", b"retry")
 """What a line of server-sent events begins with."""
 
-_BLANK = b"\xef\xbb\xbf \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+_BLANK = _BOM + b" \t\r\n"
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_DONE = re.compile(rb"data: ?\[DONE\]")
 
 
-async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta, *, streamed: bool) -> None:
-    """Read an answer, which may be `streamed` or not, other than it was asked for.
+async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show: OnDelta, *, streamed: bool) -> None:
+    """Read a body into `answer`, and `show` its text as it comes. `streamed`: a stream was asked for.
+
+    Endpoints answer either way, whichever was asked for.
 
     Raises:
         AnswerCut: it ends before it is complete, or the endpoint gives up.
@@ -32,39 +37,38 @@ async def read_answer(chunks: AsyncIterator[bytes], assembly: Assembly, show: On
             break
     match start.lstrip(_BLANK)[:1]:
         case b"{" | b"[":
-            await _read_json((await _whole(start, chunks, assembly)).lstrip(_BLANK), assembly, show)
+            _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
         case b"<":
-            assembly.accepted = False  # a proxy's or a portal's: no model was asked
+            answer.accepted = False  # a proxy's or a portal's: no model was asked
             raise AnswerMalformed(
                 "The model's answer is not a chat completion but a web page. Check the endpoint's URL."
             )
         case b"" if not streamed:
             raise AnswerMalformed("The model's endpoint answered with nothing.")
-        case _ if not start.strip() or _is_event_stream(start.lstrip(_BLANK)):
-            await _read_events(start, chunks, assembly, show)
+        case _ if not start.strip() or _may_be_event_stream(start.lstrip(_BLANK)):
+            await _read_events(start, chunks, answer, show)
         case _:
-            text = (await _whole(start, chunks, assembly)).decode("utf-8", "replace")
-            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {assembly.quoted(text)}")
+            text = (await _whole(start, chunks, answer)).decode("utf-8", "replace")
+            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {answer.quoted(text)}")
             malformed.usage, malformed.written = usage_within(text), text
             raise malformed
 
 
-async def _whole(start: bytes, chunks: AsyncIterator[bytes], assembly: Assembly) -> bytes:
-    """Read a body to its end. What has come of it counts if it breaks off."""
-    assembly.unread += start
+async def _whole(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuilder) -> bytes:
+    """Read a body to its end. If it breaks off, what has come is in `answer.unread`."""
+    answer.unread += start
     async for chunk in chunks:
-        assembly.unread += chunk
-    body = bytes(assembly.unread)
-    assembly.unread.clear()
+        answer.unread += chunk
+    body = bytes(answer.unread)
+    answer.unread.clear()
     return body
 
 
-def _is_event_stream(start: bytes) -> bool:
-    """Say whether a body may be server-sent events, by as much of it as has come."""
-    return any(start.startswith(field) or field.startswith(start) for field in _FIELDS)
+def _may_be_event_stream(start: bytes) -> bool:
+    return any(start.startswith(field) or field.startswith(start) for field in _SSE_FIELDS)
 
 
-async def _read_json(body: bytes, assembly: Assembly, show: OnDelta) -> None:
+def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
     """Read one JSON object, or lines that are one each."""
     try:
         completion = read_completion(body)
@@ -74,12 +78,12 @@ async def _read_json(body: bytes, assembly: Assembly, show: OnDelta) -> None:
             raise
         for line in lines:
             if line.strip():
-                show(assembly.add(read_completion(line)))
-        _end(assembly, show)
+                show(answer.add(read_completion(line)))
+        _end(answer, show)
         return
-    show(assembly.add(completion))
-    assembly.finish()
-    show(assembly.end())
+    show(answer.add(completion))
+    answer.finish()
+    show(answer.end())
 
 
 def _is_json(line: bytes) -> bool:
@@ -90,8 +94,8 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-async def _read_events(start: bytes, chunks: AsyncIterator[bytes], assembly: Assembly, show: OnDelta) -> None:
-    """Read events until the stream ends. After a broken one, only the usage is looked for, for a moment."""
+async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuilder, show: OnDelta) -> None:
+    """Read events until the stream ends. After a malformed one, read on for a moment, only for the usage."""
     parser = EventStreamParser()
     failure: ModelError | None = None
     now = asyncio.get_running_loop().time
@@ -100,23 +104,23 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], assembly: Ass
     def take(events: list[str]) -> None:
         nonlocal failure, gives_up_at
         for data in events:
-            if assembly.done:
+            if answer.done:
                 return
             if data.strip() == "[DONE]":
-                assembly.close()
+                answer.close()
             elif failure is not None:
-                assembly.look_for_usage(data)
+                answer.look_for_usage(data)
             elif data.strip() not in {"", "null"}:
                 try:
-                    text = assembly.add(read_completion(data))
+                    text = answer.add(read_completion(data))
                 except ModelError as error:
                     failure, gives_up_at = error, now() + LINGER_S
-                    assembly.broken = True
+                    answer.broken = True
                 else:
                     show(text)
 
     take(parser.feed(start))
-    while not (failure is not None and (assembly.done or now() > gives_up_at)):
+    while not (failure is not None and (answer.done or now() > gives_up_at)):
         chunk = await anext(chunks, None)
         if chunk is None:
             take(parser.end())
@@ -124,29 +128,23 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], assembly: Ass
         take(parser.feed(chunk))
     if failure is not None:
         raise failure
-    _end(assembly, show)
+    _end(answer, show)
 
 
-def _end(assembly: Assembly, show: OnDelta) -> None:
-    show(assembly.end())
-    if not assembly.finished:
+def _end(answer: AnswerBuilder, show: OnDelta) -> None:
+    show(answer.end())
+    if not answer.finished:
         raise AnswerCut("The model's answer ended before it was complete.")
 
 
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-_BOM = b"\xef\xbb\xbf"
-_DONE = re.compile(rb"data: ?\[DONE\]")
-
-
 class EventStreamParser:
-    """Takes bytes as they arrive, gives back the data of the events that they complete.
+    """Parses server-sent events: takes chunks as they arrive, returns the data of each event that they complete.
 
-    Lines end with LF, CR LF or CR. Comments and all fields but `data` are passed over. Bytes are decoded by whole
-    lines, so a chunk may end inside a character.
+    Lines end with LF, CR LF or CR. Comments and all fields but `data` are ignored. Bytes are decoded by whole lines,
+    so a chunk may end inside a character.
     """
 
     def __init__(self) -> None:
-        """Start at the beginning of a stream."""
         self._partial: list[bytes] = []
         self._data: list[str] = []
         self._after_cr = False
@@ -173,7 +171,7 @@ class EventStreamParser:
         return events
 
     def end(self) -> list[str]:
-        """Return the data of an event whose closing blank line never came. A line cut in its middle is dropped."""
+        """Return the data of an event whose closing blank line never came. A line that was cut off is dropped."""
         last = b"".join(self._partial)
         events: list[str] = []
         if _DONE.fullmatch(last):

@@ -1,7 +1,7 @@
-"""Tool calls put together from what an endpoint sends of them: whole, or in fragments.
+"""Tool calls put together from what an endpoint sends: whole calls, or fragments of streamed ones.
 
-Endpoints number fragments badly: with no index, the index 0 for every call, an index that no call has; they repeat
-ids and names in every fragment, or send the whole call again. `Calls` decides which call a fragment belongs to.
+Endpoints number fragments badly: with no index, the index 0 for every call, or an index that no call has. Some repeat
+ids and names in every fragment, or send the whole call again. `ToolCalls` decides which call a fragment belongs to.
 """
 
 import json
@@ -16,45 +16,44 @@ from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT
-from infrastructure.models.openai.completion import CallPart, Function, with_pairs
-from infrastructure.models.openai.provider_data import Opaque
+from infrastructure.models.openai.completion import Function, ToolCallDelta, join_surrogates
+from infrastructure.models.openai.provider_data import ExtraFields
 from infrastructure.models.openai.tool_arguments import read_arguments
 
-MAX_NAME = 10_000
-"""Characters that are kept of a name: no tool has one of more than 64; and of an id."""
+MAX_NAME_CHARS = 10_000
+"""What is kept of a name or an id. No tool's name has more than 64 characters."""
 
 MAX_CALLS = 1_000
-"""Calls that one answer may ask for."""
+"""Calls that one answer may make."""
 
 MAX_ALL_ARGUMENTS = MAX_FACTS - MAX_TEXT
-"""Characters that the arguments of all its calls may take as JSON, to be stored together with its text."""
+"""Characters of JSON that the arguments of all calls of an answer may take, to be stored together with its text."""
 
-TOO_MUCH = f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters. Send fewer at a time."
+_TOO_MUCH = f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters. Send fewer at a time."
 
-_BROKEN_OFF = frozenset({"length", "max_tokens", "content_filter", "error"})
-"""Reasons for an end that a model did not choose."""
+_CUT_OFF = frozenset({"length", "max_tokens", "content_filter", "error"})
+"""Finish reasons that the model did not choose."""
 
 
-class Calls:
+class ToolCalls:
     """The calls of one answer, in the order in which they began."""
 
     def __init__(self) -> None:
-        """Start without any."""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_label: dict[str, _Call] = {}
 
     def __bool__(self) -> bool:
-        """Say whether there is a call."""
+        """Whether there is a call."""
         return bool(self._calls)
 
     @property
     def written(self) -> str:
-        """What the model wrote of them."""
+        """The names and arguments that the model wrote so far."""
         return "".join(call.written for call in self._calls)
 
-    def add(self, part: CallPart, *, whole: bool) -> None:
-        """Add a fragment, or a `whole` call. One that says nothing at all is passed over.
+    def add(self, part: ToolCallDelta, *, whole: bool) -> None:
+        """Add a fragment, or a `whole` call. An empty one is ignored.
 
         Raises:
             AnswerTooLarge: there are too many calls.
@@ -79,49 +78,49 @@ class Calls:
             self._by_label[label] = call
         call.extra.add(part.extra)
 
-    def whole(self, finish_reason: str) -> tuple[ToolCall, ...]:
-        """Return the calls of an answer that is complete. Those to which the endpoint gave no id take spare ones."""
+    def build(self, finish_reason: str) -> tuple[ToolCall, ...]:
+        """Return the calls of a complete answer. A call without an id gets one that is free."""
         taken = {call.label for call in self._calls}
-        spare = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
-        broken_off = finish_reason in _BROKEN_OFF
-        return tuple(_bounded([call.whole(spare, cut=broken_off and call is self._calls[-1]) for call in self._calls]))
+        free_ids = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
+        cut_off = finish_reason in _CUT_OFF
+        return tuple(_bounded([call.build(free_ids, cut=cut_off and call is self._calls[-1]) for call in self._calls]))
 
     def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
-        """Find the call that a fragment continues; None if it begins one."""
+        """Return the call that a fragment continues; None if it begins one."""
         last = self._calls[-1] if self._calls else None
         same = self._by_label.get(label) if label else None
         if index is None:
             call = same or last
         elif index in self._by_index:
             call = self._by_index[index]
-        elif name:  # under a number of its own, a name begins a call; but for one that is said in every fragment
-            return same if same and same.lacks(name) else None
-        else:  # a number that no call has
+        elif name:  # at a new index a name begins a call, unless the endpoint repeats the name in every fragment
+            return same if same and same.is_incomplete(name) else None
+        else:  # an index that no call has
             call = same if label else last
-        return None if call is None or call.is_followed_by(index, label, name, arguments) else call
+        return None if call is None or call.ends_before(index, label, name, arguments) else call
 
 
 class _Call:
-    """A tool call in the making."""
+    """A tool call that is being put together."""
 
     def __init__(self) -> None:
         self.label = ""
         self._name = ""
         self._fragments: list[str] = []
-        self.extra = Opaque()
+        self.extra = ExtraFields()
         self._size = 0
         self._braces = Braces()
-        self._followed = 0
+        self._pieces_read = 0
 
     @property
     def written(self) -> str:
         return self._name + self._text
 
-    def is_followed_by(self, index: int | None, label: str, name: str, arguments: str) -> bool:
-        """Say whether a fragment that seems to continue this call begins another one all the same.
+    def ends_before(self, index: int | None, label: str, name: str, arguments: str) -> bool:
+        """Say whether a fragment that seems to continue this call begins another one.
 
-        Only one with a name can, where this call has its own: if its id is another one; if this call's arguments are
-        complete and it brings others, or has no id to compare; if its name is another one that comes too late.
+        It can only if both have a name. It does if its id differs; if this call's arguments are complete and it brings
+        other ones, or has no id to compare; or if its name differs and comes too late to continue this call's name.
         """
         if not (name and self._name):
             return False
@@ -133,8 +132,8 @@ class _Call:
             return name != self._name or bool(arguments.strip() and arguments.strip() != self._text.strip())
         return True
 
-    def lacks(self, name: str) -> bool:
-        """Say whether the arguments have begun and go on, in a call of this name."""
+    def is_incomplete(self, name: str) -> bool:
+        """Say whether this is a call of that name whose arguments have begun and not ended."""
         return name == self._name and bool(self._fragments) and not self._is_complete
 
     def add(self, label: str, name: str, arguments: str) -> None:
@@ -142,7 +141,7 @@ class _Call:
         repeats = again and arguments == self._text and self._is_complete
         self.label = self.label or label
         if not self._name or (name != self._name and not self._fragments):
-            self._name = (self._name + name)[:MAX_NAME]
+            self._name = (self._name + name)[:MAX_NAME_CHARS]
         if arguments and not repeats:
             self._fragments.append(arguments)
             self._size += len(arguments)
@@ -154,57 +153,56 @@ class _Call:
     @property
     def _is_complete(self) -> bool:
         """Whether the braces of the arguments are closed."""
-        for fragment in self._fragments[self._followed :]:
+        for fragment in self._fragments[self._pieces_read :]:
             self._braces.follow(fragment)
-        self._followed = len(self._fragments)
+        self._pieces_read = len(self._fragments)
         return self._braces.are_closed
 
-    def whole(self, spare_ids: Iterator[str], *, cut: bool) -> ToolCall:
-        label = storable_text(self.label[:MAX_NAME]) or next(spare_ids)
-        read = read_arguments(with_pairs(self._text), cut=cut)
-        name = storable_text(with_pairs(self._name))
-        return ToolCall(label, name, read.values, read.written, read.fault, self.extra.whole())
+    def build(self, free_ids: Iterator[str], *, cut: bool) -> ToolCall:
+        label = storable_text(self.label[:MAX_NAME_CHARS]) or next(free_ids)
+        read = read_arguments(join_surrogates(self._text), cut=cut)
+        name = storable_text(join_surrogates(self._name))
+        return ToolCall(label, name, read.values, read.written, read.fault, self.extra.build())
 
 
 def _bounded(calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
-    """Give a fault to those whose arguments take more, with those before them, than one answer may."""
+    """Replace the arguments by a fault in each call that exceeds, with those before it, the limit of an answer."""
     size = 0
     for call in calls:
         size += len(to_json(call.arguments))
-        yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=TOO_MUCH)
+        yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH)
 
 
 def _index(given: Any) -> int | None:
-    """Read the number of a call, which may be written as a text or a fraction."""
+    """Read the index of a call, which may be written as a text or a fraction."""
     try:
         return None if given is None else int(given)
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _label(part: CallPart) -> str:
+def _label(part: ToolCallDelta) -> str:
     return part.id if isinstance(part.id, str) else "" if part.id is None else json.dumps(part.id)
 
 
-def _name(part: CallPart) -> str:
+def _name(part: ToolCallDelta) -> str:
     named = part.function or part.custom or Function()
     return named.name if isinstance(named.name, str) else ""
 
 
-def _arguments(part: CallPart) -> str:
-    """Return the arguments as text: some endpoints send an object, and what else may come is written as JSON."""
+def _arguments(part: ToolCallDelta) -> str:
+    """Return the arguments as text. Some endpoints send an object: what is not text is written as JSON."""
     given = (part.function or Function()).arguments if part.custom is None else part.custom.input
     return given if isinstance(given, str) else "" if given is None else json.dumps(given)
 
 
-_MARK = re.compile(r"""["\\{}\[\]]""")
+_BRACKET_OR_QUOTE = re.compile(r"""["\\{}\[\]]""")
 
 
 class Braces:
-    """Follows the brackets of a text, piece by piece. Those within strings do not count."""
+    """Tells where an object ends in JSON that comes in pieces. Its cost does not grow with what came before."""
 
     def __init__(self) -> None:
-        """Start before the text."""
         self._depth = 0
         self._in_string = False
         self._begun = False
@@ -216,21 +214,21 @@ class Braces:
         return self._begun and not (self._depth or self._in_string)
 
     def follow(self, piece: str) -> None:
-        """Take in the next piece."""
+        """Read the next piece. Brackets within strings do not count."""
         if not piece:
             return
-        skipped = 0 if self._escaped else -1  # the place of a character that a backslash makes mean itself
+        skipped = 0 if self._escaped else -1  # the position of a character that a backslash escapes
         self._escaped = False
-        for mark in _MARK.finditer(piece):
-            if mark.start() == skipped:
+        for found in _BRACKET_OR_QUOTE.finditer(piece):
+            if found.start() == skipped:
                 continue
-            match mark[0]:
+            match found[0]:
                 case "\\" if self._in_string:
-                    skipped = mark.end()
+                    skipped = found.end()
                 case '"':
                     self._in_string = not self._in_string
                 case "{" | "[" if not self._in_string:
-                    self._begun = self._begun or mark[0] == "{"
+                    self._begun = self._begun or found[0] == "{"
                     self._depth += 1
                 case "}" | "]" if not self._in_string:
                     self._depth -= 1
