@@ -7,7 +7,7 @@ each message. Nothing is lost in either case: the log keeps every message, and r
 from collections.abc import Sequence
 
 from domain.prompt.assemble import Count, groups, message_tokens, stable_tokens
-from domain.prompt.summary import SummaryContent, fitted_text
+from domain.prompt.summary import SummaryContent, cut, fitted_text
 from domain.thread.events import HistoryCompacted
 from domain.thread.state import Message, Thread
 
@@ -86,5 +86,4 @@ def extract(lines: Sequence[str], room: int, count: Count) -> str:
 
 def _line(message: Message) -> str:
     text = " ".join((message.content or "").split())
-    shortened = text if len(text) <= MAX_LINE_CHARS else f"{text[:MAX_LINE_CHARS]}…"
-    return f"{message.name or message.role}: {shortened}"
+    return f"{message.name or message.role}: {cut(text, MAX_LINE_CHARS)}"

@@ -124,7 +124,7 @@ def fitted_text(content: SummaryContent, room: int, count: Count) -> str:
     Long sentences are cut before that.
     """
     most = min(MAX_SENTENCE_CHARS, max(room, MIN_LINE_CHARS))
-    content = SummaryContent(**{name: tuple(_cut(line, most) for line in getattr(content, name)) for name in HEADINGS})
+    content = SummaryContent(**{name: tuple(cut(line, most) for line in getattr(content, name)) for name in HEADINGS})
     while len(text := summary_text(content)) > room * MAX_CHARS_PER_TOKEN or count(text) > room:
         name = max(HEADINGS, key=lambda name: sum(map(len, getattr(content, name))))
         lines = getattr(content, name)
@@ -143,7 +143,8 @@ def _flat(parts: Sequence[Sequence[Message]]) -> Sequence[Message]:
     return [message for part in parts for message in part]
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """Return a text, or its beginning and an ellipsis if it has more than `length` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
@@ -152,7 +153,7 @@ def _line(message: Message, length: int) -> str:
         f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
     )
     text = " ".join((message.content or "").split()) + calls
-    return f"{message.name or message.role}: {_cut(text, length)}"
+    return f"{message.name or message.role}: {cut(text, length)}"
 
 
 def _sentences(value: Any) -> tuple[str, ...]:

@@ -113,10 +113,10 @@ def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
 
 def score_of(texts: Iterable[str], terms: Sequence[Term], weights: Sequence[float]) -> float:
     """Estimate the score of the best of some consecutive messages."""
-    having = [{number for _, _, number in occurrences(text, terms)} for text in texts]
-    said = sum(weights[number] for number in frozenset().union(*having))
-    own = max((sum(weights[number] for number in terms_) for terms_ in having), default=0.0)
-    return own + NEARBY_WEIGHT * (said - own)
+    found = [{number for _, _, number in occurrences(text, terms)} for text in texts]
+    anywhere = sum(weights[number] for number in frozenset().union(*found))
+    own = max((sum(weights[number] for number in numbers) for numbers in found), default=0.0)
+    return own + NEARBY_WEIGHT * (anywhere - own)
 
 
 def _has_own_term(matches: Matches, terms: Sequence[Term]) -> bool:
@@ -135,27 +135,29 @@ def _nearby_scores(
 
     Only the terms with the highest weights count.
     """
-    said: list[list[int]] = [[-MAX_DISTANCE_EVENTS] for _ in weights]
-    having: dict[int, list[Callable[[int], None]]] = {}
+    versions_of: list[list[int]] = [[-MAX_DISTANCE_EVENTS] for _ in weights]
+    appends: dict[int, list[Callable[[int], None]]] = {}
     for candidate in reversed(candidates):  # so that versions ascend
-        if (terms := candidate.terms) not in having:
-            having[terms] = [versions.append for number, versions in enumerate(said) if terms >> number & 1]
-        for append in having[terms]:
+        if (terms := candidate.terms) not in appends:
+            appends[terms] = [versions.append for number, versions in enumerate(versions_of) if terms >> number & 1]
+        for append in appends[terms]:
             append(candidate.version)
-    there = [number for number, versions in enumerate(said) if len(versions) > 1]
-    heaviest = sorted(there, key=lambda number: -weights[number])[:MAX_NEARBY_TERMS]
-    looked_for = [(1 << number, weights[number] * NEARBY_WEIGHT, [*said[number], _NO_VERSION]) for number in heaviest]
+    present = [number for number, versions in enumerate(versions_of) if len(versions) > 1]
+    heaviest = sorted(present, key=lambda number: -weights[number])[:MAX_NEARBY_TERMS]
+    heavy_terms = [
+        (1 << number, weights[number] * NEARBY_WEIGHT, [*versions_of[number], _NO_VERSION]) for number in heaviest
+    ]
     added = []
     for candidate in best:
         total, terms, version = 0.0, candidate.terms, candidate.version
-        for bit, full, versions in looked_for:
+        for bit, weight, versions in heavy_terms:
             if not terms & bit:
                 following = bisect_left(versions, version)
-                away, behind = versions[following] - version, version - versions[following - 1]
-                if behind < away:  # noqa: PLR1730  (the hot loop of ranking: `min` takes twice as long)
-                    away = behind
-                if away < MAX_DISTANCE_EVENTS:
-                    total += full * DECAY[away]
+                distance, behind = versions[following] - version, version - versions[following - 1]
+                if behind < distance:  # noqa: PLR1730  (the hot loop of ranking: `min` takes twice as long)
+                    distance = behind
+                if distance < MAX_DISTANCE_EVENTS:
+                    total += weight * DECAY[distance]
         added.append(total)
     return added
 

@@ -74,9 +74,11 @@ class FoundMessage(Struct, frozen=True, gc=False):
     term_ids: str = ""
 
 
-def part_of(said: FoundMessage, part: Recalled) -> Excerpt:
+def part_of(message: FoundMessage, part: Recalled) -> Excerpt:
     """Return the excerpt of a message that a prompt recalled."""
-    return Excerpt(said.message, said.who, part.start, said.text[part.start : part.end], 0, part.because, said.edits)
+    return Excerpt(
+        message.message, message.who, part.start, message.text[part.start : part.end], 0, part.because, message.edits
+    )
 
 
 def query_of(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -111,17 +113,17 @@ def excerpts(
     shown: set[str] = set()
     texts: set[str] = set(said_again)
     left = room - EXCERPT_OVERHEAD_TOKENS
-    for said in found:
+    for message in found:
         if left <= 0:
             break
-        if said.text in texts:
+        if message.text in texts:
             continue
-        texts.add(said.text)
+        texts.add(message.text)
         most = min(int(room * MAX_EXCERPT_SHARE), left)
-        words = frozenset(said.term_ids) if _fits(said, most) else frozenset()
+        words = frozenset(message.term_ids) if _fits(message, most) else frozenset()
         if words and not _is_new(words, shown):
             continue
-        cut = passage(said, terms, most, count)
+        cut = passage(message, terms, most, count)
         words = words or frozenset(term_ids_of(cut.text) if cut else ())
         if cut and _is_new(words, shown):
             chosen.append(cut)
@@ -130,8 +132,8 @@ def excerpts(
     return chosen
 
 
-def _fits(said: FoundMessage, most: int) -> bool:
-    return said.tokens is not None and said.tokens <= most and len(said.text) <= MAX_SEARCHED_CHARS
+def _fits(message: FoundMessage, most: int) -> bool:
+    return message.tokens is not None and message.tokens <= most and len(message.text) <= MAX_SEARCHED_CHARS
 
 
 def _is_new(words: frozenset[str], shown: set[str]) -> bool:
@@ -139,18 +141,18 @@ def _is_new(words: frozenset[str], shown: set[str]) -> bool:
     return len(words - shown) >= max(MIN_NEW_SHARE * len(words), 1)
 
 
-def passage(said: FoundMessage, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
+def passage(message: FoundMessage, terms: Sequence[Term], most: int, count: Callable[[str], int]) -> Excerpt | None:
     """Return the passage of at most `most` tokens with most of the terms; None if nothing fits."""
-    text = said.text[:MAX_SEARCHED_CHARS]
+    text = message.text[:MAX_SEARCHED_CHARS]
     if most <= 0 or not text or (most < MIN_EXCERPT_TOKENS and len(text) > MIN_EXCERPT_TOKENS * MAX_CHARS_PER_TOKEN):
         return None
-    if said.tokens is not None and _fits(said, most):
-        because = _because(_terms_in(said, terms), terms)
-        return Excerpt(said.message, said.who, 0, text, said.tokens, because, said.edits)
+    if message.tokens is not None and _fits(message, most):
+        because = _because(_terms_in(message, terms), terms)
+        return Excerpt(message.message, message.who, 0, text, message.tokens, because, message.edits)
     found = occurrences(text, terms)
     size = min(len(text), most * MAX_CHARS_PER_TOKEN)
-    if said.tokens and said.tokens > most:  # the tokens of a part are mostly in proportion to its length
-        size = min(size, max(1, len(said.text) * most // said.tokens))
+    if message.tokens and message.tokens > most:  # the tokens of a part are mostly in proportion to its length
+        size = min(size, max(1, len(message.text) * most // message.tokens))
     start, end = _best_window(text, found, terms, size) if size < len(text) else (0, size)
     tokens = count(text[start:end])
     if most < MIN_EXCERPT_TOKENS < tokens:
@@ -164,14 +166,14 @@ def passage(said: FoundMessage, terms: Sequence[Term], most: int, count: Callabl
     if start == end:  # not even one character fits
         return None
     because = _because({number for _, _, number in found}, terms)
-    return Excerpt(said.message, said.who, start, text[start:end], tokens, because, said.edits)
+    return Excerpt(message.message, message.who, start, text[start:end], tokens, because, message.edits)
 
 
-def _terms_in(said: FoundMessage, terms: Sequence[Term]) -> Collection[int]:
+def _terms_in(message: FoundMessage, terms: Sequence[Term]) -> Collection[int]:
     """Return which terms a message has. A matching term id is verified in the text: some words share an id."""
-    if not said.term_ids:
-        return {number for _, _, number in occurrences(said.text, terms)}
-    term_ids, text = said.term_ids, said.text.lower()
+    if not message.term_ids:
+        return {number for _, _, number in occurrences(message.text, terms)}
+    term_ids, text = message.term_ids, message.text.lower()
     stems = text.isascii()  # in other texts a key need not be the beginning of its word
     return {number for number, row, word in rows_of(tuple(terms)) if row in term_ids and (not stems or word in text)}
 

@@ -108,8 +108,7 @@ def _bare(word: str) -> str:
 
 
 def _without_accents(word: str) -> str:
-    return "".join([char for char in word if not _is_accent(unicodedata.combining(char))])
-
-
-def _is_accent(combining: int) -> bool:
-    return 10 <= combining <= 35 or combining >= 200  # noqa: PLR2004  (Unicode's classes of points and accents)
+    # by Unicode's combining classes of points and accents
+    return "".join(
+        [char for char in word if not (10 <= (kind := unicodedata.combining(char)) <= 35 or kind >= 200)]  # noqa: PLR2004
+    )

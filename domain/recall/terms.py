@@ -163,7 +163,7 @@ class _QueryParser:
 
     def _take_code(self, word: "regex.Match[str]") -> str:
         code = str(word[0])
-        if not _is_code(code):
+        if code.isalpha() or not _DIGIT.search(code) or not _is_short(code):
             return code
         self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE_WEIGHT)
         return " "
@@ -210,10 +210,6 @@ def _compound_pieces(word: str, languages: tuple[str, ...]) -> Term | None:
     cuts = range(MIN_PIECE_LETTERS, len(key) - MIN_PIECE_LETTERS + 1)
     pieces = dict.fromkeys([*(key[:cut] for cut in cuts), *(key[cut:] for cut in cuts)])
     return Term(word, tuple((piece,) for piece in pieces), PIECE_WEIGHT, cost=0.5)
-
-
-def _is_code(text: str) -> bool:
-    return not text.isalpha() and _DIGIT.search(text) is not None and _is_short(text)
 
 
 def _is_short(text: str) -> bool:

@@ -69,7 +69,9 @@ def composed(text: str) -> str:
     text = _NO_LATIN.sub(_without_signs, text[:MAX_FOLDED_CHARS]).replace("\u00ad", "")
     if _NO_LATIN.search(text):
         text = _STACK.sub(r"\1", _IGNORED.sub("", text))
-        return str(_DIGIT.sub(_ascii_digit, unicodedata.normalize("NFKC", text)[:MAX_FOLDED_CHARS]))
+        text = unicodedata.normalize("NFKC", text)[:MAX_FOLDED_CHARS]
+        # a digit that only regex's newer tables know, not Python's, stays
+        return str(_DIGIT.sub(lambda found: str(unicodedata.digit(found[0], found[0])), text))
     return unicodedata.normalize("NFKC", text)
 
 
@@ -89,16 +91,7 @@ def folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", composed(text).casefold())
-    return text if text.isascii() else _LETTER.sub(_spelt_out, text)
-
-
-def _spelt_out(found: re.Match[str]) -> str:
-    return _SPELT_OUT[found[0]]
-
-
-def _ascii_digit(found: "regex.Match[str]") -> str:
-    """Return an ASCII digit. A digit that only regex's newer tables know, not Python's, stays."""
-    return str(unicodedata.digit(found[0], found[0]))
+    return text if text.isascii() else _LETTER.sub(lambda found: _SPELT_OUT[found[0]], text)
 
 
 def words_of(text: str) -> Sequence[str]:

@@ -75,24 +75,24 @@ class WordIndex(Struct, frozen=True):
             (*self.who, *map(intern, who)),
         )
         for row, known in self.known.items():
-            longer.known[row] = known + longer.having(row, len(self.versions))
+            longer.known[row] = known + longer.messages_with(row, len(self.versions))
         return longer
 
-    def having_any(self, rows: Sequence[str], count: int) -> Collection[int]:
+    def messages_with_any(self, rows: Sequence[str], count: int) -> Collection[int]:
         """Return which of the first `count` messages have any of the rows of term ids: their numbers from 0 on."""
         if len(rows) == 1:  # mostly
-            return self._having_row(rows[0], count)
-        return {message for row in rows for message in self._having_row(row, count)}
+            return self._cached_messages_with(rows[0], count)
+        return {message for row in rows for message in self._cached_messages_with(row, count)}
 
-    def _having_row(self, row: str, count: int) -> Sequence[int]:
-        having = self.known.get(row)
-        if having is None:
-            having = self.having(row)
-            if len(having) >= MIN_CACHED_MATCHES and len(self.known) < MAX_CACHED_ROWS:
-                self.known[row] = having
-        return having[: bisect_left(having, count)]
+    def _cached_messages_with(self, row: str, count: int) -> Sequence[int]:
+        matching = self.known.get(row)
+        if matching is None:
+            matching = self.messages_with(row)
+            if len(matching) >= MIN_CACHED_MATCHES and len(self.known) < MAX_CACHED_ROWS:
+                self.known[row] = matching
+        return matching[: bisect_left(matching, count)]
 
-    def having(self, row: str, first: int = 0) -> "array[int]":
+    def messages_with(self, row: str, first: int = 0) -> "array[int]":
         """Return the numbers of the messages from the `first` on that have a row of term ids."""
         found: list[int] = []
         find, starts = self.text.find, self.starts
@@ -188,10 +188,10 @@ def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
     counts = [0] * len(terms)
     for thread_id, index, upto in parts:
         count = bisect_right(index.versions, upto)
-        having_any = [index.having_any(wanted, count) for wanted in rows]
-        found.append((thread_id, index, having_any))
+        matching = [index.messages_with_any(wanted, count) for wanted in rows]
+        found.append((thread_id, index, matching))
         messages, length = messages + count, length + sum(index.lengths[:count])
-        counts = [many + len(here) for many, here in zip(counts, having_any, strict=True)]
+        counts = [many + len(here) for many, here in zip(counts, matching, strict=True)]
     rare = frozenset(rarest(counts, MAX_CANDIDATES))
     candidates = [each for place in found for each in _candidates(*place, rare)]
     if len(found) > 1:
@@ -200,17 +200,17 @@ def matches(parts: Iterable[Part], terms: Sequence[Term]) -> Matches:
 
 
 def _candidates(
-    thread_id: ThreadId, index: WordIndex, having_any: Sequence[Iterable[int]], rare: Iterable[int]
+    thread_id: ThreadId, index: WordIndex, matching: Sequence[Iterable[int]], rare: Iterable[int]
 ) -> Sequence[Candidate]:
     """Return the messages that have any of the rarer terms, each with all its terms."""
     terms: dict[int, int] = {}
     get = terms.get
     for number in rare:
         bit = 1 << number
-        for message in having_any[number]:
+        for message in matching[number]:
             terms[message] = get(message, 0) | bit
-    for number in set(range(len(having_any))).difference(rare):
-        for message in having_any[number]:
+    for number in set(range(len(matching))).difference(rare):
+        for message in matching[number]:
             if message in terms:
                 terms[message] |= 1 << number
     versions, lengths = index.versions, index.lengths

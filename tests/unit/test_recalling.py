@@ -1,4 +1,4 @@
-"""Recalling over a log in memory: what is read, what is left out, and that it fails no turn."""
+"""Recall over a log in memory: what is read, what is omitted, and that it fails no turn."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 
 from domain.application.fork import Fork, fork
 from domain.application.recall.embed import MessageEmbedder
-from domain.application.recall.search import MAX_EMBEDDED_CHARS, MessageSearch, SemanticSearch, recall
+from domain.application.recall.search import MAX_EMBEDDED_CHARS, MessageSearch, SemanticSearch
 from domain.application.thread_repository import ThreadRepository
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId, Version
@@ -135,7 +135,7 @@ class Talk:
         self, services: MessageSearch, state: Running, thread_id: ThreadId | None = None, before: Version | None = None
     ) -> Sequence[Excerpt]:
         before = before or state.thread.window[0].version
-        return await recall(self.repository, services, state, thread_id or self.thread_id, before, 200, Words().count)
+        return await services.recall(self.repository, state, thread_id or self.thread_id, before, 200, Words().count)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Messages that a process remembers: what is recalled of them is what one recalls that remembers nothing."""
+"""The cache of messages: recall returns the same with it and without it."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from domain.application.fork import Fork, fork
 from domain.application.recall.cache import MAX_CACHED_CHARS, MessageCache
-from domain.application.recall.search import MessageSearch, recall
+from domain.application.recall.search import MessageSearch
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
@@ -81,7 +81,7 @@ async def ask(log: ThreadRepository, thread_id: ThreadId, question: str, service
     loaded = await log.load(thread_id)
     state = fold(loaded.state, [TurnStarted(uuid4(), "talk", "f00"), MessageAppended("user", question, 3)])
     assert isinstance(state, Running)
-    return await recall(log, services, state, thread_id, Version(state.version), 150, count)
+    return await services.recall(log, state, thread_id, Version(state.version), 150, count)
 
 
 async def test_whatever_is_remembered_the_same_is_recalled() -> None:

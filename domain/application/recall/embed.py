@@ -58,17 +58,16 @@ class MessageEmbedder:
     async def run(self) -> None:
         """Run until cancelled. Failures of the model and the store are retried; any other error is raised."""
         while True:
-            rest = IDLE_S
             try:
-                rest = 0 if await self.step() else IDLE_S
-            except (ModelError, StoreUnavailable) as error:
-                rest = RETRY_S
-                _log.warning("Embedding failed and will be retried: %s", error)
-            if rest:
+                if await self.step():
+                    continue
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(rest if rest == RETRY_S else IDLE_S):
-                        await (asyncio.sleep(rest) if rest == RETRY_S else self._woken.wait())
-                self._woken.clear()
+                    async with asyncio.timeout(IDLE_S):
+                        await self._woken.wait()
+            except (ModelError, StoreUnavailable) as error:
+                _log.warning("Embedding failed and will be retried: %s", error)
+                await asyncio.sleep(RETRY_S)
+            self._woken.clear()
 
     async def step(self) -> int:
         """Embed one batch, and return the number of its events."""

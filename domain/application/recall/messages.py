@@ -25,19 +25,21 @@ async def read_messages(
     who = await _who(
         repository, thread_id, {version: event for version, event in found.items() if version not in tools}
     )
-    said: dict[int, FoundMessage] = {}
+    messages: dict[int, FoundMessage] = {}
     for version, recorded in found.items():
         match recorded.event:
             case MessageAppended(role=role, content=str(content), tokens=tokens):
-                said[version] = FoundMessage(Version(version), role, content, tokens=tokens)
+                messages[version] = FoundMessage(Version(version), role, content, tokens=tokens)
             case (
                 ToolSucceeded(call=call, content=content, tokens=tokens)
                 | ToolFailed(call=call, error=content, tokens=tokens)
             ):
-                said[version] = FoundMessage(Version(version), tools.get(version) or who[call], content, tokens=tokens)
+                messages[version] = FoundMessage(
+                    Version(version), tools.get(version) or who[call], content, tokens=tokens
+                )
             case MessageEdited(message=edited, content=content, tokens=tokens):
-                said[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
-    return said
+                messages[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
+    return messages
 
 
 async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mapping[int, Recorded]) -> Mapping[int, str]:

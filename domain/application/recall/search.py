@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -81,101 +81,79 @@ class MessageSearch:
         room: int,
         count: Count,
     ) -> Sequence[Excerpt]:
-        """Find older messages that matter now; see `recall`."""
-        return await recall(repository, self, state, thread_id, before, room, count)
+        """Return excerpts of messages before version `before` that matter now, in `room` tokens with headings."""
+        window = state.thread.window
+        if room <= 0 or not window or (state.thread.summary is None and before <= window[0].version):
+            return ()
+        return await _or_nothing(thread_id, self._recall(repository, state, thread_id, before, room, count))
 
     async def again(
         self, repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
     ) -> Sequence[Excerpt]:
-        """Read what an earlier prompt of the turn recalled; nothing if it cannot be read now."""
-        if not parts:
-            return ()
-        try:
-            async with asyncio.timeout(RECALL_TIMEOUT_S):
-                hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
-                said = await self.cache.read(repository, thread_id, hits)
-        except Exception as error:  # noqa: BLE001  (no failure of recall may fail the turn)
-            _log.warning("Recall failed in thread %s: %s", thread_id, _reason(error))
-            return ()
-        again = [part_of(said[part.message], part) for part in parts if part.message in said]
+        """Return what an earlier prompt of the turn recalled; nothing if it cannot be read now."""
+        return await _or_nothing(thread_id, self._again(repository, thread_id, parts, count)) if parts else ()
+
+    async def _again(
+        self, repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
+    ) -> Sequence[Excerpt]:
+        hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
+        read = await self.cache.read(repository, thread_id, hits)
+        again = [part_of(read[part.message], part) for part in parts if part.message in read]
         return self.cache.with_prompt_tokens(thread_id, again, count)
 
+    async def _recall(
+        self,
+        repository: ThreadRepository,
+        state: Running,
+        thread_id: ThreadId,
+        before: Version,
+        room: int,
+        count: Count,
+    ) -> Sequence[Excerpt]:
+        window = state.thread.window
+        terms = query_of(window)
+        if not terms:
+            return ()
+        question = next(message for message in reversed(window) if message.role == "user")
+        newest = [message.content for message in window if message.version < question.version and message.content]
+        upto = max(before, question.version)
+        lineage, superseded = await _lineage(repository, thread_id, state.version, Version(upto - 1))
+        hits = await self._hits(lineage, terms, question, before, newest[-MAX_UNINDEXED_MESSAGES:])
+        hits = [hit for hit in hits if hit.version not in superseded]
+        read = await self.cache.read(repository, thread_id, hits)
+        found = [replace(read[hit.version], term_ids=hit.term_ids) for hit in hits if hit.version in read]
+        if state.thread.rolled_back:
+            found = [message for message in found if await _is_current(repository, thread_id, message)]
+        shown = {message.content for message in window if message.version >= before and message.content}
+        cut = partial(excerpts, found, terms, room, count, shown)
+        is_long = sum(len(message.text) for message in found) > MAX_INLINE_CHARS
+        return self.cache.with_prompt_tokens(thread_id, await asyncio.to_thread(cut) if is_long else cut(), count)
 
-async def recall(
-    repository: ThreadRepository,
-    search: MessageSearch,
-    state: Running,
-    thread_id: ThreadId,
-    before: Version,
-    room: int,
-    count: Count,
-) -> Sequence[Excerpt]:
-    """Return excerpts of messages before version `before` that matter now, in at most `room` tokens with headings.
+    async def _hits(
+        self, lineage: Lineage, terms: Sequence[Term], question: Message, before: Version, newest: Sequence[str]
+    ) -> Sequence[Hit]:
+        by_words = self.finder.find(lineage, terms, max(before, question.version), MAX_HITS)
+        if self.meaning is None:
+            hits = _relevant(await by_words, before, terms, newest)[:MAX_READ_MESSAGES]
+            return [hit for hit in hits if hit.score >= MIN_SCORE_SHARE * hits[0].score]
+        by_meaning = _similar(self.meaning, lineage, question.content or "", before)
+        worded, similar = await asyncio.gather(by_words, by_meaning)
+        rankings = [(1.0, _relevant(worded, before, terms, newest)), (SEMANTIC_WEIGHT, similar)]
+        return fuse(rankings, MAX_READ_MESSAGES)
 
-    A failure of recall does not fail the turn: it is logged, and nothing is recalled.
-    """
-    window = state.thread.window
-    if room <= 0 or not window or (state.thread.summary is None and before <= window[0].version):
-        return ()
+
+async def _or_nothing(thread_id: ThreadId, recalled: Awaitable[Sequence[Excerpt]]) -> Sequence[Excerpt]:
+    """Return what is recalled in time. A failure is logged and nothing is recalled, because no turn may fail for it."""
     try:
         async with asyncio.timeout(RECALL_TIMEOUT_S):
-            return await _recalled(repository, search, state, thread_id, before, room, count)
-    except Exception as error:  # noqa: BLE001  (no failure of recall may fail the turn)
+            return await recalled
+    except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
         _log.warning("Recall failed in thread %s: %s", thread_id, _reason(error))
         return ()
 
 
-async def _recalled(
-    repository: ThreadRepository,
-    search: MessageSearch,
-    state: Running,
-    thread_id: ThreadId,
-    before: Version,
-    room: int,
-    count: Count,
-) -> Sequence[Excerpt]:
-    window = state.thread.window
-    terms = query_of(window)
-    if not terms:
-        return ()
-    question = next(message for message in reversed(window) if message.role == "user")
-    newest = [message.content for message in window if message.version < question.version and message.content]
-    upto = max(before, question.version)
-    lineage, superseded = await _lineage(repository, thread_id, state.version, Version(upto - 1))
-    hits = await _hits(search, lineage, terms, question, before, newest[-MAX_UNINDEXED_MESSAGES:])
-    hits = [hit for hit in hits if hit.version not in superseded]
-    read = await search.cache.read(repository, thread_id, hits)
-    found = [replace(read[hit.version], term_ids=hit.term_ids) for hit in hits if hit.version in read]
-    if state.thread.rolled_back:
-        found = [said for said in found if await _is_current(repository, thread_id, said)]
-    make = partial(
-        excerpts, found, terms, room, count, {m.content for m in window if m.version >= before and m.content}
-    )
-    long = sum(len(said.text) for said in found) > MAX_INLINE_CHARS
-    return search.cache.with_prompt_tokens(thread_id, await asyncio.to_thread(make) if long else make(), count)
-
-
 def _reason(error: Exception) -> str:
     return str(error) or ("it timed out" if isinstance(error, TimeoutError) else type(error).__name__)
-
-
-async def _hits(
-    search: MessageSearch,
-    lineage: Lineage,
-    terms: Sequence[Term],
-    question: Message,
-    before: Version,
-    newest: Sequence[str],
-) -> Sequence[Hit]:
-    upto = max(before, question.version)
-    if search.meaning is None:
-        hits = _relevant(await search.finder.find(lineage, terms, upto, MAX_HITS), before, terms, newest)[
-            :MAX_READ_MESSAGES
-        ]
-        return [hit for hit in hits if hit.score >= MIN_SCORE_SHARE * hits[0].score]
-    by_words = search.finder.find(lineage, terms, upto, MAX_HITS)
-    said, meant = await asyncio.gather(by_words, _similar(search.meaning, lineage, question.content or "", before))
-    return fuse([(1.0, _relevant(said, before, terms, newest)), (SEMANTIC_WEIGHT, meant)], MAX_READ_MESSAGES)
 
 
 def _relevant(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newest: Sequence[str]) -> Sequence[Hit]:

@@ -1,6 +1,6 @@
 """The built-in model's summary: the beginning of each message, sorted by who said it."""
 
-from domain.prompt.summary import FORMER, NOTHING, SINCE, SummaryContent, parse_written
+from domain.prompt.summary import FORMER, NOTHING, SINCE, SummaryContent, cut, parse_written
 from domain.thread.codec import to_json
 
 MAX_LINE_CHARS = 200
@@ -22,4 +22,4 @@ def extracted(request: str) -> str:
 
 def _spoken(line: str) -> tuple[str, str]:
     who, _, text = line.partition(": ")
-    return who, text if len(text) <= MAX_LINE_CHARS else f"{text[:MAX_LINE_CHARS]}…"
+    return who, cut(text, MAX_LINE_CHARS)

@@ -18,7 +18,7 @@ from domain.json import JsonObject
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.ports.tokens import TokenCounter
 from domain.prompt.application_context import without_block
-from domain.prompt.summary import INSTRUCTIONS
+from domain.prompt.summary import INSTRUCTIONS, cut
 from infrastructure.models.offline.extract import extracted
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
@@ -73,15 +73,9 @@ class OfflineModel:
         )
 
     def _count(self, messages: Sequence[ChatMessage]) -> int:
-        return sum(
-            self._counter.count(message.content or "")
-            + sum(self._counter.count(_written(call)) for call in message.tool_calls)
-            for message in messages
-        )
-
-
-def _written(call: ToolCall) -> str:
-    return f"{call.name} {msgspec.json.encode(call.arguments).decode()}"
+        calls = [call for message in messages for call in message.tool_calls]
+        written = [f"{call.name} {msgspec.json.encode(call.arguments).decode()}" for call in calls]
+        return sum(self._counter.count(text) for text in (*(m.content or "" for m in messages), *written))
 
 
 def _turn(messages: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]]]:
@@ -130,5 +124,4 @@ def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[C
 
 
 def _quote(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_QUOTED_CHARS else f"{line[:MAX_QUOTED_CHARS]}…"
+    return cut(" ".join(text.split()), MAX_QUOTED_CHARS)

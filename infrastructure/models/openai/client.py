@@ -4,6 +4,7 @@ import asyncio
 import random as randomness
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx
@@ -256,10 +257,9 @@ class _Call:
         return error
 
 
+@dataclass(eq=False)
 class _FieldRefusedError(Exception):
     """An endpoint does not take a field of the request."""
 
-    def __init__(self, field: str, error: ModelError) -> None:
-        super().__init__(str(error))
-        self.field = field
-        self.error = error
+    field: str
+    error: ModelError

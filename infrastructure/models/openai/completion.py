@@ -130,8 +130,9 @@ def read_completion(text: str | bytes) -> Completion:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
         separate_extra(data)
         completion = msgspec.convert(data, Completion)
-        completion.has_output = _has_output(data)
-        completion.thoughts = _thoughts(data)
+        messages = _messages_in(data)
+        completion.has_output = any(value for each in messages for key, value in each.items() if key != "role")
+        completion.thoughts = _thoughts(messages)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
         malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
@@ -147,15 +148,10 @@ def _messages_in(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**message, **message.get("extra", {}), "extra": None} for message in messages]
 
 
-def _has_output(data: dict[str, Any]) -> bool:
-    """Say whether any field of a message but its role has a value."""
-    return any(value for message in _messages_in(data) for key, value in message.items() if key != "role")
-
-
-def _thoughts(data: dict[str, Any]) -> str:
-    """Return the reasoning in a message: in a field of its own, or among the parts of its content."""
+def _thoughts(messages: list[dict[str, Any]]) -> str:
+    """Return the reasoning in messages: in a field of its own, or among the parts of its content."""
     found = []
-    for message in _messages_in(data):
+    for message in messages:
         found.append(next((text for key in _REASONING_FIELDS if (text := _texts_in(message.get(key)))), ""))
         content = message.get("content")
         entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
@@ -247,11 +243,11 @@ _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 def join_surrogates(text: str) -> str:
     """Join the halves of characters such as emoji, which some endpoints send in two chunks. A lone half stays."""
-    return text if text.isascii() else _SURROGATE_PAIR.sub(_character, text)
-
-
-def _character(pair: re.Match[str]) -> str:
-    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    return (
+        text
+        if text.isascii()
+        else _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
+    )
 
 
 class SurrogateJoiner:

@@ -104,11 +104,14 @@ def _is_rejected(field: str, statement: str) -> bool:
 
 
 def _statements(body: str) -> Iterator[str]:
+    yield from _within(_parsed(body), 8)
+
+
+def _parsed(text: str) -> Any:
     try:
-        found = json.loads(body)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        found = body
-    yield from _within(found, 8)
+        return text
 
 
 def _within(found: Any, depth: int) -> Iterator[str]:
@@ -117,7 +120,8 @@ def _within(found: Any, depth: int) -> Iterator[str]:
         return
     match found:
         case str() if depth > 1 and found.lstrip()[:1] in {"{", "["}:  # an error within an error, as JSON text
-            yield from _reread(found, depth)
+            inner = _parsed(found)
+            yield from _SENTENCE.split(inner) if isinstance(inner, str) else _within(inner, depth - 1)
         case str():
             yield from _SENTENCE.split(found)
         case list():
@@ -134,27 +138,16 @@ def _within(found: Any, depth: int) -> Iterator[str]:
                     yield from _within(value, depth - 1)
 
 
-def _reread(text: str, depth: int) -> Iterator[str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        yield from _SENTENCE.split(text)
-    else:
-        yield from _within(found, depth - 1)
-
-
 def _named_by(error: dict[str, Any]) -> str | None:
     """Return the field that an error names outside its message, such as in `param`, `field` or `loc`."""
     where = error.get("loc")
     if isinstance(where, list):
         path = [part for part in where if part not in {"body", "__root__"}]
         return path[0] if path and path[0] in FIELDS and (len(path) == 1 or path[0] == "stream_options") else None
-    names = [value for value in (*error.values(), *_nested(error.get("params"))) if isinstance(value, str)]
+    params = error.get("params")
+    values = [*error.values(), *(params.values() if isinstance(params, dict) else ())]
+    names = [value for value in values if isinstance(value, str)]
     return next((name for name in names if name in FIELDS), None)
-
-
-def _nested(value: Any) -> Sequence[Any]:
-    return list(value.values()) if isinstance(value, dict) else ()
 
 
 def _texts(value: Any) -> list[str]:

@@ -7,7 +7,7 @@ import msgspec
 
 from domain.ids import ThreadId
 from domain.json import JsonObject
-from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
+from domain.models.chat import ChatMessage, ChatRequest
 from domain.prompt.canonical import canonical
 from infrastructure.models.openai.provider_data import without_data
 from infrastructure.models.openai.refusals import FOREIGN_CALLS
@@ -48,7 +48,13 @@ def write_request(
     if "stream_options" in fields:
         body["stream_options"] = {"include_usage": True}
     if "tools" in fields:
-        body["tools"] = [_tool(t) for t in request.tools]
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+            }
+            for tool in request.tools
+        ]
     if "temperature" in fields:
         body["temperature"] = request.temperature
     for limit in ("max_tokens", "max_completion_tokens"):
@@ -84,11 +90,6 @@ def _message(message: ChatMessage) -> JsonObject:
     if message.name is not None:
         written["name"] = message.name
     return written
-
-
-def _tool(spec: ToolSpec) -> JsonObject:
-    described = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
-    return {"type": "function", "function": described}
 
 
 def _ask_to_cache(body: MutableMapping[str, Any], how: PromptCache, thread_id: ThreadId | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import httpx
@@ -23,27 +24,18 @@ LINGER_FOR_CALLS_S = 10.0
 """How long to wait for another tool call after a model named its finish reason, but the stream has not ended."""
 
 
+@dataclass(eq=False)
 class NotAnsweredError(Exception):
     """A request that failed before an answer began.
 
     It may be sent up to `attempts` times in all. `status` and `words` are those of the response, if there was one.
     """
 
-    def __init__(
-        self,
-        error: ModelError,
-        *,
-        attempts: int,
-        retry_after: float | None = None,
-        status: int | None = None,
-        words: str = "",
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.attempts = attempts
-        self.retry_after = retry_after
-        self.status = status
-        self.words = words
+    error: ModelError
+    attempts: int
+    retry_after: float | None = None
+    status: int | None = None
+    words: str = ""
 
 
 class Transport:
