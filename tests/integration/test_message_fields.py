@@ -1,4 +1,4 @@
-"""Endpoints that do not take back what they said themselves, or a name beside a tool's result: over HTTP."""
+"""Endpoints that refuse their own data, or a name in a tool's result: over HTTP."""
 
 import json
 from typing import Any

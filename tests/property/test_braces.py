@@ -1,4 +1,4 @@
-"""Braces tell where an object ends, however it is cut."""
+"""Braces find the end of an object, however its text is cut."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""However an endpoint cuts its calls into fragments, they are put together as they were."""
+"""Tool calls are put together correctly, however an endpoint cuts them into fragments."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A thread's words, a character each: what is found there is what a text has, however the thread came together."""
+"""The word index of a thread finds what the texts hold, however the thread was extended."""
 
 from array import array
 from collections.abc import Sequence

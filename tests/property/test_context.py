@@ -1,4 +1,4 @@
-"""What the model is shown fits, keeps calls and outcomes together, and always holds what the user said last."""
+"""A prompt fits its limit, keeps calls and results together, and always has the user's last message."""
 
 import hypothesis.strategies as st
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Whatever JSON an endpoint sends, it is read or refused: nothing else is ever raised."""
+"""Any JSON that an endpoint sends is read or refused: no other error is raised."""
 
 import json
 from contextlib import suppress

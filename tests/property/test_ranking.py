@@ -1,4 +1,4 @@
-"""Ranking, said again as its formula says it: each message by itself and with what was said around it."""
+"""Ranking equals a direct implementation of its formula."""
 
 import math
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Whatever was said: excerpts are parts of messages, within the allowance."""
+"""Excerpts are parts of messages, within the allowance, whatever was said."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What a text is found by does not depend on how Unicode writes it, and no text takes long."""
+"""The keys of a text do not depend on its Unicode form, and no text takes long."""
 
 import time
 import tracemalloc

@@ -1,4 +1,4 @@
-"""The file of providers and models, and what stands in for it."""
+"""The file of providers and models, and the settings that replace it."""
 
 import pathlib
 from collections.abc import Mapping

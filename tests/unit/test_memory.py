@@ -1,4 +1,4 @@
-"""What a model is told to remember by, and what is made of its answer."""
+"""Summaries by a model: the request, and how the answer is parsed."""
 
 import hypothesis.strategies as st
 import pytest

@@ -1,4 +1,4 @@
-"""Cutting the right part out of older messages, within an allowance."""
+"""Excerpts: the right part of older messages, within a token allowance."""
 
 import json
 

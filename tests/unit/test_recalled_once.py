@@ -1,4 +1,4 @@
-"""What a turn recalls: once, and only what has more to do with the question than what the prompt shows anyway."""
+"""A turn recalls once, and only what matches the question better than what the prompt shows anyway."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

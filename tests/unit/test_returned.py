@@ -1,4 +1,4 @@
-"""What a refusal says about an endpoint's own data, and about calls that came from elsewhere."""
+"""Refusals of an endpoint's own data, and of tool calls of other models."""
 
 import json
 

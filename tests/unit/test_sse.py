@@ -1,4 +1,4 @@
-"""The parser of event streams: what the chunks are does not matter."""
+"""The parser of event streams does not depend on how the stream is cut into chunks."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What a question looks for, and where that stands in a text."""
+"""Query terms: what a question looks for, and where it occurs in a text."""
 
 import time
 

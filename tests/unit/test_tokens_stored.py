@@ -1,4 +1,4 @@
-"""What is stored of messages, and what is looked for, are made by the same rules, or nothing would be found."""
+"""Messages are indexed and queries parsed by the same rules; otherwise nothing would be found."""
 
 import hashlib
 
