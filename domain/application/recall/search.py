@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -85,49 +86,38 @@ class MessageSearch:
         window = state.thread.window
         if room <= 0 or not window or (state.thread.summary is None and before <= window[0].version):
             return ()
-        return await _or_nothing(thread_id, self._recall(repository, state, thread_id, before, room, count))
+        recalled: Sequence[Excerpt] = ()
+        async with _best_effort(thread_id):
+            if not (terms := query_of(window)):
+                return ()
+            question = next(message for message in reversed(window) if message.role == "user")
+            newest = [message.content for message in window if message.version < question.version and message.content]
+            upto = max(before, question.version)
+            lineage, superseded = await _lineage(repository, thread_id, state.version, Version(upto - 1))
+            hits = await self._hits(lineage, terms, question, before, newest[-MAX_UNINDEXED_MESSAGES:])
+            hits = [hit for hit in hits if hit.version not in superseded]
+            read = await self.cache.read(repository, thread_id, hits)
+            found = [replace(read[hit.version], term_ids=hit.term_ids) for hit in hits if hit.version in read]
+            if state.thread.rolled_back:
+                found = [message for message in found if await _is_current(repository, thread_id, message)]
+            shown = {message.content for message in window if message.version >= before and message.content}
+            cut = partial(excerpts, found, terms, room, count, shown)
+            is_long = sum(len(message.text) for message in found) > MAX_INLINE_CHARS
+            found_excerpts = await asyncio.to_thread(cut) if is_long else cut()
+            recalled = self.cache.with_prompt_tokens(thread_id, found_excerpts, count)
+        return recalled  # noqa: RET504  (after a failure, too)
 
     async def again(
         self, repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
     ) -> Sequence[Excerpt]:
         """Return what an earlier prompt of the turn recalled; nothing if it cannot be read now."""
-        return await _or_nothing(thread_id, self._again(repository, thread_id, parts, count)) if parts else ()
-
-    async def _again(
-        self, repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled], count: Count
-    ) -> Sequence[Excerpt]:
-        hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
-        read = await self.cache.read(repository, thread_id, hits)
-        again = [part_of(read[part.message], part) for part in parts if part.message in read]
-        return self.cache.with_prompt_tokens(thread_id, again, count)
-
-    async def _recall(
-        self,
-        repository: ThreadRepository,
-        state: Running,
-        thread_id: ThreadId,
-        before: Version,
-        room: int,
-        count: Count,
-    ) -> Sequence[Excerpt]:
-        window = state.thread.window
-        terms = query_of(window)
-        if not terms:
-            return ()
-        question = next(message for message in reversed(window) if message.role == "user")
-        newest = [message.content for message in window if message.version < question.version and message.content]
-        upto = max(before, question.version)
-        lineage, superseded = await _lineage(repository, thread_id, state.version, Version(upto - 1))
-        hits = await self._hits(lineage, terms, question, before, newest[-MAX_UNINDEXED_MESSAGES:])
-        hits = [hit for hit in hits if hit.version not in superseded]
-        read = await self.cache.read(repository, thread_id, hits)
-        found = [replace(read[hit.version], term_ids=hit.term_ids) for hit in hits if hit.version in read]
-        if state.thread.rolled_back:
-            found = [message for message in found if await _is_current(repository, thread_id, message)]
-        shown = {message.content for message in window if message.version >= before and message.content}
-        cut = partial(excerpts, found, terms, room, count, shown)
-        is_long = sum(len(message.text) for message in found) > MAX_INLINE_CHARS
-        return self.cache.with_prompt_tokens(thread_id, await asyncio.to_thread(cut) if is_long else cut(), count)
+        recalled: Sequence[Excerpt] = ()
+        async with _best_effort(thread_id):
+            hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
+            read = await self.cache.read(repository, thread_id, hits)
+            again = [part_of(read[part.message], part) for part in parts if part.message in read]
+            recalled = self.cache.with_prompt_tokens(thread_id, again, count)
+        return recalled  # noqa: RET504  (after a failure, too)
 
     async def _hits(
         self, lineage: Lineage, terms: Sequence[Term], question: Message, before: Version, newest: Sequence[str]
@@ -142,14 +132,14 @@ class MessageSearch:
         return fuse(rankings, MAX_READ_MESSAGES)
 
 
-async def _or_nothing(thread_id: ThreadId, recalled: Awaitable[Sequence[Excerpt]]) -> Sequence[Excerpt]:
-    """Return what is recalled in time. A failure is logged and nothing is recalled, because no turn may fail for it."""
+@asynccontextmanager
+async def _best_effort(thread_id: ThreadId) -> AsyncIterator[None]:
+    """Limit recall in time. A failure is logged and suppressed, because no turn may fail for it."""
     try:
         async with asyncio.timeout(RECALL_TIMEOUT_S):
-            return await recalled
+            yield
     except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
         _log.warning("Recall failed in thread %s: %s", thread_id, _reason(error))
-        return ()
 
 
 def _reason(error: Exception) -> str:
