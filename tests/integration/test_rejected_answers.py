@@ -103,7 +103,7 @@ WORKS: dict[str, Agent] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait shortly for what calls of the same turn have reserved and not settled yet."""
-    monkeypatch.setattr("domain.application.budget.turn_budget.PATIENCE", 0.2)
+    monkeypatch.setattr("domain.application.budget.turn_budget.RESERVE_TIMEOUT_S", 0.2)
 
 
 async def set_for(played: Stage, whose: str, tokens: int) -> None:
@@ -181,8 +181,8 @@ class TestBudgets:
             played.turns.start((await played.begin("go")).loaded, Metadata())
             while not other.requests:
                 await asyncio.sleep(0.01)
-            (standing,) = await played.ledger.standings(DEFAULT_TENANT, played.clock.now())
-            assert standing.spent.tokens == await spent(played) == EACH
+            (usage,) = await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now())
+            assert usage.spent.tokens == await spent(played) == EACH
             await played.turns.close(0)
 
 
@@ -235,8 +235,8 @@ class TestCosts:
     async def test_a_model_that_runs_out_of_time_while_it_reasons_has_used_what_it_wrote(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 0.5)
-        monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
+        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN_S", 0.5)
+        monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
         slow = events(chunk(reasoning_content="what was asked "), chunk(reasoning_content="and why"), Pause(30))
         async with answering(slow, TimeLimits()) as (_, models):
             played = await accounted(in_a_row(Node("ask", ask, timeout=2)), models=models)
