@@ -12,7 +12,7 @@ from projections.engine.projection import EventContext, Projection
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 
-SPELLS = Table(
+STATUS_PERIODS = Table(
     "spells",
     "When each thread ran, when it waited for a person, and when it was over its budget",
     (
@@ -32,46 +32,46 @@ SPELLS = Table(
 )
 
 
-def _told(seen: EventContext[Any]) -> Iterable[Change]:
-    if seen.status == seen.spell.status and seen.is_over is seen.was_over:
+def _told(context: EventContext[Any]) -> Iterable[Change]:
+    if context.status == context.period.status and context.overrun_after is context.overrun_before:
         return ()  # as with most events
-    return [*_turned(seen), *_overran(seen)]
+    return [*_turned(context), *_overran(context)]
 
 
-def _turned(seen: EventContext[Any]) -> Iterable[Change]:
-    now, spell = seen.status, seen.spell
-    if now != spell.status:
-        if spell.status != "idle" and spell.version:
-            yield _row(seen, spell.status, spell.version, spell.since, seen.at)
+def _turned(context: EventContext[Any]) -> Iterable[Change]:
+    now, period = context.status, context.period
+    if now != period.status:
+        if period.status != "idle" and period.version:
+            yield _row(context, period.status, period.version, period.since, context.at)
         if now != "idle":
-            yield _row(seen, now, seen.recorded.version, seen.at, None)
+            yield _row(context, now, context.recorded.version, context.at, None)
 
 
-def _overran(seen: EventContext[Any]) -> Iterable[Change]:
+def _overran(context: EventContext[Any]) -> Iterable[Change]:
     """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
-    was, now = seen.was_over, seen.is_over
+    was, now = context.overrun_before, context.overrun_after
     if was and now is None:
-        yield _row(seen, "over_budget", was.version, was.since, seen.at)
+        yield _row(context, "over_budget", was.version, was.since, context.at)
     if now and now != was:
-        yield _row(seen, "over_budget", now.version, now.since, now.until)
+        yield _row(context, "over_budget", now.version, now.since, now.until)
 
 
-def _row(seen: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
+def _row(context: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
     return (
-        SPELLS,
-        SPELLS.row(
+        STATUS_PERIODS,
+        STATUS_PERIODS.row(
             since=since,
             until=until,
             version=version,
-            slice=seen.slice,
-            thread_id=seen.thread_id,
-            tenant=seen.tenant,
+            slice=context.slice,
+            thread_id=context.thread_id,
+            tenant=context.tenant,
             status=kind,
         ),
     )
 
 
-PROJECTION = Projection("spells", 2, (SPELLS,), dict.fromkeys(EVENTS, _told))
+PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _told))
 
 
 def at_instant(
@@ -79,4 +79,4 @@ def at_instant(
 ) -> Select:
     """Ask for a page of the threads that ran, waited, or were over budget at an instant, the longest first."""
     where = (Where("tenant", "=", tenant), Where("status", "=", kind), Spanning("since", "until", at))
-    return Select(SPELLS, where, ("since", "thread_id"), after=after, limit=limit)
+    return Select(STATUS_PERIODS, where, ("since", "thread_id"), after=after, limit=limit)

@@ -109,8 +109,8 @@ THREADS = Table(
 )
 
 
-def _row(story: FoldedThread, prices: Prices) -> Iterable[Change]:
-    found = summary(story.loaded, story.opened_at or story.head.at, prices)
+def _row(folded: FoldedThread, prices: Prices) -> Iterable[Change]:
+    found = summary(folded.loaded, folded.opened_at or folded.head.at, prices)
     yield (
         THREADS,
         THREADS.row(
@@ -119,14 +119,14 @@ def _row(story: FoldedThread, prices: Prices) -> Iterable[Change]:
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
             tokens=found.prompt_tokens + found.completion_tokens,
-            cost=_cost(story.loaded, prices),
+            cost=_cost(folded.loaded, prices),
             version=found.version,
             turns=found.turns,
             messages=found.messages,
-            slice=story.slice,
-            thread_id=story.thread_id,
+            slice=folded.slice,
+            thread_id=folded.thread_id,
             running_turn=found.running_turn,
-            tenant=story.tenant,
+            tenant=folded.tenant,
             graph=found.graph,
             status=found.status,
             title=found.title,

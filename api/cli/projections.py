@@ -123,7 +123,7 @@ def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    line = await service.upkeep.rebuild(everything, throttle)
+    group = await service.upkeep.rebuild(everything, throttle)
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)
@@ -136,7 +136,7 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
             if done != moved[1]:
                 moved = (time.monotonic(), done)
             if time.monotonic() - moved[0] > STALLED and not await service.runtime.worker.leases.workers():
-                await service.runtime.build(line)
+                await service.runtime.build(group)
             await asyncio.sleep(TICK)
         progress.update(bar, completed=moved[1], total=moved[1])
     seconds = time.monotonic() - started

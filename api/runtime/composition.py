@@ -36,7 +36,7 @@ from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.access_log import AccessLog
-from domain.ports.read_models import LineId, ReadModels
+from domain.ports.read_models import GroupId, ReadModels
 from domain.ports.recall import VectorStore
 from domain.ports.seals import Signer
 from domain.ports.texts import TextStore
@@ -51,7 +51,7 @@ from infrastructure.settings import CHECKOUT, BadSetting, Settings
 from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.token_counter import TiktokenCounter
 from infrastructure.tools import builtin_tools
-from projections.engine.runner import BUSY, ProjectionRunner
+from projections.engine.runner import MIN_REST_S, ProjectionRunner
 from projections.registry import PROJECTIONS
 
 _log = logging.getLogger(__name__)
@@ -144,18 +144,18 @@ class Runtime:
             self.runner.stop()
             await self.background.stop(running, grace=ENDING)
 
-    async def build(self, line: LineId) -> None:
-        """Build a line here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
+    async def build(self, group: GroupId) -> None:
+        """Build a group here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
         builder = replace(self.runner, held=lambda: EVERYTHING)
-        while any(i.line == line and i.status == "building" for i in await self.models.instances()):
+        while any(i.group == group and i.status == "building" for i in await self.models.instances()):
             if not await builder.step():
-                await asyncio.sleep(BUSY)
+                await asyncio.sleep(MIN_REST_S)
 
     async def catch_up(self) -> None:
         """Bring the read models up to date here and now, whoever else does."""
         await self.models.register([projection.shape for projection in self.runner.projections])
-        for line in await self.models.lines():
-            while await self.runner.advance(line.id, EVERYTHING):
+        for group in await self.models.groups():
+            while await self.runner.advance(group.id, EVERYTHING):
                 pass
 
     def sandbox(self) -> ThreadRepository:

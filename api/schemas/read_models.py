@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from api.schemas.page import Page
 from domain.money import dollars
-from domain.ports.read_models import Instance, Line, Parked, Status
+from domain.ports.read_models import Instance, Parked, ProjectionGroup, Status
 from domain.windows import Window
 
 
@@ -160,21 +160,21 @@ def audit_entry(row: Mapping[str, Any]) -> AuditEntry:
     return AuditEntry(**named, actions=row["actions"].split(","))
 
 
-def instance_view(instance: Instance, line: Line, parked: int) -> InstanceView:
+def instance_view(instance: Instance, group: ProjectionGroup, parked: int) -> InstanceView:
     """Describe an instance, and how fast it is being built."""
     rate = seconds_left = None
-    if instance.status == "building" and line.done:
-        rate = line.done / max((datetime.now(UTC) - line.started_at).total_seconds(), 0.001)
-        seconds_left = line.left / rate
+    if instance.status == "building" and group.done:
+        rate = group.done / max((datetime.now(UTC) - group.started_at).total_seconds(), 0.001)
+        seconds_left = group.left / rate
     return InstanceView(
         instance.id,
         instance.version,
         instance.status,
-        line.done,
-        line.left,
+        group.done,
+        group.left,
         parked,
         instance.created_at,
-        line.throttle,
+        group.throttle,
         round(rate, 1) if rate else None,
         round(seconds_left, 1) if seconds_left is not None else None,
     )

@@ -7,7 +7,7 @@ from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, in
 from api.services.read_models import ALL
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
-from domain.ports.read_models import Instance, InstanceId, LineId
+from domain.ports.read_models import GroupId, Instance, InstanceId
 from projections.engine.projection import Projection
 
 
@@ -22,15 +22,15 @@ class ProjectionAdmin:
 
     async def projections(self) -> Sequence[ProjectionView]:
         """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
-        instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
+        instances, groups = await self._models.instances(), {group.id: group for group in await self._models.groups()}
         parked: dict[InstanceId, int] = {}
         for one in await self._models.parked([instance.id for instance in instances], ALL):
             parked[one.instance] = parked.get(one.instance, 0) + 1
         views: dict[str, list[InstanceView]] = {}
         for instance in instances:
-            if instance.line not in lines:
+            if instance.group not in groups:
                 continue
-            view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
+            view = instance_view(instance, groups[instance.group], parked.get(instance.id, 0))
             views.setdefault(instance.projection, []).append(view)
         return [ProjectionView.of(name, found) for name, found in views.items()]
 
@@ -56,11 +56,11 @@ class ProjectionAdmin:
         tellable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be told again
         return all([await self._runtime.runner.retry(one, skip=skip) for one in tellable])
 
-    async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
+    async def rebuild(self, names: Sequence[str], throttle: int | None) -> GroupId:
         """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
-        line = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
+        group = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
         self._runtime.runner.wake()
-        return line
+        return group
 
     async def roll_back(self, name: str) -> Instance:
         """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""

@@ -262,11 +262,11 @@ class ReadModelQueries:
         )
 
     async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
+        """Say where the serving instance is behind; a group that was replaced meanwhile does not count."""
         while True:
-            line = (await self._serving(projection)).line
-            behind = await self._models.behind(line, slices)
-            if (await self._serving(projection)).line == line:
+            group = (await self._serving(projection)).group
+            behind = await self._models.behind(group, slices)
+            if (await self._serving(projection)).group == group:
                 return behind
 
     async def _serving(self, projection: str) -> Instance:

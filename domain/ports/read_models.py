@@ -3,7 +3,7 @@
 An *instance* is one filling of a projection's tables. At most one of each projection is `serving`, which is the one
 that queries see; one may be `building` beside it, and those that served before are `kept` until they are dropped.
 
-A *line* is a set of instances that go through the log together: it has one position in each slice, so that events are
+A *group* is a set of instances that go through the log together: it has one position in each slice, so that events are
 read once for all of them. What changes in their tables and the line's positions is written in one transaction.
 """
 
@@ -18,7 +18,7 @@ from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows, Table
 
 InstanceId = NewType("InstanceId", int)
-LineId = NewType("LineId", int)
+GroupId = NewType("GroupId", int)
 
 Status: TypeAlias = Literal["building", "serving", "kept"]
 
@@ -37,15 +37,15 @@ class Instance(Struct, frozen=True):
     id: InstanceId
     projection: str
     version: int
-    line: LineId
+    group: GroupId
     status: Status
     created_at: datetime
 
 
-class Line(Struct, frozen=True):
-    """How far a line has come: events behind it, and events ahead of it. `throttle` is in events a second."""
+class ProjectionGroup(Struct, frozen=True):
+    """How far a group has come: events behind it, and events ahead of it. `throttle` is in events a second."""
 
-    id: LineId
+    id: GroupId
     done: int
     left: int
     started_at: datetime
@@ -53,7 +53,7 @@ class Line(Struct, frozen=True):
 
 
 class SliceLag(Struct, frozen=True):
-    """A slice in which a line is behind: it has read up to `position`, and the slice ends at `head`."""
+    """A slice in which a group is behind: it has read up to `position`, and the slice ends at `head`."""
 
     slice: Slice
     position: Position
@@ -74,7 +74,7 @@ class Parked(Struct, frozen=True):
 
 
 class Move(Struct, frozen=True):
-    """A line goes on in a slice, from one position to a later one."""
+    """A group goes on in a slice, from one position to a later one."""
 
     slice: Slice
     after: Position
@@ -84,7 +84,7 @@ class Move(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """What a line's instances make of some events, to be written at once. `parked` are all that the slices have."""
 
-    line: LineId
+    group: GroupId
     moves: tuple[Move, ...]
     rows: Mapping[InstanceId, Rows]
     parked: frozenset[tuple[InstanceId, ThreadId]] = frozenset()
@@ -99,25 +99,25 @@ class ReadModels(Protocol):
 
         Of a projection that has no instance, or none of this version, one is made and begins to be built, in place of
         one that is being built now; in an empty store they serve at once. An instance whose version is not among
-        `shapes` gets a line of its own, so that those who know it can go on with it, and others without it.
+        `shapes` gets a group of its own, so that those who know it can go on with it, and others without it.
         """
 
     async def instances(self) -> Sequence[Instance]:
         """Return all instances, the oldest first."""
 
-    async def lines(self) -> Sequence[Line]:
-        """Return how far each line has come."""
+    async def groups(self) -> Sequence[ProjectionGroup]:
+        """Return how far each group has come."""
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Return those of some slices in which a line is behind, in their order."""
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
+        """Return those of some slices in which a group is behind, in their order."""
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
-        """Return how far a line has come in a slice."""
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
+        """Return how far a group has come in a slice."""
 
     async def commit(self, batch: Batch) -> bool:
         """Write a batch. False: nothing was written, since something is not as the batch was made for.
 
-        That is so if the line is not where the batch begins, is paused or gone, or if other instances are on it than
+        That is so if the group is not where the batch begins, is paused or gone, or if other instances are on it than
         those of `batch.rows`, or other threads parked than `batch.parked` says.
 
         Raises `Unwritable` if a row cannot be stored; nothing is written then.
@@ -129,26 +129,26 @@ class ReadModels(Protocol):
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
         """Write what a parked thread's events up to a position come to, and let it go on, or park it `again`.
 
-        False, with nothing written, if the line is at another position of the slice, or the thread is not parked so.
+        False, with nothing written, if the group is at another position of the slice, or the thread is not parked so.
         Raises `Unwritable` as `commit` does.
         """
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
-        """Begin to build new instances beside the old ones, on a line of their own.
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
+        """Begin to build new instances beside the old ones, on a group of their own.
 
         Raises `NotRebuildable` if one of them is being built already.
         """
 
-    async def prepare(self, line: LineId) -> None:
-        """Do what takes long, and is to be done before the instances that a line builds serve."""
+    async def prepare(self, group: GroupId) -> None:
+        """Do what takes long, and is to be done before the instances that a group builds serve."""
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines write nothing for a while. When this returns, whatever they were writing is written."""
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        """Let groups write nothing for a while. When this returns, whatever they were writing is written."""
 
-    async def switch(self, line: LineId) -> bool:
-        """Let the instances that a line builds serve in place of those that do now, which are kept, at once.
+    async def switch(self, group: GroupId) -> bool:
+        """Let the instances that a group builds serve in place of those that do now, which are kept, at once.
 
-        False, with nothing changed, if the line is behind one that it is to replace in any slice, or builds nothing,
+        False, with nothing changed, if the group is behind one that it is to replace in any slice, or builds nothing,
         or if somebody reads the old ones for long. Raises `NotRebuildable` if something else needs what they show.
         """
 

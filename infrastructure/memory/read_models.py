@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, SliceLag
+from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Parked, ProjectionGroup, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Key, Row, Rows, Table
 
@@ -29,9 +29,9 @@ class MemoryReadModels:
         self._clock = clock
         self._instances: dict[InstanceId, Instance] = {}
         self._shapes: dict[tuple[str, int], Shape] = {}
-        self._lines: dict[LineId, Line] = {}
-        self._positions: dict[LineId, list[int]] = {}
-        self._paused: dict[LineId, datetime] = {}
+        self._lines: dict[GroupId, ProjectionGroup] = {}
+        self._positions: dict[GroupId, list[int]] = {}
+        self._paused: dict[GroupId, datetime] = {}
         self._parked: dict[tuple[InstanceId, ThreadId], Parked] = {}
         self._rows: defaultdict[tuple[InstanceId, str], dict[Key, Row]] = defaultdict(dict)
         self._last = 0
@@ -41,7 +41,7 @@ class MemoryReadModels:
         known = {(shape.name, shape.version) for shape in shapes}
         for instance in list(self._instances.values()):
             if (instance.projection, instance.version) not in known and not self._is_alone(instance):
-                self._instances[instance.id] = replace(instance, line=self._new_line(self._positions[instance.line]))
+                self._instances[instance.id] = replace(instance, group=self._new_group(self._positions[instance.group]))
         there = {(instance.projection, instance.version) for instance in self._instances.values()}
         missing = [shape for shape in shapes if (shape.name, shape.version) not in there]
         first = not self._instances
@@ -49,40 +49,40 @@ class MemoryReadModels:
             if instance.status == "building" and instance.projection in {shape.name for shape in missing}:
                 self._forget(instance)
         if missing:
-            line = self._new_line()
+            group = self._new_group()
             for shape in missing:
-                self._add(shape, line, serving=first)
+                self._add(shape, group, serving=first)
 
     async def instances(self) -> Sequence[Instance]:
         """List the instances."""
         return list(self._instances.values())
 
-    async def lines(self) -> Sequence[Line]:
+    async def groups(self) -> Sequence[ProjectionGroup]:
         """Compare positions with heads."""
         return [
-            replace(line, done=sum(self._positions[line.id]), left=sum(self._lag(line.id, s) for s in range(SLICES)))
-            for line in self._lines.values()
+            replace(group, done=sum(self._positions[group.id]), left=sum(self._lag(group.id, s) for s in range(SLICES)))
+            for group in self._lines.values()
         ]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Compare positions with heads."""
         return [
-            SliceLag(slice_, Position(self._positions[line][slice_]), Position(self._heads(slice_)))
+            SliceLag(slice_, Position(self._positions[group][slice_]), Position(self._heads(slice_)))
             for slice_ in sorted(slices)
-            if line in self._positions and self._lag(line, slice_)
+            if group in self._positions and self._lag(group, slice_)
         ]
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
         """Look a position up."""
-        return Position(self._positions[line][slice_])
+        return Position(self._positions[group][slice_])
 
     async def commit(self, batch: Batch) -> bool:
         """Check everything, then write everything."""
-        positions = self._positions.get(batch.line)
+        positions = self._positions.get(batch.group)
         slices = {move.slice for move in batch.moves}
-        if positions is None or self._is_paused(batch.line):
+        if positions is None or self._is_paused(batch.group):
             return False
-        here = {i.id for i in self._instances.values() if i.line == batch.line}
+        here = {i.id for i in self._instances.values() if i.group == batch.group}
         parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
         if here != batch.rows.keys() or parked != batch.parked:
             return False
@@ -111,7 +111,7 @@ class MemoryReadModels:
         instance = self._instances.get(parked.instance)
         if self._parked.get(key) != parked or instance is None:
             return False
-        if self._positions[instance.line][slice_of(parked.thread_id)] != upto:
+        if self._positions[instance.group][slice_of(parked.thread_id)] != upto:
             return False
         _check(rows)
         self._write(parked.instance, rows)
@@ -121,30 +121,30 @@ class MemoryReadModels:
             del self._parked[key]
         return True
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
         """Begin new instances."""
         building = {i.projection for i in self._instances.values() if i.status == "building"}
         for shape in shapes:
             if shape.name in building:
                 raise NotRebuildable(f"{shape.name} is being built already. Wait for it, or drop it.")
-        line = self._new_line()
-        self._lines[line] = replace(self._lines[line], throttle=throttle)
+        group = self._new_group()
+        self._lines[group] = replace(self._lines[group], throttle=throttle)
         for shape in shapes:
-            self._add(shape, line, serving=False)
-        return line
+            self._add(shape, group, serving=False)
+        return group
 
-    async def prepare(self, line: LineId) -> None:
+    async def prepare(self, group: GroupId) -> None:
         """Do nothing: every query goes through all rows."""
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines pause."""
-        self._paused |= dict.fromkeys(lines, self._clock.now() + timedelta(seconds=seconds))
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        """Let groups pause."""
+        self._paused |= dict.fromkeys(groups, self._clock.now() + timedelta(seconds=seconds))
 
-    async def switch(self, line: LineId) -> bool:
+    async def switch(self, group: GroupId) -> bool:
         """Let the new instances serve."""
-        building = [i for i in self._instances.values() if i.line == line and i.status == "building"]
-        old = self._to_replace(line)
-        mine = self._positions[line]
+        building = [i for i in self._instances.values() if i.group == group and i.status == "building"]
+        old = self._to_replace(group)
+        mine = self._positions[group]
         if not building or any(mine[s] < self._positions[o][s] for o in old for s in range(SLICES)):
             return False
         for instance in building:
@@ -160,7 +160,7 @@ class MemoryReadModels:
         serving = next((i for i in of if i.status == "serving"), None)
         if not kept or serving is None:
             raise NotRebuildable(f"No older instance of {projection} is kept.")
-        now, then = self._positions[serving.line], self._positions[kept[-1].line]
+        now, then = self._positions[serving.group], self._positions[kept[-1].group]
         if any(now[s] > then[s] for s in range(SLICES)):
             raise StillBehind
         return self._serve(kept[-1])
@@ -175,7 +175,7 @@ class MemoryReadModels:
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
         """Compare a position."""
         serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
-        return bool(serving) and self._positions[serving[0].line][slice_] >= position
+        return bool(serving) and self._positions[serving[0].group][slice_] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
         """Go through all rows."""
@@ -260,12 +260,12 @@ class MemoryReadModels:
                 key = table.key_of(row)
                 there[key] = table.merge(there[key], row) if key in there else row
 
-    def _add(self, shape: Shape, line: LineId, *, serving: bool) -> None:
+    def _add(self, shape: Shape, group: GroupId, *, serving: bool) -> None:
         self._last += 1
         id_ = InstanceId(self._last)
         status = "serving" if serving else "building"
         self._shapes[shape.name, shape.version] = shape
-        self._instances[id_] = Instance(id_, shape.name, shape.version, line, status, self._clock.now())  # type: ignore[arg-type]
+        self._instances[id_] = Instance(id_, shape.name, shape.version, group, status, self._clock.now())  # type: ignore[arg-type]
 
     def _serve(self, instance: Instance) -> Instance:
         for other in list(self._instances.values()):
@@ -278,28 +278,28 @@ class MemoryReadModels:
         del self._instances[instance.id]
         self._rows = defaultdict(dict, {key: rows for key, rows in self._rows.items() if key[0] != instance.id})
         self._parked = {key: one for key, one in self._parked.items() if key[0] != instance.id}
-        if not any(other.line == instance.line for other in self._instances.values()):
-            del self._lines[instance.line], self._positions[instance.line]
+        if not any(other.group == instance.group for other in self._instances.values()):
+            del self._lines[instance.group], self._positions[instance.group]
 
-    def _new_line(self, positions: Sequence[int] = (0,) * SLICES) -> LineId:
+    def _new_group(self, positions: Sequence[int] = (0,) * SLICES) -> GroupId:
         self._last += 1
-        id_ = LineId(self._last)
+        id_ = GroupId(self._last)
         self._positions[id_] = list(positions)
-        self._lines[id_] = Line(id_, 0, 0, self._clock.now())
+        self._lines[id_] = ProjectionGroup(id_, 0, 0, self._clock.now())
         return id_
 
-    def _to_replace(self, line: LineId) -> set[LineId]:
-        names = {i.projection for i in self._instances.values() if i.line == line and i.status == "building"}
-        return {i.line for i in self._instances.values() if i.projection in names and i.status == "serving"}
+    def _to_replace(self, group: GroupId) -> set[GroupId]:
+        names = {i.projection for i in self._instances.values() if i.group == group and i.status == "building"}
+        return {i.group for i in self._instances.values() if i.projection in names and i.status == "serving"}
 
     def _is_alone(self, instance: Instance) -> bool:
-        return [i.line for i in self._instances.values()].count(instance.line) == 1
+        return [i.group for i in self._instances.values()].count(instance.group) == 1
 
-    def _is_paused(self, line: LineId) -> bool:
-        return line in self._paused and self._paused[line] > self._clock.now()
+    def _is_paused(self, group: GroupId) -> bool:
+        return group in self._paused and self._paused[group] > self._clock.now()
 
-    def _lag(self, line: LineId, slice_: int) -> int:
-        return self._heads(Slice(slice_)) - self._positions[line][slice_]
+    def _lag(self, group: GroupId, slice_: int) -> int:
+        return self._heads(Slice(slice_)) - self._positions[group][slice_]
 
 
 def _check(rows: Rows) -> None:

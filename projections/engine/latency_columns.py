@@ -73,9 +73,9 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     )
 
 
-def timed(table: Table, seen: EventContext[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
+def timed(table: Table, context: EventContext[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
     """Count a duration, in the groups of `latency_table`."""
-    tenant, starts, bucket, row = seen.tenant, seen.starts, bucket_of(milliseconds), table.row
+    tenant, starts, bucket, row = context.tenant, context.starts, bucket_of(milliseconds), table.row
     return [(table, row(tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]
 
 

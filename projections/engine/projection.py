@@ -40,9 +40,9 @@ class StatusPeriod(Struct, frozen=True, gc=False):
 class EventContext(Struct, Generic[E], frozen=True, gc=False):
     """An event, and what the thread was like before and after it.
 
-    `starts` are those of the windows that it was recorded in; `turn_started_at` is of the turn that runs before or
-    after the event; `status` is that after it, and `spell` of the one before; `was_over` is the time over budget that
-    lasted until then, and `is_over` what becomes of it.
+    `starts` are the starts of the windows that it was recorded in. `turn_started_at` is of the turn that runs before or
+    after the event. `status` is the status after it, `period` the status period before it. `overrun_before` is the time
+    over budget that lasted until the event, `overrun_after` the one that lasts after it.
     """
 
     event: E
@@ -56,10 +56,10 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
     before: State
     after: State
     status: Status
-    spell: StatusPeriod
+    period: StatusPeriod
     turn_started_at: datetime | None
-    was_over: Overrun | None
-    is_over: Overrun | None
+    overrun_before: Overrun | None
+    overrun_after: Overrun | None
     prices: Prices
 
     @property
@@ -87,7 +87,7 @@ class FoldedThread:
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
     overrun: Overrun | None = None
-    spell: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
+    period: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
     slice: Slice = field(init=False)
     _weight: int = field(init=False, default=0)
     _grown: int = field(init=False, default=0)
@@ -115,22 +115,22 @@ class FoldedThread:
         """The thread as the repository gives it."""
         return LoadedThread(self.thread_id, self.tenant, self.head, self.state)
 
-    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> EventContext[Any]:
+    def apply(self, recorded: Recorded, digest: bytes, prices: Prices) -> EventContext[Any]:
         """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
         event, at, before = recorded.event, recorded.recorded_at, self.state
         kind, after = type(event), evolve(before, event, at)
         forked = kind is ThreadForked
         if forked:  # what the parent was doing is the parent's
-            self.spell, self.overrun = StatusPeriod("idle", START, at), None
+            self.period, self.overrun = StatusPeriod("idle", START, at), None
         if forked or kind is ThreadOpened:
             self.opened_at = at
         if type(after) is Running and (forked or type(before) is not Running):
             self.turn_started_at = at
-        was_over = is_over = self.overrun if self.overrun and self.overrun.lasts(at) else None
+        overrun_before = overrun_after = self.overrun if self.overrun and self.overrun.lasts(at) else None
         if forked or not spent_alike(before, after):
-            is_over = overrun(after, recorded.version, at, prices, was_over)
+            overrun_after = overrun(after, recorded.version, at, prices, overrun_before)
         status = status_of(after)
-        seen = EventContext(
+        context = EventContext(
             event,
             recorded,
             at,
@@ -142,17 +142,17 @@ class FoldedThread:
             before,
             after,
             status,
-            self.spell,
+            self.period,
             self.turn_started_at,
-            was_over,
-            is_over,
+            overrun_before,
+            overrun_after,
             prices,
         )
         self._grown += recorded.size
-        self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), is_over
-        if status != self.spell.status:
-            self.spell = StatusPeriod(status, recorded.version, at)
-        return seen
+        self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), overrun_after
+        if status != self.period.status:
+            self.period = StatusPeriod(status, recorded.version, at)
+        return context
 
 
 EventHandler: TypeAlias = Callable[[EventContext[Any]], Iterable[Change]]

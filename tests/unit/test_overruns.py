@@ -80,14 +80,14 @@ def budget(chance: random.Random) -> BudgetSet:
 
 async def told(desk: Desk) -> Sequence[Overrun | None]:
     """Tell a thread of its own events from the first to the last, and say each time whether it is over its budget."""
-    stories, found = ThreadCache(desk.repository, PRICES), []
+    cache, found = ThreadCache(desk.repository, PRICES), []
     origin = await desk.repository.origin(desk.thread_id)
-    story = await stories.at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
+    folded = await cache.load_at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
     for record in await desk.repository.store.read(desk.thread_id, START):
-        seen = stories.tell(story, record)
-        assert seen.is_over == story.overrun
-        assert seen.starts == starts_of(record.recorded_at)
-        found.append(seen.is_over)
+        context = cache.apply(folded, record)
+        assert context.overrun_after == folded.overrun
+        assert context.starts == starts_of(record.recorded_at)
+        found.append(context.overrun_after)
     return found
 
 
@@ -106,7 +106,7 @@ async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> N
         loaded = await desk.repository.load_at(desk.thread_id, Version(version))
         assert await overrun_of(desk.repository, loaded, PRICES) == over
         assert (
-            await ThreadCache(desk.repository, PRICES).at(desk.thread_id, DEFAULT_TENANT, Version(version))
+            await ThreadCache(desk.repository, PRICES).load_at(desk.thread_id, DEFAULT_TENANT, Version(version))
         ).overrun == over
 
 

@@ -14,7 +14,17 @@ import asyncpg
 
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, SliceLag
+from domain.ports.read_models import (
+    Batch,
+    GroupId,
+    Instance,
+    InstanceId,
+    Move,
+    Parked,
+    ProjectionGroup,
+    Shape,
+    SliceLag,
+)
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
 from infrastructure.postgres.read_models import queries, statements, tables
@@ -48,10 +58,10 @@ class PostgresReadModels:
         known = {(shape.name, shape.version) for shape in shapes}
         async with self._changing() as connection:
             there = [Instance(*row) for row in await connection.fetch(statements.INSTANCES)]
-            lines = Counter(instance.line for instance in there)
+            groups = Counter(instance.group for instance in there)
             for instance in there:
-                if (instance.projection, instance.version) not in known and lines[instance.line] > 1:
-                    lines[instance.line] -= 1
+                if (instance.projection, instance.version) not in known and groups[instance.group] > 1:
+                    groups[instance.group] -= 1
                     await self._part(connection, instance)
             found = {(instance.projection, instance.version) for instance in there}
             missing = {shape.name: shape for shape in shapes if (shape.name, shape.version) not in found}
@@ -65,18 +75,18 @@ class PostgresReadModels:
         """List the instances."""
         return [Instance(*row) for row in await fetch(self._pool, statements.INSTANCES)]
 
-    async def lines(self) -> Sequence[Line]:
+    async def groups(self) -> Sequence[ProjectionGroup]:
         """Compare positions with heads."""
-        return [Line(*row) for row in await fetch(self._pool, statements.LINES)]
+        return [ProjectionGroup(*row) for row in await fetch(self._pool, statements.LINES)]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         """Compare positions with heads."""
         asked = frozenset(slices)
-        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, line) if row["slice"] in asked]
+        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, group) if row["slice"] in asked]
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
         """Look a position up."""
-        rows = await fetch(self._pool, statements.POSITION, line, slice_)
+        rows = await fetch(self._pool, statements.POSITION, group, slice_)
         return Position(rows[0]["position"] if rows else 0)
 
     async def commit(self, batch: Batch) -> bool:
@@ -88,10 +98,10 @@ class PostgresReadModels:
 
     async def _commit(self, batch: Batch, write: Write) -> bool:
         async with self._writing() as (connection, transaction):
-            if not await self._moved(connection, batch.line, batch.moves):
+            if not await self._moved(connection, batch.group, batch.moves):
                 await transaction.rollback()
                 return False
-            rows = await connection.fetch(statements.ON_LINE, batch.line, [move.slice for move in batch.moves])
+            rows = await connection.fetch(statements.ON_LINE, batch.group, [move.slice for move in batch.moves])
             parked = {(row["id"], row["thread_id"]) for row in rows if row["thread_id"]}
             if {row["id"] for row in rows} != batch.rows.keys() or parked != batch.parked:
                 await transaction.rollback()
@@ -121,7 +131,7 @@ class PostgresReadModels:
             await transaction.commit()
             return True
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
         """Begin new instances."""
         async with self._changing() as connection:
             for row in await connection.fetch(statements.INSTANCES):
@@ -129,32 +139,32 @@ class PostgresReadModels:
                     raise NotRebuildable(f"{row['projection']} is being built already. Wait for it, or drop it.")
             return await self._add(connection, shapes, "building", throttle)
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines pause."""
-        await fetch(self._pool, statements.PAUSE, list(lines), seconds)
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        """Let groups pause."""
+        await fetch(self._pool, statements.PAUSE, list(groups), seconds)
 
-    async def prepare(self, line: LineId) -> None:
+    async def prepare(self, group: GroupId) -> None:
         """Let the planner know the new tables: else queries would be planned for empty ones until a vacuum comes."""
-        for row in await fetch(self._pool, statements.TABLES, line):
+        for row in await fetch(self._pool, statements.TABLES, group):
             for name in row["tables"]:
                 await fetch(self._pool, tables.analyse(name, row["id"]))
 
-    async def switch(self, line: LineId) -> bool:
+    async def switch(self, group: GroupId) -> bool:
         """Show the new tables, unless somebody reads the old ones for so long that others would wait behind this."""
         try:
-            return await self._switch(line)
+            return await self._switch(group)
         except asyncpg.LockNotAvailableError:
             return False
         except asyncpg.DependentObjectsStillExistError as error:
             raise _needed(error) from error
 
-    async def _switch(self, line: LineId) -> bool:
+    async def _switch(self, group: GroupId) -> bool:
         """Compare positions while nobody can move them."""
         async with self._changing() as connection:
-            old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, line)]
-            await connection.execute(statements.LOCK_LINES, [line, *old])
-            building = [Instance(*row) for row in await connection.fetch(statements.BUILDING, line)]
-            if not building or await connection.fetchval(statements.IS_BEHIND, line, old):
+            old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, group)]
+            await connection.execute(statements.LOCK_LINES, [group, *old])
+            building = [Instance(*row) for row in await connection.fetch(statements.BUILDING, group)]
+            if not building or await connection.fetchval(statements.IS_BEHIND, group, old):
                 return False
             for instance in building:
                 await self._serve(connection, instance)
@@ -176,8 +186,8 @@ class PostgresReadModels:
             if not rows:
                 raise NotRebuildable(f"No older instance of {projection} is kept.")
             kept, serving = Instance(*list(rows[0])[:-1]), rows[0]["serving"]
-            await connection.execute(statements.LOCK_LINES, [kept.line, serving])
-            if await connection.fetchval(statements.IS_BEHIND, kept.line, [serving]):
+            await connection.execute(statements.LOCK_LINES, [kept.group, serving])
+            if await connection.fetchval(statements.IS_BEHIND, kept.group, [serving]):
                 raise StillBehind
             await self._serve(connection, kept)
             return kept
@@ -228,21 +238,21 @@ class PostgresReadModels:
         except asyncpg.UndefinedTableError:
             return []
 
-    async def _moved(self, connection: asyncpg.Connection, line: LineId, moves: Sequence[Move]) -> bool:
+    async def _moved(self, connection: asyncpg.Connection, group: GroupId, moves: Sequence[Move]) -> bool:
         columns = [list(column) for column in zip(*((m.slice, m.after, m.upto) for m in moves), strict=True)]
-        rows = await connection.fetch(statements.MOVE, line, *columns)
+        rows = await connection.fetch(statements.MOVE, group, *columns)
         return len(rows) == len(moves)
 
     async def _part(self, connection: asyncpg.Connection, instance: Instance) -> None:
-        """Give an instance a line of its own, where the one that it is on is."""
-        await connection.execute(statements.LOCK_LINES, [instance.line])
-        line = await connection.fetchval(statements.COPY_LINE, instance.line)
-        await connection.execute(statements.MOVE_INSTANCE, instance.id, line)
+        """Give an instance a group of its own, where the one that it is on is."""
+        await connection.execute(statements.LOCK_LINES, [instance.group])
+        group = await connection.fetchval(statements.COPY_LINE, instance.group)
+        await connection.execute(statements.MOVE_INSTANCE, instance.id, group)
 
     async def _forget(self, connection: asyncpg.Connection, instance: InstanceId, *, serving: bool = False) -> bool:
-        """Lock its line first, as writers do: whoever writes has finished then, and nobody begins to."""
-        line = await connection.fetchval(statements.LINE_OF, instance)
-        await connection.execute(statements.LOCK_LINES, [line])
+        """Lock its group first, as writers do: whoever writes has finished then, and nobody begins to."""
+        group = await connection.fetchval(statements.LINE_OF, instance)
+        await connection.execute(statements.LOCK_LINES, [group])
         await connection.execute(statements.HURRY)
         for row in await connection.fetch(statements.FORGET, instance, serving):
             for name in row["tables"]:
@@ -255,18 +265,18 @@ class PostgresReadModels:
 
     async def _add(
         self, connection: asyncpg.Connection, shapes: Sequence[Shape], status: str, throttle: int | None
-    ) -> LineId:
-        line: LineId = await connection.fetchval(statements.NEW_LINE, throttle)
+    ) -> GroupId:
+        group: GroupId = await connection.fetchval(statements.NEW_LINE, throttle)
         for shape in shapes:
             names = [table.name for table in shape.tables]
-            row = await connection.fetchrow(statements.NEW_INSTANCE, shape.name, shape.version, line, status, names)
+            row = await connection.fetchrow(statements.NEW_INSTANCE, shape.name, shape.version, group, status, names)
             for table in shape.tables:
                 for statement in tables.create(table, row["id"]):
                     await connection.execute(statement)
                 await connection.execute(statements.KEEP_SHAPE, row["id"], list(tables.show(table, row["id"])))
             if status == "serving":
                 await self._serve(connection, Instance(*row))
-        return line
+        return group
 
     async def _serve(self, connection: asyncpg.Connection, instance: Instance) -> None:
         await connection.execute(statements.HURRY)
