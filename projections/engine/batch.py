@@ -1,19 +1,19 @@
-"""From events to rows: what a line's projections make of some records, and which threads they cannot go on with."""
+"""The fold of a batch: what a group's projections make of some events, and which threads they have to park."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from domain.budget.prices import Prices
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
-from domain.ports.read_models import GroupId, Instance, InstanceId, Parked
+from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Move, Parked
 from domain.read_models.tables import Change, Rows
-from projections.engine.projection import EventContext, EventHandler, FoldedThread, Projection
+from domain.thread.codec import decode
+from projections.engine.projection import EventHandler, FoldedThread, Projection
 from projections.engine.thread_cache import ThreadCache
 
 _log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ UNREADABLE = (
     TypeError,
     ValueError,
 )
-"""What is raised at an event that cannot be read, or by a fold that was not made for what it meets."""
+"""What is raised for an event that cannot be read, or by a fold that does not expect the event."""
 
 MAX_PARALLEL_LOADS = 4
-"""Threads that are looked up at the same time."""
+"""Threads that are loaded at the same time."""
 
 RECORDS_PER_YIELD = 100
-"""Records after which others in this process have their turn."""
+"""Records after which other tasks of this process get the event loop."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Writer:
 
 @dataclass
 class EventBatch:
-    """What becomes of records: rows by instance, and what is parked from now on."""
+    """Events of one group's batch, folded into rows of each instance. Threads that a projection cannot fold are parked.
+
+    `parked` holds what is parked already, and grows; `parking` holds what this batch adds to it.
+    """
 
     group: GroupId
     writers: Sequence[Writer]
@@ -61,127 +64,103 @@ class EventBatch:
     rows: dict[InstanceId, Rows] = field(default_factory=dict)
     parking: list[Parked] = field(default_factory=list)
     touched: dict[ThreadId, tuple[FoldedThread, Record]] = field(default_factory=dict)
+    """The batch's threads, each with its last record."""
+    _parked_before: frozenset[tuple[InstanceId, ThreadId]] = field(init=False)
     _handlers: dict[str, list[tuple[Writer, EventHandler, Rows]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find each event's handlers, and where their rows go."""
+        """Look up the handlers of each type of event, and the rows that they write to."""
+        self._parked_before = frozenset(self.parked)
         self._handlers = {}
         for writer in self.writers:
             rows = self.rows[writer.instance.id] = Rows(writer.projection.tables)
             for event, handler in writer.projection.events.items():
                 self._handlers.setdefault(event.__name__, []).append((writer, handler, rows))
 
-    async def fold(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
-        """Make rows of records. The event of version `unhandled` is folded, and shown to no handler of events."""
-        records = list(records)
+    async def fold(self, records: Sequence[Record], *, unhandled: Version | None = None) -> None:
+        """Fold records into rows. The event of version `unhandled` is folded, but shown to no event handler."""
         await self._load_threads(records)
         for number, record in enumerate(records, 1):
-            if self.parked and self._is_out(record.thread_id):
+            thread_id = record.thread_id
+            if self.parked and all((writer.instance.id, thread_id) in self.parked for writer in self.writers):
                 continue
+            touched = self.touched.get(thread_id)
+            folded = touched[0] if touched else self.cache.get(self.group, record)
             try:
-                context = self._next(record) or await self._load(record)
+                if folded is None or folded.head.version != record.version - 1:
+                    folded = await self.cache.load_before(self.group, record)
+                context = folded.apply(decode(record), record.hash, self.prices)
             except UNREADABLE as error:
                 self._park_everywhere(record, error)
                 continue
+            self.touched[thread_id] = folded, record
             if record.version != unhandled:
-                self._handle(record, context)
+                for writer, handler, rows in self._handlers.get(record.type, ()):
+                    self._handle(writer, rows, record, handler, context)
             if number % RECORDS_PER_YIELD == 0:
                 await asyncio.sleep(0)
         for folded, last in self.touched.values():
             self._handle_thread(folded, last)
 
+    def written(self, moves: tuple[Move, ...]) -> Batch:
+        """Return what to write once the records are folded, together with the group's new positions."""
+        return Batch(self.group, moves, self.rows, self._parked_before, tuple(self.parking))
+
     def park_unwritable(self, error: Unwritable, record: Record) -> None:
-        """Leave the rows of a record out that a table does not take, and park its thread there."""
+        """Park the thread of a record whose row a table does not take, and drop that projection's rows."""
         (writer,) = [of for of in self.writers if error.table in {table.name for table in of.projection.tables}]
         self._park(writer, record, error)
         self.rows[writer.instance.id] = Rows()
 
     async def _load_threads(self, records: Sequence[Record]) -> None:
-        """Look up the threads that nobody knows here, some at a time: one after the other takes a new process long."""
+        """Load the threads that are not cached, several at a time: one after the other takes a new process long."""
         first = {record.thread_id: record for record in reversed(records)}
         gate = asyncio.Semaphore(MAX_PARALLEL_LOADS)
 
-        async def known(record: Record) -> None:
+        async def load(record: Record) -> None:
             async with gate:
                 await self.cache.load_before(self.group, record)
 
-        # What cannot be looked up is found again in its turn.
+        # A thread that cannot be loaded fails again when its record is folded, and is parked there.
         missing = [record for record in first.values() if not self.cache.get(self.group, record)]
-        await asyncio.gather(*map(known, missing), return_exceptions=True)
-
-    def _is_out(self, thread_id: ThreadId) -> bool:
-        return all((writer.instance.id, thread_id) in self.parked for writer in self.writers)
-
-    def _next(self, record: Record) -> EventContext[Any] | None:
-        """Go on with a thread that is in memory; None if it is to be looked up."""
-        touched = self.touched.get(record.thread_id)
-        folded = touched[0] if touched else self.cache.get(self.group, record)
-        if folded is None or folded.head.version != record.version - 1:
-            return None
-        context = self.cache.apply(folded, record)
-        self.touched[record.thread_id] = folded, record
-        return context
-
-    async def _load(self, record: Record) -> EventContext[Any]:
-        folded = await self.cache.load_before(self.group, record)
-        context = self.cache.apply(folded, record)
-        self.touched[record.thread_id] = folded, record
-        return context
-
-    def _handle(self, record: Record, context: EventContext[Any]) -> None:
-        """Add what the handlers make of an event."""
-        for writer, handler, rows in self._handlers.get(record.type, ()):
-            if self.parked and (writer.instance.id, record.thread_id) in self.parked:
-                continue
-            try:
-                changes = tuple(handler(context))
-            except Exception:  # noqa: BLE001  (whatever a handler raises: it is tried again, and parked with its reason)
-                self._add(writer, record, handler, context, attempt=2)
-            else:
-                if changes:
-                    rows.add(changes)
+        await asyncio.gather(*map(load, missing), return_exceptions=True)
 
     def _park_everywhere(self, record: Record, error: Exception) -> None:
-        """Park a thread everywhere, once what was known of it before that is written."""
+        """Park a thread in all instances, after the rows of what was folded before the record."""
         if touched := self.touched.pop(record.thread_id, None):
             self._handle_thread(*touched)
-        self.cache.forget(self.group, record.thread_id)
+        self.cache.forget(self.group, [record])
         for writer in self.writers:
             self._park(writer, record, error)
 
     def _handle_thread(self, folded: FoldedThread, last: Record) -> None:
         for writer in self.writers:
-            if writer.projection.thread:
-                self._add(writer, last, writer.projection.thread, folded, self.prices)
+            if handler := writer.projection.thread:
+                self._handle(writer, self.rows[writer.instance.id], last, handler, folded, self.prices)
 
-    def _add(
-        self,
-        writer: Writer,
-        record: Record,
-        handler: Callable[..., Iterable[Change]],
-        *given: object,
-        attempt: int = 1,
+    def _handle(
+        self, writer: Writer, rows: Rows, record: Record, handler: Callable[..., Iterable[Change]], *given: object
     ) -> None:
-        """Add what a handler makes of a record, unless its thread is left out; or leave it out from here on."""
-        instance = writer.instance.id
-        if self.parked and (instance, record.thread_id) in self.parked:
+        """Add what a handler makes of a record, unless its thread is parked. Park it if the handler keeps failing."""
+        if self.parked and (writer.instance.id, record.thread_id) in self.parked:
             return
-        try:
-            changes = list(handler(*given))
-        except Exception as error:  # noqa: BLE001  (whatever a handler raises: it is parked with its reason)
-            if attempt < MAX_ATTEMPTS:
-                self._add(writer, record, handler, *given, attempt=attempt + 1)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                changes = tuple(handler(*given))
+            except Exception as error:  # noqa: BLE001  (whatever a handler raises is the reason for parking)
+                if attempt == MAX_ATTEMPTS:
+                    self._park(writer, record, error)
             else:
-                self._park(writer, record, error)
-        else:
-            self.rows[instance].add(changes)
+                if changes:
+                    rows.add(changes)
+                return
 
-    def _park(self, writer: Writer, record: Record, error: BaseException) -> None:
+    def _park(self, writer: Writer, record: Record, error: Exception) -> None:
         instance, thread_id = writer.instance.id, record.thread_id
         if (instance, thread_id) in self.parked:
             return
         why = f"{type(error).__name__}: {error}"
-        _log.error("%s leaves out %s from version %s on: %s", writer.projection.name, thread_id, record.version, why)
+        _log.error("%s parks %s from version %s on: %s", writer.projection.name, thread_id, record.version, why)
         self.parked.add((instance, thread_id))
         self.parking.append(
             Parked(

@@ -1,7 +1,7 @@
 """Projections that are far behind make rows of one half of the slices while those of the other half are written."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 from itertools import islice
 from uuid import UUID
@@ -45,7 +45,7 @@ class Desk:
         self.runner = ProjectionRunner(self.repository, self.models, PROJECTIONS, PRICES, clock, lambda: everything)
         fold, commit = EventBatch.fold, self.models.commit
 
-        async def making(made: EventBatch, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
+        async def making(made: EventBatch, records: Sequence[Record], *, unhandled: Version | None = None) -> None:
             self.did.append("make")
             await asyncio.sleep(0)
             await fold(made, records, unhandled=unhandled)

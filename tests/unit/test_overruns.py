@@ -11,7 +11,7 @@ from domain.application.fork import Fork, fork
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.thread.codec import Metadata
+from domain.thread.codec import Metadata, decode
 from domain.thread.events import (
     BudgetSet,
     Event,
@@ -84,7 +84,7 @@ async def told(desk: Desk) -> Sequence[Overrun | None]:
     origin = await desk.repository.origin(desk.thread_id)
     folded = await cache.load_at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
     for record in await desk.repository.store.read(desk.thread_id, START):
-        context = cache.apply(folded, record)
+        context = folded.apply(decode(record), record.hash, PRICES)
         assert context.overrun_after == folded.overrun
         assert context.starts == starts_of(record.recorded_at)
         found.append(context.overrun_after)
