@@ -1,4 +1,4 @@
-"""Who did what to which thread, when, by which command, from where; and what the agent did because of it."""
+"""The audit: each command with its caller, and what the agent did because of it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -45,7 +45,7 @@ AUDIT = Table(
 ROUTINE = frozenset(
     {NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted}
 )
-"""Events of the agent that say nothing to an auditor: tools that started and how turns ended do."""
+"""Events of the agent that are left out: tools that started, and how turns ended, are what an auditor needs."""
 
 
 def _done(context: EventContext[Any]) -> Iterable[Change]:

@@ -1,4 +1,4 @@
-"""What was said, to be searched: one row a message, without its text, which the log has."""
+"""An index of messages for search: a row a message. The log has their texts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from domain.thread.state import Running
 from projections.engine.projection import EventContext, Projection
 
 SEARCHED = 50_000
-"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""
+"""Characters of a message that are indexed: PostgreSQL takes at most a megabyte of distinct words or pairs."""
 
 TEXT = Derived(
     "content",
@@ -67,7 +67,7 @@ def _edited(context: EventContext[MessageEdited]) -> Iterable[Change]:
 
 
 def _role(context: EventContext[MessageEdited]) -> str:
-    window = context.after.thread.window  # type: ignore[union-attr]  # it was edited in there
+    window = context.after.thread.window  # type: ignore[union-attr]  # the edited message is in its window
     return next((message.role for message in window if message.version == context.event.message), "user")
 
 

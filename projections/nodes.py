@@ -1,4 +1,4 @@
-"""How the nodes of the graphs do, by the hour: how often they ran, failed and were tried again, and how long."""
+"""Nodes of graphs, by the hour: how often they ran, failed and were retried, and their durations."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,7 @@
-"""When each thread ran, waited for a person, or was over its budget: so that any instant can be asked who did."""
+"""When each thread ran, waited for a person, or was over its budget. Queries ask for any instant.
+
+The SQL view is named `spells`.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -34,7 +37,7 @@ STATUS_PERIODS = Table(
 
 def _told(context: EventContext[Any]) -> Iterable[Change]:
     if context.status == context.period.status and context.overrun_after is context.overrun_before:
-        return ()  # as with most events
+        return ()  # most events change neither
     return [*_turned(context), *_overran(context)]
 
 
@@ -48,7 +51,7 @@ def _turned(context: EventContext[Any]) -> Iterable[Change]:
 
 
 def _overran(context: EventContext[Any]) -> Iterable[Change]:
-    """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
+    """Begin a time over budget, or change its end: the event may end it, or another window may be exceeded now."""
     was, now = context.overrun_before, context.overrun_after
     if was and now is None:
         yield _row(context, "over_budget", was.version, was.since, context.at)
@@ -77,6 +80,6 @@ PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _t
 def at_instant(
     tenant: Tenant, kind: Kind, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100
 ) -> Select:
-    """Ask for a page of the threads that ran, waited, or were over budget at an instant, the longest first."""
+    """Return a query for the threads that ran, waited, or were over budget at an instant, the longest first."""
     where = (Where("tenant", "=", tenant), Where("status", "=", kind), Spanning("since", "until", at))
     return Select(STATUS_PERIODS, where, ("since", "thread_id"), after=after, limit=limit)

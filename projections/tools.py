@@ -1,4 +1,4 @@
-"""How tools do, by the hour: how often they were asked for, how that ended, and how long they took."""
+"""Tools, by the hour: how often they were requested, the outcomes, and their durations."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -69,7 +69,7 @@ def _denied(context: EventContext[ApprovalDenied]) -> Iterable[Change]:
 
 
 def _tool(context: EventContext[Any], version: int) -> str | None:
-    """Name the tool of an open call; None if the version is that of a node's approval."""
+    """Return the tool of an open call; None if the version is that of a node's approval."""
     if not isinstance(context.before, Running):
         return None
     return next((call.request.name for call in context.before.turn.calls if call.version == version), None)

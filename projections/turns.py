@@ -1,4 +1,4 @@
-"""How turns do, by the hour: how many began, how they ended and why, and how long they took."""
+"""How turns do, by the hour: how many began, how they ended and why, and their durations."""
 
 from collections.abc import Iterable
 from datetime import timedelta

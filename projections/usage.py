@@ -1,4 +1,4 @@
-"""What was asked of models, by the hour: calls, tokens, money, and how long the answers took."""
+"""Model calls, by the hour: their number, tokens, cost and durations."""
 
 from collections.abc import Iterable
 

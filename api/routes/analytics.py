@@ -1,4 +1,4 @@
-"""What the read models say: sums by the hour, what was spent, who did what; and how the projections are."""
+"""Routes of the read models: sums by the hour, spending, the audit; and the projections' administration."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -49,15 +49,15 @@ MinVersion = Annotated[
     str | None, QueryParameter(description="Wait until this is in the answer: a thread's id, a colon, a version.")
 ]
 STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
-READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
-KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
-BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
+READ_ERRORS = problems(HTTP_503_SERVICE_UNAVAILABLE)
+PROJECTION_ERRORS = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
+REBUILD_ERRORS = {**PROJECTION_ERRORS, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
 
 
 async def ready(
     service: Service, reader: Caller, projection: str, consistency: Consistency, min_version: str | None
 ) -> None:
-    """Wait until a projection has what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
+    """Wait until a projection includes what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
     if min_version is not None:
         thread, colon, version = min_version.partition(":")
         if not (colon and version.isdecimal() and len(version) < len("2147483648")):
@@ -68,7 +68,7 @@ async def ready(
         await service.reading.fresh(projection)
 
 
-@get("/v1/usage", tags=["read models"], responses=READING)
+@get("/v1/usage", tags=["read models"], responses=READ_ERRORS)
 async def usage(
     service: FromService,
     reader: FromReader,
@@ -88,7 +88,7 @@ async def usage(
     return await service.reading.sums("usage", reader.tenant, span)
 
 
-@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READING, **problems(HTTP_404_NOT_FOUND)})
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READ_ERRORS, **problems(HTTP_404_NOT_FOUND)})
 async def analytics(
     subject: FromPath[Literal["nodes", "tools", "turns"]],
     service: FromService,
@@ -110,7 +110,7 @@ async def analytics(
     return await service.reading.sums(subject, reader.tenant, span)
 
 
-@get("/v1/budgets", tags=["read models"], responses=READING)
+@get("/v1/budgets", tags=["read models"], responses=READ_ERRORS)
 async def list_budgets(
     service: FromService,
     reader: FromReader,
@@ -135,7 +135,7 @@ async def list_budgets(
     return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
-@get("/v1/instant", tags=["point in time"], responses=READING)
+@get("/v1/instant", tags=["point in time"], responses=READ_ERRORS)
 async def instant(
     at: FromQuery[datetime],
     service: FromService,
@@ -156,7 +156,7 @@ async def instant(
     return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in asked})
 
 
-@get("/v1/audit", tags=["audit"], responses=READING)
+@get("/v1/audit", tags=["audit"], responses=READ_ERRORS)
 async def list_audit(
     service: FromService,
     reader: FromReader,
@@ -191,13 +191,13 @@ async def list_audit(
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
-@get("/v1/projections", tags=["read models"], responses=READING)
+@get("/v1/projections", tags=["read models"], responses=READ_ERRORS)
 async def list_projections(service: FromService) -> Sequence[ProjectionView]:
     """Say how far each projection has come, what is being built, and what is parked."""
     return await service.upkeep.projections()
 
 
-@get("/v1/projections/parked", tags=["read models"], responses=READING)
+@get("/v1/projections/parked", tags=["read models"], responses=READ_ERRORS)
 async def list_parked(service: FromService) -> Sequence[ParkedView]:
     """List the threads that projections leave out since an event that they could not take."""
     return await service.upkeep.parked()
@@ -207,7 +207,7 @@ async def list_parked(service: FromService) -> Sequence[ParkedView]:
     "/v1/projections/{name:str}/parked/{thread_id:str}/{decision:str}",
     status_code=HTTP_200_OK,
     tags=["read models"],
-    responses=KEEPING,
+    responses=PROJECTION_ERRORS,
 )
 async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
@@ -217,21 +217,21 @@ async def settle_parked(
     return Settled(name, thread, "current" if current else "parked_again")
 
 
-@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=BUILDING)
+@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=REBUILD_ERRORS)
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
     line = await service.upkeep.rebuild(data.projections, data.throttle)
     return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
-@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Let the instance serve again that served before."""
     await service.upkeep.roll_back(name)
     return [view for view in await service.upkeep.projections() if view.name == name]
 
 
-@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Forget the instances that do not serve: those that are kept, and the one that is being built."""
     await service.upkeep.drop(name)

@@ -1,4 +1,4 @@
-"""Looking after the projections: how far they are, what they leave out, and building them anew."""
+"""The projections' administration: their progress, parked threads, rebuilds and rollbacks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from projections.engine.projection import Projection
 
 
 class ProjectionAdmin:
-    """Looks after the projections."""
+    """Lists, rebuilds, rolls back and drops projections, and retries parked threads."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
@@ -21,7 +21,7 @@ class ProjectionAdmin:
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def projections(self) -> Sequence[ProjectionView]:
-        """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
+        """Return each projection's progress and number of parked threads, without those that are dropped meanwhile."""
         instances, groups = await self._models.instances(), {group.id: group for group in await self._models.groups()}
         parked: dict[InstanceId, int] = {}
         for one in await self._models.parked([instance.id for instance in instances], ALL):
@@ -35,13 +35,13 @@ class ProjectionAdmin:
         return [ProjectionView.of(name, found) for name, found in views.items()]
 
     async def parked(self, name: str | None = None) -> Sequence[ParkedView]:
-        """List the threads that projections leave out, the longest parked first."""
+        """Return the parked threads, the longest parked first."""
         instances = {i.id: i for i in await self._models.instances() if name in {None, i.projection}}
         found = await self._models.parked(list(instances), ALL)
         return [ParkedView.of(instances[one.instance].projection, one) for one in found]
 
     async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
-        """Go on with a parked thread, with the event that it was parked at or without it.
+        """Retry a parked thread, or skip the event that it was parked at. True if it is up to date after that.
 
         Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
         """
@@ -53,21 +53,21 @@ class ProjectionAdmin:
         mine = [one for one in parked if one.thread_id == thread_id]
         if not mine:
             raise UnknownThread(thread_id)
-        tellable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be told again
-        return all([await self._runtime.runner.retry(one, skip=skip) for one in tellable])
+        foldable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be folded again
+        return all([await self._runtime.runner.retry(one, skip=skip) for one in foldable])
 
     async def rebuild(self, names: Sequence[str], throttle: int | None) -> GroupId:
-        """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
+        """Begin to rebuild projections while the old ones serve. Raises `UnknownProjection`, `NotRebuildable`."""
         group = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
         self._runtime.runner.wake()
         return group
 
     async def roll_back(self, name: str) -> Instance:
-        """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""
+        """Let the instance that served before serve again. Raises `UnknownProjection`, `NotRebuildable`."""
         return await self._runtime.runner.roll_back(self._known(name).name)
 
     async def drop(self, name: str) -> None:
-        """Forget the instances that do not serve, or all of them if no code knows the projection any more.
+        """Drop the instances that do not serve; all of them, if this process does not know the projection.
 
         Raises `UnknownProjection`, `NotRebuildable`.
         """
@@ -80,7 +80,7 @@ class ProjectionAdmin:
                 await self._models.drop(instance.id, serving=forgotten)
 
     async def trouble(self) -> str | None:
-        """Say in a sentence what somebody should look at; None if there is nothing."""
+        """Return a sentence about what an operator should look at; None if there is nothing."""
         trouble = []
         if parked := await self.parked():
             names = ", ".join(sorted({one.projection for one in parked}))
@@ -88,7 +88,7 @@ class ProjectionAdmin:
         known = {(projection.name, projection.version) for projection in self._projections.values()}
         trouble += [
             f"the read model {one.projection} serves version {one.version}, which this process does not know and "
-            "cannot keep up to date: let the processes run that know it, or see `threadfold projections rollback`"
+            "cannot keep up to date: run processes that know it, or see `threadfold projections rollback`"
             for one in await self._models.instances()
             if one.status == "serving" and (one.projection, one.version) not in known
         ]

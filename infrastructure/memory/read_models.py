@@ -1,4 +1,4 @@
-"""Read models in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
+"""Read models in memory. No method awaits between its first and its last step, so each is atomic on its event loop."""
 
 import sys
 from collections import defaultdict
@@ -17,14 +17,14 @@ from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Hist
 from domain.read_models.tables import Key, Row, Rows, Table
 
 Heads: TypeAlias = Callable[[Slice], int]
-"""Says where a slice ends."""
+"""Returns the last position of a slice."""
 
 
 class MemoryReadModels:
-    """`ReadModels` that a process keeps for itself."""
+    """`ReadModels` in the memory of one process."""
 
     def __init__(self, heads: Heads, clock: Clock) -> None:
-        """Begin without projections, over a log whose slices end where `heads` says."""
+        """Begin without projections. `heads` returns the last position of a slice of the log."""
         self._heads = heads
         self._clock = clock
         self._instances: dict[InstanceId, Instance] = {}
@@ -37,7 +37,6 @@ class MemoryReadModels:
         self._last = 0
 
     async def register(self, shapes: Sequence[Shape]) -> None:
-        """Make room for new projections."""
         known = {(shape.name, shape.version) for shape in shapes}
         for instance in list(self._instances.values()):
             if (instance.projection, instance.version) not in known and not self._is_alone(instance):
@@ -54,18 +53,15 @@ class MemoryReadModels:
                 self._add(shape, group, serving=first)
 
     async def instances(self) -> Sequence[Instance]:
-        """List the instances."""
         return list(self._instances.values())
 
     async def groups(self) -> Sequence[ProjectionGroup]:
-        """Compare positions with heads."""
         return [
             replace(group, done=sum(self._positions[group.id]), left=sum(self._lag(group.id, s) for s in range(SLICES)))
             for group in self._lines.values()
         ]
 
     async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Compare positions with heads."""
         return [
             SliceLag(slice_, Position(self._positions[group][slice_]), Position(self._heads(slice_)))
             for slice_ in sorted(slices)
@@ -73,11 +69,10 @@ class MemoryReadModels:
         ]
 
     async def position(self, group: GroupId, slice_: Slice) -> Position:
-        """Look a position up."""
         return Position(self._positions[group][slice_])
 
     async def commit(self, batch: Batch) -> bool:
-        """Check everything, then write everything."""
+        """Check all preconditions and rows, then write."""
         positions = self._positions.get(batch.group)
         slices = {move.slice for move in batch.moves}
         if positions is None or self._is_paused(batch.group):
@@ -99,14 +94,12 @@ class MemoryReadModels:
         return True
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
-        """List what is parked."""
         found = [
             one for one in self._parked.values() if one.instance in instances and slice_of(one.thread_id) in slices
         ]
         return sorted(found, key=lambda one: one.at)
 
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
-        """Write, and let go on."""
         key = parked.instance, parked.thread_id
         instance = self._instances.get(parked.instance)
         if self._parked.get(key) != parked or instance is None:
@@ -122,11 +115,10 @@ class MemoryReadModels:
         return True
 
     async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
-        """Begin new instances."""
         building = {i.projection for i in self._instances.values() if i.status == "building"}
         for shape in shapes:
             if shape.name in building:
-                raise NotRebuildable(f"{shape.name} is being built already. Wait for it, or drop it.")
+                raise NotRebuildable(f"{shape.name} is already being built. Wait for it, or drop it.")
         group = self._new_group()
         self._lines[group] = replace(self._lines[group], throttle=throttle)
         for shape in shapes:
@@ -134,14 +126,12 @@ class MemoryReadModels:
         return group
 
     async def prepare(self, group: GroupId) -> None:
-        """Do nothing: every query goes through all rows."""
+        """Do nothing: every query scans all rows."""
 
     async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
-        """Let groups pause."""
         self._paused |= dict.fromkeys(groups, self._clock.now() + timedelta(seconds=seconds))
 
     async def switch(self, group: GroupId) -> bool:
-        """Let the new instances serve."""
         building = [i for i in self._instances.values() if i.group == group and i.status == "building"]
         old = self._to_replace(group)
         mine = self._positions[group]
@@ -154,7 +144,6 @@ class MemoryReadModels:
         return True
 
     async def roll_back(self, projection: str) -> Instance:
-        """Let the last kept one serve."""
         of = [i for i in self._instances.values() if i.projection == projection]
         kept = [i for i in of if i.status == "kept"]
         serving = next((i for i in of if i.status == "serving"), None)
@@ -166,19 +155,16 @@ class MemoryReadModels:
         return self._serve(kept[-1])
 
     async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
-        """Forget an instance."""
         found = self._instances.get(instance)
         if found is None or (found.status == "serving" and not serving):
-            raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+            raise NotRebuildable(f"Instance {instance} serves or does not exist. Only others can be dropped.")
         self._forget(found)
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
-        """Compare a position."""
         serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
         return bool(serving) and self._positions[serving[0].group][slice_] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
-        """Go through all rows."""
         table, order = query.table, [query.table.names.index(name) for name in query.order]
         rows = self._where(table, query.where)
         rows.sort(key=lambda row: [row[place] for place in order], reverse=query.descending)
@@ -188,7 +174,6 @@ class MemoryReadModels:
         return [_readable(table, row) for row in rows[: query.limit]]
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
-        """Go through all rows."""
         names = query.table.names
         groups = [names.index(name) for name in query.group_by]
         sums, at = [names.index(name) for name in query.sums], names.index(query.at) if query.bucket else 0
@@ -205,7 +190,7 @@ class MemoryReadModels:
         return [(*key, *totals[key]) for key in order][: query.limit]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
-        """Add up by group and value, then gather."""
+        """Sum by group and value, then collect each group's values."""
         by_value = Aggregate(
             query.table,
             (query.count,),
@@ -221,7 +206,7 @@ class MemoryReadModels:
         return [(*group, counts) for group, counts in gathered.items()][: query.limit]
 
     def searched(self, table: Table, where: Iterable[Condition]) -> Sequence[Row]:
-        """Return rows of the serving instance, with the texts that are only there to be searched."""
+        """Return rows of the serving instance, including the `words` columns, which `select` leaves out."""
         return self._where(table, where)
 
     def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
@@ -240,7 +225,7 @@ class MemoryReadModels:
         return rows
 
     def _meeting(self, table: Table, condition: Condition) -> Callable[[Row], bool]:
-        """Return what says of a row whether it meets a condition."""
+        """Return a function that tests a row for a condition."""
         match condition:
             case Spanning(since, until, at):
                 begin, end = table.names.index(since), table.names.index(until)
@@ -303,7 +288,7 @@ class MemoryReadModels:
 
 
 def _check(rows: Rows) -> None:
-    """Refuse numbers that PostgreSQL would not take either."""
+    """Raise `Unwritable` for numbers that PostgreSQL does not take either."""
     for table in rows.tables:
         bounds = [BITS.get(column.kind) for column in table.columns]
         for row in rows.of(table):
@@ -338,7 +323,7 @@ def _follows(values: list[Any], mark: list[Any], *, descending: bool) -> bool:
 
 
 def _readable(table: Table, row: Row) -> Row:
-    """Leave out what is only there to be searched."""
+    """Replace `words` columns by None: they can be searched, not read."""
     return tuple(None if c.kind == "words" else value for c, value in zip(table.columns, row, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What is saved by not sending a model all that was ever said."""
+"""What compaction and recall save: the tokens of a whole history that prompts leave out, and their cost."""
 
 from domain.read_models.tables import Column, Derived
 from domain.thread.events import ModelCalled
@@ -12,7 +12,7 @@ SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have c
 
 
 def saved(context: EventContext[ModelCalled]) -> tuple[int, int]:
-    """Return the columns' values for a call; a summary that is longer than what it stands for costs some."""
+    """Return saved tokens and cost of a call. They are negative if a summary is longer than what it replaces."""
     before = context.before
     if not isinstance(before, Running) or not before.turn.everything:
         return 0, 0

@@ -26,7 +26,7 @@ async def test_read_models_are_built_listed_exchanged_and_dropped(database: str)
     back = await typed(database, "rollback", "usage")
     assert (back.status, back.out) == (0, "Instance 6 of usage serves again.\n")
     dropped = await typed(database, "drop", "usage")
-    assert (dropped.status, dropped.out) == (0, "Nothing of usage is left but what serves.\n")
+    assert (dropped.status, dropped.out) == (0, "Only what serves of usage is left.\n")
     assert (await typed(database, "parked")).out == "Nothing is parked.\n"
 
 
