@@ -63,12 +63,9 @@ def _said(context: EventContext[MessageAppended]) -> Iterable[Change]:
 
 
 def _edited(context: EventContext[MessageEdited]) -> Iterable[Change]:
-    return _row(context, _role(context), context.event.content, context.event.tokens)
-
-
-def _role(context: EventContext[MessageEdited]) -> str:
     window = context.after.thread.window  # type: ignore[union-attr]  # the edited message is in its window
-    return next((message.role for message in window if message.version == context.event.message), "user")
+    role = next((message.role for message in window if message.version == context.event.message), "user")
+    return _row(context, role, context.event.content, context.event.tokens)
 
 
 def _answered(context: EventContext[ToolSucceeded]) -> Iterable[Change]:

@@ -35,23 +35,20 @@ STATUS_PERIODS = Table(
 )
 
 
-def _told(context: EventContext[Any]) -> Iterable[Change]:
+def _changed(context: EventContext[Any]) -> Iterable[Change]:
     if context.status == context.period.status and context.overrun_after is context.overrun_before:
         return ()  # most events change neither
-    return [*_turned(context), *_overran(context)]
+    return _changes(context)
 
 
-def _turned(context: EventContext[Any]) -> Iterable[Change]:
-    now, period = context.status, context.period
-    if now != period.status:
+def _changes(context: EventContext[Any]) -> Iterable[Change]:
+    """End the periods that the event ends, and begin those that it begins. A time over budget may get another end."""
+    status, period = context.status, context.period
+    if status != period.status:
         if period.status != "idle" and period.version:
             yield _row(context, period.status, period.version, period.since, context.at)
-        if now != "idle":
-            yield _row(context, now, context.recorded.version, context.at, None)
-
-
-def _overran(context: EventContext[Any]) -> Iterable[Change]:
-    """Begin a time over budget, or change its end: the event may end it, or another window may be exceeded now."""
+        if status != "idle":
+            yield _row(context, status, context.recorded.version, context.at, None)
     was, now = context.overrun_before, context.overrun_after
     if was and now is None:
         yield _row(context, "over_budget", was.version, was.since, context.at)
@@ -74,7 +71,7 @@ def _row(context: EventContext[Any], kind: Kind, version: Version, since: dateti
     )
 
 
-PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _told))
+PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _changed))
 
 
 def at_instant(

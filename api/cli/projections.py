@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table, terminal
-from api.schemas.read_models import InstanceView, ProjectionView
+from api.schemas.read_models import InstanceView
 from api.schemas.requests import MAX_THROTTLE
 from api.services.threads import Service
 from domain.ids import ThreadId
@@ -36,7 +36,15 @@ def list_projections(*, as_json: bool) -> None:
     if as_json:
         show_json(found)
         return
-    rows = [_row(projection, instance) for projection in found for instance in projection.instances]
+    rows = [
+        [
+            projection.name,
+            *map(str, (one.instance, one.version, one.status)),
+            *(f"{n:,}" for n in (one.done, one.lag, one.parked)),
+        ]
+        for projection in found
+        for one in projection.instances
+    ]
     show_table(["PROJECTION", "INSTANCE", "VERSION", "STATUS", "EVENTS", "LAG", "PARKED"], rows)
 
 
@@ -112,12 +120,6 @@ def _settle(name: str, thread: UUID, *, skip: bool) -> None:
         return
     click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
     raise SystemExit(PROBLEM)
-
-
-def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
-    numbers = (instance.done, instance.lag, instance.parked)
-    version = str(instance.version)
-    return [projection.name, str(instance.instance), version, instance.status, *(f"{n:,}" for n in numbers)]
 
 
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:

@@ -1,5 +1,6 @@
 """Read models in memory. No method awaits between its first and its last step, so each is atomic on its event loop."""
 
+import operator
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,6 +16,9 @@ from domain.ports.clock import Clock
 from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Parked, ProjectionGroup, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Key, Row, Rows, Table
+
+BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+"""The sizes of columns of integers."""
 
 Heads: TypeAlias = Callable[[Slice], int]
 """Returns the last position of a slice."""
@@ -39,7 +43,8 @@ class MemoryReadModels:
     async def register(self, shapes: Sequence[Shape]) -> None:
         known = {(shape.name, shape.version) for shape in shapes}
         for instance in list(self._instances.values()):
-            if (instance.projection, instance.version) not in known and not self._is_alone(instance):
+            alone = [other.group for other in self._instances.values()].count(instance.group) == 1
+            if (instance.projection, instance.version) not in known and not alone:
                 self._instances[instance.id] = replace(instance, group=self._new_group(self._positions[instance.group]))
         there = {(instance.projection, instance.version) for instance in self._instances.values()}
         missing = [shape for shape in shapes if (shape.name, shape.version) not in there]
@@ -75,7 +80,8 @@ class MemoryReadModels:
         """Check all preconditions and rows, then write."""
         positions = self._positions.get(batch.group)
         slices = {move.slice for move in batch.moves}
-        if positions is None or self._is_paused(batch.group):
+        paused_until = self._paused.get(batch.group)
+        if positions is None or (paused_until and paused_until > self._clock.now()):
             return False
         here = {i.id for i in self._instances.values() if i.group == batch.group}
         parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
@@ -133,7 +139,8 @@ class MemoryReadModels:
 
     async def switch(self, group: GroupId) -> bool:
         building = [i for i in self._instances.values() if i.group == group and i.status == "building"]
-        old = self._to_replace(group)
+        names = {i.projection for i in building}
+        old = {i.group for i in self._instances.values() if i.projection in names and i.status == "serving"}
         mine = self._positions[group]
         if not building or any(mine[s] < self._positions[o][s] for o in old for s in range(SLICES)):
             return False
@@ -169,9 +176,13 @@ class MemoryReadModels:
         rows = self._where(table, query.where)
         rows.sort(key=lambda row: [row[place] for place in order], reverse=query.descending)
         if query.after is not None:
-            mark = list(query.after)
-            rows = [row for row in rows if _follows([row[p] for p in order], mark, descending=query.descending)]
-        return [_readable(table, row) for row in rows[: query.limit]]
+            mark, follows = list(query.after), operator.lt if query.descending else operator.gt
+            rows = [row for row in rows if follows([row[place] for place in order], mark)]
+        readable = [column.kind != "words" for column in table.columns]  # words can be searched, not read
+        return [
+            tuple(value if shown else None for shown, value in zip(readable, row, strict=True))
+            for row in rows[: query.limit]
+        ]
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         names = query.table.names
@@ -234,9 +245,9 @@ class MemoryReadModels:
                 of_other, own = (itemgetter(*map(names.index, columns)) for names in (other.names, table.names))
                 found = set(map(of_other, self._where(other, where)))
                 return lambda row: own(row) in found
-            case Where(column, operator, wanted):
+            case Where(column, comparison, wanted):
                 place = table.names.index(column)
-                return lambda row: _compares(row[place], operator, wanted)
+                return lambda row: _compares(row[place], comparison, wanted)
 
     def _write(self, instance: InstanceId, rows: Rows) -> None:
         for table in rows.tables:
@@ -273,16 +284,6 @@ class MemoryReadModels:
         self._lines[id_] = ProjectionGroup(id_, 0, 0, self._clock.now())
         return id_
 
-    def _to_replace(self, group: GroupId) -> set[GroupId]:
-        names = {i.projection for i in self._instances.values() if i.group == group and i.status == "building"}
-        return {i.group for i in self._instances.values() if i.projection in names and i.status == "serving"}
-
-    def _is_alone(self, instance: Instance) -> bool:
-        return [i.group for i in self._instances.values()].count(instance.group) == 1
-
-    def _is_paused(self, group: GroupId) -> bool:
-        return group in self._paused and self._paused[group] > self._clock.now()
-
     def _lag(self, group: GroupId, slice_: int) -> int:
         return self._heads(Slice(slice_)) - self._positions[group][slice_]
 
@@ -297,11 +298,8 @@ def _check(rows: Rows) -> None:
                     raise Unwritable(table.name, f"{value} is out of range")
 
 
-BITS = {"smallint": 16, "integer": 32, "bigint": 64}
-
-
-def _compares(value: Any, operator: str, wanted: Any) -> bool:
-    match operator:
+def _compares(value: Any, comparison: str, wanted: Any) -> bool:
+    match comparison:
         case "=":
             return bool(value == wanted)
         case "!=":
@@ -315,16 +313,7 @@ def _compares(value: Any, operator: str, wanted: Any) -> bool:
             return str(value or "").startswith(wanted)
     if value is None:
         return False
-    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[operator])
-
-
-def _follows(values: list[Any], mark: list[Any], *, descending: bool) -> bool:
-    return values < mark if descending else values > mark
-
-
-def _readable(table: Table, row: Row) -> Row:
-    """Replace `words` columns by None: they can be searched, not read."""
-    return tuple(None if c.kind == "words" else value for c, value in zip(table.columns, row, strict=True))
+    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[comparison])
 
 
 def _bucket(width: Bucket, at: datetime) -> datetime:

@@ -1,6 +1,6 @@
 """The prompts of a turn, reconstructed from the log, with what was recorded about each call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -12,9 +12,8 @@ from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.prompt.reconstruct import ReconstructedPrompt, hinted, is_whole, reconstruct_prompt
-from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
-from domain.thread.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
+from domain.thread.events import ContextAssembled, ModelCalled, TurnEnd, TurnStarted
 from domain.thread.size_limits import bytes_of
 from domain.thread.state import Running
 
@@ -63,13 +62,14 @@ async def recorded_prompts(
         following = events[place + 1] if place + 1 < len(events) else None
         follows = following is not None and following.version == recorded.version + 1
         called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
-        before = await _before(repository, loaded, recorded, recorded.event)
-        found.append(await _seen(repository, texts, tokens, before, recorded, recorded.event, called))
+        assembled = recorded.event
+        before = await _before(repository, loaded, recorded, assembled)
+        found.append(await _reconstructed(repository, texts, tokens, before, recorded, assembled, called))
         room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
     return found, False
 
 
-async def _seen(
+async def _reconstructed(
     repository: ThreadRepository,
     texts: TextStore,
     tokens: TokenCounter,
@@ -80,7 +80,8 @@ async def _seen(
 ) -> RecordedPrompt:
     """Reconstruct one prompt from the thread as it was then."""
     kept = await texts.texts([name for name in assembled.texts if name])
-    older = await _older(repository, recorded.thread_id, assembled.recalled)
+    recalled = [Version(part.message) for part in assembled.recalled]
+    older = await read_messages(repository, recorded.thread_id, recalled)  # even if their turn was rolled back since
     prompt = reconstruct_prompt(before, assembled, kept, older, tokens.count)
     if called and called.hint:
         prompt = hinted(prompt, called.hint, tokens.count)
@@ -116,10 +117,3 @@ async def _turn(
                     return events[::-1]
                 events.clear()
     raise UnknownTurn(turn_id)
-
-
-async def _older(
-    repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled]
-) -> Mapping[int, FoundMessage]:
-    """Read the messages that a prompt recalls, even if their turn was rolled back since."""
-    return await read_messages(repository, thread_id, [Version(part.message) for part in parts])
