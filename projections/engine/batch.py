@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from domain.budget.prices import Prices
 from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
@@ -13,7 +14,7 @@ from domain.ports.clock import Clock
 from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Move, Parked
 from domain.read_models.tables import Change, Rows
 from domain.thread.codec import decode
-from projections.engine.projection import EventHandler, FoldedThread, Projection
+from projections.engine.projection import EventContext, EventHandler, FoldedThread, Projection
 from projections.engine.thread_cache import ThreadCache
 
 _log = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ class EventBatch:
                 continue
             self.touched[thread_id] = folded, record
             if record.version != unhandled:
-                for writer, handler, rows in self._handlers.get(record.type, ()):
-                    self._handle(writer, rows, record, handler, context)
+                self._handle_event(record, context)
             if number % RECORDS_PER_YIELD == 0:
                 await asyncio.sleep(0)
         for folded, last in self.touched.values():
@@ -133,26 +133,36 @@ class EventBatch:
         for writer in self.writers:
             self._park(writer, record, error)
 
-    def _handle_thread(self, folded: FoldedThread, last: Record) -> None:
-        for writer in self.writers:
-            if handler := writer.projection.thread:
-                self._handle(writer, self.rows[writer.instance.id], last, handler, folded, self.prices)
-
-    def _handle(
-        self, writer: Writer, rows: Rows, record: Record, handler: Callable[..., Iterable[Change]], *given: object
-    ) -> None:
-        """Add what a handler makes of a record, unless its thread is parked. Park it if the handler keeps failing."""
-        if self.parked and (writer.instance.id, record.thread_id) in self.parked:
-            return
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+    def _handle_event(self, record: Record, context: EventContext[Any]) -> None:
+        """Add what the event handlers make of a record. It is hot: the first attempt calls no function of its own."""
+        for writer, handler, rows in self._handlers.get(record.type, ()):
+            if self.parked and (writer.instance.id, record.thread_id) in self.parked:
+                continue
             try:
-                changes = tuple(handler(*given))
-            except Exception as error:  # noqa: BLE001  (whatever a handler raises is the reason for parking)
-                if attempt == MAX_ATTEMPTS:
-                    self._park(writer, record, error)
+                changes = tuple(handler(context))
+            except Exception:  # noqa: BLE001  (it is tried again, and parked with what it raises then)
+                self._handle(writer, record, MAX_ATTEMPTS - 1, handler, context)
             else:
                 if changes:
                     rows.add(changes)
+
+    def _handle_thread(self, folded: FoldedThread, last: Record) -> None:
+        for writer in self.writers:
+            if (handler := writer.projection.thread) and (writer.instance.id, last.thread_id) not in self.parked:
+                self._handle(writer, last, MAX_ATTEMPTS, handler, folded, self.prices)
+
+    def _handle(
+        self, writer: Writer, record: Record, attempts: int, handler: Callable[..., Iterable[Change]], *given: object
+    ) -> None:
+        """Add what a handler makes of a record, or park its thread if some attempts fail."""
+        for attempt in range(1, attempts + 1):
+            try:
+                changes = tuple(handler(*given))
+            except Exception as error:  # noqa: BLE001  (whatever a handler raises is the reason for parking)
+                if attempt == attempts:
+                    self._park(writer, record, error)
+            else:
+                self.rows[writer.instance.id].add(changes)
                 return
 
     def _park(self, writer: Writer, record: Record, error: Exception) -> None:
