@@ -1,13 +1,13 @@
 """The projections' administration: their progress, parked threads, rebuilds and rollbacks."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from api.runtime.composition import Runtime
+from api.runtime.composition import EVERYTHING, Runtime
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, instance_view
-from api.services.read_models import ALL
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
-from domain.ports.read_models import GroupId, Instance, InstanceId
+from domain.ports.read_models import GroupId, Instance
 from projections.engine.projection import Projection
 
 
@@ -23,21 +23,19 @@ class ProjectionAdmin:
     async def projections(self) -> Sequence[ProjectionView]:
         """Return each projection's progress and number of parked threads, without those that are dropped meanwhile."""
         instances, groups = await self._models.instances(), {group.id: group for group in await self._models.groups()}
-        parked: dict[InstanceId, int] = {}
-        for one in await self._models.parked([instance.id for instance in instances], ALL):
-            parked[one.instance] = parked.get(one.instance, 0) + 1
-        views: dict[str, list[InstanceView]] = {}
+        parked = Counter(
+            one.instance for one in await self._models.parked([instance.id for instance in instances], EVERYTHING)
+        )
+        views: defaultdict[str, list[InstanceView]] = defaultdict(list)
         for instance in instances:
-            if instance.group not in groups:
-                continue
-            view = instance_view(instance, groups[instance.group], parked.get(instance.id, 0))
-            views.setdefault(instance.projection, []).append(view)
+            if group := groups.get(instance.group):
+                views[instance.projection].append(instance_view(instance, group, parked[instance.id]))
         return [ProjectionView.of(name, found) for name, found in views.items()]
 
-    async def parked(self, name: str | None = None) -> Sequence[ParkedView]:
+    async def parked(self) -> Sequence[ParkedView]:
         """Return the parked threads, the longest parked first."""
-        instances = {i.id: i for i in await self._models.instances() if name in {None, i.projection}}
-        found = await self._models.parked(list(instances), ALL)
+        instances = {instance.id: instance for instance in await self._models.instances()}
+        found = await self._models.parked(list(instances), EVERYTHING)
         return [ParkedView.of(instances[one.instance].projection, one) for one in found]
 
     async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
@@ -45,9 +43,7 @@ class ProjectionAdmin:
 
         Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
         """
-        instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances and name not in self._projections:
-            raise UnknownProjection(name, tuple(self._projections))
+        instances = await self._instances_of(name)
         known = {i.id for i in instances if name in self._projections and i.version == self._projections[name].version}
         parked = await self._models.parked([i.id for i in instances], [slice_of(thread_id)])
         mine = [one for one in parked if one.thread_id == thread_id]
@@ -71,9 +67,7 @@ class ProjectionAdmin:
 
         Raises `UnknownProjection`, `NotRebuildable`.
         """
-        instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances and name not in self._projections:
-            raise UnknownProjection(name, tuple(self._projections))
+        instances = await self._instances_of(name)
         forgotten = name not in self._projections
         for instance in instances:
             if forgotten or instance.status != "serving":
@@ -93,6 +87,12 @@ class ProjectionAdmin:
             if one.status == "serving" and (one.projection, one.version) not in known
         ]
         return "; ".join(trouble) or None
+
+    async def _instances_of(self, name: str) -> Sequence[Instance]:
+        instances = [instance for instance in await self._models.instances() if instance.projection == name]
+        if not instances:
+            self._known(name)
+        return instances
 
     def _known(self, name: str) -> Projection:
         if name not in self._projections:

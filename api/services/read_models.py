@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.http.params import decode_cursor, encode_cursor, in_utc
-from api.runtime.composition import Runtime
+from api.runtime.composition import EVERYTHING, Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
 from domain.errors import BehindLog, InvalidInput, UnknownThread
-from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ids import Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.read_models import Instance, SliceLag
 from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models.tables import Row, Table, indexed
@@ -91,13 +91,13 @@ class ReadModelQueries:
 
     async def fresh(self, projection: str) -> None:
         """Wait until a projection includes what is stored now. Raises `BehindLog`."""
-        aims = {slot.slice: slot.head for slot in await self._behind(projection, ALL)}
+        heads = {lag.slice: lag.head for lag in await self._behind(projection, EVERYTHING)}
 
         async def there() -> bool:
-            behind = await self._behind(projection, aims.keys())
-            return all(slot.position >= aims[slot.slice] for slot in behind)
+            behind = await self._behind(projection, heads.keys())
+            return all(lag.position >= heads[lag.slice] for lag in behind)
 
-        if aims:
+        if heads:
             self._runtime.runner.wake()
             await _until(there)
 
@@ -251,9 +251,6 @@ class ReadModelQueries:
             if instance.projection == projection and instance.status == "serving":
                 return instance
         raise BehindLog(f"The read model {projection} is being built for the first time.")
-
-
-ALL: Collection[Slice] = [Slice(number) for number in range(SLICES)]
 
 
 async def _until(there: Callable[[], Any]) -> None:
