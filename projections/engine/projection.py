@@ -75,7 +75,7 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
 
 @dataclass(slots=True)
 class FoldedThread:
-    """A thread's folded state, with what the projections need beside it. `opened_at` is None if it is not known."""
+    """A thread's folded state, with what projections need in addition. `opened_at` is None if it is not known."""
 
     thread_id: ThreadId
     tenant: Tenant

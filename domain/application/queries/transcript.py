@@ -114,27 +114,27 @@ async def _messages(
     repository: ThreadRepository, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
 ) -> AsyncIterator[TranscriptMessage]:
     """Yield the messages of consecutive events, until one would begin after `enough`."""
-    said: TranscriptMessage | None = None
-    asked: dict[Version, ToolRequested] = {}
+    message: TranscriptMessage | None = None
+    requests: dict[Version, ToolRequested] = {}
     async for recorded in events:
         event = recorded.event
         if isinstance(event, ToolRequested):
-            asked[recorded.version] = event
-            if said:
-                said = replace(said, tool_calls=(*said.tool_calls, _wish(event)))
+            requests[recorded.version] = event
+            if message:
+                message = replace(message, tool_calls=(*message.tool_calls, _tool_call(event)))
             continue
-        if said:
-            yield said
-            said = None
+        if message:
+            yield message
+            message = None
         if enough is not None and recorded.version > enough:
             return
         if isinstance(event, MessageAppended):
-            said = _said(recorded, event)
-        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
-            asked.pop(Version(_call_of(event)), None)
-            yield _told(recorded, event, request)
-    if said:
-        yield said
+            message = _chat_message(recorded, event)
+        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
+            requests.pop(Version(_call_of(event)), None)
+            yield _tool_message(recorded, event, request)
+    if message:
+        yield message
 
 
 async def read_back(
@@ -144,24 +144,24 @@ async def read_back(
 
     It stops at messages that begin at or before `enough`, unless their calls are after it.
     """
-    wishes: list[ToolCall] = []
+    calls: list[ToolCall] = []
     async for page in repository.pages_back(thread_id, START, upto, first):
-        asked = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
+        requests = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
         for recorded in reversed(page):
             event = recorded.event
-            if isinstance(event, ToolRequested) and (wishes or recorded.version > enough):
-                wishes.append(_wish(event))
+            if isinstance(event, ToolRequested) and (calls or recorded.version > enough):
+                calls.append(_tool_call(event))
                 continue
-            if isinstance(event, MessageAppended) and (wishes or recorded.version > enough):
-                yield replace(_said(recorded, event), tool_calls=tuple(reversed(wishes)))
-            wishes = []
+            if isinstance(event, MessageAppended) and (calls or recorded.version > enough):
+                yield replace(_chat_message(recorded, event), tool_calls=tuple(reversed(calls)))
+            calls = []
             if recorded.version <= enough:
                 return
-            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
-                yield _told(recorded, event, request)
+            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
+                yield _tool_message(recorded, event, request)
 
 
-def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
+def _chat_message(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
     return TranscriptMessage(
         recorded.version,
         recorded.recorded_at,
@@ -173,11 +173,11 @@ def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
     )
 
 
-def _wish(event: ToolRequested) -> ToolCall:
+def _tool_call(event: ToolRequested) -> ToolCall:
     return ToolCall(event.call_id, event.tool, event.arguments, event.written, event.fault)
 
 
-def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
+def _tool_message(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
     content, outcome = _outcome(event)
     return TranscriptMessage(
         recorded.version,
@@ -208,11 +208,11 @@ def _call_of(answer: Answer) -> int:
 
 
 async def _request(
-    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
+    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, requests: dict[Version, ToolRequested]
 ) -> ToolRequested | None:
     """Return the request of a call, which may be before what was read. None if a person refused a node instead."""
     call = Version(_call_of(answer))
-    event: Event | None = asked.get(call)
+    event: Event | None = requests.get(call)
     if event is None:
         before = await repository.history(thread_id, Version(call - 1), call)
         event = before[0].event if before else None

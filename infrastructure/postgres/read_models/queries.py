@@ -58,7 +58,7 @@ def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequen
     """Return the SQL of sums by groups, and its parameters. Sums of `bigint` are `numeric`: they may overflow."""
     table = _table(query.table, views)
     groups = _groups(table, query)
-    sums = {name: _sum(table.c[name]) for name in query.sums}
+    sums = {name: sa.func.coalesce(sa.func.sum(table.c[name]), 0) for name in query.sums}
     statement = sa.select(*groups, *sums.values()).where(*_conditions(table, query.where, views))
     places = _places(groups)
     most = [sums[name].desc() for name in query.most]
@@ -108,10 +108,6 @@ def _literal(number: int) -> ColumnElement[int]:
 
 def _places(columns: Sequence[object]) -> list[sa.TextClause]:
     return [sa.text(str(place)) for place in range(1, len(columns) + 1)]
-
-
-def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
