@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from api.schemas.page import Page
 from domain.money import dollars
@@ -106,16 +106,9 @@ class ParkedView(Struct, frozen=True):
     @classmethod
     def of(cls, projection: str, parked: Parked) -> Self:
         """Return a parked thread of a projection."""
-        return cls(
-            projection,
-            parked.instance,
-            parked.thread_id,
-            parked.version,
-            parked.type,
-            parked.error,
-            parked.attempts,
-            parked.at,
-        )
+        fields = structs.asdict(parked)
+        del fields["position"]
+        return cls(projection, **fields)
 
 
 class Rebuilding(Struct, frozen=True):

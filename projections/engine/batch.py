@@ -172,15 +172,5 @@ class EventBatch:
         why = f"{type(error).__name__}: {error}"
         _log.error("%s parks %s from version %s on: %s", writer.projection.name, thread_id, record.version, why)
         self.parked.add((instance, thread_id))
-        self.parking.append(
-            Parked(
-                instance,
-                thread_id,
-                record.version,
-                record.position,
-                record.type,
-                why,
-                MAX_ATTEMPTS,
-                self.clock.now(),
-            )
-        )
+        position, now = record.position, self.clock.now()
+        self.parking.append(Parked(instance, thread_id, record.version, position, record.type, why, MAX_ATTEMPTS, now))
