@@ -33,7 +33,7 @@ async def test_read_models_are_built_listed_exchanged_and_dropped(database: str)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rebuild"], "Name the read models to build, or say --all."),
+        (["rebuild"], "Name the read models to build, or use --all."),
         (["rebuild", "nothing"], "nothing"),
         (["rollback", "usage"], "No older instance of usage is kept."),
         (["drop", "nothing"], "nothing"),
