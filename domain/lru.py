@@ -1,4 +1,4 @@
-"""The one cache that there is: what was used last, in a bounded number of bytes."""
+"""The cache of this code base: least recently used values, bounded in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -9,26 +9,26 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """Values by key. The least recently used ones go first, once there are too many, or too many bytes of them."""
+    """Values by key. The least recently used are evicted when there are too many values or bytes."""
 
-    def __init__(self, most_bytes: int, most: int | None = None) -> None:
-        """Keep values of at most so many bytes together, and at most so many of them (None: any number)."""
-        self._most_bytes = most_bytes
-        self._most = most
+    def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
+        """Keep at most `max_bytes` of values, and at most `max_entries` of them (None: any number)."""
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
         self.size = 0
         """Bytes of all values."""
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is a value; this is no use of it."""
+        """Whether there is a value. This does not count as use."""
         return key in self._entries
 
     def __len__(self) -> int:
-        """Count the values."""
+        """Return the number of values."""
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Return a value, and count it as used."""
+        """Return a value and mark it as used."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -36,23 +36,23 @@ class Lru(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size: int) -> Sequence[K]:
-        """Keep a value of so many bytes in the place of the one before; return the keys that had to go for it."""
+        """Store a value of `size` bytes, replacing the one before. Return the keys that were evicted."""
         _, before = self._entries.pop(key, (None, 0))
         self._entries[key] = value, size
         self.size += size - before
-        gone: list[K] = []
-        while self.size > self._most_bytes or (self._most is not None and len(self._entries) > self._most):
+        evicted: list[K] = []
+        while self.size > self._max_bytes or (self._max_entries is not None and len(self._entries) > self._max_entries):
             oldest, (_, freed) = self._entries.popitem(last=False)
             self.size -= freed
-            gone.append(oldest)
-        return gone
+            evicted.append(oldest)
+        return evicted
 
     def discard(self, key: K) -> None:
-        """Drop a value, if there is one."""
+        """Remove a value if there is one."""
         _, freed = self._entries.pop(key, (None, 0))
         self.size -= freed
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Remove all values."""
         self._entries.clear()
         self.size = 0

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from api.runtime.composition import EVERYTHING, Runtime
+from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, instance_view
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
@@ -24,7 +24,7 @@ class ProjectionAdmin:
         """Return each projection's progress and number of parked threads, without those that are dropped meanwhile."""
         instances, groups = await self._models.instances(), {group.id: group for group in await self._models.groups()}
         parked = Counter(
-            one.instance for one in await self._models.parked([instance.id for instance in instances], EVERYTHING)
+            one.instance for one in await self._models.parked([instance.id for instance in instances], ALL_SLICES)
         )
         views: defaultdict[str, list[InstanceView]] = defaultdict(list)
         for instance in instances:
@@ -35,7 +35,7 @@ class ProjectionAdmin:
     async def parked(self) -> Sequence[ParkedView]:
         """Return the parked threads, the longest parked first."""
         instances = {instance.id: instance for instance in await self._models.instances()}
-        found = await self._models.parked(list(instances), EVERYTHING)
+        found = await self._models.parked(list(instances), ALL_SLICES)
         return [ParkedView.of(instances[one.instance].projection, one) for one in found]
 
     async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:

@@ -9,10 +9,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
+from api.http.caller import Caller
 from api.http.params import decode_cursor, encode_cursor, in_utc
-from api.runtime.composition import EVERYTHING, Runtime
+from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
+from api.services.access_log import AccessLogService
 from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.read_models import Instance, SliceLag
@@ -83,15 +85,16 @@ class HourRange(Struct, frozen=True):
 class ReadModelQueries:
     """Answers queries from the read models."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
         """Work with what the composition root has joined."""
         self._runtime = runtime
+        self._access_log = access_log
         self._models = runtime.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def fresh(self, projection: str) -> None:
         """Wait until a projection includes what is stored now. Raises `BehindLog`."""
-        heads = {lag.slice: lag.head for lag in await self._behind(projection, EVERYTHING)}
+        heads = {lag.slice: lag.head for lag in await self._behind(projection, ALL_SLICES)}
 
         async def there() -> bool:
             behind = await self._behind(projection, heads.keys())
@@ -119,9 +122,9 @@ class ReadModelQueries:
                     "handler could not process: see /v1/projections/parked."
                 )
 
-    async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
-        """List threads."""
-        of, order = ("threads", tenant, filters), filters.sort
+    async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
+        """List threads. The access is recorded."""
+        of, order = ("threads", caller.tenant, filters), filters.sort
         place = _place(cursor, THREADS_AFTER[order], of)
         page: Page[ThreadSummary] = Page([], None)
         for number, search in enumerate(loosened(filters.search) if filters.search is not None else [None]):
@@ -130,7 +133,7 @@ class ReadModelQueries:
             if place and number < place[-1]:
                 continue
             query = threads.listing(
-                tenant,
+                caller.tenant,
                 search=search,
                 conditions=_conditions(filters),
                 sort=order,
@@ -141,13 +144,18 @@ class ReadModelQueries:
             page = await self._page(query, of, threads.summary_of, number)
             if page.items or place:
                 break
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
         return page
 
-    async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
-        """Summarise a thread by its row. Raises `UnknownThread`; a new thread may not have a row yet."""
+    async def thread(self, thread_id: ThreadId, caller: Caller) -> ThreadSummary:
+        """Summarise a thread by its row. The access is recorded.
+
+        Raises `UnknownThread` if there is no row, or none yet.
+        """
         rows = await self._models.select(threads.one(thread_id))
-        if not rows or rows[0][threads.THREADS.names.index("tenant")] != tenant:
+        if not rows or rows[0][threads.THREADS.names.index("tenant")] != caller.tenant:
             raise UnknownThread(thread_id)
+        await self._access_log.record_thread(caller, "summary", thread_id)
         return threads.summary_of(rows[0])
 
     async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:

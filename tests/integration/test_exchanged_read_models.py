@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.runtime.composition import EVERYTHING
+from api.runtime.composition import ALL_SLICES
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.log.hash_chain import Record
@@ -150,7 +150,7 @@ async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> GroupId:
     await strong(api, "/v1/threads")
     monkeypatch.setattr(runtime.runner, "held", list)
     group = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
-    while await runtime.runner.advance(group, EVERYTHING):
+    while await runtime.runner.advance(group, ALL_SLICES):
         pass
     await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
     return group
@@ -162,7 +162,7 @@ async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: A
     await replace_all(api, built)
     await asyncio.sleep(0.1)
     assert not waiting.done(), "what it waited for first is gone, and what serves is behind"
-    assert await api.service.runtime.runner.advance(built, EVERYTHING) == 1
+    assert await api.service.runtime.runner.advance(built, ALL_SLICES) == 1
     await waiting
 
 
@@ -181,7 +181,7 @@ async def test_who_begins_to_wait_during_an_exchange_waits_too(
     waiting = asyncio.create_task(api.service.reading.fresh("threads"))
     await asyncio.sleep(0.2)
     assert not waiting.done()
-    assert await api.service.runtime.runner.advance(built, EVERYTHING) == 1
+    assert await api.service.runtime.runner.advance(built, ALL_SLICES) == 1
     await waiting
 
 

@@ -44,26 +44,28 @@ class ChangesBetween:
         """Count at most `limit` events. Also return the version of the last one."""
         upto = Version(min(self._upto, self._after + limit))
         tally = Tally()
-        async for recorded in self._followed(self._after, upto, AT_FIRST):
+        if self._after >= upto:
+            return tally.counts(), upto
+        async for recorded in self._repository.follow(self._thread_id, self._after, upto, AT_FIRST):
+            self._remember(recorded)
             tally.add(recorded.event, await self._about(recorded.event))
         return tally.counts(), upto
 
     async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[DescribedEvent]:
         """Yield sentences for the next `limit` events after a version. The first read takes `first` of them."""
         upto = Version(min(self._upto, after + limit))
-        async for recorded in self._followed(after, upto, first):
+        if after >= upto:
+            return
+        async for recorded in self._repository.follow(self._thread_id, after, upto, first):
+            self._remember(recorded)
             event = recorded.event
             sentence = describe(event, await self._about(event))
             yield DescribedEvent(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
 
-    async def _followed(self, after: Version, upto: Version, first: int) -> AsyncIterator[Recorded]:
-        """Yield events, and cache those that later ones refer to."""
-        if after >= upto:
-            return
-        async for recorded in self._repository.follow(self._thread_id, after, upto, first):
-            if isinstance(recorded.event, ToolRequested | ApprovalRequested):
-                self._cache.put(recorded.version, recorded.event, ENTRY_BYTES + recorded.size)
-            yield recorded
+    def _remember(self, recorded: Recorded) -> None:
+        """Cache an event that later ones may refer to."""
+        if isinstance(recorded.event, ToolRequested | ApprovalRequested):
+            self._cache.put(recorded.version, recorded.event, ENTRY_BYTES + recorded.size)
 
     async def _about(self, event: Event) -> Event | None:
         """Return the event that an event refers to, which may be before the range."""

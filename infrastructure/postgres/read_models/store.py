@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
@@ -28,8 +29,11 @@ from domain.ports.read_models import (
 )
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
-from infrastructure.postgres.read_models import queries, statements, tables
+from infrastructure.postgres.read_models import statements, tables
 from infrastructure.postgres.retry import fetch, reaching
+
+if TYPE_CHECKING:
+    from infrastructure.postgres.read_models.queries import Views
 
 UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL or the driver raises for a row that a table does not take."""
@@ -45,6 +49,13 @@ REGISTERING = 0x7265_6164  # "read"
 
 
 Write: TypeAlias = Callable[[asyncpg.Connection, Mapping[InstanceId, Rows]], Awaitable[None]]
+
+
+def _queries() -> ModuleType:
+    """Import what writes queries: SQLAlchemy takes 0.2 s to import, and most commands read no view."""
+    from infrastructure.postgres.read_models import queries  # noqa: PLC0415
+
+    return queries
 
 
 class PostgresReadModels:
@@ -193,18 +204,19 @@ class PostgresReadModels:
         return bool(rows) and rows[0]["position"] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
-        return await self._asked(partial(queries.select, query))
+        return await self._asked(partial(_queries().select, query))
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         first = len(query.group_by) + bool(query.bucket)
-        rows = await self._asked(partial(queries.aggregate, query))
+        rows = await self._asked(partial(_queries().aggregate, query))
         return [(*row[:first], *map(int, row[first:])) for row in rows]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
+        queries = _queries()
         rows = await self._asked(partial(queries.histogram, query))
         return [(*group, queries.counts_of(counted)) for *group, counted in rows]
 
-    async def _asked(self, written: Callable[[queries.Views | None], tuple[str, Sequence[object]]]) -> Sequence[Row]:
+    async def _asked(self, written: Callable[["Views | None"], tuple[str, Sequence[object]]]) -> Sequence[Row]:
         """Read a view. If it is still of an older version, columns that it lacks read as nothing."""
         try:
             return await self._read(*written(None))
