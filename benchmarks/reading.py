@@ -82,10 +82,10 @@ async def build(url: str) -> None:
     """Build all read models from nothing, and tell the planner, as is done before instances serve."""
     async with runner_of(url) as runner:
         started = time.perf_counter()
-        line = (await runner.models.lines())[0]
-        while await runner.advance(line.id, [Slice(number) for number in range(SLICES)]):
+        group = (await runner.models.groups())[0]
+        while await runner.advance(group.id, [Slice(number) for number in range(SLICES)]):
             pass
-        print(f"built with one process: {line.left / (time.perf_counter() - started):,.0f} events/s")
+        print(f"built with one process: {group.left / (time.perf_counter() - started):,.0f} events/s")
 
 
 def make_readable(name: str) -> None:

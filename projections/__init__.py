@@ -1,1 +1,1 @@
-"""Read models: each is a fold of the log into what a query asks for."""
+"""Read models: each is a fold of the log into rows for queries."""

@@ -1,4 +1,4 @@
-"""Who did what to which thread, when, by which command, from where; and what the agent did because of it."""
+"""The audit: each command with its caller, and what the agent did because of it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -45,25 +45,25 @@ AUDIT = Table(
 ROUTINE = frozenset(
     {NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted}
 )
-"""Events of the agent that say nothing to an auditor: tools that started and how turns ended do."""
+"""Events of the agent that are left out: tools that started, and how turns ended, are what an auditor needs."""
 
 
-def _done(seen: EventContext[Any]) -> Iterable[Change]:
-    recorded, metadata, kind = seen.recorded, seen.recorded.metadata, type(seen.event)
+def _done(context: EventContext[Any]) -> Iterable[Change]:
+    recorded, metadata, kind = context.recorded, context.recorded.metadata, type(context.event)
     command, by = metadata.command, "caller"
     if command is None:
         command, by = metadata.causation, "agent"
     if command is None or (by == "agent" and kind in ROUTINE):
         return ()
     row = AUDIT.row(
-        at=seen.at,
+        at=context.at,
         version=recorded.version,
         last_version=recorded.version,
         events=1,
-        slice=seen.slice,
-        thread_id=seen.thread_id,
+        slice=context.slice,
+        thread_id=context.thread_id,
         command=command,
-        tenant=seen.tenant,
+        tenant=context.tenant,
         by=by,
         actor=metadata.actor,
         client=metadata.client,

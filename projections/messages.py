@@ -1,4 +1,4 @@
-"""What was said, to be searched: one row a message, without its text, which the log has."""
+"""An index of messages for search: a row a message. The log has their texts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from domain.thread.state import Running
 from projections.engine.projection import EventContext, Projection
 
 SEARCHED = 50_000
-"""Characters of a message that can be found: PostgreSQL takes a megabyte of different words or pairs."""
+"""Characters of a message that are indexed: PostgreSQL takes at most a megabyte of distinct words or pairs."""
 
 TEXT = Derived(
     "content",
@@ -41,15 +41,15 @@ MESSAGES = Table(
 )
 
 
-def _row(seen: EventContext[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
+def _row(context: EventContext[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
     index = index_of(content[:SEARCHED])
     row = MESSAGES.row(
-        at=seen.at,
-        version=seen.recorded.version,
+        at=context.at,
+        version=context.recorded.version,
         tokens=tokens,
-        slice=seen.slice,
-        thread_id=seen.thread_id,
-        tenant=seen.tenant,
+        slice=context.slice,
+        thread_id=context.thread_id,
+        tenant=context.tenant,
         role=role,
         tool=tool,
         content=index.words,
@@ -58,30 +58,27 @@ def _row(seen: EventContext[Any], role: str, content: str, tokens: int, tool: st
     return [(MESSAGES, row)]
 
 
-def _said(seen: EventContext[MessageAppended]) -> Iterable[Change]:
-    return _row(seen, seen.event.role, seen.event.content or "", seen.event.tokens)
+def _said(context: EventContext[MessageAppended]) -> Iterable[Change]:
+    return _row(context, context.event.role, context.event.content or "", context.event.tokens)
 
 
-def _edited(seen: EventContext[MessageEdited]) -> Iterable[Change]:
-    return _row(seen, _role(seen), seen.event.content, seen.event.tokens)
+def _edited(context: EventContext[MessageEdited]) -> Iterable[Change]:
+    window = context.after.thread.window  # type: ignore[union-attr]  # the edited message is in its window
+    role = next((message.role for message in window if message.version == context.event.message), "user")
+    return _row(context, role, context.event.content, context.event.tokens)
 
 
-def _role(seen: EventContext[MessageEdited]) -> str:
-    window = seen.after.thread.window  # type: ignore[union-attr]  # it was edited in there
-    return next((message.role for message in window if message.version == seen.event.message), "user")
+def _answered(context: EventContext[ToolSucceeded]) -> Iterable[Change]:
+    return _row(context, "tool", context.event.content, context.event.tokens, _tool(context))
 
 
-def _answered(seen: EventContext[ToolSucceeded]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.content, seen.event.tokens, _tool(seen))
+def _failed(context: EventContext[ToolFailed]) -> Iterable[Change]:
+    return _row(context, "tool", context.event.error, context.event.tokens, _tool(context))
 
 
-def _failed(seen: EventContext[ToolFailed]) -> Iterable[Change]:
-    return _row(seen, "tool", seen.event.error, seen.event.tokens, _tool(seen))
-
-
-def _tool(seen: EventContext[ToolSucceeded] | EventContext[ToolFailed]) -> str | None:
-    calls = seen.before.turn.calls if isinstance(seen.before, Running) else ()
-    return next((call.request.name for call in calls if call.version == seen.event.call), None)
+def _tool(context: EventContext[ToolSucceeded] | EventContext[ToolFailed]) -> str | None:
+    calls = context.before.turn.calls if isinstance(context.before, Running) else ()
+    return next((call.request.name for call in calls if call.version == context.event.call), None)
 
 
 PROJECTION = Projection(

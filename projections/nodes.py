@@ -1,4 +1,4 @@
-"""How the nodes of the graphs do, by the hour: how often they ran, failed and were tried again, and how long."""
+"""Nodes of graphs, by the hour: how often they ran, failed and were retried, and their durations."""
 
 from collections.abc import Iterable
 
@@ -25,18 +25,18 @@ NODES = Table(
 LATENCY = latency_table("nodes_latency", "How long attempts of nodes took", ("graph", "node"))
 
 
-def _completed(seen: EventContext[NodeCompleted]) -> Iterable[Change]:
-    return _ended(seen, completed=1)
+def _completed(context: EventContext[NodeCompleted]) -> Iterable[Change]:
+    return _ended(context, completed=1)
 
 
-def _failed(seen: EventContext[NodeFailed]) -> Iterable[Change]:
-    return _ended(seen, failed=1) if seen.event.retry_in_ms is None else _ended(seen, retried=1)
+def _failed(context: EventContext[NodeFailed]) -> Iterable[Change]:
+    return _ended(context, failed=1) if context.event.retry_in_ms is None else _ended(context, retried=1)
 
 
-def _ended(seen: EventContext[NodeCompleted] | EventContext[NodeFailed], **counted: int) -> Iterable[Change]:
-    node, graph, took = seen.event.node, seen.graph, seen.event.duration_ms
-    row = NODES.row(tenant=seen.tenant, hour=seen.hour, graph=graph, node=node, duration_ms=took, **counted)
-    return [(NODES, row), *timed(LATENCY, seen, took, graph, node)]
+def _ended(context: EventContext[NodeCompleted] | EventContext[NodeFailed], **counted: int) -> Iterable[Change]:
+    node, graph, took = context.event.node, context.graph, context.event.duration_ms
+    row = NODES.row(tenant=context.tenant, hour=context.hour, graph=graph, node=node, duration_ms=took, **counted)
+    return [(NODES, row), *timed(LATENCY, context, took, graph, node)]
 
 
 PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _completed, NodeFailed: _failed})

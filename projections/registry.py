@@ -1,4 +1,4 @@
-"""The projections that there are."""
+"""All projections."""
 
 from projections import budgets, command_log, messages, nodes, status_periods, threads, tools, turns, usage
 
@@ -13,4 +13,4 @@ PROJECTIONS = (
     tools.PROJECTION,
     turns.PROJECTION,
 )
-"""Those whose rows many threads share come last: their locks are held shortly, since rows are written in this order."""
+"""Rows are written in this order. Projections whose rows many threads share come last: their locks are held shortly."""

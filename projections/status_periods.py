@@ -1,4 +1,7 @@
-"""When each thread ran, waited for a person, or was over its budget: so that any instant can be asked who did."""
+"""When each thread ran, waited for a person, or was over its budget. Queries ask for any instant.
+
+The SQL view is named `spells`.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +15,7 @@ from projections.engine.projection import EventContext, Projection
 
 Kind: TypeAlias = Literal["running", "waiting", "over_budget"]
 
-SPELLS = Table(
+STATUS_PERIODS = Table(
     "spells",
     "When each thread ran, when it waited for a person, and when it was over its budget",
     (
@@ -32,51 +35,48 @@ SPELLS = Table(
 )
 
 
-def _told(seen: EventContext[Any]) -> Iterable[Change]:
-    if seen.status == seen.spell.status and seen.is_over is seen.was_over:
-        return ()  # as with most events
-    return [*_turned(seen), *_overran(seen)]
+def _changed(context: EventContext[Any]) -> Iterable[Change]:
+    if context.status == context.period.status and context.overrun_after is context.overrun_before:
+        return ()  # most events change neither
+    return _changes(context)
 
 
-def _turned(seen: EventContext[Any]) -> Iterable[Change]:
-    now, spell = seen.status, seen.spell
-    if now != spell.status:
-        if spell.status != "idle" and spell.version:
-            yield _row(seen, spell.status, spell.version, spell.since, seen.at)
-        if now != "idle":
-            yield _row(seen, now, seen.recorded.version, seen.at, None)
-
-
-def _overran(seen: EventContext[Any]) -> Iterable[Change]:
-    """Begin a time over budget, and say anew when it ends: with the event, or with another window than before."""
-    was, now = seen.was_over, seen.is_over
+def _changes(context: EventContext[Any]) -> Iterable[Change]:
+    """End the periods that the event ends, and begin those that it begins. A time over budget may get another end."""
+    status, period = context.status, context.period
+    if status != period.status:
+        if period.status != "idle" and period.version:
+            yield _row(context, period.status, period.version, period.since, context.at)
+        if status != "idle":
+            yield _row(context, status, context.recorded.version, context.at, None)
+    was, now = context.overrun_before, context.overrun_after
     if was and now is None:
-        yield _row(seen, "over_budget", was.version, was.since, seen.at)
+        yield _row(context, "over_budget", was.version, was.since, context.at)
     if now and now != was:
-        yield _row(seen, "over_budget", now.version, now.since, now.until)
+        yield _row(context, "over_budget", now.version, now.since, now.until)
 
 
-def _row(seen: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
+def _row(context: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
     return (
-        SPELLS,
-        SPELLS.row(
+        STATUS_PERIODS,
+        STATUS_PERIODS.row(
             since=since,
             until=until,
             version=version,
-            slice=seen.slice,
-            thread_id=seen.thread_id,
-            tenant=seen.tenant,
+            slice=context.slice,
+            thread_id=context.thread_id,
+            tenant=context.tenant,
             status=kind,
         ),
     )
 
 
-PROJECTION = Projection("spells", 2, (SPELLS,), dict.fromkeys(EVENTS, _told))
+PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _changed))
 
 
 def at_instant(
     tenant: Tenant, kind: Kind, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100
 ) -> Select:
-    """Ask for a page of the threads that ran, waited, or were over budget at an instant, the longest first."""
+    """Return a query for the threads that ran, waited, or were over budget at an instant, the longest first."""
     where = (Where("tenant", "=", tenant), Where("status", "=", kind), Spanning("since", "until", at))
-    return Select(SPELLS, where, ("since", "thread_id"), after=after, limit=limit)
+    return Select(STATUS_PERIODS, where, ("since", "thread_id"), after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""Threads at a glance: the list of a tenant's threads, and one thread's summary, now or at any version."""
+"""Summaries of threads: the list of a tenant's threads, and one thread's summary, now or at any version."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -35,11 +35,11 @@ REASONS_OF: Mapping[str, Sequence[str]] = {
     "rolled_back": (),
 }
 REASONS: Sequence[str] = [reason for reasons in REASONS_OF.values() for reason in reasons]
-"""How a thread's last turn may have ended, and why, or with what to be known of its answer."""
+"""Why a thread's last turn can have ended, or what is unusual about its answer."""
 
 
 class Waiting(Struct, frozen=True):
-    """Something that a person has to decide: a call of a tool, or a node of the graph."""
+    """A decision that a person has to make: about a tool call, or about a node of the graph."""
 
     approval_id: int
     because: Literal["policy", "outcome_unknown"]
@@ -48,7 +48,7 @@ class Waiting(Struct, frozen=True):
 
 
 class ThreadSummary(Struct, frozen=True):
-    """A thread, what it is doing, and what it has cost so far. `checkpoint` names the version that this is of."""
+    """A thread's status, progress and cost. `checkpoint` identifies the version that it is of."""
 
     thread_id: ThreadId
     graph: str
@@ -109,8 +109,8 @@ THREADS = Table(
 )
 
 
-def _row(story: FoldedThread, prices: Prices) -> Iterable[Change]:
-    found = summary(story.loaded, story.opened_at or story.head.at, prices)
+def _row(folded: FoldedThread, prices: Prices) -> Iterable[Change]:
+    found = summary(folded.loaded, folded.opened_at or folded.head.at, prices)
     yield (
         THREADS,
         THREADS.row(
@@ -119,14 +119,14 @@ def _row(story: FoldedThread, prices: Prices) -> Iterable[Change]:
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
             tokens=found.prompt_tokens + found.completion_tokens,
-            cost=_cost(story.loaded, prices),
+            cost=_cost(folded.loaded, prices),
             version=found.version,
             turns=found.turns,
             messages=found.messages,
-            slice=story.slice,
-            thread_id=story.thread_id,
+            slice=folded.slice,
+            thread_id=folded.thread_id,
             running_turn=found.running_turn,
-            tenant=story.tenant,
+            tenant=folded.tenant,
             graph=found.graph,
             status=found.status,
             title=found.title,
@@ -153,7 +153,7 @@ def listing(
     after: tuple[Any, ThreadId] | None = None,
     limit: int = 50,
 ) -> Select:
-    """Ask for a page of a tenant's threads; with `search`, of those in which a message has all that is looked for."""
+    """Return a query for a tenant's threads; with `search`, for those that have a message which matches."""
     where: list[Condition] = [Where("tenant", "=", tenant), *conditions]
     if search is not None:
         words = (Where("tenant", "=", tenant), Where("content", "matches", search))
@@ -162,18 +162,18 @@ def listing(
 
 
 def opened_by(tenant: Tenant, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100) -> Select:
-    """Ask for a page of the threads that were open at an instant, the first opened first."""
+    """Return a query for the threads that were open at an instant, the oldest first."""
     where = (Where("tenant", "=", tenant), Where("opened_at", "<=", at))
     return Select(THREADS, where, ("opened_at", "thread_id"), after=after, limit=limit)
 
 
 def one(thread_id: ThreadId) -> Select:
-    """Ask for a thread."""
+    """Return a query for one thread."""
     return Select(THREADS, (Where("slice", "=", slice_of(thread_id)), Where("thread_id", "=", thread_id)), limit=1)
 
 
 def summary_of(row: Row) -> ThreadSummary:
-    """Describe a thread by its row."""
+    """Return the summary in a row."""
     found = dict(zip(THREADS.names, row, strict=True))
     return ThreadSummary(
         **{name: found[name] for name in ThreadSummary.__struct_fields__ if name in found and name not in _JSON},
@@ -188,7 +188,7 @@ _JSON = {"queued_turns", "last_turn", "waiting_for"}
 
 
 def summary(loaded: LoadedThread, opened_at: datetime, prices: Prices) -> ThreadSummary:
-    """Describe a folded thread. Raise `TypeError` if it was never opened."""
+    """Return the summary of a folded thread. Raises `TypeError` if it was never opened."""
     state = loaded.state
     if isinstance(state, Unopened):
         raise TypeError("An unopened thread has no summary")

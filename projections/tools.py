@@ -1,4 +1,4 @@
-"""How tools do, by the hour: how often they were asked for, how that ended, and how long they took."""
+"""Tools, by the hour: how often they were requested, the outcomes, and their durations."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,54 +40,54 @@ TOOLS = Table(
 LATENCY = latency_table("tools_latency", "How long calls of tools took", ("graph", "tool"))
 
 
-def _requested(seen: EventContext[ToolRequested]) -> Iterable[Change]:
-    return _counted(seen, seen.event.tool, requested=1)
+def _requested(context: EventContext[ToolRequested]) -> Iterable[Change]:
+    return _counted(context, context.event.tool, requested=1)
 
 
-def _started(seen: EventContext[ToolStarted]) -> Iterable[Change]:
-    return _counted(seen, _tool(seen, seen.event.call), started=1, retried=int(seen.event.attempt > 1))
+def _started(context: EventContext[ToolStarted]) -> Iterable[Change]:
+    return _counted(context, _tool(context, context.event.call), started=1, retried=int(context.event.attempt > 1))
 
 
-def _succeeded(seen: EventContext[ToolSucceeded]) -> Iterable[Change]:
-    return _ended(seen, succeeded=1)
+def _succeeded(context: EventContext[ToolSucceeded]) -> Iterable[Change]:
+    return _ended(context, succeeded=1)
 
 
-def _failed(seen: EventContext[ToolFailed]) -> Iterable[Change]:
-    return _ended(seen, failed=1)
+def _failed(context: EventContext[ToolFailed]) -> Iterable[Change]:
+    return _ended(context, failed=1)
 
 
-def _lost(seen: EventContext[ToolOutcomeUnknown]) -> Iterable[Change]:
-    return _counted(seen, _tool(seen, seen.event.call), unknown=1)
+def _lost(context: EventContext[ToolOutcomeUnknown]) -> Iterable[Change]:
+    return _counted(context, _tool(context, context.event.call), unknown=1)
 
 
-def _granted(seen: EventContext[ApprovalGranted]) -> Iterable[Change]:
-    return _counted(seen, _tool(seen, seen.event.approval), granted=1)
+def _granted(context: EventContext[ApprovalGranted]) -> Iterable[Change]:
+    return _counted(context, _tool(context, context.event.approval), granted=1)
 
 
-def _denied(seen: EventContext[ApprovalDenied]) -> Iterable[Change]:
-    return _counted(seen, _tool(seen, seen.event.approval), denied=1)
+def _denied(context: EventContext[ApprovalDenied]) -> Iterable[Change]:
+    return _counted(context, _tool(context, context.event.approval), denied=1)
 
 
-def _tool(seen: EventContext[Any], version: int) -> str | None:
-    """Name the tool of an open call; None if the version is that of a node's approval."""
-    if not isinstance(seen.before, Running):
+def _tool(context: EventContext[Any], version: int) -> str | None:
+    """Return the tool of an open call; None if the version is that of a node's approval."""
+    if not isinstance(context.before, Running):
         return None
-    return next((call.request.name for call in seen.before.turn.calls if call.version == version), None)
+    return next((call.request.name for call in context.before.turn.calls if call.version == version), None)
 
 
-def _counted(seen: EventContext[Any], tool: str | None, **counted: int) -> Sequence[Change]:
+def _counted(context: EventContext[Any], tool: str | None, **counted: int) -> Sequence[Change]:
     if tool is None:
         return ()
-    return [(TOOLS, TOOLS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, tool=tool, **counted))]
+    return [(TOOLS, TOOLS.row(tenant=context.tenant, hour=context.hour, graph=context.graph, tool=tool, **counted))]
 
 
-def _ended(seen: EventContext[ToolSucceeded] | EventContext[ToolFailed], **counted: int) -> Iterable[Change]:
-    tool, took = _tool(seen, seen.event.call), seen.event.duration_ms
+def _ended(context: EventContext[ToolSucceeded] | EventContext[ToolFailed], **counted: int) -> Iterable[Change]:
+    tool, took = _tool(context, context.event.call), context.event.duration_ms
     if tool is None:
         return ()
     return [
-        *_counted(seen, tool, duration_ms=took, **counted),
-        *timed(LATENCY, seen, took, seen.graph, tool),
+        *_counted(context, tool, duration_ms=took, **counted),
+        *timed(LATENCY, context, took, context.graph, tool),
     ]
 
 

@@ -1,4 +1,4 @@
-"""How turns do, by the hour: how many began, how they ended and why, and how long they took."""
+"""How turns do, by the hour: how many began, how they ended and why, and their durations."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -37,43 +37,43 @@ TURNS = Table(
 LATENCY = latency_table("turns_latency", "How long turns took", ("graph", "reason"))
 
 
-def _started(seen: EventContext[TurnStarted]) -> Iterable[Change]:
-    return [_row(seen, started=1, retried=int(seen.event.retries is not None))]
+def _started(context: EventContext[TurnStarted]) -> Iterable[Change]:
+    return [_row(context, started=1, retried=int(context.event.retries is not None))]
 
 
-def _resumed(seen: EventContext[TurnResumed]) -> Iterable[Change]:
-    return [_row(seen, resumed=1)]
+def _resumed(context: EventContext[TurnResumed]) -> Iterable[Change]:
+    return [_row(context, resumed=1)]
 
 
-def _completed(seen: EventContext[TurnCompleted]) -> Iterable[Change]:
-    return _ended(seen, seen.event.reason or "", completed=1)
+def _completed(context: EventContext[TurnCompleted]) -> Iterable[Change]:
+    return _ended(context, context.event.reason or "", completed=1)
 
 
-def _failed(seen: EventContext[TurnFailed]) -> Iterable[Change]:
-    return _ended(seen, seen.event.reason, failed=1)
+def _failed(context: EventContext[TurnFailed]) -> Iterable[Change]:
+    return _ended(context, context.event.reason, failed=1)
 
 
-def _cancelled(seen: EventContext[TurnCancelled]) -> Iterable[Change]:
-    return _ended(seen, seen.event.how, cancelled=1)
+def _cancelled(context: EventContext[TurnCancelled]) -> Iterable[Change]:
+    return _ended(context, context.event.how, cancelled=1)
 
 
-def _rolled_back(seen: EventContext[TurnRolledBack]) -> Iterable[Change]:
-    return _ended(seen, rolled_back=1)
+def _rolled_back(context: EventContext[TurnRolledBack]) -> Iterable[Change]:
+    return _ended(context, rolled_back=1)
 
 
-def _ended(seen: EventContext[Any], reason: str = "", **counted: int) -> Iterable[Change]:
-    before, began = seen.before, seen.turn_started_at
-    if not isinstance(before, Running) or before.turn.turn_id != seen.event.turn_id or began is None:
-        return [_row(seen, reason, **counted)]  # it was queued, and never began
-    took = (seen.at - began) // timedelta(milliseconds=1)
+def _ended(context: EventContext[Any], reason: str = "", **counted: int) -> Iterable[Change]:
+    before, began = context.before, context.turn_started_at
+    if not isinstance(before, Running) or before.turn.turn_id != context.event.turn_id or began is None:
+        return [_row(context, reason, **counted)]  # it was queued, and never began
+    took = (context.at - began) // timedelta(milliseconds=1)
     return [
-        _row(seen, reason, **counted, duration_ms=took),
-        *timed(LATENCY, seen, took, seen.graph, reason),
+        _row(context, reason, **counted, duration_ms=took),
+        *timed(LATENCY, context, took, context.graph, reason),
     ]
 
 
-def _row(seen: EventContext[Any], reason: str = "", **counted: int) -> Change:
-    return TURNS, TURNS.row(tenant=seen.tenant, hour=seen.hour, graph=seen.graph, reason=reason, **counted)
+def _row(context: EventContext[Any], reason: str = "", **counted: int) -> Change:
+    return TURNS, TURNS.row(tenant=context.tenant, hour=context.hour, graph=context.graph, reason=reason, **counted)
 
 
 PROJECTION = Projection(

@@ -1,4 +1,4 @@
-"""What was asked of models, by the hour: calls, tokens, money, and how long the answers took."""
+"""Model calls, by the hour: their number, tokens, cost and durations."""
 
 from collections.abc import Iterable
 
@@ -34,12 +34,12 @@ USAGE = Table(
 LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
 
 
-def _called(seen: EventContext[ModelCalled]) -> Iterable[Change]:
-    event, graph, node = seen.event, seen.graph, seen.node
-    saved_tokens, saved_cost = saved(seen)
+def _called(context: EventContext[ModelCalled]) -> Iterable[Change]:
+    event, graph, node = context.event, context.graph, context.node
+    saved_tokens, saved_cost = saved(context)
     row = USAGE.row(
-        tenant=seen.tenant,
-        hour=seen.hour,
+        tenant=context.tenant,
+        hour=context.hour,
         graph=graph,
         node=node,
         model=event.model,
@@ -48,12 +48,12 @@ def _called(seen: EventContext[ModelCalled]) -> Iterable[Change]:
         prompt_tokens=event.prompt_tokens,
         completion_tokens=event.completion_tokens,
         cached_tokens=event.cached,
-        cost=seen.prices.of_call(event),
+        cost=context.prices.of_call(event),
         duration_ms=event.duration_ms,
         saved_tokens=saved_tokens,
         saved_cost=saved_cost,
     )
-    return [(USAGE, row), *timed(LATENCY, seen, event.duration_ms, graph, node, event.model)]
+    return [(USAGE, row), *timed(LATENCY, context, event.duration_ms, graph, node, event.model)]
 
 
 PROJECTION = Projection("usage", 3, (USAGE, LATENCY), {ModelCalled: _called})

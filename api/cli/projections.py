@@ -11,21 +11,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table, terminal
-from api.schemas.read_models import InstanceView, ProjectionView
+from api.schemas.read_models import InstanceView
 from api.schemas.requests import MAX_THROTTLE
 from api.services.threads import Service
 from domain.ids import ThreadId
 
-TICK = 0.2
+POLL_S = 0.2
 """Seconds between two looks at a build."""
 
-STALLED = 3.0
-"""Seconds after which a build that nobody works on is worked on here."""
+STALLED_AFTER_S = 3.0
+"""Seconds without progress after which this process builds, if no worker runs."""
 
 
 @click.group()
 def projections() -> None:
-    """Look after the read models, which are built from the log and can be built again."""
+    """Manage the read models, which are built from the log and can be rebuilt."""
 
 
 @projections.command("list")
@@ -36,7 +36,15 @@ def list_projections(*, as_json: bool) -> None:
     if as_json:
         show_json(found)
         return
-    rows = [_row(projection, instance) for projection in found for instance in projection.instances]
+    rows = [
+        [
+            projection.name,
+            *map(str, (one.instance, one.version, one.status)),
+            *(f"{n:,}" for n in (one.done, one.lag, one.parked)),
+        ]
+        for projection in found
+        for one in projection.instances
+    ]
     show_table(["PROJECTION", "INSTANCE", "VERSION", "STATUS", "EVENTS", "LAG", "PARKED"], rows)
 
 
@@ -45,19 +53,19 @@ def list_projections(*, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="All of them.")
 @click.option("--throttle", type=click.IntRange(1, MAX_THROTTLE), help="Events a second, at most.")
 def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> None:
-    """Build read models NAMES anew beside those that serve, and let them serve once they have caught up.
+    """Rebuild read models NAMES while the old ones serve, and switch to the new ones once they have caught up.
 
-    Running workers do it; without any, this process does. It may be interrupted: the build goes on where it was.
+    Running workers build; without any, this process does. It may be interrupted: the build continues where it stopped.
     """
     if every == bool(names):
-        raise click.UsageError("Name the read models to build, or say --all.")
+        raise click.UsageError("Name the read models to build, or use --all.")
     ask(lambda service: _rebuild(service, names, throttle))
 
 
 @projections.command()
 @click.argument("name")
 def rollback(*, name: str) -> None:
-    """Let the instance of the read model NAME serve again that served before."""
+    """Let the instance of the read model NAME that served before serve again."""
     instance = ask(lambda service: service.upkeep.roll_back(name))
     click.echo(f"Instance {instance.id} of {name} serves again.")
 
@@ -65,18 +73,18 @@ def rollback(*, name: str) -> None:
 @projections.command()
 @click.argument("name")
 def drop(*, name: str) -> None:
-    """Forget the instances of the read model NAME that do not serve, and their tables.
+    """Drop the instances of the read model NAME that do not serve, and their tables.
 
-    Of a read model that the code does not know any more, all are forgotten.
+    All instances of a read model that the code does not know are dropped.
     """
     ask(lambda service: service.upkeep.drop(name))
-    click.echo(f"Nothing of {name} is left but what serves.")
+    click.echo(f"Only what serves of {name} is left.")
 
 
 @projections.command()
 @json_option
 def parked(*, as_json: bool) -> None:
-    """List the threads that read models leave out since an event that they could not take."""
+    """List the threads that read models leave out since an event that they could not process."""
     found = ask(lambda service: service.upkeep.parked())
     if as_json:
         show_json(found)
@@ -94,7 +102,7 @@ def parked(*, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("thread", type=click.UUID)
 def retry(*, name: str, thread: UUID) -> None:
-    """Go on with a parked THREAD in the read model NAME, now that its handler can take the event."""
+    """Retry a parked THREAD in the read model NAME, now that its handler can process the event."""
     _settle(name, thread, skip=False)
 
 
@@ -102,7 +110,7 @@ def retry(*, name: str, thread: UUID) -> None:
 @click.argument("name")
 @click.argument("thread", type=click.UUID)
 def skip(*, name: str, thread: UUID) -> None:
-    """Go on with a parked THREAD in the read model NAME, without the event that it was parked at."""
+    """Skip the event that THREAD is parked at in the read model NAME, and process the later ones."""
     _settle(name, thread, skip=True)
 
 
@@ -114,16 +122,10 @@ def _settle(name: str, thread: UUID, *, skip: bool) -> None:
     raise SystemExit(EXIT_PROBLEM)
 
 
-def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:
-    numbers = (instance.done, instance.lag, instance.parked)
-    version = str(instance.version)
-    return [projection.name, str(instance.instance), version, instance.status, *(f"{n:,}" for n in numbers)]
-
-
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    line = await service.upkeep.rebuild(everything, throttle)
+    group = await service.upkeep.rebuild(everything, throttle)
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)
@@ -135,9 +137,9 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
             progress.update(bar, completed=done, total=total, rate=rate)
             if done != moved[1]:
                 moved = (time.monotonic(), done)
-            if time.monotonic() - moved[0] > STALLED and not await service.runtime.worker.leases.workers():
-                await service.runtime.build(line)
-            await asyncio.sleep(TICK)
+            if time.monotonic() - moved[0] > STALLED_AFTER_S and not await service.runtime.worker.leases.workers():
+                await service.runtime.build(group)
+            await asyncio.sleep(POLL_S)
         progress.update(bar, completed=moved[1], total=moved[1])
     seconds = time.monotonic() - started
     click.echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")

@@ -1,4 +1,4 @@
-"""What the read models say: sums by the hour, what was spent, who did what; and how the projections are."""
+"""Routes of the read models: sums by the hour, spending, the audit; and the projections' administration."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from litestar.status_codes import (
 )
 
 from api.http.caller import Caller
-from api.http.params import in_utc, range_of, uuid_of
+from api.http.params import in_utc, names_in, range_of, uuid_of
 from api.http.problems import problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
 from api.schemas.page import Page
@@ -40,24 +40,24 @@ from domain.ids import ThreadId, slice_of
 from domain.read_models.queries import Bucket, Condition, Where
 from domain.windows import Window
 
-Since = Annotated[datetime | None, QueryParameter(name="from", description="The hour to begin with.")]
-Until = Annotated[datetime | None, QueryParameter(name="to", description="The hour to end before.")]
+Since = Annotated[datetime | None, QueryParameter(name="from", description="The first hour.")]
+Until = Annotated[datetime | None, QueryParameter(name="to", description="The hour after the last one.")]
 Width = Annotated[Bucket | None, QueryParameter(description="The width of time to add up by, in UTC.")]
 GroupBy = Annotated[str, QueryParameter(description="Names to group by, separated by commas.")]
-Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until what is stored now is in the answer.")]
+Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until the answer includes what is stored now.")]
 MinVersion = Annotated[
-    str | None, QueryParameter(description="Wait until this is in the answer: a thread's id, a colon, a version.")
+    str | None, QueryParameter(description="Wait until the answer includes this: a thread's id, a colon, a version.")
 ]
 STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
-READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
-KEEPING = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
-BUILDING = {**KEEPING, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
+READ_ERRORS = problems(HTTP_503_SERVICE_UNAVAILABLE)
+PROJECTION_ERRORS = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
+REBUILD_ERRORS = {**PROJECTION_ERRORS, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
 
 
-async def ready(
+async def wait_until_current(
     service: Service, reader: Caller, projection: str, consistency: Consistency, min_version: str | None
 ) -> None:
-    """Wait until a projection has what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
+    """Wait until a projection includes what the caller asks for. Raises `BehindLog`, `InvalidInput`."""
     if min_version is not None:
         thread, colon, version = min_version.partition(":")
         if not (colon and version.isdecimal() and len(version) < len("2147483648")):
@@ -68,7 +68,7 @@ async def ready(
         await service.reading.fresh(projection)
 
 
-@get("/v1/usage", tags=["read models"], responses=READING)
+@get("/v1/usage", tags=["read models"], responses=READ_ERRORS)
 async def usage(
     service: FromService,
     reader: FromReader,
@@ -82,13 +82,13 @@ async def usage(
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Sums:
-    """Add up what was asked of models: calls, tokens, money, and how long the answers took."""
-    await ready(service, reader, "usage", consistency, min_version)
+    """Sum up model calls: their number, tokens, cost, and percentiles of their durations."""
+    await wait_until_current(service, reader, "usage", consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
     return await service.reading.sums("usage", reader.tenant, span)
 
 
-@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READING, **problems(HTTP_404_NOT_FOUND)})
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READ_ERRORS, **problems(HTTP_404_NOT_FOUND)})
 async def analytics(
     subject: FromPath[Literal["nodes", "tools", "turns"]],
     service: FromService,
@@ -104,13 +104,13 @@ async def analytics(
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Sums:
-    """Add up how nodes, tools or turns do: counts, failures, retries, and percentiles of their durations."""
-    await ready(service, reader, subject, consistency, min_version)
+    """Sum up nodes, tools or turns: counts, failures, retries, and percentiles of their durations."""
+    await wait_until_current(service, reader, subject, consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
     return await service.reading.sums(subject, reader.tenant, span)
 
 
-@get("/v1/budgets", tags=["read models"], responses=READING)
+@get("/v1/budgets", tags=["read models"], responses=READ_ERRORS)
 async def list_budgets(
     service: FromService,
     reader: FromReader,
@@ -123,11 +123,9 @@ async def list_budgets(
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Sequence[Spent]:
-    """Say what was spent in a window of time: altogether, by thread or by model, where the most was spent first."""
-    await ready(service, reader, "budgets", consistency, min_version)
-    by = _names(group_by)
-    if not set(by) <= {"thread_id", "model"}:
-        raise InvalidInput("group_by", "expected some of thread_id, model")
+    """Return the spending of a window of time: in total, by thread or by model, the largest first."""
+    await wait_until_current(service, reader, "budgets", consistency, min_version)
+    by = names_in(group_by, "group_by", ("thread_id", "model"))
     only: dict[str, Any] = {"model": model} if model is not None else {}
     if thread_id is not None:
         only["thread_id"] = uuid_of(thread_id, "thread_id")
@@ -135,7 +133,7 @@ async def list_budgets(
     return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
-@get("/v1/instant", tags=["point in time"], responses=READING)
+@get("/v1/instant", tags=["point in time"], responses=READ_ERRORS)
 async def instant(
     at: FromQuery[datetime],
     service: FromService,
@@ -145,18 +143,18 @@ async def instant(
     limit: Limit = 100,
     consistency: Fresh = "eventual",
 ) -> Instant:
-    """Say which threads were open at an instant, ran, waited, or were over budget: since the longest time first."""
+    """Return the threads that were open, ran, waited, or were over budget at an instant, the longest first."""
     if cursor is not None and status is None:
-        raise InvalidInput("cursor", "goes on with one list; name it by its status")
+        raise InvalidInput("cursor", "continues one list: give its status, too")
     moment = in_utc(at, "at")
-    asked = STANDINGS if status is None else (status,)
-    for projection in {"threads" if standing == "open" else "spells" for standing in asked}:
-        await ready(service, reader, projection, consistency, None)
+    statuses = STANDINGS if status is None else (status,)
+    for projection in {"threads" if name == "open" else "spells" for name in statuses}:
+        await wait_until_current(service, reader, projection, consistency, None)
     reading, tenant = service.reading, reader.tenant
-    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in asked})
+    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses})
 
 
-@get("/v1/audit", tags=["audit"], responses=READING)
+@get("/v1/audit", tags=["audit"], responses=READ_ERRORS)
 async def list_audit(
     service: FromService,
     reader: FromReader,
@@ -172,8 +170,8 @@ async def list_audit(
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Page[AuditEntry]:
-    """List who did what to which thread, and what the agent did because of it, the last first."""
-    await ready(service, reader, "audit", consistency, min_version)
+    """Return the commands and what they changed, and what the agent did because of them, the latest first."""
+    await wait_until_current(service, reader, "audit", consistency, min_version)
     where: list[Condition] = []
     if thread_id is not None:
         thread = ThreadId(uuid_of(thread_id, "thread_id"))
@@ -191,15 +189,15 @@ async def list_audit(
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
-@get("/v1/projections", tags=["read models"], responses=READING)
+@get("/v1/projections", tags=["read models"], responses=READ_ERRORS)
 async def list_projections(service: FromService) -> Sequence[ProjectionView]:
-    """Say how far each projection has come, what is being built, and what is parked."""
+    """Return each projection's progress, its instances, and the number of its parked threads."""
     return await service.upkeep.projections()
 
 
-@get("/v1/projections/parked", tags=["read models"], responses=READING)
+@get("/v1/projections/parked", tags=["read models"], responses=READ_ERRORS)
 async def list_parked(service: FromService) -> Sequence[ParkedView]:
-    """List the threads that projections leave out since an event that they could not take."""
+    """Return the threads that projections leave out since an event that they could not process."""
     return await service.upkeep.parked()
 
 
@@ -207,43 +205,40 @@ async def list_parked(service: FromService) -> Sequence[ParkedView]:
     "/v1/projections/{name:str}/parked/{thread_id:str}/{decision:str}",
     status_code=HTTP_200_OK,
     tags=["read models"],
-    responses=KEEPING,
+    responses=PROJECTION_ERRORS,
 )
 async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
 ) -> Settled:
-    """Go on with a parked thread: with the event that it was parked at, or without it."""
+    """Retry a parked thread, or skip the event that it was parked at."""
     current = await service.upkeep.settle(name, ThreadId(thread), skip=decision == "skip")
     return Settled(name, thread, "current" if current else "parked_again")
 
 
-@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=BUILDING)
+@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=REBUILD_ERRORS)
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
-    """Build projections anew beside those that serve; they are switched when the new ones have caught up."""
+    """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
     line = await service.upkeep.rebuild(data.projections, data.throttle)
     return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
-@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
-    """Let the instance serve again that served before."""
+    """Let the instance that served before serve again."""
     await service.upkeep.roll_back(name)
     return [view for view in await service.upkeep.projections() if view.name == name]
 
 
-@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=KEEPING)
+@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
-    """Forget the instances that do not serve: those that are kept, and the one that is being built."""
+    """Drop the instances that do not serve: those that are kept, and the one that is being built."""
     await service.upkeep.drop(name)
     return [view for view in await service.upkeep.projections() if view.name == name]
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _span(
     since: datetime | None, until: datetime | None, bucket: Bucket | None, group_by: str, **only: str | None
 ) -> HourRange:
     chosen: Mapping[str, str] = {name: value for name, value in only.items() if value is not None}
-    return HourRange(*range_of(since, until), bucket, _names(group_by), chosen)
+    names = tuple(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
+    return HourRange(*range_of(since, until), bucket, names, chosen)

@@ -20,7 +20,7 @@ from litestar.status_codes import (
 
 from api.http.params import names_in, range_of
 from api.http.problems import problems
-from api.routes.analytics import Fresh, MinVersion, ready
+from api.routes.analytics import Fresh, MinVersion, wait_until_current
 from api.routes.dependencies import (
     Cursor,
     FromCaller,
@@ -123,9 +123,9 @@ async def list_threads(
     min_version: MinVersion = None,
 ) -> Page[ThreadSummary]:
     """List threads, the last opened first, or in another order; all of them, or those that fit."""
-    await ready(service, reader, "threads", consistency, min_version)
+    await wait_until_current(service, reader, "threads", consistency, min_version)
     if search is not None:
-        await ready(service, reader, "messages", consistency, min_version)
+        await wait_until_current(service, reader, "messages", consistency, min_version)
     since, before = range_of(active_since, active_before, "active_since", "active_before")
     filters = Filters(
         names_in(status, "status", STATUSES),

@@ -36,7 +36,7 @@ from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.access_log import AccessLog
-from domain.ports.read_models import LineId, ReadModels
+from domain.ports.read_models import GroupId, ReadModels
 from domain.ports.recall import VectorStore
 from domain.ports.texts import TextStore
 from infrastructure.agent_loader import load_agents
@@ -50,7 +50,7 @@ from infrastructure.settings import CHECKOUT, BadSetting, Settings
 from infrastructure.signing import Ed25519Verifier, signer_of
 from infrastructure.token_counter import TiktokenCounter
 from infrastructure.tools import builtin_tools
-from projections.engine.runner import BUSY, ProjectionRunner
+from projections.engine.runner import MIN_REST_S, ProjectionRunner
 from projections.registry import PROJECTIONS
 
 _log = logging.getLogger(__name__)
@@ -143,18 +143,18 @@ class Runtime:
             self.runner.stop()
             await self.background.stop(running, grace=PROJECTIONS_GRACE_S)
 
-    async def build(self, line: LineId) -> None:
-        """Build a line in this call, and let it serve: for commands without a worker. Raises `NotRebuildable`."""
+    async def build(self, group: GroupId) -> None:
+        """Build a group in this call, and let it serve: for commands without a worker. Raises `NotRebuildable`."""
         builder = replace(self.runner, held=lambda: ALL_SLICES)
-        while any(i.line == line and i.status == "building" for i in await self.models.instances()):
+        while any(i.group == group and i.status == "building" for i in await self.models.instances()):
             if not await builder.step():
-                await asyncio.sleep(BUSY)
+                await asyncio.sleep(MIN_REST_S)
 
     async def catch_up(self) -> None:
         """Bring the read models up to date in this call, whether or not a worker does so as well."""
         await self.models.register([projection.shape for projection in self.runner.projections])
-        for line in await self.models.lines():
-            while await self.runner.advance(line.id, ALL_SLICES):
+        for group in await self.models.groups():
+            while await self.runner.advance(group.id, ALL_SLICES):
                 pass
 
     def sandbox(self) -> ThreadRepository:

@@ -1,8 +1,7 @@
-"""The projections of a worker's shards, in a process beside it.
+"""Runs the projections of a worker's shards in a child process.
 
-They take about as much of a processor as the turns that they tell of. In a process of their own they take it of another
-one, and no request waits for them. Which process runs them does not matter for what is right: see
-`projections.engine.runner`.
+They use about as much of a processor as the turns do. In a process of their own they use another processor, and no
+request waits for them. Correctness does not depend on which process runs them: see `projections.engine.runner`.
 """
 
 import asyncio
@@ -20,21 +19,21 @@ from domain.ids import Slice, WorkerId, slices_of
 from domain.ports.leases import LeaseStore
 from infrastructure.settings import Settings
 
-LOOK = 1.0
-"""Seconds between two looks at which shards the worker has."""
+SHARDS_POLL_S = 1.0
+"""Seconds between two looks at which shards the worker holds."""
 
 SILENCE_MIN_S = 30.0
-"""Seconds that the process may be silent, at least: its batches are long, and nothing waits for its heartbeats."""
+"""Seconds without a heartbeat after which the process is killed, at least: its batches are long."""
 
 STOP_LIMIT_S = 8.0
-"""Seconds that it has to stop: what it has not written, it or another one writes later."""
+"""Seconds that it has to stop. What it has not written by then is written later, by any process."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Held:
-    """The slices that another process's worker has, as they were a moment ago."""
+    """The slices that a worker of another process holds, as of at most `SHARDS_POLL_S` ago."""
 
     leases: LeaseStore
     worker: WorkerId
@@ -42,12 +41,12 @@ class Held:
     _slices: Sequence[Slice] = field(init=False, default=())
 
     def slices(self) -> Sequence[Slice]:
-        """Return them."""
+        """Return the slices."""
         return self._slices
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Keep them up to date meanwhile."""
+        """Keep the slices up to date while the context is open."""
         await self._look()
         async with self.background.running("shards", self._look_forever):
             yield
@@ -58,18 +57,18 @@ class Held:
 
     async def _look_forever(self) -> None:
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(SHARDS_POLL_S)
             try:
                 await self._look()
             except StoreUnavailable as error:
-                _log.debug("It is asked later which shards there are: %s", error)
+                _log.debug("The shards could not be read and will be read again: %s", error)
 
 
 @asynccontextmanager
 async def projected_beside(
     settings: Settings, url: str, worker: WorkerId, background: BackgroundTasks
 ) -> AsyncIterator[None]:
-    """Have a process run the projections of a worker's shards, in the database at `url`, meanwhile."""
+    """Run the projections of a worker's shards in a child process meanwhile. The database is at `url`."""
     environment = {
         "DATABASE_URL": url,
         "MAX_CONNECTIONS": str(settings.max_connections),
@@ -91,7 +90,7 @@ async def projected_beside(
 
 
 def stdout_descriptor() -> int | None:
-    """Return the descriptor of our standard output; None if there is none."""
+    """Return the descriptor of this process's standard output; None if there is none."""
     try:
         return sys.stdout.fileno() if sys.stdout is not None else None
     except (OSError, ValueError):  # such as a test's

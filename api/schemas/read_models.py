@@ -1,20 +1,20 @@
-"""What the read models' queries answer."""
+"""Answers of queries to the read models, and of the projections' administration."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from api.schemas.page import Page
 from domain.money import dollars
-from domain.ports.read_models import Instance, Line, Parked, Status
+from domain.ports.read_models import Instance, Parked, ProjectionGroup, Status
 from domain.windows import Window
 
 
 class Sums(Struct, frozen=True):
-    """Sums by group, and by width of time; each item has the groups' values, the counts, and percentiles."""
+    """Sums by group and by width of time. Each item has the groups' values, the counts, and percentiles."""
 
     bucket: str | None
     group_by: Sequence[str]
@@ -39,7 +39,7 @@ class Spent(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, window: Window, start: datetime, sums: Mapping[str, Any]) -> Self:
-        """Describe a sum."""
+        """Return the sums of a window."""
         tokens = sums["prompt_tokens"] + sums["completion_tokens"]
         money: dict[str, Any] = {"cost_usd": dollars(sums["cost"]), "saved_usd": dollars(sums["saved_cost"])}
         named = {name: value for name, value in sums.items() if name not in {"cost", "saved_cost"}}
@@ -47,7 +47,7 @@ class Spent(Struct, frozen=True, omit_defaults=True):
 
 
 class AuditEntry(Struct, frozen=True):
-    """A command and what it changed; or, `by` the agent, what the agent did because of it."""
+    """A command and what it changed; or, with `by` agent, what the agent did because of it."""
 
     at: datetime
     thread_id: UUID
@@ -62,7 +62,7 @@ class AuditEntry(Struct, frozen=True):
 
 
 class InstanceView(Struct, frozen=True, omit_defaults=True):
-    """A filling of a projection's tables. `lag` counts events; rate (events a second) and time left are of a build."""
+    """A build of a projection's tables. `lag` counts events. A build in progress has a `rate` in events a second."""
 
     instance: int
     version: int
@@ -77,7 +77,7 @@ class InstanceView(Struct, frozen=True, omit_defaults=True):
 
 
 class ProjectionView(Struct, frozen=True):
-    """A projection: the instance that serves, the one that is built, and those that are kept."""
+    """A projection: the instance that serves, the one that is being built, and those that are kept."""
 
     name: str
     lag: int | None
@@ -86,7 +86,7 @@ class ProjectionView(Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, instances: Sequence[InstanceView]) -> Self:
-        """Describe a projection by its instances."""
+        """Return a projection with its instances."""
         serving = next((one for one in instances if one.status == "serving"), None)
         return cls(name, serving.lag if serving else None, serving.parked if serving else 0, instances)
 
@@ -105,28 +105,21 @@ class ParkedView(Struct, frozen=True):
 
     @classmethod
     def of(cls, projection: str, parked: Parked) -> Self:
-        """Describe what is parked."""
-        return cls(
-            projection,
-            parked.instance,
-            parked.thread_id,
-            parked.version,
-            parked.type,
-            parked.error,
-            parked.attempts,
-            parked.at,
-        )
+        """Return a parked thread of a projection."""
+        fields = structs.asdict(parked)
+        del fields["position"]
+        return cls(projection, **fields)
 
 
 class Rebuilding(Struct, frozen=True):
-    """Projections are being built anew."""
+    """Projections that are being rebuilt."""
 
     projections: Sequence[str]
     line: int
 
 
 class Settled(Struct, frozen=True):
-    """What came of going on with a parked thread."""
+    """The result of a retry or a skip of a parked thread."""
 
     projection: str
     thread_id: UUID
@@ -134,18 +127,18 @@ class Settled(Struct, frozen=True):
 
 
 Standing: TypeAlias = Literal["open", "running", "waiting", "over_budget"]
-"""How a thread stood at an instant: open is every one by then, and the others may be so besides."""
+"""A thread's status at an instant. Every thread is `open` once it was opened; the others are in addition to that."""
 
 
 class Stood(Struct, frozen=True):
-    """A thread that stood so at an instant, and since when it did."""
+    """A thread that had a status at an instant, and since when it had it."""
 
     thread_id: UUID
     since: datetime
 
 
 class Instant(Struct, frozen=True, omit_defaults=True):
-    """Which threads were open at an instant, ran, waited for a person, or were over budget; or one of these lists."""
+    """The threads that were open, ran, waited for a person, or were over budget at an instant; or one of the lists."""
 
     at: datetime
     open: Page[Stood] | None = None
@@ -155,26 +148,26 @@ class Instant(Struct, frozen=True, omit_defaults=True):
 
 
 def audit_entry(row: Mapping[str, Any]) -> AuditEntry:
-    """Describe a row of the audit."""
+    """Return the entry in a row of the audit."""
     named = {name: row[name] for name in AuditEntry.__struct_fields__ if name != "actions"}
     return AuditEntry(**named, actions=row["actions"].split(","))
 
 
-def instance_view(instance: Instance, line: Line, parked: int) -> InstanceView:
-    """Describe an instance, and how fast it is being built."""
+def instance_view(instance: Instance, group: ProjectionGroup, parked: int) -> InstanceView:
+    """Return an instance with its progress, and the rate of its build."""
     rate = seconds_left = None
-    if instance.status == "building" and line.done:
-        rate = line.done / max((datetime.now(UTC) - line.started_at).total_seconds(), 0.001)
-        seconds_left = line.left / rate
+    if instance.status == "building" and group.done:
+        rate = group.done / max((datetime.now(UTC) - group.started_at).total_seconds(), 0.001)
+        seconds_left = group.left / rate
     return InstanceView(
         instance.id,
         instance.version,
         instance.status,
-        line.done,
-        line.left,
+        group.done,
+        group.left,
         parked,
         instance.created_at,
-        line.throttle,
+        group.throttle,
         round(rate, 1) if rate else None,
         round(seconds_left, 1) if seconds_left is not None else None,
     )

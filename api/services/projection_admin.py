@@ -1,18 +1,18 @@
-"""Looking after the projections: how far they are, what they leave out, and building them anew."""
+"""The projections' administration: their progress, parked threads, rebuilds and rollbacks."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from api.runtime.composition import Runtime
+from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, instance_view
-from api.services.read_models import ALL
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
-from domain.ports.read_models import Instance, InstanceId, LineId
+from domain.ports.read_models import GroupId, Instance
 from projections.engine.projection import Projection
 
 
 class ProjectionAdmin:
-    """Looks after the projections."""
+    """Lists, rebuilds, rolls back and drops projections, and retries parked threads."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
@@ -21,66 +21,60 @@ class ProjectionAdmin:
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def projections(self) -> Sequence[ProjectionView]:
-        """Say how far each projection has come, and what it has parked. What is dropped meanwhile is left out."""
-        instances, lines = await self._models.instances(), {line.id: line for line in await self._models.lines()}
-        parked: dict[InstanceId, int] = {}
-        for one in await self._models.parked([instance.id for instance in instances], ALL):
-            parked[one.instance] = parked.get(one.instance, 0) + 1
-        views: dict[str, list[InstanceView]] = {}
+        """Return each projection's progress and number of parked threads, without those that are dropped meanwhile."""
+        instances, groups = await self._models.instances(), {group.id: group for group in await self._models.groups()}
+        parked = Counter(
+            one.instance for one in await self._models.parked([instance.id for instance in instances], ALL_SLICES)
+        )
+        views: defaultdict[str, list[InstanceView]] = defaultdict(list)
         for instance in instances:
-            if instance.line not in lines:
-                continue
-            view = instance_view(instance, lines[instance.line], parked.get(instance.id, 0))
-            views.setdefault(instance.projection, []).append(view)
+            if group := groups.get(instance.group):
+                views[instance.projection].append(instance_view(instance, group, parked[instance.id]))
         return [ProjectionView.of(name, found) for name, found in views.items()]
 
-    async def parked(self, name: str | None = None) -> Sequence[ParkedView]:
-        """List the threads that projections leave out, the longest parked first."""
-        instances = {i.id: i for i in await self._models.instances() if name in {None, i.projection}}
-        found = await self._models.parked(list(instances), ALL)
+    async def parked(self) -> Sequence[ParkedView]:
+        """Return the parked threads, the longest parked first."""
+        instances = {instance.id: instance for instance in await self._models.instances()}
+        found = await self._models.parked(list(instances), ALL_SLICES)
         return [ParkedView.of(instances[one.instance].projection, one) for one in found]
 
     async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
-        """Go on with a parked thread, with the event that it was parked at or without it.
+        """Retry a parked thread, or skip the event that it was parked at. True if it is up to date after that.
 
         Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
         """
-        instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances and name not in self._projections:
-            raise UnknownProjection(name, tuple(self._projections))
+        instances = await self._instances_of(name)
         known = {i.id for i in instances if name in self._projections and i.version == self._projections[name].version}
         parked = await self._models.parked([i.id for i in instances], [slice_of(thread_id)])
         mine = [one for one in parked if one.thread_id == thread_id]
         if not mine:
             raise UnknownThread(thread_id)
-        tellable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be told again
-        return all([await self._runtime.runner.retry(one, skip=skip) for one in tellable])
+        foldable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be folded again
+        return all([await self._runtime.runner.retry(one, skip=skip) for one in foldable])
 
-    async def rebuild(self, names: Sequence[str], throttle: int | None) -> LineId:
-        """Begin to build projections anew beside those that serve. Raises `UnknownProjection`, `NotRebuildable`."""
-        line = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
+    async def rebuild(self, names: Sequence[str], throttle: int | None) -> GroupId:
+        """Begin to rebuild projections while the old ones serve. Raises `UnknownProjection`, `NotRebuildable`."""
+        group = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
         self._runtime.runner.wake()
-        return line
+        return group
 
     async def roll_back(self, name: str) -> Instance:
-        """Let the instance serve again that served before. Raises `UnknownProjection`, `NotRebuildable`."""
+        """Let the instance that served before serve again. Raises `UnknownProjection`, `NotRebuildable`."""
         return await self._runtime.runner.roll_back(self._known(name).name)
 
     async def drop(self, name: str) -> None:
-        """Forget the instances that do not serve, or all of them if no code knows the projection any more.
+        """Drop the instances that do not serve; all of them, if this process does not know the projection.
 
         Raises `UnknownProjection`, `NotRebuildable`.
         """
-        instances = [i for i in await self._models.instances() if i.projection == name]
-        if not instances and name not in self._projections:
-            raise UnknownProjection(name, tuple(self._projections))
+        instances = await self._instances_of(name)
         forgotten = name not in self._projections
         for instance in instances:
             if forgotten or instance.status != "serving":
                 await self._models.drop(instance.id, serving=forgotten)
 
     async def trouble(self) -> str | None:
-        """Say in a sentence what somebody should look at; None if there is nothing."""
+        """Return a sentence about what an operator should look at; None if there is nothing."""
         trouble = []
         if parked := await self.parked():
             names = ", ".join(sorted({one.projection for one in parked}))
@@ -88,11 +82,17 @@ class ProjectionAdmin:
         known = {(projection.name, projection.version) for projection in self._projections.values()}
         trouble += [
             f"the read model {one.projection} serves version {one.version}, which this process does not know and "
-            "cannot keep up to date: let the processes run that know it, or see `threadfold projections rollback`"
+            "cannot keep up to date: run processes that know it, or see `threadfold projections rollback`"
             for one in await self._models.instances()
             if one.status == "serving" and (one.projection, one.version) not in known
         ]
         return "; ".join(trouble) or None
+
+    async def _instances_of(self, name: str) -> Sequence[Instance]:
+        instances = [instance for instance in await self._models.instances() if instance.projection == name]
+        if not instances:
+            self._known(name)
+        return instances
 
     def _known(self, name: str) -> Projection:
         if name not in self._projections:

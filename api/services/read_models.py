@@ -1,4 +1,4 @@
-"""Queries to the read models: the part of the service that lists, adds up, and looks after the projections."""
+"""Queries to the read models: lists of threads and commands, sums, and waiting until a read model is current."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.http.caller import Caller
-from api.http.params import decode_cursor, encode_cursor, in_utc, no_page
-from api.runtime.composition import Runtime
+from api.http.params import decode_cursor, encode_cursor, in_utc
+from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
 from api.services.access_log import AccessLogService
 from domain.errors import BehindLog, InvalidInput, UnknownThread
-from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
+from domain.ids import Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.read_models import Instance, SliceLag
 from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models.tables import Row, Table, indexed
@@ -29,16 +29,16 @@ from projections.engine.projection import Projection
 from projections.threads import Sort, ThreadSummary
 
 Consistency: TypeAlias = Literal["eventual", "strong"]
-"""`strong`: the answer knows everything that was stored when it was asked for."""
+"""`strong`: the answer includes everything that was stored before the request."""
 
-PATIENCE = 5.0
-"""Seconds that a query waits for the read model to see what it asks for."""
+CONSISTENCY_TIMEOUT_S = 5.0
+"""Seconds that a query waits for the read model to reach what the caller asks for."""
 
-LOOK = 0.01
+CONSISTENCY_POLL_S = 0.01
 """Seconds between two looks whether it has."""
 
-MOST = 10_000
-"""Sums of an answer: more are refused, since an answer that leaves out the latest would pass for a whole one."""
+MAX_SUMS = 10_000
+"""Sums of an answer. More are refused: a list that lacks its end would look complete."""
 
 T = TypeVar("T")
 
@@ -58,39 +58,22 @@ class Filters(Struct, frozen=True):
     reason: tuple[str, ...] = ()
 
 
-class ThreadListCursor(Struct, frozen=True):
-    """Where a page of threads ended, and which of the `loosened` searches they fit to."""
-
-    sort: Sort
-    descending: bool
-    value: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[datetime, Meta(tz=True)]
-    thread_id: ThreadId
-    loosened: Annotated[int, Meta(ge=0)] = 0
-
-
 Zoned = Annotated[datetime, Meta(tz=True)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Loosened = Annotated[int, Meta(ge=0)]
+"""The number of the `loosened` search that a page's threads match."""
 
-
-class InstantCursor(Struct, frozen=True, array_like=True):
-    """Where a page of an instant's threads ended."""
-
-    standing: Standing
-    at: Zoned
-    since: Zoned
-    thread_id: ThreadId
-
-
-class CommandLogCursor(Struct, frozen=True, array_like=True):
-    """Where a page of the audit ended."""
-
-    at: Annotated[datetime, Meta(tz=True)]
-    thread_id: ThreadId
-    command: UUID
-    by: Literal["caller", "agent"]
+THREADS_AFTER: Mapping[Sort, Any] = {
+    "opened_at": tuple[Zoned, ThreadId, Loosened],
+    "last_event_at": tuple[Zoned, ThreadId, Loosened],
+    "tokens": tuple[Int64, ThreadId, Loosened],
+    "cost": tuple[Int64, ThreadId, Loosened],
+}
+"""What a cursor of threads holds: the last thread's values of the list's order, and the search."""
 
 
 class HourRange(Struct, frozen=True):
-    """Which hours a sum is over, what it is grouped by, and what it leaves out."""
+    """Which hours a sum covers, what it is grouped by, and the values that columns must have (`only`)."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -110,19 +93,19 @@ class ReadModelQueries:
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def fresh(self, projection: str) -> None:
-        """Wait until a projection has seen what is stored now. Raises `BehindLog`."""
-        aims = {slot.slice: slot.head for slot in await self._behind(projection, ALL)}
+        """Wait until a projection includes what is stored now. Raises `BehindLog`."""
+        heads = {lag.slice: lag.head for lag in await self._behind(projection, ALL_SLICES)}
 
         async def there() -> bool:
-            behind = await self._behind(projection, aims.keys())
-            return all(slot.position >= aims[slot.slice] for slot in behind)
+            behind = await self._behind(projection, heads.keys())
+            return all(lag.position >= heads[lag.slice] for lag in behind)
 
-        if aims:
+        if heads:
             self._runtime.runner.wake()
             await _until(there)
 
     async def seen(self, projection: str, tenant: Tenant, thread_id: ThreadId, version: int) -> None:
-        """Wait until a projection has seen a version of a tenant's thread. Raises `BehindLog`, `InvalidInput`."""
+        """Wait until a projection includes a version of a tenant's thread. Raises `BehindLog`, `InvalidInput`."""
         store, slice_ = self._runtime.repository.store, slice_of(thread_id)
         row = await store.thread(thread_id)
         if row is None or row.tenant != tenant or version > row.head.version:
@@ -135,46 +118,34 @@ class ReadModelQueries:
         for parked in await self._models.parked([(await self._serving(projection)).id], [slice_]):
             if parked.thread_id == thread_id and parked.version <= version:
                 raise BehindLog(
-                    f"The read model {projection} leaves this thread out since version {parked.version}, which it "
-                    "could not take: see /v1/projections/parked."
+                    f"The read model {projection} has parked this thread at version {parked.version}, which its "
+                    "handler could not process: see /v1/projections/parked."
                 )
 
     async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
         """List threads. The access is recorded."""
-        tenant = caller.tenant
-        of = ("threads", tenant, filters)
-        place = decode_cursor(cursor, ThreadListCursor, of) if cursor is not None else None
-        if place and (place.sort, place.descending) != (filters.sort, filters.descending):
-            raise no_page()
-        after = (_sorted_value(place), place.thread_id) if place else None
-        rows: Sequence[Row] = ()
-        number = 0
+        of, order = ("threads", caller.tenant, filters), filters.sort
+        place = _place(cursor, THREADS_AFTER[order], of)
+        page: Page[ThreadSummary] = Page([], None)
         for number, search in enumerate(loosened(filters.search) if filters.search is not None else [None]):
             if search == ():
-                raise InvalidInput("search", "has only words that are too common to look for; add one that says more")
-            if place and number < place.loosened:
+                raise InvalidInput("search", "has only words that are too common; add one that is more specific")
+            if place and number < place[-1]:
                 continue
             query = threads.listing(
-                tenant,
+                caller.tenant,
                 search=search,
                 conditions=_conditions(filters),
-                sort=filters.sort,
+                sort=order,
                 descending=filters.descending,
-                after=after,
-                limit=limit + 1,
+                after=place and place[:-1],
+                limit=limit,
             )
-            rows = await self._models.select(query)
-            if rows or place:
+            page = await self._page(query, of, threads.summary_of, number)
+            if page.items or place:
                 break
-        shown = [threads.summary_of(row) for row in rows[:limit]]
-        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in shown))
-        if len(rows) <= limit:
-            return Page(shown, None)
-        value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
-        return Page(
-            shown,
-            encode_cursor(ThreadListCursor(filters.sort, filters.descending, value, shown[-1].thread_id, number), of),
-        )
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        return page
 
     async def thread(self, thread_id: ThreadId, caller: Caller) -> ThreadSummary:
         """Summarise a thread by its row. The access is recorded.
@@ -189,19 +160,31 @@ class ReadModelQueries:
 
     async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:
         """Add up what a projection counts by the hour, with percentiles of its durations. Raises `InvalidInput`."""
-        projection = self._projections[name]
-        table, latency = projection.tables
+        table, latency = self._projections[name].tables
+        keys = set(table.key) - {"tenant", "hour"}
+        for key in (*span.group_by, *span.only):
+            if key not in keys:
+                field = "group_by" if key in span.group_by else key
+                raise InvalidInput(field, f"expected some of {', '.join(sorted(keys))}, not {key!r}")
         counted = tuple(column.name for column in table.columns if column.rule == "add")
-        where = _hours(tenant, span, table)
-        adding = Aggregate(table, counted, where, span.group_by, span.bucket, limit=MOST + 1)
+        where = (Where("tenant", "=", tenant), *_within(span, "hour"))
+        adding = Aggregate(table, counted, where, span.group_by, span.bucket, limit=MAX_SUMS + 1)
         totals, spread = await asyncio.gather(
             self._models.aggregate(adding), self._models.histogram(_durations(tenant, span, latency))
         )
-        counts = {tuple(group): durations for *group, durations in spread}
+        if len(totals) > MAX_SUMS:
+            why = f"gives more than {MAX_SUMS:,} sums: narrow from and to, take a wider bucket, or group by less"
+            raise InvalidInput("bucket" if span.bucket else "group_by", why)
+        durations = {tuple(group): counts for *group, counts in spread}
         heads = (("start",) if span.bucket else ()) + span.group_by
-        items = [
-            _item(heads, counted, row, latency_of(counts.get(row[: len(heads)], {}))) for row in _whole(totals, span)
-        ]
+        items = []
+        for row in totals:
+            item = dict(zip((*heads, *counted), row, strict=True))
+            for cost in ("cost", "saved_cost"):
+                if cost in item:
+                    item[f"{cost.removesuffix('_cost')}_usd"] = item.pop(cost) / 10**12
+            latency_ms = latency_of(durations.get(row[: len(heads)], {}))
+            items.append({**item, "latency_ms": latency_ms and msgspec.structs.asdict(latency_ms)})
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(
@@ -213,7 +196,7 @@ class ReadModelQueries:
         only: Mapping[str, Any],
         limit: int = 1_000,
     ) -> Sequence[Spent]:
-        """Say what was spent in the window that an instant lies in, the most expensive first."""
+        """Return what was spent in the window that contains an instant, the most expensive first."""
         start = start_of(window, at)
         where: list[Condition] = [
             Where("tenant", "=", tenant),
@@ -232,50 +215,43 @@ class ReadModelQueries:
     async def at_instant(
         self, tenant: Tenant, standing: Standing, at: datetime, cursor: str | None, limit: int
     ) -> Page[Stood]:
-        """List the threads that stood so at an instant, those that had for longest first."""
+        """List the threads that had a status at an instant, those that had it for longest first."""
         of = ("instant", tenant, standing, at)
-        mark = decode_cursor(cursor, InstantCursor, of) if cursor is not None else None
-        if mark and (mark.standing, mark.at) != (standing, at):
-            raise no_page()
-        after = (mark.since, mark.thread_id) if mark else None
+        after = _place(cursor, tuple[Zoned, ThreadId], of)
         if standing == "open":
-            query, since = threads.opened_by(tenant, at, after, limit + 1), "opened_at"
+            query = threads.opened_by(tenant, at, after, limit)
         else:
-            query, since = status_periods.at_instant(tenant, standing, at, after, limit + 1), "since"
-        places = [query.table.names.index(name) for name in ("thread_id", since)]
-        rows = await self._models.select(query)
-        shown = [Stood(*(row[place] for place in places)) for row in rows[:limit]]
-        if len(rows) <= limit:
-            return Page(shown, None)
-        return Page(
-            shown, encode_cursor(InstantCursor(standing, at, shown[-1].since, ThreadId(shown[-1].thread_id)), of)
-        )
+            query = status_periods.at_instant(tenant, standing, at, after, limit)
+        thread_id, since = (query.table.names.index(name) for name in ("thread_id", query.order[0]))
+        return await self._page(query, of, lambda row: Stood(row[thread_id], row[since]))
 
     async def audit(
         self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
-        """List who did what, the last first."""
+        """List the commands and what they changed, the latest first."""
         conditions = tuple(conditions)
         of = ("audit", tenant, conditions)
-        place = decode_cursor(cursor, CommandLogCursor, of) if cursor is not None else None
-        after = (in_utc(place.at, "cursor"), place.thread_id, place.command, place.by) if place else None
-        order = ("at", "thread_id", "command", "by")
+        after = _place(cursor, tuple[Zoned, ThreadId, UUID, Literal["caller", "agent"]], of)
         where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
-        rows = await self._models.select(Select(AUDIT, where, order, descending=True, after=after, limit=limit + 1))
-        shown = [audit_entry(dict(zip(AUDIT.names, row, strict=True))) for row in rows[:limit]]
-        if len(rows) <= limit:
-            return Page(shown, None)
-        last = shown[-1]
-        return Page(
-            shown, encode_cursor(CommandLogCursor(last.at, ThreadId(last.thread_id), last.command, last.by), of)
-        )
+        order = ("at", "thread_id", "command", "by")
+        query = Select(AUDIT, where, order, descending=True, after=after, limit=limit)
+        return await self._page(query, of, lambda row: audit_entry(dict(zip(AUDIT.names, row, strict=True))))
+
+    async def _page(self, query: Select, of: object, shown: Callable[[Row], T], *place: object) -> Page[T]:
+        """Return a page of rows. Its cursor holds the last row's values of the query's order, and then `place`."""
+        rows = await self._models.select(msgspec.structs.replace(query, limit=query.limit + 1))
+        page = rows[: query.limit]
+        if len(rows) == len(page):
+            return Page([shown(row) for row in page], None)
+        last = (page[-1][query.table.names.index(name)] for name in query.order)
+        return Page([shown(row) for row in page], encode_cursor((*last, *place), of))
 
     async def _behind(self, projection: str, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Say where that which serves is behind. A line that is gone is behind nowhere: only one that serves counts."""
+        """Return where the serving instance is behind. If it is replaced meanwhile, the new one is looked up."""
         while True:
-            line = (await self._serving(projection)).line
-            behind = await self._models.behind(line, slices)
-            if (await self._serving(projection)).line == line:
+            group = (await self._serving(projection)).group
+            behind = await self._models.behind(group, slices)
+            if (await self._serving(projection)).group == group:
                 return behind
 
     async def _serving(self, projection: str) -> Instance:
@@ -285,14 +261,11 @@ class ReadModelQueries:
         raise BehindLog(f"The read model {projection} is being built for the first time.")
 
 
-ALL: Collection[Slice] = [Slice(number) for number in range(SLICES)]
-
-
 async def _until(there: Callable[[], Any]) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CONSISTENCY_TIMEOUT_S):
             while not await there():  # noqa: ASYNC110  (it may be another process that writes)
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(CONSISTENCY_POLL_S)
     except TimeoutError:
         raise BehindLog from None
 
@@ -316,18 +289,9 @@ def _conditions(filters: Filters) -> Iterable[Condition]:
 
 
 def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:
-    """Return the reasons of outcomes that always have one: the index is by them. Nothing if some have none."""
+    """Return the reasons of outcomes, to use the index on reasons. Nothing if one of them can lack a reason."""
     always = {"failed", "cancelled"}
     return tuple(reason for name in outcomes for reason in threads.REASONS_OF[name]) if always >= {*outcomes} else ()
-
-
-def _hours(tenant: Tenant, span: HourRange, table: Table) -> tuple[Condition, ...]:
-    keys = set(table.key) - {"tenant", "hour"}
-    for name in (*span.group_by, *span.only):
-        if name not in keys:
-            field = "group_by" if name in span.group_by else name
-            raise InvalidInput(field, f"expected some of {', '.join(sorted(keys))}, not {name!r}")
-    return (Where("tenant", "=", tenant), *_within(span, "hour"))
 
 
 def _within(span: HourRange, column: str) -> Iterable[Condition]:
@@ -339,39 +303,23 @@ def _within(span: HourRange, column: str) -> Iterable[Condition]:
 
 
 def _as_indexed(condition: Condition) -> Condition:
-    """Look for a long name as keys and indexes have it."""
+    """Shorten a long name as keys and indexes do."""
     if isinstance(condition, Where) and condition.operator == "=" and isinstance(condition.value, str):
         return Where(condition.column, "=", indexed(condition.value))
     return condition
 
 
 def _durations(tenant: Tenant, span: HourRange, table: Table) -> Histogram:
-    """Ask for counts of durations; those of just this width need not be put into buckets."""
+    """Query counts of durations. Counts that have the bucket's width already are not put into buckets again."""
     width = width_for(span.bucket, span.since, span.until)
     where = (Where("tenant", "=", tenant), Where("width", "=", width), *_within(span, "start"))
     group_by, bucket = (("start", *span.group_by), None) if span.bucket == width else (span.group_by, span.bucket)
-    return Histogram(table, "bucket", "durations", where, group_by, bucket, at="start", limit=MOST + 1)
+    return Histogram(table, "bucket", "durations", where, group_by, bucket, at="start", limit=MAX_SUMS + 1)
 
 
-def _whole(rows: Sequence[Row], span: HourRange) -> Sequence[Row]:
-    """Refuse an answer that is cut off, by the name of what makes it so long."""
-    if len(rows) > MOST:
-        why = f"gives more than {MOST:,} sums: narrow from and to, take a wider bucket, or group by less"
-        raise InvalidInput("bucket" if span.bucket else "group_by", why)
-    return rows
-
-
-def _item(heads: Sequence[str], counted: Sequence[str], row: Sequence[Any], latency: Any) -> Mapping[str, Any]:
-    item = dict(zip((*heads, *counted), row, strict=True))
-    for name in ("cost", "saved_cost"):
-        if name in item:
-            item[f"{name.removesuffix('_cost')}_usd"] = item.pop(name) / 10**12
-    item["latency_ms"] = msgspec.structs.asdict(latency) if latency else None
-    return item
-
-
-def _sorted_value(place: ThreadListCursor) -> int | datetime:
-    timed = place.sort in {"opened_at", "last_event_at"}
-    if isinstance(place.value, datetime) != timed:
-        raise no_page()
-    return in_utc(place.value, "cursor") if isinstance(place.value, datetime) else place.value
+def _place(cursor: str | None, kind: Any, of: object) -> Any:
+    """Return what a cursor of a list holds, with instants in UTC; None without a cursor. Raises `InvalidInput`."""
+    if cursor is None:
+        return None
+    values = decode_cursor(cursor, kind, of)
+    return tuple(in_utc(value, "cursor") if isinstance(value, datetime) else value for value in values)

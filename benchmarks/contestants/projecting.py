@@ -28,7 +28,7 @@ from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.settings import Settings
-from projections.engine.runner import BUSY, ProjectionRunner
+from projections.engine.runner import MIN_REST_S, ProjectionRunner
 from projections.registry import PROJECTIONS
 
 
@@ -51,14 +51,14 @@ async def is_done(runner: ProjectionRunner, until: str) -> bool:
     """Say whether there is nothing left to do."""
     if until == "serving":
         return not any(instance.status == "building" for instance in await runner.models.instances())
-    lines = await runner.models.lines()
-    return not any([await runner.models.behind(line.id, runner.held()) for line in lines])
+    groups = await runner.models.groups()
+    return not any([await runner.models.behind(group.id, runner.held()) for group in groups])
 
 
 async def main(arguments: argparse.Namespace) -> Figures:
     pool = await open_pool(arguments.database, max_size=4)
     runner = runner_on(pool, part_of(arguments.part, arguments.of))
-    await runner.models.lines()
+    await runner.models.groups()
     settle()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
@@ -74,7 +74,7 @@ async def main(arguments: argparse.Namespace) -> Figures:
             if not moved:
                 if await is_done(runner, arguments.until):
                     break
-                await asyncio.sleep(BUSY)
+                await asyncio.sleep(MIN_REST_S)
     await pool.close()
     return {"events": events, "seconds": time.perf_counter() - began, "cpu_s": own_cpu() - cpu}
 

@@ -1,10 +1,10 @@
-"""Where read models are kept: which there are, how far each has come, and what is written and asked.
+"""The port to the store of read models: their instances and positions, their rows, and queries.
 
-An *instance* is one filling of a projection's tables. At most one of each projection is `serving`, which is the one
-that queries see; one may be `building` beside it, and those that served before are `kept` until they are dropped.
+An *instance* is one build of a projection's tables. At most one of each projection is `serving`: queries read that one.
+Another one may be `building`. Those that served before are `kept` until they are dropped.
 
-A *line* is a set of instances that go through the log together: it has one position in each slice, so that events are
-read once for all of them. What changes in their tables and the line's positions is written in one transaction.
+A *group* is a set of instances that read the log together. It has one position in each slice, so each event is read
+once for all of them. Their rows and its positions are written in one transaction. In SQL and HTTP it is a `line`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows, Table
 
 InstanceId = NewType("InstanceId", int)
-LineId = NewType("LineId", int)
+GroupId = NewType("GroupId", int)
 
 Status: TypeAlias = Literal["building", "serving", "kept"]
 
@@ -32,20 +32,20 @@ class Shape(Struct, frozen=True):
 
 
 class Instance(Struct, frozen=True):
-    """A filling of a projection's tables."""
+    """One build of a projection's tables."""
 
     id: InstanceId
     projection: str
     version: int
-    line: LineId
+    group: GroupId
     status: Status
     created_at: datetime
 
 
-class Line(Struct, frozen=True):
-    """How far a line has come: events behind it, and events ahead of it. `throttle` is in events a second."""
+class ProjectionGroup(Struct, frozen=True):
+    """A group's progress: the numbers of events read and still to read. `throttle` is in events a second."""
 
-    id: LineId
+    id: GroupId
     done: int
     left: int
     started_at: datetime
@@ -53,7 +53,7 @@ class Line(Struct, frozen=True):
 
 
 class SliceLag(Struct, frozen=True):
-    """A slice in which a line is behind: it has read up to `position`, and the slice ends at `head`."""
+    """A slice in which a group is behind: it has read up to `position`, and the slice ends at `head`."""
 
     slice: Slice
     position: Position
@@ -61,7 +61,7 @@ class SliceLag(Struct, frozen=True):
 
 
 class Parked(Struct, frozen=True):
-    """A thread that an instance leaves out, from an event on that its handlers could not take."""
+    """A thread that an instance leaves out from the event on that its handler could not process."""
 
     instance: InstanceId
     thread_id: ThreadId
@@ -74,7 +74,7 @@ class Parked(Struct, frozen=True):
 
 
 class Move(Struct, frozen=True):
-    """A line goes on in a slice, from one position to a later one."""
+    """A group's step in a slice: the positions after `after`, up to `upto`."""
 
     slice: Slice
     after: Position
@@ -82,9 +82,9 @@ class Move(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """What a line's instances make of some events, to be written at once. `parked` are all that the slices have."""
+    """The rows of some events, and the group's new positions. `parked` are all parked threads of the slices."""
 
-    line: LineId
+    group: GroupId
     moves: tuple[Move, ...]
     rows: Mapping[InstanceId, Rows]
     parked: frozenset[tuple[InstanceId, ThreadId]] = frozenset()
@@ -95,77 +95,78 @@ class ReadModels(Protocol):
     """Tables of rows, each written by one projection."""
 
     async def register(self, shapes: Sequence[Shape]) -> None:
-        """Make room for projections that are new, or of a new version.
+        """Create an instance of each projection that has none of its version.
 
-        Of a projection that has no instance, or none of this version, one is made and begins to be built, in place of
-        one that is being built now; in an empty store they serve at once. An instance whose version is not among
-        `shapes` gets a line of its own, so that those who know it can go on with it, and others without it.
+        It begins to be built, in place of one that is being built now. In an empty store all of them serve at once. An
+        instance whose version is not among `shapes` gets a group of its own, so that processes that know it can advance
+        it, and others can advance the rest.
         """
 
     async def instances(self) -> Sequence[Instance]:
         """Return all instances, the oldest first."""
 
-    async def lines(self) -> Sequence[Line]:
-        """Return how far each line has come."""
+    async def groups(self) -> Sequence[ProjectionGroup]:
+        """Return the groups and their progress."""
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Return those of some slices in which a line is behind, in their order."""
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
+        """Return those of some slices in which a group is behind, in ascending order."""
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
-        """Return how far a line has come in a slice."""
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
+        """Return a group's position in a slice."""
 
     async def commit(self, batch: Batch) -> bool:
-        """Write a batch. False: nothing was written, since something is not as the batch was made for.
+        """Write a batch in one transaction. False: nothing was written, because a precondition does not hold.
 
-        That is so if the line is not where the batch begins, is paused or gone, or if other instances are on it than
-        those of `batch.rows`, or other threads parked than `batch.parked` says.
+        The group must be at the positions where the batch begins, and neither paused nor gone. Its instances must be
+        those of `batch.rows`, and the parked threads those of `batch.parked`.
 
-        Raises `Unwritable` if a row cannot be stored; nothing is written then.
+        Raises `Unwritable` if a row cannot be stored; then nothing is written either.
         """
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
-        """Return what instances have parked in some slices, the longest parked first."""
+        """Return the parked threads of instances in some slices, the longest parked first."""
 
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
-        """Write what a parked thread's events up to a position come to, and let it go on, or park it `again`.
+        """Write the rows of a parked thread's events up to a position, and unpark it, or park it `again`.
 
-        False, with nothing written, if the line is at another position of the slice, or the thread is not parked so.
-        Raises `Unwritable` as `commit` does.
+        False, with nothing written, if the group has another position in the slice, or if the thread is not parked with
+        this version and number of attempts. Raises `Unwritable` as `commit` does.
         """
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
-        """Begin to build new instances beside the old ones, on a line of their own.
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
+        """Begin to build new instances in a group of their own, while the old ones serve.
 
-        Raises `NotRebuildable` if one of them is being built already.
+        Raises `NotRebuildable` if one of them is already being built.
         """
 
-    async def prepare(self, line: LineId) -> None:
-        """Do what takes long, and is to be done before the instances that a line builds serve."""
+    async def prepare(self, group: GroupId) -> None:
+        """Do the slow work that has to precede `switch`."""
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines write nothing for a while. When this returns, whatever they were writing is written."""
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        """Refuse writes of groups for some seconds. When this returns, no write of theirs is in progress."""
 
-    async def switch(self, line: LineId) -> bool:
-        """Let the instances that a line builds serve in place of those that do now, which are kept, at once.
+    async def switch(self, group: GroupId) -> bool:
+        """Let the instances that a group builds serve, all at once. Those that they replace are kept.
 
-        False, with nothing changed, if the line is behind one that it is to replace in any slice, or builds nothing,
-        or if somebody reads the old ones for long. Raises `NotRebuildable` if something else needs what they show.
+        False, with nothing changed, if the group builds nothing, if it is behind one that it replaces in any slice, or
+        if a long query reads the old ones. Raises `NotRebuildable` if another view depends on the old ones.
         """
 
     async def roll_back(self, projection: str) -> Instance:
-        """Let the instance serve again that served before.
+        """Let the instance that served before serve again.
 
-        Raises `NotRebuildable` if there is none, if it is behind the one that serves, or if that cannot be exchanged.
+        Raises `NotRebuildable` if there is none, or if a long query or another view needs the one that serves;
+        `StillBehind` if it is behind that one.
         """
 
     async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
-        """Forget an instance and its tables, even one that serves if that is said.
+        """Delete an instance and its tables. One that serves is deleted only with `serving`.
 
-        Raises `NotRebuildable` if there is none, or if somebody needs its tables just now.
+        Raises `NotRebuildable` if it is not deleted, or if a long query or another view needs its tables.
         """
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
-        """Say whether the serving instance has a slice up to a position."""
+        """Whether the serving instance has reached a position of a slice."""
 
     async def select(self, query: Select) -> Sequence[Row]:
         """Return rows of serving instances, in the order of the table's columns."""

@@ -1,1 +1,1 @@
-"""Read models: tables of rows, and the queries that they answer."""
+"""Read models: tables of rows, and queries to them."""

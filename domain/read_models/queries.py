@@ -1,4 +1,4 @@
-"""Questions to read models, as data: a page of rows, or sums by groups. Each store of read models answers them."""
+"""Queries to read models, as data: a page of rows, or sums by groups. Each store of read models answers them."""
 
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ Bucket: TypeAlias = Literal["hour", "day", "week", "month"]
 """A width of time, in UTC. Weeks begin on Monday."""
 
 Operator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">=", "in", "matches", "begins"]
-"""`matches` finds rows whose `words` have what a `Search` for terms asks for; `begins` texts that begin so."""
+"""`matches` finds rows whose `words` match a `Search`; `begins` finds texts with a prefix."""
 
 
 class Where(Struct, frozen=True):
@@ -23,7 +23,7 @@ class Where(Struct, frozen=True):
 
 
 class Spanning(Struct, frozen=True):
-    """Between two instants of a row, the second of which may still be to come (null), there is a third one."""
+    """An instant lies between two instants of a row. The second one may be null: it is in the future then."""
 
     since: str
     until: str
@@ -31,7 +31,7 @@ class Spanning(Struct, frozen=True):
 
 
 class Among(Struct, frozen=True):
-    """A row of another table agrees with this one in some columns, and meets conditions of its own."""
+    """A row of another table has the same values in some columns, and meets conditions of its own."""
 
     columns: tuple[str, ...]
     table: Table
@@ -42,7 +42,7 @@ Condition: TypeAlias = Where | Spanning | Among
 
 
 class Select(Struct, frozen=True):
-    """A page of rows: in the order of one column and then of the key's last one, after a row's values of these."""
+    """A page of rows in the order of some columns, after a row's values of these (`after`)."""
 
     table: Table
     where: tuple[Condition, ...] = ()
@@ -53,10 +53,10 @@ class Select(Struct, frozen=True):
 
 
 class Aggregate(Struct, frozen=True):
-    """Sums of columns by groups, and by width of time where a bucket is given.
+    """Sums of columns by groups, and by width of time if `bucket` is given.
 
-    A row of the answer has the bucket's beginning, if there is one, the groups' values, and the sums; rows come in the
-    order of the bucket and the groups, or with the largest of the sums `most` first, at most `limit`.
+    A row of the answer has the bucket's start, if there is one, the groups' values, and the sums. Rows are in the order
+    of bucket and groups, or have the largest of the sums `most` first. There are at most `limit`.
     """
 
     table: Table
@@ -65,7 +65,7 @@ class Aggregate(Struct, frozen=True):
     group_by: tuple[str, ...] = ()
     bucket: Bucket | None = None
     at: str = "hour"
-    """The column whose instants are put into buckets."""
+    """The column of the instants that are put into buckets."""
     limit: int = 10_000
     most: tuple[str, ...] = ()
 
@@ -73,8 +73,8 @@ class Aggregate(Struct, frozen=True):
 class Histogram(Struct, frozen=True):
     """How often each value of a column was counted, by groups and by width of time as in `Aggregate`.
 
-    A row of the answer has the bucket's beginning, if there is one, the groups' values, and the sums of `count` by the
-    values of `column`, which are whole numbers.
+    A row of the answer has the bucket's start, if there is one, the groups' values, and a mapping from each value of
+    `column`, an integer, to the sum of `count`.
     """
 
     table: Table

@@ -1,7 +1,7 @@
-"""Read models as tables of rows: their columns, and how two rows of one key become one.
+"""Tables of read models: their columns, and the rules that merge two rows of one key.
 
-A handler never updates: it says a row, and the column's rule says what becomes of the one that is there. So the rows
-of thousands of events are merged before anything is written, and a batch costs one statement.
+A handler never updates. It returns a row, and the rule of each column merges it with the row that exists. So the rows
+of thousands of events are merged before anything is written, and a batch takes one statement.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["smallint", "integer", "bigint", "text", "uuid", "timestamptz", "json", "words"]
-"""What a column holds. `words` are what a text is found by, separated by spaces; they are not read back."""
+"""A column's type. `words` are the search terms of a text, separated by spaces; they are not read back."""
 
 Rule: TypeAlias = Literal["key", "last", "first", "add", "least", "greatest", "joined"]
-"""How a column's old and new value become one. `first` keeps what is there unless it is null; `joined` appends texts,
-with a comma between them."""
+"""How a column's old and new value are merged. `first` keeps the old one unless it is null; `joined` joins texts with
+a comma."""
 
 Row: TypeAlias = tuple[Any, ...]
 """Values in the order of a table's columns."""
@@ -25,28 +25,28 @@ Row: TypeAlias = tuple[Any, ...]
 Key: TypeAlias = Any
 
 MAX_INDEXED = 200
-"""Characters of a text in a key or an index. PostgreSQL takes 2,704 bytes for all columns of an entry: three names of
-the longest characters, and a tenant. Names of tools and models can be of any length: models and endpoints make them up.
+"""Characters of a text in a key or an index. PostgreSQL takes 2,704 bytes for all columns of an entry: room for three
+names of four-byte characters, and a tenant. Names of tools and models can be of any length.
 """
 
-DIGEST = 16
-"""Characters of the digest that tells long texts apart which begin alike."""
+DIGEST_LENGTH = 16
+"""Characters of the digest that distinguishes long texts with the same beginning."""
 
 
 def indexed(text: str) -> str:
-    """Return a text as keys and indexes have it: of a long one its beginning and a digest of the whole.
+    """Return a text as keys and indexes hold it: a long one becomes its beginning and a digest of the whole.
 
     A NUL, which PostgreSQL's text cannot hold, becomes U+FFFD. The log has the text as it was.
     """
     if len(text) > MAX_INDEXED:
-        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST]
-        text = f"{text[: MAX_INDEXED - DIGEST - 1]}…{digest}"
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST_LENGTH]
+        text = f"{text[: MAX_INDEXED - DIGEST_LENGTH - 1]}…{digest}"
     return text.replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column, its rule, and a sentence about it for those who read it in SQL."""
+    """A column, its rule, and a comment for its SQL view."""
 
     name: str
     kind: Kind
@@ -56,7 +56,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """An index by some columns; or, `by_span`, by two instants between which something was so; or by words."""
+    """An index by columns; by the `span` between two instants; or by `words`."""
 
     columns: tuple[str, ...]
     by: Literal["order", "span", "words"] = "order"
@@ -64,7 +64,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Derived:
-    """A column that only the SQL views have: an expression over the table's own, which is `t` in it."""
+    """A column that only the SQL views have: an expression over the columns of the table, which it calls `t`."""
 
     name: str
     expression: str
@@ -77,7 +77,7 @@ COST = Derived("cost_usd", "t.cost / 1e12", "What they cost, in dollars.")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The shape of a read model. `private` columns are not shown in the SQL views, `derived` ones only there."""
+    """A table of a read model. `private` columns are not in the SQL views, `derived` ones only there."""
 
     name: str
     about: str
@@ -88,12 +88,12 @@ class Table:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The columns' names in their order."""
+        """The columns' names, in order."""
         return tuple(column.name for column in self.columns)
 
     @cached_property
     def key(self) -> tuple[str, ...]:
-        """The names of the columns that a row is known by."""
+        """The names of the key's columns."""
         return tuple(column.name for column in self.columns if column.rule == "key")
 
     @cached_property
@@ -113,7 +113,7 @@ class Table:
 
     @property
     def public(self) -> Sequence[Column]:
-        """The columns of its own that the SQL views show: whose it is first, and then what it is known by."""
+        """The table's columns that the SQL views show: the tenant first, then the key."""
         shown = [column for column in self.columns if column.name not in self.private]
         return sorted(shown, key=lambda column: (column.name != "tenant", column.rule != "key"))
 
@@ -127,12 +127,12 @@ class Table:
 
     @cached_property
     def row(self) -> Callable[..., Row]:
-        """Make a row; what is not given is null, or 0 where it is added up. Raises `TypeError` for other names."""
+        """The constructor of rows. Columns default to null, added ones to 0. Raises `TypeError` for unknown names."""
         defaults = [0 if column.rule == "add" else None for column in self.columns]
         return namedtuple(self.name, self.names, defaults=defaults)  # noqa: PYI024  (names and defaults are known only here)
 
     def fit(self, row: Row) -> Row:
-        """Return a row whose keys and indexed texts are short enough; itself, if they are."""
+        """Return a row with its keys and indexed texts shortened; the row itself, if they are short enough."""
         for place in self._indexed:
             text = row[place]
             if text is not None and (len(text) > MAX_INDEXED or "\0" in text):
@@ -141,12 +141,12 @@ class Table:
 
     @cached_property
     def indexes_more(self) -> bool:
-        """Whether there are texts in indexes that are not in the key: those of a later row may be unfit, too."""
+        """Whether texts outside of the key are indexed: they may need `fit` in any row, not only in a key's first."""
         return any(self.columns[place].rule != "key" for place in self._indexed)
 
     @cached_property
     def _indexed(self) -> tuple[int, ...]:
-        """Places of texts in keys and indexes, but for the tenant: a name that was cut would be another tenant's."""
+        """Places of texts in keys and indexes, except for the tenant: a shortened name would be another tenant's."""
         names = {*self.key, *(name for index in self.indexes if index.by == "order" for name in index.columns)}
         return tuple(
             place
@@ -156,17 +156,17 @@ class Table:
 
     @cached_property
     def key_of(self) -> Callable[[Row], Key]:
-        """Return what a row is known by: the values of its key, or the value if there is one."""
+        """A function from a row to its key: a tuple of values, or the value of a single column."""
         return itemgetter(*(place for place, column in enumerate(self.columns) if column.rule == "key"))
 
     def merge(self, old: Row, new: Row) -> Row:
-        """Make one row of two with the same key."""
+        """Return two rows of one key merged."""
         merged = list(old)
         self.merge_into(merged, new)
         return tuple(merged)
 
     def merge_into(self, old: list[Any], new: Row) -> None:
-        """Change a row to what it is together with another one of the same key."""
+        """Merge a row into another one of the same key, in place."""
         for place in self._added:
             old[place] += new[place]
         for place in self._replaced:
@@ -181,18 +181,18 @@ MERGE: Mapping[Rule, Callable[[Any, Any], Any]] = {
     "greatest": max,
     "joined": lambda old, new: f"{old},{new}",
 }
-"""What becomes of an old value and a new one, where that is neither the new one nor their sum."""
+"""How an old and a new value are merged, by the rules other than `last` and `add`."""
 
 
 Change: TypeAlias = tuple[Table, Row]
-"""What a handler says: a row to be merged into a table."""
+"""What a handler returns: a row to merge into a table."""
 
 
 class Rows:
-    """Rows of several tables, those of one key merged."""
+    """Rows of several tables, merged by key."""
 
     def __init__(self, tables: Iterable[Table] = ()) -> None:
-        """Begin without rows, perhaps of tables that are known already."""
+        """Begin without rows. The given tables are in `tables` even if they get no rows."""
         self._tables: defaultdict[Table, dict[Key, Row | list[Any]]] = defaultdict(
             dict, {table: {} for table in tables}
         )
@@ -203,7 +203,7 @@ class Rows:
             row = table.fit(given) if table.indexes_more else given
             rows, key = self._tables[table], table.key_of(row)
             old = rows.get(key)
-            if old is None and row is given:  # a key that is there already is short enough
+            if old is None and row is given:  # an existing key is short enough
                 row = table.fit(given)
                 if row is not given:
                     key = table.key_of(row)
@@ -211,16 +211,16 @@ class Rows:
             if old is None:
                 rows[key] = row
                 continue
-            if type(old) is not list:  # a row that meets a second one meets many: from then on it is changed in place
+            if type(old) is not list:  # a row that is merged once is merged often: from then on in place
                 old = rows[key] = list(old)
             table.merge_into(old, row)
 
     def of(self, table: Table) -> Sequence[Row]:
-        """Return a table's rows in the order of their keys: writers who share rows do not wait in a circle."""
+        """Return a table's rows in the order of their keys: so writers that share rows cannot deadlock."""
         rows = self._tables.get(table, {})
         return [tuple(rows[key]) for key in sorted(rows)]
 
     @property
     def tables(self) -> Sequence[Table]:
-        """The tables that have rows, and those that were known."""
+        """The tables that have rows, and those given to the constructor."""
         return list(self._tables)

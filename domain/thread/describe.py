@@ -1,4 +1,4 @@
-"""Each event as one plain English sentence, for whoever reads what happened."""
+"""Each event as one sentence of plain English."""
 
 from collections.abc import Mapping
 from functools import singledispatch
@@ -48,15 +48,15 @@ from domain.thread.events import (
 )
 from domain.windows import Span
 
-LENGTH = 200
+MAX_QUOTED_LENGTH = 200
 """Characters of a quoted text or value, at most."""
 
-SHORT = 8
-"""Digits of a turn's id by which a sentence names it."""
+TURN_ID_DIGITS = 8
+"""Digits of a turn's id in a sentence."""
 
 
 def refers_to(event: Event) -> Version | None:
-    """Return the version of the earlier event that a sentence about this one needs to know."""
+    """Return the version of the earlier event that the sentence about this one needs."""
     match event:
         case ToolStarted(call=call) | ToolSucceeded(call=call) | ToolFailed(call=call) | ToolOutcomeUnknown(call=call):
             return Version(call)
@@ -72,8 +72,8 @@ def refers_to(event: Event) -> Version | None:
 
 @singledispatch
 def describe(event: Event, about: Event | None = None) -> str:
-    """Say what happened. `about` is the event that this one refers to; see `refers_to`."""
-    raise TypeError(f"There are no words for {type(event).__name__}, about {about}")
+    """Return the sentence about an event. `about` is the event that this one refers to; see `refers_to`."""
+    raise TypeError(f"There is no sentence for {type(event).__name__}, about {about}")
 
 
 @describe.register
@@ -291,7 +291,7 @@ def _but(finish: Unusual | None) -> str:
 
 
 def finish_in_words(finish: Unusual) -> str:
-    """Say what is to be known of an answer."""
+    """Return what is unusual about an answer, in words."""
     match finish:
         case "length":
             return "the answer reached its longest and is cut off"
@@ -302,7 +302,7 @@ def finish_in_words(finish: Unusual) -> str:
 
 
 def _call(about: Event | None) -> str:
-    """Name what a person is asked about, or what was started: a call as it would be written, or a node."""
+    """Return the call or the node that a person decides about, or that was started: a call as code."""
     match about:
         case ToolRequested(tool=tool, arguments=arguments):
             return f"{tool}({_arguments(arguments)})"
@@ -322,12 +322,12 @@ _WITHIN: Mapping[Span, str] = {
 
 
 def limit_in_words(limit: Limit) -> str:
-    """Say what a limit allows, such as `1,000 tokens and $5 a day`."""
+    """Return a limit in words, such as `1,000 tokens and $5 a day`."""
     return f"{amounts_in_words(limit.tokens, limit.cost)} {_WITHIN[limit.window]}"
 
 
 def amounts_in_words(tokens: int | None, cost: int | None) -> str:
-    """Say how many tokens and how much money."""
+    """Return a number of tokens and an amount of money in words."""
     amounts = [
         *([f"{tokens:,} tokens"] if tokens is not None else []),
         *([f"${dollars(cost):,.12g}"] if cost is not None else []),
@@ -348,7 +348,7 @@ def _then(retry_in_ms: int | None) -> str:
 
 
 def _short(turn_id: UUID) -> str:
-    return turn_id.hex[:SHORT]
+    return turn_id.hex[:TURN_ID_DIGITS]
 
 
 def _quoted(text: str) -> str:
@@ -361,4 +361,4 @@ def _json(value: Json | Mapping[str, Json]) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LENGTH else f"{text[:LENGTH]}…"
+    return text if len(text) <= MAX_QUOTED_LENGTH else f"{text[:MAX_QUOTED_LENGTH]}…"

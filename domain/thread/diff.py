@@ -1,4 +1,4 @@
-"""What differs between two states of a thread, and what a run of events amounts to in numbers."""
+"""The differences between two states of a thread, and counts of a range of events."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,18 +31,18 @@ from domain.thread.state import State, Summary, Unopened
 T = TypeVar("T")
 
 Status: TypeAlias = Literal["unopened", "idle", "running", "waiting"]
-"""`unopened`: before the first event. `waiting`: a turn cannot go on before a person decides."""
+"""`unopened`: before the first event. `waiting`: the turn needs a person's decision."""
 
 
 class Changed(Struct, Generic[T], frozen=True):
-    """What something was and what it is."""
+    """A value before and after."""
 
     before: T
     after: T
 
 
 class ValueChange(Struct, frozen=True):
-    """One of the thread's values that differs. `pointer` (RFC 6901) leads to it; lists are compared as a whole."""
+    """A difference in the thread's values, at a JSON pointer (RFC 6901). Lists are compared as a whole."""
 
     pointer: str
     change: Literal["added", "changed", "removed"]
@@ -51,7 +51,7 @@ class ValueChange(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True):
-    """How two states differ. What is null is the same in both; numbers say how much was added."""
+    """How two states differ. Null: the same in both. Numbers are how much was added."""
 
     status: Changed[Status] | None
     graph: Changed[str | None] | None
@@ -63,7 +63,7 @@ class Changes(Struct, frozen=True):
 
 
 class MessageCounts(Struct, frozen=True):
-    """Messages by whose they are."""
+    """Messages by role."""
 
     user: int
     assistant: int
@@ -71,7 +71,7 @@ class MessageCounts(Struct, frozen=True):
 
 
 class TurnCounts(Struct, frozen=True):
-    """Turns by what became of them."""
+    """Turns by what happened to them."""
 
     enqueued: int
     started: int
@@ -99,14 +99,14 @@ class NodeCounts(Struct, frozen=True):
 
 
 class TokenCounts(Struct, frozen=True):
-    """Tokens that models were given, and answered."""
+    """Tokens of prompts and of answers."""
 
     prompt: int
     completion: int
 
 
 class Counts(Struct, frozen=True):
-    """A run of events in numbers."""
+    """Counts of a range of events."""
 
     events: Mapping[str, int]
     messages: MessageCounts
@@ -118,7 +118,7 @@ class Counts(Struct, frozen=True):
 
 
 def status_of(state: State) -> Status:
-    """Say what a thread is doing."""
+    """Return the status of a thread."""
     if isinstance(state, Unopened):
         return "unopened"
     if state.waiting:
@@ -127,7 +127,7 @@ def status_of(state: State) -> Status:
 
 
 def compare(before: State, after: State) -> Changes:
-    """Say how a later state differs from an earlier one."""
+    """Return how a later state differs from an earlier one."""
     was = None if isinstance(before, Unopened) else before.thread
     now = None if isinstance(after, Unopened) else after.thread
     status: tuple[Status, Status] = (status_of(before), status_of(after))
@@ -146,7 +146,6 @@ class Tally:
     """Counts events, one by one."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._events: Counter[str] = Counter()
         self._messages: Counter[str] = Counter()
         self._turns: Counter[str] = Counter()
@@ -171,14 +170,14 @@ class Tally:
                 self._nodes[node]["failed"] += 1
             case ToolRequested(tool=tool):
                 self._calls[tool]["requested"] += 1
-        if (fate := _FATES.get(type(event))) is not None:
-            self._turns[fate] += 1
+        if (turn := _TURN_EVENTS.get(type(event))) is not None:
+            self._turns[turn] += 1
         if (outcome := _OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
             self._calls[about.tool][outcome] += 1
             self._messages["tool"] += 1
 
     def counts(self) -> Counts:
-        """Return what was counted so far."""
+        """Return the counts so far."""
         return Counts(
             events=dict(self._events),
             messages=_numbers(self._messages, MessageCounts),
@@ -190,7 +189,7 @@ class Tally:
         )
 
 
-_FATES: Mapping[type[Event], str] = {
+_TURN_EVENTS: Mapping[type[Event], str] = {
     TurnEnqueued: "enqueued",
     TurnStarted: "started",
     TurnCompleted: "completed",
@@ -205,7 +204,7 @@ _OUTCOMES: Mapping[type[Event], str] = {
     ToolOutcomeUnknown: "unknown",
     ApprovalDenied: "denied",
 }
-"""How a call ends: each is what the model is told, and so a message, too. A denied node is no call."""
+"""The outcomes of a call. Each is also a message to the model. A denied node is no call."""
 
 N = TypeVar("N", MessageCounts, TurnCounts, CallCounts, NodeCounts)
 
@@ -233,5 +232,5 @@ def _values(before: JsonObject, after: JsonObject, place: str) -> Iterator[Value
 
 
 def _written(value: Json) -> bytes:
-    """Write a value so that equal ones look equal: to Python, true equals 1."""
+    """Encode a value to compare it: in Python, `True == 1`."""
     return msgspec.json.encode(value, order="deterministic")

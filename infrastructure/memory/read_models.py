@@ -1,5 +1,6 @@
-"""Read models in memory. No method waits between its first and its last step, so each is atomic on its event loop."""
+"""Read models in memory. No method awaits between its first and its last step, so each is atomic on its event loop."""
 
+import operator
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,36 +13,39 @@ from msgspec.structs import replace
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import SLICES, Position, Slice, ThreadId, slice_of
 from domain.ports.clock import Clock
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Parked, Shape, SliceLag
+from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Parked, ProjectionGroup, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Among, Bucket, Condition, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Key, Row, Rows, Table
 
+BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+"""The sizes of columns of integers."""
+
 Heads: TypeAlias = Callable[[Slice], int]
-"""Says where a slice ends."""
+"""Returns the last position of a slice."""
 
 
 class MemoryReadModels:
-    """`ReadModels` that a process keeps for itself."""
+    """`ReadModels` in the memory of one process."""
 
     def __init__(self, heads: Heads, clock: Clock) -> None:
-        """Begin without projections, over a log whose slices end where `heads` says."""
+        """Begin without projections. `heads` returns the last position of a slice of the log."""
         self._heads = heads
         self._clock = clock
         self._instances: dict[InstanceId, Instance] = {}
         self._shapes: dict[tuple[str, int], Shape] = {}
-        self._lines: dict[LineId, Line] = {}
-        self._positions: dict[LineId, list[int]] = {}
-        self._paused: dict[LineId, datetime] = {}
+        self._lines: dict[GroupId, ProjectionGroup] = {}
+        self._positions: dict[GroupId, list[int]] = {}
+        self._paused: dict[GroupId, datetime] = {}
         self._parked: dict[tuple[InstanceId, ThreadId], Parked] = {}
         self._rows: defaultdict[tuple[InstanceId, str], dict[Key, Row]] = defaultdict(dict)
         self._last = 0
 
     async def register(self, shapes: Sequence[Shape]) -> None:
-        """Make room for new projections."""
         known = {(shape.name, shape.version) for shape in shapes}
         for instance in list(self._instances.values()):
-            if (instance.projection, instance.version) not in known and not self._is_alone(instance):
-                self._instances[instance.id] = replace(instance, line=self._new_line(self._positions[instance.line]))
+            alone = [other.group for other in self._instances.values()].count(instance.group) == 1
+            if (instance.projection, instance.version) not in known and not alone:
+                self._instances[instance.id] = replace(instance, group=self._new_group(self._positions[instance.group]))
         there = {(instance.projection, instance.version) for instance in self._instances.values()}
         missing = [shape for shape in shapes if (shape.name, shape.version) not in there]
         first = not self._instances
@@ -49,40 +53,37 @@ class MemoryReadModels:
             if instance.status == "building" and instance.projection in {shape.name for shape in missing}:
                 self._forget(instance)
         if missing:
-            line = self._new_line()
+            group = self._new_group()
             for shape in missing:
-                self._add(shape, line, serving=first)
+                self._add(shape, group, serving=first)
 
     async def instances(self) -> Sequence[Instance]:
-        """List the instances."""
         return list(self._instances.values())
 
-    async def lines(self) -> Sequence[Line]:
-        """Compare positions with heads."""
+    async def groups(self) -> Sequence[ProjectionGroup]:
         return [
-            replace(line, done=sum(self._positions[line.id]), left=sum(self._lag(line.id, s) for s in range(SLICES)))
-            for line in self._lines.values()
+            replace(group, done=sum(self._positions[group.id]), left=sum(self._lag(group.id, s) for s in range(SLICES)))
+            for group in self._lines.values()
         ]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Compare positions with heads."""
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         return [
-            SliceLag(slice_, Position(self._positions[line][slice_]), Position(self._heads(slice_)))
+            SliceLag(slice_, Position(self._positions[group][slice_]), Position(self._heads(slice_)))
             for slice_ in sorted(slices)
-            if line in self._positions and self._lag(line, slice_)
+            if group in self._positions and self._lag(group, slice_)
         ]
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
-        """Look a position up."""
-        return Position(self._positions[line][slice_])
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
+        return Position(self._positions[group][slice_])
 
     async def commit(self, batch: Batch) -> bool:
-        """Check everything, then write everything."""
-        positions = self._positions.get(batch.line)
+        """Check all preconditions and rows, then write."""
+        positions = self._positions.get(batch.group)
         slices = {move.slice for move in batch.moves}
-        if positions is None or self._is_paused(batch.line):
+        paused_until = self._paused.get(batch.group)
+        if positions is None or (paused_until and paused_until > self._clock.now()):
             return False
-        here = {i.id for i in self._instances.values() if i.line == batch.line}
+        here = {i.id for i in self._instances.values() if i.group == batch.group}
         parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
         if here != batch.rows.keys() or parked != batch.parked:
             return False
@@ -99,19 +100,17 @@ class MemoryReadModels:
         return True
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
-        """List what is parked."""
         found = [
             one for one in self._parked.values() if one.instance in instances and slice_of(one.thread_id) in slices
         ]
         return sorted(found, key=lambda one: one.at)
 
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
-        """Write, and let go on."""
         key = parked.instance, parked.thread_id
         instance = self._instances.get(parked.instance)
         if self._parked.get(key) != parked or instance is None:
             return False
-        if self._positions[instance.line][slice_of(parked.thread_id)] != upto:
+        if self._positions[instance.group][slice_of(parked.thread_id)] != upto:
             return False
         _check(rows)
         self._write(parked.instance, rows)
@@ -121,30 +120,28 @@ class MemoryReadModels:
             del self._parked[key]
         return True
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
-        """Begin new instances."""
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
         building = {i.projection for i in self._instances.values() if i.status == "building"}
         for shape in shapes:
             if shape.name in building:
-                raise NotRebuildable(f"{shape.name} is being built already. Wait for it, or drop it.")
-        line = self._new_line()
-        self._lines[line] = replace(self._lines[line], throttle=throttle)
+                raise NotRebuildable(f"{shape.name} is already being built. Wait for it, or drop it.")
+        group = self._new_group()
+        self._lines[group] = replace(self._lines[group], throttle=throttle)
         for shape in shapes:
-            self._add(shape, line, serving=False)
-        return line
+            self._add(shape, group, serving=False)
+        return group
 
-    async def prepare(self, line: LineId) -> None:
-        """Do nothing: every query goes through all rows."""
+    async def prepare(self, group: GroupId) -> None:
+        """Do nothing: every query scans all rows."""
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines pause."""
-        self._paused |= dict.fromkeys(lines, self._clock.now() + timedelta(seconds=seconds))
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        self._paused |= dict.fromkeys(groups, self._clock.now() + timedelta(seconds=seconds))
 
-    async def switch(self, line: LineId) -> bool:
-        """Let the new instances serve."""
-        building = [i for i in self._instances.values() if i.line == line and i.status == "building"]
-        old = self._to_replace(line)
-        mine = self._positions[line]
+    async def switch(self, group: GroupId) -> bool:
+        building = [i for i in self._instances.values() if i.group == group and i.status == "building"]
+        names = {i.projection for i in building}
+        old = {i.group for i in self._instances.values() if i.projection in names and i.status == "serving"}
+        mine = self._positions[group]
         if not building or any(mine[s] < self._positions[o][s] for o in old for s in range(SLICES)):
             return False
         for instance in building:
@@ -154,41 +151,40 @@ class MemoryReadModels:
         return True
 
     async def roll_back(self, projection: str) -> Instance:
-        """Let the last kept one serve."""
         of = [i for i in self._instances.values() if i.projection == projection]
         kept = [i for i in of if i.status == "kept"]
         serving = next((i for i in of if i.status == "serving"), None)
         if not kept or serving is None:
             raise NotRebuildable(f"No older instance of {projection} is kept.")
-        now, then = self._positions[serving.line], self._positions[kept[-1].line]
+        now, then = self._positions[serving.group], self._positions[kept[-1].group]
         if any(now[s] > then[s] for s in range(SLICES)):
             raise StillBehind
         return self._serve(kept[-1])
 
     async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
-        """Forget an instance."""
         found = self._instances.get(instance)
         if found is None or (found.status == "serving" and not serving):
-            raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+            raise NotRebuildable(f"Instance {instance} serves or does not exist. Only others can be dropped.")
         self._forget(found)
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
-        """Compare a position."""
         serving = [i for i in self._instances.values() if i.projection == projection and i.status == "serving"]
-        return bool(serving) and self._positions[serving[0].line][slice_] >= position
+        return bool(serving) and self._positions[serving[0].group][slice_] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
-        """Go through all rows."""
         table, order = query.table, [query.table.names.index(name) for name in query.order]
         rows = self._where(table, query.where)
         rows.sort(key=lambda row: [row[place] for place in order], reverse=query.descending)
         if query.after is not None:
-            mark = list(query.after)
-            rows = [row for row in rows if _follows([row[p] for p in order], mark, descending=query.descending)]
-        return [_readable(table, row) for row in rows[: query.limit]]
+            mark, follows = list(query.after), operator.lt if query.descending else operator.gt
+            rows = [row for row in rows if follows([row[place] for place in order], mark)]
+        readable = [column.kind != "words" for column in table.columns]  # words can be searched, not read
+        return [
+            tuple(value if shown else None for shown, value in zip(readable, row, strict=True))
+            for row in rows[: query.limit]
+        ]
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
-        """Go through all rows."""
         names = query.table.names
         groups = [names.index(name) for name in query.group_by]
         sums, at = [names.index(name) for name in query.sums], names.index(query.at) if query.bucket else 0
@@ -205,7 +201,7 @@ class MemoryReadModels:
         return [(*key, *totals[key]) for key in order][: query.limit]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
-        """Add up by group and value, then gather."""
+        """Sum by group and value, then collect each group's values."""
         by_value = Aggregate(
             query.table,
             (query.count,),
@@ -221,7 +217,7 @@ class MemoryReadModels:
         return [(*group, counts) for group, counts in gathered.items()][: query.limit]
 
     def searched(self, table: Table, where: Iterable[Condition]) -> Sequence[Row]:
-        """Return rows of the serving instance, with the texts that are only there to be searched."""
+        """Return rows of the serving instance, including the `words` columns, which `select` leaves out."""
         return self._where(table, where)
 
     def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
@@ -240,7 +236,7 @@ class MemoryReadModels:
         return rows
 
     def _meeting(self, table: Table, condition: Condition) -> Callable[[Row], bool]:
-        """Return what says of a row whether it meets a condition."""
+        """Return a function that tests a row for a condition."""
         match condition:
             case Spanning(since, until, at):
                 begin, end = table.names.index(since), table.names.index(until)
@@ -249,9 +245,9 @@ class MemoryReadModels:
                 of_other, own = (itemgetter(*map(names.index, columns)) for names in (other.names, table.names))
                 found = set(map(of_other, self._where(other, where)))
                 return lambda row: own(row) in found
-            case Where(column, operator, wanted):
+            case Where(column, comparison, wanted):
                 place = table.names.index(column)
-                return lambda row: _compares(row[place], operator, wanted)
+                return lambda row: _compares(row[place], comparison, wanted)
 
     def _write(self, instance: InstanceId, rows: Rows) -> None:
         for table in rows.tables:
@@ -260,12 +256,12 @@ class MemoryReadModels:
                 key = table.key_of(row)
                 there[key] = table.merge(there[key], row) if key in there else row
 
-    def _add(self, shape: Shape, line: LineId, *, serving: bool) -> None:
+    def _add(self, shape: Shape, group: GroupId, *, serving: bool) -> None:
         self._last += 1
         id_ = InstanceId(self._last)
         status = "serving" if serving else "building"
         self._shapes[shape.name, shape.version] = shape
-        self._instances[id_] = Instance(id_, shape.name, shape.version, line, status, self._clock.now())  # type: ignore[arg-type]
+        self._instances[id_] = Instance(id_, shape.name, shape.version, group, status, self._clock.now())  # type: ignore[arg-type]
 
     def _serve(self, instance: Instance) -> Instance:
         for other in list(self._instances.values()):
@@ -278,32 +274,22 @@ class MemoryReadModels:
         del self._instances[instance.id]
         self._rows = defaultdict(dict, {key: rows for key, rows in self._rows.items() if key[0] != instance.id})
         self._parked = {key: one for key, one in self._parked.items() if key[0] != instance.id}
-        if not any(other.line == instance.line for other in self._instances.values()):
-            del self._lines[instance.line], self._positions[instance.line]
+        if not any(other.group == instance.group for other in self._instances.values()):
+            del self._lines[instance.group], self._positions[instance.group]
 
-    def _new_line(self, positions: Sequence[int] = (0,) * SLICES) -> LineId:
+    def _new_group(self, positions: Sequence[int] = (0,) * SLICES) -> GroupId:
         self._last += 1
-        id_ = LineId(self._last)
+        id_ = GroupId(self._last)
         self._positions[id_] = list(positions)
-        self._lines[id_] = Line(id_, 0, 0, self._clock.now())
+        self._lines[id_] = ProjectionGroup(id_, 0, 0, self._clock.now())
         return id_
 
-    def _to_replace(self, line: LineId) -> set[LineId]:
-        names = {i.projection for i in self._instances.values() if i.line == line and i.status == "building"}
-        return {i.line for i in self._instances.values() if i.projection in names and i.status == "serving"}
-
-    def _is_alone(self, instance: Instance) -> bool:
-        return [i.line for i in self._instances.values()].count(instance.line) == 1
-
-    def _is_paused(self, line: LineId) -> bool:
-        return line in self._paused and self._paused[line] > self._clock.now()
-
-    def _lag(self, line: LineId, slice_: int) -> int:
-        return self._heads(Slice(slice_)) - self._positions[line][slice_]
+    def _lag(self, group: GroupId, slice_: int) -> int:
+        return self._heads(Slice(slice_)) - self._positions[group][slice_]
 
 
 def _check(rows: Rows) -> None:
-    """Refuse numbers that PostgreSQL would not take either."""
+    """Raise `Unwritable` for numbers that PostgreSQL does not take either."""
     for table in rows.tables:
         bounds = [BITS.get(column.kind) for column in table.columns]
         for row in rows.of(table):
@@ -312,11 +298,8 @@ def _check(rows: Rows) -> None:
                     raise Unwritable(table.name, f"{value} is out of range")
 
 
-BITS = {"smallint": 16, "integer": 32, "bigint": 64}
-
-
-def _compares(value: Any, operator: str, wanted: Any) -> bool:
-    match operator:
+def _compares(value: Any, comparison: str, wanted: Any) -> bool:
+    match comparison:
         case "=":
             return bool(value == wanted)
         case "!=":
@@ -330,16 +313,7 @@ def _compares(value: Any, operator: str, wanted: Any) -> bool:
             return str(value or "").startswith(wanted)
     if value is None:
         return False
-    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[operator])
-
-
-def _follows(values: list[Any], mark: list[Any], *, descending: bool) -> bool:
-    return values < mark if descending else values > mark
-
-
-def _readable(table: Table, row: Row) -> Row:
-    """Leave out what is only there to be searched."""
-    return tuple(None if c.kind == "words" else value for c, value in zip(table.columns, row, strict=True))
+    return bool({"<": value < wanted, "<=": value <= wanted, ">": value > wanted, ">=": value >= wanted}[comparison])
 
 
 def _bucket(width: Bucket, at: datetime) -> datetime:

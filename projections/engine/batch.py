@@ -1,4 +1,4 @@
-"""From events to rows: what a line's projections make of some records, and which threads they cannot go on with."""
+"""The fold of a batch: what a group's projections make of some events, and which threads they have to park."""
 
 import asyncio
 import logging
@@ -11,17 +11,18 @@ from domain.errors import CorruptLog, InvalidInput, UnknownThread, Unwritable
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.ports.clock import Clock
-from domain.ports.read_models import Instance, InstanceId, LineId, Parked
+from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Move, Parked
 from domain.read_models.tables import Change, Rows
+from domain.thread.codec import decode
 from projections.engine.projection import EventContext, EventHandler, FoldedThread, Projection
 from projections.engine.thread_cache import ThreadCache
 
 _log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """How often a handler is tried before its thread is parked."""
 
-UNTELLABLE = (
+UNREADABLE = (
     CorruptLog,
     InvalidInput,
     UnknownThread,
@@ -31,17 +32,17 @@ UNTELLABLE = (
     TypeError,
     ValueError,
 )
-"""What is raised at an event that cannot be read, or by a fold that was not made for what it meets."""
+"""What is raised for an event that cannot be read, or by a fold that does not expect the event."""
 
-AT_ONCE = 4
-"""Threads that are looked up at the same time."""
+MAX_PARALLEL_LOADS = 4
+"""Threads that are loaded at the same time."""
 
-BREATH = 100
-"""Records after which others in this process have their turn."""
+RECORDS_PER_YIELD = 100
+"""Records after which other tasks of this process get the event loop."""
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writer:
     """An instance with the projection that writes it."""
 
     instance: Instance
@@ -50,148 +51,126 @@ class Writing:
 
 @dataclass
 class EventBatch:
-    """What becomes of records: rows by instance, and what is parked from now on."""
+    """Events of one group's batch, folded into rows of each instance. Threads that a projection cannot fold are parked.
 
-    line: LineId
-    writing: Sequence[Writing]
-    stories: ThreadCache
+    `parked` holds what is parked already, and grows; `parking` holds what this batch adds to it.
+    """
+
+    group: GroupId
+    writers: Sequence[Writer]
+    cache: ThreadCache
     prices: Prices
     clock: Clock
     parked: set[tuple[InstanceId, ThreadId]]
     rows: dict[InstanceId, Rows] = field(default_factory=dict)
     parking: list[Parked] = field(default_factory=list)
     touched: dict[ThreadId, tuple[FoldedThread, Record]] = field(default_factory=dict)
-    _handlers: dict[str, list[tuple[Writing, EventHandler, Rows]]] = field(init=False)
+    """The batch's threads, each with its last record."""
+    _parked_before: frozenset[tuple[InstanceId, ThreadId]] = field(init=False)
+    _handlers: dict[str, list[tuple[Writer, EventHandler, Rows]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find each event's handlers, and where their rows go."""
+        """Look up the handlers of each type of event, and the rows that they write to."""
+        self._parked_before = frozenset(self.parked)
         self._handlers = {}
-        for writing in self.writing:
-            rows = self.rows[writing.instance.id] = Rows(writing.projection.tables)
-            for event, handler in writing.projection.events.items():
-                self._handlers.setdefault(event.__name__, []).append((writing, handler, rows))
+        for writer in self.writers:
+            rows = self.rows[writer.instance.id] = Rows(writer.projection.tables)
+            for event, handler in writer.projection.events.items():
+                self._handlers.setdefault(event.__name__, []).append((writer, handler, rows))
 
-    async def take(self, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
-        """Make rows of records. The event of version `unhandled` is folded, and shown to no handler of events."""
-        records = list(records)
-        await self._remember(records)
+    async def fold(self, records: Sequence[Record], *, unhandled: Version | None = None) -> None:
+        """Fold records into rows. The event of version `unhandled` is folded, but shown to no event handler."""
+        await self._load_threads(records)
         for number, record in enumerate(records, 1):
-            if self.parked and self._is_out(record.thread_id):
+            thread_id = record.thread_id
+            if self.parked and all((writer.instance.id, thread_id) in self.parked for writer in self.writers):
                 continue
+            touched = self.touched.get(thread_id)
+            folded = touched[0] if touched else self.cache.get(self.group, record)
             try:
-                seen = self._next(record) or await self._looked_up(record)
-            except UNTELLABLE as error:
-                self._leave_out(record, error)
+                if folded is None or folded.head.version != record.version - 1:
+                    folded = await self.cache.load_before(self.group, record)
+                context = folded.apply(decode(record), record.hash, self.prices)
+            except UNREADABLE as error:
+                self._park_everywhere(record, error)
                 continue
+            self.touched[thread_id] = folded, record
             if record.version != unhandled:
-                self._handle(record, seen)
-            if number % BREATH == 0:
+                self._handle_event(record, context)
+            if number % RECORDS_PER_YIELD == 0:
                 await asyncio.sleep(0)
-        for story, last in self.touched.values():
-            self._settle(story, last)
+        for folded, last in self.touched.values():
+            self._handle_thread(folded, last)
 
-    def leave_out(self, error: Unwritable, record: Record) -> None:
-        """Leave the rows of a record out that a table does not take, and park its thread there."""
-        (writing,) = [of for of in self.writing if error.table in {table.name for table in of.projection.tables}]
-        self._park(writing, record, error)
-        self.rows[writing.instance.id] = Rows()
+    def written(self, moves: tuple[Move, ...]) -> Batch:
+        """Return what to write once the records are folded, together with the group's new positions."""
+        return Batch(self.group, moves, self.rows, self._parked_before, tuple(self.parking))
 
-    async def _remember(self, records: Sequence[Record]) -> None:
-        """Look up the threads that nobody knows here, some at a time: one after the other takes a new process long."""
+    def park_unwritable(self, error: Unwritable, record: Record) -> None:
+        """Park the thread of a record whose row a table does not take, and drop that projection's rows."""
+        (writer,) = [of for of in self.writers if error.table in {table.name for table in of.projection.tables}]
+        self._park(writer, record, error)
+        self.rows[writer.instance.id] = Rows()
+
+    async def _load_threads(self, records: Sequence[Record]) -> None:
+        """Load the threads that are not cached, several at a time: one after the other takes a new process long."""
         first = {record.thread_id: record for record in reversed(records)}
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_PARALLEL_LOADS)
 
-        async def known(record: Record) -> None:
+        async def load(record: Record) -> None:
             async with gate:
-                await self.stories.before(self.line, record)
+                await self.cache.load_before(self.group, record)
 
-        # What cannot be looked up is found again in its turn.
-        missing = [record for record in first.values() if not self.stories.known(self.line, record)]
-        await asyncio.gather(*map(known, missing), return_exceptions=True)
+        # A thread that cannot be loaded fails again when its record is folded, and is parked there.
+        missing = [record for record in first.values() if not self.cache.get(self.group, record)]
+        await asyncio.gather(*map(load, missing), return_exceptions=True)
 
-    def _is_out(self, thread_id: ThreadId) -> bool:
-        return all((writing.instance.id, thread_id) in self.parked for writing in self.writing)
+    def _park_everywhere(self, record: Record, error: Exception) -> None:
+        """Park a thread in all instances, after the rows of what was folded before the record."""
+        if touched := self.touched.pop(record.thread_id, None):
+            self._handle_thread(*touched)
+        self.cache.forget(self.group, [record])
+        for writer in self.writers:
+            self._park(writer, record, error)
 
-    def _next(self, record: Record) -> EventContext[Any] | None:
-        """Go on with a thread that is in memory; None if it is to be looked up."""
-        touched = self.touched.get(record.thread_id)
-        story = touched[0] if touched else self.stories.known(self.line, record)
-        if story is None or story.head.version != record.version - 1:
-            return None
-        seen = self.stories.tell(story, record)
-        self.touched[record.thread_id] = story, record
-        return seen
-
-    async def _looked_up(self, record: Record) -> EventContext[Any]:
-        story = await self.stories.before(self.line, record)
-        seen = self.stories.tell(story, record)
-        self.touched[record.thread_id] = story, record
-        return seen
-
-    def _handle(self, record: Record, seen: EventContext[Any]) -> None:
-        """Add what the handlers make of an event."""
-        for writing, handler, rows in self._handlers.get(record.type, ()):
-            if self.parked and (writing.instance.id, record.thread_id) in self.parked:
+    def _handle_event(self, record: Record, context: EventContext[Any]) -> None:
+        """Add what the event handlers make of a record. It is hot: the first attempt calls no function of its own."""
+        for writer, handler, rows in self._handlers.get(record.type, ()):
+            if self.parked and (writer.instance.id, record.thread_id) in self.parked:
                 continue
             try:
-                changes = tuple(handler(seen))
-            except Exception:  # noqa: BLE001  (whatever a handler raises: it is tried again, and parked with its reason)
-                self._add(writing, record, handler, seen, attempt=2)
+                changes = tuple(handler(context))
+            except Exception:  # noqa: BLE001  (it is tried again, and parked with what it raises then)
+                self._handle(writer, record, MAX_ATTEMPTS - 1, handler, context)
             else:
                 if changes:
                     rows.add(changes)
 
-    def _leave_out(self, record: Record, error: Exception) -> None:
-        """Park a thread everywhere, once what was known of it before that is written."""
-        if touched := self.touched.pop(record.thread_id, None):
-            self._settle(*touched)
-        self.stories.forget(self.line, record.thread_id)
-        for writing in self.writing:
-            self._park(writing, record, error)
+    def _handle_thread(self, folded: FoldedThread, last: Record) -> None:
+        for writer in self.writers:
+            if (handler := writer.projection.thread) and (writer.instance.id, last.thread_id) not in self.parked:
+                self._handle(writer, last, MAX_ATTEMPTS, handler, folded, self.prices)
 
-    def _settle(self, story: FoldedThread, last: Record) -> None:
-        for writing in self.writing:
-            if writing.projection.thread:
-                self._add(writing, last, writing.projection.thread, story, self.prices)
-
-    def _add(
-        self,
-        writing: Writing,
-        record: Record,
-        handler: Callable[..., Iterable[Change]],
-        *given: object,
-        attempt: int = 1,
+    def _handle(
+        self, writer: Writer, record: Record, attempts: int, handler: Callable[..., Iterable[Change]], *given: object
     ) -> None:
-        """Add what a handler makes of a record, unless its thread is left out; or leave it out from here on."""
-        instance = writing.instance.id
-        if self.parked and (instance, record.thread_id) in self.parked:
-            return
-        try:
-            changes = list(handler(*given))
-        except Exception as error:  # noqa: BLE001  (whatever a handler raises: it is parked with its reason)
-            if attempt < ATTEMPTS:
-                self._add(writing, record, handler, *given, attempt=attempt + 1)
+        """Add what a handler makes of a record, or park its thread if some attempts fail."""
+        for attempt in range(1, attempts + 1):
+            try:
+                changes = tuple(handler(*given))
+            except Exception as error:  # noqa: BLE001  (whatever a handler raises is the reason for parking)
+                if attempt == attempts:
+                    self._park(writer, record, error)
             else:
-                self._park(writing, record, error)
-        else:
-            self.rows[instance].add(changes)
+                self.rows[writer.instance.id].add(changes)
+                return
 
-    def _park(self, writing: Writing, record: Record, error: BaseException) -> None:
-        instance, thread_id = writing.instance.id, record.thread_id
+    def _park(self, writer: Writer, record: Record, error: Exception) -> None:
+        instance, thread_id = writer.instance.id, record.thread_id
         if (instance, thread_id) in self.parked:
             return
         why = f"{type(error).__name__}: {error}"
-        _log.error("%s leaves out %s from version %s on: %s", writing.projection.name, thread_id, record.version, why)
+        _log.error("%s parks %s from version %s on: %s", writer.projection.name, thread_id, record.version, why)
         self.parked.add((instance, thread_id))
-        self.parking.append(
-            Parked(
-                instance,
-                thread_id,
-                record.version,
-                record.position,
-                record.type,
-                why,
-                ATTEMPTS,
-                self.clock.now(),
-            )
-        )
+        position, now = record.position, self.clock.now()
+        self.parking.append(Parked(instance, thread_id, record.version, position, record.type, why, MAX_ATTEMPTS, now))

@@ -1,7 +1,7 @@
-"""Durations as counts in buckets, so that hours, models and graphs can be put together and give percentiles still.
+"""Durations as counts in buckets, which can be added up over hours, models and graphs and still give percentiles.
 
-Bounds grow by 2^(1/8): a percentile is right to within 4.5 %. Bucket b holds milliseconds up to 2^(b/8). Each duration
-is counted in its hour and in its day: a month's are then in a few rows, and not in those of 720 hours.
+Bounds grow by 2^(1/8), so a percentile is right to within 4.5 %. Bucket b holds milliseconds up to 2^(b/8). Each
+duration is counted in its hour and in its day. So the counts of a month are in the rows of 30 days, not of 720 hours.
 """
 
 import math
@@ -22,10 +22,11 @@ from projections.engine.projection import EventContext
 Width: TypeAlias = Literal["hour", "day"]
 
 PER_DOUBLING = 8
+"""Buckets from a duration to its double."""
 
 
 class Latency(Struct, frozen=True):
-    """Milliseconds below which half, 95 % and 99 % of some durations lie."""
+    """Percentiles of durations, in milliseconds."""
 
     p50: float
     p95: float
@@ -50,7 +51,7 @@ def latency_of(counts: Mapping[int, int]) -> Latency | None:
 
 @cache
 def _middle(bucket: int) -> float:
-    """Return the duration that stands for a bucket."""
+    """Return a bucket's middle, in milliseconds."""
     return round(2 ** ((bucket - 0.5) / PER_DOUBLING), 1) if bucket else 1.0
 
 
@@ -58,7 +59,7 @@ WIDTHS: tuple[Width, ...] = ("hour", "day")
 
 
 def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
-    """Make the table of counts that belongs to a read model with these groups."""
+    """Return the table of duration counts for a read model that is grouped by these columns."""
     return Table(
         name,
         about,
@@ -73,13 +74,13 @@ def latency_table(name: str, about: str, groups: Sequence[str]) -> Table:
     )
 
 
-def timed(table: Table, seen: EventContext[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
-    """Count a duration, in the groups of `latency_table`."""
-    tenant, starts, bucket, row = seen.tenant, seen.starts, bucket_of(milliseconds), table.row
+def timed(table: Table, context: EventContext[Any], milliseconds: int, *groups: str) -> Sequence[Change]:
+    """Return the rows that count a duration. `groups` are values for the groups of `latency_table`."""
+    tenant, starts, bucket, row = context.tenant, context.starts, bucket_of(milliseconds), table.row
     return [(table, row(tenant, width, starts[width], *groups, bucket, 1)) for width in WIDTHS]
 
 
 def width_for(bucket: Bucket | None, since: datetime | None, until: datetime | None) -> Width:
-    """Say which counts tell of a stretch of time: those of days, if it is made of whole ones."""
+    """Return which counts to add up for a range of time: those of days, if the range is made of whole days."""
     whole_days = all(at is None or at == start_of("day", at) for at in (since, until))
     return "day" if bucket != "hour" and whole_days else "hour"

@@ -1,7 +1,7 @@
-"""What a projection is: a value that says which rows events come to.
+"""A projection: a value with the tables of a read model and the handlers that turn events into rows.
 
-Handlers are pure. They see an event with the thread's folded state before and after it, and say rows; how rows become
-one with those that are there is the table's business. So a projection has no memory of its own to lose.
+Handlers are pure. They get an event with the thread's folded state before and after it, and return rows. The table's
+rules merge them with the rows that exist. So a projection has no state of its own to lose.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ E = TypeVar("E", bound=Event)
 
 
 class StatusPeriod(Struct, frozen=True, gc=False):
-    """A time in which a thread's status was the same, from the event that brought it about."""
+    """A period in which a thread's status stays the same, from the event that began it."""
 
     status: Status
     version: Version
@@ -38,11 +38,11 @@ class StatusPeriod(Struct, frozen=True, gc=False):
 
 
 class EventContext(Struct, Generic[E], frozen=True, gc=False):
-    """An event, and what the thread was like before and after it.
+    """An event, and the thread before and after it.
 
-    `starts` are those of the windows that it was recorded in; `turn_started_at` is of the turn that runs before or
-    after the event; `status` is that after it, and `spell` of the one before; `was_over` is the time over budget that
-    lasted until then, and `is_over` what becomes of it.
+    `starts` are the starts of the windows that it was recorded in. `turn_started_at` is of the turn that runs before or
+    after the event. `status` is the status after it, `period` the status period before it. `overrun_before` is the time
+    over budget that lasted until the event, `overrun_after` the one that lasts after it.
     """
 
     event: E
@@ -56,10 +56,10 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
     before: State
     after: State
     status: Status
-    spell: StatusPeriod
+    period: StatusPeriod
     turn_started_at: datetime | None
-    was_over: Overrun | None
-    is_over: Overrun | None
+    overrun_before: Overrun | None
+    overrun_after: Overrun | None
     prices: Prices
 
     @property
@@ -75,10 +75,7 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
 
 @dataclass(slots=True)
 class FoldedThread:
-    """A thread as it is told: its folded state, and since when it is so.
-
-    `opened_at` is known if it is told from its beginning.
-    """
+    """A thread's folded state, with what projections need in addition. `opened_at` is None if it is not known."""
 
     thread_id: ThreadId
     tenant: Tenant
@@ -87,26 +84,26 @@ class FoldedThread:
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
     overrun: Overrun | None = None
-    spell: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
+    period: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
     slice: Slice = field(init=False)
     _weight: int = field(init=False, default=0)
     _grown: int = field(init=False, default=0)
     _starts: Mapping[Window, datetime] = field(init=False)
     _until: datetime = field(init=False)
-    """Where the hour ends that the last event was in."""
+    """The end of the last event's hour."""
 
     def __post_init__(self) -> None:
-        """Place the thread."""
+        """Compute the slice and the windows."""
         self.slice = slice_of(self.thread_id)
         self._look_up(self.head.at)
 
     def _look_up(self, at: datetime) -> Mapping[Window, datetime]:
-        """Look up the windows that an instant lies in: the next event is mostly in the same."""
+        """Look up the windows of an instant, and keep them: the next event is mostly in the same ones."""
         self._starts, self._until = starts_of(at), end_of("hour", at) or LAST
         return self._starts
 
     def weigh(self) -> int:
-        """Return about how many bytes it takes in memory."""
+        """Return its approximate size in memory, in bytes."""
         self._weight, self._grown = weighed(self.state, self._weight, self._grown)
         return self._weight + self._grown
 
@@ -115,22 +112,22 @@ class FoldedThread:
         """The thread as the repository gives it."""
         return LoadedThread(self.thread_id, self.tenant, self.head, self.state)
 
-    def tell(self, recorded: Recorded, digest: bytes, prices: Prices) -> EventContext[Any]:
-        """Go on with the next event, whose hash is `digest`. Raises `CorruptLog` if it cannot follow."""
+    def apply(self, recorded: Recorded, digest: bytes, prices: Prices) -> EventContext[Any]:
+        """Apply the next event, whose hash is `digest`. Raises `CorruptLog` if the state does not allow it."""
         event, at, before = recorded.event, recorded.recorded_at, self.state
         kind, after = type(event), evolve(before, event, at)
         forked = kind is ThreadForked
-        if forked:  # what the parent was doing is the parent's
-            self.spell, self.overrun = StatusPeriod("idle", START, at), None
+        if forked:  # the parent's status and overrun stay with the parent
+            self.period, self.overrun = StatusPeriod("idle", START, at), None
         if forked or kind is ThreadOpened:
             self.opened_at = at
         if type(after) is Running and (forked or type(before) is not Running):
             self.turn_started_at = at
-        was_over = is_over = self.overrun if self.overrun and self.overrun.lasts(at) else None
+        overrun_before = overrun_after = self.overrun if self.overrun and self.overrun.lasts(at) else None
         if forked or not spent_alike(before, after):
-            is_over = overrun(after, recorded.version, at, prices, was_over)
+            overrun_after = overrun(after, recorded.version, at, prices, overrun_before)
         status = status_of(after)
-        seen = EventContext(
+        context = EventContext(
             event,
             recorded,
             at,
@@ -138,21 +135,21 @@ class FoldedThread:
             self.tenant,
             self.slice,
             self.thread_id,
-            after.thread.graph,  # type: ignore[union-attr]  # after an event, a thread is open
+            after.thread.graph,  # type: ignore[union-attr]  # after an event, the thread is open
             before,
             after,
             status,
-            self.spell,
+            self.period,
             self.turn_started_at,
-            was_over,
-            is_over,
+            overrun_before,
+            overrun_after,
             prices,
         )
         self._grown += recorded.size
-        self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), is_over
-        if status != self.spell.status:
-            self.spell = StatusPeriod(status, recorded.version, at)
-        return seen
+        self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), overrun_after
+        if status != self.period.status:
+            self.period = StatusPeriod(status, recorded.version, at)
+        return context
 
 
 EventHandler: TypeAlias = Callable[[EventContext[Any]], Iterable[Change]]
@@ -161,12 +158,12 @@ ThreadHandler: TypeAlias = Callable[[FoldedThread, Prices], Iterable[Change]]
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A read model: its tables, and what each event, or a thread after its last one, comes to in them.
+    """A read model: its tables, and the handlers that turn events into rows.
 
-    It has either handlers of events or one of threads: a thread that is left out for one of them, and told again later,
-    would else be counted twice by the others.
+    It has either event handlers, or one thread handler, which gets each thread of a batch after its last event. With
+    both, a thread that one of them parks would be counted twice by the other when it is folded again.
 
-    Raise `version` whenever it would make other rows of the same events: a new instance is then built beside the old.
+    Raise `version` whenever the same events would make other rows: a new instance is then built while the old serves.
     """
 
     name: str
@@ -176,11 +173,11 @@ class Projection:
     thread: ThreadHandler | None = None
 
     def __post_init__(self) -> None:
-        """Refuse handlers of both kinds."""
+        """Raise `TypeError` unless there are handlers of exactly one kind."""
         if bool(self.events) == bool(self.thread):
-            raise TypeError(f"{self.name}: give it handlers of events, or one of threads")
+            raise TypeError(f"{self.name}: needs either event handlers or a thread handler")
 
     @property
     def shape(self) -> Shape:
-        """What a store needs to know of it."""
+        """What a store of read models needs to know."""
         return Shape(self.name, self.version, self.tables)

@@ -1,4 +1,4 @@
-"""What is saved by not sending a model all that was ever said."""
+"""What compaction and recall save: the tokens of a whole history that prompts leave out, and their cost."""
 
 from domain.read_models.tables import Column, Derived
 from domain.thread.events import ModelCalled
@@ -11,11 +11,11 @@ SAVED_COST = Column("saved_cost", "bigint", "add", "What these would have cost, 
 SAVED_USD = Derived("saved_usd", "t.saved_cost / 1e12", "What these would have cost, in dollars.")
 
 
-def saved(seen: EventContext[ModelCalled]) -> tuple[int, int]:
-    """Return the columns' values for a call; a summary that is longer than what it stands for costs some."""
-    before = seen.before
+def saved(context: EventContext[ModelCalled]) -> tuple[int, int]:
+    """Return saved tokens and cost of a call. They are negative if a summary is longer than what it replaces."""
+    before = context.before
     if not isinstance(before, Running) or not before.turn.everything:
         return 0, 0
     tokens = before.turn.everything - before.turn.prompt_tokens
-    cost = seen.prices.cost(seen.event.model, abs(tokens), 0)
+    cost = context.prices.cost(context.event.model, abs(tokens), 0)
     return tokens, cost if tokens >= 0 else -cost

@@ -1,66 +1,59 @@
-"""Threads as they are told so far, kept in memory, and told again from the log where they are not."""
+"""A cache of folded threads. A thread that is not cached is folded again from the log."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from datetime import datetime
-from typing import Any
 
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import START, Tenant, ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.lru import Lru
-from domain.thread.codec import decode
 from domain.thread.state import Running
 from projections.engine.budget_overruns import overrun_of
-from projections.engine.projection import EventContext, FoldedThread
+from projections.engine.projection import FoldedThread
 
-KEEP = 2_000
-"""Threads that are kept."""
+MAX_THREADS = 2_000
+"""Threads that are cached."""
 
-KEEP_BYTES = 32_000_000
-"""What they may take in memory, about."""
+MAX_THREAD_BYTES = 32_000_000
+"""What they may take in memory, approximately."""
 
 
 class ThreadCache:
-    """What a runner knows of threads. It may forget everything: the log has it."""
+    """The threads of recent batches. Each `place`, such as a group of projections, has its own."""
 
-    def __init__(
-        self, repository: ThreadRepository, prices: Prices, keep: int = KEEP, keep_bytes: int = KEEP_BYTES
-    ) -> None:
-        """Read threads through a repository."""
+    def __init__(self, repository: ThreadRepository, prices: Prices) -> None:
+        """Load threads from a repository."""
         self._repository = repository
         self._prices = prices
-        self._told = Lru[tuple[Hashable, ThreadId], FoldedThread](keep_bytes, keep)
+        self._threads = Lru[tuple[Hashable, ThreadId], FoldedThread](MAX_THREAD_BYTES, MAX_THREADS)
 
-    def known(self, place: Hashable, record: Record) -> FoldedThread | None:
-        """Return a thread right before a record, if it is in memory. What is kept in one `place` is not in another."""
+    def get(self, place: Hashable, record: Record) -> FoldedThread | None:
+        """Return a thread right before a record, if it is cached."""
         key = place, record.thread_id
-        story = self._told.get(key)
-        if story is None or story.head.version != record.version - 1:
+        folded = self._threads.get(key)
+        if folded is None or folded.head.version != record.version - 1:
             return None
-        self._told.put(key, story, story.weigh())
-        return story
+        self._threads.put(key, folded, folded.weigh())
+        return folded
 
-    async def before(self, place: Hashable, record: Record) -> FoldedThread:
-        """Return a thread right before a record, and keep it."""
-        story = self.known(place, record)
-        if story is None:
-            story = await self.at(record.thread_id, record.tenant, Version(record.version - 1))
-            self._told.put((place, record.thread_id), story, story.weigh())
-        return story
+    async def load_before(self, place: Hashable, record: Record) -> FoldedThread:
+        """Return a thread right before a record, and cache it."""
+        folded = self.get(place, record)
+        if folded is None:
+            folded = await self.load_at(record.thread_id, record.tenant, Version(record.version - 1))
+            self._threads.put((place, record.thread_id), folded, folded.weigh())
+        return folded
 
-    def tell(self, story: FoldedThread, record: Record) -> EventContext[Any]:
-        """Go on with a record. Raises `CorruptLog` if it cannot be read, or cannot follow."""
-        return story.tell(decode(record), record.hash, self._prices)
+    def forget(self, place: Hashable, records: Iterable[Record]) -> None:
+        """Drop the threads of records: the rows that they were folded into may not have been written."""
+        for thread_id in {record.thread_id for record in records}:
+            self._threads.discard((place, thread_id))
 
-    def forget(self, place: Hashable, thread_id: ThreadId) -> None:
-        """Let a thread go: what it was told of may not have been written."""
-        self._told.discard((place, thread_id))
+    async def load_at(self, thread_id: ThreadId, tenant: Tenant, version: Version) -> FoldedThread:
+        """Fold a thread up to a version. Raises `CorruptLog` if it cannot be read.
 
-    async def at(self, thread_id: ThreadId, tenant: Tenant, version: Version) -> FoldedThread:
-        """Tell a thread up to a version, from the beginning of the turn that runs then: that is when it was idle.
-
-        Raises `CorruptLog` if that cannot be read.
+        The events of a turn in progress are folded one by one, because its start and its overrun lie among them.
         """
         if version == START:
             return FoldedThread(thread_id, tenant)
@@ -69,10 +62,10 @@ class ThreadCache:
         if not isinstance(loaded.state, Running):
             return await self._idle(loaded, opened_at)
         begun = Version(loaded.state.turn.started - 1)
-        story = await self._idle(await self._repository.load_at(thread_id, begun, tenant), opened_at)
-        async for recorded in self._repository.follow(thread_id, story.head.version, version):
-            story.tell(recorded, loaded.head.hash, self._prices)  # the hash matters at the end only
-        return story
+        folded = await self._idle(await self._repository.load_at(thread_id, begun, tenant), opened_at)
+        async for recorded in self._repository.follow(thread_id, folded.head.version, version):
+            folded.apply(recorded, loaded.head.hash, self._prices)  # only the last hash matters
+        return folded
 
     async def _idle(self, loaded: LoadedThread, opened_at: datetime) -> FoldedThread:
         over = await overrun_of(self._repository, loaded, self._prices)

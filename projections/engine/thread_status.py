@@ -1,4 +1,4 @@
-"""What a thread is doing."""
+"""A thread's status."""
 
 from typing import Literal, TypeAlias
 
@@ -6,11 +6,11 @@ from domain.ports.log import ThreadRow
 from domain.thread.state import State
 
 Status: TypeAlias = Literal["idle", "running", "waiting"]
-"""`waiting`: a turn cannot go on before a person decides."""
+"""`waiting`: the turn needs a person's decision."""
 
 
 def status_of(of: ThreadRow | State) -> Status:
-    """Say what a thread is doing."""
+    """Return the status of a thread."""
     if of.in_turn:
         return "running"
     return "waiting" if of.waiting else "idle"

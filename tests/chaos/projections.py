@@ -212,8 +212,8 @@ async def run(url: str, seconds: float, seed: int, idle: str | None, least_kills
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         async with runner_of(url) as runner:
-            for line in await runner.models.lines():
-                while await runner.advance(line.id, ALL_SLICES):
+            for group in await runner.models.groups():
+                while await runner.advance(group.id, ALL_SLICES):
                     pass
             log = await whole_log(runner.repository.store)
             faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)

@@ -38,27 +38,27 @@ class TestWriting:
         assert await desk.write(note(1))
         stale = Move(HERE, Position(0), Position(2))
         assert not await desk.write(note(2), moves=(stale,))
-        assert not await desk.write(note(2), line=serving.line + 100)
+        assert not await desk.write(note(2), group=serving.group + 100)
         with pytest.raises(Unwritable) as unwritable:
             await desk.write(note(2**40))
         assert unwritable.value.table == "notes"
         assert await desk.ids() == [1]
-        assert await desk.models.position(serving.line, HERE) == 1
+        assert await desk.models.position(serving.group, HERE) == 1
 
     async def test_of_writers_at_the_same_position_one_writes(self, desk: Desk) -> None:
         written = await asyncio.gather(*[desk.write(note(1, added=1)) for _ in range(8)])
         assert written.count(True) >= 1
         (row,) = await desk.rows()
-        assert row["added"] == written.count(True) == await desk.models.position((await desk.instance()).line, HERE)
+        assert row["added"] == written.count(True) == await desk.models.position((await desk.instance()).group, HERE)
 
     async def test_lag_is_exact(self, desk: Desk) -> None:
         serving = await desk.instance()
         await desk.write(note(1))
-        (slot,) = await desk.models.behind(serving.line, [HERE, Slice(8)])
+        (slot,) = await desk.models.behind(serving.group, [HERE, Slice(8)])
         assert (slot.slice, slot.position, slot.head) == (HERE, 1, 20)
-        assert not await desk.models.behind(serving.line, [Slice(8)]), "only the slices that are asked for"
-        line = await desk.line(serving)
-        assert (line.done, line.left) == (1, 19)
+        assert not await desk.models.behind(serving.group, [Slice(8)]), "only the slices that are asked for"
+        group = await desk.group(serving)
+        assert (group.done, group.left) == (1, 19)
         assert await desk.models.reached("notes", HERE, Position(1))
         assert not await desk.models.reached("notes", HERE, Position(2))
 
@@ -125,14 +125,14 @@ class TestInstances:
         await desk.write(note(1, last="old"))
         await desk.models.register([SHAPE, replace(SHAPE, version=2)])
         new = await desk.instance("building")
-        assert (new.version, await desk.models.position(new.line, HERE)) == (2, 0)
-        assert not await desk.models.switch(new.line), "it is behind"
+        assert (new.version, await desk.models.position(new.group, HERE)) == (2, 0)
+        assert not await desk.models.switch(new.group), "it is behind"
         await desk.write(note(1, last="new"), instance=new)
-        assert not await desk.models.switch(new.line), "it is behind still"
+        assert not await desk.models.switch(new.group), "it is behind still"
         assert (await desk.rows())[0]["last"] == "old"
         await desk.write(note(2, last="new"), instance=new)
-        assert await desk.models.switch(new.line)
-        assert not await desk.models.switch(new.line), "there is nothing to switch any more"
+        assert await desk.models.switch(new.group)
+        assert not await desk.models.switch(new.group), "there is nothing to switch any more"
         assert [(i.id, i.status) for i in await desk.models.instances()] == [(old.id, "kept"), (new.id, "serving")]
         assert [row["last"] for row in await desk.rows()] == ["new", "new"]
 
@@ -141,11 +141,11 @@ class TestInstances:
             await desk.models.roll_back("notes")
         old = await desk.instance()
         await desk.write(note(1, last="old"))
-        line = await desk.models.rebuild([SHAPE])
+        group = await desk.models.rebuild([SHAPE])
         new = await desk.instance("building")
-        assert new.line == line
+        assert new.group == group
         await desk.write(note(1, last="new"), instance=new)
-        assert await desk.models.switch(line)
+        assert await desk.models.switch(group)
         await desk.write(note(2, last="new"))
         with pytest.raises(NotRebuildable):
             await desk.models.roll_back("notes")
@@ -154,23 +154,23 @@ class TestInstances:
         assert [row["last"] for row in await desk.rows()] == ["old", "old"]
 
     async def test_one_is_built_at_a_time_and_what_does_not_serve_can_be_dropped(self, desk: Desk) -> None:
-        line = await desk.models.rebuild([SHAPE], throttle=100)
+        group = await desk.models.rebuild([SHAPE], throttle=100)
         with pytest.raises(NotRebuildable):
             await desk.models.rebuild([SHAPE])
-        assert (await desk.line(await desk.instance("building"))).throttle == 100
+        assert (await desk.group(await desk.instance("building"))).throttle == 100
         with pytest.raises(NotRebuildable):
             await desk.models.drop((await desk.instance()).id)
         await desk.models.drop((await desk.instance("building")).id)
-        assert line not in {one.id for one in await desk.models.lines()}
+        assert group not in {one.id for one in await desk.models.groups()}
         await desk.models.rebuild([SHAPE])
 
     async def test_while_a_line_pauses_it_writes_nothing(self, desk: Desk) -> None:
         await desk.models.rebuild([SHAPE])
-        line = [(await desk.instance()).line]
-        await desk.models.pause(line, 30)
+        group = [(await desk.instance()).group]
+        await desk.models.pause(group, 30)
         assert not await desk.write(note(1))
         assert await desk.write(note(1), instance=await desk.instance("building"))
-        await desk.models.pause(line, 0)
+        await desk.models.pause(group, 0)
         await asyncio.sleep(0.01)
         assert await desk.write(note(1))
 
@@ -179,7 +179,7 @@ class TestInstances:
         await desk.write(note(1))
         shared = await desk.models.rebuild([SHAPE, other])
         await desk.models.register([other])
-        building = {i.projection: i.line for i in await desk.models.instances() if i.status == "building"}
+        building = {i.projection: i.group for i in await desk.models.instances() if i.status == "building"}
         assert building["others"] == shared
         assert building["notes"] != shared
 
@@ -190,7 +190,7 @@ class TestInstances:
         batch = await desk.batch(note(1, added=1), instance=building["notes"])
         batch = replace(batch, rows={**batch.rows, building["others"].id: Rows()})
         await desk.models.register([other])
-        assert not await desk.models.commit(batch), "notes has a line of its own now, and would be written twice"
+        assert not await desk.models.commit(batch), "notes has a group of its own now, and would be written twice"
         assert await desk.models.commit(replace(batch, rows={building["others"].id: Rows()}))
 
     async def test_a_version_that_is_being_built_gives_way_to_another_one(self, desk: Desk) -> None:

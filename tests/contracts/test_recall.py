@@ -72,9 +72,9 @@ async def say(models: ReadModels, texts: dict[int, str], thread_id: ThreadId = P
         for version, text in texts.items()
     )
     slice_ = slice_of(thread_id)
-    after = await models.position(serving.line, slice_)
+    after = await models.position(serving.group, slice_)
     move = Move(slice_, after, Position(after + 1))
-    assert await models.commit(Batch(serving.line, (move,), {serving.id: rows}))
+    assert await models.commit(Batch(serving.group, (move,), {serving.id: rows}))
 
 
 async def found(finder: Finder, question: str, lineage: Lineage = ((PARENT, ALL),), before: int = 1_000) -> list[int]:

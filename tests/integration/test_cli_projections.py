@@ -26,14 +26,14 @@ async def test_read_models_are_built_listed_exchanged_and_dropped(database: str)
     back = await typed(database, "rollback", "usage")
     assert (back.status, back.out) == (0, "Instance 6 of usage serves again.\n")
     dropped = await typed(database, "drop", "usage")
-    assert (dropped.status, dropped.out) == (0, "Nothing of usage is left but what serves.\n")
+    assert (dropped.status, dropped.out) == (0, "Only what serves of usage is left.\n")
     assert (await typed(database, "parked")).out == "Nothing is parked.\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rebuild"], "Name the read models to build, or say --all."),
+        (["rebuild"], "Name the read models to build, or use --all."),
         (["rebuild", "nothing"], "nothing"),
         (["rollback", "usage"], "No older instance of usage is kept."),
         (["drop", "nothing"], "nothing"),

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from api.services.read_models import ALL
+from api.runtime.composition import ALL_SLICES
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
 from domain.log.hash_chain import Record
-from domain.ports.read_models import Line, LineId, Parked, Shape, SliceLag
+from domain.ports.read_models import GroupId, Parked, ProjectionGroup, Shape, SliceLag
 from domain.read_models.tables import Column, Table
 from projections.registry import PROJECTIONS
 from tests.support.http import Api, running_api
@@ -114,12 +114,12 @@ async def _write(api: Api) -> None:
 
 async def test_a_read_model_of_another_version_that_serves_is_told_of(api: Api) -> None:
     models, usage = api.service.runtime.models, next(p for p in PROJECTIONS if p.name == "usage")
-    line = await models.rebuild([Shape("usage", 99, usage.tables)])
-    assert await models.switch(line)
+    group = await models.rebuild([Shape("usage", 99, usage.tables)])
+    assert await models.switch(group)
     assert "serves version 99, which this process does not know" in (await api.get("/health/ready")).json()["detail"]
     (settled,) = [i for i in await models.instances() if i.version == 99]
     parked = Parked(settled.id, ThreadId(uuid4()), Version(1), Position(1), "ModelCalled", "no", 3, datetime.now(UTC))
-    with pytest.raises(NotRebuildable, match="of another version"):
+    with pytest.raises(NotRebuildable, match="of a version that this process does not know"):
         await api.service.runtime.runner.retry(parked)
     await models.roll_back("usage")
     assert "detail" not in (await api.get("/health/ready")).json()
@@ -128,60 +128,60 @@ async def test_a_read_model_of_another_version_that_serves_is_told_of(api: Api) 
 async def test_a_read_model_that_no_code_knows_any_more_can_be_forgotten(api: Api) -> None:
     models = api.service.runtime.models
     kept = Table("former", "What was", (Column("id", "integer", "key"),))
-    line = await models.rebuild([Shape("former", 1, (kept,))])
-    assert await models.switch(line)
+    group = await models.rebuild([Shape("former", 1, (kept,))])
+    assert await models.switch(group)
     assert (await api.post("/v1/projections/former/drop")).json() == []
     assert "former" not in {one["name"] for one in (await api.get("/v1/projections")).json()}
     await models.rebuild([Shape("former", 1, (kept,))])
 
 
-async def replace_all(api: Api, line: LineId) -> None:
-    """Let what a line builds serve, and drop what served before."""
-    assert await api.service.runtime.models.switch(line)
+async def replace_all(api: Api, group: GroupId) -> None:
+    """Let what a group builds serve, and drop what served before."""
+    assert await api.service.runtime.models.switch(group)
     for projection in PROJECTIONS:
         await api.service.upkeep.drop(projection.name)
-    assert {one.id for one in await api.service.runtime.models.lines()} == {line}
+    assert {one.id for one in await api.service.runtime.models.groups()} == {group}
 
 
 @pytest.fixture
-async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> LineId:
-    """Name a line that is built as far as the serving one, while an event is new and nobody takes either on."""
+async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> GroupId:
+    """Name a group that is built as far as the serving one, while an event is new and nobody takes either on."""
     thread, runtime = await talk(api, "hello"), api.service.runtime
     await strong(api, "/v1/threads")
     monkeypatch.setattr(runtime.runner, "held", list)
-    line = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
-    while await runtime.runner.advance(line, ALL):
+    group = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
+    while await runtime.runner.advance(group, ALL_SLICES):
         pass
     await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
-    return line
+    return group
 
 
-async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: Api, built: LineId) -> None:
+async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: Api, built: GroupId) -> None:
     waiting = asyncio.create_task(api.service.reading.fresh("threads"))
     await asyncio.sleep(0.1)
     await replace_all(api, built)
     await asyncio.sleep(0.1)
     assert not waiting.done(), "what it waited for first is gone, and what serves is behind"
-    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    assert await api.service.runtime.runner.advance(built, ALL_SLICES) == 1
     await waiting
 
 
 async def test_who_begins_to_wait_during_an_exchange_waits_too(
-    api: Api, built: LineId, monkeypatch: pytest.MonkeyPatch
+    api: Api, built: GroupId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = api.service.runtime.models
     behind = models.behind
 
-    async def exchanged(line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        if line != built:
+    async def exchanged(group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
+        if group != built:
             await replace_all(api, built)
-        return await behind(line, slices)
+        return await behind(group, slices)
 
     monkeypatch.setattr(models, "behind", exchanged)
     waiting = asyncio.create_task(api.service.reading.fresh("threads"))
     await asyncio.sleep(0.2)
     assert not waiting.done()
-    assert await api.service.runtime.runner.advance(built, ALL) == 1
+    assert await api.service.runtime.runner.advance(built, ALL_SLICES) == 1
     await waiting
 
 
@@ -192,14 +192,14 @@ async def test_what_is_dropped_while_it_is_listed_is_left_out(
     runtime = api.service.runtime
     monkeypatch.setattr(runtime.runner, "held", list)
     await runtime.models.rebuild([next(p.shape for p in PROJECTIONS if p.name == "usage")])
-    lines = runtime.models.lines
+    groups = runtime.models.groups
 
-    async def late() -> Sequence[Line]:
-        monkeypatch.setattr(runtime.models, "lines", lines)
+    async def late() -> Sequence[ProjectionGroup]:
+        monkeypatch.setattr(runtime.models, "groups", groups)
         await api.service.upkeep.drop("usage")
-        return await lines()
+        return await groups()
 
-    monkeypatch.setattr(runtime.models, "lines", late)
+    monkeypatch.setattr(runtime.models, "groups", late)
     listed = await api.get(path)
     assert listed.status_code == 200, listed.text
     assert ("usage" in listed.text, "building" in listed.text) == (True, False)

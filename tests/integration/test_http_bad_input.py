@@ -53,7 +53,7 @@ def limited(**limit: Any) -> dict[str, Any]:
 
 def forged_place(sort: Any, value: object) -> str:
     return encode_cursor(
-        {"sort": sort, "descending": True, "value": value, "thread_id": UNKNOWN},
+        [value, UNKNOWN, 0],
         (
             "threads",
             DEFAULT_TENANT,

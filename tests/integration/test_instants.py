@@ -217,7 +217,7 @@ async def test_read_models_of_budgets_are_what_the_log_comes_to_also_when_they_a
             await api.turn(thread, "hello")
         if chance.random() < 0.5:  # another process goes on, which has seen nothing of this
             await api.service.reading.fresh("spells")
-            runtime.runner._stories._told.clear()
+            runtime.runner._cache._threads.clear()
     await limit(api, threads[0])
     await api.turn(threads[0], "hello")
     await limit(api, threads[0], {"window": "lifetime", "tokens": 1})  # over for sure, whatever chance has brought

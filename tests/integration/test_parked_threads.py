@@ -39,11 +39,11 @@ def poisoned(bad: str) -> Projection:
     """Make the projection of messages fail at those that say something."""
     said = messages.PROJECTION.events[MessageAppended]
 
-    def handler(seen: EventContext[Any]) -> Iterable[Change]:
-        event = seen.recorded.event
+    def handler(context: EventContext[Any]) -> Iterable[Change]:
+        event = context.recorded.event
         if isinstance(event, MessageAppended) and event.role == "user" and bad in (event.content or ""):
             raise ValueError(f"cannot take {bad}")
-        return said(seen)
+        return said(context)
 
     return replace(messages.PROJECTION, events={**messages.PROJECTION.events, MessageAppended: handler})
 
@@ -88,10 +88,10 @@ async def test_a_poison_event_can_be_skipped(api: Api) -> None:
 async def test_a_thread_that_cannot_be_summarised_is_parked_and_no_other_one(api: Api) -> None:
     summarised, bad = next(p for p in PROJECTIONS if p.name == "threads"), str(uuid4())
 
-    def broken(story: FoldedThread, prices: Prices) -> Iterable[Change]:
-        if str(story.thread_id) == bad:
+    def broken(folded: FoldedThread, prices: Prices) -> Iterable[Change]:
+        if str(folded.thread_id) == bad:
             raise ValueError("cannot summarise it")
-        return summarised.thread(story, prices) if summarised.thread else ()
+        return summarised.thread(folded, prices) if summarised.thread else ()
 
     runner = api.service.runtime.runner
     runner.projections = [replace(summarised, thread=broken) if p.name == "threads" else p for p in PROJECTIONS]
@@ -104,7 +104,7 @@ async def test_a_thread_that_cannot_be_summarised_is_parked_and_no_other_one(api
     assert (parked["projection"], parked["thread_id"]) == ("threads", bad)
     version = (await api.get(f"/v1/threads/{bad}")).json()["version"]
     behind = await api.get("/v1/threads", params={"min_version": f"{bad}:{version}"})
-    assert (behind.status_code, "leaves this thread out" in behind.text) == (503, True)
+    assert (behind.status_code, "has parked this thread" in behind.text) == (503, True)
     skipped = await api.post(f"/v1/projections/threads/parked/{bad}/skip")
     assert skipped.json()["outcome"] == "parked_again", "it is the thread that cannot be summarised, not an event"
 
@@ -119,10 +119,10 @@ async def test_rows_that_several_tables_refuse_of_several_threads_of_a_slice_kee
     bad = {str(first), str(next(t for _ in range(10**6) if slice_of(t := ThreadId(uuid4())) == slice_of(first)))}
 
     def exaggerated(projection: Projection) -> Projection:
-        def handler(seen: EventContext[Any]) -> Iterable[Change]:
-            for table, row in projection.events[ModelCalled](seen):
+        def handler(context: EventContext[Any]) -> Iterable[Change]:
+            for table, row in projection.events[ModelCalled](context):
                 values = dict(zip(table.names, row, strict=True))
-                if str(seen.thread_id) in bad and "calls" in values:
+                if str(context.thread_id) in bad and "calls" in values:
                     values["calls"] = 2**80
                 yield table, table.row(**values)
 
@@ -173,10 +173,10 @@ async def test_a_fold_that_was_not_made_for_an_event_keeps_no_other_thread(
 async def test_a_row_that_the_table_does_not_take_parks_its_thread(api: Api) -> None:
     completed = next(p for p in PROJECTIONS if p.name == "turns")
 
-    def broken(seen: EventContext[Any]) -> Iterable[Change]:
-        for table, row in completed.events[TurnCompleted](seen):
+    def broken(context: EventContext[Any]) -> Iterable[Change]:
+        for table, row in completed.events[TurnCompleted](context):
             values = dict(zip(table.names, row, strict=True))
-            if str(seen.thread_id) == bad and "completed" in values:
+            if str(context.thread_id) == bad and "completed" in values:
                 values["completed"] = 2**80
             yield table, table.row(**values)
 

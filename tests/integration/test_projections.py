@@ -138,9 +138,9 @@ async def test_more_sums_than_an_answer_has_are_refused_and_not_cut_off(
     path, by_node = "/v1/analytics/nodes", {"group_by": "node"}
     nodes = len((await strong(api, path, **by_node))["items"])
     assert nodes > 2
-    monkeypatch.setattr(read_models, "MOST", nodes)
+    monkeypatch.setattr(read_models, "MAX_SUMS", nodes)
     assert len((await strong(api, path, bucket="month", **by_node))["items"]) == nodes
-    monkeypatch.setattr(read_models, "MOST", nodes - 1)
+    monkeypatch.setattr(read_models, "MAX_SUMS", nodes - 1)
     for params, field in ((by_node, "group_by"), ({"bucket": "month", **by_node}, "bucket")):
         refused = await api.get(path, params=params)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field), refused.text

@@ -66,11 +66,11 @@ async def test_columns_may_be_added_under_a_report_and_taken_away_where_there_is
     await owner.execute(REPORT)
 
     with pytest.raises(NotRebuildable, match=r"view report depends on view analytics\.notes"):
-        await desk.models.switch(building.line)
+        await desk.models.switch(building.group)
 
     assert await owner.fetchval(SEEN) == "old", "what served goes on"
     await owner.execute("DROP VIEW public.report")
-    assert await desk.models.switch(building.line)
+    assert await desk.models.switch(building.group)
     await owner.execute(REPORT)
     await desk.models.roll_back("notes")
     assert await owner.fetchval(SEEN) == "old"
@@ -87,7 +87,7 @@ async def test_a_long_report_delays_a_switch_and_nobody_else_for_long(desk: Desk
                 await asyncio.sleep(0.01)
         assert not await switching
 
-    assert await desk.models.switch((await desk.instance("building")).line)
+    assert await desk.models.switch((await desk.instance("building")).group)
     assert await reader.fetchval("SELECT last FROM analytics.notes") == "new"
     await reporter.close()
     await reader.close()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from domain.ids import Position, Slice
 from domain.log.hash_chain import NOTHING
 from domain.ports.log import EventStore
-from domain.ports.read_models import Batch, Instance, Line, Move, ReadModels, Shape
+from domain.ports.read_models import Batch, Instance, Move, ProjectionGroup, ReadModels, Shape
 from domain.read_models.queries import Select
 from domain.read_models.tables import Column, Index, Rows, Table
 from tests.streams import NOON, appending, threads_of
@@ -47,7 +47,7 @@ def note(id_: int, **values: Any) -> Any:
 
 
 class Desk:
-    """A log with twenty events in one slice, and a line that has read none of them."""
+    """A log with twenty events in one slice, and a group that has read none of them."""
 
     def __init__(self, models: ReadModels, store: EventStore) -> None:
         self.models = models
@@ -63,8 +63,8 @@ class Desk:
     async def instance(self, status: str = "serving") -> Instance:
         return next(i for i in await self.models.instances() if i.status == status)
 
-    async def line(self, instance: Instance) -> Line:
-        return next(line for line in await self.models.lines() if line.id == instance.line)
+    async def group(self, instance: Instance) -> ProjectionGroup:
+        return next(group for group in await self.models.groups() if group.id == instance.group)
 
     async def write(self, *changes: Any, instance: Instance | None = None, **how: Any) -> bool:
         batch = await self.batch(*changes, instance=instance)
@@ -72,10 +72,10 @@ class Desk:
 
     async def batch(self, *changes: Any, instance: Instance | None = None) -> Batch:
         instance = instance or await self.instance()
-        after = await self.models.position(instance.line, HERE)
+        after = await self.models.position(instance.group, HERE)
         rows = Rows()
         rows.add(changes)
-        return Batch(instance.line, (Move(HERE, after, Position(after + 1)),), {instance.id: rows})
+        return Batch(instance.group, (Move(HERE, after, Position(after + 1)),), {instance.id: rows})
 
     async def rows(self, **query: Any) -> list[dict[str, Any]]:
         rows = await self.models.select(Select(NOTES, **{"order": ("id",), **query}))

@@ -13,7 +13,7 @@ from projections.budgets import BUDGETS
 from projections.command_log import AUDIT
 from projections.messages import MESSAGES
 from projections.nodes import NODES
-from projections.status_periods import SPELLS
+from projections.status_periods import STATUS_PERIODS
 from projections.threads import THREADS
 from projections.tools import TOOLS
 from projections.turns import TURNS
@@ -72,7 +72,7 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
         (row["thread_id"], str(row["command"])): row["events"]
         for row in await rows(models, AUDIT, mine, Where("by", "=", "caller"))
     }
-    found += spell_differences(await rows(models, SPELLS, mine), plain)
+    found += spell_differences(await rows(models, STATUS_PERIODS, mine), plain)
     if audit != dict(plain.commands):
         found.append(f"audit differs: {len(audit)} commands, not {len(plain.commands)}")
     return found

@@ -136,7 +136,7 @@ async def test_a_task_that_is_asked_to_end_is_not_started_again() -> None:
 async def test_a_projector_asks_for_its_shards_again_after_an_unforeseen_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.runtime.projector.LOOK", 0.01)
+    monkeypatch.setattr("api.runtime.projector.SHARDS_POLL_S", 0.01)
     leases, worker, tasks = MemoryLeaseStore(SystemClock()), WorkerId(uuid4()), BackgroundTasks()
     ask = leases.workers
     asked: list[None] = []

@@ -1,7 +1,7 @@
 """Projections that are far behind make rows of one half of the slices while those of the other half are written."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 from itertools import islice
 from uuid import UUID
@@ -43,12 +43,12 @@ class Desk:
         self.models = MemoryReadModels(store.head_of, clock)
         everything = [Slice(number) for number in range(SLICES)]
         self.runner = ProjectionRunner(self.repository, self.models, PROJECTIONS, PRICES, clock, lambda: everything)
-        take, commit = EventBatch.take, self.models.commit
+        fold, commit = EventBatch.fold, self.models.commit
 
-        async def making(made: EventBatch, records: Iterable[Record], *, unhandled: Version | None = None) -> None:
+        async def making(made: EventBatch, records: Sequence[Record], *, unhandled: Version | None = None) -> None:
             self.did.append("make")
             await asyncio.sleep(0)
-            await take(made, records, unhandled=unhandled)
+            await fold(made, records, unhandled=unhandled)
             self.did.append("made")
 
         async def writing(batch: Batch) -> bool:
@@ -57,7 +57,7 @@ class Desk:
             self.did.append("written")
             return await commit(batch)
 
-        monkeypatch.setattr(EventBatch, "take", making)
+        monkeypatch.setattr(EventBatch, "fold", making)
         monkeypatch.setattr(self.models, "commit", writing)
 
     async def filled(self) -> "Desk":
@@ -91,9 +91,9 @@ async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
 async def test_far_behind_one_batch_is_made_while_another_one_is_written(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "FAR", 50)
-    monkeypatch.setattr(runner, "BATCH", 20)
-    desk.runner._most = 20
+    monkeypatch.setattr(runner, "FAR_BEHIND_EVENTS", 50)
+    monkeypatch.setattr(runner, "MAX_BATCH_EVENTS", 20)
+    desk.runner._batch_events = 20
     while await desk.runner.step():
         pass
     assert desk.is_pipelined()
@@ -101,7 +101,7 @@ async def test_far_behind_one_batch_is_made_while_another_one_is_written(
 
 
 async def test_rows_of_one_batch_at_a_time_are_made(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "FAR", 50)
+    monkeypatch.setattr(runner, "FAR_BEHIND_EVENTS", 50)
     while await desk.runner.step():
         pass
     making = [did for did in desk.did if did.startswith("ma")]
@@ -109,8 +109,8 @@ async def test_rows_of_one_batch_at_a_time_are_made(desk: Desk, monkeypatch: pyt
 
 
 async def test_a_batch_that_was_full_is_followed_by_two_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "BATCH", 20)
-    desk.runner._most = 20
+    monkeypatch.setattr(runner, "MAX_BATCH_EVENTS", 20)
+    desk.runner._batch_events = 20
     await desk.runner.step()
     assert not desk.is_pipelined(), "until then, nobody knew"
     await desk.runner.step()
@@ -119,10 +119,10 @@ async def test_a_batch_that_was_full_is_followed_by_two_at_a_time(desk: Desk, mo
 
 def test_a_round_is_followed_by_a_rest_that_is_shorter_the_fuller_it_was() -> None:
     quick, usual = runner.rest_after(0, 2_000, 0.001), runner.rest_after(1_000, 2_000, 0.03)
-    assert (quick, usual) == (runner.BUSY, runner.CALM)
+    assert (quick, usual) == (runner.MIN_REST_S, runner.MAX_REST_S)
     rests = [runner.rest_after(moved, 2_000, 0.03) for moved in range(1_000, 2_000, 100)]
     assert rests == sorted(rests, reverse=True)
-    assert rests[-1] == runner.BUSY
+    assert rests[-1] == runner.MIN_REST_S
 
 
 async def test_events_of_a_slice_whose_threads_take_turns_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +141,6 @@ async def test_events_of_a_slice_whose_threads_take_turns_count_once(monkeypatch
 
 
 async def test_near_the_end_of_the_log_there_is_one_batch_at_a_time(desk: Desk) -> None:
-    desk.runner._most = 10_000
+    desk.runner._batch_events = 10_000
     assert await desk.runner.step() == SOME * 5
     assert desk.did == ["make", "made", "write", "written"]

@@ -11,7 +11,7 @@ from domain.application.fork import Fork, fork
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, START, Tenant, ThreadId, Version
-from domain.thread.codec import Metadata
+from domain.thread.codec import Metadata, decode
 from domain.thread.events import (
     BudgetSet,
     Event,
@@ -80,14 +80,14 @@ def budget(chance: random.Random) -> BudgetSet:
 
 async def told(desk: Desk) -> Sequence[Overrun | None]:
     """Apply a thread's own events one by one, and return the overrun after each."""
-    stories, found = ThreadCache(desk.repository, PRICES), []
+    cache, found = ThreadCache(desk.repository, PRICES), []
     origin = await desk.repository.origin(desk.thread_id)
-    story = await stories.at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
+    folded = await cache.load_at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)
     for record in await desk.repository.store.read(desk.thread_id, START):
-        seen = stories.tell(story, record)
-        assert seen.is_over == story.overrun
-        assert seen.starts == starts_of(record.recorded_at)
-        found.append(seen.is_over)
+        context = folded.apply(decode(record), record.hash, PRICES)
+        assert context.overrun_after == folded.overrun
+        assert context.starts == starts_of(record.recorded_at)
+        found.append(context.overrun_after)
     return found
 
 
@@ -106,7 +106,7 @@ async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> N
         loaded = await desk.repository.load_at(desk.thread_id, Version(version))
         assert await overrun_of(desk.repository, loaded, PRICES) == over
         assert (
-            await ThreadCache(desk.repository, PRICES).at(desk.thread_id, DEFAULT_TENANT, Version(version))
+            await ThreadCache(desk.repository, PRICES).load_at(desk.thread_id, DEFAULT_TENANT, Version(version))
         ).overrun == over
 
 

@@ -58,7 +58,7 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     played = stage(assistant(tools=[big]), calls(("big", {"number": 1})), calls(("big", {"number": 2})), says("done"))
     await played.say("go on")
     whole = await shown(played)
-    monkeypatch.setattr("domain.application.queries.prompts.PAGE_BYTES", 1)
+    monkeypatch.setattr("domain.application.queries.prompts.MAX_PAGE_BYTES", 1)
     loaded = await played.repository.load(played.thread_id)
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)

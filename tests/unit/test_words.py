@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from domain.money import PER_DOLLAR
-from domain.thread.describe import LENGTH, describe, refers_to
+from domain.thread.describe import MAX_QUOTED_LENGTH, describe, refers_to
 from domain.thread.events import (
     EVENTS,
     ApprovalDenied,
@@ -223,7 +223,7 @@ def test_a_sentence_can_be_said_where_the_earlier_event_is_not_known() -> None:
 def test_long_texts_are_cut() -> None:
     long = "word " * 10_000
     cut = f'"{("word " * 40).strip()} …"'
-    assert len(cut) == LENGTH + 3
+    assert len(cut) == MAX_QUOTED_LENGTH + 3
     assert describe(MessageAppended("user", long, 1)) == f"The user said {cut}"
     said = [
         StateUpdated({"a": long, "b": long}),
@@ -232,4 +232,4 @@ def test_long_texts_are_cut() -> None:
         ItemCompleted(0, [long], 1),
         TurnFailed(TURN, "node_failed", long),
     ]
-    assert max(len(describe(event)) for event in said) < LENGTH + 100
+    assert max(len(describe(event)) for event in said) < MAX_QUOTED_LENGTH + 100

@@ -1,1 +1,1 @@
-"""Queries that read the log itself: prompts as they were, transcripts, and changes between versions."""
+"""Queries that read the log: prompts as they were, transcripts, and changes between versions."""

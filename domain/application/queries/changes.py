@@ -14,11 +14,11 @@ from domain.thread.describe import describe, refers_to
 from domain.thread.diff import Counts, Tally
 from domain.thread.events import ApprovalRequested, Event, ToolRequested
 
-KNOWN = 4_000_000
-"""Bytes of events that are kept because later ones refer to them."""
+MAX_CACHED_BYTES = 4_000_000
+"""Bytes of cached events: later events refer to them."""
 
-ENTRY = 300
-"""Bytes that each takes beside its payload."""
+ENTRY_BYTES = 300
+"""Bytes of a cached event in addition to its payload."""
 
 
 class DescribedEvent(Struct, frozen=True):
@@ -34,15 +34,14 @@ class ChangesBetween:
     """A thread's events after one version and up to another."""
 
     def __init__(self, repository: ThreadRepository, thread_id: ThreadId, after: Version, upto: Version) -> None:
-        """Look at a part of a thread."""
         self._repository = repository
         self._thread_id = thread_id
         self._after = after
         self._upto = upto
-        self._known = Lru[Version, Event](KNOWN)
+        self._cache = Lru[Version, Event](MAX_CACHED_BYTES)
 
     async def counts(self, limit: int) -> tuple[Counts, Version]:
-        """Count at most `limit` events, and say up to which version they go."""
+        """Count at most `limit` events. Also return the version of the last one."""
         upto = Version(min(self._upto, self._after + limit))
         tally = Tally()
         if self._after >= upto:
@@ -53,7 +52,7 @@ class ChangesBetween:
         return tally.counts(), upto
 
     async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[DescribedEvent]:
-        """Say what the next `limit` events after a version are, reading `first` of them at first."""
+        """Yield sentences for the next `limit` events after a version. The first read takes `first` of them."""
         upto = Version(min(self._upto, after + limit))
         if after >= upto:
             return
@@ -64,19 +63,19 @@ class ChangesBetween:
             yield DescribedEvent(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
 
     def _remember(self, recorded: Recorded) -> None:
-        """Keep an event that later ones may refer to."""
+        """Cache an event that later ones may refer to."""
         if isinstance(recorded.event, ToolRequested | ApprovalRequested):
-            self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
+            self._cache.put(recorded.version, recorded.event, ENTRY_BYTES + recorded.size)
 
     async def _about(self, event: Event) -> Event | None:
-        """Return the event that an event refers to; it may lie before the part that is looked at."""
+        """Return the event that an event refers to, which may be before the range."""
         version = refers_to(event)
         if version is None:
             return None
-        if known := self._known.get(Version(version)):
+        if known := self._cache.get(Version(version)):
             return known
         found = await self._repository.history(self._thread_id, Version(version - 1), Version(version))
         if not found:
             return None
-        self._known.put(Version(version), found[0].event, ENTRY + found[0].size)
+        self._cache.put(Version(version), found[0].event, ENTRY_BYTES + found[0].size)
         return found[0].event

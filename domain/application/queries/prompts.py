@@ -1,6 +1,6 @@
-"""What the models of a turn saw: each prompt found again from the log, with what was recorded about the call."""
+"""The prompts of a turn, reconstructed from the log, with what was recorded about each call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -12,28 +12,27 @@ from domain.ids import START, ThreadId, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.prompt.reconstruct import ReconstructedPrompt, hinted, is_whole, reconstruct_prompt
-from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
-from domain.thread.events import ContextAssembled, ModelCalled, Recalled, TurnEnd, TurnStarted
+from domain.thread.events import ContextAssembled, ModelCalled, TurnEnd, TurnStarted
 from domain.thread.size_limits import bytes_of
 from domain.thread.state import Running
 
-PAGE_BYTES = 1_000_000
-"""Bytes of prompts after which no further one is shown."""
+MAX_PAGE_BYTES = 1_000_000
+"""Bytes of prompts after which no further prompt is returned."""
 
-PAGE_BACK = 200
-"""Events that are read at first, from the thread's end backwards: mostly it is a late turn that is asked about."""
+FIRST_PAGE_EVENTS = 200
+"""Events of the first read, from the thread's end backwards: most callers ask for a late turn."""
 
 
 class RecordedPrompt(Struct, frozen=True):
-    """A prompt of a turn: its fact, with the version of that, and the call that it was for, if it was answered."""
+    """A prompt of a turn: its event and version, and the model call that it was for, if the model answered."""
 
     version: Version
     at: datetime
     assembled: ContextAssembled
     called: ModelCalled | None
     everything: int | None
-    """Tokens that a prompt would have had which holds all that was ever said in the thread; None if that is unknown."""
+    """Tokens of a prompt that holds all messages of the thread; None if that is unknown."""
     prompt: ReconstructedPrompt
 
 
@@ -45,16 +44,16 @@ async def recorded_prompts(
     turn_id: TurnId,
     after: int = START,
 ) -> tuple[Sequence[RecordedPrompt], bool]:
-    """Return what the models of a turn saw, one prompt after the other. `loaded` is the thread as it is now.
+    """Return the prompts of a turn after a version, and whether there are more than fit into `MAX_PAGE_BYTES`.
 
-    They are those after a version, and as many as fit into `PAGE_BYTES`; whether there are more is said, too.
+    `loaded` is the thread as it is now.
 
     Raises:
-        UnknownTurn: the thread has no such turn, or it has not begun.
+        UnknownTurn: the thread has no such turn, or the turn has not begun.
     """
     events = await _turn(repository, loaded.thread_id, turn_id, loaded.head.version)
     found: list[RecordedPrompt] = []
-    room = PAGE_BYTES
+    room = MAX_PAGE_BYTES
     for place, recorded in enumerate(events):
         if not isinstance(recorded.event, ContextAssembled) or recorded.version <= after:
             continue
@@ -63,13 +62,14 @@ async def recorded_prompts(
         following = events[place + 1] if place + 1 < len(events) else None
         follows = following is not None and following.version == recorded.version + 1
         called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
-        before = await _before(repository, loaded, recorded, recorded.event)
-        found.append(await _seen(repository, texts, tokens, before, recorded, recorded.event, called))
+        assembled = recorded.event
+        before = await _before(repository, loaded, recorded, assembled)
+        found.append(await _reconstructed(repository, texts, tokens, before, recorded, assembled, called))
         room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
     return found, False
 
 
-async def _seen(
+async def _reconstructed(
     repository: ThreadRepository,
     texts: TextStore,
     tokens: TokenCounter,
@@ -78,9 +78,10 @@ async def _seen(
     assembled: ContextAssembled,
     called: ModelCalled | None,
 ) -> RecordedPrompt:
-    """Find one prompt again, from the thread as it was then."""
+    """Reconstruct one prompt from the thread as it was then."""
     kept = await texts.texts([name for name in assembled.texts if name])
-    older = await _older(repository, recorded.thread_id, assembled.recalled)
+    recalled = [Version(part.message) for part in assembled.recalled]
+    older = await read_messages(repository, recorded.thread_id, recalled)  # even if their turn was rolled back since
     prompt = reconstruct_prompt(before, assembled, kept, older, tokens.count)
     if called and called.hint:
         prompt = hinted(prompt, called.hint, tokens.count)
@@ -91,20 +92,20 @@ async def _seen(
 async def _before(
     repository: ThreadRepository, loaded: LoadedThread, recorded: Recorded, assembled: ContextAssembled
 ) -> Running:
-    """Fold the thread as it was when a prompt was made of it."""
+    """Fold the thread up to the version that a prompt was assembled from."""
     made_of = Version(assembled.of or recorded.version - 1)
     state = (await repository.load_at(loaded.thread_id, made_of, loaded.tenant)).state
     if not isinstance(state, Running):
-        raise CorruptLog(f"{loaded.thread_id}: a prompt was made of version {made_of}, when no turn ran")
+        raise CorruptLog(f"{loaded.thread_id}: a prompt was assembled from version {made_of}, when no turn ran")
     return state
 
 
 async def _turn(
     repository: ThreadRepository, thread_id: ThreadId, turn_id: TurnId, upto: Version
 ) -> Sequence[Recorded]:
-    """Read what a turn's events say of its prompts, looking for it from the thread's end backwards."""
+    """Return a turn's events about prompts, searching from the thread's end backwards."""
     events: list[Recorded] = []
-    async for page in repository.pages_back(thread_id, START, upto, PAGE_BACK):
+    async for page in repository.pages_back(thread_id, START, upto, FIRST_PAGE_EVENTS):
         for recorded in reversed(page):
             event = recorded.event
             if isinstance(event, TurnEnd) and event.turn_id == turn_id:
@@ -116,10 +117,3 @@ async def _turn(
                     return events[::-1]
                 events.clear()
     raise UnknownTurn(turn_id)
-
-
-async def _older(
-    repository: ThreadRepository, thread_id: ThreadId, parts: Sequence[Recalled]
-) -> Mapping[int, FoundMessage]:
-    """Read the messages that a prompt recalls, even if their turn was rolled back since."""
-    return await read_messages(repository, thread_id, [Version(part.message) for part in parts])

@@ -1,6 +1,6 @@
-"""The transcript: what was said and done in a thread, as chat messages, read from the log in pages.
+"""The transcript of a thread: its messages and tool calls as chat messages, read from the log in pages.
 
-An assistant's message carries the calls that it asked for; a tool's message says how its call ended.
+An assistant's message carries the calls that it requests; a tool's message has its call's outcome.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -31,11 +31,11 @@ from domain.thread.events import (
 
 Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
 Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
-"""What a tool's message is made of."""
+"""The events that a tool's message is made of."""
 
 
 class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
-    """A message in the form of chat completions, with its place in the log."""
+    """A message in the form of chat completions, with its version in the log."""
 
     version: Version
     recorded_at: datetime
@@ -51,10 +51,7 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class FinishedTurn(Struct, frozen=True):
-    """What a turn came to: its last event, that event's version, and the turn's messages from the user's on.
-
-    `calls` are those that it made of models.
-    """
+    """A finished turn: its last event and version, its messages from the user's on, and its model calls."""
 
     end: TurnEnd
     version: Version
@@ -69,7 +66,7 @@ async def page(
     limit: int = 100,
     upto: Version | None = None,
 ) -> Sequence[TranscriptMessage]:
-    """Return up to `limit` messages that began after a version, in their order."""
+    """Return up to `limit` messages that begin after a version, in order."""
     found: list[TranscriptMessage] = []
     async for message in read(repository, thread_id, after, upto):
         if len(found) == limit:
@@ -79,10 +76,10 @@ async def page(
 
 
 async def finished(repository: ThreadRepository, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
-    """Say what a turn came to, of which `events` are all, from its beginning to its end; just that if it never began.
+    """Return a finished turn. `events` are all of its events; only its end, if it never began.
 
     Raises:
-        CorruptLog: they do not end with the turn's end.
+        CorruptLog: the last event is not a turn's end.
     """
     last = events[-1]
     if not isinstance(last.event, TurnEnd):
@@ -106,9 +103,9 @@ def read(
     enough: Version | None = None,
     first: int = PAGE,
 ) -> AsyncIterator[TranscriptMessage]:
-    """Yield the messages of a thread in their order.
+    """Yield the messages of a thread in order, up to the last one that begins at or before `enough`.
 
-    None that begins after `enough` is looked for; `first` is how many events to read at first.
+    The first read takes `first` events.
     """
     return _messages(repository, thread_id, repository.follow(thread_id, after, upto, first), enough)
 
@@ -116,28 +113,28 @@ def read(
 async def _messages(
     repository: ThreadRepository, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
 ) -> AsyncIterator[TranscriptMessage]:
-    """Make the messages of events that follow on each other, until one would begin after `enough`."""
-    said: TranscriptMessage | None = None
-    asked: dict[Version, ToolRequested] = {}
+    """Yield the messages of consecutive events, until one would begin after `enough`."""
+    message: TranscriptMessage | None = None
+    requests: dict[Version, ToolRequested] = {}
     async for recorded in events:
         event = recorded.event
         if isinstance(event, ToolRequested):
-            asked[recorded.version] = event
-            if said:
-                said = replace(said, tool_calls=(*said.tool_calls, _wish(event)))
+            requests[recorded.version] = event
+            if message:
+                message = replace(message, tool_calls=(*message.tool_calls, _tool_call(event)))
             continue
-        if said:
-            yield said
-            said = None
+        if message:
+            yield message
+            message = None
         if enough is not None and recorded.version > enough:
             return
         if isinstance(event, MessageAppended):
-            said = _said(recorded, event)
-        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
-            asked.pop(Version(_call_of(event)), None)
-            yield _told(recorded, event, request)
-    if said:
-        yield said
+            message = _chat_message(recorded, event)
+        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
+            requests.pop(Version(_call_of(event)), None)
+            yield _tool_message(recorded, event, request)
+    if message:
+        yield message
 
 
 async def read_back(
@@ -145,26 +142,26 @@ async def read_back(
 ) -> AsyncIterator[TranscriptMessage]:
     """Yield the messages of a thread up to a version, the last one first.
 
-    None that begins at or before `enough` is looked for, unless its calls lie after that.
+    It stops at messages that begin at or before `enough`, unless their calls are after it.
     """
-    wishes: list[ToolCall] = []
+    calls: list[ToolCall] = []
     async for page in repository.pages_back(thread_id, START, upto, first):
-        asked = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
+        requests = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
         for recorded in reversed(page):
             event = recorded.event
-            if isinstance(event, ToolRequested) and (wishes or recorded.version > enough):
-                wishes.append(_wish(event))
+            if isinstance(event, ToolRequested) and (calls or recorded.version > enough):
+                calls.append(_tool_call(event))
                 continue
-            if isinstance(event, MessageAppended) and (wishes or recorded.version > enough):
-                yield replace(_said(recorded, event), tool_calls=tuple(reversed(wishes)))
-            wishes = []
+            if isinstance(event, MessageAppended) and (calls or recorded.version > enough):
+                yield replace(_chat_message(recorded, event), tool_calls=tuple(reversed(calls)))
+            calls = []
             if recorded.version <= enough:
                 return
-            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, asked)):
-                yield _told(recorded, event, request)
+            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
+                yield _tool_message(recorded, event, request)
 
 
-def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
+def _chat_message(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
     return TranscriptMessage(
         recorded.version,
         recorded.recorded_at,
@@ -176,11 +173,11 @@ def _said(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
     )
 
 
-def _wish(event: ToolRequested) -> ToolCall:
+def _tool_call(event: ToolRequested) -> ToolCall:
     return ToolCall(event.call_id, event.tool, event.arguments, event.written, event.fault)
 
 
-def _told(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
+def _tool_message(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
     content, outcome = _outcome(event)
     return TranscriptMessage(
         recorded.version,
@@ -211,11 +208,11 @@ def _call_of(answer: Answer) -> int:
 
 
 async def _request(
-    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, asked: dict[Version, ToolRequested]
+    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, requests: dict[Version, ToolRequested]
 ) -> ToolRequested | None:
-    """Find the request of a call; it may lie before what was read. None if it was a node that a person refused."""
+    """Return the request of a call, which may be before what was read. None if a person refused a node instead."""
     call = Version(_call_of(answer))
-    event: Event | None = asked.get(call)
+    event: Event | None = requests.get(call)
     if event is None:
         before = await repository.history(thread_id, Version(call - 1), call)
         event = before[0].event if before else None

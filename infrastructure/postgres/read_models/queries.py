@@ -1,4 +1,4 @@
-"""Queries as SQL. SQLAlchemy's expression language puts them together, asyncpg runs them."""
+"""SQL for the queries to read models, built with SQLAlchemy's expression language and run by asyncpg."""
 
 import struct
 from collections import defaultdict
@@ -31,7 +31,7 @@ TYPES: dict[str, TypeEngine[Any]] = {
 
 
 Views: TypeAlias = Mapping[str, frozenset[str]]
-"""The columns that the views have. Of an older version, one may lack what this code knows: it reads as nothing then."""
+"""The columns of each view. A view of an older version may lack columns: they read as `NOTHING`."""
 
 NOTHING: dict[str, str] = {
     **dict.fromkeys(("smallint", "integer", "bigint"), "0"),
@@ -42,7 +42,7 @@ NOTHING: dict[str, str] = {
 
 
 def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Write a page of rows, and its parameters."""
+    """Return the SQL of a page of rows, and its parameters."""
     table = _table(query.table, views)
     shown = [sa.null().label(c.name) if c.kind == "words" else table.c[c.name] for c in query.table.columns]
     order = [table.c[name] for name in query.order]
@@ -55,10 +55,10 @@ def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any
 
 
 def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Write sums by groups, and their parameters. Sums of `bigint` are `numeric`: they may be larger than one."""
+    """Return the SQL of sums by groups, and its parameters. Sums of `bigint` are `numeric`: they may overflow."""
     table = _table(query.table, views)
     groups = _groups(table, query)
-    sums = {name: _sum(table.c[name]) for name in query.sums}
+    sums = {name: sa.func.coalesce(sa.func.sum(table.c[name]), 0) for name in query.sums}
     statement = sa.select(*groups, *sums.values()).where(*_conditions(table, query.where, views))
     places = _places(groups)
     most = [sums[name].desc() for name in query.most]
@@ -66,22 +66,22 @@ def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequen
 
 
 def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Write counts by value, and their parameters: a row a group, which ends with all of its rows' as `COUNTED`.
+    """Return the SQL of counts by value, and its parameters. A row is a group; its last column has `COUNTED` records.
 
-    Added up by `counts_of`. To have the database do it takes twice as long, and a row for each value ten times.
+    `counts_of` adds them up. Measured: the database takes twice as long for that, and a row for each value ten times.
     """
     table = _table(query.table, views)
     groups = _groups(table, query)
     value, count = sa.func.int4send(table.c[query.column]), sa.func.int8send(table.c[query.count])
     counted = sa.func.string_agg(value.op("||")(count), sa.literal_column("''::bytea"))
     places = _places(groups)
-    some = sa.func.count() > 0  # without groups, SQL has a row of nothing
+    some = sa.func.count() > 0  # without GROUP BY, SQL returns a row for no rows
     statement = sa.select(*groups, counted).where(*_conditions(table, query.where, views))
     return _compiled(statement.group_by(*places).having(some).order_by(*places).limit(_literal(query.limit)))
 
 
 COUNTED = struct.Struct(">iq")
-"""A value and a count, as PostgreSQL sends them."""
+"""A value and a count, in PostgreSQL's binary format."""
 
 
 def counts_of(counted: bytes) -> Mapping[int, int]:
@@ -96,22 +96,18 @@ def _groups(table: sa.FromClause, query: Aggregate | Histogram) -> list[ColumnEl
     groups: list[ColumnElement[Any]] = [table.c[name] for name in query.group_by]
     if query.bucket:
         at = table.c[query.at]
-        whole = query.bucket == query.at  # a column that is called `hour` has whole hours
+        whole = query.bucket == query.at  # a column named `hour` holds whole hours
         groups.insert(0, at if whole else sa.func.date_trunc(sa.literal_column(f"'{query.bucket}'"), at, _UTC))
     return groups
 
 
 def _literal(number: int) -> ColumnElement[int]:
-    """Write a limit that is no parameter: of one, the planner thinks that it leaves a tenth of the groups."""
+    """Return a limit as a literal: the planner assumes that a parameter keeps a tenth of the groups."""
     return sa.literal_column(str(number))
 
 
 def _places(columns: Sequence[object]) -> list[sa.TextClause]:
     return [sa.text(str(place)) for place in range(1, len(columns) + 1)]
-
-
-def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
@@ -154,7 +150,7 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
 def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]:
     match where.operator:
         case "matches":
-            words = sa.bindparam(None, tsquery(where.value), postgresql.TSQUERY())  # a cast would not be planned for
+            words = sa.bindparam(None, tsquery(where.value), postgresql.TSQUERY())  # a cast is not estimated
             return column.op("@@", is_comparison=True)(words)
         case "begins":
             return column.startswith(where.value, autoescape=True)
@@ -166,7 +162,7 @@ def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]
 
 
 def tsquery(groups: Iterable[Iterable[Iterable[str]]]) -> str:
-    """Write a search for PostgreSQL: all groups, any row of each, all words of a row. Words are letters and digits."""
+    """Return a search as a tsquery: all groups, any row of each, all words of a row. Words are letters and digits."""
     return " & ".join(
         "(" + " | ".join("(" + " & ".join(f"'{word}'" for word in row) + ")" for row in group) + ")" for group in groups
     )

@@ -1,10 +1,10 @@
-"""The SQL statements that keep account of read models."""
+"""The SQL statements for instances and positions of read models. A `line` is a projection group."""
 
 LOCK = "SELECT pg_advisory_xact_lock($1)"
-"""Be the only one who changes which instances there are."""
+"""Be the only process that changes which instances exist and serve."""
 
 HURRY = "SET LOCAL lock_timeout = '1s'"
-"""Wait no longer for those who read a view just now: whoever comes after waits behind this transaction."""
+"""Give up soon if a query reads the view: later queries queue behind this transaction's lock."""
 
 INSTANCES = """
 SELECT id, projection, version, line, status, created_at
@@ -19,7 +19,7 @@ SELECT id, projection, version, line, status, created_at
  WHERE line = $1 AND status = 'building'
  ORDER BY id
 """
-"""What a line builds."""
+"""The instances that a line builds."""
 
 TABLES = "SELECT id, tables FROM read_models.instances WHERE line = $1 AND status = 'building'"
 """The tables of what a line builds."""
@@ -32,7 +32,7 @@ SELECT line.id, sum(positions.position)::bigint AS done,
  GROUP BY line.id
  ORDER BY line.id
 """
-"""How far each line has come. Exact: a slice's positions have no gaps, and each line has all slices."""
+"""Each line's progress. Sums are exact: a slice's positions have no gaps, and each line has all slices."""
 
 COLUMNS = """
 SELECT view.relname::text AS name, array_agg(attribute.attname::text) AS columns
@@ -50,12 +50,12 @@ SELECT slices.slice, line.positions[slices.slice + 1] AS position, slices.head
  WHERE slices.head > line.positions[slices.slice + 1]
  ORDER BY slices.slice
 """
-"""Where a line is behind: it has all slices, so an array takes the place of a thousand look-ups, for a seventh of the
-time. Whoever wants some slices only takes them out of the few that come back.
+"""The slices in which a line is behind. A line has all slices, so one array replaces a thousand look-ups: measured, a
+seventh of the time. A caller that wants some slices only picks them from the few rows of the answer.
 """
 
 POSITION = "SELECT position FROM read_models.positions WHERE line = $1 AND slice = $2"
-"""How far a line has come in a slice."""
+"""A line's position in a slice."""
 
 REACHED = """
 SELECT positions.position
@@ -63,7 +63,7 @@ SELECT positions.position
   JOIN read_models.positions USING (line)
  WHERE instance.projection = $1 AND instance.status = 'serving' AND positions.slice = $2
 """
-"""How far the serving instance has come in a slice."""
+"""The serving instance's position in a slice."""
 
 MOVE = """
 WITH quick AS (
@@ -80,9 +80,9 @@ UPDATE read_models.positions
  WHERE positions.line = line.id AND positions.slice = move.slice AND positions.position = move.after
 RETURNING positions.slice
 """
-"""Take a line on in some slices, each from where it must be. Fewer rows come back if it is not there, or is paused.
+"""Move a line in some slices by compare-and-set. Fewer rows come back if it is at another position, or is paused.
 
-The line's row is shared until the commit, so that whoever pauses the line waits for what is being written.
+The line's row is locked in share mode until the commit, so that PAUSE waits for writes in progress.
 """
 
 HOLD = """
@@ -92,7 +92,7 @@ SELECT positions.position
  WHERE instance.id = $1 AND positions.slice = $2
    FOR UPDATE OF positions
 """
-"""Keep an instance's line where it is in a slice, until the transaction's end."""
+"""Lock the position of an instance's line in a slice until the transaction ends."""
 
 ON_LINE = """
 SELECT instance.id, parked.thread_id
@@ -100,7 +100,7 @@ SELECT instance.id, parked.thread_id
   LEFT JOIN read_models.parked ON parked.instance = instance.id AND parked.slice = ANY ($2::smallint[])
  WHERE instance.line = $1
 """
-"""Which instances are on a line, and what each has parked in some slices: a row without a thread if nothing."""
+"""A line's instances with their parked threads in some slices. One without any has a row with a null thread."""
 
 PARKED = """
 SELECT instance, thread_id, version, position, type, error, attempts, at
@@ -108,20 +108,20 @@ SELECT instance, thread_id, version, position, type, error, attempts, at
  WHERE instance = ANY ($1::integer[]) AND slice = ANY ($2::smallint[])
  ORDER BY at, thread_id
 """
-"""What is parked in some slices, the longest parked first."""
+"""The parked threads of some slices, the longest parked first."""
 
 PARK = """
 INSERT INTO read_models.parked (instance, slice, thread_id, version, position, type, error, attempts, at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
-"""Leave a thread out from an event on."""
+"""Park a thread from an event on."""
 
 UNPARK = """
 DELETE FROM read_models.parked
  WHERE instance = $1 AND slice = $2 AND thread_id = $3 AND version = $4 AND attempts = $5
 RETURNING instance
 """
-"""Let a thread go on, if it is parked as it was seen."""
+"""Unpark a thread, if it is still parked at the same version after as many attempts."""
 
 NEW_LINE = """
 WITH line AS (
@@ -131,7 +131,7 @@ WITH line AS (
 )
 SELECT id FROM line
 """
-"""Begin a line at the beginning of every slice."""
+"""Create a line at the beginning of every slice."""
 
 COPY_LINE = """
 WITH line AS (
@@ -142,23 +142,23 @@ WITH line AS (
 )
 SELECT id FROM line
 """
-"""Begin a line where another one is."""
+"""Create a line at the positions of another one."""
 
 MOVE_INSTANCE = "UPDATE read_models.instances SET line = $2 WHERE id = $1"
-"""Put an instance on another line."""
+"""Move an instance to another line."""
 
 NEW_INSTANCE = """
 INSERT INTO read_models.instances (projection, version, line, status, tables)
 VALUES ($1, $2, $3, CASE $4 WHEN 'serving' THEN 'kept' ELSE $4 END, $5)
 RETURNING id, projection, version, line, status, created_at
 """
-"""Add an instance; one that is to serve is made to by SERVE."""
+"""Create an instance. SERVE is what makes one serve."""
 
 KEEP_SHAPE = "UPDATE read_models.instances SET shown = shown || $2::text[] WHERE id = $1"
-"""Remember the statements that show an instance, for when the code that knows its shape is gone."""
+"""Store the statements that show an instance: a later process may not have the code that knows its shape."""
 
 LOCK_LINES = "SELECT FROM read_models.lines WHERE id = ANY ($1::integer[]) ORDER BY id FOR UPDATE"
-"""Wait until nobody writes on some lines, and let nobody until the transaction's end."""
+"""Wait for writes of some lines to end, and block them until the transaction ends."""
 
 TO_REPLACE = """
 SELECT DISTINCT serving.line
@@ -166,17 +166,17 @@ SELECT DISTINCT serving.line
   JOIN read_models.instances AS serving USING (projection)
  WHERE building.line = $1 AND building.status = 'building' AND serving.status = 'serving'
 """
-"""The lines of the instances that a line's are to replace."""
+"""The lines of the instances that a line's instances are to replace."""
 
 PAUSE = """
 UPDATE read_models.lines
    SET paused_until = clock_timestamp() + $2 * interval '1 second'
  WHERE id = ANY ($1::integer[])
 """
-"""Let lines write nothing for some seconds. Waits for those who are writing."""
+"""Refuse writes of some lines for some seconds. Waits for writes in progress."""
 
 GO_ON = "UPDATE read_models.lines SET paused_until = NULL WHERE id = ANY ($1::integer[])"
-"""Let lines write again."""
+"""End the pause of some lines."""
 
 IS_BEHIND = """
 SELECT EXISTS (
@@ -186,15 +186,15 @@ SELECT EXISTS (
            ) AS one
      WHERE other.line = ANY ($2::integer[]) AND one.positions[other.slice + 1] < other.position)
 """
-"""Whether a line is behind one of some others in any slice. A join of their rows would take tens of milliseconds."""
+"""Whether a line is behind any of some others in any slice. A join of the rows takes tens of milliseconds instead."""
 
 KEEP = "UPDATE read_models.instances SET status = 'kept' WHERE projection = $1 AND status = 'serving'"
-"""Let a projection's serving instance serve no more."""
+"""Make a projection's serving instance a kept one."""
 
 SERVE = (
     "UPDATE read_models.instances SET status = 'serving', served_at = clock_timestamp() WHERE id = $1 RETURNING shown"
 )
-"""Let an instance serve; gives the statements that show it."""
+"""Make an instance serve. Returns the statements that show it."""
 
 LAST_KEPT = """
 SELECT kept.id, kept.projection, kept.version, kept.line, kept.status, kept.created_at, serving.line AS serving
@@ -204,20 +204,20 @@ SELECT kept.id, kept.projection, kept.version, kept.line, kept.status, kept.crea
  ORDER BY kept.served_at DESC NULLS LAST
  LIMIT 1
 """
-"""The instance that served before, and the line of the one that does now."""
+"""The instance that served before, and the line of the one that serves now."""
 
 LINE_OF = "SELECT line FROM read_models.instances WHERE id = $1"
-"""The line that an instance is on."""
+"""An instance's line."""
 
 FORGET = """
 DELETE FROM read_models.instances
  WHERE id = $1 AND (status <> 'serving' OR $2)
 RETURNING tables, status = 'serving' AS served
 """
-"""Forget an instance; one that serves only if that is said."""
+"""Delete an instance; one that serves only if $2 is true."""
 
 FORGET_LINES = """
 DELETE FROM read_models.lines
  WHERE NOT EXISTS (SELECT FROM read_models.instances WHERE instances.line = lines.id)
 """
-"""Forget lines that nobody is on."""
+"""Delete lines without instances."""

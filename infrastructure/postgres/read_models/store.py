@@ -1,7 +1,9 @@
 """Read models on PostgreSQL.
 
-What a batch comes to and the line's new positions are one transaction. It need not wait for the disk
-(`synchronous_commit = off`): a crash takes rows and positions back together, and the log has the events.
+A batch's rows and the group's new positions are written in one transaction. It does not wait for the disk
+(`synchronous_commit = off`): a crash loses rows and positions together, and they are written again from the log.
+
+The SQL schema calls a projection group a `line`.
 """
 
 from collections import Counter
@@ -15,7 +17,16 @@ import asyncpg
 
 from domain.errors import NotRebuildable, StillBehind, Unwritable
 from domain.ids import Position, Slice, ThreadId, Version, slice_of
-from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, SliceLag
+from domain.ports.read_models import (
+    Batch,
+    GroupId,
+    Instance,
+    InstanceId,
+    Parked,
+    ProjectionGroup,
+    Shape,
+    SliceLag,
+)
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
 from infrastructure.postgres.read_models import statements, tables
@@ -25,16 +36,16 @@ if TYPE_CHECKING:
     from infrastructure.postgres.read_models.queries import Views
 
 UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-"""What PostgreSQL, or the driver, says of a row that a table does not take."""
+"""What PostgreSQL or the driver raises for a row that a table does not take."""
 
 OTHER = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-"""What PostgreSQL says where a view is not there yet, or is of another version."""
+"""What PostgreSQL raises if a view does not exist yet, or is of another version."""
 
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DependentObjectsStillExistError)
-"""What PostgreSQL says of a view that others need."""
+"""What PostgreSQL raises if a view that is to change is being read, or is part of another view."""
 
 REGISTERING = 0x7265_6164  # "read"
-"""The advisory lock under which instances are made, shown and dropped."""
+"""The advisory lock for changing which instances exist and serve."""
 
 
 Write: TypeAlias = Callable[[asyncpg.Connection, Mapping[InstanceId, Rows]], Awaitable[None]]
@@ -51,19 +62,21 @@ class PostgresReadModels:
     """`ReadModels` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
+        """Use the connections of a pool, which the caller closes."""
         self._pool = pool
 
     async def register(self, shapes: Sequence[Shape]) -> None:
-        """Make room for new projections, one process at a time."""
+        """Create instances for new projections, one process at a time."""
         known = {(shape.name, shape.version) for shape in shapes}
         async with self._changing() as connection:
             there = [Instance(*row) for row in await connection.fetch(statements.INSTANCES)]
-            lines = Counter(instance.line for instance in there)
+            groups = Counter(instance.group for instance in there)
             for instance in there:
-                if (instance.projection, instance.version) not in known and lines[instance.line] > 1:
-                    lines[instance.line] -= 1
-                    await self._part(connection, instance)
+                if (instance.projection, instance.version) not in known and groups[instance.group] > 1:
+                    groups[instance.group] -= 1
+                    await connection.execute(statements.LOCK_LINES, [instance.group])
+                    group = await connection.fetchval(statements.COPY_LINE, instance.group)
+                    await connection.execute(statements.MOVE_INSTANCE, instance.id, group)
             found = {(instance.projection, instance.version) for instance in there}
             missing = {shape.name: shape for shape in shapes if (shape.name, shape.version) not in found}
             for instance in there:
@@ -73,25 +86,21 @@ class PostgresReadModels:
                 await self._add(connection, list(missing.values()), "building" if there else "serving", None)
 
     async def instances(self) -> Sequence[Instance]:
-        """List the instances."""
         return [Instance(*row) for row in await fetch(self._pool, statements.INSTANCES)]
 
-    async def lines(self) -> Sequence[Line]:
-        """Compare positions with heads."""
-        return [Line(*row) for row in await fetch(self._pool, statements.LINES)]
+    async def groups(self) -> Sequence[ProjectionGroup]:
+        return [ProjectionGroup(*row) for row in await fetch(self._pool, statements.LINES)]
 
-    async def behind(self, line: LineId, slices: Collection[Slice]) -> Sequence[SliceLag]:
-        """Compare positions with heads."""
+    async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         asked = frozenset(slices)
-        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, line) if row["slice"] in asked]
+        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, group) if row["slice"] in asked]
 
-    async def position(self, line: LineId, slice_: Slice) -> Position:
-        """Look a position up."""
-        rows = await fetch(self._pool, statements.POSITION, line, slice_)
+    async def position(self, group: GroupId, slice_: Slice) -> Position:
+        rows = await fetch(self._pool, statements.POSITION, group, slice_)
         return Position(rows[0]["position"] if rows else 0)
 
     async def commit(self, batch: Batch) -> bool:
-        """Write a batch in one transaction, and all its rows in one statement; by table, if one does not take them."""
+        """Write all rows in one statement. If a table does not take them, write table by table, to know which."""
         try:
             return await self._commit(batch, _write_at_once)
         except UNFIT:
@@ -99,10 +108,12 @@ class PostgresReadModels:
 
     async def _commit(self, batch: Batch, write: Write) -> bool:
         async with self._writing() as (connection, transaction):
-            if not await self._moved(connection, batch.line, batch.moves):
+            columns = zip(*((move.slice, move.after, move.upto) for move in batch.moves), strict=True)
+            moved = await connection.fetch(statements.MOVE, batch.group, *map(list, columns))
+            if len(moved) != len(batch.moves):
                 await transaction.rollback()
                 return False
-            rows = await connection.fetch(statements.ON_LINE, batch.line, [move.slice for move in batch.moves])
+            rows = await connection.fetch(statements.ON_LINE, batch.group, [move.slice for move in batch.moves])
             parked = {(row["id"], row["thread_id"]) for row in rows if row["thread_id"]}
             if {row["id"] for row in rows} != batch.rows.keys() or parked != batch.parked:
                 await transaction.rollback()
@@ -114,12 +125,11 @@ class PostgresReadModels:
             return True
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
-        """List what is parked."""
         rows = await fetch(self._pool, statements.PARKED, list(instances), list(slices))
         return [Parked(*row) for row in rows]
 
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
-        """Write, and let go on, while the slice's position is held."""
+        """Write while the slice's position is locked."""
         async with self._writing() as (connection, transaction):
             held = await connection.fetchval(statements.HOLD, parked.instance, slice_of(parked.thread_id))
             gone = await connection.fetch(statements.UNPARK, *_columns(parked)[:3], parked.version, parked.attempts)
@@ -132,101 +142,82 @@ class PostgresReadModels:
             await transaction.commit()
             return True
 
-    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> LineId:
-        """Begin new instances."""
+    async def rebuild(self, shapes: Sequence[Shape], throttle: int | None = None) -> GroupId:
         async with self._changing() as connection:
             for row in await connection.fetch(statements.INSTANCES):
                 if row["status"] == "building" and row["projection"] in {shape.name for shape in shapes}:
-                    raise NotRebuildable(f"{row['projection']} is being built already. Wait for it, or drop it.")
+                    raise NotRebuildable(f"{row['projection']} is already being built. Wait for it, or drop it.")
             return await self._add(connection, shapes, "building", throttle)
 
-    async def pause(self, lines: Collection[LineId], seconds: float) -> None:
-        """Let lines pause."""
-        await fetch(self._pool, statements.PAUSE, list(lines), seconds)
+    async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
+        await fetch(self._pool, statements.PAUSE, list(groups), seconds)
 
-    async def prepare(self, line: LineId) -> None:
-        """Let the planner know the new tables: else queries would be planned for empty ones until a vacuum comes."""
-        for row in await fetch(self._pool, statements.TABLES, line):
+    async def prepare(self, group: GroupId) -> None:
+        """Analyse the new tables. Until then PostgreSQL would plan queries for empty ones."""
+        for row in await fetch(self._pool, statements.TABLES, group):
             for name in row["tables"]:
                 await fetch(self._pool, tables.analyse(name, row["id"]))
 
-    async def switch(self, line: LineId) -> bool:
-        """Show the new tables, unless somebody reads the old ones for so long that others would wait behind this."""
+    async def switch(self, group: GroupId) -> bool:
+        """Show the new tables; give up while a query reads the old ones, since others would queue behind this lock."""
         try:
-            return await self._switch(line)
+            async with self._changing() as connection:
+                old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, group)]
+                await connection.execute(statements.LOCK_LINES, [group, *old])
+                building = [Instance(*row) for row in await connection.fetch(statements.BUILDING, group)]
+                if not building or await connection.fetchval(statements.IS_BEHIND, group, old):
+                    return False
+                for instance in building:
+                    await self._serve(connection, instance)
+                await connection.execute(statements.GO_ON, old)
+                return True
         except asyncpg.LockNotAvailableError:
             return False
-        except asyncpg.DependentObjectsStillExistError as error:
-            raise _needed(error) from error
-
-    async def _switch(self, line: LineId) -> bool:
-        """Compare positions while nobody can move them."""
-        async with self._changing() as connection:
-            old = [row["line"] for row in await connection.fetch(statements.TO_REPLACE, line)]
-            await connection.execute(statements.LOCK_LINES, [line, *old])
-            building = [Instance(*row) for row in await connection.fetch(statements.BUILDING, line)]
-            if not building or await connection.fetchval(statements.IS_BEHIND, line, old):
-                return False
-            for instance in building:
-                await self._serve(connection, instance)
-            await connection.execute(statements.GO_ON, old)
-            return True
 
     async def roll_back(self, projection: str) -> Instance:
-        """Show the tables of the last kept instance again."""
+        """Show the tables of the instance that served last again."""
         try:
-            return await self._roll_back(projection)
+            async with self._changing() as connection:
+                rows = await connection.fetch(statements.LAST_KEPT, projection)
+                if not rows:
+                    raise NotRebuildable(f"No older instance of {projection} is kept.")
+                kept, serving = Instance(*list(rows[0])[:-1]), rows[0]["serving"]
+                await connection.execute(statements.LOCK_LINES, [kept.group, serving])
+                if await connection.fetchval(statements.IS_BEHIND, kept.group, [serving]):
+                    raise StillBehind
+                await self._serve(connection, kept)
+                return kept
         except asyncpg.LockNotAvailableError as error:
-            raise NotRebuildable(f"Somebody reads {projection} for long. Try again, or end that.") from error
-        except asyncpg.DependentObjectsStillExistError as error:
-            raise _needed(error) from error
-
-    async def _roll_back(self, projection: str) -> Instance:
-        async with self._changing() as connection:
-            rows = await connection.fetch(statements.LAST_KEPT, projection)
-            if not rows:
-                raise NotRebuildable(f"No older instance of {projection} is kept.")
-            kept, serving = Instance(*list(rows[0])[:-1]), rows[0]["serving"]
-            await connection.execute(statements.LOCK_LINES, [kept.line, serving])
-            if await connection.fetchval(statements.IS_BEHIND, kept.line, [serving]):
-                raise StillBehind
-            await self._serve(connection, kept)
-            return kept
+            raise NotRebuildable(f"A long query reads {projection}. Try again, or end the query.") from error
 
     async def drop(self, instance: InstanceId, *, serving: bool = False) -> None:
-        """Drop an instance's tables, once nobody writes to them or reads them."""
+        """Drop an instance's tables."""
         try:
             async with self._changing() as connection:
                 if not await self._forget(connection, instance, serving=serving):
-                    raise NotRebuildable(f"Instance {instance} serves, or there is none. Only others can be dropped.")
+                    raise NotRebuildable(f"Instance {instance} serves or does not exist. Only others can be dropped.")
         except asyncpg.LockNotAvailableError as error:
-            raise NotRebuildable(f"Somebody reads instance {instance} for long. Try again, or end that.") from error
-        except asyncpg.DependentObjectsStillExistError as error:
-            raise _needed(error) from error
+            raise NotRebuildable(f"A long query reads instance {instance}. Try again, or end the query.") from error
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
-        """Compare a position."""
         rows = await fetch(self._pool, statements.REACHED, projection, slice_)
         return bool(rows) and rows[0]["position"] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
-        """Read a page of the view."""
         return await self._asked(partial(_queries().select, query))
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
-        """Add up rows of the view."""
         first = len(query.group_by) + bool(query.bucket)
         rows = await self._asked(partial(_queries().aggregate, query))
         return [(*row[:first], *map(int, row[first:])) for row in rows]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
-        """Count rows of the view."""
         queries = _queries()
         rows = await self._asked(partial(queries.histogram, query))
         return [(*group, queries.counts_of(counted)) for *group, counted in rows]
 
     async def _asked(self, written: Callable[["Views | None"], tuple[str, Sequence[object]]]) -> Sequence[Row]:
-        """Read a view; where that is of an older version, until this code's is built, without what it lacks."""
+        """Read a view. If it is still of an older version, columns that it lacks read as nothing."""
         try:
             return await self._read(*written(None))
         except asyncpg.UndefinedColumnError:
@@ -234,27 +225,16 @@ class PostgresReadModels:
             return await self._read(*written({row["name"]: frozenset(row["columns"]) for row in rows}))
 
     async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[Row]:
-        """Read a view; one that is not there belongs to a read model that is built for the first time."""
+        """Read a view. It does not exist while its read model is built for the first time: there are no rows then."""
         try:
             return [tuple(row) for row in await fetch(self._pool, statement, *arguments, expecting=OTHER)]
         except asyncpg.UndefinedTableError:
             return []
 
-    async def _moved(self, connection: asyncpg.Connection, line: LineId, moves: Sequence[Move]) -> bool:
-        columns = [list(column) for column in zip(*((m.slice, m.after, m.upto) for m in moves), strict=True)]
-        rows = await connection.fetch(statements.MOVE, line, *columns)
-        return len(rows) == len(moves)
-
-    async def _part(self, connection: asyncpg.Connection, instance: Instance) -> None:
-        """Give an instance a line of its own, where the one that it is on is."""
-        await connection.execute(statements.LOCK_LINES, [instance.line])
-        line = await connection.fetchval(statements.COPY_LINE, instance.line)
-        await connection.execute(statements.MOVE_INSTANCE, instance.id, line)
-
     async def _forget(self, connection: asyncpg.Connection, instance: InstanceId, *, serving: bool = False) -> bool:
-        """Lock its line first, as writers do: whoever writes has finished then, and nobody begins to."""
-        line = await connection.fetchval(statements.LINE_OF, instance)
-        await connection.execute(statements.LOCK_LINES, [line])
+        """Delete an instance and its tables. Its group is locked first, as writers do: so no batch is being written."""
+        group = await connection.fetchval(statements.LINE_OF, instance)
+        await connection.execute(statements.LOCK_LINES, [group])
         await connection.execute(statements.HURRY)
         for row in await connection.fetch(statements.FORGET, instance, serving):
             for name in row["tables"]:
@@ -267,18 +247,18 @@ class PostgresReadModels:
 
     async def _add(
         self, connection: asyncpg.Connection, shapes: Sequence[Shape], status: str, throttle: int | None
-    ) -> LineId:
-        line: LineId = await connection.fetchval(statements.NEW_LINE, throttle)
+    ) -> GroupId:
+        group: GroupId = await connection.fetchval(statements.NEW_LINE, throttle)
         for shape in shapes:
             names = [table.name for table in shape.tables]
-            row = await connection.fetchrow(statements.NEW_INSTANCE, shape.name, shape.version, line, status, names)
+            row = await connection.fetchrow(statements.NEW_INSTANCE, shape.name, shape.version, group, status, names)
             for table in shape.tables:
                 for statement in tables.create(table, row["id"]):
                     await connection.execute(statement)
                 await connection.execute(statements.KEEP_SHAPE, row["id"], list(tables.show(table, row["id"])))
             if status == "serving":
                 await self._serve(connection, Instance(*row))
-        return line
+        return group
 
     async def _serve(self, connection: asyncpg.Connection, instance: Instance) -> None:
         await connection.execute(statements.HURRY)
@@ -289,7 +269,7 @@ class PostgresReadModels:
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.transaction.Transaction]]:
-        """Begin a transaction that ends as the caller says, or is undone."""
+        """Begin a transaction, which the caller commits or rolls back. An error rolls it back."""
         async with reaching(self._pool, expecting=UNFIT), self._pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -302,18 +282,21 @@ class PostgresReadModels:
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[asyncpg.Connection]:
-        """Change which instances there are, one at a time."""
-        async with (
-            reaching(self._pool, expecting=BUSY),
-            self._pool.acquire() as connection,
-            connection.transaction(),
-        ):
-            await connection.execute(statements.LOCK, REGISTERING)
-            yield connection
+        """Change which instances exist and serve, one process at a time."""
+        try:
+            async with (
+                reaching(self._pool, expecting=BUSY),
+                self._pool.acquire() as connection,
+                connection.transaction(),
+            ):
+                await connection.execute(statements.LOCK, REGISTERING)
+                yield connection
+        except asyncpg.DependentObjectsStillExistError as error:
+            raise NotRebuildable(f"{error}: {error.detail}. Drop what depends on the view, or change it.") from error
 
 
 async def _write_at_once(connection: asyncpg.Connection, rows: Mapping[InstanceId, Rows]) -> None:
-    """Write rows in one round trip. The statement is the same whatever there are rows of, so that it stays prepared."""
+    """Write rows in one round trip. The statement does not depend on which tables have rows, so it stays prepared."""
     written = tuple((instance, table) for instance, of in rows.items() for table in of.tables)
     if written:
         columns = [column for i, table in written for column in tables.arrays_of(table, rows[i].of(table))]
@@ -321,17 +304,13 @@ async def _write_at_once(connection: asyncpg.Connection, rows: Mapping[InstanceI
 
 
 async def _write(connection: asyncpg.Connection, rows: Mapping[InstanceId, Rows]) -> None:
-    """Write rows table by table. Raises `Unwritable` with the table that does not take them."""
+    """Write rows table by table. Raises `Unwritable` with the name of the table that does not take them."""
     for instance, of in rows.items():
         for table in of.tables:
             try:
                 await connection.execute(tables.write(table, instance), *tables.arrays_of(table, of.of(table)))
             except UNFIT as error:
                 raise Unwritable(table.name, str(error)) from error
-
-
-def _needed(error: asyncpg.DependentObjectsStillExistError) -> NotRebuildable:
-    return NotRebuildable(f"{error}: {error.detail}. Drop what depends on the view, or change it.")
 
 
 def _columns(parked: Parked) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
-"""From a read model's shape to SQL: its table, its views, and the one statement that writes rows.
+"""SQL for a read model's shape: its table, its views, and the statement that merges rows into it.
 
-Names in here are identifiers from the code, never a caller's.
+All names are identifiers from the code, never from a caller.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ from domain.read_models.tables import Column, Row, Rule, Table
 SCHEMA = "read_models"
 
 TYPES = {"words": "tsvector"}
-"""Types that are not called as PostgreSQL calls them."""
+"""Kinds of columns whose type has another name in PostgreSQL."""
 
 GIVEN = {"json": "text", "words": "text"}
-"""Types that are given as another one."""
+"""Kinds of columns whose parameters have another type."""
 
 WHEN_THERE: dict[Rule, str] = {
     "last": "excluded.{0}",
@@ -26,16 +26,16 @@ WHEN_THERE: dict[Rule, str] = {
     "greatest": "greatest(t.{0}, excluded.{0})",
     "joined": "t.{0} || ',' || excluded.{0}",
 }
-"""What becomes of a column's value when there is a row already."""
+"""A column's new value where the row exists already, by its rule."""
 
 
 def place(table: Table, instance: InstanceId) -> str:
-    """Name an instance's table."""
+    """Return the name of an instance's table."""
     return f"{SCHEMA}.{table.name}_{instance}"
 
 
 def create(table: Table, instance: InstanceId) -> Iterable[str]:
-    """Yield the statements that make an instance's table."""
+    """Yield the statements that create an instance's table."""
     name = place(table, instance)
     columns = ", ".join(_definition(column) for column in table.columns)
     key = ", ".join(_quoted(column) for column in _key(table))
@@ -52,22 +52,22 @@ def create(table: Table, instance: InstanceId) -> Iterable[str]:
 
 
 def drop(name: str, instance: InstanceId) -> str:
-    """Make the statement that drops an instance's table."""
+    """Return the statement that drops an instance's table."""
     return f"DROP TABLE {SCHEMA}.{name}_{instance}"
 
 
 def hide(name: str) -> str:
-    """Make the statement that takes a table's views away."""
+    """Return the statement that drops a table's views."""
     return f"DROP VIEW IF EXISTS {SCHEMA}.{name}, analytics.{name}"
 
 
 def analyse(name: str, instance: InstanceId) -> str:
-    """Make the statement that counts what is in an instance's table."""
+    """Return the statement that analyses an instance's table."""
     return f"ANALYZE {SCHEMA}.{name}_{instance}"
 
 
 def show(table: Table, instance: InstanceId) -> Iterable[str]:
-    """Yield the statements that make an instance the one that is seen, inside and in reports."""
+    """Yield the statements that point the views at an instance: the internal one, and the one for reports."""
     inside, outside = f"{SCHEMA}.{table.name}", f"analytics.{table.name}"
     yield _replace(inside, f"TABLE {place(table, instance)}")
     public = table.public
@@ -80,7 +80,7 @@ def show(table: Table, instance: InstanceId) -> Iterable[str]:
 
 
 def _replace(view: str, query: str) -> str:
-    """Keep what depends on a view, and who may read it; only where columns were taken away is it made anew."""
+    """Replace a view in place, which keeps its grants and dependants. If columns were removed, it is created again."""
     return f"""
         DO $show$
         BEGIN
@@ -95,9 +95,9 @@ def _replace(view: str, query: str) -> str:
 
 @cache
 def write_all(written: tuple[tuple[InstanceId, Table], ...]) -> str:
-    """Make the one statement that merges rows into several tables. Its parameters are those of each, one after another.
+    """Return one statement that merges rows into several tables. Its parameters are those of `write`, table by table.
 
-    PostgreSQL carries out the last part first: so they stand in reverse, and rows are locked in the order of `written`.
+    PostgreSQL executes the last part first. So the parts are reversed, and rows are locked in the order of `written`.
     """
     parts, first = list[str](), 1
     for number, (instance, table) in enumerate(written):
@@ -108,9 +108,9 @@ def write_all(written: tuple[tuple[InstanceId, Table], ...]) -> str:
 
 @cache
 def write(table: Table, instance: InstanceId, first: int = 1) -> str:
-    """Make the statement that merges rows into an instance's table.
+    """Return the statement that merges rows into an instance's table.
 
-    Its parameters are arrays, one for each column, and are numbered from `first` on.
+    Its parameters are arrays, one a column, numbered from `first` on.
     """
     names = ", ".join(_quoted(column.name) for column in table.columns)
     arrays = ", ".join(f"${n}::{_given(column)}[]" for n, column in enumerate(table.columns, first))
@@ -130,7 +130,7 @@ def write(table: Table, instance: InstanceId, first: int = 1) -> str:
 
 
 def arrays_of(table: Table, rows: Sequence[Row]) -> list[list[Any]]:
-    """Bring rows into the columns of `write`."""
+    """Turn rows into the parameters of `write`: an array a column."""
     if not rows:
         return [[] for _ in table.columns]
     return [
@@ -140,7 +140,7 @@ def arrays_of(table: Table, rows: Sequence[Row]) -> list[list[Any]]:
 
 
 def _key(table: Table) -> Sequence[str]:
-    """The key begins with the slice, if it has one: so rows of a slice lie together."""
+    """Return the key's columns, the slice first: so rows of a slice are stored together."""
     return sorted(table.key, key=lambda name: name != "slice")
 
 
@@ -161,7 +161,7 @@ def _value(column: Column) -> str:
 
 
 def _without_nul(value: Any) -> Any:
-    """PostgreSQL's text has no NUL; a message may."""
+    """Replace NUL, which PostgreSQL's text cannot hold."""
     return value.replace("\x00", "\ufffd") if isinstance(value, str) and "\x00" in value else value
 
 
