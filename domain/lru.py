@@ -11,10 +11,10 @@ V = TypeVar("V")
 class Lru(Generic[K, V]):
     """Values by key. The least recently used ones go first, once there are too many, or too many bytes of them."""
 
-    def __init__(self, most_bytes: int, most: int | None = None) -> None:
+    def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
         """Keep values of at most so many bytes together, and at most so many of them (None: any number)."""
-        self._most_bytes = most_bytes
-        self._most = most
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
         self.size = 0
         """Bytes of all values."""
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
@@ -41,7 +41,7 @@ class Lru(Generic[K, V]):
         self._entries[key] = value, size
         self.size += size - before
         gone: list[K] = []
-        while self.size > self._most_bytes or (self._most is not None and len(self._entries) > self._most):
+        while self.size > self._max_bytes or (self._max_entries is not None and len(self._entries) > self._max_entries):
             oldest, (_, freed) = self._entries.popitem(last=False)
             self.size -= freed
             gone.append(oldest)

@@ -16,7 +16,7 @@ WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 SPANS: tuple[Span, ...] = ("turn", *WINDOWS)
 """The same, for limits."""
 
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
+LIFETIME_START = datetime(1970, 1, 1, tzinfo=UTC)
 """Where the window that never ends begins."""
 
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -32,7 +32,7 @@ def start_of(window: Window, at: datetime) -> datetime:
 def starts_of(at: datetime) -> Mapping[Window, datetime]:
     """Return where each window begins that an instant lies in."""
     hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": EVER}
+    return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": LIFETIME_START}
 
 
 def end_of(window: Window, at: datetime) -> datetime | None:

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from domain.log.seal import key_id_of
 
-KEY_SIZE = 32
-EXPECTED = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"
+KEY_BYTES = 32
+INVALID_KEY = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"
 
 
 class Ed25519Verifier:
@@ -46,15 +46,15 @@ def signer_of(setting: str, folder: pathlib.Path) -> Ed25519Signer:
     Raises:
         ValueError: it is no such key. The message does not repeat it.
     """
-    raw = _decoded(setting)
+    raw = _decode_key(setting)
     if raw is not None:
         return Ed25519Signer(Ed25519PrivateKey.from_private_bytes(raw))
     try:
         key = load_pem_private_key((folder / pathlib.Path(setting).expanduser()).read_bytes(), password=None)
     except (OSError, ValueError, TypeError, RuntimeError, UnsupportedAlgorithm):  # no file, no PEM, a password, no home
-        raise ValueError(EXPECTED) from None
+        raise ValueError(INVALID_KEY) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(EXPECTED)  # noqa: TRY004  (pydantic takes ValueError)
+        raise ValueError(INVALID_KEY)  # noqa: TRY004  (pydantic takes ValueError)
     return Ed25519Signer(key)
 
 
@@ -64,9 +64,9 @@ def new_key() -> tuple[str, Ed25519Signer]:
     return base64.b64encode(key.private_bytes_raw()).decode(), Ed25519Signer(key)
 
 
-def _decoded(setting: str) -> bytes | None:
+def _decode_key(setting: str) -> bytes | None:
     try:
         raw = base64.b64decode(setting, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return raw if len(raw) == KEY_SIZE else None
+    return raw if len(raw) == KEY_BYTES else None

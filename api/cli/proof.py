@@ -8,7 +8,7 @@ from api.cli.bootstrap import PROBLEM, ask, here
 from api.cli.output import show_json
 from api.schemas.seals import ProofView, proof_view
 from api.services.threads import Service
-from domain.application.audit.proofs import holds
+from domain.application.audit.proofs import verify_proof
 from domain.ids import MAX_VERSION, ThreadId
 
 
@@ -23,7 +23,7 @@ def proof(*, thread: UUID, version: int) -> None:
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
         made = await service.content.proof(ThreadId(thread), version, here())
-        return proof_view(made), holds(made, service.runtime.sealer.verifier)
+        return proof_view(made), verify_proof(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)
     show_json(document)

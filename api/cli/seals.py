@@ -11,7 +11,7 @@ from api.cli.output import as_json, counted, moment, show_json, show_table, visi
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
 from api.services.threads import Service
 from domain.log.seal import Seal
-from infrastructure.signing import KEY_SIZE, new_key
+from infrastructure.signing import KEY_BYTES, new_key
 
 
 class PublicKey(click.ParamType[Any]):
@@ -25,8 +25,8 @@ class PublicKey(click.ParamType[Any]):
             key = value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             key = b""
-        if len(key) != KEY_SIZE:
-            self.fail(f"{value!r} is no public key: expected {KEY_SIZE} bytes in base64", param, ctx)
+        if len(key) != KEY_BYTES:
+            self.fail(f"{value!r} is no public key: expected {KEY_BYTES} bytes in base64", param, ctx)
         return key
 
 

@@ -6,7 +6,7 @@ import click
 
 from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json, counted, show_json, visible
-from api.schemas.seals import Report
+from api.schemas.seals import VerificationReport
 from api.services.threads import Service
 from domain.ids import ThreadId
 
@@ -20,7 +20,7 @@ def verify(*, thread: UUID | None, as_json: bool) -> None:
     Exits with 1 if anything is wrong.
     """
 
-    async def check(service: Service) -> Report:
+    async def check(service: Service) -> VerificationReport:
         return await (service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
 
     report = ask(check)
@@ -32,7 +32,7 @@ def verify(*, thread: UUID | None, as_json: bool) -> None:
         raise SystemExit(PROBLEM)
 
 
-def _show(report: Report) -> None:
+def _show(report: VerificationReport) -> None:
     for problem in report.problems:
         click.echo(visible(problem))
     checked = f"{counted(report.threads, 'thread')}, {counted(report.events, 'event')}"

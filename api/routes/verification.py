@@ -17,7 +17,7 @@ from api.http.problems import problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
 from api.schemas.access_log import AccessView
 from api.schemas.page import Page
-from api.schemas.seals import ProofView, Report, SealView, WholeSeal, proof_view
+from api.schemas.seals import ProofView, SealView, VerificationReport, WholeSeal, proof_view
 from domain.ids import ThreadId
 from domain.ports.access_log import AccessFilter, What
 
@@ -26,11 +26,11 @@ NumberPath = Annotated[str, PathParameter(description="The seal's number, from 1
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The instant to begin with.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="The instant to end before.")]
 
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
+READ_PROBLEMS = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 HIGHEST_SEAL = 2**63 - 1
 
 
-@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READING)
+@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READ_PROBLEMS)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
     """Prove that an event is in the sealed log. 404 if no seal covers it yet, with when the next one is due."""
     return proof_view(await service.content.proof(ThreadId(thread), number_of(version, "version"), reader))
@@ -60,14 +60,14 @@ async def list_seals(service: FromService, cursor: Cursor = None, limit: Limit =
     return await service.audit.seals(cursor, limit)
 
 
-@get("/v1/seals/{number:str}", tags=["audit"], responses=READING)
+@get("/v1/seals/{number:str}", tags=["audit"], responses=READ_PROBLEMS)
 async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
     """Show a seal, with how many events of each slice it covers."""
     return await service.audit.seal(number_of(number, "number", HIGHEST_SEAL))
 
 
-@post("/v1/threads/{thread_id:str}/verify", status_code=HTTP_200_OK, tags=["audit"], responses=READING)
-async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> Report:
+@post("/v1/threads/{thread_id:str}/verify", status_code=HTTP_200_OK, tags=["audit"], responses=READ_PROBLEMS)
+async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> VerificationReport:
     """Check every hash, version and payload of a thread, and where it ends."""
     return await service.audit.verify_thread(ThreadId(thread), reader.tenant)
 
@@ -78,6 +78,6 @@ async def verify_thread(thread: FromThread, service: FromService, reader: FromRe
     tags=["audit"],
     responses=problems(HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE),
 )
-async def verify_log(service: FromService) -> Report:
+async def verify_log(service: FromService) -> VerificationReport:
     """Check the whole log and its seals. It reads everything, so a process does it once at a time: 409 meanwhile."""
     return await service.audit.verify()

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.application.audit.proofs import Proof
-from domain.log.seal import Seal, instant
+from domain.log.seal import Seal, timestamp
 
 
 class SealView(Struct, frozen=True):
@@ -77,7 +77,7 @@ class ProofView(Struct, frozen=True):
     seal: ProvingSeal
 
 
-class Report(Struct, frozen=True):
+class VerificationReport(Struct, frozen=True):
     """What was checked, how long it took, and what is wrong."""
 
     threads: int
@@ -112,7 +112,7 @@ def proof_view(proof: Proof) -> ProofView:
             record.version,
             record.type,
             record.schema,
-            instant(record.recorded_at),
+            timestamp(record.recorded_at),
             record.metadata,
             record.payload,
         ),
@@ -125,7 +125,7 @@ def proof_view(proof: Proof) -> ProofView:
         slice_path=[part.hex() for part in place.slice_path],
         seal=ProvingSeal(
             seal.number,
-            instant(seal.at),
+            timestamp(seal.at),
             seal.root.hex(),
             seal.previous.hex(),
             seal.key_id,

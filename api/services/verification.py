@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from api.http.params import decode_cursor, encode_cursor, no_page
 from api.runtime.composition import Runtime
 from api.schemas.page import Page
-from api.schemas.seals import Report, SealView, WholeSeal, seal_view, whole_seal
+from api.schemas.seals import SealView, VerificationReport, WholeSeal, seal_view, whole_seal
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.proofs import Proof, prove
 from domain.application.audit.verify import Verified, verify_heads, verify_slices, verify_thread
@@ -15,7 +15,7 @@ from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
 from domain.ids import SLICES, Slice, Tenant, ThreadId
 from domain.log.seal import Seal
 
-AT_ONCE = 4
+CONCURRENT_CHECKS = 4
 """Slices checked at the same time: the database reads while this process computes hashes."""
 
 
@@ -29,7 +29,7 @@ class Verification:
         self._seals = runtime.sealer.seals
         self._verifying = False
 
-    async def verify(self) -> Report:
+    async def verify(self) -> VerificationReport:
         """Check the whole log, and its seals if there are any. Raises `VerificationRuns`: one at a time."""
         if self._verifying:
             raise VerificationRuns
@@ -41,7 +41,7 @@ class Verification:
         finally:
             self._verifying = False
 
-    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> Report:
+    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
         """Check one thread: its events and its head. Raises `UnknownThread`, also if it is not the tenant's."""
         started = time.monotonic()
         row = await self._events.thread(thread_id)
@@ -97,7 +97,7 @@ class Verification:
         async def check(remaining: Iterator[Slice]) -> Verified:
             return await verify_slices(self._events, remaining)
 
-        at_once = min(AT_ONCE, self._runtime.settings.max_connections)
+        at_once = min(CONCURRENT_CHECKS, self._runtime.settings.max_connections)
         checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
         cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
         return Verified(
@@ -107,7 +107,7 @@ class Verification:
         )
 
 
-def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> Report:
+def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> VerificationReport:
     seconds = round(time.monotonic() - started, 3)
     problems = log.problems + seals.problems
-    return Report(log.threads, log.events, slices, seals.seals, seals.events, seconds, problems)
+    return VerificationReport(log.threads, log.events, slices, seals.seals, seals.events, seconds, problems)

@@ -3,25 +3,25 @@
 from domain.errors import UserCodeFailed
 from domain.json import storable_text
 
-ERROR_LENGTH = 1_000
+MAX_ERROR_CHARACTERS = 1_000
 """Characters of an error that are kept."""
 
-SHOWN_PARTS = 3
+MAX_SHOWN_ERRORS = 3
 """Errors of a group that are named."""
 
 
-def error_text(error: BaseException, limit: int = ERROR_LENGTH, *, depth: int = 2) -> str:
+def error_text(error: BaseException, limit: int = MAX_ERROR_CHARACTERS, *, depth: int = 2) -> str:
     """Return the kind of an error and its message, such as `ValueError: too many`; of a group, what is in it, too."""
     if isinstance(error, UserCodeFailed):
         return message_of(error, limit)
     text = f"{_kind(error)}: {message_of(error, limit)}"
     if isinstance(error, BaseExceptionGroup) and depth:
-        parts = (error_text(part, limit, depth=depth - 1) for part in error.exceptions[:SHOWN_PARTS])
+        parts = (error_text(part, limit, depth=depth - 1) for part in error.exceptions[:MAX_SHOWN_ERRORS])
         text += f": {'; '.join(parts)}"
     return text[:limit]
 
 
-def message_of(error: BaseException, limit: int = ERROR_LENGTH) -> str:
+def message_of(error: BaseException, limit: int = MAX_ERROR_CHARACTERS) -> str:
     """Return an error's own words, cut to a length. Never raises."""
     try:
         return storable_text(str(error)[:limit])

@@ -24,7 +24,7 @@ STEP_LIMIT = 1_000
 REPEAT_LIMIT = 20
 """Identical calls with identical results, after which a turn has got stuck."""
 
-LEAST_REPEAT_LIMIT = 2
+MIN_REPEAT_LIMIT = 2
 
 NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeEvent]]]
 """Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
@@ -67,7 +67,7 @@ class Branch(Struct, frozen=True):
 
 Edge: TypeAlias = str | Branch
 
-WITHIN = "/"
+NODE_SEPARATOR = "/"
 """Stands in a node's name between the subgraph's name and its node's."""
 
 
@@ -118,7 +118,10 @@ class Graph:
         nodes: dict[str, Node] = {}
         for step in self.nodes:
             if isinstance(step, Subgraph):
-                inner = (replace(node, name=f"{step.name}{WITHIN}{name}") for name, node in step.graph.by_name.items())
+                inner = (
+                    replace(node, name=f"{step.name}{NODE_SEPARATOR}{name}")
+                    for name, node in step.graph.by_name.items()
+                )
                 nodes |= {node.name: node for node in inner}
             else:
                 nodes[step.name] = step
@@ -146,10 +149,10 @@ class Graph:
             for inner, inner_label, inner_target in self._subgraphs[source].arrows():
                 if inner_target == END:
                     both = ", ".join(filter(None, (inner_label, label)))
-                    arrows.append((f"{source}{WITHIN}{inner}", both, entry))
+                    arrows.append((f"{source}{NODE_SEPARATOR}{inner}", both, entry))
         for name, graph in self._subgraphs.items():
             arrows += [
-                (f"{name}{WITHIN}{source}", label, f"{name}{WITHIN}{target}")
+                (f"{name}{NODE_SEPARATOR}{source}", label, f"{name}{NODE_SEPARATOR}{target}")
                 for source, label, target in graph.arrows()
                 if target != END
             ]
@@ -168,20 +171,20 @@ class Graph:
 
     def chooses(self, node: str) -> bool:
         """Say whether it depends on the state where to go from `node`."""
-        step, _, inner = node.partition(WITHIN)
+        step, _, inner = node.partition(NODE_SEPARATOR)
         return not isinstance(self.edges[step], str) or bool(inner and self._subgraphs[step].chooses(inner))
 
     def after(self, node: str, state: Running) -> str:
         """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
-        step, _, inner = node.partition(WITHIN)
+        step, _, inner = node.partition(NODE_SEPARATOR)
         if inner and (following := self._subgraphs[step].after(inner, state)) != END:
-            return f"{step}{WITHIN}{following}"
+            return f"{step}{NODE_SEPARATOR}{following}"
         return self._entry(self._chosen(step, state))
 
     def _entry(self, target: str) -> str:
         """Return the node that a step begins with."""
         graph = self._subgraphs.get(target)
-        return f"{target}{WITHIN}{graph.first}" if graph else target
+        return f"{target}{NODE_SEPARATOR}{graph.first}" if graph else target
 
     def _chosen(self, node: str, state: Running) -> str:
         edge = self.edges[node]
@@ -197,8 +200,10 @@ class Graph:
 def _check(graph: Graph) -> None:
     names = [node.name for node in graph.nodes]
     for name in names:
-        if WITHIN in name:
-            raise InvalidGraph(f"{graph.name}: {name!r} must not hold a {WITHIN!r}: that names a subgraph's nodes")
+        if NODE_SEPARATOR in name:
+            raise InvalidGraph(
+                f"{graph.name}: {name!r} must not hold a {NODE_SEPARATOR!r}: that names a subgraph's nodes"
+            )
         if names.count(name) > 1:
             raise InvalidGraph(f"{graph.name}: two nodes are called {name!r}")
         if name == END:
@@ -219,8 +224,8 @@ def _check(graph: Graph) -> None:
 def _check_nodes(graph: Graph) -> None:
     if graph.step_limit < 1:
         raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
-    if graph.repeat_limit is not None and graph.repeat_limit < LEAST_REPEAT_LIMIT:
-        least = f"at least {LEAST_REPEAT_LIMIT}, or None for no limit"
+    if graph.repeat_limit is not None and graph.repeat_limit < MIN_REPEAT_LIMIT:
+        least = f"at least {MIN_REPEAT_LIMIT}, or None for no limit"
         raise InvalidGraph(f"{graph.name}: repeat_limit must be {least}, not {graph.repeat_limit}")
     for node in graph.nodes:
         if isinstance(node, Node) and not is_async(node.run):
@@ -231,8 +236,8 @@ def _check_nodes(graph: Graph) -> None:
 
 def _check_reach(graph: Graph, names: list[str]) -> None:
     pairs = {(source, target) for source, _, target in graph.own_arrows()}
-    reached = _closure(graph.start, pairs)
-    ending = _closure(END, {(target, source) for source, target in pairs})
+    reached = _reachable(graph.start, pairs)
+    ending = _reachable(END, {(target, source) for source, target in pairs})
     for name in names:
         if name not in reached:
             raise InvalidGraph(f"{graph.name}: {name!r} cannot be reached from {graph.start!r}")
@@ -240,7 +245,7 @@ def _check_reach(graph: Graph, names: list[str]) -> None:
             raise InvalidGraph(f"{graph.name}: no path leads from {name!r} to END")
 
 
-def _closure(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
+def _reachable(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
     found, fresh = {origin}, {origin}
     while fresh:
         fresh = {target for source, target in pairs if source in fresh} - found

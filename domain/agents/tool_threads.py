@@ -18,7 +18,9 @@ MAX_THREADS = 64
 
 _log = logging.getLogger(__name__)
 
-Waiting: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Waiter: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+_Result: TypeAlias = tuple[Any, BaseException | None]
 
 
 class ToolThreads:
@@ -27,7 +29,7 @@ class ToolThreads:
     def __init__(self, most: int = MAX_THREADS) -> None:
         """Begin without threads: each call starts one."""
         self._free = most
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[[], Any], name: str) -> Any:
@@ -36,8 +38,8 @@ class ToolThreads:
         A thread cannot be ended from outside: if this is cancelled, the thread is left alone, and its result is lost.
         """
         loop = asyncio.get_running_loop()
-        await self._admitted(loop)
-        done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        await self._acquire(loop)
+        done: asyncio.Future[_Result] = loop.create_future()
         context = copy_context()
 
         def work() -> None:
@@ -46,9 +48,9 @@ class ToolThreads:
                 result = context.run(function)
             except BaseException as raised:  # noqa: BLE001  (whatever it is, it is raised where the call is awaited)
                 error = raised
-            self._leave()
+            self._release()
             with suppress(RuntimeError):  # the event loop is closed: nothing waits any more
-                loop.call_soon_threadsafe(_answer, done, result, error)
+                loop.call_soon_threadsafe(_set_result, done, (result, error))
             if left.is_set():
                 _log.warning("The thread of %s, which was left alone, has ended now", name)
 
@@ -57,7 +59,7 @@ class ToolThreads:
         try:
             thread.start()
         except RuntimeError:
-            self._leave()
+            self._release()
             raise
         try:
             result, error = await done
@@ -70,7 +72,7 @@ class ToolThreads:
             raise error
         return result
 
-    async def _admitted(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _acquire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until one more thread may run."""
         with self._lock:
             if self._free > 0:
@@ -83,31 +85,31 @@ class ToolThreads:
             await freed
         except asyncio.CancelledError:
             if freed.done() and not freed.cancelled():
-                self._leave()  # the place was this call's already
+                self._release()  # the place was this call's already
             raise
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Give a place to the next call that still waits."""
         with self._lock:
             while self._waiting:
                 loop, freed = self._waiting.popleft()
                 try:
-                    loop.call_soon_threadsafe(self._give, freed)
+                    loop.call_soon_threadsafe(self._hand_over, freed)
                 except RuntimeError:  # that loop is closed
                     continue
                 return
             self._free += 1
 
-    def _give(self, freed: "asyncio.Future[None]") -> None:
+    def _hand_over(self, freed: "asyncio.Future[None]") -> None:
         if freed.done():
-            self._leave()
+            self._release()
         else:
             freed.set_result(None)
 
 
-def _answer(done: "asyncio.Future[tuple[Any, BaseException | None]]", result: Any, error: BaseException | None) -> None:
+def _set_result(done: "asyncio.Future[_Result]", result: _Result) -> None:
     if not done.done():
-        done.set_result((result, error))
+        done.set_result(result)
 
 
 THREADS = ToolThreads()

@@ -32,16 +32,16 @@ from domain.models.chat import ToolSpec
 
 DEFAULT_TIMEOUT = 30.0
 
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """The names of tools that endpoints take. Gemini alone refuses those that begin with a digit or a dash."""
 
-MAX_COMPLAINTS = 10
+MAX_ARGUMENT_ERRORS = 10
 """Faults of a call's arguments that the model is told of."""
 
-MAX_COMPLAINT = 300
+MAX_ARGUMENT_ERROR_CHARACTERS = 300
 """Characters of each."""
 
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class ToolContext(Struct, frozen=True):
@@ -80,8 +80,8 @@ class Tool(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check the name. Raises `InvalidInput`."""
-        if not NAME.fullmatch(self.spec.name):
-            shown = self.spec.name if len(self.spec.name) <= MAX_COMPLAINT else f"{self.spec.name[:MAX_COMPLAINT]}…"
+        if not TOOL_NAME.fullmatch(self.spec.name):
+            shown = shortened(self.spec.name, MAX_ARGUMENT_ERROR_CHARACTERS)
             raise InvalidInput(
                 f"tool {shown!r}",
                 "models take names of 1 to 64 ASCII letters, digits, _ and - only. Give it one: @tool(name=...)",
@@ -149,7 +149,7 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
     context = next((p.name for p in parameters if p.annotation is ToolContext), None)
     shown = [p for p in parameters if p.name != context]
     for parameter in shown:
-        if parameter.kind not in _NAMED or parameter.annotation is parameter.empty:
+        if parameter.kind not in _NAMED_KINDS or parameter.annotation is parameter.empty:
             raise TypeError(f"The tool {name} cannot take {parameter}: a parameter has a name and a type")
     # The fields have names of our own, so that a parameter may be called `schema` or `json` as well.
     fields: dict[str, Any] = {
@@ -164,7 +164,7 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
         try:
             valid = model.model_validate(arguments)
         except ValidationError as error:
-            raise ToolError(_complaint(name, error)) from error
+            raise ToolError(_argument_errors(name, error)) from error
         given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
         call_it = functools.partial(function, **given, **({context: call} if context else {}))
         answer = await (call_it() if waits else THREADS.run(call_it, f"tool {name!r}"))
@@ -186,10 +186,10 @@ def _parameters(schema: Mapping[str, Any]) -> JsonObject:
     return {**kept, "properties": properties}
 
 
-def _complaint(name: str, error: ValidationError) -> str:
+def _argument_errors(name: str, error: ValidationError) -> str:
     """Write a validation error so that a model can correct itself."""
     errors = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)]
-    wrong = [shortened(one, MAX_COMPLAINT) for one in errors[:MAX_COMPLAINTS]]
+    wrong = [shortened(one, MAX_ARGUMENT_ERROR_CHARACTERS) for one in errors[:MAX_ARGUMENT_ERRORS]]
     more = f"; and {len(errors) - len(wrong)} more" if len(errors) > len(wrong) else ""
     return f"{name} cannot be called like this: {'; '.join(wrong)}{more}"
 

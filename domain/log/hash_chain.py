@@ -87,12 +87,12 @@ def link(  # the fields of the hash, in their order
     payload: str,
 ) -> bytes:
     """Compute one event's hash from the previous one's."""
-    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_written(at)}\n{metadata}\n{payload}"
+    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_timestamp(at)}\n{metadata}\n{payload}"
     return hashlib.sha256(previous + line.encode()).digest()
 
 
 @lru_cache(maxsize=64)  # the events of an append have the same time
-def _written(at: datetime) -> str:
+def _timestamp(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
@@ -103,13 +103,13 @@ def check_chain(records: Sequence[Record], after: Head) -> Head:
         expected = Version(head.version + 1)
         if record.version != expected:
             raise CorruptLog(f"{record.thread_id}: version {expected} is missing, {record.version} came instead")
-        if _hash_of(record, head.hash) != record.hash:
+        if _record_hash(record, head.hash) != record.hash:
             raise CorruptLog(f"{record.thread_id}: version {record.version} was changed after it was written")
         head = Head(record.version, record.hash, record.recorded_at)
     return head
 
 
-def _hash_of(record: Record, previous: bytes) -> bytes | None:
+def _record_hash(record: Record, previous: bytes) -> bytes | None:
     """Compute a record's hash; None if its time cannot be written in UTC, as nobody has sealed that."""
     r = record
     try:

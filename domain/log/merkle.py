@@ -27,13 +27,13 @@ class Tree(Struct, frozen=True):
     size: int = 0
     peaks: tuple[bytes, ...] = ()
 
-    def grown(self, leaves: Iterable[bytes]) -> "Tree":
+    def extended(self, leaves: Iterable[bytes]) -> "Tree":
         """Return the tree with more leaves at its end."""
         size, peaks = self.size, list(self.peaks)
         for data in leaves:
-            part, complete = leaf(data), size
+            part, complete = leaf_hash(data), size
             while complete & 1:
-                part = pair(peaks.pop(), part)
+                part = node_hash(peaks.pop(), part)
                 complete >>= 1
             peaks.append(part)
             size += 1
@@ -46,60 +46,60 @@ class Tree(Struct, frozen=True):
             return EMPTY_ROOT
         *larger, joined = self.peaks
         for peak in reversed(larger):
-            joined = pair(peak, joined)
+            joined = node_hash(peak, joined)
         return joined
 
 
-EMPTY = Tree()
+EMPTY_TREE = Tree()
 
 
-def leaf(data: bytes) -> bytes:
+def leaf_hash(data: bytes) -> bytes:
     """Hash a leaf."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
-def pair(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
     """Hash two parts of a tree into one."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root(leaves: Sequence[bytes]) -> bytes:
+def root_hash(leaves: Sequence[bytes]) -> bytes:
     """Return the root of a tree with these leaves' data."""
-    return EMPTY.grown(leaves).root
+    return EMPTY_TREE.extended(leaves).root
 
 
-def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+def audit_path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """Return what a leaf is joined with on its way to the root, the nearest first. Raise `IndexError` if none is."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"A tree of {len(leaves)} leaves has no leaf {index}")
-    level = [leaf(data) for data in leaves]
+    level = [leaf_hash(data) for data in leaves]
     met = []
     while len(level) > 1:
         if (beside := index ^ 1) < len(level):
             met.append(level[beside])
-        joined = [pair(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        joined = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = [*joined, level[-1]] if len(level) % 2 else joined  # who has nobody beside it waits for the next level
         index //= 2
     return tuple(met)
 
 
-def climbed(data: bytes, index: int, size: int, met: Sequence[bytes]) -> bytes | None:
+def root_from_path(data: bytes, index: int, size: int, met: Sequence[bytes]) -> bytes | None:
     """Return the root that a path leads to; None if a tree of this size has no such path for this leaf.
 
     A root says nothing about its tree's size: where the size matters, it must be a part of what is compared.
     """
     if not 0 <= index < size:
         return None
-    last, here = size - 1, leaf(data)
+    last, here = size - 1, leaf_hash(data)
     for other in met:
         if not last:
             return None
         if index & 1 or index == last:
-            here = pair(other, here)
+            here = node_hash(other, here)
             while not index & 1 and index:  # the levels where there was nobody beside it
                 index, last = index >> 1, last >> 1
         else:
-            here = pair(here, other)
+            here = node_hash(here, other)
         index, last = index >> 1, last >> 1
     return None if last else here
 
@@ -116,7 +116,7 @@ def slice_leaves(trees: Sequence[Tree]) -> list[bytes]:
 
 def log_root(trees: Sequence[Tree]) -> bytes:
     """Return the root of the whole log, of its slices' trees in their order."""
-    return root(slice_leaves(trees))
+    return root_hash(slice_leaves(trees))
 
 
 class Inclusion(Struct, frozen=True):
@@ -129,11 +129,11 @@ class Inclusion(Struct, frozen=True):
     slice_path: tuple[bytes, ...]
 
 
-def root_of(event_hash: bytes, place: Inclusion) -> bytes | None:
+def root_from_inclusion(event_hash: bytes, place: Inclusion) -> bytes | None:
     """Return the log's root that an event leads to by its place; None if there is no such place."""
     if not (0 <= place.slice < SLICES and 0 < place.position <= place.size < 2**63):
         return None
-    slice_root = climbed(event_hash, place.position - 1, place.size, place.path)
+    slice_root = root_from_path(event_hash, place.position - 1, place.size, place.path)
     if slice_root is None:
         return None
-    return climbed(slice_leaf(place.slice, place.size, slice_root), place.slice, SLICES, place.slice_path)
+    return root_from_path(slice_leaf(place.slice, place.size, slice_root), place.slice, SLICES, place.slice_path)

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from domain.log.merkle import Tree, log_root
 
-NO_SEAL = bytes(32)
+NO_PREVIOUS_SEAL = bytes(32)
 """What the first seal has for the previous one's digest."""
 
 
@@ -57,20 +57,27 @@ def key_id_of(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:32]
 
 
-def instant(at: datetime) -> str:
+def timestamp(at: datetime) -> str:
     """Write an instant as it is signed."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def signed_text(seal: Statement) -> bytes:
     """Write what is signed."""
-    lines = ("threadfold seal 1", str(seal.number), instant(seal.at), seal.root.hex(), seal.previous.hex(), seal.key_id)
+    lines = (
+        "threadfold seal 1",
+        str(seal.number),
+        timestamp(seal.at),
+        seal.root.hex(),
+        seal.previous.hex(),
+        seal.key_id,
+    )
     return "\n".join(lines).encode()
 
 
-def digest(seal: Statement | None) -> bytes:
+def seal_digest(seal: Statement | None) -> bytes:
     """Return what the next seal names this one by."""
-    return NO_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
+    return NO_PREVIOUS_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
 
 
 def next_statement(last: Seal | None, trees: Sequence[Tree], now: datetime, public_key: bytes) -> Statement:
@@ -80,18 +87,18 @@ def next_statement(last: Seal | None, trees: Sequence[Tree], now: datetime, publ
         at=max(now, last.at) if last else now,
         sizes=tuple(tree.size for tree in trees),
         root=log_root(trees),
-        previous=digest(last),
+        previous=seal_digest(last),
         public_key=public_key,
     )
 
 
-def chain_faults(seal: Seal, before: Seal | None) -> list[str]:
+def chain_problems(seal: Seal, before: Seal | None) -> list[str]:
     """Say where a seal does not follow on the one before it, one sentence each."""
     expected = before.number + 1 if before else 1
     if seal.number != expected:
         return [f"Seal {expected} is missing, {seal.number} came instead"]
     wrong = []
-    if seal.previous != digest(before):
+    if seal.previous != seal_digest(before):
         wrong.append(f"Seal {seal.number} does not follow on the seal before it: one of them was changed")
     if before and seal.at < before.at:
         wrong.append(f"Seal {seal.number} is older than the seal before it")

@@ -21,7 +21,7 @@ Finish: TypeAlias = Literal[""] | Unusual
 
 End: TypeAlias = Literal["usual", "calls", "length", "filtered", "refused", "broken", "unknown"]
 
-_NAMES: dict[End, str] = {
+_FINISH_REASONS: dict[End, str] = {
     "usual": "stop endturn stopsequence eos eostoken complete completed end finish finished done",
     "calls": "toolcalls toolcall tooluse functioncall",
     "length": "length maxtokens maxtoken maxoutputtokens maxcompletiontokens maxlength modellength tokenlimit "
@@ -33,12 +33,12 @@ _NAMES: dict[End, str] = {
     "interrupted timeout failed failure overloaded insufficientsystemresource malformedfunctioncall "
     "unexpectedtoolcall",
 }
-_ENDS = {name: end for end, names in _NAMES.items() for name in names.split()}
+_ENDS = {name: end for end, names in _FINISH_REASONS.items() for name in names.split()}
 
 _REASONING = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 """Thoughts that a model writes into its answer, at its beginning; they may end with it."""
 
-LEFTOVERS = 1_000
+MAX_TEMPLATE_CHARACTERS = 1_000
 """Characters of a text that may be nothing but a template's tokens."""
 
 _CONTROL_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?s>")
@@ -63,7 +63,7 @@ def is_blank(text: str) -> bool:
     """Say whether there is nothing to read in a text: it is white space, or reasoning without an answer."""
     thoughts = _REASONING.match(text)
     said = text[thoughts.end() :] if thoughts else text
-    if len(said) <= LEFTOVERS:
+    if len(said) <= MAX_TEMPLATE_CHARACTERS:
         said = _CONTROL_TOKENS.sub("", said)
     return not any(unicodedata.category(character)[0] not in "ZC" for character in said)
 

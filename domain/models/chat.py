@@ -13,7 +13,7 @@ from domain.json import JsonObject
 MESSAGE_OVERHEAD = 4
 """Tokens that a message costs beyond its text in the chat formats in use."""
 
-CHARACTERS = 3
+CHARACTERS_PER_TOKEN = 3
 """Characters of JSON that make a token, at least."""
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -44,10 +44,10 @@ def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
     return msgspec.json.encode(plain).decode() + written
 
 
-def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
+def estimate_tokens(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
     """Estimate the tokens of calls and of a message's `extra`, a little generously, where they cannot be counted."""
     size = sum(len(msgspec.json.encode(call)) for call in calls)
-    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
+    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS_PER_TOKEN
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -185,7 +185,7 @@ class Cost(Struct, frozen=True):
 
 def note_cost(error: BaseException, cost: Cost) -> None:
     """Let the cancellation of a call say what had come of it: it is passed on through those who wait for the call."""
-    error.__dict__[_COST] = cost
+    error.__dict__[_COST_ATTRIBUTE] = cost
 
 
 def cost_of(error: BaseException | None) -> Cost:
@@ -194,11 +194,11 @@ def cost_of(error: BaseException | None) -> Cost:
         return Cost(error.accepted, error.usage, error.written)
     if isinstance(error, TimeoutError):  # made of the cancellation
         return cost_of(error.__cause__)
-    found = error.__dict__.get(_COST) if error else None
+    found = error.__dict__.get(_COST_ATTRIBUTE) if error else None
     return found if isinstance(found, Cost) else Cost()
 
 
-_COST = "model_call_cost"
+_COST_ATTRIBUTE = "model_call_cost"
 
 
 class ModelUnreachable(ModelError):

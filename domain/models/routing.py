@@ -92,14 +92,14 @@ class Choice(Struct, frozen=True):
 def choose(policy: Policy, situation: Situation) -> Choice:
     """Choose what the agent asks for, or else by the first rule that holds. The rest of the policy's chain follows."""
     if situation.asked is not None and situation.asked in policy.models:
-        return _chosen(policy, situation.asked, "the agent asks for it")
+        return _choice(policy, situation.asked, "the agent asks for it")
     for rule in policy.rules:
         if (reasons := _reasons(rule, situation)) is not None:
-            return _chosen(policy, rule.use, ", ".join(reasons))
+            return _choice(policy, rule.use, ", ".join(reasons))
     return Choice(policy.chain)
 
 
-def _chosen(policy: Policy, name: str, because: str) -> Choice:
+def _choice(policy: Policy, name: str, because: str) -> Choice:
     chain = (name, *(other for other in policy.chain if other != name))
     return Choice(chain, "" if name == policy.chain[0] else because)
 

@@ -6,22 +6,22 @@ from msgspec.structs import replace
 
 from domain.models.chat import Usage
 
-SMALL = 50
+MAX_MISSING_PROMPT_TOKENS = 50
 """Tokens of a prompt that may be missing: chat formats weigh the same messages differently."""
 
-TEMPLATE = 1000
+MAX_TEMPLATE_TOKENS = 1000
 """Tokens that a provider may add to a prompt by itself."""
 
-FACTOR = 4
+MAX_TOKENIZER_RATIO = 4
 """How far tokenizers are apart at most."""
 
-FEW = 20
+MAX_MISSING_ANSWER_TOKENS = 20
 """Tokens of an answer that may be missing."""
 
 LONGEST = 1_000_000
 """Tokens that no answer passes, thoughts that are not shown included."""
 
-KEPT = 10**15
+MAX_STORED_TOKENS = 10**15
 """What is kept of an absurd number: every program reads one like that exactly."""
 
 
@@ -49,10 +49,10 @@ def check_usage(
         counted = check_usage(most, counted_prompt, counted_answer, most.completion_tokens).usage
         return CheckedUsage(counted, estimated=True, reported=_kept_of(usage))
     longest = min(max_tokens, LONGEST) if usable and max_tokens is not None else LONGEST
-    least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
-    least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
+    least_prompt = _at_least(counted_prompt, counted_prompt / MAX_TOKENIZER_RATIO - MAX_MISSING_PROMPT_TOKENS)
+    least_answer = _at_least(counted_answer, (counted_answer - MAX_MISSING_ANSWER_TOKENS) / MAX_TOKENIZER_RATIO)
     if (
-        least_prompt <= usage.prompt_tokens <= counted_prompt * FACTOR + TEMPLATE
+        least_prompt <= usage.prompt_tokens <= counted_prompt * MAX_TOKENIZER_RATIO + MAX_TEMPLATE_TOKENS
         and least_answer <= usage.completion_tokens <= longest
     ):
         cached = max(0, min(usage.cached_tokens, usage.prompt_tokens))
@@ -60,14 +60,14 @@ def check_usage(
     return CheckedUsage(ours, estimated=True, reported=_kept_of(usage))
 
 
-def _least(counted: int, bound: float) -> float:
+def _at_least(counted: int, bound: float) -> float:
     """Return the smallest number that can be. Where there is something, it is not nothing, however small."""
     return max(bound, 1 if counted else 0)
 
 
 def _kept_of(usage: Usage) -> tuple[int, int]:
-    return _kept(usage.prompt_tokens), _kept(usage.completion_tokens)
+    return _clamped(usage.prompt_tokens), _clamped(usage.completion_tokens)
 
 
-def _kept(reported: int) -> int:
-    return max(-KEPT, min(reported, KEPT))
+def _clamped(reported: int) -> int:
+    return max(-MAX_STORED_TOKENS, min(reported, MAX_STORED_TOKENS))

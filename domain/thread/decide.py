@@ -18,7 +18,7 @@ from domain.errors import (
 )
 from domain.ids import TurnId
 from domain.json import check_json, check_text, merge_patch
-from domain.models.chat import weight_of
+from domain.models.chat import estimate_tokens
 from domain.thread.codec import to_json
 from domain.thread.commands import (
     CancelTurn,
@@ -33,7 +33,7 @@ from domain.thread.commands import (
     TellThreshold,
     UpdateValues,
 )
-from domain.thread.decide_runtime import decide_report
+from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.events import (
     END,
     ApprovalDenied,
@@ -52,12 +52,19 @@ from domain.thread.events import (
 )
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
-from domain.thread.node_events import check_size
-from domain.thread.size_limits import MAX_ARGUMENTS, MAX_QUEUED, bytes_of, check_json_size, check_text_size
+from domain.thread.node_events import check_values_size
+from domain.thread.size_limits import MAX_ARGUMENTS, MAX_QUEUED_BYTES, bytes_of, check_json_size, check_text_size
 from domain.thread.state import Idle, Running, State, Unopened
-from domain.thread.turn_end import Cancelling, Events, abandon_calls, ask_to_end, ended, then
+from domain.thread.turn_end import (
+    Cancelling,
+    Events,
+    close_open_calls,
+    decide_next,
+    request_cancellation,
+    start_queued_turns,
+)
 
-MAX_QUEUE = 256
+MAX_QUEUED_MESSAGES = 256
 """Messages that may wait for the end of a thread's running turn."""
 
 
@@ -70,27 +77,27 @@ def decide(command: Command, state: State) -> Events:
     """
     match command:
         case OpenThread():
-            return _open(command, state)
+            return _open_thread(command, state)
         case ForkThread():
             return (ThreadForked(command.parent, command.at_version),)
         case EditMessage():
-            return _edit(command, state)
+            return _edit_message(command, state)
         case UpdateValues():
-            return _update(command, state)
+            return _update_values(command, state)
         case SetBudget():
             return _set_budget(command, state)
         case TellThreshold():
-            return _told(command, state)
+            return _record_threshold(command, state)
         case StartTurn():
             return _start_turn(command, state)
         case RetryTurn():
-            return _retry(command, state)
+            return _retry_turn(command, state)
         case CancelTurn():
-            return _cancel(command, state)
+            return _cancel_turn(command, state)
         case DecideApproval():
             return _decide_approval(command, state)
         case _:
-            return decide_report(command, state)
+            return decide_runtime_command(command, state)
 
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:
@@ -104,9 +111,9 @@ def decide_all(commands: Iterable[Command], state: State) -> Events:
     return events
 
 
-def _open(command: OpenThread, state: State) -> Events:
+def _open_thread(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
-    check_size(command.values, "values")
+    check_values_size(command.values, "values")
     if isinstance(state, Unopened):
         return (ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
@@ -114,12 +121,12 @@ def _open(command: OpenThread, state: State) -> Events:
     raise ThreadAlreadyOpen
 
 
-def _update(command: UpdateValues, state: State) -> Events:
+def _update_values(command: UpdateValues, state: State) -> Events:
     check_json(command.changes, "values")
     if isinstance(state, Unopened):
         raise UnopenedThread
     merged = merge_patch(state.thread.values, command.changes)
-    check_size(merged, "values")
+    check_values_size(merged, "values")
     # Compared as JSON: to Python, 1 equals True and 1.0.
     changed = to_json(merged) != to_json(state.thread.values)
     return (StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
@@ -132,13 +139,13 @@ def _set_budget(command: SetBudget, state: State) -> Events:
     return (BudgetSet(limits),) if limits != state.thread.limits else ()
 
 
-def _told(command: TellThreshold, state: State) -> Events:
+def _record_threshold(command: TellThreshold, state: State) -> Events:
     if isinstance(state, Unopened):
         raise UnopenedThread
     return (command.fact,)
 
 
-def _edit(command: EditMessage, state: State) -> Events:
+def _edit_message(command: EditMessage, state: State) -> Events:
     check_text(command.content, "content")
     check_text_size(command.content, "content")
     if isinstance(state, Unopened):
@@ -147,7 +154,7 @@ def _edit(command: EditMessage, state: State) -> Events:
     if edited is None or edited.role == "tool":
         known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
         raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
-    tokens = command.tokens + weight_of(edited.tool_calls, edited.extra if edited.tool_calls else None)
+    tokens = command.tokens + estimate_tokens(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
         return ()
     return (MessageEdited(command.message, command.content, tokens),)
@@ -160,7 +167,7 @@ def _start_turn(command: StartTurn, state: State) -> Events:
         case Unopened():
             raise UnopenedThread
         case Running():
-            return _while_running(command, state)
+            return _start_while_running(command, state)
         case Idle(thread=thread):
             if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
                 return ()
@@ -172,20 +179,22 @@ def _start_turn(command: StartTurn, state: State) -> Events:
             assert_never(state)
 
 
-def _while_running(command: StartTurn, state: Running) -> Events:
+def _start_while_running(command: StartTurn, state: Running) -> Events:
     """Take a message in while a turn runs, as its strategy says."""
     turn, queue = state.turn, state.thread.queue
     if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
         return ()
     if command.strategy == "reject":
         raise ThreadBusy
-    if len(queue) >= MAX_QUEUE:
-        raise ThreadBusy(f"{MAX_QUEUE} messages wait for the running turn already. Send this one again later.")
+    if len(queue) >= MAX_QUEUED_MESSAGES:
+        raise ThreadBusy(
+            f"{MAX_QUEUED_MESSAGES} messages wait for the running turn already. Send this one again later."
+        )
     waiting = sum(bytes_of(queued.content) for queued in queue)
-    if waiting + bytes_of(command.content) > MAX_QUEUED:
+    if waiting + bytes_of(command.content) > MAX_QUEUED_BYTES:
         raise ThreadBusy(
             f"The messages that wait for the running turn take {waiting:,} bytes; with this one, they would take more "
-            f"than {MAX_QUEUED:,}. Send it again later."
+            f"than {MAX_QUEUED_BYTES:,}. Send it again later."
         )
     enqueued = TurnEnqueued(
         command.turn_id,
@@ -199,10 +208,10 @@ def _while_running(command: StartTurn, state: Running) -> Events:
     if command.strategy == "enqueue":
         return (enqueued,)
     how: Cancelling = "interrupted" if command.strategy == "interrupt" else "rolled_back"
-    return then(state, (enqueued,), lambda after: ask_to_end(after, how))
+    return decide_next(state, (enqueued,), lambda after: request_cancellation(after, how))
 
 
-def _cancel(command: CancelTurn, state: State) -> Events:
+def _cancel_turn(command: CancelTurn, state: State) -> Events:
     if isinstance(state, Unopened):
         raise UnopenedThread
     last = state.thread.last_turn
@@ -212,10 +221,10 @@ def _cancel(command: CancelTurn, state: State) -> Events:
         return (TurnCancelled(command.turn_id, "cancelled"),)
     if not (isinstance(state, Running) and state.turn.turn_id == command.turn_id):
         raise TurnHasEnded
-    return ask_to_end(state, "cancelled")
+    return request_cancellation(state, "cancelled")
 
 
-def _retry(command: RetryTurn, state: State) -> Events:
+def _retry_turn(command: RetryTurn, state: State) -> Events:
     match state:
         case Unopened():
             raise UnopenedThread
@@ -245,7 +254,7 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
         raise UnknownApproval(command.approval)
     approval = state.turn.approval
     if approval and not approval.granted and approval.version == command.approval:
-        return _decide_node(command, state, approval.hash)
+        return _decide_node_approval(command, state, approval.hash)
     call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
     if call is None:
         raise UnknownApproval(command.approval)
@@ -261,7 +270,7 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
     return (ApprovalGranted(command.approval, command.arguments if changed else None),)
 
 
-def _decide_node(command: DecideApproval, state: Running, shown: str) -> Events:
+def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -> Events:
     if command.hash != shown:
         raise ApprovalChanged(command.hash, shown)
     if command.arguments is not None:
@@ -273,7 +282,7 @@ def _decide_node(command: DecideApproval, state: Running, shown: str) -> Events:
     turn = state.turn
     denied = ApprovalDenied(command.approval, command.told, command.tokens)
     failed = TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
-    return ended(state, (denied, *abandon_calls(state), failed))
+    return start_queued_turns(state, (denied, *close_open_calls(state), failed))
 
 
 def turn_of(state: State) -> TurnId | None:

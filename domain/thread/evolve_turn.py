@@ -24,15 +24,15 @@ from domain.thread.events import (
     TurnResumed,
 )
 from domain.thread.state import Call, Item, NodeApproval, Turn
-from domain.thread.usage import used
-from domain.thread.window_edits import edited
+from domain.thread.usage import add_usage
+from domain.thread.window_edits import apply_edit
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
     """What an event means for where the turn is."""
     match event:
         case NodeCompleted():
-            calls = tuple(_not_asked(call) for call in turn.calls)
+            calls = tuple(_withdraw_approval(call) for call in turn.calls)
             turn = replace(
                 turn,
                 node=event.next,
@@ -45,7 +45,7 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
         case ToolRequested() | ToolStarted() | ApprovalRequested():
-            turn = replace(turn, calls=_calls(turn.calls, event, version))
+            turn = replace(turn, calls=_update_calls(turn.calls, event, version))
         case NodeFailed():
             turn = replace(turn, attempt=turn.attempt + 1)
         case TurnResumed():
@@ -55,16 +55,16 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case ContextAssembled() | MessageAppended():
             turn = _asked_and_said(turn, event)
         case ModelCalled():
-            turn = replace(turn, usage=used(turn.usage, event), everything=0)
+            turn = replace(turn, usage=add_usage(turn.usage, event), everything=0)
         case MessageEdited() if turn.before:
             before = turn.before
-            window, more = edited(before.window, event, version)
+            window, more = apply_edit(before.window, event, version)
             turn = replace(turn, before=replace(before, window=window, said_tokens=before.said_tokens + more))
         case StateUpdated(outside=True) if turn.before:
             values = merge_patch(turn.before.values, event.changes)
             turn = replace(turn, before=replace(turn.before, values=values))
         case FanOutStarted() | ItemCompleted() | ItemFailed():
-            turn = replace(turn, items=_items(turn.items or (), event))
+            turn = replace(turn, items=_update_items(turn.items or (), event))
     return turn
 
 
@@ -76,7 +76,7 @@ def _asked_and_said(turn: Turn, event: ContextAssembled | MessageAppended) -> Tu
             return turn if finish == turn.finish else replace(turn, finish=finish)
 
 
-def _calls(
+def _update_calls(
     calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
 ) -> tuple[Call, ...]:
     match event:
@@ -84,7 +84,7 @@ def _calls(
             # Calls are requested while none of their message has an outcome: those before it are all open.
             return (*calls, Call(version, request_of(event), place=len(calls)))
         case ToolStarted():
-            return tuple(_started(call, event) for call in calls)
+            return tuple(_start_call(call, event) for call in calls)
         case ApprovalRequested():
             return tuple(
                 replace(call, status="asked", hash=event.hash, because=event.because)
@@ -94,7 +94,7 @@ def _calls(
             )
 
 
-def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
+def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
     match event:
         case FanOutStarted():
             return tuple(Item(value) for value in event.items)
@@ -111,10 +111,10 @@ def request_of(event: ToolRequested) -> ToolCall:
     return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)
 
 
-def _not_asked(call: Call) -> Call:
+def _withdraw_approval(call: Call) -> Call:
     """Who asked was the node; if it goes on without waiting for the answer, the call is merely open."""
     return replace(call, status="requested") if call.status == "asked" else call
 
 
-def _started(call: Call, event: ToolStarted) -> Call:
+def _start_call(call: Call, event: ToolStarted) -> Call:
     return replace(call, status="started", attempt=event.attempt) if call.version == event.call else call

@@ -21,7 +21,7 @@ from domain.thread.events import (
 from domain.thread.size_limits import MAX_ARGUMENTS, MAX_FACTS, MAX_OPAQUE, check_json_size, check_text_size
 from domain.thread.state import Running
 
-MAX_VALUES = 256 * 1024
+MAX_VALUES_CHARACTERS = 256 * 1024
 
 
 def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
@@ -51,8 +51,8 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
                 asking = True
             case StateUpdated():
                 values = merge_patch(values, fact.changes)
-                check_size(values, f"{field}.changes")
-                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES)
+                check_values_size(values, f"{field}.changes")
+                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES_CHARACTERS)
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
@@ -84,8 +84,8 @@ def own_copy(fact: NodeEvent) -> NodeEvent:
             return fact
 
 
-def check_size(values: JsonObject, field: str) -> None:
+def check_values_size(values: JsonObject, field: str) -> None:
     """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
     size = len(to_json(values))
-    if size > MAX_VALUES:
-        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")
+    if size > MAX_VALUES_CHARACTERS:
+        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES_CHARACTERS} characters as JSON, not {size}")

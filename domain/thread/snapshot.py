@@ -23,7 +23,7 @@ from domain.thread.events import (
 )
 from domain.thread.state import Message, Running, State, Summary, Unopened
 
-SHORT = 40
+MAX_INLINE_CHARACTERS = 40
 """Characters of a text that stays."""
 
 
@@ -44,18 +44,18 @@ def without_texts(state: State) -> LeanState:
     without: dict[int, None] = {}
 
     def leave_out(source: int, text: str) -> str:
-        if len(text) <= SHORT:
+        if len(text) <= MAX_INLINE_CHARACTERS:
             return text
         left_out[source] = None
         return ""
 
     def leave_out_extra(message: Message) -> JsonObject:
-        if not message.extra or len(to_json(message.extra)) <= SHORT:
+        if not message.extra or len(to_json(message.extra)) <= MAX_INLINE_CHARACTERS:
             return message.extra
         without[message.version] = None
         return {}
 
-    state = _with_texts(state, leave_out, leave_out_extra)
+    state = _replace_texts(state, leave_out, leave_out_extra)
     return LeanState(state, tuple(left_out), tuple(without))
 
 
@@ -70,12 +70,12 @@ def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
         return (text_of(events[source]) or "") if source in left_out else kept
 
     def extra(message: Message) -> JsonObject:
-        return extra_of(events[message.version]) if message.version in without else message.extra
+        return _extra_of(events[message.version]) if message.version in without else message.extra
 
-    return _with_texts(checkpoint.state, text, extra)
+    return _replace_texts(checkpoint.state, text, extra)
 
 
-def extra_of(event: Event) -> JsonObject:
+def _extra_of(event: Event) -> JsonObject:
     """Return what an event has beyond the text of its message."""
     return event.extra if isinstance(event, MessageAppended) else {}
 
@@ -93,35 +93,39 @@ def text_of(event: Event) -> str | None:
             return None
 
 
-Texts = Callable[[int, str], str]
+_TextSource = Callable[[int, str], str]
 """Gives the text in the place of one, and of the event that it is from."""
 
-Extras = Callable[[Message], JsonObject]
+_ExtraSource = Callable[[Message], JsonObject]
 """Gives the `extra` that a message is to have."""
 
 
-def _with_texts(state: State, texts: Texts, extras: Extras) -> State:
+def _replace_texts(state: State, texts: _TextSource, extras: _ExtraSource) -> State:
     if isinstance(state, Unopened):
         return state
     thread = state.thread
-    window, summary = _messages(thread.window, texts, extras), _summary(thread.summary, texts)
+    window, summary = _in_window(thread.window, texts, extras), _in_summary(thread.summary, texts)
     state = replace(state, thread=replace(thread, window=window, summary=summary))
     if not isinstance(state, Running) or state.turn.before is None:
         return state
     before = state.turn.before
-    before = replace(before, window=_messages(before.window, texts, extras), summary=_summary(before.summary, texts))
+    before = replace(
+        before,
+        window=_in_window(before.window, texts, extras),
+        summary=_in_summary(before.summary, texts),
+    )
     return replace(state, turn=replace(state.turn, before=before))
 
 
-def _messages(window: tuple[Message, ...], texts: Texts, extras: Extras) -> tuple[Message, ...]:
-    return tuple(_message(message, texts, extras(message)) for message in window)
+def _in_window(window: tuple[Message, ...], texts: _TextSource, extras: _ExtraSource) -> tuple[Message, ...]:
+    return tuple(_in_message(message, texts, extras(message)) for message in window)
 
 
-def _message(message: Message, texts: Texts, extra: JsonObject) -> Message:
+def _in_message(message: Message, texts: _TextSource, extra: JsonObject) -> Message:
     if message.content is not None:
         message = replace(message, content=texts(message.edited or message.version, message.content))
     return message if extra is message.extra else replace(message, extra=extra)
 
 
-def _summary(summary: Summary | None, texts: Texts) -> Summary | None:
+def _in_summary(summary: Summary | None, texts: _TextSource) -> Summary | None:
     return summary and replace(summary, text=texts(summary.said, summary.text))

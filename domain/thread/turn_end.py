@@ -19,27 +19,27 @@ from domain.thread.state import Queued, Running, Unopened
 
 Events = tuple[Event, ...]
 
-NOT_RUN = "This call was not run: the turn ended before it could."
+CALL_NOT_RUN = "This call was not run: the turn ended before it could."
 
-NOT_KNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
+CALL_OUTCOME_UNKNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
 
-TOLD_TOKENS = 20
+NOTICE_TOKENS = 20
 """What the two texts above count for, a little generously."""
 
 Cancelling = Literal["cancelled", "interrupted", "rolled_back"]
 
 
-def ask_to_end(state: Running, how: Cancelling) -> Events:
+def request_cancellation(state: Running, how: Cancelling) -> Events:
     """Ask whoever runs the turn to end it; a turn that waits for a person is run by nobody, and ends at once."""
     severity = ("cancelled", "interrupted", "rolled_back")
     turn = state.turn
     if turn.cancelling and severity.index(turn.cancelling) >= severity.index(how):
         return ()
     asked = (CancellationRequested(turn.turn_id, how),)
-    return then(state, asked, stopped) if turn.waits else asked
+    return decide_next(state, asked, end_cancelled_turn) if turn.waits else asked
 
 
-def stopped(state: Running, partial: MessageAppended | None = None) -> Events:
+def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -> Events:
     """End a turn that was asked to end. What the model had written is kept, but between a call and its result."""
     turn = state.turn
     said = () if partial is None or turn.calls or turn.cancelling == "rolled_back" else (partial,)
@@ -50,10 +50,10 @@ def stopped(state: Running, partial: MessageAppended | None = None) -> Events:
             end = TurnCancelled(turn.turn_id, how)
         case None:
             return ()
-    return ended(state, (*said, *abandon_calls(state), end))
+    return start_queued_turns(state, (*said, *close_open_calls(state), end))
 
 
-def ended(state: Running, events: Events) -> Events:
+def start_queued_turns(state: Running, events: Events) -> Events:
     """Begin what is queued after events that end the turn: of several, each that a later one interrupts ends too."""
     after = fold(state, events)
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
@@ -72,17 +72,17 @@ def ended(state: Running, events: Events) -> Events:
     return events
 
 
-def then(state: Running, events: Events, more: Callable[[Running], Events]) -> Events:
+def decide_next(state: Running, events: Events, more: Callable[[Running], Events]) -> Events:
     """Decide more in the state that some events lead to."""
     after = fold(state, events)
     return (*events, *more(after)) if isinstance(after, Running) else events
 
 
-def abandon_calls(state: Running) -> Events:
+def close_open_calls(state: Running) -> Events:
     """Give every open call an outcome, so that no model is ever shown a call without one."""
     return tuple(
-        ToolFailed(call.version, NOT_RUN, TOLD_TOKENS, 0)
+        ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
         if not call.attempt
-        else ToolOutcomeUnknown(call.version, NOT_KNOWN, TOLD_TOKENS)
+        else ToolOutcomeUnknown(call.version, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS)
         for call in state.turn.calls
     )

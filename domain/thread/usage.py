@@ -7,7 +7,7 @@ from domain.thread.state import ModelUsage, WindowUsage
 from domain.windows import Window, starts_of
 
 
-def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
+def add_usage(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
     """Add a call to what was used of its model."""
     calls, prompt_tokens, completion_tokens = 1, event.prompt_tokens, event.completion_tokens
     cached_tokens, others = event.cached, []
@@ -22,13 +22,13 @@ def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage,
     return (*others, ModelUsage(event.model, calls, prompt_tokens, completion_tokens, cached_tokens))
 
 
-def used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
+def add_window_usage(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
     """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
     before = {each.window: each for each in windows}
 
     def current(window: Window, start: datetime) -> WindowUsage:
         last = before.get(window)
         usage = last.usage if last and last.start == start else ()
-        return WindowUsage(window, start, used(usage, event))
+        return WindowUsage(window, start, add_usage(usage, event))
 
     return tuple([current(window, start) for window, start in starts_of(at).items() if window != "lifetime"])

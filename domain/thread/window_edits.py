@@ -3,22 +3,22 @@
 from msgspec.structs import replace
 
 from domain.ids import Version
-from domain.models.chat import ToolCall, weight_of
+from domain.models.chat import ToolCall, estimate_tokens
 from domain.thread.events import MessageEdited
 from domain.thread.state import Message
 
 
-def asking_for(window: tuple[Message, ...], place: int, new: ToolCall) -> tuple[tuple[Message, ...], int]:
+def replace_call(window: tuple[Message, ...], place: int, new: ToolCall) -> tuple[tuple[Message, ...], int]:
     """Change the call at a place of the last message that asks for any, and say how many tokens more that is."""
     at = max(index for index, message in enumerate(window) if message.role == "assistant")  # open calls are all of it
     before = window[at]
     asked = (*before.tool_calls[:place], new, *before.tool_calls[place + 1 :])
-    tokens = max(before.tokens + weight_of([new]) - weight_of([before.tool_calls[place]]), 0)
+    tokens = max(before.tokens + estimate_tokens([new]) - estimate_tokens([before.tool_calls[place]]), 0)
     after = replace(before, tool_calls=asked, tokens=tokens)
     return (*window[:at], after, *window[at + 1 :]), tokens - before.tokens
 
 
-def edited(window: tuple[Message, ...], event: MessageEdited, version: Version) -> tuple[tuple[Message, ...], int]:
+def apply_edit(window: tuple[Message, ...], event: MessageEdited, version: Version) -> tuple[tuple[Message, ...], int]:
     """Let a message read otherwise, and say how many tokens more that is.
 
     What its endpoint said with it belonged to what it said before. But calls are not edited, and endpoints refuse them

@@ -8,7 +8,7 @@ from domain.log.seal import Seal
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.statements import APPEND_SEAL, LAST_SEAL, SEAL, SEALS
 
-HIGHEST = 2**63 - 1
+MAX_NUMBER = 2**63 - 1
 """The highest number that the column takes."""
 
 
@@ -31,12 +31,12 @@ class PostgresSealStore:
 
     async def get(self, number: int) -> Seal | None:
         """Look a seal up."""
-        rows = await fetch(self._pool, SEAL, number) if number <= HIGHEST else []
+        rows = await fetch(self._pool, SEAL, number) if number <= MAX_NUMBER else []
         return _seal(rows[0]) if rows else None
 
     async def page(self, after: int, limit: int) -> Sequence[Seal]:
         """List a page of seals."""
-        return [_seal(row) for row in await fetch(self._pool, SEALS, min(after, HIGHEST), limit)]
+        return [_seal(row) for row in await fetch(self._pool, SEALS, min(after, MAX_NUMBER), limit)]
 
 
 def _seal(row: asyncpg.Record) -> Seal:

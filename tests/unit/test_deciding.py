@@ -33,7 +33,7 @@ from domain.thread.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.thread.turn_end import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
+from domain.thread.turn_end import CALL_NOT_RUN, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS
 from tests.support.given import A_RUNNING_TURN, ASKED, OPENED, OTHER_TURN, STARTED, TURN, given
 
 ANSWER = MessageAppended("assistant", "hi", 1)
@@ -150,12 +150,14 @@ def test_a_call_is_started_once_and_has_one_outcome() -> None:
 def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
     limit = FailTurn(TURN, "step_limit", "too long")
     failed = TurnFailed(TURN, "step_limit", "too long")
-    given(*ASKING).when(limit).then(ToolFailed(CALL, NOT_RUN, TOLD_TOKENS, 0), failed)
-    given(*ASKING, ToolStarted(CALL)).when(limit).then(ToolOutcomeUnknown(CALL, NOT_KNOWN, TOLD_TOKENS), failed)
+    given(*ASKING).when(limit).then(ToolFailed(CALL, CALL_NOT_RUN, NOTICE_TOKENS, 0), failed)
+    given(*ASKING, ToolStarted(CALL)).when(limit).then(
+        ToolOutcomeUnknown(CALL, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS), failed
+    )
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, (ANSWER, REQUEST), "END", 7)).then(
         ANSWER,
         REQUEST,
-        ToolFailed(CALL, NOT_RUN, TOLD_TOKENS, 0),
+        ToolFailed(CALL, CALL_NOT_RUN, NOTICE_TOKENS, 0),
         NodeCompleted("route_intent", "END", 1, 7),
         TurnCompleted(TURN),
     )

@@ -15,8 +15,8 @@ from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head
 from domain.log.merkle import EMPTY_ROOT, slice_leaf
-from domain.log.merkle import root as root_of
-from domain.log.seal import NO_SEAL, Seal, digest, signed_text
+from domain.log.merkle import root_hash as root_of
+from domain.log.seal import NO_PREVIOUS_SEAL, Seal, seal_digest, signed_text
 from domain.ports.log import EventStore
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.seals import MemorySealStore
@@ -76,10 +76,10 @@ def desk() -> Desk:
 async def test_a_seal_says_what_the_log_holds_and_is_signed(desk: Desk) -> None:
     first, second = await desk.sealed(), await desk.sealed()
 
-    assert (first.number, first.previous, first.events) == (1, NO_SEAL, 1)
-    assert (second.number, second.previous, second.events) == (2, digest(first), 2)
+    assert (first.number, first.previous, first.events) == (1, NO_PREVIOUS_SEAL, 1)
+    assert (second.number, second.previous, second.events) == (2, seal_digest(first), 2)
     assert second.at - first.at == timedelta(seconds=60)
-    text = f"threadfold seal 1\n2\n2026-11-23T10:02:00.000000Z\n{second.root.hex()}\n{digest(first).hex()}\n"
+    text = f"threadfold seal 1\n2\n2026-11-23T10:02:00.000000Z\n{second.root.hex()}\n{seal_digest(first).hex()}\n"
     assert signed_text(second).decode() == text + desk.signer.key_id
     assert VERIFIER.verify(desk.signer.public_key, second.signature, signed_text(second))
     assert await check_seals(desk.events, desk.seals, VERIFIER) == SealsChecked(2, 2)

@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 from msgspec import Struct
 
-from domain.application.audit.merkle_trees import BARE, grow
+from domain.application.audit.merkle_trees import EMPTY_TREES, grow
 from domain.errors import CorruptLog
 from domain.ids import Position, Slice
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, chain_faults, key_id_of, signed_text
+from domain.log.seal import Seal, chain_problems, key_id_of, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Verifier
 
-PAGE = 100
+PAGE_SEALS = 100
 """Seals read at a time: each has 1,024 sizes."""
 
 
@@ -34,11 +34,11 @@ async def check_seals(
     problems: list[str] = []
     unfitting: list[tuple[Seal, list[str]]] = []
     last, count = None, 0
-    trees: Sequence[Tree] = BARE
+    trees: Sequence[Tree] = EMPTY_TREES
     heads = await events.slice_heads()
-    async for seal in _all(seals):
-        problems += [*chain_faults(seal, last), *_unsigned(seal, verifier)]
-        trees, wrong = await _against_log(events, seal, trees, heads)
+    async for seal in _all_seals(seals):
+        problems += [*chain_problems(seal, last), *_check_signature(seal, verifier)]
+        trees, wrong = await _check_against_log(events, seal, trees, heads)
         if wrong:
             unfitting.append((seal, wrong))
         last, count = seal, count + 1
@@ -58,14 +58,14 @@ async def check_seal(
     events: EventStore, seal: Seal, verifier: Verifier, trusted: Collection[bytes] = ()
 ) -> SealsChecked:
     """Check one seal: its signature, and that the log still holds what it covers."""
-    _, wrong = await _against_log(events, seal, BARE, await events.slice_heads())
-    problems = [*_unsigned(seal, verifier), *wrong]
+    _, wrong = await _check_against_log(events, seal, EMPTY_TREES, await events.slice_heads())
+    problems = [*_check_signature(seal, verifier), *wrong]
     if trusted and seal.public_key not in trusted:
         problems.append(f"Seal {seal.number} was signed with the key {seal.key_id}, which is not trusted")
     return SealsChecked(1, seal.events, tuple(problems))
 
 
-async def _against_log(
+async def _check_against_log(
     events: EventStore, seal: Seal, trees: Sequence[Tree], heads: Sequence[Position]
 ) -> tuple[Sequence[Tree], list[str]]:
     """Grow the slices' trees up to a seal, and say what of it the log does not have any more."""
@@ -87,15 +87,15 @@ async def _against_log(
     return after, problems
 
 
-def _unsigned(seal: Seal, verifier: Verifier) -> list[str]:
+def _check_signature(seal: Seal, verifier: Verifier) -> list[str]:
     if verifier.verify(seal.public_key, seal.signature, signed_text(seal)):
         return []
     return [f"Seal {seal.number} is not what was signed, or not by the key {seal.key_id}"]
 
 
-async def _all(seals: SealStore) -> AsyncIterator[Seal]:
+async def _all_seals(seals: SealStore) -> AsyncIterator[Seal]:
     after = 0
-    while page := await seals.page(after, PAGE):
+    while page := await seals.page(after, PAGE_SEALS):
         for seal in page:
             yield seal
         after = page[-1].number

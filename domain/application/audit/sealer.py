@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
-from domain.application.audit.merkle_trees import BARE, grown
+from domain.application.audit.merkle_trees import EMPTY_TREES, grow_all
 from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, digest, next_statement, signed_text
+from domain.log.seal import Seal, next_statement, seal_digest, signed_text
 from domain.ports.clock import Clock
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Signer, Verifier
@@ -45,7 +45,7 @@ class Sealer:
         self.signer = signer
         self._clock = clock
         self._every = timedelta(seconds=every)
-        self._known: tuple[Seal | None, Sequence[Tree]] = (None, BARE)
+        self._known: tuple[Seal | None, Sequence[Tree]] = (None, EMPTY_TREES)
         self._tried_at = NEVER
         self._one_at_a_time = asyncio.Lock()
 
@@ -69,7 +69,7 @@ class Sealer:
         handed_over = last is not None and last.public_key != self.signer.public_key
         if not handed_over and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
             return None
-        after = await grown(self.events, trees, heads)
+        after = await grow_all(self.events, trees, heads)
         statement = next_statement(last, after, self._clock.now(), self.signer.public_key)
         seal = Seal(**asdict(statement), signature=self.signer.sign(signed_text(statement)))
         if not await self.seals.append(seal):
@@ -84,7 +84,7 @@ class Sealer:
             known, trees = self._known
             if known == seal:
                 return trees
-            trees = await grown(self.events, trees, seal.sizes)
+            trees = await grow_all(self.events, trees, seal.sizes)
             if log_root(trees) == seal.root and (known is None or known.number < seal.number):
                 self._known = (seal, trees)
             return trees
@@ -130,7 +130,7 @@ class Sealer:
         if known is not None and (last is None or last.number < known.number):
             raise CorruptLog(f"Seal {known.number} is gone: the last one is {last.number if last else 'none'} now")
         if last is None:
-            return BARE
+            return EMPTY_TREES
         if last.public_key != signer.public_key and not new_key:
             raise CannotSeal(
                 f"Seal {last.number} was signed with the key {last.key_id}, SIGNING_KEY is {signer.key_id}. "
@@ -138,7 +138,7 @@ class Sealer:
             )
         if not self.verifier.verify(last.public_key, last.signature, signed_text(last)):
             raise CorruptLog(f"Seal {last.number} is not what was signed")
-        if known is not None and known.number == last.number and digest(known) != digest(last):
+        if known is not None and known.number == last.number and seal_digest(known) != seal_digest(last):
             raise CorruptLog(f"Seal {last.number} was exchanged for another one")
         trees = await self.trees_at(last)
         if log_root(trees) != last.root:

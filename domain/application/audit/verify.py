@@ -14,7 +14,7 @@ from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import decode
 from domain.thread.events import ThreadForked
 
-PAGE = 1_000
+PAGE_EVENTS = 1_000
 
 
 class Verified(Struct, frozen=True):
@@ -25,7 +25,7 @@ class Verified(Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-class _Seen(Struct, frozen=True):
+class _ThreadFacts(Struct, frozen=True):
     """What a thread's events say of it, up to `head`: what its row must say, too."""
 
     tenant: Tenant
@@ -41,7 +41,7 @@ async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     try:
         while not problems and (page := await store.read(thread_id, after, limit=size.limit)):
             size.adapt(page)
-            seen, wrong = _check_page(page, seen or await _beginning(store, page[0]))
+            seen, wrong = _check_page(page, seen or await _facts_before(store, page[0]))
             problems += wrong
             after = seen.head.version
             events += len(page)
@@ -75,7 +75,7 @@ async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
     problems: list[str] = []
     for slice_ in slices:
         after: ThreadId | None = None
-        while rows := await store.threads_of(slice_, after, PAGE):
+        while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
             problems += [
                 f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
                 for row in rows
@@ -93,7 +93,7 @@ async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
 
 
 async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
-    met: dict[ThreadId, _Seen] = {}
+    met: dict[ThreadId, _ThreadFacts] = {}
     broken: set[ThreadId] = set()
     problems: list[str] = []
     last, events, end, size = Position(0), 0, await store.slice_head(slice_), PageSize()
@@ -105,7 +105,7 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
             last = record.position
             if record.thread_id in broken:
                 continue
-            before = met.get(record.thread_id) or await _beginning(store, record)
+            before = met.get(record.thread_id) or await _facts_before(store, record)
             met[record.thread_id], wrong = _check_page((record,), before)
             if slice_of(record.thread_id) != slice_:
                 wrong = [f"{record.thread_id}: an event of it lies in slice {slice_}, which is not the thread's"]
@@ -127,20 +127,20 @@ async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) 
     """Check a slice that cannot be read in its order one thread after the other, to name the thread at fault."""
     checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
     after: ThreadId | None = None
-    while rows := await store.threads_of(slice_, after, PAGE):
+    while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
         checked += [await verify_thread(store, row.thread_id) for row in rows]
         after = rows[-1].thread_id
     problems += [problem for part in checked for problem in part.problems]
     return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
 
 
-async def _beginning(store: EventStore, first: Record) -> _Seen:
+async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
     """Say what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
-    left = await _left(store, first) if first.version > START + 1 else NOTHING
-    return _Seen(first.tenant, left.version, first.recorded_at, left)
+    left = await _fork_head(store, first) if first.version > START + 1 else NOTHING
+    return _ThreadFacts(first.tenant, left.version, first.recorded_at, left)
 
 
-async def _left(store: EventStore, first: Record) -> Head:
+async def _fork_head(store: EventStore, first: Record) -> Head:
     try:
         event = decode(first).event
     except CorruptLog:
@@ -154,7 +154,7 @@ async def _left(store: EventStore, first: Record) -> Head:
     return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 
 
-def _check_page(records: Sequence[Record], seen: _Seen) -> tuple[_Seen, list[str]]:
+def _check_page(records: Sequence[Record], seen: _ThreadFacts) -> tuple[_ThreadFacts, list[str]]:
     try:
         seen = replace(seen, head=check_chain(records, seen.head))
         for record in records:
@@ -164,7 +164,7 @@ def _check_page(records: Sequence[Record], seen: _Seen) -> tuple[_Seen, list[str
     return seen, []
 
 
-async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None) -> list[str]:
+async def _check_end(store: EventStore, thread_id: ThreadId, seen: _ThreadFacts | None) -> list[str]:
     """The thread's row must end where its events do, so that events cut off at the end are missed.
 
     The thread may have grown while it was checked: what came after is checked, too.
@@ -173,7 +173,7 @@ async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None)
     ends = row.head if row else NOTHING
     head = seen.head if seen else NOTHING
     while seen and head.version < ends.version:
-        page = await store.read(thread_id, head.version, ends.version, PAGE)
+        page = await store.read(thread_id, head.version, ends.version, PAGE_EVENTS)
         if not page:
             break
         seen, wrong = _check_page(page, seen)
@@ -184,10 +184,10 @@ async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None)
         return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
     if (ends.version, ends.hash) != (head.version, head.hash):
         return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
-    return _other_than_its_events(row, seen) if row and seen else []
+    return _row_problems(row, seen) if row and seen else []
 
 
-def _other_than_its_events(row: ThreadRow, seen: _Seen) -> list[str]:
+def _row_problems(row: ThreadRow, seen: _ThreadFacts) -> list[str]:
     """What the row tells without reading events is what they say: whose it is, and since when it is what it is."""
     said = {
         "tenant": (row.tenant, seen.tenant),
