@@ -279,10 +279,6 @@ class WaitsForPerson(ThreadfoldError):
 class BudgetExhausted(ThreadfoldError):
     """Too little is left of a budget for a call of a model."""
 
-    def __init__(self, message: str) -> None:
-        """Say which limit it is, and what is spent of it."""
-        super().__init__(message)
-
 
 class PromptTooLarge(ThreadfoldError):
     """What the model must be shown does not fit into the context window."""

@@ -9,8 +9,6 @@ import click
 from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json, counted, moment, show_json, show_table, visible
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
-from api.services.threads import Service
-from domain.log.seal import Seal
 from infrastructure.signing import KEY_BYTES, new_key
 
 
@@ -58,11 +56,7 @@ def list_seals(*, limit: int, cursor: str | None, as_json: bool) -> None:
 @as_json
 def make(*, new_key: bool, as_json: bool) -> None:
     """Seal the log as it is now, if anything is new since the last seal."""
-
-    async def sealed(service: Service) -> Seal | None:
-        return await service.runtime.sealer.make(new_key=new_key)
-
-    seal = ask(sealed)
+    seal = ask(lambda service: service.runtime.sealer.make(new_key=new_key))
     if as_json:
         show_json(whole_seal(seal) if seal else None)
     elif seal:

@@ -7,7 +7,6 @@ import click
 from api.cli.bootstrap import PROBLEM, ask
 from api.cli.output import as_json, counted, show_json, visible
 from api.schemas.seals import VerificationReport
-from api.services.threads import Service
 from domain.ids import ThreadId
 
 
@@ -19,11 +18,7 @@ def verify(*, thread: UUID | None, as_json: bool) -> None:
 
     Exits with 1 if anything is wrong.
     """
-
-    async def check(service: Service) -> VerificationReport:
-        return await (service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
-
-    report = ask(check)
+    report = ask(lambda service: service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
     if as_json:
         show_json(report)
     else:

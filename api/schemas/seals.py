@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from domain.application.audit.proofs import Proof
 from domain.log.seal import Seal, timestamp
@@ -98,8 +99,7 @@ def seal_view(seal: Seal) -> SealView:
 
 def whole_seal(seal: Seal) -> WholeSeal:
     """Show a seal with the sizes of all slices."""
-    shown = seal_view(seal)
-    return WholeSeal(**{name: getattr(shown, name) for name in shown.__struct_fields__}, sizes=seal.sizes)
+    return WholeSeal(**asdict(seal_view(seal)), sizes=seal.sizes)
 
 
 def proof_view(proof: Proof) -> ProofView:

@@ -179,22 +179,19 @@ class Graph:
         step, _, inner = node.partition(NODE_SEPARATOR)
         if inner and (following := self._subgraphs[step].after(inner, state)) != END:
             return f"{step}{NODE_SEPARATOR}{following}"
-        return self._entry(self._chosen(step, state))
+        edge = self.edges[step]
+        if isinstance(edge, str):
+            return self._entry(edge)
+        label = edge.choose(state)
+        if label not in edge.targets:
+            known = ", ".join(sorted(edge.targets))
+            raise InvalidGraph(f"{self.name}: the branch after {step!r} chose {label!r}, but has only {known}")
+        return self._entry(edge.targets[label])
 
     def _entry(self, target: str) -> str:
         """Return the node that a step begins with."""
         graph = self._subgraphs.get(target)
         return f"{target}{NODE_SEPARATOR}{graph.first}" if graph else target
-
-    def _chosen(self, node: str, state: Running) -> str:
-        edge = self.edges[node]
-        if isinstance(edge, str):
-            return edge
-        label = edge.choose(state)
-        if label not in edge.targets:
-            known = ", ".join(sorted(edge.targets))
-            raise InvalidGraph(f"{self.name}: the branch after {node!r} chose {label!r}, but has only {known}")
-        return edge.targets[label]
 
 
 def _check(graph: Graph) -> None:

@@ -47,7 +47,7 @@ def check_usage(
     if not usable and max_tokens is not None and usage.completion_tokens > LONGEST:
         most = Usage(usage.prompt_tokens, max(max_tokens, counted_answer))
         counted = check_usage(most, counted_prompt, counted_answer, most.completion_tokens).usage
-        return CheckedUsage(counted, estimated=True, reported=_kept_of(usage))
+        return CheckedUsage(counted, estimated=True, reported=_reported(usage))
     longest = min(max_tokens, LONGEST) if usable and max_tokens is not None else LONGEST
     least_prompt = _at_least(counted_prompt, counted_prompt / MAX_TOKENIZER_RATIO - MAX_MISSING_PROMPT_TOKENS)
     least_answer = _at_least(counted_answer, (counted_answer - MAX_MISSING_ANSWER_TOKENS) / MAX_TOKENIZER_RATIO)
@@ -57,7 +57,7 @@ def check_usage(
     ):
         cached = max(0, min(usage.cached_tokens, usage.prompt_tokens))
         return CheckedUsage(replace(usage, cached_tokens=cached), estimated=False, reported=None)
-    return CheckedUsage(ours, estimated=True, reported=_kept_of(usage))
+    return CheckedUsage(ours, estimated=True, reported=_reported(usage))
 
 
 def _at_least(counted: int, bound: float) -> float:
@@ -65,9 +65,9 @@ def _at_least(counted: int, bound: float) -> float:
     return max(bound, 1 if counted else 0)
 
 
-def _kept_of(usage: Usage) -> tuple[int, int]:
-    return _clamped(usage.prompt_tokens), _clamped(usage.completion_tokens)
-
-
-def _clamped(reported: int) -> int:
-    return max(-MAX_STORED_TOKENS, min(reported, MAX_STORED_TOKENS))
+def _reported(usage: Usage) -> tuple[int, int]:
+    prompt_tokens, completion_tokens = (
+        max(-MAX_STORED_TOKENS, min(tokens, MAX_STORED_TOKENS))
+        for tokens in (usage.prompt_tokens, usage.completion_tokens)
+    )
+    return prompt_tokens, completion_tokens

@@ -16,9 +16,9 @@ from domain.errors import (
     UnknownApproval,
     UnopenedThread,
 )
-from domain.ids import TurnId
 from domain.json import check_json, check_text, merge_patch
 from domain.models.chat import estimate_tokens
+from domain.thread import events
 from domain.thread.codec import to_json
 from domain.thread.commands import (
     CancelTurn,
@@ -34,26 +34,16 @@ from domain.thread.commands import (
     UpdateValues,
 )
 from domain.thread.decide_runtime import decide_runtime_command
-from domain.thread.events import (
-    END,
-    ApprovalDenied,
-    ApprovalGranted,
-    BudgetSet,
-    MessageAppended,
-    MessageEdited,
-    StateUpdated,
-    ThreadForked,
-    ThreadOpened,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnEnqueued,
-    TurnFailed,
-    TurnStarted,
-)
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
-from domain.thread.node_events import check_values_size
-from domain.thread.size_limits import MAX_ARGUMENTS, MAX_QUEUED_BYTES, bytes_of, check_json_size, check_text_size
+from domain.thread.size_limits import (
+    MAX_ARGUMENTS,
+    MAX_QUEUED_BYTES,
+    MAX_VALUES_CHARACTERS,
+    bytes_of,
+    check_json_size,
+    check_text_size,
+)
 from domain.thread.state import Idle, Running, State, Unopened
 from domain.thread.turn_end import (
     Cancelling,
@@ -79,7 +69,7 @@ def decide(command: Command, state: State) -> Events:
         case OpenThread():
             return _open_thread(command, state)
         case ForkThread():
-            return (ThreadForked(command.parent, command.at_version),)
+            return (events.ThreadForked(command.parent, command.at_version),)
         case EditMessage():
             return _edit_message(command, state)
         case UpdateValues():
@@ -102,20 +92,20 @@ def decide(command: Command, state: State) -> Events:
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:
     """Decide commands one after the other, each in the state that the ones before it lead to."""
-    events: Events = ()
-    undone: Events = ()  # decided by the command before, and not in the state yet: mostly, there is no other
+    decided: Events = ()
+    pending: Events = ()  # decided by the command before, and not in the state yet: mostly, there is no other
     for command in commands:
-        state = fold(state, undone)
-        undone = decide(command, state)
-        events += undone
-    return events
+        state = fold(state, pending)
+        pending = decide(command, state)
+        decided += pending
+    return decided
 
 
 def _open_thread(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
-    check_values_size(command.values, "values")
+    check_json_size(command.values, "values", MAX_VALUES_CHARACTERS)
     if isinstance(state, Unopened):
-        return (ThreadOpened(command.graph, command.values),)
+        return (events.ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
         return ()
     raise ThreadAlreadyOpen
@@ -126,17 +116,17 @@ def _update_values(command: UpdateValues, state: State) -> Events:
     if isinstance(state, Unopened):
         raise UnopenedThread
     merged = merge_patch(state.thread.values, command.changes)
-    check_values_size(merged, "values")
+    check_json_size(merged, "values", MAX_VALUES_CHARACTERS)
     # Compared as JSON: to Python, 1 equals True and 1.0.
     changed = to_json(merged) != to_json(state.thread.values)
-    return (StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
+    return (events.StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
 
 
 def _set_budget(command: SetBudget, state: State) -> Events:
     limits = check_limits(command.limits)
     if isinstance(state, Unopened):
         raise UnopenedThread
-    return (BudgetSet(limits),) if limits != state.thread.limits else ()
+    return (events.BudgetSet(limits),) if limits != state.thread.limits else ()
 
 
 def _record_threshold(command: TellThreshold, state: State) -> Events:
@@ -157,7 +147,7 @@ def _edit_message(command: EditMessage, state: State) -> Events:
     tokens = command.tokens + estimate_tokens(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
         return ()
-    return (MessageEdited(command.message, command.content, tokens),)
+    return (events.MessageEdited(command.message, command.content, tokens),)
 
 
 def _start_turn(command: StartTurn, state: State) -> Events:
@@ -172,8 +162,8 @@ def _start_turn(command: StartTurn, state: State) -> Events:
             if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
                 return ()
             return (
-                TurnStarted(command.turn_id, command.node, command.graph, command.durability),
-                MessageAppended("user", command.content, command.tokens),
+                events.TurnStarted(command.turn_id, command.node, command.graph, command.durability),
+                events.MessageAppended("user", command.content, command.tokens),
             )
         case _:
             assert_never(state)
@@ -196,7 +186,7 @@ def _start_while_running(command: StartTurn, state: Running) -> Events:
             f"The messages that wait for the running turn take {waiting:,} bytes; with this one, they would take more "
             f"than {MAX_QUEUED_BYTES:,}. Send it again later."
         )
-    enqueued = TurnEnqueued(
+    enqueued = events.TurnEnqueued(
         command.turn_id,
         command.content,
         command.tokens,
@@ -218,7 +208,7 @@ def _cancel_turn(command: CancelTurn, state: State) -> Events:
     if last and last.turn_id == command.turn_id and last.outcome == "cancelled":
         return ()
     if any(queued.turn_id == command.turn_id for queued in state.thread.queue):
-        return (TurnCancelled(command.turn_id, "cancelled"),)
+        return (events.TurnCancelled(command.turn_id, "cancelled"),)
     if not (isinstance(state, Running) and state.turn.turn_id == command.turn_id):
         raise TurnHasEnded
     return request_cancellation(state, "cancelled")
@@ -236,10 +226,10 @@ def _retry_turn(command: RetryTurn, state: State) -> Events:
             last = thread.last_turn
             if last and last.turn_id == command.turn_id:
                 return ()
-            if last is None or last.turn_id != command.retried or last.node in {None, END}:
+            if last is None or last.turn_id != command.retried or last.node in {None, events.END}:
                 raise NotRetriable
             node = last.node or ""
-            return (TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
+            return (events.TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
         case _:
             assert_never(state)
 
@@ -263,11 +253,11 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
     if command.decision == "settle" and call.because != "outcome_unknown":
         raise InvalidInput("decision", "only a call that a crash left open can be settled; grant or deny this one")
     if command.decision == "settle":
-        return (ToolSucceeded(command.approval, command.told, command.tokens, 0),)
+        return (events.ToolSucceeded(command.approval, command.told, command.tokens, 0),)
     if command.decision == "deny":
-        return (ApprovalDenied(command.approval, command.told, command.tokens),)
+        return (events.ApprovalDenied(command.approval, command.told, command.tokens),)
     changed = command.arguments is not None and to_json(command.arguments) != to_json(call.request.arguments)
-    return (ApprovalGranted(command.approval, command.arguments if changed else None),)
+    return (events.ApprovalGranted(command.approval, command.arguments if changed else None),)
 
 
 def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -> Events:
@@ -278,19 +268,8 @@ def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -
     if command.decision == "settle":
         raise InvalidInput("decision", "a node is granted or denied")
     if command.decision == "grant":
-        return (ApprovalGranted(command.approval),)
+        return (events.ApprovalGranted(command.approval),)
     turn = state.turn
-    denied = ApprovalDenied(command.approval, command.told, command.tokens)
-    failed = TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
+    denied = events.ApprovalDenied(command.approval, command.told, command.tokens)
+    failed = events.TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
     return start_queued_turns(state, (denied, *close_open_calls(state), failed))
-
-
-def turn_of(state: State) -> TurnId | None:
-    """Name the turn in progress, or else the last one."""
-    match state:
-        case Running(turn=turn):
-            return TurnId(turn.turn_id)
-        case Idle(thread=thread) if thread.last_turn is not None:
-            return TurnId(thread.last_turn.turn_id)
-        case _:
-            return None

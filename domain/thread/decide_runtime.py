@@ -2,10 +2,9 @@
 
 from typing import assert_never
 
-from domain.errors import (
-    InvalidInput,
-)
+from domain.errors import InvalidInput
 from domain.json import check_fields
+from domain.thread import events
 from domain.thread.approvals import hash_of_call, hash_of_node
 from domain.thread.commands import (
     AskPerson,
@@ -23,23 +22,6 @@ from domain.thread.commands import (
     StartCalls,
     StartFanOut,
     StopTurn,
-)
-from domain.thread.events import (
-    END,
-    ApprovalRequested,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
-    MessageAppended,
-    NodeCompleted,
-    NodeFailed,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCompleted,
-    TurnFailed,
-    TurnResumed,
 )
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
@@ -62,7 +44,7 @@ def decide_runtime_command(command: Report, state: State) -> Events:
         return end_cancelled_turn(state)
     match command:
         case ResumeTurn():
-            return (TurnResumed(command.worker, command.graph),)
+            return (events.TurnResumed(command.worker, command.graph),)
         case StopTurn():
             return _stop_turn(command, state)
         case CompleteNode():
@@ -78,7 +60,7 @@ def decide_runtime_command(command: Report, state: State) -> Events:
         case StartFanOut() | CompleteItem() | FailItem():
             return _decide_items(command, state)
         case NoteFailure() | NoteCalls():
-            return (*command.calls, *((command.fact,) if isinstance(command, NoteFailure) else ()))
+            return (*command.calls, command.fact) if isinstance(command, NoteFailure) else command.calls
         case FailTurn():
             return _fail_turn(command, state)
         case _:
@@ -88,14 +70,15 @@ def decide_runtime_command(command: Report, state: State) -> Events:
 def _stop_turn(command: StopTurn, state: Running) -> Events:
     said = None
     if command.partial:
-        said = MessageAppended("assistant", cut_to_fit(command.partial, TRUNCATION_MARK), command.tokens, partial=True)
+        content = cut_to_fit(command.partial, TRUNCATION_MARK)
+        said = events.MessageAppended("assistant", content, command.tokens, partial=True)
     return decide_next(state, command.calls, lambda after: end_cancelled_turn(after, said))
 
 
 def _fail_turn(command: FailTurn, state: Running) -> Events:
     if state.turn.cancelling:
         return decide_next(state, command.calls, end_cancelled_turn)
-    failed = TurnFailed(command.turn_id, command.reason, command.detail)
+    failed = events.TurnFailed(command.turn_id, command.reason, command.detail)
     return start_queued_turns(state, (*command.calls, *close_open_calls(state), failed))
 
 
@@ -104,7 +87,7 @@ def _decide_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> 
     match command:
         case StartCalls(calls=calls):
             return tuple(
-                ToolStarted(call.version, call.attempt + 1)
+                events.ToolStarted(call.version, call.attempt + 1)
                 for call in turn.calls
                 if (call.version, call.attempt + 1) in calls and call.status != "asked"
             )
@@ -113,10 +96,11 @@ def _decide_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> 
         case AskPerson(calls=(), because=because):
             if turn.approval:
                 return ()
-            return (ApprovalRequested(hash_of_node(str(turn.turn_id), turn.node, turn.step), 0, turn.node, because),)
+            shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
+            return (events.ApprovalRequested(shown, 0, turn.node, because),)
         case AskPerson(calls=calls, because=because):
             return tuple(
-                ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
+                events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
                 for c in turn.calls
                 if c.version in calls and c.status != "asked"
             )
@@ -130,15 +114,15 @@ def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running
         if len(command.items) > MAX_FAN_OUT_ITEMS:
             raise InvalidInput("items", f"a node may fan out over {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
         check_json_size(command.items, "items", MAX_FAN_OUT_CHARACTERS)
-        return (FanOutStarted(list(command.items)),) if items is None else ()
+        return (events.FanOutStarted(list(command.items)),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
     if isinstance(command, FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
-        return (*command.calls, ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
+        return (*command.calls, events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
     check_json_size(command.result, "result", result_limit(len(items)))
-    return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
+    return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms))
 
 
 def _complete_node(command: CompleteNode, state: Running) -> Events:
@@ -146,14 +130,14 @@ def _complete_node(command: CompleteNode, state: Running) -> Events:
     if turn.step != command.step:
         return ()
     check_node_events(command.facts, state)
-    completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
+    completed = events.NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
     if turn.cancelling:
         return decide_next(state, (*command.facts, completed), end_cancelled_turn)
-    if command.next != END:
+    if command.next != events.END:
         return (*command.facts, completed)
     after = fold(state, command.facts)
     abandoned = close_open_calls(after) if isinstance(after, Running) else ()
-    end = TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
+    end = events.TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
     return start_queued_turns(state, (*command.facts, *abandoned, completed, end))
 
 
@@ -162,13 +146,13 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
     if (turn.step, turn.attempt) != (command.step, command.attempt):
         return ()
     if turn.cancelling:
-        failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
+        failed = events.NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
         return decide_next(state, (*command.calls, failed), end_cancelled_turn)
-    failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
+    failed = events.NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
     if command.retry_in_ms is not None:
         return (*command.calls, failed)
     detail = f"{turn.node}: {command.error}"
-    end = TurnFailed(turn.turn_id, command.reason, detail)
+    end = events.TurnFailed(turn.turn_id, command.reason, detail)
     return start_queued_turns(state, (*command.calls, failed, *close_open_calls(state), end))
 
 
@@ -179,10 +163,10 @@ def _end_call(command: EndCall, state: Running) -> Events:
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
     match command.outcome:
         case "succeeded":
-            return (ToolSucceeded(call, content, tokens, command.duration_ms),)
+            return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
         case "failed":
-            return (ToolFailed(call, content, tokens, command.duration_ms),)
+            return (events.ToolFailed(call, content, tokens, command.duration_ms),)
         case "unknown":
-            return (ToolOutcomeUnknown(call, content, tokens),)
+            return (events.ToolOutcomeUnknown(call, content, tokens),)
         case _:
             assert_never(command.outcome)

@@ -111,12 +111,8 @@ def _evolve_idle(state: Idle, event: Event, version: Version) -> State:
     match event:
         case TurnStarted():
             return _start_turn(thread, event, version)
-        case StateUpdated():
-            return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
-        case MessageEdited():
-            return Idle(version, _edit_message(thread, event, version))
-        case BudgetSet():
-            return Idle(version, _set_budget(thread, event, version))
+        case StateUpdated() | MessageEdited() | BudgetSet():
+            return Idle(version, _evolve_thread(state, event, version))
         case ThreadForked() | BudgetThresholdReached():
             return Idle(version, thread)
         case _:
@@ -161,24 +157,26 @@ def _evolve_turn_and_thread(state: Running, event: Event, version: Version) -> S
             return None
 
 
-def _evolve_thread(state: Running, event: Event, version: Version, at: datetime | None) -> Thread:
+def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: datetime | None = None) -> Thread:
     """What the thread learns during a turn."""
     thread = state.thread
     match event:
         case MessageAppended():
             thread = _append_message(thread, event, version)
         case MessageEdited():
-            thread = _edit_message(thread, event, version)
+            window, more = apply_edit(thread.window, event, version)
+            thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
         case ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case TurnEnqueued():
-            thread = replace(thread, queue=(*thread.queue, _queued_turn(event, version)))
+            texts = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
+            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *texts)))
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case BudgetSet():
-            thread = _set_budget(thread, event, version)
+            thread = replace(thread, budget=Budget(version, event.limits) if event.limits else None)
         case ContextAssembled():
             thread = replace(thread, prompt=event)
         case ModelCalled():
@@ -211,10 +209,6 @@ def _title(text: str) -> str:
     """Take the beginning of a text, on one line."""
     line = " ".join(text[: 4 * MAX_TITLE_CHARACTERS].split())
     return line if len(line) <= MAX_TITLE_CHARACTERS else f"{line[: MAX_TITLE_CHARACTERS - 1]}…"
-
-
-def _set_budget(thread: Thread, event: BudgetSet, version: Version) -> Thread:
-    return replace(thread, budget=Budget(version, event.limits) if event.limits else None)
 
 
 _TURN_ONLY: frozenset[type[Event]] = frozenset(
@@ -291,8 +285,9 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
         raise _unexpected(state, event)
+    text = _outcome_text(event)
     told = Message(
-        *(version, "tool", _outcome_text(event), event.tokens),
+        *(version, "tool", text, event.tokens),
         call_id=call.request.id,
         name=call.request.name,
         answers=call.place,
@@ -302,7 +297,7 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     repeats = state.turn.repeats
     if not isinstance(event, ApprovalDenied):  # a person has decided that, and may do so again
-        repeats = repeated(repeats, digest_of(call.request, _outcome_text(event)), state.turn.step)
+        repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
     return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
 
 
@@ -333,20 +328,6 @@ def _grant_approval(state: Running, event: ApprovalGranted, version: Version) ->
     return Running(version, thread, replace(turn, calls=calls))
 
 
-def _edit_message(thread: Thread, event: MessageEdited, version: Version) -> Thread:
-    window, more = apply_edit(thread.window, event, version)
-    return replace(thread, window=window, said_tokens=thread.said_tokens + more)
-
-
-def _queued_turn(event: TurnEnqueued, version: Version) -> Queued:
-    return Queued(
-        version, event.turn_id, event.content, event.tokens, event.node, event.graph, event.durability, event.strategy
-    )
-
-
 def _unexpected(state: State, event: Event) -> CorruptLog:
-    return CorruptLog(f"A {type(event).__name__} cannot follow version {state.version} of a {_name(state)} thread.")
-
-
-def _name(state: State) -> str:
-    return type(state).__name__.lower()
+    kind = type(state).__name__.lower()
+    return CorruptLog(f"A {type(event).__name__} cannot follow version {state.version} of a {kind} thread.")

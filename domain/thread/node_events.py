@@ -2,11 +2,8 @@
 
 from msgspec.structs import replace
 
-from domain.errors import (
-    InvalidInput,
-)
+from domain.errors import InvalidInput
 from domain.json import JsonObject, check_fields, copied, merge_patch
-from domain.thread.codec import to_json
 from domain.thread.events import (
     BudgetThresholdReached,
     ContextAssembled,
@@ -18,10 +15,15 @@ from domain.thread.events import (
     StateUpdated,
     ToolRequested,
 )
-from domain.thread.size_limits import MAX_ARGUMENTS, MAX_FACTS, MAX_OPAQUE, check_json_size, check_text_size
+from domain.thread.size_limits import (
+    MAX_ARGUMENTS,
+    MAX_FACTS,
+    MAX_OPAQUE,
+    MAX_VALUES_CHARACTERS,
+    check_json_size,
+    check_text_size,
+)
 from domain.thread.state import Running
-
-MAX_VALUES_CHARACTERS = 256 * 1024
 
 
 def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
@@ -51,7 +53,7 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
                 asking = True
             case StateUpdated():
                 values = merge_patch(values, fact.changes)
-                check_values_size(values, f"{field}.changes")
+                check_json_size(values, f"{field}.changes", MAX_VALUES_CHARACTERS)
                 size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES_CHARACTERS)
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
@@ -82,10 +84,3 @@ def own_copy(fact: NodeEvent) -> NodeEvent:
             return replace(fact, extra=copied(fact.extra))
         case _:
             return fact
-
-
-def check_values_size(values: JsonObject, field: str) -> None:
-    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
-    size = len(to_json(values))
-    if size > MAX_VALUES_CHARACTERS:
-        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES_CHARACTERS} characters as JSON, not {size}")

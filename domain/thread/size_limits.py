@@ -13,6 +13,9 @@ MAX_TEXT = 1_000_000
 MAX_NODE_MESSAGE_CHARACTERS = 200_000
 """Characters that a node may say itself: as many as a user. They are counted at once, which takes 50 ms."""
 
+MAX_VALUES_CHARACTERS = 256 * 1024
+"""Characters of a thread's values as JSON: they are in the folded state, in snapshots and in answers."""
+
 MAX_ARGUMENTS = 256 * 1024
 """Characters of a tool call's arguments as JSON."""
 

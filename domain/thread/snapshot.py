@@ -5,6 +5,7 @@ an endpoint said with a message beyond the protocol, such as its reasoning, is l
 """
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from domain.thread.events import (
     ToolOutcomeUnknown,
     ToolSucceeded,
 )
-from domain.thread.state import Message, Running, State, Summary, Unopened
+from domain.thread.state import Before, Message, Running, State, Thread, Unopened
 
 MAX_INLINE_CHARACTERS = 40
 """Characters of a text that stays."""
@@ -70,14 +71,12 @@ def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
         return (text_of(events[source]) or "") if source in left_out else kept
 
     def extra(message: Message) -> JsonObject:
-        return _extra_of(events[message.version]) if message.version in without else message.extra
+        if message.version not in without:
+            return message.extra
+        event = events[message.version]
+        return event.extra if isinstance(event, MessageAppended) else {}
 
     return _replace_texts(checkpoint.state, text, extra)
-
-
-def _extra_of(event: Event) -> JsonObject:
-    """Return what an event has beyond the text of its message."""
-    return event.extra if isinstance(event, MessageAppended) else {}
 
 
 def text_of(event: Event) -> str | None:
@@ -100,32 +99,26 @@ _ExtraSource = Callable[[Message], JsonObject]
 """Gives the `extra` that a message is to have."""
 
 
+_Part = TypeVar("_Part", Thread, Before)
+"""What has a window and a summary."""
+
+
 def _replace_texts(state: State, texts: _TextSource, extras: _ExtraSource) -> State:
     if isinstance(state, Unopened):
         return state
-    thread = state.thread
-    window, summary = _in_window(thread.window, texts, extras), _in_summary(thread.summary, texts)
-    state = replace(state, thread=replace(thread, window=window, summary=summary))
+
+    def in_part(part: _Part) -> _Part:
+        window = tuple(_in_message(message, texts, extras(message)) for message in part.window)
+        summary = part.summary and replace(part.summary, text=texts(part.summary.said, part.summary.text))
+        return replace(part, window=window, summary=summary)
+
+    state = replace(state, thread=in_part(state.thread))
     if not isinstance(state, Running) or state.turn.before is None:
         return state
-    before = state.turn.before
-    before = replace(
-        before,
-        window=_in_window(before.window, texts, extras),
-        summary=_in_summary(before.summary, texts),
-    )
-    return replace(state, turn=replace(state.turn, before=before))
-
-
-def _in_window(window: tuple[Message, ...], texts: _TextSource, extras: _ExtraSource) -> tuple[Message, ...]:
-    return tuple(_in_message(message, texts, extras(message)) for message in window)
+    return replace(state, turn=replace(state.turn, before=in_part(state.turn.before)))
 
 
 def _in_message(message: Message, texts: _TextSource, extra: JsonObject) -> Message:
     if message.content is not None:
         message = replace(message, content=texts(message.edited or message.version, message.content))
     return message if extra is message.extra else replace(message, extra=extra)
-
-
-def _in_summary(summary: Summary | None, texts: _TextSource) -> Summary | None:
-    return summary and replace(summary, text=texts(summary.said, summary.text))

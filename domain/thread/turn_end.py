@@ -3,17 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-from domain.thread.events import (
-    CancellationRequested,
-    Event,
-    MessageAppended,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    TurnCancelled,
-    TurnEnd,
-    TurnRolledBack,
-    TurnStarted,
-)
+from domain.thread import events
+from domain.thread.events import Event, MessageAppended, TurnEnd
 from domain.thread.evolve import fold
 from domain.thread.state import Queued, Running, Unopened
 
@@ -35,7 +26,7 @@ def request_cancellation(state: Running, how: Cancelling) -> Events:
     turn = state.turn
     if turn.cancelling and severity.index(turn.cancelling) >= severity.index(how):
         return ()
-    asked = (CancellationRequested(turn.turn_id, how),)
+    asked = (events.CancellationRequested(turn.turn_id, how),)
     return decide_next(state, asked, end_cancelled_turn) if turn.waits else asked
 
 
@@ -45,44 +36,44 @@ def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -
     said = () if partial is None or turn.calls or turn.cancelling == "rolled_back" else (partial,)
     match turn.cancelling:
         case "rolled_back":
-            end: TurnEnd = TurnRolledBack(turn.turn_id)
+            end: TurnEnd = events.TurnRolledBack(turn.turn_id)
         case "cancelled" | "interrupted" as how:
-            end = TurnCancelled(turn.turn_id, how)
+            end = events.TurnCancelled(turn.turn_id, how)
         case None:
             return ()
     return start_queued_turns(state, (*said, *close_open_calls(state), end))
 
 
-def start_queued_turns(state: Running, events: Events) -> Events:
+def start_queued_turns(state: Running, ending: Events) -> Events:
     """Begin what is queued after events that end the turn: of several, each that a later one interrupts ends too."""
-    after = fold(state, events)
+    decided, after = ending, fold(state, ending)
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
     for place, queued in enumerate(queue):
-        events += (
-            TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
+        decided += (
+            events.TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
             MessageAppended("user", queued.content, queued.tokens),
         )
         later = {other.strategy for other in queue[place + 1 :]}
         if "rollback" in later:
-            events += (TurnRolledBack(queued.turn_id),)
+            decided += (events.TurnRolledBack(queued.turn_id),)
         elif "interrupt" in later:
-            events += (TurnCancelled(queued.turn_id, "interrupted"),)
+            decided += (events.TurnCancelled(queued.turn_id, "interrupted"),)
         else:
             break
-    return events
+    return decided
 
 
-def decide_next(state: Running, events: Events, more: Callable[[Running], Events]) -> Events:
+def decide_next(state: Running, decided: Events, more: Callable[[Running], Events]) -> Events:
     """Decide more in the state that some events lead to."""
-    after = fold(state, events)
-    return (*events, *more(after)) if isinstance(after, Running) else events
+    after = fold(state, decided)
+    return (*decided, *more(after)) if isinstance(after, Running) else decided
 
 
 def close_open_calls(state: Running) -> Events:
     """Give every open call an outcome, so that no model is ever shown a call without one."""
     return tuple(
-        ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
+        events.ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
         if not call.attempt
-        else ToolOutcomeUnknown(call.version, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS)
+        else events.ToolOutcomeUnknown(call.version, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS)
         for call in state.turn.calls
     )

@@ -89,7 +89,7 @@ def test_values_may_change_while_a_turn_runs() -> None:
 
 def test_values_do_not_grow_for_ever() -> None:
     half = "x" * 140_000
-    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"b": half})).then_refused(InvalidInput, "262144")
+    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"b": half})).then_refused(InvalidInput, "262,144")
     given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"a": half + "y"})).then(
         StateUpdated({"a": half + "y"})
     )

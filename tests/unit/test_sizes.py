@@ -62,7 +62,7 @@ CALL = Version(len(A_CALL))
             [ANSWER, ToolRequested("a", "clock", {"a": "x" * MAX_ARGUMENTS})],
             r"facts.1.arguments: may take 262,144 char",
         ),
-        ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262144 characters"),
+        ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262,144 characters"),
         ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record 2,000,000 bytes"),
     ],
 )
