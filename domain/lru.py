@@ -1,4 +1,4 @@
-"""The one cache that there is: what was used last, in a bounded number of bytes."""
+"""The cache that all modules use: least recently used eviction, bounded in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -9,10 +9,10 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """Values by key. The least recently used ones go first, once there are too many, or too many bytes of them."""
+    """Values by key. The least recently used values are evicted when there are too many values or bytes."""
 
     def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
-        """Keep values of at most so many bytes together, and at most so many of them (None: any number)."""
+        """Keep at most `max_bytes` of values, and at most `max_entries` values (None: any number)."""
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self.size = 0
@@ -20,7 +20,7 @@ class Lru(Generic[K, V]):
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is a value; this is no use of it."""
+        """Whether there is a value. This does not count as a use."""
         return key in self._entries
 
     def __len__(self) -> int:
@@ -28,7 +28,7 @@ class Lru(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Return a value, and count it as used."""
+        """Return a value, or None. This counts as a use."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -36,7 +36,7 @@ class Lru(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size: int) -> Sequence[K]:
-        """Keep a value of so many bytes in the place of the one before; return the keys that had to go for it."""
+        """Store a value of `size` bytes, replacing any previous one; return the keys that were evicted for it."""
         _, before = self._entries.pop(key, (None, 0))
         self._entries[key] = value, size
         self.size += size - before

@@ -1,4 +1,4 @@
-"""What an endpoint says that a call has used, held against what was counted here."""
+"""Compares the usage that an endpoint reports with our own count."""
 
 from typing import NamedTuple
 
@@ -7,26 +7,26 @@ from msgspec.structs import replace
 from domain.models.chat import Usage
 
 MAX_MISSING_PROMPT_TOKENS = 50
-"""Tokens of a prompt that may be missing: chat formats weigh the same messages differently."""
+"""Tokens of a prompt that a plausible report may lack, because chat formats differ in their overhead."""
 
 MAX_TEMPLATE_TOKENS = 1000
-"""Tokens that a provider may add to a prompt by itself."""
+"""Tokens that a provider may add to a prompt."""
 
 MAX_TOKENIZER_RATIO = 4
-"""How far tokenizers are apart at most."""
+"""Maximum ratio between the counts of two tokenizers."""
 
 MAX_MISSING_ANSWER_TOKENS = 20
-"""Tokens of an answer that may be missing."""
+"""Tokens of an answer that a plausible report may lack."""
 
 LONGEST = 1_000_000
-"""Tokens that no answer passes, thoughts that are not shown included."""
+"""Maximum tokens of an answer, including hidden reasoning."""
 
 MAX_STORED_TOKENS = 10**15
-"""What is kept of an absurd number: every program reads one like that exactly."""
+"""Absurd numbers are stored as this: every JSON parser reads it exactly."""
 
 
 class CheckedUsage(NamedTuple):
-    """The usage that counts. `estimated`: it is our own count; `reported` is what was said instead, if anything."""
+    """The usage to record. `estimated`: it is our own count. `reported` is the endpoint's implausible count, if any."""
 
     usage: Usage
     estimated: bool
@@ -36,10 +36,10 @@ class CheckedUsage(NamedTuple):
 def check_usage(
     usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None, *, usable: bool = True
 ) -> CheckedUsage:
-    """Believe what an endpoint reports, unless it cannot be: budgets rest on it.
+    """Return what an endpoint reports if that is plausible, otherwise our own count. Budgets depend on it.
 
-    Of an answer that is not `usable` we may have seen little, and an endpoint that ignores the limit on its length
-    bills what it reports: that counts. A report that cannot be counts as the longest answer that was allowed.
+    We may have seen only a part of an answer that is not `usable`, and an endpoint that ignores `max_tokens` bills what
+    it reports. So such a report counts even above `max_tokens`. Above any possible length, `max_tokens` counts instead.
     """
     ours = Usage(counted_prompt, counted_answer)
     if usage is None:
@@ -61,7 +61,7 @@ def check_usage(
 
 
 def _at_least(counted: int, bound: float) -> float:
-    """Return the smallest number that can be. Where there is something, it is not nothing, however small."""
+    """Return the smallest plausible number: `bound`, but at least 1 if anything was counted."""
     return max(bound, 1 if counted else 0)
 
 

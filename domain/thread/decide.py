@@ -1,6 +1,6 @@
-"""What a command means for a thread: the events that it causes, or the reason why not.
+"""The decision function: the events that a command causes in a state, or the error that refuses it.
 
-A command whose effect is there already decides nothing, so that doing it twice is harmless.
+Commands are idempotent: a command whose effect is in the state already causes no events.
 """
 
 from collections.abc import Iterable
@@ -55,15 +55,16 @@ from domain.thread.turn_end import (
 )
 
 MAX_QUEUED_MESSAGES = 256
-"""Messages that may wait for the end of a thread's running turn."""
+"""Maximum number of messages that wait for the end of a thread's running turn."""
 
 
 def decide(command: Command, state: State) -> Events:
-    """Return the events that `command` causes in `state`, none if it changes nothing.
+    """Return the events that `command` causes in `state`; none if it changes nothing.
 
     Raises:
-        Conflict: the thread is not in a state for this.
-        InvalidInput: a part of the command cannot be taken.
+        Conflict: the thread's state does not allow the command.
+        InvalidInput: a part of the command is not accepted.
+        UnknownApproval: the decision is about an approval that is not pending.
     """
     match command:
         case OpenThread():
@@ -91,9 +92,9 @@ def decide(command: Command, state: State) -> Events:
 
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:
-    """Decide commands one after the other, each in the state that the ones before it lead to."""
+    """Decide several commands, each in the state after the ones before it."""
     decided: Events = ()
-    pending: Events = ()  # decided by the command before, and not in the state yet: mostly, there is no other
+    pending: Events = ()  # of the previous command, not folded yet: mostly there is one command and no fold is needed
     for command in commands:
         state = fold(state, pending)
         pending = decide(command, state)
@@ -117,7 +118,7 @@ def _update_values(command: UpdateValues, state: State) -> Events:
         raise UnopenedThread
     merged = merge_patch(state.thread.values, command.changes)
     check_json_size(merged, "values", MAX_VALUES_CHARACTERS)
-    # Compared as JSON: to Python, 1 equals True and 1.0.
+    # Compared as JSON, because in Python 1 equals True and 1.0.
     changed = to_json(merged) != to_json(state.thread.values)
     return (events.StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
 
@@ -143,7 +144,7 @@ def _edit_message(command: EditMessage, state: State) -> Events:
     edited = next((m for m in state.thread.window if m.version == command.message), None)
     if edited is None or edited.role == "tool":
         known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
-        raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
+        raise InvalidInput("message", f"must be the version of a message in the live window, one of: {known}")
     tokens = command.tokens + estimate_tokens(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
         return ()
@@ -170,7 +171,7 @@ def _start_turn(command: StartTurn, state: State) -> Events:
 
 
 def _start_while_running(command: StartTurn, state: Running) -> Events:
-    """Take a message in while a turn runs, as its strategy says."""
+    """Apply the message's strategy while another turn is running."""
     turn, queue = state.turn, state.thread.queue
     if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
         return ()
@@ -178,13 +179,13 @@ def _start_while_running(command: StartTurn, state: Running) -> Events:
         raise ThreadBusy
     if len(queue) >= MAX_QUEUED_MESSAGES:
         raise ThreadBusy(
-            f"{MAX_QUEUED_MESSAGES} messages wait for the running turn already. Send this one again later."
+            f"{MAX_QUEUED_MESSAGES} messages are waiting for the running turn already. Send this one again later."
         )
     waiting = sum(bytes_of(queued.content) for queued in queue)
     if waiting + bytes_of(command.content) > MAX_QUEUED_BYTES:
         raise ThreadBusy(
-            f"The messages that wait for the running turn take {waiting:,} bytes; with this one, they would take more "
-            f"than {MAX_QUEUED_BYTES:,}. Send it again later."
+            f"The messages that are waiting for the running turn take {waiting:,} bytes; with this one, they would "
+            f"take more than {MAX_QUEUED_BYTES:,}. Send it again later."
         )
     enqueued = events.TurnEnqueued(
         command.turn_id,
@@ -251,7 +252,7 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
     if command.hash != call.hash:
         raise ApprovalChanged(command.hash, call.hash)
     if command.decision == "settle" and call.because != "outcome_unknown":
-        raise InvalidInput("decision", "only a call that a crash left open can be settled; grant or deny this one")
+        raise InvalidInput("decision", "only a call whose outcome is unknown can be settled; grant or deny this one")
     if command.decision == "settle":
         return (events.ToolSucceeded(command.approval, command.told, command.tokens, 0),)
     if command.decision == "deny":
@@ -264,9 +265,9 @@ def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -
     if command.hash != shown:
         raise ApprovalChanged(command.hash, shown)
     if command.arguments is not None:
-        raise InvalidInput("arguments", "a node has none")
+        raise InvalidInput("arguments", "a node has no arguments; leave them out")
     if command.decision == "settle":
-        raise InvalidInput("decision", "a node is granted or denied")
+        raise InvalidInput("decision", "a node cannot be settled; grant or deny it")
     if command.decision == "grant":
         return (events.ApprovalGranted(command.approval),)
     turn = state.turn

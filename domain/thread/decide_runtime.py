@@ -1,4 +1,4 @@
-"""What a report of the runtime means for the turn that it is about."""
+"""Decisions about the runtime's reports on the turn in progress."""
 
 from typing import assert_never
 
@@ -29,17 +29,17 @@ from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, c
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, decide_next, end_cancelled_turn, start_queued_turns
 
-TRUNCATION_MARK = "\n[cut: this was longer than can be kept]"
+TRUNCATION_MARK = "\n[cut: this was too long to be stored]"
 
 MAX_FAN_OUT_ITEMS = 1_000
-"""Items that a node may fan out over."""
+"""Maximum number of items of a node's fan-out."""
 
 
 def decide_runtime_command(command: Report, state: State) -> Events:
-    """Take what the runtime says, unless it is of another turn, or of a run that another worker has taken over."""
+    """Decide a report. Reports of another turn or of an earlier run are ignored: `run` is a fencing token."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
-    check_fields(command, without="facts")  # see check_facts
+    check_fields(command, without="facts")  # `check_node_events` checks the facts
     if state.turn.cancelling and isinstance(command, StartCalls | AskPerson | StartFanOut | ResumeTurn):
         return end_cancelled_turn(state)
     match command:
@@ -112,7 +112,7 @@ def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running
         return ()
     if isinstance(command, StartFanOut):
         if len(command.items) > MAX_FAN_OUT_ITEMS:
-            raise InvalidInput("items", f"a node may fan out over {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
+            raise InvalidInput("items", f"must be at most {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
         check_json_size(command.items, "items", MAX_FAN_OUT_CHARACTERS)
         return (events.FanOutStarted(list(command.items)),) if items is None else ()
     if items is None or items[command.index].done:

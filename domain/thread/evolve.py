@@ -1,7 +1,7 @@
-"""The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce.
+"""The fold: a state and the next event give the next state. It is pure, and accepts all events that `decide` returns.
 
-When an event was recorded matters to what was used in which window of time, and to nothing else. Events that are only
-being decided have no time yet: the states that they lead to are looked at and thrown away, with the windows as before.
+The time of an event only matters for the usage in windows of time. Events that are not recorded yet have no time; the
+states after them are temporary and keep the windows unchanged.
 """
 
 import hashlib
@@ -72,14 +72,14 @@ from domain.thread.usage import add_usage, add_window_usage
 from domain.thread.window_edits import apply_edit, replace_call
 
 MAX_TITLE_CHARACTERS = 80
-"""Characters of a thread's title, at most."""
+"""Maximum characters of a thread's title."""
 
 Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
-"""How a call ends: with something to tell the model."""
+"""Outcomes of a tool call. Each has a text for the model."""
 
 
 def evolve(state: State, event: Event, at: datetime | None = None) -> State:
-    """Apply one event that was recorded at an instant. Raise `CorruptLog` if it cannot follow in this state."""
+    """Apply one event, recorded `at` an instant (None: not recorded). Raise `CorruptLog` if it cannot follow."""
     version = Version(state.version + 1)
     match state:
         case Running():
@@ -95,14 +95,14 @@ def evolve(state: State, event: Event, at: datetime | None = None) -> State:
 
 
 def fold(state: State, events: Iterable[Event], at: datetime | None = None) -> State:
-    """Apply events in their order that were recorded together."""
+    """Apply events in their order. `at` is the time at which they were recorded together."""
     for event in events:
         state = evolve(state, event, at)
     return state
 
 
 def digest(values: JsonObject) -> str:
-    """Name an object by its JSON: 16 hexadecimal digits."""
+    """Return a digest of an object's JSON: 16 hexadecimal digits."""
     return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
@@ -141,7 +141,7 @@ def _evolve_running(state: Running, event: Event, version: Version, at: datetime
 
 
 def _evolve_turn_and_thread(state: Running, event: Event, version: Version) -> State | None:
-    """What an event means that turn and thread have to do with together; None if it is one of the turn's own."""
+    """Apply an event that changes the turn and the thread together; return None if it changes only the turn."""
     match event:
         case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
             return _close_call(state, event, event.call, version)
@@ -151,14 +151,14 @@ def _evolve_turn_and_thread(state: Running, event: Event, version: Version) -> S
             return _end_turn(state, event, version)
         case ApprovalGranted():
             return _grant_approval(state, event, version)
-        case ThreadForked():  # what waits in the parent's queue is said there
+        case ThreadForked():  # messages in the parent's queue stay with the parent
             return Running(version, replace(state.thread, queue=()), state.turn)
         case _:
             return None
 
 
 def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: datetime | None = None) -> Thread:
-    """What the thread learns during a turn."""
+    """Apply an event to the thread."""
     thread = state.thread
     match event:
         case MessageAppended():
@@ -206,7 +206,7 @@ def _append_message(thread: Thread, event: MessageAppended, version: Version) ->
 
 
 def _title(text: str) -> str:
-    """Take the beginning of a text, on one line."""
+    """Return the beginning of a text as one line."""
     line = " ".join(text[: 4 * MAX_TITLE_CHARACTERS].split())
     return line if len(line) <= MAX_TITLE_CHARACTERS else f"{line[: MAX_TITLE_CHARACTERS - 1]}…"
 
@@ -227,10 +227,10 @@ _TURN_ONLY: frozenset[type[Event]] = frozenset(
         ItemFailed,
     }
 )
-"""Events of a turn from which the thread learns nothing that outlasts it."""
+"""Events that change only the turn."""
 
 _THREAD_ONLY: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
-"""Events from which the turn learns nothing."""
+"""Events that change only the thread."""
 
 _TURN_AND_THREAD: frozenset[type[Event]] = frozenset(
     {
@@ -249,7 +249,7 @@ _TURN_AND_THREAD: frozenset[type[Event]] = frozenset(
 
 
 def _end_turn(state: Running, event: TurnEnd, version: Version) -> State:
-    """End the running turn; or drop a queued one, which was never begun."""
+    """End the running turn, or remove a queued one that never started."""
     thread, turn = state.thread, state.turn
     if event.turn_id != turn.turn_id:
         waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
@@ -275,13 +275,13 @@ def _end_turn(state: Running, event: TurnEnd, version: Version) -> State:
                     said_tokens=before.said_tokens,
                     prompt=before.prompt,
                 )
-    if thread.prompt:  # what only prompts of the same turn take over
+    if thread.prompt:  # only later prompts of the same turn reuse these
         thread = replace(thread, prompt=replace(thread.prompt, recalled=(), texts=(), values=()))
     return Idle(version, replace(thread, last_turn=ended))
 
 
 def _close_call(state: Running, event: Outcome, version_of_call: int, version: Version) -> Running:
-    """Turn a call into the message that tells the model of its outcome."""
+    """Replace an open call by the message with its outcome."""
     call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
         raise _unexpected(state, event)
@@ -296,7 +296,7 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     repeats = state.turn.repeats
-    if not isinstance(event, ApprovalDenied):  # a person has decided that, and may do so again
+    if not isinstance(event, ApprovalDenied):  # a person may deny the same call any number of times
         repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
     return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
 
@@ -312,7 +312,7 @@ def _outcome_text(event: Outcome) -> str:
 
 
 def _grant_approval(state: Running, event: ApprovalGranted, version: Version) -> Running:
-    """Let a call, or the node, run; with other arguments, the conversation shows those from now on."""
+    """Approve a call or the node. If the person changed the arguments, the conversation shows the new ones."""
     thread, turn = state.thread, state.turn
     if turn.approval and turn.approval.version == event.approval:
         return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True)))

@@ -1,4 +1,4 @@
-"""The fold of a turn in progress: where it is, its open calls and items, and what it has used."""
+"""The fold of the turn in progress: its node, its open calls and items, and its usage."""
 
 from msgspec.structs import replace
 
@@ -29,7 +29,7 @@ from domain.thread.window_edits import apply_edit
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
-    """What an event means for where the turn is."""
+    """Apply an event to the turn."""
     match event:
         case NodeCompleted():
             # The node asked a person. It has gone on without the answer, so the call is merely requested.
@@ -64,7 +64,7 @@ def _update_calls(
     changes: dict[str, object]
     match event:
         case ToolRequested():
-            # Calls are requested while none of their message has an outcome: those before it are all open.
+            # A message requests all its calls before any has an outcome, so the index is the number of open calls.
             return (*calls, Call(version, request_of(event), place=len(calls)))
         case ToolStarted():
             changes = {"status": "started", "attempt": event.attempt}
@@ -95,5 +95,5 @@ def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted 
 
 
 def request_of(event: ToolRequested) -> ToolCall:
-    """Write a call as prompts show it: what could not be read is only in the log."""
+    """Return the call as prompts show it. `written`, which could not be parsed, is only in the log."""
     return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)

@@ -1,4 +1,4 @@
-"""About how many bytes a folded thread takes in memory, for the caches that keep some."""
+"""Estimates the bytes that a folded thread takes in memory, for the caches of folded threads."""
 
 from sys import getsizeof
 
@@ -8,17 +8,17 @@ from domain.thread.codec import to_json
 from domain.thread.state import Message, Running, State, Unopened
 
 THREAD_BYTES = 2_000
-"""Bytes of a thread without any content."""
+"""Bytes of a thread without content."""
 
 MESSAGE_BYTES = 300
-"""Bytes of a message, a call or an item beside its content."""
+"""Bytes of a message, a call or an item without its content."""
 
 BYTES_PER_CHARACTER = 3
-"""Bytes that JSON takes in memory for each character of its text."""
+"""Bytes that decoded JSON takes in memory for each character of its text."""
 
 
 def size_of(state: State) -> int:
-    """Add up what a state holds."""
+    """Return the estimated bytes of a state."""
     if isinstance(state, Unopened):
         return THREAD_BYTES
     thread = state.thread
@@ -37,9 +37,9 @@ def size_of(state: State) -> int:
 
 
 def weighed(state: State, weight: int, grown: int) -> tuple[int, int]:
-    """Return a state's weight, and by how much it has grown since it was weighed: again, once that is as much.
+    """Return a state's size, and by how many bytes it has grown since it was measured.
 
-    So what weighing costs is small beside what it costs to fold so many events.
+    The state is measured again only when it has grown by its own size. So measuring costs little compared to folding.
     """
     return (size_of(state), 0) if grown >= weight else (weight, grown)
 

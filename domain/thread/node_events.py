@@ -1,4 +1,4 @@
-"""What a node may say happened."""
+"""Checks of the events that a node records."""
 
 from msgspec.structs import replace
 
@@ -27,10 +27,10 @@ from domain.thread.state import Running
 
 
 def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
-    """Refuse what would leave the thread in a state that no prompt can be made of.
+    """Check that a prompt can be made of the thread's state after a node's events, and that they are not too large.
 
     Raises:
-        InvalidInput: naming the fact, as `facts.0`.
+        InvalidInput: its field names the event, as `facts.0`.
     """
     speaker = state.thread.window[-1].role if state.thread.window else None
     asking, values, size = bool(state.turn.calls), state.thread.values, 0
@@ -41,13 +41,13 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
         match fact:
             case MessageAppended():
                 if fact.role != "assistant" or asking:
-                    raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
+                    raise InvalidInput(field, "a node's message must have the role assistant, and no call may be open")
                 size += check_text_size(fact.content, f"{field}.content")
                 size += _check_extra(fact.extra, field)
                 speaker = fact.role
             case ToolRequested():
                 if speaker != "assistant":
-                    raise InvalidInput(field, "a tool is requested right after the assistant's message")
+                    raise InvalidInput(field, "a tool request must follow a message of the assistant")
                 size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
                 size += _check_extra(fact.extra, field)
                 asking = True
@@ -58,15 +58,15 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
-                    raise InvalidInput(field, "history is compacted between calls, up to a past version")
+                    raise InvalidInput(field, "history can be compacted up to a past version, while no call is open")
                 size += check_text_size(fact.summary, f"{field}.summary")
                 speaker = None
             case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
                 continue
             case _:
-                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+                raise InvalidInput(field, f"a node cannot record a {type(fact).__name__}")
     if size > MAX_FACTS:
-        raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
+        raise InvalidInput("facts", f"a node may record at most {MAX_FACTS:,} bytes, not {size:,}; record less at once")
 
 
 def _check_extra(extra: JsonObject, field: str) -> int:
@@ -74,7 +74,7 @@ def _check_extra(extra: JsonObject, field: str) -> int:
 
 
 def own_copy(fact: NodeEvent) -> NodeEvent:
-    """Copy the parts of a fact that the node may still hold and change."""
+    """Copy the mutable parts of an event, to which the node may still have references."""
     match fact:
         case StateUpdated():
             return replace(fact, changes=copied(fact.changes))

@@ -1,7 +1,7 @@
-"""What a snapshot holds of a state: not the texts of its messages, which the log has, but which events have them.
+"""What a snapshot holds: a state in which references to events replace the longer texts of messages.
 
-So a thread's texts are stored once, however many snapshots there are. Short texts stay: a reference takes as much. What
-an endpoint said with a message beyond the protocol, such as its reasoning, is left out in the same way.
+So a thread's texts are stored once, regardless of the number of snapshots. Short texts stay, because a reference is as
+long. The `extra` of messages, such as a model's reasoning, is replaced in the same way.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,13 +25,13 @@ from domain.thread.events import (
 from domain.thread.state import Before, Message, Running, State, Thread, Unopened
 
 MAX_INLINE_CHARACTERS = 40
-"""Characters of a text that stays."""
+"""Maximum characters of a text that stays in the state."""
 
 
 class LeanState(Struct, frozen=True):
-    """A state without its longer texts, and the versions of the events that have them.
+    """A state without its longer texts. `texts` are the versions of the events that have them.
 
-    `extras` are the versions of messages that are without their `extra`.
+    `extras` are the versions of the messages whose `extra` was left out.
     """
 
     state: State
@@ -40,7 +40,7 @@ class LeanState(Struct, frozen=True):
 
 
 def without_texts(state: State) -> LeanState:
-    """Leave out of a state what the log has."""
+    """Remove the longer texts from a state."""
     left_out: dict[int, None] = {}
     without: dict[int, None] = {}
 
@@ -61,9 +61,9 @@ def without_texts(state: State) -> LeanState:
 
 
 def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
-    """Make the state that a checkpoint is of, given the events that it refers to, by their versions.
+    """Restore a state, given the events that it refers to, by their versions.
 
-    Raise `KeyError`, with the version, if one lacks.
+    Raises `KeyError` with the version if an event is missing.
     """
     left_out, without = frozenset(checkpoint.texts), frozenset(checkpoint.extras)
 
@@ -80,7 +80,7 @@ def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
 
 
 def text_of(event: Event) -> str | None:
-    """Return the text that a message or a summary has from an event."""
+    """Return the text that an event adds to a message or a summary; None for other events."""
     match event:
         case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
             return text
@@ -93,14 +93,14 @@ def text_of(event: Event) -> str | None:
 
 
 _TextSource = Callable[[int, str], str]
-"""Gives the text in the place of one, and of the event that it is from."""
+"""Returns the replacement of a text, given the version of its event and the text."""
 
 _ExtraSource = Callable[[Message], JsonObject]
-"""Gives the `extra` that a message is to have."""
+"""Returns the replacement of a message's `extra`."""
 
 
 _Part = TypeVar("_Part", Thread, Before)
-"""What has a window and a summary."""
+"""A part of the state with a window and a summary."""
 
 
 def _replace_texts(state: State, texts: _TextSource, extras: _ExtraSource) -> State:

@@ -1,4 +1,4 @@
-"""How turns end, and what begins then."""
+"""How turns end, and how queued turns start after them."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,13 +15,16 @@ CALL_NOT_RUN = "This call was not run: the turn ended before it could."
 CALL_OUTCOME_UNKNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
 
 NOTICE_TOKENS = 20
-"""What the two texts above count for, a little generously."""
+"""Estimated tokens of each of the two texts above, rounded up."""
 
 Cancelling = Literal["cancelled", "interrupted", "rolled_back"]
 
 
 def request_cancellation(state: Running, how: Cancelling) -> Events:
-    """Ask whoever runs the turn to end it; a turn that waits for a person is run by nobody, and ends at once."""
+    """Ask the turn's worker to end it. A turn that waits for a person has no worker and ends at once.
+
+    A request is ignored if an equally or more severe one was made before.
+    """
     severity = ("cancelled", "interrupted", "rolled_back")
     turn = state.turn
     if turn.cancelling and severity.index(turn.cancelling) >= severity.index(how):
@@ -31,7 +34,11 @@ def request_cancellation(state: Running, how: Cancelling) -> Events:
 
 
 def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -> Events:
-    """End a turn that was asked to end. What the model had written is kept, but between a call and its result."""
+    """End a turn after a cancellation request; return no events if there was none.
+
+    `partial` is what the model had written. It is kept unless a rollback drops it or tool calls are open: a message may
+    not stand between a call and its result.
+    """
     turn = state.turn
     said = () if partial is None or turn.calls or turn.cancelling == "rolled_back" else (partial,)
     match turn.cancelling:
@@ -45,7 +52,10 @@ def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -
 
 
 def start_queued_turns(state: Running, ending: Events) -> Events:
-    """Begin what is queued after events that end the turn: of several, each that a later one interrupts ends too."""
+    """Return `ending`, the events that end the turn, followed by the start of the next queued turn.
+
+    A queued turn that a later one interrupts or rolls back starts and ends at once.
+    """
     decided, after = ending, fold(state, ending)
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
     for place, queued in enumerate(queue):
@@ -64,13 +74,13 @@ def start_queued_turns(state: Running, ending: Events) -> Events:
 
 
 def decide_next(state: Running, decided: Events, more: Callable[[Running], Events]) -> Events:
-    """Decide more in the state that some events lead to."""
+    """Return `decided`, followed by what `more` decides in the state after these events."""
     after = fold(state, decided)
     return (*decided, *more(after)) if isinstance(after, Running) else decided
 
 
 def close_open_calls(state: Running) -> Events:
-    """Give every open call an outcome, so that no model is ever shown a call without one."""
+    """Give every open call an outcome, because prompts may not contain a call without a result."""
     return tuple(
         events.ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
         if not call.attempt

@@ -1,4 +1,4 @@
-"""What calls of models add up to: by model, and by window of time."""
+"""Adds up model calls, by model and by window of time."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from domain.windows import Window, starts_of
 
 
 def add_usage(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
-    """Add a call to what was used of its model."""
+    """Add a call to the usage of its model."""
     calls, prompt_tokens, completion_tokens = 1, event.prompt_tokens, event.completion_tokens
     cached_tokens, others = event.cached, []
     for each in usage:
@@ -23,7 +23,7 @@ def add_usage(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelU
 
 
 def add_window_usage(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
-    """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
+    """Add a call to the windows that contain it. A window that has ended is replaced by an empty one first."""
     before = {each.window: each for each in windows}
 
     def current(window: Window, start: datetime) -> WindowUsage:

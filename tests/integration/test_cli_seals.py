@@ -97,7 +97,7 @@ async def test_what_cannot_be_done_is_told_in_one_line(thread: str, database_url
         ("proof", thread, "1"): f"Error: No seal covers version 1 of the thread {thread} yet.",
         ("proof", thread, "999"): f"Error: The thread {thread} has versions 1 to ",
         ("proof", "018f0000-0000-7000-8000-000000000000", "1"): "Error: There is no thread 018f0000",
-        ("seals", "check", "7"): "Error: There is no seal 7. No seal was made so far.",
+        ("seals", "check", "7"): "Error: There is no seal 7. The log has no seals yet.",
     }
     for arguments, expected in cases.items():
         done = await threadfold(*arguments, database_url=database_url)

@@ -144,7 +144,7 @@ async def test_an_event_that_is_not_sealed_yet_gets_404_that_says_when_it_will_b
                 break
         assert response.status_code == 404
         assert response.json()["type"] == "urn:threadfold:not-sealed-yet"
-        assert "The next one is due at 20" in response.json()["detail"]
+        assert "The next seal is due at 20" in response.json()["detail"]
         assert response.json()["errors"][0]["field"] == "version"
     async with running_api(database_url=log_url) as api:
         thread_id = await api.opened()

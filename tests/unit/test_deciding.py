@@ -172,8 +172,8 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ((ANSWER, ToolRequested("a", "clock", {"x": 2**64})), r"facts\.1\.arguments\.x"),
         ((ANSWER, ToolRequested("\ud800", "clock", {})), r"facts\.1\.call_id"),
         ((ModelCalled("m", 10**400, 1, 1, "stop"),), r"facts\.0\.prompt_tokens"),
-        ((TurnCompleted(TURN),), "facts.0: a node cannot say that there was a TurnCompleted"),
-        ((NodeCompleted("x", "y", 1, 1),), "a node cannot say that there was a NodeCompleted"),
+        ((TurnCompleted(TURN),), "facts.0: a node cannot record a TurnCompleted"),
+        ((NodeCompleted("x", "y", 1, 1),), "a node cannot record a NodeCompleted"),
         ((ANSWER, REQUEST, ANSWER), "facts.2"),
         ((StateUpdated({"a": float("nan")}),), r"facts\.0\.changes\.a"),
         ((ANSWER, REQUEST, HistoryCompacted(3, "", 0)), "facts.2"),
@@ -196,7 +196,7 @@ def test_history_is_compacted_once_while_no_call_is_open() -> None:
     compact = CompactHistory(TURN, HistoryCompacted(3, "they met", 2))
     given(*A_RUNNING_TURN).when(compact).then(HistoryCompacted(3, "they met", 2))
     given(*A_RUNNING_TURN, HistoryCompacted(3, "they met", 2)).when(compact).then_nothing()
-    given(*ASKING).when(compact).then_refused(InvalidInput, "between calls")
+    given(*ASKING).when(compact).then_refused(InvalidInput, "while no call is open")
 
 
 def test_a_thread_that_was_opened_in_the_same_way_is_open_whatever_became_of_its_values() -> None:
@@ -208,4 +208,4 @@ def test_a_thread_that_was_opened_in_the_same_way_is_open_whatever_became_of_its
 def test_history_is_not_cut_between_a_call_and_its_outcome() -> None:
     told = (*ASKING, ToolStarted(CALL), ToolSucceeded(CALL, "noon", 1, 9))
     cut = CompleteNode(TURN, 0, (HistoryCompacted(4, "", 0),), "next", 7)
-    given(*told).when(cut).then_refused(InvalidInput, "between calls")
+    given(*told).when(cut).then_refused(InvalidInput, "while no call is open")

@@ -216,7 +216,7 @@ async def test_without_a_key_nothing_is_sealed(desk: Desk) -> None:
 CHANGES = {
     "at": ({"at": Clock().now() - timedelta(days=1)}, "Seal 2 is not what was signed"),
     "root": ({"root": b"x" * 32}, "Seal 2 is not what was signed"),
-    "previous": ({"previous": b"x" * 32}, "Seal 2 does not follow on the seal before it"),
+    "previous": ({"previous": b"x" * 32}, "Seal 2 does not follow the seal before it"),
     "public_key": ({"public_key": a_signer().public_key}, "Seal 2 is not what was signed"),
     "no key": ({"public_key": b"x"}, "Seal 2 is not what was signed"),
     "signature": ({"signature": b"x" * 64}, "Seal 2 is not what was signed"),
@@ -244,7 +244,7 @@ async def test_a_seal_in_the_middle_cannot_be_left_out_or_made_anew(desk: Desk) 
     desk.seals._seals[:] = kept
     desk.seals._seals[1] = _signed(replace(kept[1], root=b"x" * 32), desk.signer)
     follows, root = await desk.check()
-    assert follows.startswith("Seal 3 does not follow on the seal before it")
+    assert follows.startswith("Seal 3 does not follow the seal before it")
     assert root.startswith("Seal 2: the root of the 2 events")
 
 

@@ -63,7 +63,7 @@ CALL = Version(len(A_CALL))
             r"facts.1.arguments: may take 262,144 char",
         ),
         ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262,144 characters"),
-        ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record 2,000,000 bytes"),
+        ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record at most 2,000,000 bytes"),
     ],
 )
 def test_a_node_s_facts_are_bounded(facts: Sequence[NodeEvent], complaint: str) -> None:
@@ -118,7 +118,7 @@ def test_what_cannot_be_asked_for_again_is_cut() -> None:
     assert isinstance(started[0], ToolStarted)
     (ended,) = decide(EndCall(TURN, CALL, "succeeded", WIDE * 2, 1), running(*A_CALL, *started))
     assert isinstance(ended, ToolSucceeded)
-    assert ended.content.endswith("[cut: this was longer than can be kept]")
+    assert ended.content.endswith("[cut: this was too long to be stored]")
     stopping = StopTurn(TURN, WIDE * 2, 1)
     said = [event for event in decide(stopping, running(*A_RUNNING_TURN)) if isinstance(event, MessageAppended)]
     for text in (ended.content, *(event.content or "" for event in said)):
