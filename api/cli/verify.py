@@ -16,7 +16,7 @@ from domain.ids import ThreadId
 def verify(*, thread: UUID | None, as_json: bool) -> None:
     """Check every hash, version, position and payload of the log, and its seals, or check one THREAD.
 
-    Exits with 1 if anything is wrong.
+    Exits with 1 if there are problems.
     """
     report = ask(lambda service: service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
     if as_json:

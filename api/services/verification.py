@@ -1,4 +1,4 @@
-"""Verifying the log, and what makes others able to: seals and proofs. The part of the service that audits."""
+"""The audit service: verification of the log, seals and proofs."""
 
 import asyncio
 import time
@@ -16,21 +16,20 @@ from domain.ids import SLICES, Slice, Tenant, ThreadId
 from domain.log.seal import Seal
 
 CONCURRENT_CHECKS = 4
-"""Slices checked at the same time: the database reads while this process computes hashes."""
+"""Slices checked concurrently: the database reads while this process computes hashes."""
 
 
 class Verification:
-    """Verifies, lists seals, proves events."""
+    """Verifies the log, lists seals and proves events."""
 
     def __init__(self, runtime: Runtime) -> None:
-        """Work with what the composition root has joined."""
         self._runtime = runtime
         self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
         self._verifying = False
 
     async def verify(self) -> VerificationReport:
-        """Check the whole log, and its seals if there are any. Raises `VerificationRuns`: one at a time."""
+        """Check the whole log and its seals. Raises `VerificationRuns` if this process is verifying already."""
         if self._verifying:
             raise VerificationRuns
         self._verifying = True
@@ -42,7 +41,7 @@ class Verification:
             self._verifying = False
 
     async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
-        """Check one thread: its events and its head. Raises `UnknownThread`, also if it is not the tenant's."""
+        """Check one thread: its events and its head. Raises `UnknownThread`, also for another tenant's thread."""
         started = time.monotonic()
         row = await self._events.thread(thread_id)
         if row and tenant is not None and row.tenant != tenant:
@@ -53,9 +52,9 @@ class Verification:
         return _report(checked, SealsChecked(), 0, started)
 
     async def check(self, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
-        """Check the chain of seals and the log by the last one, or by the one with a number. Raises `UnknownSeal`.
+        """Check all seals and the log, or only the seal `number` and the log up to it. Raises `UnknownSeal`.
 
-        Trusted are the keys given, or else SIGNING_KEY's; if there is none, any key.
+        Without `trusted` keys, SIGNING_KEY's is trusted; without that, any key.
         """
         sealer = self._runtime.sealer
         keys = trusted or ([sealer.signer.public_key] if sealer.signer else [])
@@ -64,11 +63,11 @@ class Verification:
         return await check_seal(self._events, await self._seal(number), sealer.verifier, keys)
 
     async def prove(self, thread_id: ThreadId, version: int, tenant: Tenant) -> Proof:
-        """Prove that an event is in the sealed log; see `domain.application.audit.proofs.prove` for what it raises."""
+        """Prove that an event is in the sealed log. Raises like `domain.application.audit.proofs.prove`."""
         return await prove(self._events, self._runtime.sealer, thread_id, version, tenant)
 
     async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:
-        """List seals, the last one first."""
+        """List seals, the newest first."""
         if cursor is None:
             last = await self._seals.last()
             upto = last.number if last else 0
@@ -92,7 +91,7 @@ class Verification:
         return found
 
     async def _verify_log(self) -> Verified:
-        slices = (Slice(number) for number in range(SLICES))  # shared: each check takes the next one
+        slices = (Slice(number) for number in range(SLICES))  # shared: each concurrent check takes the next one
 
         async def check(remaining: Iterator[Slice]) -> Verified:
             return await verify_slices(self._events, remaining)

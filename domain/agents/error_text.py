@@ -1,17 +1,17 @@
-"""Errors of an agent's code in words: short, storable, and whatever the error does when it is asked for them."""
+"""Errors of an agent's code as text: short and storable, even if the error's own `__str__` fails."""
 
 from domain.errors import UserCodeFailed
 from domain.json import storable_text
 
 MAX_ERROR_CHARACTERS = 1_000
-"""Characters of an error that are kept."""
+"""Maximum characters of an error's text."""
 
 MAX_SHOWN_ERRORS = 3
-"""Errors of a group that are named."""
+"""Maximum number of a group's errors that are shown."""
 
 
 def error_text(error: BaseException, limit: int = MAX_ERROR_CHARACTERS, *, depth: int = 2) -> str:
-    """Return the kind of an error and its message, such as `ValueError: too many`; of a group, what is in it, too."""
+    """Return an error's type and message, such as `ValueError: too many`; for a group, also the errors in it."""
     if isinstance(error, UserCodeFailed):
         return message_of(error, limit)
     text = f"{_kind(error)}: {message_of(error, limit)}"
@@ -22,15 +22,15 @@ def error_text(error: BaseException, limit: int = MAX_ERROR_CHARACTERS, *, depth
 
 
 def message_of(error: BaseException, limit: int = MAX_ERROR_CHARACTERS) -> str:
-    """Return an error's own words, cut to a length. Never raises."""
+    """Return an error's message, cut to `limit` characters. Never raises."""
     try:
         return storable_text(str(error)[:limit])
-    except BaseException as broken:  # noqa: BLE001  (`__str__` is the user's code, too)
+    except BaseException as broken:  # noqa: BLE001  (`__str__` may be the user's code)
         return f"[its message cannot be read: __str__ raised {_kind(broken)}]"
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return a text on one line, of at most `limit` characters, fit to be stored."""
+    """Return a text as one line of at most `limit` characters that can be stored."""
     line = " ".join(storable_text(text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

@@ -135,7 +135,7 @@ def _evolve_running(state: Running, event: Event, version: Version, at: datetime
         thread = _evolve_thread(state, event, version, at)
     if kind not in _THREAD_ONLY:
         turn = evolve_turn(turn, event, version)
-    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
+    if isinstance(event, ContextAssembled) and event.of:  # older events lack `fixed`
         turn = replace(turn, everything=event.fixed + thread.said_tokens)
     return Running(version, thread, turn)
 

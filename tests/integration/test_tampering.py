@@ -235,7 +235,7 @@ async def test_an_event_that_was_put_in_the_place_of_the_last_is_found_by_the_se
 
     assert (await verify_slices(log.events, log.slices)).problems == ()
     (problem,) = await log.problems()
-    assert "the root of the 14 events that it covers is not the one that was signed" in problem
+    assert "the root of the 14 events that it covers is not the signed one" in problem
     assert not await log.proved(log.thread, 6)
 
 
@@ -332,5 +332,5 @@ async def test_events_that_were_copied_into_another_slice_are_found(log: SealedL
     moved = "UPDATE slices SET head = head + 6 WHERE slice = $1"
     await log.tamper((copied, [log.thread, there, head]), (moved, [there]))
 
-    assert f"{log.thread}: an event of it lies in slice {there}, which is not the thread's" in await log.problems()
+    assert f"{log.thread}: an event of this thread is in slice {there}, which is not its own" in await log.problems()
     assert log.thread in {row["thread_id"] for row in await log.owner.fetch(VERIFY_SQL)}

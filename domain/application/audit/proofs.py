@@ -1,4 +1,4 @@
-"""Proofs that an event is in the sealed log, for whoever has nothing else of the log."""
+"""Proofs that an event is in the sealed log. An auditor can check one without access to the log."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from domain.thread.events import ThreadForked
 
 
 class Proof(Struct, frozen=True):
-    """An event, the hash before it, where it is in the log's tree, and the seal with the tree's root."""
+    """An event, the previous event's hash, the event's place in the log's tree, and the seal with the tree's root."""
 
     record: Record
     previous: bytes
@@ -28,15 +28,15 @@ class Proof(Struct, frozen=True):
 async def prove(
     store: EventStore, sealer: Sealer, thread_id: ThreadId, version: int, tenant: Tenant = DEFAULT_TENANT
 ) -> Proof:
-    """Prove an event by the last seal. Of a fork, the versions before it are its parent's, and proved as such.
+    """Prove an event with the last seal. Versions that a fork shares with its parent are proved as the parent's.
 
-    Nothing is checked: whoever gets the proof does that, and a proof of what was tampered with does not hold.
+    The proof is not checked here. Its recipient does that, and a proof of a changed log is invalid.
 
     Raises:
-        UnknownThread: there is none.
-        UnknownEvent: it has no such version.
+        UnknownThread: the thread does not exist, or is another tenant's.
+        UnknownEvent: the thread has no such version.
         NotSealedYet: the last seal does not cover the event.
-        CorruptLog: the event is not where the log says that it is.
+        CorruptLog: the event is missing, or not at its position.
     """
     row = await store.thread(thread_id)
     if row is None or row.tenant != tenant:
@@ -47,7 +47,7 @@ async def prove(
     seal = await sealer.seals.last()
     slice_ = slice_of(record.thread_id)
     if not 0 < record.position <= await store.slice_head(slice_):
-        raise CorruptLog(f"{record.thread_id}: version {version} has a position that was not given out")
+        raise CorruptLog(f"{record.thread_id}: version {version} has a position that the slice never assigned")
     if seal is None or record.position > seal.sizes[slice_]:
         raise NotSealedYet(thread_id, Version(version), await sealer.due())
     previous = GENESIS
@@ -58,7 +58,7 @@ async def prove(
 
 
 def verify_proof(proof: Proof, verifier: Verifier) -> bool:
-    """Say whether a proof's event has its hash and leads to the root that its seal signs, by the key that it names."""
+    """Return whether a proof is valid: its event has its hash and leads to its seal's root, and the seal is signed."""
     r = proof.record
     computed = link(
         proof.previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
@@ -68,7 +68,7 @@ def verify_proof(proof: Proof, verifier: Verifier) -> bool:
 
 
 async def _find_record(store: EventStore, thread_id: ThreadId, version: Version) -> Record:
-    """Return an event of a thread, or of the thread that it left."""
+    """Return an event of a thread, or of the ancestor that it was forked from."""
     row = await store.thread(thread_id)
     base = row.base if row else START
     if version > base:
@@ -78,7 +78,7 @@ async def _find_record(store: EventStore, thread_id: ThreadId, version: Version)
     first = await store.read(thread_id, base, Version(base + 1))
     event = decode(first[0]).event if first else None
     if not isinstance(event, ThreadForked):
-        raise CorruptLog(f"{thread_id}: it begins after version {base} with no ThreadForked")
+        raise CorruptLog(f"{thread_id}: its first event, after version {base}, is not a ThreadForked")
     return await _find_record(store, ThreadId(event.parent), version)
 
 

@@ -1,4 +1,4 @@
-"""Checking the log: every hash, every version, every position, every payload, and where each thread ends."""
+"""Verifies the log: every hash, version, position and payload, and the head of each thread."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ PAGE_EVENTS = 1_000
 
 
 class Verified(Struct, frozen=True):
-    """What was checked, and what is wrong: one sentence for each thread or slice that does not verify."""
+    """The numbers of checked threads and events, and the problems: one sentence per thread or slice."""
 
     threads: int = 0
     events: int = 0
@@ -26,7 +26,7 @@ class Verified(Struct, frozen=True):
 
 
 class _ThreadFacts(Struct, frozen=True):
-    """What a thread's events say of it, up to `head`: what its row must say, too."""
+    """What a thread's events up to `head` say. The thread's row must agree."""
 
     tenant: Tenant
     base: Version
@@ -46,14 +46,14 @@ async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
             after = seen.head.version
             events += len(page)
     except CorruptLog as error:
-        problems.append(f"{thread_id}: after version {after} it cannot be read: {error}")
+        problems.append(f"{thread_id}: events after version {after} cannot be read: {error}")
     if not problems:
         problems += await _check_end(store, thread_id, seen)
     return Verified(1, events, tuple(problems))
 
 
 async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
-    """Check every thread of some slices, and that the positions in them have no gap."""
+    """Check every thread of some slices, and that the slices' positions have no gaps."""
     threads = events = 0
     problems: list[str] = []
     for slice_ in slices:
@@ -68,9 +68,9 @@ async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
 
 
 async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
-    """Check that every thread of some slices, whoever's it is, has events: one without is in no slice any more.
+    """Check that every thread of some slices, of any tenant, has events. `verify_slices` cannot find one without.
 
-    Nothing is counted: `verify_slices` has met all these threads but those that this finds.
+    Nothing is counted, because `verify_slices` has counted all threads with events.
     """
     problems: list[str] = []
     for slice_ in slices:
@@ -88,7 +88,7 @@ async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
 async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
     try:
         return bool(await store.read(thread_id, START, limit=1))
-    except CorruptLog:  # there is something, which `verify_slices` has complained of
+    except CorruptLog:  # it has events, and `verify_slices` reports them
         return True
 
 
@@ -108,7 +108,7 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
             before = met.get(record.thread_id) or await _facts_before(store, record)
             met[record.thread_id], wrong = _check_page((record,), before)
             if slice_of(record.thread_id) != slice_:
-                wrong = [f"{record.thread_id}: an event of it lies in slice {slice_}, which is not the thread's"]
+                wrong = [f"{record.thread_id}: an event of this thread is in slice {slice_}, which is not its own"]
             if wrong:
                 broken.add(record.thread_id)
                 problems += wrong
@@ -116,7 +116,7 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
     if last < end:
         problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
     elif last > end and last > (end := await store.slice_head(slice_)):
-        problems.append(f"Slice {slice_}: its head is {end}, its events end at position {last}")
+        problems.append(f"Slice {slice_}: its head is {end}, but its events end at position {last}")
     for thread_id, seen in met.items():
         if thread_id not in broken:
             problems += await _check_end(store, thread_id, seen)
@@ -124,7 +124,7 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
 
 
 async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
-    """Check a slice that cannot be read in its order one thread after the other, to name the thread at fault."""
+    """Check a slice that cannot be read in its order thread by thread, to name the threads with problems."""
     checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
     after: ThreadId | None = None
     while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
@@ -135,7 +135,7 @@ async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) 
 
 
 async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
-    """Say what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
+    """Return what a thread's first record must follow: nothing or, for a fork, an event of the parent."""
     left = await _fork_head(store, first) if first.version > START + 1 else NOTHING
     return _ThreadFacts(first.tenant, left.version, first.recorded_at, left)
 
@@ -165,9 +165,9 @@ def _check_page(records: Sequence[Record], seen: _ThreadFacts) -> tuple[_ThreadF
 
 
 async def _check_end(store: EventStore, thread_id: ThreadId, seen: _ThreadFacts | None) -> list[str]:
-    """The thread's row must end where its events do, so that events cut off at the end are missed.
+    """Check that the thread's row ends where its events do, which reveals events that were removed at the end.
 
-    The thread may have grown while it was checked: what came after is checked, too.
+    Events that were appended during the check are checked, too.
     """
     row = await store.thread(thread_id)
     ends = row.head if row else NOTHING
@@ -183,12 +183,12 @@ async def _check_end(store: EventStore, thread_id: ThreadId, seen: _ThreadFacts 
     if ends.version > head.version:
         return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
     if (ends.version, ends.hash) != (head.version, head.hash):
-        return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
+        return [f"{thread_id}: the thread's head is at version {ends.version}, but its events end at {head.version}"]
     return _row_problems(row, seen) if row and seen else []
 
 
 def _row_problems(row: ThreadRow, seen: _ThreadFacts) -> list[str]:
-    """What the row tells without reading events is what they say: whose it is, and since when it is what it is."""
+    """Check that the columns of the thread's row agree with its events."""
     said = {
         "tenant": (row.tenant, seen.tenant),
         "base": (row.base, seen.base),
@@ -196,7 +196,7 @@ def _row_problems(row: ThreadRow, seen: _ThreadFacts) -> list[str]:
         "at": (row.head.at, seen.head.at),
     }
     return [
-        f"{row.thread_id}: the thread's {name} is {told}, its events say {wanted}"
+        f"{row.thread_id}: the thread's {name} is {told}, but its events say {wanted}"
         for name, (told, wanted) in said.items()
         if told != wanted
     ]
