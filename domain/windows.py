@@ -16,7 +16,7 @@ WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 SPANS: tuple[Span, ...] = ("turn", *WINDOWS)
 """From the narrowest to the widest."""
 
-LIFETIME_START = datetime(1970, 1, 1, tzinfo=UTC)
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 """The start of the lifetime window, which never ends."""
 
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -32,7 +32,7 @@ def start_of(window: Window, at: datetime) -> datetime:
 def starts_of(at: datetime) -> Mapping[Window, datetime]:
     """Return the start of each window that contains an instant."""
     hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": LIFETIME_START}
+    return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": EVER}
 
 
 def end_of(window: Window, at: datetime) -> datetime | None:

@@ -93,8 +93,7 @@ class VerificationReport(Struct, frozen=True):
 
 def seal_view(seal: Seal) -> SealView:
     """Convert a seal for a list."""
-    signed = (seal.root.hex(), seal.previous.hex(), seal.key_id, in_base64(seal.public_key), in_base64(seal.signature))
-    return SealView(seal.number, seal.at, seal.events, *signed)
+    return SealView(seal.number, seal.at, seal.events, *_signed_parts(seal))
 
 
 def whole_seal(seal: Seal) -> WholeSeal:
@@ -123,16 +122,13 @@ def proof_view(proof: Proof) -> ProofView:
         size=place.size,
         path=[part.hex() for part in place.path],
         slice_path=[part.hex() for part in place.slice_path],
-        seal=ProvingSeal(
-            seal.number,
-            timestamp(seal.at),
-            seal.root.hex(),
-            seal.previous.hex(),
-            seal.key_id,
-            in_base64(seal.public_key),
-            in_base64(seal.signature),
-        ),
+        seal=ProvingSeal(seal.number, timestamp(seal.at), *_signed_parts(seal)),
     )
+
+
+def _signed_parts(seal: Seal) -> tuple[str, str, str, str, str]:
+    """The root, the previous seal's digest, the key's id, the key and the signature."""
+    return (seal.root.hex(), seal.previous.hex(), seal.key_id, in_base64(seal.public_key), in_base64(seal.signature))
 
 
 def in_base64(raw: bytes) -> str:

@@ -102,6 +102,12 @@ def decide_all(commands: Iterable[Command], state: State) -> Events:
     return decided
 
 
+def _opened(state: State) -> Idle | Running:
+    if isinstance(state, Unopened):
+        raise UnopenedThread
+    return state
+
+
 def _open_thread(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     check_json_size(command.values, "values", MAX_VALUES_CHARACTERS)
@@ -114,36 +120,31 @@ def _open_thread(command: OpenThread, state: State) -> Events:
 
 def _update_values(command: UpdateValues, state: State) -> Events:
     check_json(command.changes, "values")
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    merged = merge_patch(state.thread.values, command.changes)
+    values = _opened(state).thread.values
+    merged = merge_patch(values, command.changes)
     check_json_size(merged, "values", MAX_VALUES_CHARACTERS)
     # Compared as JSON, because in Python 1 equals True and 1.0.
-    changed = to_json(merged) != to_json(state.thread.values)
+    changed = to_json(merged) != to_json(values)
     return (events.StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
 
 
 def _set_budget(command: SetBudget, state: State) -> Events:
     limits = check_limits(command.limits)
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    return (events.BudgetSet(limits),) if limits != state.thread.limits else ()
+    return (events.BudgetSet(limits),) if limits != _opened(state).thread.limits else ()
 
 
 def _record_threshold(command: TellThreshold, state: State) -> Events:
-    if isinstance(state, Unopened):
-        raise UnopenedThread
+    _opened(state)
     return (command.fact,)
 
 
 def _edit_message(command: EditMessage, state: State) -> Events:
     check_text(command.content, "content")
     check_text_size(command.content, "content")
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    edited = next((m for m in state.thread.window if m.version == command.message), None)
+    window = _opened(state).thread.window
+    edited = next((m for m in window if m.version == command.message), None)
     if edited is None or edited.role == "tool":
-        known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
+        known = ", ".join(str(m.version) for m in window if m.role != "tool") or "none"
         raise InvalidInput("message", f"must be the version of a message in the live window, one of: {known}")
     tokens = command.tokens + estimate_tokens(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
@@ -203,12 +204,11 @@ def _start_while_running(command: StartTurn, state: Running) -> Events:
 
 
 def _cancel_turn(command: CancelTurn, state: State) -> Events:
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    last = state.thread.last_turn
+    thread = _opened(state).thread
+    last = thread.last_turn
     if last and last.turn_id == command.turn_id and last.outcome == "cancelled":
         return ()
-    if any(queued.turn_id == command.turn_id for queued in state.thread.queue):
+    if any(queued.turn_id == command.turn_id for queued in thread.queue):
         return (events.TurnCancelled(command.turn_id, "cancelled"),)
     if not (isinstance(state, Running) and state.turn.turn_id == command.turn_id):
         raise TurnHasEnded

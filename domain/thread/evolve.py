@@ -171,8 +171,8 @@ def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: da
             asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case TurnEnqueued():
-            texts = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
-            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *texts)))
+            fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
+            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case BudgetSet():

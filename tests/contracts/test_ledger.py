@@ -16,7 +16,7 @@ from domain.money import PER_DOLLAR
 from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.events import Limit
-from domain.windows import LIFETIME_START
+from domain.windows import EVER
 from tests.streams import ACME, new_thread
 
 AT = datetime(2026, 11, 23, 22, 30, tzinfo=UTC)
@@ -141,7 +141,7 @@ class TestReserving:
         assert await ledger.reserve(call) == Granted(strained=True)
         await ledger.settle(call.id, Amount(10**15, PER_DOLLAR // 2))
         (standing,) = await ledger.standings(ACME, AT)
-        assert (standing.start, standing.spent) == (LIFETIME_START, Amount(10**15, PER_DOLLAR // 2))
+        assert (standing.start, standing.spent) == (EVER, Amount(10**15, PER_DOLLAR // 2))
 
     async def test_every_limit_whose_scope_fits_has_it_or_none(self, ledger: Ledger) -> None:
         for agent, model in (

@@ -43,7 +43,7 @@ from domain.thread.events import (
     TurnRolledBack,
     TurnStarted,
 )
-from domain.windows import LIFETIME_START
+from domain.windows import EVER
 
 TURN = UUID("3f2a91c4-0000-4000-8000-000000000001")
 OTHER = UUID("b7000000-0000-4000-8000-000000000002")
@@ -120,7 +120,7 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
         'The model big of cloud did not answer within 40 ms: "HTTP 503"',
     ),
     (
-        BudgetThresholdReached("tenant", Limit("day", 1_000), LIFETIME_START, 900, 5 * PER_DOLLAR, agent="airline"),
+        BudgetThresholdReached("tenant", Limit("day", 1_000), EVER, 900, 5 * PER_DOLLAR, agent="airline"),
         None,
         "The tenant has spent 900 tokens and $5 with airline, which is 80% or more of 1,000 tokens a day",
     ),
