@@ -1,4 +1,4 @@
-"""Money in whole units, millionths of a millionth of a dollar, so that sums are exact."""
+"""Money in whole units of 10^-12 dollars, so that sums are exact."""
 
 from decimal import Decimal
 
@@ -7,10 +7,10 @@ PER_DOLLAR = 10**12
 
 
 def units(dollars: float) -> int:
-    """Turn dollars into units, the nearest to what is written."""
+    """Convert dollars to units, rounding the decimal number as it is written."""
     return round(Decimal(repr(dollars)) * PER_DOLLAR)
 
 
 def dollars(units: int) -> float:
-    """Turn units into dollars."""
+    """Convert units to dollars."""
     return units / PER_DOLLAR

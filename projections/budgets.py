@@ -1,4 +1,4 @@
-"""What was spent: tokens and money of each thread and model, in each hour, day and month, and altogether."""
+"""The read model of spending: tokens and money by thread and model, in each hour, day and month, and in total."""
 
 from collections.abc import Iterable
 

@@ -9,7 +9,7 @@ from api.cli.bootstrap import ask
 from api.cli.options import back_to, point
 from api.cli.output import as_json, moment, show_fields, show_json, show_table
 from api.http.caller import Caller
-from api.schemas.budget import BudgetView, Left, WindowSpending
+from api.schemas.budget import BudgetView, WindowSpending
 from domain.ids import ThreadId
 
 
@@ -18,7 +18,7 @@ from domain.ids import ThreadId
 @back_to
 @as_json
 def budget(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
-    """Say what limits a thread, what it has spent and what is left: now, at a version, or at an instant."""
+    """Show a thread's limits, what is spent and what is left: now, at a version, or at an instant."""
     place = point(at_version, at_time)
     view = ask(lambda service: service.budget(ThreadId(thread), Caller(), place))
     if as_json:
@@ -34,7 +34,7 @@ def _budget(view: BudgetView) -> list[tuple[str, str | None]]:
         f"{spent.model}: {spent.prompt_tokens:,} in prompts, {spent.completion_tokens:,} in answers"
         for spent in view.windows[-1].models  # the lifetime
     ]
-    until = f"until {moment(view.until)} UTC" if view.until else "until the budget is set anew"
+    until = f"until {moment(view.until)} UTC" if view.until else "until a new budget is set"
     return [
         ("Thread", str(view.thread_id)),
         ("Version", str(view.version)),
@@ -47,15 +47,12 @@ def _budget(view: BudgetView) -> list[tuple[str, str | None]]:
 
 
 def _window(of: WindowSpending) -> list[str]:
+    left = ["not limited"]
+    if of.left:
+        left = [] if of.left.tokens is None else [f"{of.left.tokens:,} tokens"]
+        left += [] if of.left.cost_usd is None else [_money(of.left.cost_usd)]
     since = moment(of.start) if of.start else "ever"
-    return [of.window, since, f"{of.tokens:,}", _money(of.cost_usd), _left(of.left)]
-
-
-def _left(left: Left | None) -> str:
-    if left is None:
-        return "not limited"
-    tokens = [] if left.tokens is None else [f"{left.tokens:,} tokens"]
-    return ", ".join([*tokens, *([] if left.cost_usd is None else [_money(left.cost_usd)])])
+    return [of.window, since, f"{of.tokens:,}", _money(of.cost_usd), ", ".join(left)]
 
 
 def _money(dollars: float) -> str:

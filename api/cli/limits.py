@@ -1,7 +1,7 @@
 """`threadfold limits`."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast, get_args
 
 import click
@@ -11,8 +11,8 @@ from api.cli.options import limited
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table
 from api.http.caller import Caller
-from api.schemas.budget import LimitView
-from api.schemas.limits import CountedLimit, LimitsView, ScopeView, Setting, scope_of
+from api.schemas.budget import Left, LimitView
+from api.schemas.limits import AmountView, CountedLimit, LimitsView, ScopeView, Setting, scope_of
 from api.services.threads import Service
 from domain.errors import InvalidInput
 from domain.money import units
@@ -21,28 +21,29 @@ from domain.windows import Span
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+SHARE = click.FloatRange(0, 1, min_open=True)
 MONEY = r"\d{1,9}(?:\.\d{1,12})?"
 FORM = re.compile(rf"({'|'.join(get_args(Span))})=(?:(\d{{1,16}})(?:,({MONEY})usd)?|({MONEY})usd)")
 
 
 class LimitType(click.ParamType[Any]):
-    """A limit: a window, an equals sign, and tokens, dollars or both."""
+    """A limit such as `day=100000` or `month=25usd`: a window, and tokens, dollars or both."""
 
     name = "WINDOW=TOKENS,DOLLARSusd"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Limit:
-        """Read a limit."""
+        """Parse a limit."""
         if isinstance(value, Limit):
             return value
         match = FORM.fullmatch(value)
         if match is None:
-            self.fail(f"{value!r} is no limit such as day=100000, month=25usd or turn=9000,0.5usd", param, ctx)
+            self.fail(f"{value!r} is not a limit; examples: day=100000, month=25usd, turn=9000,0.5usd", param, ctx)
         window, tokens, dollars = cast(Span, match[1]), match[2], match[3] or match[4]
         return Limit(window, int(tokens) if tokens else None, units(float(dollars)) if dollars else None)
 
 
-def of_whom(command: Command) -> Command:
-    """Let a command be about the calls of one agent, or of one model."""
+def scope_options(command: Command) -> Command:
+    """Add the options `--agent` and `--model`."""
     agent = click.option("--agent", help="Only calls of this agent.")
     return agent(click.option("--model", help="Only calls of this model.")(command))
 
@@ -55,19 +56,19 @@ def limits() -> None:
 @limits.command("list")
 @json_option
 def list_limits(*, as_json: bool) -> None:
-    """Say what may be spent, what was, what calls under way may take, and what is left."""
+    """Show all limits: what is spent, what is reserved for calls in flight, and what is left."""
     _show(ask(lambda service: service.limits.show(Caller())), as_json=as_json)
 
 
 @limits.command("set")
 @click.argument("given", metavar="[LIMIT]...", type=LimitType(), nargs=-1)
-@of_whom
-@click.option("--warn-at", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True, help="A share.")
+@scope_options
+@click.option("--warn-at", type=SHARE, default=0.8, show_default=True, help="The warning threshold, a share.")
 @json_option
 def set_limits(
     *, given: tuple[Limit, ...], agent: str | None, model: str | None, warn_at: float, as_json: bool
 ) -> None:
-    """Limit anew, such as by day=100000 or month=25usd; without a limit, lift those there are."""
+    """Replace the limits, such as by day=100000 or month=25usd; without a LIMIT, lift them."""
     wanted = tuple(Limit(limit.window, limit.tokens, limit.cost, warn_at) for limit in given)
 
     async def setting(service: Service) -> LimitsView:
@@ -86,7 +87,7 @@ def set_limits(
 @limited
 @json_option
 def history(*, limit: int, as_json: bool) -> None:
-    """List what was set and lifted, when and by whom, the last first."""
+    """List what was set and lifted, when and by whom, newest first."""
     found = ask(lambda service: service.limits.history(Caller(), limit))
     if as_json:
         show_json(found)
@@ -105,30 +106,17 @@ def _show(view: LimitsView, *, as_json: bool) -> None:
 
 
 def _row(scope: ScopeView, limit: CountedLimit) -> list[str]:
-    whose = [scope.agent or "any", scope.model or "any", limit.window, _amount(limit.tokens, limit.cost_usd)]
     now = limit.now
-    if now is None:
-        return [*whose, "", "", "", ""]
-    both = [(now.spent.tokens, now.spent.cost_usd), (now.reserved.tokens, now.reserved.cost_usd)]
-    left = _amount(now.left.tokens, now.left.cost_usd)
-    return [*whose, *(_amount(*one) for one in both), left, "over" if now.over else "strained" if now.strained else ""]
+    counts = [_amount(now.spent), _amount(now.reserved), _amount(now.left)] if now else [""] * 3
+    state = "over" if now and now.over else "strained" if now and now.strained else ""
+    return [scope.agent or "any", scope.model or "any", limit.window, _amount(limit), *counts, state]
 
 
 def _setting(one: Setting) -> list[str]:
-    what = _listed(one.limits) or "lifted"
-    return [moment(one.set_at), one.actor or "", one.agent or "any", one.model or "any", what]
+    limits = "; ".join(f"{limit.window}: {_amount(limit)}" for limit in one.limits)
+    return [moment(one.set_at), one.actor or "", one.agent or "any", one.model or "any", limits or "lifted"]
 
 
-def _listed(limits: Sequence[LimitView]) -> str:
-    return "; ".join(f"{limit.window}: {_amount(limit.tokens, limit.cost_usd)}" for limit in limits)
-
-
-def _amount(tokens: int | None, cost: float | None) -> str:
-    return ", ".join(_parts(tokens, cost))
-
-
-def _parts(tokens: int | None, cost: float | None) -> Iterable[str]:
-    if tokens is not None:
-        yield f"{tokens:,}"
-    if cost is not None:
-        yield f"${cost:,.12g}"
+def _amount(of: LimitView | CountedLimit | AmountView | Left) -> str:
+    tokens = [] if of.tokens is None else [f"{of.tokens:,}"]
+    return ", ".join([*tokens, *([] if of.cost_usd is None else [f"${of.cost_usd:,.12g}"])])

@@ -1,4 +1,4 @@
-"""What a thread may spend, and what it has spent."""
+"""Routes of a thread's budget."""
 
 from litestar import Response, get, put
 from litestar.params import JSONBody
@@ -34,7 +34,7 @@ READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 async def set_budget(
     thread: FromThread, data: JSONBody[SetBudget], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[BudgetView]:
-    """Limit what the thread may spend from now on, instead of what limited it before. What was spent counts."""
+    """Replace the thread's limits. What it has spent before counts."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     view = await service.set_budget(ThreadId(thread), tuple(map(limit_of, data.limits)), caller)
     return Response(view, headers=etag(view.checkpoint))
@@ -44,6 +44,6 @@ async def set_budget(
 async def show_budget(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[BudgetView]:
-    """Say what limits the thread, what it has spent and what is left: now, at a version, or at an instant."""
+    """Show the thread's limits, what is spent and what is left: now, at a version, or at an instant."""
     view = await service.budget(ThreadId(thread), reader, PointInTime(at_version, at_time))
     return Response(view, headers=etag(view.checkpoint))

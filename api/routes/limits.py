@@ -1,4 +1,4 @@
-"""What a tenant may spend, altogether, by an agent or on a model."""
+"""Routes of a tenant's limits: of all its calls, of an agent, or of a model."""
 
 from collections.abc import Sequence
 
@@ -21,18 +21,18 @@ SETTING = problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA
 
 @put("/v1/limits", tags=["budgets"], responses=SETTING)
 async def set_limits(data: JSONBody[SetLimits], service: FromService, reader: FromReader) -> LimitsView:
-    """Limit what all agents may spend, or one agent, on all models or one, instead of what limited just that before."""
+    """Replace the limits of all calls, or of one agent, one model, or both."""
     scope = scope_of(reader.tenant, data.agent, data.model)
     return await service.limits.set(scope, tuple(map(limit_of, data.limits)), reader)
 
 
 @get("/v1/limits", tags=["budgets"], responses=READING)
 async def show_limits(service: FromService, reader: FromReader) -> LimitsView:
-    """Say what may be spent, what was, what calls under way may take, and what is left."""
+    """Show all limits: what is spent, what is reserved for calls in flight, and what is left."""
     return await service.limits.show(reader)
 
 
 @get("/v1/limits/history", tags=["budgets"], responses=READING)
 async def list_settings(service: FromService, reader: FromReader, limit: Limit = 100) -> Sequence[Setting]:
-    """List what was set and lifted, when and by whom, the last first."""
+    """List what was set and lifted, when and by whom, newest first."""
     return await service.limits.history(reader, limit)

@@ -1,4 +1,4 @@
-"""A thread's budget: its limits, and what was spent in the windows of time that an instant lies in."""
+"""Answers about a thread's budget: its limits, and what is spent in the windows of an instant."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,16 +9,17 @@ from msgspec import Struct
 
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
-from domain.budget.limits import instant_of, is_reached, reached_limit, tokens_of, used_in
+from domain.budget.limits import amount_of, exceeded_limit, instant_of, is_exceeded, used_in
 from domain.budget.prices import Prices
 from domain.money import dollars
+from domain.ports.ledger import Amount
 from domain.thread.events import Limit
 from domain.thread.state import ModelUsage, Thread, Unopened
 from domain.windows import WINDOWS, Span, Window, end_of, start_of
 
 
 class LimitView(Struct, frozen=True):
-    """What may be spent in a window, or by a turn; null: as much as one likes. From `warn_at` on, sparingly."""
+    """What may be spent in a window, or by each turn; null: not limited. `warn_at`: the warning threshold, a share."""
 
     window: Span
     tokens: int | None
@@ -27,12 +28,12 @@ class LimitView(Struct, frozen=True):
 
     @classmethod
     def of(cls, limit: Limit) -> Self:
-        """Show a limit in dollars."""
-        return cls(limit.window, limit.tokens, _dollars(limit.cost), limit.warn_at)
+        """Show a limit, its money in dollars."""
+        return cls(limit.window, limit.tokens, None if limit.cost is None else dollars(limit.cost), limit.warn_at)
 
 
 class ModelSpending(Struct, frozen=True):
-    """What was spent on one model."""
+    """What is spent on one model."""
 
     model: str
     calls: int
@@ -44,22 +45,37 @@ class ModelSpending(Struct, frozen=True):
 
     @classmethod
     def of(cls, used: ModelUsage, prices: Prices) -> Self:
-        """Price what was used."""
-        tokens, cost = tokens_of([used]), dollars(prices.of_all([used]))
-        return cls(used.model, used.calls, used.prompt_tokens, used.completion_tokens, tokens, cost, used.cached_tokens)
+        """Show and price what was used of a model."""
+        return cls(
+            model=used.model,
+            calls=used.calls,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            tokens=used.prompt_tokens + used.completion_tokens,
+            cost_usd=dollars(prices.of_all([used])),
+            cached_tokens=used.cached_tokens,
+        )
 
 
 class Left(Struct, frozen=True):
-    """What is left of a limit; null: it does not limit that."""
+    """What is left of a limit; null: the limit does not bound it."""
 
     tokens: int | None
     cost_usd: float | None
 
+    @classmethod
+    def of(cls, limit: Limit, taken: Amount) -> Self:
+        """Show what is left of a limit of which so much is spent and reserved."""
+        return cls(
+            None if limit.tokens is None else max(limit.tokens - taken.tokens, 0),
+            None if limit.cost is None else dollars(max(limit.cost - taken.cost, 0)),
+        )
+
 
 class WindowSpending(Struct, frozen=True):
-    """What was spent in a window, from `start` (included) to `end` (excluded); both are null for `lifetime`.
+    """What is spent in a window, from `start` (inclusive) to `end` (exclusive); both are null for `lifetime`.
 
-    `left` is null if nothing limits what is spent in it.
+    `left` is null if the window has no limit. `over`: nothing is left of the limit.
     """
 
     window: Window
@@ -75,10 +91,10 @@ class WindowSpending(Struct, frozen=True):
 class BudgetView(Struct, frozen=True):
     """A thread's budget after a version, in the windows that the instant `at` lies in.
 
-    `at` is now, or where the last window with a model call began, if that is later: after a clock that was ahead.
+    `at` is now, or the start of the last window with a model call if that is later: a process's clock was ahead.
 
-    It is `over` if nothing is left of a limit, `until` the last window in which that is so ends; null: until the
-    budget is set anew, if it is over at all.
+    `over`: nothing is left of a limit. `until` is the end of the last window in which that is so; null if the thread is
+    not over its budget, or only a new budget ends it.
     """
 
     thread_id: UUID
@@ -94,15 +110,16 @@ class BudgetView(Struct, frozen=True):
 def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetView:
     """Show a folded thread's budget at an instant.
 
-    Raise `TypeError` if it was never opened.
+    Raises:
+        TypeError: the thread was never opened.
     """
     if isinstance(loaded.state, Unopened):
-        raise TypeError("An unopened thread has no budget to show")
+        raise TypeError("An unopened thread has no budget")
     thread = loaded.state.thread
     at = instant_of(thread, at)
     limits: dict[Span, Limit] = {limit.window: limit for limit in thread.limits}
     shown = {*limits, "lifetime"}
-    over = reached_limit(thread, at, prices)
+    over = exceeded_limit(thread, at, prices)
     return BudgetView(
         thread_id=loaded.thread_id,
         version=loaded.head.version,
@@ -117,22 +134,14 @@ def budget_view(loaded: LoadedThread, at: datetime, prices: Prices) -> BudgetVie
 
 def _window(thread: Thread, window: Window, limit: Limit | None, at: datetime, prices: Prices) -> WindowSpending:
     usage, end = used_in(thread, window, at), end_of(window, at)
-    tokens, cost = tokens_of(usage), prices.of_all(usage)
+    spent = amount_of(usage, prices)
     return WindowSpending(
         window=window,
         start=start_of(window, at) if end else None,
         end=end,
-        tokens=tokens,
-        cost_usd=dollars(cost),
+        tokens=spent.tokens,
+        cost_usd=dollars(spent.cost),
         models=[ModelSpending.of(used, prices) for used in sorted(usage, key=lambda used: used.model)],
-        left=Left(_rest(limit.tokens, tokens), _dollars(_rest(limit.cost, cost))) if limit else None,
-        over=limit is not None and is_reached(limit, usage, prices),
+        left=Left.of(limit, spent) if limit else None,
+        over=limit is not None and is_exceeded(limit, spent),
     )
-
-
-def _rest(limit: int | None, spent: int) -> int | None:
-    return None if limit is None else max(limit - spent, 0)
-
-
-def _dollars(cost: int | None) -> float | None:
-    return None if cost is None else dollars(cost)

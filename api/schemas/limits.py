@@ -1,4 +1,4 @@
-"""What a tenant may spend, and how each of its limits stands."""
+"""Answers about a tenant's limits, and how each of them stands."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -7,11 +7,10 @@ from typing import Self
 from msgspec import Struct
 
 from api.schemas.budget import Left, LimitView
-from domain.budget.accounts import is_over, minus, plus, warns, window_of
+from domain.budget.limits import is_exceeded, is_warned
 from domain.ids import Tenant
 from domain.money import dollars
 from domain.ports.ledger import Amount, LimitUsage, Scope, ScopeLimits
-from domain.thread.events import Limit
 from domain.windows import Span, end_of, start_of
 
 
@@ -23,15 +22,15 @@ class AmountView(Struct, frozen=True):
 
     @classmethod
     def of(cls, amount: Amount) -> Self:
-        """Show an amount in dollars."""
+        """Show an amount, its money in dollars."""
         return cls(amount.tokens, dollars(amount.cost))
 
 
 class Count(Struct, frozen=True):
-    """How a limit stands in its window, from `start` (included) to `end` (excluded); both are null for `lifetime`.
+    """How a limit stands in its window, from `start` (inclusive) to `end` (exclusive); both are null for `lifetime`.
 
-    `reserved` is the most that calls under way can take, and not `left` either. `over`: all of it is spent; `strained`:
-    what is spent and reserved reaches `warn_at`.
+    `reserved` is the worst case of the calls in flight; `left` excludes it. `over`: the limit is spent. `strained`:
+    spent and reserved together reach the warning threshold `warn_at`.
     """
 
     start: datetime | None
@@ -43,23 +42,23 @@ class Count(Struct, frozen=True):
     strained: bool
 
     @classmethod
-    def of(cls, standing: LimitUsage) -> Self:
+    def of(cls, usage: LimitUsage) -> Self:
         """Show how a limit stands."""
-        limit, taken = standing.limit, plus(standing.spent, standing.reserved)
-        end = end_of(window_of(limit), standing.start)
+        limit, taken = usage.limit, usage.spent + usage.reserved
+        end = end_of(usage.window, usage.start)
         return cls(
-            standing.start if end else None,
-            end,
-            AmountView.of(standing.spent),
-            AmountView.of(standing.reserved),
-            _left(limit, taken),
-            is_over(standing),
-            warns(limit, taken),
+            start=usage.start if end else None,
+            end=end,
+            spent=AmountView.of(usage.spent),
+            reserved=AmountView.of(usage.reserved),
+            left=Left.of(limit, taken),
+            over=is_exceeded(limit, usage.spent),
+            strained=is_warned(limit, taken),
         )
 
 
 class CountedLimit(Struct, frozen=True):
-    """A limit, and how it stands; null of a limit for turns, each of which begins anew."""
+    """A limit, and how it stands `now`; null for a limit for each turn."""
 
     window: Span
     tokens: int | None
@@ -69,7 +68,7 @@ class CountedLimit(Struct, frozen=True):
 
 
 class ScopeView(Struct, frozen=True):
-    """What limits the calls of an agent, of a model, or of both; null: of any."""
+    """The limits of the calls of an agent, of a model, or of both; null: of all."""
 
     agent: str | None
     model: str | None
@@ -79,14 +78,14 @@ class ScopeView(Struct, frozen=True):
 
 
 class LimitsView(Struct, frozen=True):
-    """A tenant's limits, in the windows that the instant `at` lies in. A call is counted by each that it fits."""
+    """A tenant's limits, in the windows that the instant `at` lies in. Every scope that includes a call counts it."""
 
     at: datetime
     scopes: Sequence[ScopeView]
 
 
 class Setting(Struct, frozen=True):
-    """What limited some calls from an instant on. No limits: they were lifted."""
+    """The limits of a scope from an instant on. Without limits: they were lifted."""
 
     set_at: datetime
     actor: str | None
@@ -102,34 +101,24 @@ class Setting(Struct, frozen=True):
         return cls(given.set_at, given.actor, scope.agent or None, scope.model or None, shown)
 
 
-def limits_view(limits: Sequence[ScopeLimits], standings: Sequence[LimitUsage], at: datetime) -> LimitsView:
-    """Show limits with how they stand. One that was set only just now stands as if nothing was spent."""
-    found = {(one.scope, one.limit.window): one for one in standings}
+def limits_view(limits: Sequence[ScopeLimits], usage: Sequence[LimitUsage], at: datetime) -> LimitsView:
+    """Show limits and how they stand. A limit without usage was set only just now: nothing is spent of it."""
+    found = {(one.scope, one.limit.window): one for one in usage}
     return LimitsView(at, [_scope(given, found, at) for given in limits])
 
 
-def _scope(given: ScopeLimits, standings: Mapping[tuple[Scope, Span], LimitUsage], at: datetime) -> ScopeView:
-    scope = given.scope
-    shown = [_counted(scope, limit, standings.get((scope, limit.window)), at) for limit in given.limits]
+def _scope(given: ScopeLimits, usage: Mapping[tuple[Scope | None, Span], LimitUsage], at: datetime) -> ScopeView:
+    scope, shown = given.scope, []
+    for limit in given.limits:
+        now = None
+        if limit.window != "turn":
+            unused = LimitUsage(scope, limit, start_of(limit.window, at))
+            now = Count.of(usage.get((scope, limit.window), unused))
+        view = LimitView.of(limit)
+        shown.append(CountedLimit(view.window, view.tokens, view.cost_usd, view.warn_at, now))
     return ScopeView(scope.agent or None, scope.model or None, given.set_at, given.actor, shown)
 
 
-def _counted(scope: Scope, limit: Limit, standing: LimitUsage | None, at: datetime) -> CountedLimit:
-    now = None
-    if limit.window != "turn":
-        now = Count.of(standing or LimitUsage(scope, limit, start_of(window_of(limit), at)))
-    shown = LimitView.of(limit)
-    return CountedLimit(shown.window, shown.tokens, shown.cost_usd, shown.warn_at, now)
-
-
-def _left(limit: Limit, taken: Amount) -> Left:
-    rest = minus(Amount(limit.tokens or 0, limit.cost or 0), taken)
-    return Left(
-        None if limit.tokens is None else max(rest.tokens, 0),
-        None if limit.cost is None else dollars(max(rest.cost, 0)),
-    )
-
-
 def scope_of(tenant: Tenant, agent: str | None, model: str | None) -> Scope:
-    """Read whose calls are meant."""
+    """Return the scope that a request names."""
     return Scope(tenant, agent or "", model or "")

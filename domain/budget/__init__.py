@@ -1,1 +1,1 @@
-"""Budgets: limits and how spending is checked against them, and the price list."""
+"""Budgets: the rules of limits, and the price list."""

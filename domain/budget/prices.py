@@ -1,7 +1,8 @@
-"""What models cost: a price list, and the costs of calls by it, in units of money (see `domain.money`)."""
+"""The price list, and the cost of model calls by it, in the units of `domain.money`."""
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -11,9 +12,9 @@ from domain.thread.state import ModelUsage
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a million tokens of a model cost, in dollars: of prompts, and of answers.
+    """A model's price of a million tokens, in dollars: of prompts, and of completions.
 
-    `cache_read` is the price of a prompt's tokens that the endpoint has in its cache; without it, they cost as others.
+    `cache_read` is the price of prompt tokens that the endpoint has in its cache. Without it, they cost the same.
     """
 
     prompt: float
@@ -22,44 +23,49 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True):
-    """A price list. A model that is not in it is priced as the longest name in it that its own name begins with.
+    """A price list, as of `date`.
 
-    `date` is when the list was made. Models that no name fits cost nothing.
+    A model that is not listed is priced as the longest listed name that its own name begins with. Where no listed name
+    fits, it costs nothing.
     """
 
     date: date
     models: Mapping[str, Price] = {}
 
     def cost(self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> int:
-        """Price a number of tokens, in units; `cached_tokens` are among those of the prompt."""
+        """Return the cost of a call in units. `prompt_tokens` include `cached_tokens`."""
         price = self._price(model)
         if price is None:
             return 0
-        cached = price.prompt if price.cache_read is None else price.cache_read
-        new = (prompt_tokens - cached_tokens) * _unit(price.prompt) + completion_tokens * _unit(price.completion)
-        return new + cached_tokens * _unit(cached)
+        prompt, completion, cached = _units(price)
+        return (prompt_tokens - cached_tokens) * prompt + completion_tokens * completion + cached_tokens * cached
 
     def of_call(self, called: ModelCalled) -> int:
-        """Price a call, in units."""
+        """Return the cost of a recorded call, in units."""
         return self.cost(called.model, called.prompt_tokens, called.completion_tokens, called.cached)
 
     def of_all(self, usage: Iterable[ModelUsage]) -> int:
-        """Price what was used of several models, in units."""
+        """Return the cost of what was used of several models, in units."""
         return sum(
             self.cost(used.model, used.prompt_tokens, used.completion_tokens, used.cached_tokens) for used in usage
         )
 
     def knows(self, model: str) -> bool:
-        """Say whether there is a price for a model."""
+        """Say whether the list has a price for a model."""
         return self._price(model) is not None
 
     def _price(self, model: str) -> Price | None:
-        if price := self.models.get(model):  # no other name that it begins with is longer
+        if price := self.models.get(model):  # no listed prefix of it is longer
             return price
-        fitting = [name for name in self.models if model.startswith(name)]
-        return self.models[max(fitting, key=len)] if fitting else None
+        prefix = max(filter(model.startswith, self.models), key=len, default=None)
+        return None if prefix is None else self.models[prefix]
 
 
-def _unit(dollars_per_million: float) -> int:
-    """Turn dollars a million tokens into units a token."""
-    return round(dollars_per_million * PER_DOLLAR / 1_000_000)
+@lru_cache(maxsize=1024)  # every call is priced several times, and rounding takes longer than the rest
+def _units(price: Price) -> tuple[int, int, int]:
+    """Return the units that a token of a prompt, of a completion and of a cached prompt costs."""
+    cached = price.prompt if price.cache_read is None else price.cache_read
+    prompt, completion, cached = (
+        round(dollars * PER_DOLLAR / 1_000_000) for dollars in (price.prompt, price.completion, cached)
+    )
+    return prompt, completion, cached

@@ -1,12 +1,12 @@
-"""What tenants may spend, and what their calls of models have taken of it: exact, across all processes.
+"""The ledger: tenants' limits, and what is spent and reserved of each. It is exact across all processes.
 
-A call reserves the most that it can take, and settles what it took. A limit is never passed by what is settled and
-what is reserved together.
+A model call reserves its worst case before it is made, and settles what it took afterwards. What is spent and reserved
+together never passes a limit.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -14,25 +14,41 @@ from msgspec import Struct
 from domain.ids import Shard, Tenant, ThreadId
 from domain.ports.log import Fence
 from domain.thread.events import Limit
+from domain.windows import Window
 
 
 class Scope(Struct, frozen=True, order=True):
-    """Whose calls a limit counts: all of a tenant's, or only those of one agent, of one model, or of both."""
+    """The calls that a limit counts: all of a tenant's, or only those of one agent, of one model, or of both."""
 
     tenant: Tenant
     agent: str = ""
     model: str = ""
 
+    def counts(self, agent: str, *models: str) -> bool:
+        """Say whether the scope includes calls of the tenant's agent, with one of some models."""
+        return self.agent in {"", agent} and self.model in {"", *models}
+
 
 class Amount(Struct, frozen=True):
-    """Tokens of prompts and answers, and money in the units of `domain.budget.prices`."""
+    """Tokens of prompts and completions together, and money in the units of `domain.money`."""
 
     tokens: int = 0
     cost: int = 0
 
+    def __add__(self, other: Self) -> "Amount":
+        """Add tokens and money."""
+        return Amount(self.tokens + other.tokens, self.cost + other.cost)
+
+    def __sub__(self, other: Self) -> "Amount":
+        """Subtract tokens and money."""
+        return Amount(self.tokens - other.tokens, self.cost - other.cost)
+
+
+NOTHING = Amount()
+
 
 class ScopeLimits(Struct, frozen=True):
-    """The limits of a scope, as somebody set them. None: they were lifted."""
+    """The limits of a scope as they were set. Without limits: they were lifted."""
 
     scope: Scope
     limits: tuple[Limit, ...]
@@ -41,10 +57,10 @@ class ScopeLimits(Struct, frozen=True):
 
 
 class Reservation(Struct, frozen=True):
-    """The most that a call can take. `fence` is the lease that it runs under.
+    """The worst case of a model call. `fence` is the lease that the call runs under.
 
-    `at` is the time of the process that calls, as in the thread's events. `counted_at` names the windows that the call
-    counts in: the ledger's time, which all processes share; without it, `at` does.
+    `at` is the time of the calling process, as in the thread's events. `counted_at` is the ledger's time, which all
+    processes share: the call counts in the windows that it lies in. Without it, `at` decides.
     """
 
     id: UUID
@@ -52,52 +68,59 @@ class Reservation(Struct, frozen=True):
     thread_id: ThreadId
     agent: str
     model: str
-    most: Amount
+    worst_case: Amount
     at: datetime
     fence: Fence | None = None
     counted_at: datetime | None = None
 
     @property
     def window_at(self) -> datetime:
-        """The instant that lies in the windows which the call counts in."""
+        """The instant whose windows the call counts in."""
         return self.counted_at or self.at
 
 
 class LimitUsage(Struct, frozen=True):
-    """How a limit stands in the window that began at `start`."""
+    """How a limit stands in the window that began at `start`. Without a `scope`, it is a thread's own limit."""
 
-    scope: Scope
+    scope: Scope | None
     limit: Limit
     start: datetime
-    spent: Amount = Amount()
-    reserved: Amount = Amount()
+    spent: Amount = NOTHING
+    reserved: Amount = NOTHING
+
+    @property
+    def window(self) -> Window:
+        """The limit's window. A limit for each turn has none."""
+        return cast(Window, self.limit.window)
 
 
 class Granted(Struct, frozen=True):
-    """The reservation holds. `strained`: it reaches into what is left after the share `warn_at` of some limit."""
-
-    strained: bool = False
+    """The reservation is made, or no limit counts the call."""
 
 
 class Refused(Struct, frozen=True):
-    """There is not enough left of a limit. `passing`: there would be, if what others reserved came back unused.
+    """Too little is left of a limit. `temporary`: enough would be left if all other reservations were released.
 
-    Of several such limits, `standing` is one that would still have too little, and of these the one that ends last.
+    `usage` is the refusing limit that the caller has to wait for the longest: one that refuses for good comes before
+    one that refuses for now, and a longer window before a shorter one.
     """
 
-    standing: LimitUsage
-    passing: bool
+    usage: LimitUsage
+    temporary: bool
 
 
 class Ledger(Protocol):
     """Limits of tenants, and what is spent and reserved of each.
 
-    Limits for turns are kept with the others; nothing is counted for them here. What was reserved stays so, and is
-    settled, whatever becomes of the limits meanwhile. Everything is durable once a method returns.
+    Limits for each turn are stored with the others, but the ledger counts nothing for them. A reservation outlives
+    changes of the limits, and can be settled after them. Everything is durable once a method returns.
     """
 
     async def now(self) -> datetime | None:
-        """Return the ledger's time, which names the windows for all processes. None: its callers' clock is its own."""
+        """Return the ledger's time, which decides for all processes in which windows a call counts.
+
+        None: the ledger has no clock, and the caller's decides.
+        """
 
     async def set_limits(
         self,
@@ -106,41 +129,42 @@ class Ledger(Protocol):
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
-        """Limit a scope from now on, instead of what limited it before. Without limits, they are lifted.
+        """Replace the limits of a scope; without limits, lift them. Setting the same limits again changes nothing.
 
-        `spent` says what was spent before in windows (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It counts
-        where no limit counts until now; but what a limit had counted in the same window before it was lifted is never
-        made less. Where `spent` has no figure, that goes on. To set what is set changes nothing.
+        `spent` is what was spent before, by window (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It seeds the
+        windows that no limit counts yet. A window that a lifted limit had counted keeps its count if that is higher,
+        or if `spent` lacks the window.
 
-        `seen` are the limits that `spent` was added up for: False, with nothing changed, if others hold by now.
+        `expected` are the limits that `spent` was computed for (optimistic concurrency): if the scope has others by
+        now, nothing changes and the result is False.
         """
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return the limits that hold, by scope."""
+        """Return a tenant's limits, ordered by scope."""
 
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        """Return what was set and lifted, the last first."""
+        """Return what was set and lifted, newest first."""
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        """Return how each limit stands at an instant of now or later: in windows before, nothing is kept."""
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+        """Return how each limit stands at an instant, which is not in the past: the ledger drops windows that ended."""
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
-        """Take the most that a call can take, from every limit that counts it; or from none, if one has too little.
+        """Reserve the worst case of a call from every limit that counts it; or from none, if one has too little left.
 
-        The same id a second time changes nothing.
+        Idempotent by the reservation's id.
         """
 
     async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
-        """Turn what was reserved into what was spent, once; nothing where there is no such reservation any more.
+        """Turn what was reserved into what was spent, once. An unknown or settled reservation changes nothing.
 
-        Returns the limits whose share `warn_at` is reached by that, each once in a window. Who cannot tell it to
-        anybody settles `quietly`, and leaves it to the next one.
+        Returns the limits whose warning threshold is reached by that, each once in a window. A caller that cannot
+        report them settles `quietly`, and leaves the report to the next settlement.
         """
 
     async def release(self, reservation: UUID) -> None:
         """Give back what was reserved: the call has taken nothing."""
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        """Return what is reserved for calls under leases of these shards, whichever epoch: for whoever has them now."""
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        """Return the reservations in these shards that are neither settled nor released, under any epoch."""

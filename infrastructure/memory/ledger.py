@@ -1,4 +1,4 @@
-"""The ledger in memory, for the one process that there is. No method waits, so that each is done at once."""
+"""The ledger in the memory of a single process. No method waits, so each is atomic."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,25 +6,13 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
-from domain.budget.accounts import (
-    NOTHING,
-    asked_of,
-    counts,
-    greatest,
-    holds,
-    minus,
-    most_telling,
-    passes,
-    plus,
-    warns,
-    window_of,
-)
+from domain.budget.limits import fits, is_warned
 from domain.ids import Shard, Tenant, shard_of, slice_of
-from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
+from domain.ports.ledger import NOTHING, Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.thread.events import Limit
 from domain.windows import SPANS, WINDOWS, Window, start_of
 
-Key: TypeAlias = tuple[Scope, Window, datetime]
+Key: TypeAlias = tuple[Scope | None, Window, datetime]
 
 
 @dataclass(eq=False)
@@ -36,23 +24,21 @@ class _Counter:
 
 @dataclass(frozen=True)
 class _Open:
-    """What is reserved, and where: in these very counters, and in none that took their place."""
+    """An open reservation, and the counters that have it. A counter that took the place of one of them has not."""
 
     reservation: Reservation
-    strained: bool
-    taken: Mapping[Key, _Counter]
+    counters: Mapping[Key, _Counter]
 
 
 @dataclass
 class MemoryLedger:
-    """A `Ledger` that a process keeps for itself."""
+    """A `Ledger` that is lost with its process."""
 
     _history: list[ScopeLimits] = field(default_factory=list)
     _counters: dict[Key, _Counter] = field(default_factory=dict)
     _open: dict[UUID, _Open] = field(default_factory=dict)
 
     async def now(self) -> datetime | None:
-        """Have no time of its own: the only process has one."""
         return None
 
     async def set_limits(
@@ -62,22 +48,23 @@ class MemoryLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
-        """Limit a scope from now on."""
         last = self._current().get(scope)
         before = last.limits if last else ()
         if before == limits:
             return True
-        if seen is not None and seen != before:
+        if expected is not None and expected != before:
             return False
         self._history.append(ScopeLimits(scope, limits, at, actor))
-        counted = {limit.window for limit in before}
-        for window in {limit.window for limit in limits} - counted - {"turn"}:
-            key = _key(scope, window, at)
+        new = {limit.window for limit in limits} - {limit.window for limit in before}
+        for window in [window for window in WINDOWS if window in new]:
+            key = scope, window, start_of(window, at)
             there = self._counters.setdefault(key, _Counter())
             if window in spent:
-                self._counters[key] = _Counter(greatest(there.spent, spent[window]))
+                seed, counted = spent[window], there.spent
+                highest = Amount(max(seed.tokens, counted.tokens), max(seed.cost, counted.cost))
+                self._counters[key] = _Counter(highest)
         for (of, window, _), counter in self._counters.items():
             unchanged = any(limit.window == window and limit in before for limit in limits)
             if of == scope and not unchanged:
@@ -85,91 +72,72 @@ class MemoryLedger:
         return True
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return the limits that hold."""
         found = [given for scope, given in self._current().items() if scope.tenant == tenant and given.limits]
         return sorted(found, key=lambda given: given.scope)
 
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        """Return what was set and lifted."""
         return [given for given in reversed(self._history) if given.scope.tenant == tenant][:limit]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        """Return how each limit stands."""
-        found = [
-            self._standing(given.scope, limit, at)
-            for given in await self.limits(tenant)
-            for limit in given.limits
-            if limit.window != "turn"
-        ]
-        return sorted(found, key=lambda standing: (standing.scope, SPANS.index(standing.limit.window)))
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
+        return [usage for given in await self.limits(tenant) for usage in self._usage(given, at)]
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
-        """Take from all limits, or from none."""
         if reservation.id in self._open:
-            return Granted(self._open[reservation.id].strained)
-        standings = list(self._counting(reservation))
-        refusing = [one for one in standings if not holds(one.limit, asked_of(one, reservation))]
+            return Granted()
+        counting, worst_case = list(self._counting(reservation)), reservation.worst_case
+        refusing = [one for one in counting if not fits(one.limit, one.spent + one.reserved + worst_case)]
         if refusing:
-            passing = all(passes(one, reservation) for one in refusing)
-            return Refused(most_telling(refusing, reservation), passing)
-        strained = any(not holds(one.limit, asked_of(one, reservation), one.limit.warn_at) for one in standings)
-        keys = [_key(one.scope, window_of(one.limit), reservation.window_at) for one in standings]
-        taken = {key: self._counters.setdefault(key, _Counter()) for key in keys}
-        for counter in taken.values():
-            counter.reserved = plus(counter.reserved, reservation.most)
-        if taken:
-            self._open[reservation.id] = _Open(reservation, strained, taken)
-        return Granted(strained)
+            for_good = [one for one in refusing if not fits(one.limit, one.spent + worst_case)]
+            usage = max(for_good or refusing, key=lambda one: WINDOWS.index(one.window))
+            return Refused(usage, temporary=not for_good)
+        keys = [(one.scope, one.window, one.start) for one in counting]
+        counters = {key: self._counters.setdefault(key, _Counter()) for key in keys}
+        for counter in counters.values():
+            counter.reserved += worst_case
+        if counters:
+            self._open[reservation.id] = _Open(reservation, counters)
+        return Granted()
 
     async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
-        """Turn what was reserved into what was spent."""
-        ended = self._end(reservation, spent)
+        ended = self._open.pop(reservation, None)
+        if ended is None:
+            return []
+        for counter in ended.counters.values():
+            counter.reserved -= ended.reservation.worst_case
+            counter.spent += spent
         warning = []
-        for standing in self._counting(ended.reservation) if ended and not quietly else ():
-            key = _key(standing.scope, window_of(standing.limit), standing.start)
-            counter = ended.taken.get(key) if ended else None
+        for usage in () if quietly else self._counting(ended.reservation):
+            key = usage.scope, usage.window, usage.start
+            counted = ended.counters.get(key)
             if (
-                counter
-                and counter is self._counters[key]
-                and not counter.warned
-                and warns(standing.limit, counter.spent)
+                counted
+                and counted is self._counters[key]
+                and not counted.warned
+                and is_warned(usage.limit, usage.spent)
             ):
-                counter.warned = True
-                warning.append(standing)
+                counted.warned = True
+                warning.append(usage)
         return warning
 
     async def release(self, reservation: UUID) -> None:
-        """Give back what was reserved."""
-        self._end(reservation, NOTHING)
+        await self.settle(reservation, NOTHING, quietly=True)
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        """Return what is reserved under these shards."""
-        held = [each.reservation for each in self._open.values()]
-        return [one for one in held if shard_of(slice_of(one.thread_id)) in shards]
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        found = [each.reservation for each in self._open.values()]
+        return [one for one in found if shard_of(slice_of(one.thread_id)) in shards]
 
     def _current(self) -> Mapping[Scope, ScopeLimits]:
         return {given.scope: given for given in self._history}
 
     def _counting(self, reservation: Reservation) -> Iterator[LimitUsage]:
-        """List the limits that count a call, as they stand in its windows."""
+        """List the limits that count a call, and how they stand in its windows."""
         for scope, given in self._current().items():
-            if counts(scope, reservation.tenant, reservation.agent, reservation.model):
-                for limit in given.limits:
-                    if limit.window != "turn":
-                        yield self._standing(scope, limit, reservation.window_at)
+            if scope.tenant == reservation.tenant and scope.counts(reservation.agent, reservation.model):
+                yield from self._usage(given, reservation.window_at)
 
-    def _standing(self, scope: Scope, limit: Limit, at: datetime) -> LimitUsage:
-        counter = self._counters.get(_key(scope, window_of(limit), at), _Counter())
-        return LimitUsage(scope, limit, start_of(window_of(limit), at), counter.spent, counter.reserved)
-
-    def _end(self, reservation: UUID, spent: Amount) -> _Open | None:
-        ended = self._open.pop(reservation, None)
-        for counter in ended.taken.values() if ended else ():
-            counter.reserved = minus(counter.reserved, ended.reservation.most if ended else NOTHING)
-            counter.spent = plus(counter.spent, spent)
-        return ended
-
-
-def _key(scope: Scope, window: str, at: datetime) -> Key:
-    (known,) = (each for each in WINDOWS if each == window)
-    return scope, known, start_of(known, at)
+    def _usage(self, given: ScopeLimits, at: datetime) -> Iterator[LimitUsage]:
+        for limit in sorted(given.limits, key=lambda limit: SPANS.index(limit.window)):
+            if limit.window != "turn":
+                start = start_of(limit.window, at)
+                counter = self._counters.get((given.scope, limit.window, start), _Counter())
+                yield LimitUsage(given.scope, limit, start, counter.spent, counter.reserved)

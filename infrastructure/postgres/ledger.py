@@ -1,12 +1,11 @@
-"""The ledger on PostgreSQL. What is looked at and changed together is a function of the database: see migration 0006.
+"""The ledger on PostgreSQL. Reserving, settling and setting limits are functions of the database: see migration 0006.
 
-Calls of this process that reserve at once do so in one statement, and so do those that settle. Otherwise the calls of
-a busy tenant would wait for each other's commits, each of them with a connection of the pool.
+Group commit: a process reserves for all calls that wait in one statement, and so it settles. Otherwise the calls of a
+busy tenant would wait for each other's commits, each with a connection of the pool.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -21,17 +20,17 @@ from domain.windows import WINDOWS, start_of
 from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
-MOST = 32
-"""Calls of a group: as many versions of a row as a page holds, so that indexes are left alone."""
+MAX_GROUP_CALLS = 32
+"""As many versions of a counter's row as fit on a page: its updates stay heap-only, and touch no index."""
 
-WAITING = 2_000
-"""Calls that may wait; more are refused."""
+MAX_WAITING_CALLS = 2_000
+"""Calls that may wait to reserve, and to settle."""
 
 SET = "SELECT set_budget_limits($1, $2, $3, $4, $5, $6, $7, $8) AS done"
 
 NOW = "SELECT clock_timestamp() AS now"
 
-RESERVE = "SELECT number, granted, strained, passing, refusing FROM reserve_spending($1) ORDER BY number"
+RESERVE = "SELECT number, granted, passing, refusing FROM reserve_spending($1) ORDER BY number"
 
 SETTLE = "SELECT number, warning FROM settle_spending($1)"
 
@@ -48,7 +47,7 @@ HISTORY = """
 SELECT tenant, agent, model, limits, set_at, actor FROM budget_limits WHERE tenant = $1 ORDER BY number DESC LIMIT $2
 """
 
-STANDINGS = f"""
+LIMIT_USAGE = f"""
 SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.tokens, counted.cost,
        counted.reserved_tokens, counted.reserved_cost
   FROM ({LIMITS}) AS last
@@ -61,28 +60,26 @@ SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.to
  ORDER BY last.agent COLLATE "C", last.model COLLATE "C", begun.place
 """  # noqa: S608  (a statement within a statement)
 
-OPEN = """
+OPEN_RESERVATIONS = """
 SELECT id, tenant, thread_id, shard, epoch, agent, model, tokens, cost, at FROM reservations WHERE shard = ANY ($1)
 """
 
 _read_limits = msgspec.json.Decoder(tuple[Limit, ...]).decode
 _read_limit = msgspec.json.Decoder(Limit).decode
-_read_standing = msgspec.json.Decoder(LimitUsage).decode
+_read_usage = msgspec.json.Decoder(LimitUsage).decode
 
 
 class PostgresLedger:
     """A `Ledger` on a migrated database."""
 
-    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
-        """Use a pool's connections, which whoever opened it closes; let at most `limit` calls wait."""
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_CALLS) -> None:
+        """Use connections of a pool, which the caller closes. More than `limit` waiting calls raise `Overloaded`."""
         self._pool = pool
-        self._reserving = Groups(self._reserve, "reservations", most=MOST, limit=limit)
-        self._settling = Groups(self._settle, "settlements", most=MOST, limit=limit)
+        self._reserving = Groups(self._reserve, "reservations", most=MAX_GROUP_CALLS, limit=limit)
+        self._settling = Groups(self._settle, "settlements", most=MAX_GROUP_CALLS, limit=limit)
 
     async def now(self) -> datetime | None:
-        """Return the server's time."""
-        rows = await fetch(self._pool, NOW)
-        found: datetime = rows[0]["now"]
+        found: datetime = (await fetch(self._pool, NOW))[0]["now"]
         return found
 
     async def set_limits(
@@ -92,9 +89,8 @@ class PostgresLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
-        """Limit a scope from now on."""
         seeds = [
             {
                 "window": window,
@@ -103,44 +99,36 @@ class PostgresLedger:
             }
             for window in WINDOWS
         ]
-        whose, before = (scope.tenant, scope.agent, scope.model), None if seen is None else _written(seen)
-        rows = await fetch(self._pool, SET, *whose, _written(limits), at, actor, to_json(seeds), before)
+        whose, before = (scope.tenant, scope.agent, scope.model), None if expected is None else _limits_json(expected)
+        rows = await fetch(self._pool, SET, *whose, _limits_json(limits), at, actor, to_json(seeds), before)
         return bool(rows[0]["done"])
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return the limits that hold."""
         found = [_scope_limits(row) for row in await fetch(self._pool, LIMITS, tenant)]
         return sorted(found, key=lambda given: given.scope)
 
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        """Return what was set and lifted."""
         return [_scope_limits(row) for row in await fetch(self._pool, HISTORY, tenant, limit)]
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        """Return how each limit stands."""
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         starts = [start_of(window, at) for window in WINDOWS]
-        return [_standing(tenant, row) for row in await fetch(self._pool, STANDINGS, tenant, WINDOWS, starts)]
+        return [_limit_usage(tenant, row) for row in await fetch(self._pool, LIMIT_USAGE, tenant, WINDOWS, starts)]
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
-        """Take from all limits, or from none."""
-        row = await self._reserving.put(to_json(_asked(reservation)))
+        row = await self._reserving.put(_reservation_json(reservation))
         if row["granted"]:
-            return Granted(row["strained"])
-        return Refused(_read_standing(row["refusing"]), row["passing"])
+            return Granted()
+        return Refused(_read_usage(row["refusing"]), row["passing"])
 
     async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
-        """Turn what was reserved into what was spent."""
         asked = {"id": reservation, "tokens": spent.tokens, "cost": spent.cost, "quietly": quietly}
-        warning = await self._settling.put(to_json(asked))
-        return [_read_standing(standing) for standing in warning]
+        return [_read_usage(usage) for usage in await self._settling.put(to_json(asked))]
 
     async def release(self, reservation: UUID) -> None:
-        """Give back what was reserved."""
         await self._settling.put(to_json({"id": reservation, "quietly": True}))
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        """Return what is reserved under these shards."""
-        return [_reservation(row) for row in await fetch(self._pool, OPEN, list(shards))]
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
+        return [_reservation(row) for row in await fetch(self._pool, OPEN_RESERVATIONS, list(shards))]
 
     async def close(self) -> None:
         """Wait until everything is written or refused."""
@@ -148,39 +136,40 @@ class PostgresLedger:
         await self._settling.close()
 
     async def _reserve(self, group: Sequence[str]) -> Sequence[asyncpg.Record]:
-        return await fetch(self._pool, RESERVE, _array(group))
+        return await fetch(self._pool, RESERVE, _json_array(group))
 
     async def _settle(self, group: Sequence[str]) -> Sequence[Sequence[str]]:
         warning: list[list[str]] = [[] for _ in group]
-        for row in await fetch(self._pool, SETTLE, _array(group)):
+        for row in await fetch(self._pool, SETTLE, _json_array(group)):
             warning[row["number"] - 1].append(row["warning"])
         return warning
 
 
-def _written(limits: tuple[Limit, ...]) -> str:
+def _limits_json(limits: tuple[Limit, ...]) -> str:
+    """Write limits with their defaults, which the SQL functions need."""
     return to_json([msgspec.structs.asdict(limit) for limit in limits])
 
 
-def _array(group: Sequence[str]) -> str:
+def _json_array(group: Sequence[str]) -> str:
     return f"[{','.join(group)}]"
 
 
-def _asked(reservation: Reservation) -> dict[str, Any]:
-    """Write down a reservation for RESERVE, with where the windows begin that it counts in."""
-    fence = reservation.fence
-    return {
+def _reservation_json(reservation: Reservation) -> str:
+    """Write a reservation for RESERVE, with the start of each window that the call counts in."""
+    written = {
         "id": reservation.id,
         "tenant": reservation.tenant,
         "thread_id": reservation.thread_id,
         "shard": shard_of(slice_of(reservation.thread_id)),
-        "epoch": fence.epoch if fence else None,
+        "epoch": reservation.fence.epoch if reservation.fence else None,
         "agent": reservation.agent,
         "model": reservation.model,
-        "tokens": reservation.most.tokens,
-        "cost": reservation.most.cost,
+        "tokens": reservation.worst_case.tokens,
+        "cost": reservation.worst_case.cost,
         "at": reservation.at,
         "starts": {window: start_of(window, reservation.window_at) for window in WINDOWS},
     }
+    return to_json(written)
 
 
 def _reservation(row: asyncpg.Record) -> Reservation:
@@ -202,7 +191,7 @@ def _scope_limits(row: asyncpg.Record) -> ScopeLimits:
     return ScopeLimits(scope, _read_limits(row["limits"]), row["set_at"], row["actor"])
 
 
-def _standing(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
+def _limit_usage(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
     spent = Amount(row["tokens"] or 0, row["cost"] or 0)
     reserved = Amount(row["reserved_tokens"] or 0, row["reserved_cost"] or 0)
     scope = Scope(tenant, row["agent"], row["model"])

@@ -1,8 +1,8 @@
-"""Since when a thread is over its budget: told event by event, or looked up in its past.
+"""Since when a thread has been over its budget: carried along event by event, or looked up in its past.
 
-What is spent in a window only grows until the window ends or the budget is set anew. So it is over from the event by
-which a limit is reached until the window's end, which is known at once; and where nobody remembers the event, halving
-finds it.
+What is spent in a window only grows until the window ends or the budget is set again. So an overrun begins with the
+event that exceeds a limit and ends with the window, which is known at once. Where no process remembers that event, a
+binary search finds it.
 """
 
 from datetime import datetime
@@ -10,15 +10,16 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.application.thread_repository import LoadedThread, ThreadRepository
-from domain.budget.limits import ReachedLimit, is_reached, reached_limit, used_in
+from domain.budget.limits import amount_of, exceeded_limit, is_exceeded, used_in
 from domain.budget.prices import Prices
 from domain.ids import Version
+from domain.ports.ledger import LimitUsage
 from domain.thread.state import Running, State, Unopened
 from domain.windows import end_of
 
 
 class Overrun(Struct, frozen=True, gc=False):
-    """A time over budget, without a break, from an event on. Without `until`, only a new budget ends it."""
+    """An unbroken time over budget, from an event on. Without `until`, only a new budget ends it."""
 
     version: Version
     since: datetime
@@ -30,18 +31,18 @@ class Overrun(Struct, frozen=True, gc=False):
 
 
 def overrun(state: State, version: Version, at: datetime, prices: Prices, before: Overrun | None) -> Overrun | None:
-    """Say what an event comes to, after which the thread is in `state`; `before` lasted right before it."""
-    limit = _reached(state, at, prices)
-    if limit is None:
+    """Return the overrun after an event that leads to `state`; `before` is the one right before the event."""
+    exceeded = _exceeded(state, at, prices)
+    if exceeded is None:
         return None
-    until = end_of(limit.window, at)
+    until = end_of(exceeded.window, at)
     return Overrun(before.version, before.since, until) if before else Overrun(version, at, until)
 
 
 def spent_alike(before: State, after: State) -> bool:
-    """Say whether an event of a turn changed neither what is spent nor what may be: nobody gets over a budget by it.
+    """Say whether an event of a turn changed neither the usage nor the budget: no overrun begins with it.
 
-    Nor does anybody by time passing, which only ends windows.
+    No overrun begins by time passing either, which only ends windows.
     """
     if not (isinstance(before, Running) and isinstance(after, Running)):
         return False
@@ -50,55 +51,51 @@ def spent_alike(before: State, after: State) -> bool:
 
 
 async def overrun_of(repository: ThreadRepository, loaded: LoadedThread, prices: Prices) -> Overrun | None:
-    """Look up since when a thread is over its budget, after its last event. What its parent was does not count."""
+    """Look up the overrun after a thread's last event. Overruns of the thread that it was forked from do not count."""
     at = loaded.head.at
-    limit = _reached(loaded.state, at, prices)
-    if limit is None:
+    exceeded = _exceeded(loaded.state, at, prices)
+    if exceeded is None:
         return None
-    until = end_of(limit.window, at)
+    until = end_of(exceeded.window, at)
     origin = await repository.origin(loaded.thread_id)
     first = Version(origin.version + 1 if origin else 1)
     found = None
-    while limit and loaded.head.version >= first:
-        found = await _begin(repository, loaded, limit, at, first, prices)
+    while exceeded and loaded.head.version >= first:
+        found = await _first_exceeding(repository, loaded, exceeded, at, first, prices)
         at = found.head.at
         if found.head.version == first:
             break
         loaded = await repository.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
-        limit = _reached(loaded.state, at, prices)  # it may have been over another limit before, or another budget
+        exceeded = _exceeded(
+            loaded.state, at, prices
+        )  # another limit, or another budget, may have been exceeded before
     return Overrun(found.head.version, found.head.at, until) if found else None
 
 
-async def _begin(
+async def _first_exceeding(
     repository: ThreadRepository,
     loaded: LoadedThread,
-    limit: ReachedLimit,
+    exceeded: LimitUsage,
     at: datetime,
     first: Version,
     prices: Prices,
 ) -> LoadedThread:
-    """Find the first version after which a limit was reached, which it is after `loaded` and at an instant.
+    """Find the first version after which a limit was exceeded in the window of `at`, as it is after `loaded`.
 
-    That is a version since the budget was set; before the window began, none of it was spent.
+    The version is not before the budget was set. Nothing was spent in the window before it began.
     """
-    low = max(first, _set_at(loaded.state))
+    budget = None if isinstance(loaded.state, Unopened) else loaded.state.thread.budget
+    low = max(first, budget.version if budget else first)
     while low < loaded.head.version:
         middle = await repository.load_at(loaded.thread_id, Version((low + loaded.head.version) // 2), loaded.tenant)
-        if _is_reached(middle.state, limit, at, prices):
+        if not isinstance(middle.state, Unopened) and is_exceeded(
+            exceeded.limit, amount_of(used_in(middle.state.thread, exceeded.window, at), prices)
+        ):
             loaded = middle
         else:
             low = Version(middle.head.version + 1)
     return loaded
 
 
-def _is_reached(state: State, limit: ReachedLimit, at: datetime, prices: Prices) -> bool:
-    return not isinstance(state, Unopened) and is_reached(limit.limit, used_in(state.thread, limit.window, at), prices)
-
-
-def _reached(state: State, at: datetime, prices: Prices) -> ReachedLimit | None:
-    return None if isinstance(state, Unopened) or not state.thread.budget else reached_limit(state.thread, at, prices)
-
-
-def _set_at(state: State) -> Version:
-    budget = None if isinstance(state, Unopened) else state.thread.budget
-    return budget.version if budget else Version(1)
+def _exceeded(state: State, at: datetime, prices: Prices) -> LimitUsage | None:
+    return None if isinstance(state, Unopened) or not state.thread.budget else exceeded_limit(state.thread, at, prices)

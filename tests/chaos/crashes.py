@@ -116,7 +116,7 @@ class Run:
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))
             plenty = (Limit("lifetime", PLENTY),)
-            await runtime.accounts.known.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
+            await runtime.accounts.limits.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
             keeping = asyncio.create_task(self._keep_a_worker())
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
@@ -183,14 +183,14 @@ class Run:
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
         while True:
-            (standing,) = await runtime.accounts.ledger.standings(DEFAULT_TENANT, runtime.clock.now())
-            if not standing.reserved.tokens or loop.time() > until:
+            (usage,) = await runtime.accounts.ledger.limit_usage(DEFAULT_TENANT, runtime.clock.now())
+            if not usage.reserved.tokens or loop.time() > until:
                 break
             await asyncio.sleep(0.1)
-        if standing.reserved.tokens:
-            self.report.faults.append(f"{standing.reserved} stays reserved")
-        if standing.spent.tokens != spent:
-            self.report.faults.append(f"{standing.spent} is settled, {spent} tokens are in the log")
+        if usage.reserved.tokens:
+            self.report.faults.append(f"{usage.reserved} stays reserved")
+        if usage.spent.tokens != spent:
+            self.report.faults.append(f"{usage.spent} is settled, {spent} tokens are in the log")
 
     async def _check(self, repository: ThreadRepository) -> None:
         faults, thread_id = self.report.faults, ThreadId(self.conversation.thread_id)

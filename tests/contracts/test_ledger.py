@@ -1,4 +1,4 @@
-"""What every ledger does."""
+"""The contract of every ledger."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.budget.accounts import is_limited
+from domain.budget.limits import is_limited
 from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.money import PER_DOLLAR
 from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation, Scope, ScopeLimits
@@ -37,15 +37,16 @@ async def limited(ledger: Ledger, *limits: Limit, scope: Scope = ALL, at: dateti
 
 
 async def counted(ledger: Ledger, at: datetime = AT) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Tell the tokens that are spent and reserved of each limit."""
+    """Return the tokens that are spent and reserved, by limit."""
     return {
         (one.scope.agent, one.scope.model, one.limit.window): (one.spent.tokens, one.reserved.tokens)
-        for one in await ledger.standings(ACME, at)
+        for one in await ledger.limit_usage(ACME, at)
+        if one.scope
     }
 
 
 async def tokens(ledger: Ledger, at: datetime = AT) -> tuple[int, int]:
-    """Tell the tokens that are spent and reserved of the only limit."""
+    """Return the tokens that are spent and reserved of the only limit."""
     (found,) = (await counted(ledger, at)).values()
     return found
 
@@ -58,14 +59,14 @@ async def spend(ledger: Ledger, amount: int, **more: Any) -> Sequence[LimitUsage
 
 class TestSetting:
     async def test_at_first_nothing_is_limited(self, ledger: Ledger) -> None:
-        assert (await ledger.limits(ACME), await ledger.history(ACME, 9), await ledger.standings(ACME, AT)) == (
+        assert (await ledger.limits(ACME), await ledger.history(ACME, 9), await ledger.limit_usage(ACME, AT)) == (
             [],
             [],
             [],
         )
         call = a_call(10**15, 10**15)
         assert await ledger.reserve(call) == Granted()
-        assert await ledger.open([shard_of(slice_of(call.thread_id))]) == []
+        assert await ledger.open_reservations([shard_of(slice_of(call.thread_id))]) == []
         assert await ledger.settle(call.id, Amount(1)) == []
 
     async def test_limits_are_kept_as_they_were_set_by_scope_and_tenant(self, ledger: Ledger) -> None:
@@ -106,7 +107,7 @@ class TestSetting:
 
     async def test_without_a_figure_nothing_was_spent(self, ledger: Ledger) -> None:
         await limited(ledger, DAY)
-        assert await ledger.standings(ACME, AT) == [LimitUsage(ALL, DAY, AT.replace(hour=0, minute=0))]
+        assert await ledger.limit_usage(ACME, AT) == [LimitUsage(ALL, DAY, AT.replace(hour=0, minute=0))]
 
     async def test_limits_that_are_set_at_once_come_one_after_the_other(self, ledger: Ledger) -> None:
         await asyncio.gather(*[limited(ledger, Limit("day", 100 + n), day=5) for n in range(20)])
@@ -121,27 +122,27 @@ class TestReserving:
         assert await ledger.reserve(call) == Granted()
         assert await tokens(ledger) == (0, 60)
         refused = await ledger.reserve(a_call(41))
-        assert refused == Refused((await ledger.standings(ACME, AT))[0], passing=True)
+        assert refused == Refused((await ledger.limit_usage(ACME, AT))[0], temporary=True)
         await ledger.settle(call.id, Amount(15))
         assert await tokens(ledger) == (15, 0)
-        assert await ledger.reserve(a_call(85)) == Granted(strained=True)
+        assert await ledger.reserve(a_call(85)) == Granted()
         assert await tokens(ledger) == (15, 85)
 
     async def test_what_would_not_fit_alone_is_refused_for_good(self, ledger: Ledger) -> None:
         await limited(ledger, DAY, day=50)
         refused = await ledger.reserve(a_call(51))
         assert isinstance(refused, Refused)
-        assert not refused.passing
+        assert not refused.temporary
         assert await tokens(ledger) == (50, 0)
 
     async def test_money_is_limited_likewise(self, ledger: Ledger) -> None:
         await limited(ledger, Limit("lifetime", cost=PER_DOLLAR))
         assert isinstance(await ledger.reserve(a_call(10**15, PER_DOLLAR + 1)), Refused)
         call = a_call(10**15, PER_DOLLAR)
-        assert await ledger.reserve(call) == Granted(strained=True)
+        assert await ledger.reserve(call) == Granted()
         await ledger.settle(call.id, Amount(10**15, PER_DOLLAR // 2))
-        (standing,) = await ledger.standings(ACME, AT)
-        assert (standing.start, standing.spent) == (EVER, Amount(10**15, PER_DOLLAR // 2))
+        (usage,) = await ledger.limit_usage(ACME, AT)
+        assert (usage.start, usage.spent) == (EVER, Amount(10**15, PER_DOLLAR // 2))
 
     async def test_every_limit_whose_scope_fits_has_it_or_none(self, ledger: Ledger) -> None:
         for agent, model in (
@@ -172,15 +173,15 @@ class TestReserving:
         await ledger.reserve(a_call(45))
         both = await ledger.reserve(a_call(16))
         assert isinstance(both, Refused)
-        assert (both.standing.limit.window, both.passing) == ("month", True)
+        assert (both.usage.limit.window, both.temporary) == ("month", True)
         for_good = await ledger.reserve(a_call(46))
         assert isinstance(for_good, Refused)
-        assert (for_good.standing.limit.window, for_good.passing) == ("day", False)
+        assert (for_good.usage.limit.window, for_good.temporary) == ("day", False)
 
     async def test_a_limit_for_turns_counts_nothing_here(self, ledger: Ledger) -> None:
         await limited(ledger, Limit("turn", 1))
         assert await ledger.reserve(a_call(50)) == Granted()
-        assert await ledger.standings(ACME, AT) == []
+        assert await ledger.limit_usage(ACME, AT) == []
 
     async def test_windows_begin_anew(self, ledger: Ledger) -> None:
         await limited(ledger, Limit("hour", 10))
@@ -204,7 +205,7 @@ class TestReserving:
         await limited(ledger, DAY)
         call = a_call(90)
         answers = await asyncio.gather(*[ledger.reserve(call) for _ in range(5)])
-        assert answers == [Granted(strained=True)] * 5
+        assert answers == [Granted()] * 5
         assert await tokens(ledger) == (0, 90)
 
     async def test_the_limits_may_change_while_a_call_is_under_way(self, ledger: Ledger) -> None:
@@ -240,9 +241,9 @@ class TestSettling:
         await ledger.reserve(call)
         (told,) = await ledger.settle(call.id, Amount(500, 3))
         assert told == LimitUsage(ALL, DAY, AT.replace(hour=0, minute=0), Amount(500, 3))
-        assert await ledger.standings(ACME, AT) == [told]
+        assert await ledger.limit_usage(ACME, AT) == [told]
         refused = await ledger.reserve(a_call(1))
-        assert refused == Refused(told, passing=False)
+        assert refused == Refused(told, temporary=False)
 
     async def test_a_share_that_is_spent_is_told_once_in_each_window(self, ledger: Ledger) -> None:
         await limited(ledger, Limit("hour", 100, warn_at=0.5), Limit("day", 1_000, warn_at=0.1))
@@ -276,7 +277,7 @@ class TestSettling:
     async def test_what_was_released_reaches_nothing(self, ledger: Ledger) -> None:
         await limited(ledger, DAY, day=90)
         call = a_call(1)
-        assert await ledger.reserve(call) == Granted(strained=True)
+        assert await ledger.reserve(call) == Granted()
         await ledger.release(call.id)
         assert len(await spend(ledger, 1)) == 1
 
@@ -288,13 +289,13 @@ class TestSettling:
         for call in calls:
             await ledger.reserve(call)
         every = [Shard(number) for number in range(64)]
-        assert sorted(await ledger.open(every), key=lambda call: call.most.tokens) == calls
+        assert sorted(await ledger.open_reservations(every), key=lambda call: call.worst_case.tokens) == calls
         mine = [call for call, shard in zip(calls, shards, strict=True) if shard == shards[0]]
-        assert {call.id for call in await ledger.open(shards[:1])} == {call.id for call in mine}
-        assert await ledger.open([]) == []
+        assert {call.id for call in await ledger.open_reservations(shards[:1])} == {call.id for call in mine}
+        assert await ledger.open_reservations([]) == []
         await ledger.settle(calls[0].id, Amount(1))
         await ledger.release(calls[1].id)
-        assert await ledger.open(every) == calls[2:]
+        assert await ledger.open_reservations(every) == calls[2:]
 
 
 SCOPES = (ALL, Scope(ACME, "assistant"), Scope(ACME, "", "gpt"), Scope(ACME, "assistant", "gpt"))
@@ -323,14 +324,14 @@ async def test_many_at_once_never_pass_a_limit_and_every_token_is_counted_once(l
             await ledger.release(asked.id)
             return
         for warnings in await asyncio.gather(*[ledger.settle(asked.id, Amount(taken)) for _ in range(2)]):
-            told.extend(standing.scope for standing in warnings)
+            told.extend(warned.scope for warned in warnings if warned.scope)
         for scope in SCOPES:
             if scope.agent in {"", agent} and scope.model in {"", model}:
                 truth[scope] += taken
 
     async def watch() -> None:
         while not done.is_set():
-            for one in await ledger.standings(ACME, AT):
+            for one in await ledger.limit_usage(ACME, AT):
                 assert one.spent.tokens + one.reserved.tokens <= (one.limit.tokens or 0)
             await asyncio.sleep(0)
 
@@ -339,11 +340,11 @@ async def test_many_at_once_never_pass_a_limit_and_every_token_is_counted_once(l
         for _ in range(4):
             await asyncio.gather(*[call() for _ in range(60)])
         done.set()
-    assert {one.scope: one.spent.tokens for one in await ledger.standings(ACME, AT)} == truth
-    assert all(one.reserved == Amount() for one in await ledger.standings(ACME, AT))
+    assert {one.scope: one.spent.tokens for one in await ledger.limit_usage(ACME, AT)} == truth
+    assert all(one.reserved == Amount() for one in await ledger.limit_usage(ACME, AT))
     passed = {scope for scope in SCOPES if truth[scope] * 2 >= (limits[scope].tokens or 0)}
     assert sorted(told) == sorted(passed)
-    assert await ledger.open([Shard(number) for number in range(64)]) == []
+    assert await ledger.open_reservations([Shard(number) for number in range(64)]) == []
 
 
 async def test_it_is_known_without_asking_which_calls_are_limited(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""64 turns at once in four processes on one budget of their tenant, one of them killed: what the log says was spent."""
+"""64 turns at once in four processes on one limit of their tenant; one process is killed. Ledger and log agree."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def answer(request: Request) -> Reply:
 
 
 async def say(server: ServerProcess, client: httpx.AsyncClient, thread: str, text: str) -> int | None:
-    """Say something in a thread; None where the process was killed meanwhile."""
+    """Send a message to a thread; None if its process was killed meanwhile."""
     body = {"thread_id": thread, "user_input": text}
     try:
         opened = await client.post(f"{server.url}/v1/agent/invoke", json=body)
@@ -93,9 +93,9 @@ async def test_what_is_settled_never_passes_the_limit(database_url: str, tmp_pat
         finally:
             await connection.close()
         spent = sum(call["prompt_tokens"] + call["completion_tokens"] for call in called)
-        standing = await limits(client, servers[0])
+        usage = await limits(client, servers[0])
     assert 0.7 * LIMIT < spent <= LIMIT, f"{spent} of {LIMIT} by {len(called)} calls"
-    assert standing["spent"]["tokens"] == spent
+    assert usage["spent"]["tokens"] == spent
     assert set(ended) == {("TurnCompleted", None), ("TurnFailed", "budget_exhausted")}
     assert TURNS >= len(ended) >= len(accepted) >= TURNS - TURNS // PROCESSES
     assert len({call["reservation"] for call in called}) == len(called)

@@ -1,4 +1,4 @@
-"""What becomes of calls whose process died, was frozen, or could not reach the ledger."""
+"""Recovery of reservations whose process died, was frozen, or could not reach the ledger."""
 
 import asyncio
 from collections.abc import Sequence
@@ -47,10 +47,10 @@ class World:
         return Reservations(ledger, LimitsCache(ledger, self.clock), self.repository, PRICES)
 
     async def limit(self, limit: Limit = LIMIT) -> None:
-        await self.worker.known.set(Scope(ACME), (limit,), self.clock.now(), None, {})
+        await self.worker.limits.set(Scope(ACME), (limit,), self.clock.now(), None, {})
 
     async def a_call(self, epoch: int | None = 1, *, after: int = 0, **more: Any) -> Reservation:
-        """Say what a call in a thread of some events may take."""
+        """Make a reservation for a call in a thread that has `after` events after its turn began."""
         call = a_call(50, 10**12, at=self.clock.now(), **more)
         await self.write(call, *A_RUNNING_TURN, *[StateUpdated({"n": n}) for n in range(after)])
         shard = shard_of(slice_of(call.thread_id))
@@ -65,8 +65,8 @@ class World:
         await self.write(call, answer)
 
     async def sums(self) -> tuple[Amount, Amount]:
-        (standing,) = await self.ledger.standings(ACME, self.clock.now())
-        return standing.spent, standing.reserved
+        (usage,) = await self.ledger.limit_usage(ACME, self.clock.now())
+        return usage.spent, usage.reserved
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def held(epoch: int) -> dict[Shard, int]:
 async def test_who_died_before_the_answer_has_spent_nothing(world: World) -> None:
     call = await world.a_call()
     assert await world.worker.reserve(call) == Granted()
-    assert (await world.sums())[1] == call.most
+    assert (await world.sums())[1] == call.worst_case
     heir = world.new_worker()
     assert await heir.recover(held(2)) == Recovered(released=1)
     assert await world.sums() == (Amount(), Amount())
@@ -99,7 +99,7 @@ async def test_who_died_after_the_answer_was_stored_has_spent_it_once(world: Wor
     heirs = [world.new_worker() for _ in range(3)]
     await asyncio.gather(*[heir.recover(held(2)) for heir in heirs])
     assert await world.sums() == (TAKEN, Amount())
-    await world.worker.settle(call.id, "gpt-5", 20, 10)  # it was not dead, only frozen
+    await world.worker.settle(call.id, TAKEN)  # it was not dead, only frozen
     assert await world.sums() == (TAKEN, Amount())
 
 
@@ -135,7 +135,7 @@ async def test_a_call_that_is_live_is_left_alone_under_the_same_epoch_and_a_newe
     await world.worker.reserve(call)
     for epoch in (1, 2):
         assert await world.worker.recover(held(epoch)) == Recovered()
-    await world.worker.settle(call.id, "gpt-5", 20, 10)
+    await world.worker.settle(call.id, TAKEN)
     assert await world.sums() == (TAKEN, Amount())
 
 
@@ -144,7 +144,7 @@ async def test_who_has_lost_the_lease_leaves_the_calls_of_the_new_owner_alone(wo
     await owner.reserve(call)
     assert await world.worker.recover(held(4)) == Recovered()
     assert await world.worker.recover({}) == Recovered()
-    assert (await world.sums())[1] == call.most
+    assert (await world.sums())[1] == call.worst_case
     assert await world.new_worker().recover(held(5)) == Recovered(released=1), "the owner has died under its lease"
 
 
@@ -166,20 +166,20 @@ async def test_many_that_died_together_are_ended_each_in_its_way(world: World) -
 
 
 async def test_where_nothing_limits_a_call_nobody_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.worker.known.set(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None, {})
-    await world.worker.known.of(ACME)
+    await world.worker.limits.set(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None, {})
+    await world.worker.limits.of(ACME)
     for method in ("limits", "reserve", "settle", "release"):
         monkeypatch.setattr(world.ledger, method, None)
     call = await world.a_call()
     assert await world.worker.reserve(call) == Granted()
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
-    await world.worker.release(call.id)
+    assert await world.worker.settle(call.id, TAKEN) == ()
+    await world.worker.settle(call.id, None)
 
 
 async def test_a_call_that_is_refused_is_over(world: World) -> None:
     call = await world.a_call()
-    assert isinstance(await world.worker.reserve(replace(call, most=Amount(101))), Refused)
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
+    assert isinstance(await world.worker.reserve(replace(call, worst_case=Amount(101))), Refused)
+    assert await world.worker.settle(call.id, TAKEN) == ()
     assert await world.sums() == (Amount(), Amount())
 
 
@@ -210,7 +210,7 @@ async def test_what_could_not_be_settled_is_settled_later(event_store: EventStor
     call = await world.a_call()
     await world.worker.reserve(call)
     ledger.away = True
-    assert await world.worker.settle(call.id, "gpt-5", 20, 10) == ()
+    assert await world.worker.settle(call.id, TAKEN) == ()
     with pytest.raises(StoreUnavailable):
         await world.worker.recover(held(1))
     ledger.away = False
@@ -231,7 +231,7 @@ async def test_what_was_reserved_without_an_answer_comes_back(event_store: Event
 
 
 class Slow(MemoryLedger):
-    """A ledger that counts how often it is asked for limits, and takes its time."""
+    """A slow ledger that counts the queries of limits."""
 
     asked = 0
 

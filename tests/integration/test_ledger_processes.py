@@ -1,4 +1,4 @@
-"""The ledger where several processes have it: their pools stand for them, and some are processes indeed."""
+"""One ledger in several processes: most are a pool each, and some are real processes."""
 
 import asyncio
 import sys
@@ -37,8 +37,8 @@ async def main(url):
             nonlocal spent
             asked = a_call(random.randint(1, 9))
             if isinstance(await ledger.reserve(asked), Granted):
-                await ledger.settle(asked.id, asked.most)
-                spent += asked.most.tokens
+                await ledger.settle(asked.id, asked.worst_case)
+                spent += asked.worst_case.tokens
 
         for _ in range(10):
             await asyncio.gather(*[call() for _ in range(20)])
@@ -65,7 +65,7 @@ async def test_processes_that_spend_at_once_never_pass_a_limit(database_url: str
         for _ in range(3)
     ]
     spent = [int((await process.communicate())[0]) for process in processes]
-    day, month = await ledger.standings(ACME, AT)
+    day, month = await ledger.limit_usage(ACME, AT)
     assert day.spent.tokens == month.spent.tokens == sum(spent)
     assert 2_000 - 9 < sum(spent) <= 2_000
     assert day.reserved == month.reserved == Amount()
@@ -75,7 +75,7 @@ async def test_only_as_many_get_something_as_there_is_something_for(ledgers: lis
     await ledgers[0].set_limits(Scope(ACME), (Limit("day", 55),), AT, None, {})
     answers = await asyncio.gather(*[ledgers[n % 4].reserve(a_call(10)) for n in range(40)])
     assert sum(isinstance(answer, Granted) for answer in answers) == 5
-    assert all(answer.passing for answer in answers if isinstance(answer, Refused))
+    assert all(answer.temporary for answer in answers if isinstance(answer, Refused))
 
 
 async def test_whoever_ends_a_call_first_counts(ledgers: list[PostgresLedger]) -> None:
@@ -90,16 +90,16 @@ async def test_whoever_ends_a_call_first_counts(ledgers: list[PostgresLedger]) -
 
     both = [settle(n, ledger) for n in range(60) for ledger in ledgers[:3]]
     told = await asyncio.gather(*both, *[ledgers[3].release(call.id) for call in calls[::-1]])
-    (standing,) = await ledgers[0].standings(ACME, AT)
-    assert standing.reserved == Amount()
-    assert standing.spent.tokens % 100 == 0
-    assert 1_000 <= standing.spent.tokens <= 6_000
+    (usage,) = await ledgers[0].limit_usage(ACME, AT)
+    assert usage.reserved == Amount()
+    assert usage.spent.tokens % 100 == 0
+    assert 1_000 <= usage.spent.tokens <= 6_000
     assert sum(one for one in told if one) == 1
-    assert await ledgers[0].open(EVERY) == []
+    assert await ledgers[0].open_reservations(EVERY) == []
 
 
 async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[PostgresLedger]) -> None:
-    """Nobody waits for somebody who waits for him, and nothing stays reserved."""
+    """There are no deadlocks, and nothing stays reserved."""
     scopes = [Scope(ACME), Scope(ACME, "assistant"), Scope(ACME, "", "gpt")]
 
     async def change(ledger: PostgresLedger) -> None:
@@ -117,9 +117,9 @@ async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[Post
     await asyncio.gather(*[change(ledger) for ledger in ledgers[:2]], *spending)
     for scope in scopes:
         await ledgers[0].set_limits(scope, (Limit("day", 10**6), Limit("hour", 1)), AT, None, {})
-    assert await ledgers[0].open(EVERY) == []
+    assert await ledgers[0].open_reservations(EVERY) == []
     for n in range(15):
-        assert all(one.reserved == Amount() for one in await ledgers[0].standings(ACME, AT.replace(hour=n)))
+        assert all(one.reserved == Amount() for one in await ledgers[0].limit_usage(ACME, AT.replace(hour=n)))
 
 
 async def test_what_cannot_be_counted_is_refused_alone(pool: asyncpg.Pool) -> None:
@@ -158,7 +158,7 @@ async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None
     ledger, call = PostgresLedger(pool), a_call(3, 2**60)
     await ledger.set_limits(Scope(ACME), (Limit("day", 10),), AT, None, {})
     await ledger.reserve(call)
-    assert await ledger.open(EVERY) == [call]
+    assert await ledger.open_reservations(EVERY) == [call]
 
 
 async def test_connections_that_are_lost_lose_and_double_nothing(
@@ -187,8 +187,8 @@ async def test_connections_that_are_lost_lose_and_double_nothing(
         for _ in range(25):
             spent += sum(await asyncio.gather(*[call(ledgers[n % 4]) for n in range(40)]))
         done.set()
-    (standing,) = await ledgers[0].standings(ACME, AT)
-    assert (standing.spent, standing.reserved) == (Amount(spent), Amount())
+    (usage,) = await ledgers[0].limit_usage(ACME, AT)
+    assert (usage.spent, usage.reserved) == (Amount(spent), Amount())
 
 
 MANY = """
@@ -221,8 +221,8 @@ async def test_no_call_reads_a_whole_table(database_url: str, owner: asyncpg.Con
                 await asyncio.gather(*[ledger.reserve(call) for call in calls])
                 await asyncio.gather(*[ledger.settle(call.id, Amount(5)) for call in calls])
             await ledger.limits(calls[0].tenant)
-            await ledger.standings(calls[0].tenant, AT)
-            await ledger.open(EVERY[:3])
+            await ledger.limit_usage(calls[0].tenant, AT)
+            await ledger.open_reservations(EVERY[:3])
             found = await connection.fetch(scans, tables)
             assert {row["relname"]: (row["seq_scan"], row["used"]) for row in found} == dict.fromkeys(tables, (0, True))
 

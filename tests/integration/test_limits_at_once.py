@@ -1,4 +1,4 @@
-"""Limits that are set at once lose nothing that was spent: by processes that know nothing of each other, with calls."""
+"""Processes that set limits at once, while calls run, lose nothing that was spent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,11 +45,11 @@ async def ledgers(database_url: str) -> AsyncIterator[list[PostgresLedger]]:
 
 
 async def spent_in(ledger: Ledger, at: datetime = AT) -> dict[str, int]:
-    return {one.limit.window: one.spent.tokens for one in await ledger.standings(ACME, at)}
+    return {one.limit.window: one.spent.tokens for one in await ledger.limit_usage(ACME, at)}
 
 
 async def test_a_limit_that_another_setting_lifted_meanwhile_goes_on_counting(ledger: Ledger) -> None:
-    """Who changes a limit need not know what it has counted; and learns nothing of who lifts it at the same moment."""
+    """A process that changes a limit gives no count for it, and does not see another one lift it at that moment."""
     await ledger.set_limits(WHOLE, (Limit("day", 10**6),), AT, None, {"day": Amount(SPENT)})
     await ledger.set_limits(WHOLE, (Limit("month", 10**6),), AT, None, {"month": Amount(SPENT)})
     await ledger.set_limits(WHOLE, (Limit("day", 2 * 10**6),), AT, None, {})
@@ -92,7 +92,7 @@ async def test_settings_at_once_and_calls_meanwhile_lose_nothing(ledgers: list[P
     assert found["lifetime"] == taken
     assert SPENT <= found["day"] <= SPENT + taken
     assert SPENT <= found["month"] <= SPENT + taken
-    assert all(one.reserved == Amount() for one in await ledgers[0].standings(ACME, AT))
+    assert all(one.reserved == Amount() for one in await ledgers[0].limit_usage(ACME, AT))
 
 
 async def test_over_http_what_the_log_knows_is_what_counts_at_the_end(database_url: str) -> None:
@@ -147,7 +147,7 @@ async def test_processes_whose_clocks_are_hours_apart_spend_a_daily_budget_once(
                 held = await spending.reserve(lambda: state, PlannedCall("gpt", 400, 200), None)
             except BudgetExhausted:
                 break
-            await accounts.settle(held.id, "gpt", 400, held.answer)
+            await accounts.settle(held.id, Amount(400 + held.answer))
             granted += 400 + held.answer
     assert granted <= 3_000
     assert 2 * sum((await spent_in(ledgers[0], datetime.now(UTC))).values()) > 3_000, "and it was counted today"

@@ -103,7 +103,7 @@ WORKS: dict[str, Agent] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait shortly for what calls of the same turn have reserved and not settled yet."""
-    monkeypatch.setattr("domain.application.budget.turn_budget.PATIENCE", 0.2)
+    monkeypatch.setattr("domain.application.budget.turn_budget.RESERVE_TIMEOUT_S", 0.2)
 
 
 async def set_for(played: Stage, whose: str, tokens: int) -> None:
@@ -181,8 +181,8 @@ class TestBudgets:
             played.turns.start((await played.begin("go")).loaded, Metadata())
             while not other.requests:
                 await asyncio.sleep(0.01)
-            (standing,) = await played.ledger.standings(DEFAULT_TENANT, played.clock.now())
-            assert standing.spent.tokens == await spent(played) == EACH
+            (usage,) = await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now())
+            assert usage.spent.tokens == await spent(played) == EACH
             await played.turns.close(0)
 
 

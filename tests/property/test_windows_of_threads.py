@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.budget.limits import instant_of, reached_limit, tokens_of, used_in
+from domain.budget.limits import amount_of, exceeded_limit, instant_of, used_in
 from domain.budget.prices import Prices
 from domain.thread.events import BudgetSet, Limit, ModelCalled
 from domain.thread.evolve import evolve, fold
@@ -36,7 +36,7 @@ def test_no_clock_makes_a_window_with_calls_empty_before_it_is_over(times: list[
     for window in WINDOWS[:-1]:
         if start_of(window, now) <= start_of(window, last):
             assert used_in(thread, window, now) == used_in(thread, window, last)
-            assert tokens_of(used_in(thread, window, now)) >= 100
+            assert amount_of(used_in(thread, window, now), PRICES).tokens >= 100
         else:
             assert used_in(thread, window, now) == ()
     assert instant_of(thread, now) >= now
@@ -45,6 +45,6 @@ def test_no_clock_makes_a_window_with_calls_empty_before_it_is_over(times: list[
 def test_a_clock_that_was_ahead_gives_no_thread_its_budget_again_and_again() -> None:
     ahead = [NOON + timedelta(days=10)]
     thread = with_calls([*ahead, *[NOON + timedelta(minutes=n) for n in range(40)]], Limit("day", 3_000))
-    found = reached_limit(thread, NOON + timedelta(hours=1), PRICES)
+    found = exceeded_limit(thread, NOON + timedelta(hours=1), PRICES)
     assert found is not None
     assert found.window == "day"

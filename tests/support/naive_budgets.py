@@ -1,4 +1,4 @@
-"""What a thread has taken of its limits, worked out a second time, as `naive` does the rest."""
+"""A thread's budget, computed a second time in a naive way, as `naive` does the rest."""
 
 from collections import defaultdict
 from collections.abc import Sequence

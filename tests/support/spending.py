@@ -1,4 +1,4 @@
-"""Models whose answers have a price in tokens, limits of what they may take, and what the log and the ledger say."""
+"""Models whose answers have a price in tokens, limits for them, and checks of the log and the ledger."""
 
 import asyncio
 from collections import Counter
@@ -29,11 +29,11 @@ WRITTEN = "so far so many words "
 
 @dataclass
 class Endpoint:
-    """A model all of whose answers take the same. Of what is asked `slow` it writes a little, and hangs."""
+    """A model whose answers all have the same usage. To a `slow` question it writes a little, and hangs."""
 
     usage: Usage = field(default_factory=lambda: Usage(100, 50))
     name: str = ""
-    """What it calls itself; "": what it was asked for."""
+    """Its name in answers; "": the name that the request has."""
     text: str = "yes"
     asked: list[ChatRequest] = field(default_factory=list)
     answered: int = 0
@@ -59,7 +59,7 @@ class Endpoint:
 
 @dataclass
 class Failing:
-    """A model that writes something, if anything, and then hangs or is not there."""
+    """A model that writes something or nothing, and then hangs or is unreachable."""
 
     writes: str = ""
     hangs: bool = False
@@ -77,7 +77,7 @@ class Failing:
 
 
 class Flaky(MemoryLedger):
-    """A ledger that is away when a second call is to be made."""
+    """A ledger that is unavailable for the second reservation."""
 
     reservations = 0
 
@@ -89,7 +89,7 @@ class Flaky(MemoryLedger):
 
 
 def policy(**models: ModelSpec) -> Policy:
-    """Make a policy in which models are asked one after the other."""
+    """Make a policy that asks models one after the other."""
     return Policy(models, tuple(models))
 
 
@@ -104,7 +104,7 @@ def in_a_row(*nodes: Node, tools: Sequence[Tool] = ()) -> Agent:
 
 
 def fan_out(each: Each, count: int, *, timeout: float = 5, at_once: int = 8) -> Agent:
-    """Make an agent that works on so many items, and tries nothing twice."""
+    """Make an agent that works on `count` items without retries."""
 
     async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         await turn.map(list(range(count)), each, at_once=at_once, retry=ONCE)
@@ -125,7 +125,7 @@ async def budgeted(played: Stage, *limits: Limit) -> None:
 
 
 async def accounted(agent: Agent, *lines: Reply, limit: Limit = MUCH, **more: object) -> Stage:
-    """Set the stage for a tenant whose calls are counted."""
+    """Set the stage for a tenant with a limit, so that the ledger counts its calls."""
     played = stage(agent, *lines, **{"ledger": MemoryLedger(), **more})
     played.turns.pause = 0.001
     await limited(played, limit)
@@ -151,14 +151,14 @@ async def spent(played: Stage) -> int:
 
 
 async def recover(played: Stage) -> Recovered:
-    """Look after what was left open, as a worker does that has all shards."""
-    return await played.account.accounts.recover({Shard(shard): 10**6 for shard in range(SHARDS)})
+    """Recover open reservations, as a worker that has all shards."""
+    return await played.account.reservations.recover({Shard(shard): 10**6 for shard in range(SHARDS)})
 
 
 async def check_ledger(played: Stage) -> None:
-    """The ledger has exactly what the log has, and nothing is set aside any more."""
-    for standing in await played.ledger.standings(DEFAULT_TENANT, played.clock.now()):
-        assert (standing.spent.tokens, standing.reserved.tokens) == (await spent(played), 0)
+    """The ledger has exactly what the log has, and nothing is reserved any more."""
+    for usage in await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now()):
+        assert (usage.spent.tokens, usage.reserved.tokens) == (await spent(played), 0)
 
 
 def outcome(loaded: LoadedThread) -> str:

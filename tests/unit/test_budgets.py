@@ -1,14 +1,15 @@
-"""A thread's budget: what limits it, what counts, and when it is reached."""
+"""A thread's budget: its limits, what counts, and when a limit is exceeded."""
 
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from domain.budget.limits import ReachedLimit, reached_limit, used_in
+from domain.budget.limits import exceeded_limit, is_warned, used_in
 from domain.budget.prices import Price, Prices
 from domain.errors import InvalidInput, UnopenedThread
 from domain.ids import Version
 from domain.money import PER_DOLLAR, dollars, units
+from domain.ports.ledger import Amount, LimitUsage
 from domain.thread.commands import CancelTurn, OpenThread, SetBudget
 from domain.thread.events import (
     BudgetSet,
@@ -149,27 +150,34 @@ class TestWhatWasSpent:
 class TestReaching:
     def test_a_limit_is_reached_by_the_last_token_and_until_its_window_ends(self) -> None:
         spent = [(called(), AT), (called(), AT)]
-        assert reached_limit(thread((BudgetSet((Limit("hour", 101),)), AT), *spent), AT, PRICES) is None
+        assert exceeded_limit(thread((BudgetSet((Limit("hour", 101),)), AT), *spent), AT, PRICES) is None
         over = thread((BudgetSet((Limit("hour", 100),)), AT), *spent)
-        assert reached_limit(over, AT, PRICES) == ReachedLimit(Limit("hour", 100), "hour")
+        start = AT.replace(minute=0, second=0, microsecond=0)
+        spent_twice = Amount(100, 120_000 * 10**6)
+        assert exceeded_limit(over, AT, PRICES) == LimitUsage(None, Limit("hour", 100), start, spent_twice)
         end = end_of("hour", AT)
         assert end == AT + timedelta(minutes=30)
-        assert reached_limit(over, end - timedelta(microseconds=1), PRICES) is not None
-        assert reached_limit(over, end, PRICES) is None
+        assert exceeded_limit(over, end - timedelta(microseconds=1), PRICES) is not None
+        assert exceeded_limit(over, end, PRICES) is None
+
+    def test_a_warning_threshold_is_exact(self) -> None:
+        limit = Limit("hour", 100, warn_at=0.07)
+        assert 0.07 * 100 > 7, "in floating-point numbers, 7 tokens would not reach it"
+        assert [is_warned(limit, Amount(tokens)) for tokens in (6, 7)] == [False, True]
 
     def test_money_is_counted_by_the_price_list(self) -> None:
         cost = 40 * 1_000 + 10 * 2_000  # in millionths of a dollar
         spent = (called(), AT), (called("free", 10**9, 0), AT), (TurnCompleted(TURN), AT)
-        for more, is_reached in ((0, True), (1, False)):
+        for more, is_exceeded in ((0, True), (1, False)):
             limit = Limit("month", cost=cost * 1_000_000 + more)
-            found = reached_limit(thread(*spent, (BudgetSet((limit,)), AT)), AT, PRICES)
-            assert (found is not None) == is_reached
+            found = exceeded_limit(thread(*spent, (BudgetSet((limit,)), AT)), AT, PRICES)
+            assert (found is not None) == is_exceeded
 
     def test_of_several_the_one_whose_window_ends_last_counts(self) -> None:
         limits = Limit("hour", 10), Limit("day", 20), Limit("month", 10**6)
-        assert reached_limit(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES) == ReachedLimit(
-            Limit("day", 20), "day"
-        )
+        found = exceeded_limit(thread((BudgetSet(limits), AT), (called(), AT)), AT, PRICES)
+        assert found
+        assert (found.limit, found.window) == (Limit("day", 20), "day")
 
 
 def test_windows_end_where_the_next_ones_begin() -> None:

@@ -1,4 +1,4 @@
-"""Since when a thread is over its budget is looked up in its past as it was told when it happened."""
+"""An overrun that is looked up in a thread's past equals the one that was carried along event by event."""
 
 import random
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ PAUSES = (0, 0, 0, 60, 60, 600, 3_600, 30_000, 300_000)
 
 
 class CountingJournal(ThreadRepository):
-    """Counts how often a thread is looked up at a version."""
+    """Counts how often a thread is loaded at a version."""
 
     looks = 0
 
@@ -57,7 +57,7 @@ class Desk:
         await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
 
     async def turn(self, chance: random.Random) -> None:
-        """Have a turn with some calls, and budgets set before it, within it and after it."""
+        """Run a turn with some calls, and set budgets before, during and after it."""
         turn_id = UUID(int=chance.getrandbits(64))
         begun = [TurnStarted(turn_id, "n", "f00"), MessageAppended("user", "hello", 1)]
         for event in (*begun, *[CALLED] * chance.randrange(4), TurnCompleted(turn_id)):
@@ -79,7 +79,7 @@ def budget(chance: random.Random) -> BudgetSet:
 
 
 async def told(desk: Desk) -> Sequence[Overrun | None]:
-    """Tell a thread of its own events from the first to the last, and say each time whether it is over its budget."""
+    """Apply a thread's own events one by one, and return the overrun after each."""
     stories, found = ThreadCache(desk.repository, PRICES), []
     origin = await desk.repository.origin(desk.thread_id)
     story = await stories.at(desk.thread_id, DEFAULT_TENANT, origin.version if origin else START)

@@ -1,4 +1,4 @@
-"""What turns may spend: the limits of a thread, of a turn and of a tenant, and what these make of prompts."""
+"""The budget of turns: limits of a thread, of a turn and of a tenant, and their effect on prompts."""
 
 import asyncio
 from datetime import date
@@ -52,7 +52,7 @@ async def hello(item: ItemContext, _: Json) -> Json:
 
 
 class Slow(MemoryLedger):
-    """Lets others ask meanwhile."""
+    """A ledger that lets other tasks run before it answers."""
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         await asyncio.sleep(0.005)
@@ -64,7 +64,7 @@ def big(tokens: int = 400) -> ChatAnswer:
 
 
 def a_call(played: Stage, tokens: int, agent: str = "x", model: str = "x") -> Reservation:
-    """Make what another thread may take."""
+    """Make a reservation for a call of another thread."""
     return Reservation(uuid4(), DEFAULT_TENANT, ThreadId(uuid4()), agent, model, Amount(tokens), played.clock.now())
 
 
@@ -128,8 +128,8 @@ class TestMoney:
         assert set(outcomes) == {"completed", "budget_exhausted"}
         assert 100 < await spent(played) <= 300
         assert {called.model for called in await recorded(played)} == {"gpt-4o"}
-        for standing in await played.ledger.standings(DEFAULT_TENANT, played.clock.now()):
-            assert standing.spent.cost == await spent(played) * PER_DOLLAR
+        for usage in await played.ledger.limit_usage(DEFAULT_TENANT, played.clock.now()):
+            assert usage.spent.cost == await spent(played) * PER_DOLLAR
 
     async def test_a_model_without_a_price_is_named_as_it_calls_itself(self) -> None:
         models = ModelFallback(policy(x=ModelSpec("p", "latest")), {"p": Endpoint(name="small-2026")})

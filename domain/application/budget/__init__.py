@@ -1,1 +1,1 @@
-"""Budgets while turns run: a turn's budget, reservations in the ledger, and the cache of tenants' limits."""
+"""Budgets of running turns: a turn's budget, reservations in the ledger, and the cache of tenants' limits."""

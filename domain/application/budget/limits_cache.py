@@ -1,4 +1,4 @@
-"""The limits of tenants as they were a moment ago, so that a call of a tenant that has none asks nobody."""
+"""A cache of tenants' limits, so that a model call of a tenant without limits needs no query."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -13,36 +13,35 @@ from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Ledger, Scope, ScopeLimits
 from domain.thread.events import Limit
 
-AGE = 1.0
-"""Seconds that limits are believed for. What another process sets holds here after that."""
+MAX_AGE_S = 1.0
+"""How old cached limits may be: limits that another process sets apply here after that."""
 
-MOST = 1_000
-"""Tenants that are remembered."""
+MAX_TENANTS = 1_000
+"""Tenants whose limits are cached; the one that was read first is dropped."""
 
 
-class _Known(Struct, frozen=True):
-    asked_at: datetime
+class _Cached(Struct, frozen=True):
+    read_at: datetime
     limits: Sequence[ScopeLimits]
 
 
 class LimitsCache:
-    """Remembers limits for a moment. What is set through it holds at once."""
+    """Caches limits for a moment. Limits that are set through it apply at once."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, age: float = AGE) -> None:
-        """Remember limits of a ledger for `age` seconds."""
+    def __init__(self, ledger: Ledger, clock: Clock, age: float = MAX_AGE_S) -> None:
         self._ledger = ledger
         self._clock = clock
         self._age = timedelta(seconds=age)
-        self._known: dict[Tenant, _Known] = {}
-        self._asking: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
-        self._settings = 0
+        self._cached: dict[Tenant, _Cached] = {}
+        self._locks: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
+        self._times_set = 0
         self._time: tuple[datetime, float] | None = None
 
     async def now(self) -> datetime:
         """Return the ledger's time, so that processes with clocks hours apart count in the same windows.
 
-        It is asked for once in `age` seconds. In between, the time that has passed is added, whatever becomes of this
-        machine's clock.
+        It is read once in `age` seconds. In between, the monotonic clock adds the time that has passed, so that
+        changes of this machine's clock do not matter.
         """
         passed = monotonic()
         if self._time is None or passed - self._time[1] >= self._age.total_seconds():
@@ -54,14 +53,17 @@ class LimitsCache:
         return at + timedelta(seconds=passed - since)
 
     async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return a tenant's limits, which may be a moment old."""
-        async with self._asking.setdefault(tenant, asyncio.Lock()):
-            now, settings, known = self._clock.now(), self._settings, self._known.get(tenant)
-            if known and timedelta(0) <= now - known.asked_at < self._age:
-                return known.limits
+        """Return a tenant's limits, at most `age` seconds old. Concurrent calls share one query."""
+        async with self._locks.setdefault(tenant, asyncio.Lock()):
+            now, times_set, cached = self._clock.now(), self._times_set, self._cached.get(tenant)
+            if cached and timedelta(0) <= now - cached.read_at < self._age:
+                return cached.limits
             found = await self._ledger.limits(tenant)
-            if settings == self._settings:  # otherwise it may be what was there before
-                self._remember(tenant, _Known(now, found))
+            if times_set == self._times_set:  # otherwise it may be older than what was set
+                self._cached.pop(tenant, None)
+                self._cached[tenant] = _Cached(now, found)
+                if len(self._cached) > MAX_TENANTS:
+                    del self._cached[next(iter(self._cached))]
             return found
 
     async def set(
@@ -71,17 +73,11 @@ class LimitsCache:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
         """Set limits as `Ledger.set_limits` does."""
         try:
-            return await self._ledger.set_limits(scope, limits, at, actor, spent, seen)
+            return await self._ledger.set_limits(scope, limits, at, actor, spent, expected)
         finally:
-            self._settings += 1
-            self._known.pop(scope.tenant, None)
-
-    def _remember(self, tenant: Tenant, known: _Known) -> None:
-        self._known.pop(tenant, None)
-        self._known[tenant] = known
-        if len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
+            self._times_set += 1
+            self._cached.pop(scope.tenant, None)

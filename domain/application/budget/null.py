@@ -1,6 +1,6 @@
-"""Where nothing is limited and nothing kept: for turns that are run in a sandbox."""
+"""A ledger without limits and a text store that stores nothing: null objects for turns in a sandbox."""
 
-# ruff: noqa: ARG002  (a port says which arguments there are)
+# ruff: noqa: ARG002, D102  (the ports give the arguments and describe the methods)
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -22,7 +22,6 @@ class NullLedger:
     """A `Ledger` without limits."""
 
     async def now(self) -> datetime | None:
-        """Have no time: nothing is counted."""
         return None
 
     async def set_limits(
@@ -32,52 +31,44 @@ class NullLedger:
         at: datetime,
         actor: str | None,
         spent: Mapping[str, Amount],
-        seen: tuple[Limit, ...] | None = None,
+        expected: tuple[Limit, ...] | None = None,
     ) -> bool:
-        """Refuse: nobody could ask for it."""
         raise TypeError("Nothing is limited here")
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return no limits."""
         return ()
 
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        """Return nothing: no limit was ever set."""
         return ()
 
-    async def standings(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        """Return nothing: there are no limits."""
+    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         return ()
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
-        """Grant everything."""
         return Granted()
 
     async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
-        """Keep no account."""
         return ()
 
     async def release(self, reservation: UUID) -> None:
-        """Keep no account."""
+        return
 
-    async def open(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        """Return nothing: nothing is reserved."""
+    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
         return ()
 
 
 def null_budget(history: ThreadReader, clock: Clock, prices: Prices) -> BudgetServices:
-    """Make an account of somebody whom nothing limits: no reservation has to be told from another process's."""
+    """Return budget services without limits. Reservations are numbered: no other process shares them."""
     ledger, numbers = NullLedger(), count(1)
-    accounts = Reservations(ledger, LimitsCache(ledger, clock), history, prices)
-    return BudgetServices(accounts, prices, clock, lambda: UUID(int=next(numbers)))
+    reservations = Reservations(ledger, LimitsCache(ledger, clock), history, prices)
+    return BudgetServices(reservations, prices, clock, lambda: UUID(int=next(numbers)))
 
 
 class NullTextStore:
-    """A `TextStore` that keeps nothing."""
+    """A `TextStore` that stores nothing."""
 
     async def keep(self, texts: Mapping[str, str]) -> None:
-        """Keep nothing."""
+        return
 
     async def texts(self, names: Collection[str]) -> Mapping[str, str]:
-        """Return nothing."""
         return {}

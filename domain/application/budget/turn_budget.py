@@ -1,8 +1,8 @@
-"""What a turn may spend: its thread's own limits, and those of its tenant, reserved before each call of a model.
+"""A turn's budget: its thread's own limits and those of its tenant, reserved before each model call.
 
-The thread's limits need no reservation beyond this process, as one worker runs a thread's turn. The tenant's are kept
-by the ledger, which all processes share. What was reserved is settled once the call's event is stored; what a killed
-process had reserved, whoever takes over its shards finds in the ledger, and settles by the log.
+One worker runs a thread's turn, so the thread's limits need no reservation beyond this process, and neither do limits
+for each turn. Other limits of a tenant are in the ledger, which all processes share. A reservation is settled once the
+call's event is stored. What a killed process had reserved, the next owner of its shards settles by the log.
 """
 
 import asyncio
@@ -11,56 +11,54 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from domain.application.budget.reservations import Reservations
-from domain.budget.accounts import is_limited, plus, warns
 from domain.budget.limits import (
-    LEAST_ANSWER,
+    MIN_COMPLETION_TOKENS,
     PlannedCall,
-    Shortage,
     affordable,
-    instant_of,
-    shortage,
-    spent_of,
-    strained,
-    tokens_of,
-    used_in,
-    worst_case_of,
+    is_limited,
+    is_warned,
+    limit_usage,
+    spent_by,
+    turn_limit_usage,
+    worst_case,
 )
 from domain.budget.prices import Prices
 from domain.errors import BudgetExhausted
 from domain.ids import Tenant, ThreadId
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Granted, LimitUsage, Reservation, ScopeLimits
+from domain.ports.ledger import NOTHING, Amount, Granted, LimitUsage, Reservation, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.codec import Recorded
 from domain.thread.describe import amounts_in_words, limit_in_words
-from domain.thread.events import BudgetThresholdReached, Limit, ModelCalled
-from domain.thread.state import Running, State, Thread, Unopened
-from domain.windows import Window, start_of
+from domain.thread.events import BudgetThresholdReached, ModelCalled
+from domain.thread.state import Running, State, Unopened
 
-PATIENCE = 10.0
-"""Seconds that a call waits for what others have reserved and may not use."""
+RESERVE_TIMEOUT_S = 10.0
+"""How long a call waits for what other calls have reserved and may not use."""
 
-PAUSE = 0.05
-"""Seconds until the ledger is asked again; then twice as many, and so on."""
+RETRY_PAUSE_S = 0.05
+"""The pause before the second attempt to reserve; it doubles with each attempt."""
 
-LONGEST_PAUSE = 1.0
+MAX_RETRY_PAUSE_S = 1.0
 
-AT_FIRST = 1.3
-"""How many of a model's tokens one of ours may be, before the model has said how many it counts."""
+INITIAL_TOKEN_RATIO = 1.3
+"""How many of a model's tokens one of ours may be, before the model has reported a count."""
 
-LONG = 1_000
-"""Tokens of a prompt from which on it shows a factor: what a template adds weighs little in it."""
+LONG_PROMPT_TOKENS = 1_000
+"""From this length on a prompt shows the ratio: the tokens that a chat template adds weigh little in it."""
 
-SLACK = 1.05
-"""How much more than ever before a model may count the next time."""
+RATIO_MARGIN = 1.05
+"""How much the ratio of the next prompt may exceed the highest so far."""
 
 
 @dataclass
 class BudgetServices:
-    """What all turns of this process share: accounts with their tenants' ledger, prices, and how models count."""
+    """What all turns of this process share: reservations in the ledger, prices, and how models count tokens."""
 
-    accounts: Reservations
+    reservations: Reservations
     prices: Prices
     clock: Clock
     new_id: Callable[[], UUID]
@@ -68,22 +66,22 @@ class BudgetServices:
     _more: dict[str, int] = field(default_factory=dict)
 
     def observe(self, model: str, counted: int, reported: int) -> None:
-        """Learn how a model's own count of a prompt compares with ours: by a factor, and in short prompts by more."""
-        if counted >= LONG:
+        """Learn how a model's count of a prompt compares with ours: by a ratio; in short prompts, by extra tokens."""
+        if counted >= LONG_PROMPT_TOKENS:
             self._ratios[model] = max(self._ratios.get(model, 1.0), reported / counted)
         else:
-            more = int(reported - counted * AT_FIRST)
+            more = int(reported - counted * INITIAL_TOKEN_RATIO)
             self._more[model] = max(self._more.get(model, 0), more)
 
     def expected(self, model: str, counted: int) -> int:
-        """Return how many tokens a model may count, where we count so many."""
-        ratio = self._ratios.get(model)
-        return int(counted * (AT_FIRST if ratio is None else ratio * SLACK)) + self._more.get(model, 0) + 1
+        """Return how many tokens a model may count in a prompt that has `counted` by our count."""
+        ratio = self._ratios[model] * RATIO_MARGIN if model in self._ratios else INITIAL_TOKEN_RATIO
+        return int(counted * ratio) + self._more.get(model, 0) + 1
 
 
 @dataclass(frozen=True)
 class Reserved:
-    """What is set aside for a call: the tokens that its answer may have. `shared`: the ledger knows of it."""
+    """A call's reservation, and the tokens that its answer may have. `shared`: the ledger has it, too."""
 
     id: UUID
     answer: int
@@ -92,191 +90,198 @@ class Reserved:
 
 @dataclass
 class TurnBudget:
-    """What one run of a turn spends."""
+    """What one run of a turn may spend."""
 
     account: BudgetServices
     tenant: Tenant
     thread_id: ThreadId
     agent: str
-    _held: dict[UUID, tuple[int, int]] = field(default_factory=dict)
-    """What calls take that the thread's state does not have yet."""
-    _over: dict[UUID, tuple[int, int]] = field(default_factory=dict)
-    """What calls have taken beyond their reservations, which the ledger does not know before they are settled."""
+    _held: dict[UUID, Amount] = field(default_factory=dict)
+    """What calls take that are not recorded in the thread yet: the worst case, and then what they took."""
+    _excess: dict[UUID, Amount] = field(default_factory=dict)
+    """What unrecorded calls took beyond their worst case: the ledger does not know of it before they are settled."""
     _open: set[UUID] = field(default_factory=set)
-    """Reservations in the ledger that are neither settled nor given back."""
+    """Reservations in the ledger that are neither settled nor released."""
 
     async def limited(self, state: Running) -> bool:
         """Say whether anything limits what the turn may spend."""
-        return bool(state.thread.limits or await self._of_tenant())
+        return bool(state.thread.limits or await self._tenant_limits())
 
     async def strained(self, state: Running, models: Collection[str]) -> bool:
-        """Say whether most of a budget is spent that calls of some models count in: then the rest is used sparingly."""
-        now, prices = self.account.clock.now(), self.account.prices
-        for limit, model in (*_own(state), *await self._for_turns(models)):
-            if strained(limit, *spent_of(state, limit, model, now, prices)):
-                return True
-        if not await self._of_tenant():
-            return False
-        return any(
-            warns(one.limit, plus(one.spent, one.reserved))
-            for one in await self.account.accounts.standings(self.tenant)
-            if one.scope.agent in {"", self.agent} and one.scope.model in {"", *models}
+        """Say whether a limit's warning threshold is reached that counts calls of some models: then spend sparingly."""
+        tenant_limits = await self._tenant_limits()
+        if any(is_warned(one.limit, one.spent) for one in self._own_usage(state, tenant_limits, models)):
+            return True
+        return bool(tenant_limits) and any(
+            is_warned(one.limit, one.spent + one.reserved)
+            for one in await self.account.reservations.limit_usage(self.tenant)
+            if one.scope and one.scope.counts(self.agent, *models)
         )
 
     async def reserve(self, state: Callable[[], Running], call: PlannedCall, fence: Fence | None) -> Reserved:
-        """Set the most aside that a call can take; whoever asks gives it back if the call fails.
+        """Reserve the worst case of a call, with a shorter answer if need be. The caller releases it if the call fails.
 
         Raises:
             BudgetExhausted: too little is left for the prompt and a short answer.
         """
         id_ = self.account.new_id()
-        call = await self._within_own(id_, state, call)
+        call = await self._reserve_here(id_, state, call)
         try:
-            shared = is_limited(await self._of_tenant(), self.agent, call.model)
+            shared = is_limited(await self._tenant_limits(), self.agent, call.model)
             if shared:
                 self._open.add(id_)
-                call = await self._reserve(id_, call, fence)
+                call = await self._reserve_in_ledger(id_, call, fence)
         except BaseException:
             self._held.pop(id_, None)
             self._open.discard(id_)
             raise
-        self._held[id_] = worst_case_of(call, self.account.prices)
-        return Reserved(id_, call.most, shared)
-
-    async def _within_own(self, id_: UUID, state: Callable[[], Running], call: PlannedCall) -> PlannedCall:
-        """Cut an answer to what the thread's own limits leave; wait a while for what calls beside may not use."""
-        loop = asyncio.get_running_loop()
-        until, pause = loop.time() + PATIENCE, PAUSE
-        while True:
-            now, prices = self.account.clock.now(), self.account.prices
-            limits = (*_own(state()), *await self._for_turns([call.model]))
-            answer, short = shortage(state(), limits, now, call, prices, _amounts(self._held.values()))
-            if short is None:
-                call = PlannedCall(call.model, call.prompt_tokens, answer)
-                self._held[id_] = worst_case_of(call, prices)  # before anybody else of this turn can ask
-                return call
-            passing = shortage(state(), limits, now, call, prices, (0, 0))[1] is None
-            if not passing or loop.time() >= until:
-                raise _exhausted("The thread" if short.limit in state().thread.limits else "A turn", call, short)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+        self._held[id_] = worst_case(call, self.account.prices)
+        return Reserved(id_, call.max_completion_tokens, shared)
 
     async def release(self, held: Reserved) -> None:
-        """Give back what was set aside. Where the store is away, it is given back later."""
+        """Give back what was reserved. While the store is away, the release waits for the next recovery."""
         self._held.pop(held.id, None)
         self._open.discard(held.id)
         if held.shared:
-            await self.account.accounts.release(held.id)
+            await self.account.reservations.settle(held.id, None)
 
     def took(self, held: Reserved, called: ModelCalled) -> None:
-        """Hold for a call what it has taken, until it is recorded."""
-        cost = self.account.prices.of_call(called)
-        taken = called.prompt_tokens + called.completion_tokens, cost
+        """Hold what a call has taken, instead of its worst case, until it is recorded."""
+        spent = spent_by(called, self.account.prices)
         if held.shared and held.id in self._held:
-            tokens, money = self._held[held.id]
-            self._over[held.id] = max(taken[0] - tokens, 0), max(taken[1] - money, 0)
-        self._held[held.id] = taken
+            more = spent - self._held[held.id]
+            self._excess[held.id] = Amount(max(more.tokens, 0), max(more.cost, 0))
+        self._held[held.id] = spent
 
     def recorded(self, held: Iterable[Reserved]) -> None:
-        """Hold nothing any more for calls that are recorded: the thread's state has them."""
+        """Hold nothing any more for calls that are recorded: the thread's state counts them."""
         for one in held:
             self._held.pop(one.id, None)
-            self._over.pop(one.id, None)
+            self._excess.pop(one.id, None)
 
     async def settle(self, events: Sequence[Recorded]) -> Sequence[BudgetThresholdReached]:
-        """Settle what stored calls have taken, and return which thresholds were reached by that."""
-        told: list[BudgetThresholdReached] = []
+        """Settle what stored calls have taken, and return the warning thresholds that are reached by that."""
+        reached: list[BudgetThresholdReached] = []
         for recorded in events:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
                 self._open.discard(event.reservation)
-                used = event.model, event.prompt_tokens, event.completion_tokens, event.cached
-                told += map(_reached, await self.account.accounts.settle(event.reservation, *used))
-        return told
+                spent = spent_by(event, self.account.prices)
+                reached += map(_threshold, await self.account.reservations.settle(event.reservation, spent))
+        return reached
 
     def close(self) -> None:
-        """Leave what is still reserved to whoever looks after calls that nobody settles."""
-        self.account.accounts.abandon(self._open)
+        """Leave open reservations to the next recovery."""
+        self.account.reservations.abandon(self._open)
         self._open.clear()
 
-    async def _of_tenant(self) -> Sequence[ScopeLimits]:
-        return await self.account.accounts.known.of(self.tenant)
+    async def _tenant_limits(self) -> Sequence[ScopeLimits]:
+        return await self.account.reservations.limits.of(self.tenant)
 
-    async def _for_turns(self, models: Collection[str]) -> Sequence[tuple[Limit, str]]:
-        """Return the tenant's limits for each turn, and the model that each is about: the thread's state is enough."""
+    def _own_usage(
+        self, state: Running, tenant_limits: Sequence[ScopeLimits], models: Collection[str]
+    ) -> Sequence[LimitUsage]:
+        """Return how the limits stand that need no ledger: the thread's own, and those for each turn."""
+        prices, thread = self.account.prices, state.thread
+        counting = [given for given in tenant_limits if given.scope.counts(self.agent, *models)]
         return [
-            (limit, given.scope.model)
-            for given in await self._of_tenant()
-            if given.scope.agent in {"", self.agent} and given.scope.model in {"", *models}
-            for limit in given.limits
-            if limit.window == "turn"
+            *turn_limit_usage(None, thread.limits, state.turn, prices),
+            *limit_usage(thread.limits, thread, self.account.clock.now(), prices),
+            *[one for given in counting for one in turn_limit_usage(given.scope, given.limits, state.turn, prices)],
         ]
 
-    async def _reserve(self, id_: UUID, call: PlannedCall, fence: Fence | None) -> PlannedCall:
-        """Reserve in the ledger, for a shorter answer if need be; wait a while for what others may not use."""
-        loop = asyncio.get_running_loop()
-        until, pause = loop.time() + PATIENCE, PAUSE
+    async def _reserve_here(self, id_: UUID, state: Callable[[], Running], call: PlannedCall) -> PlannedCall:
+        """Hold the worst case of a call against the limits that need no ledger, with a shorter answer if need be."""
+        attempts, prices = _Attempts(), self.account.prices
+        enough = min(MIN_COMPLETION_TOKENS, call.max_completion_tokens)
         while True:
-            now, prices, over = self.account.clock.now(), self.account.prices, Amount(*_amounts(self._over.values()))
-            most, counted_at = plus(Amount(*worst_case_of(call, prices)), over), await self.account.accounts.known.now()
+            tenant_limits = await self._tenant_limits()
+            usage = self._own_usage(state(), tenant_limits, [call.model])
+            held = sum(self._held.values(), NOTHING)
+            left = [affordable(one.limit, one.spent + held, call, prices) for one in usage]
+            short = [one for one, tokens in zip(usage, left, strict=True) if tokens < enough]
+            if not short:
+                call = replace(call, max_completion_tokens=min([call.max_completion_tokens, *left]))
+                self._held[id_] = worst_case(call, prices)  # no other call of this turn runs between the sum and this
+                return call
+            temporary = all(affordable(one.limit, one.spent, call, prices) >= enough for one in short)
+            if not temporary or not await attempts.pause():
+                raise _exhausted(short[0], call)
+
+    async def _reserve_in_ledger(self, id_: UUID, call: PlannedCall, fence: Fence | None) -> PlannedCall:
+        """Reserve the worst case of a call in the ledger, with a shorter answer if need be."""
+        attempts, prices, reservations = _Attempts(), self.account.prices, self.account.reservations
+        while True:
+            excess = sum(self._excess.values(), NOTHING)
             reservation = Reservation(
-                id_, self.tenant, self.thread_id, self.agent, call.model, most, now, fence, counted_at
+                id=id_,
+                tenant=self.tenant,
+                thread_id=self.thread_id,
+                agent=self.agent,
+                model=call.model,
+                worst_case=worst_case(call, prices) + excess,
+                at=self.account.clock.now(),
+                fence=fence,
+                counted_at=await reservations.limits.now(),
             )
-            answer = await self.account.accounts.reserve(reservation)
+            answer = await reservations.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
-            limit, spent = answer.standing.limit, answer.standing.spent
-            taken = plus(plus(spent, answer.standing.reserved), over)
-            left = affordable(limit, taken.tokens, taken.cost, call, prices)
-            if LEAST_ANSWER <= left < call.most:
-                call = PlannedCall(call.model, call.prompt_tokens, left)
-            elif answer.passing and loop.time() < until:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                scope = answer.standing.scope
-                only = "".join(f" with {name}" for name in (scope.agent, scope.model) if name)
-                raise _exhausted(f"The tenant{only}", call, Shortage(limit, spent.tokens, spent.cost))
+            usage = answer.usage
+            left = affordable(usage.limit, usage.spent + usage.reserved + excess, call, prices)
+            if MIN_COMPLETION_TOKENS <= left < call.max_completion_tokens:
+                call = replace(call, max_completion_tokens=left)
+            elif not answer.temporary or not await attempts.pause():
+                raise _exhausted(usage, call)
 
 
-def _amounts(amounts: Collection[tuple[int, int]]) -> tuple[int, int]:
-    return sum(tokens for tokens, _ in amounts), sum(cost for _, cost in amounts)
+class _Attempts:
+    """Attempts to reserve while other calls hold what is needed: with growing pauses, for `RESERVE_TIMEOUT_S`."""
 
+    def __init__(self) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._until, self._pause_s = self._now() + RESERVE_TIMEOUT_S, RETRY_PAUSE_S
 
-def _own(state: Running) -> Sequence[tuple[Limit, str]]:
-    return [(limit, "") for limit in state.thread.limits]
+    async def pause(self) -> bool:
+        """Wait before the next attempt. False: the time is over."""
+        if self._now() >= self._until:
+            return False
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, MAX_RETRY_PAUSE_S)
+        return True
 
 
 def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequence[BudgetThresholdReached]:
-    """Return which thresholds of a thread's own limits were reached between two of its states."""
+    """Return which warning thresholds of a thread's own limits were reached between two of its states."""
     if isinstance(before, Unopened) or isinstance(after, Unopened) or before.thread.usage is after.thread.usage:
         return ()
-    found = []
-    for limit in after.thread.limits:
-        if limit.window == "turn" or strained(limit, *_spent(before.thread, limit.window, at, prices)):
-            continue
-        tokens, cost = _spent(after.thread, limit.window, at, prices)
-        if strained(limit, tokens, cost):
-            start = start_of(limit.window, instant_of(after.thread, at))
-            found.append(BudgetThresholdReached("thread", limit, start, tokens, cost))
-    return found
+    limits = after.thread.limits
+    was, now = (limit_usage(limits, state.thread, at, prices) for state in (before, after))
+    return [
+        _threshold(new)
+        for old, new in zip(was, now, strict=True)
+        if is_warned(new.limit, new.spent) and not is_warned(old.limit, old.spent)
+    ]
 
 
-def _spent(thread: Thread, window: Window, at: datetime, prices: Prices) -> tuple[int, int]:
-    usage = used_in(thread, window, at)
-    return tokens_of(usage), prices.of_all(usage)
-
-
-def _exhausted(who: str, call: PlannedCall, short: Shortage) -> BudgetExhausted:
-    spent = amounts_in_words(short.tokens, short.cost)
-    return BudgetExhausted(
-        f"{who} may spend {limit_in_words(short.limit)}, and has spent {spent}: too little is left for a prompt of "
-        f"{call.prompt_tokens:,} tokens and its answer. Raise the limit, or wait until its window ends; then retry."
+def _threshold(usage: LimitUsage) -> BudgetThresholdReached:
+    spent, scope = usage.spent, usage.scope
+    if scope is None:
+        return BudgetThresholdReached("thread", usage.limit, usage.start, spent.tokens, spent.cost)
+    return BudgetThresholdReached(
+        "tenant", usage.limit, usage.start, spent.tokens, spent.cost, scope.agent, scope.model
     )
 
 
-def _reached(standing: LimitUsage) -> BudgetThresholdReached:
-    scope, spent = standing.scope, standing.spent
-    return BudgetThresholdReached(
-        "tenant", standing.limit, standing.start, spent.tokens, spent.cost, scope.agent, scope.model
+def _exhausted(usage: LimitUsage, call: PlannedCall) -> BudgetExhausted:
+    if usage.scope is None:
+        who = "The thread"
+    elif usage.limit.window == "turn":
+        who = "A turn"
+    else:
+        who = "The tenant" + "".join(f" with {name}" for name in (usage.scope.agent, usage.scope.model) if name)
+    spent = amounts_in_words(usage.spent.tokens, usage.spent.cost)
+    return BudgetExhausted(
+        f"{who} may spend {limit_in_words(usage.limit)}, and has spent {spent}: too little is left for a prompt of "
+        f"{call.prompt_tokens:,} tokens and its answer. Raise the limit, or wait until its window ends; then retry."
     )
