@@ -1,4 +1,4 @@
-"""Seals, proofs and verification over HTTP, and what outsiders make of the proofs."""
+"""Seals, proofs and verification over HTTP, and the checks of proofs without Threadfold."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ def public_key(api: Api) -> str:
     return base64.b64encode(signer.public_key).decode()
 
 
-async def test_an_event_is_proved_to_whoever_has_the_public_key(api: Api, tmp_path: Path) -> None:
+async def test_an_event_is_proved_to_a_holder_of_the_public_key(api: Api, tmp_path: Path) -> None:
     thread_id, fork = await forked(api)
     last = (await api.get(f"/v1/threads/{fork}")).json()["version"]
     await proof_of(api, fork, last)  # then all of them are sealed

@@ -1,4 +1,4 @@
-"""Whatever a superuser does to the events is found by verifying, and by whoever checks a proof without us."""
+"""Every change that a superuser makes to events is found by verification, and by an independent check of proofs."""
 
 import random
 import runpy
@@ -303,7 +303,7 @@ async def test_two_positions_that_were_exchanged_are_found(log: SealedLog, *, sa
     assert not await log.proved(partner, other.version)
 
 
-# --- what is told of threads without reading their events
+# --- columns of threads that are read without their events
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What becomes of a message, or of a cancellation, while a turn runs."""
+"""What happens to a message, or to a cancellation, while a turn is running."""
 
 from uuid import UUID
 
@@ -112,7 +112,7 @@ class TestStrategies:
 
 
 class TestCancelling:
-    def test_asks_whoever_runs_the_turn(self) -> None:
+    def test_asks_the_worker_of_the_turn(self) -> None:
         given(*A_RUNNING_TURN).when(CancelTurn(TURN)).then(CancellationRequested(TURN, "cancelled"))
         given(*A_RUNNING_TURN, CancellationRequested(TURN, "cancelled")).when(CancelTurn(TURN)).then_nothing()
 
@@ -135,7 +135,7 @@ class TestCancelling:
             StopTurn(TURN, "half", 1)
         ).then(ToolFailed(5, CALL_NOT_RUN, NOTICE_TOKENS, 0), TurnCancelled(TURN, "cancelled"))
 
-    def test_a_turn_that_nobody_asked_to_end_is_not_stopped(self) -> None:
+    def test_a_turn_without_a_cancellation_request_is_not_stopped(self) -> None:
         given(*A_RUNNING_TURN).when(StopTurn(TURN, "half", 1)).then_nothing()
 
     def test_a_message_that_waits_is_taken_off_the_queue(self) -> None:

@@ -1,4 +1,4 @@
-"""Folded threads are kept by what they take in memory, not by their number only."""
+"""Caches of folded threads are bounded in bytes, not only in entries."""
 
 from uuid import UUID, uuid4
 

@@ -1,4 +1,4 @@
-"""Stored events are read by their type and schema, old ones through upcasters, unknown ones not at all."""
+"""Stored events are decoded by type and schema, old ones through upcasters; unknown ones are refused."""
 
 from datetime import UTC, datetime
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What each command means, given what has happened."""
+"""The events that each command causes, given a thread's history."""
 
 import pytest
 

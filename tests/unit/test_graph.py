@@ -1,4 +1,4 @@
-"""A graph is checked when it is built, and says which name is wrong."""
+"""A graph is checked when it is built; the error says which name is wrong."""
 
 import functools
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Provider-specific data put together from the fragments of a stream, and what there is room for."""
+"""Provider-specific data is assembled from the fragments of a stream, within its size limit."""
 
 import time
 from typing import Any

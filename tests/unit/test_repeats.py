@@ -1,4 +1,4 @@
-"""A turn may take many steps, as long as it gets on; a model that goes round in circles is told, and then stopped."""
+"""A turn may take many steps as long as it makes progress; a model that repeats calls is warned, then stopped."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""Whose count of tokens counts."""
+"""An endpoint's count of tokens is used unless it is implausible."""
 
 import hypothesis.strategies as st
 import pytest

@@ -1,4 +1,4 @@
-"""Seals are made one on another, only on what still fits; and whatever is done to them afterwards is found."""
+"""A seal is made only if the log matches the last one; later changes of seals are found."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ from tests.support.seals import VERIFIER, a_signer, sealer
 
 @dataclass
 class Desk:
-    """A log with its seals, and whoever makes them."""
+    """A log with its seals and sealers."""
 
     events: MemoryEventStore = field(default_factory=MemoryEventStore)
     seals: MemorySealStore = field(default_factory=MemorySealStore)
@@ -172,7 +172,7 @@ async def test_seals_that_vanish_or_are_exchanged_are_noticed_by_who_made_them(d
         await desk.sealer.make()
 
 
-async def test_nobody_goes_on_after_another_keys_seal_unless_told_to(desk: Desk) -> None:
+async def test_no_seal_follows_another_keys_seal_without_new_key(desk: Desk) -> None:
     await desk.sealed()
     changed = desk.another_process(a_signer())
     await desk.grow()

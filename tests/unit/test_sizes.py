@@ -1,4 +1,4 @@
-"""What may be written is bounded in bytes; each refusal names the field and its limit."""
+"""What may be written is bounded; each error names the field and its limit."""
 
 from collections.abc import Sequence
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Plain functions as tools: beside the event loop, in threads that hold up nothing."""
+"""Plain functions as tools run in threads that block neither the event loop nor the end of the process."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Tools made of functions: what a model is told of them, and what happens to what it sends."""
+"""Tools made of functions: their description for the model, and the validation of arguments."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -1,4 +1,4 @@
-"""What messages weigh in prompts, once they are edited, asked for otherwise or rolled back."""
+"""Token counts of messages after edits, changed arguments and rollbacks."""
 
 from uuid import UUID, uuid4
 
