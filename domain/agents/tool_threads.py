@@ -24,10 +24,10 @@ _Result: TypeAlias = tuple[Any, BaseException | None]
 
 
 class ToolThreads:
-    """Runs blocking functions, at most `most` at once. Threads are started on demand."""
+    """Runs blocking functions, at most `max_threads` at once. Threads are started on demand."""
 
-    def __init__(self, most: int = MAX_THREADS) -> None:
-        self._free = most
+    def __init__(self, max_threads: int = MAX_THREADS) -> None:
+        self._free = max_threads
         self._waiting: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
@@ -50,10 +50,10 @@ class ToolThreads:
             self._release()
             with suppress(RuntimeError):  # the event loop is closed, so no task is waiting
                 loop.call_soon_threadsafe(_set_result, done, (result, error))
-            if left.is_set():
+            if abandoned.is_set():
                 _log.warning("The thread of %s, whose call was cancelled, has ended now", name)
 
-        left = threading.Event()
+        abandoned = threading.Event()
         thread = threading.Thread(target=work, name=name, daemon=True)
         try:
             thread.start()
@@ -63,7 +63,7 @@ class ToolThreads:
         try:
             result, error = await done
         except asyncio.CancelledError:
-            left.set()
+            abandoned.set()
             if thread.is_alive():
                 _log.error("%s is a plain function, which cannot be cancelled: it is still running in its thread", name)
             raise

@@ -33,7 +33,7 @@ async def check_seals(
     signed those.
     """
     problems: list[str] = []
-    unfitting: list[tuple[Seal, list[str]]] = []
+    mismatches: list[tuple[Seal, list[str]]] = []
     last, count = None, 0
     trees: Sequence[Tree] = EMPTY_TREES
     heads = await events.slice_heads()
@@ -41,7 +41,7 @@ async def check_seals(
         problems += [*chain_problems(seal, last), *_check_signature(seal, verifier)]
         trees, wrong = await _check_against_log(events, seal, trees, heads)
         if wrong:
-            unfitting.append((seal, wrong))
+            mismatches.append((seal, wrong))
         last, count = seal, count + 1
     if last is None:
         return SealsChecked()
@@ -50,9 +50,9 @@ async def check_seals(
         problems.append(
             f"Seal {last.number}, the last one, was signed with the key {last.key_id}; trusted keys: {names}"
         )
-    if unfitting and unfitting[-1][0] is last:  # a change affects all seals after it: the first one tells its time
-        unfitting = unfitting[:1]
-    return SealsChecked(count, last.events, (*problems, *(why for _, wrong in unfitting for why in wrong)))
+    if mismatches and mismatches[-1][0] is last:  # a change affects all seals after it: the first one tells its time
+        mismatches = mismatches[:1]
+    return SealsChecked(count, last.events, (*problems, *(why for _, wrong in mismatches for why in wrong)))
 
 
 async def check_seal(

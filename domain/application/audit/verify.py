@@ -36,19 +36,19 @@ class _ThreadFacts(Struct, frozen=True):
 
 async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     """Check one thread from its first event to its head."""
-    seen, after, events, size = None, START, 0, PageSize()
+    facts, after, events, size = None, START, 0, PageSize()
     problems: list[str] = []
     try:
         while not problems and (page := await store.read(thread_id, after, limit=size.limit)):
             size.adapt(page)
-            seen, wrong = _check_page(page, seen or await _facts_before(store, page[0]))
+            facts, wrong = _check_page(page, facts or await _facts_before(store, page[0]))
             problems += wrong
-            after = seen.head.version
+            after = facts.head.version
             events += len(page)
     except CorruptLog as error:
         problems.append(f"{thread_id}: events after version {after} cannot be read: {error}")
     if not problems:
-        problems += await _check_end(store, thread_id, seen)
+        problems += await _check_end(store, thread_id, facts)
     return Verified(1, events, tuple(problems))
 
 
@@ -117,9 +117,9 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
         problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
     elif last > end and last > (end := await store.slice_head(slice_)):
         problems.append(f"Slice {slice_}: its head is {end}, but its events end at position {last}")
-    for thread_id, seen in met.items():
+    for thread_id, facts in met.items():
         if thread_id not in broken:
-            problems += await _check_end(store, thread_id, seen)
+            problems += await _check_end(store, thread_id, facts)
     return Verified(len(met), events, tuple(problems))
 
 
@@ -136,8 +136,8 @@ async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) 
 
 async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
     """Return what a thread's first record must follow: nothing or, for a fork, an event of the parent."""
-    left = await _fork_head(store, first) if first.version > START + 1 else NOTHING
-    return _ThreadFacts(first.tenant, left.version, first.recorded_at, left)
+    head = await _fork_head(store, first) if first.version > START + 1 else NOTHING
+    return _ThreadFacts(first.tenant, head.version, first.recorded_at, head)
 
 
 async def _fork_head(store: EventStore, first: Record) -> Head:
@@ -147,56 +147,58 @@ async def _fork_head(store: EventStore, first: Record) -> Head:
         return NOTHING
     if not isinstance(event, ThreadForked):
         return NOTHING
-    left = Version(event.at_version)
-    if not START < left <= MAX_VERSION:
+    version = Version(event.at_version)
+    if not START < version <= MAX_VERSION:
         return NOTHING
-    parent = await store.read(ThreadId(event.parent), Version(left - 1), left)
-    return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
+    parent = await store.read(ThreadId(event.parent), Version(version - 1), version)
+    return Head(version, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 
 
-def _check_page(records: Sequence[Record], seen: _ThreadFacts) -> tuple[_ThreadFacts, list[str]]:
+def _check_page(records: Sequence[Record], facts: _ThreadFacts) -> tuple[_ThreadFacts, list[str]]:
     try:
-        seen = replace(seen, head=check_chain(records, seen.head))
+        facts = replace(facts, head=check_chain(records, facts.head))
         for record in records:
             decode(record)
     except CorruptLog as error:
-        return seen, [str(error)]
-    return seen, []
+        return facts, [str(error)]
+    return facts, []
 
 
-async def _check_end(store: EventStore, thread_id: ThreadId, seen: _ThreadFacts | None) -> list[str]:
+async def _check_end(store: EventStore, thread_id: ThreadId, facts: _ThreadFacts | None) -> list[str]:
     """Check that the thread's row ends where its events do, which reveals events that were removed at the end.
 
     Events that were appended during the check are checked, too.
     """
     row = await store.thread(thread_id)
-    ends = row.head if row else NOTHING
-    head = seen.head if seen else NOTHING
-    while seen and head.version < ends.version:
-        page = await store.read(thread_id, head.version, ends.version, PAGE_EVENTS)
+    row_head = row.head if row else NOTHING
+    head = facts.head if facts else NOTHING
+    while facts and head.version < row_head.version:
+        page = await store.read(thread_id, head.version, row_head.version, PAGE_EVENTS)
         if not page:
             break
-        seen, wrong = _check_page(page, seen)
+        facts, wrong = _check_page(page, facts)
         if wrong:
             return wrong
-        head = seen.head
-    if ends.version > head.version:
-        return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
-    if (ends.version, ends.hash) != (head.version, head.hash):
-        return [f"{thread_id}: the thread's head is at version {ends.version}, but its events end at {head.version}"]
-    return _row_problems(row, seen) if row and seen else []
+        head = facts.head
+    if row_head.version > head.version:
+        return [f"{thread_id}: versions {head.version + 1} to {row_head.version} are missing"]
+    if (row_head.version, row_head.hash) != (head.version, head.hash):
+        return [
+            f"{thread_id}: the thread's head is at version {row_head.version}, but its events end at {head.version}"
+        ]
+    return _row_problems(row, facts) if row and facts else []
 
 
-def _row_problems(row: ThreadRow, seen: _ThreadFacts) -> list[str]:
+def _row_problems(row: ThreadRow, facts: _ThreadFacts) -> list[str]:
     """Check that the columns of the thread's row agree with its events."""
-    said = {
-        "tenant": (row.tenant, seen.tenant),
-        "base": (row.base, seen.base),
-        "opened_at": (row.opened_at, seen.opened_at),
-        "at": (row.head.at, seen.head.at),
+    columns = {
+        "tenant": (row.tenant, facts.tenant),
+        "base": (row.base, facts.base),
+        "opened_at": (row.opened_at, facts.opened_at),
+        "at": (row.head.at, facts.head.at),
     }
     return [
-        f"{row.thread_id}: the thread's {name} is {told}, but its events say {wanted}"
-        for name, (told, wanted) in said.items()
-        if told != wanted
+        f"{row.thread_id}: the thread's {name} is {stored}, but its events say {expected}"
+        for name, (stored, expected) in columns.items()
+        if stored != expected
     ]
