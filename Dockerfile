@@ -11,6 +11,7 @@ RUN useradd --system --no-create-home --home-dir /app --uid 10001 threadfold && 
 COPY --from=packages /app/.venv .venv
 COPY pyproject.toml .
 COPY docs docs
+COPY threadfold threadfold
 COPY domain domain
 COPY infrastructure infrastructure
 COPY projections projections

@@ -10,7 +10,7 @@ test:
 	@requirements/install dev
 	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
-# The same on a machine that is busy: BUSY loops beside it take what they can. No test may depend on being quick.
+# The same on a busy machine, with BUSY endless loops at the same time. No test may depend on being quick.
 BUSY ?= 4
 test-busy:
 	@requirements/install dev

@@ -22,7 +22,7 @@ from infrastructure.settings import Settings
 
 
 def _openapi() -> OpenAPIConfig:
-    """Describe the API. Each application renders its own schema, which names its agents."""
+    """Describe the API. Each application renders its own schema, with the names of its agents."""
     return OpenAPIConfig(
         title="Threadfold",
         version="0.1.0",
@@ -33,7 +33,7 @@ def _openapi() -> OpenAPIConfig:
 
 
 def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _: None) -> Litestar:
-    """Build the application. It connects when it starts, calls `opened` before it runs turns, and at last lets go."""
+    """Build the application. At its start it connects, calls `opened`, and then runs turns until it stops."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -60,17 +60,17 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
         request_max_body_size=MAX_BODY,
         logging_config=None,
     )
-    _resolve_in_turn(app)
+    _resolve_dependencies_in_sequence(app)
     return app
 
 
-def _resolve_in_turn(app: Litestar) -> None:
-    """Have the dependencies of a route made one after the other.
+def _resolve_dependencies_in_sequence(app: Litestar) -> None:
+    """Resolve the dependencies of a route one after the other.
 
-    Litestar makes those that do not need each other in tasks beside each other. Ours never wait for anything, and the
-    tasks cost more than all the rest of the way from the request to its route.
+    Litestar resolves independent ones in concurrent tasks. Ours never wait, and those tasks cost more than everything
+    else between the request and its handler.
     """
     for route in app.routes:
         if isinstance(route, HTTPRoute):
-            for _, wanted in route.route_handler_map.values():
-                wanted.dependency_batches = [{one} for batch in wanted.dependency_batches for one in batch]
+            for _, model in route.route_handler_map.values():
+                model.dependency_batches = [{one} for batch in model.dependency_batches for one in batch]

@@ -23,11 +23,11 @@ import httpx
 from benchmarks import prompts, spending
 from benchmarks.spending import PRICED_AS, Call, Spending
 from domain.application.turns.model_calls import ANSWER_RESERVE
-from examples.airline.recorded_model import THREAD
 from examples.airline.recordings import DATA, Conversation, concatenated, conversations
 from infrastructure.settings import CHECKOUT
 from tests.e2e.airline import Customer, as_recorded, as_served
 from tests.e2e.server_process import ServerProcess, recorded_model, threadfold
+from tests.fakes.recorded_model import THREAD
 
 LAST = spending.TURNS[-1]
 

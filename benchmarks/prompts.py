@@ -8,8 +8,8 @@ written anew here in a few lines, so that it counts with the same counter as eve
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from examples.airline.recorded_model import usage
 from examples.airline.recordings import Message
+from tests.fakes.recorded_model import usage
 
 Body: TypeAlias = dict[str, Any]
 Show: TypeAlias = Callable[[Sequence[Message]], Body]

@@ -20,7 +20,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from api.runtime.composition import EVERYTHING
+from api.runtime.composition import ALL_SLICES
 from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
@@ -200,7 +200,7 @@ async def main(number: int, long: int, room: int, endpoint: str | None, *, misse
             models = PostgresReadModels(pool)
             await models.register([PROJECTION.shape])
             runner = ProjectionRunner(
-                repository, models, [PROJECTION], Prices(clock.now().date()), clock, lambda: EVERYTHING
+                repository, models, [PROJECTION], Prices(clock.now().date()), clock, lambda: ALL_SLICES
             )
             while await runner.step():
                 pass
@@ -212,7 +212,7 @@ async def main(number: int, long: int, room: int, endpoint: str | None, *, misse
                 vectors = PostgresVectorStore(pool)
                 await vectors.prepare(server.url())
                 meaning = SemanticSearch(OpenAIEmbedder(endpoint, None, "benchmark"), vectors)
-                indexer, began = MessageEmbedder(repository, meaning, lambda: EVERYTHING), time.perf_counter()
+                indexer, began = MessageEmbedder(repository, meaning, lambda: ALL_SLICES), time.perf_counter()
                 while await indexer.step():
                     pass
                 print(f"\nby words and meaning; embedded in {time.perf_counter() - began:.1f} s")

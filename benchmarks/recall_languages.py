@@ -22,7 +22,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from api.runtime.composition import EVERYTHING
+from api.runtime.composition import ALL_SLICES
 from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from domain.application.recall.search import MessageSearch
@@ -94,7 +94,7 @@ class Stores:
         projections, clock = [threads.PROJECTION, messages.PROJECTION], SystemClock()
         await self.models.register([projection.shape for projection in projections])
         runner = ProjectionRunner(
-            self.repository, self.models, projections, Prices(clock.now().date()), clock, lambda: EVERYTHING
+            self.repository, self.models, projections, Prices(clock.now().date()), clock, lambda: ALL_SLICES
         )
         while await runner.step():
             pass

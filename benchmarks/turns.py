@@ -16,7 +16,7 @@ import uvloop
 
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Service, UserMessage
+from api.services.threads import Service
 from domain.ids import ThreadId
 from domain.thread.events import Durability
 from infrastructure.settings import Settings
@@ -45,7 +45,7 @@ async def main(threads: int, turns: int, durability: Durability, directory: Path
 
 async def converse(service: Service, thread_id: ThreadId, turns: int) -> None:
     for number in range(turns):
-        started = await service.start_turn(thread_id, UserMessage(f"What is {number} + 17?", "assistant"), Caller())
+        started = await service.start_turn(thread_id, f"What is {number} + 17?", Caller(), open_with="assistant")
         await service.runtime.turns.wait(started.outcome.loaded.thread_id)
 
 

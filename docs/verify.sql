@@ -1,11 +1,10 @@
 -- Verifies the whole log with nothing but PostgreSQL: psql "$DATABASE_URL" -f docs/verify.sql
 --
--- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first; before the first of a
--- fork, the hash of the event that it left its parent at) followed by
--- tenant, thread id, version, type, schema version, time, metadata and payload, joined by newlines, in UTF-8. Where the
--- metadata began with the causation or the command, this is in a column of its own, and its zeros say that nothing was
--- taken out.
--- Lists what is wrong, one line for each finding. No row: the log is as it was written.
+-- Every event's hash is SHA-256 over the previous event's hash (32 zero bytes before the first event; before the first of
+-- a fork, the hash of the parent's event at which it begins), followed by tenant, thread id, version, type, schema version,
+-- time, metadata and payload, joined by newlines, in UTF-8. If the metadata began with the causation or the command, that
+-- is in the column causation; zeros there mean that the metadata are complete.
+-- Lists each fault in a row. No row: the log is as it was written.
 WITH linked AS (
     SELECT event.slice, event.thread_id, event.version, event.position, event.hash, event.tenant, event.recorded_at,
            first_value(event.version) OVER thread - 1 AS base, first_value(event.recorded_at) OVER thread AS opened_at,

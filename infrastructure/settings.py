@@ -85,11 +85,24 @@ def _names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def split_agent_name(name: str) -> tuple[str, str | None]:
+    """Split the name of an agent into a module or a file's path, and an attribute, which a path may lack."""
+    place, colon, attribute = name.rpartition(":")
+    return (place, attribute) if colon else (name, None)
+
+
+def is_agent_file(place: str) -> bool:
+    """Return whether an agent's place is a file's path, not a module."""
+    return place.endswith(".py")
+
+
 def _agents(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        module, _, attribute = name.partition(":")
-        if not (attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-            raise ValueError(f"expected module:attribute, separated by commas, not {name!r}")
+        place, attribute = split_agent_name(name)
+        good = is_agent_file(place) or (attribute and all(part.isidentifier() for part in place.split(".")))
+        if not good or (attribute is not None and not attribute.isidentifier()):
+            expected = "expected module:attribute, or a file such as ./desk.py:agent or ./desk.py, separated by commas"
+            raise ValueError(f"{expected}, not {name!r}")
     return names
 
 
@@ -197,7 +210,7 @@ class Settings(BaseSettings):
         default=True, description="whether it is recorded who is shown what threads hold: true or false"
     )
     agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
-        default=(), description="agents of your own: module:attribute, separated by commas"
+        default=(), description="agents of your own: module:attribute or a file's path, separated by commas"
     )
     knowledge_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_folder)] = Field(
         default=pathlib.Path("docs"), description="folder of Markdown files that the look_up tool searches"

@@ -33,7 +33,6 @@ class TiktokenCounter:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        """Count for `model`."""
         self._model = model
         self._encoding: tiktoken.Encoding | None = None
         self._lock = threading.Lock()
@@ -50,7 +49,6 @@ class TiktokenCounter:
 
     @property
     def encoding(self) -> str:
-        """The name of the encoding in use."""
         return (self._encoding or self._load()).name
 
     def _load(self) -> tiktoken.Encoding:

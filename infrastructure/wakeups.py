@@ -98,7 +98,6 @@ class BatchedWakeups(ABC):
         self._told.set()
 
     def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        """Hear what other processes send."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

@@ -86,7 +86,7 @@ def reads(
 
     async def listing(service: Service) -> Page[AccessView]:
         only = AccessFilter(ThreadId(thread) if thread else None, actor, what, *range_of(since, until))
-        return await service.reads.page(DEFAULT_TENANT, only, cursor, limit)
+        return await service.access_log.page(DEFAULT_TENANT, only, cursor, limit)
 
     _show(_page(listing), ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"], _access, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""Carrying out a command: its settings, its log, its event loop, and what is said when it cannot be done."""
+"""Running a command: its settings, its log output, its event loop, and the message if it fails."""
 
 import asyncio
 import gc
@@ -14,7 +14,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.caller import Caller, printable
 from api.runtime.composition import open_runtime
@@ -25,20 +24,20 @@ from infrastructure.settings import BadSetting, Settings, load_settings
 
 T = TypeVar("T")
 
-PROBLEM = 1
-"""The exit status of a command that found a problem, or could not be carried out."""
+EXIT_PROBLEM = 1
+"""The exit status of a command that found a problem or failed."""
 
-DRIVERS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
-"""What the ways to a database raise when there is none, or when it refuses."""
+DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What connecting to a database raises if there is none, or if it refuses."""
 
 CLIENT = "threadfold"
-"""What the command line is called where programs are named."""
+"""The client's name in the log and in the access log."""
 
-NAME = 255
-"""Characters that are kept of a user's name."""
+MAX_NAME_CHARACTERS = 255
+"""Characters of a user's name that are recorded."""
 
-LINE = 1_000
-"""Characters that are kept of a command line."""
+MAX_LINE_CHARACTERS = 1_000
+"""Characters of a command line that are recorded."""
 
 
 class Unreachable(ThreadfoldError):
@@ -46,13 +45,13 @@ class Unreachable(ThreadfoldError):
 
 
 class NothingKept(ThreadfoldError):
-    """DATABASE_URL is memory://, where nothing is kept between processes: there is nothing here for this command."""
+    """DATABASE_URL is memory://, which keeps nothing between processes, so this command has nothing to work on."""
 
 
-def settle() -> None:
-    """Leave what is loaded by now out of every garbage collection: to look through it takes a tenth of a second.
+def tune_garbage_collection() -> None:
+    """Exclude what is loaded so far from garbage collections: scanning it takes a tenth of a second.
 
-    And look for cycles less often: states and events are in none, so hardly anything is found.
+    Also collect less often: states and events form no cycles, so a collection finds hardly anything.
     """
     gc.collect()
     gc.freeze()
@@ -64,7 +63,7 @@ class _BadUse(click.ClickException):
 
 
 class _OneLine(logging.Formatter):
-    """Times in UTC; and where somebody is talking, no tracebacks."""
+    """Times in UTC, and tracebacks only if wanted."""
 
     def __init__(self, *, tracebacks: bool) -> None:
         super().__init__("%(asctime)s UTC %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -76,16 +75,16 @@ class _OneLine(logging.Formatter):
 
 
 def log_to_stderr(level: str, *, tracebacks: bool = True) -> None:
-    """Send the log to stderr, from a level on."""
+    """Write log messages of a level and above to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(tracebacks=tracebacks))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell each request to the model
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each request to the model
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Say in one line on stderr what went wrong, and exit by it: 2 for a setting, 1 for everything else."""
+    """Turn errors of ours into one line on stderr and an exit status: 2 for a bad setting, 1 for the others."""
     try:
         yield
     except UnknownThread as error:
@@ -98,19 +97,20 @@ def explained() -> Iterator[None]:
 
 @contextmanager
 def connecting(settings: Settings) -> Iterator[None]:
-    """Raise `Unreachable`, with the driver's words, where a database refuses to be used."""
+    """Raise `Unreachable` with the driver's message if the database cannot be used."""
     try:
         yield
     except Exception as error:
-        cause = _alone(error)
-        if not isinstance(cause, DRIVERS):
+        cause = _ungrouped(error)
+        sqlalchemy = sys.modules.get("sqlalchemy.exc")  # importing it here would take 0.2 s; only migrations use it
+        if not isinstance(cause, DRIVER_ERRORS if sqlalchemy is None else (*DRIVER_ERRORS, sqlalchemy.SQLAlchemyError)):
             raise cause from error.__cause__
         advice = ". Check DATABASE_URL." if settings.database_url else ""
         raise Unreachable(f"{place_of(settings)} cannot be used: {cause or type(cause).__name__}{advice}") from error
 
 
-def _alone(error: Exception) -> Exception:
-    """Take an error out of the task groups around it, such as Litestar's lifespan has."""
+def _ungrouped(error: Exception) -> Exception:
+    """Return the only error of nested groups, such as Litestar's lifespan raises."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
@@ -118,7 +118,7 @@ def _alone(error: Exception) -> Exception:
 
 @asynccontextmanager
 async def connected(settings: Settings, runtime: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter what connects to the database. Raises `Unreachable`."""
+    """Enter a context that connects to the database. Raises `Unreachable`."""
     async with AsyncExitStack() as stack:
         with connecting(settings):
             entered = await stack.enter_async_context(runtime)
@@ -126,7 +126,7 @@ async def connected(settings: Settings, runtime: AbstractAsyncContextManager[T])
 
 
 def ask(query: Callable[[Service], Awaitable[T]]) -> T:
-    """Answer a query about what is stored."""
+    """Run a query on the stored data."""
     with explained():
         settings = load_settings()
         log_to_stderr("warning")
@@ -141,16 +141,18 @@ async def _ask(settings: Settings, query: Callable[[Service], Awaitable[T]]) -> 
 
 
 def here() -> Caller:
-    """Say who uses this command line: the system's user, if it knows one."""
+    """Return the caller that this command line is: the system's user, if it has a name."""
     try:
-        user = printable(getpass.getuser(), NAME) or None
-    except (KeyError, ImportError, OSError):  # no name is set, and the user's number has none
+        user = printable(getpass.getuser(), MAX_NAME_CHARACTERS) or None
+    except (KeyError, ImportError, OSError):  # no name is set, and the user id has none
         user = None
-    return Caller(actor=user, client=CLIENT, request=printable(shlex.join([CLIENT, *sys.argv[1:]]), LINE))
+    return Caller(
+        actor=user, client=CLIENT, request=printable(shlex.join([CLIENT, *sys.argv[1:]]), MAX_LINE_CHARACTERS)
+    )
 
 
 def place_of(settings: Settings) -> str:
-    """Say where data is kept; no password is in it."""
+    """Describe where data is kept, without a password."""
     if settings.database_url is None:
         return f"{settings.data_dir} (embedded PostgreSQL)"
     if settings.database_url == MEMORY:
@@ -161,7 +163,7 @@ def place_of(settings: Settings) -> str:
 
 
 def model_of(settings: Settings) -> str:
-    """Say which model answers, or what says so; no key is in it."""
+    """Describe which model answers, without a key."""
     if settings.models is not None:
         return f"as {settings.models} says"
     if settings.llm_endpoint is None:

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
+from api.cli.bootstrap import EXIT_PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
 from api.cli.output import counted, moment
 from api.cli.turn_printer import Screen
 from api.runtime.composition import open_runtime
-from api.schemas.requests import DEFAULT_GRAPH
-from api.services.threads import Decision, Service, UserMessage
+from api.schemas.requests import DEFAULT_GRAPH, Decide
+from api.services.threads import Service
 from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version
@@ -75,7 +75,7 @@ def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
     except KeyboardInterrupt:
         _leave(runner, talk)
         return INTERRUPTED
-    return PROBLEM if failed and not sys.stdin.isatty() else 0
+    return EXIT_PROBLEM if failed and not sys.stdin.isatty() else 0
 
 
 def _lines() -> Iterator[str]:
@@ -106,7 +106,6 @@ class Talk:
     """A conversation in one thread. This process runs its turns, unless there is a worker that does."""
 
     def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
-        """Talk in a thread that there is, or in a new one."""
         self.screen = Screen()
         self._service = service
         self._runtime = service.runtime
@@ -137,7 +136,7 @@ class Talk:
         """Say something and show what comes of it, until the turn is over. Return whether it ended well."""
         await self._worker.begin()
         await self._see_out()
-        started = await self._service.start_turn(self._thread_id, UserMessage(text, self._graph), self._caller)
+        started = await self._service.start_turn(self._thread_id, text, self._caller, open_with=self._graph)
         before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
         ended_well = await self._follow(before)
         await self._worker.end()
@@ -164,7 +163,7 @@ class Talk:
     async def _see_out(self) -> None:
         loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
         if isinstance(loaded.state, Running):
-            await self._service.content.watched(self._thread_id, self._caller)
+            await self._service.history.begin_stream(self._thread_id, self._caller)
             self.screen.note(
                 f"A turn is at its node {loaded.state.turn.node} since {moment(loaded.head.at)} UTC. It is shown as it "
                 "goes on. Ctrl-C leaves."
@@ -195,7 +194,7 @@ class Talk:
 
     async def _decide(self) -> None:
         """Ask the person at the terminal about everything that waits for one."""
-        for approval in await self._service.content.approvals(self._thread_id, self._caller):
+        for approval in await self._service.history.approvals(self._thread_id, self._caller):
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():
@@ -205,6 +204,6 @@ class Talk:
                 self.screen.note(f"{what} needs your approval.{again}")
                 answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else is to be done meanwhile)
                 granted = answer.strip().lower() in {"y", "yes"}
-            decision = Decision(approval.approval_id, approval.hash, "grant" if granted else "deny")
-            with suppress(NotFound):  # somebody else was faster
-                await self._service.decide_approval(self._thread_id, decision, self._caller)
+            decided = Decide(hash=approval.hash, decision="grant" if granted else "deny")
+            with suppress(NotFound):  # another client was faster
+                await self._service.decide_approval(self._thread_id, approval.approval_id, decided, self._caller)

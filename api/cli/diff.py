@@ -29,7 +29,7 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
     FROM 0 is before the first event.
     """
     begin, end = _either(since, "from"), _either(until, "to")
-    view = ask(lambda service: service.content.diff(ThreadId(thread), begin, end, limit, None, here()))
+    view = ask(lambda service: service.history.diff(ThreadId(thread), begin, end, limit, None, here()))
     if as_json:
         show_json(view)
         return

@@ -45,7 +45,7 @@ def export(*, directory: Path, format_: Format | None, as_json: bool) -> None:
 
 async def _export(service: Service, directory: Path, format_: Format | None) -> Report:
     started, runtime = time.monotonic(), service.runtime
-    await service.reads.of_log(here(), "export")
+    await service.access_log.record_log(here(), "export")
     with bars() as shown:
         exported = await export_log(
             runtime.repository.store,

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.cli.bootstrap import PROBLEM, ask
+from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json as json_option
 from api.cli.output import moment, show_json, show_table, terminal
 from api.schemas.read_models import InstanceView, ProjectionView
@@ -111,7 +111,7 @@ def _settle(name: str, thread: UUID, *, skip: bool) -> None:
         click.echo(f"{thread} is up to date in {name}.")
         return
     click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
-    raise SystemExit(PROBLEM)
+    raise SystemExit(EXIT_PROBLEM)
 
 
 def _row(projection: ProjectionView, instance: InstanceView) -> list[str]:

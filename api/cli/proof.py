@@ -4,7 +4,7 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import PROBLEM, ask, here
+from api.cli.bootstrap import EXIT_PROBLEM, ask, here
 from api.cli.output import show_json
 from api.schemas.seals import ProofView, proof_view
 from api.services.threads import Service
@@ -22,11 +22,11 @@ def proof(*, thread: UUID, version: int) -> None:
     """
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
-        made = await service.content.proof(ThreadId(thread), version, here())
+        made = await service.audit.prove(ThreadId(thread), version, here())
         return proof_view(made), verify_proof(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)
     show_json(document)
     if not sound:
         click.echo("This proof is invalid: the log was changed. Run threadfold verify for details.", err=True)
-        raise SystemExit(PROBLEM)
+        raise SystemExit(EXIT_PROBLEM)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import PROBLEM, ask, here
+from api.cli.bootstrap import EXIT_PROBLEM, ask, here
 from api.cli.output import as_json as json_option
 from api.cli.output import counted, show_json
 from api.services.threads import Service
@@ -35,7 +35,7 @@ def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
         parted = sum(turn.parted is not None for turn in turns)
         click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} otherwise.")
     if any(turn.parted is not None for turn in turns):
-        raise SystemExit(PROBLEM)
+        raise SystemExit(EXIT_PROBLEM)
 
 
 def _show(number: int, turn: ReplayedTurn) -> None:

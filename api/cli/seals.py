@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from api.cli.bootstrap import PROBLEM, ask
+from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json, counted, moment, show_json, show_table, visible
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
 from infrastructure.signing import KEY_BYTES, new_key
@@ -89,7 +89,7 @@ def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None
         covered = f"{counted(checked.seals, 'seal')}, {counted(checked.events, 'event')} covered"
         click.echo(f"Checked {covered}: {found} found.")
     if checked.problems:
-        raise SystemExit(PROBLEM)
+        raise SystemExit(EXIT_PROBLEM)
 
 
 @seals.command()

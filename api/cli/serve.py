@@ -18,7 +18,7 @@ from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.cli.bootstrap import connected, explained, log_to_stderr, settle
+from api.cli.bootstrap import connected, explained, log_to_stderr, tune_garbage_collection
 from api.cli.supervise import STOP_LIMIT_S, STOPS, ready_line, say, supervise
 from api.cli.uvicorn_protocol import Protocol
 from api.runtime.composition import Runtime
@@ -115,7 +115,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        settle()
+        tune_garbage_collection()
         self._ready()
 
     @contextmanager

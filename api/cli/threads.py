@@ -58,7 +58,7 @@ def list_threads(
         await service.runtime.catch_up()
         try:
             filters = Filters(status, search=search, outcome=outcome, reason=reason)
-            return await service.content.threads(filters, cursor, limit, here())
+            return await service.reading.threads(filters, cursor, limit, here())
         except InvalidInput as error:
             raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
 
@@ -85,7 +85,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
     place = point(at_version, at_time)
 
     async def summarise(service: Service) -> ThreadSummary:
-        return await service.content.summary(ThreadId(thread), here(), place)
+        return await service.history.summary(ThreadId(thread), here(), place)
 
     found = ask(summarise)
     if as_json:
@@ -116,7 +116,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
 def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
     """Read a thread's events as they were recorded."""
     asked = PageRequest(limit, HistoryCursor("asc", after))
-    page = ask(lambda service: service.content.events(ThreadId(thread), asked, here()))
+    page = ask(lambda service: service.history.events(ThreadId(thread), asked, here()))
     following = page.items[-1].version if page.next_cursor else None
     if as_json:
         show_json({"items": page.items, "next_after": following})
@@ -136,7 +136,7 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
     """Reconstruct a thread's state: now, at a version, or at an instant."""
     place = point(at_version, at_time)
-    view = state_view(ask(lambda service: service.content.state(ThreadId(thread), place, here())))
+    view = state_view(ask(lambda service: service.history.state(ThreadId(thread), place, here())))
     if as_json:
         show_json(view)
         return
@@ -155,7 +155,7 @@ def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
 
     async def show(service: Service) -> None:
         seen = None if after is None else Version(after)
-        loaded = await service.content.watched(ThreadId(thread), here(), seen, "--after")
+        loaded = await service.history.begin_stream(ThreadId(thread), here(), seen, "--after")
         begin = loaded.head.version if seen is None else seen
         screen, broadcast = Screen(users=True), service.runtime.turns.services.broadcast
         async with aclosing(follow(service.runtime.repository, broadcast, ThreadId(thread), begin)) as following:

@@ -34,7 +34,7 @@ class Screen:
     """Shows signals. Text that streams in is provisional until its `MessageAppended`; one that fails is marked so."""
 
     def __init__(self, *, users: bool = False) -> None:
-        """Begin at the start of a line. `users`: show what users say, too."""
+        """With `users`, the users' messages are shown as well."""
         self._users = users
         self._console = Console(markup=False, emoji=False, highlight=False)
         self._provisional = ""

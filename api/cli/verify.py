@@ -4,7 +4,7 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import PROBLEM, ask
+from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json, counted, show_json, visible
 from api.schemas.seals import VerificationReport
 from domain.ids import ThreadId
@@ -24,7 +24,7 @@ def verify(*, thread: UUID | None, as_json: bool) -> None:
     else:
         _show(report)
     if report.problems:
-        raise SystemExit(PROBLEM)
+        raise SystemExit(EXIT_PROBLEM)
 
 
 def _show(report: VerificationReport) -> None:

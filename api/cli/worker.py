@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import connected, explained, log_to_stderr, place_of, settle
+from api.cli.bootstrap import connected, explained, log_to_stderr, place_of, tune_garbage_collection
 from api.runtime.composition import open_runtime
 from api.runtime.process import Process, die_with_parent
 from api.runtime.projector import Held
@@ -69,7 +69,7 @@ async def _project(process: Process, settings: Settings, worker: WorkerId) -> No
         held = Held(runtime.worker.leases, worker, runtime.background)
         runtime.runner.held = held.slices
         async with held.watched(), runtime.projecting_here():
-            settle()
+            tune_garbage_collection()
             process.ready()
             await stopping.wait()
 
@@ -97,7 +97,7 @@ async def _work(process: Process, settings: Settings) -> None:
     async with connected(settings, open_runtime(settings)) as runtime:
         process.begin()
         async with runtime.working():
-            settle()
+            tune_garbage_collection()
             process.ready()
             click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
             await stopping.wait()

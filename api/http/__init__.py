@@ -1,1 +1,1 @@
-"""HTTP: what is checked of each request, its JSON, parameters and cursors, and errors as problem details."""
+"""HTTP: checks of each request, its JSON, parameters and cursors, and errors as problem details."""

@@ -1,4 +1,4 @@
-"""Who asks for something, and how."""
+"""The caller of a command or a query."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,10 @@ from domain.ids import DEFAULT_TENANT, Tenant
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and how: what the headers say, or the command line.
+    """Who calls, and under which conditions, by the headers or the command line.
 
-    `existing`: only if the thread exists, at whatever checkpoint. `request`: what was asked, word by word.
+    `key` is the idempotency key. With `seen`, the thread must be at that version; with `existing`, at any. `request` is
+    the path with its query, or the command line: the access log has it.
     """
 
     tenant: Tenant = DEFAULT_TENANT
@@ -24,5 +25,5 @@ class Caller:
 
 
 def printable(text: str, most: int) -> str:
-    """Take of what a caller says about itself what can be stored and shown, at most so many characters."""
+    """Keep the printable characters of a text, at most `most` of them."""
     return "".join(filter(str.isprintable, text))[:most]

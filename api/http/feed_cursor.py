@@ -1,8 +1,7 @@
-"""How far a consumer of the feed has come, as a short text: a few bytes for each slice.
+"""The cursor of the feed, as a short text: a few bytes for each slice.
 
-Inside: the number of the first slice, how many there are, whose turn it is, the least position, and for each slice how
-much more its position is; all as integers of seven bits a byte, the last of which has no eighth. Deflated, with
-Adler-32 at the end, in URL-safe Base64.
+It consists of the first slice's number, the number of slices, the slice to read next, the lowest position, and each
+slice's distance from that: varints of seven bits a byte, deflated (with an Adler-32 checksum), in URL-safe Base64.
 """
 
 import base64
@@ -15,46 +14,46 @@ from domain.application.streaming.feed import FeedCursor
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice
 
-LONGEST = 12_000
-"""Characters of a cursor: positions of eight bytes in every slice would take these."""
+MAX_CURSOR_CHARACTERS = 12_000
+"""Characters of a cursor with a position of eight bytes in every slice."""
 
-LARGEST = 2**63 - 1
+MAX_POSITION = 2**63 - 1
 
 MORE = 0x80
-"""The bit that says that more of the number follows; below it are seven bits of the number."""
+"""The bit that is set if more of the number follows; the lower seven bits belong to the number."""
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def encode_place(place: FeedCursor) -> str:
-    """Write a place."""
+def encode_feed_cursor(place: FeedCursor) -> str:
+    """Write a cursor."""
     least = min(place.positions)
     numbers = [place.first, len(place.positions), place.turn, least, *(p - least for p in place.positions)]
     packed = zlib.compress(bytes(_seven_bits(numbers)), 9)
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def decode_place(text: str) -> FeedCursor:
-    """Read what `encode_place` wrote. Raises `InvalidInput`."""
+def decode_feed_cursor(text: str) -> FeedCursor:
+    """Read what `encode_feed_cursor` wrote. Raises `InvalidInput`."""
     try:
-        return _place(text)
+        return _decoded(text)
     except (ValueError, binascii.Error, zlib.error, StopIteration) as error:
         raise InvalidInput("after", "must be the next_cursor of a page of the feed") from error
 
 
-def _place(text: str) -> FeedCursor:
-    if len(text) > LONGEST or not _ALPHABET.fullmatch(text):
+def _decoded(text: str) -> FeedCursor:
+    if len(text) > MAX_CURSOR_CHARACTERS or not _ALPHABET.fullmatch(text):
         raise ValueError(text[:10])
     packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     inflating = zlib.decompressobj()
-    raw = inflating.decompress(packed, LONGEST)
+    raw = inflating.decompress(packed, MAX_CURSOR_CHARACTERS)
     if not inflating.eof or inflating.unused_data:
-        raise ValueError("not whole")
+        raise ValueError("it is incomplete")
     first, count, turn, least, *more = _numbers(raw)
     positions = tuple(Position(least + number) for number in more)
     whole = len(positions) == count and 1 <= count <= SLICES - first and first <= turn < first + count
-    if not whole or max(positions) > LARGEST:
-        raise ValueError("no slices of ours")
+    if not whole or max(positions) > MAX_POSITION:
+        raise ValueError("its slices or positions do not exist")
     return FeedCursor(Slice(first), positions, Slice(turn))
 
 
@@ -76,4 +75,4 @@ def _numbers(raw: bytes) -> Iterator[int]:
             yield number
             number, factor = 0, 1
     if factor > 1:
-        raise ValueError("cut off")
+        raise ValueError("its last number is incomplete")

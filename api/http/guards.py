@@ -1,4 +1,4 @@
-"""What is checked of every request before its route sees it."""
+"""Checks of every request before its handler runs."""
 
 import ipaddress
 import re
@@ -15,7 +15,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
 
-from api.http.problems import LONGEST, AnyRequest, problem
+from api.http.problems import MAX_TEXT_CHARACTERS, AnyRequest, problem
 from domain.json import check_text
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -24,7 +24,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
 def guard(host: str) -> Callable[[AnyRequest], Awaitable[Response[None] | None]]:
-    """Make the check of all requests to a server that listens on `host`."""
+    """Return the check of all requests to a server that listens on `host`."""
     names = _names(host)
 
     async def check(request: AnyRequest) -> Response[None] | None:
@@ -38,7 +38,7 @@ def guard(host: str) -> Callable[[AnyRequest], Awaitable[Response[None] | None]]
 
 
 def _methods(request: AnyRequest) -> Response[None]:
-    """Answer OPTIONS. Litestar's own answer lists the methods of the first handler of the path alone."""
+    """Answer OPTIONS. Litestar's own answer lists only the methods of the path's first handler."""
     path = request.scope["path_template"]
     methods = {
         method for route in request.app.routes if path in {route.path, route.path_format} for method in route.methods
@@ -47,7 +47,7 @@ def _methods(request: AnyRequest) -> Response[None]:
 
 
 def _names(host: str) -> frozenset[str] | None:
-    """Say by which names a server may be called; None for any."""
+    """Return the names under which a server may be requested; None if any is allowed."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -56,20 +56,20 @@ def _names(host: str) -> frozenset[str] | None:
 
 
 def _refuse_foreign_hosts(request: AnyRequest, names: frozenset[str] | None) -> None:
-    """Refuse requests by another name: a page whose name was rebound to 127.0.0.1 is not from here."""
+    """Refuse other names, against DNS rebinding: the name of a foreign page may resolve to 127.0.0.1."""
     if names is not None and _host_of(request) not in names:
         _refuse(HTTP_400_BAD_REQUEST, "Host", f"must be one of {', '.join(sorted(names))}, with any port")
 
 
 def _refuse_foreign_origins(request: AnyRequest) -> None:
-    """Refuse what a page of another site makes a browser send."""
+    """Refuse requests that a page of another site makes a browser send."""
     origin = request.headers.get("origin")
     if origin is None:
         return
     scheme, _, host = origin.partition("://")
     match = _HOST.fullmatch(host) if scheme in {"http", "https"} else None
     if match is None or match[1].lower() != _host_of(request):
-        _refuse(HTTP_403_FORBIDDEN, "Origin", "must be this server: pages of other sites may not use it")
+        _refuse(HTTP_403_FORBIDDEN, "Origin", "must be this server: pages of other sites may not call it")
 
 
 def _host_of(request: AnyRequest) -> str | None:
@@ -78,15 +78,15 @@ def _host_of(request: AnyRequest) -> str | None:
 
 
 def _refuse_unknown_paths(request: AnyRequest) -> None:
-    """Answer 404 for what Litestar would answer with a page: any path below /schema that it does not serve."""
+    """Answer 404 for unknown paths below /schema, where Litestar would answer with an HTML page."""
     if request.scope["path"].startswith("/schema/") and request.path_params:
         raise NotFoundException
 
 
 def _refuse_wrong_parameters(request: AnyRequest) -> None:
-    """Refuse parameters that the route does not have, or twice: a misspelt `at_version` must not mean «now».
+    """Refuse parameters that the route does not have, or that come twice: a misspelt `at_version` must not mean "now".
 
-    And those whose text no database can compare with anything; and null, which the framework takes for «not given».
+    Also refuse text that PostgreSQL cannot compare, and null, which the framework treats as absent.
     """
     if not request.scope["query_string"]:
         return
@@ -99,14 +99,14 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
     for name, value in request.query_params.multi_items():
         check_text(value, name)
         if value.lower() == "null" and name not in _typed(request.route_handler, str):
-            _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; leave it out for none")
+            _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; omit it for none")
         if name in _typed(request.route_handler, datetime) and not _DATE.match(value):
             _refuse(HTTP_400_BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
 
 
 @cache
 def _parameters(route: BaseRouteHandler) -> frozenset[str]:
-    """Name the parameters of a route."""
+    """Return the names of a route's parameters."""
     return frozenset(
         given.kwarg_definition.name or name
         for name, given in route.parsed_fn_signature.parameters.items()
@@ -116,7 +116,7 @@ def _parameters(route: BaseRouteHandler) -> frozenset[str]:
 
 @cache
 def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
-    """Name the parameters of a route that are of a type: each word is a text, and a number is no instant."""
+    """Return the names of a route's parameters that are of a type: any word is valid text, but no number is a time."""
     return frozenset(
         given.kwarg_definition.name or name
         for name, given in route.parsed_fn_signature.parameters.items()
@@ -127,5 +127,5 @@ def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
 
 def _refuse(status: int, field: str, why: str) -> NoReturn:
     title = "Invalid input" if status == HTTP_400_BAD_REQUEST else "Forbidden"
-    field = field[:LONGEST]
+    field = field[:MAX_TEXT_CHARACTERS]
     raise problem(status, title.lower().replace(" ", "-"), title, f"{field}: {why}", [{"field": field, "message": why}])

@@ -1,4 +1,4 @@
-"""Reading a request's JSON, with errors that say where it went wrong."""
+"""Reading a request's JSON, with errors that name the place."""
 
 import json
 from collections import Counter
@@ -15,20 +15,20 @@ from domain.errors import InvalidInput
 from domain.json import check_json
 
 MAX_DIGITS = 50
-"""Digits of an integer that are looked at: more than any integer has that can be taken."""
+"""Digits of an integer that are parsed: more than any valid integer has."""
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """A request whose body is JSON, declared as such.
+    """A request whose body is JSON and declared as JSON.
 
-    The declaration matters: a page of another site can make a browser send text to a loopback address, but not
-    `application/json` without being asked first.
+    The declaration is required against pages of other sites: a browser sends text for them without a preflight request,
+    but not `application/json`.
     """
 
     async def json(self) -> Any:
         """Decode the body. Raises `InvalidInput`, or 415 for another content type or an encoded body."""
         if self.content_type[0] != "application/json":
-            detail = "This path takes JSON; send it with the header Content-Type: application/json."
+            detail = "This path expects JSON; send it with the header Content-Type: application/json."
             raise HTTPException(detail=detail, status_code=HTTP_415_UNSUPPORTED_MEDIA_TYPE)
         _refuse_encoded(self.headers.get("content-encoding", "identity"))
         body = await self.body()
@@ -42,10 +42,10 @@ class JsonRequest(Request[Any, Any, Any]):
 
 
 def _refuse_encoded(encoding: str) -> None:
-    """Raise 415 for a compressed body: it would only look like broken JSON."""
+    """Raise 415 for a compressed body, which would otherwise be reported as broken JSON."""
     if encoding.lower() == "identity":
         return
-    why = f"{encoding} is not decoded here; send the body as it is"
+    why = f"{encoding} is not supported; send the body uncompressed"
     errors = [{"field": "Content-Encoding", "message": why}]
     title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE.phrase
     raise problem(HTTP_415_UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", title, why, errors)

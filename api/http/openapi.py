@@ -11,7 +11,7 @@ from typing import Any
 from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from api.http.feed_cursor import LONGEST
+from api.http.feed_cursor import MAX_CURSOR_CHARACTERS
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
 from domain.thread.events import EVENTS
@@ -70,7 +70,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/usage", "group_by"): _some_of(("graph", "node", "model")),
     ("/v1/analytics/{subject}", "group_by"): _some_of(("graph", "node", "tool", "reason")),
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
-    ("/v1/feed", "after"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": LONGEST},
+    ("/v1/feed", "after"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_CURSOR_CHARACTERS},
     ("/v1/threads/{thread_id}/diff", "from"): {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
     ("/v1/threads/{thread_id}/diff", "to"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
 }

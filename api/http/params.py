@@ -1,4 +1,4 @@
-"""Headers and parameters that a command or a page depends on, read and checked."""
+"""Reading and checking headers, path parameters and cursors."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ CHECKPOINT = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{8})")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def seen(checkpoint_ref: str | None, if_match: str | None) -> ExpectedVersion | None:
+def expected_version(checkpoint_ref: str | None, if_match: str | None) -> ExpectedVersion | None:
     """Read the checkpoint that the caller has seen, from the body or from `If-Match`."""
     header = None if if_match is None or if_match.strip() == "*" else if_match.strip()
     if header is not None:
@@ -36,12 +36,12 @@ def seen(checkpoint_ref: str | None, if_match: str | None) -> ExpectedVersion | 
     match = CHECKPOINT.fullmatch(text)
     if match is None:
         field = "If-Match" if checkpoint_ref is None else "checkpoint_ref"
-        raise InvalidInput(field, "must be a checkpoint as it was handed out, such as 12-3fa9c1d2")
+        raise InvalidInput(field, "must be a checkpoint from an answer, such as 12-3fa9c1d2")
     return ExpectedVersion(Version(int(match[1])), match[2])
 
 
 def visible(header: str | None, name: str) -> str | None:
-    """Check a header that is kept: 1 to 255 visible ASCII characters."""
+    """Check a header that is stored: 1 to 255 visible ASCII characters."""
     if header is not None and not KEY.fullmatch(header):
         raise InvalidInput(name, "must be 1 to 255 visible ASCII characters")
     return header
@@ -64,13 +64,13 @@ def number_of(text: str, name: str, highest: int = MAX_VERSION) -> int:
 
 CURSOR = re.compile(r"[A-Za-z0-9_-]+")
 
-MARK = 12
-"""Characters of the digest of what a cursor pages."""
+LIST_DIGEST_CHARACTERS = 12
+"""Characters of the digest that binds a cursor to its list."""
 
 
 def encode_cursor(value: Any, of: object) -> str:
-    """Write where a page of a list ended; opaque to the caller. `of` is what the list was asked for: see `listed`."""
-    return base64.urlsafe_b64encode(msgspec.json.encode((listed(of), value))).decode().rstrip("=")
+    """Write where a page of a list ended; opaque to the caller. `of` identifies the list: see `list_digest`."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((list_digest(of), value))).decode().rstrip("=")
 
 
 def decode_cursor(text: str, kind: type[T], of: object) -> T:
@@ -79,26 +79,26 @@ def decode_cursor(text: str, kind: type[T], of: object) -> T:
         raise no_page()
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        mark, value = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
+        digest, value = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
         found = msgspec.json.decode(value, type=kind)
     except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
         raise no_page() from error
-    if mark != listed(of):
+    if digest != list_digest(of):
         raise no_page()
     return found
 
 
-def listed(of: object) -> str:
-    """Name a list by what was asked for: its path, its thread, its filters and its order, but not its limit.
+def list_digest(of: object) -> str:
+    """Digest what identifies a list: its kind, thread, filters and order, but not its limit.
 
-    A cursor carries this name. That of another thread, or of the same list with other filters, would else be taken for
-    a place in this one, and the caller would miss something or see it twice.
+    A cursor carries the digest. Without it, a cursor of another thread or with other filters would be accepted, and the
+    caller would miss items or get some twice.
     """
-    return hashlib.sha256(msgspec.json.encode(of, order="sorted")).hexdigest()[:MARK]
+    return hashlib.sha256(msgspec.json.encode(of, order="sorted")).hexdigest()[:LIST_DIGEST_CHARACTERS]
 
 
 def no_page() -> InvalidInput:
-    """Say that a cursor is of another list, or none at all."""
+    """Return the error for a cursor that is of another list, or no cursor."""
     return InvalidInput("cursor", "must be the next_cursor of a page of this list, with the same parameters")
 
 
@@ -111,7 +111,7 @@ def in_utc(instant: datetime | None, field: str) -> datetime | None: ...
 
 
 def in_utc(instant: datetime | None, field: str) -> datetime | None:
-    """Check that an instant has a time zone, and bring it to UTC. Raises `InvalidInput`."""
+    """Check that an instant has a time zone, and convert it to UTC. Raises `InvalidInput`."""
     if instant is None:
         return None
     if instant.tzinfo is None:
@@ -119,11 +119,11 @@ def in_utc(instant: datetime | None, field: str) -> datetime | None:
     try:
         return instant.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInput(field, "must lie in the years 1 to 9999 of UTC") from error
+        raise InvalidInput(field, "must be in the years 1 to 9999 in UTC") from error
 
 
 def names_in(text: str, field: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Read names that are separated by commas. Raises `InvalidInput` if one of them is not known."""
+    """Read names that are separated by commas. Raises `InvalidInput` for an unknown one."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not set(names) <= set(known):
         raise InvalidInput(field, f"expected some of {', '.join(known)}")
@@ -133,11 +133,11 @@ def names_in(text: str, field: str, known: Sequence[str]) -> tuple[str, ...]:
 def range_of(
     since: datetime | None, until: datetime | None, begin: str = "from", end: str = "to"
 ) -> tuple[datetime | None, datetime | None]:
-    """Bring both ends of a range to UTC, and check that it does not end before it begins. Raises `InvalidInput`.
+    """Convert both ends of a range to UTC, and check that it does not end before it begins. Raises `InvalidInput`.
 
-    Where both are the same instant, the range is empty: who goes on in steps may come to that.
+    Two equal ends are an empty range: a client that reads in steps may ask for one.
     """
     first, last = in_utc(since, begin), in_utc(until, end)
     if first is not None and last is not None and last < first:
-        raise InvalidInput(end, f"must not lie before {begin}")
+        raise InvalidInput(end, f"must not be before {begin}")
     return first, last

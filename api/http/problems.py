@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457). The only place that knows which error has which status."""
+"""Errors as problem details (RFC 9457). No other module maps errors to HTTP statuses."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -69,10 +69,10 @@ _STATUS: tuple[tuple[type[ThreadfoldError], int], ...] = (
     (BehindLog, HTTP_503_SERVICE_UNAVAILABLE),
     (StoreUnavailable, HTTP_503_SERVICE_UNAVAILABLE),
 )
-"""The first that fits counts; anything else is 500."""
+"""The first match counts; without one, the status is 500."""
 
-RETRY_AFTER = "2"
-"""Seconds after which a caller may try again when we cannot serve."""
+RETRY_AFTER_S = "2"
+"""Seconds after which a caller may retry while the service is unavailable."""
 
 _FIELDS: Mapping[type[ThreadfoldError], str] = {
     UnknownGraph: "graph",
@@ -106,28 +106,28 @@ _HTTP_FIELDS: Mapping[int, str] = {
 MEDIA_TYPE = "application/problem+json"
 
 MEANINGS: Mapping[int, str] = {
-    HTTP_400_BAD_REQUEST: "A field, parameter or header cannot be taken; `errors` names it.",
-    HTTP_402_PAYMENT_REQUIRED: "Too little is left of a budget; the thread goes on once that is raised.",
+    HTTP_400_BAD_REQUEST: "A field, parameter or header is invalid; `errors` names it.",
+    HTTP_402_PAYMENT_REQUIRED: "Too little is left of a budget; the thread can continue once it is raised.",
     HTTP_403_FORBIDDEN: "The request comes from a page of another site.",
-    HTTP_404_NOT_FOUND: "There is no such thread, version, graph, approval, seal or projection; or not yet.",
-    HTTP_409_CONFLICT: "The thread is busy, or open otherwise than the request supposes; or the log is being verified.",
+    HTTP_404_NOT_FOUND: "The thread, version, graph, approval, seal or projection does not exist, or not yet.",
+    HTTP_409_CONFLICT: "The thread is busy or in another state than the request assumes, or the log is being verified.",
     HTTP_412_PRECONDITION_FAILED: "The thread is not at the checkpoint that the request names.",
     HTTP_413_REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTP_415_UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON, or is encoded.",
-    HTTP_422_UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key came with another request before.",
+    HTTP_422_UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key was used for another request.",
     HTTP_500_INTERNAL_SERVER_ERROR: "A defect of the service; it was logged.",
-    HTTP_503_SERVICE_UNAVAILABLE: "The database cannot be used now, or a read model is behind; see `Retry-After`.",
+    HTTP_503_SERVICE_UNAVAILABLE: "The database is unavailable, or a read model is behind; see `Retry-After`.",
 }
-"""What a problem's status means, as /schema tells it."""
+"""What a problem's status means, for /schema."""
 
-LISTED = 20
-"""Wrong fields that a problem lists, at most."""
+MAX_FIELDS = 20
+"""Wrong fields that a problem lists."""
 
-QUOTED = 3
-"""Of these, the ones that its `detail` repeats."""
+MAX_FIELDS_IN_DETAIL = 3
+"""Wrong fields that a problem's `detail` repeats."""
 
-LONGEST = 300
-"""Characters of a field's name or of a message in a problem; a caller can make up names of any length."""
+MAX_TEXT_CHARACTERS = 300
+"""Characters of a field's name or of a message in a problem: a caller can send names of any length."""
 
 
 class FieldProblem(Struct, frozen=True):
@@ -148,7 +148,7 @@ class Problem(Struct, frozen=True):
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """Describe the problems of a route: those given, and those that every route has."""
+    """Describe a route's problems for /schema: those given, and those of every route."""
     everywhere = (HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN, HTTP_500_INTERNAL_SERVER_ERROR)
     return {
         status: ResponseSpec(Problem, generate_examples=False, description=MEANINGS[status], media_type=MEDIA_TYPE)
@@ -159,19 +159,19 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 def problem(
     status: int, kind: str, title: str, detail: str, errors: list[dict[str, str]] | None = None
 ) -> ProblemDetailsException:
-    """Make a problem document. `errors` names each wrong field and says what was expected of it."""
+    """Make a problem document. `errors` has each wrong field and what was expected."""
     return ProblemDetailsException(
         status_code=status,
         type_=f"urn:threadfold:{kind}",
         title=title,
         detail=detail,
-        headers={"Retry-After": RETRY_AFTER} if status == HTTP_503_SERVICE_UNAVAILABLE else None,
+        headers={"Retry-After": RETRY_AFTER_S} if status == HTTP_503_SERVICE_UNAVAILABLE else None,
         extra={"errors": errors} if errors else None,
     )
 
 
 def problem_handlers() -> dict[int | type[Exception], Any]:
-    """Make every error that leaves the API a problem document."""
+    """Return handlers that turn every error into a problem document."""
     return {
         ThreadfoldError: lambda request, error: _of_domain(error, request).to_response(request),
         HTTPException: lambda request, error: _of_http(error).to_response(request),
@@ -181,17 +181,17 @@ def problem_handlers() -> dict[int | type[Exception], Any]:
 
 
 def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
-    """Answer a defect of ours: it is logged whole, and told to the caller without its inside.
+    """Answer a defect of the service: the log gets the traceback, the caller no details.
 
-    Adapters raise `StoreUnavailable`. If an error of the database's driver gets past them, it is none the less.
+    Adapters raise `StoreUnavailable` for errors of the database. One that an adapter missed is answered likewise.
     """
     if is_of_the_store(error):
         return _of_domain(unavailable(error), request).to_response(request)
     logging.getLogger(__name__).error("%s %s failed", request.method, request.url.path, exc_info=error)
-    told = problem(
-        HTTP_500_INTERNAL_SERVER_ERROR, "internal-error", "Internal error", "Something failed here; it was logged."
+    answer = problem(
+        HTTP_500_INTERNAL_SERVER_ERROR, "internal-error", "Internal error", "The service failed; the error was logged."
     )
-    return told.to_response(request)
+    return answer.to_response(request)
 
 
 def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsException:
@@ -200,7 +200,7 @@ def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsExc
     field = _field_of(error)
     match error:
         case InvalidInput():
-            field, why = error.field[:LONGEST], error.why
+            field, why = error.field[:MAX_TEXT_CHARACTERS], error.why
             detail = f"{field}: {why}"
         case VersionConflict():
             field = "If-Match" if "if-match" in request.headers else field
@@ -216,25 +216,25 @@ def _field_of(error: ThreadfoldError) -> str | None:
 def _of_validation(error: ValidationException, request: AnyRequest) -> ProblemDetailsException:
     given: list[Any] = error.extra if isinstance(error.extra, list) else []
     errors = [_one_of_validation(e, request) for e in given if isinstance(e, dict)]
-    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:QUOTED]) or error.detail
-    if len(errors) > QUOTED:
-        detail = f"{detail}; … and {len(errors) - QUOTED} more"
-    if len(errors) > LISTED:
-        more = f"… and {len(errors) - LISTED} more"
-        errors = [*errors[:LISTED], {"field": "body", "message": more}]
+    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:MAX_FIELDS_IN_DETAIL]) or error.detail
+    if len(errors) > MAX_FIELDS_IN_DETAIL:
+        detail = f"{detail}; … and {len(errors) - MAX_FIELDS_IN_DETAIL} more"
+    if len(errors) > MAX_FIELDS:
+        more = f"… and {len(errors) - MAX_FIELDS} more"
+        errors = [*errors[:MAX_FIELDS], {"field": "body", "message": more}]
     return problem(HTTP_400_BAD_REQUEST, "invalid-input", "Invalid input", detail, errors)
 
 
 def _one_of_validation(error: Mapping[str, Any], request: AnyRequest) -> dict[str, str]:
-    """Name the field that the framework complains of. It calls the body `data`, and says no more if there is none."""
-    key = _as_sent(str(error.get("key") or "body"), request)[:LONGEST]
+    """Return the field of the framework's error. The framework calls the body `data`."""
+    key = _as_sent(str(error.get("key") or "body"), request)[:MAX_TEXT_CHARACTERS]
     if key == "data":
         return {"field": "body", "message": "is required: a JSON object"}
-    return {"field": key, "message": str(error.get("message", "is not valid"))[:LONGEST]}
+    return {"field": key, "message": str(error.get("message", "is not valid"))[:MAX_TEXT_CHARACTERS]}
 
 
 def _as_sent(key: str, request: AnyRequest) -> str:
-    """Name a parameter as callers do: one such as `from` has another name in the route, where that is a keyword."""
+    """Return a parameter's name as callers send it: `from` has another name in the handler, as it is a keyword."""
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
     definition = parameter.kwarg_definition if parameter else None
     return definition.name or key if isinstance(definition, QueryParameter) else key
@@ -246,12 +246,12 @@ def _of_http(error: HTTPException) -> ProblemDetailsException:
     title = HTTPStatus(error.status_code).phrase
     field = _HTTP_FIELDS.get(error.status_code)
     too_large = error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE
-    detail = f"The body may have {MAX_BODY:,} bytes at most." if too_large else error.detail
+    detail = f"The body may have at most {MAX_BODY:,} bytes." if too_large else error.detail
     errors = [{"field": field, "message": detail}] if field else None
-    told = problem(error.status_code, title.lower().replace(" ", "-"), title, detail, errors)
+    answer = problem(error.status_code, title.lower().replace(" ", "-"), title, detail, errors)
     if error.headers:  # such as the Allow of 405
-        told.headers = {**(told.headers or {}), **error.headers}
-    return told
+        answer.headers = {**(answer.headers or {}), **error.headers}
+    return answer
 
 
 def _words(name: str) -> list[str]:

@@ -22,7 +22,6 @@ from api.schemas.approvals import ApprovalView, Decided
 from api.schemas.page import Page
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.state import Forked
-from api.services.threads import Decision, ForkRequest
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
@@ -53,7 +52,7 @@ CHANGING = problems(
 )
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List what waits for a person in a thread: tool calls, or a node."""
-    return Page(await service.content.approvals(ThreadId(thread), reader), None)
+    return Page(await service.history.approvals(ThreadId(thread), reader), None)
 
 
 @post(
@@ -72,8 +71,7 @@ async def decide_approval(
     if data.decision == "settle" and data.result is None:
         raise InvalidInput("result", "is what the model is to be told")
     approval = _version(approval_id)
-    decision = Decision(approval, data.hash, data.decision, data.arguments, data.reason, data.result)
-    outcome = await service.decide_approval(ThreadId(thread), decision, caller)
+    outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
     checkpoint = checkpoint_of(outcome.loaded)
     body = Decided(thread, approval, DONE[data.decision], checkpoint)
     return Response(body, headers=etag(checkpoint))
@@ -85,9 +83,7 @@ async def fork_thread(
 ) -> Response[Forked]:
     """Begin a thread as this one was at a version: a pointer, no copy."""
     fork_id = service.thread_id(data.thread_id, caller)
-    edits = tuple((edit.version, edit.content) for edit in data.messages)
-    asked = ForkRequest(data.at_version, edits, data.values, data.resume)
-    forked = await service.fork(ThreadId(thread), fork_id, asked, caller)
+    forked = await service.fork(ThreadId(thread), fork_id, data, caller)
     loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
     body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
     headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}

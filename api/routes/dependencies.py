@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api.http.caller import Caller, printable
-from api.http.params import seen, uuid_of, visible
+from api.http.params import expected_version, uuid_of, visible
 from api.http.problems import AnyRequest
 from api.runtime.health import Readiness
 from api.services.threads import Service
@@ -111,7 +111,7 @@ def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) 
     if checkpoint_ref is None and if_match is None:
         return caller
     existing = if_match is not None and if_match.strip() == "*"
-    return replace(caller, seen=seen(checkpoint_ref, if_match), existing=existing)
+    return replace(caller, seen=expected_version(checkpoint_ref, if_match), existing=existing)
 
 
 def etag(checkpoint: str) -> dict[str, str]:

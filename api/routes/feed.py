@@ -7,7 +7,7 @@ from litestar import get
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 
-from api.http.feed_cursor import decode_place, encode_place
+from api.http.feed_cursor import decode_feed_cursor, encode_feed_cursor
 from api.http.problems import problems
 from api.routes.dependencies import FromReader, FromService, Limit
 from api.schemas.events import FeedPage, feed_item
@@ -52,13 +52,13 @@ async def read_feed(
 ) -> FeedPage:
     """Read events of all threads, each at least once; those of a slice in the order of their commits."""
     wanted = FeedFilter(reader.tenant, _types(types), limit)
-    found = await service.content.feed(_place(after, slices), wanted, wait, reader)
+    found = await service.history.feed(_place(after, slices), wanted, wait, reader)
     items = [feed_item(decode(record)) for record in found.records]
-    return FeedPage(items, encode_place(found.place), found.more)
+    return FeedPage(items, encode_feed_cursor(found.place), found.more)
 
 
 def _place(after: str | None, slices: str | None) -> FeedCursor:
-    place = decode_place(after) if after is not None else None
+    place = decode_feed_cursor(after) if after is not None else None
     if slices is None:
         return place or BEGINNING
     match = _RANGE.fullmatch(slices)

@@ -45,7 +45,7 @@ async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Reconstruct the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.content.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
+    view = state_view(await service.history.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -54,7 +54,7 @@ async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
     """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
-    return await service.content.recorded_prompts(ThreadId(thread), TurnId(turn), reader, after)
+    return await service.history.prompts(ThreadId(thread), TurnId(turn), reader, after)
 
 
 @get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
@@ -70,7 +70,7 @@ async def list_messages(
 ) -> Page[TranscriptMessage]:
     """Read the whole transcript, as it is or as it was, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.content.messages(ThreadId(thread), asked, reader)
+    return await service.history.messages(ThreadId(thread), asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
@@ -86,7 +86,7 @@ async def list_events(
 ) -> Page[EventView]:
     """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.content.events(ThreadId(thread), asked, reader)
+    return await service.history.events(ThreadId(thread), asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=READING)
@@ -104,4 +104,4 @@ async def show_diff(
     """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
     begin = PointInTime(since, from_time, "from", "from_time")
     end = PointInTime(to, to_time, "to", "to_time")
-    return await service.content.diff(ThreadId(thread), begin, end, limit, cursor, reader)
+    return await service.history.diff(ThreadId(thread), begin, end, limit, cursor, reader)

@@ -16,7 +16,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERV
 from msgspec import Struct
 
 from api.http.problems import problems
-from api.http.send_buffer import PIECE
+from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
@@ -78,7 +78,7 @@ async def stream_thread(
     seen, field = _version(last_event_id), "Last-Event-ID"
     if seen is None and after is not None:
         seen, field = Version(after), "after"
-    row = await service.content.watched(ThreadId(thread), reader, seen, field)
+    row = await service.history.begin_stream(ThreadId(thread), reader, seen, field)
     begin = row.head.version if seen is None else seen
     told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
     return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -109,11 +109,11 @@ async def _followed(
                 seen = signal.version if isinstance(signal, Recorded) else seen
                 text = _event(signal)
                 del signal  # while the client takes its time, it is held by nothing here
-                if len(text) <= PIECE or passing:
+                if len(text) <= PIECE_BYTES or passing:
                     yield text
                 else:
                     again = partial(_again, service, thread_id, seen)
-                    async with aclosing(service.outgoing.pieces(text, again)) as pieces:
+                    async with aclosing(service.send_buffer.pieces(text, again)) as pieces:
                         text = b""
                         async for piece in pieces:
                             yield piece

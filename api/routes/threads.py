@@ -87,7 +87,7 @@ async def update_values(
     caller = expecting(caller, data.checkpoint_ref, if_match)
     outcome = await service.update(ThreadId(thread), data.values, caller)
     if not outcome.events:  # then there is none that says who was here
-        await service.reads.of_thread(caller, "state", ThreadId(thread))
+        await service.access_log.record_thread(caller, "state", ThreadId(thread))
     view = state_view(outcome.loaded)
     return Response(view, headers=etag(view.checkpoint))
 
@@ -139,7 +139,7 @@ async def list_threads(
         names_in(outcome, "outcome", OUTCOMES),
         names_in(reason, "reason", REASONS),
     )
-    return await service.content.threads(filters, cursor, limit, reader)
+    return await service.reading.threads(filters, cursor, limit, reader)
 
 
 @get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
@@ -155,9 +155,9 @@ async def show_thread(
     """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
     point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
-        found = await service.content.summary(ThreadId(thread), reader, point)
+        found = await service.history.summary(ThreadId(thread), reader, point)
         return Response(found, headers=etag(found.checkpoint))
     if min_version is not None:
         await service.reading.seen("threads", reader.tenant, ThreadId(thread), min_version)
-    found = await service.content.eventual_summary(ThreadId(thread), reader)
+    found = await service.reading.thread(ThreadId(thread), reader)
     return Response(found, headers=etag(found.checkpoint))

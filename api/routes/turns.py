@@ -24,7 +24,7 @@ from api.routes.dependencies import FromCaller, FromService, FromThread, FromTur
 from api.schemas.approvals import waiting_approvals
 from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
 from api.schemas.turns import Accepted, Cancelling, TurnView
-from api.services.threads import Service, StartedTurn, UserMessage
+from api.services.threads import Service, StartedTurn
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
@@ -67,8 +67,15 @@ async def invoke(
     """Say something; open the thread if there is none. The turn runs in the background."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
-    said = UserMessage(data.user_input, data.graph or DEFAULT_GRAPH, data.graph, data.strategy, data.durability)
-    started = await service.start_turn(thread_id, said, caller)
+    started = await service.start_turn(
+        thread_id,
+        data.user_input,
+        caller,
+        open_with=data.graph or DEFAULT_GRAPH,
+        graph=data.graph,
+        strategy=data.strategy,
+        durability=data.durability,
+    )
     return _accepted(started.outcome.loaded, started.turn_id)
 
 
@@ -84,8 +91,9 @@ async def start_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Say something in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    said = UserMessage(data.user_input, strategy=data.strategy, durability=data.durability)
-    started = await service.start_turn(ThreadId(thread), said, caller)
+    started = await service.start_turn(
+        ThreadId(thread), data.user_input, caller, strategy=data.strategy, durability=data.durability
+    )
     return await _answer(service, started, caller, wait=wait)
 
 

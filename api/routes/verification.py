@@ -33,7 +33,7 @@ HIGHEST_SEAL = 2**63 - 1
 @get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READ_PROBLEMS)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
     """Prove that an event is in the sealed log. 404 if no seal covers it yet; the detail says when the next is due."""
-    return proof_view(await service.content.proof(ThreadId(thread), number_of(version, "version"), reader))
+    return proof_view(await service.audit.prove(ThreadId(thread), number_of(version, "version"), reader))
 
 
 @get("/v1/audit/reads", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
@@ -51,7 +51,7 @@ async def list_reads(
     """List which callers read what of which threads, the newest first."""
     thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
     only = AccessFilter(thread, actor, what, *range_of(since, until))
-    return await service.reads.page(reader.tenant, only, cursor, limit)
+    return await service.access_log.page(reader.tenant, only, cursor, limit)
 
 
 @get("/v1/seals", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))

@@ -38,7 +38,6 @@ from domain.ids import SLICES, Slice, WorkerId
 from domain.ports.access_log import AccessLog
 from domain.ports.read_models import LineId, ReadModels
 from domain.ports.recall import VectorStore
-from domain.ports.seals import Signer
 from domain.ports.texts import TextStore
 from infrastructure.agent_loader import load_agents
 from infrastructure.fingerprint import fold_fingerprint
@@ -56,30 +55,30 @@ from projections.registry import PROJECTIONS
 
 _log = logging.getLogger(__name__)
 
-ENDING = 2.0
-"""Seconds that projections may take to write what they have begun, when a process ends."""
+PROJECTIONS_GRACE_S = 2.0
+"""Seconds that projections have to write the batch in progress when a process ends."""
 
-EVERYTHING = [Slice(number) for number in range(SLICES)]
+ALL_SLICES = [Slice(number) for number in range(SLICES)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Everything that a process of Threadfold works with."""
+    """All parts of a process of Threadfold, connected."""
 
     settings: Settings
     agents: Mapping[str, Agent]
     repository: ThreadRepository
     turns: TurnRunner
     worker: Worker
-    """Works only while somebody enters its `working()`."""
+    """Runs turns inside of its `working()` only."""
     sealer: Sealer
-    """Makes seals only while somebody enters its `sealing()`, and only with SIGNING_KEY."""
+    """Makes seals inside of its `sealing()` only, and only with SIGNING_KEY."""
     models: ReadModels
     runner: ProjectionRunner
-    """Runs only while somebody enters `working()`, for the slices that the worker has."""
+    """Runs inside of `working()` only, for the slices of the worker's shards."""
     prices: Prices
     accounts: Reservations
-    """What calls of models take of their tenants' limits."""
+    """Reserves what model calls may take of their tenants' limits."""
     archive: LogArchive
     accesses: AccessLog
     texts: TextStore
@@ -88,16 +87,16 @@ class Runtime:
     new_id: Callable[[], UUID]
     recall: MessageSearch
     url: str | None = None
-    """Where the database is; None if all is in memory."""
+    """The database's URL; None if everything is in memory."""
     indexer: MessageEmbedder | None = None
-    """Embeds messages while somebody enters `working()`, where embeddings are configured."""
+    """Embeds messages inside of `working()`; None without EMBEDDING_ENDPOINT or RECALL."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the process is to end: then nobody may wait for long."""
+    """Set when the process is stopping: requests that wait for something end then."""
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run turns and projections, seal the log, and embed messages, meanwhile."""
+        """Run turns and projections, seal the log and embed messages until the block ends."""
         async with (
             self.worker.working(),
             self.projecting(),
@@ -109,22 +108,22 @@ class Runtime:
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
-        """Load the tokens' encoding beside the event loop: the first turn would stop all others for it."""
+        """Load the tokens' encoding in a thread: the first turn would block the event loop for half a second."""
         loading = asyncio.create_task(asyncio.to_thread(self.turns.services.tokens.count, ""), name="encoding")
         try:
             yield
         finally:
-            await asyncio.gather(loading, return_exceptions=True)  # whoever counts next meets what went wrong
+            await asyncio.gather(loading, return_exceptions=True)  # the next count raises the error again
 
     @asynccontextmanager
     async def indexing(self) -> AsyncIterator[None]:
-        """Embed messages meanwhile, where that is configured."""
+        """Embed messages until the block ends, if embeddings are configured."""
         async with self.background.running("embeddings", self.indexer.run) if self.indexer else nullcontext():
             yield
 
     @asynccontextmanager
     async def projecting(self) -> AsyncIterator[None]:
-        """Run projections meanwhile: in a process beside this one, if the settings say so and there is a database."""
+        """Run projections until the block ends: in another process, or here if PROJECTIONS or memory:// says so."""
         if self.settings.projections == "inside" or self.url is None:
             async with self.projecting_here():
                 yield
@@ -135,37 +134,40 @@ class Runtime:
 
     @asynccontextmanager
     async def projecting_here(self) -> AsyncIterator[None]:
-        """Run projections in this process meanwhile."""
+        """Run projections in this process until the block ends."""
         await self.models.register([projection.shape for projection in self.runner.projections])
         running = self.background.start("projections", self.runner.run)
         try:
             yield
         finally:
             self.runner.stop()
-            await self.background.stop(running, grace=ENDING)
+            await self.background.stop(running, grace=PROJECTIONS_GRACE_S)
 
     async def build(self, line: LineId) -> None:
-        """Build a line here and now, and let it serve: where no worker is there to do it. Raises `NotRebuildable`."""
-        builder = replace(self.runner, held=lambda: EVERYTHING)
+        """Build a line in this call, and let it serve: for commands without a worker. Raises `NotRebuildable`."""
+        builder = replace(self.runner, held=lambda: ALL_SLICES)
         while any(i.line == line and i.status == "building" for i in await self.models.instances()):
             if not await builder.step():
                 await asyncio.sleep(BUSY)
 
     async def catch_up(self) -> None:
-        """Bring the read models up to date here and now, whoever else does."""
+        """Bring the read models up to date in this call, whether or not a worker does so as well."""
         await self.models.register([projection.shape for projection in self.runner.projections])
         for line in await self.models.lines():
-            while await self.runner.advance(line.id, EVERYTHING):
+            while await self.runner.advance(line.id, ALL_SLICES):
                 pass
 
     def sandbox(self) -> ThreadRepository:
-        """Make a repository that is gone when nobody holds it any more."""
+        """Return an empty repository in memory, for a replay."""
         return ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), self.clock, fingerprint="sandbox")
 
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Connect everything that the settings ask for, and let it go at the end."""
+    """Connect what the settings name, and disconnect it when the block ends.
+
+    Raises `BadSetting`, `UnfitDatabase`, and the driver's errors if there is no database.
+    """
     async with AsyncExitStack() as stack:
         clock, background = SystemClock(), BackgroundTasks()
         agents, prices = _agents(settings, clock), _prices(settings)
@@ -175,77 +177,90 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(models.close)
         if settings.air_gapped and settings.embedding_endpoint:
             check_inside("EMBEDDING_ENDPOINT", urlsplit(settings.embedding_endpoint).hostname or "")
+
         log = await open_log(settings, stack, clock, background)
         repository = ThreadRepository(
             log.events, log.snapshots, clock, fingerprint=fold_fingerprint(), snapshot_every=settings.snapshot_every
         )
         broadcast = Broadcast(log.wakeups)
         await stack.enter_async_context(background.running("signals", partial(broadcast.keep_up, log.events)))
+
         accounts = Reservations(log.ledger, LimitsCache(log.ledger, clock), repository, prices)
-        account = BudgetServices(accounts, prices, clock, uuid7)
-        recall = MessageSearch(log.finder, _meaning(settings, log.vectors, stack))
+        recall = MessageSearch(log.finder, _semantic_search(settings, log.vectors, stack))
         services = TurnServices(
-            repository,
-            models,
-            tokens,
-            broadcast,
-            settings.context_window_limit,
-            account,
-            PromptParts(tokens, log.texts),
-            log.hot,
-            recall if settings.recall else None,
+            repository=repository,
+            models=models,
+            tokens=tokens,
+            broadcast=broadcast,
+            context_window=settings.context_window_limit,
+            account=BudgetServices(accounts, prices, clock, uuid7),
+            prompt_parts=PromptParts(tokens, log.texts),
+            hot=log.hot,
+            recall=recall if settings.recall else None,
         )
         turns = TurnRunner(services, agents)
         stack.push_async_callback(turns.close)
-        name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(
-            turns,
-            log.leases,
-            log.wakeups,
-            log.suspects,
-            log.loans,
-            WorkerId(uuid7()),
-            name,
-            settings.lease_seconds,
+            turns=turns,
+            leases=log.leases,
+            wakeups=log.wakeups,
+            suspects=log.suspects,
+            loans=log.loans,
+            id=WorkerId(uuid7()),
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            lease=settings.lease_seconds,
             accounts=accounts,
-            isolation=None if log.url is None else IsolatedProcesses(log.url, settings.lease_seconds),
+            isolation=IsolatedProcesses(log.url, settings.lease_seconds) if log.url else None,
             background=background,
         )
-        signer = _signer(settings)
-        sealer = Sealer(log.events, log.seals, clock, Ed25519Verifier(), signer, settings.seal_every)
-        runner = ProjectionRunner(repository, log.models, PROJECTIONS, prices, clock, worker.slices)
+
+        runner = ProjectionRunner(
+            repository=repository,
+            models=log.models,
+            projections=PROJECTIONS,
+            prices=prices,
+            clock=clock,
+            held=worker.slices,
+        )
         broadcast.wake(runner.wake)
-        feed = Feed(log.events, broadcast)
-        indexer = (
-            MessageEmbedder(repository, recall.meaning, worker.slices) if recall.meaning and settings.recall else None
-        )
-        if indexer:
+        indexer = None
+        if recall.meaning and settings.recall:
+            indexer = MessageEmbedder(repository, recall.meaning, worker.slices)
             broadcast.wake(indexer.wake)
+        key = settings.signing_key
+        sealer = Sealer(
+            events=log.events,
+            seals=log.seals,
+            clock=clock,
+            verifier=Ed25519Verifier(),
+            signer=signer_of(key.get_secret_value(), CHECKOUT) if key else None,
+            every=settings.seal_every,
+        )
         yield Runtime(
-            settings,
-            agents,
-            repository,
-            turns,
-            worker,
-            sealer,
-            log.models,
-            runner,
-            prices,
-            accounts,
-            log.archive,
-            log.accesses,
-            log.texts,
-            feed,
-            clock,
-            uuid7,
-            recall,
-            log.url,
-            indexer,
-            background,
+            settings=settings,
+            agents=agents,
+            repository=repository,
+            turns=turns,
+            worker=worker,
+            sealer=sealer,
+            models=log.models,
+            runner=runner,
+            prices=prices,
+            accounts=accounts,
+            archive=log.archive,
+            accesses=log.accesses,
+            texts=log.texts,
+            feed=Feed(log.events, broadcast),
+            clock=clock,
+            new_id=uuid7,
+            recall=recall,
+            url=log.url,
+            indexer=indexer,
+            background=background,
         )
 
 
-def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> SemanticSearch | None:
+def _semantic_search(settings: Settings, vectors: VectorStore | None, stack: AsyncExitStack) -> SemanticSearch | None:
     if settings.embedding_endpoint is None or vectors is None:
         return None
     key = settings.embedding_api_key.get_secret_value() if settings.embedding_api_key else None
@@ -254,10 +269,6 @@ def _meaning(settings: Settings, vectors: VectorStore | None, stack: AsyncExitSt
     )
     stack.push_async_callback(embedder.close)
     return SemanticSearch(embedder, vectors)
-
-
-def _signer(settings: Settings) -> Signer | None:
-    return signer_of(settings.signing_key.get_secret_value(), CHECKOUT) if settings.signing_key else None
 
 
 def _prices(settings: Settings) -> Prices:

@@ -24,7 +24,7 @@ class Readiness:
         limit: float = DATABASE_LIMIT,
         write: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the store to ask, how many seconds it may take, and what writes something."""
+        """`limit` is in seconds; `write` writes something."""
         self._store = store
         self._limit = limit
         self._write = write

@@ -35,7 +35,7 @@ class Process:
     """This process, as its main coroutine sees it."""
 
     def __init__(self, lease: float, stop_within: float = STOP_LIMIT_S, lifeline: int | None = None) -> None:
-        """Prepare only. `lease` is in seconds; `lifeline` is the descriptor by which a parent started this process."""
+        """Start nothing yet. `lease` is in seconds; `lifeline` is the descriptor of a socket to the parent."""
         self._lifeline = None if lifeline is None else socket.socket(fileno=lifeline)
         if self._lifeline is not None:
             self._lifeline.settimeout(0)

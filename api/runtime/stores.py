@@ -1,4 +1,4 @@
-"""Where the log is kept, and what its processes share: PostgreSQL, the embedded one or another, or memory."""
+"""The stores of the log: PostgreSQL (a named server or the embedded one) or memory."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import asyncpg
-from redis.asyncio import Redis
+from pydantic import SecretStr
 
 from domain.application.background_tasks import BackgroundTasks
 from domain.ports.access_log import AccessLog
@@ -54,8 +54,6 @@ from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.texts import PostgresTextStore
 from infrastructure.postgres.wakeups import open_wakeups
-from infrastructure.redis.hot import RedisHotStore
-from infrastructure.redis.wakeups import RedisWakeups
 from infrastructure.settings import Settings
 from migrations.run import migrate
 from projections.messages import MESSAGES
@@ -74,12 +72,12 @@ class SystemClock:
 
 
 class LogArchive(LogExport, LogImport, Protocol):
-    """The log as a whole, to take it out of its store or to put it in."""
+    """Exports and imports the log as a whole."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """Where the log is kept. `alone`: this process started the server, and no other one was there."""
+    """The log's database. `alone`: this process started its server, and no other process used it."""
 
     url: str
     alone: bool = False
@@ -87,14 +85,14 @@ class Database:
 
 @asynccontextmanager
 async def database(settings: Settings, background: BackgroundTasks | None = None) -> AsyncIterator[Database]:
-    """Name the database of the settings. If none is named, start the embedded server, and keep it up meanwhile."""
+    """Yield the database that the settings name. Without a name, run the embedded server until the block ends."""
     if settings.database_url is not None:
         yield Database(settings.database_url)
         return
     starting = asyncio.create_task(asyncio.to_thread(EmbeddedPostgres.start, settings.data_dir / "postgres"))
     try:
         server = await asyncio.shield(starting)
-    except asyncio.CancelledError:  # a thread cannot be cancelled: the server comes up, and nobody would stop it
+    except asyncio.CancelledError:  # a thread cannot be cancelled: it still starts the server, which must be stopped
         await asyncio.to_thread((await starting).stop)
         raise
     try:
@@ -104,7 +102,7 @@ async def database(settings: Settings, background: BackgroundTasks | None = None
         await asyncio.to_thread(server.stop)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Log:
     """The stores of the log, and what its processes share it by."""
 
@@ -127,64 +125,85 @@ class Log:
 
 
 async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock, background: BackgroundTasks) -> Log:
-    """Open what the settings ask for; the stack lets it go. Raises asyncpg's errors where there is no database."""
+    """Open the stores that the settings name; the stack closes them. Raises asyncpg's errors without a database."""
     if settings.database_url == MEMORY:
-        memory = MemoryEventStore()
-        memory_leases = MemoryLeaseStore(clock, memory)
-        memory_models = MemoryReadModels(memory.head_of, clock)
-        return Log(
-            memory,
-            MemorySnapshotStore(),
-            memory_leases,
-            MemoryWakeups(),
-            MemorySealStore(),
-            memory_models,
-            MemoryArchive(memory),
-            MemoryAccessLog(),
-            MemoryTextStore(),
-            MemoryLedger(),
-            MemoryFinder(memory_models, MESSAGES),
-            memory_leases.suspects,
-            memory_leases.loans,
-            MemoryVectorStore(),
-        )
+        return _memory_log(clock)
     found = await stack.enter_async_context(database(settings, background))
     await migrate(found.url)
     pool = await open_pool(found.url, max_size=settings.max_connections)
     stack.push_async_callback(close_pool, pool)
     await check_sessions(pool)
-    events, leases, archive = PostgresEventStore(pool), PostgresLeaseStore(pool), PostgresArchive(pool)
-    accesses, texts, ledger = PostgresAccessLog(pool), PostgresTextStore(pool), PostgresLedger(pool)
-    stack.push_async_callback(events.close)
-    stack.push_async_callback(accesses.close)
-    stack.push_async_callback(ledger.close)
-    if found.alone:  # every process that held a lease is dead: no worker needs to wait until it runs out
+    events, accesses, ledger = PostgresEventStore(pool), PostgresAccessLog(pool), PostgresLedger(pool)
+    for store in (events, accesses, ledger):
+        stack.push_async_callback(store.close)
+    leases, hot = PostgresLeaseStore(pool), None
+    if found.alone:  # every process that held a lease is dead: no worker needs to wait until its lease expires
         await leases.expire_all()
-    snapshots, seals, models = PostgresSnapshotStore(pool), PostgresSealStore(pool), PostgresReadModels(pool)
-    finder, suspects, loans = PostgresFinder(pool), PostgresSuspects(pool), PostgresLoans(pool)
-    vectors = await _vectors(settings, found.url, pool)
+    wakeups: Wakeups
     if settings.redis_url is None:
         wakeups = await stack.enter_async_context(open_wakeups(found.url, pool, background))
-        return Log(
-            *(events, snapshots, leases, wakeups, seals, models, archive, accesses, texts, ledger, finder),
-            *(suspects, loans, vectors),
-            url=found.url,
-        )
-    redis = Redis.from_url(settings.redis_url.get_secret_value())
-    stack.push_async_callback(redis.aclose)
-    name = await database_name(pool)
-    over_redis = RedisWakeups(redis, name, background)
-    stack.push_async_callback(over_redis.close)
-    hot = RedisHotStore(redis, name)
+    else:
+        wakeups, hot = _over_redis(settings.redis_url, await database_name(pool), stack, background)
     return Log(
-        *(events, snapshots, leases, over_redis, seals, models, archive, accesses, texts, ledger, finder),
-        *(suspects, loans, vectors, hot),
+        events=events,
+        snapshots=PostgresSnapshotStore(pool),
+        leases=leases,
+        wakeups=wakeups,
+        seals=PostgresSealStore(pool),
+        models=PostgresReadModels(pool),
+        archive=PostgresArchive(pool),
+        accesses=accesses,
+        texts=PostgresTextStore(pool),
+        ledger=ledger,
+        finder=PostgresFinder(pool),
+        suspects=PostgresSuspects(pool),
+        loans=PostgresLoans(pool),
+        vectors=await _vectors(settings, found.url, pool),
+        hot=hot,
         url=found.url,
     )
 
 
+def _memory_log(clock: SystemClock) -> Log:
+    events = MemoryEventStore()
+    leases = MemoryLeaseStore(clock, events)
+    models = MemoryReadModels(events.head_of, clock)
+    return Log(
+        events=events,
+        snapshots=MemorySnapshotStore(),
+        leases=leases,
+        wakeups=MemoryWakeups(),
+        seals=MemorySealStore(),
+        models=models,
+        archive=MemoryArchive(events),
+        accesses=MemoryAccessLog(),
+        texts=MemoryTextStore(),
+        ledger=MemoryLedger(),
+        finder=MemoryFinder(models, MESSAGES),
+        suspects=leases.suspects,
+        loans=leases.loans,
+        vectors=MemoryVectorStore(),
+    )
+
+
+def _over_redis(
+    url: SecretStr, database_name: str, stack: AsyncExitStack, background: BackgroundTasks
+) -> tuple[Wakeups, HotStore]:
+    """Connect to Redis. Its client takes a tenth of a second to import, so that is done only where it is used."""
+    from redis.asyncio import Redis  # noqa: PLC0415
+
+    from infrastructure.redis.hot import RedisHotStore  # noqa: PLC0415
+    from infrastructure.redis.wakeups import RedisWakeups  # noqa: PLC0415
+
+    redis = Redis.from_url(url.get_secret_value())
+    stack.push_async_callback(redis.aclose)
+    wakeups = RedisWakeups(redis, database_name, background)
+    stack.push_async_callback(wakeups.close)
+    return wakeups, RedisHotStore(redis, database_name)
+
+
 async def _vectors(settings: Settings, url: str, pool: asyncpg.Pool) -> VectorStore | None:
-    """Prepare the store of vectors, if anybody makes some. Without pgvector, messages are found by their words."""
+    """Prepare the store of vectors if embeddings are configured. Without pgvector, recall works by words only."""
     if settings.embedding_endpoint is None:
         return None
     vectors = PostgresVectorStore(pool)

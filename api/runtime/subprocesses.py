@@ -51,7 +51,6 @@ class SubprocessEnded(ThreadfoldError):
     """A process has ended that was to run, with an exit status; None: it was silent for too long, and was killed."""
 
     def __init__(self, words: str, status: int | None) -> None:
-        """Say what happened."""
         super().__init__(words)
         self.status = status
 

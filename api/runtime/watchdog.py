@@ -52,7 +52,6 @@ class Silence:
     """
 
     def __init__(self, interval: float, now: float) -> None:
-        """Begin to listen."""
         self._interval = interval
         self._looked_at = now
         self.seconds = 0.0
@@ -72,7 +71,7 @@ class Watchdog:
     """Watches the event loop of the main thread from a thread of its own."""
 
     def __init__(self, blocked_after: float, stop_within: float = STOP_LIMIT_S, lifeline: int | None = None) -> None:
-        """Prepare only. `lifeline` is a socket whose other end belongs to the parent: when that is gone, we stop."""
+        """Start nothing yet. `lifeline` is a socket whose other end is the parent's: when that end closes, stop."""
         self._blocked_after = blocked_after
         self._stop_within = stop_within
         self._lifeline = lifeline

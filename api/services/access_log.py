@@ -1,4 +1,4 @@
-"""The audit of reads: who is shown what of which threads is recorded before it is shown."""
+"""The access log: which client was shown what of which threads. An access is recorded before anything is shown."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -24,20 +24,20 @@ class AccessLogCursor(Struct, frozen=True, array_like=True):
 
 
 class AccessLogService:
-    """Records accesses, unless AUDIT_READS is off, and lists them. Who cannot be recorded is not shown anything."""
+    """Records accesses, unless AUDIT_READS is off, and lists them.
+
+    Every query that shows what is in threads awaits one of the `record_` methods before it returns. They raise
+    `StoreUnavailable` if the access cannot be recorded, so that nothing is shown then.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
-        """Work with what the composition root has joined."""
         self._log = runtime.accesses
         self._clock = runtime.clock
         self._repository = runtime.repository
         self._on = runtime.settings.audit_reads
 
-    async def of_thread(self, caller: Caller, what: What, thread_id: ThreadId) -> None:
-        """Record that a thread is shown: of a fork, also those that it left, whose events are its beginning.
-
-        Raises `StoreUnavailable`.
-        """
+    async def record_thread(self, caller: Caller, what: What, thread_id: ThreadId) -> None:
+        """Record that a thread is shown. Of a fork, record its ancestors too: its first events are theirs."""
         if not self._on:
             return
         threads = [thread_id]
@@ -45,17 +45,17 @@ class AccessLogService:
             threads.append(origin.parent)
         await self._record(caller, what, threads)
 
-    async def of_threads(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
-        """Record that something of each of these threads is shown, if there are any. Raises `StoreUnavailable`."""
+    async def record_threads(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
+        """Record that something of each of these threads is shown, if there are any."""
         if found := dict.fromkeys(threads):
             await self._record(caller, what, found)
 
-    async def of_log(self, caller: Caller, what: What) -> None:
-        """Record that everything there is is shown. Raises `StoreUnavailable`."""
+    async def record_log(self, caller: Caller, what: What) -> None:
+        """Record that the whole log is shown."""
         await self._record(caller, what, ())
 
     async def page(self, tenant: Tenant, only: AccessFilter, cursor: str | None, limit: int) -> Page[AccessView]:
-        """List who was shown what, the last first. Raises `InvalidInput`."""
+        """List accesses, the latest first. Raises `InvalidInput`."""
         if only.actor is not None and not only.actor.isprintable():
             raise InvalidInput("actor", "must be printable")
         before, of = None, ("reads", tenant, only)
@@ -63,11 +63,10 @@ class AccessLogService:
             place = decode_cursor(cursor, AccessLogCursor, of)
             before = AccessCursor(in_utc(place.at, "cursor"), place.number)
         found = await self._log.page(tenant, only, before, limit + 1)
-        shown = found[:limit]
-        following = (
-            encode_cursor(AccessLogCursor(shown[-1].access.at, shown[-1].number), of) if len(found) > limit else None
-        )
-        return Page([access_view(kept.access) for kept in shown], following)
+        shown, following = found[:limit], None
+        if len(found) > limit:
+            following = encode_cursor(AccessLogCursor(shown[-1].access.at, shown[-1].number), of)
+        return Page([access_view(numbered.access) for numbered in shown], following)
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         if self._on:

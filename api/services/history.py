@@ -1,37 +1,45 @@
-"""Threads as they were at a version or at an instant, and what happened between two of them."""
+"""What is in threads: now, at a version, at an instant, and what happened between two of those."""
 
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from api.http.params import decode_cursor, encode_cursor, no_page
+from api.http.caller import Caller
+from api.http.params import decode_cursor, encode_cursor, in_utc, no_page
+from api.runtime.composition import Runtime
+from api.schemas.approvals import ApprovalView, waiting_approvals
 from api.schemas.events import EventView, event_view
 from api.schemas.history import DiffView, point_view
 from api.schemas.page import Page
+from api.schemas.prompts import ContextView, context_view
+from api.services.access_log import AccessLogService
 from domain.application.queries import transcript
 from domain.application.queries.changes import ChangesBetween, DescribedEvent
+from domain.application.queries.prompts import recorded_prompts
 from domain.application.queries.transcript import TranscriptMessage
-from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.streaming.feed import FeedCursor, FeedFilter, FeedPage
+from domain.application.thread_repository import LoadedThread
 from domain.errors import InvalidInput
-from domain.ids import DEFAULT_TENANT, MAX_VERSION, START, Tenant, ThreadId, Version
+from domain.ids import MAX_VERSION, START, Tenant, ThreadId, TurnId, Version
 from domain.ports.log import ThreadRow
 from domain.thread.diff import compare
+from projections.threads import ThreadSummary, summary
 
-PAGE_SIZE = 1_000_000
-"""Bytes of JSON after which a page of messages or events ends, however many items were asked for."""
+MAX_PAGE_BYTES = 1_000_000
+"""Bytes of JSON after which a page of messages or events ends, even if fewer items than the limit are on it."""
 
-SCANNED = 10_000
-"""Events among which a page of messages is looked for: however seldom anybody says anything, a page has its price."""
+MAX_SCANNED_EVENTS = 10_000
+"""Events in which messages for one page are looked for: it bounds the cost of a page where messages are rare."""
 
-COUNTED = 10_000
-"""Events that a diff counts, at most."""
+MAX_COUNTED_EVENTS = 10_000
+"""Events that a diff counts."""
 
-AT_FIRST = 100
-"""Events to read at first, and then more at a time: a few large ones may fill a page."""
+FIRST_READ_EVENTS = 100
+"""Events of the first read of a page. Later reads are larger, but a few large events may fill a page."""
 
 Order: TypeAlias = Literal["asc", "desc"]
 Reached = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
@@ -39,9 +47,9 @@ Item = TypeVar("Item", TranscriptMessage, EventView, DescribedEvent)
 
 
 class HistoryCursor(Struct, frozen=True, array_like=True):
-    """Where a page ended: its order, where to go on (after a version, or back from it), and the list's last version.
+    """Where a page ended: its order, the version to continue after (or back from), and the list's last version.
 
-    `upto` is 0 where the list has no end: then it goes on with what happens meanwhile.
+    `upto` is 0 if the list has no end: then later pages include what happens meanwhile.
     """
 
     order: Order
@@ -50,7 +58,7 @@ class HistoryCursor(Struct, frozen=True, array_like=True):
 
 
 class PointInTime(Struct, frozen=True):
-    """A version, or an instant, or neither; and what the caller calls them."""
+    """A version, an instant, or neither; and the names that the caller has for them."""
 
     version: int | None = None
     at: datetime | None = None
@@ -59,7 +67,7 @@ class PointInTime(Struct, frozen=True):
 
     @property
     def given(self) -> bool:
-        """Whether it says anything."""
+        """Whether there is a version or an instant."""
         return self.version is not None or self.at is not None
 
 
@@ -67,7 +75,7 @@ NOW = PointInTime()
 
 
 class PageRequest(Struct, frozen=True):
-    """Which page: of the thread as it was at `point` (now without one), going on at `place`, or where a cursor says."""
+    """Which page: of the thread as it was at `point` (without one, now), from `place` on or from a cursor's place."""
 
     limit: int
     place: HistoryCursor | None = None
@@ -76,84 +84,131 @@ class PageRequest(Struct, frozen=True):
     cursor: str | None = None
 
 
+class _PageItems(Generic[Item]):
+    """The items of a page: at most `limit`, and no more after `MAX_PAGE_BYTES`. `more`: another one was offered."""
+
+    def __init__(self, limit: int) -> None:
+        self.items: list[Item] = []
+        self.more = False
+        self._limit = limit
+        self._size = 0
+
+    def add(self, item: Item) -> bool:
+        """Add an item. Return whether there was room for it."""
+        self.more = len(self.items) == self._limit or self._size >= MAX_PAGE_BYTES
+        if not self.more:
+            self.items.append(item)
+            self._size += len(msgspec.json.encode(item))
+        return not self.more
+
+
 class ThreadHistory:
-    """Queries about a thread's past. What one costs depends on its page, not on the thread's age."""
+    """Queries that show what is in threads. What a query costs depends on its page, not on the thread's age.
 
-    def __init__(self, repository: ThreadRepository, tenant: Tenant = DEFAULT_TENANT) -> None:
-        """Ask for a tenant."""
-        self._repository = repository
-        self._tenant = tenant
+    Each method with a `caller` records the access before it returns: see `AccessLogService`.
+    """
 
-    async def state(self, thread_id: ThreadId, point: PointInTime = NOW) -> LoadedThread:
-        """Return a thread as it is now, was at a version, or was at an instant.
+    def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
+        self._runtime = runtime
+        self._repository = runtime.repository
+        self._access_log = access_log
 
-        Raises `UnknownThread`, `InvalidInput`.
-        """
-        if not point.given:
-            return await self._repository.existing(thread_id, self._tenant)
-        _check(point)
-        version = point.version
-        if version is None:
-            version = await self._repository.version_at(thread_id, _in_utc(point), self._tenant)
-        if not 1 <= version <= MAX_VERSION:
-            raise InvalidInput(point.version_field, f"must lie between 1 and {MAX_VERSION}")
-        return await self._repository.load_at(thread_id, Version(version), self._tenant)
+    async def summary(self, thread_id: ThreadId, caller: Caller, point: PointInTime = NOW) -> ThreadSummary:
+        """Summarise a thread by folding it. Raises `UnknownThread`, `InvalidInput`."""
+        loaded = await self.loaded(thread_id, caller.tenant, point)
+        row = await self._repository.store.thread(thread_id)
+        await self._access_log.record_thread(caller, "summary", thread_id)
+        return summary(loaded, row.opened_at if row else loaded.head.at, self._runtime.prices)
 
-    async def messages(self, thread_id: ThreadId, asked: PageRequest) -> Page[TranscriptMessage]:
-        """Read the transcript in pages. A page may end early, and the last one be empty."""
-        of = pages_of("messages", self._tenant, thread_id, asked.point, asked.order)
+    async def state(self, thread_id: ThreadId, point: PointInTime, caller: Caller) -> LoadedThread:
+        """Return a thread's state. Raises `UnknownThread`, `InvalidInput`."""
+        loaded = await self.loaded(thread_id, caller.tenant, point)
+        await self._access_log.record_thread(caller, "state", thread_id)
+        return loaded
+
+    async def messages(self, thread_id: ThreadId, asked: PageRequest, caller: Caller) -> Page[TranscriptMessage]:
+        """Read a page of the transcript. A page may have fewer items than its limit, and the last one none."""
+        of = pages_of("messages", caller.tenant, thread_id, asked.point, asked.order)
         asked = _placed(asked, of)
-        after, upto, listed = await self._bounds(thread_id, asked)
+        after, upto, listed = await self._bounds(thread_id, asked, caller.tenant)
+        shown, end = _PageItems[TranscriptMessage](asked.limit), START
         if asked.order == "desc":
-            enough = Version(max(upto - SCANNED, START))
-            back = transcript.read_back(self._repository, thread_id, upto, enough=enough, first=AT_FIRST)
-            shown, more = await _collected(back, asked.limit)
-            last = shown[-1].version - 1 if shown else upto
-            return _page(shown, asked, last if more else min(enough, last), listed, of)
-        if after >= upto:
+            enough = Version(max(upto - MAX_SCANNED_EVENTS, START))
+            found = transcript.read_back(self._repository, thread_id, upto, enough=enough, first=FIRST_READ_EVENTS)
+        elif after < upto:
+            enough, end = Version(min(after + MAX_SCANNED_EVENTS, upto)), upto
+            found = transcript.read(self._repository, thread_id, after, upto, enough=enough, first=FIRST_READ_EVENTS)
+        else:
             return Page([], None)
-        enough = Version(min(after + SCANNED, upto))
-        told = transcript.read(self._repository, thread_id, after, upto, enough=enough, first=AT_FIRST)
-        shown, more = await _collected(told, asked.limit)
-        return _page(shown, asked, shown[-1].version if more else enough, listed, of, end=upto)
+        async for message in found:
+            if not shown.add(message):
+                break
+        if shown.items:
+            await self._access_log.record_thread(caller, "messages", thread_id)
+        reached: int = enough
+        if asked.order == "desc":
+            last = shown.items[-1].version - 1 if shown.items else upto
+            reached = last if shown.more else min(enough, last)
+        elif shown.more:
+            reached = shown.items[-1].version
+        return _page(shown.items, asked, reached, listed, of, end)
 
-    async def events(self, thread_id: ThreadId, asked: PageRequest) -> Page[EventView]:
-        """Read the log of a thread in pages."""
-        of = pages_of("events", self._tenant, thread_id, asked.point, asked.order)
+    async def events(self, thread_id: ThreadId, asked: PageRequest, caller: Caller) -> Page[EventView]:
+        """Read a page of a thread's events as they were recorded."""
+        of = pages_of("events", caller.tenant, thread_id, asked.point, asked.order)
         asked = _placed(asked, of)
-        after, upto, listed = await self._bounds(thread_id, asked)
+        after, upto, listed = await self._bounds(thread_id, asked, caller.tenant)
+        shown = _PageItems[EventView](asked.limit)
         if asked.order == "desc":
-            begin = Version(max(upto - asked.limit, START))
-            shown, _ = await _collected(self._events_back(thread_id, begin, upto), asked.limit)
-            return _page(shown, asked, shown[-1].version - 1 if shown else START, listed, of)
-        if after >= upto:
+            end, begin = START, Version(max(upto - asked.limit, START))
+            async for page in self._repository.pages_back(thread_id, begin, upto, FIRST_READ_EVENTS, MAX_PAGE_BYTES):
+                if not all(shown.add(event_view(recorded)) for recorded in reversed(page)):
+                    break
+        elif after < upto:
+            end, last = upto, Version(min(after + asked.limit, upto))
+            async for recorded in self._repository.follow(thread_id, after, last, FIRST_READ_EVENTS, MAX_PAGE_BYTES):
+                if not shown.add(event_view(recorded)):
+                    break
+        else:
             return Page([], None)
-        end = Version(min(after + asked.limit, upto))
-        shown, _ = await _collected(self._events(thread_id, after, end), asked.limit)
-        return _page(shown, asked, shown[-1].version, listed, of, end=upto)
+        if shown.items:
+            await self._access_log.record_thread(caller, "events", thread_id)
+        reached = shown.items[-1].version - (asked.order == "desc") if shown.items else START
+        return _page(shown.items, asked, reached, listed, of, end)
 
     async def diff(
-        self, thread_id: ThreadId, since: PointInTime, until: PointInTime, limit: int, cursor: str | None = None
+        self,
+        thread_id: ThreadId,
+        since: PointInTime,
+        until: PointInTime,
+        limit: int,
+        cursor: str | None,
+        caller: Caller,
     ) -> DiffView:
-        """Say what happened between two points: after the one and up to the other, which is now if it is not given.
+        """Return what happened after `since` and up to `until`, by default up to now.
 
         Raises `UnknownThread`, `InvalidInput`.
         """
-        of = ("diff", self._tenant, thread_id, since, until)
+        of = ("diff", caller.tenant, thread_id, since, until)
         place = decode_cursor(cursor, HistoryCursor, of) if cursor is not None else None
-        row = await self._repository.row(thread_id, self._tenant)
+        row = await self._repository.row(thread_id, caller.tenant)
         begin, end = await self._begin(row, since), await self._end(row, until, place)
         if begin > end:
             field = since.time_field if since.version is None else since.version_field
-            raise InvalidInput(field, f"lies at version {begin}, which is after the end at version {end}")
+            raise InvalidInput(field, f"is at version {begin}, after the end at version {end}")
         after = begin if place is None else Version(place.version)
         if not begin <= after <= end:
             raise no_page()
-        was, now = await self._at(thread_id, begin), await self._at(thread_id, end)
+        was, now = await self._at(row, begin), await self._at(row, end)
         between = ChangesBetween(self._repository, thread_id, begin, end)
-        counts, counted = await between.counts(COUNTED)
-        shown, _ = await _collected(between.sentences(after, limit, AT_FIRST), limit)
-        reached = shown[-1].version if shown else end
+        counts, counted = await between.counts(MAX_COUNTED_EVENTS)
+        shown = _PageItems[DescribedEvent](limit)
+        async for described in between.sentences(after, limit, FIRST_READ_EVENTS):
+            if not shown.add(described):
+                break
+        await self._access_log.record_thread(caller, "diff", thread_id)
+        reached = shown.items[-1].version if shown.items else end
+        following = encode_cursor(HistoryCursor("asc", reached, end), of) if reached < end else None
         return DiffView(
             thread_id=thread_id,
             since=point_view(was),
@@ -162,12 +217,63 @@ class ThreadHistory:
             counts=counts,
             counted_to=counted,
             truncated=counted < end,
-            happened=Page(shown, encode_cursor(HistoryCursor("asc", reached, end), of) if reached < end else None),
+            happened=Page(shown.items, following),
         )
 
-    async def _bounds(self, thread_id: ThreadId, asked: PageRequest) -> tuple[Version, Version, int]:
-        """Return after which version to read, up to which, and where the list ends (0: it does not)."""
-        row = await self._repository.row(thread_id, self._tenant)
+    async def prompts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller, after: int = 0) -> ContextView:
+        """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
+        loaded = await self._repository.existing(thread_id, caller.tenant)
+        texts, tokens = self._runtime.texts, self._runtime.turns.services.tokens
+        found, more = await recorded_prompts(self._repository, texts, tokens, loaded, turn_id, after)
+        await self._access_log.record_thread(caller, "context", thread_id)
+        return context_view(thread_id, turn_id, found, more=more)
+
+    async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
+        """List what waits for a person's approval in a thread. Raises `UnknownThread`."""
+        found = waiting_approvals((await self._repository.existing(thread_id, caller.tenant)).state)
+        if found:
+            await self._access_log.record_thread(caller, "approvals", thread_id)
+        return found
+
+    async def begin_stream(
+        self, thread_id: ThreadId, caller: Caller, after: Version | None = None, field: str = "after"
+    ) -> ThreadRow:
+        """Return the head of a thread that the caller is about to follow, after a version or from now on.
+
+        Raises `UnknownThread`; and `InvalidInput` with the field's name for a version that the thread does not have
+        yet: the caller would receive nothing until then, and miss the events before.
+        """
+        row = await self._repository.row(thread_id, caller.tenant)
+        if after is not None and after > row.head.version:
+            last = row.head.version
+            raise InvalidInput(field, f"the thread has versions up to {last}; give one of those, or none to begin now")
+        await self._access_log.record_thread(caller, "stream", thread_id)
+        return row
+
+    async def feed(self, place: FeedCursor, wanted: FeedFilter, wait_s: float, caller: Caller) -> FeedPage:
+        """Read a page of the events of all threads."""
+        found = await self._runtime.feed.read(place, wanted, wait_s, self._runtime.stopping)
+        await self._access_log.record_threads(caller, "feed", (record.thread_id for record in found.records))
+        return found
+
+    def loaded(self, thread_id: ThreadId, tenant: Tenant, point: PointInTime = NOW) -> Awaitable[LoadedThread]:
+        """Fold a thread up to a point. No access is recorded. Raises `UnknownThread`, `InvalidInput`."""
+        _check(point)
+        if point.at is not None:
+            return self._loaded_at_time(thread_id, tenant, in_utc(point.at, point.time_field))
+        if point.version is None:
+            return self._repository.existing(thread_id, tenant)
+        if not 1 <= point.version <= MAX_VERSION:
+            raise InvalidInput(point.version_field, f"must be between 1 and {MAX_VERSION}")
+        return self._repository.load_at(thread_id, Version(point.version), tenant)
+
+    async def _loaded_at_time(self, thread_id: ThreadId, tenant: Tenant, at: datetime) -> LoadedThread:
+        version = await self._repository.version_at(thread_id, at, tenant)
+        return await self._repository.load_at(thread_id, version, tenant)
+
+    async def _bounds(self, thread_id: ThreadId, asked: PageRequest, tenant: Tenant) -> tuple[Version, Version, int]:
+        """Return the version to read after, the one to read up to, and the list's last version (0: it has no end)."""
+        row = await self._repository.row(thread_id, tenant)
         listed = await self._listed(row, asked)
         upto = listed or row.head.version
         if asked.place is None:
@@ -189,26 +295,25 @@ class ThreadHistory:
 
     async def _version(self, row: ThreadRow, point: PointInTime) -> Version:
         _check(point)
-        if point.version is None:
-            version = await self._repository.store.version_at(row.thread_id, _in_utc(point))
-            if not version:
-                began = row.opened_at.isoformat().replace("+00:00", "Z")
-                raise InvalidInput(point.time_field, f"the thread began at {began}")
-            return version
-        if not 1 <= point.version <= row.head.version:
+        if point.at is not None:
+            at = in_utc(point.at, point.time_field)
+            if found := await self._repository.store.version_at(row.thread_id, at):
+                return found
+            began = row.opened_at.isoformat().replace("+00:00", "Z")
+            raise InvalidInput(point.time_field, f"the thread began at {began}")
+        if not 1 <= (version := Version(point.version or 0)) <= row.head.version:
             raise InvalidInput(point.version_field, f"the thread has versions 1 to {row.head.version}")
-        return Version(point.version)
+        return version
 
     async def _begin(self, row: ThreadRow, since: PointInTime) -> Version:
-        """Return the version that a diff begins after: 0 is before the first event, and a fork's beginning is later."""
+        """Return the version that a diff begins after: 0 is before the first event; a fork's first is after `base`."""
         _check(since)
         if not since.given:
             raise InvalidInput(since.version_field, f"is required: a version, or {since.time_field}, an instant")
-        if since.version == START:
-            return START
-        if since.version is None:
-            return await self._repository.store.version_at(row.thread_id, _in_utc(since)) or row.base
-        return await self._version(row, since)
+        if since.at is not None:
+            at = in_utc(since.at, since.time_field)
+            return await self._repository.store.version_at(row.thread_id, at) or row.base
+        return START if since.version == START else await self._version(row, since)
 
     async def _end(self, row: ThreadRow, until: PointInTime, place: HistoryCursor | None) -> Version:
         if place is None:
@@ -218,19 +323,10 @@ class ThreadHistory:
             raise no_page()
         return Version(place.upto)
 
-    async def _at(self, thread_id: ThreadId, version: Version) -> LoadedThread:
+    async def _at(self, row: ThreadRow, version: Version) -> LoadedThread:
         if not version:
-            return LoadedThread(thread_id, self._tenant)
-        return await self._repository.load_at(thread_id, version, self._tenant)
-
-    async def _events(self, thread_id: ThreadId, after: Version, upto: Version) -> AsyncIterator[EventView]:
-        async for recorded in self._repository.follow(thread_id, after, upto, AT_FIRST, PAGE_SIZE):
-            yield event_view(recorded)
-
-    async def _events_back(self, thread_id: ThreadId, after: Version, upto: Version) -> AsyncIterator[EventView]:
-        async for page in self._repository.pages_back(thread_id, after, upto, AT_FIRST, PAGE_SIZE):
-            for recorded in reversed(page):
-                yield event_view(recorded)
+            return LoadedThread(row.thread_id, row.tenant)
+        return await self._repository.load_at(row.thread_id, version, row.tenant)
 
 
 def _check(point: PointInTime) -> None:
@@ -238,44 +334,20 @@ def _check(point: PointInTime) -> None:
         raise InvalidInput(point.time_field, f"cannot be given together with {point.version_field}")
 
 
-def _in_utc(point: PointInTime) -> datetime:
-    at = point.at
-    if at is None or at.tzinfo is None:
-        raise InvalidInput(point.time_field, "needs a time zone, such as 2026-11-23T10:00:00Z")
-    try:
-        return at.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidInput(point.time_field, "must lie in the years 1 to 9999 of UTC") from error
-
-
 def pages_of(
     what: str, tenant: Tenant, thread_id: ThreadId, point: PointInTime = NOW, order: Order = "asc"
 ) -> tuple[object, ...]:
-    """Say what a cursor of a thread's messages or events is of."""
+    """Return what identifies a list of messages or events: a cursor is valid for one list only."""
     return what, tenant, thread_id, point, order
 
 
 def _placed(asked: PageRequest, of: object) -> PageRequest:
-    """Go on where the cursor says. Raises `InvalidInput`: it is of another list."""
+    """Read the place that a cursor names. Raises `InvalidInput` for a cursor of another list."""
     if asked.cursor is None:
         return asked
     return replace(asked, place=decode_cursor(asked.cursor, HistoryCursor, of), cursor=None)
 
 
-async def _collected(found: AsyncIterator[Item], limit: int) -> tuple[Sequence[Item], bool]:
-    """Take at most `limit` items, and no more after `PAGE_SIZE` bytes; say whether there was another one."""
-    shown: list[Item] = []
-    size = 0
-    async for item in found:
-        if len(shown) == limit or size >= PAGE_SIZE:
-            return shown, True
-        shown.append(item)
-        size += len(msgspec.json.encode(item))
-    return shown, False
-
-
-def _page(
-    shown: Sequence[Item], asked: PageRequest, reached: int, listed: int, of: object, end: int = START
-) -> Page[Item]:
-    """Make a page that goes on where it got, unless that is the end."""
+def _page(shown: Sequence[Item], asked: PageRequest, reached: int, listed: int, of: object, end: int) -> Page[Item]:
+    """Make a page, with a cursor unless it reached the end of the list."""
     return Page(shown, None if reached == end else encode_cursor(HistoryCursor(asked.order, reached, listed), of))

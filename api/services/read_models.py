@@ -9,10 +9,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
+from api.http.caller import Caller
 from api.http.params import decode_cursor, encode_cursor, in_utc, no_page
 from api.runtime.composition import Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
+from api.services.access_log import AccessLogService
 from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import SLICES, Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.read_models import Instance, SliceLag
@@ -100,9 +102,10 @@ class HourRange(Struct, frozen=True):
 class ReadModelQueries:
     """Answers queries from the read models."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
         """Work with what the composition root has joined."""
         self._runtime = runtime
+        self._access_log = access_log
         self._models = runtime.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
@@ -136,8 +139,9 @@ class ReadModelQueries:
                     "could not take: see /v1/projections/parked."
                 )
 
-    async def threads(self, tenant: Tenant, filters: Filters, cursor: str | None, limit: int) -> Page[ThreadSummary]:
-        """List threads."""
+    async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
+        """List threads. The access is recorded."""
+        tenant = caller.tenant
         of = ("threads", tenant, filters)
         place = decode_cursor(cursor, ThreadListCursor, of) if cursor is not None else None
         if place and (place.sort, place.descending) != (filters.sort, filters.descending):
@@ -163,6 +167,7 @@ class ReadModelQueries:
             if rows or place:
                 break
         shown = [threads.summary_of(row) for row in rows[:limit]]
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in shown))
         if len(rows) <= limit:
             return Page(shown, None)
         value = rows[limit - 1][threads.THREADS.names.index(filters.sort)]
@@ -171,11 +176,15 @@ class ReadModelQueries:
             encode_cursor(ThreadListCursor(filters.sort, filters.descending, value, shown[-1].thread_id, number), of),
         )
 
-    async def thread(self, thread_id: ThreadId, tenant: Tenant) -> ThreadSummary:
-        """Summarise a thread by its row. Raises `UnknownThread`: it is not there, or not there yet."""
+    async def thread(self, thread_id: ThreadId, caller: Caller) -> ThreadSummary:
+        """Summarise a thread by its row. The access is recorded.
+
+        Raises `UnknownThread` if there is no row, or none yet.
+        """
         rows = await self._models.select(threads.one(thread_id))
-        if not rows or rows[0][threads.THREADS.names.index("tenant")] != tenant:
+        if not rows or rows[0][threads.THREADS.names.index("tenant")] != caller.tenant:
             raise UnknownThread(thread_id)
+        await self._access_log.record_thread(caller, "summary", thread_id)
         return threads.summary_of(rows[0])
 
     async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:

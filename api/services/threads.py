@@ -3,20 +3,19 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import UTC
-from typing import Literal
 from uuid import UUID, uuid5
 
 import msgspec
 from msgspec import Struct
 
 from api.http.caller import Caller
-from api.http.send_buffer import Outgoing
+from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView, worker_view
 from api.schemas.budget import BudgetView, budget_view
+from api.schemas.requests import Decide, ForkThread
 from api.schemas.turns import TurnView, turn_view
 from api.services.access_log import AccessLogService
-from api.services.content import Content
 from api.services.history import NOW, PointInTime, ThreadHistory
 from api.services.projection_admin import ProjectionAdmin
 from api.services.read_models import ReadModelQueries
@@ -57,6 +56,7 @@ from domain.thread.events import (
 )
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agent_loader import load_agents
+from infrastructure.settings import is_agent_file
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
@@ -67,19 +67,6 @@ WAIT_LIMIT = 600.0
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
 """Events after which a worker has something to do."""
-
-
-class UserMessage(Struct, frozen=True):
-    """What a user says, and how it is to be taken.
-
-    `open_with` is the graph to open the thread with, if need be; `graph` the one that an open thread must have.
-    """
-
-    user_input: str
-    open_with: str | None = None
-    graph: str | None = None
-    strategy: Strategy | None = None
-    durability: Durability | None = None
 
 
 class StartedTurn(Struct, frozen=True):
@@ -96,39 +83,18 @@ class ForkedThread(Struct, frozen=True):
     at_version: Version
 
 
-class Decision(Struct, frozen=True):
-    """What a person decides about what waits; see `DecideApproval`."""
-
-    approval: int
-    hash: str
-    decision: Literal["grant", "deny", "settle"]
-    arguments: dict[str, object] | None = None
-    reason: str | None = None
-    result: str | None = None
-
-
-class ForkRequest(Struct, frozen=True):
-    """Where a fork leaves its parent (None: now), which messages and values differ; see `Fork`."""
-
-    at_version: int | None = None
-    messages: tuple[tuple[int, str], ...] = ()
-    values: dict[str, object] | None = None
-    resume: bool = False
-
-
 class Service:
     """The API's commands and queries."""
 
     def __init__(self, runtime: Runtime) -> None:
-        """Work with what the composition root has joined."""
         self.runtime = runtime
-        self.audit = Verification(runtime)
-        self.reading = ReadModelQueries(runtime)
+        self.access_log = AccessLogService(runtime)
+        self.history = ThreadHistory(runtime, self.access_log)
+        self.audit = Verification(runtime, self.access_log)
+        self.reading = ReadModelQueries(runtime, self.access_log)
         self.limits = TenantLimits(runtime, self.reading)
         self.upkeep = ProjectionAdmin(runtime)
-        self.reads = AccessLogService(runtime)
-        self.content = Content(runtime, self.reads, self.reading, self.audit)
-        self.outgoing = Outgoing()
+        self.send_buffer = SendBuffer()
 
     def agent(self, name: str) -> Agent:
         """Return a registered agent. Raises `UnknownGraph`."""
@@ -162,76 +128,90 @@ class Service:
         outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
         return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
-    async def start_turn(self, thread_id: ThreadId, said: UserMessage, caller: Caller) -> StartedTurn:
-        """Append the user's message and have the turn run in the background.
+    async def start_turn(
+        self,
+        thread_id: ThreadId,
+        user_input: str,
+        caller: Caller,
+        *,
+        open_with: str | None = None,
+        graph: str | None = None,
+        strategy: Strategy | None = None,
+        durability: Durability | None = None,
+    ) -> StartedTurn:
+        """Append the user's message and run the turn in the background.
 
+        `open_with` is the graph to open the thread with if it is new; `graph` the one that an open thread must have.
         Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`, `ThreadBusy`.
         """
-        if said.open_with is not None:
-            self.agent(said.open_with)
-        tokens = await count_tokens(self.runtime.turns.services.tokens, said.user_input)
-        made = self._command_id(thread_id, caller)
-        turn_id = turn_of_command(made)
-        durability = said.durability or self.runtime.settings.durability
+        if open_with is not None:
+            self.agent(open_with)
+        tokens = await count_tokens(self.runtime.turns.services.tokens, user_input)
+        command_id = self._command_id(thread_id, caller)
+        turn_id = turn_of_command(command_id)
+        stored = durability or self.runtime.settings.durability
 
         def plan(state: State) -> Iterable[Command]:
             if isinstance(state, Unopened):
-                if said.open_with is None:
+                if open_with is None:
                     raise UnknownThread(thread_id)
-                yield OpenThread(said.open_with)
-            agent = self.agent(_graph_of(state, said.open_with or "", said.graph))
-            runs, strategy = agent.graph, said.strategy or agent.busy
-            yield StartTurn(turn_id, said.user_input, tokens, runs.first, runs.fingerprint, strategy, durability)
+                yield OpenThread(open_with)
+                own = open_with
+            else:
+                own = state.thread.graph
+                if graph not in {None, own}:
+                    raise WrongGraph(graph or "", own)
+            agent = self.agent(own)
+            runs, busy = agent.graph, strategy or agent.busy
+            yield StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
 
-        outcome = await self._act(thread_id, plan, caller, ("turn", *msgspec.structs.astuple(said)), made)
-        return StartedTurn(outcome, turn_id)
+        asked = ("turn", user_input, open_with, graph, strategy, durability)
+        return StartedTurn(await self._act(thread_id, plan, caller, asked, command_id), turn_id)
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Go on with a turn that failed or was cancelled, at the node where it ended.
 
         Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
         """
-        made = self._command_id(thread_id, caller)
+        command_id = self._command_id(thread_id, caller)
+        turn_id = turn_of_command(command_id)
 
         def plan(state: State) -> Iterable[Command]:
             if isinstance(state, Unopened):
                 raise UnknownThread(thread_id)
             graph = self.agent(state.thread.graph).graph.fingerprint
-            yield RetryTurn(retried, turn_of_command(made), graph, self.runtime.settings.durability)
+            yield RetryTurn(retried, turn_id, graph, self.runtime.settings.durability)
 
-        outcome = await self._act(thread_id, plan, caller, ("retry", str(retried)), made)
-        return StartedTurn(outcome, turn_of_command(made))
+        return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Have a turn end. Raises `UnknownThread`, `TurnHasEnded`."""
         return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
 
-    async def decide_approval(self, thread_id: ThreadId, decision: Decision, caller: Caller) -> CommandResult:
-        """Agree to what waits for a person, or refuse it.
+    async def decide_approval(
+        self, thread_id: ThreadId, approval: int, decided: Decide, caller: Caller
+    ) -> CommandResult:
+        """Grant, deny or settle what waits for a person's approval.
 
         Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
         """
-        refused = f"A person refused this: {decision.reason}" if decision.reason else "A person refused this."
-        told = refused if decision.result is None else decision.result
-        command = DecideApproval(
-            Version(decision.approval),
-            decision.hash,
-            decision.decision,
-            decision.arguments,
-            told,
-            await count_tokens(self.runtime.turns.services.tokens, told),
-        )
-        asked = ("approval", *msgspec.structs.astuple(decision))
+        refused = f"A person refused this: {decided.reason}" if decided.reason else "A person refused this."
+        answer = refused if decided.result is None else decided.result
+        tokens = await count_tokens(self.runtime.turns.services.tokens, answer)
+        what = (decided.hash, decided.decision, decided.arguments)
+        command = DecideApproval(Version(approval), *what, answer, tokens)
+        asked = ("approval", approval, *what, decided.reason, decided.result)
         return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
 
-    async def fork(self, parent: ThreadId, thread_id: ThreadId, asked: ForkRequest, caller: Caller) -> ForkedThread:
+    async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
-        tokens = self.runtime.turns.services.tokens
-        edits = tuple([EditMessage(Version(at), text, await count_tokens(tokens, text)) for at, text in asked.messages])
-        changes = UpdateValues(asked.values) if asked.values else None
-        at_version = asked.at_version or (await self.existing(parent, caller)).head.version
-        command = Fork(parent, Version(at_version), edits, changes, asked.resume)
-        bound = self._bound(thread_id, caller, ("fork", str(parent), *msgspec.structs.astuple(asked)))
+        counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
+        edits = [EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
+        changes = UpdateValues(wanted.values) if wanted.values else None
+        at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
+        command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume)
+        asked = ("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume)
+        bound = self._bound(thread_id, caller, asked)
         metadata = self._metadata(self._command_id(thread_id, caller), caller)
         outcome = await fork(self.runtime.repository, thread_id, command, metadata, caller.tenant, bound)
         self._announce(outcome, metadata)
@@ -291,12 +271,15 @@ class Service:
     async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
         """Run a thread's turns again as they were recorded, with its own agent or another one.
 
-        `graph` is the name of a registered agent, or `module:attribute`. Raises `UnknownThread`, `UnknownGraph`.
+        `graph` is the name of a registered agent, or names code as `AGENTS` does. Raises `UnknownThread`,
+        `UnknownGraph`, `BadSetting`.
         """
         loaded = await self.existing(thread_id, caller)
-        await self.reads.of_thread(caller, "replay", thread_id)
+        await self.access_log.record_thread(caller, "replay", thread_id)
         own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
-        agent = load_agents([graph])[0] if graph and ":" in graph else self.agent(graph or own)
+        agent = (
+            load_agents([graph])[0] if graph and (":" in graph or is_agent_file(graph)) else self.agent(graph or own)
+        )
         services = self.runtime.turns.services
         again = Replay(
             self.runtime.repository, self.runtime.sandbox, services.tokens, services.context_window, self.runtime.clock
@@ -313,7 +296,7 @@ class Service:
 
     async def budget(self, thread_id: ThreadId, caller: Caller, point: PointInTime = NOW) -> BudgetView:
         """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
-        loaded = await ThreadHistory(self.runtime.repository, caller.tenant).state(thread_id, point)
+        loaded = await self.history.loaded(thread_id, caller.tenant, point)
         at = loaded.head.at  # which is never after the instant that was asked for
         if point.at is not None:
             at = point.at.astimezone(UTC)
@@ -385,12 +368,3 @@ def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:
         return Version(state.turn.started - 1)
     queue = () if isinstance(state, Unopened) else state.thread.queue
     return head if any(queued.turn_id == turn_id for queued in queue) else START
-
-
-def _graph_of(state: State, open_with: str, asked: str | None) -> str:
-    """Name the graph to run. Raises `WrongGraph` if the thread has another than the caller asked for."""
-    if isinstance(state, Unopened):
-        return open_with
-    if asked is not None and asked != state.thread.graph:
-        raise WrongGraph(asked, state.thread.graph)
-    return state.thread.graph

@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator, Sequence
 
+from api.http.caller import Caller
 from api.http.params import decode_cursor, encode_cursor, no_page
 from api.runtime.composition import Runtime
 from api.schemas.page import Page
 from api.schemas.seals import SealView, VerificationReport, WholeSeal, seal_view, whole_seal
+from api.services.access_log import AccessLogService
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.proofs import Proof, prove
 from domain.application.audit.verify import Verified, verify_heads, verify_slices, verify_thread
@@ -22,8 +24,9 @@ CONCURRENT_CHECKS = 4
 class Verification:
     """Verifies the log, lists seals and proves events."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
         self._runtime = runtime
+        self._access_log = access_log
         self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
         self._verifying = False
@@ -62,9 +65,11 @@ class Verification:
             return await check_seals(self._events, self._seals, sealer.verifier, keys)
         return await check_seal(self._events, await self._seal(number), sealer.verifier, keys)
 
-    async def prove(self, thread_id: ThreadId, version: int, tenant: Tenant) -> Proof:
+    async def prove(self, thread_id: ThreadId, version: int, caller: Caller) -> Proof:
         """Prove that an event is in the sealed log. Raises like `domain.application.audit.proofs.prove`."""
-        return await prove(self._events, self._runtime.sealer, thread_id, version, tenant)
+        proof = await prove(self._events, self._runtime.sealer, thread_id, version, caller.tenant)
+        await self._access_log.record_threads(caller, "proof", (thread_id, proof.record.thread_id))
+        return proof
 
     async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:
         """List seals, the newest first."""

@@ -18,7 +18,7 @@ import uvloop
 from api.cli.bootstrap import settle
 from api.http.caller import Caller
 from api.runtime.composition import Runtime, open_runtime
-from api.services.threads import Service, UserMessage
+from api.services.threads import Service
 from benchmarks.contestants.agent import InstantModel
 from benchmarks.contestants.exchanges import said
 from benchmarks.side_by_side.figures import Figures, say
@@ -101,7 +101,7 @@ async def converse(
     async def talk(number: int, thread_id: ThreadId) -> None:
         for turn in turns:
             began = time.perf_counter()
-            await _take(service, thread_id, UserMessage(said(number, turn), "airline", durability=durability))
+            await _take(service, thread_id, said(number, turn), durability)
             seconds.append(time.perf_counter() - began)
         while turns and not isinstance((await service.existing(thread_id, Caller())).state, Idle):
             await asyncio.sleep(PAUSE)
@@ -109,14 +109,14 @@ async def converse(
     await asyncio.gather(*[talk(number, thread_id) for number, thread_id in enumerate(threads, first)])
 
 
-async def _take(service: Service, thread_id: ThreadId, words: UserMessage) -> None:
+async def _take(service: Service, thread_id: ThreadId, words: str, durability: Durability | None) -> None:
     """Take a turn, and wait until its end is stored.
 
     Where a machine stalls for so long that leases run out, a turn is taken up again later: then the next one waits.
     """
     while True:
         try:
-            await service.start_turn(thread_id, words, Caller())
+            await service.start_turn(thread_id, words, Caller(), open_with="airline", durability=durability)
             break
         except ThreadBusy:
             await asyncio.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""The built-in agent: answers with a model, runs the tools that it asks for, and lets it mend its mistakes.
+"""The built-in agent: a model answers, its tool calls run, and the model sees their errors and can correct them.
 
 ```
 route_intent ── tool ──> execute_tool ──> generate_response ── tools ──> execute_tool
@@ -6,7 +6,7 @@ route_intent ── tool ──> execute_tool ──> generate_response ── t
                                             └─ done ─> finalize_turn
 ```
 
-The nodes are exported, for graphs of one's own.
+The nodes are exported for use in other graphs.
 """
 
 import json
@@ -24,7 +24,7 @@ from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 MODEL_TIMEOUT_S = 3_630.0
-"""Seconds that a node with a model has: longer than any time limit of a model can be set to, which is what counts."""
+"""Seconds that a node with a model has: longer than any time limit of a model, so that only the latter applies."""
 
 INSTRUCTIONS = """\
 You are a helpful assistant. Answer briefly. Use a tool where it knows better than you, and say so when a tool failed.
@@ -32,24 +32,24 @@ You are a helpful assistant. Answer briefly. Use a tool where it knows better th
 
 
 async def route_intent(turn: TurnContext) -> Sequence[NodeEvent]:
-    """Ask for a tool directly where the user wrote a slash command that the agent allows."""
+    """Call a tool without the model if the user wrote a slash command and the agent allows it."""
     command = slash_command(turn.agent, turn.user_input) if turn.agent.slash_commands else None
     return turn.request(command[0], **command[1]) if command else ()
 
 
 async def generate_response(turn: TurnContext) -> Sequence[NodeEvent]:
-    """Let the model answer, or ask for tools."""
+    """Let the model answer or call tools."""
     return await turn.generate()
 
 
 async def execute_tool(turn: TurnContext) -> Sequence[NodeEvent]:
-    """Run the tools that were asked for, at the same time. Their errors are told to the model."""
+    """Run the open tool calls at the same time. The model sees their errors."""
     await turn.run_tools()
     return ()
 
 
 async def compact_history(turn: TurnContext) -> Sequence[NodeEvent]:
-    """Make room in the live window."""
+    """Summarise older messages to make room in the live window."""
     return await turn.compact()
 
 
@@ -59,12 +59,12 @@ async def finalize_turn(_: TurnContext) -> Sequence[NodeEvent]:
 
 
 def wants_tool(state: Running) -> str:
-    """After `route_intent`: is there a call to run at once?"""
+    """After `route_intent`: run a tool call, or ask the model?"""
     return "tool" if state.turn.calls else "direct"
 
 
 def after_response(state: Running) -> str:
-    """After `generate_response`: are there calls to run, is it time to make room, or is all done?"""
+    """After `generate_response`: run tool calls, summarise, or end the turn?"""
     if state.turn.calls:
         return "tools"
     return "over_window" if is_full(state.thread) or is_outgrown(state.thread) else "done"
@@ -101,9 +101,9 @@ def assistant(
 ) -> Agent:
     """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are those of the graph.
 
-    A tool call takes two steps: one in which the model asks for it, and one in which it runs.
+    A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
-    # A slow tool is to time out by itself, not to take the whole turn with it.
+    # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
     slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
     graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
@@ -111,7 +111,7 @@ def assistant(
 
 
 def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:
-    """Read `/tool {"json": "object"}`, or `/tool text` for the tool's first parameter."""
+    """Parse `/tool {"json": "object"}`, or `/tool text` for the tool's first parameter; None if it is neither."""
     if not text.startswith("/"):
         return None
     name, _, rest = text[1:].strip().partition(" ")

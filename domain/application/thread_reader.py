@@ -85,7 +85,7 @@ class ThreadReader:
             known = self._origins.get(owner)
             origin = known[0] if known else None
             if origin is None or after >= origin.version:  # it may be a fork that nobody has looked at here yet
-                found, whole = await self._own(owner, after, end, limit, room)
+                found, whole = _decoded(await self.store.read(owner, after, end, limit, room), room)
                 if found and found[0].version == after + 1:
                     break
                 origin = await self.origin(owner)
@@ -99,7 +99,7 @@ class ThreadReader:
             if not whole or len(found) >= limit:
                 break
             reached = found[-1].version if found else after
-            own, whole = await self._own(fork, reached, its_end, limit - len(found), room)
+            own, whole = _decoded(await self.store.read(fork, reached, its_end, limit - len(found), room), room)
             found += own
         return found
 
@@ -176,14 +176,11 @@ class ThreadReader:
         self._origins.put(thread_id, (origin,), ORIGIN)
         return origin
 
-    async def _own(
-        self, thread_id: ThreadId, after: Version, upto: Version | None, limit: int, room: int
-    ) -> tuple[list[Recorded], bool]:
-        """Read a page of the thread's own events; say whether it was not cut for their size."""
-        page = await self.store.read(thread_id, after, upto, limit, room)
-        return [decode(record) for record in page], not may_have_more(
-            [len(record.payload) for record in page], None, room
-        )
+
+def _decoded(page: Sequence[Record], room: int) -> tuple[list[Recorded], bool]:
+    """Decode a page of a thread's own events, and say whether it was not cut because of their size."""
+    whole = not may_have_more([len(record.payload) for record in page], None, room)
+    return [decode(record) for record in page], whole
 
 
 def origin_of(first: Recorded) -> Origin:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -147,7 +148,7 @@ class ThreadRepository(ThreadReader):
             raise InvalidInput("at_time", f"the thread began at {row.opened_at.isoformat().replace('+00:00', 'Z')}")
         return version
 
-    async def append(
+    def append(
         self,
         loaded: LoadedThread,
         events: Sequence[Event],
@@ -156,16 +157,15 @@ class ThreadRepository(ThreadReader):
         *,
         forked: bool = False,
         fence: Fence | None = None,
-    ) -> tuple[LoadedThread, Sequence[Recorded]]:
+    ) -> Coroutine[Any, Any, tuple[LoadedThread, Sequence[Recorded]]]:
         """Store events after `loaded` and return the thread as it is then, with the events as they were recorded.
 
         Raises:
             VersionConflict: the thread has moved on; nothing was stored.
             LeaseLost: another worker has the shard that `fence` names; nothing was stored.
         """
-        return await self.append_chained(
-            loaded, self.chain(loaded, events, metadata), command, forked=forked, fence=fence
-        )
+        chained = self.chain(loaded, events, metadata)
+        return self.append_chained(loaded, chained, command, forked=forked, fence=fence)
 
     def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
         """Make events into records that follow on `loaded`, without storing them."""

@@ -1,18 +1,18 @@
-"""An airline's service desk: 14 tools, a policy, and a graph of its own.
+"""An airline's service desk: 14 tools, a policy and a graph of its own.
 
 ```
 AGENTS=examples.airline.agent:airline
 ```
 
-The graph is the built-in one with two edges of this desk's, which the 40 recorded conversations ask for:
+The graph is the built-in one with two edges of its own, which the 40 recorded conversations need:
 
-- The customer hangs up: the last message holds `###STOP###`, alone or after words of thanks. 31 conversations end
-  so, and nobody answers; the turn ends without a model.
-- `transfer_to_human_agents` succeeded: 9 conversations end with its result. A person goes on from there; another
-  word of the model would be spoken into an empty room.
+- The customer hangs up: the last message contains `###STOP###`, alone or after words of thanks. 31 conversations end
+  so. The turn ends without a call of the model.
+- `transfer_to_human_agents` succeeded: 9 conversations end with its result. A person takes over, so the model must not
+  say anything more.
 
-The desk has no booking system behind it. Its tools answer what they answered in the recordings: to the same call of
-the same conversation, if this thread is a replay of one, and otherwise to the same tool with the same arguments.
+The desk has no booking system. Its tools repeat the recorded results: of the same call of the same conversation if this
+thread replays one, otherwise of the same tool with the same arguments.
 """
 
 import ast
@@ -23,15 +23,22 @@ from functools import cache, lru_cache
 from itertools import takewhile
 from uuid import UUID
 
-from domain.agents.agent import Agent
-from domain.agents.assistant import EDGES, NODES
-from domain.agents.graph import Branch, Edge, Graph
-from domain.agents.tools import Tool, ToolContext, ToolHandler
-from domain.errors import ToolError
-from domain.json import JsonObject
-from domain.models.chat import ToolSpec
-from domain.thread.state import Running
-from examples.airline.recordings import DATA, canonical, replayed_in, told, told_in
+from examples.airline.recordings import DATA, canonical, recorded_calls, recorded_calls_in, replayed_in
+from threadfold import (
+    ASSISTANT_EDGES,
+    ASSISTANT_NODES,
+    Agent,
+    Branch,
+    Edge,
+    Graph,
+    JsonObject,
+    Running,
+    Tool,
+    ToolContext,
+    ToolError,
+    ToolHandler,
+    ToolSpec,
+)
 
 HANGS_UP = "###STOP###"
 TRANSFER = "transfer_to_human_agents"
@@ -48,7 +55,7 @@ WRITES = frozenset(
         TRANSFER,
     }
 )
-"""What must not be done twice: after a crash these are not run again, and the model is told so."""
+"""Tools with an effect. After a crash they are not run again, and their result says so."""
 
 
 def hangs_up(state: Running) -> str:
@@ -65,36 +72,36 @@ def handed_over(state: Running) -> str:
 
 
 MY_EDGES: Mapping[str, Edge] = {
-    **EDGES,
+    **ASSISTANT_EDGES,
     "route_intent": Branch(hangs_up, {"goodbye": "finalize_turn", "question": "generate_response"}),
     "execute_tool": Branch(handed_over, {"handed_over": "finalize_turn", "goes_on": "generate_response"}),
 }
 
 
 @cache
-def _told_to_anyone() -> Mapping[tuple[str, str], str]:
-    """What the tools told, by tool and arguments; where they told this and that, what they told first."""
-    return {(call.name, call.arguments): call.content for call in reversed(told())}
+def _results() -> Mapping[tuple[str, str], str]:
+    """Return the tools' results by tool and arguments: the first one where results differ."""
+    return {(call.name, call.arguments): call.content for call in reversed(recorded_calls())}
 
 
 @lru_cache(maxsize=256)
-def _told_in(thread_id: UUID) -> Mapping[tuple[str, str, str], str]:
-    """What the tools told in the conversation that a thread is a replay of; nothing if it is none.
+def _results_in(thread_id: UUID) -> Mapping[tuple[str, str, str], str]:
+    """Return the tools' results in the conversation that a thread replays; nothing if it replays none.
 
-    A model may use a call's id again, even within a turn. In one conversation, the id with the tool and the arguments
-    still has one result.
+    A model may use a call id again, even within a turn. Within one conversation, the id together with the tool and the
+    arguments has one result.
     """
     try:
         conversation = replayed_in(thread_id)
     except KeyError:
         return {}
-    return {(call.call_id, call.name, call.arguments): call.content for call in told_in(conversation)}
+    return {(call.call_id, call.name, call.arguments): call.content for call in recorded_calls_in(conversation)}
 
 
 def _recorded(name: str) -> ToolHandler:
     async def run(arguments: JsonObject, context: ToolContext) -> str:
         call = (name, canonical(arguments))
-        content = _told_in(context.thread_id).get((context.call_id, *call), _told_to_anyone().get(call))
+        content = _results_in(context.thread_id).get((context.call_id, *call), _results().get(call))
         if content is None:
             raise ToolError(f"Error: this desk has no record of {name} with these arguments")
         if content.startswith("Error: "):
@@ -146,7 +153,7 @@ def _tools() -> Sequence[Tool]:
 
 
 airline = Agent(
-    Graph("airline", "route_intent", NODES, MY_EDGES),
+    Graph("airline", "route_intent", ASSISTANT_NODES, MY_EDGES),
     instructions=(DATA / "policy.md").read_text(encoding="utf-8"),
     tools=_tools(),
 )

@@ -1,11 +1,11 @@
-"""A customer who says over HTTP what was recorded, and shows what comes back.
+"""A customer who sends the recorded messages over HTTP and prints the answers.
 
 ```
 python -m examples.airline.customer airline-35-3
 ```
 
-Each message carries its own idempotency key: after a crash, of this program or of the server, run it once more. What
-was said before is answered from the log, and the conversation goes on from there.
+Each message has its own idempotency key. After a crash of this program or of the server, run it again: finished turns
+are answered from the log, and the conversation continues after them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ WIDTH = 110
 
 
 def talk(client: httpx.Client, conversation: Conversation) -> Iterator[str]:
-    """Say the customer's messages one after the other and yield lines to show."""
+    """Send the customer's messages one after the other and yield lines to print."""
     yield f"thread {conversation.thread_id}"
     thread = {"thread_id": str(conversation.thread_id), "graph": "airline"}
     client.post("/v1/threads", json=thread).raise_for_status()
@@ -44,7 +44,7 @@ def talk(client: httpx.Client, conversation: Conversation) -> Iterator[str]:
 
 
 def lines(answer: dict[str, Any]) -> Iterator[str]:
-    """Write what the agent said and asked for, or what a tool told it."""
+    """Format what the agent said and called, or what a tool returned."""
     who = "agent" if answer["role"] == "assistant" else "tool"
     if answer["content"]:
         yield shown(who, answer["content"])
@@ -53,7 +53,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def shown(who: str, text: str) -> str:
-    """Write a text on one line."""
+    """Format a text as one line."""
     line = " ".join(text.split())
     return f"{who:>8} | {line if len(line) <= WIDTH else line[: WIDTH - 1] + '…'}"
 
@@ -61,7 +61,7 @@ def shown(who: str, text: str) -> str:
 def main() -> None:
     """Play one conversation."""
     by_name = {conversation.id: conversation for conversation in conversations().values()}
-    parser = argparse.ArgumentParser(description="Say what the customer of a recorded conversation said.")
+    parser = argparse.ArgumentParser(description="Send the customer's messages of a recorded conversation.")
     parser.add_argument("conversation", choices=sorted(by_name), metavar="conversation", help="such as airline-35-3")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where Threadfold serves")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """The recorded conversations, and the thread that each one is replayed in.
 
-The longest has 15 turns. For longer threads recordings are put one behind the other: as many whole ones, from any of
-them on and around, as it takes to have so many turns. Such a thread has an id of its own, too.
+The longest has 15 turns. Longer threads are made of whole recordings, one after the other, starting with any of them
+and wrapping around, until there are enough turns. Such a thread has an id of its own.
 """
 
 import json
@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 DATA = Path(__file__).parent / "data"
 
 THREADS = UUID("255f911a-11e9-4622-9734-cad8ce6b3646")
-"""A conversation's thread is named by its id within this namespace."""
+"""The namespace of thread ids: the id of a thread is the `uuid5` of the conversation's id."""
 
 Message = Mapping[str, Any]
 """A message in the format of OpenAI's chat completions."""
@@ -36,8 +36,8 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A recorded tool call, with what the tool told the model."""
+class RecordedCall:
+    """A recorded tool call with its result."""
 
     thread_id: UUID
     call_id: str
@@ -57,24 +57,24 @@ def conversations() -> Mapping[UUID, Conversation]:
 
 @cache
 def concatenated(first: int, turns: int) -> Conversation:
-    """Put whole recordings behind one another, from the `first` one (0 to 39) on, until there are so many turns."""
+    """Join whole recordings, starting with number `first` (0 to 39), until there are `turns` turns or more."""
     parts = [part for _, part in zip(_sizes_before(first, turns), _from(first), strict=False)]
     messages = [_renamed(message, number) for number, part in enumerate(parts, 1) for message in part.messages]
     return Conversation(_concatenation(first, turns), messages)
 
 
 def replayed_in(thread_id: UUID) -> Conversation:
-    """Return the conversation, or the concatenation, that a thread is a replay of. Raise `KeyError` if it is none."""
+    """Return the conversation or concatenation that a thread replays. Raises `KeyError` if it replays none."""
     return conversations().get(thread_id) or concatenated(*_concatenations()[thread_id])
 
 
 def turns_of(conversation: Conversation) -> int:
-    """Count what the customer says."""
+    """Count the customer's messages."""
     return sum(message["role"] == "user" for message in conversation.messages)
 
 
 def _from(first: int) -> Sequence[Conversation]:
-    """List all recordings, from one on and around."""
+    """List all recordings, starting with one and wrapping around."""
     ring = [*conversations().values()]
     return [*ring[first:], *ring[:first]]
 
@@ -91,7 +91,7 @@ def _concatenation(first: int, turns: int) -> str:
 
 @cache
 def _concatenations() -> Mapping[UUID, tuple[int, int]]:
-    """Name all that there can be: a name-based id does not tell what it was made of."""
+    """List all concatenations: a name-based id does not reveal its name."""
     all_turns = sum(map(turns_of, conversations().values()))
     return {
         uuid5(THREADS, f"{conversation.id}+{turns}"): (first, turns)
@@ -101,7 +101,7 @@ def _concatenations() -> Mapping[UUID, tuple[int, int]]:
 
 
 def _renamed(message: Message, part: int) -> Message:
-    """Make the ids of calls the part's own: different recordings use the same ones."""
+    """Add the part's number to call ids, because different recordings use the same ids."""
     renamed = dict(message)
     if calls := message.get("tool_calls"):
         renamed["tool_calls"] = [{**call, "id": f"{call['id']}_{part}"} for call in calls]
@@ -110,15 +110,15 @@ def _renamed(message: Message, part: int) -> Message:
     return renamed
 
 
-def told() -> Sequence[Told]:
+def recorded_calls() -> Sequence[RecordedCall]:
     """List every tool call of every conversation."""
-    return [*chain.from_iterable(map(told_in, conversations().values()))]
+    return [*chain.from_iterable(map(recorded_calls_in, conversations().values()))]
 
 
-def told_in(conversation: Conversation) -> Sequence[Told]:
-    """List every tool call of a conversation. Here each message asks for one call, and its result is next."""
+def recorded_calls_in(conversation: Conversation) -> Sequence[RecordedCall]:
+    """List every tool call of a conversation. Each message has one call at most, and its result is the next message."""
     return [
-        Told(
+        RecordedCall(
             conversation.thread_id,
             call["id"],
             call["function"]["name"],
@@ -131,5 +131,5 @@ def told_in(conversation: Conversation) -> Sequence[Told]:
 
 
 def canonical(value: Any) -> str:
-    """Write a JSON value so that equal values are equal texts, however they were spaced and ordered."""
+    """Write a JSON value so that equal values give equal texts, whatever their spacing and order."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -62,14 +62,13 @@ class Writer(Protocol):
         """Write rows: in Parquet, a row group."""
 
     def close(self) -> None:
-        """Write what comes at the end."""
+        """Write what belongs at the end of the file."""
 
 
 class ParquetRows:
     """Writes Parquet."""
 
     def __init__(self, sink: BinaryIO, kind: type[Row]) -> None:
-        """Write rows of one kind."""
         schema = self._schema = SCHEMAS[kind]
         self._writer = pq.ParquetWriter(
             sink,
@@ -80,13 +79,11 @@ class ParquetRows:
         )
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write a row group."""
         columns = zip(*map(astuple, rows), strict=True)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows))
 
     def close(self) -> None:
-        """Write the footer."""
         self._writer.close()
 
 
@@ -94,13 +91,11 @@ class JsonRows:
     """Writes one JSON object a line."""
 
     def __init__(self, sink: BinaryIO, kind: type[Row]) -> None:
-        """Write rows of one kind: JSON lines need not know which."""
         del kind
         self._sink = sink
         self._encoder = msgspec.json.Encoder()
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write lines."""
         self._sink.write(self._encoder.encode_lines(rows))
 
     def close(self) -> None:

@@ -73,18 +73,17 @@ class Manifest(Struct, frozen=True):
 
     @property
     def heads(self) -> list[Position]:
-        """The positions of all slices, in their order."""
+        """The last exported position of every slice, in the order of the slices."""
         ends = map(self.positions.get, range(SLICES))
         return [Position(end.position if end else 0) for end in ends]
 
     @property
     def files(self) -> Sequence[EventsFile | CommandsFile]:
-        """All files."""
         return [*self.events, *self.commands]
 
     @property
     def paths(self) -> frozenset[str]:
-        """Where they are, below the export's directory."""
+        """The files' paths, relative to the export's directory."""
         return frozenset(file.path for file in self.files)
 
 

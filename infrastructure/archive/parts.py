@@ -34,7 +34,7 @@ class Sink(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a file in the place of what may be there."""
+        """Begin a file, over what an earlier run may have left."""
         super().__init__()
         self._shown = path
         self._path = path.with_name(path.name + UNFINISHED)
@@ -46,26 +46,22 @@ class Sink(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """The digest of what was written."""
         return self._digest.hexdigest()
 
     def writable(self) -> bool:
-        """Say yes."""
         return True
 
     def tell(self) -> int:
-        """Say how much was written."""
         return self.size
 
     def write(self, data: object) -> int:
-        """Take bytes, to be written by `put`."""
+        """Take bytes; `put` writes them."""
         taken = bytes(data)  # type: ignore[call-overload]  # bytes, or a buffer of pyarrow's
         self._unwritten += taken
         self.size += len(taken)
         return len(taken)
 
     def put(self, *, durably: bool = False) -> None:
-        """Write what was taken."""
         self._digest.update(self._unwritten)
         with self._path.open("ab") as file:
             file.write(self._unwritten)
@@ -75,7 +71,7 @@ class Sink(io.RawIOBase):
         self._unwritten.clear()
 
     def show(self) -> None:
-        """Give the file its name."""
+        """Give the file its final name."""
         self._path.replace(self._shown)
 
 
@@ -83,7 +79,7 @@ class Part(Generic[R]):
     """One file of a table."""
 
     def __init__(self, directory: Path, path: str, format_: Format, first: R) -> None:
-        """Begin a file below the export's directory. `first` will be written as the first row."""
+        """Begin a file in the export's directory. `first` is the row that will be written first."""
         self.path = path
         self.rows = 0
         self.first = self.last = first
@@ -91,14 +87,13 @@ class Part(Generic[R]):
         self._writer: Writer = writer(format_, self.sink, type(first))  # type: ignore[arg-type]  # it is a binary file
 
     def write(self, rows: Sequence[R]) -> None:
-        """Write a row group."""
         self._writer.write(rows)
         self.sink.put()
         self.last = rows[-1]
         self.rows += len(rows)
 
     def close(self) -> None:
-        """Make it whole and durable."""
+        """Complete the file, durably."""
         self._writer.close()
         self.sink.put(durably=True)
 
@@ -119,7 +114,6 @@ class _Table(Generic[R]):
             self.put()
 
     def put(self) -> None:
-        """Write a row group."""
         if not self._parts or self._parts[-1].rows >= PART:
             path = f"{self._folder}/part-{self._number + len(self._parts):06}.{self._format}"
             if self._parts:
@@ -146,7 +140,7 @@ class EventParts:
     """The parts of a run: each day of `recorded_at` in UTC has its own."""
 
     def __init__(self, directory: Path, format_: Format, known: Iterable[EventsFile]) -> None:
-        """Number the parts after those that are known."""
+        """Number the new parts after the known ones."""
         self._directory, self._format = directory, format_
         self._numbers: defaultdict[str, int] = defaultdict(int)
         for file in known:
@@ -156,7 +150,6 @@ class EventParts:
         self._held = 0
 
     def add(self, rows: Iterable[EventRow]) -> None:
-        """Take rows; write those of a day when there are enough."""
         for row in rows:
             self._add(row)
 
@@ -175,7 +168,7 @@ class EventParts:
             largest.put()
 
     def close(self) -> list[EventsFile]:
-        """Write what is left, and describe the parts by day."""
+        """Write what is left. Returns the parts by day."""
         return [
             EventsFile(
                 part.path, part.rows, part.sink.size, part.sink.sha256, place_of(part.first), place_of(part.last)
@@ -185,7 +178,7 @@ class EventParts:
         ]
 
     def show(self) -> None:
-        """Give the parts their names."""
+        """Give the parts their final names."""
         for day in self._days.values():
             day.show()
         if self._days:
@@ -197,17 +190,15 @@ class CommandParts:
     """One set of parts with all commands."""
 
     def __init__(self, directory: Path, format_: Format, known: Iterable[CommandsFile]) -> None:
-        """Number the parts after those that are known."""
+        """Number the new parts after the known ones."""
         number = 1 + max((number_of(file.path) for file in known), default=0)
         self._table: _Table[CommandRow] = _Table(directory, "commands", format_, number)
 
     def add(self, rows: Iterable[CommandRow]) -> None:
-        """Take rows."""
         for row in rows:
             self._table.add(row, 0)
 
     def close(self) -> list[CommandsFile]:
-        """Write what is left, and describe the parts."""
         return [
             CommandsFile(
                 *(part.path, part.rows, part.sink.size, part.sink.sha256),
@@ -217,7 +208,7 @@ class CommandParts:
         ]
 
     def show(self) -> None:
-        """Give the parts their names."""
+        """Give the parts their final names."""
         self._table.show()
 
 

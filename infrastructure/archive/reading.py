@@ -33,7 +33,7 @@ class ExportedFiles:
     """The log in the files of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the manifest. Raises `BadExport`: there is none that can be read, or none of a run that has ended."""
+        """Read the manifest. Raises `BadExport` if there is none, or only that of a run that was killed."""
         manifest = read_manifest(directory)
         if manifest is None:
             raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one.")
@@ -44,21 +44,18 @@ class ExportedFiles:
 
     @property
     def heads(self) -> Sequence[Position]:
-        """The last positions of all slices."""
         return self.manifest.heads
 
     @property
     def size(self) -> int:
-        """The bytes of all files."""
         return sum(file.bytes for file in self.manifest.files)
 
     def check(self, told: Told) -> None:
-        """Compare every file with the manifest. Raises `BadExport`, naming the file that differs."""
+        """Compare every file with the manifest. Raises `BadExport` with the name of a file that differs."""
         for file in self.manifest.files:
             self._check(file, told)
 
     def events(self) -> Iterator[Sequence[Record]]:
-        """Read all events, file by file."""
         for file in self.manifest.events:
             with _reading(self._directory / file.path):
                 for rows in self._rows(file, EventRow, place_of):
@@ -66,7 +63,6 @@ class ExportedFiles:
                     yield [record_of(row) for row in rows]
 
     def commands(self) -> Iterator[Sequence[StoredCommand]]:
-        """Read all commands."""
         for file in self.manifest.commands:
             with _reading(self._directory / file.path):
                 for rows in self._rows(file, CommandRow, lambda row: row.command_id):
@@ -75,7 +71,7 @@ class ExportedFiles:
     def _rows(
         self, file: EventsFile | CommandsFile, kind: type[R], name: Callable[[R], object]
     ) -> Iterator[Sequence[R]]:
-        """Read a file. Its rows must be as many as the manifest says, and the first and last be those that it names."""
+        """Read a file. Raises `ValueError` unless the number of rows, the first and the last are as in the manifest."""
         first = last = None
         count = 0
         for rows in filter(None, read_rows(self.manifest.format, self._directory / file.path, kind)):

@@ -25,7 +25,6 @@ class EmbeddedPostgresFailed(ThreadfoldError):
     """The embedded PostgreSQL did not start or stop."""
 
     def __init__(self, home: pathlib.Path, why: str) -> None:
-        """Say in one line what happened, where, and what else can be done."""
         super().__init__(
             f"The embedded PostgreSQL in {home} failed: {why}. "
             "Mend this, or set DATABASE_URL to a server of yours, or to memory://."

@@ -73,7 +73,7 @@ class EmbeddedPostgres:
     """This process's share in the server of one data directory."""
 
     def __init__(self, home: pathlib.Path) -> None:
-        """Use `start` instead: this only works out where things are."""
+        """Start nothing: use `start`."""
         self._home = home
         self._cluster = home / "cluster"
         self._log = home / "server.log"
@@ -172,7 +172,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """Be the only one who starts or stops."""
+        """Hold the lock under which the server is started or stopped."""
         guard = _open(self._home / "start.lock")
         try:
             for _ in _waiting():

@@ -12,17 +12,14 @@ class MemoryAccessLog:
     """An `AccessLog` that a process keeps for itself."""
 
     def __init__(self) -> None:
-        """Begin with no access."""
         self._kept: list[RecordedAccess] = []
 
     async def record(self, access: Access) -> None:
-        """Keep an access."""
         self._kept.append(RecordedAccess(len(self._kept) + 1, access))
 
     async def page(
         self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
     ) -> Sequence[RecordedAccess]:
-        """List a page of accesses."""
         return nlargest(limit, self._found(tenant, only, before), key=_place)
 
     def _found(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None) -> Iterator[RecordedAccess]:

@@ -19,17 +19,15 @@ class MemoryArchive:
     """A `LogExport` and a `LogImport` of a store in memory."""
 
     def __init__(self, store: MemoryEventStore) -> None:
-        """Look into a store."""
         self._store = store
 
     @asynccontextmanager
     async def view(self) -> AsyncIterator[LogView]:
-        """Copy what there is now."""
         yield _View(await self._store.slice_heads(), self._store.commands())
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[LogWriting]:
-        """Fill another store, and take its place at the end."""
+        """Fill another store; at the end its content replaces the store's."""
         if not self._store.empty():
             raise LogNotEmpty
         writing = _Writing()
@@ -45,7 +43,6 @@ class _View:
         self._commands = sorted(commands, key=_place)
 
     async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
-        """Take a page of the commands."""
         following = [stored for stored in self._commands if after is None or _place(stored) > _place(after)]
         return following[:limit]
 
@@ -57,7 +54,6 @@ class _Writing:
         self._places: set[tuple[Slice, Position]] = set()
 
     async def add_events(self, records: Sequence[Record]) -> None:
-        """Keep records in the order of their positions and versions."""
         for record in records:
             _check(record)
             place = slice_of(record.thread_id), record.position
@@ -68,7 +64,6 @@ class _Writing:
         self.written.put(records)
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        """Keep commands."""
         for stored in commands:
             if not (_is_text(stored.tenant) and _is_json(stored.command.result)):
                 raise CorruptLog(f"The command {stored.command.id} cannot be stored")
@@ -77,16 +72,13 @@ class _Writing:
             self.written.remember(stored)
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
-        """Look at the first and the last records of a slice's threads."""
         threads = sorted(id_ for id_ in self._records if slice_of(id_) == slice_ and (after is None or id_ > after))
         return [_ends(self._records[thread_id]) for thread_id in threads[:limit]]
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
-        """Keep threads' heads."""
         self.written.put_threads(rows)
 
     async def stray_command(self) -> StoredCommand | None:
-        """Look at the commands one by one."""
         for stored in self.written.commands():
             row = await self.written.thread(stored.thread_id)
             if row is None or row.tenant != stored.tenant:
@@ -94,7 +86,7 @@ class _Writing:
         return None
 
     async def set_heads(self, heads: Sequence[Position]) -> None:
-        """See that the slices end there: a store in memory counts its records."""
+        """Check that the slices end there: a store in memory counts its records."""
         if list(heads) != list(await self.written.slice_heads()):
             raise CorruptLog("The slices do not end where their records do")
 

@@ -22,31 +22,29 @@ class BorrowedLease:
     """
 
     def __init__(self, fence: Fence) -> None:
-        """Hold the lease that a fence names."""
         self._lease = Lease(fence.shard, fence.epoch, _SINCE)
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
     ) -> WorkerShare:
-        """Name the lease: one of as many workers as there are shards, to none of which this one owes any."""
+        """Return the lease, and as many workers as there are shards, so that this one gives none away."""
         return WorkerShare((self._lease,), SHARDS)
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        """Take nothing."""
         return []
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
-        """Give nothing back: the lease is the owner's."""
+        """Do nothing: the lease is its owner's."""
 
     async def leave(self, worker: WorkerId) -> None:
-        """Give nothing back."""
+        """Do nothing, as above."""
 
     async def workers(self) -> Sequence[WorkerRow]:
-        """Name no other worker: the thread is not to be lent."""
+        """Return no other worker, so that the thread is not lent."""
         return []
 
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        """Suspect no turn: the one that runs here is to run here."""
+        """Return no suspect: the turn must run here."""
         return {}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
@@ -54,18 +52,16 @@ class BorrowedLease:
         return Suspect()
 
     async def cleared(self, thread_id: ThreadId) -> None:
-        """Forget nothing."""
+        """Do nothing: the owner does it."""
 
     async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
-        """Name nothing."""
         return []
 
     async def lend(self, loan: Loan) -> None:
-        """Lend nothing."""
+        """Do nothing: no turn is lent from here."""
 
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
-        """Borrow nothing."""
         return []
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        """Give nothing back."""
+        """Do nothing, as above."""

@@ -29,12 +29,10 @@ class MemorySuspects:
     """`Suspects` of a log in memory."""
 
     def __init__(self, log: MemoryEventStore) -> None:
-        """Begin with none."""
         self._log = log
         self._suspects: dict[ThreadId, Suspect] = {}
 
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        """Return suspects; forget those that have nothing to run."""
         wanted = {id_ for id_ in self._suspects if id_ in threads or shard_of(slice_of(id_)) in shards}
         over = wanted - set(self._log.in_turn({shard_of(slice_of(id_)) for id_ in wanted}))
         for thread_id in over:
@@ -42,14 +40,12 @@ class MemorySuspects:
         return {thread_id: self._suspects[thread_id] for thread_id in wanted - over}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
-        """Count a lone crash."""
         before = self._suspects.get(thread_id, Suspect())
         after = replace(before, alone=before.alone + 1, version=self._log.version_of(thread_id))
         self._suspects[thread_id] = after
         return after
 
     async def cleared(self, thread_id: ThreadId) -> None:
-        """Forget a thread's crashes."""
         self._suspects.pop(thread_id, None)
 
     def crashed(self, threads: Collection[ThreadId]) -> None:
@@ -64,19 +60,16 @@ class MemoryLoans:
     """`Loans` between the workers of a `MemoryLeaseStore`."""
 
     def __init__(self, leases: "MemoryLeaseStore") -> None:
-        """Begin with none."""
         self._leases = leases
         self._loans: dict[ThreadId, Loan] = {}
 
     async def lend(self, loan: Loan) -> None:
-        """Lend a thread."""
         before = self._loans.get(loan.thread_id)
         if before and before.worker != loan.worker and self._leases.has_crashed(before.worker):
             self._leases.suspects.crashed([loan.thread_id])
         self._loans[loan.thread_id] = loan
 
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
-        """Return what is lent to a worker now."""
         runnable = set(self._leases.log.in_turn({loan.fence.shard for loan in self._loans.values()}))
         return [
             replace(loan, runnable=loan.thread_id in runnable)
@@ -85,13 +78,11 @@ class MemoryLoans:
         ]
 
     async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
-        """Return what is lent of some shards."""
         epoch_of = self._leases.epoch_of
         loans = (loan for loan in self._loans.values() if loan.fence.shard in shards)
         return {loan.thread_id for loan in loans if loan.fence.epoch == epoch_of(loan.fence.shard)}
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        """End a loan to this worker."""
         loan = self._loans.get(thread_id)
         if loan and loan.worker == worker and thread_id not in self._leases.log.in_turn([loan.fence.shard]):
             del self._loans[thread_id]
@@ -101,7 +92,6 @@ class MemoryLeaseStore:
     """A `LeaseStore` on a clock. The log that it is for refuses appends under older epochs."""
 
     def __init__(self, clock: Clock, log: MemoryEventStore | None = None) -> None:
-        """Begin with no worker."""
         self._clock = clock
         self.log = log or MemoryEventStore()
         self.suspects = MemorySuspects(self.log)
@@ -113,7 +103,6 @@ class MemoryLeaseStore:
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
     ) -> WorkerShare:
-        """Keep a worker and its leases."""
         now = self._clock.now()
         until = now + timedelta(seconds=ttl)
         started_at = self._workers[worker].row.started_at if worker in self._workers else now
@@ -126,7 +115,6 @@ class MemoryLeaseStore:
         return WorkerShare(tuple(self._leases_of(worker)), sum(not row.standby for row in self._alive()))
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        """Take what is free."""
         now = self._clock.now()
         free = [shard for shard in self._epochs if shard not in self._held or self._held[shard].until <= now]
         claimed = []
@@ -142,18 +130,15 @@ class MemoryLeaseStore:
         return claimed
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
-        """Free what the worker still has of these."""
         for shard in shards:
             if shard in self._held and self._held[shard].owner == worker:
                 del self._held[shard]
 
     async def leave(self, worker: WorkerId) -> None:
-        """Free everything, and forget the worker."""
         await self.release(worker, list(self._held))
         self._workers.pop(worker, None)
 
     async def workers(self) -> Sequence[WorkerRow]:
-        """List who is alive."""
         now = self._clock.now()
         return [
             replace(
@@ -164,11 +149,10 @@ class MemoryLeaseStore:
         ]
 
     def epoch_of(self, shard: Shard) -> int:
-        """Return a shard's epoch."""
         return self._epochs[shard]
 
     def has_crashed(self, worker: WorkerId) -> bool:
-        """Say whether a worker is gone that has not left."""
+        """Return whether a worker's lease ran out without the worker leaving."""
         return worker in self._workers and self._workers[worker].until <= self._clock.now()
 
     def _alive(self) -> list[WorkerRow]:

@@ -11,19 +11,16 @@ class MemorySnapshotStore:
     """A `SnapshotStore` that a process keeps for itself."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._snapshots: defaultdict[ThreadId, dict[Version, Snapshot]] = defaultdict(dict)
         self._versions: defaultdict[ThreadId, list[Version]] = defaultdict(list)
 
     async def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot, in the place of one of the same version."""
         kept, version = self._snapshots[snapshot.thread_id], snapshot.head.version
         if version not in kept:
             insort(self._versions[snapshot.thread_id], version)
         kept[version] = snapshot
 
     async def nearest(self, thread_id: ThreadId, upto: Version | None, fingerprint: str) -> Snapshot | None:
-        """Look for the last one that fits, backwards from the version."""
         kept, versions = self._snapshots.get(thread_id, {}), self._versions.get(thread_id, [])
         last = len(versions) if upto is None else bisect_right(versions, upto)
         fitting = (kept[version] for version in reversed(versions[:last]))

@@ -7,13 +7,10 @@ class MemoryTextStore:
     """A `TextStore` that is gone with its process."""
 
     def __init__(self) -> None:
-        """Begin without texts."""
         self._texts: dict[str, str] = {}
 
     async def keep(self, texts: Mapping[str, str]) -> None:
-        """Keep texts."""
         self._texts = {**texts, **self._texts}
 
     async def texts(self, names: Collection[str]) -> Mapping[str, str]:
-        """Return texts."""
         return {name: self._texts[name] for name in names if name in self._texts}

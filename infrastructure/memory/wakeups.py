@@ -12,7 +12,6 @@ class Hub:
     """Joins endpoints."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.endpoints: list[MemoryWakeups] = []
 
 
@@ -20,19 +19,17 @@ class MemoryWakeups:
     """A `Wakeups` that reaches the other endpoints of its hub at once."""
 
     def __init__(self, hub: Hub | None = None) -> None:
-        """Join a hub; without one, there is nobody else."""
+        """Join a hub. Without one, no other endpoint hears this one."""
         self._hub = hub or Hub()
         self._hub.endpoints.append(self)
         self._listeners: list[Callable[[Wakeup], None]] = []
 
     def send(self, wakeup: Wakeup) -> None:
-        """Tell the other endpoints."""
         for endpoint in self._hub.endpoints:
             if endpoint is not self:
                 endpoint.hear(wakeup)
 
     def hear(self, wakeup: Wakeup) -> None:
-        """Tell this endpoint's listeners."""
         for listener in list(self._listeners):
             try:
                 listener(wakeup)
@@ -40,10 +37,8 @@ class MemoryWakeups:
                 _log.exception("A listener failed at %r", wakeup)
 
     def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        """Hear what the others send."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     async def close(self) -> None:
-        """Leave the hub."""
         self._hub.endpoints.remove(self)

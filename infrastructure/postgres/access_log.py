@@ -58,18 +58,17 @@ class PostgresAccessLog:
     """An `AccessLog` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
-        """Use a pool's connections, which whoever opened it closes; let at most `limit` accesses wait."""
+        """At most `limit` accesses wait to be written; more are refused."""
         self._pool = pool
         self._groups = Groups(self._write, "accesses", most=MOST, limit=limit)
 
     async def record(self, access: Access) -> None:
-        """Add an access with those that come at the same time."""
         await self._groups.put(access)
 
     async def page(
         self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
     ) -> Sequence[RecordedAccess]:
-        """List a page by the statement whose index leaves out most."""
+        """List a page by the statement with the most selective index."""
         place = (before.at, before.number) if before else (None, None)
         given = (tenant, only.since, only.until, *place, only.what, only.actor, limit)
         if only.thread_id is not None:
@@ -81,7 +80,6 @@ class PostgresAccessLog:
         return [_kept(row) for row in rows]
 
     async def close(self) -> None:
-        """Wait until everything is written or refused."""
         await self._groups.close()
 
     async def _write(self, group: Sequence[Access]) -> Sequence[None]:

@@ -51,19 +51,18 @@ class PostgresArchive:
     """A `LogExport` and a `LogImport` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     @asynccontextmanager
     async def view(self) -> AsyncIterator[LogView]:
-        """Look at one snapshot of the database: a command and its events are both in it, or neither."""
+        """Read one snapshot of the database: it has a command and its events, or neither."""
         async with _transaction(self._pool, isolation="repeatable_read", readonly=True) as connection:
             rows = await _reached(connection.fetch(SLICE_HEADS))
             yield _View(connection, [row["head"] for row in rows])
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[LogWriting]:
-        """Write in one transaction, which holds every slice: who appends meanwhile waits for the end."""
+        """Write in one transaction that locks every slice: appends wait until it ends."""
         async with _transaction(self._pool) as connection:
             await _reached(_refuse_unless_empty(connection))
             yield _Writing(connection)
@@ -77,7 +76,6 @@ class _View:
         self.heads = heads
 
     async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
-        """Read a page of commands."""
         last = (slice_of(after.thread_id), after.command.id) if after else (None, None)
         rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
         return [_stored(row) for row in rows]
@@ -91,7 +89,6 @@ class _Writing:
         self.written = PostgresEventStore(_Transaction(connection))
 
     async def add_events(self, records: Sequence[Record]) -> None:
-        """Copy records."""
         rows = [
             (
                 *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
@@ -102,7 +99,6 @@ class _Writing:
         await self._copy("events", EVENT_COLUMNS, rows)
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        """Copy commands."""
         rows = [
             (
                 *(slice_of(c.thread_id), c.tenant, c.thread_id),
@@ -113,12 +109,10 @@ class _Writing:
         await self._copy("commands", COMMAND_COLUMNS, rows)
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
-        """Look at the first and the last events of a slice's threads."""
         rows = await _reached(self._connection.fetch(THREAD_ENDS, slice_, after, limit))
         return [ThreadEnds(thread_of(row), row["last_type"]) for row in rows]
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
-        """Copy threads' heads."""
         copied = [
             (
                 *(slice_of(row.thread_id), row.thread_id, row.tenant, row.head.version, row.base, row.head.hash),
@@ -129,12 +123,10 @@ class _Writing:
         await self._copy("threads", THREAD_COLUMNS, copied)
 
     async def stray_command(self) -> StoredCommand | None:
-        """Look for one in one statement."""
         row = await _reached(self._connection.fetchrow(STRAY_COMMAND))
         return _stored(row) if row else None
 
     async def set_heads(self, heads: Sequence[Position]) -> None:
-        """Move every slice's head."""
         await _reached(self._connection.execute(SET_HEADS, list(range(len(heads))), list(heads)))
 
     async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -101,35 +101,29 @@ class PostgresLeaseStore:
     """A `LeaseStore` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
     ) -> WorkerShare:
-        """Keep a worker and its leases."""
         rows = await fetch(self._pool, RENEW, worker, name, standby, ttl, sorted(agents))
         leases = tuple(_lease(row) for row in rows if row["shard"] is not None)
         return WorkerShare(leases, rows[0]["workers"])
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        """Take what is free."""
         return [_lease(row) for row in await fetch(self._pool, CLAIM, worker, ttl, limit, SLICES // SHARDS)]
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
-        """Free what the worker still has of these."""
         await fetch(self._pool, RELEASE, worker, list(shards))
 
     async def leave(self, worker: WorkerId) -> None:
-        """Free everything, and forget the worker."""
         await fetch(self._pool, LEAVE, worker)
 
     async def expire_all(self) -> None:
-        """Let every lease run out now: for a process that knows that every other worker is dead."""
+        """Expire every lease now: for a process that knows that every other worker is dead."""
         await fetch(self._pool, EXPIRE_ALL)
 
     async def workers(self) -> Sequence[WorkerRow]:
-        """List who is alive."""
         rows = await fetch(self._pool, WORKERS)
         return [
             WorkerRow(

@@ -57,16 +57,13 @@ class PostgresLoans:
     """`Loans` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. The pool's owner closes it."""
         self._pool = pool
 
     async def lend(self, loan: Loan) -> None:
-        """Lend a thread."""
         slice_, fence = slice_of(loan.thread_id), loan.fence
         await fetch(self._pool, LEND, slice_, loan.thread_id, loan.tenant, fence.shard, fence.epoch, loan.worker)
 
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
-        """Return what is lent to a worker now."""
         return [
             Loan(
                 ThreadId(row["thread_id"]),
@@ -79,9 +76,7 @@ class PostgresLoans:
         ]
 
     async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
-        """Return what is lent of some shards."""
         return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, LENT_FROM, list(shards))}
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        """End a loan to this worker."""
         await fetch(self._pool, GIVE_BACK, slice_of(thread_id), thread_id, worker)

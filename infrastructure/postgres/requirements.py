@@ -53,7 +53,7 @@ class Pool(Protocol):
     """Gives connections."""
 
     def acquire(self) -> Any:
-        """Give one meanwhile."""
+        """Return a context that yields a connection."""
 
 
 def check_server(connection: asyncpg.Connection) -> None:

@@ -13,17 +13,14 @@ class PostgresSnapshotStore:
     """A `SnapshotStore` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     async def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot, over one of the same version."""
         thread_id, head = snapshot.thread_id, snapshot.head
         place = (slice_of(thread_id), thread_id, head.version, snapshot.tenant, head.hash, head.at)
         await fetch(self._pool, SAVE_SNAPSHOT, *place, snapshot.fingerprint, snapshot.state)
 
     async def nearest(self, thread_id: ThreadId, upto: Version | None, fingerprint: str) -> Snapshot | None:
-        """Look for a snapshot backwards from a version."""
         last = MAX_VERSION if upto is None else upto
         rows = await fetch(self._pool, NEAREST_SNAPSHOT, slice_of(thread_id), thread_id, last, fingerprint)
         return snapshot_of(rows[0]) if rows else None

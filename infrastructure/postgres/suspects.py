@@ -39,20 +39,16 @@ class PostgresSuspects:
     """`Suspects` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. The pool's owner closes it."""
         self._pool = pool
 
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        """Return suspects."""
         slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
         rows = await fetch(self._pool, SUSPECTS, slices, list(threads))
         return {row["thread_id"]: Suspect(row["crashes"], row["alone"], row["version"]) for row in rows}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
-        """Count a lone crash."""
         (row,) = await fetch(self._pool, CRASHED_ALONE, slice_of(thread_id), thread_id)
         return Suspect(row["crashes"], row["alone"], row["version"])
 
     async def cleared(self, thread_id: ThreadId) -> None:
-        """Forget a thread's crashes."""
         await fetch(self._pool, CLEARED, slice_of(thread_id), thread_id)

@@ -19,13 +19,10 @@ class PostgresTextStore:
     """A `TextStore` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     async def keep(self, texts: Mapping[str, str]) -> None:
-        """Keep texts."""
         await fetch(self._pool, KEEP, sorted(texts), [texts[name] for name in sorted(texts)])
 
     async def texts(self, names: Collection[str]) -> Mapping[str, str]:
-        """Return texts."""
         return {row["name"]: row["text"] for row in await fetch(self._pool, TEXTS, list(names))}

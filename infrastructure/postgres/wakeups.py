@@ -24,18 +24,16 @@ class PostgresWakeups(BatchedWakeups):
     """A `Wakeups` between all processes of a database. Open it with `open_wakeups`."""
 
     def __init__(self, url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None) -> None:
-        """Listen on a connection of its own, send on one of the pool's."""
         self._url = url
         self._pool = pool
         super().__init__(LARGEST, background)
 
     async def publish(self, payloads: list[str]) -> None:
-        """Notify in one statement."""
         async with reaching(self._pool):
             await self._pool.execute(SEND, CHANNEL, payloads)
 
     async def listen_until_lost(self) -> None:
-        """Listen on a connection of its own: those of the pool come and go."""
+        """Listen on a dedicated connection: the pool replaces its own."""
         connection = await connect(self._url)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())

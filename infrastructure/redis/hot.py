@@ -19,19 +19,17 @@ class RedisHotStore:
     """A `HotStore`. Redis keeps as much of it over its own crash as its configuration says."""
 
     def __init__(self, redis: Redis, database: str) -> None:
-        """Use a client, which somebody else closes. `database` keeps those of several databases apart."""
+        """The caller closes the client. `database` separates the keys of several databases."""
         self._redis = redis
         self._prefix = f"threadfold:{database}:hot:"
 
     async def put(self, append: Append) -> None:
-        """Set the thread's key."""
         try:
             await self._redis.set(self._key(append.thread_id), _encode(append))
         except (RedisError, OSError) as error:
             raise StoreUnavailable("Redis does not take what is to be held.") from error
 
     async def get(self, thread_id: ThreadId) -> Append | None:
-        """Read the thread's key."""
         try:
             held = await self._redis.get(self._key(thread_id))
         except (RedisError, OSError) as error:
@@ -39,7 +37,6 @@ class RedisHotStore:
         return _decode(held) if held is not None else None
 
     async def drop(self, thread_id: ThreadId) -> None:
-        """Delete the thread's key."""
         try:
             await self._redis.delete(self._key(thread_id))
         except (RedisError, OSError) as error:  # whoever finds it later sees that the log has it

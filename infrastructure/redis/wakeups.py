@@ -13,20 +13,18 @@ class RedisWakeups(BatchedWakeups):
     """A `Wakeups` between all processes that know the same Redis and the same database."""
 
     def __init__(self, redis: Redis, database: str, background: BackgroundTasks | None = None) -> None:
-        """Use a client, which somebody else closes. `database` keeps those of several databases apart."""
+        """The caller closes the client. `database` separates the channels of several databases."""
         self._redis = redis
         self._channel = f"{CHANNEL}:{database}"
         super().__init__(LARGEST, background)
 
     async def publish(self, payloads: list[str]) -> None:
-        """Publish in one round trip."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for payload in payloads:
                 pipeline.publish(self._channel, payload)
             await pipeline.execute()
 
     async def listen_until_lost(self) -> None:
-        """Subscribe."""
         async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
             await subscription.subscribe(self._channel)
             try:

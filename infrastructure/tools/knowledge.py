@@ -77,7 +77,6 @@ class KnowledgeIndex:
     """The sections of all Markdown files below a folder. One search at a time; to be called in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder; nothing is read yet."""
         self._folder = folder
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[int, int]] = {}

@@ -15,8 +15,9 @@ import msgspec
 from api.http.caller import Caller
 from api.runtime.composition import Runtime, open_runtime
 from api.schemas.approvals import ApprovalView
+from api.schemas.requests import Decide
 from api.schemas.turns import TurnView
-from api.services.threads import Decision, Service, StartedTurn, UserMessage
+from api.services.threads import Service, StartedTurn
 from domain.application.audit.verify import verify_slices
 from domain.application.queries import transcript
 from domain.application.thread_repository import ThreadRepository
@@ -38,7 +39,7 @@ from domain.thread.events import (
     TurnResumed,
     TurnStarted,
 )
-from examples.airline.recordings import Conversation, conversations, told
+from examples.airline.recordings import Conversation, conversations, recorded_calls
 from infrastructure.settings import Settings
 from tests.chaos import worker
 from tests.chaos.crashing import CRASH, POINTS
@@ -129,7 +130,7 @@ class Run:
         for message in self.conversation.messages:
             if message["role"] != "user":
                 continue
-            started = await service.start_turn(thread_id, UserMessage(message["content"], "airline"), Caller())
+            started = await service.start_turn(thread_id, message["content"], Caller(), open_with="airline")
             self.report.turns += 1
             deciding = asyncio.create_task(self._decide(service, thread_id))
             try:
@@ -143,12 +144,12 @@ class Run:
     async def _decide(self, service: Service, thread_id: ThreadId) -> None:
         """Be the person who is asked: grants what did not happen yet, and says what came of what did."""
         while True:
-            for approval in await service.content.approvals(thread_id, Caller()):
-                decision = Decision(approval.approval_id, approval.hash, "grant")
+            for approval in await service.history.approvals(thread_id, Caller()):
+                decided = Decide(hash=approval.hash, decision="grant")
                 if approval.because == "outcome_unknown" and await self._happened(approval):
                     self.report.settled += 1
-                    decision = msgspec.structs.replace(decision, decision="settle", result=self._result(approval))
-                await service.decide_approval(thread_id, decision, Caller())
+                    decided = Decide(hash=approval.hash, decision="settle", result=self._result(approval))
+                await service.decide_approval(thread_id, approval.approval_id, decided, Caller())
             await asyncio.sleep(0.05)
 
     async def _happened(self, approval: ApprovalView) -> bool:
@@ -159,7 +160,7 @@ class Run:
     def _result(self, approval: ApprovalView) -> str:
         return next(
             call.content
-            for call in told()
+            for call in recorded_calls()
             if (call.thread_id, call.call_id, call.name)
             == (self.conversation.thread_id, approval.call_id, approval.tool)
         )

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Service, UserMessage
+from api.services.threads import Service
 from domain.application.audit.verify import verify_thread
 from domain.ids import ThreadId
 from domain.thread.codec import Recorded
@@ -35,7 +35,7 @@ async def run(url: str, seed: int) -> list[str]:
         first = worker.start(environment)
         second = None
         try:
-            started = await service.start_turn(thread_id, UserMessage("go", "steps"), Caller())
+            started = await service.start_turn(thread_id, "go", Caller(), open_with="steps")
             await _until(service, thread_id, chance.randint(4, 20))
             os.kill(first.pid or 0, signal.SIGSTOP)
             second = worker.start(environment)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Service, UserMessage
+from api.services.threads import Service
 from domain.application.audit.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId
@@ -93,7 +93,9 @@ async def _converse(service: Service, turns: int, chance: random.Random, report:
         caller = Caller(key=f"message-{number}")
         while True:
             try:
-                started = await service.start_turn(thread_id, UserMessage(f"message {number}", "slow", "slow"), caller)
+                started = await service.start_turn(
+                    thread_id, f"message {number}", caller, open_with="slow", graph="slow"
+                )
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.2)

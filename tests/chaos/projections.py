@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.runtime.composition import EVERYTHING
+from api.runtime.composition import ALL_SLICES
 from api.runtime.stores import SystemClock
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
@@ -48,7 +48,7 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.snapshot import without_texts
 from domain.windows import WINDOWS
-from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import connect, open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
@@ -146,7 +146,7 @@ class Writing:
         append = Append(DEFAULT_TENANT, loaded.thread_id, loaded.head, head, records, in_turn=False)
         transaction = connection.transaction()
         await transaction.start()
-        (position,) = await append_on(connection, [append])
+        (position,) = await Storing(connection).store([append])
         assert position is not None, "a thread has one writer at a time"
         await asyncio.sleep(self.chance.choice([0, 0, 0, 0.05, 0.3, self.chance.uniform(0, 2)]))
         if self.chance.random() < 0.2:
@@ -179,7 +179,7 @@ async def runner_of(url: str) -> AsyncIterator[ProjectionRunner]:
     models = PostgresReadModels(pool)
     await models.register([projection.shape for projection in PROJECTIONS])
     prices = msgspec.json.decode(Settings().prices.read_bytes(), type=Prices)
-    yield ProjectionRunner(repository, models, PROJECTIONS, prices, clock, lambda: EVERYTHING)
+    yield ProjectionRunner(repository, models, PROJECTIONS, prices, clock, lambda: ALL_SLICES)
     await pool.close()
 
 
@@ -213,7 +213,7 @@ async def run(url: str, seconds: float, seed: int, idle: str | None, least_kills
         await asyncio.gather(watching, return_exceptions=True)
         async with runner_of(url) as runner:
             for line in await runner.models.lines():
-                while await runner.advance(line.id, EVERYTHING):
+                while await runner.advance(line.id, ALL_SLICES):
                     pass
             log = await whole_log(runner.repository.store)
             faults = await differences(runner.models, Plain(log), DEFAULT_TENANT)

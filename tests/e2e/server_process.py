@@ -143,7 +143,7 @@ def recorded_model(directory: pathlib.Path) -> ServerProcess:
     """Prepare the recorded model of the airline example."""
     port = free_port()
     return ServerProcess(
-        "examples.airline.recorded_model",
+        "tests.fakes.recorded_model",
         "--port",
         str(port),
         port=port,

@@ -10,7 +10,7 @@ from domain.agents.tools import ToolContext
 from domain.errors import ToolError
 from domain.ids import ThreadId
 from examples.airline.agent import airline
-from examples.airline.recordings import concatenated, conversations, replayed_in, told_in, turns_of
+from examples.airline.recordings import concatenated, conversations, recorded_calls_in, replayed_in, turns_of
 
 
 def test_a_concatenation_holds_whole_recordings_until_there_are_enough_turns() -> None:
@@ -35,15 +35,17 @@ def test_it_is_found_by_its_thread() -> None:
 
 def test_the_ids_of_calls_are_those_of_one_part_only() -> None:
     long = concatenated(0, 301)
-    parts = Counter(call.call_id.rpartition("_")[2] for call in told_in(long))
+    parts = Counter(call.call_id.rpartition("_")[2] for call in recorded_calls_in(long))
     assert sum(parts.values()) == 236
     assert len(parts) == sum(any(m["role"] == "tool" for m in c.messages) for c in conversations().values())
-    assert {m["tool_call_id"] for m in long.messages if m["role"] == "tool"} == {c.call_id for c in told_in(long)}
+    assert {m["tool_call_id"] for m in long.messages if m["role"] == "tool"} == {
+        c.call_id for c in recorded_calls_in(long)
+    }
 
 
 async def test_tools_answer_in_it_as_they_did_in_each_part() -> None:
     long = concatenated(0, 301)
-    for call in told_in(long):
+    for call in recorded_calls_in(long):
         if call.name not in {"think", "calculate"}:
             try:
                 context = ToolContext(ThreadId(long.thread_id), call.call_id, "key")

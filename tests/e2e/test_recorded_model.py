@@ -8,10 +8,10 @@ import pytest
 from litestar.testing import AsyncTestClient
 
 from domain.prompt.assemble import SHORTENED
-from examples.airline import recorded_model
-from examples.airline.memory import ASKED
-from examples.airline.recorded_model import NotRecordedError, answer_to, recorded_answer
 from examples.airline.recordings import Conversation, Message, concatenated, conversations
+from tests.fakes import recorded_model
+from tests.fakes.recorded_memory import ASKED
+from tests.fakes.recorded_model import NotRecordedError, answer_to, recorded_answer
 
 HELLO: Message = {"role": "user", "content": "hello"}
 YES: Message = {"role": "user", "content": "yes"}

@@ -12,7 +12,7 @@ from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
 from domain.log.hash_chain import NOTHING, Head
 from domain.ports.log import Append
-from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.log.group_commit import MOST, GroupCommit
 from infrastructure.postgres.pool import open_pool
@@ -108,7 +108,7 @@ async def test_of_a_command_that_decides_differently_twice_one_is_stored(databas
     appender = GroupCommit(pool)
     await outcomes(appender, [opened])
     async with pool.acquire() as connection, connection.transaction():
-        assert await append_on(connection, [appending(opened.thread_id, opened.head, command=command)]) == [0]
+        assert await Storing(connection).store([appending(opened.thread_id, opened.head, command=command)]) == [0]
         acting = appending(opened.thread_id, opened.head, "{}", command=command)
         both = asyncio.create_task(outcomes(appender, [acting, other]))
         await asyncio.sleep(0.2)
@@ -125,7 +125,7 @@ async def test_groups_that_share_threads_do_not_wait_in_a_circle(pool: asyncpg.P
     heads = {append.thread_id: append.head for append in opened}
     for _ in range(10):
         appends = [appending(thread_id, head, "{}") for thread_id, head in heads.items()]
-        there, back = await asyncio.gather(append_on(pool, appends), append_on(pool, appends[::-1]))
+        there, back = await asyncio.gather(Storing(pool).store(appends), Storing(pool).store(appends[::-1]))
         assert [one is None for one in there] == [other is not None for other in back[::-1]], "one of both has it"
         heads = {append.thread_id: append.head for append in appends}
     await owner.execute("SELECT pg_stat_force_next_flush()")

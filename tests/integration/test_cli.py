@@ -14,7 +14,7 @@ import pytest
 from api.cli import COMMANDS, main
 from api.http.caller import Caller
 from api.runtime.composition import open_runtime
-from api.services.threads import Service, UserMessage
+from api.services.threads import Service
 from domain.ids import ThreadId
 from domain.thread.events import Limit
 from infrastructure.settings import CHECKOUT, Settings
@@ -30,7 +30,7 @@ async def conversation(database_url: str) -> str:
     async with open_runtime(settings) as runtime, runtime.worker.working():
         service = Service(runtime)
         thread_id = ThreadId(runtime.new_id())
-        started = await service.start_turn(thread_id, UserMessage("/calculate 2 + 3", "assistant"), Caller())
+        started = await service.start_turn(thread_id, "/calculate 2 + 3", Caller(), open_with="assistant")
         finished = await service.turn_end(started.outcome, started.turn_id)
     assert finished is not None
     assert finished.status == "completed"

@@ -4,17 +4,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import Answered, ModelFallback
-from domain.models.chat import ChatMessage, ChatRequest, ModelError, ModelOverloaded, ModelUnreachable, Usage
+from domain.application.turns.model_fallback import ModelFallback
+from domain.models.chat import ModelOverloaded, ModelUnreachable, Usage
 from domain.models.circuit_breaker import CircuitBreaker
-from domain.models.routing import Choice, ModelSpec, Policy
+from domain.models.routing import ModelSpec, Policy
 from domain.models.usage_check import check_usage
-from domain.thread.events import ModelFailed
 from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.models.openai.endpoints import TimeLimits
 from tests.fakes.openai_server import (
@@ -30,8 +28,8 @@ from tests.fakes.openai_server import (
     refusal,
     stream,
 )
+from tests.support.calling import Caller
 
-ASK = ChatRequest((ChatMessage("user", "Hello?"),))
 SHORT = TimeLimits(connect=1, first_byte=1, silence=1, total=20)
 BUSY = 20.0
 """Seconds that a busy machine may take longer; what must not be waited for takes a minute."""
@@ -44,47 +42,26 @@ def nobody() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
-@dataclass
-class Caller:
-    """Asks, and keeps what it is told."""
+class Client(Caller):
+    """A caller with a clock that is set by hand."""
 
-    models: ModelFallback
-    now: float = 0.0
-    shown: list[str] = field(default_factory=list)
-    failures: list[ModelFailed] = field(default_factory=list)
-    reserved: list[str] = field(default_factory=list)
-    released: list[str] = field(default_factory=list)
-    retracted: int = 0
+    now = 0.0
 
-    @asynccontextmanager
-    async def attempt(self, name: str, _: ModelSpec, __: object) -> AsyncIterator[ChatRequest]:
-        self.reserved.append(name)
-        try:
-            yield ASK
-        except ModelError:
-            self.released.append(name)
-            raise
+    @property
+    def shown(self) -> str:
+        """What is shown of the answer, after what was taken back."""
+        since = len(self.seen) - self.seen[::-1].index("retract") if "retract" in self.seen else 0
+        texts = (each for each in self.seen[since:] if isinstance(each, str))
+        return "".join(text for text in texts if not text.startswith(("reserve ", "release ", "charge ")))
 
-    async def failed(self, failure: ModelFailed) -> None:
-        self.failures.append(failure)
-
-    def retract(self) -> None:
-        self.retracted += 1
-        self.shown.clear()
-
-    async def ask(self, *chain: str, within: float = 5.0) -> Answered:
-        return await self.models.ask(
-            Choice(chain or self.models.policy.chain),
-            self.attempt,
-            self.failed,
-            within=within,
-            on_delta=self.shown.append,
-            retract=self.retract,
-        )
+    def noted(self, *kinds: str) -> list[str]:
+        """Name the models of which something was noted."""
+        words = [each.split() for each in self.seen if isinstance(each, str)]
+        return [name for kind, *names in words for name in names if kind in kinds]
 
 
 @asynccontextmanager
-async def caller(*endpoints: str, limits: TimeLimits = SHORT, rest: float = 30.0) -> AsyncIterator[Caller]:
+async def caller(*endpoints: str, limits: TimeLimits = SHORT, rest: float = 30.0) -> AsyncIterator[Client]:
     """Ask the models a, b and so on, each at an endpoint of its own."""
     names = "abc"[: len(endpoints)]
     policy = Policy({name: ModelSpec(f"at-{name}", f"model-{name}") for name in names}, tuple(names))
@@ -92,7 +69,7 @@ async def caller(*endpoints: str, limits: TimeLimits = SHORT, rest: float = 30.0
         f"at-{name}": OpenAIChatModel(endpoint, "sk-secret", "unused", limits=limits)
         for name, endpoint in zip(names, endpoints, strict=True)
     }
-    asks = Caller(ModelFallback(policy, providers, lambda: CircuitBreaker(after=2, rest=rest), clock=lambda: asks.now))
+    asks = Client(ModelFallback(policy, providers, lambda: CircuitBreaker(after=2, rest=rest), clock=lambda: asks.now))
     try:
         yield asks
     finally:
@@ -131,13 +108,13 @@ async def test_the_second_provider_answers_where_the_first(trouble: str) -> None
 
     assert (answered.answer.content, answered.name, answered.provider) == ("Hello", "b", "at-b")
     assert answered.because == "a of at-a did not answer"
-    assert "".join(asks.shown) == "Hello"
-    assert asks.retracted == ("middle" in trouble or "before its answer" in trouble)
+    assert asks.shown == "Hello"
+    assert asks.seen.count("retract") == ("middle" in trouble or "before its answer" in trouble)
     [failure] = asks.failures
     assert (failure.model, failure.provider, failure.because) == ("model-a", "at-a", "")
     assert told in failure.error
     assert "sk-secret" not in failure.error
-    assert (asks.reserved, asks.released) == (["a", "b"], ["a"])
+    assert asks.noted("reserve") == asks.noted("release", "charge") == ["a", "b"]
     assert 1 <= len(first.requests) <= times
     assert [request.body["model"] for request in second.requests] == ["model-b"]
     assert took < soon + BUSY
@@ -182,7 +159,7 @@ async def test_a_provider_that_drips_on_and_on_is_left_in_time_for_the_next() ->
         took = time.monotonic() - began
 
     assert answered.name == "b"
-    assert (asks.retracted, asks.shown) == (1, ["Hi"])
+    assert (asks.seen.count("retract"), asks.shown) == (1, "Hi")
     assert "did not answer within 2.0 s" in asks.failures[0].error
     assert took < 4
 
@@ -208,7 +185,7 @@ async def test_if_all_are_down_that_is_told_well_within_the_limit() -> None:
 
     assert time.monotonic() - began < BUSY
     assert [failure.provider for failure in asks.failures] == ["at-a", "at-b", "at-c"]
-    assert asks.released == ["a", "b", "c"]
+    assert asks.noted("release") == ["a", "b", "c"]
 
 
 async def test_a_dead_provider_is_not_asked_again_and_again_but_after_its_rest() -> None:

@@ -295,7 +295,7 @@ async def test_a_page_of_events_ends_when_it_is_large(api: Api, monkeypatch: pyt
     for _ in range(3):
         await api.turn(thread_id, "hello")
     whole = await every_event(api, thread_id)
-    monkeypatch.setattr("api.services.history.PAGE_SIZE", 1_000)
+    monkeypatch.setattr("api.services.history.MAX_PAGE_BYTES", 1_000)
     page = (await api.get(f"/v1/threads/{thread_id}/events", params={"limit": 1_000})).json()
     assert 1 < len(page["items"]) < len(whole)
     assert [e async for e in pages(api, f"/v1/threads/{thread_id}/events", 1_000)] == whole

@@ -18,7 +18,7 @@ from domain.log.hash_chain import NOTHING, Head, chain_records
 from domain.ports.log import Append
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import StateUpdated, ThreadOpened
-from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.pool import open_pool
 from tests.streams import NOON, new_thread, threads_of
 from tests.support.http import Api, running_api
@@ -196,7 +196,7 @@ async def test_what_no_signal_tells_of_is_found_soon(database_url: str, pool: as
     async with running_api(database_url=database_url) as api:
         waiting = [asyncio.create_task(page(api, wait=20)) for _ in range(5)]
         await asyncio.sleep(0.3)
-        await append_on(pool, [appended(new_thread(), NOTHING, 1)])
+        await Storing(pool).store([appended(new_thread(), NOTHING, 1)])
         begun = time.monotonic()
         answers = await asyncio.gather(*waiting)
         assert time.monotonic() - begun < 15, "it did not wait for all of its 20 s"
@@ -292,7 +292,7 @@ class Writers:
             async with self.pool.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                (position,) = await append_on(connection, [append])
+                (position,) = await Storing(connection).store([append])
                 await asyncio.sleep(self._random.choice([0, 0.002, 0.01, 0.05]))
                 if position is None or self._random.random() < 0.3:
                     await transaction.rollback()

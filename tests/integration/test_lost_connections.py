@@ -52,7 +52,7 @@ ERRORS: list[Callable[[], Exception]] = [
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(retry, "RETRY_PAUSES_S", (0.0,) * 5)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ async def test_backends_that_are_killed_lose_and_double_nothing(
     pool: asyncpg.Pool, owner: asyncpg.Connection, opened: Append, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing: every backend is terminated again and again while appends are under way."""
-    monkeypatch.setattr(retry, "PAUSES", (0.02,) * 100)
+    monkeypatch.setattr(retry, "RETRY_PAUSES_S", (0.02,) * 100)
     store = PostgresEventStore(pool)
     heads = []
 

@@ -14,7 +14,7 @@ import pytest
 from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head, Record, check_chain
 from domain.ports.log import Append
-from infrastructure.postgres.log.append import append_on
+from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, numbered, threads_of
@@ -23,7 +23,7 @@ WRITERS, THREADS, SLICES_USED, ROUNDS = 32, 200, 4, 12
 
 
 async def append_alone(connection: asyncpg.Connection | asyncpg.Pool, append: Append) -> Position | None:
-    (position,) = await append_on(connection, [append])
+    (position,) = await Storing(connection).store([append])
     return position
 
 

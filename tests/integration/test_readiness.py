@@ -20,7 +20,7 @@ ON_PROBES = "CREATE TRIGGER trouble BEFORE INSERT OR UPDATE ON write_probes FOR 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_PAUSES_S", (0.01, 0.01))
 
 
 async def readiness(api: Api) -> tuple[int, str]:

@@ -235,8 +235,8 @@ class TestCosts:
     async def test_a_model_that_runs_out_of_time_while_it_reasons_has_used_what_it_wrote(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 0.5)
-        monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
+        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN_S", 0.5)
+        monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
         slow = events(chunk(reasoning_content="what was asked "), chunk(reasoning_content="and why"), Pause(30))
         async with answering(slow, TimeLimits()) as (_, models):
             played = await accounted(in_a_row(Node("ask", ask, timeout=2)), models=models)

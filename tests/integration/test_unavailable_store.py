@@ -49,7 +49,7 @@ BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{}'; END $$
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_PAUSES_S", (0.01, 0.01))
 
 
 async def raising(owner: asyncpg.Connection, state: str, when: str = "") -> None:

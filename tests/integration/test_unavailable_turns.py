@@ -28,7 +28,7 @@ WORKING = Agent(Graph("working", start="work", nodes=[Node("work", _work)], edge
 async def test_an_outcome_that_cannot_be_stored_is_kept_until_it_can(
     database_url: str, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    monkeypatch.setattr(retry, "PAUSES", (0.01,))
+    monkeypatch.setattr(retry, "RETRY_PAUSES_S", (0.01,))
     RUNS.clear()
     agents = (f"{__name__}:WORKING",)
     async with running_api(database_url=database_url, agents=agents) as api:

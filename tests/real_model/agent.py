@@ -1,7 +1,6 @@
 """The agent that the model plays: three tools, and few words, since the model is small."""
 
-from domain.agents.assistant import assistant
-from domain.agents.tools import tool
+from threadfold import assistant, tool
 
 
 @tool(idempotent=True)

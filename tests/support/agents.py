@@ -3,13 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 
-from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Graph, Node, Retry
-from domain.agents.tools import tool
-from domain.json import Json
-from domain.thread.events import END, NodeEvent
-from domain.thread.state import Running
+from threadfold import (
+    END,
+    Agent,
+    Branch,
+    Graph,
+    ItemContext,
+    Json,
+    Node,
+    NodeEvent,
+    Retry,
+    Running,
+    TurnContext,
+    assistant,
+    tool,
+)
 
 PAUSE = 0.05
 

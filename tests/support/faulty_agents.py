@@ -6,9 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import Graph, Node
-from domain.thread.events import END, NodeEvent
+from threadfold import END, Agent, Graph, Node, NodeEvent, TurnContext
 
 
 def _agent(name: str, run: Any) -> Agent:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from domain.agents.assistant import assistant
-from domain.agents.tools import tool
+from threadfold import assistant, tool
 
 RUNS: list[str] = []
 """The calls that were run, by their tools' names."""

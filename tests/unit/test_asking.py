@@ -1,21 +1,18 @@
-"""A call along a chain: who is asked, what is told, when it ends."""
+"""A model call and its fallbacks: which model is asked, what is recorded, when it ends."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import Answered, ModelFallback
+from domain.application.turns.model_fallback import ModelFallback
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.models.chat import (
     AnswerCut,
     AnswerTooLarge,
     ChatAnswer,
-    ChatMessage,
     ChatRequest,
     ModelError,
     ModelOverloaded,
@@ -26,11 +23,10 @@ from domain.models.chat import (
     ToolsNotTaken,
 )
 from domain.models.circuit_breaker import CircuitBreaker
-from domain.models.routing import Choice, ModelSpec, Policy
+from domain.models.routing import ModelSpec, Policy
 from domain.thread.events import ModelFailed
+from tests.support.calling import Caller
 from tests.support.runtime import says
-
-ASK = ChatRequest((ChatMessage("user", "Hello?"),))
 
 
 @dataclass
@@ -64,8 +60,8 @@ def answers(text: str = "Hi", **more: Any) -> Line:
     return Line([says(text)], **more)
 
 
-class Scene:
-    """Models by their names, and what the caller of a call sees."""
+class Scene(Caller):
+    """Models by their names, and a caller that asks them."""
 
     def __init__(self, **lines: Line) -> None:
         self.now = 0.0
@@ -73,36 +69,8 @@ class Scene:
         specs = {name: ModelSpec(f"p-{name}", f"the-{name}") for name in lines}
         providers = {f"p-{name}": line for name, line in lines.items()}
         policy = Policy(specs, tuple(lines))
-        self.models = ModelFallback(policy, providers, lambda: CircuitBreaker(after=3, rest=30), clock=lambda: self.now)
-        self.seen: list[object] = []
-        self.refuse: dict[str, Exception] = {}
-        self.failed: Callable[[ModelFailed], Any] = self.note
-
-    @asynccontextmanager
-    async def attempt(self, name: str, spec: ModelSpec, _: object) -> AsyncIterator[ChatRequest]:
-        assert name in {spec.provider, spec.provider.removeprefix("p-")}
-        if name in self.refuse:
-            raise self.refuse[name]
-        self.seen.append(f"reserve {name}")
-        try:
-            yield ASK
-        except BaseException:
-            self.seen.append(f"release {name}")
-            raise
-
-    async def note(self, failure: ModelFailed) -> None:
-        self.seen.append(failure)
-
-    async def ask(self, *chain: str, because: str = "", within: float = 5, **more: Any) -> Answered:
-        choice = Choice(chain or tuple(self.lines), because)
-        return await self.models.ask(
-            choice,
-            self.attempt,
-            self.failed,
-            within=within,
-            on_delta=self.seen.append,
-            retract=lambda: self.seen.append("retract"),
-            **more,
+        super().__init__(
+            ModelFallback(policy, providers, lambda: CircuitBreaker(after=3, rest=30), clock=lambda: self.now)
         )
 
     def times(self) -> list[int]:
@@ -119,7 +87,7 @@ class TestModelsWithoutTools:
         assert (answered.name, answered.answer.content) == ("large", "Hi")
         assert answered.because == "large of p-large takes no tools, small of p-small takes no tools"
         assert [request.needs_tools for request in (*large.asked, *small.asked)] == [True, False, True]
-        assert [fact.error for fact in scene.seen if isinstance(fact, ModelFailed)] == ["no tools", "no tools either"]
+        assert [fact.error for fact in scene.failures] == ["no tools", "no tools either"]
 
     async def test_one_that_has_some_answers_for_one_that_has_none(self) -> None:
         scene = Scene(large=Line([ToolsNotTaken("no tools")]), small=answers("Hello"))
@@ -144,8 +112,7 @@ class TestOneAfterTheOther:
 
         assert answered.answer.content == "Hi"
         assert (answered.name, answered.provider, answered.because) == ("large", "p-large", "the agent asks for it")
-        assert answered.spec == ModelSpec("p-large", "the-large")
-        assert scene.seen == ["reserve large"]
+        assert scene.seen == ["reserve large", "charge large"]
         assert scene.times() == [1, 0]
 
     async def test_the_next_is_asked_once_the_first_is_released_and_reported(self) -> None:
@@ -162,7 +129,7 @@ class TestOneAfterTheOther:
             "busy",
             "a rule says so",
         )
-        assert scene.seen == ["reserve large", "release large", failure, "reserve small"]
+        assert scene.seen == ["reserve large", "release large", failure, "reserve small", "charge small"]
 
     @pytest.mark.parametrize("kind", [ModelUnreachable, ModelRefused, ModelRejectedRequest, AnswerTooLarge])
     async def test_whatever_it_was_that_went_wrong(self, kind: type[ModelError]) -> None:
@@ -174,7 +141,8 @@ class TestOneAfterTheOther:
         await scene.ask()
 
         kinds = [each if isinstance(each, str) else "failed" for each in scene.seen]
-        assert kinds == ["reserve large", "Hal", "release large", "retract", "failed", "reserve small", "Hi"]
+        assert kinds[:5] == ["reserve large", "Hal", "charge large", "retract", "failed"]
+        assert kinds[5:] == ["reserve small", "Hi", "charge small"]
 
     async def test_if_nobody_answers_the_last_error_is_raised_and_each_was_told(self) -> None:
         scene = Scene(large=fails(), small=fails(ModelRefused("no key")))
@@ -182,9 +150,8 @@ class TestOneAfterTheOther:
         with pytest.raises(ModelRefused, match="no key"):
             await scene.ask()
 
-        failures = [each for each in scene.seen if isinstance(each, ModelFailed)]
-        assert [failure.because for failure in failures] == ["", "large of p-large did not answer"]
-        assert scene.seen[-1] == failures[1]
+        assert [failure.because for failure in scene.failures] == ["", "large of p-large did not answer"]
+        assert scene.seen[-1] == scene.failures[1]
 
     async def test_only_where_others_are_left_no_long_wait_is_allowed(self) -> None:
         scene = Scene(large=fails(), small=answers())
@@ -196,20 +163,9 @@ class TestOneAfterTheOther:
 
     async def test_an_answer_may_be_as_long_as_the_shorter_of_two_limits(self) -> None:
         model = answers()
-        models = ModelFallback(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model})
-
-        async def told(failure: ModelFailed) -> None:
-            raise AssertionError(failure)
-
-        for limit in (None, 50, 500):
-
-            @asynccontextmanager
-            async def attempt(
-                _: str, __: ModelSpec, ___: object, limit: int | None = limit
-            ) -> AsyncIterator[ChatRequest]:
-                yield ChatRequest(ASK.messages, max_tokens=limit)
-
-            await models.ask(Choice(("m",)), attempt, told, within=5)
+        caller = Caller(ModelFallback(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model}))
+        for caller.room in (None, 50, 500):
+            await caller.ask()
         assert [request.max_tokens for request in model.asked] == [100, 50, 100]
 
 
@@ -224,11 +180,8 @@ class TestWhatTheCallerRaises:
         assert scene.times() == [1, 0]
 
     async def test_ends_it_when_a_failure_cannot_be_recorded_too(self) -> None:
-        async def lost(_: ModelFailed) -> None:
-            raise TurnIsOver
-
         scene = Scene(large=fails(), small=answers())
-        scene.failed = lost
+        scene.lost = True
         with pytest.raises(TurnIsOver):
             await scene.ask()
 
@@ -240,7 +193,7 @@ class TestWhatTheCallerRaises:
 
         scene = Scene(large=answers(shows="Hi"), small=answers())
         with pytest.raises(TimeoutError, match="mine"):
-            await scene.models.ask(Choice(("large",)), scene.attempt, scene.note, within=5, on_delta=listen)
+            await scene.ask("large", on_delta=listen)
 
     async def test_but_a_prompt_that_does_not_fit_may_fit_another_model(self) -> None:
         scene = Scene(small=answers(), large=answers())
@@ -249,9 +202,7 @@ class TestWhatTheCallerRaises:
         answered = await scene.ask()
 
         assert (answered.name, answered.because) == ("large", "small of p-small takes no prompt of that length")
-        assert [each.error for each in scene.seen if isinstance(each, ModelFailed)] == [
-            str(PromptTooLarge(9_000, 8_000))
-        ]
+        assert [each.error for each in scene.failures] == [str(PromptTooLarge(9_000, 8_000))]
 
     async def test_and_a_prompt_that_does_not_fit_the_last_model_hides_no_other_error(self) -> None:
         scene = Scene(large=fails(ModelOverloaded("busy")), small=answers())
@@ -267,7 +218,7 @@ class TestWhatTheCallerRaises:
         with pytest.raises(PromptTooLarge):
             await scene.ask()
 
-    async def test_a_call_that_is_cancelled_goes_on_nowhere_and_is_released(self) -> None:
+    async def test_a_call_that_is_cancelled_goes_on_nowhere_and_is_charged(self) -> None:
         scene = Scene(large=answers(seconds=60), small=answers())
         task = asyncio.create_task(scene.ask())
         while not scene.lines["large"].asked:
@@ -276,7 +227,7 @@ class TestWhatTheCallerRaises:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-        assert scene.seen == ["reserve large", "release large"]
+        assert scene.seen == ["reserve large", "charge large"]
         assert scene.times() == [1, 0]
 
 
@@ -290,7 +241,7 @@ class TestTime:
         assert answered.name == "tiny"
         assert answered.because == "large of p-large did not answer, small of p-small did not answer"
         assert time.monotonic() - started < 3
-        assert [type(each).__name__ for each in scene.seen].count("ModelFailed") == 2
+        assert len(scene.failures) == 2
 
     async def test_is_over_at_its_end_whoever_is_left(self) -> None:
         scene = Scene(large=answers(seconds=60), small=answers(seconds=60))
@@ -374,9 +325,8 @@ class TestRest:
 async def test_a_model_alone_is_a_policy_too() -> None:
     model = answers("Hi")
     models = ModelFallback.alone(model)
-    scene = Scene(default=model)
 
-    answered = await models.ask(Choice(models.policy.chain), scene.attempt, scene.note, within=5)
+    answered = await Caller(models).ask()
 
     assert (answered.answer.content, answered.name, answered.because) == ("Hi", "default", "")
     assert models.usual is model

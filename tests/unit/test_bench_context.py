@@ -7,9 +7,9 @@ import pytest
 from benchmarks.least_squares import least_squares
 from benchmarks.prompts import counted, everything, window
 from benchmarks.spending import Spending, read_prices, verdicts
-from examples.airline.prefix_cache import PrefixCache
 from examples.airline.recordings import Message
 from infrastructure.settings import CHECKOUT
+from tests.fakes.prefix_cache import PrefixCache
 
 TALK: list[Message] = [
     {"role": "user", "content": "Where is my bag? " * 20},

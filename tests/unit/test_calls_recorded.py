@@ -68,8 +68,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave to models nearly all of a node's time, however little that is."""
-    monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 0.2)
-    monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
+    monkeypatch.setattr("domain.application.turns.model_calls.MARGIN_S", 0.2)
+    monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
 
 
 def alone(model: Endpoint) -> ModelFallback:
@@ -89,7 +89,7 @@ async def started(played: Stage) -> None:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave to models more time than the node has: it is the node that is cut off."""
-    monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 60.0)
+    monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 60.0)
 
 
 class TestItems:

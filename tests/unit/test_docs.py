@@ -3,12 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from api.app import create_app
 from domain.thread.events import EVENTS
 from infrastructure.settings import Settings
 from projections.registry import PROJECTIONS
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(page for page in DOCS.rglob("*.md") if page.parent.name != "decisions"),
+    *(ROOT / "examples").rglob("*.md"),
+]
+OURS = r"(?:api|benchmarks|docs|domain|examples|infrastructure|migrations|projections|tests|threadfold)"
 
 
 def test_every_event_is_described_with_its_fields() -> None:
@@ -35,3 +44,24 @@ def test_every_view_for_reports_is_listed_with_its_columns() -> None:
         for projection in PROJECTIONS
         for table in projection.tables
     }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_or_links_to_exist(page: Path) -> None:
+    text = page.read_text()
+    named = {ROOT / path for path in re.findall(rf"`({OURS}/[\w/.-]*)`", text)}
+    linked = {page.parent / path for path in re.findall(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)", text)}
+    assert [str(path) for path in sorted(named | linked) if not path.exists() and "results" not in path.parts] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_headings_that_a_page_links_to_exist(page: Path) -> None:
+    for path, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.+)$", (page.parent / path if path else page).read_text(), re.MULTILINE)
+        assert heading in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, (path, heading)
+
+
+def test_the_glossary_is_sorted_and_each_term_is_a_line() -> None:
+    terms = re.findall(r"^\| ([\w -]+) \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)[1:]
+    assert terms == sorted(terms, key=str.lower)
+    assert len(terms) == len(set(terms)) >= 30

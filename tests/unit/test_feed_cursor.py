@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.http.feed_cursor import decode_place, encode_place
+from api.http.feed_cursor import decode_feed_cursor, encode_feed_cursor
 from domain.application.streaming.feed import BEGINNING, FeedCursor
 from domain.errors import InvalidInput
 from domain.ids import SLICES, Position, Slice
@@ -26,24 +26,24 @@ def places(draw: st.DrawFn) -> FeedCursor:
 
 @given(places())
 def test_what_goes_in_comes_out(place: FeedCursor) -> None:
-    assert decode_place(encode_place(place)) == place
+    assert decode_feed_cursor(encode_feed_cursor(place)) == place
 
 
 @given(st.text() | st.binary(max_size=40).map(lambda raw: raw.hex()))
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="after: must be the next_cursor"):
-        decode_place(text)
+        decode_feed_cursor(text)
 
 
 @given(places(), st.data())
 def test_a_damaged_cursor_is_refused_or_means_the_same(place: FeedCursor, data: st.DataObject) -> None:
     """The last character of Base64 may have bits that count for nothing."""
-    cursor = encode_place(place)
+    cursor = encode_feed_cursor(place)
     at = data.draw(st.integers(0, len(cursor) - 1))
     other = data.draw(st.sampled_from("ABCDwxyz0189-_"))
     damaged = cursor[:at] + other + cursor[at + 1 :]
     try:
-        assert decode_place(damaged) == place
+        assert decode_feed_cursor(damaged) == place
     except InvalidInput:
         assert damaged != cursor
 
@@ -53,17 +53,17 @@ def test_all_slices_at_positions_of_millions_take_less_than_six_thousand_charact
     chance = random.Random(1)
     spread = min(most, 200_000_000)
     positions = tuple(Position(most - chance.randrange(spread)) for _ in range(SLICES))
-    cursor = encode_place(FeedCursor(Slice(0), positions, Slice(1_000)))
+    cursor = encode_feed_cursor(FeedCursor(Slice(0), positions, Slice(1_000)))
     assert len(cursor) < 6_000
-    assert decode_place(cursor).positions == positions
+    assert decode_feed_cursor(cursor).positions == positions
 
 
 def test_the_beginning_of_everything_is_short() -> None:
-    assert len(encode_place(BEGINNING)) < 50
+    assert len(encode_feed_cursor(BEGINNING)) < 50
 
 
 def test_a_cursor_cannot_be_inflated_without_end() -> None:
     bomb = base64.urlsafe_b64encode(zlib.compress(bytes(8_000_000))).decode().rstrip("=")
     assert len(bomb) < 12_000
     with pytest.raises(InvalidInput):
-        decode_place(bomb)
+        decode_feed_cursor(bomb)

@@ -1,12 +1,16 @@
 """Pages of a thread's past: what they cost, where they end, and that they stay as they are while it goes on."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
 import api.services.history
+from api.http.caller import Caller
+from api.runtime.composition import Runtime
 from api.schemas.page import Page
+from api.services.access_log import AccessLogService
 from api.services.history import HistoryCursor, PageRequest, PointInTime, ThreadHistory
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.queries import transcript
@@ -40,7 +44,11 @@ class Archive:
         return ThreadRepository(self.store, self.snapshots, self.clock, fingerprint=fingerprint)
 
     def past(self) -> ThreadHistory:
-        return ThreadHistory(self.fresh())
+        """The past as a service that records no accesses."""
+        settings = SimpleNamespace(audit_reads=False)
+        known = SimpleNamespace(repository=self.fresh(), accesses=None, clock=self.clock, settings=settings)
+        runtime = cast("Runtime", known)
+        return ThreadHistory(runtime, AccessLogService(runtime))
 
     async def add(self, *events: Event) -> None:
         self.clock.pass_(1)
@@ -80,7 +88,7 @@ async def every(past: ThreadHistory, archive: Archive, what: str = "messages", *
     found: list[Any] = []
     pages, cursor = 0, None
     while True:
-        page: Page[Any] = await getattr(past, what)(archive.thread_id, PageRequest(cursor=cursor, **asked))
+        page: Page[Any] = await getattr(past, what)(archive.thread_id, PageRequest(cursor=cursor, **asked), Caller())
         found += page.items
         pages += 1
         if page.next_cursor is None:
@@ -108,7 +116,7 @@ async def test_a_page_of_messages_looks_through_so_many_events_and_loses_no_call
         await archive.exchange(number, calls=4)
         await archive.grow(20)
     whole = list(await transcript.page(archive.repository, archive.thread_id, limit=1_000))
-    monkeypatch.setattr(api.services.history, "SCANNED", scanned)
+    monkeypatch.setattr(api.services.history, "MAX_SCANNED_EVENTS", scanned)
     found, pages = await every(archive.past(), archive, limit=50, order=order)
     assert found == (whole if order == "asc" else whole[::-1])
     assert pages > 60 / scanned
@@ -130,23 +138,23 @@ async def test_a_page_costs_the_same_at_any_age(archive: Archive) -> None:
 
 
 async def _last_messages(archive: Archive, _head: Version) -> object:
-    return await archive.past().messages(archive.thread_id, PageRequest(3, order="desc"))
+    return await archive.past().messages(archive.thread_id, PageRequest(3, order="desc"), Caller())
 
 
 async def _last_events(archive: Archive, _head: Version) -> object:
-    return await archive.past().events(archive.thread_id, PageRequest(10, order="desc"))
+    return await archive.past().events(archive.thread_id, PageRequest(10, order="desc"), Caller())
 
 
 async def _first_events(archive: Archive, _head: Version) -> object:
-    return await archive.past().events(archive.thread_id, PageRequest(10, point=PointInTime(version=20)))
+    return await archive.past().events(archive.thread_id, PageRequest(10, point=PointInTime(version=20)), Caller())
 
 
 async def _late_events(archive: Archive, head: Version) -> object:
-    return await archive.past().events(archive.thread_id, PageRequest(10, HistoryCursor("asc", head - 20)))
+    return await archive.past().events(archive.thread_id, PageRequest(10, HistoryCursor("asc", head - 20)), Caller())
 
 
 async def _first_messages(archive: Archive, _head: Version) -> object:
-    return await archive.past().messages(archive.thread_id, PageRequest(2, point=PointInTime(version=8)))
+    return await archive.past().messages(archive.thread_id, PageRequest(2, point=PointInTime(version=8)), Caller())
 
 
 QUESTIONS = {
@@ -166,7 +174,7 @@ class TestACursor:
         cursor = None
         while not found or len(found) < len(whole):
             asked = PageRequest(3, point=later, cursor=cursor)
-            page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, asked)
+            page: Page[Any] = await getattr(archive.past(), what)(archive.thread_id, asked, Caller())
             found += [item.version for item in page.items]
             await archive.exchange(99)
             cursor = page.next_cursor
@@ -175,10 +183,10 @@ class TestACursor:
 
     async def test_of_a_list_without_an_end_meets_what_happens_meanwhile(self, archive: Archive) -> None:
         await archive.exchange(0)
-        first = await archive.past().events(archive.thread_id, PageRequest(3))
+        first = await archive.past().events(archive.thread_id, PageRequest(3), Caller())
         await archive.exchange(1)
         assert first.next_cursor is not None
-        rest = await archive.past().events(archive.thread_id, PageRequest(10, cursor=first.next_cursor))
+        rest = await archive.past().events(archive.thread_id, PageRequest(10, cursor=first.next_cursor), Caller())
         assert [event.version for event in rest.items] == [4, 5, 6]
 
     async def test_is_refused_elsewhere(self, archive: Archive) -> None:
@@ -192,15 +200,15 @@ class TestACursor:
         ):
             for read in (archive.past().events, archive.past().messages):
                 with pytest.raises(InvalidInput, match="cursor: must be"):
-                    await read(archive.thread_id, asked)
+                    await read(archive.thread_id, asked, Caller())
 
 
 class TestADiff:
     async def test_says_how_far_it_counted(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
         await archive.exchange(0)
         await archive.grow(50)
-        monkeypatch.setattr(api.services.history, "COUNTED", 10)
-        diff = await archive.past().diff(archive.thread_id, PointInTime(version=2), PointInTime(), 100, None)
+        monkeypatch.setattr(api.services.history, "MAX_COUNTED_EVENTS", 10)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(version=2), PointInTime(), 100, None, Caller())
         assert (diff.truncated, diff.counted_to, sum(diff.counts.events.values())) == (True, 12, 10)
         assert diff.until.version == 54
         assert len(diff.happened.items) == 52
@@ -210,27 +218,29 @@ class TestADiff:
         await archive.exchange(0)
         since, until = PointInTime(None, None, "from", "from_time"), PointInTime()
         with pytest.raises(InvalidInput, match="from: is required"):
-            await archive.past().diff(archive.thread_id, since, until, 2, None)
-        first = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, None)
+            await archive.past().diff(archive.thread_id, since, until, 2, None, Caller())
+        first = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, None, Caller())
         assert first.happened.next_cursor is not None
         await archive.exchange(1)
         cursor = first.happened.next_cursor
-        rest = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, cursor)
+        rest = await archive.past().diff(archive.thread_id, PointInTime(version=0), until, 3, cursor, Caller())
         assert [told.version for told in rest.happened.items] == [4]
         assert (rest.until, rest.changes, rest.counts) == (first.until, first.changes, first.counts)
 
     async def test_of_nothing_is_empty(self, archive: Archive) -> None:
-        diff = await archive.past().diff(archive.thread_id, PointInTime(version=2), PointInTime(version=2), 10, None)
+        diff = await archive.past().diff(
+            archive.thread_id, PointInTime(version=2), PointInTime(version=2), 10, None, Caller()
+        )
         assert (diff.counts.events, diff.happened.items, diff.happened.next_cursor) == ({}, [], None)
 
     async def test_from_before_the_thread_begins_with_nothing(self, archive: Archive) -> None:
         early = archive.clock.time.replace(year=2001)
-        diff = await archive.past().diff(archive.thread_id, PointInTime(at=early), PointInTime(), 10, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(at=early), PointInTime(), 10, None, Caller())
         assert (diff.since.version, diff.since.checkpoint, diff.since.status) == (0, None, "unopened")
 
     async def test_finds_what_is_said_about_calls_before_it(self, archive: Archive) -> None:
         await archive.exchange(0, calls=1)
-        diff = await archive.past().diff(archive.thread_id, PointInTime(version=5), PointInTime(), 10, None)
+        diff = await archive.past().diff(archive.thread_id, PointInTime(version=5), PointInTime(), 10, None, Caller())
         assert [told.sentence for told in diff.happened.items] == ['clock answered in 1 ms: "result 0"']
         assert diff.counts.tool_calls["clock"].succeeded == 1
 

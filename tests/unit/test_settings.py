@@ -77,9 +77,10 @@ def test_database_urls_are_taken_in_the_usual_spellings(
 
 
 def test_agents_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENTS", "my_agents:support, shop.agents:sales,")
+    monkeypatch.setenv("AGENTS", "my_agents:support, shop.agents:sales,./desk.py, ../shop/till.py:agent")
 
-    assert load_settings(NO_FILE).agents == ("my_agents:support", "shop.agents:sales")
+    expected = ("my_agents:support", "shop.agents:sales", "./desk.py", "../shop/till.py:agent")
+    assert load_settings(NO_FILE).agents == expected
 
 
 def test_an_absolute_folder_stays_and_a_relative_one_starts_at_the_checkout(
@@ -113,6 +114,9 @@ def test_an_absolute_folder_stays_and_a_relative_one_starts_at_the_checkout(
         ("LLM_ENDPOINT", "http://:80/v1", "http://127.0.0.1:8080/v1"),
         ("LLM_ENDPOINT", "http://127.0.0.1:99999/v1", "a port up to 65535"),
         ("AGENTS", "my_agents", "module:attribute"),
+        ("AGENTS", "./desk:agent", "a file such as ./desk.py:agent"),
+        ("AGENTS", "./desk.py:", "./desk.py"),
+        ("AGENTS", "./desk.py:a-b", "not './desk.py:a-b'"),
         ("LLM_FIRST_BYTE_SECONDS", "0", "greater than 0"),
         ("LLM_TOTAL_SECONDS", "9999", "less than or equal to 3600"),
         ("LLM_OMIT", "seed", "expected some of stream_options, max_tokens"),

@@ -7,7 +7,7 @@ import pytest
 
 from domain.agents.agent import TurnContext
 from domain.agents.graph import Retry
-from domain.application.turns.token_counting import LONG, estimate_tokens
+from domain.application.turns.token_counting import MAX_INLINE_CHARS, estimate_tokens
 from domain.errors import InvalidInput, ThreadBusy
 from domain.ids import TurnId, Version
 from domain.json import Json
@@ -173,5 +173,5 @@ class Counter:
 def test_a_long_text_is_estimated_by_its_beginning() -> None:
     counter = Counter()
     assert estimate_tokens(counter, "word " * 1_000_000) == pytest.approx(1_000_000, rel=0.01)
-    assert counter.longest == LONG
+    assert counter.longest == MAX_INLINE_CHARS
     assert estimate_tokens(counter, "three short words") == 3

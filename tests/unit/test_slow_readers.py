@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from uuid import uuid4
 
-from api.http.send_buffer import PIECE, Outgoing
+from api.http.send_buffer import PIECE_BYTES, SendBuffer
 from domain.application.streaming.broadcast import BACKLOG, BACKLOG_BYTES, Behind, Broadcast, Delta
 from domain.application.streaming.follow import PAGE_BYTES, follow
 from domain.application.thread_repository import ThreadRepository
@@ -76,7 +76,7 @@ async def test_a_follower_reads_little_at_a_time_and_misses_nothing() -> None:
 
 
 async def test_what_many_streams_have_to_send_is_kept_within_bytes_and_made_again() -> None:
-    outgoing = Outgoing(kept=3 * MB)
+    send_buffer = SendBuffer(max_bytes=3 * MB)
     made: list[int] = []
 
     def text(number: int) -> bytes:
@@ -87,26 +87,26 @@ async def test_what_many_streams_have_to_send_is_kept_within_bytes_and_made_agai
             made.append(number)
             return text(number)
 
-        return outgoing.pieces(text(number), again)
+        return send_buffer.pieces(text(number), again)
 
     streams = [stream(number) for number in range(10)]
     begun = [await anext(one) for one in streams]  # and their clients do not go on reading
-    assert outgoing._rests.size <= 3 * MB
+    assert send_buffer._rests.size <= 3 * MB
     for number, one in enumerate(streams):
         pieces = [begun[number], *[piece async for piece in one]]
-        assert max(map(len, pieces)) <= PIECE
+        assert max(map(len, pieces)) <= PIECE_BYTES
         assert b"".join(pieces) == text(number)
     assert set(made) >= set(range(7)), "there was no room for these"
-    assert outgoing._rests.size == 0
+    assert send_buffer._rests.size == 0
 
 
 async def test_a_stream_that_is_given_up_leaves_nothing() -> None:
-    outgoing = Outgoing()
+    send_buffer = SendBuffer()
 
     async def again() -> bytes:
         raise AssertionError
 
-    async with aclosing(outgoing.pieces(b"x" * MB, again)) as pieces:
+    async with aclosing(send_buffer.pieces(b"x" * MB, again)) as pieces:
         await anext(pieces)
-        assert outgoing._rests.size == MB
-    assert outgoing._rests.size == 0
+        assert send_buffer._rests.size == MB
+    assert send_buffer._rests.size == 0

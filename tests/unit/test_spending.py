@@ -102,8 +102,8 @@ class TestLimits:
         assert (model.answered, await spent(played)) == (8, 56)
 
     async def test_waiting_for_the_ledger_is_not_the_models_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN", 4)
-        monkeypatch.setattr("domain.application.turns.model_calls.LEAST_TIME", 0.1)
+        monkeypatch.setattr("domain.application.turns.model_calls.MARGIN_S", 4)
+        monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
         model = Endpoint()
         agent = one_node(ask, retry=ONCE, timeout=5)
         played = await accounted(agent, models=ModelFallback.alone(model, "m"), limit=Limit("lifetime", 3_000))

@@ -45,26 +45,28 @@ class ChangesBetween:
         """Count at most `limit` events, and say up to which version they go."""
         upto = Version(min(self._upto, self._after + limit))
         tally = Tally()
-        async for recorded in self._followed(self._after, upto, AT_FIRST):
+        if self._after >= upto:
+            return tally.counts(), upto
+        async for recorded in self._repository.follow(self._thread_id, self._after, upto, AT_FIRST):
+            self._remember(recorded)
             tally.add(recorded.event, await self._about(recorded.event))
         return tally.counts(), upto
 
     async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[DescribedEvent]:
         """Say what the next `limit` events after a version are, reading `first` of them at first."""
         upto = Version(min(self._upto, after + limit))
-        async for recorded in self._followed(after, upto, first):
+        if after >= upto:
+            return
+        async for recorded in self._repository.follow(self._thread_id, after, upto, first):
+            self._remember(recorded)
             event = recorded.event
             sentence = describe(event, await self._about(event))
             yield DescribedEvent(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
 
-    async def _followed(self, after: Version, upto: Version, first: int) -> AsyncIterator[Recorded]:
-        """Yield events, and remember those that later ones refer to."""
-        if after >= upto:
-            return
-        async for recorded in self._repository.follow(self._thread_id, after, upto, first):
-            if isinstance(recorded.event, ToolRequested | ApprovalRequested):
-                self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
-            yield recorded
+    def _remember(self, recorded: Recorded) -> None:
+        """Keep an event that later ones may refer to."""
+        if isinstance(recorded.event, ToolRequested | ApprovalRequested):
+            self._known.put(recorded.version, recorded.event, ENTRY + recorded.size)
 
     async def _about(self, event: Event) -> Event | None:
         """Return the event that an event refers to; it may lie before the part that is looked at."""

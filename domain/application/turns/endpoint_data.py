@@ -1,7 +1,7 @@
-"""What an endpoint says beyond the protocol, within what a prompt has room for.
+"""An endpoint's data beyond the protocol (reasoning, signatures), limited to what prompts have room for.
 
-It is returned with every later prompt that shows its message, so it takes tokens there: reasoning about as many as any
-text, a signature as many as the thoughts that it stands for.
+The data is sent back with every later prompt that shows its message, so it takes tokens there: reasoning about as many
+as any text, a signature as many as the thoughts that it stands for.
 """
 
 import logging
@@ -17,53 +17,54 @@ from domain.thread.size_limits import MAX_OPAQUE, bytes_of
 
 _log = logging.getLogger(__name__)
 
-SHARE = 0.5
-"""The share of the context window that it may take: with more, no prompt would have room for the message."""
+MAX_WINDOW_SHARE = 0.5
+"""The share of the context window that the data may take: with more, no prompt would have room for the message."""
 
-MOST = 4 * MAX_OPAQUE
-"""Bytes that it may take in all, as JSON, of a message with its calls."""
+MAX_DATA_BYTES = 4 * MAX_OPAQUE
+"""Bytes, as JSON, that the data of a message and of its calls may take together."""
 
-BLOB = 100
-"""Characters from which on a text without a space is no text, but a signature or encrypted."""
+MIN_BLOB_CHARS = 100
+"""A text without a space that has so many characters is taken for a signature or for encrypted data."""
 
-BLOB_CHARACTERS = 4
-"""Characters of such data that stand for a token."""
+BLOB_CHARS_PER_TOKEN = 4
+"""Characters of such data that count as one token."""
 
 
 async def bounded(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tuple[ChatAnswer, int]:
-    """Return an answer with what there is room for in such a window, and the tokens that it takes.
+    """Return an answer with the data that there is room for in a window of so many tokens, and the data's tokens.
 
-    What is too large is dropped whole: first what belongs to the message, then what belongs to its calls.
+    Data that is too large is dropped whole: that of the calls if it is too large alone, that of the message if both are
+    too large together.
     """
     if not answer.extra and not any(call.extra for call in answer.tool_calls):
         return answer, 0
     of_calls = [call.extra for call in answer.tool_calls if call.extra]
-    size, used = await _weighed(of_calls, tokens)
-    if size > MOST or used > window * SHARE:
-        _log.warning("Data of %s with its calls is dropped: %d bytes, about %d tokens.", answer.origin, size, used)
+    size, used = await _size_of(of_calls, tokens)
+    if size > MAX_DATA_BYTES or used > window * MAX_WINDOW_SHARE:
+        _log.warning("Dropped the data of %s with its tool calls: %d bytes, about %d tokens", answer.origin, size, used)
         answer = replace(answer, tool_calls=tuple(replace(call, extra={}) for call in answer.tool_calls))
         size, used = 0, 0
-    own_size, own = await _weighed(answer.extra, tokens)
-    if size + own_size > MOST or used + own > window * SHARE:
+    own_size, own = await _size_of(answer.extra, tokens)
+    if size + own_size > MAX_DATA_BYTES or used + own > window * MAX_WINDOW_SHARE:
         names = ", ".join(answer.extra)
-        _log.warning("%s of %s is dropped: %d bytes, about %d tokens.", names, answer.origin, own_size, own)
+        _log.warning("Dropped %s of %s: %d bytes, about %d tokens", names, answer.origin, own_size, own)
         return replace(answer, extra={}), used
     return answer, used + own
 
 
-async def _weighed(data: Json, tokens: TokenCounter) -> tuple[int, int]:
-    """Return the bytes of data as JSON, and about its tokens."""
+async def _size_of(data: Json, tokens: TokenCounter) -> tuple[int, int]:
+    """Return the bytes of data as JSON, and an estimate of its tokens."""
     if not data:
         return 0, 0
     whole = to_json(data)
     text = to_json(_without_blobs(data))
-    return bytes_of(whole), await count_tokens(tokens, text) + (len(whole) - len(text)) // BLOB_CHARACTERS
+    return bytes_of(whole), await count_tokens(tokens, text) + (len(whole) - len(text)) // BLOB_CHARS_PER_TOKEN
 
 
 def _without_blobs(value: Json) -> Json:
     match value:
         case str():
-            return "" if len(value) >= BLOB and value.isascii() and " " not in value else value
+            return "" if len(value) >= MIN_BLOB_CHARS and value.isascii() and " " not in value else value
         case dict():
             return {key: _without_blobs(item) for key, item in value.items()}
         case list():

@@ -1,16 +1,18 @@
-"""Fan-out over a list, and the join: each item's result is recorded as it comes, so that nothing is done again."""
+"""Fan-out over a list, and the join.
+
+Each item's result is recorded as soon as it is there, so that an item is not processed again after a crash.
+"""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from domain.agents.agent import Agent, Each
+from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
 from domain.agents.graph import Retry
-from domain.application.turns.model_calls import ModelCalls, PreparedPrompt
-from domain.application.turns.run import TurnRun
+from domain.application.turns.model_calls import ModelCall, PreparedPrompt
+from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import SIGNALS, run_user_code
@@ -18,38 +20,17 @@ from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.thread.codec import Recorded
-from domain.thread.commands import CompleteItem, FailItem, Report, StartFanOut
+from domain.thread.commands import CompleteItem, FailItem, StartFanOut
 from domain.thread.state import Item, Running
 
 
-class FanOutNode(Protocol):
-    """The node that fans out."""
-
-    @property
-    def run(self) -> TurnRun:
-        """The run."""
-
-    @property
-    def agent(self) -> Agent:
-        """Whose turn it is."""
-
-    @property
-    def state(self) -> Running:
-        """The state now."""
-
-    @property
-    def calls(self) -> ModelCalls:
-        """Its calls of models."""
-
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
-        """Report for the node, unless its attempt is over."""
-
-
 async def run_fan_out(
-    work: FanOutNode, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
 ) -> Sequence[Json]:
-    """Work on what has no result yet, and return all results in the items' order."""
+    """Process the items that have no result yet, and return all results in the items' order.
+
+    `each` processes one item, `at_once` items at the same time. The first error that `retry` gives up on ends the rest.
+    """
     run, before = work.run, work.state
     if at_once < 1:
         raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
@@ -70,11 +51,11 @@ async def run_fan_out(
 
 @dataclass
 class FanOutItem:
-    """One item at work. Implements `domain.agents.agent.ItemContext`."""
+    """The context of one item. Implements `domain.agents.agent.ItemContext`."""
 
-    work: FanOutNode
+    work: NodeAttempt
     state: Running
-    """The state before the list was begun: what it was then is all that an item depends on."""
+    """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
 
     @property
@@ -84,12 +65,12 @@ class FanOutItem:
 
     @property
     def idempotency_key(self) -> str:
-        """Name this item."""
+        """The same for every attempt at this item, different for every other item."""
         turn = self.state.turn
         return f"{self.thread_id}:{turn.turn_id}:{turn.step}:{self.index}"
 
     async def ask(self, prompt: str, instructions: str = "") -> str:
-        """Ask the model; the call is recorded with the item's result."""
+        """Ask a model. The call is recorded with the item's result. Raises `ModelError`."""
         system = (ChatMessage("system", instructions),) if instructions else ()
         messages = (*system, ChatMessage("user", prompt))
         count = self.work.run.services.tokens
@@ -104,13 +85,14 @@ class FanOutItem:
                 raise PromptTooLarge(tokens, limit)
             return PreparedPrompt(messages, tokens)
 
-        return (await self.work.calls.ask(build, shrinks=False)).answer.content or ""
+        made = await ModelCall(self.work, build, can_shrink=False).answer()
+        return made.answer.content or ""
 
 
 async def _until_done(
-    work: FanOutNode, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
 ) -> None:
-    """Try an item until it has a result. Raises its last error."""
+    """Try an item until it has a result. Raises its error once `retry` gives up, or at once if it is not transient."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt
     name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
     clock = asyncio.get_running_loop().time
@@ -139,6 +121,6 @@ async def _until_done(
             return
 
 
-async def _report(work: FanOutNode, report: StartFanOut | CompleteItem | FailItem) -> None:
+async def _report(work: NodeAttempt, report: StartFanOut | CompleteItem | FailItem) -> None:
     if not await work.report(report):
         raise TurnIsOver

@@ -1,32 +1,33 @@
-"""Calls of models that a node makes: which model, how long a prompt and an answer, within which budget; and the record.
+"""One call of a model by a node: choose, reserve, ask, fall back and record.
 
-Every call goes this way: that of `generate`, that of `compact`, and those about single items.
+Every call takes this way: those of `generate` and of `compact`, and those of the items of a fan-out.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.agents.agent import Agent
 from domain.application.budget.turn_budget import Reserved
-from domain.application.turns.model_fallback import Answered
+from domain.application.turns.model_fallback import Candidate, Candidates
+from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import count_tokens, estimate_tokens
 from domain.budget.limits import SPARING, PlannedCall
-from domain.errors import TurnIsOver
-from domain.models.answers import hint_after, with_hint
+from domain.errors import PromptTooLarge, TurnIsOver
+from domain.json import storable_text
+from domain.models.answers import check_answer, hint_after, with_hint
 from domain.models.chat import (
-    AnswerEmpty,
+    AnswerCut,
     ChatAnswer,
     ChatMessage,
     ChatRequest,
     Cost,
     ModelError,
+    ModelUnreachable,
     OnDelta,
     ToolSpec,
     Usage,
@@ -34,23 +35,26 @@ from domain.models.chat import (
     cost_of,
     written_of,
 )
-from domain.models.routing import ModelSpec, Situation, choose
+from domain.models.routing import Choice, ModelSpec, Situation, choose
 from domain.models.usage_check import LONGEST, check_usage
 from domain.thread.commands import NoteFailure
 from domain.thread.events import ContextAssembled, ModelCalled, ModelFailed
-from domain.thread.state import Running
 
 ANSWER_RESERVE = 0.15
 """The share of the context window that is kept free for the answer."""
 
-MARGIN = 1.0
+MARGIN_S = 1.0
 """Seconds of a node's time that its calls of models leave to it."""
 
-LEAST_TIME = 0.5
+MIN_CALL_TIME_S = 0.5
+"""Seconds that a call has at least, counted from when the model is chosen, however little time the node has left."""
+
+MAX_ERROR_CHARS = 1_000
+"""Characters of an error that `ModelFailed` keeps."""
 
 
 class PreparedPrompt(Struct, frozen=True):
-    """A prompt, its tokens by our count, and the fact about it if it is made of the conversation."""
+    """A prompt and its tokens by our count. `assembled` describes it in the log if it is made of the conversation."""
 
     messages: tuple[ChatMessage, ...]
     tokens: int
@@ -60,18 +64,18 @@ class PreparedPrompt(Struct, frozen=True):
         """Count tokens that are added to its end."""
         if not tokens:
             return self
-        told = self.assembled
-        if told:
-            told = replace(told, tokens=told.tokens + tokens, limit=told.limit + tokens)
-        return PreparedPrompt(self.messages, self.tokens + tokens, told)
+        fact = self.assembled
+        if fact:
+            fact = replace(fact, tokens=fact.tokens + tokens, limit=fact.limit + tokens)
+        return PreparedPrompt(self.messages, self.tokens + tokens, fact)
 
 
-Build: TypeAlias = Callable[[int], Awaitable[PreparedPrompt]]
+BuildPrompt: TypeAlias = Callable[[int], Awaitable[PreparedPrompt]]
 """Makes a prompt of at most so many tokens. Raises `PromptTooLarge`."""
 
 
 class AnsweredCall(Struct, frozen=True):
-    """A call that was answered: what was asked, what came back, and the fact about it."""
+    """A call that was answered: the prompt, the answer, and the fact about the call."""
 
     prompt: PreparedPrompt
     answer: ChatAnswer
@@ -80,216 +84,243 @@ class AnsweredCall(Struct, frozen=True):
     called: ModelCalled
 
 
-def nothing() -> None:
-    """Take nothing back: nobody has heard anything."""
-
-
 @dataclass
-class ModelCalls:
-    """The calls of models that one attempt at a node makes, several at once where it works on items."""
+class ModelCall:
+    """One call of a model: the policy's choice is asked first, then the rest of the chain until a model answers.
 
-    run: TurnRun
-    agent: Agent
-    state: Callable[[], Running]
-    heard: str = field(init=False, default="")
-    """What the model has written so far, in the call that runs and is listened to."""
+    Before each attempt its worst case is reserved against the budget. After each attempt its cost is recorded, and the
+    reservation is settled when that record is stored. An attempt that cost nothing releases its reservation.
+    """
 
-    async def ask(
-        self,
-        build: Build,
-        tools: Sequence[ToolSpec] = (),
-        *,
-        on_delta: OnDelta | None = None,
-        retract: Callable[[], None] = nothing,
-        shrinks: bool = True,
-    ) -> AnsweredCall:
-        """Ask the model that the policy chooses, and the next ones where it does not answer.
+    node: NodeAttempt
+    build: BuildPrompt
+    tools: Sequence[ToolSpec] = ()
+    on_delta: OnDelta | None = None
+    """Called with each piece of the answer as it arrives."""
+    retract: Callable[[], None] | None = None
+    """Called when an attempt fails after pieces of its answer have arrived."""
+    can_shrink: bool = True
+    """Whether `build` can make the prompt shorter, to use what is left of a budget sparingly."""
+    _limited: bool = field(init=False, default=False)
+    _strained: bool = field(init=False, default=False)
+    _earliest_end: float = field(init=False, default=0.0)
 
-        `shrinks`: the prompt can be made shorter, where what is left of a budget is to be used sparingly.
+    async def answer(self) -> AnsweredCall:
+        """Ask one candidate after the other until one answers.
 
         Raises:
-            ModelError: none of them answers.
+            ModelError: no model answered.
             BudgetExhausted: too little is left to spend.
             PromptTooLarge: the prompt fits into no model's window.
+            TurnIsOver: the attempt at the node is over.
         """
-        state, services, spending, patiently = self.state(), self.run.services, self.run.spending, self.run.patiently
-        policy = services.models.policy
-        names = {spec.model for spec in policy.models.values()}
-        limited = await patiently(lambda: spending.limited(state))
-        strained = limited and await patiently(lambda: spending.strained(state, names))
-        short = strained and shrinks
-        longest = max(self._limit(spec, short=short) for spec in policy.models.values())
-        size = (await patiently(lambda: build(longest))).tokens
-        situation = Situation(self.agent.name, state.turn.node, size, bool(tools), strained, self.agent.model)
-        asked: list[_Asked] = []
-
-        @asynccontextmanager
-        async def attempt(_: str, spec: ModelSpec, after: AnswerEmpty | None) -> AsyncIterator[ChatRequest]:
-            hint = hint_after(after)
-            more = services.tokens.count(hint) if hint else 0
-            prompt = (await patiently(lambda: build(self._limit(spec, short=short) - more))).longer_by(more)
-            most = self._longest_answer(spec, prompt, after, strained=strained)
-            held = await patiently(lambda: self._reserve(spec, prompt, most)) if limited else None
-            now = _Asked(self.run, spec, prompt, hint, held, most if after and after.at_limit else spec.max_answer)
-            asked.append(now)
-            self.heard = "" if on_delta else self.heard
+        choice = await self._choose()
+        self._earliest_end = asyncio.get_running_loop().time() + MIN_CALL_TIME_S
+        candidates = Candidates(self.node.run.services.models, choice, self._time_left)
+        for candidate in candidates:
+            attempt: _Attempt | None = None
             try:
-                yield ChatRequest(
-                    with_hint(prompt.messages, hint),
-                    tuple(tools),
-                    temperature=self.agent.temperature,
-                    max_tokens=now.most,
-                    thread_id=self.run.thread_id,
+                attempt = await self._prepare(candidate)
+                answer = await attempt.ask(candidates.time_limit(candidate))
+            except (ModelError, PromptTooLarge) as error:
+                candidates.failed(candidate, error)
+                await self._record_failure(candidate, attempt, error)
+            else:
+                candidates.answered(candidate)
+                return await attempt.answered(answer)
+        raise candidates.decisive_error
+
+    async def _choose(self) -> Choice:
+        """Choose the models by the prompt's size and the state of the budgets."""
+        state, run, agent = self.node.state, self.node.run, self.node.agent
+        policy = run.services.models.policy
+        models = {spec.model for spec in policy.models.values()}
+        self._limited = await run.patiently(lambda: run.spending.limited(state))
+        self._strained = self._limited and await run.patiently(lambda: run.spending.strained(state, models))
+        longest = max(map(self._prompt_limit, policy.models.values()))
+        size = (await run.patiently(lambda: self.build(longest))).tokens
+        situation = Situation(agent.name, state.turn.node, size, bool(self.tools), self._strained, agent.model)
+        return choose(policy, situation)
+
+    async def _prepare(self, candidate: Candidate) -> "_Attempt":
+        """Make the candidate's prompt, and reserve the most that it can cost."""
+        run, spec, after = self.node.run, candidate.spec, candidate.after
+        hint = hint_after(after)
+        hint_tokens = run.services.tokens.count(hint) if hint else 0
+        limit = self._prompt_limit(spec) - hint_tokens
+        prompt = (await run.patiently(lambda: self.build(limit))).longer_by(hint_tokens)
+        expected = run.spending.account.expected(spec.model, prompt.tokens)
+        most = self._max_answer(candidate, expected)
+        reserved: Reserved | None = None
+        if self._limited:
+            reserved = await run.patiently(
+                lambda: run.spending.reserve(
+                    lambda: self.node.state, PlannedCall(spec.model, expected, most), run.fence(run.thread_id)
                 )
-            except Exception as error:
-                await now.failed(error)
-                raise
-            except BaseException as error:
-                now.interrupted(cost_of(error))
-                raise
-
-        def hear(text: str) -> None:
-            asked[-1].heard += text
-            if on_delta is not None:
-                self.heard += text
-                on_delta(text)
-
-        choice = choose(policy, situation)
-        answered = await services.models.ask(
-            choice, attempt, self._failed, within=self._time_left(), on_delta=hear, retract=retract
+            )
+            max_tokens: int | None = reserved.answer
+        else:
+            max_tokens = most if after and after.at_limit else spec.max_answer
+        request = ChatRequest(
+            with_hint(prompt.messages, hint),
+            tuple(self.tools),
+            model=spec.model,
+            temperature=self.node.agent.temperature,
+            max_tokens=max_tokens,
+            thread_id=run.thread_id,
+            patience=candidate.patience,
+            needs_tools=candidate.needs_tools,
         )
-        return await asked[-1].answered(answered)
+        return _Attempt(run, candidate, prompt, hint, reserved, request, self.on_delta)
 
-    def _limit(self, spec: ModelSpec, *, short: bool) -> int:
+    async def _record_failure(self, candidate: Candidate, attempt: "_Attempt | None", error: Exception) -> None:
+        """Record that a model did not answer, before the next one is asked: the process may crash meanwhile."""
+        if attempt and attempt.streamed and self.retract:
+            self.retract()
+        run, spec, duration_ms = self.node.run, candidate.spec, attempt.duration_ms if attempt else 0
+        text = storable_text(str(error))[:MAX_ERROR_CHARS]
+        fact = ModelFailed(spec.model, spec.provider, text, duration_ms, candidate.because)
+        if not await self.node.report(NoteFailure(run.turn_id, fact, run.number), durable=False):
+            raise TurnIsOver
+
+    def _time_left(self) -> float:
+        """Return the seconds that are left for this call. Time in which the store was unavailable does not count."""
+        return max(self.node.run.time_left - MARGIN_S, self._earliest_end - asyncio.get_running_loop().time())
+
+    def _prompt_limit(self, spec: ModelSpec) -> int:
         """Return the tokens that a prompt may have."""
-        return int(self._window(spec) * (1 - ANSWER_RESERVE) * (SPARING if short else 1))
+        sparing = SPARING if self._strained and self.can_shrink else 1
+        return int(self._window(spec) * (1 - ANSWER_RESERVE) * sparing)
 
     def _window(self, spec: ModelSpec) -> int:
-        window = self.run.services.context_window
+        window = self.node.run.services.context_window
         return window if spec.context_window is None else min(window, spec.context_window)
 
-    def _time_left(self) -> Callable[[], float]:
-        """Return a function of the seconds that are left of the node's time: those that the store was away are."""
-        now = asyncio.get_running_loop().time
-        least = now() + LEAST_TIME
-        return lambda: max(self.run.time_left - MARGIN, least - now())
-
-    def _longest_answer(
-        self, spec: ModelSpec, prompt: PreparedPrompt, after: AnswerEmpty | None, *, strained: bool
-    ) -> int:
-        """Return the tokens that an answer may have: after one that was all reasoning, as many as there is room for."""
+    def _max_answer(self, candidate: Candidate, prompt_tokens: int) -> int:
+        """Return the tokens that an answer may have: all that fit after one that was only reasoning."""
+        spec, after = candidate.spec, candidate.after
         most = spec.max_answer or int(self._window(spec) * ANSWER_RESERVE)
         if after is None or not after.at_limit:
-            return max(int(most * SPARING), 1) if strained else most
+            return max(int(most * SPARING), 1) if self._strained else most
         if spec.max_answer:
             return spec.max_answer
-        taken = after.usage.completion_tokens if after.usage else 0
-        return max(most, self._window(spec) - self._expected(spec, prompt), min(2 * taken, LONGEST))
-
-    def _expected(self, spec: ModelSpec, prompt: PreparedPrompt) -> int:
-        return self.run.spending.account.expected(spec.model, prompt.tokens)
-
-    async def _reserve(self, spec: ModelSpec, prompt: PreparedPrompt, most: int) -> Reserved:
-        call = PlannedCall(spec.model, self._expected(spec, prompt), most)
-        return await self.run.spending.reserve(self.state, call, self.run.fence(self.run.thread_id))
-
-    async def _failed(self, fact: ModelFailed) -> None:
-        """Record that a model did not answer, at once: the next one may take the whole process with it."""
-        self.state()  # raises if this attempt is over
-        if not await self.run.report(NoteFailure(self.run.turn_id, fact, self.run.number), durable=False):
-            raise TurnIsOver
+        used = after.usage.completion_tokens if after.usage else 0
+        return max(most, self._window(spec) - prompt_tokens, min(2 * used, LONGEST))
 
 
 @dataclass
-class _Asked:
-    """A model that was asked, and what becomes of that."""
+class _Attempt:
+    """One candidate, asked once, and the record of what that has cost.
+
+    However it ends (answer, error or cancellation), its reservation is either released, or kept with the record in
+    `TurnRun.unreported` until the record is stored. Exactly one of the two happens.
+    """
 
     run: TurnRun
-    spec: ModelSpec
+    candidate: Candidate
     prompt: PreparedPrompt
     hint: str
-    held: Reserved | None
-    longest: int | None
-    heard: str = field(init=False, default="")
-    _begun: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
+    reserved: Reserved | None
+    request: ChatRequest
+    on_delta: OnDelta | None
+    streamed: str = field(init=False, default="")
+    """What the model has written so far."""
+    duration_ms: int = field(init=False, default=0)
 
-    @property
-    def most(self) -> int | None:
-        """Return the tokens that the answer may have."""
-        return self.held.answer if self.held else self.longest
+    async def ask(self, time_limit: float) -> ChatAnswer:
+        """Return an answer that can be used; a call that fails or is cancelled is recorded. Raises `ModelError`."""
+        try:
+            return await self._completed(time_limit)
+        except Exception as error:
+            await self._failed(error)
+            raise
+        except BaseException as error:
+            self._interrupted(cost_of(error))
+            raise
 
-    async def answered(self, answered: Answered) -> AnsweredCall:
-        """Keep the record of the answer."""
-        answer = answered.answer
+    async def _completed(self, time_limit: float) -> ChatAnswer:
+        """Ask. The answer is always streamed: a model that writes nothing is noticed sooner."""
+        spec, now = self.candidate.spec, asyncio.get_running_loop().time
+        started = now()
+        try:
+            async with asyncio.timeout(time_limit) as deadline:
+                answer = await self.run.services.models.providers[spec.provider].complete(self.request, self._on_delta)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise  # not by the deadline, but by `on_delta`
+            kind, cost = AnswerCut if self.streamed else ModelUnreachable, cost_of(error)
+            late = kind(
+                f"{spec.model} of {spec.provider} did not answer within {time_limit:.1f} s, which is what the node's "
+                "timeout leaves to it."
+            )
+            late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
+            raise late from error
+        finally:
+            self.duration_ms = int((now() - started) * 1000)
+        check_answer(answer, again=self.candidate.after is not None)
+        return answer
+
+    def _on_delta(self, text: str) -> None:
+        self.streamed += text
+        if self.on_delta is not None:
+            self.on_delta(text)
+
+    async def answered(self, answer: ChatAnswer) -> AnsweredCall:
+        """Record the call with its answer."""
         text, calls = answer.content or "", answer.tool_calls
         cost = Cost(accepted=True, usage=answer.usage, written=written_of(answer))
         shown = size = await self._counted(text + calls_text(calls, shown=True), cost)
         if any(call.written for call in calls) or (answer.usage is None and answer.thoughts):
             size = await self._counted(cost.written, cost)
-        called = self._called(answer.usage, size, answer.model, answer.finish_reason, answered.duration_ms)
-        called = replace(called, because=answered.because, omitted=answer.omitted)
-        self.run.unreported.keep(called, self.held)
+        called = self._called(answer.usage, size, answer.model, answer.finish_reason)
+        called = replace(called, because=self.candidate.because, omitted=answer.omitted)
+        self.run.unreported.keep(called, self.reserved)
         return AnsweredCall(self.prompt, answer, shown, called)
 
-    async def failed(self, error: Exception) -> None:
-        """Keep the record of an answer that cannot be used, by what is known of its cost.
-
-        Where no answer had begun, what was set aside is given back.
-        """
+    async def _failed(self, error: Exception) -> None:
+        """Record what an attempt has cost that gave no usable answer. If it cost nothing, release its reservation."""
         cost, failure = cost_of(error), error if isinstance(error, ModelError) else ModelError()
-        cost = replace(cost, written=max(cost.written, self.heard, key=len))
+        cost = replace(cost, written=max(cost.written, self.streamed, key=len))
         if cost.accepted or cost.usage or cost.written:
             size = await self._counted(cost.written, cost)
-            called = self._called(
-                cost.usage, size, failure.model, failure.finish_reason, self._duration_ms, usable=False
-            )
-            self.run.unreported.keep(called, self.held)
-        elif self.held:
-            await self.run.spending.release(self.held)
+            called = self._called(cost.usage, size, failure.model, failure.finish_reason, usable=False)
+            self.run.unreported.keep(called, self.reserved)
+        elif self.reserved:
+            await self.run.spending.release(self.reserved)
 
-    def interrupted(self, cost: Cost) -> None:
-        """Keep the record of a call that was cut off from outside: what had gone to and fro by then was used."""
-        size = estimate_tokens(self.run.services.tokens, max(cost.written, self.heard, key=len))
-        called = self._called(cost.usage, size, "", ModelError.finish_reason, self._duration_ms, usable=False)
-        self.run.unreported.keep(called, self.held)
+    def _interrupted(self, cost: Cost) -> None:
+        """Record a call that was cancelled: the prompt and what the model had written by then have been used."""
+        size = estimate_tokens(self.run.services.tokens, max(cost.written, self.streamed, key=len))
+        called = self._called(cost.usage, size, "", ModelError.finish_reason, usable=False)
+        self.run.unreported.keep(called, self.reserved)
 
     async def _counted(self, text: str, cost: Cost) -> int:
         try:
             return await count_tokens(self.run.services.tokens, text)
         except BaseException:
-            self.interrupted(cost)
+            self._interrupted(cost)
             raise
 
     def _called(
-        self,
-        usage: Usage | None,
-        size: int,
-        model: str,
-        finish_reason: str,
-        duration_ms: int,
-        *,
-        usable: bool = True,
+        self, usage: Usage | None, size: int, model: str, finish_reason: str, *, usable: bool = True
     ) -> ModelCalled:
         """Make the fact about an answer of so many tokens by our count, and learn from what the endpoint counts."""
-        usage, is_estimate, reported = check_usage(usage, self.prompt.tokens, size, self.most, usable=usable)
+        spec, counted = self.candidate.spec, self.prompt.tokens
+        usage, is_estimate, reported = check_usage(usage, counted, size, self.request.max_tokens, usable=usable)
         account = self.run.spending.account
         if not is_estimate:
-            account.observe(self.spec.model, self.prompt.tokens, usage.prompt_tokens)
+            account.observe(spec.model, counted, usage.prompt_tokens)
         return ModelCalled(
-            model=self.spec.model if account.prices.knows(self.spec.model) else model or self.spec.model,
+            model=spec.model if account.prices.knows(spec.model) else model or spec.model,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
-            duration_ms=duration_ms,
+            duration_ms=self.duration_ms,
             finish_reason=finish_reason,
             estimated=is_estimate,
-            counted=0 if usage.prompt_tokens == self.prompt.tokens else self.prompt.tokens,
+            counted=0 if usage.prompt_tokens == counted else counted,
             reported=reported,
-            provider=self.spec.provider,
-            reservation=self.held.id if self.held and self.held.shared else None,
+            provider=spec.provider,
+            reservation=self.reserved.id if self.reserved and self.reserved.shared else None,
             hint=self.hint,
             cached=usage.cached_tokens,
         )
-
-    @property
-    def _duration_ms(self) -> int:
-        return int((asyncio.get_running_loop().time() - self._begun) * 1000)

@@ -1,97 +1,55 @@
-"""Asking a model, and the next one where it does not answer."""
+"""The models of a policy with their circuit breakers, and the candidates of one call: which model is asked next."""
 
-import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Self
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from domain.errors import PromptTooLarge
-from domain.json import storable_text
-from domain.models.answers import check_answer
 from domain.models.chat import (
-    AnswerCut,
     AnswerEmpty,
     AnswerTooLarge,
-    ChatAnswer,
     ChatModel,
-    ChatRequest,
     ModelError,
     ModelRejectedRequest,
-    ModelUnreachable,
     NoAnswer,
-    OnDelta,
     ToolsNotTaken,
-    cost_of,
 )
 from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import Choice, ModelSpec, Policy
-from domain.thread.events import ModelFailed
 
-PATIENCE = 1.0
+PATIENCE_S = 1.0
 """Seconds that a model may ask to wait before another attempt, where another model can be asked."""
 
-SPARED = 60.0
-"""Seconds that are spared for each model that could be asked later, if there are as many."""
+TIME_PER_FALLBACK_S = 60.0
+"""Seconds that are kept for each model that could be asked later, if that many are left."""
 
-LEAST = 0.05
-"""Seconds that a model has at least: what was waited for before is not its fault."""
-
-ERROR_LENGTH = 1_000
-
-Attempt: TypeAlias = Callable[[str, ModelSpec, AnswerEmpty | None], AbstractAsyncContextManager[ChatRequest]]
-"""Is entered before a model is asked, by its name in the policy, and gives what to ask it. The error is that of its
-first answer, where it is asked again since that was none.
-
-It leaves with the model's error if that does not answer: the place to reserve tokens, and to release them. What it
-raises itself ends the call; but for a `PromptTooLarge`, since another model may take longer prompts.
-"""
-
-Failed: TypeAlias = Callable[[ModelFailed], Awaitable[object]]
-"""Is told of each model that did not answer, before the next one is asked."""
-
-
-class Answered(Struct, frozen=True):
-    """An answer, and the model that gave it; `name` is its name in the policy.
-
-    `because` says why it was this model and not the policy's first; "" if it was. The duration is of this model alone.
-    """
-
-    answer: ChatAnswer
-    name: str
-    spec: ModelSpec
-    because: str
-    duration_ms: int
-
-    @property
-    def provider(self) -> str:
-        """Name the provider."""
-        return self.spec.provider
+MIN_TIME_S = 0.05
+"""Seconds that a model has at least, even if the time was used up before it was asked."""
 
 
 @dataclass
 class ModelFallback:
-    """The models of a policy, ready to be asked.
+    """The models of a policy, and a circuit breaker for each.
 
-    `providers` are the clients by the names of the providers. A model that fails again and again rests for a while,
-    as `breaker` makes it, as far as this process is concerned.
+    `providers` are the clients by the names of the providers. `breaker` makes the circuit breakers, which count the
+    failures that this process has seen.
     """
 
     policy: Policy
     providers: Mapping[str, ChatModel]
     breaker: Callable[[], CircuitBreaker] = CircuitBreaker
-    patience: float = PATIENCE
+    patience: float = PATIENCE_S
     clock: Callable[[], float] = time.monotonic
-    _breakers: dict[str, CircuitBreaker] = field(init=False)
+    breakers: dict[str, CircuitBreaker] = field(init=False)
+    """By the models' names in the policy."""
 
     def __post_init__(self) -> None:
-        """Begin with everybody awake."""
-        self._breakers = defaultdict(self.breaker)
+        """Give each model a circuit breaker."""
+        self.breakers = defaultdict(self.breaker)
 
     @classmethod
     def alone(cls, model: ChatModel, name: str = "default") -> Self:
@@ -104,167 +62,130 @@ class ModelFallback:
         return self.providers[self.policy.usual.provider]
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close the clients' connections."""
         for provider in self.providers.values():
             await provider.close()
 
-    async def ask(
-        self,
-        choice: Choice,
-        attempt: Attempt,
-        failed: Failed,
-        *,
-        within: float | Callable[[], float],
-        on_delta: OnDelta | None = None,
-        retract: Callable[[], None] = lambda: None,
-    ) -> Answered:
-        """Ask one model after the other until one answers, all of them `within` so many seconds.
 
-        A function says how many seconds are left by now: it may leave out time in which nothing could be asked.
+class Candidate(Struct, frozen=True):
+    """A model that is asked next, by its name in the policy.
 
-        `on_delta` hears the answer as it comes, and `retract` is called if half of one was heard and the rest does
-        not come. A model that stops without an answer is asked again, with a hint: one of them, once. A model that
-        takes no tools answers without them only once all others have been asked. Raises the error of the last that was
-        asked, or that one did not answer though it was asked so, and whatever the caller's own functions raise.
-        """
-        left = within if callable(within) else _left_of(within)
-        passed: list[str] = []
-        errors: list[ModelError | PromptTooLarge] = []
-        toolless: list[str] = []
-        corrected = False
+    `because` says why it is this model and not the policy's first; "" if it is the first. `patience` and `needs_tools`
+    are those of the `ChatRequest`. `later` is how many models could be asked after it. `after` is the error of its
+    first answer if it is asked again because that answer was empty.
+    """
 
-        async def once(name: str, others: int, after: AnswerEmpty | None = None) -> Answered | None:
-            spec, because = self.policy.models[name], ", ".join(passed) or choice.because
-            needs_tools = len(choice.chain) > 1 and name not in toolless
-            patience = self.patience if others else None
-            asked = _Asked(self.providers[spec.provider], spec, on_delta, patience, after, needs_tools)
-            later = others or int(needs_tools and bool(toolless))
-            try:
-                async with attempt(name, spec, after) as request:
-                    answer = await asked.answer(request, _share(max(0.0, left()), later))
-            except (ModelError, PromptTooLarge) as error:
-                errors.append(error)
-                if isinstance(error, ToolsNotTaken):
-                    toolless.append(name)
-            else:
-                self._breakers[name].succeeded()
-                return Answered(answer, name, spec, because, asked.duration_ms)
-            if asked.heard:
-                retract()
-            await failed(asked.failure(errors[-1], because))
-            return None
-
-        for name, others in self._in_turn(choice.chain, passed, toolless):
-            if errors and left() <= 0:
-                break
-            answered = await once(name, others)
-            if answered is None and isinstance(errors[-1], AnswerEmpty) and not corrected and left() > 0:
-                corrected = True
-                answered = await once(name, others, errors[-1])
-            if answered is not None:
-                return answered
-            passed.append(f"{name} of {self.policy.models[name].provider} {self._learn(name, errors[-1])}")
-        raise _most_telling(errors)
-
-    def _in_turn(self, chain: tuple[str, ...], passed: list[str], toolless: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """Yield whom to ask, and how many could be asked after that. Those who rest only if all do.
-
-        At last, the first one that took no tools is asked again: better an answer without them than none.
-        """
-        nobody = True
-        for position, name in enumerate(chain, 1):
-            if self._breakers[name].admits(self.clock()):
-                nobody = False
-                yield name, sum(not self._breakers[later].rests(self.clock()) for later in chain[position:])
-            else:
-                passed.append(f"{name} of {self.policy.models[name].provider} is resting")
-        if nobody:
-            passed.clear()
-            for position, name in enumerate(chain, 1):
-                yield name, len(chain) - position
-        if toolless:
-            yield toolless[0], 0
-
-    def _learn(self, name: str, error: ModelError | PromptTooLarge) -> str:
-        """Count an error, unless it is the request's, or shows a model that works, though not well. Say what it is."""
-        if isinstance(error, PromptTooLarge):
-            return "takes no prompt of that length"
-        if isinstance(error, ToolsNotTaken):
-            self._breakers[name].succeeded()
-            return "takes no tools"
-        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | NoAnswer):
-            self._breakers[name].succeeded()
-        else:
-            self._breakers[name].failed(self.clock())
-        return "gave no answer" if isinstance(error, NoAnswer) else "did not answer"
+    name: str
+    spec: ModelSpec
+    because: str
+    patience: float | None
+    needs_tools: bool
+    later: int
+    after: AnswerEmpty | None = None
 
 
 @dataclass
-class _Asked:
-    """One model, asked once."""
+class Candidates:
+    """The models that one call asks in turn. The caller reports each result before it takes the next candidate.
 
-    model: ChatModel
-    spec: ModelSpec
-    on_delta: OnDelta | None
-    patience: float | None
-    after: AnswerEmpty | None
-    needs_tools: bool
-    heard: bool = field(init=False, default=False)
-    duration_ms: int = field(init=False, default=0)
-
-    async def answer(self, request: ChatRequest, limit: float) -> ChatAnswer:
-        """Ask. The answer is streamed even if nobody listens: a model that says nothing is noticed sooner."""
-        spec, now = self.spec, asyncio.get_running_loop().time
-        started = now()
-        longest = min((most for most in (request.max_tokens, spec.max_answer) if most is not None), default=None)
-        whole = replace(
-            request, model=spec.model, max_tokens=longest, patience=self.patience, needs_tools=self.needs_tools
-        )
-        try:
-            async with asyncio.timeout(limit) as deadline:
-                answer = await self.model.complete(whole, self._hear)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise  # the caller's own, out of `on_delta`
-            kind, cost = AnswerCut if self.heard else ModelUnreachable, cost_of(error)
-            said = f"{spec.model} of {spec.provider} did not answer within {limit:.1f} s"
-            late = kind(f"{said}, which is what the node's timeout leaves to it.")
-            late.accepted, late.usage, late.written = cost.accepted, cost.usage, cost.written
-            raise late from error
-        finally:
-            self.duration_ms = int((now() - started) * 1000)
-        check_answer(answer, again=self.after is not None)
-        return answer
-
-    def failure(self, error: Exception, because: str) -> ModelFailed:
-        """Make the fact that the model did not answer."""
-        told = storable_text(str(error))[:ERROR_LENGTH]
-        return ModelFailed(self.spec.model, self.spec.provider, told, self.duration_ms, because)
-
-    def _hear(self, text: str) -> None:
-        if self.on_delta is not None:
-            self.heard = True
-            self.on_delta(text)
-
-
-def _most_telling(errors: Sequence[ModelError | PromptTooLarge]) -> Exception:
-    """Choose the error of a call that no model answered: it says whether another attempt is worth its cost.
-
-    After a model that stopped without an answer none is, whatever became of those that were asked instead.
+    - Models whose circuit breaker is open are skipped, unless all are open.
+    - A model that stops without an answer is asked again, with a hint: one model, once in a call.
+    - A model that takes no tools is asked without them only after all others.
+    - There are no more candidates once `time_left` is used up; the first one is there in any case.
     """
-    told = [error for error in errors if isinstance(error, ModelError)]
-    final = [error for error in told if isinstance(error, NoAnswer)]
-    return next((found[-1] for found in (final, told) if found), next(iter(errors), None)) or ModelUnreachable(
-        "There is no model to ask."
-    )
 
+    models: ModelFallback
+    choice: Choice
+    time_left: Callable[[], float]
+    """Returns the seconds that are left for the call."""
+    _skipped: list[str] = field(init=False, default_factory=list)
+    """Why each model before the next candidate does not answer this call."""
+    _errors: list[ModelError | PromptTooLarge] = field(init=False, default_factory=list)
+    _toolless: list[str] = field(init=False, default_factory=list)
 
-def _left_of(seconds: float) -> Callable[[], float]:
-    now = asyncio.get_running_loop().time
-    ends_at = now() + seconds
-    return lambda: ends_at - now()
+    def __iter__(self) -> Iterator[Candidate]:
+        """Yield candidates until the caller stops: after the first that answers."""
+        hinted = False
+        for name, others in self._names():
+            if self._errors and self.time_left() <= 0:
+                return
+            yield self._candidate(name, others)
+            error = self._errors[-1]
+            if isinstance(error, AnswerEmpty) and not hinted and self.time_left() > 0:
+                hinted = True
+                yield self._candidate(name, others, error)
+            self._skip(name, self._judge(name, self._errors[-1]))
 
+    def answered(self, candidate: Candidate) -> None:
+        """Close the candidate's circuit breaker."""
+        self.models.breakers[candidate.name].succeeded()
 
-def _share(left: float, others: int) -> float:
-    """Return how much of the time that is left one model may take, so that the others have some as well."""
-    return max(left - others * min(SPARED, left / (others + 1)), LEAST)
+    def failed(self, candidate: Candidate, error: ModelError | PromptTooLarge) -> None:
+        """Remember why a candidate did not answer."""
+        self._errors.append(error)
+        if isinstance(error, ToolsNotTaken):
+            self._toolless.append(candidate.name)
+
+    def time_limit(self, candidate: Candidate) -> float:
+        """Return the seconds that a candidate may take, so that those after it have some as well."""
+        left, later = max(0.0, self.time_left()), candidate.later
+        return max(left - later * min(TIME_PER_FALLBACK_S, left / (later + 1)), MIN_TIME_S)
+
+    @property
+    def decisive_error(self) -> Exception:
+        """The error of a call that no model answered: it decides whether another attempt is worth its cost.
+
+        A model that stopped without an answer decides that it is not, even if others failed otherwise after it.
+        """
+        for kind in (NoAnswer, ModelError):
+            if found := [error for error in self._errors if isinstance(error, kind)]:
+                return found[-1]
+        return self._errors[0]
+
+    def _names(self) -> Iterator[tuple[str, int]]:
+        """Yield the name of the next model, and how many could be asked after it."""
+        chain, breakers, clock = self.choice.chain, self.models.breakers, self.models.clock
+        all_open = True
+        for position, name in enumerate(chain, 1):
+            if breakers[name].admits(clock()):
+                all_open = False
+                yield name, sum(not breakers[later].rests(clock()) for later in chain[position:])
+            else:
+                self._skip(name, "is resting")
+        if all_open:
+            self._skipped.clear()
+            for position, name in enumerate(chain, 1):
+                yield name, len(chain) - position
+        if self._toolless:  # an answer without tools is better than none
+            yield self._toolless[0], 0
+
+    def _candidate(self, name: str, others: int, after: AnswerEmpty | None = None) -> Candidate:
+        needs_tools = len(self.choice.chain) > 1 and name not in self._toolless
+        return Candidate(
+            name,
+            self.models.policy.models[name],
+            ", ".join(self._skipped) or self.choice.because,
+            self.models.patience if others else None,
+            needs_tools,
+            others or int(needs_tools and bool(self._toolless)),
+            after,
+        )
+
+    def _skip(self, name: str, why: str) -> None:
+        self._skipped.append(f"{name} of {self.models.policy.models[name].provider} {why}")
+
+    def _judge(self, name: str, error: ModelError | PromptTooLarge) -> str:
+        """Say in words what an error means, and count it as a failure if it is the model's.
+
+        It is not if it is about the request, or if the model works but its answer cannot be used.
+        """
+        breaker = self.models.breakers[name]
+        if isinstance(error, PromptTooLarge):
+            return "takes no prompt of that length"
+        if isinstance(error, ModelRejectedRequest | AnswerTooLarge | NoAnswer):
+            breaker.succeeded()
+        else:
+            breaker.failed(self.models.clock())
+        if isinstance(error, ToolsNotTaken):
+            return "takes no tools"
+        return "gave no answer" if isinstance(error, NoAnswer) else "did not answer"

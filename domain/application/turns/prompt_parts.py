@@ -1,4 +1,7 @@
-"""What every prompt of an agent holds: counted once, and kept by name, so that it can be shown later as it was."""
+"""The static parts of prompts: instructions, tools and values.
+
+Each text is counted once and stored by its hash, so that past prompts can be reconstructed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,44 +18,44 @@ from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, FixedParts, val
 from domain.prompt.text_refs import name_of
 from domain.thread.codec import to_json
 
-REMEMBERED = 1_000
-"""Texts of which a process remembers how many tokens they have, and that they are kept."""
+MAX_CACHED_TEXTS = 1_000
+"""Texts whose token count a process caches, with the knowledge that they are stored."""
 
-REMEMBERED_BYTES = 16_000_000
-"""What these texts may take: values that are shown may be long."""
+MAX_CACHE_BYTES = 16_000_000
+"""Bytes that these texts may take: values may be long."""
 
 
 @dataclass
 class PromptParts:
-    """Counts and keeps instructions, tools, and values that are shown; of the store a text is asked only once."""
+    """Counts and stores instructions, tools and values. A text that is cached is not sent to the store again."""
 
     tokens: TokenCounter
     store: TextStore
-    _known: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(REMEMBERED_BYTES, REMEMBERED))
+    _cache: Lru[str, tuple[str, int]] = field(default_factory=lambda: Lru(MAX_CACHE_BYTES, MAX_CACHED_TEXTS))
 
     async def fixed(self, instructions: str, tools: str, values: JsonObject, shown: Sequence[str]) -> FixedParts:
-        """Make what a prompt begins with; `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
+        """Return the beginning of a prompt. `tools` are their specifications as JSON. Raises `StoreUnavailable`."""
         names = tuple(name for name in shown if name in values)
         instructions, known = storable_text(instructions), storable_text(values_text(values, names))
-        texts = [await self._kept(text) for text in (instructions, tools, known)]
-        if (given := without_markers(known)) != known:  # then it is written, and counted, in another way
+        texts = [await self._stored(text) for text in (instructions, tools, known)]
+        if (given := without_markers(known)) != known:  # the prompt shows it without the markers
             texts[-1] = (texts[-1][0], await count_tokens(self.tokens, given))
         tokens = MESSAGE_OVERHEAD + sum(tokens for _, tokens in texts) + (HEADING_TOKENS + MARKS_TOKENS if known else 0)
         return FixedParts(instructions, tokens, tuple(name for name, _ in texts), names, known)
 
-    async def _kept(self, text: str) -> tuple[str, int]:
-        """Return a text's name and tokens, once it is kept."""
+    async def _stored(self, text: str) -> tuple[str, int]:
+        """Return a text's name and tokens once it is stored."""
         if not text:
             return "", 0
-        if (known := self._known.get(text)) is not None:
+        if (known := self._cache.get(text)) is not None:
             return known
         name = name_of(text)
         await self.store.keep({name: text})
         known = (name, await count_tokens(self.tokens, text))
-        self._known.put(text, known, getsizeof(text))
+        self._cache.put(text, known, getsizeof(text))
         return known
 
 
 def tools_text(specs: Sequence[object]) -> str:
-    """Write tools as they are sent, counted and kept; "" for none."""
+    """Return tools as the JSON that is sent, counted and stored; "" for none."""
     return to_json([{"type": "function", "function": spec} for spec in specs]) if specs else ""

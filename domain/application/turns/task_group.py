@@ -1,4 +1,4 @@
-"""Several parts of a node's work at the same time, none of which is lost because another one failed."""
+"""Tasks of one node that run at the same time. Results that are there are stored even if another task fails."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
@@ -9,24 +9,23 @@ from domain.errors import LeaseLost, TurnIsOver
 
 
 class NodeTasks:
-    """Runs parts of a node's work at the same time.
+    """Runs coroutines of a node at the same time.
 
-    With `stop_on_error`, the first error cancels the others, but for those that are `finishing`: they have an outcome,
-    and store it. Without, the others run to their end. A turn that is over ends them all.
+    With `stop_on_error`, the first error cancels the others, except those that are `finishing`: they have a result and
+    are storing it. Without it, the others run to their end. `TurnIsOver` and `LeaseLost` cancel all of them.
     """
 
     def __init__(self, *, stop_on_error: bool = True) -> None:
-        """Begin without parts."""
         self._stop_on_error = stop_on_error
         self._stopping = False
         self._finishing: set[asyncio.Task[Any]] = set()
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Protect the part that runs: it has an outcome now."""
+        """Protect the current task from cancellation by the others' errors: it has a result and is storing it."""
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("A part of a node's work runs in a task")
+            raise RuntimeError("finishing() is called outside of a task")
         self._finishing.add(task)
         try:
             yield
@@ -35,9 +34,9 @@ class NodeTasks:
             if self._stopping:
                 task.cancel()
 
-    async def run(self, parts: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Run all parts to their end. Raises the first error, a lost turn before all others."""
-        tasks = [asyncio.create_task(part) for part in parts]
+    async def run(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Run all coroutines to their end. Raises `TurnIsOver` or `LeaseLost` if there is one, else the first error."""
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         pending: set[asyncio.Task[None]] = set(tasks)
         failed: list[BaseException] = []
         try:
@@ -60,7 +59,7 @@ class NodeTasks:
             raise failed[0]
 
     def _stop(self, pending: set[asyncio.Task[None]]) -> None:
-        """Cancel what is not finishing, once: a task that is cancelled a second time has no time to clean up."""
+        """Cancel the tasks that are not finishing, only once: a second cancellation would interrupt their clean-up."""
         if not self._stopping:
             self._stopping = True
             self._cancel(pending - self._finishing)

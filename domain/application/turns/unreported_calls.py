@@ -1,4 +1,4 @@
-"""Calls of models that have cost something and are in no report yet. Whichever report comes next takes them along."""
+"""Calls of models that have cost something and are in no report yet. The next report carries them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,76 +22,69 @@ from domain.thread.events import ModelCalled, NodeEvent
 
 @dataclass
 class UnreportedCalls:
-    """What was answered and not reported, in a turn's run."""
+    """The calls of one run of a turn that are not reported yet, so that none is forgotten and none counted twice."""
 
     spending: TurnBudget
     _calls: list[tuple[ModelCalled, Reserved | None]] = field(default_factory=list)
     _reported: list[ModelCalled] = field(default_factory=list)
-    """What reports of the node in flight have taken along."""
+    """Calls that reports of the current node have carried."""
 
     def __bool__(self) -> bool:
-        """Say whether there is any."""
+        """Return whether there are any."""
         return bool(self._calls)
 
-    def keep(self, called: ModelCalled, held: Reserved | None = None) -> None:
-        """Remember an answered call, and what is set aside for it."""
-        self._calls.append((called, held))
-        if held is not None:
-            self.spending.took(held, called)
+    def keep(self, called: ModelCalled, reserved: Reserved | None = None) -> None:
+        """Remember a call and its reservation, which the call's cost replaces until the call is reported."""
+        self._calls.append((called, reserved))
+        if reserved is not None:
+            self.spending.took(reserved, called)
 
     def carried_by(self, report: Report) -> Report:
-        """Give a report the calls that it does not have, and take from a node's facts those that were reported."""
+        """Add the calls that a report lacks, and drop those from a node's facts that were reported before."""
         if self._reported and isinstance(report, CompleteNode):
-            report = replace(report, facts=self._news(report.facts))
-        missing = self._missing(_in(report))
+            report = replace(report, facts=self._without_reported(report.facts))
+        has = list(_calls_of(report))
+        missing = [called for called, _ in self._calls if not _removed(has, called)]
         return with_calls(report, missing) if missing else report
 
     def said(self, report: Report) -> None:
-        """Forget the calls that a report has, since the thread's state has them now."""
-        calls = _in(report)
-        self._forget(calls)
+        """Forget the calls of a report: the thread's state has them now."""
+        calls, kept = _calls_of(report), []
+        left = list(calls)
+        for called, reserved in self._calls:
+            if not _removed(left, called):
+                kept.append((called, reserved))
+            elif reserved:
+                self.spending.recorded([reserved])
+        self._calls = kept
         if isinstance(report, CompleteNode):
             self._reported.clear()
         else:
             self._reported += calls
 
-    def _news(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
-        """Leave out calls that an earlier report of the same node has taken along, such as that of an item."""
+    def _without_reported(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
+        """Leave out calls that an earlier report of the same node has carried, such as that of an item."""
         waiting, reported = [called for called, _ in self._calls], list(self._reported)
-        news: list[NodeEvent] = []
-        for fact in facts:
-            if isinstance(fact, ModelCalled) and fact in waiting:
-                waiting.remove(fact)
-            elif isinstance(fact, ModelCalled) and fact in reported:
-                reported.remove(fact)
-                continue
-            news.append(fact)
-        return tuple(news)
+        return tuple(
+            fact
+            for fact in facts
+            if not isinstance(fact, ModelCalled) or _removed(waiting, fact) or not _removed(reported, fact)
+        )
 
-    def _missing(self, has: Sequence[ModelCalled]) -> tuple[ModelCalled, ...]:
-        left = list(has)
-        missing = []
-        for called, _ in self._calls:
-            if called in left:
-                left.remove(called)
-            else:
-                missing.append(called)
-        return tuple(missing)
 
-    def _forget(self, calls: Sequence[ModelCalled]) -> None:
-        left = list(calls)
-        kept: list[tuple[ModelCalled, Reserved | None]] = []
-        for called, held in self._calls:
-            if called in left:
-                left.remove(called)
-                self.spending.recorded([held] if held else [])
-            else:
-                kept.append((called, held))
-        self._calls = kept
+def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
+    """Remove one call from a list; False if the list has no equal one. Equal calls are counted as often as they occur.
+
+    Calls are compared by value, since a node may return copies.
+    """
+    if called not in calls:
+        return False
+    calls.remove(called)
+    return True
 
 
 def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
-    """Add calls to a report, if it has a place for them."""
+    """Add calls to a report. A report that has no place for them stays as it is."""
     match report:
         case CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
@@ -103,10 +96,10 @@ def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
 
 def calls_in(reports: Iterable[Report]) -> Sequence[ModelCalled]:
     """Return the calls of several reports."""
-    return [called for report in reports for called in _in(report)]
+    return [called for report in reports for called in _calls_of(report)]
 
 
-def _in(report: Report) -> Sequence[ModelCalled]:
+def _calls_of(report: Report) -> Sequence[ModelCalled]:
     match report:
         case CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]

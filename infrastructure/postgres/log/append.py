@@ -11,19 +11,11 @@ from domain.ports.log import Append
 from infrastructure.postgres.failures import is_passing, is_undone
 from infrastructure.postgres.log.append_sql import APPEND
 from infrastructure.postgres.log.metadata_columns import taken_apart
-from infrastructure.postgres.retry import trying
+from infrastructure.postgres.retry import ENDLESS, Attempts
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
 """Where an append's first record is, or why nothing of it was stored."""
-
-
-async def append_on(connection: asyncpg.Connection | asyncpg.Pool, appends: Sequence[Append]) -> list[Position | None]:
-    """Append in the connection's transaction, or in one of its own. None: refused, and nothing of it was stored."""
-    order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
-    rows = await connection.fetch(APPEND, *_arguments([appends[index] for index in order]))
-    positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
-    return [positions.get(index) for index in range(len(appends))]
 
 
 class Storing:
@@ -37,21 +29,24 @@ class Storing:
     async def store(
         self, appends: Sequence[Append], again: Callable[[Exception], bool] = is_passing
     ) -> list[Position | None]:
-        """Append in one statement, and try `again` after errors that may pass. None: see `refusal`.
+        """Append in one statement, and try `again` after errors that may pass. None: refused, and nothing was stored.
 
         Raises `StoreUnavailable`, after which an attempt without an answer may have stored everything; or, with nothing
         stored, asyncpg's error about what cannot be.
         """
-
-        async def attempt() -> list[Position | None]:
-            try:
-                return await append_on(self._pool, appends)
-            except BaseException as error:
-                if not (isinstance(error, Exception) and is_undone(error)):
-                    self._outcome_unknown = True
-                raise
-
-        return await trying(self._pool, attempt, again=again)
+        order = sorted(range(len(appends)), key=lambda index: _place(appends[index]))
+        arguments = arguments_of([appends[index] for index in order])
+        for attempt in Attempts(self._pool, again=again):
+            async with attempt:
+                try:
+                    rows = await self._pool.fetch(APPEND, *arguments)
+                except BaseException as error:
+                    if not (isinstance(error, Exception) and is_undone(error)):
+                        self._outcome_unknown = True
+                    raise
+                positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
+                return [positions.get(index) for index in range(len(appends))]
+        raise AssertionError(ENDLESS)
 
     async def alone(self, append: Append) -> Outcome:
         """Append what could not be stored with others. Raises as `store` does."""
@@ -65,16 +60,16 @@ class Storing:
 
     async def refusal(self, append: Append) -> Outcome:
         """Find out why an append was refused; perhaps because an attempt without an answer has stored it."""
-        return await trying(self._pool, lambda: self._refusal(append))
-
-    async def _refusal(self, append: Append) -> Outcome:
-        if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
-            return position
-        fence = append.fence
-        place = slice_of(append.thread_id), append.thread_id
-        if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *place):
-            return LeaseLost()
-        return VersionConflict(append.expected.version, await _actual(self._pool, append))
+        fence, place = append.fence, (slice_of(append.thread_id), append.thread_id)
+        for attempt in Attempts(self._pool):
+            async with attempt:
+                if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
+                    return position
+                if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *place):
+                    return LeaseLost()
+                rows = await self._pool.fetch(THREAD, *place)
+                return VersionConflict(append.expected.version, Version(rows[0]["version"] if rows else 0))
+        raise AssertionError(ENDLESS)
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
@@ -94,17 +89,12 @@ async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
     return Position(0) if ours else None
 
 
-async def _actual(pool: asyncpg.Pool, append: Append) -> Version:
-    rows = await pool.fetch(THREAD, slice_of(append.thread_id), append.thread_id)
-    return Version(rows[0]["version"] if rows else 0)
-
-
 def _place(append: Append) -> tuple[int, bytes]:
     """Name a thread's place in the order that rows are locked in."""
     return slice_of(append.thread_id), append.thread_id.bytes
 
 
-def _arguments(appends: Sequence[Append]) -> tuple[list[Any], ...]:
+def arguments_of(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     """Bring appends and their events into the columns of the statement."""
     asked = zip(*(_asked(append) for append in appends), strict=True)
     events = [

@@ -1,7 +1,8 @@
 """The log on PostgreSQL."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -24,7 +25,7 @@ from domain.log.hash_chain import Record, hashes_of
 from domain.ports.log import FEW, NOWHERE, PAGE_BYTES, Append, CommandRecord, Stretch, ThreadCursor, ThreadRow
 from infrastructure.postgres.log.group_commit import GroupCommit
 from infrastructure.postgres.log.rows import record_of, thread_of
-from infrastructure.postgres.retry import fetch, trying
+from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.statements import (
     COMMAND,
     FENCE,
@@ -65,15 +66,15 @@ class PostgresEventStore:
         """Wait until everything that is under way is stored or refused."""
         await self._appender.close()
 
-    async def append(self, append: Append) -> Position:
+    def append(self, append: Append) -> Coroutine[Any, Any, Position]:
         """Store an append, together with others that come at the same time."""
-        return await self._appender.append(append)
+        return self._appender.append(append)
 
     async def check_writable(self) -> None:
         """Write a row in a transaction of its own; and recall what became of the last appends."""
         if (trouble := self._appender.trouble()) is not None:
             raise trouble
-        rows = await trying(self._pool, lambda: self._pool.fetch(PROBE, self._process), pauses=PROBE_PAUSES)
+        rows = await fetch(self._pool, PROBE, self._process, pauses=PROBE_PAUSES)
         if rows:
             missing = ", ".join(row["missing"] for row in rows)
             raise StoreUnavailable(f"The database cannot be used: the role of this process lacks {missing}.")

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
@@ -17,8 +18,11 @@ from domain.ids import Position, Slice, ThreadId, Version, slice_of
 from domain.ports.read_models import Batch, Instance, InstanceId, Line, LineId, Move, Parked, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
-from infrastructure.postgres.read_models import queries, statements, tables
+from infrastructure.postgres.read_models import statements, tables
 from infrastructure.postgres.retry import fetch, reaching
+
+if TYPE_CHECKING:
+    from infrastructure.postgres.read_models.queries import Views
 
 UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL, or the driver, says of a row that a table does not take."""
@@ -34,6 +38,13 @@ REGISTERING = 0x7265_6164  # "read"
 
 
 Write: TypeAlias = Callable[[asyncpg.Connection, Mapping[InstanceId, Rows]], Awaitable[None]]
+
+
+def _queries() -> ModuleType:
+    """Import what writes queries: SQLAlchemy takes 0.2 s to import, and most commands read no view."""
+    from infrastructure.postgres.read_models import queries  # noqa: PLC0415
+
+    return queries
 
 
 class PostgresReadModels:
@@ -200,20 +211,21 @@ class PostgresReadModels:
 
     async def select(self, query: Select) -> Sequence[Row]:
         """Read a page of the view."""
-        return await self._asked(partial(queries.select, query))
+        return await self._asked(partial(_queries().select, query))
 
     async def aggregate(self, query: Aggregate) -> Sequence[Row]:
         """Add up rows of the view."""
         first = len(query.group_by) + bool(query.bucket)
-        rows = await self._asked(partial(queries.aggregate, query))
+        rows = await self._asked(partial(_queries().aggregate, query))
         return [(*row[:first], *map(int, row[first:])) for row in rows]
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Count rows of the view."""
+        queries = _queries()
         rows = await self._asked(partial(queries.histogram, query))
         return [(*group, queries.counts_of(counted)) for *group, counted in rows]
 
-    async def _asked(self, written: Callable[[queries.Views | None], tuple[str, Sequence[object]]]) -> Sequence[Row]:
+    async def _asked(self, written: Callable[["Views | None"], tuple[str, Sequence[object]]]) -> Sequence[Row]:
         """Read a view; where that is of an older version, until this code's is built, without what it lacks."""
         try:
             return await self._read(*written(None))

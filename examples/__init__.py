@@ -1,0 +1,1 @@
+"""Agents as you would write your own."""

@@ -1,0 +1,1 @@
+"""An airline's service desk, and 40 recorded conversations with it."""

@@ -1,0 +1,169 @@
+"""What authors of agents and tools import.
+
+```python
+from threadfold import assistant, tool
+
+
+@tool(idempotent=True)
+async def look_up(query: str) -> str:
+    \"\"\"Look up an order, such as A-17.\"\"\"
+    return {"A-17": "shipped on Monday"}.get(query, "unknown")
+
+
+agent = assistant("desk", tools=[look_up])
+```
+
+docs/agents.md is the guide. Every name that it uses is one of these:
+
+Agents and graphs:
+
+| name | what it is |
+| --- | --- |
+| `assistant` | makes an agent with the built-in graph: answer, run tools, answer again |
+| `Agent` | a graph with its tools, its instructions and its model |
+| `Graph` | nodes and the edges between them; checked when it is built |
+| `Node` | one step: an async function with a timeout, a retry policy and perhaps an approval |
+| `NodeFunction` | the type of that function: takes a `TurnContext`, returns a sequence of `NodeEvent` |
+| `Edge` | the name of the next node, `END`, or a `Branch` |
+| `Branch` | an edge that depends on the state after the node |
+| `Choose` | the type of a branch's function: takes a `Running`, returns a label |
+| `Subgraph` | a graph as a node of another graph |
+| `Retry` | how often a node or an item is tried, with exponential backoff |
+| `END` | where an edge leads when the turn is over |
+| `Strategy` | what happens to a message that arrives while a turn runs: an agent's `busy` |
+| `ASSISTANT_NODES`, `ASSISTANT_EDGES` | the nodes and edges of the built-in graph, to build your own from |
+
+What a node works with:
+
+| name | what it is |
+| --- | --- |
+| `TurnContext` | what a node is given: the state, and methods that speak, call models and run tools |
+| `ItemContext` | what the function of `TurnContext.map` is given for one item |
+| `Each` | the type of that function |
+| `Running` | the state of a thread during a turn: `thread` and `turn` |
+| `Thread` | the part of the state that lasts from turn to turn: `values`, `window`, `summary` and so on |
+| `Turn` | the part of the state that is about the turn in progress: `node`, `attempt`, `calls` and so on |
+| `Message` | one message of `Thread.window` |
+| `Call` | one tool call of `Turn.calls` that has no result yet |
+| `ThreadId` | the id of a thread, a UUID |
+| `Json`, `JsonObject` | any JSON value; a JSON object |
+
+The events that a node returns:
+
+| name | made by |
+| --- | --- |
+| `NodeEvent` | the union of the types below |
+| `MessageAppended` | `TurnContext.say`, `TurnContext.generate` |
+| `ToolRequested` | `TurnContext.request`, `TurnContext.generate` |
+| `StateUpdated` | `TurnContext.update` |
+| `HistoryCompacted` | `TurnContext.compact` |
+| `ContextAssembled`, `ModelCalled`, `BudgetThresholdReached` | `TurnContext.generate` and `compact`: pass them on |
+
+Tools:
+
+| name | what it is |
+| --- | --- |
+| `tool` | makes a tool of a function: its name, docstring and signature are what the model is shown |
+| `Tool` | a tool as data, for those whose schema is not a Python signature |
+| `ToolSpec` | a tool as the model is shown it: name, description, JSON schema of the arguments |
+| `ToolHandler` | the type of the function that a `Tool` runs |
+| `ToolContext` | what a tool can know about its call: thread, call id and idempotency key |
+| `Approval` | whether a person must agree to a call: always, never, or depending on the arguments |
+| `IfUnknown` | who is asked about a call whose process died: the model or a person |
+
+Errors:
+
+| name | what it means |
+| --- | --- |
+| `ToolError` | raise it in a tool: its message is shown to the model, which can try something else |
+| `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
+| `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
+| `PromptTooLarge` | the instructions, tools and newest messages do not fit into the context window |
+| `WaitsForPerson` | `TurnContext.run_tools` has to wait for an approval: do not catch it |
+| `InvalidGraph` | a graph cannot be built, or a branch chose a label that it does not have |
+| `InvalidInput` | a value cannot be stored, such as a message that is too long; names the field |
+| `ThreadfoldError` | the base class of all of these |
+"""
+
+from domain.agents.agent import Agent, Each, ItemContext, TurnContext
+from domain.agents.assistant import EDGES as ASSISTANT_EDGES
+from domain.agents.assistant import NODES as ASSISTANT_NODES
+from domain.agents.assistant import assistant
+from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, Retry, Subgraph
+from domain.agents.tools import Approval, IfUnknown, Tool, ToolContext, ToolHandler, tool
+from domain.errors import (
+    BudgetExhausted,
+    InvalidGraph,
+    InvalidInput,
+    PromptTooLarge,
+    ThreadfoldError,
+    ToolError,
+    WaitsForPerson,
+)
+from domain.ids import ThreadId
+from domain.json import Json, JsonObject
+from domain.models.chat import ModelError, ToolSpec
+from domain.thread.events import (
+    END,
+    BudgetThresholdReached,
+    ContextAssembled,
+    HistoryCompacted,
+    MessageAppended,
+    ModelCalled,
+    NodeEvent,
+    StateUpdated,
+    Strategy,
+    ToolRequested,
+)
+from domain.thread.state import Call, Message, Running, Thread, Turn
+
+__all__ = [
+    "ASSISTANT_EDGES",
+    "ASSISTANT_NODES",
+    "END",
+    "Agent",
+    "Approval",
+    "Branch",
+    "BudgetExhausted",
+    "BudgetThresholdReached",
+    "Call",
+    "Choose",
+    "ContextAssembled",
+    "Each",
+    "Edge",
+    "Graph",
+    "HistoryCompacted",
+    "IfUnknown",
+    "InvalidGraph",
+    "InvalidInput",
+    "ItemContext",
+    "Json",
+    "JsonObject",
+    "Message",
+    "MessageAppended",
+    "ModelCalled",
+    "ModelError",
+    "Node",
+    "NodeEvent",
+    "NodeFunction",
+    "PromptTooLarge",
+    "Retry",
+    "Running",
+    "StateUpdated",
+    "Strategy",
+    "Subgraph",
+    "Thread",
+    "ThreadId",
+    "ThreadfoldError",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolHandler",
+    "ToolRequested",
+    "ToolSpec",
+    "Turn",
+    "TurnContext",
+    "WaitsForPerson",
+    "assistant",
+    "tool",
+]
