@@ -25,7 +25,7 @@ from api.runtime.stores import SystemClock
 from benchmarks.reading import make_readable
 from benchmarks.recall_questions import Question, questions, task_of, threads
 from domain.application.recall.embed import MessageEmbedder
-from domain.application.recall.search import MessageSearch, SemanticSearch, recall
+from domain.application.recall.search import MessageSearch, SemanticSearch
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.budget.prices import Prices
 from domain.ids import ThreadId
@@ -136,7 +136,7 @@ async def ask(
     state = fold(told.loaded.state, [turn, said])
     assert isinstance(state, Running)
     before = state.thread.window[0].version
-    return await recall(repository, search, state, told.loaded.thread_id, before, room, count)
+    return await search.recall(repository, state, told.loaded.thread_id, before, room, count)
 
 
 @dataclass

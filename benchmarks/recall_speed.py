@@ -88,7 +88,7 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
                 tenant="default",
                 role=role,
                 content=index.words,
-                keys=index.signs,
+                keys=index.term_ids,
             )
         )
         if len(rows) == 2_000 or number == messages + others - 1:

@@ -1,4 +1,4 @@
-"""The cache that all modules use: least recently used eviction, bounded in bytes."""
+"""The cache of this code base: least recently used values, bounded in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -9,10 +9,10 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """Values by key. The least recently used values are evicted when there are too many values or bytes."""
+    """Values by key. The least recently used are evicted when there are too many values or bytes."""
 
     def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
-        """Keep at most `max_bytes` of values, and at most `max_entries` values (None: any number)."""
+        """Keep at most `max_bytes` of values, and at most `max_entries` of them (None: any number)."""
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self.size = 0
@@ -20,15 +20,15 @@ class Lru(Generic[K, V]):
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is a value. This does not count as a use."""
+        """Whether there is a value. This does not count as use."""
         return key in self._entries
 
     def __len__(self) -> int:
-        """Count the values."""
+        """Return the number of values."""
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Return a value, or None. This counts as a use."""
+        """Return a value and mark it as used."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -36,23 +36,23 @@ class Lru(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size: int) -> Sequence[K]:
-        """Store a value of `size` bytes, replacing any previous one; return the keys that were evicted for it."""
+        """Store a value of `size` bytes, replacing the one before. Return the keys that were evicted."""
         _, before = self._entries.pop(key, (None, 0))
         self._entries[key] = value, size
         self.size += size - before
-        gone: list[K] = []
+        evicted: list[K] = []
         while self.size > self._max_bytes or (self._max_entries is not None and len(self._entries) > self._max_entries):
             oldest, (_, freed) = self._entries.popitem(last=False)
             self.size -= freed
-            gone.append(oldest)
-        return gone
+            evicted.append(oldest)
+        return evicted
 
     def discard(self, key: K) -> None:
-        """Drop a value, if there is one."""
+        """Remove a value if there is one."""
         _, freed = self._entries.pop(key, (None, 0))
         self.size -= freed
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Remove all values."""
         self._entries.clear()
         self.size = 0

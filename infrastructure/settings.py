@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from domain.errors import ThreadfoldError
 from domain.thread.events import Durability
-from infrastructure.models.openai.rejections import FIELDS
+from infrastructure.models.openai.refusals import FIELDS
 from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]

@@ -53,7 +53,7 @@ def _row(seen: EventContext[Any], role: str, content: str, tokens: int, tool: st
         role=role,
         tool=tool,
         content=index.words,
-        keys=index.signs,
+        keys=index.term_ids,
     )
     return [(MESSAGES, row)]
 

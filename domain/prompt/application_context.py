@@ -1,11 +1,11 @@
-"""What the application gives the model beside the user's newest message: a marked block before the user's own words.
+"""The application's context for the model: a marked block before the user's own words in the user's newest message.
 
-What changes from turn to turn stands there, at the end of the prompt, so that everything before it is what the last
-prompt held, and providers that cache prefixes find it again. It stands in the user's message because strict endpoints
-accept no system message after the first one, and want roles to alternate.
+What changes from turn to turn is there, at the end of the prompt. So everything before it equals the last prompt, and
+providers that cache prefixes hit. It is in the user's message because strict endpoints accept no system message after
+the first one, and want roles to alternate.
 
-Nothing that was said can open or close the block: whatever looks like its mark loses its bracket in every prompt. The
-log keeps texts as they were said.
+No message can open or close the block: whatever looks like its mark loses its bracket in every prompt. The log keeps
+texts unchanged.
 """
 
 import re
@@ -24,7 +24,7 @@ RECALLED = "Said before, word for word:\n"
 NAME = "applicationcontext"
 
 _BRACKETS = "<\uff1c\ufe64\u2039\u3008\u2329\u27e8\u276e\u2770\u276c\xab\u300a\u27ea\u02c2\u1438\u226e\u22d6\u29fc"
-_ALIKE = {
+_LOOKALIKES = {
     "a": "\u0430\u0251\u03b1",
     "p": "\u0440\u03c1",
     "l": "\u04cf",
@@ -36,66 +36,66 @@ _ALIKE = {
     "e": "\u0435\u0454",
     "x": "\u0445\u03c7",
 }
-"""Letters of Cyrillic and Greek that look like those of the name. Unicode knows other forms of a letter itself."""
+"""Cyrillic and Greek letters that look like those of the name. Unicode normalizes other forms of a letter."""
 
-_FORMS = (
+_FORM_RANGES = (
     *(range(0x41, 0x5B), range(0xAA, 0x250), range(0x1D00, 0x1F00), range(0x2070, 0x2190), range(0x2460, 0x2500)),
     *(range(0xFF21, 0xFF5B), range(0x1D400, 0x1D800), range(0x1F100, 0x1F1AA)),
 )
-"""Where Unicode has forms of Latin letters."""
+"""The ranges in which Unicode has forms of Latin letters."""
 
 
-def _looks() -> dict[int, str]:
-    """Return what each character looks like that looks like one of the mark."""
-    looks = dict.fromkeys(map(ord, _BRACKETS), "<")
-    for number in chain(*_FORMS):
+def _skeletons() -> dict[int, str]:
+    """Map each character that looks like one of the mark to that one."""
+    skeletons = dict.fromkeys(map(ord, _BRACKETS), "<")
+    for number in chain(*_FORM_RANGES):
         base = unicodedata.normalize("NFKD", chr(number)).lower().strip("()")
-        if base[:1] in _ALIKE and all(map(unicodedata.combining, base[1:])):
-            looks[number] = base[0]
-    return looks | {ord(form): letter for letter, alike in _ALIKE.items() for form in alike + alike.upper()}
+        if base[:1] in _LOOKALIKES and all(map(unicodedata.combining, base[1:])):
+            skeletons[number] = base[0]
+    return skeletons | {ord(form): letter for letter, alike in _LOOKALIKES.items() for form in alike + alike.upper()}
 
 
-_LOOKS = _looks()
+_SKELETONS = _skeletons()
 _BRACKET = re.compile(f"[{_BRACKETS}]")
 _NAME = re.compile(r"[\W_]*".join(NAME))
 _BEFORE = re.compile(r"[\W_]*")
 
 
 def context_block(values: str, recalled: Sequence[Excerpt]) -> str:
-    """Write the block; nothing where there is nothing to give."""
+    """Write the block; "" if there is nothing in it."""
     parts = (
         VALUES + without_markers(values) if values else "",
         RECALLED + "\n".join(map(indented, recalled)) if recalled else "",
     )
-    given = [part for part in parts if part]
-    return "\n\n".join([BEGINS, *given]) + ENDS if given else ""
+    present = [part for part in parts if part]
+    return "\n\n".join([BEGINS, *present]) + ENDS if present else ""
 
 
 def indented(excerpt: Excerpt) -> str:
-    """Write a part of an older message for the model: indented, so that no line of it looks like a heading of ours."""
+    """Write an excerpt for the model: indented, so that none of its lines looks like a heading of the block."""
     return without_markers(f"- {excerpt.who}: " + "\n  ".join(excerpt.text.splitlines()))
 
 
-def is_harmless(text: str) -> bool:
-    """Say whether a text has no bracket, and so nothing that looks like the mark. Quick for ASCII."""
+def has_no_bracket(text: str) -> bool:
+    """Say whether a text has no bracket, and so nothing that looks like the mark. Fast for ASCII."""
     return "<" not in text if text.isascii() else _BRACKET.search(text) is None
 
 
 def without_markers(text: str) -> str:
-    """Take from a text what looks like the block's mark: brackets before its name, however both are written."""
-    if is_harmless(text):
+    """Escape what looks like the block's mark: brackets before its name, in whatever characters."""
+    if has_no_bracket(text):
         return text
-    looks = text.translate(_LOOKS)
-    backwards = looks[::-1]  # to look ahead for the name from each bracket would take square time
+    skeleton = text.translate(_SKELETONS)
+    backwards = skeleton[::-1]  # a lookahead for the name from each bracket would take quadratic time
     pieces, end = [], 0
-    for name in _NAME.finditer(looks):
-        before = _BEFORE.match(backwards, len(looks) - name.start())
-        start = len(looks) - (before.end() if before else 0)
+    for name in _NAME.finditer(skeleton):
+        before = _BEFORE.match(backwards, len(skeleton) - name.start())
+        start = len(skeleton) - (before.end() if before else 0)
         pieces += [text[end:start], _BRACKET.sub("&lt;", text[start : name.start()])]
         end = name.start()
     return "".join([*pieces, text[end:]]) if pieces else text
 
 
 def without_block(text: str) -> str:
-    """Return what the user said, of a message as it was sent to a model."""
+    """Return the user's own words of a message that was sent to a model."""
     return text.partition(ENDS)[2] if text.startswith(BEGINS) else text

@@ -1,14 +1,14 @@
-"""What the model is shown: a pure function of the state, never over the limit.
+"""Prompt assembly: a pure function of the thread's state. A prompt never exceeds its token limit.
 
-What stays the same comes first, so that providers that cache prefixes find it again. The first message is the
-system's: instructions, and the summary of what left the live window. Then come the window's messages, each as it was
-shown before. What belongs to this turn only, values of the thread and parts of older messages that matter again, stands
-before the user's words in the user's last message: see `domain.prompt.application_context`.
+What stays the same comes first, so that providers that cache prefixes hit. The first message is the system's: the
+instructions and the summary of what left the live window. The window's messages follow, each as it was sent before.
+What belongs to this turn only, values of the thread and recalled excerpts, precedes the user's words in the user's last
+message: see `domain.prompt.application_context`.
 
-Where the window does not fit, many of its oldest messages are left out at once, and stay out: to leave out one more
-with each prompt would change every prompt from its beginning on. A message that asks for tools and the answers to it
-are one group: shown together or not at all. The user's last message is always shown. Where even the newest group is too
-long, the longest texts in it are shortened, and stay so.
+If the window does not fit, many of its oldest messages are omitted at once, and stay omitted. To omit one more with
+each prompt would change every prompt from its beginning. A message that calls tools and the results are one group:
+shown together or not at all. The user's last message is always shown. If even the newest group is too long, the longest
+texts in it are shortened, and stay so.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.json import JsonObject
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage
-from domain.prompt.application_context import context_block, indented, is_harmless, without_markers
+from domain.prompt.application_context import context_block, has_no_bracket, indented, without_markers
 from domain.recall.excerpts import Excerpt
 from domain.thread.codec import to_json
 from domain.thread.events import ContextAssembled, Recalled
@@ -32,29 +32,29 @@ SHORTENED = "\n[shortened: the rest did not fit into the context window]"
 SHORTENED_TOKENS = 16
 
 HEADING_TOKENS = 16
-"""Tokens that a heading within a message costs, a little generously."""
+"""What a heading within a message takes, rounded up."""
 
 MARKS_TOKENS = 32
-"""Tokens that the marks around what is given beside the user's message cost, a little generously."""
+"""What the marks around the application's context take, rounded up."""
 
 LAYOUT = 2
-"""How prompts are laid out. Those of layout 1 had values and older messages in the system's message."""
+"""The layout of prompts. Layout 1 had values and recalled excerpts in the system's message."""
 
-LEFT = 0.4
-"""The share of the room for messages that is filled again, once messages had to be left out."""
+REFILL_SHARE = 0.4
+"""The share of the room for messages that is filled once messages had to be omitted."""
 
 Count: TypeAlias = Callable[[str], int]
 """Counts the tokens of a text."""
 
-Priced: TypeAlias = tuple[Excerpt, int]
-"""An excerpt, and the tokens that it takes."""
+CountedExcerpt: TypeAlias = tuple[Excerpt, int]
+"""An excerpt, and the tokens that it takes in a prompt."""
 
 
 class FixedParts(Struct, frozen=True):
-    """What a prompt holds whatever was said: instructions, tools, and values of the thread that are shown.
+    """What a prompt holds whatever was said: instructions, tools, and values of the thread.
 
-    `tokens` counts all of it; `texts` are the names that instructions, tools and values are kept under. `known` is what
-    the model is told of the `values`.
+    `tokens` counts all of it. `texts` are the names under which instructions, tools and values are stored. `values` are
+    the names of the values, `known` is their text.
     """
 
     instructions: str = ""
@@ -65,7 +65,7 @@ class FixedParts(Struct, frozen=True):
 
 
 class AssembledPrompt(Struct, frozen=True):
-    """A prompt, and the fact to record about it."""
+    """A prompt, and the event that records it."""
 
     messages: tuple[ChatMessage, ...]
     assembled: ContextAssembled
@@ -74,27 +74,31 @@ class AssembledPrompt(Struct, frozen=True):
 def assemble(
     state: Running, fixed: FixedParts, *, limit: int, count: Count, recalled: Sequence[Excerpt] = ()
 ) -> AssembledPrompt:
-    """Choose what fits into `limit` tokens. Of what is recalled, the first have precedence; what is shown is left out.
+    """Assemble a prompt of at most `limit` tokens.
+
+    The first of the `recalled` excerpts have precedence. Those of messages that the prompt shows anyway are omitted.
 
     Raises:
         PromptTooLarge: it cannot be made to fit.
     """
     thread = state.thread
-    before = _before(thread, limit)
-    window = _as_shown(thread.window, before, count)
-    asked = last_question(window)
-    used = fixed.tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
-    _, least = _newest(window, asked, used, 0)
+    previous = _previous_prompt(thread, limit)
+    window = _as_sent(thread.window, previous, count)
+    question = last_question(window)
+    used = fixed.tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
+    _, least = _newest_groups(window, question, used, 0)
     heading = HEADING_TOKENS + (0 if fixed.known else MARKS_TOKENS)
-    start = before.first if before else 0
-    priced = _priced(recalled, count)
-    again, chosen, beside, used = _chosen(window, start, asked, priced, used, limit - least, limit, heading)
-    pinned = asked if asked and asked.version < chosen[0].version else None
-    whole = [pinned, *chosen] if pinned else chosen
-    shown, removed = _fitted(whole, used - limit, count)
+    start = previous.first if previous else 0
+    counted = [(e, excerpt_tokens(e, count) if e.prompt_tokens is None else e.prompt_tokens) for e in recalled]
+    excerpts, chosen, excerpts_tokens, used = _select(
+        window, start, question, counted, used, limit - least, limit, heading
+    )
+    pinned = question if question and question.version < chosen[0].version else None
+    shown, removed = _shorten_longest([pinned, *chosen] if pinned else chosen, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    said = {message.version: message for message in thread.window} if removed or (before and before.shortened) else {}
+    has_shortened = removed or (previous and previous.shortened)
+    original = {message.version: message.content for message in thread.window} if has_shortened else {}
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
         last=chosen[-1].version if chosen else 0,
@@ -105,48 +109,52 @@ def assemble(
         fixed=fixed.tokens,
         texts=fixed.texts,
         values=fixed.values,
-        recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in again),
-        shortened=tuple([_kept(m) for m in shown if said and m.content != said[m.version].content]),
+        recalled=tuple(Recalled(e.message, e.start, e.start + len(e.text), e.because) for e in excerpts),
+        shortened=tuple(
+            (message.version, len(message.content or "") - len(SHORTENED))
+            for message in shown
+            if original and message.content != original[message.version]
+        ),
         of=state.version,
         layout=LAYOUT,
-        recalled_tokens=beside,
+        recalled_tokens=excerpts_tokens,
     )
-    return AssembledPrompt(laid_out(fixed.instructions, fixed.known, thread.summary, again, shown), assembled)
+    return AssembledPrompt(prompt_messages(fixed.instructions, fixed.known, thread.summary, excerpts, shown), assembled)
 
 
-def laid_out(
+def prompt_messages(
     instructions: str, known: str, summary: Summary | None, recalled: Sequence[Excerpt], shown: Sequence[Message]
 ) -> tuple[ChatMessage, ...]:
-    """Write a prompt: the system's message, then what was said, with what is given before the user's last words."""
-    given = context_block(known, recalled)
-    asked = last_question(shown)
-    heading = (
-        system_text(instructions, summary) if asked else _joined(system_text(instructions, summary), given.strip())
-    )
+    """Write a prompt: the system's message, then the messages, with the application's context in the user's last."""
+    context = context_block(known, recalled)
+    question = last_question(shown)
+    heading = system_text(instructions, summary)
+    if question is None:
+        heading = _paragraphs(heading, context.strip())
     system = (ChatMessage("system", heading),) if heading else ()
     plain = _is_plain(shown)
-    return (*system, *[chat_message(message, given if message is asked else "", plain=plain) for message in shown])
+    return (*system, *[chat_message(message, context if message is question else "", plain=plain) for message in shown])
 
 
-class WindowPlace(Struct, frozen=True):
-    """Where the live window begins in a prompt, and the tokens that its limit then leaves."""
+class WindowStart(Struct, frozen=True):
+    """The version at which the live window begins in a prompt, and the tokens that are left of the limit."""
 
     first: Version
     left: int
 
 
-def first_shown(state: Running, fixed_tokens: int, limit: int, reserved: int, count: Count) -> WindowPlace:
-    """Return what a prompt of so many tokens would show of the live window, if some of them were kept for other things.
+def window_start(state: Running, fixed_tokens: int, limit: int, reserved: int, count: Count) -> WindowStart:
+    """Return where the window would begin in a prompt of which so many tokens are `reserved` for other things.
 
-    What is older than that is not shown.
+    Messages before that are not shown.
     """
     thread = state.thread
-    before = _before(thread, limit)
-    window = _as_shown(thread.window, before, count)
-    asked = last_question(window)
-    used = fixed_tokens + summary_tokens(thread.summary) + (cost(asked) if asked else 0)
-    chosen, total = _from(window, before.first if before else 0, asked, used, reserved, limit)
-    return WindowPlace(chosen[0].version if chosen else state.version, limit - total + reserved)
+    previous = _previous_prompt(thread, limit)
+    window = _as_sent(thread.window, previous, count)
+    question = last_question(window)
+    used = fixed_tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
+    chosen, total = _window_from(window, previous.first if previous else 0, question, used, reserved, limit)
+    return WindowStart(chosen[0].version if chosen else state.version, limit - total + reserved)
 
 
 def stable_tokens(thread: Thread) -> int:
@@ -154,17 +162,17 @@ def stable_tokens(thread: Thread) -> int:
     prompt = thread.prompt
     if prompt is None:
         return 0
-    since = sum(cost(message) for message in thread.window if message.version > prompt.last)
+    since = sum(message_tokens(message) for message in thread.window if message.version > prompt.last)
     return prompt.tokens - prompt.recalled_tokens + since
 
 
 def groups(window: Sequence[Message]) -> list[Sequence[Message]]:
-    """Cut the window into what belongs together: tool messages stay with the message that asked for them."""
+    """Split the window into groups: tool messages stay with the message that called the tools."""
     cuts = [index for index, message in enumerate(window) if message.role != "tool"]
     return [window[start:end] for start, end in pairwise([*cuts, len(window)])]
 
 
-def cost(message: Message) -> int:
+def message_tokens(message: Message) -> int:
     """Return the tokens that a message takes in a prompt."""
     return message.tokens + MESSAGE_OVERHEAD
 
@@ -174,6 +182,11 @@ def summary_tokens(summary: Summary | None) -> int:
     return summary.tokens + HEADING_TOKENS if summary else 0
 
 
+def excerpt_tokens(excerpt: Excerpt, count: Count) -> int:
+    """Count an excerpt as it is written in a prompt, on lines of its own."""
+    return count(indented(excerpt)) + 1
+
+
 def last_question(window: Sequence[Message]) -> Message | None:
     """Return the user's last message."""
     return next((message for message in reversed(window) if message.role == "user"), None)
@@ -181,28 +194,23 @@ def last_question(window: Sequence[Message]) -> Message | None:
 
 def system_text(instructions: str, summary: Summary | None) -> str:
     """Write the system's message."""
-    return _joined(instructions, f"Earlier in this conversation:\n{summary.text}" if summary else "")
+    return _paragraphs(instructions, f"Earlier in this conversation:\n{summary.text}" if summary else "")
 
 
-def _joined(*parts: str) -> str:
+def _paragraphs(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
 def values_text(values: JsonObject, names: Sequence[str]) -> str:
-    """Write the values of a thread that its model is shown, each on its line; those that it has."""
+    """Write those of the thread's values that are named, each on a line of its own."""
     return "\n".join(f"{name}: {to_json(values[name])}" for name in names if name in values)
 
 
-def price(excerpt: Excerpt, count: Count) -> int:
-    """Count a part of an older message as it is written, on lines of its own."""
-    return count(indented(excerpt)) + 1
-
-
-def chat_message(message: Message, given: str = "", *, plain: bool = False) -> ChatMessage:
-    """Write a message as the model sees it, behind what is given beside it. `plain`: its text is harmless."""
+def chat_message(message: Message, context: str = "", *, plain: bool = False) -> ChatMessage:
+    """Write a message as the model sees it, after its context. `plain`: its text cannot hold the context's marks."""
     content = message.content if plain or message.content is None else without_markers(message.content)
-    if given:
-        content = given + (content or "")
+    if context:
+        content = context + (content or "")
     said = message.role, content, message.tool_calls, message.call_id, message.name
     return ChatMessage(*said, message.answers, message.extra, message.origin)
 
@@ -212,121 +220,124 @@ def shortened_text(text: str, characters: int) -> str:
     return text[:characters] + SHORTENED
 
 
-def _newest(window: Sequence[Message], asked: Message | None, used: int, limit: int) -> tuple[list[Message], int]:
-    """Take whole groups, the newest first, until the next one does not fit; the newest one in any case."""
-    start, price = len(window), 0
-    for index in range(len(window) - 1, -1, -1):
-        message = window[index]
-        if message is not asked:
-            price += message.tokens + MESSAGE_OVERHEAD
-        if message.role != "tool":  # then a group begins here
-            if used + price > limit and start < len(window):
-                break
-            start, used, price = index, used + price, 0
-    return list(window[start:]), used
-
-
-def _before(thread: Thread, limit: int) -> ContextAssembled | None:
-    """Return the fact about the last prompt, if this one begins as that did: it had the same limit and layout."""
+def _previous_prompt(thread: Thread, limit: int) -> ContextAssembled | None:
+    """Return the record of the last prompt if this one can begin as that did: it had the same limit and layout."""
     prompt = thread.prompt
     return prompt if prompt and (prompt.limit, prompt.layout) == (limit, LAYOUT) else None
 
 
-def _as_shown(window: Sequence[Message], before: ContextAssembled | None, count: Count) -> Sequence[Message]:
-    """Shorten the messages that the last prompt had shortened, in the same way; count all as they are written."""
-    kept = dict(before.shortened) if before else {}
-    if not kept and _is_plain(window):
+def _as_sent(window: Sequence[Message], previous: ContextAssembled | None, count: Count) -> Sequence[Message]:
+    """Shorten the messages that the last prompt shortened, in the same way, and count all as they are sent."""
+    lengths = dict(previous.shortened) if previous else {}
+    if not lengths and _is_plain(window):
         return window
     return [
-        _cut_to(message, kept[message.version], count) if message.version in kept else as_written(message, count)
+        _truncated(message, lengths[message.version], count)
+        if message.version in lengths
+        else recounted(message, count)
         for message in window
     ]
 
 
 def _is_plain(messages: Sequence[Message]) -> bool:
-    """Say whether all texts are ASCII and harmless: mostly they are, and then none is looked at by itself."""
+    """Say whether all texts are ASCII without a bracket. Mostly they are, and then none is looked at by itself."""
     text = "".join([message.content or "" for message in messages])
-    return text.isascii() and is_harmless(text)
+    return text.isascii() and has_no_bracket(text)
 
 
-def _cut_to(message: Message, characters: int, count: Count) -> Message:
+def _truncated(message: Message, characters: int, count: Count) -> Message:
     text = shortened_text(message.content or "", characters)
     return replace(message, content=text, tokens=count(without_markers(text)), extra={}, origin="")
 
 
-def as_written(message: Message, count: Count) -> Message:
-    """Count what a message takes more than it has, where something of it is written in another way."""
+def recounted(message: Message, count: Count) -> Message:
+    """Add the tokens that a message takes more where its text is sent with escaped marks."""
     text = message.content or ""
-    if (shown := without_markers(text)) == text:
+    if (sent := without_markers(text)) == text:
         return message
-    return replace(message, tokens=message.tokens + max(count(shown) - count(text), 0))
+    return replace(message, tokens=message.tokens + max(count(sent) - count(text), 0))
 
 
-def _from(
-    window: Sequence[Message], first: int, asked: Message | None, used: int, beside: int, limit: int
+def _newest_groups(
+    window: Sequence[Message], question: Message | None, used: int, limit: int
 ) -> tuple[list[Message], int]:
-    """Take the window from a version on, and tokens beside it. If that does not fit, take only the newest groups.
+    """Take whole groups, the newest first, until the next one does not fit; the newest one in any case.
 
-    They are as many as fit into a part of the room for messages, whatever is beside them.
+    Returns also the tokens. Those of the `question` are among the `used` ones already.
+    """
+    start, tokens = len(window), 0
+    for index in range(len(window) - 1, -1, -1):
+        message = window[index]
+        if message is not question:
+            tokens += message.tokens + MESSAGE_OVERHEAD
+        if message.role != "tool":  # then a group begins here
+            if used + tokens > limit and start < len(window):
+                break
+            start, used, tokens = index, used + tokens, 0
+    return list(window[start:]), used
+
+
+def _window_from(
+    window: Sequence[Message], first: int, question: Message | None, used: int, excerpts: int, limit: int
+) -> tuple[list[Message], int]:
+    """Take the window from version `first` on, next to so many tokens of excerpts. Returns also all tokens.
+
+    If that does not fit, take only the newest groups: as many as fit into a share of the room for messages, whatever
+    the excerpts take.
     """
     shown = [message for message in window if message.version >= first] or list(window)
-    total = used + beside + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
-    if asked and asked.version >= shown[0].version:  # it is among those that are used
-        total -= cost(asked)
+    total = used + excerpts + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
+    if question and question.version >= shown[0].version:  # it is among the used tokens already
+        total -= message_tokens(question)
     if total <= limit:
         return shown, total
-    room = min(int((limit - used) * LEFT), limit - used - beside)
-    return _newest(window, asked, used + beside, used + beside + room)
+    room = min(int((limit - used) * REFILL_SHARE), limit - used - excerpts)
+    return _newest_groups(window, question, used + excerpts, used + excerpts + room)
 
 
-def _chosen(
+def _select(
     window: Sequence[Message],
     first: int,
-    asked: Message | None,
-    recalled: Sequence[Priced],
+    question: Message | None,
+    recalled: Sequence[CountedExcerpt],
     used: int,
     room: int,
     limit: int,
     heading: int,
 ) -> tuple[list[Excerpt], list[Message], int, int]:
-    """Choose what is recalled and what is shown of the window, so that no message is both; and count the tokens.
+    """Select excerpts and messages of the window, so that no message is in both. Returns also both counts of tokens.
 
-    What is not recalled makes room for more of the window, which then need not be recalled either.
+    An excerpt that is not used makes room for more of the window, which then needs no excerpts either.
     """
     while True:
-        again, again_tokens = _taken(recalled, room, heading)
-        chosen, total = _from(window, first, asked, used, again_tokens, limit)
-        shown = {message.version for message in (*chosen, *([asked] if asked else []))} if again else set()
-        if not any(_of(excerpt) in shown for excerpt in again):
-            return again, chosen, again_tokens, total
-        recalled = [priced for priced in recalled if _of(priced[0]) not in shown]
+        excerpts, tokens = _fitting_excerpts(recalled, room, heading)
+        chosen, total = _window_from(window, first, question, used, tokens, limit)
+        shown = {message.version for message in (*chosen, *([question] if question else []))} if excerpts else set()
+        if not any(_message_of(excerpt) in shown for excerpt in excerpts):
+            return excerpts, chosen, tokens, total
+        recalled = [counted for counted in recalled if _message_of(counted[0]) not in shown]
 
 
-def _of(excerpt: Excerpt) -> Version:
+def _message_of(excerpt: Excerpt) -> Version:
     return excerpt.edits or excerpt.message
 
 
-def _priced(recalled: Sequence[Excerpt], count: Count) -> Sequence[Priced]:
-    """Count excerpts as they will be written, unless they are already."""
-    return [(excerpt, price(excerpt, count) if excerpt.price is None else excerpt.price) for excerpt in recalled]
-
-
-def _taken(recalled: Sequence[Priced], room: int, heading: int) -> tuple[list[Excerpt], int]:
-    """Take what fits of what is recalled, in the order of the conversation."""
+def _fitting_excerpts(recalled: Sequence[CountedExcerpt], room: int, heading: int) -> tuple[list[Excerpt], int]:
+    """Take the excerpts that fit, in the order of the conversation. Returns also their tokens."""
     taken: list[Excerpt] = []
     used = 0
     for excerpt, tokens in recalled:
-        price = tokens + (0 if taken else heading)
-        if used + price <= room:
+        with_heading = tokens + (0 if taken else heading)
+        if used + with_heading <= room:
             taken.append(excerpt)
-            used += price
+            used += with_heading
     return sorted(taken, key=lambda excerpt: (excerpt.message, excerpt.start)), used
 
 
-def _fitted(messages: Sequence[Message], excess: int, count: Count) -> tuple[Sequence[Message], int]:
-    """Shorten the longest texts until `excess` tokens are gone; return also how many that were.
+def _shorten_longest(messages: Sequence[Message], excess: int, count: Count) -> tuple[Sequence[Message], int]:
+    """Shorten the longest texts until `excess` tokens are removed. Returns also how many were.
 
-    Messages that ask for tools stay as they are: their calls cannot be shortened.
+    Messages that call tools stay as they are: their calls cannot be shortened.
     """
     if excess <= 0:
         return messages, 0
@@ -335,7 +346,7 @@ def _fitted(messages: Sequence[Message], excess: int, count: Count) -> tuple[Seq
     while removed < excess and long:
         index = max(long, key=lambda i: fitted[i].tokens)
         before = fitted[index]
-        after = _shortened(before, max(before.tokens // 2, before.tokens - (excess - removed)), count)
+        after = _shorten(before, max(before.tokens // 2, before.tokens - (excess - removed)), count)
         if after.tokens >= before.tokens:
             long.remove(index)
             continue
@@ -344,16 +355,12 @@ def _fitted(messages: Sequence[Message], excess: int, count: Count) -> tuple[Seq
     return fitted, removed
 
 
-def _shortened(message: Message, tokens: int, count: Count) -> Message:
-    """Keep the beginning of a message's text, in about so many tokens; in fewer, if it would not get shorter."""
+def _shorten(message: Message, tokens: int, count: Count) -> Message:
+    """Keep the beginning of a message's text, in about so many tokens; in fewer if it would not get shorter."""
     text = (message.content or "").removesuffix(SHORTENED)
     while True:
-        kept = shortened_text(text, len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens)
-        counted = count(without_markers(kept))
-        if counted < message.tokens or tokens == 0:
-            return replace(message, content=kept, tokens=counted, extra={}, origin="")
+        kept = len(text) * max(tokens - SHORTENED_TOKENS, 0) // message.tokens
+        shortened = _truncated(replace(message, content=text), kept, count)
+        if shortened.tokens < message.tokens or tokens == 0:
+            return shortened
         tokens //= 2
-
-
-def _kept(message: Message) -> tuple[int, int]:
-    return message.version, len(message.content or "") - len(SHORTENED)

@@ -1,18 +1,18 @@
-"""Prompts as every strict endpoint accepts them, whatever the conversation holds.
+"""Prompts in a form that every strict endpoint accepts, whatever the conversation holds.
 
-The log records what was said: names that no tool has, ids that repeat, answers without a word. Endpoints differ in what
-they refuse; this form is what all of them take:
+The log records what was said: names that no tool has, repeated ids, empty answers. Endpoints differ in what they
+refuse. All of them accept this form:
 
-- one system message, first if at all; then user and assistant in turn, beginning with the user. What a tool answers
-  belongs to the assistant's turn. The last message is the user's or a tool's.
-- each call has an id of its own, of nine letters and digits, and a valid name. Exactly one result for each follows
+- At most one system message, the first. Then user and assistant alternate, beginning with the user. Tool results belong
+  to the assistant's turn. The last message is the user's or a tool's.
+- Each call has an id of its own, of nine letters and digits, and a valid name. Exactly one result for each follows
   directly, in the order of the calls.
-- every content has a visible character, but for that of an assistant that only asks for tools.
+- Every content has a visible character, except that of an assistant's message that only calls tools.
 
 Where a role is missing, a short note in brackets takes its place and says why. Nothing else is invented.
 
-The form of a message depends on the messages before it and on the results right behind it, never on later ones: a
-prompt that grows at its end keeps its beginning byte for byte, so that the endpoint's prefix cache hits.
+The form of a message depends on the messages before it and on the results directly after it, never on later ones. So a
+prompt that grows at its end keeps its beginning byte for byte, and the endpoint's prefix cache hits.
 """
 
 import hashlib
@@ -28,34 +28,34 @@ from domain.json import Json, storable_text
 from domain.models.chat import ChatMessage, ToolCall
 
 NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
-"""Names of tools that all endpoints take: Gemini wants a letter or an underscore first, OpenAI no dot, no colon."""
+"""Tool names that all endpoints accept: Gemini wants a letter or an underscore first, OpenAI no dot and no colon."""
 
 CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
-"""Ids of calls that all endpoints take: Mistral wants exactly these, OpenAI at most 40 characters, Anthropic no dot."""
+"""Call ids that all endpoints accept: Mistral wants exactly these, OpenAI at most 40 characters, Anthropic no dot."""
 
 BEGINNING = "[The beginning of this conversation is not shown.]"
 GO_ON = "[Go on.]"
 NO_ANSWER = "[No answer: the turn ended before one was given.]"
 NOTES = frozenset({BEGINNING, GO_ON, NO_ANSWER})
-"""Messages of ours, which keep the roles in turn."""
+"""Messages that are inserted so that roles alternate."""
 
 NO_TEXT = "[This message is empty.]"
 NO_OUTPUT = "[The tool returned nothing.]"
 NO_RESULT = "[The result of this call is not known.]"
 
-READABLE = 55
-"""Characters of an invalid name that are kept; with the digest that tells names apart it has at most 64."""
+MAX_READABLE_CHARS = 55
+"""What is kept of an invalid name. With the digest that makes it unique, it has at most 64 characters."""
 
 
 def canonical(
     messages: Sequence[ChatMessage], tools: Collection[str] = (), origin: str = "", *, foreign_calls: bool = True
 ) -> tuple[ChatMessage, ...]:
-    """Write a prompt as every strict endpoint accepts it.
+    """Return a prompt in the form that every strict endpoint accepts.
 
-    `tools` are the names that the request declares. Without any, calls and results are told as text: Anthropic and
-    Bedrock refuse calls in a request without tools. `origin` is the endpoint that the prompt is for: data that came
-    from another one is left out. Without `foreign_calls`, calls that came without its data are told as text, too: some
-    endpoints refuse those.
+    `tools` are the names that the request declares. Without any, calls and results become text: Anthropic and Bedrock
+    refuse calls in a request without tools. `origin` is the endpoint that receives the prompt: provider-specific data
+    of another one is removed. Without `foreign_calls`, calls without data of this endpoint become text too: some
+    endpoints refuse them.
     """
     start = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
     prompt = _Prompt(tools, origin, foreign_calls=foreign_calls)
@@ -72,9 +72,9 @@ def canonical(
 
 
 def short_id(given: str, before: int = 0, attempt: int = 0) -> str:
-    """Return the id that is sent for an id, of which so many calls `before` are in the prompt; itself if it can be.
+    """Return the id that is sent for `given`, if `before` earlier calls of the prompt have it; `given` if it is valid.
 
-    Another `attempt` gives another one, in case that a call has it already.
+    Another `attempt` returns another id, if a call has that one already.
     """
     if CALL_ID.fullmatch(given) and not before and not attempt:
         return given
@@ -82,7 +82,7 @@ def short_id(given: str, before: int = 0, attempt: int = 0) -> str:
 
 
 class _Prompt:
-    """A prompt in the making."""
+    """A canonical prompt that is being written."""
 
     def __init__(self, tools: Collection[str], origin: str, *, foreign_calls: bool) -> None:
         self._tools = frozenset(tools)
@@ -90,7 +90,7 @@ class _Prompt:
         self._foreign_calls = foreign_calls
         self._written: list[ChatMessage] = []
         self._notes: list[str] = []
-        """Texts that belong to no turn: they go before the user's next words, or else behind what was said last."""
+        """Texts that belong to no turn: they precede the user's next words, or else follow the last message."""
         self._seen: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._names: dict[str, str] = {}
@@ -102,7 +102,7 @@ class _Prompt:
             self._written.append(ChatMessage("system", storable_text(text)))
 
     def add(self, message: ChatMessage, results: Sequence[ChatMessage]) -> None:
-        """Write a message with the results right behind it."""
+        """Write a message and the results directly after it."""
         match message.role:
             case "system":
                 self._note(message.content)
@@ -112,11 +112,11 @@ class _Prompt:
                 results = self._answer(message, results)
             case "tool":
                 results = (message, *results)
-        for orphan in results:  # of a call that is not shown
-            self._note(_told(orphan))
+        for orphan in results:  # its call is not in the prompt
+            self._note(_result_text(orphan))
 
     def end(self) -> tuple[ChatMessage, ...]:
-        """Return the prompt, so that it is the model's turn."""
+        """Return the prompt, ending so that the model is next."""
         self._place_notes()
         if self._last not in {"user", "tool"}:
             self._written.append(ChatMessage("user", GO_ON))
@@ -131,7 +131,7 @@ class _Prompt:
             self._notes.append(storable_text(text))
 
     def _place_notes(self) -> None:
-        """Write what precedes no words of the user's."""
+        """Write notes that precede no words of the user."""
         if not self._notes:
             return
         text = "\n\n".join(self._notes)
@@ -143,7 +143,7 @@ class _Prompt:
             self._written.append(ChatMessage("user", text))
 
     def _say(self, message: ChatMessage) -> None:
-        """Write what the user said, after a word about the answer that did not come."""
+        """Write the user's message, after a note if the one before was not answered."""
         if self._last in {"user", "tool"}:
             self._written.append(ChatMessage("assistant", NO_ANSWER))
         text = "\n\n".join((*self._notes, _visible(message.content) or NO_TEXT))
@@ -151,25 +151,25 @@ class _Prompt:
         self._written.append(ChatMessage("user", text, name=self._name(message.name) if message.name else None))
 
     def _answer(self, message: ChatMessage, results: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
-        """Write what the assistant said and asked for, with the results. Return those of no call of it."""
+        """Write an assistant's message with its calls and results. Return the results of other calls."""
         text = _visible(message.content)
         if not text and not message.tool_calls:
-            return results  # it says nothing
+            return results  # it is empty
         self._place_notes()
         if self._last == "system":
             self._written.append(ChatMessage("user", BEGINNING))
         elif self._last == "assistant":
             self._written.append(ChatMessage("user", GO_ON))
         found, orphans = _matched(message.tool_calls, results)
-        takes_calls = bool(self._tools) and (self._foreign_calls or self._owns(message))
-        if message.tool_calls and not takes_calls:
-            self._tell(message, text, found)
+        as_calls = bool(self._tools) and (self._foreign_calls or self._owns(message))
+        if message.tool_calls and not as_calls:
+            self._write_as_text(message, text, found)
         else:
-            self._ask(message, text, found)
+            self._write_calls(message, text, found)
         return orphans
 
-    def _ask(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
-        """Write an assistant's message, and its calls with their results as such."""
+    def _write_calls(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
+        """Write an assistant's message with its calls, and their results."""
         own = self._owns(message)
         ids = [self._id(call.id) for call in message.tool_calls]
         renamed = {call.id: new for call, new in reversed(list(zip(message.tool_calls, ids, strict=True)))}
@@ -185,24 +185,24 @@ class _Prompt:
             self._written.append(ChatMessage("tool", content, tool_call_id=call.id, name=call.name))
 
     def _owns(self, message: ChatMessage) -> bool:
-        """Say whether a message came with data of the endpoint that the prompt is for."""
+        """Say whether a message came from the endpoint that receives the prompt."""
         return bool(self._origin) and message.origin == self._origin
 
-    def _tell(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
-        """Write calls and their results as text."""
+    def _write_as_text(self, message: ChatMessage, text: str | None, results: Sequence[ChatMessage | None]) -> None:
+        """Write an assistant's message with its calls as text, and their results as a user's message."""
         called = (
             f"[Called {self._name(call.name)} with {msgspec.json.encode(call.arguments).decode()}]"
             for call in message.tool_calls
         )
         self._written.append(ChatMessage("assistant", "\n".join((*([text] if text else []), *called))))
-        told = [
-            _told(replace(result or ChatMessage("tool", NO_RESULT), name=self._name(call.name)))
+        texts = [
+            _result_text(replace(result or ChatMessage("tool", NO_RESULT), name=self._name(call.name)))
             for call, result in zip(message.tool_calls, results, strict=True)
         ]
-        self._written.append(ChatMessage("user", "\n\n".join(told)))
+        self._written.append(ChatMessage("user", "\n\n".join(texts)))
 
     def _id(self, given: str) -> str:
-        """Name a call within this prompt. The same id in an earlier call names that one."""
+        """Return the id of a call in this prompt, which no earlier call has."""
         before = self._seen[given]
         self._seen[given] += 1
         name = next(name for n in count() if (name := short_id(given, before, n)) not in self._ids)
@@ -210,7 +210,7 @@ class _Prompt:
         return name
 
     def _name(self, given: str) -> str:
-        """Name a tool within this prompt: as it is if that is valid; else so that no two names become one."""
+        """Return the name of a tool in this prompt: unchanged if it is valid, else one that no other tool has."""
         if given not in self._names:
             name = given
             for attempt in count():
@@ -226,10 +226,7 @@ class _Prompt:
 def _matched(
     calls: Sequence[ToolCall], results: Sequence[ChatMessage]
 ) -> tuple[Sequence[ChatMessage | None], Sequence[ChatMessage]]:
-    """Find each call's result: by the call's place if the result says it, or else by its id, in order.
-
-    Returns also the results of none of them.
-    """
+    """Return each call's result, and the results of no call. A result names its call's place, or else its id."""
     found: dict[int, ChatMessage] = {}
     rest: list[ChatMessage] = []
     for result in results:
@@ -252,7 +249,7 @@ def _answers(result: ChatMessage, call: ToolCall) -> bool:
     return result.tool_call_id == call.id
 
 
-def _told(result: ChatMessage) -> str:
+def _result_text(result: ChatMessage) -> str:
     return f"[Result of {result.name or 'a tool'}]\n{_visible(result.content) or NO_OUTPUT}"
 
 
@@ -261,8 +258,8 @@ def _visible(text: str | None) -> str | None:
 
 
 def _readable(name: str) -> str:
-    kept = re.sub(r"[^a-zA-Z0-9_-]+", "_", name[: 4 * READABLE])[:READABLE]
-    return kept if NAME.fullmatch(kept) else f"tool{kept}"[:READABLE]
+    kept = re.sub(r"[^a-zA-Z0-9_-]+", "_", name[: 4 * MAX_READABLE_CHARS])[:MAX_READABLE_CHARS]
+    return kept if NAME.fullmatch(kept) else f"tool{kept}"[:MAX_READABLE_CHARS]
 
 
 def _digest(text: str, length: int) -> str:
@@ -270,7 +267,7 @@ def _digest(text: str, length: int) -> str:
 
 
 def _renamed(value: Json, names: dict[str, str]) -> Json:
-    """Let data that refers to calls by their ids refer to them by their new ones."""
+    """Replace the ids of calls within provider-specific data."""
     match value:
         case str():
             return names.get(value, value)

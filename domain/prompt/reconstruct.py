@@ -1,4 +1,4 @@
-"""What a model saw, found again from the fact that was recorded about its prompt: piece by piece, and why each."""
+"""Reconstructs a prompt from the event that recorded it: piece by piece, with the reason for each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -15,11 +15,11 @@ from domain.prompt.assemble import (
     LAYOUT,
     MARKS_TOKENS,
     Count,
-    as_written,
     chat_message,
-    cost,
-    laid_out,
     last_question,
+    message_tokens,
+    prompt_messages,
+    recounted,
     shortened_text,
     summary_tokens,
     values_text,
@@ -29,9 +29,9 @@ from domain.thread.events import ContextAssembled, Recalled
 from domain.thread.state import Message, Running, Summary
 
 Kind: TypeAlias = Literal["instructions", "tools", "values", "summary", "recalled", "message", "hint"]
-"""What a piece of a prompt is. Instructions and the summary are parts of the system's message, tools stand beside it.
-Values and what is recalled stand before the user's last words; in prompts of layout 1, in the system's message. A hint
-is a part of the last message."""
+"""Instructions and the summary are parts of the system's message, tools are next to it. Values and recalled excerpts
+precede the user's last words; in prompts of layout 1 they are in the system's message. A hint is a part of the last
+message."""
 
 MISSING = "(This text is not kept here.)"
 
@@ -39,7 +39,7 @@ MISSING = "(This text is not kept here.)"
 class Piece(Struct, frozen=True):
     """A piece of a prompt. `version` is that of the message that it is, or is a part of; 0 if it is none.
 
-    `whole` is false for a message of which only the beginning, or a part, was shown.
+    `whole` is false for a message that was shortened, and for an excerpt.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Piece(Struct, frozen=True):
 
 
 class ReconstructedPrompt(Struct, frozen=True):
-    """A prompt piece by piece, and as it was sent. `exact`: every text of it was found as it was then."""
+    """A prompt piece by piece, and as it was sent. `exact`: every text of it was found unchanged."""
 
     pieces: Sequence[Piece]
     messages: Sequence[ChatMessage]
@@ -66,14 +66,18 @@ def reconstruct_prompt(
     older: Mapping[int, FoundMessage],
     count: Count,
 ) -> ReconstructedPrompt:
-    """Find a prompt again. `before` is the state that it was made of; `older` has the messages that it recalls."""
+    """Reconstruct a prompt that was assembled from the state `before`. `older` has the messages that it recalls."""
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
-    kept = [texts.get(name, MISSING) if name else "" for name in assembled.texts]
-    unkept = ("", "", values_text(thread.values, assembled.values))  # once, values were not kept with a prompt
-    instructions, tools, values = (*kept, *unkept[len(kept) :])
+    stored = [texts.get(name, MISSING) if name else "" for name in assembled.texts]
+    unstored = (
+        "",
+        "",
+        values_text(thread.values, assembled.values),
+    )  # early releases did not store values with a prompt
+    instructions, tools, values = (*stored, *unstored[len(stored) :])
     recalled = [_excerpt(older, part) for part in assembled.recalled]
-    given = [*_values(values, assembled, count), *_recalled(recalled, assembled, count, alone=not values)]
+    context = [*_values(values, assembled, count), *_recalled(recalled, assembled, count, alone=not values)]
     pieces = [
         *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
         *_piece("tools", tools, count(tools), "the tools that the agent has"),
@@ -83,27 +87,27 @@ def reconstruct_prompt(
         pieces += _piece("summary", summary.text, summary_tokens(summary), why)
     shown = list(_messages(before, assembled, count))
     messages = [message for _, message in shown]
-    beside = last_question(messages) if assembled.layout == LAYOUT else None
-    pieces += [] if beside else given
+    question = last_question(messages) if assembled.layout == LAYOUT else None
+    pieces += [] if question else context
     for piece, message in shown:
-        pieces += [*given, piece] if message is beside else [piece]
-    lay_out = laid_out if assembled.layout == LAYOUT else laid_out_as_once
+        pieces += [*context, piece] if message is question else [piece]
+    lay_out = prompt_messages if assembled.layout == LAYOUT else layout_1_messages
     sent = lay_out(instructions, values, summary, recalled, messages)
     found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
     return ReconstructedPrompt(pieces, sent, found and is_whole(assembled))
 
 
 def hinted(prompt: ReconstructedPrompt, hint: str, count: Count) -> ReconstructedPrompt:
-    """Add what the last message ended with, since the model had been asked before and had not answered."""
+    """Add the hint that ended the last message, because the model's first answer was empty."""
     messages = with_hint(prompt.messages, hint)
     piece = Piece("hint", messages[-1].role, hint, count(hint), "the model's first answer to this was empty")
     return ReconstructedPrompt([*prompt.pieces, piece], messages, prompt.exact)
 
 
-def laid_out_as_once(
+def layout_1_messages(
     instructions: str, values: str, summary: Summary | None, recalled: Sequence[Excerpt], shown: Sequence[Message]
 ) -> Sequence[ChatMessage]:
-    """Write a prompt of layout 1: all but what was said stood in the system's message."""
+    """Write a prompt of layout 1: everything except the messages was in the system's message."""
     again = "\n".join(f"- {part.who}: " + "\n  ".join(part.text.splitlines()) for part in recalled)
     parts = (
         instructions,
@@ -117,12 +121,12 @@ def laid_out_as_once(
 
 
 def is_whole(assembled: ContextAssembled) -> bool:
-    """Say whether a fact tells of all of its prompt: older releases kept neither instructions nor what they weigh."""
+    """Say whether an event records all of its prompt: early releases recorded neither instructions nor their tokens."""
     return assembled.fixed > 0
 
 
 def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:
-    kept = dict(assembled.shortened)
+    lengths = dict(assembled.shortened)
     window = before.thread.window
     question = next((message.version for message in reversed(window) if message.role == "user"), 0)
     found = []
@@ -133,14 +137,16 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         why = "the newest messages that fit"
         if message.version == question:
             why = "what the user said last" if in_range else "what the user said last, though older than the rest"
-        shown = as_written(message, count) if assembled.layout == LAYOUT else message
-        if message.version in kept:
-            text = shortened_text(message.content or "", kept[message.version])
+        shown = recounted(message, count) if assembled.layout == LAYOUT else message
+        if message.version in lengths:
+            text = shortened_text(message.content or "", lengths[message.version])
             tokens = count(without_markers(text) if assembled.layout == LAYOUT else text)
             shown = replace(message, content=text, tokens=tokens, extra={}, origin="")
-            why += f"; only its first {kept[message.version]:,} characters fit"
-        whole = message.version not in kept
-        found.append((Piece("message", message.role, shown.content, cost(shown), why, message.version, whole), shown))
+            why += f"; only its first {lengths[message.version]:,} characters fit"
+        whole = message.version not in lengths
+        found.append(
+            (Piece("message", message.role, shown.content, message_tokens(shown), why, message.version, whole), shown)
+        )
     return found
 
 
@@ -152,7 +158,7 @@ def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[
 
 
 def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Count, *, alone: bool) -> Sequence[Piece]:
-    """Weigh parts as assembly does; the first one carries the heading, and the marks if they stand `alone`."""
+    """Count excerpts as assembly does: the first one includes the heading, and the marks if there are no values."""
     marks = MARKS_TOKENS if alone and assembled.layout == LAYOUT else 0
     return [
         Piece(

@@ -1,7 +1,7 @@
-"""What a conversation's memory holds once its messages have left the live window, and how a model is asked to keep it.
+"""Summaries by a model: what is kept of messages that leave the live window, and how a model is asked for it.
 
-A model is told the memory so far and what was said since, and answers with the new one as JSON. What it answers is
-read leniently and kept strictly: texts only, on one line each, within so many tokens.
+The model gets the former summary and the messages, and answers with the new summary as JSON. The answer is parsed
+leniently, and stored strictly: texts only, each on one line, within a token limit.
 """
 
 from bisect import bisect_right
@@ -28,24 +28,24 @@ drop what is settled and cannot matter any more. Never invent anything. What you
 
 FORMER, SINCE, NOTHING = "The memory so far:\n", "\n\nWhat was said since:\n", "(nothing)"
 
-LINE = 2_000
-"""Characters of a message that a model is told of, at most."""
+MAX_LINE_CHARS = 2_000
+"""What the model gets of a message, at most."""
 
-SHORTEST = 80
-"""Characters of a message, or a sentence, below which nothing would be left to tell."""
+MIN_LINE_CHARS = 80
+"""Messages and sentences are not cut shorter than this."""
 
-SENTENCE = 400
-"""Characters of a sentence that is remembered, at most: one that tells of everything would push out all others."""
+MAX_SENTENCE_CHARS = 400
+"""A longer sentence is cut, so that one does not displace all others."""
 
-ANSWER = 200_000
-"""Characters of a model's answer beyond which it is no memory."""
+MAX_ANSWER_CHARS = 200_000
+"""A longer answer of a model is no summary."""
 
-CHARACTERS = 8
-"""Characters that a token has at most, mostly: what is far too long is cut before it is counted, which takes time."""
+MAX_CHARS_PER_TOKEN = 8
+"""Few tokens are longer. A text that is far too long is cut before it is counted, because counting is slow."""
 
 
-class Memory(Struct, frozen=True):
-    """What is remembered, in short sentences."""
+class SummaryContent(Struct, frozen=True):
+    """A summary, in short sentences."""
 
     facts: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
@@ -62,30 +62,30 @@ HEADINGS = {
 
 
 def summary_request(before: str, messages: Sequence[Message], room: int, count: Count) -> tuple[str, Sequence[Message]]:
-    """Write what a model is told in at most `room` tokens: the memory so far, and messages, each cut so that all fit.
+    """Write the request for a summary in at most `room` tokens: the former one and the messages, cut so that all fit.
 
-    Where they do not fit even so, it is told of the older ones only. Returns also which messages it is told of.
+    If they do not fit even so, only the oldest ones are in it. Returns also which messages are in it.
 
     Raises:
-        PromptTooLarge: not even the oldest of them fit.
+        PromptTooLarge: not even the oldest group fits.
     """
-    length = LINE
-    while length > SHORTEST:
-        if count(text := _told(before, messages, length)) <= room:
+    length = MAX_LINE_CHARS
+    while length > MIN_LINE_CHARS:
+        if count(text := _request(before, messages, length)) <= room:
             return text, messages
         length //= 2
     parts = groups(messages)
-    most = bisect_right(range(1, len(parts) + 1), room, key=lambda n: count(_told(before, _joined(parts[:n]), length)))
-    oldest = _joined(parts[: max(most, 1)])
-    text = _told(before, oldest, length)
+    most = bisect_right(range(1, len(parts) + 1), room, key=lambda n: count(_request(before, _flat(parts[:n]), length)))
+    oldest = _flat(parts[: max(most, 1)])
+    text = _request(before, oldest, length)
     if not most:
         raise PromptTooLarge(count(text), room)
     return text, oldest
 
 
-def parse_summary(answer: str) -> Memory | None:
-    """Read a model's answer; None if there is no memory in it."""
-    if len(answer) > ANSWER:
+def parse_summary(answer: str) -> SummaryContent | None:
+    """Parse a model's answer; None if there is no summary in it."""
+    if len(answer) > MAX_ANSWER_CHARS:
         return None
     answer = storable_text(answer)
     start, end = answer.find("{"), answer.rfind("}")
@@ -93,20 +93,20 @@ def parse_summary(answer: str) -> Memory | None:
         found = msgspec.json.decode(answer[start : end + 1]) if 0 <= start < end else None
         if not isinstance(found, dict):
             return None
-        memory = Memory(**{name: _sentences(found.get(name)) for name in HEADINGS})
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):  # nested too deeply, or with half a character
+        content = SummaryContent(**{name: _sentences(found.get(name)) for name in HEADINGS})
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):  # nested too deeply, or with a lone surrogate
         return None
-    return memory if any(msgspec.structs.astuple(memory)) else None
+    return content if any(msgspec.structs.astuple(content)) else None
 
 
-def written(memory: Memory) -> str:
-    """Write a memory for prompts."""
-    parts = ((heading, getattr(memory, name)) for name, heading in HEADINGS.items())
+def summary_text(content: SummaryContent) -> str:
+    """Write a summary for prompts."""
+    parts = ((heading, getattr(content, name)) for name, heading in HEADINGS.items())
     return "\n".join(f"{heading}:\n" + "\n".join(f"- {line}" for line in lines) for heading, lines in parts if lines)
 
 
-def parse_written(text: str) -> Memory:
-    """Read a memory that was written for prompts. What has no heading, such as an extract, is taken for facts."""
+def parse_written(text: str) -> SummaryContent:
+    """Parse a summary that was written for prompts. Lines without a heading, such as an extract, become facts."""
     names = {f"{heading}:": name for name, heading in HEADINGS.items()}
     found: dict[str, list[str]] = {}
     lines = found.setdefault("facts", [])
@@ -115,35 +115,36 @@ def parse_written(text: str) -> Memory:
             lines = found.setdefault(names[line], [])
         else:
             lines.append(line.removeprefix("- "))
-    return Memory(**{name: tuple(lines) for name, lines in found.items()})
+    return SummaryContent(**{name: tuple(lines) for name, lines in found.items()})
 
 
-def fitted(memory: Memory, room: int, count: Count) -> str:
-    """Write a memory in at most `room` tokens: of what takes most room, the first sentences go first.
+def fitted_text(content: SummaryContent, room: int, count: Count) -> str:
+    """Write a summary in at most `room` tokens. The first sentences of the longest section are dropped first.
 
-    Sentences are cut before that, so that none of them takes more than a fair part of the room.
+    Long sentences are cut before that.
     """
-    most = min(SENTENCE, max(room, SHORTEST))
-    memory = Memory(**{name: tuple(_cut(line, most) for line in getattr(memory, name)) for name in HEADINGS})
-    while len(text := written(memory)) > room * CHARACTERS or count(text) > room:
-        name = max(HEADINGS, key=lambda name: sum(map(len, getattr(memory, name))))
-        lines = getattr(memory, name)
+    most = min(MAX_SENTENCE_CHARS, max(room, MIN_LINE_CHARS))
+    content = SummaryContent(**{name: tuple(cut(line, most) for line in getattr(content, name)) for name in HEADINGS})
+    while len(text := summary_text(content)) > room * MAX_CHARS_PER_TOKEN or count(text) > room:
+        name = max(HEADINGS, key=lambda name: sum(map(len, getattr(content, name))))
+        lines = getattr(content, name)
         if not lines:
             return ""
-        memory = msgspec.structs.replace(memory, **{name: lines[max(len(lines) // 8, 1) :]})
+        content = msgspec.structs.replace(content, **{name: lines[max(len(lines) // 8, 1) :]})
     return text
 
 
-def _told(before: str, messages: Sequence[Message], length: int) -> str:
+def _request(before: str, messages: Sequence[Message], length: int) -> str:
     said = "\n".join(_line(message, length) for message in messages)
     return f"{FORMER}{before or NOTHING}{SINCE}{said}"
 
 
-def _joined(parts: Sequence[Sequence[Message]]) -> Sequence[Message]:
+def _flat(parts: Sequence[Sequence[Message]]) -> Sequence[Message]:
     return [message for part in parts for message in part]
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """Return a text, or its beginning and an ellipsis if it has more than `length` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
@@ -152,11 +153,11 @@ def _line(message: Message, length: int) -> str:
         f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
     )
     text = " ".join((message.content or "").split()) + calls
-    return f"{message.name or message.role}: {_cut(text, length)}"
+    return f"{message.name or message.role}: {cut(text, length)}"
 
 
 def _sentences(value: Any) -> tuple[str, ...]:
-    """Take texts out of whatever a model put where a list of sentences was asked for."""
+    """Return the texts in what a model wrote instead of a list of sentences."""
     given = value if isinstance(value, list) else [value] if isinstance(value, str) else []
     texts = (
         " ".join(storable_text(one if isinstance(one, str) else msgspec.json.encode(one).decode()).split())

@@ -1,15 +1,15 @@
-"""Texts are named by what they say: who knows the name can tell whether a text is the one that is meant."""
+"""Content-addressed texts: a text's name is a digest of it, so a name identifies exactly one text."""
 
 import base64
 import hashlib
 
-BYTES = 16
-"""Bytes of a digest that make a name: nobody finds another text with the same 16."""
+DIGEST_BYTES = 16
+"""Bytes of the SHA-256 digest in a name: enough that no second text with the same name can be found."""
 
 
 def name_of(text: str) -> str:
-    """Return a text's name: 22 characters of URL-safe base64; "" for no text."""
+    """Return a text's name: 22 characters of URL-safe base64; "" for an empty text."""
     if not text:
         return ""
-    digest = hashlib.sha256(text.encode()).digest()[:BYTES]
+    digest = hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -1,9 +1,9 @@
-"""How much older messages have to do with what a question looks for. Pure functions over counts.
+"""Ranks messages by relevance to a query: Okapi BM25 plus the terms of nearby messages. Pure functions over counts.
 
-Each store says which terms a message has, and how many messages have each term; the score is made here, so that
-all stores rank alike: Okapi BM25 with the frequencies of the one thread, so that a booking code weighs many times what
-"flight" does where everybody speaks of flights. What was said shortly before or after counts in part: a question
-names the trip, and the answer is in a tool's result that names only its code.
+Each store reports which terms a message has, and how many messages have each term. The score is computed here, so all
+stores rank alike. Document frequencies are those of the one thread: in a thread about flights, a booking code weighs
+many times what "flight" does. Terms of messages shortly before or after count in part: a question names the trip, and
+the answer is in a tool's result that names only its code.
 """
 
 import math
@@ -14,39 +14,38 @@ from operator import attrgetter
 from msgspec import Struct
 
 from domain.ids import ThreadId, Version
-from domain.recall.terms import Term, places
+from domain.recall.terms import Term, occurrences
 
-SATURATION, BY_LENGTH = 1.2, 0.05
-"""BM25's k1 and b: how much a long message has to say more to count. Hardly: a tool's result is long, and
-what is asked for is mostly in one. Which part of it is shown is another question."""
+K1, B = 1.2, 0.05
+"""BM25's k1 and b. b is small because tool results are long and mostly hold the answer; `excerpts` chooses the part."""
 
-NEAR, NEARBY = 60, 0.4
-"""Events over which a term said nearby fades away to a third, and what it counts at first."""
+FADE_EVENTS, NEARBY_WEIGHT = 60, 0.4
+"""A term of a nearby message counts `NEARBY_WEIGHT`, and 1/e of that after `FADE_EVENTS` events."""
 
-AROUND = 8
-"""Terms that are looked for nearby, those that count most."""
+MAX_NEARBY_TERMS = 8
+"""Terms that count in nearby messages: those with the highest weights."""
 
-FAR = 20 * NEAR
-"""Events after which nothing is left of that."""
+MAX_DISTANCE_EVENTS = 20 * FADE_EVENTS
+"""Events after which a nearby term counts nothing."""
 
-FADED = tuple(math.exp(-away / NEAR) for away in range(FAR))
-"""What is left after so many events."""
+DECAY = tuple(math.exp(-away / FADE_EVENTS) for away in range(MAX_DISTANCE_EVENTS))
+"""The share of a nearby term's weight that is left, by distance in events."""
 
-NEVER = 2**40
-"""A version that is far from all there are."""
+_NO_VERSION = 2**40
+"""Farther than `MAX_DISTANCE_EVENTS` from every version."""
 
-REFINED = 48
-"""Of the messages that match best by themselves, so many are looked at with what was said around them."""
+MAX_REFINED = 48
+"""Messages with the best scores of their own whose nearby messages are considered."""
 
-RARE, SEVERAL = 0.05, 3
-"""The share of a thread's messages that may have a term, or how many, for it to count as rare."""
+RARE_SHARE, RARE_COUNT = 0.05, 3
+"""A term is rare if at most this share of the thread's messages, or this many messages, have it."""
 
-EARLIER = 10
-"""The rank from which on it matters little in a fusion of rankings how far behind a message is."""
+FUSION_OFFSET = 10
+"""The constant k of reciprocal rank fusion: the higher it is, the less ranks matter."""
 
 
 class Candidate(Struct, frozen=True, gc=False):
-    """A message that has some of the terms, as a set of bits. `length` is in words."""
+    """A message that has some of the terms, given as a bit set. `length` is in words."""
 
     thread_id: ThreadId
     version: Version
@@ -55,9 +54,9 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class Matches(Struct, frozen=True):
-    """What a store found: how many messages there are, how long on average, and how many have each of the terms.
+    """What a store found: the number of messages, their mean length, and how many have each term.
 
-    In a very long thread these are estimates, and candidates only those that have one of the rarer terms.
+    In a very long thread these are estimates, and only messages with one of the rarer terms are candidates.
     """
 
     messages: float
@@ -67,23 +66,23 @@ class Matches(Struct, frozen=True):
 
 
 class Hit(Struct, frozen=True, gc=False):
-    """A message, in the thread that has it itself, and how much it has to do with what was asked.
+    """A message, in the thread that owns it, and its score.
 
-    If they are at hand, `signs` are of its words, and `who` said it; see `domain.recall.word_index`. `rare`: it has
-    a term itself that few messages of the thread have. `worth` is what each of the terms counts in the thread.
+    `term_ids` of its words and `who`, a role or a tool, are set if the store has them: see `word_index`.
+    `rare`: it has a rare term itself. `weights` are the weights of the query's terms in the thread.
     """
 
     thread_id: ThreadId
     version: Version
     score: float
-    signs: str = ""
+    term_ids: str = ""
     who: str = ""
     rare: bool = True
-    worth: Sequence[float] = ()
+    weights: Sequence[float] = ()
 
 
-def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
-    """Return what each term counts: the rarer it is in the thread, the more."""
+def term_weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
+    """Return the weight of each term: its own, times its inverse document frequency in the thread."""
     return [
         term.weight * math.log1p((max(matches.messages - count, 0) + 0.5) / (count + 0.5))
         for term, count in zip(terms, matches.counts, strict=True)
@@ -91,90 +90,94 @@ def weights(matches: Matches, terms: Sequence[Term]) -> Sequence[float]:
 
 
 def rank(matches: Matches, terms: Sequence[Term], limit: int) -> Sequence[Hit]:
-    """Return the messages that have most to do with the terms, the best first; of equals, the newest."""
-    if not _is_known(matches, terms):
+    """Return the messages with the highest scores, the best first; of equals, the newest."""
+    if not _has_own_term(matches, terms):
         return []
-    worth = weights(matches, terms)
+    weights = term_weights(matches, terms)
     candidates = sorted(matches.candidates, key=attrgetter("version"), reverse=True)
-    totals: dict[int, float] = {}  # many messages have the same terms
+    totals: dict[int, float] = {}  # many messages have the same terms, so each set of terms is summed once
     for bits in {candidate.terms for candidate in candidates}:
-        totals[bits] = sum(each for number, each in enumerate(worth) if bits >> number & 1) * (1 + SATURATION)
-    short, long = 1 + SATURATION * (1 - BY_LENGTH), SATURATION * BY_LENGTH / max(matches.length, 1)
+        totals[bits] = sum(each for number, each in enumerate(weights) if bits >> number & 1) * (1 + K1)
+    short, long = 1 + K1 * (1 - B), K1 * B / max(matches.length, 1)
     own = [totals[candidate.terms] / (short + long * candidate.length) for candidate in candidates]
-    best = sorted(range(len(candidates)), key=own.__getitem__, reverse=True)[:REFINED]
-    around = _around(candidates, [candidates[place] for place in best], worth)
-    scores = sorted([(own[place] + more, -place) for place, more in zip(best, around, strict=True)], reverse=True)
-    most = max(RARE * matches.messages, SEVERAL)
-    rare = sum(1 << number for number, count in enumerate(matches.counts) if count <= most)
+    best = sorted(range(len(candidates)), key=own.__getitem__, reverse=True)[:MAX_REFINED]
+    nearby = _nearby_scores(candidates, [candidates[place] for place in best], weights)
+    scores = sorted([(own[place] + more, -place) for place, more in zip(best, nearby, strict=True)], reverse=True)
+    rare_count = max(RARE_SHARE * matches.messages, RARE_COUNT)
+    rare = sum(1 << number for number, count in enumerate(matches.counts) if count <= rare_count)
     return [
-        Hit((c := candidates[-place]).thread_id, c.version, score, rare=bool(c.terms & rare), worth=worth)
+        Hit((c := candidates[-place]).thread_id, c.version, score, rare=bool(c.terms & rare), weights=weights)
         for score, place in scores[:limit]
     ]
 
 
-def score_of(texts: Iterable[str], terms: Sequence[Term], worth: Sequence[float]) -> float:
-    """Return about the score of the best of some messages that were said one after the other."""
-    having = [{number for _, _, number in places(text, terms)} for text in texts]
-    said = sum(worth[number] for number in frozenset().union(*having))
-    own = max((sum(worth[number] for number in terms_) for terms_ in having), default=0.0)
-    return own + NEARBY * (said - own)
+def score_of(texts: Iterable[str], terms: Sequence[Term], weights: Sequence[float]) -> float:
+    """Estimate the score of the best of some consecutive messages."""
+    found = [{number for _, _, number in occurrences(text, terms)} for text in texts]
+    anywhere = sum(weights[number] for number in frozenset().union(*found))
+    own = max((sum(weights[number] for number in numbers) for numbers in found), default=0.0)
+    return own + NEARBY_WEIGHT * (anywhere - own)
 
 
-def _is_known(matches: Matches, terms: Sequence[Term]) -> bool:
-    """Say whether any of a question's own terms was said. If none was, what was spoken of before it proves nothing."""
+def _has_own_term(matches: Matches, terms: Sequence[Term]) -> bool:
+    """Say whether any message has one of the question's own terms. Terms of earlier messages alone prove nothing."""
     own = [number for number, term in enumerate(terms) if term.own]
     if not own or any(matches.counts[number] for number in own):
         return True
-    bits = sum(1 << number for number in own)  # counts may be estimates
+    bits = sum(1 << number for number in own)  # the counts may be estimates
     return any(candidate.terms & bits for candidate in matches.candidates)
 
 
-def _around(candidates: Sequence[Candidate], best: Sequence[Candidate], worth: Sequence[float]) -> Sequence[float]:
-    """Return what terms add to the best candidates that have them not, but some near them have.
+def _nearby_scores(
+    candidates: Sequence[Candidate], best: Sequence[Candidate], weights: Sequence[float]
+) -> Sequence[float]:
+    """Return what each of the best candidates gains by terms that it lacks, but nearby candidates have.
 
-    These are the terms that count most among those that were said.
+    Only the terms with the highest weights count.
     """
-    said: list[list[int]] = [[-FAR] for _ in worth]
-    having: dict[int, list[Callable[[int], None]]] = {}
+    versions_of: list[list[int]] = [[-MAX_DISTANCE_EVENTS] for _ in weights]
+    appends: dict[int, list[Callable[[int], None]]] = {}
     for candidate in reversed(candidates):  # so that versions ascend
-        if (terms := candidate.terms) not in having:
-            having[terms] = [versions.append for number, versions in enumerate(said) if terms >> number & 1]
-        for append in having[terms]:
+        if (terms := candidate.terms) not in appends:
+            appends[terms] = [versions.append for number, versions in enumerate(versions_of) if terms >> number & 1]
+        for append in appends[terms]:
             append(candidate.version)
-    there = [number for number, versions in enumerate(said) if len(versions) > 1]
-    most = sorted(there, key=lambda number: -worth[number])[:AROUND]
-    looked_for = [(1 << number, worth[number] * NEARBY, [*said[number], NEVER]) for number in most]
+    present = [number for number, versions in enumerate(versions_of) if len(versions) > 1]
+    heaviest = sorted(present, key=lambda number: -weights[number])[:MAX_NEARBY_TERMS]
+    heavy_terms = [
+        (1 << number, weights[number] * NEARBY_WEIGHT, [*versions_of[number], _NO_VERSION]) for number in heaviest
+    ]
     added = []
     for candidate in best:
         total, terms, version = 0.0, candidate.terms, candidate.version
-        for bit, full, versions in looked_for:
+        for bit, weight, versions in heavy_terms:
             if not terms & bit:
                 following = bisect_left(versions, version)
-                away, behind = versions[following] - version, version - versions[following - 1]
-                if behind < away:  # noqa: PLR1730  (this is where ranking takes its time, and `min` twice that)
-                    away = behind
-                if away < FAR:
-                    total += full * FADED[away]
+                distance, behind = versions[following] - version, version - versions[following - 1]
+                if behind < distance:  # noqa: PLR1730  (the hot loop of ranking: `min` takes twice as long)
+                    distance = behind
+                if distance < MAX_DISTANCE_EVENTS:
+                    total += weight * DECAY[distance]
         added.append(total)
     return added
 
 
 def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequence[Hit]:
-    """Make one ranking of several, each with a weight, whose scores cannot be compared: by reciprocal rank."""
+    """Fuse weighted rankings whose scores cannot be compared: by reciprocal rank."""
     scores: dict[tuple[ThreadId, Version], float] = {}
     found: dict[tuple[ThreadId, Version], Hit] = {}
     for weight, ranking in rankings:
         for place, hit in enumerate(ranking, 1):
             key = hit.thread_id, hit.version
-            scores[key] = scores.get(key, 0.0) + weight / (EARLIER + place)
-            if hit.signs or key not in found:
+            scores[key] = scores.get(key, 0.0) + weight / (FUSION_OFFSET + place)
+            if hit.term_ids or key not in found:
                 found[key] = hit
-    hits = [Hit(*key, score, found[key].signs, found[key].who) for key, score in scores.items()]
+    hits = [Hit(*key, score, found[key].term_ids, found[key].who) for key, score in scores.items()]
     return sorted(hits, key=lambda hit: (-hit.score, -hit.version))[:limit]
 
 
 def rarest(counts: Sequence[float], most: float) -> Sequence[int]:
-    """Choose the terms by which to look for candidates: the rarest, as long as there are not too many messages."""
+    """Choose the terms that select candidates: the rarest ones that at most `most` messages have in all."""
     chosen: list[int] = []
     total = 0.0
     for number in sorted(range(len(counts)), key=lambda number: counts[number]):

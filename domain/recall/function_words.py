@@ -1,8 +1,8 @@
-"""Words that say nothing about what is looked for: articles, pronouns, auxiliaries, question words, greetings.
+"""Function words: articles, pronouns, auxiliaries, question words, greetings.
 
-They tell languages apart, they are not looked for, and in scripts without spaces a question is split at them. These
-lists are short on purpose: what the libraries of stop words list, such as "Tag", "nom", "имя" or "今天", is often what
-a person asks for.
+They identify languages, queries ignore them, and in scripts without spaces a question is split at them. The lists are
+short on purpose: words that libraries list as stop words, such as "Tag", "nom", "имя" or "今天", are often what a person
+asks for.
 """
 
 # ruff: noqa: E501, SIM905  (words of many languages, some of them as wide as two characters)

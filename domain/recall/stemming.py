@@ -1,7 +1,7 @@
-"""What a word's forms have in common, by the language of its text.
+"""Stemming: what the forms of a word have in common, by the language of its text.
 
-Snowball's stemmers do it, but for English and Arabic. English words are cut less, which finds more in recorded
-conversations. Snowball's Arabic stemmer gives a word another stem with its article than without.
+Snowball's stemmers do it, except for English and Arabic. English words are cut less, which finds more in recorded
+conversations. Snowball's Arabic stemmer gives a word with its article another stem than without.
 """
 
 import unicodedata
@@ -14,14 +14,14 @@ from Stemmer import Stemmer
 
 from domain.recall.function_words import ENGLISH, FUNCTION_WORDS
 
-LONGEST = 100
-"""Characters of a word that are looked at."""
+MAX_WORD_CHARS = 100
+"""The part of a word that counts."""
 
-READ_FOR_LANGUAGE = 200
-"""Words of a text by which its language is told."""
+LANGUAGE_SAMPLE_WORDS = 200
+"""Words of a text by which its language is detected."""
 
-FUNCTION_WORDS_ONE_IN = 8
-"""Of so many different words in a text, at least one is a function word; where less are, it is data or a list."""
+WORDS_PER_FUNCTION_WORD = 8
+"""At least one in so many different words of a text is a function word. With fewer, it is data or a list."""
 
 _BY_SCRIPT = {
     "CYRILLIC": "russian",
@@ -31,17 +31,17 @@ _BY_SCRIPT = {
     "TAMIL": "tamil",
     "ARMENIAN": "armenian",
 }
-"""How words of other alphabets are stemmed: that of a script's most frequent language does for others, more or less."""
+"""The stemmer of each other script: that of its most frequent language, which roughly works for others."""
 
 LATIN = tuple(language for language in FUNCTION_WORDS if language not in {*_BY_SCRIPT.values(), ENGLISH})
-"""The languages that are told apart by their function words, beside English."""
+"""The languages other than English that are detected by their function words."""
 
-_LANES = {
+_LANGUAGE_COUNTERS = {
     word: sum(1 << 16 * lane for lane, language in enumerate((ENGLISH, *LATIN)) if word in FUNCTION_WORDS[language])
     for language in (ENGLISH, *LATIN)
     for word in FUNCTION_WORDS[language]
 }
-"""Words that tell languages, each with a 1 in the 16 bits of each language that has it: a sum counts all at once."""
+"""Function words, each with a 1 in the 16 bits of each language that has it: one sum counts all languages at once."""
 
 _STEMMERS = {language: Stemmer(language, 0) for language in {*LATIN, *_BY_SCRIPT.values()} - {"arabic"}}
 
@@ -54,30 +54,27 @@ _SUFFIX = regex.compile(r"(?:ations?|ings?|ions?|ies|ied|ers?|ed|es|e|s|y)$")
 
 
 def language_of(words: Sequence[str]) -> str | None:
-    """Tell a text's language by its function words: that which has most of them, English first.
+    """Detect a text's language: the one with the most function words, English first.
 
-    None if there are too few of them, as in data. Of other alphabets nothing need be told: their script tells it.
+    None if there are too few, as in data. Other alphabets need no detection: their script identifies the stemmer.
     """
-    different = set(words[:READ_FOR_LANGUAGE])
-    counts = sum(map(_LANES.get, different, repeat(0)))
+    different = set(words[:LANGUAGE_SAMPLE_WORDS])
+    counts = sum(map(_LANGUAGE_COUNTERS.get, different, repeat(0)))
     best, most = ENGLISH, counts & 0xFFFF
     if counts >> 16:
         for language in LATIN:
             counts >>= 16
             if counts & 0xFFFF > most:
                 best, most = language, counts & 0xFFFF
-    return best if most and most * FUNCTION_WORDS_ONE_IN >= len(different) else None
+    return best if most and most * WORDS_PER_FUNCTION_WORD >= len(different) else None
 
 
 @lru_cache(20_000)
 def stem(word: str, language: str = ENGLISH) -> str:
-    """Return what a folded word's forms have in common, more or less; nothing if the word says nothing.
-
-    Codes and short words stay as they are. English words are cut less than Snowball does it, which finds more.
-    """
-    word = word[:LONGEST]
+    """Return the stem of a folded word; "" for a function word. Codes and short words stay as they are."""
+    word = word[:MAX_WORD_CHARS]
     if not word.isascii():
-        word = _without_accents(word)  # that are characters of their own, such as marks of stress
+        word = _without_accents(word)  # accents that are characters of their own, such as stress marks
         language = _BY_SCRIPT.get(unicodedata.name(word[:1] or " ", "").split(" ", 1)[0], language)
     if word in FUNCTION_WORDS.get(language, ()):
         return ""
@@ -91,7 +88,7 @@ def stem(word: str, language: str = ENGLISH) -> str:
 
 
 def _stemmed(word: str, language: str) -> str:
-    """Stem until nothing changes: once, Snowball leaves some plurals as their singulars are before they are stemmed."""
+    """Stem until nothing changes: one pass leaves some plurals as their unstemmed singulars."""
     stem_word = _STEMMERS[language].stemWord
     while len(shorter := stem_word(word)) > 2 and shorter != word:  # noqa: PLR2004
         word = shorter
@@ -99,20 +96,19 @@ def _stemmed(word: str, language: str) -> str:
 
 
 def _arabic(word: str) -> str:
-    """Take the article, "and" and endings off a word, as the stemmer "light10" does."""
+    """Remove the article, "and" and endings, as the stemmer "light10" does."""
     return str(_ARABIC_SUFFIX.sub("", _ARABIC_PREFIX.sub("", word)))
 
 
 def _bare(word: str) -> str:
-    """Take accents and vowel points off a word. Vowels that are letters of their own, as in Hindi, stay."""
+    """Remove accents and vowel points. Vowels that are letters of their own, as in Hindi, stay."""
     if word.isascii():
         return word
     return unicodedata.normalize("NFC", _without_accents(unicodedata.normalize("NFD", word)))
 
 
 def _without_accents(word: str) -> str:
-    return "".join([char for char in word if not _is_accent(unicodedata.combining(char))])
-
-
-def _is_accent(combining: int) -> bool:
-    return 10 <= combining <= 35 or combining >= 200  # noqa: PLR2004  (Unicode's classes of points and accents)
+    # by Unicode's combining classes of points and accents
+    return "".join(
+        [char for char in word if not (10 <= (kind := unicodedata.combining(char)) <= 35 or kind >= 200)]  # noqa: PLR2004
+    )

@@ -1,7 +1,7 @@
-"""What a question looks for: codes, dates and amounts as they stand, names as a whole, and words that say something.
+"""Query terms: the codes, dates, amounts, names and words that a question looks for.
 
-Each is looked for by the keys that `domain.recall.tokenizer` gives the words of messages. A search for threads is made
-of the same words, without weights.
+Each term is looked for by the keys that `domain.recall.tokenizer` gives the words of messages. The search for threads
+uses the same words, without weights.
 """
 
 import re
@@ -13,11 +13,11 @@ import regex
 from msgspec import Struct
 
 from domain.recall.function_words import ENGLISH, FUNCTION_WORDS, KOREAN, PARTICLES
-from domain.recall.stemming import LATIN, LONGEST, language_of, stem
+from domain.recall.stemming import LATIN, MAX_WORD_CHARS, language_of, stem
 from domain.recall.tokenizer import (
     COMPOUNDING,
-    LONG_WORD,
-    PART,
+    MIN_COMPOUND_LETTERS,
+    PART_LETTERS,
     SPACELESS,
     composed,
     folded,
@@ -29,38 +29,38 @@ from domain.recall.tokenizer import (
     words_of,
 )
 
-TERMS = 20
-"""Words of a question, at most: a pasted page asks for its first ones."""
+MAX_QUERY_COST = 20
+"""The cost of all terms of a question, at most. A word costs 1. Of a pasted page the first words count."""
 
-MOST = 40
-"""Terms of a question, at most: a pair of characters counts as half a word."""
+MAX_TERMS = 40
+"""Terms of a question: twice as many as words, since a pair of characters costs half a word."""
 
-QUESTION = 10_000
-"""Characters of a question that are looked at."""
+MAX_QUERY_CHARS = 10_000
+"""The part of a question that is read."""
 
-READ = 4_000
-"""Characters of a text whose language is told to look for places in it."""
+LANGUAGE_SAMPLE_CHARS = 4_000
+"""The part of a text by which its language is detected before terms are looked for in it."""
 
-FEWEST_GROUPS, MOST_GROUPS = 3, 8
-"""Words of a search from which on some may lack, and how many are looked for then."""
+MIN_RELAXED_GROUPS, MAX_RELAXED_GROUPS = 3, 8
+"""A search of at least so many words may match without some of them; at most so many are considered then."""
 
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 
-IN_A_ROW = 8
-"""Words of a code or a name, at most: what is longer is a text, looked for word by word."""
+MAX_PHRASE_WORDS = 8
+"""Words of a code or a name. What is longer is a text, which is looked for word by word."""
 
-CODE, PAIR, CHARACTER, KANA, PIECE = 1.5, 1.0, 0.3, 0.4, 0.6
-"""What terms weigh beside a word: a code, two characters in a row, one that is part of more, syllables of kana, which
-are mostly grammar, and any part of a compound."""
+CODE_WEIGHT, PAIR_WEIGHT, CHARACTER_WEIGHT, KANA_WEIGHT, PIECE_WEIGHT = 1.5, 1.0, 0.3, 0.4, 0.6
+"""Weights of a code, two characters in a row, one character, kana syllables, which are mostly grammar, and a part of a
+compound. A word weighs 1."""
 
-LEAST_PIECE = 5
-"""Letters of a part of a compound that is looked for as a word."""
+MIN_PIECE_LETTERS = 5
+"""A shorter part of a compound is not looked for as a word."""
 
 Row = tuple[str, ...]
-"""Keys that follow on each other in a text."""
+"""Consecutive keys of a text."""
 
 Search = tuple[tuple[Row, ...], ...]
-"""What messages of threads are searched for: all groups, any row of a group, all words of a row, in any order."""
+"""A search for threads: all groups must match, any row of a group, and all words of a row in any order."""
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -76,29 +76,30 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _DIGIT = re.compile(r"\d")
-# A code has a digit; to look ahead for one would take square time.
+# A code has a digit. A lookahead for one would take quadratic time.
 _ASCII_CODE = re.compile(r"[a-zA-Z0-9](?:[\w.,:/@+-]*[a-zA-Z0-9])?", re.ASCII)
 _CODE = regex.compile(r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_.,:/@+-]*[\p{L}\p{M}\p{N}])?")
 _NAME = regex.compile(r"\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+")
 _SPACELESS_RUN = regex.compile(rf"[[{SPACELESS}]&&[\p{{L}}]][[{SPACELESS}]\p{{M}}&&[\p{{L}}\p{{M}}]]*", regex.VERSION1)
-_COUNTED = regex.compile(rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
+_NUMBER_WITH_COUNTER = regex.compile(
+    rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1
+)
 _HIRAGANA = regex.compile(r"\p{Hiragana}+")
 _HAN, _HANGUL = regex.compile(r"\p{Han}"), regex.compile(r"\p{Hangul}+")
-_STRETCH = regex.compile(r"\p{Hiragana}+|[\p{Katakana}ー]+|\p{Hangul}+|[^\p{Hiragana}\p{Katakana}ー\p{Hangul}]+")
-_JOINT = re.compile(
+_SCRIPT_RUN = regex.compile(r"\p{Hiragana}+|[\p{Katakana}ー]+|\p{Hangul}+|[^\p{Hiragana}\p{Katakana}ー\p{Hangul}]+")
+_PARTICLE = re.compile(
     "|".join(sorted((folded(word) for words in PARTICLES for word in words.split()), key=len, reverse=True))
 )
-_KANA_JOINT = regex.compile(r"(?<!\p{Hiragana})[のがをにへとはもやかねよでだ](?!\p{Hiragana})")
+_KANA_PARTICLE = regex.compile(r"(?<!\p{Hiragana})[のがをにへとはもやかねよでだ](?!\p{Hiragana})")
 _ENDING = re.compile(
     "(?<=.)(?:에서는|에서|에게서|에게|한테|으로|부터|까지|처럼|보다|이랑|하고|에는|이나|은|는|이|가|을|를|에|의|로|도|와|과|만|랑)$"
 )
 
 
 class Term(Struct, frozen=True):
-    """Something that a question looks for: any of some `forms`, each a row of keys.
+    """Something that a question looks for: any of its `forms`, each a row of keys.
 
-    `own` says that the newest message has it, and not only one before it. `cost` is its share of what a question may
-    look for.
+    `own`: the newest message has it, not only one before. `cost` is its share of `MAX_QUERY_COST`.
     """
 
     text: str
@@ -108,12 +109,12 @@ class Term(Struct, frozen=True):
     cost: float = 1.0
 
 
-def terms_of(text: str, most: float = TERMS) -> tuple[Term, ...]:
-    """Return what a text looks for: codes, dates and amounts as they stand, names, and words that say something."""
-    return tuple(_affordable(_Question(composed(text[:QUESTION])).terms(), most))
+def terms_of(text: str, most: float = MAX_QUERY_COST) -> tuple[Term, ...]:
+    """Return the terms of a text: codes, dates, amounts, names, and words that are no function words."""
+    return tuple(_up_to_cost(_QueryParser(composed(text[:MAX_QUERY_CHARS])).terms(), most))
 
 
-class _Question:
+class _QueryParser:
     """A question that is taken apart: what was found in it is not looked at again."""
 
     def __init__(self, text: str) -> None:
@@ -129,48 +130,48 @@ class _Question:
         self._text = code.sub(self._take_code, self._text)
         for name in _NAME.findall(self._text):
             words = name.lower().split()
-            says_something = any(word not in FUNCTION_WORDS[self._languages[0]] for word in words)
-            if _is_short(name) and says_something and not any(word in FUNCTION_WORDS[ENGLISH] for word in words):
+            has_content_word = any(word not in FUNCTION_WORDS[self._languages[0]] for word in words)
+            if _is_short(name) and has_content_word and not any(word in FUNCTION_WORDS[ENGLISH] for word in words):
                 self._add(name)
         for word in words_of(self._text):
-            if 1 < len(word) <= LONGEST:
+            if 1 < len(word) <= MAX_WORD_CHARS:
                 self._add(word)
-                if len(word) >= LONG_WORD and (piece := _pieces(word, self._languages)):
+                if len(word) >= MIN_COMPOUND_LETTERS and (piece := _compound_pieces(word, self._languages)):
                     self._found.setdefault(f"-{word}-", piece)
         return self._found.values()
 
     def _add(self, text: str, *forms: str, weight: float = 1.0) -> None:
         if len(forms) > 1:
-            rows = tuple(dict.fromkeys(row for form in forms for row in _rows(form, self._languages)))
+            rows = tuple(dict.fromkeys(row for form in forms for row in _key_rows(form, self._languages)))
         else:
-            rows = _rows(forms[0] if forms else text, self._languages)
+            rows = _key_rows(forms[0] if forms else text, self._languages)
         if rows and (key := text.lower()) not in self._found:
             self._found[key] = Term(text, rows, weight)
 
     def _take_dates(self) -> None:
         for date in _DATE.finditer(self._text):
-            self._add(date[0], *_forms(date))
+            self._add(date[0], *_date_forms(date))
         self._text = _DATE.sub(" ", self._text)
 
     def _take_spaceless(self) -> None:
-        for counted in _COUNTED.findall(self._text):
-            self._add(counted, weight=CODE)
+        for counted in _NUMBER_WITH_COUNTER.findall(self._text):
+            self._add(counted, weight=CODE_WEIGHT)
         for run in _SPACELESS_RUN.findall(self._text):
-            for term in _terms_in(folded(run)):
+            for term in _spaceless_terms(folded(run)):
                 self._found.setdefault(term.text, term)
         self._text = _SPACELESS_RUN.sub(" ", self._text)
 
     def _take_code(self, word: "regex.Match[str]") -> str:
         code = str(word[0])
-        if not _is_code(code):
+        if code.isalpha() or not _DIGIT.search(code) or not _is_short(code):
             return code
-        self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE)
+        self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE_WEIGHT)
         return " "
 
 
-def _affordable(terms: Iterable[Term], most: float) -> Iterator[Term]:
+def _up_to_cost(terms: Iterable[Term], most: float) -> Iterator[Term]:
     spent = 0.0
-    for term in islice(terms, MOST):
+    for term in islice(terms, MAX_TERMS):
         spent += term.cost
         if spent > most:
             return
@@ -178,7 +179,7 @@ def _affordable(terms: Iterable[Term], most: float) -> Iterator[Term]:
 
 
 def _languages(text: str) -> tuple[str, ...]:
-    """Say in which languages the words of a question may have been indexed: a short text does not tell its own."""
+    """Return the languages in which the words of a text may be indexed: several if the text is too short to tell."""
     language = language_of(words_of(folded(text)))
     if language is None:
         return (ENGLISH, *LATIN)
@@ -186,8 +187,8 @@ def _languages(text: str) -> tuple[str, ...]:
 
 
 @lru_cache(10_000)
-def _rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
-    """Return the rows of keys that a form is, in each language; a single word may be part of a compound."""
+def _key_rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
+    """Return a form's row of keys in each language. A single word may also be part of a compound."""
     words = words_of(folded(form))
     if len(words) == 1 and words[0] in FUNCTION_WORDS[languages[0]]:
         return ()
@@ -195,31 +196,27 @@ def _rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
     for language in languages:
         if row := tuple(keys_in(words, language)):
             rows[row] = None
-            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART and row[0].isalpha():
+            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART_LETTERS and row[0].isalpha():
                 rows[tuple(parts_of(row[0]))] = None
     return tuple(rows)
 
 
 @lru_cache(10_000)
-def _pieces(word: str, languages: tuple[str, ...]) -> Term | None:
-    """Look for the beginnings and ends of a word that may be a compound: they may have been said as words."""
+def _compound_pieces(word: str, languages: tuple[str, ...]) -> Term | None:
+    """Return a term for the beginnings and ends of a word that may be a compound: messages may have them as words."""
     language = languages[0]
-    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < LONG_WORD:
+    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < MIN_COMPOUND_LETTERS:
         return None
-    cuts = range(LEAST_PIECE, len(key) - LEAST_PIECE + 1)
+    cuts = range(MIN_PIECE_LETTERS, len(key) - MIN_PIECE_LETTERS + 1)
     pieces = dict.fromkeys([*(key[:cut] for cut in cuts), *(key[cut:] for cut in cuts)])
-    return Term(word, tuple((piece,) for piece in pieces), PIECE, cost=0.5)
-
-
-def _is_code(text: str) -> bool:
-    return not text.isalpha() and _DIGIT.search(text) is not None and _is_short(text)
+    return Term(word, tuple((piece,) for piece in pieces), PIECE_WEIGHT, cost=0.5)
 
 
 def _is_short(text: str) -> bool:
-    return len(text) <= LONGEST and len(words_of(text)) <= IN_A_ROW
+    return len(text) <= MAX_WORD_CHARS and len(words_of(text)) <= MAX_PHRASE_WORDS
 
 
-def _forms(date: re.Match[str]) -> Iterable[str]:
+def _date_forms(date: re.Match[str]) -> Iterable[str]:
     name = date["month"] or date["its_month"]
     month = _MONTH[name.lower()] if name else int(date["iso_month"])
     day = int(date["day"] or date["day_first"] or date["iso_day"])
@@ -234,69 +231,66 @@ def _forms(date: re.Match[str]) -> Iterable[str]:
         yield f"-{month:02}-{day:02}"
 
 
-def _terms_in(run: str) -> Iterator[Term]:
-    """Yield what a folded run in a script without spaces looks for: pairs of characters, and single ones of Chinese."""
+def _spaceless_terms(run: str) -> Iterator[Term]:
+    """Yield the terms of a folded run in a script without spaces: pairs of characters, single Chinese characters."""
     for segment in _segments(run):
         units = units_of(segment)
         if len(units) == 1 and not _HIRAGANA.fullmatch(segment):
-            yield Term(segment, ((segment,),), PAIR, cost=0.5)
+            yield Term(segment, ((segment,),), PAIR_WEIGHT, cost=0.5)
         for pair in pairwise(units):
             text = "".join(pair)
-            yield Term(text, (pair,), KANA if _HIRAGANA.fullmatch(text) else PAIR, cost=0.5)
+            yield Term(text, (pair,), KANA_WEIGHT if _HIRAGANA.fullmatch(text) else PAIR_WEIGHT, cost=0.5)
         if len(units) > 1:
             for unit in filter(_HAN.match, units):
-                yield Term(unit, ((unit,),), CHARACTER, cost=0.25)
+                yield Term(unit, ((unit,),), CHARACTER_WEIGHT, cost=0.25)
 
 
 def _segments(run: str) -> Sequence[str]:
-    """Split a run at words that say nothing."""
+    """Split a run at particles."""
     if _HANGUL.fullmatch(run):
         return () if run in KOREAN else (_ENDING.sub("", run),)
-    return [segment for part in _JOINT.split(run) for segment in _KANA_JOINT.split(part) if segment]
+    return [segment for part in _PARTICLE.split(run) for segment in _KANA_PARTICLE.split(part) if segment]
 
 
 def searched(text: str) -> Search:
-    """Return what a text looks for in messages of threads, by the words of `domain.recall.word_index.index_of`.
-
-    Empty where no word says anything.
-    """
-    return _groups(text, _stretches)
+    """Return the search of a text, by the words of `domain.recall.word_index.index_of`. Empty if it has none."""
+    return _groups(text, _search_units)
 
 
 def loosened(text: str) -> Iterator[Search]:
-    """Yield what a text looks for, and then searches that messages fit to which lack ever more of it.
+    """Yield the search of a text, then searches that match messages which lack more and more of its words.
 
-    At most half of three words or more may lack, three quarters of pairs of characters, some of which are no words, and
-    of a question all but one. That enough is there is said by what else is: of any words, one more than may lack, there
-    is one.
+    At most half of three words or more may be missing, three quarters of pairs of characters, some of which are no
+    words, and all words but one of a question. A search for "n may be missing" has a group for each n + 1 words: one of
+    them must be there.
     """
     yield searched(text)
-    groups = _groups(text, _pairs)[:MOST_GROUPS]
+    groups = _groups(text, _pairs)[:MAX_RELAXED_GROUPS]
     if text.rstrip().endswith(QUESTION_MARKS):
         most = len(groups) - 1
-    elif len(groups) < FEWEST_GROUPS:
+    elif len(groups) < MIN_RELAXED_GROUPS:
         return
     else:
         most = len(groups) * (3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2) // 4
-    for lacking in range(1, most + 1):
-        yield tuple(tuple(chain.from_iterable(some)) for some in combinations(groups, lacking + 1))
+    for missing in range(1, most + 1):
+        yield tuple(tuple(chain.from_iterable(some)) for some in combinations(groups, missing + 1))
 
 
 def _groups(text: str, divide: Callable[[str], Iterable[tuple[Row, ...]]]) -> Search:
-    text = composed(text[:QUESTION])
+    text = composed(text[:MAX_QUERY_CHARS])
     languages = _languages(text)
     groups: dict[tuple[Row, ...], None] = {}
     for word in words_of(folded(text)):
         if is_spaceless(word):
             for segment in _segments(word):
                 groups |= dict.fromkeys(divide(segment))
-        elif rows := _rows(word[:LONGEST], languages):
+        elif rows := _key_rows(word[:MAX_WORD_CHARS], languages):
             groups[rows] = None
     return tuple(groups)
 
 
 def _pairs(segment: str) -> Iterator[tuple[Row, ...]]:
-    """Yield each pair of characters, but for kana."""
+    """Yield each pair of characters except kana."""
     units = units_of(segment)
     if len(units) == 1:
         yield ((segment,),)
@@ -306,30 +300,30 @@ def _pairs(segment: str) -> Iterator[tuple[Row, ...]]:
 
 
 def words_in(row: Row) -> Row:
-    """Return the words of `domain.recall.word_index.index_of` that a text has in which a row of keys occurs."""
+    """Return the words of `domain.recall.word_index.index_of` that every text with this row of keys has."""
     pairs = {first + second for first, second in pairwise(row) if is_spaceless(first) and is_spaceless(second)}
     return (*row, *sorted(pairs)) if pairs else row
 
 
-def _stretches(segment: str) -> Iterator[tuple[Row, ...]]:
-    """Yield what is looked for of each stretch of one script; kana beside Chinese characters are mostly grammar."""
-    stretches = _STRETCH.findall(segment)
+def _search_units(segment: str) -> Iterator[tuple[Row, ...]]:
+    """Yield the alternatives for each stretch of one script. Kana next to Chinese characters are ignored as grammar."""
+    stretches = _SCRIPT_RUN.findall(segment)
     for stretch in stretches:
         if len(stretches) > 1 and _HIRAGANA.fullmatch(stretch):
             continue
         units = units_of(stretch)
         if _HAN.match(stretch):
-            yield tuple(_tilings(units))
+            yield tuple(_two_character_words(units))
         elif len(units) == 1:
             yield ((units[0],),)
         else:
             yield from [((first + second,),) for first, second in pairwise(units)]
 
 
-def _tilings(units: Sequence[str]) -> Iterator[Row]:
-    """Yield the ways to read Chinese characters as words of two, with a word of one in between if they are odd.
+def _two_character_words(units: Sequence[str]) -> Iterator[Row]:
+    """Yield the ways to divide Chinese characters into words of two, with a word of one if their number is odd.
 
-    Nothing else tells its words apart, and the words of a search need not stand together.
+    Nothing else tells the words apart, and the words of a search need not be adjacent.
     """
     for alone in range(0, len(units), 2) if len(units) % 2 else [None]:
         row, at = list[str](), 0
@@ -340,22 +334,22 @@ def _tilings(units: Sequence[str]) -> Iterator[Row]:
         yield tuple(row)
 
 
-def places(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
-    """Return where terms occur in a text: where each occurrence begins and ends, and the term's number."""
-    beginning = _beginning(tuple(terms))
-    if text.isascii() and language_of(words_of(text[:READ].lower())) in {ENGLISH, None}:
-        return _places_of_stems(text, beginning)
+def occurrences(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
+    """Return the occurrences of terms in a text: the begin and end of each, and the term's number."""
+    rows = _rows_by_first_key(tuple(terms))
+    if text.isascii() and language_of(words_of(text[:LANGUAGE_SAMPLE_CHARS].lower())) in {ENGLISH, None}:
+        return _english_occurrences(text, rows)
     keys, spans = located(text)
     found = set()
     for at, key in enumerate(keys):
-        for row, number in beginning.get(key, ()):
+        for row, number in rows.get(key, ()):
             if len(row) == 1 or tuple(keys[at : at + len(row)]) == row:
                 found.add((spans[at][0], number, spans[at + len(row) - 1][1]))
     return [(start, end, number) for start, number, end in sorted(found)]
 
 
-@lru_cache(64)  # a question's terms are looked for in one message after the other
-def _beginning(terms: tuple[Term, ...]) -> dict[str, list[tuple[Row, int]]]:
+@lru_cache(64)  # a question's terms are looked for in many messages in turn
+def _rows_by_first_key(terms: tuple[Term, ...]) -> dict[str, list[tuple[Row, int]]]:
     """Return rows by their first key, each with its term's number."""
     rows: dict[str, list[tuple[Row, int]]] = {}
     for number, term in enumerate(terms):
@@ -367,11 +361,11 @@ def _beginning(terms: tuple[Term, ...]) -> dict[str, list[tuple[Row, int]]]:
 _TOKEN = re.compile(r"[^\W_]+")
 
 
-def _places_of_stems(text: str, beginning: dict[str, list[tuple[Row, int]]]) -> Sequence[tuple[int, int, int]]:
-    """Look for English words: a stem is the beginning of its word, and is found without looking at all others."""
+def _english_occurrences(text: str, rows_by_key: dict[str, list[tuple[Row, int]]]) -> Sequence[tuple[int, int, int]]:
+    """Look for English words. A stem is the beginning of its word, so `str.find` finds it without reading all words."""
     lowered = text.lower()
     found = set()
-    for first, rows in beginning.items():
+    for first, rows in rows_by_key.items():
         at = lowered.find(first)
         while at >= 0:
             if at and lowered[at - 1].isalnum():  # within a word
@@ -381,14 +375,14 @@ def _places_of_stems(text: str, beginning: dict[str, list[tuple[Row, int]]]) -> 
                 break
             if stem(word[0]) == first:
                 for row, number in rows:
-                    if (end := _end_of(row, lowered, word)) is not None:
+                    if (end := _row_end(row, lowered, word)) is not None:
                         found.add((at, number, end))
             at = lowered.find(first, word.end())
     return [(start, end, number) for start, number, end in sorted(found)]
 
 
-def _end_of(row: Row, lowered: str, word: re.Match[str]) -> int | None:
-    """Return where a row of words ends that begins with a word of a text, if the others follow on it."""
+def _row_end(row: Row, lowered: str, word: re.Match[str]) -> int | None:
+    """Return where a row of words ends that begins with `word`; None if the others do not follow it."""
     following: re.Match[str] | None
     for expected in row[1:]:
         following = _TOKEN.search(lowered, word.end())

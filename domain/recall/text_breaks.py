@@ -1,4 +1,4 @@
-"""Where a text may be cut: between what a reader sees as characters, and rather between sentences or words."""
+"""Where a text may be cut: never within a grapheme cluster, and preferably between sentences or words."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ import regex
 from domain.recall.tokenizer import is_spaceless
 
 _EDGE = regex.compile(r"[\s,;{\[\p{Po}\p{Ps}&&[^'’.:/@#%&*\\\"]]", regex.VERSION1)
-"""What parts of a text begin or end with, also in scripts without spaces."""
+"""Edges of parts of a text, also in scripts without spaces."""
 
 _JOINER = "\u200d"
 _LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
@@ -17,7 +17,7 @@ _VIRAMA = 9
 
 
 def begin_at(text: str, start: int, slack: int) -> int:
-    """Move the beginning of a part after an edge, if there is one near; else before a whole character."""
+    """Move a beginning after an edge that is at most `slack` characters later, else before a whole character."""
     if start <= 0:
         return 0
     edge = _EDGE.search(text, start, start + slack)
@@ -25,7 +25,7 @@ def begin_at(text: str, start: int, slack: int) -> int:
 
 
 def end_at(text: str, end: int, slack: int) -> int:
-    """Move the end of a part before a word that it would cut, if that begins near; else after a whole character."""
+    """Move an end that cuts a word before it, by at most `slack` characters, else after a whole character."""
     if end >= len(text):
         return len(text)
     end = floor(text, end)
@@ -39,14 +39,14 @@ def end_at(text: str, end: int, slack: int) -> int:
 
 
 def floor(text: str, at: int) -> int:
-    """Return the last place up to this one that is not within a character, as Unicode's grapheme clusters are."""
+    """Return the last position up to `at` that is not within a grapheme cluster."""
     while 0 < at < len(text) and _joined(text, at):
         at -= 1
     return at
 
 
 def _joined(text: str, at: int) -> bool:
-    """Say whether two characters belong together; in doubt they do."""
+    """Say whether the characters before and after a position are one cluster; in doubt they are."""
     before, after = text[at - 1], text[at]
     if after < "\u0300":
         return (before == "\r" and after == "\n") or before in _PREPENDED or before == _JOINER
@@ -62,7 +62,7 @@ def _joined(text: str, at: int) -> bool:
 
 
 def _is_extending(char: str) -> bool:
-    """Say whether this is a skin tone, or part of a flag's tag."""
+    """Say whether a character is a skin tone, or part of a flag's tag."""
     return "\U0001f3fb" <= char <= "\U0001f3ff" or "\U000e0020" <= char <= "\U000e007f"
 
 

@@ -1,11 +1,11 @@
-"""From a text to what it is found by: the one tokenizer of recall and of the search for threads.
+"""The tokenizer of recall and of the search for threads: from a text to the keys that it is found by.
 
 A text is folded first: to Unicode's compatibility form, without case, invisible characters and digits of other
-alphabets. Then it is cut into words, and each word becomes its stem by the language of the text. Where a script has no
+alphabets. Then it is cut into words, and each word becomes its stem by the language of the text. In a script without
 spaces, each character (in Thai, each cluster) counts as a word, and two in a row are looked for instead of a word. Long
-words of languages that compound are indexed by their parts of four letters, too: "Termin" is found in "Zahnarzttermin".
+words of languages that compound are also indexed by their parts of four letters: "Termin" is found in "Zahnarzttermin".
 
-Whatever changes here changes what is stored: raise the version of the projection `messages` with it.
+Any change here changes what is stored: raise the version of the projection `messages` with it.
 """
 
 import re
@@ -16,20 +16,20 @@ from functools import lru_cache
 import regex
 
 from domain.recall.function_words import ENGLISH
-from domain.recall.stemming import LONGEST, READ_FOR_LANGUAGE, language_of, stem
+from domain.recall.stemming import LANGUAGE_SAMPLE_WORDS, MAX_WORD_CHARS, language_of, stem
 
-MAX_FOLDED = 100_000
-"""Characters of a text that are looked at: a character's compatibility form has up to 18."""
+MAX_FOLDED_CHARS = 100_000
+"""The part of a text that is read; also a limit after folding, since a compatibility form has up to 18 characters."""
 
-SIGNS = 8
-"""Characters that may be signs in a Latin text; more of them are a text."""
+MAX_SYMBOLS = 8
+"""At most so many characters in a row may be symbols in a Latin text; more of them are a text."""
 
-STACKED = 30
-"""What is stacked on one character, at most, as in Unicode's stream-safe format: to order more marks takes square time,
-and PostgreSQL takes words of 2,046 bytes."""
+MAX_COMBINING_MARKS = 30
+"""Marks on one character, as in Unicode's stream-safe format: ordering more takes quadratic time, and PostgreSQL takes
+words of at most 2,046 bytes."""
 
-LONG_WORD, PART = 10, 4
-"""Letters from which on a word may be a compound, and of the parts that it is found by."""
+MIN_COMPOUND_LETTERS, PART_LETTERS = 10, 4
+"""The length of a word that may be a compound, at least, and of the parts that it is found by."""
 
 COMPOUNDING = frozenset({"german", "dutch", "swedish", "danish", "norwegian", "finnish", "hungarian"})
 
@@ -37,7 +37,7 @@ SPACELESS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
     r"\p{Tai_Tham}\p{New_Tai_Lue}\p{Tai_Le}\p{Javanese}\p{Balinese}ー々〆〇"
 )
-"""Scripts whose words are not told apart by spaces, and Hangul, whose words have endings of many kinds."""
+"""Scripts without spaces between words, and Hangul, whose words have endings of many kinds."""
 
 _ASCII_BLANKS = {number: " " for number in range(128) if not chr(number).isalnum()}
 _NO_LATIN = re.compile("[^\x00-\u02ff]+")
@@ -47,35 +47,37 @@ _RUN = regex.compile(
     rf"|(?:(?![[{SPACELESS}]&&\p{{L}}])[\p{{L}}\p{{N}}])(?:(?![[{SPACELESS}]&&\p{{L}}])[\p{{L}}\p{{M}}\p{{N}}])*",
     regex.VERSION1,
 )
-_CLUSTER = regex.compile(  # what is folded together; regex's own \X takes square time over flags
+_CLUSTER = regex.compile(  # what is folded together; regex's own \X takes quadratic time over flags
     r"(?:[\x00-\x7f](?=[\x00-\x7f]|$))+"
     r"|(?:[\u1100-\u115f\ua960-\ua97c]+[\u1160-\u11a7\ud7b0-\ud7c6]*[\u11a8-\u11ff\ud7cb-\ud7fb]*|[\s\S])[\p{M}\p{Cf}\uff9e\uff9f]*"
 )
-_UNIT = regex.compile(rf"[เ-ไເ-ໄ]?\p{{L}}(?:[\u17d2\u1039]\p{{L}}|\p{{M}}){{0,{STACKED}}}[ะาๅະາ]?")
+_UNIT = regex.compile(rf"[เ-ไເ-ໄ]?\p{{L}}(?:[\u17d2\u1039]\p{{L}}|\p{{M}}){{0,{MAX_COMBINING_MARKS}}}[ะาๅະາ]?")
 _SPACELESS_START = regex.compile(rf"[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1)
-_STACK = regex.compile(rf"(\p{{M}}{{{STACKED}}})\p{{M}}+")
+_STACK = regex.compile(rf"(\p{{M}}{{{MAX_COMBINING_MARKS}}})\p{{M}}+")
 _IGNORED = regex.compile(r"[\p{Cf}\p{Variation_Selector}\u0640]+")
 _DIGIT = regex.compile(r"(?![0-9])\p{Nd}")
 _SPELT_OUT = {"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ı": "i", "ى": "ي"}
-"""How letters are written where a keyboard lacks them, that Unicode does not take apart."""
+"""How keyboards without these letters write them. Unicode does not decompose them."""
 
 _LETTER = re.compile(f"[{''.join(_SPELT_OUT)}]")
 
 
 def composed(text: str) -> str:
-    """Return a text in Unicode's compatibility form, without invisible characters and other alphabets' digits."""
+    """Return a text in Unicode's compatibility form, without invisible characters, with ASCII digits."""
     if text.isascii():
         return text
-    text = _NO_LATIN.sub(_without_signs, text[:MAX_FOLDED]).replace("\u00ad", "")
+    text = _NO_LATIN.sub(_without_signs, text[:MAX_FOLDED_CHARS]).replace("\u00ad", "")
     if _NO_LATIN.search(text):
         text = _STACK.sub(r"\1", _IGNORED.sub("", text))
-        return str(_DIGIT.sub(_ascii_digit, unicodedata.normalize("NFKC", text)[:MAX_FOLDED]))
+        text = unicodedata.normalize("NFKC", text)[:MAX_FOLDED_CHARS]
+        # a digit that only regex's newer tables know, not Python's, stays
+        return str(_DIGIT.sub(lambda found: str(unicodedata.digit(found[0], found[0])), text))
     return unicodedata.normalize("NFKC", text)
 
 
 def _without_signs(found: re.Match[str]) -> str:
-    """Put a blank for a dash, a quotation mark or an emoji: most of what is not ASCII in English texts."""
-    return found[0] if len(found[0]) > SIGNS else _blank_or_itself(found[0])
+    """Replace a dash, a quotation mark or an emoji by a blank: they are most of what is not ASCII in English texts."""
+    return found[0] if len(found[0]) > MAX_SYMBOLS else _blank_or_itself(found[0])
 
 
 @lru_cache(1_000)
@@ -85,20 +87,11 @@ def _blank_or_itself(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a text without what makes no other word: forms of characters, case, what is invisible."""
+    """Return a text without differences that make no other word: character forms, case, invisible characters."""
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", composed(text).casefold())
-    return text if text.isascii() else _LETTER.sub(_spelt_out, text)
-
-
-def _spelt_out(found: re.Match[str]) -> str:
-    return _SPELT_OUT[found[0]]
-
-
-def _ascii_digit(found: "regex.Match[str]") -> str:
-    """Return an ASCII digit; a digit that Python's tables do not know yet, which are older than regex's, as it is."""
-    return str(unicodedata.digit(found[0], found[0]))
+    return text if text.isascii() else _LETTER.sub(lambda found: _SPELT_OUT[found[0]], text)
 
 
 def words_of(text: str) -> Sequence[str]:
@@ -116,47 +109,48 @@ def is_spaceless(word: str) -> bool:
 
 
 def units_of(run: str) -> Sequence[str]:
-    """Cut a run in a script without spaces into what is indexed alone and in pairs."""
+    """Cut a run in a script without spaces into the units that are indexed, alone and in pairs."""
     units: list[str] = _UNIT.findall(run)
     return units
 
 
 def keys_of(text: str) -> Sequence[str]:
-    """Return what the words of a text are found by, in their order; what says nothing is left out."""
+    """Return the keys of a text's words, in their order, without function words."""
     words = words_of(folded(text))
     return list(keys_in(words, language_of(words)))
 
 
 def keys_in(words: Iterable[str], language: str | None) -> Iterator[str]:
-    """Yield what folded words are found by, in a text of a language; English where it is not known."""
+    """Yield the keys of folded words in a text of a language; English if it is not known."""
     language = language or ENGLISH
     for word in words:
         if is_spaceless(word):
             yield from units_of(word)
         else:
-            yield from indexed_by(word[:LONGEST], language)
+            yield from indexed_by(word[:MAX_WORD_CHARS], language)
 
 
 @lru_cache(20_000)
 def indexed_by(word: str, language: str) -> tuple[str, ...]:
-    """Return a word's key, and its parts if it may be a compound; nothing if it says nothing."""
+    """Return a word's key, and its parts if it may be a compound; nothing for a function word."""
     key = stem(word, language)
     if not key:
         return ()
-    return (key, *parts_of(key)) if language in COMPOUNDING and len(key) >= LONG_WORD and key.isalpha() else (key,)
+    is_compound = language in COMPOUNDING and len(key) >= MIN_COMPOUND_LETTERS and key.isalpha()
+    return (key, *parts_of(key)) if is_compound else (key,)
 
 
 def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
-    """Return a text's keys, and for each where its word begins and ends in the text as it stands."""
+    """Return a text's keys, and where the word of each begins and ends in the unfolded text."""
     pieces: list[str] = []
     starts: list[int] = []
-    for found in _CLUSTER.finditer(text, 0, MAX_FOLDED):
+    for found in _CLUSTER.finditer(text, 0, MAX_FOLDED_CHARS):
         piece = folded(found[0])
-        if len(starts) >= MAX_FOLDED:
+        if len(starts) >= MAX_FOLDED_CHARS:
             break
         pieces.append(piece)
         starts += range(found.start(), found.end()) if len(piece) == len(found[0]) else [found.start()] * len(piece)
-    starts.append(starts[-1] + 1 if len(starts) >= MAX_FOLDED else len(text))
+    starts.append(starts[-1] + 1 if len(starts) >= MAX_FOLDED_CHARS else len(text))
     keys: list[str] = []
     spans: list[tuple[int, int]] = []
     for key, start, end in _keys_between("".join(pieces)):
@@ -166,18 +160,18 @@ def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
 
 
 def _keys_between(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yield the keys of a folded text, each with where its word begins and ends."""
+    """Yield the keys of a folded text, each with the begin and end of its word."""
     found = list(_RUN.finditer(text))
-    language = language_of([word[0] for word in found[:READ_FOR_LANGUAGE]]) or ENGLISH
+    language = language_of([word[0] for word in found[:LANGUAGE_SAMPLE_WORDS]]) or ENGLISH
     for word in found:
         if is_spaceless(word[0]):
             for unit in _UNIT.finditer(text, word.start(), word.end()):
                 yield unit[0], unit.start(), unit.end()
         else:
-            for key in indexed_by(word[0][:LONGEST], language):
+            for key in indexed_by(word[0][:MAX_WORD_CHARS], language):
                 yield key, word.start(), word.end()
 
 
 def parts_of(word: str) -> Sequence[str]:
-    """Return all stretches of four letters in a word."""
-    return [word[at : at + PART] for at in range(len(word) - PART + 1)]
+    """Return all substrings of four letters."""
+    return [word[at : at + PART_LETTERS] for at in range(len(word) - PART_LETTERS + 1)]

@@ -1,4 +1,4 @@
-"""Finding older messages in memory: by words over the read model `messages`, and by vectors."""
+"""Recall in memory: by words over the read model `messages`, and by vectors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,43 +15,38 @@ from infrastructure.memory.read_models import MemoryReadModels
 
 
 class MemoryFinder:
-    """A `Finder` that goes through all messages of a thread."""
+    """A `Finder` that reads all messages of a thread."""
 
     def __init__(self, models: MemoryReadModels, messages: Table) -> None:
-        """Look in the read models' table of messages."""
         self._models = models
         self._messages = messages
-        self._told = itemgetter(*map(messages.names.index, ("version", "keys", "tool", "role")))
+        self._columns = itemgetter(*map(messages.names.index, ("version", "keys", "tool", "role")))
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Look at each message."""
         parts = [self._part(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage]
         return find(parts, terms, limit)
 
     def _part(self, thread_id: ThreadId, upto: Version) -> Part:
         where = (Where("thread_id", "=", thread_id), Where("version", "<=", upto))
-        rows = sorted(map(self._told, self._models.searched(self._messages, where)), key=itemgetter(0))
-        versions, signs, who = [row[0] for row in rows], [row[1] for row in rows], [row[2] or row[3] for row in rows]
-        return thread_id, WordIndex().extended(versions, signs, who), upto
+        rows = sorted(map(self._columns, self._models.searched(self._messages, where)), key=itemgetter(0))
+        versions, term_ids, who = [row[0] for row in rows], [row[1] for row in rows], [row[2] or row[3] for row in rows]
+        return thread_id, WordIndex().extended(versions, term_ids, who), upto
 
 
 class MemoryVectorStore:
-    """A `VectorStore` that a process keeps for itself."""
+    """A `VectorStore` of one process."""
 
     def __init__(self) -> None:
-        """Begin without vectors."""
         self._vectors: dict[str, dict[ThreadId, dict[Version, Sequence[float]]]] = {}
         self._read: dict[str, dict[Slice, Position]] = {}
 
     async def positions(self, model: str) -> Mapping[Slice, Position]:
-        """Say how far slices were read."""
         return dict(self._read.get(model, {}))
 
     async def keep(self, model: str, vectors: Sequence[Embedded], read: Mapping[Slice, Position]) -> None:
-        """Keep vectors and positions."""
-        there = self._vectors.setdefault(model, {})
+        threads = self._vectors.setdefault(model, {})
         for one in vectors:
-            there.setdefault(one.thread_id, {})[one.version] = one.vector
+            threads.setdefault(one.thread_id, {})[one.version] = one.vector
         positions = self._read.setdefault(model, {})
         for slice_, position in read.items():
             positions[slice_] = max(position, positions.get(slice_, Position(0)))
@@ -59,7 +54,6 @@ class MemoryVectorStore:
     async def nearest(
         self, model: str, lineage: Lineage, vector: Sequence[float], before: Version, limit: int
     ) -> Sequence[Hit]:
-        """Compare with each vector."""
         hits = [
             Hit(thread_id, version, _cosine(vector, other))
             for thread_id, upto in lineage

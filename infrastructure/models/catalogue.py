@@ -1,6 +1,6 @@
-"""Which providers and models there are: from a TOML file that MODELS names, or else from LLM_ENDPOINT and so on.
+"""The catalogue of providers and models: from the TOML file that MODELS names, or else from LLM_ENDPOINT and so on.
 
-`docs/models.example.toml` shows the file. Keys stand in the environment or in `.env`, never in the file.
+`docs/models.example.toml` shows the file. Keys are in the environment or in `.env`, never in the file.
 """
 
 import pathlib
@@ -17,14 +17,14 @@ from domain.errors import InvalidInput
 from domain.models.routing import ModelSpec, Policy, Rule
 from infrastructure.models.offline import model as offline
 from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url
-from infrastructure.models.openai.prompt_cache import PromptCache
-from infrastructure.models.openai.rejections import FIELDS
+from infrastructure.models.openai.refusals import FIELDS
+from infrastructure.models.openai.request import PromptCache
 from infrastructure.settings import BadSetting, Settings, variable
 
 OFFLINE = "offline"
-"""As an endpoint: the built-in model."""
+"""The endpoint of the built-in model."""
 
-SUMMARIES = "compact_history"
+SUMMARY_NODE = "compact_history"
 """The node of the built-in agent that writes summaries."""
 
 T = TypeVar("T")
@@ -32,9 +32,9 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Provider(Struct, frozen=True):
-    """Where models are. `places` says where all this is set, for people who have to mend it.
+    """An endpoint of models. `places` names the setting of each field, for errors.
 
-    `omit` are the fields of requests that its endpoint does not take.
+    `omit` are the fields of requests that the endpoint does not take.
     """
 
     endpoint: str
@@ -46,9 +46,9 @@ class Provider(Struct, frozen=True):
 
 
 class Catalogue(Struct, frozen=True):
-    """The providers by their names, and the policy over their models.
+    """The providers by name, and the routing policy over their models.
 
-    `place` is where the models are named. `open_ended`: agents may name any other model of the first provider.
+    `place` is the setting that names the models. `open_ended`: agents may name any other model of the first provider.
     """
 
     providers: Mapping[str, Provider]
@@ -71,7 +71,7 @@ class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. Its tables are read one by one, so that an error names its table."""
+    """The file. Its tables are converted one by one, so that an error names its table."""
 
     chain: tuple[str, ...]
     providers: dict[str, dict[str, Any]]
@@ -80,27 +80,27 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_catalogue(settings: Settings, read: Callable[[str], str | None] = variable) -> Catalogue:
-    """Read the catalogue that the settings ask for. `read` gives variables of the environment.
+    """Load the catalogue that the settings name. `read` returns variables of the environment.
 
     Raises:
         BadSetting: naming the file and the field.
     """
     if settings.models is None:
-        return _of_endpoint(settings) if settings.llm_endpoint else _offline()
+        return _from_endpoint(settings) if settings.llm_endpoint else _offline()
     place = f"MODELS={settings.models}"
     try:
-        return _of_file(settings.models, place, read)
+        return _from_file(settings.models, place, read)
     except InvalidInput as error:
         raise BadSetting(f"{place}: {error.field}: {error.why}") from error
-    except (OSError, ValueError) as error:  # TOML's errors and those of a text's encoding are ValueErrors
+    except (OSError, ValueError) as error:  # errors of TOML and of the encoding are ValueErrors
         raise BadSetting(f"{place}: {error}") from error
 
 
 def with_asked_for(catalogue: Catalogue, asked: Mapping[str, str | None]) -> Catalogue:
-    """Take in the models that agents ask for by themselves: `asked` by the agents' names.
+    """Add the models that agents name: `asked` has them by the agents' names.
 
     Raises:
-        BadSetting: if a file names all models there are, and this is none of them.
+        BadSetting: the catalogue is a file, and the model is not in it.
     """
     models = dict(catalogue.policy.models)
     for agent, model in asked.items():
@@ -108,7 +108,7 @@ def with_asked_for(catalogue: Catalogue, asked: Mapping[str, str | None]) -> Cat
             continue
         if not catalogue.open_ended:
             known = ", ".join(catalogue.policy.models)
-            raise BadSetting(f"{catalogue.place}: the agent {agent!r} asks for {model!r}; there are: {known}")
+            raise BadSetting(f"{catalogue.place}: agent {agent!r} names unknown model {model!r}; known models: {known}")
         models[model] = ModelSpec(next(iter(catalogue.providers)), model)
     return msgspec.structs.replace(catalogue, policy=Policy(models, catalogue.policy.chain, catalogue.policy.rules))
 
@@ -118,8 +118,8 @@ def _offline() -> Catalogue:
     return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
 
 
-def _of_endpoint(settings: Settings) -> Catalogue:
-    """Make a catalogue of one provider, which is named like its host, and one model or two."""
+def _from_endpoint(settings: Settings) -> Catalogue:
+    """Build a catalogue of one provider, which is named after its host, and one model or two."""
     large, small = settings.llm_model, settings.llm_small_model
     endpoint = settings.llm_endpoint or ""
     limits = TimeLimits(
@@ -131,39 +131,41 @@ def _of_endpoint(settings: Settings) -> Catalogue:
     provider = Provider(endpoint, settings.llm_api_key, limits, settings.llm_omit, places=PLACES)
     name = host_of(provider)
     chain = (large,) if small in {None, large} else (large, small or large)
-    rules = () if len(chain) == 1 else (Rule(chain[1], strained=True), Rule(chain[1], node=SUMMARIES))
+    rules = () if len(chain) == 1 else (Rule(chain[1], strained=True), Rule(chain[1], node=SUMMARY_NODE))
     policy = Policy({model: ModelSpec(name, model) for model in chain}, chain, rules)
     return Catalogue({name: provider}, policy, "LLM_MODEL", open_ended=True)
 
 
 def host_of(provider: Provider) -> str:
-    """Name the host that a provider's requests go to. Raises `BadSetting` if its endpoint is no URL."""
+    """Return the host of a provider's endpoint. Raises `BadSetting` if the endpoint is no URL."""
     try:
         return completions_url(provider.endpoint).host
     except InvalidInput as error:
         raise BadSetting(f"{provider.places['endpoint']}: {error.why}") from error
 
 
-def _of_file(path: pathlib.Path, place: str, read: Callable[[str], str | None]) -> Catalogue:
+def _from_file(path: pathlib.Path, place: str, read: Callable[[str], str | None]) -> Catalogue:
     with path.open("rb") as file:
-        found = _table(tomllib.load(file), _File, "")
+        found = _convert(tomllib.load(file), _File, "")
     providers = {
-        name: _provider(name, _table(raw, _ProviderTable, f"providers.{name}"), place, read)
-        for name, raw in _named(found.providers, "providers")
+        name: _provider(name, _convert(raw, _ProviderTable, f"providers.{name}"), place, read)
+        for name, raw in _named_tables(found.providers, "providers")
     }
-    models = {name: _table(raw, ModelSpec, f"models.{name}") for name, raw in _named(found.models, "models")}
+    models = {name: _convert(raw, ModelSpec, f"models.{name}") for name, raw in _named_tables(found.models, "models")}
     for name, spec in models.items():
         if spec.provider not in providers:
             known = ", ".join(providers) or "none"
-            raise InvalidInput(f"models.{name}.provider", f"there is no provider {spec.provider!r}; there are: {known}")
-    rules = tuple(_table(raw, Rule, f"rules.{index}") for index, raw in enumerate(found.rules))
+            raise InvalidInput(
+                f"models.{name}.provider", f"unknown provider {spec.provider!r}; known providers: {known}"
+            )
+    rules = tuple(_convert(raw, Rule, f"rules.{index}") for index, raw in enumerate(found.rules))
     return Catalogue(providers, Policy(models, found.chain, rules), place, open_ended=False)
 
 
-def _named(tables: dict[str, dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
+def _named_tables(tables: dict[str, dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
     for name in tables:
         if not re.fullmatch(r"[\w.:/@+-]{1,64}", name):
-            raise InvalidInput(field, f"{name!r} is no name: expected up to 64 letters, digits and . : / @ + - _")
+            raise InvalidInput(field, f"invalid name {name!r}: expected up to 64 letters, digits and . : / @ + - _")
     return list(tables.items())
 
 
@@ -188,7 +190,7 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
     )
 
 
-def _table(raw: Any, kind: type[T], field: str) -> T:
+def _convert(raw: Any, kind: type[T], field: str) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:

@@ -1,16 +1,16 @@
-"""Where a host is: on this machine, on a network of one's own, or anywhere."""
+"""Whether a host is this machine, on a private network, or anywhere."""
 
 import ipaddress
 import re
 
-PRIVATE = tuple(
+PRIVATE_NETWORKS = tuple(
     map(
         ipaddress.ip_network,
         ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
     )
 )
 
-# A name that begins with a digit may be an address in disguise: 134744072 and 0x8.0x8.2056 are both 8.8.8.8.
+# A name that begins with a digit may be an address: 134744072 and 0x8.0x8.2056 are both 8.8.8.8.
 _NAME = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*")
 
 
@@ -31,7 +31,7 @@ def is_inside(host: str) -> bool:
         return True
     address = _address(host)
     if address is not None:
-        return any(address in network for network in PRIVATE)
+        return any(address in network for network in PRIVATE_NETWORKS)
     name = host.lower()
     return _NAME.fullmatch(name) is not None and ("." not in name or name.endswith((".local", ".internal")))
 

@@ -1,4 +1,4 @@
-"""The clients of a catalogue's providers."""
+"""Opens the clients of a catalogue's providers."""
 
 from domain.application.turns.model_fallback import ModelFallback
 from domain.errors import InvalidInput
@@ -12,14 +12,15 @@ from infrastructure.settings import BadSetting
 
 
 def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> ModelFallback:
-    """Make the clients. `air_gapped`: of models inside only, and not by way of a proxy, which may be anywhere.
+    """Open the clients. `air_gapped`: allow only endpoints inside the network, and use no proxy, which may be outside.
 
     Raises:
-        BadSetting: for an endpoint or a key that cannot be used, or an endpoint outside.
+        BadSetting: an endpoint or a key cannot be used, or an endpoint may be outside.
     """
     if air_gapped:
         for provider in catalogue.providers.values():
-            _check_inside(provider)
+            if provider.endpoint != OFFLINE:
+                check_inside(provider.places["endpoint"], host_of(provider))
     policy = catalogue.policy
     usual = {spec.provider: spec.model for spec in (policy.models[name] for name in reversed(policy.chain))}
     return ModelFallback(
@@ -31,13 +32,8 @@ def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool)
     )
 
 
-def _check_inside(provider: Provider) -> None:
-    if provider.endpoint != OFFLINE:
-        check_inside(provider.places["endpoint"], host_of(provider))
-
-
 def check_inside(place: str, host: str) -> None:
-    """Raise `BadSetting`, naming the place of the setting, if a host may be outside."""
+    """Raise `BadSetting` for the setting at `place` if its host may be outside the network."""
     if not is_inside(host):
         raise BadSetting(
             f"AIR_GAPPED=true: {place}: {host!r} may be outside. Expected this machine, a private address, or a name "

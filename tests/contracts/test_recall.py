@@ -66,7 +66,7 @@ async def say(models: ReadModels, texts: dict[int, str], thread_id: ThreadId = P
                 role="tool" if text.startswith("{") else "user",
                 tool="get_reservation" if text.startswith("{") else None,
                 content=index_of(text).words,
-                keys=index_of(text).signs,
+                keys=index_of(text).term_ids,
             ),
         )
         for version, text in texts.items()
@@ -122,7 +122,7 @@ class TestFinding:
 
     async def test_a_hit_has_the_signs_of_its_words_and_who_said_them(self, finder: Finder) -> None:
         hits = await finder.find([(PARENT, ALL)], terms_of("PEP4E0"), Version(1_000), 5)
-        assert {hit.version: (hit.signs, hit.who) for hit in hits} == {
+        assert {hit.version: (hit.term_ids, hit.who) for hit in hits} == {
             3: (term_ids_of("Please cancel my reservation PEP4E0."), "user"),
             20: (term_ids_of("reservation id PEP4E0 payment id credit card 44 amount 1234"), "get_reservation"),
         }

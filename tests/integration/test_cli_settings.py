@@ -62,7 +62,9 @@ async def test_a_file_of_models_is_read_at_the_start(tmp_path: Path) -> None:
     done = await threadfold("graph", models=file)
 
     assert (done.status, done.out) == (2, "")
-    assert done.err == (f"Error: MODELS={file}: models.large.provider: there is no provider 'cloud'; there are: none\n")
+    assert done.err == (
+        f"Error: MODELS={file}: models.large.provider: unknown provider 'cloud'; known providers: none\n"
+    )
 
 
 async def test_agents_may_ask_only_for_models_of_the_file(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ async def test_agents_may_ask_only_for_models_of_the_file(tmp_path: Path) -> Non
     done = await threadfold("graph", models="docs/models.example.toml", cloud_key="k", **given)
 
     assert done.status == 2
-    assert "the agent 'mine' asks for 'gpt-9'; there are: large, small, local, rules" in done.err
+    assert "agent 'mine' names unknown model 'gpt-9'; known models: large, small, local, rules" in done.err
 
 
 OWN = "from domain.agents.agent import Agent\nfrom domain.agents.graph import END, Graph, Node\n"

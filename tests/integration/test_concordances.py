@@ -28,7 +28,7 @@ async def found(finder: PostgresFinder, lineage: Lineage, question: str, before:
 
 async def test_whatever_is_kept_the_same_is_found(pool: asyncpg.Pool) -> None:
     chance, models = random.Random(7), PostgresReadModels(pool)
-    finders = [PostgresFinder(pool), PostgresFinder(pool, kept=2_000), PostgresFinder(pool, kept=0)]
+    finders = [PostgresFinder(pool), PostgresFinder(pool, max_bytes=2_000), PostgresFinder(pool, max_bytes=0)]
     ends = dict.fromkeys(THREADS, 0)
     for _ in range(60):
         thread_id = chance.choice(THREADS)
@@ -63,7 +63,7 @@ async def test_bytes_are_bounded_and_the_last_used_threads_stay(pool: asyncpg.Po
     models = PostgresReadModels(pool)
     for thread_id in THREADS:
         await say(models, {2: "refund " * 400}, thread_id)
-    words = WordIndexes(pool, kept=3_000)
+    words = WordIndexes(pool, max_bytes=3_000)
     kept = [(await words.of([(thread_id, Version(2))]))[0][1] for thread_id in THREADS]
     assert sum(each.size for each in kept) > 3_000
     again = [(await words.of([(thread_id, Version(2))]))[0][1] for thread_id in reversed(THREADS)]
@@ -74,7 +74,7 @@ async def test_bytes_are_bounded_and_the_last_used_threads_stay(pool: asyncpg.Po
 
 
 async def test_very_long_threads_are_not_kept_as_a_whole(pool: asyncpg.Pool) -> None:
-    end = word_indexes.COUNTED
+    end = word_indexes.MAX_INDEXED_VERSIONS
     await say(PostgresReadModels(pool), {end: "refund", end + 1: "refund"}, THREADS[0])
     ((_, told, _),) = await WordIndexes(pool).of([(THREADS[0], Version(end))])
     assert list(told.versions) == [end]

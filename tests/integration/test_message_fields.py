@@ -1,4 +1,4 @@
-"""Endpoints that do not take back what they said themselves, or a name beside a tool's result: over HTTP."""
+"""Endpoints that refuse their own data, or a name in a tool's result: over HTTP."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from domain.models.chat import ChatMessage, ChatRequest, ModelRejectedRequest, ToolCall, ToolSpec
-from infrastructure.models.openai.returned_data import refused_data
+from infrastructure.models.openai.refusals import refused_data
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, refusal
 from tests.fakes.strict_model import Answer
 from tests.support.openai import client

@@ -101,8 +101,8 @@ async def test_a_field_that_is_refused_is_left_out_from_then_on(
     kept = {name for name in FIELDS if name not in {field, "stream_options"}}
     assert all(kept <= body.keys() for body in bodies)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"does not take {field} with the model small" in line
-    assert f"LLM_OMIT={field} saves the refusals" in line
+    assert f"refuses {field} for the model small" in line
+    assert f"Set LLM_OMIT={field} to avoid the refusals" in line
 
 
 async def test_the_limit_is_sent_under_its_other_name() -> None:
@@ -196,7 +196,7 @@ async def test_one_refusal_does_not_take_the_tools_for_good(needs_tools: bool) -
 async def test_a_model_without_tools_leaves_them_to_another_one() -> None:
     needing = ChatRequest(FULL.messages, FULL.tools, needs_tools=True)
     async with OpenAIServer(otherwise=fussy("tools")) as server, client(server) as model:
-        with pytest.raises(ToolsNotTaken, match=r"small takes no tools\. LLM_OMIT=tools asks it without"):
+        with pytest.raises(ToolsNotTaken, match=r"small takes no tools\. Set LLM_OMIT=tools to ask it without them"):
             await model.complete(needing)
         await asked(model)
         with pytest.raises(ToolsNotTaken):

@@ -1,4 +1,4 @@
-"""Braces tell where an object ends, however it is cut."""
+"""Braces find the end of an object, however its text is cut."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from infrastructure.models.openai.braces import Braces
+from infrastructure.models.openai.tool_calls import Braces
 
 TEXT = st.text(alphabet='a"\\{}[] é', max_size=8)
 VALUES = st.recursive(

@@ -1,4 +1,4 @@
-"""Texts are cut between characters as a reader sees them, in any script, and excerpts keep within their room."""
+"""Texts are cut between grapheme clusters, in any script, and excerpts keep within their room."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""However an endpoint cuts its calls into fragments, they are put together as they were."""
+"""Tool calls are put together correctly, however an endpoint cuts them into fragments."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from infrastructure.models.openai.call_parts import Calls
-from infrastructure.models.openai.wire import read_parts
+from infrastructure.models.openai.completion import read_tool_calls
+from infrastructure.models.openai.tool_calls import ToolCalls
 
 Asked = tuple[str, dict[str, Any]]
 
@@ -20,10 +20,10 @@ CALLS = st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=4)
 
 
 def put_together(parts: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
-    calls = Calls()
-    for part in read_parts(list(parts)):
+    calls = ToolCalls()
+    for part in read_tool_calls(list(parts)):
         calls.add(part, whole=False)
-    whole = calls.whole("tool_calls")
+    whole = calls.build("tool_calls")
     assert [call.fault for call in whole] == [""] * len(whole)
     return [(call.id, call.name, call.arguments) for call in whole]
 
@@ -70,8 +70,8 @@ def test_fragments_become_the_calls_that_they_were(drawn: tuple[list[Asked], lis
 
 @for_all(CALLS)
 def test_whole_calls_need_neither_index_nor_order_nor_ids_of_their_own(asked: list[Asked]) -> None:
-    calls = Calls()
+    calls = ToolCalls()
     for name, arguments in asked:
-        for part in read_parts({"id": "same", "index": 0, "function": {"name": name, "arguments": arguments}}):
+        for part in read_tool_calls({"id": "same", "index": 0, "function": {"name": name, "arguments": arguments}}):
             calls.add(part, whole=True)
-    assert [(call.name, call.arguments) for call in calls.whole("stop")] == asked
+    assert [(call.name, call.arguments) for call in calls.build("stop")] == asked

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from domain.json import storable_text
 from domain.models.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
 from domain.prompt.canonical import CALL_ID, GO_ON, NAME, NO_ANSWER, canonical
-from infrastructure.models.openai.wire import write_request
+from infrastructure.models.openai.request import write_request
 from tests.support.strict_chat import violations
 
 TOOLS = ("echo", "now", "clock-2")

@@ -1,4 +1,4 @@
-"""A thread's words, a character each: what is found there is what a text has, however the thread came together."""
+"""The word index of a thread finds what the texts hold, however the thread was extended."""
 
 from array import array
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.ids import ThreadId, Version
-from domain.recall.terms import places, terms_of
+from domain.recall.terms import occurrences, terms_of
 from domain.recall.tokenizer import keys_of
-from domain.recall.word_index import END, WordIndex, matches, term_id_of, term_ids_of
+from domain.recall.word_index import SEPARATOR, WordIndex, matches, term_id_of, term_ids_of
 
 THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 WORDS = st.sampled_from(
@@ -55,7 +55,8 @@ def test_a_message_has_the_terms_that_its_text_has(texts: list[str], question: s
     whole = told(range(1, len(texts) + 1), list(map(term_ids_of, texts)))
     found = matches([(THREAD, whole, Version(len(texts)))], terms)
     expected = {
-        version: sum({1 << number for _, _, number in places(text, terms)}) for version, text in enumerate(texts, 1)
+        version: sum({1 << number for _, _, number in occurrences(text, terms)})
+        for version, text in enumerate(texts, 1)
     }
     assert {each.version: each.terms for each in found.candidates} == {v: bits for v, bits in expected.items() if bits}
     assert found.messages == len(texts)
@@ -74,7 +75,7 @@ def test_read_in_portions_and_asked_in_between_it_is_the_same(
         first = len(part.versions)
         upto = data.draw(st.integers(first + 1, len(texts)))
         part = part.extended(versions[first:upto], signs[first:upto], WHO[first:upto])
-    assert part.text.split(END)[:-1] == signs
+    assert part.text.split(SEPARATOR)[:-1] == signs
     assert replace(part, known={}) == whole
     for version, its, who in zip(versions, signs, WHO, strict=False):
         assert part.at(Version(version)) == (its, who)

@@ -1,4 +1,4 @@
-"""What the model is shown fits, keeps calls and outcomes together, and always holds what the user said last."""
+"""A prompt fits its limit, keeps calls and results together, and always has the user's last message."""
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
@@ -15,8 +15,8 @@ from domain.prompt.assemble import (
     AssembledPrompt,
     FixedParts,
     assemble,
-    cost,
     groups,
+    message_tokens,
     summary_tokens,
 )
 from domain.prompt.compaction import compacted, leaving
@@ -164,7 +164,7 @@ def test_compaction_takes_whole_groups_and_leaves_the_last_exchange(window: tupl
     newest = next(m for m in reversed(window) if m.role == "user")
     assert newest in kept
     beyond = [m for m in kept if m.version < newest.version]
-    assert sum(map(cost, kept)) <= limit / 4 or not beyond
+    assert sum(map(message_tokens, kept)) <= limit / 4 or not beyond
 
 
 def test_no_line_of_what_is_recalled_looks_like_a_heading() -> None:

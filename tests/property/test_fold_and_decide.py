@@ -58,7 +58,7 @@ from domain.thread.evolve import evolve
 from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Running, State, Unopened
 from domain.windows import WINDOWS, Window
-from infrastructure.models.openai.wire import write_request
+from infrastructure.models.openai.request import write_request
 from tests.support.strict_chat import violations
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Whatever JSON an endpoint sends, it is read or refused: nothing else is ever raised."""
+"""Any JSON that an endpoint sends is read or refused: no other error is raised."""
 
 import json
 from contextlib import suppress
@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from domain.models.chat import ModelError
-from infrastructure.models.openai.assembly import Assembly
-from infrastructure.models.openai.wire import read_completion
+from infrastructure.models.openai.answer import AnswerBuilder
+from infrastructure.models.openai.completion import read_completion
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -35,11 +35,11 @@ completion = within(["choices", "usage", "model", "error", "object"], choice | s
 
 @given(st.lists(completion, min_size=1, max_size=4))
 def test_any_json_is_read_or_refused(parts: list[Any]) -> None:
-    assembly = Assembly("m")
+    answer = AnswerBuilder("m")
     with suppress(ModelError):
         for part in parts:
-            assembly.add(read_completion(json.dumps(part)))
-        assembly.end()
-        assembly.finish()
-        assembly.answer()
-    assert isinstance(assembly.written, str)
+            answer.add(read_completion(json.dumps(part)))
+        answer.end()
+        answer.finish()
+        answer.build()
+    assert isinstance(answer.written, str)

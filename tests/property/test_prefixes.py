@@ -15,7 +15,7 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.models.chat import ChatMessage, ChatRequest, ToolSpec
 from domain.prompt.application_context import BEGINS, without_block
-from domain.prompt.assemble import LEFT, AssembledPrompt, FixedParts, assemble, system_text
+from domain.prompt.assemble import REFILL_SHARE, AssembledPrompt, FixedParts, assemble, system_text
 from domain.prompt.reconstruct import reconstruct_prompt
 from domain.recall.excerpts import Excerpt, FoundMessage
 from domain.thread.events import (
@@ -34,7 +34,7 @@ from domain.thread.events import (
 )
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL, Running, State
-from infrastructure.models.openai.wire import write_request
+from infrastructure.models.openai.request import write_request
 
 LIMIT = 400
 INSTRUCTIONS = "be brief"
@@ -181,7 +181,7 @@ def test_what_has_to_leave_a_prompt_leaves_in_large_steps(said: list[Say]) -> No
         shown = [m for m in after.state.thread.window if now.first <= m.version <= now.last]
         newest = max(i for i, m in enumerate(shown) if m.role != "tool")
         if newest:  # more than the newest group, which is shown in any case
-            assert now.tokens - now.recalled_tokens <= now.fixed + LIMIT * LEFT + 80, "much left at once"
+            assert now.tokens - now.recalled_tokens <= now.fixed + LIMIT * REFILL_SHARE + 80, "much left at once"
 
 
 @settings(max_examples=150, deadline=None)

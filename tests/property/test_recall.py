@@ -1,11 +1,11 @@
-"""Whatever was said: excerpts are parts of messages, within the allowance."""
+"""Excerpts are parts of messages, within the allowance, whatever was said."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.ids import Version
-from domain.recall.excerpts import HEADING, FoundMessage, excerpts
-from domain.recall.terms import MOST, TERMS, places, terms_of
+from domain.recall.excerpts import EXCERPT_OVERHEAD_TOKENS, FoundMessage, excerpts
+from domain.recall.terms import MAX_QUERY_COST, MAX_TERMS, occurrences, terms_of
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]
@@ -21,7 +21,7 @@ def count(text: str) -> int:
 def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: int) -> None:
     found = [FoundMessage(Version(version), "user", text) for version, text in enumerate(texts, 1)]
     chosen = excerpts(list(reversed(found)), terms_of(question), room, count)
-    assert sum(each.tokens + HEADING for each in chosen) <= max(room, 0)
+    assert sum(each.tokens + EXCERPT_OVERHEAD_TOKENS for each in chosen) <= max(room, 0)
     versions = [each.message for each in chosen]
     assert len(versions) == len(set(versions))
     for each in chosen:
@@ -37,8 +37,8 @@ def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: 
 @example("".join(map(chr, range(0x4E00, 0x4E40))))
 def test_a_text_has_its_own_terms(text: str) -> None:
     terms = terms_of(text)
-    assert len(terms) <= MOST
-    assert sum(term.cost for term in terms) <= TERMS
+    assert len(terms) <= MAX_TERMS
+    assert sum(term.cost for term in terms) <= MAX_QUERY_COST
     assert all(term.forms and term.text for term in terms)
-    found = {number for _, _, number in places(text, terms)}
+    found = {number for _, _, number in occurrences(text, terms)}
     assert found == set(range(len(terms)))

@@ -1,4 +1,4 @@
-"""What a text is found by does not depend on how Unicode writes it, and no text takes long."""
+"""The keys of a text do not depend on its Unicode form, and no text takes long."""
 
 import time
 import tracemalloc
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from domain.recall.terms import places, searched, terms_of
+from domain.recall.terms import occurrences, searched, terms_of
 from domain.recall.tokenizer import keys_of, located
 from domain.recall.word_index import index_of
 
@@ -77,7 +77,7 @@ def test_ways_to_write_a_word_are_one(one: str, other: str) -> None:
 @given(TEXTS)
 def test_a_text_has_its_own_terms_where_they_stand(text: str) -> None:
     terms = terms_of(text)
-    spots = places(text, terms)
+    spots = occurrences(text, terms)
     assert all(0 <= start < end <= len(text) for start, end, _ in spots)
     assert {number for _, _, number in spots} >= {n for n, term in enumerate(terms) if term.cost == 1}
 
@@ -104,7 +104,7 @@ def test_digits_that_unicode_got_after_python_do_not_stop_a_text() -> None:
         assert keys_of(f"fare {digit}")[0] == "far"
         assert index_of(f"fare {digit}").words
         assert terms_of(f"fare {digit}")
-        assert places(f"fare {digit}", terms_of("fare"))
+        assert occurrences(f"fare {digit}", terms_of("fare"))
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
@@ -166,9 +166,9 @@ def test_no_text_takes_long(text: str) -> None:
     index_of(text)
     terms = terms_of(text)
     searched(text)
-    places(text, terms)
+    occurrences(text, terms)
     assert time.process_time() - begun < 4
     short = time.process_time()
     index_of(text[: LONG // 10])
-    places(text[: LONG // 10], terms)
+    occurrences(text[: LONG // 10], terms)
     assert time.process_time() - short < 1

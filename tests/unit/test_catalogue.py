@@ -1,4 +1,4 @@
-"""The file of providers and models, and what stands in for it."""
+"""The file of providers and models, and the settings that replace it."""
 
 import pathlib
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ class TestTheFile:
             (
                 'provider = "cloud"',
                 'provider = "clod"',
-                "models.large.provider: there is no provider 'clod'; there are:",
+                "models.large.provider: unknown provider 'clod'; known providers:",
             ),
             ('model = "llama"', "", "models.small: Object missing required field model"),
             ("context_window = 128000", "context_window = 0", "models.large.context_window: Expected int >= 1"),
@@ -106,7 +106,7 @@ class TestTheFile:
             ("strained = true", "", "rules.0: must have a condition"),
             ("strained = true", "strained = 1", "rules.0.strained: Expected bool | null, got int"),
             ("strained = true", "strange = true", "rules.0: Object contains unknown field strange"),
-            ("[models.small]", '[models."a\\nb"]', "models: 'a\\nb' is no name"),
+            ("[models.small]", '[models."a\\nb"]', "models: invalid name 'a\\nb'"),
             ("[models.small]", "[models.small", "Expected ']'"),
         ],
     )
@@ -161,7 +161,7 @@ class TestTheFile:
         found = catalogue(tmp_path)
 
         assert with_asked_for(found, {"mine": "small", "other": None}) == found
-        with pytest.raises(BadSetting, match=r"the agent 'mine' asks for 'gpt-9'; there are: large, small"):
+        with pytest.raises(BadSetting, match=r"agent 'mine' names unknown model 'gpt-9'; known models: large, small"):
             with_asked_for(found, {"mine": "gpt-9"})
 
 
@@ -245,7 +245,7 @@ class TestAirGapped:
             await models.close()
             client = models.providers["cloud"]
             assert isinstance(client, OpenAIChatModel)
-            return sum(mount is not None for mount in client._client._mounts.values())
+            return sum(mount is not None for mount in client._transport.client._mounts.values())
 
         assert await proxies(air_gapped=False) == 1
         assert await proxies(air_gapped=True) == 0

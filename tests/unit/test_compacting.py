@@ -1,4 +1,4 @@
-"""Making room in the live window, by a model's summary or without one. The log keeps everything."""
+"""Compaction of the live window, by a model's summary or by an extract. The log keeps everything."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Prompts are found again byte by byte, those of older releases in the layout that they had."""
+"""Prompts are reconstructed byte by byte, those of older releases in the layout that they had."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What a model is told to remember by, and what is made of its answer."""
+"""Summaries by a model: the request, and how the answer is parsed."""
 
 import hypothesis.strategies as st
 import pytest
@@ -8,7 +8,15 @@ from domain.errors import PromptTooLarge
 from domain.ids import Version
 from domain.models.chat import ToolCall
 from domain.prompt.compaction import remembered
-from domain.prompt.summary import CHARACTERS, Memory, fitted, parse_summary, parse_written, summary_request, written
+from domain.prompt.summary import (
+    MAX_CHARS_PER_TOKEN,
+    SummaryContent,
+    fitted_text,
+    parse_summary,
+    parse_written,
+    summary_request,
+    summary_text,
+)
 from domain.thread.state import Message
 from infrastructure.models.offline.extract import extracted
 from tests.property.test_context import words
@@ -59,7 +67,7 @@ def test_a_model_that_is_too_small_for_the_oldest_message_is_not_asked() -> None
 
 def test_an_answer_is_read_leniently() -> None:
     answer = 'Sure! Here it is:\n```json\n{"facts": ["Mia Li", 5, {"a": 1}], "decisions": "none yet", "x": []}\n```'
-    assert parse_summary(answer) == Memory(facts=("Mia Li", "5", '{"a":1}'), decisions=("none yet",))
+    assert parse_summary(answer) == SummaryContent(facts=("Mia Li", "5", '{"a":1}'), decisions=("none yet",))
     for useless in ("", "I cannot", "{", '{"facts": []}', '["facts"]', '{"facts": [""]}', "}{"):
         assert parse_summary(useless) is None, useless
 
@@ -70,12 +78,12 @@ def test_an_answer_that_nobody_could_read_is_none() -> None:
     assert parse_summary('{"facts": ' + '{"a":' * deep + "1" + "}" * deep + "}") is None
     assert parse_summary('{"facts": ["a\\ud800"]}') is None
     assert parse_summary('{"facts": ["' + "word " * 100_000 + '"]}') is None
-    assert parse_summary('{"facts": ["a\ud800", "b\\u0000"]}') == Memory(facts=("a\ufffd", "b\ufffd"))
+    assert parse_summary('{"facts": ["a\ud800", "b\\u0000"]}') == SummaryContent(facts=("a\ufffd", "b\ufffd"))
 
 
 def test_one_long_sentence_does_not_wipe_out_the_others() -> None:
-    memory = Memory(("the user is Mia", "word " * 5_000), ("agreed",))
-    text = fitted(memory, 60, words)
+    memory = SummaryContent(("the user is Mia", "word " * 5_000), ("agreed",))
+    text = fitted_text(memory, 60, words)
     assert "the user is Mia" in text
     assert "agreed" in text
     assert words(text) <= 60
@@ -88,40 +96,40 @@ def test_a_long_memory_is_not_counted_as_a_whole() -> None:
         counted.append(len(text))
         return words(text)
 
-    assert fitted(Memory(tuple(f"fact {n}" for n in range(20_000))), 100, counting).endswith("fact 19999")
-    assert max(counted) <= 100 * CHARACTERS
+    assert fitted_text(SummaryContent(tuple(f"fact {n}" for n in range(20_000))), 100, counting).endswith("fact 19999")
+    assert max(counted) <= 100 * MAX_CHARS_PER_TOKEN
 
 
 def test_a_memory_of_which_nothing_fits_is_no_summary() -> None:
-    assert remembered(SAID, Memory(("Mia Li",)), "small", 10, words) is None
+    assert remembered(SAID, SummaryContent(("Mia Li",)), "small", 10, words) is None
 
 
 def test_an_extract_is_read_as_facts() -> None:
     extract = "user: my code is PEP4E0\nassistant: noted"
-    assert parse_written(extract) == Memory(facts=("user: my code is PEP4E0", "assistant: noted"))
+    assert parse_written(extract) == SummaryContent(facts=("user: my code is PEP4E0", "assistant: noted"))
     told, _ = summary_request(extract, SAID, 1_000, words)
     assert "PEP4E0" in extracted(told)
-    memory = Memory(("Mia Li",), ("agreed",), (), ("find: HAT136",))
-    assert parse_written(written(memory)) == memory
+    memory = SummaryContent(("Mia Li",), ("agreed",), (), ("find: HAT136",))
+    assert parse_written(summary_text(memory)) == memory
 
 
 def test_a_memory_is_written_under_headings() -> None:
-    memory = Memory(("Mia Li", "wants SEA"), (), ("Which day?",), ("find: HAT136",))
-    text = written(memory)
+    memory = SummaryContent(("Mia Li", "wants SEA"), (), ("Which day?",), ("find: HAT136",))
+    text = summary_text(memory)
     assert text == "Facts:\n- Mia Li\n- wants SEA\nOpen questions:\n- Which day?\nWhat tools did:\n- find: HAT136"
 
 
 sentences = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40), max_size=12).map(tuple)
 
 
-@given(st.builds(Memory, sentences, sentences, sentences, sentences), st.integers(0, 60))
-def test_a_memory_fits_into_its_room_and_says_nothing_new(memory: Memory, room: int) -> None:
-    text = fitted(memory, room, words)
+@given(st.builds(SummaryContent, sentences, sentences, sentences, sentences), st.integers(0, 60))
+def test_a_memory_fits_into_its_room_and_says_nothing_new(memory: SummaryContent, room: int) -> None:
+    text = fitted_text(memory, room, words)
     assert words(text) <= room
-    assert text in {"", written(memory)} or len(text) < len(written(memory))
+    assert text in {"", summary_text(memory)} or len(text) < len(summary_text(memory))
 
 
 @given(st.text())
 def test_no_answer_is_too_strange_to_be_read(answer: str) -> None:
     found = parse_summary(answer)
-    assert found is None or written(found)
+    assert found is None or summary_text(found)

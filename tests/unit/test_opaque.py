@@ -1,4 +1,4 @@
-"""Provider-specific data is assembled from the fragments of a stream, within its size limit."""
+"""Provider-specific data is merged from the fragments of a stream, within its size limit."""
 
 import time
 from typing import Any
@@ -8,14 +8,14 @@ import pytest
 from domain.application.turns.endpoint_data import bounded
 from domain.models.chat import ChatAnswer, ToolCall
 from domain.thread.size_limits import MAX_OPAQUE
-from infrastructure.models.openai.endpoint_data import Opaque, set_apart
+from infrastructure.models.openai.provider_data import ExtraFields, separate_extra
 
 
 def merged(*fragments: dict[str, Any] | None) -> dict[str, Any]:
-    opaque = Opaque()
+    opaque = ExtraFields()
     for fragment in fragments:
         opaque.add(fragment)
-    return opaque.whole()
+    return opaque.build()
 
 
 def test_texts_grow_objects_merge_and_of_all_else_the_last_one_counts() -> None:
@@ -86,12 +86,12 @@ def test_only_what_the_protocol_does_not_know_is_set_apart() -> None:
         "extra": 2,
     }
     completion = {"choices": [{"delta": delta}, {"message": None}, None], "usage": None}
-    set_apart(completion)
+    separate_extra(completion)
     assert delta["extra"] == {"reasoning": "y"}
     assert call["extra"] == {"extra_content": 1}
     odd: Any
     for odd in (None, [], {"choices": {}}, {"choices": [1, {"delta": "x"}, {"delta": {"tool_calls": "y"}}]}):
-        set_apart(odd)
+        separate_extra(odd)
 
 
 class Words:

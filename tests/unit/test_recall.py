@@ -1,11 +1,20 @@
-"""Cutting the right part out of older messages, within an allowance."""
+"""Excerpts: the right part of older messages, within a token allowance."""
 
 import json
 
 from msgspec.structs import replace
 
 from domain.ids import Version
-from domain.recall.excerpts import BEFORE, CHARACTERS, HEADING, Excerpt, FoundMessage, excerpts, passage, query_of
+from domain.recall.excerpts import (
+    EARLIER_TERM_WEIGHT,
+    EXCERPT_OVERHEAD_TOKENS,
+    MAX_CHARS_PER_TOKEN,
+    Excerpt,
+    FoundMessage,
+    excerpts,
+    passage,
+    query_of,
+)
 from domain.recall.terms import terms_of
 from domain.recall.word_index import term_ids_of
 from domain.thread.state import Message
@@ -61,7 +70,7 @@ class TestPassages:
         found = passage(said(1, text), terms_of("PEP4E0"), 60, counting)
         assert found
         assert "PEP4E0" in found.text
-        assert max(counted) <= 60 * CHARACTERS
+        assert max(counted) <= 60 * MAX_CHARS_PER_TOKEN
 
     def test_without_a_match_it_is_the_beginning(self) -> None:
         found = cut("a " * 500, "refund", 40)
@@ -77,7 +86,7 @@ class TestPacking:
         found = [said(9, "nine says refund " * 9), said(3, "three says other refund things " * 5), said(6, "six " * 90)]
         chosen = excerpts(found, terms_of("refund"), 120, count)
         assert [each.message for each in chosen] == [9, 3]
-        assert sum(each.tokens + HEADING for each in chosen) <= 140
+        assert sum(each.tokens + EXCERPT_OVERHEAD_TOKENS for each in chosen) <= 140
 
     def test_what_says_nothing_new_is_shown_once(self) -> None:
         same = "The refund for PEP4E0 is 240 dollars."
@@ -92,11 +101,11 @@ class TestPacking:
     def test_signs_that_are_at_hand_say_what_is_new_as_the_text_does(self) -> None:
         texts = ["The refund for PEP4E0 is 240 dollars.", "It is 240 dollars, the refund", "No refund for HATHAT"]
         at_hand = [
-            FoundMessage(Version(n), "user", text, tokens=count(text), signs=term_ids_of(text))
+            FoundMessage(Version(n), "user", text, tokens=count(text), term_ids=term_ids_of(text))
             for n, text in enumerate(texts, 1)
         ]
         chosen = excerpts(at_hand, terms_of("refund"), 900, count)
-        assert chosen == excerpts([replace(said, signs="") for said in at_hand], terms_of("refund"), 900, count)
+        assert chosen == excerpts([replace(said, term_ids="") for said in at_hand], terms_of("refund"), 900, count)
         assert [each.message for each in chosen] == [1, 3]
 
     def test_without_room_there_is_nothing(self) -> None:
@@ -112,9 +121,9 @@ class TestQuestions:
     def test_a_question_that_says_nothing_is_about_what_was_said_before(self) -> None:
         window = [spoken("user", "refund for PEP4E0"), spoken("assistant", "The card?"), spoken("user", "Yes, please")]
         assert [(term.text, term.weight) for term in query_of(window)] == [
-            ("card", BEFORE),
-            ("PEP4E0", 1.5 * BEFORE),
-            ("refund", BEFORE),
+            ("card", EARLIER_TERM_WEIGHT),
+            ("PEP4E0", 1.5 * EARLIER_TERM_WEIGHT),
+            ("refund", EARLIER_TERM_WEIGHT),
         ]
 
     def test_nobody_asked(self) -> None:

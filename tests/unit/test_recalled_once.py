@@ -1,4 +1,4 @@
-"""What a turn recalls: once, and only what has more to do with the question than what the prompt shows anyway."""
+"""A turn recalls once, and only what matches the question better than what the prompt shows anyway."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from domain.agents.assistant import assistant
 from domain.agents.tools import tool
-from domain.application.recall.search import MessageSearch, _worth_it
+from domain.application.recall.search import MessageSearch, _relevant
 from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.prompt.application_context import BEGINS
@@ -71,20 +71,20 @@ TALK = ("Boston has an airport.", *["A flight is a flight, and cabins are cabins
 def test_an_older_message_must_match_better_than_those_that_are_shown() -> None:
     question = "When does the flight PEP4E0 to Boston leave?"
     found = hits(question, *TALK)
-    assert [hit.version for hit in _worth_it(found, Version(30), terms_of(question), ())] == [1]
+    assert [hit.version for hit in _relevant(found, Version(30), terms_of(question), ())] == [1]
     again = hits(question, *TALK, "Your flight PEP4E0 to Boston is late.")
-    assert _worth_it(again, Version(42), terms_of(question), ()) == [], "what is asked about is shown"
+    assert _relevant(again, Version(42), terms_of(question), ()) == [], "what is asked about is shown"
 
 
 def test_messages_that_are_not_indexed_yet_count_as_well() -> None:
     question = "When does the flight PEP4E0 to Boston leave?"
     found = hits(question, *TALK)
     newest = ["Your flight PEP4E0 to Boston is late.", "Oh no!"]
-    assert _worth_it(found, Version(42), terms_of(question), newest) == []
-    assert score_of([], terms_of(question), found[0].worth) == 0
+    assert _relevant(found, Version(42), terms_of(question), newest) == []
+    assert score_of([], terms_of(question), found[0].weights) == 0
 
 
 def test_common_words_alone_recall_nothing() -> None:
     question = "Which cabins has a flight?"
     assert hits(question, *TALK)
-    assert _worth_it(hits(question, *TALK), Version(42), terms_of(question), ()) == []
+    assert _relevant(hits(question, *TALK), Version(42), terms_of(question), ()) == []

@@ -1,4 +1,4 @@
-"""Recalling over a log in memory: what is read, what is left out, and that it fails no turn."""
+"""Recall over a log in memory: what is read, what is omitted, and that it fails no turn."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 
 from domain.application.fork import Fork, fork
 from domain.application.recall.embed import MessageEmbedder
-from domain.application.recall.search import EMBEDDED, MessageSearch, SemanticSearch, recall
+from domain.application.recall.search import MAX_EMBEDDED_CHARS, MessageSearch, SemanticSearch
 from domain.application.thread_repository import ThreadRepository
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId, Version
@@ -135,7 +135,7 @@ class Talk:
         self, services: MessageSearch, state: Running, thread_id: ThreadId | None = None, before: Version | None = None
     ) -> Sequence[Excerpt]:
         before = before or state.thread.window[0].version
-        return await recall(self.repository, services, state, thread_id or self.thread_id, before, 200, Words().count)
+        return await services.recall(self.repository, state, thread_id or self.thread_id, before, 200, Words().count)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_nothing_is_looked_for_while_everything_is_in_the_window(talk: Tal
 @pytest.mark.parametrize("error", [StoreUnavailable("gone"), TimeoutError(), RuntimeError()])
 async def test_no_turn_fails_for_it(talk: Talk, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     assert await talk.recalled(MessageSearch(Found(error=error)), await talk.asks()) == ()
-    assert "Nothing older is recalled" in caplog.text
+    assert "Recall failed in thread" in caplog.text
 
 
 async def test_who_is_cancelled_while_it_is_looked_for_stays_cancelled(talk: Talk) -> None:
@@ -273,7 +273,7 @@ class TestMeaning:
         meaning = SemanticSearch(Letters(ModelUnreachable("away")), MemoryVectorStore())
         shown = await talk.recalled(MessageSearch(Found((3,)), meaning), await talk.asks())
         assert [each.message for each in shown] == [3]
-        assert "by words alone: away" in caplog.text
+        assert "by words only: away" in caplog.text
 
     async def test_a_vector_that_the_store_refuses_fails_nothing(self, talk: Talk) -> None:
         class Full(MemoryVectorStore):
@@ -318,7 +318,7 @@ class TestMeaning:
         await talk.recalled(
             MessageSearch(Found((3,)), SemanticSearch(letters, MemoryVectorStore())), await talk.asks("refund? " * 900)
         )
-        assert [len(text) for (text,) in letters.asked] == [EMBEDDED]
+        assert [len(text) for (text,) in letters.asked] == [MAX_EMBEDDED_CHARS]
 
     async def test_only_slices_that_are_held_are_read(self, talk: Talk) -> None:
         indexer = MessageEmbedder(talk.repository, SemanticSearch(Letters(), MemoryVectorStore()), list)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.models.openai.rejections import FIELDS, rejected_field
+from infrastructure.models.openai.refusals import FIELDS, rejected_field
 
 OLD = ("stream_options", "max_tokens", "temperature", "stream", "tools")
 NEW = ("stream_options", "max_completion_tokens", "temperature", "stream", "tools")

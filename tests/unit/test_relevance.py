@@ -1,4 +1,4 @@
-"""Which messages have most to do with what a question looks for."""
+"""Ranking: which messages are most relevant to a question."""
 
 from uuid import UUID
 

@@ -1,16 +1,16 @@
-"""Messages that a process remembers: what is recalled of them is what one recalls that remembers nothing."""
+"""The cache of messages: recall returns the same with it and without it."""
 
 import random
 from collections.abc import Collection, Sequence
 from uuid import UUID, uuid4
 
 from domain.application.fork import Fork, fork
-from domain.application.recall.cache import LONGEST, MessageCache
-from domain.application.recall.search import MessageSearch, recall
+from domain.application.recall.cache import MAX_CACHED_CHARS, MessageCache
+from domain.application.recall.search import MessageSearch
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.log.hash_chain import Record
-from domain.prompt.assemble import price
+from domain.prompt.assemble import excerpt_tokens
 from domain.recall.bm25 import Hit
 from domain.recall.excerpts import Excerpt
 from domain.thread.codec import Metadata
@@ -81,15 +81,15 @@ async def ask(log: ThreadRepository, thread_id: ThreadId, question: str, service
     loaded = await log.load(thread_id)
     state = fold(loaded.state, [TurnStarted(uuid4(), "talk", "f00"), MessageAppended("user", question, 3)])
     assert isinstance(state, Running)
-    return await recall(log, services, state, thread_id, Version(state.version), 150, count)
+    return await services.recall(log, state, thread_id, Version(state.version), 150, count)
 
 
 async def test_whatever_is_remembered_the_same_is_recalled() -> None:
     chance, log, threads = random.Random(5), repository(), [ThreadId(uuid4())]
     warm = [
         MessageSearch(All()),
-        MessageSearch(All(), remembered=MessageCache(4_000)),
-        MessageSearch(All(), remembered=MessageCache(0)),
+        MessageSearch(All(), cache=MessageCache(4_000)),
+        MessageSearch(All(), cache=MessageCache(0)),
     ]
     recalled = 0
     for step in range(60):
@@ -105,7 +105,7 @@ async def test_whatever_is_remembered_the_same_is_recalled() -> None:
         question = " ".join(chance.choices(WORDS, k=3))
         anew = await ask(log, thread_id, question, MessageSearch(All()))
         assert [await ask(log, thread_id, question, services) for services in warm] == [anew] * len(warm)
-        assert [each.price for each in anew] == [price(each, count) for each in anew]
+        assert [each.prompt_tokens for each in anew] == [excerpt_tokens(each, count) for each in anew]
         recalled += len(anew)
     assert recalled > 60
 
@@ -137,29 +137,34 @@ async def test_a_tool_that_the_finder_names_is_not_looked_up() -> None:
 
 async def test_very_long_messages_are_read_again() -> None:
     log, services, thread_id = repository(), MessageSearch(All()), ThreadId(uuid4())
-    loaded, turn, text = await log.load(thread_id), uuid4(), "refund " * (LONGEST // 7 + 1)
+    loaded, turn, text = await log.load(thread_id), uuid4(), "refund " * (MAX_CACHED_CHARS // 7 + 1)
     said = MessageAppended("user", text, count(text))
     await log.append(
         loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
     )
-    (one,) = await services.remembered.read(log, thread_id, [hit(3)])
+    (one,) = await services.cache.read(log, thread_id, [hit(3)])
     assert isinstance(log.store, Reading)
     assert log.store.told == 1
-    await services.remembered.read(log, thread_id, [hit(3)])
+    await services.cache.read(log, thread_id, [hit(3)])
     assert (one, log.store.told) == (3, 2)
 
 
 async def test_parts_that_begin_at_the_same_place_have_prices_of_their_own() -> None:
     remembered, thread_id = MessageCache(), ThreadId(uuid4())
     parts = [Excerpt(Version(3), "user", 0, " ".join(WORDS[:length]), length, "") for length in (8, 2, 5)]
-    assert [each.price for each in remembered.priced(thread_id, parts, count)] == [price(each, count) for each in parts]
-    assert len({price(each, count) for each in parts}) == len(parts)
+    assert [each.prompt_tokens for each in remembered.with_prompt_tokens(thread_id, parts, count)] == [
+        excerpt_tokens(each, count) for each in parts
+    ]
+    assert len({excerpt_tokens(each, count) for each in parts}) == len(parts)
 
 
 async def test_who_counts_otherwise_is_told_other_prices() -> None:
     log, remembered, thread_id = repository(), MessageCache(), ThreadId(uuid4())
     await say(log, thread_id, random.Random(1))
     found = await ask(log, thread_id, "refund", MessageSearch(All()))
-    by_words, by_letters = remembered.priced(thread_id, found, count), remembered.priced(thread_id, found, len)
-    assert [each.price for each in by_words] == [price(each, count) for each in found]
-    assert [each.price for each in by_letters] == [price(each, len) for each in found]
+    by_words, by_letters = (
+        remembered.with_prompt_tokens(thread_id, found, count),
+        remembered.with_prompt_tokens(thread_id, found, len),
+    )
+    assert [each.prompt_tokens for each in by_words] == [excerpt_tokens(each, count) for each in found]
+    assert [each.prompt_tokens for each in by_letters] == [excerpt_tokens(each, len) for each in found]

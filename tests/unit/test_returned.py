@@ -1,17 +1,12 @@
-"""What a refusal says about an endpoint's own data, and about calls that came from elsewhere."""
+"""Refusals of an endpoint's own data, and of tool calls of other models."""
 
 import json
 
 import pytest
 
 from domain.models.chat import ChatMessage, ChatRequest, ToolCall
-from infrastructure.models.openai.returned_data import (
-    DATA,
-    FOREIGN_CALLS,
-    refused_data,
-    refuses_foreign_calls,
-    without_data,
-)
+from infrastructure.models.openai.provider_data import DATA, without_data
+from infrastructure.models.openai.refusals import FOREIGN_CALLS, refused_data, refuses_foreign_calls
 
 CALL = ToolCall("a", "echo", {}, extra={"extra_content": {"google": 1}})
 OWN = ChatMessage("assistant", "hm", (CALL,), extra={"reasoning": "x", "reasoning_details": []}, origin="here")

@@ -1,4 +1,4 @@
-"""What the models of a turn saw, found again as it was sent, whatever happened to the thread meanwhile."""
+"""The prompts of a turn are reconstructed as they were sent, whatever happened to the thread since."""
 
 from collections.abc import Sequence
 from dataclasses import replace as replace_fields

@@ -1,11 +1,11 @@
-"""The parser of event streams: what the chunks are does not matter."""
+"""The parser of event streams does not depend on how the stream is cut into chunks."""
 
 from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infrastructure.models.openai.sse import EventStreamParser
+from infrastructure.models.openai.response import EventStreamParser
 
 PARTS = [
     b"data: {}\n",

@@ -1,11 +1,11 @@
-"""What a question looks for, and where that stands in a text."""
+"""Query terms: what a question looks for, and where it occurs in a text."""
 
 import time
 
 import pytest
 
-from domain.recall.stemming import LONGEST, stem
-from domain.recall.terms import IN_A_ROW, Term, places, terms_of
+from domain.recall.stemming import MAX_WORD_CHARS, stem
+from domain.recall.terms import MAX_PHRASE_WORDS, Term, occurrences, terms_of
 from domain.recall.tokenizer import words_of
 
 
@@ -14,7 +14,7 @@ def names(text: str) -> list[str]:
 
 
 def found(text: str, *terms: Term) -> set[int]:
-    return {number for _, _, number in places(text, terms)}
+    return {number for _, _, number in occurrences(text, terms)}
 
 
 class TestTerms:
@@ -43,7 +43,7 @@ class TestTerms:
         begun = time.process_time()  # not by the clock: others take the processor, too
         terms = terms_of(text)
         assert time.process_time() - begun < 1
-        assert all(len(term.text) <= LONGEST and len(words_of(term.text)) <= IN_A_ROW for term in terms)
+        assert all(len(term.text) <= MAX_WORD_CHARS and len(words_of(term.text)) <= MAX_PHRASE_WORDS for term in terms)
 
     def test_a_code_has_a_digit_of_its_own(self) -> None:
         assert [(term.text, term.weight) for term in terms_of("refund(42) v1.2/x")] == [
@@ -64,7 +64,7 @@ class TestPlaces:
 
     def test_where_terms_are(self) -> None:
         text = "Your refund for PEP4E0 was refunded."
-        at = places(text, terms_of("refund PEP4E0"))
+        at = occurrences(text, terms_of("refund PEP4E0"))
         assert [text[start:end] for start, end, _ in at] == ["refund", "PEP4E0", "refunded"]
 
     def test_a_row_of_words_must_stand_in_a_row(self) -> None:

@@ -1,4 +1,4 @@
-"""What is stored of messages, and what is looked for, are made by the same rules, or nothing would be found."""
+"""Messages are indexed and queries parsed by the same rules; otherwise nothing would be found."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ def test_other_words_of_messages_are_another_version_of_their_read_model() -> No
     texts = [fact.said for name in languages() for fact in read(name).facts]
     texts += ["I've booked the flights: PEP4E0 — $1,234.50", "Zürich, ｶﾞｲﾄﾞ, हिन्दी, Καλημέρα, ١٢٣"]
     indexed = [index_of(text) for text in texts]
-    stored = "\n".join(f"{each.signs} {' '.join(sorted(each.words.split()))}" for each in indexed)
+    stored = "\n".join(f"{each.term_ids} {' '.join(sorted(each.words.split()))}" for each in indexed)
     digest = hashlib.sha256(stored.encode()).hexdigest()[:16]
     assert (PROJECTION.version, digest) == STORED, (
         "Messages are found by other words than those that are stored. Raise the version of the projection `messages`, "

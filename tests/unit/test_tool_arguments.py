@@ -1,4 +1,4 @@
-"""What a model writes for arguments: read where it has one meaning, and else a fault that says what is wrong where."""
+"""Tool arguments that a model wrote: accepted if they have one meaning, else a fault says what is wrong and where."""
 
 import json
 import time

@@ -1,6 +1,6 @@
-"""Messages that were recalled last, in the memory of this process: they are neither read nor counted again.
+"""A cache of recalled messages, so that they are neither read nor counted again.
 
-What was said does not change, so what is kept is never wrong. A message is kept as it is in a thread: a fork has its
+Messages are immutable, so a cached one is never stale. Each is cached under the thread that owns it: a fork has its
 parent's messages itself.
 """
 
@@ -14,69 +14,72 @@ from domain.application.recall.messages import read_messages
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId
 from domain.lru import Lru
-from domain.prompt.assemble import Count, price
+from domain.prompt.assemble import Count, excerpt_tokens
 from domain.recall.bm25 import Hit
 from domain.recall.excerpts import Excerpt, FoundMessage
 
-KEPT = 32_000_000
-"""Bytes of messages that are kept, those of the threads that were used last."""
+MAX_CACHE_BYTES = 32_000_000
+"""What the messages of the threads that were used last may take."""
 
-LONGEST = 50_000
-"""Characters of a message that is kept."""
+MAX_CACHED_CHARS = 50_000
+"""A longer message is not cached."""
 
-ENTRY = 400
-"""Bytes that a message, or a part of one, takes beside its text, about."""
+ENTRY_BYTES = 400
+"""What a message or an excerpt takes in addition to its text, roughly."""
 
-NO_TOOL = frozenset({"", "user", "assistant", "tool"})
-"""Who says messages that are no results, or those of a tool that is not named. What says so is looked up."""
+UNNAMED = frozenset({"", "user", "assistant", "tool"})
+"""Values of `Hit.who` that name no tool. Then the tool of a result is looked up in the log."""
 
 
 @dataclass(slots=True)
-class _Messages:
-    """A thread's messages, and what parts of them take in a prompt."""
+class _ThreadMessages:
+    """A thread's messages, and the tokens that excerpts of them take in a prompt."""
 
-    said: dict[int, FoundMessage] = field(default_factory=dict)
-    prices: dict[tuple[int, int, int, Count], int] = field(default_factory=dict)
-    size: int = ENTRY
+    messages: dict[int, FoundMessage] = field(default_factory=dict)
+    prompt_tokens: dict[tuple[int, int, int, Count], int] = field(default_factory=dict)
+    size: int = ENTRY_BYTES
 
 
 class MessageCache:
-    """Messages of the threads that were used last."""
+    """An LRU cache of messages, by thread."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        """Keep at most so many bytes."""
-        self._threads = Lru[ThreadId, _Messages](kept)
+    def __init__(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        """Keep at most `max_bytes` of messages."""
+        self._threads = Lru[ThreadId, _ThreadMessages](max_bytes)
 
     async def read(
         self, repository: ThreadRepository, thread_id: ThreadId, hits: Sequence[Hit]
     ) -> Mapping[int, FoundMessage]:
         """Read messages that were found, as `read_messages` does."""
-        there = (self._threads.get(thread_id) or _Messages()).said
-        found: dict[int, FoundMessage] = {hit.version: there[hit.version] for hit in hits if hit.version in there}
+        cached = self._threads.get(thread_id) or _ThreadMessages()
+        found: dict[int, FoundMessage] = {
+            hit.version: cached.messages[hit.version] for hit in hits if hit.version in cached.messages
+        }
         if missing := [hit for hit in hits if hit.version not in found]:
-            tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in NO_TOOL}
+            tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in UNNAMED}
             read = await read_messages(repository, thread_id, [hit.version for hit in missing], tools)
-            self._keep(thread_id, read)
+            self._add(thread_id, read)
             found |= read
         return found
 
-    def priced(self, thread_id: ThreadId, excerpts: Sequence[Excerpt], count: Count) -> Sequence[Excerpt]:
-        """Say of parts of messages what they take in a prompt; see `price`."""
-        messages = self._threads.get(thread_id) or _Messages()
-        priced = []
+    def with_prompt_tokens(self, thread_id: ThreadId, excerpts: Sequence[Excerpt], count: Count) -> Sequence[Excerpt]:
+        """Return the excerpts with the tokens that they take in a prompt; see `excerpt_tokens`."""
+        cached = self._threads.get(thread_id) or _ThreadMessages()
+        counted = []
         for excerpt in excerpts:
             key = excerpt.message, excerpt.start, len(excerpt.text), count
-            if key not in messages.prices:
-                messages.prices[key] = price(excerpt, count)
-                messages.size += ENTRY
-            priced.append(replace(excerpt, price=messages.prices[key]))
-        self._threads.put(thread_id, messages, messages.size)
-        return priced
+            if key not in cached.prompt_tokens:
+                cached.prompt_tokens[key] = excerpt_tokens(excerpt, count)
+                cached.size += ENTRY_BYTES
+            counted.append(replace(excerpt, prompt_tokens=cached.prompt_tokens[key]))
+        self._threads.put(thread_id, cached, cached.size)
+        return counted
 
-    def _keep(self, thread_id: ThreadId, read: Mapping[int, FoundMessage]) -> None:
-        messages = self._threads.get(thread_id) or _Messages()
-        for version, said in read.items():
-            if version not in messages.said and len(said.text) <= LONGEST:
-                messages.said[version] = said
-                messages.size += ENTRY + getsizeof(said.text)
-        self._threads.put(thread_id, messages, messages.size)
+    def _add(self, thread_id: ThreadId, read: Mapping[int, FoundMessage]) -> None:
+        # got again: another read may have added to it meanwhile
+        cached = self._threads.get(thread_id) or _ThreadMessages()
+        for version, message in read.items():
+            if version not in cached.messages and len(message.text) <= MAX_CACHED_CHARS:
+                cached.messages[version] = message
+                cached.size += ENTRY_BYTES + getsizeof(message.text)
+        self._threads.put(thread_id, cached, cached.size)

@@ -1,7 +1,7 @@
-"""Embedding what was said, after it was said, so that it is found by its meaning later.
+"""Embeds messages in the background, so that later turns find them by their meaning.
 
-Each slice is read after the position that is kept with its vectors; so a message is missed by nobody's death, and a
-new model begins at the beginning. No turn waits for this.
+The embedder reads each slice from the position that is stored with its vectors. So a crash loses no message, and a new
+model starts at the beginning. No turn waits for this.
 """
 
 import asyncio
@@ -22,64 +22,63 @@ from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, Too
 
 _log = logging.getLogger(__name__)
 
-EVENTS = 500
-"""Events that are read at a time."""
+BATCH_EVENTS = 500
+"""Events of one batch."""
 
-TEXTS = 32
-"""Texts that the endpoint is asked for at a time."""
+BATCH_TEXTS = 32
+"""Texts of one request to the endpoint."""
 
-HARMLESS = "hello"
-"""A text that any endpoint embeds which embeds at all."""
+PROBE_TEXT = "hello"
+"""A text that every working endpoint embeds."""
 
-IDLE, AWAY = 2.0, 30.0
-"""Seconds until the next look, where there is nothing to do, and while something is away."""
+IDLE_S, RETRY_S = 2.0, 30.0
+"""Seconds until the next batch: if there is nothing to do, and after a failure."""
 
-REFRESH = 30
-"""Looks after which the positions are read again: another worker may have had a slice meanwhile."""
+REFRESH_EVERY = 30
+"""Batches after which the positions are read again: another worker may have advanced a slice meanwhile."""
 
-KINDS = {"MessageAppended", "MessageEdited", "ToolSucceeded", "ToolFailed"}
+EMBEDDED_EVENTS = {"MessageAppended", "MessageEdited", "ToolSucceeded", "ToolFailed"}
 
 
 @dataclass
 class MessageEmbedder:
-    """Embeds the messages of the slices that `held` names."""
+    """Embeds the messages of the slices that `held` returns, those that this worker holds."""
 
     repository: ThreadRepository
     meaning: SemanticSearch
     held: Callable[[], Collection[Slice]]
     _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _read: dict[Slice, Position] = field(init=False, default_factory=dict)
-    _looks: int = field(init=False, default=0)
+    _batches: int = field(init=False, default=0)
 
     def wake(self) -> None:
-        """Say that there is something to read."""
+        """Signal that there may be new events."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Run for ever. What is neither the model's nor the store's failure ends it: then it is to be run again."""
+        """Run until cancelled. Failures of the model and the store are retried; any other error is raised."""
         while True:
-            rest = IDLE
             try:
-                rest = 0 if await self.step() else IDLE
-            except (ModelError, StoreUnavailable) as error:
-                rest = AWAY
-                _log.warning("Messages are embedded later: %s", error)
-            if rest:
+                if await self.step():
+                    continue
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(rest if rest == AWAY else IDLE):
-                        await (asyncio.sleep(rest) if rest == AWAY else self._woken.wait())
-                self._woken.clear()
+                    async with asyncio.timeout(IDLE_S):
+                        await self._woken.wait()
+            except (ModelError, StoreUnavailable) as error:
+                _log.warning("Embedding failed and will be retried: %s", error)
+                await asyncio.sleep(RETRY_S)
+            self._woken.clear()
 
     async def step(self) -> int:
-        """Embed what is next, and count the events."""
-        after = await self._behind()
-        records = await self.repository.store.read_after(after, EVENTS) if after else ()
+        """Embed one batch, and return the number of its events."""
+        after = await self._next_batch()
+        records = await self.repository.store.read_after(after, BATCH_EVENTS) if after else ()
         if not records:
             return 0
-        told = [(record, text) for record in records if record.type in KINDS and (text := _text(record))]
+        texts = [(record, text) for record in records if record.type in EMBEDDED_EVENTS and (text := _text(record))]
         model, vectors = self.meaning.embedder.model, list[Embedded]()
-        for begin in range(0, len(told), TEXTS):
-            part = told[begin : begin + TEXTS]
+        for begin in range(0, len(texts), BATCH_TEXTS):
+            part = texts[begin : begin + BATCH_TEXTS]
             found = await self._embedded([text for _, text in part])
             vectors += [
                 Embedded(ThreadId(record.thread_id), Version(record.version), vector)
@@ -92,7 +91,7 @@ class MessageEmbedder:
         return len(records)
 
     async def _embedded(self, texts: Sequence[str]) -> Sequence[Sequence[float] | None]:
-        """Embed texts. None for one that the endpoint refuses: it is passed over, or nothing after it would be found.
+        """Embed texts. None for a text that the endpoint refuses: otherwise it would block all later ones.
 
         Raises the endpoint's error if it refuses every text.
         """
@@ -103,21 +102,21 @@ class MessageEmbedder:
             if len(texts) > 1:
                 half = len(texts) // 2
                 return [*await self._embedded(texts[:half]), *await self._embedded(texts[half:])]
-            await embed([HARMLESS])
-            _log.warning("A message is not embedded, and so not found by its meaning: %s", error)
+            await embed([PROBE_TEXT])
+            _log.warning("A message is not embedded and will not be found by its meaning: %s", error)
             return [None]
 
-    async def _behind(self) -> Mapping[Slice, Position]:
-        """Choose slices that have more than was read, a batch's worth."""
-        if self._looks % REFRESH == 0:
+    async def _next_batch(self) -> Mapping[Slice, Position]:
+        """Return the positions of slices that have unread events, enough for one batch."""
+        if self._batches % REFRESH_EVERY == 0:
             self._read = dict(await self.meaning.vectors.positions(self.meaning.embedder.model))
-        self._looks += 1
+        self._batches += 1
         heads: Sequence[Position] = await self.repository.store.slice_heads()
         after: dict[Slice, Position] = {}
         size = 0
         for slice_ in sorted(self.held()):
             position = self._read.get(slice_, Position(0))
-            if heads[slice_] > position and size < EVENTS:
+            if heads[slice_] > position and size < BATCH_EVENTS:
                 after[slice_] = position
                 size += heads[slice_] - position
         return after

@@ -1,4 +1,4 @@
-"""Messages as the log has them, with who said them."""
+"""Reads messages from the log, with the role or tool that said each."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,30 +17,34 @@ async def read_messages(
     versions: Sequence[Version],
     tools: Mapping[int, str] = MappingProxyType({}),
 ) -> Mapping[int, FoundMessage]:
-    """Read messages, whatever became of their turns; what is none is left out.
+    """Read messages, whether their turns succeeded or not. Versions of other events are ignored.
 
-    `tools` has those whose results some of the messages are, if they are known.
+    `tools` names the tools of results, by version, as far as they are known.
     """
     found = await repository.at(thread_id, versions)
-    who = await _who(repository, thread_id, {version: told for version, told in found.items() if version not in tools})
-    said: dict[int, FoundMessage] = {}
+    who = await _who(
+        repository, thread_id, {version: event for version, event in found.items() if version not in tools}
+    )
+    messages: dict[int, FoundMessage] = {}
     for version, recorded in found.items():
         match recorded.event:
             case MessageAppended(role=role, content=str(content), tokens=tokens):
-                said[version] = FoundMessage(Version(version), role, content, tokens=tokens)
+                messages[version] = FoundMessage(Version(version), role, content, tokens=tokens)
             case (
                 ToolSucceeded(call=call, content=content, tokens=tokens)
                 | ToolFailed(call=call, error=content, tokens=tokens)
             ):
-                said[version] = FoundMessage(Version(version), tools.get(version) or who[call], content, tokens=tokens)
+                messages[version] = FoundMessage(
+                    Version(version), tools.get(version) or who[call], content, tokens=tokens
+                )
             case MessageEdited(message=edited, content=content, tokens=tokens):
-                said[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
-    return said
+                messages[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
+    return messages
 
 
-async def _who(repository: ThreadRepository, thread_id: ThreadId, told: Mapping[int, Recorded]) -> Mapping[int, str]:
-    """Name who said the messages that edits are of, and the tools of the calls that results are of."""
-    about = {_about(recorded.event) for recorded in told.values()} - {None}
+async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mapping[int, Recorded]) -> Mapping[int, str]:
+    """Return who said each message that an edit replaces, and the tool of each call that a result answers."""
+    about = {_about(recorded.event) for recorded in events.values()} - {None}
     if not about:
         return {}
     found = await repository.at(thread_id, [version for version in about if version is not None])
@@ -58,7 +62,7 @@ async def _who(repository: ThreadRepository, thread_id: ThreadId, told: Mapping[
 
 
 def _about(event: Event) -> int | None:
-    """Name the event that tells who said this one."""
+    """Return the version of the event that says who said this one."""
     match event:
         case ToolSucceeded(call=about) | ToolFailed(call=about) | MessageEdited(message=about):
             return about

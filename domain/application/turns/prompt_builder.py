@@ -10,7 +10,7 @@ from domain.application.turns.model_calls import PreparedPrompt
 from domain.application.turns.prompt_parts import tools_text
 from domain.application.turns.run import TurnServices
 from domain.ids import ThreadId
-from domain.prompt.assemble import LAYOUT, FixedParts, assemble, first_shown
+from domain.prompt.assemble import LAYOUT, FixedParts, assemble, window_start
 from domain.recall.excerpts import Excerpt
 from domain.thread.state import Running
 
@@ -64,7 +64,7 @@ class PromptBuilder:
         same = last if last and begun and (last.limit, last.layout) == (limit, LAYOUT) else None
         if same and same.recalled:
             return await recall.again(repository, self.thread_id, same.recalled, count)
-        place = first_shown(
+        place = window_start(
             self.state, self._fixed.tokens, limit, 0 if same else int(most * RECALL_RESERVED_SHARE), count
         )
         if same and same.first == place.first:

@@ -1,25 +1,25 @@
-"""A summary without understanding: what was said, sorted by who said it. Nothing is rephrased, nothing invented."""
+"""The built-in model's summary: the beginning of each message, sorted by who said it."""
 
-from domain.prompt.summary import FORMER, NOTHING, SINCE, Memory, parse_written
+from domain.prompt.summary import FORMER, NOTHING, SINCE, SummaryContent, cut, parse_written
 from domain.thread.codec import to_json
 
-LENGTH = 200
-"""Characters that are kept of what somebody said."""
+MAX_LINE_CHARS = 200
+"""What is kept of a message."""
 
 
-def extracted(told: str) -> str:
-    """Write the memory that follows from what `domain.prompt.summary.ask_to_remember` tells, as JSON."""
-    former, _, said = told.removeprefix(FORMER).partition(SINCE)
-    before = Memory() if former == NOTHING else parse_written(former)
+def extracted(request: str) -> str:
+    """Return the summary, as JSON, of a request that `domain.prompt.summary.summary_request` wrote."""
+    former, _, said = request.removeprefix(FORMER).partition(SINCE)
+    before = SummaryContent() if former == NOTHING else parse_written(former)
     lines = [_spoken(line) for line in said.split("\n") if ": " in line]
     users = tuple(text for who, text in lines if who == "user")
     agents = tuple(text for who, text in lines if who == "assistant")
     tools = tuple(f"{who}: {text}" for who, text in lines if who not in {"user", "assistant"})
     last_who, last = lines[-1] if lines else ("", "")
     asked = (last,) if last_who == "user" and last.endswith("?") else ()
-    return to_json(Memory(before.facts + users, before.decisions + agents, asked, before.tool_outcomes + tools))
+    return to_json(SummaryContent(before.facts + users, before.decisions + agents, asked, before.tool_outcomes + tools))
 
 
 def _spoken(line: str) -> tuple[str, str]:
     who, _, text = line.partition(": ")
-    return who, text if len(text) <= LENGTH else f"{text[:LENGTH]}…"
+    return who, cut(text, MAX_LINE_CHARS)

@@ -1,10 +1,10 @@
-"""A model that needs no network and no key: a few rules, honest about being just that.
+"""The built-in model, which needs no network and no key: a few rules, and it says so.
 
-It lets the whole backend be tried, tested and measured: it asks for the built-in tools, tells what they answered,
-remembers what it can see, and says the same to the same prompt.
+The whole backend can be tried, tested and measured with it. It calls the built-in tools, reports their results,
+remembers what is in the prompt, and answers the same to the same prompt.
 
-What it reads comes from anybody, and it reads in the event loop. So each pattern takes time by the length of the
-text, no more: where two repetitions could share the same characters, the first keeps them (`*+`, `++`).
+Its input comes from users, and it runs in the event loop. So each pattern takes linear time: where two repetitions
+could match the same characters, the first is possessive (`*+`, `++`).
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from domain.json import JsonObject
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.ports.tokens import TokenCounter
 from domain.prompt.application_context import without_block
-from domain.prompt.summary import INSTRUCTIONS
+from domain.prompt.summary import INSTRUCTIONS, cut
 from infrastructure.models.offline.extract import extracted
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"
 WHO = "I am Threadfold's built-in offline model, a handful of rules and no language model."
-QUOTED = 200
+MAX_QUOTED_CHARS = 200
 MAX_SUMS = 5
-MAX_QUERY = 500
+MAX_QUERY_CHARS = 500
 
 _TIME = re.compile(r"\bwhat(?:'s| is)? (?:the )?time\b|\bwhat time\b|\bcurrent time\b|\btime is it\b", re.IGNORECASE)
 _ZONE = re.compile(r"\bin ([A-Z][A-Za-z]{1,31}(?:/[A-Z][A-Za-z_]{1,31}){1,2}|UTC)\b")
@@ -44,20 +44,19 @@ _WORD = re.compile(r"\s*+\S++|\s++\Z")
 
 
 class OfflineModel:
-    """Implements `domain.models.chat.ChatModel` with rules. Usage is counted by the counter that it is given."""
+    """Implements `domain.models.chat.ChatModel` with rules. `counter` counts the usage."""
 
     def __init__(self, counter: TokenCounter) -> None:
-        """Take what counts the tokens."""
         self._counter = counter
 
     async def close(self) -> None:
-        """Let go of nothing."""
+        """Do nothing: there are no connections."""
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
-        """Ask for the tools that the last user message calls for, or answer it, word by word; or summarise."""
+        """Call the tools that the last user message needs, or answer it word by word, or summarise."""
         asked, results = _turn(request.messages)
-        wishes = () if results else tuple(_wishes(asked, {spec.name for spec in request.tools}))
-        calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(wishes, 1))
+        needed = () if results else tuple(_needed_calls(asked, {spec.name for spec in request.tools}))
+        calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(needed, 1))
         text = "" if calls else _answer(asked, results, request.messages)
         if request.messages and request.messages[0].content == INSTRUCTIONS:
             text = extracted(asked)
@@ -74,15 +73,9 @@ class OfflineModel:
         )
 
     def _count(self, messages: Sequence[ChatMessage]) -> int:
-        return sum(
-            self._counter.count(message.content or "")
-            + sum(self._counter.count(_written(call)) for call in message.tool_calls)
-            for message in messages
-        )
-
-
-def _written(call: ToolCall) -> str:
-    return f"{call.name} {msgspec.json.encode(call.arguments).decode()}"
+        calls = [call for message in messages for call in message.tool_calls]
+        written = [f"{call.name} {msgspec.json.encode(call.arguments).decode()}" for call in calls]
+        return sum(self._counter.count(text) for text in (*(m.content or "" for m in messages), *written))
 
 
 def _turn(messages: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]]]:
@@ -99,13 +92,13 @@ def _turn(messages: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]]]:
     return asked, results
 
 
-def _wishes(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObject]]:
+def _needed_calls(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObject]]:
     if "current_time" in offered and _TIME.search(asked):
         zone = _ZONE.search(asked)
         yield "current_time", {"timezone": zone[1]} if zone else {}
     looked_up = _LOOK_UP.search(asked)
     if "look_up" in offered and looked_up:
-        yield "look_up", {"query": looked_up[1].rstrip(" ?.!")[:MAX_QUERY]}
+        yield "look_up", {"query": looked_up[1].rstrip(" ?.!")[:MAX_QUERY_CHARS]}
     if "calculate" in offered and not looked_up:
         found = (some[0].strip(" \t\r\n.,") for some in _SUM.finditer(_DATE.sub("?", asked)))
         sums = (some for some in found if len(some) <= MAX_LENGTH and _OPERATION.search(some))
@@ -131,5 +124,4 @@ def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[C
 
 
 def _quote(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= QUOTED else f"{line[:QUOTED]}…"
+    return cut(" ".join(text.split()), MAX_QUOTED_CHARS)

@@ -2,21 +2,18 @@
 
 import asyncio
 import random as randomness
-import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx
 from msgspec.structs import replace
 
-from domain.agents.error_text import shortened
-from domain.errors import InvalidInput
 from domain.json import storable_text
 from domain.models.chat import (
     AnswerCut,
     AnswerMalformed,
-    AnswerTooLarge,
     ChatAnswer,
     ChatRequest,
     Cost,
@@ -27,31 +24,31 @@ from domain.models.chat import (
     ToolsNotTaken,
     note_cost,
 )
-from infrastructure.models.hosts import is_loopback
-from infrastructure.models.openai.answer_bodies import LINGER_S, read_answer
-from infrastructure.models.openai.assembly import Assembly
+from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.dialects import Dialects, missed
-from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, origin_of
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, server_words, without
-from infrastructure.models.openai.prompt_cache import PromptCache
-from infrastructure.models.openai.rejections import STATUSES, rejected_field
-from infrastructure.models.openai.retry import RetryPolicy, seconds_asked, worth_another
-from infrastructure.models.openai.returned_data import FOREIGN_CALLS, own_data, refused_data, refuses_foreign_calls
-from infrastructure.models.openai.wire import write_request
+from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, display_url, origin_of
+from infrastructure.models.openai.provider_data import own_data
+from infrastructure.models.openai.refusals import (
+    FOREIGN_CALLS,
+    STATUSES,
+    refused_data,
+    refuses_foreign_calls,
+    rejected_field,
+)
+from infrastructure.models.openai.request import PromptCache, write_request
+from infrastructure.models.openai.response import read_answer
+from infrastructure.models.openai.retry import RetryPolicy
+from infrastructure.models.openai.transport import NotAnsweredError, Transport
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-MAX_ERROR_BYTES = 64 * 1024
-
-LINGER_FOR_CALLS_S = 10.0
-"""How long to wait for another call, where a model said that it stopped after a call and no end came."""
 
 
 class OpenAIChatModel:
     """Implements `domain.models.chat.ChatModel` over HTTP.
 
-    Refusals that may pass (see `retry.py`) are retried until an answer begins; from then on a failure is raised, as
-    text may have been shown. Where an endpoint does not take a field of the request, it is asked again without it at
-    once, and for a while (see `dialects.py`). No error's message contains the key.
+    Transient failures (see `retry.py`) are retried with backoff until an answer begins. From then on a failure is
+    raised, because text may have been shown. If the endpoint refuses a field of the request, the request is sent
+    again without it at once, and for an hour after that (see `dialects.py`). No error's message contains the key.
     """
 
     def __init__(
@@ -71,54 +68,52 @@ class OpenAIChatModel:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         random: Callable[[], float] = randomness.random,
     ) -> None:
-        """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it wants one, a model.
+        """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it needs one, and a model.
 
-        `omit` are fields that the endpoint does not take, of `rejections.FIELDS`; `places` says where what is given
-        here is set. `past_proxies`: ask the endpoint itself, whatever proxy the environment names. Raises
-        `InvalidInput` for an endpoint that is no such URL, or a key that no header can carry.
+        `omit` are fields of `refusals.FIELDS` that the endpoint does not take. `places` names the setting of each of
+        these arguments, for errors. `past_proxies`: ignore the proxies that the environment names. Raises
+        `InvalidInput` for an endpoint that is no URL, or a key that no header can carry.
         """
-        self._url = completions_url(endpoint)
-        self._origin = origin_of(self._url)
+        url = completions_url(endpoint)
+        self._origin = origin_of(url)
         self._key = (api_key or "").strip()
         self._model = model
         self._limits = limits or TimeLimits()
         self._places = {**PLACES, **(places or {})}
         self._retry = retry or RetryPolicy()
-        self._max_answer_bytes = max_answer_bytes
         self._prompt_cache = prompt_cache
-        self._now, self._sleep, self._random = now, sleep, random
+        self._sleep, self._random = sleep, random
         self._dialects = Dialects(
             omit,
-            self._where(),
+            display_url(url),
             self._places["omit"],
             now=now,
-            prefers="max_completion_tokens" if self._url.host == "api.openai.com" else "max_tokens",
+            prefers="max_completion_tokens" if url.host == "api.openai.com" else "max_tokens",
         )
-        here = is_loopback(self._url.host)
-        # Loading the certificates of all authorities takes longer than starting the rest; here none is needed.
-        bare = here and self._url.scheme == "http"
-        self._client = httpx.AsyncClient(
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if bare else httpx.create_ssl_context(),
-            headers=_headers(self._key, self._url),
-            timeout=httpx.Timeout(None, connect=self._limits.connect),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            trust_env=not (here or past_proxies),  # a proxy cannot reach this machine's own loopback
+        self._transport = Transport(
+            url,
+            self._key,
+            limits=self._limits,
+            places=self._places,
+            retry=self._retry,
+            max_answer_bytes=max_answer_bytes,
+            past_proxies=past_proxies,
+            now=now,
         )
 
     async def close(self) -> None:
-        """Let connections go."""
-        await self._client.aclose()
+        """Close the connections."""
+        await self._transport.client.aclose()
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
-        """Answer the request, streaming if `on_delta` is given. Raise a `ModelError`, never half an answer."""
+        """Answer the request, streaming if `on_delta` is given. Raise a `ModelError`, never return half an answer."""
 
         def show(text: str) -> None:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        call = _Call(
-            *(request, request.model or self._model, show, self._origin), stream=on_delta is not None, key=self._key
-        )
+        model = request.model or self._model
+        call = _Call(request, model, show, self._origin, streaming=on_delta is not None, key=self._key)
         total = self._limits.total
         try:
             async with asyncio.timeout(total) as deadline:
@@ -126,8 +121,9 @@ class OpenAIChatModel:
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if call.asked_to_stream and call.assembly.written else ModelUnreachable
-            late = kind(f"The model's answer was not complete within {total:g} s. {self._sets('total')}")
+            kind = AnswerCut if call.streaming and call.answer.written else ModelUnreachable
+            setting = f"{self._places['total']} sets how long to wait."
+            late = kind(f"The model's answer was not complete within {total:g} s. {setting}")
             raise call.charged(late) from error
         except ModelError as error:
             call.charged(error)
@@ -137,10 +133,10 @@ class OpenAIChatModel:
             raise
 
     async def _complete(self, call: "_Call") -> ChatAnswer:
-        """Ask, and ask again without each field that the endpoint does not take.
+        """Ask, and ask again without each field that the endpoint refuses.
 
-        A refusal that names none may be about the endpoint's own data: it is asked once without all of it, since such
-        a thread could not go on. If it refuses that, too, its first words count.
+        A refusal that names no field may be about the endpoint's own data. Without it such a thread could go on, so
+        the request is sent once more without all of it. If that is refused too, the first refusal is raised.
         """
         gives_up_at = asyncio.get_running_loop().time() + self._limits.total
         why: ModelError | None = None
@@ -148,10 +144,10 @@ class OpenAIChatModel:
         while True:
             omitted = self._dialects.omitted(call.model) | call.refused
             if "tools" in omitted and call.needs_tools and not self._dialects.sets("tools"):
-                instead = f"{self._places['omit']}=tools asks it without."
+                instead = f"Set {self._places['omit']}=tools to ask it without them."
                 said = f"{call.model} takes no tools. {instead} {why or ''}"
                 raise ToolsNotTaken(said.strip()) from why
-            call.begin(self._dialects.fields(call.request, omitted, stream=call.asked_to_stream), omitted)
+            call.begin(self._dialects.fields(call.request, omitted, stream=call.streaming), omitted)
             try:
                 answer = await self._attempt(call, gives_up_at)
             except _FieldRefusedError as refusal:
@@ -168,28 +164,29 @@ class OpenAIChatModel:
                 return answer
 
     async def _attempt(self, call: "_Call", gives_up_at: float) -> ChatAnswer:
-        """Ask with some of the optional fields. Raise `_FieldRefusedError` if one of them is refused."""
-        response, first_by = await self._accepted(call, gives_up_at)
-        call.assembly.accepted = True
-        chunks = self._chunks(response, first_by, call)
+        """Ask with the optional fields of the call. Raise `_FieldRefusedError` if the endpoint refuses one of them."""
+        response, first_byte_by = await self._accepted(call, gives_up_at)
+        call.answer.accepted = True
+        chunks = self._transport.chunks(response, first_byte_by, call.answer, streamed=call.streamed)
         try:
             try:
                 async with aclosing(chunks):
-                    await read_answer(chunks, call.assembly, call.show, streamed=call.stream)
-                answer = call.assembly.answer()
+                    await read_answer(chunks, call.answer, call.show, streamed=call.streamed)
+                answer = call.answer.build()
             except RecursionError as error:
                 raise AnswerMalformed("The model's answer is nested too deeply to be read.") from error
             return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
         except ModelError as error:
-            call.check_fields(*call.assembly.refusal, error)
+            call.check_fields(*call.answer.refusal, error)
             raise
         finally:
             await response.aclose()
 
     async def _accepted(self, call: "_Call", gives_up_at: float) -> tuple[httpx.Response, float | None]:
-        """Ask until the endpoint begins to answer. Also return until when the first byte has to come.
+        """Send the request, with retries, until a response with a success status begins.
 
-        Nothing is waited for that is farther away than the request's patience.
+        Returns also by when its first byte is due. A retry that would come later than the request's patience allows
+        is not waited for.
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
@@ -198,155 +195,48 @@ class OpenAIChatModel:
         loop = asyncio.get_running_loop()
         attempt = 1
         while True:
-            first_by = loop.time() + self._limits.first_byte if call.stream else None
+            first_byte_by = loop.time() + self._limits.first_byte if call.streamed else None
             try:
-                return await self._send(body, headers, first_by), first_by
-            except _NotAnsweredError as refusal:
-                call.check_fields(refusal.status, refusal.words, refusal.error)
-                wait = self._retry.wait(attempt, refusal.retry_after, self._random)
-                if attempt >= refusal.attempts or wait > patience or loop.time() + wait >= gives_up_at:
-                    raise refusal.error from refusal.__cause__
+                return await self._transport.send(body, headers, first_byte_by), first_byte_by
+            except NotAnsweredError as failure:
+                call.check_fields(failure.status, failure.words, failure.error)
+                wait = self._retry.wait(attempt, failure.retry_after, self._random)
+                if attempt >= failure.attempts or wait > patience or loop.time() + wait >= gives_up_at:
+                    raise failure.error from failure.__cause__
             attempt += 1
             await self._sleep(wait)
 
-    async def _send(self, body: bytes, headers: dict[str, str], first_by: float | None) -> httpx.Response:
-        request = self._client.build_request("POST", self._url, content=body, headers=headers)
-        try:
-            async with asyncio.timeout_at(first_by):
-                response = await self._client.send(request, stream=True)
-        except TimeoutError as error:
-            raise ModelUnreachable(self._no_first_byte()) from error
-        except httpx.TransportError as error:
-            why = shortened(without(self._key, str(error)), MAX_WORDS).rstrip(".") or _wordless(error)
-            setting = "connect" if isinstance(error, httpx.ConnectTimeout) else "endpoint"
-            said = f"The model's endpoint {self._where()} cannot be reached: {why}. Check {self._places[setting]}."
-            raise _NotAnsweredError(ModelUnreachable(said), attempts=self._attempts_after(error)) from error
-        if response.is_success:
-            return response
-        try:
-            body = await self._error_body(response)
-        finally:
-            await response.aclose()
-        raise _NotAnsweredError(
-            failure_of(response.status_code, server_words(body, self._key)),
-            attempts=self._retry.attempts if worth_another(response.status_code, response.headers) else 1,
-            retry_after=seconds_asked(response.headers, self._now()),
-            status=response.status_code,
-            words=body.decode("utf-8", "replace"),
-        )
-
-    def _attempts_after(self, error: httpx.TransportError) -> int:
-        match error:
-            case httpx.ConnectError() | httpx.ConnectTimeout():
-                return min(self._retry.connect_attempts, self._retry.attempts)
-            case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError():
-                # without an answer's head, mostly a server that starts or a kept connection that it has closed
-                return self._retry.attempts
-            case _:
-                return 1
-
-    async def _error_body(self, response: httpx.Response) -> bytes:
-        """Read what the server says about its refusal, as far as it says it soon and briefly."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(min(self._limits.silence, self._limits.connect)):
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ERROR_BYTES:
-                        break
-        except (TimeoutError, httpx.RequestError):
-            pass  # its status says the most important
-        return bytes(body[:MAX_ERROR_BYTES])
-
-    async def _chunks(
-        self, response: httpx.Response, first_by: float | None, call: "_Call"
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the answer's body within the limits on time and size.
-
-        Trouble after the model has finished is no trouble: then the body just ends here.
-        """
-        size = 0
-        chunks = aiter(response.aiter_bytes())
-        loop = asyncio.get_running_loop()
-        while True:
-            patience = self._patience(call)
-            try:
-                async with asyncio.timeout_at(loop.time() + patience if size else first_by):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                return
-            except (TimeoutError, httpx.RequestError) as error:
-                if call.assembly.finished or call.assembly.broken:
-                    return
-                raise self._broken(error, patience, call) from error
-            size += len(chunk)
-            if size > self._max_answer_bytes:
-                raise AnswerTooLarge(f"The model's answer is larger than {self._max_answer_bytes} bytes.")
-            yield chunk
-
-    def _patience(self, call: "_Call") -> float:
-        """Return how long to wait for the next part of an answer."""
-        assembly, limits = call.assembly, self._limits
-        if assembly.broken or (assembly.finished and not assembly.may_go_on):
-            return min(LINGER_S, limits.silence)
-        if assembly.finished:
-            return min(LINGER_FOR_CALLS_S, limits.silence)
-        return limits.first_byte if call.stream and not assembly.has_begun else limits.silence
-
-    def _broken(self, error: Exception, patience: float, call: "_Call") -> ModelError:
-        """Return what a failure amidst an answer means."""
-        match error:
-            case TimeoutError() if call.stream and not call.assembly.has_begun:
-                return ModelUnreachable(self._no_first_byte())
-            case TimeoutError():
-                return AnswerCut(
-                    f"The model's answer stopped: nothing came for {patience:g} s. {self._sets('silence')}"
-                )
-            case httpx.DecodingError():
-                return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error), MAX_WORDS)}")
-            case _:
-                why = shortened(str(error), MAX_WORDS) or _wordless(error)
-                return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
-
-    def _no_first_byte(self) -> str:
-        late = f"The model's endpoint {self._where()} did not begin to answer within {self._limits.first_byte:g} s."
-        return f"{late} {self._sets('first_byte')}"
-
-    def _sets(self, limit: str) -> str:
-        """Say where a time limit is set."""
-        return f"{self._places[limit]} sets how long to wait."
-
-    def _where(self) -> str:
-        return f"{self._url.scheme}://{self._url.netloc.decode()}{self._url.path}"
-
 
 class _Call:
-    """One call of a model: what was asked, and the answer so far."""
+    """One call of a model: the request, the fields that were refused, and the answer of the current attempt."""
 
-    def __init__(self, request: ChatRequest, model: str, show: OnDelta, origin: str, *, stream: bool, key: str) -> None:
+    def __init__(
+        self, request: ChatRequest, model: str, show: OnDelta, origin: str, *, streaming: bool, key: str
+    ) -> None:
         self.request, self.model, self.show, self.origin, self.key = request, model, show, origin, key
-        self.asked_to_stream = stream
+        self.streaming = streaming
+        """Whether the caller wants a stream."""
         self.refused: frozenset[str] = frozenset()
         self.begin((), frozenset())
 
     def begin(self, fields: Sequence[str], omitted: frozenset[str]) -> None:
         """Begin an attempt with some of the optional fields, and without what is omitted."""
         self.fields, self.omitted = fields, omitted
-        self.assembly = Assembly(self.model, self.key)
+        self.answer = AnswerBuilder(self.model, self.key)
 
     @property
-    def stream(self) -> bool:
-        """Whether the answer is asked for as a stream."""
+    def streamed(self) -> bool:
+        """Whether this attempt asks the endpoint for a stream: not where it refuses to."""
         return "stream" in self.fields
 
     @property
     def needs_tools(self) -> bool:
-        """Whether the request offers tools, and is not to be answered without them."""
+        """Whether the request offers tools, and must not be answered without them."""
         return bool(self.request.tools) and self.request.needs_tools
 
     def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
         """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
-        if status in STATUSES and not self.assembly.has_begun:
+        if status in STATUSES and not self.answer.has_output:
             about = (words, self.request, self.origin, self.omitted)
             field = refused_data(*about) or rejected_field(words, self.fields)
             if field is None and refuses_foreign_calls(*about):
@@ -356,63 +246,20 @@ class _Call:
 
     @property
     def cost(self) -> Cost:
-        """What has come of the call by now."""
-        return Cost(self.assembly.accepted, self.assembly.usage, self.assembly.written)
+        """What the current attempt has cost so far."""
+        return Cost(self.answer.accepted, self.answer.usage, self.answer.written)
 
     def charged(self, error: ModelError) -> ModelError:
-        """Note with an error what the call has cost by now."""
+        """Return the error with what the call has cost so far."""
         cost = self.cost
         error.accepted, error.usage = cost.accepted, error.usage or cost.usage
         error.written = cost.written + error.written
         return error
 
 
-class _NotAnsweredError(Exception):
-    """An attempt that ended before an answer began. Up to `attempts` of them are worth a try."""
-
-    def __init__(
-        self,
-        error: ModelError,
-        *,
-        attempts: int,
-        retry_after: float | None = None,
-        status: int | None = None,
-        words: str = "",
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.attempts = attempts
-        self.retry_after = retry_after
-        self.status = status
-        self.words = words
-
-
+@dataclass(eq=False)
 class _FieldRefusedError(Exception):
     """An endpoint does not take a field of the request."""
 
-    def __init__(self, field: str, error: ModelError) -> None:
-        super().__init__(str(error))
-        self.field = field
-        self.error = error
-
-
-def _wordless(error: Exception) -> str:
-    """Return words for an error of the HTTP client that has none of its own."""
-    match error:
-        case httpx.TimeoutException():
-            return "it took too long"
-        case httpx.ConnectError():
-            return "no connection came about"
-        case _:
-            return "the connection was closed"
-
-
-def _headers(key: str, url: httpx.URL) -> dict[str, str]:
-    if not (key.isascii() and key.isprintable()):
-        raise InvalidInput("api_key", "must be printable ASCII")
-    # Compressing small chunks makes proxies hold them back.
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    if not key:
-        return headers
-    # Azure's dated API, whose URLs name a version, takes a key in a header of its own, and only tokens as bearers.
-    return {**headers, **({"api-key": key} if "api-version" in url.params else {"Authorization": f"Bearer {key}"})}
+    field: str
+    error: ModelError

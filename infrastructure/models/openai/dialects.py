@@ -1,7 +1,7 @@
-"""Which fields of a request a model's endpoint takes: as it is set, and as its refusals taught this process.
+"""Which fields of a request the endpoint of a model takes: as configured, and as its refusals taught this process.
 
-What a refusal taught is forgotten after an hour: the endpoint may have been misread, or may have another server behind
-it by then. That costs one refused request an hour, where otherwise a single one could take an agent's tools for good.
+What a refusal taught is forgotten after an hour: it may have been misread, or another server may answer by then. That
+costs one refused request an hour. Otherwise a single refusal could disable an agent's tools until the next restart.
 """
 
 import logging
@@ -9,21 +9,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from domain.models.chat import ChatRequest
-from infrastructure.models.openai.rejections import FIELDS
-from infrastructure.models.openai.returned_data import DATA
+from infrastructure.models.openai.provider_data import DATA
+from infrastructure.models.openai.refusals import FIELDS
 
 _log = logging.getLogger(__name__)
 
 LIMITS = ("max_tokens", "max_completion_tokens")
-"""The names of the limit on an answer's tokens: one is sent. OpenAI's newer models know only the second one."""
-
+"""The names of the limit on an answer's tokens; one of them is sent. OpenAI's newer models know only the second."""
 
 REMEMBERED = timedelta(hours=1)
-"""How long a model is asked without a field that it has refused."""
+"""How long requests to a model omit a field that it has refused."""
 
 
 class Dialects:
-    """The fields that are left out, for each model of an endpoint. `setting` is where a person can say so."""
+    """The omitted fields for each model of an endpoint. `setting` is the setting that omits them for good."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class Dialects:
         now: Callable[[], datetime],
         prefers: str = LIMITS[0],
     ) -> None:
-        """Start with the fields that the setting leaves out for every model."""
+        """Start with the fields that the setting omits for every model."""
         self._set = frozenset(omitted)
         self._learned: dict[str, dict[str, datetime]] = {}
         """When each field of each model was refused."""
@@ -43,28 +42,28 @@ class Dialects:
         self._limits = sorted(LIMITS, key=lambda name: name != prefers)
 
     def omitted(self, model: str) -> frozenset[str]:
-        """Return the fields that are left out of requests to a model."""
+        """Return the fields that requests to a model omit."""
         since = self._now() - REMEMBERED
         return self._set | {field for field, at in self._learned.get(model, {}).items() if at > since}
 
     def sets(self, field: str) -> bool:
-        """Say whether it is the setting that leaves a field out."""
+        """Say whether the setting omits a field."""
         return field in self._set
 
     def learn(self, model: str, fields: frozenset[str]) -> None:
-        """Remember that a model answered without these fields, after it had refused them. Log that once."""
+        """Remember that a model answered without these fields after it had refused them. Log that once."""
         new = fields - self.omitted(model)
         if not new:
             return
         self._learned.setdefault(model, {}).update(dict.fromkeys(new, self._now()))
         if data := sorted(new - FIELDS.keys()):
             taken = ", ".join(name.removeprefix(DATA) for name in data)
-            _log.warning("%s does not take back %s: %s is asked without for an hour.", self._endpoint, taken, model)
+            _log.warning("%s refuses %s: requests to %s omit it for an hour.", self._endpoint, taken, model)
         if not new & FIELDS.keys():
             return
         value = ",".join(field for field in FIELDS if field in self.omitted(model))
         _log.warning(
-            "%s does not take %s with the model %s: it is asked without for an hour%s. %s=%s saves the refusals.",
+            "%s refuses %s for the model %s: requests omit it for an hour%s. Set %s=%s to avoid the refusals.",
             self._endpoint,
             ", ".join(field for field in FIELDS if field in new),
             model,
@@ -74,7 +73,7 @@ class Dialects:
         )
 
     def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
-        """Return the optional fields that a request is sent with, of `rejections.FIELDS`."""
+        """Return the optional fields that a request is sent with, of `refusals.FIELDS`."""
         wanted = {
             "stream": stream,
             "stream_options": stream and "stream" not in omitted,
@@ -87,7 +86,7 @@ class Dialects:
 
 
 def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
-    """Return what a request asks for and is not sent: `tools`, `temperature`, `max_tokens`."""
+    """Return what the caller asks for and the request omits: `tools`, `temperature`, `max_tokens`."""
     wanted = {
         "tools": bool(request.tools) and "tools" not in fields,
         "temperature": request.temperature is not None and "temperature" not in fields,
@@ -97,12 +96,12 @@ def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
-    """Say what it means for the agent, where it means anything."""
-    told = []
+    """Describe what omitted fields mean for the agent, if anything."""
+    consequences = []
     if "tools" in new:
-        told.append("the agent cannot use its tools there, and the model is told so")
+        consequences.append("the agent cannot use its tools there, and the prompt says so")
     if "temperature" in new:
-        told.append("the agent's temperature has no effect there")
+        consequences.append("the agent's temperature has no effect there")
     if new & set(LIMITS) and omitted >= set(LIMITS):
-        told.append("its answers may be longer than what a budget reserves for them")
-    return "".join(f"; {line}" for line in told)
+        consequences.append("its answers may be longer than what a budget reserves for them")
+    return "".join(f"; {line}" for line in consequences)

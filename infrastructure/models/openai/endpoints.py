@@ -1,4 +1,4 @@
-"""What a client of an endpoint is made with: its URL, its time limits, and where all this is set."""
+"""What a client of an endpoint needs: its URL, its time limits, and the names of their settings."""
 
 from collections.abc import Mapping
 
@@ -18,16 +18,16 @@ PLACES: Mapping[str, str] = {
     "total": "LLM_TOTAL_SECONDS",
     "omit": "LLM_OMIT",
 }
-"""Where what a client is made with is set, for errors to say."""
+"""The setting of each argument of a client, for errors."""
 
 
 class TimeLimits(Struct, frozen=True):
     """How long to wait, in seconds.
 
-    `first_byte` runs from the request to the first token of a streamed answer: meanwhile a cold server loads its
-    model, or a model thinks unheard. It starts again whenever the server shows by other bytes that it is at work.
-    `silence` runs between the chunks after that. An answer that is not streamed is silent while the model works, so
-    that only `total` limits its beginning. `total` covers everything, with retries and the waits between them.
+    `first_byte` runs from the request to the first token of a streamed answer: meanwhile a cold server loads its model,
+    or a model reasons without output. It starts again whenever the server sends other bytes. `silence` runs between the
+    chunks after that. An answer that is not streamed sends nothing while the model works, so only `total` limits its
+    beginning. `total` covers everything, including retries and the waits between them.
     """
 
     connect: float = 5.0
@@ -49,5 +49,10 @@ def completions_url(endpoint: str) -> httpx.URL:
 
 
 def origin_of(url: httpx.URL) -> str:
-    """Name an endpoint by its host and path: what it says beyond the protocol is returned to it alone."""
+    """Identify an endpoint by its host and path: its provider-specific data is returned to it alone."""
     return url.netloc.decode() + url.path.removesuffix(PATH)
+
+
+def display_url(url: httpx.URL) -> str:
+    """Return a URL for messages: without its query, which may hold a secret."""
+    return f"{url.scheme}://{url.netloc.decode()}{url.path}"

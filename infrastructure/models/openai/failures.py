@@ -1,4 +1,4 @@
-"""What an endpoint's refusals mean, in the terms of the domain; with the server's own words, shortened."""
+"""Errors of an endpoint as errors of the domain, with the beginning of the server's own message."""
 
 import json
 from typing import Any
@@ -7,18 +7,19 @@ from domain.agents.error_text import shortened
 from domain.models.chat import ModelError, ModelOverloaded, ModelRefused, ModelRejectedRequest, ModelUnknown
 
 MAX_WORDS = 300
+"""Characters of a server's message that an error contains."""
 
 _ERRORS = range(400, 600)
 
 
 def failure_of(status: int, words: str) -> ModelError:
-    """Return the error that a response's status stands for. `words` is what the server said about it."""
+    """Return the error for a response's status. `words` is the server's message."""
     kind = _kind(status)
     return kind(f"{kind()} It said: HTTP {status} {words}".strip())
 
 
 def server_words(body: bytes, secret: str) -> str:
-    """Return what an error's body says to people, without the secret; nothing where it is HTML or empty."""
+    """Return the message in an error's body, without the secret; "" if the body is HTML or empty."""
     text = body.decode("utf-8", "replace").strip()
     try:
         return message_of(json.loads(text), secret)
@@ -27,7 +28,7 @@ def server_words(body: bytes, secret: str) -> str:
 
 
 def message_of(error: Any, secret: str) -> str:
-    """Return the message within an error: an object with a message, a text, a list, or anything. Not the secret."""
+    """Return the message within an error: an object with a message, a text, a list, or any JSON. Not the secret."""
     while isinstance(error, dict | list):
         inner = _inner(error)
         if inner is None:
@@ -50,14 +51,14 @@ def status_of(error: Any) -> int | None:
 
 
 def _inner(error: dict[str, Any] | list[Any]) -> Any:
-    """Return the part of an error that says more; None if there is none, or it is a list of several."""
+    """Return the most specific part of an error; None if there is none, or it is a list of several."""
     if isinstance(error, list):
         return error[0] if len(error) == 1 else None
     return next((error[key] for key in ("error", "errors", "message", "detail") if error.get(key)), None)
 
 
 def without(secret: str, text: str) -> str:
-    """Return a text with the secret blotted out, before anything else cuts it into parts."""
+    """Replace the secret in a text. Call it before the text is cut into parts."""
     return text.replace(secret, "[key]") if secret else text
 
 

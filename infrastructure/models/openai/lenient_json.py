@@ -1,14 +1,14 @@
-"""JSON as models write it: what has one possible meaning is read, for the rest an error says where it goes wrong.
+"""A lenient JSON reader for what models write: it accepts what has one possible meaning.
 
-Beyond JSON, these are read, because no reader could take them for anything else:
+Beyond JSON it accepts:
 - a line break, tab or other control character within a string;
 - a comma before a closing bracket;
 - comments;
 - strings in single quotes, and Python's `True`, `False` and `None`;
 - a key that is repeated with an equal value.
 
-These are not, because a value would have to be made up: a text that ends too soon, NaN and infinities, words without
-quotes, escapes that languages read differently, and a key that is repeated with another value.
+It refuses what it would have to guess: a text that ends too soon, NaN and infinities, words without quotes, escapes
+that languages read differently, and a key that is repeated with another value. The error says where and why.
 """
 
 import json
@@ -16,7 +16,7 @@ import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 100
-"""Levels of nesting that are followed: more than the log takes."""
+"""Levels of nesting that are read: more than the log accepts."""
 
 _SPACE = re.compile(r"(?:[\s\ufeff]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRINGS = {
@@ -30,35 +30,24 @@ _WORD = re.compile(r"[+-]?[\w.$+-]+")
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
-_EXCERPT = 30
-"""Characters that an error quotes on either side of the place."""
+_QUOTED_CHARS = 30
+"""What an error quotes on either side of its position."""
 
 
 class NotJsonError(ValueError):
-    """A text that cannot be read. Its message says what is wrong, where, and quotes the place."""
+    """A text that is not JSON. Its message says what is wrong, where, and quotes the position."""
 
     def __init__(self, why: str, text: str, at: int) -> None:
-        """Name the place in the text, which counts characters from 0."""
+        """`at` is the position in the text, in characters from 0."""
         line, column = text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
-        before = ("…" if at > _EXCERPT else "") + text[max(at - _EXCERPT, 0) : at]
-        after = text[at : at + _EXCERPT] + ("…" if len(text) > at + _EXCERPT else "")
+        before = ("…" if at > _QUOTED_CHARS else "") + text[max(at - _QUOTED_CHARS, 0) : at]
+        after = text[at : at + _QUOTED_CHARS] + ("…" if len(text) > at + _QUOTED_CHARS else "")
         quoted = " ".join(f"{before}⟨here⟩{after}".split())
         super().__init__(f"{why}, at line {line}, column {column}: {quoted}")
 
 
-def read_json(text: str) -> tuple[Any, bool]:
-    """Read what is JSON but for control characters in its strings, and gives no key twice; say whether it has any.
-
-    Raises a `ValueError` or a `RecursionError`.
-    """
-    try:
-        return _STRICT.decode(text), True
-    except ValueError:
-        return _LOOSE.decode(text), False
-
-
 def read_values(text: str) -> list[Any]:
-    """Read the objects that a text holds one after another, mostly one, or another value. Raises `NotJsonError`."""
+    """Read the objects of a text, mostly one, or a single other value. Raises `NotJsonError`."""
     reader = _Reader(text)
     values: list[Any] = []
     while not reader.at_end():
@@ -66,36 +55,21 @@ def read_values(text: str) -> list[Any]:
     return values
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-_LOOSE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, strict=False)
-
-
 class _Reader:
-    """Reads a text from its start; `at` is where it is."""
+    """Reads a text from its start; `at` is its position."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
 
     def at_end(self) -> bool:
-        """Pass over space and comments, and say whether nothing follows."""
+        """Skip space and comments, and say whether nothing follows."""
         found = _SPACE.match(self.text, self.at)
         self.at = found.end() if found else self.at
         return self.at >= len(self.text)
 
     def top(self, *, first: bool) -> Any:
-        """Read a value that is not within another one. After the first, only objects may follow."""
+        """Read a value that is not nested in another one. After the first, only objects may follow."""
         start = self.text[self.at]
         if not first and start != "{":
             self._fail("expected nothing after the first value")
@@ -118,7 +92,7 @@ class _Reader:
     def _object(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         self.at += 1
-        while self._goes_on("}", "object", first=not found):
+        while self._has_next("}", "object", first=not found):
             start = self.at
             quote = self.text[start]
             if quote not in _STRINGS:
@@ -131,19 +105,19 @@ class _Reader:
                 self._fail("it ends where a value is expected")
             value = self.value(depth + 1)
             if key in found and json.dumps(found[key]) != json.dumps(value):
-                self._fail(f"the key {key[:_EXCERPT]!r} is given twice, with different values", start)
+                self._fail(f"the key {key[:_QUOTED_CHARS]!r} is given twice, with different values", start)
             found[key] = value
         return found
 
     def _array(self, depth: int) -> list[Any]:
         found: list[Any] = []
         self.at += 1
-        while self._goes_on("]", "array", first=not found):
+        while self._has_next("]", "array", first=not found):
             found.append(self.value(depth + 1))
         return found
 
-    def _goes_on(self, bracket: str, what: str, *, first: bool) -> bool:
-        """Pass over the comma before a further item, or over the closing bracket. Say whether an item follows."""
+    def _has_next(self, bracket: str, what: str, *, first: bool) -> bool:
+        """Skip the comma before a further item, or the closing bracket. Say whether an item follows."""
         ended = self.at_end()
         if not first and not ended:
             if self.text[self.at] == ",":

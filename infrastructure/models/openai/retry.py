@@ -1,18 +1,19 @@
-"""When to ask an endpoint again, and how long to wait before."""
+"""Retries with exponential backoff and jitter: which failures are transient, and how long to wait."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import httpx
 from msgspec import Struct
 
-_WORTH_ANOTHER = frozenset({408, 429, 500, 502, 503, 504, 529})
+_RETRYABLE = frozenset({408, 429, 500, 502, 503, 504, 529})
 
 
 class RetryPolicy(Struct, frozen=True):
-    """At most `attempts` requests; before each further one a random wait below a bound that doubles. In seconds.
+    """At most `attempts` requests. Before each retry, a random wait below a bound that doubles. In seconds.
 
-    Where no connection comes about, at most `connect_attempts`: who listens nowhere seldom listens a second later.
+    At most `connect_attempts` where no connection is made: an endpoint that does not listen rarely does a second later.
     """
 
     attempts: int = 3
@@ -22,18 +23,29 @@ class RetryPolicy(Struct, frozen=True):
     retry_after_cap: float = 30.0
 
     def wait(self, attempt: int, retry_after: float | None, random: Callable[[], float]) -> float:
-        """Return how long to wait after attempt number `attempt` (from 1): full jitter, or more if so asked."""
+        """Return the wait after attempt number `attempt` (from 1): full jitter, or longer if Retry-After says so."""
         jittered = random() * min(self.cap, self.base * 2.0 ** (attempt - 1))
         return jittered if retry_after is None else max(jittered, min(retry_after, self.retry_after_cap))
 
+    def attempts_after(self, error: httpx.TransportError) -> int:
+        """Return how many attempts a failed connection allows in all."""
+        match error:
+            case httpx.ConnectError() | httpx.ConnectTimeout():
+                return min(self.connect_attempts, self.attempts)
+            case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError():
+                # before a response's head: mostly a server that starts, or a kept connection that it has closed
+                return self.attempts
+            case _:
+                return 1
 
-def worth_another(status: int, headers: Mapping[str, str]) -> bool:
-    """Say whether the same request may be answered next time. OpenAI says so itself, in a header."""
+
+def is_retryable(status: int, headers: Mapping[str, str]) -> bool:
+    """Say whether a request with this status may succeed next time. OpenAI says so itself, in a header."""
     said = headers.get("x-should-retry")
-    return said == "true" if said in {"true", "false"} else status in _WORTH_ANOTHER
+    return said == "true" if said in {"true", "false"} else status in _RETRYABLE
 
 
-def seconds_asked(headers: Mapping[str, str], now: datetime) -> float | None:
+def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
     """Return the wait that Retry-After asks for, in seconds or as an HTTP date; None if it asks for none."""
     value = headers.get("retry-after", "").strip()
     if value.replace(".", "", 1).isdecimal() and value.isascii():

@@ -1,13 +1,13 @@
-"""The arguments of a tool call, read from what the model wrote.
+"""The arguments of a tool call, parsed from what the model wrote.
 
-No arguments at all are none: an empty text, `null`, an empty list. A Markdown fence around the object, an object that
-is written as a JSON string, an empty object before it (some gateways begin with one), and the same object twice have
-one meaning each; see also `lenient_json.py`. Anything else is a fault, which is told to the model.
+An empty text, `null` and an empty list are no arguments. What has one possible meaning is accepted: a Markdown fence
+around the object, an object written as a JSON string, an empty object before it (some gateways begin with one), the
+same object twice, and what `lenient_json.py` reads. Anything else is a fault, which the model is shown.
 """
 
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
@@ -15,28 +15,29 @@ from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
 from domain.thread.size_limits import MAX_ARGUMENTS
-from infrastructure.models.openai.lenient_json import NotJsonError, read_json, read_values
+from infrastructure.models.openai.lenient_json import NotJsonError, read_values
 
 MAX_WRITTEN = 16_384
-"""Characters that are kept of a text that is no JSON."""
+"""Characters that are stored of a text that is not JSON."""
 
-MAX_MENDED = 16_384
-"""Characters of a text that is no JSON beyond which only control characters are understood: the rest takes time."""
+MAX_LENIENT_CHARS = 16_384
+"""A longer text may deviate from JSON by control characters only: the lenient reader would take too long."""
 
 MAX_FAULT = 400
+"""Characters of a fault."""
 
-LEVELS = 3
-"""How often an object may have been written into a JSON string."""
+MAX_STRING_LEVELS = 3
+"""How many times an object may have been encoded as a JSON string."""
 
 _FENCE = re.compile(r"\A```(?:[A-Za-z][\w+-]*(?=\s))?|```\Z")
 _BLANK = "\ufeff\u200b"
 
-_NOTHING = ("null", "None")
+_NULLS = ("null", "None")
 _KINDS: dict[type, str] = {list: "an array", str: "a text", bool: "a boolean", int: "a number", float: "a number"}
 
 
 class Arguments(Struct, frozen=True):
-    """Arguments, and what the model wrote where that is not their JSON. With a `fault`, they could not be read."""
+    """Arguments, and what the model wrote if that is not their JSON. With a `fault`, they could not be parsed."""
 
     values: JsonObject
     written: str = ""
@@ -44,8 +45,8 @@ class Arguments(Struct, frozen=True):
 
 
 def read_arguments(text: str, *, cut: bool = False) -> Arguments:
-    """Read the arguments of a call. `cut`: the answer was broken off after this text, as by its limit of tokens."""
-    if cut and not _bare(text):
+    """Parse the arguments of a call. `cut`: the answer was cut off after this text, such as by its token limit."""
+    if cut and not _unfenced(text):
         return Arguments({}, "", "The answer was broken off before this call had any arguments.")
     try:
         values, strict = _object(text)
@@ -54,22 +55,48 @@ def read_arguments(text: str, *, cut: bool = False) -> Arguments:
         within = (
             "The answer was broken off within the arguments of this call" if cut else "The arguments cannot be read"
         )
-        return Arguments({}, kept(text), shortened(f"{within}: {error}", MAX_FAULT))
-    return Arguments(values, "" if strict else kept(text))
+        return Arguments({}, stored_text(text), shortened(f"{within}: {error}", MAX_FAULT))
+    return Arguments(values, "" if strict else stored_text(text))
 
 
 def _object(text: str) -> tuple[JsonObject, bool]:
     """Return the object, and whether the text is its JSON."""
     try:
-        value, strict = read_json(text)
+        value, strict = _read_json(text)
     except (ValueError, RecursionError):
-        return _mended(text, LEVELS), False
-    return (value, strict) if isinstance(value, dict) else (_mended(text, LEVELS), False)
+        return _read_leniently(text, MAX_STRING_LEVELS), False
+    return (value, strict) if isinstance(value, dict) else (_read_leniently(text, MAX_STRING_LEVELS), False)
 
 
-def _mended(text: str, levels: int) -> JsonObject:
-    inner = _bare(text)
-    values = read_values(inner) if len(inner) <= MAX_MENDED else [_long(inner)]
+def _read_json(text: str) -> tuple[Any, bool]:
+    """Parse JSON whose strings may hold control characters. Say whether it is strict JSON, without any.
+
+    Raises a `ValueError`, such as for a key that is given twice, or a `RecursionError`.
+    """
+    try:
+        return _STRICT.decode(text), True
+    except ValueError:
+        return _LOOSE.decode(text), False
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+_LOOSE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, strict=False)
+
+
+def _read_leniently(text: str, levels: int) -> JsonObject:
+    inner = _unfenced(text)
+    values = read_values(inner) if len(inner) <= MAX_LENIENT_CHARS else [_read_long(inner)]
     value: Any = next(filter(None, values), values[0] if values else None)
     if len({json.dumps(value) for value in values if value}) > 1:
         raise NotJsonError("expected one JSON object, found several", inner, 0)
@@ -78,15 +105,15 @@ def _mended(text: str, levels: int) -> JsonObject:
             return {}
         case dict():
             return value
-        case str() if levels and (not (within := _bare(value)) or within[0] in "{[\"'" or within in _NOTHING):
-            return _mended(value, levels - 1)
+        case str() if levels and (not (within := _unfenced(value)) or within[0] in "{[\"'" or within in _NULLS):
+            return _read_leniently(value, levels - 1)
     raise NotJsonError(f"expected a JSON object, found {_KINDS[type(value)]}", inner, 0)
 
 
-def _long(text: str) -> Any:
-    """Read a long text by the standard library."""
+def _read_long(text: str) -> Any:
+    """Parse a long text with the standard library."""
     try:
-        return read_json(text)[0]
+        return _read_json(text)[0]
     except json.JSONDecodeError as error:
         raise NotJsonError(error.msg, text, error.pos) from error
     except RecursionError as error:
@@ -95,8 +122,8 @@ def _long(text: str) -> Any:
         raise NotJsonError(str(error), text, 0) from error
 
 
-def _bare(text: str) -> str:
-    """Leave out what stands around a value and says nothing: blanks, a byte order mark, a fence."""
+def _unfenced(text: str) -> str:
+    """Remove blanks, a byte order mark and a fence around a value."""
     return _FENCE.sub("", text.strip().strip(_BLANK).strip()).strip()
 
 
@@ -107,7 +134,7 @@ def _check(values: JsonObject) -> None:
         raise InvalidInput("arguments", f"may take {MAX_ARGUMENTS:,} characters as JSON, not {size:,}")
 
 
-def kept(text: str) -> str:
-    """Return what is kept of a text that a model wrote."""
+def stored_text(text: str) -> str:
+    """Return what is stored of a text that a model wrote."""
     text = storable_text(text.strip())
     return text if len(text) <= MAX_WRITTEN else f"{text[:MAX_WRITTEN]}\n[cut: {len(text):,} characters in all]"

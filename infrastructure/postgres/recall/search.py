@@ -1,9 +1,9 @@
-"""Finding older messages by their words, on PostgreSQL: over the read model `messages`.
+"""Recall by words on PostgreSQL, over the read model `messages`.
 
-Of most threads the words are kept here; see `WordIndexes`. But a thread may have 30,000 messages, and each term would
-cost a look at all of them. So it is estimated from stretches all over the thread how many messages have each term, and
-only those that have one of the rarer terms are looked at more closely. The whole thread is gone through once, for that;
-what is older than `SEARCHED` messages is not found.
+The words of most threads are cached in memory; see `WordIndexes`. But a thread may have 30,000 messages, and matching
+all of them with each term would be slow. So the number of messages with each term is estimated from samples all over
+the thread, and only messages with one of the rarer terms are ranked. Finding those reads the thread once. Messages
+older than the newest `MAX_SEARCHED_MESSAGES` are not found.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,31 @@ import asyncpg
 from domain.ids import ThreadId, Version, slice_of
 from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
-from domain.recall.terms import MOST, Term, words_in
+from domain.recall.terms import MAX_TERMS, Term, words_in
 from domain.recall.word_index import find
 from infrastructure.postgres.read_models.queries import tsquery
-from infrastructure.postgres.recall.word_indexes import COUNTED, KEPT, OTHER, WordIndexes
+from infrastructure.postgres.recall.word_indexes import (
+    MAX_CACHE_BYTES,
+    MAX_INDEXED_VERSIONS,
+    OTHER_SCHEMA_ERRORS,
+    WordIndexes,
+)
 from infrastructure.postgres.retry import fetch
 
-STRETCHES = 32
-"""Parts of a thread that terms are counted in."""
+SAMPLES = 32
+"""Parts of a thread in which terms are counted."""
 
-CANDIDATES = 1_000
-"""Messages that are looked at more closely, at most."""
+MAX_CANDIDATES = 1_000
+"""Messages that are ranked, at most."""
 
-SEARCHED = 50_000
-"""Messages that are searched, the newest ones."""
+MAX_SEARCHED_MESSAGES = 50_000
+"""The newest messages of a thread are searched."""
 
-PARENTS = 100
-"""Forks of forks that are searched."""
+MAX_LINEAGE = 100
+"""Threads of a lineage of forks that are searched, the nearest ones."""
 
-# Written as subqueries, so that a query is parsed once and not for each row.
-_QUERIES = [f"(SELECT ($1::text[])[{number}]::tsquery)" for number in range(1, MOST + 1)]
+# Subqueries, so that PostgreSQL parses a query once and not for each row.
+_QUERIES = [f"(SELECT ($1::text[])[{number}]::tsquery)" for number in range(1, MAX_TERMS + 1)]
 
 _PARTS = "unnest($2::smallint[], $3::uuid[], $4::integer[]) AS part (slice, thread_id, upto)"
 
@@ -51,7 +56,7 @@ SELECT count(*) AS messages, coalesce(avg(length(said.content)), 0)::float8 AS l
        OFFSET 0  -- keeps the planner from reading the whole thread and comparing each message with each stretch
      ) AS said
 """  # noqa: S608  (numbers and words of our own)
-"""How many messages there are in some stretches, how long they are, and how many have each term."""
+"""The number of messages in some samples, their mean length, and how many have each term."""
 
 _BITS = [f"coalesce((said.content @@ {query})::integer::bigint << {bit}, 0)" for bit, query in enumerate(_QUERIES)]
 
@@ -68,46 +73,57 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
  WHERE said.content @@ (SELECT $6::text::tsquery)
  LIMIT $7
 """  # noqa: S608  (as above)
-"""The newest messages that have any of the terms that are looked for, with all that they have."""
+"""The newest messages that have any of the given terms, each with all its terms as a bit set."""
 
 
 class PostgresFinder:
-    """A `Finder` over the instance of the read model that serves."""
+    """A `Finder` over the serving instance of the read model."""
 
-    def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
-        """Use a pool's connections, and keep so many bytes of threads' words. Whoever opened the pool closes it."""
+    def __init__(self, pool: asyncpg.Pool, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        """Cache at most `max_bytes` of threads' words. The caller closes the pool."""
         self._pool = pool
-        self._concordances = WordIndexes(pool, kept)
+        self._word_indexes = WordIndexes(pool, max_bytes)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Look in the words that are kept here; or where these are very many, on the server."""
-        terms = terms[:MOST]
+        """Search the cached words; on the server if the thread is very long."""
+        terms = terms[:MAX_TERMS]
         if not terms or before <= 1:
             return []
-        lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:PARENTS]]
+        lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:MAX_LINEAGE]]
         try:
-            if before <= COUNTED:
-                with suppress(asyncpg.UndefinedColumnError):  # another version serves until this code's is built
-                    return find(await self._concordances.of(lineage), terms, limit)
-            return rank(await self._searched(lineage, terms, before), terms, limit)
+            if before <= MAX_INDEXED_VERSIONS:
+                with suppress(
+                    asyncpg.UndefinedColumnError
+                ):  # another version of the read model serves until this code's is built
+                    return find(await self._word_indexes.of(lineage), terms, limit)
+            return rank(await self._matches_on_server(lineage, terms, before), terms, limit)
         except asyncpg.UndefinedTableError:  # the read model is built for the first time
             return []
 
-    async def _searched(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
-        """Let the server look for the terms, in a thread of any length."""
+    async def _matches_on_server(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
+        """Match on the server, in a thread of any length."""
         queries = [tsquery([list(map(words_in, term.forms))]) for term in terms]
         parts = (
             [slice_of(thread_id) for thread_id, _ in lineage],
             [thread_id for thread_id, _ in lineage],
             [upto for _, upto in lineage],
         )
-        starts = [(before - 1) * number // STRETCHES for number in range(STRETCHES + 1)]
-        width = COUNTED // STRETCHES
+        starts = [(before - 1) * number // SAMPLES for number in range(SAMPLES + 1)]
+        width = MAX_INDEXED_VERSIONS // SAMPLES
         ends = [min(start + width, following) for start, following in pairwise(starts)]
-        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER)
+        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER_SCHEMA_ERRORS)
         scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
         counts = tuple(count * scale for count in counted["counts"][: len(terms)])
-        looked_for = " | ".join(queries[number] for number in rarest(counts, CANDIDATES))
-        rows = await fetch(self._pool, MATCHING, queries, *parts, SEARCHED, looked_for, CANDIDATES, expecting=OTHER)
+        rare_terms = " | ".join(queries[number] for number in rarest(counts, MAX_CANDIDATES))
+        rows = await fetch(
+            self._pool,
+            MATCHING,
+            queries,
+            *parts,
+            MAX_SEARCHED_MESSAGES,
+            rare_terms,
+            MAX_CANDIDATES,
+            expecting=OTHER_SCHEMA_ERRORS,
+        )
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)

@@ -1,7 +1,7 @@
 """Vectors of messages on PostgreSQL, with pgvector.
 
-Nothing of this is in the log or in a migration: whoever configures no embeddings needs no extension. Distances are
-exact: a thread's vectors lie together, and an index over all threads would find other threads' messages.
+None of this is in the log or in a migration: an installation without embeddings needs no extension. Distances are
+exact: a thread's vectors are stored together, and an index over all threads would find other threads' messages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from infrastructure.postgres.read_models.statements import LOCK
 from infrastructure.postgres.requirements import ROLE
 from infrastructure.postgres.retry import fetch
 
-COMPARED = 50_000
-"""Messages whose vectors are compared, the newest ones."""
+MAX_COMPARED = 50_000
+"""The vectors of a thread's newest messages are compared."""
 
-PREPARING = 0x7665_6374  # "vect"
-"""The advisory lock under which the tables are made, by one process at a time."""
+PREPARE_LOCK = 0x7665_6374  # "vect"
+"""The advisory lock under which one process at a time creates the tables."""
 
 EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
 
@@ -77,18 +77,17 @@ SELECT said.thread_id, said.version, 1 - (said.vector <=> $5::text::vector) AS s
 
 
 class PostgresVectorStore:
-    """A `VectorStore` on a migrated database, once it is prepared."""
+    """A `VectorStore` on a migrated database. Call `prepare` first."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     async def prepare(self, url: str) -> None:
-        """Make the tables, and the extension as the owner of the database. Raises asyncpg's error if there is none."""
+        """Create the extension, as the owner of the database, and the tables. Raises asyncpg's errors."""
         connection = await connect_as_owner(url)
         try:
             async with connection.transaction():
-                await connection.execute(LOCK, PREPARING)
+                await connection.execute(LOCK, PREPARE_LOCK)
                 await connection.execute(EXTENSION)
                 await connection.execute(f"SET LOCAL ROLE {ROLE}")
                 for statement in TABLES:
@@ -97,32 +96,29 @@ class PostgresVectorStore:
             await connection.close()
 
     async def positions(self, model: str) -> Mapping[Slice, Position]:
-        """Look positions up."""
         return {Slice(row["slice"]): Position(row["position"]) for row in await fetch(self._pool, POSITIONS, model)}
 
     async def keep(self, model: str, vectors: Sequence[Embedded], read: Mapping[Slice, Position]) -> None:
-        """Write vectors and positions together."""
         columns = (
             [slice_of(one.thread_id) for one in vectors],
             [one.thread_id for one in vectors],
             [one.version for one in vectors],
-            [_written(one.vector) for one in vectors],
+            [_literal(one.vector) for one in vectors],
         )
-        slices = sorted(read)  # so that two writers do not wait in a circle
+        slices = sorted(read)  # in one order, so that two writers do not deadlock
         await fetch(self._pool, KEEP, model, *columns, slices, [read[slice_] for slice_ in slices])
 
     async def nearest(
         self, model: str, lineage: Lineage, vector: Sequence[float], before: Version, limit: int
     ) -> Sequence[Hit]:
-        """Compare with the vectors of a thread."""
         parts = (
             [slice_of(thread_id) for thread_id, _ in lineage],
             [thread_id for thread_id, _ in lineage],
             [min(upto, before - 1) for _, upto in lineage],
         )
-        rows = await fetch(self._pool, NEAREST, model, *parts, _written(vector), COMPARED, limit)
+        rows = await fetch(self._pool, NEAREST, model, *parts, _literal(vector), MAX_COMPARED, limit)
         return [Hit(ThreadId(row["thread_id"]), row["version"], row["score"]) for row in rows]
 
 
-def _written(vector: Sequence[float]) -> str:
+def _literal(vector: Sequence[float]) -> str:
     return f"[{','.join(map(repr, map(float, vector)))}]"

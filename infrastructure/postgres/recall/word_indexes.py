@@ -1,7 +1,7 @@
-"""Threads' words in the memory of this process, read from the read model `messages` and continued with what is new.
+"""A cache of threads' word indexes, read from the read model `messages` and extended by new messages.
 
-What was said does not change: an edit is a message of its own, and what was rolled back is left out by whoever
-recalls. So a thread's words stay right whatever other processes do, and only what was said since is read.
+Messages are immutable: an edit is a message of its own, and recall ignores what was rolled back. So a cached index
+stays valid whatever other processes do, and only newer messages are read.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from domain.ports.recall import Lineage
 from domain.recall.word_index import Part, WordIndex
 from infrastructure.postgres.retry import fetch
 
-KEPT = 32_000_000
-"""Bytes that are kept of threads' words, those that were looked at last: some 250 conversations of 200 turns."""
+MAX_CACHE_BYTES = 32_000_000
+"""What the indexes of the threads that were searched last may take: about 250 conversations of 200 turns."""
 
-COUNTED = 8_192
-"""Versions of a thread that are read. A longer one is searched where its words are."""
+MAX_INDEXED_VERSIONS = 8_192
+"""A thread with more versions is searched on the server."""
 
-OTHER = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-"""What PostgreSQL says where the read model is built for the first time, or where one of another version serves."""
+OTHER_SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+"""PostgreSQL's errors if the read model is being built for the first time, or another version of it serves."""
 
 NEWER = """
-SELECT said.versions, said.signs, said.who
+SELECT said.versions, said.term_ids, said.who
   FROM unnest((SELECT $1::smallint[]), $2::uuid[], $3::integer[])
        WITH ORDINALITY AS part (slice, thread_id, after, place)
  CROSS JOIN LATERAL (
-       SELECT array_agg(message.version) AS versions, array_agg(message.keys) AS signs, array_agg(message.who) AS who
+       SELECT array_agg(message.version) AS versions, array_agg(message.keys) AS term_ids, array_agg(message.who) AS who
          FROM (SELECT message.version, message.keys, coalesce(message.tool, message.role) AS who
                  FROM read_models.messages AS message
                 WHERE message.slice = part.slice AND message.thread_id = part.thread_id
@@ -37,40 +37,39 @@ SELECT said.versions, said.signs, said.who
      ) AS said
  ORDER BY part.place
 """
-"""The messages after a version, of each of some threads, as lists. An array of the planner's own view would be planned
-for anew each time, as that of `READ_AT` would."""
+"""The messages after a version, of each of some threads, as arrays. The slices stand in a subquery: with an array that
+the planner can see, PostgreSQL would replan the statement each time, as it would that of `READ_AT`."""
 
 
 class WordIndexes:
-    """The words of the threads that were searched last."""
+    """The word indexes of the threads that were searched last."""
 
-    def __init__(self, pool: asyncpg.Pool, kept: int = KEPT) -> None:
-        """Read with a pool's connections, and keep at most so many bytes."""
+    def __init__(self, pool: asyncpg.Pool, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._pool = pool
-        self._threads = Lru[ThreadId, WordIndex](kept)
+        self._threads = Lru[ThreadId, WordIndex](max_bytes)
 
     async def of(self, lineage: Lineage) -> Sequence[Part]:
-        """Return the words of a lineage's threads, at least up to the versions that are of interest.
+        """Return the indexes of a lineage's threads, at least up to the given versions.
 
-        The read model grows in the order of versions: where there is a later message, none is missing before it.
+        The read model grows in the order of versions: if it has a later message, it has all before.
         """
         known = [self._threads.get(thread_id) or WordIndex() for thread_id, _ in lineage]
         short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
         if short:
-            for place, words in zip(short, await self._continued(lineage, known, short), strict=True):
+            for place, words in zip(short, await self._extended(lineage, known, short), strict=True):
                 known[place] = words
         for (thread_id, _), words in zip(lineage, known, strict=True):
             self._threads.put(thread_id, words, words.size)
         return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
 
-    async def _continued(
+    async def _extended(
         self, lineage: Lineage, known: Sequence[WordIndex], short: Sequence[int]
     ) -> Sequence[WordIndex]:
-        """Read what was said since, also what is too new to be of interest yet: it will be."""
+        """Read newer messages, including those after the requested version: a later search needs them."""
         threads = [lineage[place][0] for place in short]
         columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
-        rows = await fetch(self._pool, NEWER, *columns, COUNTED, expecting=OTHER)
+        rows = await fetch(self._pool, NEWER, *columns, MAX_INDEXED_VERSIONS, expecting=OTHER_SCHEMA_ERRORS)
         return [
-            known[place].extended(row["versions"] or (), row["signs"] or (), row["who"] or ())
+            known[place].extended(row["versions"] or (), row["term_ids"] or (), row["who"] or ())
             for place, row in zip(short, rows, strict=True)
         ]

@@ -1,0 +1,166 @@
+"""Builds a `ChatAnswer` from a whole completion, or from the chunks of a streamed one."""
+
+import json
+
+from domain.agents.error_text import shortened
+from domain.json import storable_text
+from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
+from domain.thread.size_limits import MAX_TEXT, bytes_of
+from infrastructure.models.openai.completion import (
+    Choice,
+    Completion,
+    Delta,
+    SurrogateJoiner,
+    read_tool_calls,
+    read_usage,
+    text_of,
+    usage_within,
+)
+from infrastructure.models.openai.failures import MAX_WORDS, failure_of, message_of, status_of, without
+from infrastructure.models.openai.provider_data import ExtraFields
+from infrastructure.models.openai.tool_calls import ToolCalls
+
+MAX_LABEL_CHARS = 200
+"""What is kept of a model's name, and of a finish reason."""
+
+
+class AnswerBuilder:
+    """Takes completions or chunks in their order; `build` returns the answer."""
+
+    def __init__(self, model: str, secret: str = "") -> None:
+        """Start empty. `model` is the name if the endpoint reports none; errors do not contain `secret`."""
+        self._model = model
+        self._secret = secret
+        self._text: list[str] = []
+        self._joiner = SurrogateJoiner()
+        self._thoughts: list[str] = []
+        self._calls = ToolCalls()
+        self._extra = ExtraFields()
+        self._refused = False
+        self._other_choices: list[Choice] = []
+        self._finish_reason: str | None = None
+        self._has_choice = False
+        self._usage_came_last = False
+        self.usage: Usage | None = None
+        """What the endpoint reported so far."""
+        self.has_output = False
+        """Whether the model has written anything, reasoning included."""
+        self.accepted = False
+        """Whether the endpoint has begun to answer."""
+        self.done = False
+        """Whether the endpoint said that nothing follows."""
+        self.broken = False
+        """Whether something came that is no part of an answer."""
+        self.refusal: tuple[int | None, str] = (None, "")
+        """The status that an error instead of an answer named, and its words."""
+        self.unread = bytearray()
+        """What has come of a body that is parsed once it is whole."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model gave a finish reason."""
+        return self._finish_reason is not None
+
+    @property
+    def more_calls_may_follow(self) -> bool:
+        """Whether another tool call may follow the finish reason: some endpoints send one after each call."""
+        return bool(self._calls) and not (self.done or self._usage_came_last)
+
+    @property
+    def written(self) -> str:
+        """What the model wrote so far, for an estimate of its tokens: text, calls, reasoning and extra fields."""
+        unread = self.unread.decode("utf-8", "replace")
+        reasoning = "".join(self._thoughts) or self._extra.written
+        return storable_text("".join((*self._text, reasoning, self._calls.written, unread)))
+
+    def add(self, completion: Completion) -> str:
+        """Add a completion or a chunk and return its text. Raise a `ModelError` if it is an error of the server."""
+        usage = read_usage(completion.usage)
+        self._usage_came_last = usage is not None and self.finished and not completion.choices
+        self.usage = usage or self.usage
+        if completion.error is not None:
+            raise self._failure(completion.error)
+        self.has_output = self.has_output or completion.has_output
+        self._thoughts.append(completion.thoughts)
+        self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
+        choices = [choice for choice in completion.choices or () if choice]
+        self._other_choices += filter(_is_another, choices)
+        return "".join([self._add_choice(choice) for choice in choices if not _is_another(choice)])
+
+    def look_for_usage(self, text: str) -> None:
+        """Take only the usage out of a part of an answer that is broken already."""
+        self.usage = usage_within(text) or self.usage
+
+    def close(self) -> None:
+        """Note the mark that ends a stream."""
+        self.done = True
+        if not self.broken:
+            self.finish()
+
+    def end(self) -> str:
+        """Note that nothing follows, and return the text that was held back until now."""
+        text = ""
+        if not self._has_choice and self._other_choices:  # the endpoint numbers its only answer otherwise than 0
+            first = self._other_choices[0].index
+            text = "".join(self._add_choice(choice) for choice in self._other_choices if choice.index == first)
+        half = self._joiner.end()
+        self._text.append(half)
+        return text + half
+
+    def finish(self) -> None:
+        """Take the answer as complete, though the endpoint sent no finish reason."""
+        self._finish_reason = self._finish_reason or ("tool_calls" if self._calls else "stop")
+
+    def build(self) -> ChatAnswer:
+        """Return the answer. Raise `AnswerMalformed` if there is none, `AnswerTooLarge` if it cannot be stored."""
+        if not self._has_choice:
+            raise AnswerMalformed("The model's endpoint answered without any choice.")
+        reason = self._finish_reason or "stop"
+        calls = self._calls.build(reason)
+        text = storable_text("".join(self._text))
+        if bytes_of(text) > MAX_TEXT:
+            raise AnswerTooLarge(f"The model's answer is larger than {MAX_TEXT} bytes.")
+        return ChatAnswer(
+            content=None if calls and not text else text,
+            tool_calls=calls,
+            finish_reason=storable_text(reason[:MAX_LABEL_CHARS]),
+            model=storable_text(self._model[:MAX_LABEL_CHARS]),
+            usage=self.usage,
+            refused=self._refused,
+            thoughts=storable_text("".join(self._thoughts)),
+            extra=self._extra.build(),
+        )
+
+    def quoted(self, text: str) -> str:
+        """Return the beginning of a text of the endpoint's for an error."""
+        return shortened(without(self._secret, text), MAX_WORDS)
+
+    def _add_choice(self, choice: Choice) -> str:
+        self._has_choice = True
+        if choice.finish_reason:
+            self._finish_reason = str(choice.finish_reason)
+        delta = choice.delta or choice.message or Delta()
+        self._extra.add(delta.extra)
+        calls = delta.tool_calls
+        if isinstance(delta.function_call, dict) and any(delta.function_call.values()) and not calls:
+            calls = {"function": delta.function_call}
+        for call in read_tool_calls(calls):
+            self._calls.add(call, whole=delta is choice.message)
+        self._refused = self._refused or bool(text_of(delta.refusal))
+        text = self._joiner.add(text_of(delta.content) or text_of(delta.refusal))
+        self._text.append(text)
+        return text
+
+    def _failure(self, error: object) -> ModelError:
+        """Return what an error instead of an answer means: the same as an error status, unless output came before."""
+        said, status = message_of(error, self._secret), status_of(error)
+        self.accepted = self._has_choice or self.usage is not None  # else it is a refusal, though with status 200
+        if status is None or self.has_output:
+            return AnswerCut(f"The model's endpoint gave up: {said}")
+        self.refusal, self.accepted = (status, json.dumps(error)), False
+        return failure_of(status, said)
+
+
+def _is_another(choice: Choice) -> bool:
+    """Say whether a choice is another answer than the first. We ask for one; some endpoints send more."""
+    return choice.index not in (None, 0, "0", "")

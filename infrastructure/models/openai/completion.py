@@ -1,0 +1,270 @@
+"""The shapes of OpenAI's chat completions as endpoints send them: whole, or in chunks with deltas.
+
+Servers differ in what they leave out, so nearly every field is optional here. `answer.py` decides what that means.
+"""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from domain.json import JsonObject
+from domain.models.chat import AnswerMalformed, Usage
+from infrastructure.models.openai.provider_data import separate_extra
+
+_USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
+"""Where a usage begins. Within a JSON string its quotes would be escaped."""
+
+MAX_USAGE_CHARS = 4_000
+
+MAX_USAGES = 4
+"""Usages that are tried in an answer that cannot be parsed, the last ones."""
+
+_JSON = json.JSONDecoder()
+
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
+"""Fields in which endpoints send the model's reasoning. Where there are several, they hold the same text."""
+
+
+class Function(Struct):
+    """A function's name and arguments: JSON text or a fragment of it; some servers send an object."""
+
+    name: Any = None
+    arguments: Any = None
+
+
+class Custom(Struct):
+    """A custom tool, which takes any text. Some endpoints write calls of all tools like this."""
+
+    name: Any = None
+    input: Any = None
+
+
+class ToolCallDelta(Struct):
+    """A tool call, or a fragment of one. `extra` holds all other fields: see `provider_data.py`."""
+
+    index: Any = None
+    id: Any = None
+    function: Function | None = None
+    custom: Custom | None = None
+    extra: JsonObject | None = None
+
+
+class Delta(Struct):
+    """A message, or what a chunk adds to it. `extra` holds all other fields: see `provider_data.py`.
+
+    `function_call` is the older form of `tool_calls`.
+    """
+
+    content: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    extra: JsonObject | None = None
+
+
+class Choice(Struct):
+    """One of the answers; requests ask for one only. `message` is a whole one, `delta` a part of a streamed one."""
+
+    index: Any = None
+    message: Delta | None = None
+    delta: Delta | None = None
+    finish_reason: Any = None
+
+
+class UsageCounts(Struct):
+    """Tokens as the endpoint counted them.
+
+    Most endpoints report cached tokens of the prompt in `prompt_tokens_details`, DeepSeek in
+    `prompt_cache_hit_tokens`, some gateways to Anthropic in `cache_read_input_tokens`, Moonshot in `cached_tokens`.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: Any = None
+    prompt_cache_hit_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    cached_tokens: Any = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were in the endpoint's cache; 0 if it reports no number."""
+        details = self.prompt_tokens_details
+        reported = (
+            details.get("cached_tokens") if isinstance(details, dict) else None,
+            self.prompt_cache_hit_tokens,
+            self.cache_read_input_tokens,
+            self.cached_tokens,
+        )
+        return max(
+            (number for number in reported if isinstance(number, int) and not isinstance(number, bool)), default=0
+        )
+
+
+class Completion(Struct):
+    """A whole answer, or one chunk of a streamed one. `error` is how a server fails after a status 200.
+
+    `usage` is not validated here but by `read_usage`: a bad one does not spoil the answer. `has_output`: the model
+    wrote something, in whatever field. `thoughts` is the reasoning among that.
+    """
+
+    choices: list[Choice | None] | None = field(default_factory=list)
+    usage: Any = None
+    model: Any = None
+    error: Any = None
+    has_output: bool = False
+    thoughts: str = ""
+
+
+def read_completion(text: str | bytes) -> Completion:
+    """Parse an answer or a chunk of one. Raise `AnswerMalformed`, with the usage if there is one, for anything else.
+
+    The standard library's parser is used because it accepts lone surrogates: some servers write them where they cut a
+    text within a character.
+    """
+    try:
+        data = json.loads(text)
+        if (error := _error_in(data)) is not None:
+            return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
+        separate_extra(data)
+        completion = msgspec.convert(data, Completion)
+        messages = _messages_in(data)
+        completion.has_output = any(value for each in messages for key, value in each.items() if key != "role")
+        completion.thoughts = _thoughts(messages)
+    except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
+        malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
+        malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        malformed.usage = usage_within(malformed.written)
+        raise malformed from error
+    return completion
+
+
+def _messages_in(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages and deltas of a completion that was validated, with their extra fields."""
+    choices = [choice for choice in data.get("choices") or () if choice]
+    messages = [message for choice in choices for message in (choice.get("delta"), choice.get("message")) if message]
+    return [{**message, **message.get("extra", {}), "extra": None} for message in messages]
+
+
+def _thoughts(messages: list[dict[str, Any]]) -> str:
+    """Return the reasoning in messages: in a field of its own, or among the parts of its content."""
+    found = []
+    for message in messages:
+        found.append(next((text for key in _REASONING_FIELDS if (text := _texts_in(message.get(key)))), ""))
+        content = message.get("content")
+        entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+        found += [_texts_in(entry[key]) for entry in entries for key in _REASONING_FIELDS if key in entry]
+    return "".join(found)
+
+
+def _texts_in(value: Any) -> str:
+    """Return the text of reasoning: a text, or parts that have one."""
+    match value:
+        case str():
+            return value
+        case list():
+            return "".join(map(_texts_in, value))
+        case {"text": str(text)}:
+            return text
+        case _:
+            return ""
+
+
+def _error_in(data: Any) -> Any:
+    """Return the error that a server sends instead of an answer, in one of several shapes; None if it is no error."""
+    if isinstance(data, list) and data:
+        return _error_in(data[0])
+    if not isinstance(data, dict):
+        return None
+    if data.get("error") or data.get("object") == "error":
+        return data
+    if data.get("choices"):
+        return None
+    return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
+
+
+def read_tool_calls(given: Any) -> list[ToolCallDelta]:
+    """Read the calls of a message or a delta. What is no call becomes one without a name, so that it is reported."""
+    entries = given if isinstance(given, list) else [given] if given else []
+    return [_read_tool_call(entry) for entry in entries if entry is not None]
+
+
+def _read_tool_call(entry: Any) -> ToolCallDelta:
+    try:
+        return msgspec.convert(entry, ToolCallDelta)
+    except msgspec.ValidationError:
+        return ToolCallDelta(function=Function(arguments=json.dumps(entry)))
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a content: a text, or a list of parts, of which the text parts count."""
+    match content:
+        case str():
+            return content
+        case list():
+            return "".join(map(text_of, content))
+        case {"type": "text" | "output_text", "text": str(text)}:
+            return text
+        case bool():
+            return ""
+        case int() | float():
+            return json.dumps(content)
+        case _:
+            return ""
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Read the usage that an endpoint reports; None if there is none, or it has no numbers."""
+    try:
+        counts = msgspec.convert(usage, UsageCounts)
+    except msgspec.ValidationError:
+        return None
+    if counts.prompt_tokens is None or counts.completion_tokens is None:
+        return None
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), max(0, counts.cached))
+
+
+def usage_within(text: str) -> Usage | None:
+    """Find the last usage in an answer, or a chunk of one, that cannot be parsed."""
+    for place in [found.end() for found in _USAGE.finditer(text)][: -MAX_USAGES - 1 : -1]:
+        try:
+            usage, _ = _JSON.raw_decode(text[place : place + MAX_USAGE_CHARS])
+        except (ValueError, RecursionError):
+            continue
+        if found := read_usage(usage):
+            return found
+    return None
+
+
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def join_surrogates(text: str) -> str:
+    """Join the halves of characters such as emoji, which some endpoints send in two chunks. A lone half stays."""
+    return (
+        text
+        if text.isascii()
+        else _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
+    )
+
+
+class SurrogateJoiner:
+    """Takes pieces of a text and returns them in whole characters: a first half waits for the second."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Return what is complete by now."""
+        if not piece:
+            return ""
+        text = join_surrogates(self._half + piece)
+        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        return text[:-1] if self._half else text
+
+    def end(self) -> str:
+        """Return a half whose other half did not come."""
+        half, self._half = self._half, ""
+        return half

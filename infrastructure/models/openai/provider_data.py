@@ -1,0 +1,194 @@
+"""Provider-specific data: fields beyond OpenAI's protocol, kept so that they can be returned to their endpoint.
+
+Gemini wants the `extra_content` of its calls back, DeepSeek its `reasoning_content`, OpenRouter its
+`reasoning_details`: otherwise they refuse the next request, or forget what they reasoned. Nothing here knows these
+names. Every field of a message that the protocol does not know is kept, and merged where it is streamed.
+"""
+
+import json
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from msgspec.structs import replace
+
+from domain.agents.error_text import shortened
+from domain.errors import InvalidInput
+from domain.json import Json, JsonObject, check_json, storable_text
+from domain.models.chat import ChatMessage, ChatRequest
+from domain.thread.size_limits import MAX_OPAQUE, bytes_of
+
+DATA = "data:"
+"""The prefix of provider-specific fields among the names of omitted fields."""
+
+NAME = "name"
+
+_log = logging.getLogger(__name__)
+
+MESSAGE_FIELDS = frozenset(
+    {"role", "content", "refusal", "tool_calls", "function_call", "name", "annotations", "audio", "index", "extra"}
+)
+"""Fields of OpenAI's messages: read elsewhere, or of no use in a request."""
+
+CALL_FIELDS = frozenset({"id", "index", "type", "function", "custom", "extra"})
+
+REPEATED_FIELDS = frozenset({"type", "id", "format", "index", "role", "object", "name", "model", "status"})
+"""Fields that every fragment of a streamed object repeats: they are not concatenated, the last one counts."""
+
+MIN_DUPLICATE_CHARS = 16
+"""A fragment of at least this length that equals all text before it is a duplicate."""
+
+MAX_LOGGED_NAMES = 300
+"""Characters of field names in a log line."""
+
+LAST_FIELDS = ("signature", "data")
+"""Fields that end a streamed object without an index: what follows belongs to another one."""
+
+
+def separate_extra(completion: Any) -> None:
+    """Move the unknown fields of messages and calls, in a completion or a chunk, into a field `extra` of each."""
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        for message in (choice.get("message"), choice.get("delta")) if isinstance(choice, dict) else ():
+            if not isinstance(message, dict):
+                continue
+            _move_extra(message, MESSAGE_FIELDS)
+            calls = message.get("tool_calls")
+            for call in calls if isinstance(calls, list) else (calls,):
+                if isinstance(call, dict):
+                    _move_extra(call, CALL_FIELDS)
+
+
+def _move_extra(part: dict[str, Any], known: frozenset[str]) -> None:
+    names = [name for name in part if name not in known]
+    part["extra"] = {name: part.pop(name) for name in names}
+
+
+class ExtraFields:
+    """The extra fields of one message or call, merged from its fragments."""
+
+    def __init__(self) -> None:
+        self._fields: JsonObject = {}
+        self._size = 0
+
+    def add(self, fields: JsonObject | None) -> None:
+        """Add the fields of a fragment. Fields that are too large already do not grow any more."""
+        given = {name: value for name, value in (fields or {}).items() if value is not None}
+        if not given or self._size > MAX_OPAQUE:
+            return
+        try:
+            self._size += bytes_of(json.dumps(given, ensure_ascii=False))
+            if not self._fields:
+                self._fields = given
+            elif self._size <= MAX_OPAQUE:
+                self._fields = _merged(self._fields, given)
+        except RecursionError:
+            self._size = MAX_OPAQUE + 1  # nested far deeper than anything that can be stored
+
+    @property
+    def written(self) -> str:
+        """What came so far, such as reasoning, for an estimate of its tokens."""
+        return json.dumps(self._fields, ensure_ascii=False) if self._fields else ""
+
+    def build(self) -> JsonObject:
+        """Return the fields, without those that are empty or cannot be stored."""
+        if self._size > MAX_OPAQUE:
+            names = shortened(", ".join(self._fields), MAX_LOGGED_NAMES)
+            _log.warning("Provider-specific data %s of more than %d bytes is dropped.", names, MAX_OPAQUE)
+            return {}
+        kept = {}
+        for name, given in self._fields.items():
+            try:
+                value = _storable(given)
+                check_json({name: value}, "extra")
+            except (InvalidInput, RecursionError) as error:
+                _log.warning("Provider-specific data cannot be stored and is dropped: %s", error)
+                continue
+            if value not in ([], {}):
+                kept[name] = value
+        return kept
+
+
+def _merged(before: Json, new: Json, name: str = "") -> Json:
+    """Merge a fragment with what came before: texts are concatenated, objects merged, of all else the last counts."""
+    match before, new:
+        case _, None:
+            return before
+        case str(), str() if name not in REPEATED_FIELDS:
+            return before if before == new and len(new) >= MIN_DUPLICATE_CHARS else before + new
+        case dict(), dict():
+            return {**before, **{key: _merged(before.get(key), value, key) for key, value in new.items()}}
+        case list(), list():
+            return _merged_lists(before, new)
+        case _:
+            return new
+
+
+def _merged_lists(before: list[Json], new: list[Json]) -> list[Json]:
+    """Merge each new entry of a list with the entry that it continues; append it if there is none.
+
+    It continues the last entry of its type and index; without an index, the very last entry if that has its type.
+    """
+    entries = list(before)
+    last = len(before) - 1
+    by_key = {key: place for place, entry in enumerate(before) if (key := _key(entry)) is not None}
+    for entry in new:
+        if (key := _key(entry)) is not None:
+            place = by_key.get(key)
+        else:
+            place = last if last >= 0 and _continues(entries[last], entry) else None
+        if place is None:
+            entries.append(entry)
+        else:
+            entries[place] = _merged(entries[place], entry)
+    return entries
+
+
+def _key(entry: Json) -> str | None:
+    """Identify an entry of a list by its type and index; None if it has no index."""
+    if not isinstance(entry, dict) or entry.get("index") is None:
+        return None
+    return json.dumps([entry.get("type"), entry["index"]])
+
+
+def _continues(before: Json, entry: Json) -> bool:
+    """Say whether an entry without an index continues the one before it."""
+    if not (isinstance(before, dict) and isinstance(entry, dict)) or before.get("type") != entry.get("type"):
+        return False
+    return "type" in entry and not any(before.get(field) for field in LAST_FIELDS)
+
+
+def _storable(value: Json) -> Json:
+    """Return a value whose texts can be stored: halves of a character are joined again."""
+    match value:
+        case str() if not value.isascii():
+            return storable_text(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        case str():
+            return storable_text(value)
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+        case _:
+            return value
+
+
+def own_data(request: ChatRequest, origin: str) -> frozenset[str]:
+    """Return the names of the provider-specific fields that a request returns to the endpoint, each after `DATA`."""
+    own = [message for message in request.messages if message.origin == origin]
+    extras = [extra for message in own for extra in (message.extra, *(call.extra for call in message.tool_calls))]
+    return frozenset(DATA + name for extra in extras for name in extra)
+
+
+def without_data(message: ChatMessage, omitted: Collection[str]) -> ChatMessage:
+    """Return a message without the fields that its endpoint does not take back."""
+    names = {name.removeprefix(DATA) for name in omitted if name.startswith(DATA)}
+    if not names:
+        return message
+    calls = tuple(replace(call, extra=_without(call.extra, names)) for call in message.tool_calls)
+    name = None if NAME in names else message.name
+    return replace(message, extra=_without(message.extra, names), tool_calls=calls, name=name)
+
+
+def _without(extra: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in extra.items() if name not in names}

@@ -1,0 +1,194 @@
+"""The body of a response: one JSON object, server-sent events, or lines of JSON, whatever its content type says."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+
+from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
+from infrastructure.models.openai.answer import AnswerBuilder
+from infrastructure.models.openai.completion import read_completion, usage_within
+
+LINGER_S = 1.0
+"""How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
+
+_SSE_FIELDS = (b":", b"data", b"event", b"id", b"retry")
+"""What a line of server-sent events begins with."""
+
+_BOM = b"\xef\xbb\xbf"
+_BLANK = _BOM + b" \t\r\n"
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_DONE = re.compile(rb"data: ?\[DONE\]")
+
+
+async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show: OnDelta, *, streamed: bool) -> None:
+    """Read a body into `answer`, and `show` its text as it comes. `streamed`: a stream was asked for.
+
+    Endpoints answer either way, whichever was asked for.
+
+    Raises:
+        AnswerCut: it ends before it is complete, or the endpoint gives up.
+        AnswerMalformed: it is no chat completion.
+    """
+    start = b""
+    async for chunk in chunks:
+        start += chunk
+        if start.strip(_BLANK):
+            break
+    match start.lstrip(_BLANK)[:1]:
+        case b"{" | b"[":
+            _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
+        case b"<":
+            answer.accepted = False  # a proxy's or a portal's: no model was asked
+            raise AnswerMalformed(
+                "The model's answer is not a chat completion but a web page. Check the endpoint's URL."
+            )
+        case b"" if not streamed:
+            raise AnswerMalformed("The model's endpoint answered with nothing.")
+        case _ if not start.strip() or _may_be_event_stream(start.lstrip(_BLANK)):
+            await _read_events(start, chunks, answer, show)
+        case _:
+            text = (await _whole(start, chunks, answer)).decode("utf-8", "replace")
+            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {answer.quoted(text)}")
+            malformed.usage, malformed.written = usage_within(text), text
+            raise malformed
+
+
+async def _whole(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuilder) -> bytes:
+    """Read a body to its end. If it breaks off, what has come is in `answer.unread`."""
+    answer.unread += start
+    async for chunk in chunks:
+        answer.unread += chunk
+    body = bytes(answer.unread)
+    answer.unread.clear()
+    return body
+
+
+def _may_be_event_stream(start: bytes) -> bool:
+    return any(start.startswith(field) or field.startswith(start) for field in _SSE_FIELDS)
+
+
+def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
+    """Read one JSON object, or lines that are one each."""
+    try:
+        completion = read_completion(body)
+    except AnswerMalformed:
+        lines = body.splitlines()
+        if len(lines) == 1 or not _is_json(lines[0]):
+            raise
+        for line in lines:
+            if line.strip():
+                show(answer.add(read_completion(line)))
+        _end(answer, show)
+        return
+    show(answer.add(completion))
+    answer.finish()
+    show(answer.end())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuilder, show: OnDelta) -> None:
+    """Read events until the stream ends. After a malformed one, read on for a moment, only for the usage."""
+    parser = EventStreamParser()
+    failure: ModelError | None = None
+    now = asyncio.get_running_loop().time
+    gives_up_at = 0.0
+
+    def take(events: list[str]) -> None:
+        nonlocal failure, gives_up_at
+        for data in events:
+            if answer.done:
+                return
+            if data.strip() == "[DONE]":
+                answer.close()
+            elif failure is not None:
+                answer.look_for_usage(data)
+            elif data.strip() not in {"", "null"}:
+                try:
+                    text = answer.add(read_completion(data))
+                except ModelError as error:
+                    failure, gives_up_at = error, now() + LINGER_S
+                    answer.broken = True
+                else:
+                    show(text)
+
+    take(parser.feed(start))
+    while not (failure is not None and (answer.done or now() > gives_up_at)):
+        chunk = await anext(chunks, None)
+        if chunk is None:
+            take(parser.end())
+            break
+        take(parser.feed(chunk))
+    if failure is not None:
+        raise failure
+    _end(answer, show)
+
+
+def _end(answer: AnswerBuilder, show: OnDelta) -> None:
+    show(answer.end())
+    if not answer.finished:
+        raise AnswerCut("The model's answer ended before it was complete.")
+
+
+class EventStreamParser:
+    """Parses server-sent events: takes chunks as they arrive, returns the data of each event that they complete.
+
+    Lines end with LF, CR LF or CR. Comments and all fields but `data` are ignored. Bytes are decoded by whole lines,
+    so a chunk may end inside a character.
+    """
+
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []
+        self._data: list[str] = []
+        self._after_cr = False
+        self._first = True
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """Return the data of each event that ends within `chunk`."""
+        if not chunk:
+            return []
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]  # the other half of a CR LF
+            self._after_cr = False
+            if not chunk:
+                return []
+        self._after_cr = chunk.endswith(b"\r")
+        *ended, rest = _LINE_END.split(chunk)
+        events: list[str] = []
+        for end in ended:
+            self._partial.append(end)
+            self._line(b"".join(self._partial), events)
+            self._partial.clear()
+        if rest:
+            self._partial.append(rest)
+        return events
+
+    def end(self) -> list[str]:
+        """Return the data of an event whose closing blank line never came. A line that was cut off is dropped."""
+        last = b"".join(self._partial)
+        events: list[str] = []
+        if _DONE.fullmatch(last):
+            self._line(last, events)
+        self._line(b"", events)
+        self._partial.clear()
+        return events
+
+    def _line(self, line: bytes, events: list[str]) -> None:
+        if self._first:
+            line = line.removeprefix(_BOM)
+            self._first = False
+        if not line:
+            if self._data:
+                events.append("\n".join(self._data))
+                self._data.clear()
+            return
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))
