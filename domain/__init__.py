@@ -1,1 +1,1 @@
-"""What a conversation on an event log is, with no input or output of its own."""
+"""The domain: conversations on an event log. It does no input or output itself; see `domain.ports`."""

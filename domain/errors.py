@@ -1,48 +1,49 @@
 """Everything that Threadfold raises on purpose.
 
 ThreadfoldError
-├── InvalidInput            a value that cannot be taken; names its field
+├── InvalidInput            a value is not accepted; names its field
 ├── NotFound
 │   ├── UnknownThread
 │   ├── UnknownGraph
 │   ├── UnknownTurn
-│   ├── UnknownApproval     nothing waits for this decision
+│   ├── UnknownApproval     no call or node waits for this decision
 │   ├── UnknownEvent        the thread has no such version
 │   ├── UnknownSeal
-│   ├── NotSealedYet        no seal covers the event so far
+│   ├── NotSealedYet        no seal covers the event yet
 │   └── UnknownProjection
 ├── Conflict
-│   ├── VersionConflict     the thread has moved on
+│   ├── VersionConflict     the thread has changed since the caller read it
 │   ├── ThreadBusy          a turn is running
-│   ├── ThreadAlreadyOpen   opened before, otherwise
-│   ├── UnopenedThread      not opened yet
-│   ├── TurnHasEnded        there is nothing left to cancel
-│   ├── NotRetriable        not the last turn, or it ended well
-│   ├── ApprovalChanged     what was shown is not what would run
-│   ├── WrongGraph          open with another graph than the one asked for
-│   ├── NotRebuildable      a read model is not in the state that is asked of it
-│   ├── CommandReused       an idempotency key with another body
-│   └── VerificationRuns    the log is being verified
+│   ├── ThreadAlreadyOpen   opened before with another graph or other values
+│   ├── UnopenedThread
+│   ├── TurnHasEnded        the turn can no longer be cancelled
+│   ├── NotRetriable        not the last turn, or it did not fail
+│   ├── ApprovalChanged     the decision is about something other than what waits
+│   ├── WrongGraph          the thread is open with another graph
+│   ├── NotRebuildable      the read model is not in the required state
+│   │   └── StillBehind     its new version has not caught up
+│   ├── CommandReused       an idempotency key with another request
+│   └── VerificationRuns    another verification is running
 ├── StoreUnavailable        the database does not answer
-│   └── Overloaded          more is to be stored than the database takes
-├── BehindLog               a read model has not seen yet what the caller has
-├── Unwritable              rows of a read model that its table does not take
-├── LeaseLost               another worker runs this shard now
-├── InvalidGraph            a graph that cannot be built; names the node
-├── BadExport               files that are no export, or not as they were written
-├── LogNotEmpty             a log can only be put where there is none
-├── CorruptLog              stored events that do not verify or cannot be read
-├── CannotSeal              there is no key, or the last seal is another key's
-├── NodeTimeout             a node ran longer than it may
-├── UserCodeFailed          an agent's code tried to end the process, or was cancelled by itself
-├── TurnIsOver              the turn ended, or another worker took it, while a node was still at work
+│   └── Overloaded          the queue of writes is full
+├── BehindLog               a read model has not caught up with the caller
+├── Unwritable              rows that a read model's table does not accept
+├── LeaseLost               another worker has the lease of this shard
+├── InvalidGraph            a graph cannot be built; names the node
+├── BadExport               files that are not an export, or were changed
+├── LogNotEmpty             an import needs an empty database
+├── CorruptLog              stored events do not verify or cannot be read
+├── CannotSeal              there is no key, or another key made the last seal
+├── NodeTimeout             a node ran longer than its timeout
+├── UserCodeFailed          an agent's code tried to end the process, or cancelled itself
+├── TurnIsOver              the turn ended, or another worker took it over, while a node was running
 ├── WaitsForPerson          a node cannot go on before a person decides
-├── BudgetExhausted         too little is left of a limit for a call of a model
+├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
-├── ToolError               a tool's own failure, told to the model
-└── ModelError              (domain/models/chat.py) a model that did not answer
+├── ToolError               a tool failed; the model reads the message
+└── ModelError              (domain/models/chat.py) a model did not answer
 
-A class's docstring is its message where none is given. Status codes are the API's business.
+A class's docstring is its default message. HTTP status codes are assigned in `api/`.
 """
 
 from datetime import datetime
@@ -54,29 +55,28 @@ class ThreadfoldError(Exception):
     """Something went wrong."""
 
     def __init__(self, message: str | None = None) -> None:
-        """Say `message`, or else what the class's docstring says."""
+        """Without a `message`, the first line of the class's docstring is the message."""
         super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
 
 
 class InvalidInput(ThreadfoldError):
-    """A value cannot be taken."""
+    """A value is not accepted."""
 
     def __init__(self, field: str, why: str) -> None:
-        """Name the field (a dotted path, such as `values.seats.0`) and say what was expected."""
+        """`field` is a dotted path such as `values.seats.0`; `why` says what was expected."""
         super().__init__(f"{field}: {why}")
         self.field = field
         self.why = why
 
 
 class NotFound(ThreadfoldError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
 
 class UnknownThread(NotFound):
     """There is no thread with this id."""
 
     def __init__(self, thread_id: ThreadId) -> None:
-        """Name the thread."""
         super().__init__(f"There is no thread {thread_id}. POST /v1/threads opens one.")
         self.thread_id = thread_id
 
@@ -85,27 +85,25 @@ class UnknownGraph(NotFound):
     """No graph of this name is registered."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        """Name the graph, and those that there are."""
-        super().__init__(f"There is no graph {name!r}. Registered are: {', '.join(known)}.")
+        super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}.")
         self.name = name
 
 
 class UnknownTurn(NotFound):
-    """The thread has no such turn, or it has not begun."""
+    """The thread has no such turn, or the turn has not started."""
 
     def __init__(self, turn_id: TurnId) -> None:
-        """Name the turn."""
-        super().__init__(f"The thread has no turn {turn_id}, or it has not begun yet.")
+        super().__init__(f"The thread has no turn {turn_id}, or the turn has not started.")
 
 
 class UnknownApproval(NotFound):
-    """Nothing in this thread waits for this decision."""
+    """No call or node of this thread waits for this decision."""
 
     def __init__(self, approval: Version) -> None:
-        """Name the approval."""
+        """`approval` is the version that names the approval."""
         super().__init__(
-            f"Nothing waits for a decision under {approval}: it was taken, or the turn has ended. "
-            "GET /v1/threads/{thread_id}/approvals lists what waits."
+            f"No approval {approval} is pending: it was decided already, or the turn has ended. "
+            "GET /v1/threads/{thread_id}/approvals lists the pending ones."
         )
 
 
@@ -113,27 +111,27 @@ class UnknownEvent(NotFound):
     """The thread has no such version."""
 
     def __init__(self, thread_id: ThreadId, version: int, last: Version) -> None:
-        """Name the event, and the versions that there are."""
-        super().__init__(f"The thread {thread_id} has versions 1 to {last}, no version {version}.")
+        """`last` is the thread's last version."""
+        super().__init__(f"The thread {thread_id} has versions 1 to {last}, not version {version}.")
 
 
 class UnknownSeal(NotFound):
     """There is no seal with this number."""
 
     def __init__(self, number: int, last: int) -> None:
-        """Name the seal, and those that there are."""
-        there = f"Seals 1 to {last} were made so far." if last else "No seal was made so far."
-        super().__init__(f"There is no seal {number}. {there}")
+        """`last` is the number of the last seal, 0 if there is none."""
+        known = f"The log has seals 1 to {last}." if last else "The log has no seals yet."
+        super().__init__(f"There is no seal {number}. {known}")
 
 
 class NotSealedYet(NotFound):
-    """No seal covers the event so far."""
+    """No seal covers the event yet."""
 
     def __init__(self, thread_id: ThreadId, version: Version, due: datetime | None) -> None:
-        """Name the event, and say when a seal is due (None: this process makes none)."""
+        """`due` is when the next seal is due; None if this process makes no seals."""
         when = "This process makes no seals: SIGNING_KEY is not set."
         if due is not None:
-            when = f"The next one is due at {due:%Y-%m-%dT%H:%M:%SZ}; ask again then."
+            when = f"The next seal is due at {due:%Y-%m-%dT%H:%M:%SZ}; retry after that."
         super().__init__(f"No seal covers version {version} of the thread {thread_id} yet. {when}")
 
 
@@ -141,28 +139,26 @@ class UnknownProjection(NotFound):
     """There is no projection of this name."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        """Name what was asked for, and what there is."""
-        super().__init__(f"There is no projection {name!r}; there are {', '.join(known)}.")
+        super().__init__(f"Unknown projection {name!r}; known projections: {', '.join(known)}.")
 
 
 class Conflict(ThreadfoldError):
-    """The thread is not as the caller believes."""
+    """The thread is not in a state that allows this."""
 
 
 class VersionConflict(Conflict):
-    """The thread has moved on since the version that the caller saw."""
+    """The thread has changed since the caller read it."""
 
     def __init__(self, expected: Version, actual: Version) -> None:
-        """Give the version that was expected and the one that was found."""
         super().__init__(
-            f"The thread is at version {actual}, version {expected} was expected. Read it again and decide anew."
+            f"The thread is at version {actual}, version {expected} was expected. Read it again, then retry."
         )
         self.expected = expected
         self.actual = actual
 
 
 class ThreadBusy(Conflict):
-    """A turn is running in this thread. Wait for its end, or say by `strategy` what is to become of it."""
+    """A turn is running in this thread. Wait for its end, or set `strategy` to enqueue, interrupt or rollback."""
 
 
 class ThreadAlreadyOpen(Conflict):
@@ -174,70 +170,69 @@ class UnopenedThread(Conflict):
 
 
 class TurnHasEnded(Conflict):
-    """This turn neither runs nor waits in this thread, so there is nothing to cancel."""
+    """This turn is neither running, waiting nor queued in this thread, so it cannot be cancelled."""
 
 
 class NotRetriable(Conflict):
-    """Only the thread's last turn can be retried, if it failed or was cancelled before its last node had ended."""
+    """Only the thread's last turn can be retried, and only if it failed or was cancelled before its last node ended."""
 
 
 class ApprovalChanged(Conflict):
-    """What was shown is not what would run."""
+    """The decision is about something other than what waits."""
 
     def __init__(self, shown: str, actual: str) -> None:
-        """Give the hash that the decision names, and the hash of what waits."""
-        super().__init__(f"The decision is about {shown!r}, but what waits is {actual!r}. Look at it again.")
+        """`shown` is the hash that the decision names, `actual` the hash of the pending call or node."""
+        super().__init__(f"The decision is about {shown!r}, but {actual!r} is pending. Read the approval again.")
 
 
 class WrongGraph(Conflict):
     """The thread is open with another graph."""
 
     def __init__(self, asked: str, actual: str) -> None:
-        """Name the graph that was asked for and the one that the thread has."""
         super().__init__(
-            f"The thread is open with the graph {actual!r}, not {asked!r}. Leave graph out, or open another."
+            f"The thread is open with the graph {actual!r}, not {asked!r}. Omit graph, or open another thread."
         )
 
 
 class NotRebuildable(Conflict):
-    """The read model is not in the state that is asked of it."""
+    """The read model is not in a state that allows this."""
 
 
 class StillBehind(NotRebuildable):
-    """The older read model has not read as much as the one that serves. Wait until it has."""
+    """The rebuilt read model has read less of the log than the one in use. Wait until it has caught up."""
 
 
 class CommandReused(Conflict):
-    """This idempotency key came with another request before. Use a new key for a new request."""
+    """This idempotency key was used before with another request. Use a new key for a new request."""
 
 
 class VerificationRuns(Conflict):
-    """The log is being verified by this process already. Ask again when that has ended."""
+    """This process is verifying the log already. Retry when that verification has ended."""
 
 
 class StoreUnavailable(ThreadfoldError):
-    """The database does not answer. Try again later; a command may be repeated with its idempotency key."""
+    """The database does not answer. Retry later; repeat a command with the same idempotency key."""
 
 
 class Overloaded(StoreUnavailable):
-    """More is to be stored than the database takes just now. Try again in a second."""
+    """Too many writes are waiting for the database. Retry in a second."""
 
 
 class BehindLog(ThreadfoldError):
-    """The read model has not seen yet what the caller has seen. Ask again, or ask for an older version."""
+    """The read model has not caught up with the version that was asked for. Retry, or ask for an older version."""
 
 
 class Unwritable(ThreadfoldError):
-    """A row cannot be stored in the table of a read model."""
+    """A read model's table does not accept a row."""
 
     def __init__(self, table: str, why: str) -> None:
-        """Name the table, and say what the store says."""
+        """`why` is the store's own message."""
         super().__init__(f"{table}: {why}")
         self.table = table
 
 
 class LeaseLost(ThreadfoldError):
-    """Another worker runs this shard now."""
+    """Another worker has the lease of this shard."""
 
 
 class InvalidGraph(ThreadfoldError):
@@ -245,11 +240,11 @@ class InvalidGraph(ThreadfoldError):
 
 
 class BadExport(ThreadfoldError):
-    """The files are no export of a log, or are not as they were written."""
+    """The files are not an export of a log, or were changed after the export."""
 
 
 class LogNotEmpty(ThreadfoldError):
-    """There is a log already, or the beginning of one. An export can only be imported into an empty database."""
+    """The database has a log already, or a part of one. An export can only be imported into an empty database."""
 
 
 class CorruptLog(ThreadfoldError):
@@ -257,7 +252,7 @@ class CorruptLog(ThreadfoldError):
 
 
 class CannotSeal(ThreadfoldError):
-    """SIGNING_KEY is not set, so nothing can be signed. `threadfold seals key` makes a key."""
+    """SIGNING_KEY is not set, so no seal can be signed. `threadfold seals key` makes a key."""
 
 
 class NodeTimeout(ThreadfoldError):
@@ -265,35 +260,31 @@ class NodeTimeout(ThreadfoldError):
 
 
 class UserCodeFailed(ThreadfoldError):
-    """An agent's code ended in a way that is no ordinary error, such as `sys.exit()`. The message says in which."""
+    """An agent's code failed with something other than an ordinary exception, such as `sys.exit()`."""
 
 
 class TurnIsOver(ThreadfoldError):
-    """The turn ended while a node was still at work on it."""
+    """The turn ended while one of its nodes was running."""
 
 
 class WaitsForPerson(ThreadfoldError):
-    """The turn cannot go on before a person decides. Let it pass through your node."""
+    """The turn cannot go on before a person decides. Do not catch this error in your node."""
 
 
 class BudgetExhausted(ThreadfoldError):
-    """Too little is left of a budget for a call of a model."""
-
-    def __init__(self, message: str) -> None:
-        """Say which limit it is, and what is spent of it."""
-        super().__init__(message)
+    """Too little of a budget is left for a model call."""
 
 
 class PromptTooLarge(ThreadfoldError):
-    """What the model must be shown does not fit into the context window."""
+    """The smallest possible prompt does not fit into the context window."""
 
     def __init__(self, tokens: int, limit: int) -> None:
-        """Give what it takes at least, and what there is, in tokens."""
+        """`tokens` is the size of the smallest prompt, `limit` the maximum."""
         super().__init__(
-            f"The prompt takes {tokens} tokens at least; {limit} are allowed. Raise CONTEXT_WINDOW_LIMIT, or shorten "
+            f"The prompt needs at least {tokens} tokens; {limit} are allowed. Raise CONTEXT_WINDOW_LIMIT, or shorten "
             "the instructions and the tools' descriptions."
         )
 
 
 class ToolError(ThreadfoldError):
-    """A tool could not do what was asked. Its message is told to the model."""
+    """A tool failed. The model reads the message."""

@@ -1,40 +1,40 @@
-"""The names of things: threads, versions, slices, positions, commands."""
+"""Identifiers of threads, turns, commands, versions, positions, slices and shards."""
 
 import zlib
 from typing import NewType
 from uuid import UUID
 
 ThreadId = NewType("ThreadId", UUID)
-"""A stream. One conversation is one thread."""
+"""An event stream. One conversation is one thread."""
 
 TurnId = NewType("TurnId", UUID)
-"""One user message and everything that the agent did about it."""
+"""One user message and everything that the agent did in response."""
 
 CommandId = NewType("CommandId", UUID)
-"""Made from an idempotency key and a thread, so that a key belongs to its thread."""
+"""Derived from an idempotency key and a thread: the same key in another thread is another command."""
 
 Version = NewType("Version", int)
-"""An event's place in its thread, from 1 without gaps. 0 is the empty thread."""
+"""An event's number in its thread, from 1 without gaps. 0 is the empty thread."""
 
 Position = NewType("Position", int)
-"""An event's place in its slice, from 1 without gaps, in the order of the commits."""
+"""An event's number in its slice, from 1 without gaps, in commit order."""
 
 Slice = NewType("Slice", int)
-"""One of `SLICES` groups of threads: the unit of ordering, of work and of distribution."""
+"""One of `SLICES` groups of threads: the unit of ordering and of distribution."""
 
 Shard = NewType("Shard", int)
-"""One of `SHARDS` runs of neighbouring slices: what a worker leases."""
+"""One of `SHARDS` ranges of neighbouring slices: the unit that a worker leases."""
 
 WorkerId = NewType("WorkerId", UUID)
-"""A process that runs turns. Made anew at each start."""
+"""A process that runs turns. Each start gets a new id."""
 
 Tenant = NewType("Tenant", str)
 
 START = Version(0)
-"""The version before a thread's first event."""
+"""The version of a thread before its first event."""
 
 MAX_VERSION = Version(2**31 - 1)
-"""The last version that a thread can have: versions are stored in four bytes."""
+"""The highest version of a thread: versions are stored in four bytes."""
 
 SLICES = 1024
 SHARDS = 64
@@ -42,16 +42,16 @@ DEFAULT_TENANT = Tenant("default")
 
 
 def slice_of(thread_id: ThreadId) -> Slice:
-    """Place a thread: CRC-32 of its 16 bytes, modulo 1,024. Part of the storage format."""
+    """Return a thread's slice: CRC-32 of its 16 bytes, modulo 1,024. This is part of the storage format."""
     return Slice(zlib.crc32(thread_id.bytes) % SLICES)
 
 
 def shard_of(slice_: Slice) -> Shard:
-    """Name the shard that a slice belongs to."""
+    """Return the shard of a slice."""
     return Shard(slice_ * SHARDS // SLICES)
 
 
 def slices_of(shard: Shard) -> range:
-    """List a shard's slices."""
+    """Return the slices of a shard."""
     size = SLICES // SHARDS
     return range(shard * size, (shard + 1) * size)

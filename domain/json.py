@@ -1,7 +1,7 @@
-"""What JSON may enter the log: I-JSON (RFC 7493) that PostgreSQL can also query.
+"""Checks of the JSON that may enter the log: I-JSON (RFC 7493) that PostgreSQL can query, too.
 
-Everything else is refused before anything is appended, by name of the field, so that a stored event always
-encodes, hashes and verifies the same way in every language.
+Other values are refused before anything is appended, and the error names the field. So a stored event encodes, hashes
+and verifies the same way in every language.
 """
 
 import math
@@ -27,14 +27,14 @@ _UNSTORABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
 
 
 def check_json(value: Json, field: str) -> None:
-    """Raise `InvalidInput`, naming the place inside `field`, unless `value` can be stored as it is."""
+    """Raise `InvalidInput`, with a path inside `field`, unless `value` can be stored unchanged."""
     _check(value, field, MAX_DEPTH)
 
 
 def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
-    """Check a struct's fields, but for one of them, as `check_json` would: without making JSON of those that are plain.
+    """Check a struct's fields, except the one named `without`, like `check_json`. Raises `InvalidInput`.
 
-    `field` goes before their names, with its dot.
+    Fields of plain types are not converted to JSON first. `field` is a prefix for the fields' names, including its dot.
     """
     for name in struct.__struct_fields__:
         if name != without:
@@ -42,7 +42,7 @@ def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
 
 
 def _check_part(value: object, before: str, name: str | int) -> None:
-    """Check what is in a struct; the place is written out only where something is wrong, or deeper down."""
+    """Check a field's value. To save time, the path is built only for errors and for nested values."""
     match value:
         case str():
             if "\0" in value or not value.isascii():
@@ -64,7 +64,7 @@ def _check_part(value: object, before: str, name: str | int) -> None:
 def check_text(text: str, field: str) -> None:
     """Raise `InvalidInput` unless `text` holds no NUL and no lone surrogate."""
     if "\0" in text:
-        raise InvalidInput(field, "must not contain the character U+0000")
+        raise InvalidInput(field, "must not contain the character U+0000 (NUL)")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -72,19 +72,19 @@ def check_text(text: str, field: str) -> None:
 
 
 def storable_text(text: str) -> str:
-    """Replace what cannot be stored by U+FFFD: for texts of models and tools, whom nobody can ask again."""
+    """Replace characters that cannot be stored by U+FFFD. For texts of models and tools, which cannot be corrected."""
     return text.translate(_UNSTORABLE) if "\0" in text or not text.isascii() else text
 
 
 def copied(value: Json) -> Json:
-    """Copy JSON, so that whoever changes it changes nothing of somebody else's."""
+    """Copy JSON deeply: changes of the copy do not affect the original."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def merge_patch(target: Mapping[str, Json], patch: Mapping[str, Json]) -> JsonObject:
-    """Apply a JSON merge patch (RFC 7396): null removes a key, objects merge, all else replaces."""
+    """Apply a JSON merge patch (RFC 7396): null removes a key, objects are merged, other values replace."""
     merged = dict(target)
     for key, change in patch.items():
         if change is None:
@@ -107,18 +107,18 @@ def _check(value: Json, field: str, depth: int) -> None:
             _check_integer(value, field)
         case float():
             if not math.isfinite(value):
-                raise InvalidInput(field, "numbers must be finite")
+                raise InvalidInput(field, "numbers must be finite, not NaN or Infinity")
         case dict() | list() | tuple():
             if depth == 0:
                 raise InvalidInput(field, f"must not be nested deeper than {MAX_DEPTH} levels")
             _check_items(value, field, depth - 1)
         case _:
-            raise InvalidInput(field, f"{type(value).__name__} is not a JSON type")
+            raise InvalidInput(field, f"must be a JSON value, not of the type {type(value).__name__}")
 
 
 def _check_integer(value: int, field: str) -> None:
     if not MIN_INTEGER <= value <= MAX_INTEGER:
-        raise InvalidInput(field, f"integers must lie between {MIN_INTEGER} and {MAX_INTEGER}")
+        raise InvalidInput(field, f"integers must be between {MIN_INTEGER} and {MAX_INTEGER}")
 
 
 def _check_items(items: JsonObject | list[Json] | tuple[Json, ...], field: str, depth: int) -> None:

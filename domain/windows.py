@@ -1,4 +1,4 @@
-"""Windows of time, in UTC, in which what is spent is counted together. The shorter ones lie within the longer ones."""
+"""Windows of time, in UTC, over which spending is added up. Each window lies within the longer ones."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -8,35 +8,35 @@ from typing import Literal, TypeAlias
 Window: TypeAlias = Literal["hour", "day", "month", "lifetime"]
 
 Span: TypeAlias = Literal["turn", "hour", "day", "month", "lifetime"]
-"""What a limit is for: a turn, however long it takes, or a window."""
+"""What a limit applies to: a turn, regardless of its duration, or a window."""
 
 WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 """From the shortest to the longest."""
 
 SPANS: tuple[Span, ...] = ("turn", *WINDOWS)
-"""The same, for limits."""
+"""From the narrowest to the widest."""
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
-"""Where the window that never ends begins."""
+"""The start of the lifetime window, which never ends."""
 
 LAST = datetime.max.replace(tzinfo=UTC)
-"""Where the last windows of the calendar end."""
+"""The end of windows that would end after the last representable instant."""
 
 
 def start_of(window: Window, at: datetime) -> datetime:
-    """Return where the window begins that an instant lies in."""
+    """Return the start of the window that contains an instant."""
     return starts_of(at)[window]
 
 
-@lru_cache(maxsize=128)  # what happens at one instant is asked for many times, one time after the other
+@lru_cache(maxsize=128)  # events of one append have the same time, so this is asked many times in a row
 def starts_of(at: datetime) -> Mapping[Window, datetime]:
-    """Return where each window begins that an instant lies in."""
+    """Return the start of each window that contains an instant."""
     hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     return {"hour": hour, "day": hour.replace(hour=0), "month": hour.replace(day=1, hour=0), "lifetime": EVER}
 
 
 def end_of(window: Window, at: datetime) -> datetime | None:
-    """Return where the window ends that an instant lies in, which is no part of it any more; None if it never does."""
+    """Return the exclusive end of the window that contains an instant; None for the lifetime window."""
     start = start_of(window, at)
     try:
         match window:

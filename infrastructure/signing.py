@@ -1,4 +1,4 @@
-"""Signatures by Ed25519."""
+"""Ed25519 signatures."""
 
 import base64
 import binascii
@@ -10,15 +10,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from domain.log.seal import key_id_of
 
-KEY_SIZE = 32
-EXPECTED = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"
+KEY_BYTES = 32
+INVALID_KEY = "expected 32 bytes in base64, or the path of a PEM file with an Ed25519 private key"
 
 
 class Ed25519Verifier:
     """A `Verifier`."""
 
     def verify(self, public_key: bytes, signature: bytes, text: bytes) -> bool:
-        """Check a signature."""
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
         except (InvalidSignature, ValueError):
@@ -27,46 +26,44 @@ class Ed25519Verifier:
 
 
 class Ed25519Signer:
-    """A `Signer` with a key in memory, which nothing here prints."""
+    """A `Signer` with a key in memory. The private key is never printed."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
-        """Take the key."""
         self._key = key
         self.public_key = key.public_key().public_bytes_raw()
         self.key_id = key_id_of(self.public_key)
 
     def sign(self, text: bytes) -> bytes:
-        """Sign a text."""
         return self._key.sign(text)
 
 
 def signer_of(setting: str, folder: pathlib.Path) -> Ed25519Signer:
-    """Take a key as it is given, or read it from a file; relative paths start at `folder`.
+    """Read the key of a setting: in base64, or the path of a PEM file. Relative paths start at `folder`.
 
     Raises:
-        ValueError: it is no such key. The message does not repeat it.
+        ValueError: the setting is not a key. The message does not contain the setting.
     """
-    raw = _decoded(setting)
+    raw = _decode_key(setting)
     if raw is not None:
         return Ed25519Signer(Ed25519PrivateKey.from_private_bytes(raw))
     try:
         key = load_pem_private_key((folder / pathlib.Path(setting).expanduser()).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, RuntimeError, UnsupportedAlgorithm):  # no file, no PEM, a password, no home
-        raise ValueError(EXPECTED) from None
+    except (OSError, ValueError, TypeError, RuntimeError, UnsupportedAlgorithm):  # no file or PEM, a password, no home
+        raise ValueError(INVALID_KEY) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(EXPECTED)  # noqa: TRY004  (pydantic takes ValueError)
+        raise ValueError(INVALID_KEY)  # noqa: TRY004  (pydantic expects ValueError)
     return Ed25519Signer(key)
 
 
 def new_key() -> tuple[str, Ed25519Signer]:
-    """Make a key: as the setting takes it, and ready to sign."""
+    """Make a key. Return it as the setting's value, and as a signer."""
     key = Ed25519PrivateKey.generate()
     return base64.b64encode(key.private_bytes_raw()).decode(), Ed25519Signer(key)
 
 
-def _decoded(setting: str) -> bytes | None:
+def _decode_key(setting: str) -> bytes | None:
     try:
         raw = base64.b64decode(setting, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return raw if len(raw) == KEY_SIZE else None
+    return raw if len(raw) == KEY_BYTES else None

@@ -8,7 +8,7 @@ from api.cli.bootstrap import EXIT_PROBLEM, ask, here
 from api.cli.output import show_json
 from api.schemas.seals import ProofView, proof_view
 from api.services.threads import Service
-from domain.application.audit.proofs import holds
+from domain.application.audit.proofs import verify_proof
 from domain.ids import MAX_VERSION, ThreadId
 
 
@@ -16,17 +16,17 @@ from domain.ids import MAX_VERSION, ThreadId
 @click.argument("thread", type=click.UUID)
 @click.argument("version", type=click.IntRange(1, MAX_VERSION))
 def proof(*, thread: UUID, version: int) -> None:
-    """Prove that the event VERSION of THREAD is in the sealed log: one JSON document, for docs/verify_event.py.
+    """Prove that the event VERSION of THREAD is in the sealed log. Prints JSON for docs/verify_event.py.
 
-    Exits with 1 if the proof does not hold, or if no seal covers the event yet.
+    Exits with 1 if the proof is invalid, or if no seal covers the event yet.
     """
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
         made = await service.audit.prove(ThreadId(thread), version, here())
-        return proof_view(made), holds(made, service.runtime.sealer.verifier)
+        return proof_view(made), verify_proof(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)
     show_json(document)
     if not sound:
-        click.echo("This proof does not hold: the log was changed. threadfold verify says more.", err=True)
+        click.echo("This proof is invalid: the log was changed. Run threadfold verify for details.", err=True)
         raise SystemExit(EXIT_PROBLEM)

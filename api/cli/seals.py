@@ -9,9 +9,7 @@ import click
 from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json, counted, moment, show_json, show_table, visible
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
-from api.services.threads import Service
-from domain.log.seal import Seal
-from infrastructure.signing import KEY_SIZE, new_key
+from infrastructure.signing import KEY_BYTES, new_key
 
 
 class PublicKey(click.ParamType[Any]):
@@ -25,8 +23,8 @@ class PublicKey(click.ParamType[Any]):
             key = value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             key = b""
-        if len(key) != KEY_SIZE:
-            self.fail(f"{value!r} is no public key: expected {KEY_SIZE} bytes in base64", param, ctx)
+        if len(key) != KEY_BYTES:
+            self.fail(f"{value!r} is not a public key: expected {KEY_BYTES} bytes in base64", param, ctx)
         return key
 
 
@@ -36,11 +34,11 @@ def seals() -> None:
 
 
 @seals.command("list")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Rows at most.")
-@click.option("--cursor", help="Go on after the page that ended with this.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Maximum number of rows.")
+@click.option("--cursor", help="Continue after the page that ended with this cursor.")
 @as_json
 def list_seals(*, limit: int, cursor: str | None, as_json: bool) -> None:
-    """List seals, the last one first."""
+    """List seals, the newest first."""
     page = ask(lambda service: service.audit.seals(cursor, limit))
     if as_json:
         show_json(page)
@@ -50,26 +48,24 @@ def list_seals(*, limit: int, cursor: str | None, as_json: bool) -> None:
         return
     show_table(["SEAL", "MADE (UTC)", "EVENTS", "KEY", "ROOT"], [_row(seal) for seal in page.items])
     if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+        click.echo(f"There are more: raise --limit (up to 1000), or add --cursor {page.next_cursor}", err=True)
 
 
 @seals.command()
-@click.option("--new-key", is_flag=True, help="Go on after seals of another key: SIGNING_KEY was changed on purpose.")
+@click.option(
+    "--new-key", is_flag=True, help="Continue after seals of another key: SIGNING_KEY was changed on purpose."
+)
 @as_json
 def make(*, new_key: bool, as_json: bool) -> None:
-    """Seal the log as it is now, if anything is new since the last seal."""
-
-    async def sealed(service: Service) -> Seal | None:
-        return await service.runtime.sealer.make(new_key=new_key)
-
-    seal = ask(sealed)
+    """Seal the log, if there are events after the last seal."""
+    seal = ask(lambda service: service.runtime.sealer.make(new_key=new_key))
     if as_json:
         show_json(whole_seal(seal) if seal else None)
     elif seal:
         view = seal_view(seal)
         click.echo(f"Seal {view.number} covers {counted(view.events, 'event')}, root {view.root}.")
     else:
-        click.echo("Nothing is new since the last seal.")
+        click.echo("There are no new events since the last seal.")
 
 
 @seals.command()
@@ -79,9 +75,9 @@ def make(*, new_key: bool, as_json: bool) -> None:
 )
 @as_json
 def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None:
-    """Check the chain of seals, and the log by the last one; or the log by the seal NUMBER.
+    """Check all seals and that the log matches them, or only the seal NUMBER.
 
-    Exits with 1 if anything is wrong. Without a key to trust, whoever can write the seals could have signed them.
+    Exits with 1 if there are problems. Without a trusted key, anyone who can write seals could have signed them.
     """
     checked = ask(lambda service: service.audit.check(number, keys))
     if as_json:
@@ -98,9 +94,9 @@ def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None
 
 @seals.command()
 def key() -> None:
-    """Make a new signing key, and print the line of .env for it, and its public key.
+    """Make a new signing key; print its line for .env and its public key.
 
-    Keep the private key where who administers the database cannot read it; give the public key to who is to check.
+    Keep the private key where administrators of the database cannot read it. Give the public key to the auditors.
     """
     setting, signer = new_key()
     click.echo(f"# Public key: {in_base64(signer.public_key)}, key id: {signer.key_id}")

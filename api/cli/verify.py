@@ -6,8 +6,7 @@ import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, ask
 from api.cli.output import as_json, counted, show_json, visible
-from api.schemas.seals import Report
-from api.services.threads import Service
+from api.schemas.seals import VerificationReport
 from domain.ids import ThreadId
 
 
@@ -17,13 +16,9 @@ from domain.ids import ThreadId
 def verify(*, thread: UUID | None, as_json: bool) -> None:
     """Check every hash, version, position and payload of the log, and its seals, or check one THREAD.
 
-    Exits with 1 if anything is wrong.
+    Exits with 1 if there are problems.
     """
-
-    async def check(service: Service) -> Report:
-        return await (service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
-
-    report = ask(check)
+    report = ask(lambda service: service.audit.verify_thread(ThreadId(thread)) if thread else service.audit.verify())
     if as_json:
         show_json(report)
     else:
@@ -32,7 +27,7 @@ def verify(*, thread: UUID | None, as_json: bool) -> None:
         raise SystemExit(EXIT_PROBLEM)
 
 
-def _show(report: Report) -> None:
+def _show(report: VerificationReport) -> None:
     for problem in report.problems:
         click.echo(visible(problem))
     checked = f"{counted(report.threads, 'thread')}, {counted(report.events, 'event')}"

@@ -1,4 +1,4 @@
-"""Verifying the log, its seals, and proofs for whoever does not trust this service."""
+"""Routes for auditors: verification of the log, seals, proofs, and the access log."""
 
 from datetime import datetime
 from typing import Annotated
@@ -17,22 +17,22 @@ from api.http.problems import problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
 from api.schemas.access_log import AccessView
 from api.schemas.page import Page
-from api.schemas.seals import ProofView, Report, SealView, WholeSeal, proof_view
+from api.schemas.seals import ProofView, SealView, VerificationReport, WholeSeal, proof_view
 from domain.ids import ThreadId
 from domain.ports.access_log import AccessFilter, What
 
 VersionPath = Annotated[str, PathParameter(description="The event's version in its thread.")]
 NumberPath = Annotated[str, PathParameter(description="The seal's number, from 1.")]
-Since = Annotated[datetime | None, QueryParameter(name="from", description="The instant to begin with.")]
-Until = Annotated[datetime | None, QueryParameter(name="to", description="The instant to end before.")]
+Since = Annotated[datetime | None, QueryParameter(name="from", description="The first instant, inclusive.")]
+Until = Annotated[datetime | None, QueryParameter(name="to", description="The last instant, exclusive.")]
 
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
+READ_PROBLEMS = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 HIGHEST_SEAL = 2**63 - 1
 
 
-@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READING)
+@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=READ_PROBLEMS)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
-    """Prove that an event is in the sealed log. 404 if no seal covers it yet, with when the next one is due."""
+    """Prove that an event is in the sealed log. 404 if no seal covers it yet; the detail says when the next is due."""
     return proof_view(await service.audit.prove(ThreadId(thread), number_of(version, "version"), reader))
 
 
@@ -48,7 +48,7 @@ async def list_reads(
     actor: FromQuery[str | None] = None,
     what: FromQuery[What | None] = None,
 ) -> Page[AccessView]:
-    """List who was shown what of which threads, the last first."""
+    """List which callers read what of which threads, the newest first."""
     thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
     only = AccessFilter(thread, actor, what, *range_of(since, until))
     return await service.access_log.page(reader.tenant, only, cursor, limit)
@@ -56,19 +56,19 @@ async def list_reads(
 
 @get("/v1/seals", tags=["audit"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
 async def list_seals(service: FromService, cursor: Cursor = None, limit: Limit = 100) -> Page[SealView]:
-    """List the seals of the log, the last one first. Keep copies where nobody who writes here can."""
+    """List the seals of the log, the newest first. Keep copies where writers of this log have no access."""
     return await service.audit.seals(cursor, limit)
 
 
-@get("/v1/seals/{number:str}", tags=["audit"], responses=READING)
+@get("/v1/seals/{number:str}", tags=["audit"], responses=READ_PROBLEMS)
 async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
-    """Show a seal, with how many events of each slice it covers."""
+    """Show a seal with the number of events of each slice that it covers."""
     return await service.audit.seal(number_of(number, "number", HIGHEST_SEAL))
 
 
-@post("/v1/threads/{thread_id:str}/verify", status_code=HTTP_200_OK, tags=["audit"], responses=READING)
-async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> Report:
-    """Check every hash, version and payload of a thread, and where it ends."""
+@post("/v1/threads/{thread_id:str}/verify", status_code=HTTP_200_OK, tags=["audit"], responses=READ_PROBLEMS)
+async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> VerificationReport:
+    """Check every hash, version and payload of a thread, and its head."""
     return await service.audit.verify_thread(ThreadId(thread), reader.tenant)
 
 
@@ -78,6 +78,6 @@ async def verify_thread(thread: FromThread, service: FromService, reader: FromRe
     tags=["audit"],
     responses=problems(HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE),
 )
-async def verify_log(service: FromService) -> Report:
-    """Check the whole log and its seals. It reads everything, so a process does it once at a time: 409 meanwhile."""
+async def verify_log(service: FromService) -> VerificationReport:
+    """Check the whole log and its seals. It reads everything, so a process does one at a time; otherwise 409."""
     return await service.audit.verify()

@@ -1,4 +1,4 @@
-"""Seals, proofs and verifications, as the API answers them."""
+"""Answers of the API about seals, proofs and verifications."""
 
 import base64
 from collections.abc import Sequence
@@ -6,15 +6,16 @@ from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from domain.application.audit.proofs import Proof
-from domain.log.seal import Seal, instant
+from domain.log.seal import Seal, timestamp
 
 
 class SealView(Struct, frozen=True):
-    """A seal: what was signed, and by which key. `events` counts what it covers.
+    """A seal: what was signed, and by which key. `events` is the number of events that it covers.
 
-    Bytes are hexadecimal, but for the public key and the signature, which are in base64.
+    Bytes are hexadecimal, except the public key and the signature, which are base64.
     """
 
     number: int
@@ -28,13 +29,13 @@ class SealView(Struct, frozen=True):
 
 
 class WholeSeal(SealView, frozen=True):
-    """A seal, with how many events of each slice it covers."""
+    """A seal with the number of events of each slice that it covers."""
 
     sizes: Sequence[int]
 
 
 class ProvedEvent(Struct, frozen=True):
-    """An event's fields, each as it is hashed; `metadata` and `payload` are the stored texts."""
+    """An event's fields in the form in which they are hashed; `metadata` and `payload` are the stored texts."""
 
     tenant: str
     thread_id: UUID
@@ -47,7 +48,7 @@ class ProvedEvent(Struct, frozen=True):
 
 
 class ProvingSeal(Struct, frozen=True):
-    """The seal that a proof leads to; `at` as it is signed."""
+    """The seal of a proof; `at` is in the signed form."""
 
     number: int
     at: str
@@ -59,7 +60,7 @@ class ProvingSeal(Struct, frozen=True):
 
 
 class ProofView(Struct, frozen=True):
-    """That an event is in the sealed log. `docs/verify_event.py` checks it without Threadfold."""
+    """A proof that an event is in the sealed log. `docs/verify_event.py` checks it without Threadfold."""
 
     event: ProvedEvent
     previous: str
@@ -67,43 +68,41 @@ class ProofView(Struct, frozen=True):
     hash: str
     slice: int
     position: int
-    """The event is leaf number `position - 1` of its slice's tree."""
+    """The event is the leaf `position - 1` of its slice's tree."""
     size: int
-    """How many events of the slice the seal covers."""
+    """The number of events of the slice that the seal covers."""
     path: Sequence[str]
-    """What the event's leaf is joined with on its way to the slice's root."""
+    """The sibling hashes from the event's leaf to the slice's root."""
     slice_path: Sequence[str]
-    """What the slice's leaf is joined with on its way to the log's root."""
+    """The sibling hashes from the slice's leaf to the log's root."""
     seal: ProvingSeal
 
 
-class Report(Struct, frozen=True):
-    """What was checked, how long it took, and what is wrong."""
+class VerificationReport(Struct, frozen=True):
+    """What was checked, how long it took, and the problems."""
 
     threads: int
     events: int
     slices: int
     seals: int
     sealed_events: int
-    """Events that the last seal covers. Of what came after it, an end that was cut off may go unnoticed."""
+    """Events that the last seal covers. If later events were removed at the end of the log, this may go unnoticed."""
     seconds: float
     problems: tuple[str, ...]
 
 
 def seal_view(seal: Seal) -> SealView:
-    """Show a seal in a list."""
-    signed = (seal.root.hex(), seal.previous.hex(), seal.key_id, in_base64(seal.public_key), in_base64(seal.signature))
-    return SealView(seal.number, seal.at, seal.events, *signed)
+    """Convert a seal for a list."""
+    return SealView(seal.number, seal.at, seal.events, *_signed_parts(seal))
 
 
 def whole_seal(seal: Seal) -> WholeSeal:
-    """Show a seal with the sizes of all slices."""
-    shown = seal_view(seal)
-    return WholeSeal(**{name: getattr(shown, name) for name in shown.__struct_fields__}, sizes=seal.sizes)
+    """Convert a seal, with the sizes of all slices."""
+    return WholeSeal(**asdict(seal_view(seal)), sizes=seal.sizes)
 
 
 def proof_view(proof: Proof) -> ProofView:
-    """Write a proof as a document."""
+    """Convert a proof to a document."""
     record, place, seal = proof.record, proof.place, proof.seal
     return ProofView(
         event=ProvedEvent(
@@ -112,7 +111,7 @@ def proof_view(proof: Proof) -> ProofView:
             record.version,
             record.type,
             record.schema,
-            instant(record.recorded_at),
+            timestamp(record.recorded_at),
             record.metadata,
             record.payload,
         ),
@@ -123,18 +122,15 @@ def proof_view(proof: Proof) -> ProofView:
         size=place.size,
         path=[part.hex() for part in place.path],
         slice_path=[part.hex() for part in place.slice_path],
-        seal=ProvingSeal(
-            seal.number,
-            instant(seal.at),
-            seal.root.hex(),
-            seal.previous.hex(),
-            seal.key_id,
-            in_base64(seal.public_key),
-            in_base64(seal.signature),
-        ),
+        seal=ProvingSeal(seal.number, timestamp(seal.at), *_signed_parts(seal)),
     )
 
 
+def _signed_parts(seal: Seal) -> tuple[str, str, str, str, str]:
+    """The root, the previous seal's digest, the key's id, the key and the signature."""
+    return (seal.root.hex(), seal.previous.hex(), seal.key_id, in_base64(seal.public_key), in_base64(seal.signature))
+
+
 def in_base64(raw: bytes) -> str:
-    """Write bytes as keys and signatures are shown."""
+    """Encode a key or a signature."""
     return base64.b64encode(raw).decode()

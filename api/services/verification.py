@@ -1,4 +1,4 @@
-"""Verifying the log, and what makes others able to: seals and proofs. The part of the service that audits."""
+"""The audit service: verification of the log, seals and proofs."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from api.http.caller import Caller
 from api.http.params import decode_cursor, encode_cursor, no_page
 from api.runtime.composition import Runtime
 from api.schemas.page import Page
-from api.schemas.seals import Report, SealView, WholeSeal, seal_view, whole_seal
+from api.schemas.seals import SealView, VerificationReport, WholeSeal, seal_view, whole_seal
 from api.services.access_log import AccessLogService
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.proofs import Proof, prove
@@ -17,23 +17,22 @@ from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
 from domain.ids import SLICES, Slice, Tenant, ThreadId
 from domain.log.seal import Seal
 
-AT_ONCE = 4
-"""Slices checked at the same time: the database reads while this process computes hashes."""
+CONCURRENT_CHECKS = 4
+"""Slices checked concurrently: the database reads while this process computes hashes."""
 
 
 class Verification:
-    """Verifies, lists seals, proves events."""
+    """Verifies the log, lists seals and proves events."""
 
     def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
-        """Work with what the composition root has joined."""
         self._runtime = runtime
         self._access_log = access_log
         self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
         self._verifying = False
 
-    async def verify(self) -> Report:
-        """Check the whole log, and its seals if there are any. Raises `VerificationRuns`: one at a time."""
+    async def verify(self) -> VerificationReport:
+        """Check the whole log and its seals. Raises `VerificationRuns` if this process is verifying already."""
         if self._verifying:
             raise VerificationRuns
         self._verifying = True
@@ -44,8 +43,8 @@ class Verification:
         finally:
             self._verifying = False
 
-    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> Report:
-        """Check one thread: its events and its head. Raises `UnknownThread`, also if it is not the tenant's."""
+    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
+        """Check one thread: its events and its head. Raises `UnknownThread`, also for another tenant's thread."""
         started = time.monotonic()
         row = await self._events.thread(thread_id)
         if row and tenant is not None and row.tenant != tenant:
@@ -56,9 +55,9 @@ class Verification:
         return _report(checked, SealsChecked(), 0, started)
 
     async def check(self, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
-        """Check the chain of seals and the log by the last one, or by the one with a number. Raises `UnknownSeal`.
+        """Check all seals and the log, or only the seal `number` and the log up to it. Raises `UnknownSeal`.
 
-        Trusted are the keys given, or else SIGNING_KEY's; if there is none, any key.
+        Without `trusted` keys, SIGNING_KEY's is trusted; without that, any key.
         """
         sealer = self._runtime.sealer
         keys = trusted or ([sealer.signer.public_key] if sealer.signer else [])
@@ -67,13 +66,13 @@ class Verification:
         return await check_seal(self._events, await self._seal(number), sealer.verifier, keys)
 
     async def prove(self, thread_id: ThreadId, version: int, caller: Caller) -> Proof:
-        """Prove that an event is in the sealed log; see `domain.application.audit.proofs.prove` for what it raises."""
+        """Prove that an event is in the sealed log. Raises like `domain.application.audit.proofs.prove`."""
         proof = await prove(self._events, self._runtime.sealer, thread_id, version, caller.tenant)
         await self._access_log.record_threads(caller, "proof", (thread_id, proof.record.thread_id))
         return proof
 
     async def seals(self, cursor: str | None, limit: int) -> Page[SealView]:
-        """List seals, the last one first."""
+        """List seals, the newest first."""
         if cursor is None:
             last = await self._seals.last()
             upto = last.number if last else 0
@@ -97,12 +96,12 @@ class Verification:
         return found
 
     async def _verify_log(self) -> Verified:
-        slices = (Slice(number) for number in range(SLICES))  # shared: each check takes the next one
+        slices = (Slice(number) for number in range(SLICES))  # shared: each concurrent check takes the next one
 
         async def check(remaining: Iterator[Slice]) -> Verified:
             return await verify_slices(self._events, remaining)
 
-        at_once = min(AT_ONCE, self._runtime.settings.max_connections)
+        at_once = min(CONCURRENT_CHECKS, self._runtime.settings.max_connections)
         checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
         cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
         return Verified(
@@ -112,7 +111,7 @@ class Verification:
         )
 
 
-def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> Report:
+def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> VerificationReport:
     seconds = round(time.monotonic() - started, 3)
     problems = log.problems + seals.problems
-    return Report(log.threads, log.events, slices, seals.seals, seals.events, seconds, problems)
+    return VerificationReport(log.threads, log.events, slices, seals.seals, seals.events, seconds, problems)

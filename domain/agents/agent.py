@@ -1,4 +1,4 @@
-"""An agent, and what its nodes can do during a turn."""
+"""Agents, and the contexts that their nodes use during a turn."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,11 @@ RETRY_ITEMS = Retry(attempts=3)
 
 @dataclass(frozen=True)
 class Agent:
-    """A graph with its tools and instructions. Its graph's name is the agent's name.
+    """A graph with its tools and instructions. The agent's name is its graph's name.
 
-    `busy` says what becomes of a message while a turn runs, unless the message says so itself.
-
-    `model` None means the one that the settings' policy chooses. Of the thread's values, the model is shown
-    `shown_values`. With `slash_commands`, a user may call a tool without the model:
-    `/calculate 2 + 3`.
+    `busy` is the strategy for a message that arrives during a turn, unless the message sets its own.
+    `model` None means the model that the settings' policy chooses. `shown_values` names the thread's values that
+    prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`.
     """
 
     graph: Graph
@@ -37,7 +35,7 @@ class Agent:
     shown_values: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Check that no two tools have the same name."""
+        """Check that the tools' names are unique. Raises `InvalidGraph`."""
         if len(self.by_name) < len(self.tools):
             raise InvalidGraph(f"{self.name}: two tools have the same name")
 
@@ -53,7 +51,7 @@ class Agent:
 
 
 class ItemContext(Protocol):
-    """What a function is given that works on one item of a list; see `TurnContext.map`."""
+    """The context of a function that processes one item of a list; see `TurnContext.map`."""
 
     @property
     def thread_id(self) -> ThreadId:
@@ -61,22 +59,22 @@ class ItemContext(Protocol):
 
     @property
     def state(self) -> Running:
-        """The state before the list was begun."""
+        """The state before the first item."""
 
     @property
     def idempotency_key(self) -> str:
-        """The same whenever this item is worked on again; never the same for another one."""
+        """The same for every attempt of this item, different for every other item."""
 
     async def ask(self, prompt: str, instructions: str = "") -> str:
-        """Ask the model something that is not part of the conversation. Raises `ModelError`."""
+        """Ask the model outside of the conversation, and return its answer. Raises `ModelError`."""
 
 
 Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
-"""Works on one item. Its result is JSON, of at most 16,384 characters; of more than 256 items, of fewer."""
+"""Processes one item. Its result is JSON of at most 16,384 characters; less if there are more than 256 items."""
 
 
 class TurnContext(Protocol):
-    """What a node is given: the thread's state, and the ways to act."""
+    """A node's context: the thread's state, and what the node can do."""
 
     @property
     def thread_id(self) -> ThreadId:
@@ -88,41 +86,42 @@ class TurnContext(Protocol):
 
     @property
     def state(self) -> Running:
-        """The state now, with what this node has recorded so far. Changing it has no effect; see `update`."""
+        """The current state, with what this node has recorded so far. Changing it has no effect; see `update`."""
 
     @property
     def user_input(self) -> str:
-        """What the user said to start this turn."""
+        """The user's message that started this turn."""
 
     def say(self, content: str) -> MessageAppended:
-        """Make the fact that the agent says something, in at most 200,000 characters."""
+        """Return the event of a message of the agent, of at most 200,000 characters."""
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeEvent]:
-        """Make the facts that the agent wants a tool to run, without a model. `run_tools` runs it.
+        """Return the events that request a tool call without the model. `run_tools` runs it.
 
         The arguments may take 256 kB as JSON.
         """
 
     def update(self, **values: Json) -> StateUpdated:
-        """Make the fact that some of the thread's values change; None removes one. All may take 256 kB as JSON."""
+        """Return the event of a change of the thread's values; None removes one. All may take 256 kB as JSON."""
 
     async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
-        """Call the model with the conversation so far and return what it says and asks for.
+        """Call the model with the conversation so far; return the events of its answer and its tool requests.
 
         `instructions` replace the agent's own for this call. Raises `ModelError`.
         """
 
     async def run_tools(self) -> None:
-        """Run every open tool call, at the same time, recording each start and outcome as it happens."""
+        """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens."""
 
     async def map(
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
     ) -> Sequence[Json]:
-        """Work on each of some items, several at once, and return their results in the items' order.
+        """Process items, `at_once` of them concurrently, and return their results in the items' order.
 
-        Each result is recorded as it comes: after a crash, only what is missing is worked on. `items` count at the
-        first attempt; they are recorded, too. Once a node. Raises the error of the first item that fails for good.
+        Each result is recorded as it arrives: after a crash, only the missing items are processed. The items of the
+        first attempt are recorded, and later attempts use them. A node may call this once. Raises the error of the
+        first item whose attempts have all failed.
         """
 
     async def compact(self) -> Sequence[NodeEvent]:
-        """Return the fact that older messages leave the live window for a summary; nothing if there are none."""
+        """Return the event that replaces older messages of the live window by a summary; nothing if there are none."""

@@ -1,4 +1,4 @@
-"""What kind of function an agent's author gave: asynchronous, or plain, or neither."""
+"""Inspects the functions of agents and tools: whether they are async, plain, or generators."""
 
 import functools
 import inspect
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_async(function: object) -> bool:
-    """Say whether calling something gives a coroutine: an async function, or an object or partial made of one."""
+    """Return whether a call returns a coroutine: of an async function, or of an object or a partial made of one."""
     function = _innermost(function)
     if inspect.iscoroutinefunction(function):
         return True
@@ -15,14 +15,14 @@ def is_async(function: object) -> bool:
 
 
 def is_generator(function: object) -> bool:
-    """Say whether calling something gives a generator, asynchronous or not: it would do nothing by itself."""
+    """Return whether a call returns a generator, async or not. Such a call alone would run nothing."""
     function = _innermost(function)
     calls = (function, type(function).__call__) if callable(function) else (function,)
     return any(inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call) for call in calls)
 
 
 def described(function: object) -> str:
-    """Say what something is, for an error message."""
+    """Describe an object for an error message."""
     function = _innermost(function)
     if inspect.isasyncgenfunction(function):
         return "an async generator"
@@ -32,18 +32,18 @@ def described(function: object) -> str:
 
 
 def name_of(function: Callable[..., Any]) -> str | None:
-    """Return a function's name, that of what a partial is made of; None if it is an object that is called."""
+    """Return the name of a function, or of a partial's function; None for a callable object."""
     name = getattr(_innermost(function), "__name__", None)
     return name if isinstance(name, str) else None
 
 
 def doc_of(function: Callable[..., Any]) -> str | None:
-    """Return the docstring of a function, or of the one that a partial is made of."""
+    """Return the docstring of a function, or of a partial's function."""
     return inspect.getdoc(_innermost(function))
 
 
 def _innermost(function: Any) -> Any:
-    """Look through partials and decorators that name what they wrap."""
+    """Unwrap partials, and decorators that set `__wrapped__`."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func

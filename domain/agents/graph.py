@@ -1,7 +1,7 @@
 """An agent's graph as data: nodes, and edges that are plain or depend on the state. It may have cycles.
 
-A graph is checked when it is built. What a node does is an async function from a turn's context (see
-`domain/agents/agent.py`) to facts; this module only knows that it is one.
+A graph is checked when it is built. A node runs an async function from a `TurnContext` (see `domain/agents/agent.py`)
+to events; this module only checks that the function is async.
 """
 
 import hashlib
@@ -19,22 +19,22 @@ from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
 
 STEP_LIMIT = 1_000
-"""Nodes of a turn: more than real work takes."""
+"""Maximum nodes of a turn by default: more than real work needs."""
 
 REPEAT_LIMIT = 20
-"""Identical calls with identical results, after which a turn has got stuck."""
+"""Identical calls with identical results, by default, after which a turn fails because it makes no progress."""
 
-LEAST_REPEAT_LIMIT = 2
+MIN_REPEAT_LIMIT = 2
 
 NodeFunction: TypeAlias = Callable[[Any], Awaitable[Sequence[NodeEvent]]]
-"""Takes a `TurnContext`. Typed loosely, so that a node may ask for a narrower context."""
+"""Takes a `TurnContext`. Typed loosely, so that a node's parameter may be a narrower context."""
 
 Choose: TypeAlias = Callable[[Running], str]
-"""A pure function of the state after the node. It returns one of its branch's labels."""
+"""A pure function of the state after the node. It returns a label of its branch."""
 
 
 class Retry(Struct, frozen=True):
-    """How often a node is tried, and how long to wait in between (seconds, growing, with an upper limit)."""
+    """How often a node is attempted, and the seconds between attempts, which grow exponentially up to a maximum."""
 
     attempts: int = 1
     first_delay: float = 0.5
@@ -42,14 +42,14 @@ class Retry(Struct, frozen=True):
     longest_delay: float = 30.0
 
     def delay_after(self, attempt: int) -> float | None:
-        """Return the seconds to wait after a failed attempt, or None if it was the last."""
+        """Return the seconds to wait after a failed attempt, from 1; None if it was the last."""
         if attempt >= self.attempts:
             return None
         return min(self.first_delay * self.factor ** (attempt - 1), self.longest_delay)
 
 
 class Node(Struct, frozen=True):
-    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: not before a person agrees."""
+    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: a person must approve it first."""
 
     name: str
     run: NodeFunction
@@ -59,7 +59,7 @@ class Node(Struct, frozen=True):
 
 
 class Branch(Struct, frozen=True):
-    """A conditional edge: `choose` gives a label, `targets` says where each label leads."""
+    """A conditional edge: `choose` returns a label, `targets` maps each label to a node."""
 
     choose: Choose
     targets: Mapping[str, str]
@@ -67,15 +67,15 @@ class Branch(Struct, frozen=True):
 
 Edge: TypeAlias = str | Branch
 
-WITHIN = "/"
-"""Stands in a node's name between the subgraph's name and its node's."""
+NODE_SEPARATOR = "/"
+"""Separates the name of a subgraph from the name of its node."""
 
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A graph as a step of another one: it runs from its start to its END, and then this step's edge is followed.
+    """A graph as a step of another one: it runs from its start to its END, then the edge of this step follows.
 
-    Its nodes are nodes of the whole, named `name/node`: a turn is resumed in the middle of it like anywhere else.
+    Its nodes become nodes of the outer graph, named `name/node`. So a turn can be resumed at each of them.
     """
 
     name: str
@@ -84,16 +84,16 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Graph:
-    """Steps and the edges between them. A turn starts at `start` and is over when an edge leads to `END`.
+    """Steps and the edges between them. A turn starts at `start` and ends when an edge leads to `END`.
 
     `step_limit` is the number of nodes that one turn may complete, so that no loop is endless. `repeat_limit` ends a
-    turn that goes round in circles much earlier: in which the model has asked so often for the same tool with the same
-    arguments, and always got the same result, while nothing else was new. From a quarter of that on the model is told.
-    None: it may do that up to the step limit. A retry has the same allowance as a new turn.
+    turn without progress earlier: when the model has requested the same tool with the same arguments that many times,
+    and always got the same result, while nothing else was new. From a quarter of the limit on, the results tell the
+    model so. None: only the step limit applies. A retry of a turn starts counting again.
 
     Raises:
-        InvalidGraph: a name is used twice, an edge leads nowhere, a node cannot be reached or cannot end, or what it
-            runs is not an async function.
+        InvalidGraph: a name is used twice, an edge has no target, a node cannot be reached, END cannot be reached from
+            a node, or a node's function is not async.
     """
 
     name: str
@@ -104,21 +104,24 @@ class Graph:
     repeat_limit: int | None = REPEAT_LIMIT
 
     def __post_init__(self) -> None:
-        """Check the graph."""
+        """Check the graph. Raises `InvalidGraph`."""
         _check(self)
 
     @cached_property
     def first(self) -> str:
-        """The node that a turn begins at: the start, or the first one within it."""
+        """The node at which a turn starts: the start, or the first node of the subgraph there."""
         return self._entry(self.start)
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
-        """The nodes by their names, those of subgraphs among them."""
+        """The nodes by name, including those of subgraphs."""
         nodes: dict[str, Node] = {}
         for step in self.nodes:
             if isinstance(step, Subgraph):
-                inner = (replace(node, name=f"{step.name}{WITHIN}{name}") for name, node in step.graph.by_name.items())
+                inner = (
+                    replace(node, name=f"{step.name}{NODE_SEPARATOR}{name}")
+                    for name, node in step.graph.by_name.items()
+                )
                 nodes |= {node.name: node for node in inner}
             else:
                 nodes[step.name] = step
@@ -130,7 +133,7 @@ class Graph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name this graph's shape: 12 hexadecimal digits over its nodes and edges."""
+        """A digest of the graph's nodes and edges: 12 hexadecimal digits."""
         edges = sorted(f"{source} {label} {target}" for source, label, target in self.arrows())
         shape = "\n".join([self.first, *sorted(self.by_name), *edges])
         return hashlib.sha256(shape.encode()).hexdigest()[:12]
@@ -146,17 +149,17 @@ class Graph:
             for inner, inner_label, inner_target in self._subgraphs[source].arrows():
                 if inner_target == END:
                     both = ", ".join(filter(None, (inner_label, label)))
-                    arrows.append((f"{source}{WITHIN}{inner}", both, entry))
+                    arrows.append((f"{source}{NODE_SEPARATOR}{inner}", both, entry))
         for name, graph in self._subgraphs.items():
             arrows += [
-                (f"{name}{WITHIN}{source}", label, f"{name}{WITHIN}{target}")
+                (f"{name}{NODE_SEPARATOR}{source}", label, f"{name}{NODE_SEPARATOR}{target}")
                 for source, label, target in graph.arrows()
                 if target != END
             ]
         return arrows
 
     def own_arrows(self) -> list[tuple[str, str, str]]:
-        """Return (source, label, target) for each edge between steps, without looking into subgraphs."""
+        """Return (source, label, target) for each edge between steps, without the edges within subgraphs."""
         arrows = []
         for source, edge in self.edges.items():
             match edge:
@@ -167,42 +170,41 @@ class Graph:
         return arrows
 
     def chooses(self, node: str) -> bool:
-        """Say whether it depends on the state where to go from `node`."""
-        step, _, inner = node.partition(WITHIN)
+        """Return whether the edge from `node` depends on the state."""
+        step, _, inner = node.partition(NODE_SEPARATOR)
         return not isinstance(self.edges[step], str) or bool(inner and self._subgraphs[step].chooses(inner))
 
     def after(self, node: str, state: Running) -> str:
-        """Return where to go from `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
-        step, _, inner = node.partition(WITHIN)
+        """Return the node after `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
+        step, _, inner = node.partition(NODE_SEPARATOR)
         if inner and (following := self._subgraphs[step].after(inner, state)) != END:
-            return f"{step}{WITHIN}{following}"
-        return self._entry(self._chosen(step, state))
-
-    def _entry(self, target: str) -> str:
-        """Return the node that a step begins with."""
-        graph = self._subgraphs.get(target)
-        return f"{target}{WITHIN}{graph.first}" if graph else target
-
-    def _chosen(self, node: str, state: Running) -> str:
-        edge = self.edges[node]
+            return f"{step}{NODE_SEPARATOR}{following}"
+        edge = self.edges[step]
         if isinstance(edge, str):
-            return edge
+            return self._entry(edge)
         label = edge.choose(state)
         if label not in edge.targets:
             known = ", ".join(sorted(edge.targets))
-            raise InvalidGraph(f"{self.name}: the branch after {node!r} chose {label!r}, but has only {known}")
-        return edge.targets[label]
+            raise InvalidGraph(f"{self.name}: the branch after {step!r} chose {label!r}; its labels are {known}")
+        return self._entry(edge.targets[label])
+
+    def _entry(self, target: str) -> str:
+        """Return the first node of a step."""
+        graph = self._subgraphs.get(target)
+        return f"{target}{NODE_SEPARATOR}{graph.first}" if graph else target
 
 
 def _check(graph: Graph) -> None:
     names = [node.name for node in graph.nodes]
     for name in names:
-        if WITHIN in name:
-            raise InvalidGraph(f"{graph.name}: {name!r} must not hold a {WITHIN!r}: that names a subgraph's nodes")
+        if NODE_SEPARATOR in name:
+            raise InvalidGraph(
+                f"{graph.name}: {name!r} must not contain {NODE_SEPARATOR!r}, which separates the names of subgraphs"
+            )
         if names.count(name) > 1:
-            raise InvalidGraph(f"{graph.name}: two nodes are called {name!r}")
+            raise InvalidGraph(f"{graph.name}: two nodes are named {name!r}")
         if name == END:
-            raise InvalidGraph(f"{graph.name}: a node must not be called {END!r}")
+            raise InvalidGraph(f"{graph.name}: a node must not be named {END!r}")
         if name not in graph.edges:
             raise InvalidGraph(f"{graph.name}: no edge leaves {name!r}; name the next node, or END")
     if graph.start not in names:
@@ -219,8 +221,8 @@ def _check(graph: Graph) -> None:
 def _check_nodes(graph: Graph) -> None:
     if graph.step_limit < 1:
         raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
-    if graph.repeat_limit is not None and graph.repeat_limit < LEAST_REPEAT_LIMIT:
-        least = f"at least {LEAST_REPEAT_LIMIT}, or None for no limit"
+    if graph.repeat_limit is not None and graph.repeat_limit < MIN_REPEAT_LIMIT:
+        least = f"at least {MIN_REPEAT_LIMIT}, or None for no limit"
         raise InvalidGraph(f"{graph.name}: repeat_limit must be {least}, not {graph.repeat_limit}")
     for node in graph.nodes:
         if isinstance(node, Node) and not is_async(node.run):
@@ -231,8 +233,8 @@ def _check_nodes(graph: Graph) -> None:
 
 def _check_reach(graph: Graph, names: list[str]) -> None:
     pairs = {(source, target) for source, _, target in graph.own_arrows()}
-    reached = _closure(graph.start, pairs)
-    ending = _closure(END, {(target, source) for source, target in pairs})
+    reached = _reachable(graph.start, pairs)
+    ending = _reachable(END, {(target, source) for source, target in pairs})
     for name in names:
         if name not in reached:
             raise InvalidGraph(f"{graph.name}: {name!r} cannot be reached from {graph.start!r}")
@@ -240,7 +242,7 @@ def _check_reach(graph: Graph, names: list[str]) -> None:
             raise InvalidGraph(f"{graph.name}: no path leads from {name!r} to END")
 
 
-def _closure(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
+def _reachable(origin: str, pairs: set[tuple[str, str]]) -> set[str]:
     found, fresh = {origin}, {origin}
     while fresh:
         fresh = {target for source, target in pairs if source in fresh} - found

@@ -5,7 +5,7 @@ from domain.thread.events import END
 
 
 def mermaid(graph: Graph) -> str:
-    """Draw `graph`: a box for each node, an arrow for each edge, dotted where it depends on the state."""
+    """Draw `graph`: a box for each node, an arrow for each edge, dotted if the edge depends on the state."""
     ids = {name: f"n{number}" for number, name in enumerate(graph.by_name)} | {END: "finish"}
     lines = ["flowchart TD", f"    start(( )) --> {ids[graph.first]}"]
     lines += [f'    {ids[name]}["{_quoted(name)}"]' for name in graph.by_name]

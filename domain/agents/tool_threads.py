@@ -1,7 +1,7 @@
-"""Plain functions of tools, each call in a thread of its own, beside the event loop.
+"""Runs the plain functions of tools, each call in a thread of its own, outside of the event loop.
 
-The threads are daemons, and none of asyncio's: a function that never returns holds up neither other users of threads
-nor the end of the process.
+The threads are daemons and not asyncio's executor threads. So a function that never returns blocks neither other users
+of the executor nor the end of the process.
 """
 
 import asyncio
@@ -14,100 +14,101 @@ from contextvars import copy_context
 from typing import Any, TypeAlias
 
 MAX_THREADS = 64
-"""Calls that run in threads at the same time. Further ones wait, within their time limits, for one of these to end."""
+"""Maximum number of calls in threads at the same time. Further calls wait for one to end, within their timeouts."""
 
 _log = logging.getLogger(__name__)
 
-Waiting: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Waiter: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+_Result: TypeAlias = tuple[Any, BaseException | None]
 
 
 class ToolThreads:
-    """Runs blocking functions, at most so many at once."""
+    """Runs blocking functions, at most `max_threads` at once. Threads are started on demand."""
 
-    def __init__(self, most: int = MAX_THREADS) -> None:
-        """Begin without threads: each call starts one."""
-        self._free = most
-        self._waiting: deque[Waiting] = deque()
+    def __init__(self, max_threads: int = MAX_THREADS) -> None:
+        self._free = max_threads
+        self._waiting: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[[], Any], name: str) -> Any:
         """Call a function in a thread, with this task's context variables; return its result, or raise its error.
 
-        A thread cannot be ended from outside: if this is cancelled, the thread is left alone, and its result is lost.
+        A thread cannot be stopped from outside: if this is cancelled, the thread goes on, and its result is lost.
         """
         loop = asyncio.get_running_loop()
-        await self._admitted(loop)
-        done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        await self._acquire(loop)
+        done: asyncio.Future[_Result] = loop.create_future()
         context = copy_context()
 
         def work() -> None:
             result, error = None, None
             try:
                 result = context.run(function)
-            except BaseException as raised:  # noqa: BLE001  (whatever it is, it is raised where the call is awaited)
+            except BaseException as raised:  # noqa: BLE001  (it is raised where the call is awaited)
                 error = raised
-            self._leave()
-            with suppress(RuntimeError):  # the event loop is closed: nothing waits any more
-                loop.call_soon_threadsafe(_answer, done, result, error)
-            if left.is_set():
-                _log.warning("The thread of %s, which was left alone, has ended now", name)
+            self._release()
+            with suppress(RuntimeError):  # the event loop is closed, so no task is waiting
+                loop.call_soon_threadsafe(_set_result, done, (result, error))
+            if abandoned.is_set():
+                _log.warning("The thread of %s, whose call was cancelled, has ended now", name)
 
-        left = threading.Event()
+        abandoned = threading.Event()
         thread = threading.Thread(target=work, name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            self._leave()
+            self._release()
             raise
         try:
             result, error = await done
         except asyncio.CancelledError:
-            left.set()
+            abandoned.set()
             if thread.is_alive():
-                _log.error("%s is a plain function and still runs in its thread, which is left alone", name)
+                _log.error("%s is a plain function, which cannot be cancelled: it is still running in its thread", name)
             raise
         if error is not None:
             raise error
         return result
 
-    async def _admitted(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until one more thread may run."""
+    async def _acquire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until another thread may run."""
         with self._lock:
             if self._free > 0:
                 self._free -= 1
                 return
             freed: asyncio.Future[None] = loop.create_future()
             self._waiting.append((loop, freed))
-        _log.warning("All %d threads for plain functions of tools are in use: a call waits", MAX_THREADS)
+        _log.warning("All %d threads for plain functions of tools are in use: a call is waiting", MAX_THREADS)
         try:
             await freed
         except asyncio.CancelledError:
             if freed.done() and not freed.cancelled():
-                self._leave()  # the place was this call's already
+                self._release()  # this call had its permit already
             raise
 
-    def _leave(self) -> None:
-        """Give a place to the next call that still waits."""
+    def _release(self) -> None:
+        """Pass a permit on to the next waiting call."""
         with self._lock:
             while self._waiting:
                 loop, freed = self._waiting.popleft()
                 try:
-                    loop.call_soon_threadsafe(self._give, freed)
+                    loop.call_soon_threadsafe(self._hand_over, freed)
                 except RuntimeError:  # that loop is closed
                     continue
                 return
             self._free += 1
 
-    def _give(self, freed: "asyncio.Future[None]") -> None:
+    def _hand_over(self, freed: "asyncio.Future[None]") -> None:
         if freed.done():
-            self._leave()
+            self._release()
         else:
             freed.set_result(None)
 
 
-def _answer(done: "asyncio.Future[tuple[Any, BaseException | None]]", result: Any, error: BaseException | None) -> None:
+def _set_result(done: "asyncio.Future[_Result]", result: _Result) -> None:
     if not done.done():
-        done.set_result((result, error))
+        done.set_result(result)
 
 
 THREADS = ToolThreads()

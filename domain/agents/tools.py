@@ -1,4 +1,4 @@
-"""Tools: typed functions that a model may ask for.
+"""Tools: typed functions that a model may call.
 
 ```python
 @tool(idempotent=True)
@@ -6,11 +6,11 @@ async def weather(city: str) -> str:
     \"\"\"Say what the weather is like in a city.\"\"\"
 ```
 
-A plain function, without `async`, runs in a thread. After its timeout it has failed for the model, but the thread runs
-on until the function returns: give what it calls a time limit as well.
+A plain function, without `async`, runs in a thread. After its timeout the call has failed for the model, but the thread
+goes on until the function returns: set timeouts on what the function calls, too.
 
-The schema that the model is shown is derived by pydantic from the signature, and arguments are validated by it
-before the function runs. A parameter annotated `ToolContext` is filled in by the runtime and not shown.
+Pydantic derives the schema for the model from the signature, and validates the arguments before the function runs. The
+runtime passes the parameter annotated `ToolContext`; the model does not see it.
 """
 
 import functools
@@ -32,43 +32,43 @@ from domain.models.chat import ToolSpec
 
 DEFAULT_TIMEOUT = 30.0
 
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-"""The names of tools that endpoints take. Gemini alone refuses those that begin with a digit or a dash."""
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""Names of tools that endpoints accept. Only Gemini also refuses names that begin with a digit or a dash."""
 
-MAX_COMPLAINTS = 10
-"""Faults of a call's arguments that the model is told of."""
+MAX_ARGUMENT_ERRORS = 10
+"""Maximum number of errors in a call's arguments that the model reads."""
 
-MAX_COMPLAINT = 300
-"""Characters of each."""
+MAX_ARGUMENT_ERROR_CHARACTERS = 300
+"""Maximum characters of each of these errors."""
 
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class ToolContext(Struct, frozen=True):
-    """What a tool may know of the call that it serves."""
+    """The call that a tool is running for."""
 
     thread_id: ThreadId
     call_id: str
     """The model's label of the call; the model may use it more than once."""
     idempotency_key: str
-    """The same whenever this call is run again; never the same for another call."""
+    """The same for every attempt of this call, different for every other call."""
 
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
-"""Returns text. Typed loosely, since whoever writes one by hand may err, and the model is told so."""
+"""Returns text. Typed loosely, because a handwritten handler may return something else, which is a failure of it."""
 ToolFunction: TypeAlias = Callable[..., Any]
-"""Async, or plain: then it runs in a thread."""
+"""Async or plain. A plain function runs in a thread."""
 Approval: TypeAlias = bool | Callable[[JsonObject], bool]
-"""Whether a person has to agree to a call: always, never, or as its arguments say."""
+"""Whether a person must approve a call: always, never, or depending on its arguments."""
 IfUnknown: TypeAlias = Literal["ask_model", "ask_person"]
 
 
 class Tool(Struct, frozen=True):
-    """A tool as data: what the model is told, and how it is run.
+    """A tool as data: its description for the model, and how it is run.
 
-    `timeout` is in seconds. `idempotent` says that running a call twice with the same idempotency key does no
-    harm; only such a tool is run again when a crash left its outcome unknown. Of another one the model is told that,
-    or a person decides (`if_unknown`). `approval` says which calls a person has to agree to before they run.
+    `timeout` is in seconds. `idempotent`: running a call twice with the same idempotency key does no harm. If a crash
+    leaves the outcome of a call unknown, an idempotent tool is run again; for another tool, the model is told, or a
+    person decides (`if_unknown`). `approval` says which calls a person must approve before they run.
     """
 
     spec: ToolSpec
@@ -80,25 +80,25 @@ class Tool(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check the name. Raises `InvalidInput`."""
-        if not NAME.fullmatch(self.spec.name):
-            shown = self.spec.name if len(self.spec.name) <= MAX_COMPLAINT else f"{self.spec.name[:MAX_COMPLAINT]}…"
+        if not TOOL_NAME.fullmatch(self.spec.name):
+            shown = shortened(self.spec.name, MAX_ARGUMENT_ERROR_CHARACTERS)
             raise InvalidInput(
                 f"tool {shown!r}",
-                "models take names of 1 to 64 ASCII letters, digits, _ and - only. Give it one: @tool(name=...)",
+                "the name must be 1 to 64 ASCII letters, digits, _ or -. Set one with @tool(name=...)",
             )
 
     @property
     def name(self) -> str:
-        """The name that the model calls it by."""
+        """The name by which the model calls the tool."""
         return self.spec.name
 
     @property
     def after_crash(self) -> Literal["retry", "ask_model", "ask_person"]:
-        """What becomes of a call whose process died while it ran."""
+        """What happens to a call whose process died while it ran."""
         return "retry" if self.idempotent else self.if_unknown
 
     def needs_approval(self, arguments: JsonObject) -> bool:
-        """Say whether a person has to agree to a call."""
+        """Return whether a person must approve a call."""
         return self.approval if isinstance(self.approval, bool) else self.approval(copied(arguments))
 
 
@@ -123,12 +123,14 @@ def tool(
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
 ) -> Tool | Callable[[ToolFunction], Tool]:
-    """Make a tool of a function: its name, docstring and signature are what the model is told.
+    """Make a tool of a function. The model sees the function's name, docstring and signature.
 
-    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the
-    model what went wrong. An async function runs on the event loop, and must not block it; a plain one runs in a
-    thread. Of a `functools.partial`, what is bound by keyword is not shown to the model. An object that is called
-    needs a `name`.
+    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the model what
+    went wrong. An async function runs on the event loop and must not block it; a plain one runs in a thread. Arguments
+    that a `functools.partial` binds by keyword are not shown to the model. A callable object needs a `name`.
+
+    Raises:
+        TypeError: the function is a generator, or a parameter has no name or no type.
     """
 
     def build(function: ToolFunction) -> Tool:
@@ -136,7 +138,7 @@ def tool(
         if known_as is None:
             raise TypeError(f"A tool made of a {type(function).__name__} needs a name: @tool(name=...)")
         if is_generator(function):
-            raise TypeError(f"The tool {known_as} is {described(function)}: a tool returns its result, it yields none")
+            raise TypeError(f"The tool {known_as} is {described(function)}; it must return its result, not yield it")
         spec, run = _build(function, known_as)
         return Tool(spec, run, timeout, idempotent, if_unknown, approval)
 
@@ -149,9 +151,9 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
     context = next((p.name for p in parameters if p.annotation is ToolContext), None)
     shown = [p for p in parameters if p.name != context]
     for parameter in shown:
-        if parameter.kind not in _NAMED or parameter.annotation is parameter.empty:
-            raise TypeError(f"The tool {name} cannot take {parameter}: a parameter has a name and a type")
-    # The fields have names of our own, so that a parameter may be called `schema` or `json` as well.
+        if parameter.kind not in _NAMED_KINDS or parameter.annotation is parameter.empty:
+            raise TypeError(f"The tool {name} cannot have the parameter {parameter}: it needs a name and a type")
+    # The fields have generated names, so that parameters may have names such as `schema` or `json`.
     fields: dict[str, Any] = {
         f"field_{number}": (p.annotation, Field(... if p.default is p.empty else p.default, alias=p.name))
         for number, p in enumerate(shown)
@@ -164,11 +166,11 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
         try:
             valid = model.model_validate(arguments)
         except ValidationError as error:
-            raise ToolError(_complaint(name, error)) from error
+            raise ToolError(_argument_errors(name, error)) from error
         given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
         call_it = functools.partial(function, **given, **({context: call} if context else {}))
         answer = await (call_it() if waits else THREADS.run(call_it, f"tool {name!r}"))
-        if inspect.isawaitable(answer):  # a plain function that makes one, such as a decorator's
+        if inspect.isawaitable(answer):  # a plain function that returns an awaitable, such as a decorator's wrapper
             answer = await answer
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
@@ -177,7 +179,7 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
 
 
 def _parameters(schema: Mapping[str, Any]) -> JsonObject:
-    """Drop what only repeats names: titles cost tokens in every prompt."""
+    """Remove titles, which only repeat names and cost tokens in every prompt."""
     properties = {
         name: {key: value for key, value in described.items() if key != "title"}
         for name, described in schema.get("properties", {}).items()
@@ -186,16 +188,16 @@ def _parameters(schema: Mapping[str, Any]) -> JsonObject:
     return {**kept, "properties": properties}
 
 
-def _complaint(name: str, error: ValidationError) -> str:
-    """Write a validation error so that a model can correct itself."""
+def _argument_errors(name: str, error: ValidationError) -> str:
+    """Describe a validation error so that the model can correct its call."""
     errors = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)]
-    wrong = [shortened(one, MAX_COMPLAINT) for one in errors[:MAX_COMPLAINTS]]
+    wrong = [shortened(one, MAX_ARGUMENT_ERROR_CHARACTERS) for one in errors[:MAX_ARGUMENT_ERRORS]]
     more = f"; and {len(errors) - len(wrong)} more" if len(errors) > len(wrong) else ""
     return f"{name} cannot be called like this: {'; '.join(wrong)}{more}"
 
 
 def unreadable(tool: Tool, fault: str) -> str:
-    """Tell the model that a call was not run because of a fault, and what is expected."""
+    """Return the text that tells the model why a call was not run, and which arguments are expected."""
     required = tool.spec.parameters.get("required", ())
     parameters = [
         f"{name} (required)" if name in required else name for name in tool.spec.parameters.get("properties", {})

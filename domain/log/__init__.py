@@ -1,1 +1,1 @@
-"""The log's integrity: the hash chain of a thread, Merkle trees over slices, and signed roots."""
+"""Integrity of the log: the hash chain of each thread, Merkle trees over slices, and seals (signed roots)."""

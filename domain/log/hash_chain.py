@@ -1,12 +1,12 @@
-"""Stored events and the hash chain that makes tampering evident.
+"""Stored events and their hash chain, which makes tampering evident.
 
-The hash of an event is SHA-256 over the previous event's hash (32 bytes; zeros before the first event) followed
-by these fields in UTF-8, joined by single newlines, none of which can hold a newline itself:
+The hash of an event is SHA-256 over the previous event's hash (32 bytes; zeros before the first event), followed by
+these fields in UTF-8, joined by single newlines. No field can contain a newline:
 
     tenant, thread id, version, type, schema version, recorded at, metadata, payload
 
 `recorded at` is written as `2026-11-23T01:02:03.000004Z`; metadata and payload are the stored texts, byte by byte.
-`docs/verify.sql` checks the same from PostgreSQL alone.
+`docs/verify.sql` does the same check in PostgreSQL alone.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class Head(Struct, frozen=True, gc=False):
-    """Where a thread ends, and so what an append expects: the last version, its hash and its time."""
+    """The end of a thread: its last version with its hash and time. An append expects it (optimistic concurrency)."""
 
     version: Version = Version(0)
     hash: bytes = GENESIS
@@ -36,7 +36,7 @@ NOTHING = Head()
 
 
 class Draft(Struct, frozen=True, gc=False):
-    """An event that is encoded but has no place yet. `payload` and `metadata` are JSON texts on one line."""
+    """An encoded event that has no version yet. `payload` and `metadata` are JSON texts on one line."""
 
     type: str
     schema: int
@@ -45,7 +45,7 @@ class Draft(Struct, frozen=True, gc=False):
 
 
 class Record(Struct, frozen=True, gc=False):
-    """An event as it is stored. `position` is given out by the store; 0 until then."""
+    """A stored event. The store assigns `position`; until then it is 0."""
 
     tenant: Tenant
     thread_id: ThreadId
@@ -62,17 +62,17 @@ class Record(Struct, frozen=True, gc=False):
 def chain_records(
     tenant: Tenant, thread_id: ThreadId, head: Head, drafts: Iterable[Draft], now: datetime
 ) -> tuple[tuple[Record, ...], Head]:
-    """Give drafts their place after `head`. Time never runs backwards in a thread, whatever the clock says."""
+    """Give drafts their versions, times and hashes after `head`. A thread's times never decrease, even if clocks do."""
     at = max(now, head.at)
-    sealed = []
+    chained = []
     version, last, name = head.version, head.hash, str(thread_id)
     for draft in drafts:
         version = Version(version + 1)
         last = link(last, tenant, name, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
-        sealed.append(
+        chained.append(
             Record(tenant, thread_id, version, draft.type, draft.schema, draft.payload, draft.metadata, at, last)
         )
-    return tuple(sealed), Head(version, last, at) if sealed else head
+    return tuple(chained), Head(version, last, at) if chained else head
 
 
 def link(  # the fields of the hash, in their order
@@ -86,31 +86,31 @@ def link(  # the fields of the hash, in their order
     metadata: str,
     payload: str,
 ) -> bytes:
-    """Compute one event's hash from the previous one's."""
-    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_written(at)}\n{metadata}\n{payload}"
+    """Compute an event's hash from the previous event's."""
+    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_timestamp(at)}\n{metadata}\n{payload}"
     return hashlib.sha256(previous + line.encode()).digest()
 
 
 @lru_cache(maxsize=64)  # the events of an append have the same time
-def _written(at: datetime) -> str:
+def _timestamp(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def check_chain(records: Sequence[Record], after: Head) -> Head:
-    """Verify records that follow `after` and return the new head. Raise `CorruptLog`, naming the version."""
+    """Verify records that follow `after` and return the new head. Raise `CorruptLog`, which names the version."""
     head = after
     for record in records:
         expected = Version(head.version + 1)
         if record.version != expected:
             raise CorruptLog(f"{record.thread_id}: version {expected} is missing, {record.version} came instead")
-        if _hash_of(record, head.hash) != record.hash:
+        if _record_hash(record, head.hash) != record.hash:
             raise CorruptLog(f"{record.thread_id}: version {record.version} was changed after it was written")
         head = Head(record.version, record.hash, record.recorded_at)
     return head
 
 
-def _hash_of(record: Record, previous: bytes) -> bytes | None:
-    """Compute a record's hash; None if its time cannot be written in UTC, as nobody has sealed that."""
+def _record_hash(record: Record, previous: bytes) -> bytes | None:
+    """Compute a record's hash; None if its time cannot be written in UTC, which no stored record can have had."""
     r = record
     try:
         return link(previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload)
@@ -119,7 +119,7 @@ def _hash_of(record: Record, previous: bytes) -> bytes | None:
 
 
 def hashes_of(slice_: int, after: int, upto: int, found: Iterable[tuple[int, bytes]]) -> list[bytes]:
-    """Take the hashes off what was found at a slice's positions. Raise `CorruptLog` where a position is missing."""
+    """Return the hashes of (position, hash) pairs after `after` up to `upto`. Raise `CorruptLog` for a missing one."""
     hashes, expected = [], after + 1
     for position, digest in found:
         if position != expected:

@@ -5,7 +5,7 @@ hash. The log's tree has one leaf for each of the 1,024 slices, in their order, 
 
     slice (2 bytes, big endian) || size (8 bytes, big endian) || root of the slice's tree (32 bytes)
 
-The root of an empty tree is SHA-256 of nothing. `docs/verify_event.py` checks the same without this module.
+The root of an empty tree is SHA-256 of nothing. `docs/verify_event.py` does the same checks without this module.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 class Tree(Struct, frozen=True):
-    """A tree that can grow: how many leaves it has, and the roots of its complete parts, the largest first.
+    """A tree that leaves can be appended to: its number of leaves, and the roots of its complete subtrees.
 
-    The parts are as large as the ones in the binary notation of the size say.
+    The sizes of the subtrees are the powers of two in the size's binary notation, the largest first.
     """
 
     size: int = 0
     peaks: tuple[bytes, ...] = ()
 
-    def grown(self, leaves: Iterable[bytes]) -> "Tree":
-        """Return the tree with more leaves at its end."""
+    def extended(self, leaves: Iterable[bytes]) -> "Tree":
+        """Return the tree with more leaves appended."""
         size, peaks = self.size, list(self.peaks)
         for data in leaves:
-            part, complete = leaf(data), size
+            part, complete = leaf_hash(data), size
             while complete & 1:
-                part = pair(peaks.pop(), part)
+                part = node_hash(peaks.pop(), part)
                 complete >>= 1
             peaks.append(part)
             size += 1
@@ -46,81 +46,81 @@ class Tree(Struct, frozen=True):
             return EMPTY_ROOT
         *larger, joined = self.peaks
         for peak in reversed(larger):
-            joined = pair(peak, joined)
+            joined = node_hash(peak, joined)
         return joined
 
 
-EMPTY = Tree()
+EMPTY_TREE = Tree()
 
 
-def leaf(data: bytes) -> bytes:
+def leaf_hash(data: bytes) -> bytes:
     """Hash a leaf."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
-def pair(left: bytes, right: bytes) -> bytes:
-    """Hash two parts of a tree into one."""
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash two subtrees' roots into one."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root of a tree with these leaves' data."""
-    return EMPTY.grown(leaves).root
+def root_hash(leaves: Sequence[bytes]) -> bytes:
+    """Return the root of a tree, given the data of its leaves."""
+    return EMPTY_TREE.extended(leaves).root
 
 
-def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """Return what a leaf is joined with on its way to the root, the nearest first. Raise `IndexError` if none is."""
+def audit_path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """Return the sibling hashes from a leaf to the root, the nearest first. Raise `IndexError` for an unknown leaf."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"A tree of {len(leaves)} leaves has no leaf {index}")
-    level = [leaf(data) for data in leaves]
-    met = []
+    level = [leaf_hash(data) for data in leaves]
+    siblings = []
     while len(level) > 1:
-        if (beside := index ^ 1) < len(level):
-            met.append(level[beside])
-        joined = [pair(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = [*joined, level[-1]] if len(level) % 2 else joined  # who has nobody beside it waits for the next level
+        if (sibling := index ^ 1) < len(level):
+            siblings.append(level[sibling])
+        joined = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        level = [*joined, level[-1]] if len(level) % 2 else joined  # a node without a sibling moves up a level
         index //= 2
-    return tuple(met)
+    return tuple(siblings)
 
 
-def climbed(data: bytes, index: int, size: int, met: Sequence[bytes]) -> bytes | None:
-    """Return the root that a path leads to; None if a tree of this size has no such path for this leaf.
+def root_from_path(data: bytes, index: int, size: int, siblings: Sequence[bytes]) -> bytes | None:
+    """Return the root that a leaf's path leads to; None if a tree of this size has no such path for this leaf.
 
-    A root says nothing about its tree's size: where the size matters, it must be a part of what is compared.
+    A root does not determine its tree's size. If the size matters, compare it, too.
     """
     if not 0 <= index < size:
         return None
-    last, here = size - 1, leaf(data)
-    for other in met:
+    last, here = size - 1, leaf_hash(data)
+    for sibling in siblings:
         if not last:
             return None
         if index & 1 or index == last:
-            here = pair(other, here)
-            while not index & 1 and index:  # the levels where there was nobody beside it
+            here = node_hash(sibling, here)
+            while not index & 1 and index:  # skip the levels at which the node had no sibling
                 index, last = index >> 1, last >> 1
         else:
-            here = pair(here, other)
+            here = node_hash(here, sibling)
         index, last = index >> 1, last >> 1
     return None if last else here
 
 
 def slice_leaf(slice_: int, size: int, slice_root: bytes) -> bytes:
-    """Write a slice as the data of a leaf of the log's tree."""
+    """Return the data of a slice's leaf in the log's tree."""
     return slice_.to_bytes(2, "big") + size.to_bytes(8, "big") + slice_root
 
 
 def slice_leaves(trees: Sequence[Tree]) -> list[bytes]:
-    """Write all slices, in their order, as leaves of the log's tree."""
+    """Return the data of all leaves of the log's tree, given the slices' trees in their order."""
     return [slice_leaf(number, tree.size, tree.root) for number, tree in enumerate(trees)]
 
 
 def log_root(trees: Sequence[Tree]) -> bytes:
-    """Return the root of the whole log, of its slices' trees in their order."""
-    return root(slice_leaves(trees))
+    """Return the root of the log's tree, given the slices' trees in their order."""
+    return root_hash(slice_leaves(trees))
 
 
 class Inclusion(Struct, frozen=True):
-    """Where an event is in the log's tree: its slice and position, the slice's size, and the paths through both."""
+    """An event's place in the log's tree: its slice and position, the slice's size, and the paths in both trees."""
 
     slice: int
     position: int
@@ -129,11 +129,11 @@ class Inclusion(Struct, frozen=True):
     slice_path: tuple[bytes, ...]
 
 
-def root_of(event_hash: bytes, place: Inclusion) -> bytes | None:
-    """Return the log's root that an event leads to by its place; None if there is no such place."""
+def root_from_inclusion(event_hash: bytes, place: Inclusion) -> bytes | None:
+    """Return the log's root that an event's place leads to; None if no log has such a place."""
     if not (0 <= place.slice < SLICES and 0 < place.position <= place.size < 2**63):
         return None
-    slice_root = climbed(event_hash, place.position - 1, place.size, place.path)
+    slice_root = root_from_path(event_hash, place.position - 1, place.size, place.path)
     if slice_root is None:
         return None
-    return climbed(slice_leaf(place.slice, place.size, slice_root), place.slice, SLICES, place.slice_path)
+    return root_from_path(slice_leaf(place.slice, place.size, slice_root), place.slice, SLICES, place.slice_path)

@@ -1,16 +1,16 @@
-"""Seals: signed statements of what the log held at an instant.
+"""Seals: signed statements of the log's content at an instant.
 
-What is signed is this text in ASCII, its lines joined by single newlines, with none at the end:
+The signed text is ASCII. Its lines are joined by single newlines, without one at the end:
 
     threadfold seal 1
     number          in decimal, from 1
     at              2026-11-23T01:02:03.000004Z
     root            of the log's tree (see `domain/log/merkle.py`), 64 hexadecimal digits in lower case
-    previous        SHA-256 of the previous seal's signed text, likewise; zeros before the first
+    previous        SHA-256 of the previous seal's signed text, in the same notation; zeros for the first seal
     key id          SHA-256 of the public key, its first 32 hexadecimal digits
 
-The root covers the sizes of all slices. The signature is Ed25519's, over these bytes. As each seal covers the one
-before, whoever trusts the key of one seal can trust all seals before it, whichever keys they were signed with.
+The root covers the sizes of all slices. The signature is Ed25519 over these bytes. Each seal covers the one before it,
+so an auditor who trusts the key of one seal can trust all earlier seals, even if other keys signed them.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from msgspec import Struct
 
 from domain.log.merkle import Tree, log_root
 
-NO_SEAL = bytes(32)
-"""What the first seal has for the previous one's digest."""
+NO_PREVIOUS_SEAL = bytes(32)
+"""The `previous` of the first seal."""
 
 
 class Statement(Struct, frozen=True):
-    """What a seal says, without the signature."""
+    """A seal without its signature."""
 
     number: int
     at: datetime
@@ -37,67 +37,74 @@ class Statement(Struct, frozen=True):
 
     @property
     def key_id(self) -> str:
-        """Name the key."""
+        """The id of the key."""
         return key_id_of(self.public_key)
 
 
 class Seal(Statement, frozen=True):
-    """A signed statement: that the log's slices had these sizes, and together this root."""
+    """A signed statement that the log's slices had these sizes and this common root."""
 
     signature: bytes
 
     @property
     def events(self) -> int:
-        """Count the events that the seal covers."""
+        """The number of events that the seal covers."""
         return sum(self.sizes)
 
 
 def key_id_of(public_key: bytes) -> str:
-    """Name a key by its public part."""
+    """Return a key's id, derived from its public part."""
     return hashlib.sha256(public_key).hexdigest()[:32]
 
 
-def instant(at: datetime) -> str:
-    """Write an instant as it is signed."""
+def timestamp(at: datetime) -> str:
+    """Return an instant as it is written in the signed text."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def signed_text(seal: Statement) -> bytes:
-    """Write what is signed."""
-    lines = ("threadfold seal 1", str(seal.number), instant(seal.at), seal.root.hex(), seal.previous.hex(), seal.key_id)
+    """Return the text that is signed."""
+    lines = (
+        "threadfold seal 1",
+        str(seal.number),
+        timestamp(seal.at),
+        seal.root.hex(),
+        seal.previous.hex(),
+        seal.key_id,
+    )
     return "\n".join(lines).encode()
 
 
-def digest(seal: Statement | None) -> bytes:
-    """Return what the next seal names this one by."""
-    return NO_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
+def seal_digest(seal: Statement | None) -> bytes:
+    """Return the `previous` of the seal after this one."""
+    return NO_PREVIOUS_SEAL if seal is None else hashlib.sha256(signed_text(seal)).digest()
 
 
 def next_statement(last: Seal | None, trees: Sequence[Tree], now: datetime, public_key: bytes) -> Statement:
-    """State what the log holds now. Time never runs backwards from seal to seal."""
+    """Return the next seal's statement. The times of seals never decrease."""
     return Statement(
         number=last.number + 1 if last else 1,
         at=max(now, last.at) if last else now,
         sizes=tuple(tree.size for tree in trees),
         root=log_root(trees),
-        previous=digest(last),
+        previous=seal_digest(last),
         public_key=public_key,
     )
 
 
-def chain_faults(seal: Seal, before: Seal | None) -> list[str]:
-    """Say where a seal does not follow on the one before it, one sentence each."""
+def chain_problems(seal: Seal, before: Seal | None) -> list[str]:
+    """Return the ways in which a seal does not follow the one before it, one sentence each."""
     expected = before.number + 1 if before else 1
     if seal.number != expected:
         return [f"Seal {expected} is missing, {seal.number} came instead"]
     wrong = []
-    if seal.previous != digest(before):
-        wrong.append(f"Seal {seal.number} does not follow on the seal before it: one of them was changed")
+    if seal.previous != seal_digest(before):
+        wrong.append(f"Seal {seal.number} does not follow the seal before it: one of them was changed")
     if before and seal.at < before.at:
         wrong.append(f"Seal {seal.number} is older than the seal before it")
     sizes = before.sizes if before else ()
     wrong += [
-        f"Seal {seal.number} covers {now} events of slice {number}, the seal before it {then}"
+        f"Seal {seal.number} covers {now} events of slice {number}, the seal before it covers {then}"
         for number, (then, now) in enumerate(zip(sizes, seal.sizes, strict=False))
         if now < then
     ]

@@ -1,7 +1,7 @@
-"""What an answer amounts to: whether it is one, how it ended, and how to ask again where it is none.
+"""Classifies answers of models: whether an answer is usable, how it ended, and how to ask again after an empty one.
 
-Endpoints call the same end many names, as the servers and gateways behind them do. The log keeps their words; here
-they are brought down to a few.
+Endpoints, servers and gateways use many names for the same finish reason. The log keeps their names; this module maps
+them to a few.
 """
 
 import re
@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from domain.models.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, written_of
 
 Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
-"""What is to be known of an answer that is one: it was cut at its longest, the model refuses to do what was asked, or
-the endpoint gives a reason for its end that is not known here, or calls of tools where there are none."""
+"""How a usable answer is unusual: it was cut at its maximum length, the model refuses the request, or the finish reason
+is unknown or announces tool calls that are missing."""
 
 Finish: TypeAlias = Literal[""] | Unusual
 
 End: TypeAlias = Literal["usual", "calls", "length", "filtered", "refused", "broken", "unknown"]
 
-_NAMES: dict[End, str] = {
+_FINISH_REASONS: dict[End, str] = {
     "usual": "stop endturn stopsequence eos eostoken complete completed end finish finished done",
     "calls": "toolcalls toolcall tooluse functioncall",
     "length": "length maxtokens maxtoken maxoutputtokens maxcompletiontokens maxlength modellength tokenlimit "
@@ -33,13 +33,13 @@ _NAMES: dict[End, str] = {
     "interrupted timeout failed failure overloaded insufficientsystemresource malformedfunctioncall "
     "unexpectedtoolcall",
 }
-_ENDS = {name: end for end, names in _NAMES.items() for name in names.split()}
+_ENDS = {name: end for end, names in _FINISH_REASONS.items() for name in names.split()}
 
 _REASONING = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-"""Thoughts that a model writes into its answer, at its beginning; they may end with it."""
+"""Reasoning at the beginning of an answer, up to its closing tag or the answer's end."""
 
-LEFTOVERS = 1_000
-"""Characters of a text that may be nothing but a template's tokens."""
+MAX_TEMPLATE_CHARACTERS = 1_000
+"""Maximum characters of a text that is searched for control tokens of a chat template."""
 
 _CONTROL_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?s>")
 
@@ -51,30 +51,30 @@ LENGTH_HINT = (
 
 
 def end_of(finish_reason: str) -> End:
-    """Say what a finish reason means, however it is spelt: `content_filter`, `contentFilter`, `Reason.CONTENT-FILTER`.
+    """Classify a finish reason in any spelling: `content_filter`, `contentFilter`, `Reason.CONTENT-FILTER`.
 
-    None at all is usual: some servers give none.
+    An empty one is usual, because some servers send none.
     """
     name = re.sub(r"[^a-z]", "", finish_reason.rpartition(".")[2].lower())
     return _ENDS.get(name, "unknown") if name else "usual"
 
 
 def is_blank(text: str) -> bool:
-    """Say whether there is nothing to read in a text: it is white space, or reasoning without an answer."""
+    """Return whether a text has nothing to read: it is white space, or reasoning without an answer."""
     thoughts = _REASONING.match(text)
     said = text[thoughts.end() :] if thoughts else text
-    if len(said) <= LEFTOVERS:
+    if len(said) <= MAX_TEMPLATE_CHARACTERS:
         said = _CONTROL_TOKENS.sub("", said)
     return not any(unicodedata.category(character)[0] not in "ZC" for character in said)
 
 
 def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
-    """Refuse what only looks like an answer. `again`: the model was asked a second time since its first was none.
+    """Check that an answer is usable. `again`: the model was asked a second time, after an empty answer.
 
     Raises:
-        AnswerCut: the endpoint says that it broke the answer off.
-        AnswerFiltered: it says that it kept the answer, or the rest of it, back.
-        AnswerEmpty: there is nothing to read and nothing to run.
+        AnswerCut: the endpoint reports that it broke the answer off.
+        AnswerFiltered: the endpoint reports that it withheld the answer, or the rest of it.
+        AnswerEmpty: the answer has neither text nor tool calls.
     """
     end, said = end_of(answer.finish_reason), f"finish reason {answer.finish_reason[:100]!r}"
     nothing = not answer.tool_calls and is_blank(answer.content or "")
@@ -82,20 +82,20 @@ def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
         raise _with_cost(AnswerCut(f"The model's endpoint broke the answer off ({said})."), answer)
     if end == "filtered" or (end == "refused" and nothing):
         raise _with_cost(
-            AnswerFiltered(f"A content filter of the model's endpoint kept the answer back ({said})."), answer
+            AnswerFiltered(f"A content filter of the model's endpoint withheld the answer ({said})."), answer
         )
     if nothing:
-        too_short = ", when it had written all that it may" if end == "length" else ""
-        once_more = "The model was asked again, and" if again else "The model"
-        error = AnswerEmpty(f"{once_more} stopped without an answer{too_short} ({said}).")
+        at_limit = " at its maximum length" if end == "length" else ""
+        asked = "The model was asked again, and" if again else "The model"
+        error = AnswerEmpty(f"{asked} stopped without an answer{at_limit} ({said}).")
         error.at_limit = end == "length"
         raise _with_cost(error, answer)
 
 
 def finish_of(answer: ChatAnswer) -> Finish:
-    """Say how an answer ended, where that is not the usual way.
+    """Return how an answer ended, "" if it ended normally.
 
-    A text that ends for calls, and has none, lacks what the model was about to do.
+    An answer that ends with the finish reason of tool calls and has none is incomplete: `unknown_finish`.
     """
     end = end_of(answer.finish_reason)
     if answer.refused or end == "refused":
@@ -106,14 +106,14 @@ def finish_of(answer: ChatAnswer) -> Finish:
 
 
 def hint_after(error: AnswerEmpty | None) -> str:
-    """Return what to tell a model that is asked again; nothing where it is asked for the first time."""
+    """Return the hint for a model that is asked again after an empty answer; "" without an error."""
     if error is None:
         return ""
     return LENGTH_HINT if error.at_limit else EMPTY_HINT
 
 
 def with_hint(messages: Sequence[ChatMessage], hint: str) -> tuple[ChatMessage, ...]:
-    """Add a hint to the end of a prompt. It joins the last message, since roles have to alternate."""
+    """Add a hint to the end of a prompt. It is added to the last message, because roles must alternate."""
     if not hint:
         return tuple(messages)
     *before, last = messages

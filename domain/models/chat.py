@@ -1,4 +1,4 @@
-"""What is said to a model and what it answers, in the terms of chat completions; and how that can fail."""
+"""Requests to chat models, their answers and their errors, in the terms of chat completions."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Protocol, TypeAlias
@@ -11,20 +11,20 @@ from domain.ids import ThreadId
 from domain.json import JsonObject
 
 MESSAGE_OVERHEAD = 4
-"""Tokens that a message costs beyond its text in the chat formats in use."""
+"""Tokens of a message in addition to its text, in the usual chat formats."""
 
-CHARACTERS = 3
-"""Characters of JSON that make a token, at least."""
+CHARACTERS_PER_TOKEN = 3
+"""Minimum characters of JSON in a token: estimates with it are rather too high."""
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
 class ToolCall(Struct, frozen=True, omit_defaults=True):
-    """A model's wish to have a tool run. `id` is the model's label: unique within one answer at best.
+    """A tool call that a model requested. `id` is the model's label; not even all calls of one answer need have one.
 
-    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
-    A call with a `fault` cannot be run, because of what it says; its arguments are empty if they could not be read.
-    `extra` is what else the endpoint said with it, such as a signature, to be returned to it.
+    `written` is the beginning of what the model wrote as arguments, if that is not their JSON.
+    A call with a `fault` cannot be run; the fault says why. Its arguments are empty if they could not be parsed.
+    `extra` is what the endpoint sent in addition to the call, such as a signature. Prompts return it to the endpoint.
     """
 
     id: str
@@ -36,7 +36,7 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
 
 
 def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
-    """Write calls for counting their tokens: as the model wrote them, or as they are `shown` to it in prompts."""
+    """Return calls as text, to count their tokens: as the model wrote them or, if `shown`, as prompts show them."""
     if not calls:
         return ""
     plain = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
@@ -44,18 +44,18 @@ def calls_text(calls: Sequence[ToolCall], *, shown: bool = False) -> str:
     return msgspec.json.encode(plain).decode() + written
 
 
-def weight_of(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
-    """Estimate the tokens of calls and of a message's `extra`, a little generously, where they cannot be counted."""
+def estimate_tokens(calls: Sequence[ToolCall], extra: JsonObject | None = None) -> int:
+    """Estimate the tokens of calls and of a message's `extra`, rather too high, where they cannot be counted."""
     size = sum(len(msgspec.json.encode(call)) for call in calls)
-    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS
+    return (size + (len(msgspec.json.encode(extra)) if extra else 0)) // CHARACTERS_PER_TOKEN
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One message of the prompt. An assistant's message may have no content but tool calls.
+    """One message of a prompt. An assistant's message may have tool calls and no content.
 
-    `answers` is the place, among the calls of the message before, of the one that a tool's message answers: ids may
-    repeat. `extra` is what else the provider said with an assistant's message, and `origin` names the endpoint that it,
-    and the `extra` of the calls, came from: no other one is told.
+    A tool's message answers the call at the index `answers` of the calls of the message before it: ids may repeat.
+    `extra` is what the endpoint `origin` sent in addition to an assistant's message. It, and the `extra` of the calls,
+    are returned only to that endpoint.
     """
 
     role: Role
@@ -69,7 +69,7 @@ class ChatMessage(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ToolSpec(Struct, frozen=True):
-    """A tool as a model is told of it. `parameters` is a JSON schema of type object."""
+    """A tool's description for models. `parameters` is a JSON schema of type object."""
 
     name: str
     description: str
@@ -77,11 +77,11 @@ class ToolSpec(Struct, frozen=True):
 
 
 class ChatRequest(Struct, frozen=True):
-    """One call of a model. `thread_id` goes along as a header, for gateways that attribute or cache by it.
+    """One model call. `thread_id` is sent as a header, for gateways that attribute or cache by it.
 
-    `patience` is how many seconds an endpoint that refuses may ask to wait before it is asked again. None: as many as
-    the client allows, since no other model can be asked. `needs_tools`: a model that takes no tools is not to answer
-    without them, but to raise `ToolsNotTaken`, since another model may take them.
+    `patience` is the longest time in seconds that an endpoint may ask the client to wait before a retry. None: as long
+    as the client allows, because no other model can be asked. `needs_tools`: a model without tool support must raise
+    `ToolsNotTaken` instead of answering without tools, because another model may support them.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -95,7 +95,7 @@ class ChatRequest(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens as the endpoint counted them. It had `cached_tokens` of the prompt's in its cache."""
+    """Tokens as the endpoint counted them. `cached_tokens` of the prompt were in its cache."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -103,12 +103,12 @@ class Usage(Struct, frozen=True):
 
 
 class ChatAnswer(Struct, frozen=True):
-    """What a model has said to its end. `usage` is None where the endpoint reports none.
+    """A model's complete output. `usage` is None if the endpoint reports none.
 
-    `refused`: the model says so itself that it does not do what was asked. Whether this is an answer at all, and a
-    whole one, `domain.models.answers` says. `extra` is what else the endpoint said, and `origin` names the endpoint:
-    see `ChatMessage`. `thoughts` are what the model wrote of its reasoning, for an estimate of its tokens. `omitted`
-    names what the request asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
+    `refused`: the model itself says that it refuses the request. `domain.models.answers` checks whether the answer is
+    usable. `extra` is what the endpoint `origin` sent in addition: see `ChatMessage`. `thoughts` is the model's
+    reasoning, to estimate its tokens. `omitted` lists what the request asked for and the endpoint does not support:
+    `tools`, `temperature`, `max_tokens`.
     """
 
     content: str | None
@@ -124,22 +124,22 @@ class ChatAnswer(Struct, frozen=True):
 
 
 def written_of(answer: ChatAnswer) -> str:
-    """Return all that a model has written, for an estimate of its tokens."""
+    """Return everything that a model wrote, to estimate its tokens."""
     return (answer.content or "") + answer.thoughts + calls_text(answer.tool_calls)
 
 
 OnDelta: TypeAlias = Callable[[str], None]
-"""Is handed each piece of text as it arrives. What it shows is provisional until the answer is returned."""
+"""Called with each piece of text as it arrives. The text is provisional until the answer is returned."""
 
 
 class ChatModel(Protocol):
     """A model that answers prompts."""
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
-        """Answer the request, streaming if `on_delta` is given. Raise a `ModelError`, never half an answer."""
+        """Answer the request; stream if `on_delta` is given. Raises a `ModelError`, never returns half an answer."""
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
 
 
 class ModelError(ThreadfoldError):
@@ -151,20 +151,20 @@ class ModelError(ThreadfoldError):
     ├── ModelRefused            401 and 403: the key is not accepted
     ├── ModelUnknown            404: no such model or path
     ├── ModelRejectedRequest    any other 4xx
-    │   └── ToolsNotTaken       the model takes no tools, and the request needs them
+    │   └── ToolsNotTaken       the model does not support tools, and the request needs them
     ├── AnswerCut               the stream ended before the answer did           transient
-    ├── AnswerTooLarge          the answer passed the size limit
-    ├── AnswerMalformed         not JSON, not a chat completion                  transient
-    └── NoAnswer                the model stopped without an answer; it was asked again where that may help
+    ├── AnswerTooLarge          the answer is larger than the limit
+    ├── AnswerMalformed         not JSON, or not a chat completion               transient
+    └── NoAnswer                the model stopped without an answer, also after a second attempt if that may help
         ├── AnswerEmpty         nothing, white space, or reasoning only
-        └── AnswerFiltered      a content filter of the endpoint kept it back
+        └── AnswerFiltered      a content filter of the endpoint withheld it
 
-    `transient` errors are worth another attempt: sampling and networks differ from time to time.
+    `transient` errors are worth another attempt: sampling and networks vary.
 
-    An answer that cannot be used costs what it costs. `accepted`: the endpoint began to answer, so it has read the
-    prompt. `usage` is what it reports by then, None where it reports nothing; `written` is what the model wrote by
-    then (text, reasoning and calls), for an estimate. `finish_reason` is the endpoint's own, or else says what kept
-    the answer from being used; `model` is what the endpoint calls its model, "" where it has not said.
+    An unusable answer costs tokens, too. `accepted`: the endpoint began to answer, so it has read the prompt. `usage`
+    is what the endpoint reported by then, or None. `written` is what the model wrote by then (text, reasoning and
+    calls), for an estimate. `finish_reason` is the endpoint's, or says why the answer is unusable. `model` is the
+    endpoint's name of the model, "" if it did not send one.
     """
 
     transient: ClassVar[bool] = False
@@ -176,7 +176,7 @@ class ModelError(ThreadfoldError):
 
 
 class Cost(Struct, frozen=True):
-    """What had come of a call when it was cut off; the fields are those of `ModelError`."""
+    """What a call had cost when it was cut off. The fields are those of `ModelError`."""
 
     accepted: bool = False
     usage: Usage | None = None
@@ -184,21 +184,21 @@ class Cost(Struct, frozen=True):
 
 
 def note_cost(error: BaseException, cost: Cost) -> None:
-    """Let the cancellation of a call say what had come of it: it is passed on through those who wait for the call."""
-    error.__dict__[_COST] = cost
+    """Attach the cost of a call to its cancellation, which carries it to the awaiting callers."""
+    error.__dict__[_COST_ATTRIBUTE] = cost
 
 
 def cost_of(error: BaseException | None) -> Cost:
-    """Return what had come of a call that ended with an error; nothing where that does not say."""
+    """Return the cost of a call that ended with an error; an empty `Cost` if the error has none."""
     if isinstance(error, ModelError):
         return Cost(error.accepted, error.usage, error.written)
-    if isinstance(error, TimeoutError):  # made of the cancellation
+    if isinstance(error, TimeoutError):  # its cause is the cancellation
         return cost_of(error.__cause__)
-    found = error.__dict__.get(_COST) if error else None
+    found = error.__dict__.get(_COST_ATTRIBUTE) if error else None
     return found if isinstance(found, Cost) else Cost()
 
 
-_COST = "model_call_cost"
+_COST_ATTRIBUTE = "model_call_cost"
 
 
 class ModelUnreachable(ModelError):
@@ -226,7 +226,7 @@ class ModelRejectedRequest(ModelError):
 
 
 class ToolsNotTaken(ModelRejectedRequest):
-    """The model takes no tools."""
+    """The model does not support tools."""
 
 
 class AnswerCut(ModelError):
@@ -251,7 +251,7 @@ class AnswerMalformed(ModelError):
 
 
 class NoAnswer(ModelError):
-    """The model stopped without an answer. `reason` is what a turn fails with that ends so."""
+    """The model stopped without an answer. `reason` is the failure reason of a turn that ends with this error."""
 
     reason: ClassVar[Literal["empty_answer", "content_filter"]]
 
@@ -261,10 +261,10 @@ class AnswerEmpty(NoAnswer):
 
     reason = "empty_answer"
     at_limit: bool = False
-    """Whether it had written as much as it may: reasoning, mostly."""
+    """Whether the model had reached its maximum length, usually by reasoning."""
 
 
 class AnswerFiltered(NoAnswer):
-    """A content filter of the model's endpoint kept the answer back."""
+    """A content filter of the model's endpoint withheld the answer."""
 
     reason = "content_filter"

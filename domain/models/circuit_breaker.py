@@ -1,13 +1,13 @@
-"""A circuit breaker: who fails again and again is left alone for a while, and then tried by one call at a time."""
+"""A circuit breaker: after repeated failures, no calls are made for a while, then one call at a time as a probe."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class CircuitBreaker:
-    """After `after` failures in a row, nobody is let through for `rest` seconds; then one call, to see.
+    """Opens after `after` failures in a row. After `rest` seconds it admits one call as a probe.
 
-    The caller brings the time, in seconds of any clock that only goes forward.
+    The caller passes the time `now`, in seconds of a monotonic clock.
     """
 
     after: int = 3
@@ -16,14 +16,14 @@ class CircuitBreaker:
     _until: float = field(init=False, default=0.0)
 
     def rests(self, now: float) -> bool:
-        """Say whether a call would not be let through."""
+        """Return whether the breaker is open: it would not admit a call."""
         return self._failures >= self.after and now < self._until
 
     def admits(self, now: float) -> bool:
-        """Let a call through, or not.
+        """Admit a call, or not.
 
-        The one that comes after the rest keeps all others out for another rest. So one that never reports back,
-        because it was cancelled, keeps them out no longer than that.
+        The probe keeps other calls out for another `rest` seconds. So a probe that never reports its outcome, because
+        it was cancelled, does not keep them out for longer.
         """
         if self.rests(now):
             return False
@@ -32,10 +32,10 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """Take note of an answer: everybody is let through."""
+        """Record an answer: the breaker closes and admits all calls."""
         self._failures = 0
 
     def failed(self, now: float) -> None:
-        """Take note of a failure."""
+        """Record a failure."""
         self._failures += 1
         self._until = now + self.rest

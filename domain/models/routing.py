@@ -1,4 +1,4 @@
-"""Which model answers a prompt: rules as data, and a chain to go on along where one does not answer."""
+"""Chooses the model for a prompt: rules as data, and a chain of models to fall back on."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -12,9 +12,9 @@ Tokens = Annotated[int, Meta(ge=1, le=10**9)]
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model at a provider. `model` is what the provider calls it; rules and chains call it by its name in the policy.
+    """A model at a provider. `model` is the provider's name; rules and chains use the model's name in the policy.
 
-    `context_window` and `max_answer` are in tokens; None: the settings say it.
+    `context_window` and `max_answer` are in tokens; None: as in the settings.
     """
 
     provider: str
@@ -24,10 +24,10 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """Use a model where all that is said here holds. What is None does not matter.
+    """Use a model if all conditions hold. A condition that is None is not checked.
 
-    `strained`: most of a budget is spent. `prompt_over`: the prompt has more tokens than that. `tools`: the model is
-    offered tools. `node` and `agent` are names; a node of a graph within the graph is found by its own name, too.
+    `strained`: most of a budget is spent. `prompt_over`: the prompt has more tokens than this. `tools`: the model is
+    offered tools. `node` and `agent` are names; a subgraph's node matches by its own name and by its full name.
     """
 
     use: str
@@ -39,9 +39,9 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(Struct, frozen=True):
-    """The models by their names, the rules in the order that they are tried, and the chain where none holds.
+    """The models by name, the rules in the order of their checks, and the chain of models if no rule holds.
 
-    A chain's later models are asked where the ones before do not answer.
+    The next model of a chain is asked if the ones before it do not answer.
     """
 
     models: Mapping[str, ModelSpec]
@@ -54,25 +54,27 @@ class Policy(Struct, frozen=True):
         return self.models[self.chain[0]]
 
     def __post_init__(self) -> None:
-        """Check that every choice leads to a model. Raises `InvalidInput`, naming the field as `rules.0.use`."""
+        """Check that every choice names a model. Raises `InvalidInput` with a field such as `rules.0.use`."""
         if not self.chain:
-            raise InvalidInput("chain", "names no model")
+            raise InvalidInput("chain", "must name at least one model")
         if len(set(self.chain)) < len(self.chain):
-            raise InvalidInput("chain", "names a model twice")
+            raise InvalidInput("chain", "must not name a model twice")
         for name in self.chain:
             self._check("chain", name)
         for index, rule in enumerate(self.rules):
             self._check(f"rules.{index}.use", rule.use)
             if all(value is None for name, value in asdict(rule).items() if name != "use"):
-                raise InvalidInput(f"rules.{index}", "always holds; put the model first in the chain instead")
+                raise InvalidInput(
+                    f"rules.{index}", "must have a condition; to use a model always, put it first in the chain"
+                )
 
     def _check(self, field: str, name: str) -> None:
         if name not in self.models:
-            raise InvalidInput(field, f"there is no model {name!r}; there are: {', '.join(self.models) or 'none'}")
+            raise InvalidInput(field, f"unknown model {name!r}; known models: {', '.join(self.models) or 'none'}")
 
 
 class Situation(Struct, frozen=True):
-    """What a choice depends on. `asked` is the model that the agent names, if it does."""
+    """What a choice depends on. `asked` is the model that the agent names, or None."""
 
     agent: str
     node: str
@@ -83,29 +85,29 @@ class Situation(Struct, frozen=True):
 
 
 class Choice(Struct, frozen=True):
-    """The names of models to ask, one after the other, and why the first is not the policy's own; "" if it is."""
+    """The names of the models to ask, in order, and why the first is not the policy's first; "" if it is."""
 
     chain: tuple[str, ...]
     because: str = ""
 
 
 def choose(policy: Policy, situation: Situation) -> Choice:
-    """Choose what the agent asks for, or else by the first rule that holds. The rest of the policy's chain follows."""
+    """Choose the agent's model, or else that of the first rule that holds. The rest of the policy's chain follows."""
     if situation.asked is not None and situation.asked in policy.models:
-        return _chosen(policy, situation.asked, "the agent asks for it")
+        return _choice(policy, situation.asked, "the agent asks for it")
     for rule in policy.rules:
         if (reasons := _reasons(rule, situation)) is not None:
-            return _chosen(policy, rule.use, ", ".join(reasons))
+            return _choice(policy, rule.use, ", ".join(reasons))
     return Choice(policy.chain)
 
 
-def _chosen(policy: Policy, name: str, because: str) -> Choice:
+def _choice(policy: Policy, name: str, because: str) -> Choice:
     chain = (name, *(other for other in policy.chain if other != name))
     return Choice(chain, "" if name == policy.chain[0] else because)
 
 
 def _reasons(rule: Rule, now: Situation) -> list[str] | None:
-    """Say why a rule holds; None if it does not."""
+    """Return why a rule holds; None if it does not."""
     reasons = []
     if rule.strained is not None:
         if rule.strained != now.strained:

@@ -1,4 +1,4 @@
-"""What an endpoint says that a call has used, held against what was counted here."""
+"""Compares the usage that an endpoint reports with our own count."""
 
 from typing import NamedTuple
 
@@ -6,27 +6,27 @@ from msgspec.structs import replace
 
 from domain.models.chat import Usage
 
-SMALL = 50
-"""Tokens of a prompt that may be missing: chat formats weigh the same messages differently."""
+MAX_MISSING_PROMPT_TOKENS = 50
+"""Tokens of a prompt that a plausible report may lack, because chat formats differ in their overhead."""
 
-TEMPLATE = 1000
-"""Tokens that a provider may add to a prompt by itself."""
+MAX_TEMPLATE_TOKENS = 1000
+"""Tokens that a provider may add to a prompt."""
 
-FACTOR = 4
-"""How far tokenizers are apart at most."""
+MAX_TOKENIZER_RATIO = 4
+"""Maximum ratio between the counts of two tokenizers."""
 
-FEW = 20
-"""Tokens of an answer that may be missing."""
+MAX_MISSING_ANSWER_TOKENS = 20
+"""Tokens of an answer that a plausible report may lack."""
 
 LONGEST = 1_000_000
-"""Tokens that no answer passes, thoughts that are not shown included."""
+"""Maximum tokens of an answer, including hidden reasoning."""
 
-KEPT = 10**15
-"""What is kept of an absurd number: every program reads one like that exactly."""
+MAX_STORED_TOKENS = 10**15
+"""Absurd numbers are stored as this: every JSON parser reads it exactly."""
 
 
 class CheckedUsage(NamedTuple):
-    """The usage that counts. `estimated`: it is our own count; `reported` is what was said instead, if anything."""
+    """The usage to record. `estimated`: it is our own count. `reported` is the endpoint's implausible count, if any."""
 
     usage: Usage
     estimated: bool
@@ -36,10 +36,10 @@ class CheckedUsage(NamedTuple):
 def check_usage(
     usage: Usage | None, counted_prompt: int, counted_answer: int, max_tokens: int | None, *, usable: bool = True
 ) -> CheckedUsage:
-    """Believe what an endpoint reports, unless it cannot be: budgets rest on it.
+    """Return what an endpoint reports if that is plausible, otherwise our own count. Budgets depend on it.
 
-    Of an answer that is not `usable` we may have seen little, and an endpoint that ignores the limit on its length
-    bills what it reports: that counts. A report that cannot be counts as the longest answer that was allowed.
+    We may have seen only a part of an answer that is not `usable`, and an endpoint that ignores `max_tokens` bills what
+    it reports. So such a report counts even above `max_tokens`. Above any possible length, `max_tokens` counts instead.
     """
     ours = Usage(counted_prompt, counted_answer)
     if usage is None:
@@ -47,27 +47,27 @@ def check_usage(
     if not usable and max_tokens is not None and usage.completion_tokens > LONGEST:
         most = Usage(usage.prompt_tokens, max(max_tokens, counted_answer))
         counted = check_usage(most, counted_prompt, counted_answer, most.completion_tokens).usage
-        return CheckedUsage(counted, estimated=True, reported=_kept_of(usage))
+        return CheckedUsage(counted, estimated=True, reported=_reported(usage))
     longest = min(max_tokens, LONGEST) if usable and max_tokens is not None else LONGEST
-    least_prompt = _least(counted_prompt, counted_prompt / FACTOR - SMALL)
-    least_answer = _least(counted_answer, (counted_answer - FEW) / FACTOR)
+    least_prompt = _at_least(counted_prompt, counted_prompt / MAX_TOKENIZER_RATIO - MAX_MISSING_PROMPT_TOKENS)
+    least_answer = _at_least(counted_answer, (counted_answer - MAX_MISSING_ANSWER_TOKENS) / MAX_TOKENIZER_RATIO)
     if (
-        least_prompt <= usage.prompt_tokens <= counted_prompt * FACTOR + TEMPLATE
+        least_prompt <= usage.prompt_tokens <= counted_prompt * MAX_TOKENIZER_RATIO + MAX_TEMPLATE_TOKENS
         and least_answer <= usage.completion_tokens <= longest
     ):
         cached = max(0, min(usage.cached_tokens, usage.prompt_tokens))
         return CheckedUsage(replace(usage, cached_tokens=cached), estimated=False, reported=None)
-    return CheckedUsage(ours, estimated=True, reported=_kept_of(usage))
+    return CheckedUsage(ours, estimated=True, reported=_reported(usage))
 
 
-def _least(counted: int, bound: float) -> float:
-    """Return the smallest number that can be. Where there is something, it is not nothing, however small."""
+def _at_least(counted: int, bound: float) -> float:
+    """Return the smallest plausible number: `bound`, but at least 1 if anything was counted."""
     return max(bound, 1 if counted else 0)
 
 
-def _kept_of(usage: Usage) -> tuple[int, int]:
-    return _kept(usage.prompt_tokens), _kept(usage.completion_tokens)
-
-
-def _kept(reported: int) -> int:
-    return max(-KEPT, min(reported, KEPT))
+def _reported(usage: Usage) -> tuple[int, int]:
+    prompt_tokens, completion_tokens = (
+        max(-MAX_STORED_TOKENS, min(tokens, MAX_STORED_TOKENS))
+        for tokens in (usage.prompt_tokens, usage.completion_tokens)
+    )
+    return prompt_tokens, completion_tokens

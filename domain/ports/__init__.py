@@ -1,1 +1,1 @@
-"""What the application needs of the world. Each port has one contract suite in `tests/contracts/`."""
+"""Ports: the interfaces that adapters implement. `tests/contracts/` has one suite for each, run on every adapter."""

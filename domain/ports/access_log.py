@@ -1,4 +1,4 @@
-"""Where it is kept who was shown what of which threads."""
+"""The access log: which callers read what of which threads."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,35 +23,35 @@ What: TypeAlias = Literal[
     "replay",
     "export",
 ]
-"""What somebody was shown. An export is the whole log, and names no threads."""
+"""What a caller read. An export reads the whole log and names no threads."""
 
 
 class Access(Struct, frozen=True):
-    """Somebody was shown what threads hold."""
+    """A caller read data of threads."""
 
     at: datetime
-    """In UTC, before it was shown."""
+    """In UTC, before the data was returned."""
     tenant: Tenant
     what: What
     request: str
-    """What was asked, word by word: a path with its parameters, or a command line."""
+    """The exact request: a path with its parameters, or a command line."""
     threads: tuple[ThreadId, ...]
     actor: str | None = None
-    """Who it was, as far as anybody said."""
+    """The person, if the caller named one."""
     client: str | None = None
-    """The program that was used, as it names itself."""
+    """The name that the caller's program gives itself."""
     correlation: str | None = None
 
 
 class RecordedAccess(Struct, frozen=True):
-    """An access with its number, which tells it from others of the same instant."""
+    """An access with its number, which distinguishes accesses of the same instant."""
 
     number: int
     access: Access
 
 
 class AccessFilter(Struct, frozen=True):
-    """Which accesses to list: `since` an instant, and before another one (`until`)."""
+    """Which accesses to list. `since` is inclusive, `until` exclusive."""
 
     thread_id: ThreadId | None = None
     actor: str | None = None
@@ -68,17 +68,17 @@ class AccessCursor(Struct, frozen=True):
 
 
 class AccessLog(Protocol):
-    """Who was shown what. Accesses are added, never changed or removed."""
+    """The accesses of callers. They are only added, never changed or removed."""
 
     async def record(self, access: Access) -> None:
-        """Keep an access, and return once it is durable. If the connection breaks meanwhile, it may be kept twice.
+        """Store an access, and return when it is durable. If the connection breaks meanwhile, it may be stored twice.
 
         Raises:
-            StoreUnavailable: it may not have been kept, so nothing may be shown.
-            Overloaded: too many accesses wait already.
+            StoreUnavailable: it may not have been stored, so the data may not be returned.
+            Overloaded: too many accesses are waiting already.
         """
 
     async def page(
         self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
     ) -> Sequence[RecordedAccess]:
-        """Return at most `limit` of a tenant's accesses, the last one first, before the cursor's."""
+        """Return at most `limit` of a tenant's accesses, the newest first, starting after the cursor."""

@@ -1,6 +1,7 @@
-"""Looking for older messages of one thread: by words, and by meaning where embeddings are configured.
+"""Search for older messages of one thread: by words and, if embeddings are configured, by meaning.
 
-Read models lag behind the log by some 100 ms. That does not matter here: what has left the live window is older.
+Read models lag behind the log by some 100 ms. That does not matter, because the search is for messages that have left
+the live window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,31 +14,31 @@ from domain.recall.bm25 import Hit
 from domain.recall.terms import Term
 
 Lineage: TypeAlias = Sequence[tuple[ThreadId, Version]]
-"""A thread, and those that it is a fork of: each with the last version that is its own, or of interest."""
+"""A thread and its ancestors by forks, each with the last version to search."""
 
 
 class Finder(Protocol):
-    """Finds messages by their words."""
+    """Finds messages by words."""
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
-        """Return the messages before a version that match best, as `domain.recall.bm25.rank` says.
+        """Return the messages before a version that match best, ranked like `domain.recall.bm25.rank`.
 
         Raises `StoreUnavailable`.
         """
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors that are near each other where the texts mean the same."""
+    """Converts texts to vectors. Texts of similar meaning have vectors that are near each other."""
 
     @property
     def model(self) -> str:
-        """Name the model: vectors of different ones cannot be compared."""
+        """The model's name. Vectors of different models cannot be compared."""
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """Return a vector for each text. Raises a `ModelError`."""
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
 
 
 class Embedded(Struct, frozen=True):
@@ -49,13 +50,13 @@ class Embedded(Struct, frozen=True):
 
 
 class VectorStore(Protocol):
-    """Keeps vectors, and how far the log was read for each model. Losing them costs time only."""
+    """Stores vectors, and for each model how far the log was read. They can be computed again."""
 
     async def positions(self, model: str) -> Mapping[Slice, Position]:
-        """Return how far slices were read. Raises `StoreUnavailable`."""
+        """Return the last read position of each slice. Raises `StoreUnavailable`."""
 
     async def keep(self, model: str, vectors: Sequence[Embedded], read: Mapping[Slice, Position]) -> None:
-        """Keep vectors, and how far slices are read with them. Again, it changes nothing. Raises `StoreUnavailable`."""
+        """Store vectors and the positions read with them. Idempotent. Raises `StoreUnavailable`."""
 
     async def nearest(
         self, model: str, lineage: Lineage, vector: Sequence[float], before: Version, limit: int

@@ -1,4 +1,4 @@
-"""Where seals are kept, and what signs and checks them."""
+"""The store of seals, their signer and their verifier."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,26 +7,26 @@ from domain.log.seal import Seal
 
 
 class SealStore(Protocol):
-    """The seals of the log, numbered from 1 without gaps. None is ever changed."""
+    """Stores the seals of the log, numbered from 1 without gaps. Seals never change."""
 
     async def append(self, seal: Seal) -> bool:
-        """Store the seal that follows on the last one; return False, with nothing stored, if its number does not."""
+        """Store the next seal; return False, and store nothing, if its number is not the next one."""
 
     async def last(self) -> Seal | None:
-        """Return the seal with the highest number, or None if there is none."""
+        """Return the seal with the highest number, or None."""
 
     async def get(self, number: int) -> Seal | None:
         """Return the seal with this number, or None."""
 
     async def page(self, after: int, limit: int) -> Sequence[Seal]:
-        """Return at most `limit` seals with a higher number than `after`, in their order."""
+        """Return at most `limit` seals with numbers higher than `after`, in ascending order."""
 
 
 class Verifier(Protocol):
     """Checks signatures."""
 
     def verify(self, public_key: bytes, signature: bytes, text: bytes) -> bool:
-        """Say whether the holder of a key has signed a text. False, too, for what is no key or signature at all."""
+        """Return whether the key signed the text. False also for bytes that are not a key or not a signature."""
 
 
 class Signer(Protocol):
@@ -34,11 +34,11 @@ class Signer(Protocol):
 
     @property
     def public_key(self) -> bytes:
-        """Return the key's public part."""
+        """The key's public part."""
 
     @property
     def key_id(self) -> str:
-        """Name the key: see `domain.log.seal.key_id_of`."""
+        """The key's id: see `domain.log.seal.key_id_of`."""
 
     def sign(self, text: bytes) -> bytes:
         """Sign a text."""

@@ -1,1 +1,1 @@
-"""A thread as an event-sourced aggregate: events, commands, state, `decide` and `evolve`, and their JSON."""
+"""The thread, an event-sourced aggregate: events, commands, state, `decide`, `evolve`, and their JSON codec."""

@@ -1,4 +1,4 @@
-"""Events, metadata and states as JSON texts, and back. No class is ever looked up by a stored name but these."""
+"""Encodes events, metadata and states as JSON, and decodes them. Stored names can only refer to the classes here."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -15,19 +15,19 @@ from domain.thread.upcasters import upcast
 
 
 class Metadata(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Why an event is there: the command that it answers, or the command that set the agent to work (causation)."""
+    """Where an event comes from: the client's `command`, or the command that started the turn (`causation`)."""
 
     command: CommandId | None = None
     causation: CommandId | None = None
     correlation: str | None = None
-    """What the caller wants to find it by: the `X-Correlation-ID` of the request."""
+    """The request's `X-Correlation-ID`, by which callers find the event."""
     actor: str | None = None
     client: str | None = None
-    """The program that the caller used, as it names itself."""
+    """The name that the caller's program gives itself."""
 
 
 class Recorded(Struct, frozen=True, gc=False):
-    """An event with its place and its story."""
+    """A stored event with its place in the log, its time and its metadata."""
 
     thread_id: ThreadId
     version: Version
@@ -36,37 +36,37 @@ class Recorded(Struct, frozen=True, gc=False):
     event: Event
     metadata: Metadata
     size: int = 0
-    """Characters of its payload: about what it takes in memory."""
+    """Characters of the payload: roughly its size in memory."""
 
 
 _encoder = msgspec.json.Encoder()
 _types = {event.__name__: event for event in EVENTS}
 _decoders = {event.__name__: msgspec.json.Decoder(event) for event in EVENTS}
 _decode_metadata = lru_cache(maxsize=256)(msgspec.json.Decoder(Metadata).decode)
-"""The events that a command brought have the same text one after another."""
+"""Cached, because consecutive events of one command have the same metadata."""
 _decode_object = msgspec.json.Decoder(JsonObject).decode
 
 
 def to_json(value: object) -> str:
-    """Write any of the domain's values as JSON on one line."""
+    """Encode a value of the domain as JSON on one line."""
     return _encoder.encode(value).decode()
 
 
 def encode(event: Event, metadata: Metadata) -> Draft:
-    """Prepare an event for storage."""
+    """Encode an event for storage."""
     return Draft(type(event).__name__, event.SCHEMA, to_json(event), to_json(metadata))
 
 
 def read_back(draft: Draft) -> Event:
-    """Read an event that was just encoded."""
+    """Decode an event that was just encoded."""
     return _decoders[draft.type].decode(draft.payload)
 
 
 def decode(record: Record) -> Recorded:
-    """Read a stored event, upcasting it if its schema is old.
+    """Decode a stored event, and upcast it if its schema is old.
 
     Raises:
-        CorruptLog: the type is unknown, or the payload does not fit it.
+        CorruptLog: the type or its schema is unknown, or the payload does not match the type.
     """
     try:
         event = _decode_event(record)
@@ -81,7 +81,7 @@ def decode(record: Record) -> Recorded:
 def _decode_event(record: Record) -> Event:
     kind = _types[record.type]
     if record.schema > kind.SCHEMA:
-        raise _unreadable(record, f"this version of Threadfold reads schemas up to {kind.SCHEMA}; a newer one wrote it")
+        raise _unreadable(record, f"a newer Threadfold wrote it; this one reads schemas up to {kind.SCHEMA}")
     if record.schema == kind.SCHEMA:
         return _decoders[record.type].decode(record.payload)
     payload = upcast(record.type, record.schema, kind.SCHEMA, _decode_object(record.payload))
@@ -90,4 +90,4 @@ def _decode_event(record: Record) -> Event:
 
 def _unreadable(record: Record, why: str) -> CorruptLog:
     place = f"{record.thread_id}: version {record.version}"
-    return CorruptLog(f"{place} is no {record.type} of schema {record.schema} that we know: {why}")
+    return CorruptLog(f"{place} cannot be read as a {record.type} of schema {record.schema}: {why}")

@@ -1,7 +1,8 @@
-"""What may be asked of a thread. Ids, times and token counts enter here; deciding needs nothing else.
+"""Commands to a thread. Ids, times and token counts enter here, so that `decide` is a pure function.
 
-The first ones are people's. The others are reports of the runtime; each names the turn, the run of it and the step
-that it is about, so that one that comes late, or twice, or from a worker that has lost the turn, changes nothing.
+The first commands come from clients. The commands of `Report` come from the runtime. Each of those names its turn, and
+the run and the step of the turn. So a report that is late or repeated, or that comes from a worker which lost the turn,
+has no effect: `run` is a fencing token.
 """
 
 from typing import Literal, TypeAlias
@@ -32,14 +33,14 @@ class OpenThread(Struct, frozen=True):
 
 
 class ForkThread(Struct, frozen=True):
-    """Begin a thread as another one was at a version."""
+    """Start a thread from the state that another thread had at a version."""
 
     parent: ThreadId
     at_version: Version
 
 
 class EditMessage(Struct, frozen=True):
-    """Let an earlier message of a fork read otherwise."""
+    """Replace the text of an earlier message of a fork."""
 
     message: Version
     content: str
@@ -47,7 +48,7 @@ class EditMessage(Struct, frozen=True):
 
 
 class StartTurn(Struct, frozen=True):
-    """Say something to the agent. `node` is where its graph starts, `graph` its fingerprint."""
+    """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint."""
 
     turn_id: TurnId
     content: str
@@ -59,7 +60,7 @@ class StartTurn(Struct, frozen=True):
 
 
 class RetryTurn(Struct, frozen=True):
-    """Go on, in a new turn, with one that failed or was cancelled, at the node where it ended."""
+    """Continue a failed or cancelled turn in a new turn, at the node where it ended."""
 
     retried: TurnId
     turn_id: TurnId
@@ -68,16 +69,16 @@ class RetryTurn(Struct, frozen=True):
 
 
 class CancelTurn(Struct, frozen=True):
-    """End a turn that runs, waits or is queued."""
+    """End a turn that is running, waiting or queued."""
 
     turn_id: TurnId
 
 
 class DecideApproval(Struct, frozen=True):
-    """Agree, refuse, or settle. `hash` names what was shown; `arguments` replace those that were asked for.
+    """A person's decision about a pending call or node.
 
-    `told` is what the model is told, `tokens` long: of a refusal, or, to settle a call that a crash left open, as its
-    result.
+    `hash` identifies what the person saw. `arguments` replace the requested ones. `told` is what the model reads, of
+    `tokens` tokens: the reason of a denial, or the result with which a person settles a call that a crash left open.
     """
 
     approval: Version
@@ -95,19 +96,19 @@ class UpdateValues(Struct, frozen=True):
 
 
 class SetBudget(Struct, frozen=True):
-    """Limit what the thread may spend, instead of what limited it before; without limits, lift the budget."""
+    """Replace the thread's budget. An empty tuple removes it."""
 
     limits: tuple[Limit, ...]
 
 
 class TellThreshold(Struct, frozen=True):
-    """Most of a limit is spent, which a call of this thread has brought about."""
+    """A model call of this thread reached the warning threshold of a limit."""
 
     fact: BudgetThresholdReached
 
 
 class ResumeTurn(Struct, frozen=True):
-    """Go on with the turn that nobody runs: from now on, this is its next run."""
+    """A worker takes over a turn that no worker is running: `run` is the last run, the next one begins."""
 
     turn_id: TurnId
     run: int
@@ -116,9 +117,9 @@ class ResumeTurn(Struct, frozen=True):
 
 
 class StopTurn(Struct, frozen=True):
-    """The turn was stopped, as it was asked to be; `partial` is what the model had written by then.
+    """The worker stopped the turn after a cancellation request. `partial` is what the model had written by then.
 
-    `calls` are those of models that the node in flight had made.
+    `calls` are the model calls of the node in flight.
     """
 
     turn_id: TurnId
@@ -129,7 +130,7 @@ class StopTurn(Struct, frozen=True):
 
 
 class CompleteNode(Struct, frozen=True):
-    """A node ended well. `next` is another node, or `END` of the turn."""
+    """A node completed. `next` is the next node, or `END`."""
 
     turn_id: TurnId
     step: int
@@ -140,7 +141,10 @@ class CompleteNode(Struct, frozen=True):
 
 
 class FailAttempt(Struct, frozen=True):
-    """A node's attempt failed; with `retry_in_ms` another follows, else the turn fails. Its calls of models count."""
+    """An attempt of a node failed. With `retry_in_ms` another follows, without it the turn fails.
+
+    `calls` are the attempt's model calls, which count as usage.
+    """
 
     turn_id: TurnId
     step: int
@@ -151,11 +155,11 @@ class FailAttempt(Struct, frozen=True):
     run: int = 0
     calls: tuple[ModelCalled, ...] = ()
     reason: Literal["node_failed", "empty_answer", "content_filter"] = "node_failed"
-    """What the turn fails with, if no further attempt follows."""
+    """Why the turn fails, if no further attempt follows."""
 
 
 class StartCalls(Struct, frozen=True):
-    """Tool calls are about to run, each for the `n`th time: (call, n)."""
+    """Tool calls are about to run: pairs of a call's version and the number of the attempt, from 1."""
 
     turn_id: TurnId
     calls: tuple[tuple[Version, int], ...]
@@ -163,7 +167,7 @@ class StartCalls(Struct, frozen=True):
 
 
 class EndCall(Struct, frozen=True):
-    """A tool call has an outcome: what the model is told of it, in `content`."""
+    """A tool call has an outcome. `content` is what the model reads."""
 
     turn_id: TurnId
     call: Version
@@ -175,7 +179,7 @@ class EndCall(Struct, frozen=True):
 
 
 class CompactHistory(Struct, frozen=True):
-    """Older messages are to leave the live window."""
+    """Replace older messages of the live window by a summary."""
 
     turn_id: TurnId
     fact: HistoryCompacted
@@ -183,7 +187,7 @@ class CompactHistory(Struct, frozen=True):
 
 
 class AskPerson(Struct, frozen=True):
-    """A person has to agree before some calls, or else the node in flight, may run."""
+    """Ask a person to approve some tool calls or, without `calls`, the node in flight."""
 
     turn_id: TurnId
     calls: tuple[Version, ...] = ()
@@ -192,7 +196,7 @@ class AskPerson(Struct, frozen=True):
 
 
 class StartFanOut(Struct, frozen=True):
-    """The node in flight is about to work on each of these items."""
+    """The node in flight is about to process each of these items."""
 
     turn_id: TurnId
     step: int
@@ -201,7 +205,7 @@ class StartFanOut(Struct, frozen=True):
 
 
 class CompleteItem(Struct, frozen=True):
-    """An item has a result, for which the model may have been called."""
+    """An item has a result. `calls` are the model calls that it took."""
 
     turn_id: TurnId
     step: int
@@ -213,7 +217,7 @@ class CompleteItem(Struct, frozen=True):
 
 
 class FailItem(Struct, frozen=True):
-    """An attempt at an item failed. Its calls of models count."""
+    """An attempt of an item failed. `calls` are its model calls, which count as usage."""
 
     turn_id: TurnId
     step: int
@@ -226,7 +230,7 @@ class FailItem(Struct, frozen=True):
 
 
 class NoteFailure(Struct, frozen=True):
-    """A model did not answer, or not in a way that can be used; then its call counts. The node goes on."""
+    """A model gave no answer, or an unusable one; an unusable answer's call is in `calls`. The node goes on."""
 
     turn_id: TurnId
     fact: ModelFailed
@@ -235,7 +239,7 @@ class NoteFailure(Struct, frozen=True):
 
 
 class NoteCalls(Struct, frozen=True):
-    """Models were called, though nothing else is to be reported now: the turn waits, or this process ends."""
+    """Model calls that no other report carries, because the turn waits or this process ends."""
 
     turn_id: TurnId
     calls: tuple[ModelCalled, ...] = ()
@@ -243,7 +247,7 @@ class NoteCalls(Struct, frozen=True):
 
 
 class FailTurn(Struct, frozen=True):
-    """The turn cannot go on. The calls of models that its node made count."""
+    """The turn cannot go on. `calls` are the model calls of the node in flight, which count as usage."""
 
     turn_id: TurnId
     reason: Literal["step_limit", "repeated_calls", "graph_changed", "budget_exhausted", "resumed_too_often"]
@@ -268,7 +272,7 @@ Report: TypeAlias = (
     | NoteCalls
     | FailTurn
 )
-"""What the runtime says of a turn."""
+"""Commands of the runtime about the turn in progress."""
 
 Command: TypeAlias = (
     OpenThread

@@ -1,6 +1,6 @@
-"""What a command means for a thread: the events that it causes, or the reason why not.
+"""The decision function: the events that a command causes in a state, or the error that refuses it.
 
-A command whose effect is there already decides nothing, so that doing it twice is harmless.
+Commands are idempotent: a command whose effect is in the state already causes no events.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ from domain.errors import (
     UnknownApproval,
     UnopenedThread,
 )
-from domain.ids import TurnId
 from domain.json import check_json, check_text, merge_patch
-from domain.models.chat import weight_of
+from domain.models.chat import estimate_tokens
+from domain.thread import events
 from domain.thread.codec import to_json
 from domain.thread.commands import (
     CancelTurn,
@@ -33,124 +33,123 @@ from domain.thread.commands import (
     TellThreshold,
     UpdateValues,
 )
-from domain.thread.decide_runtime import decide_report
-from domain.thread.events import (
-    END,
-    ApprovalDenied,
-    ApprovalGranted,
-    BudgetSet,
-    MessageAppended,
-    MessageEdited,
-    StateUpdated,
-    ThreadForked,
-    ThreadOpened,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnEnqueued,
-    TurnFailed,
-    TurnStarted,
-)
+from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
-from domain.thread.node_events import check_size
-from domain.thread.size_limits import MAX_ARGUMENTS, MAX_QUEUED, bytes_of, check_json_size, check_text_size
+from domain.thread.size_limits import (
+    MAX_ARGUMENTS,
+    MAX_QUEUED_BYTES,
+    MAX_VALUES_CHARACTERS,
+    bytes_of,
+    check_json_size,
+    check_text_size,
+)
 from domain.thread.state import Idle, Running, State, Unopened
-from domain.thread.turn_end import Cancelling, Events, abandon_calls, ask_to_end, ended, then
+from domain.thread.turn_end import (
+    Cancelling,
+    Events,
+    close_open_calls,
+    decide_next,
+    request_cancellation,
+    start_queued_turns,
+)
 
-MAX_QUEUE = 256
-"""Messages that may wait for the end of a thread's running turn."""
+MAX_QUEUED_MESSAGES = 256
+"""Maximum number of messages that wait for the end of a thread's running turn."""
 
 
 def decide(command: Command, state: State) -> Events:
-    """Return the events that `command` causes in `state`, none if it changes nothing.
+    """Return the events that `command` causes in `state`; none if it changes nothing.
 
     Raises:
-        Conflict: the thread is not in a state for this.
-        InvalidInput: a part of the command cannot be taken.
+        Conflict: the thread's state does not allow the command.
+        InvalidInput: a part of the command is not accepted.
+        UnknownApproval: the decision is about an approval that is not pending.
     """
     match command:
         case OpenThread():
-            return _open(command, state)
+            return _open_thread(command, state)
         case ForkThread():
-            return (ThreadForked(command.parent, command.at_version),)
+            return (events.ThreadForked(command.parent, command.at_version),)
         case EditMessage():
-            return _edit(command, state)
+            return _edit_message(command, state)
         case UpdateValues():
-            return _update(command, state)
+            return _update_values(command, state)
         case SetBudget():
             return _set_budget(command, state)
         case TellThreshold():
-            return _told(command, state)
+            return _record_threshold(command, state)
         case StartTurn():
             return _start_turn(command, state)
         case RetryTurn():
-            return _retry(command, state)
+            return _retry_turn(command, state)
         case CancelTurn():
-            return _cancel(command, state)
+            return _cancel_turn(command, state)
         case DecideApproval():
             return _decide_approval(command, state)
         case _:
-            return decide_report(command, state)
+            return decide_runtime_command(command, state)
 
 
 def decide_all(commands: Iterable[Command], state: State) -> Events:
-    """Decide commands one after the other, each in the state that the ones before it lead to."""
-    events: Events = ()
-    undone: Events = ()  # decided by the command before, and not in the state yet: mostly, there is no other
+    """Decide several commands, each in the state after the ones before it."""
+    decided: Events = ()
+    pending: Events = ()  # of the previous command, not folded yet: mostly there is one command and no fold is needed
     for command in commands:
-        state = fold(state, undone)
-        undone = decide(command, state)
-        events += undone
-    return events
+        state = fold(state, pending)
+        pending = decide(command, state)
+        decided += pending
+    return decided
 
 
-def _open(command: OpenThread, state: State) -> Events:
-    check_json(command.values, "values")
-    check_size(command.values, "values")
+def _opened(state: State) -> Idle | Running:
     if isinstance(state, Unopened):
-        return (ThreadOpened(command.graph, command.values),)
+        raise UnopenedThread
+    return state
+
+
+def _open_thread(command: OpenThread, state: State) -> Events:
+    check_json(command.values, "values")
+    check_json_size(command.values, "values", MAX_VALUES_CHARACTERS)
+    if isinstance(state, Unopened):
+        return (events.ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
         return ()
     raise ThreadAlreadyOpen
 
 
-def _update(command: UpdateValues, state: State) -> Events:
+def _update_values(command: UpdateValues, state: State) -> Events:
     check_json(command.changes, "values")
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    merged = merge_patch(state.thread.values, command.changes)
-    check_size(merged, "values")
-    # Compared as JSON: to Python, 1 equals True and 1.0.
-    changed = to_json(merged) != to_json(state.thread.values)
-    return (StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
+    values = _opened(state).thread.values
+    merged = merge_patch(values, command.changes)
+    check_json_size(merged, "values", MAX_VALUES_CHARACTERS)
+    # Compared as JSON, because in Python 1 equals True and 1.0.
+    changed = to_json(merged) != to_json(values)
+    return (events.StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
 
 
 def _set_budget(command: SetBudget, state: State) -> Events:
     limits = check_limits(command.limits)
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    return (BudgetSet(limits),) if limits != state.thread.limits else ()
+    return (events.BudgetSet(limits),) if limits != _opened(state).thread.limits else ()
 
 
-def _told(command: TellThreshold, state: State) -> Events:
-    if isinstance(state, Unopened):
-        raise UnopenedThread
+def _record_threshold(command: TellThreshold, state: State) -> Events:
+    _opened(state)
     return (command.fact,)
 
 
-def _edit(command: EditMessage, state: State) -> Events:
+def _edit_message(command: EditMessage, state: State) -> Events:
     check_text(command.content, "content")
     check_text_size(command.content, "content")
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    edited = next((m for m in state.thread.window if m.version == command.message), None)
+    window = _opened(state).thread.window
+    edited = next((m for m in window if m.version == command.message), None)
     if edited is None or edited.role == "tool":
-        known = ", ".join(str(m.version) for m in state.thread.window if m.role != "tool") or "none"
-        raise InvalidInput("message", f"must be the version of a message in the live window; there are: {known}")
-    tokens = command.tokens + weight_of(edited.tool_calls, edited.extra if edited.tool_calls else None)
+        known = ", ".join(str(m.version) for m in window if m.role != "tool") or "none"
+        raise InvalidInput("message", f"must be the version of a message in the live window, one of: {known}")
+    tokens = command.tokens + estimate_tokens(edited.tool_calls, edited.extra if edited.tool_calls else None)
     if (edited.content, edited.tokens) == (command.content, tokens):
         return ()
-    return (MessageEdited(command.message, command.content, tokens),)
+    return (events.MessageEdited(command.message, command.content, tokens),)
 
 
 def _start_turn(command: StartTurn, state: State) -> Events:
@@ -160,34 +159,36 @@ def _start_turn(command: StartTurn, state: State) -> Events:
         case Unopened():
             raise UnopenedThread
         case Running():
-            return _while_running(command, state)
+            return _start_while_running(command, state)
         case Idle(thread=thread):
             if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
                 return ()
             return (
-                TurnStarted(command.turn_id, command.node, command.graph, command.durability),
-                MessageAppended("user", command.content, command.tokens),
+                events.TurnStarted(command.turn_id, command.node, command.graph, command.durability),
+                events.MessageAppended("user", command.content, command.tokens),
             )
         case _:
             assert_never(state)
 
 
-def _while_running(command: StartTurn, state: Running) -> Events:
-    """Take a message in while a turn runs, as its strategy says."""
+def _start_while_running(command: StartTurn, state: Running) -> Events:
+    """Apply the message's strategy while another turn is running."""
     turn, queue = state.turn, state.thread.queue
     if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
         return ()
     if command.strategy == "reject":
         raise ThreadBusy
-    if len(queue) >= MAX_QUEUE:
-        raise ThreadBusy(f"{MAX_QUEUE} messages wait for the running turn already. Send this one again later.")
-    waiting = sum(bytes_of(queued.content) for queued in queue)
-    if waiting + bytes_of(command.content) > MAX_QUEUED:
+    if len(queue) >= MAX_QUEUED_MESSAGES:
         raise ThreadBusy(
-            f"The messages that wait for the running turn take {waiting:,} bytes; with this one, they would take more "
-            f"than {MAX_QUEUED:,}. Send it again later."
+            f"{MAX_QUEUED_MESSAGES} messages are waiting for the running turn already. Send this one again later."
         )
-    enqueued = TurnEnqueued(
+    waiting = sum(bytes_of(queued.content) for queued in queue)
+    if waiting + bytes_of(command.content) > MAX_QUEUED_BYTES:
+        raise ThreadBusy(
+            f"The messages that are waiting for the running turn take {waiting:,} bytes; with this one, they would "
+            f"take more than {MAX_QUEUED_BYTES:,}. Send it again later."
+        )
+    enqueued = events.TurnEnqueued(
         command.turn_id,
         command.content,
         command.tokens,
@@ -199,23 +200,22 @@ def _while_running(command: StartTurn, state: Running) -> Events:
     if command.strategy == "enqueue":
         return (enqueued,)
     how: Cancelling = "interrupted" if command.strategy == "interrupt" else "rolled_back"
-    return then(state, (enqueued,), lambda after: ask_to_end(after, how))
+    return decide_next(state, (enqueued,), lambda after: request_cancellation(after, how))
 
 
-def _cancel(command: CancelTurn, state: State) -> Events:
-    if isinstance(state, Unopened):
-        raise UnopenedThread
-    last = state.thread.last_turn
+def _cancel_turn(command: CancelTurn, state: State) -> Events:
+    thread = _opened(state).thread
+    last = thread.last_turn
     if last and last.turn_id == command.turn_id and last.outcome == "cancelled":
         return ()
-    if any(queued.turn_id == command.turn_id for queued in state.thread.queue):
-        return (TurnCancelled(command.turn_id, "cancelled"),)
+    if any(queued.turn_id == command.turn_id for queued in thread.queue):
+        return (events.TurnCancelled(command.turn_id, "cancelled"),)
     if not (isinstance(state, Running) and state.turn.turn_id == command.turn_id):
         raise TurnHasEnded
-    return ask_to_end(state, "cancelled")
+    return request_cancellation(state, "cancelled")
 
 
-def _retry(command: RetryTurn, state: State) -> Events:
+def _retry_turn(command: RetryTurn, state: State) -> Events:
     match state:
         case Unopened():
             raise UnopenedThread
@@ -227,10 +227,10 @@ def _retry(command: RetryTurn, state: State) -> Events:
             last = thread.last_turn
             if last and last.turn_id == command.turn_id:
                 return ()
-            if last is None or last.turn_id != command.retried or last.node in {None, END}:
+            if last is None or last.turn_id != command.retried or last.node in {None, events.END}:
                 raise NotRetriable
             node = last.node or ""
-            return (TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
+            return (events.TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
         case _:
             assert_never(state)
 
@@ -245,43 +245,32 @@ def _decide_approval(command: DecideApproval, state: State) -> Events:
         raise UnknownApproval(command.approval)
     approval = state.turn.approval
     if approval and not approval.granted and approval.version == command.approval:
-        return _decide_node(command, state, approval.hash)
+        return _decide_node_approval(command, state, approval.hash)
     call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
     if call is None:
         raise UnknownApproval(command.approval)
     if command.hash != call.hash:
         raise ApprovalChanged(command.hash, call.hash)
     if command.decision == "settle" and call.because != "outcome_unknown":
-        raise InvalidInput("decision", "only a call that a crash left open can be settled; grant or deny this one")
+        raise InvalidInput("decision", "only a call whose outcome is unknown can be settled; grant or deny this one")
     if command.decision == "settle":
-        return (ToolSucceeded(command.approval, command.told, command.tokens, 0),)
+        return (events.ToolSucceeded(command.approval, command.told, command.tokens, 0),)
     if command.decision == "deny":
-        return (ApprovalDenied(command.approval, command.told, command.tokens),)
+        return (events.ApprovalDenied(command.approval, command.told, command.tokens),)
     changed = command.arguments is not None and to_json(command.arguments) != to_json(call.request.arguments)
-    return (ApprovalGranted(command.approval, command.arguments if changed else None),)
+    return (events.ApprovalGranted(command.approval, command.arguments if changed else None),)
 
 
-def _decide_node(command: DecideApproval, state: Running, shown: str) -> Events:
+def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -> Events:
     if command.hash != shown:
         raise ApprovalChanged(command.hash, shown)
     if command.arguments is not None:
-        raise InvalidInput("arguments", "a node has none")
+        raise InvalidInput("arguments", "a node has no arguments; leave them out")
     if command.decision == "settle":
-        raise InvalidInput("decision", "a node is granted or denied")
+        raise InvalidInput("decision", "a node cannot be settled; grant or deny it")
     if command.decision == "grant":
-        return (ApprovalGranted(command.approval),)
+        return (events.ApprovalGranted(command.approval),)
     turn = state.turn
-    denied = ApprovalDenied(command.approval, command.told, command.tokens)
-    failed = TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
-    return ended(state, (denied, *abandon_calls(state), failed))
-
-
-def turn_of(state: State) -> TurnId | None:
-    """Name the turn in progress, or else the last one."""
-    match state:
-        case Running(turn=turn):
-            return TurnId(turn.turn_id)
-        case Idle(thread=thread) if thread.last_turn is not None:
-            return TurnId(thread.last_turn.turn_id)
-        case _:
-            return None
+    denied = events.ApprovalDenied(command.approval, command.told, command.tokens)
+    failed = events.TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
+    return start_queued_turns(state, (denied, *close_open_calls(state), failed))

@@ -1,11 +1,10 @@
-"""What a report of the runtime means for the turn that it is about."""
+"""Decisions about the runtime's reports on the turn in progress."""
 
 from typing import assert_never
 
-from domain.errors import (
-    InvalidInput,
-)
+from domain.errors import InvalidInput
 from domain.json import check_fields
+from domain.thread import events
 from domain.thread.approvals import hash_of_call, hash_of_node
 from domain.thread.commands import (
     AskPerson,
@@ -24,87 +23,71 @@ from domain.thread.commands import (
     StartFanOut,
     StopTurn,
 )
-from domain.thread.events import (
-    END,
-    ApprovalRequested,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
-    MessageAppended,
-    NodeCompleted,
-    NodeFailed,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCompleted,
-    TurnFailed,
-    TurnResumed,
-)
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
-from domain.thread.size_limits import MAX_LIST, check_json_size, cut_to_fit, result_limit
+from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, cut_to_fit, result_limit
 from domain.thread.state import Running, State
-from domain.thread.turn_end import Events, abandon_calls, ended, stopped, then
+from domain.thread.turn_end import Events, close_open_calls, decide_next, end_cancelled_turn, start_queued_turns
 
-CUT = "\n[cut: this was longer than can be kept]"
+TRUNCATION_MARK = "\n[cut: this was too long to be stored]"
 
-MAX_ITEMS = 1_000
-"""Items that a node may fan out over."""
+MAX_FAN_OUT_ITEMS = 1_000
+"""Maximum number of items of a node's fan-out."""
 
 
-def decide_report(command: Report, state: State) -> Events:
-    """Take what the runtime says, unless it is of another turn, or of a run that another worker has taken over."""
+def decide_runtime_command(command: Report, state: State) -> Events:
+    """Decide a report. Reports of another turn or of an earlier run are ignored: `run` is a fencing token."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
-    check_fields(command, without="facts")  # see check_facts
+    check_fields(command, without="facts")  # `check_node_events` checks the facts
     if state.turn.cancelling and isinstance(command, StartCalls | AskPerson | StartFanOut | ResumeTurn):
-        return stopped(state)
+        return end_cancelled_turn(state)
     match command:
         case ResumeTurn():
-            return (TurnResumed(command.worker, command.graph),)
+            return (events.TurnResumed(command.worker, command.graph),)
         case StopTurn():
-            return _stop(command, state)
+            return _stop_turn(command, state)
         case CompleteNode():
-            return _complete(command, state)
+            return _complete_node(command, state)
         case FailAttempt():
             return _fail_attempt(command, state)
         case StartCalls() | EndCall() | AskPerson():
-            return _report_on_calls(command, state)
+            return _decide_calls(command, state)
         case CompactHistory(fact=fact):
             stale = not any(message.version <= fact.through for message in state.thread.window)
             check_node_events((fact,), state)
             return () if stale else (fact,)
         case StartFanOut() | CompleteItem() | FailItem():
-            return _report_on_items(command, state)
+            return _decide_items(command, state)
         case NoteFailure() | NoteCalls():
-            return (*command.calls, *((command.fact,) if isinstance(command, NoteFailure) else ()))
+            return (*command.calls, command.fact) if isinstance(command, NoteFailure) else command.calls
         case FailTurn():
-            return _fail(command, state)
+            return _fail_turn(command, state)
         case _:
             assert_never(command)
 
 
-def _stop(command: StopTurn, state: Running) -> Events:
+def _stop_turn(command: StopTurn, state: Running) -> Events:
     said = None
     if command.partial:
-        said = MessageAppended("assistant", cut_to_fit(command.partial, CUT), command.tokens, partial=True)
-    return then(state, command.calls, lambda after: stopped(after, said))
+        content = cut_to_fit(command.partial, TRUNCATION_MARK)
+        said = events.MessageAppended("assistant", content, command.tokens, partial=True)
+    return decide_next(state, command.calls, lambda after: end_cancelled_turn(after, said))
 
 
-def _fail(command: FailTurn, state: Running) -> Events:
+def _fail_turn(command: FailTurn, state: Running) -> Events:
     if state.turn.cancelling:
-        return then(state, command.calls, stopped)
-    failed = TurnFailed(command.turn_id, command.reason, command.detail)
-    return ended(state, (*command.calls, *abandon_calls(state), failed))
+        return decide_next(state, command.calls, end_cancelled_turn)
+    failed = events.TurnFailed(command.turn_id, command.reason, command.detail)
+    return start_queued_turns(state, (*command.calls, *close_open_calls(state), failed))
 
 
-def _report_on_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> Events:
+def _decide_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> Events:
     turn = state.turn
     match command:
         case StartCalls(calls=calls):
             return tuple(
-                ToolStarted(call.version, call.attempt + 1)
+                events.ToolStarted(call.version, call.attempt + 1)
                 for call in turn.calls
                 if (call.version, call.attempt + 1) in calls and call.status != "asked"
             )
@@ -113,48 +96,49 @@ def _report_on_calls(command: StartCalls | EndCall | AskPerson, state: Running) 
         case AskPerson(calls=(), because=because):
             if turn.approval:
                 return ()
-            return (ApprovalRequested(hash_of_node(str(turn.turn_id), turn.node, turn.step), 0, turn.node, because),)
+            shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
+            return (events.ApprovalRequested(shown, 0, turn.node, because),)
         case AskPerson(calls=calls, because=because):
             return tuple(
-                ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
+                events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
                 for c in turn.calls
                 if c.version in calls and c.status != "asked"
             )
 
 
-def _report_on_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
+def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
     items = state.turn.items
     if state.turn.step != command.step:
         return ()
     if isinstance(command, StartFanOut):
-        if len(command.items) > MAX_ITEMS:
-            raise InvalidInput("items", f"a node may fan out over {MAX_ITEMS} items, not {len(command.items)}")
-        check_json_size(command.items, "items", MAX_LIST)
-        return (FanOutStarted(list(command.items)),) if items is None else ()
+        if len(command.items) > MAX_FAN_OUT_ITEMS:
+            raise InvalidInput("items", f"must be at most {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
+        check_json_size(command.items, "items", MAX_FAN_OUT_CHARACTERS)
+        return (events.FanOutStarted(list(command.items)),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
     if isinstance(command, FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
-        return (*command.calls, ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
+        return (*command.calls, events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
     check_json_size(command.result, "result", result_limit(len(items)))
-    return (*command.calls, ItemCompleted(command.index, command.result, command.duration_ms))
+    return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms))
 
 
-def _complete(command: CompleteNode, state: Running) -> Events:
+def _complete_node(command: CompleteNode, state: Running) -> Events:
     turn = state.turn
     if turn.step != command.step:
         return ()
     check_node_events(command.facts, state)
-    completed = NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
+    completed = events.NodeCompleted(turn.node, command.next, turn.attempt, command.duration_ms)
     if turn.cancelling:
-        return then(state, (*command.facts, completed), stopped)
-    if command.next != END:
+        return decide_next(state, (*command.facts, completed), end_cancelled_turn)
+    if command.next != events.END:
         return (*command.facts, completed)
     after = fold(state, command.facts)
-    abandoned = abandon_calls(after) if isinstance(after, Running) else ()
-    end = TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
-    return ended(state, (*command.facts, *abandoned, completed, end))
+    abandoned = close_open_calls(after) if isinstance(after, Running) else ()
+    end = events.TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
+    return start_queued_turns(state, (*command.facts, *abandoned, completed, end))
 
 
 def _fail_attempt(command: FailAttempt, state: Running) -> Events:
@@ -162,27 +146,27 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
     if (turn.step, turn.attempt) != (command.step, command.attempt):
         return ()
     if turn.cancelling:
-        failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
-        return then(state, (*command.calls, failed), stopped)
-    failed = NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
+        failed = events.NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms)
+        return decide_next(state, (*command.calls, failed), end_cancelled_turn)
+    failed = events.NodeFailed(turn.node, turn.attempt, command.error, command.duration_ms, command.retry_in_ms)
     if command.retry_in_ms is not None:
         return (*command.calls, failed)
     detail = f"{turn.node}: {command.error}"
-    end = TurnFailed(turn.turn_id, command.reason, detail)
-    return ended(state, (*command.calls, failed, *abandon_calls(state), end))
+    end = events.TurnFailed(turn.turn_id, command.reason, detail)
+    return start_queued_turns(state, (*command.calls, failed, *close_open_calls(state), end))
 
 
 def _end_call(command: EndCall, state: Running) -> Events:
     started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
     if not started:
         return ()
-    call, content, tokens = command.call, cut_to_fit(command.content, CUT), command.tokens
+    call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
     match command.outcome:
         case "succeeded":
-            return (ToolSucceeded(call, content, tokens, command.duration_ms),)
+            return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
         case "failed":
-            return (ToolFailed(call, content, tokens, command.duration_ms),)
+            return (events.ToolFailed(call, content, tokens, command.duration_ms),)
         case "unknown":
-            return (ToolOutcomeUnknown(call, content, tokens),)
+            return (events.ToolOutcomeUnknown(call, content, tokens),)
         case _:
             assert_never(command.outcome)

@@ -1,9 +1,9 @@
-"""Every event of a thread. Past tense, one fact each, nothing said twice.
+"""Every event of a thread. Names are in the past tense; each event states one fact, and no two state the same.
 
-Names and fields are the storage format: an event that was written once is read for ever. Change one by raising its
-`SCHEMA` and adding an upcaster in `domain/thread/upcasters.py`; never rename.
+Names and fields are the storage format: stored events must stay readable. Never rename an event or a field. To change
+an event, raise its `SCHEMA` and add an upcaster in `domain/thread/upcasters.py`.
 
-Other events refer to a message or a tool call by the version of the event that brought it.
+Events refer to a message or a tool call by the version of the event that created it.
 """
 
 from datetime import datetime
@@ -17,19 +17,23 @@ from domain.models.answers import Finish, Unusual
 from domain.windows import Span
 
 END = "END"
-"""Where a graph's edge leads when the turn is over: the `next` of its last node."""
+"""The target of an edge that ends the turn: the `next` of the turn's last node."""
 
 Durability: TypeAlias = Literal["sync", "turn", "async"]
-"""When a turn's events are stored: each transition before the next node runs, all at the turn's end, or behind it."""
+"""When a turn's events are stored.
+
+`sync`: each transition before the next node runs. `turn`: all at the turn's end. `async`: in the background.
+"""
 
 Strategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
-"""What becomes of a message to a thread whose turn still runs."""
+"""What happens to a message that arrives while a turn is running."""
 
 
 class Limit(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What may be spent in a window of time: tokens of prompts and answers, and money, in the units of a price list.
+    """A limit of the tokens and the cost of model calls in a window of time.
 
-    None: as much as one likes. From the share `warn_at` of either on, what is left is used sparingly.
+    `tokens` counts prompts and answers. `cost` is in the units of a price list. None means unlimited. From the fraction
+    `warn_at` of either on, the rest is used sparingly.
     """
 
     window: Span
@@ -39,7 +43,7 @@ class Limit(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Recalled(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A part of an older message that the model was shown again: its characters from `start` up to `end`."""
+    """An excerpt of an older message that was put into a prompt: its characters from `start` up to `end`."""
 
     message: int
     start: int
@@ -54,21 +58,21 @@ class Event(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ThreadOpened(Event, frozen=True):
-    """A conversation began, with an agent's graph and the user's own values."""
+    """A thread was opened, with an agent's graph and the caller's values."""
 
     graph: str
     values: JsonObject = {}
 
 
 class ThreadForked(Event, frozen=True):
-    """A thread left another one: everything up to `at_version` is the parent's. Versions go on from there."""
+    """A thread was forked from another one. Versions up to `at_version` are the parent's; this thread's follow."""
 
     parent: UUID
     at_version: int
 
 
 class MessageEdited(Event, frozen=True):
-    """In a fork, an earlier message of the live window reads otherwise from now on."""
+    """In a fork, the text of an earlier message of the live window was replaced."""
 
     message: int
     content: str
@@ -76,18 +80,18 @@ class MessageEdited(Event, frozen=True):
 
 
 class BudgetSet(Event, frozen=True):
-    """What the thread may spend from now on: at most one limit for each window, and none of those before.
+    """The thread's budget was replaced: at most one limit for each window.
 
-    Without limits, the budget is lifted. What was spent before counts.
+    Without limits, the thread has no budget. Earlier spending counts.
     """
 
     limits: tuple[Limit, ...] = ()
 
 
 class TurnStarted(Event, frozen=True):
-    """The agent began to act. `node` is where it begins, `graph` the fingerprint of the graph's shape.
+    """A turn started. `node` is its first node, `graph` the fingerprint of the graph's shape.
 
-    `retries` names an earlier turn that this one goes on with, at the node where that ended.
+    `retries` names an earlier turn that this one continues, at the node where that turn ended.
     """
 
     turn_id: UUID
@@ -96,11 +100,11 @@ class TurnStarted(Event, frozen=True):
     durability: Durability = "sync"
     retries: UUID | None = None
     queued: int = 0
-    """The version of the `TurnEnqueued` that it comes from."""
+    """The version of the `TurnEnqueued` that this turn comes from; 0 if it was not queued."""
 
 
 class TurnEnqueued(Event, frozen=True):
-    """A message came while a turn was running; it waits for that turn's end, which `strategy` may have asked for."""
+    """A message arrived while a turn was running. It waits for the end of that turn, which `strategy` may hasten."""
 
     turn_id: UUID
     content: str
@@ -112,9 +116,9 @@ class TurnEnqueued(Event, frozen=True):
 
 
 class TurnResumed(Event, frozen=True):
-    """A worker went on, at the node in flight, with a turn that another one had left, or that had stopped here.
+    """A worker resumed a turn, at its node in flight, after another worker had lost it or the turn had paused.
 
-    Reports of whoever ran the turn before count no more. `graph` is the fingerprint now.
+    Reports of the turn's earlier runs are ignored from now on. `graph` is the graph's current fingerprint.
     """
 
     worker: str
@@ -122,11 +126,11 @@ class TurnResumed(Event, frozen=True):
 
 
 class MessageAppended(Event, frozen=True):
-    """Somebody said something. `tokens` counts the content and, of an assistant, the calls that it asks for.
+    """A user or the agent said something. `tokens` counts the content and, for the agent, the requested calls.
 
-    `partial`: the turn was cancelled while this was being written. `finish` says how a model's answer ended, where
-    that is not the usual way. `extra` is what else the model's endpoint `origin` said with the message or its calls,
-    such as its reasoning: it is returned to that endpoint, and read by no one else.
+    `partial`: the turn was cancelled while the model was writing this. `finish` says how a model's answer ended, unless
+    it ended normally. `extra` is what the model's endpoint `origin` sent in addition to the message and its calls, such
+    as reasoning. Prompts return it to that endpoint; no other endpoint reads it.
     """
 
     role: Literal["user", "assistant"]
@@ -139,15 +143,17 @@ class MessageAppended(Event, frozen=True):
 
 
 class ContextAssembled(Event, frozen=True):
-    """What the model was about to see: messages by version, from `first` to `last`, and a summary before them.
+    """A prompt was assembled: the messages with the versions `first` to `last`, after a summary.
 
-    `tokens` of at most `limit` count everything: instructions, tools, summary and messages. `summarised` is the last
-    version that the summary covers; `pinned` the user's message, where it is older than `first`; 0 if there is none.
-    `fixed` of the tokens are those of instructions and tools, whose texts are kept under the names that `texts` gives,
-    and of the thread's `values`. `shortened` says of which messages only so many characters were shown.
-    `of` is the version of the thread that it was made of. `layout` says how the prompt was laid out: in layout 1,
-    values and what was `recalled` stood in the system's message; since layout 2, before the user's last words.
-    `recalled_tokens` are those of what was recalled.
+    `tokens` counts the whole prompt (instructions, tools, summary and messages) and is at most `limit`.
+    `summarised` is the last version that the summary covers, 0 without a summary.
+    `pinned` is the user's message if it is older than `first`, otherwise 0.
+    `fixed` counts the tokens of instructions, tools and the thread's `values`. The text store has the texts of
+    instructions and tools, under the names in `texts`.
+    `shortened` lists messages that were cut, each with the number of characters that remained.
+    `of` is the version of the thread that the prompt was made from.
+    `layout` is the prompt's layout: in layout 1, values and `recalled` excerpts are in the system message; since
+    layout 2, they are before the user's last message. `recalled_tokens` counts the tokens of the excerpts.
     """
 
     first: int
@@ -167,15 +173,15 @@ class ContextAssembled(Event, frozen=True):
 
 
 class ModelCalled(Event, frozen=True):
-    """A model was asked, and that has cost tokens: the endpoint's count, or ours where it reports none (`estimated`).
+    """A model was called and used tokens: as the endpoint reports, or as counted here if it does not (`estimated`).
 
-    `finish_reason` is the endpoint's, or says why there is no whole answer: it was `interrupted`, `malformed` or
-    `too_large`. A `ModelFailed` or `NodeFailed` follows on an answer that could not be used.
-    `counted` is our count of the prompt, where the endpoint's is another. An endpoint that reports what cannot be is
-    not believed: our count stands, and `reported` keeps its own, of prompt and answer. `provider` names the endpoint,
-    and `because` says why it was this model and not the first choice. `reservation` is what the tokens were taken from.
-    `omitted` is what the agent asked for and the endpoint does not take: `tools`, `temperature`, `max_tokens`.
-    `cached` tokens of the prompt were in the endpoint's cache, which most endpoints discount.
+    `finish_reason` is the endpoint's. Without a complete answer it is `interrupted`, `malformed` or `too_large`. After
+    an unusable answer, a `ModelFailed` or `NodeFailed` follows.
+    `counted` is our count of the prompt, if the endpoint's differs. An implausible report is replaced by our count;
+    `reported` is then the endpoint's own count, of prompt and answer. `provider` names the endpoint. `because` says why
+    this model was called and not the first choice. `reservation` is the reservation that the tokens belong to.
+    `omitted` lists what the agent asked for and the endpoint does not support: `tools`, `temperature`, `max_tokens`.
+    `cached` is how many tokens of the prompt were in the endpoint's cache, which most endpoints discount.
     """
 
     model: str
@@ -191,14 +197,14 @@ class ModelCalled(Event, frozen=True):
     reservation: UUID | None = None
     omitted: tuple[str, ...] = ()
     hint: str = ""
-    """What the prompt's last message ended with, since the model had been asked before and had not answered."""
+    """Text added to the prompt's last message, because the model's first answer to this prompt was empty."""
     cached: int = 0
 
 
 class ModelFailed(Event, frozen=True):
-    """A model did not answer, or not in a way that can be used; another one may be asked instead.
+    """A model gave no usable answer; another model may be called instead.
 
-    `error` is for people. What the call has cost, if anything, is in the `ModelCalled` before.
+    `error` is for people. If the call used tokens, a `ModelCalled` before this event has them.
     """
 
     model: str
@@ -209,9 +215,9 @@ class ModelFailed(Event, frozen=True):
 
 
 class BudgetThresholdReached(Event, frozen=True):
-    """With the call before, the share `warn_at` of a limit is spent: of the thread's own, or of one of its tenant's.
+    """The previous model call reached the warning threshold of a limit of the thread or of its tenant.
 
-    `start` is when the limit's window began. A tenant's limit may be of one agent or model only.
+    `start` is the start of the limit's window. A tenant's limit may apply to one agent or model only.
     """
 
     scope: Literal["thread", "tenant"]
@@ -224,11 +230,11 @@ class BudgetThresholdReached(Event, frozen=True):
 
 
 class ToolRequested(Event, frozen=True):
-    """The last assistant message asks for a tool. The version of this event names the call from now on.
+    """The last assistant message requested a tool call. The version of this event identifies the call.
 
-    `written` is the beginning of what the model wrote in the place of the arguments, where that is not their JSON.
-    A call with a `fault` is not run: the model is told what it says.
-    `extra` is what else the message's endpoint said with the call, such as a signature.
+    `written` is the beginning of what the model wrote as arguments, if that is not their JSON.
+    A call with a `fault` is not run: the model reads the fault.
+    `extra` is what the message's endpoint sent in addition to the call, such as a signature.
     """
 
     call_id: str
@@ -240,14 +246,14 @@ class ToolRequested(Event, frozen=True):
 
 
 class ToolStarted(Event, frozen=True):
-    """A call is about to run, for the `attempt`th time. Written before it does: no crash can hide that it may have."""
+    """A call is about to run, for the `attempt`th time. Stored before it runs, so that a crash cannot hide the call."""
 
     call: int
     attempt: int = 1
 
 
 class ToolSucceeded(Event, frozen=True):
-    """A call has run. `content` is what the model is told."""
+    """A call succeeded. `content` is what the model reads."""
 
     call: int
     content: str
@@ -256,7 +262,7 @@ class ToolSucceeded(Event, frozen=True):
 
 
 class ToolFailed(Event, frozen=True):
-    """A call could not do what was asked. `error` is what the model is told."""
+    """A call failed. `error` is what the model reads."""
 
     call: int
     error: str
@@ -265,7 +271,7 @@ class ToolFailed(Event, frozen=True):
 
 
 class ToolOutcomeUnknown(Event, frozen=True):
-    """A call was started and its process died. It is not run again; the model is told so by `error`."""
+    """A call was started and its process died. It is not run again. `error` is what the model reads."""
 
     call: int
     error: str
@@ -273,10 +279,10 @@ class ToolOutcomeUnknown(Event, frozen=True):
 
 
 class ApprovalRequested(Event, frozen=True):
-    """Something may not run before a person agrees: a tool call, or else the node in flight.
+    """A tool call, or else the node in flight, may not run before a person approves it.
 
-    A call is named by its version; a node's approval by the version of this event. `hash` names what is shown to the
-    person: see `domain.thread.approvals`. `outcome_unknown`: the call was started before and may have had its effect.
+    A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
+    the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
     """
 
     hash: str
@@ -286,14 +292,14 @@ class ApprovalRequested(Event, frozen=True):
 
 
 class ApprovalGranted(Event, frozen=True):
-    """A person agreed, perhaps to other arguments than those that were asked for."""
+    """A person approved a call or a node. `arguments` replace the ones that the model requested."""
 
     approval: int
     arguments: JsonObject | None = None
 
 
 class ApprovalDenied(Event, frozen=True):
-    """A person refused. Of a call, `reason` is what the model is told; it is the call's outcome."""
+    """A person denied a call or a node. For a call, this is its outcome, and `reason` is what the model reads."""
 
     approval: int
     reason: str
@@ -301,7 +307,7 @@ class ApprovalDenied(Event, frozen=True):
 
 
 class FanOutStarted(Event, frozen=True):
-    """A node is about to work on each of some items."""
+    """A node is about to process each of these items."""
 
     items: list[Json]
 
@@ -315,7 +321,7 @@ class ItemCompleted(Event, frozen=True):
 
 
 class ItemFailed(Event, frozen=True):
-    """An attempt at one item failed. Without `retry_in_ms`, so does the node's attempt."""
+    """An attempt of one item failed. Without `retry_in_ms`, the node's attempt fails, too."""
 
     index: int
     attempt: int
@@ -324,9 +330,9 @@ class ItemFailed(Event, frozen=True):
 
 
 class StateUpdated(Event, frozen=True):
-    """The thread's values changed, by a JSON merge patch (RFC 7396).
+    """The thread's values changed by a JSON merge patch (RFC 7396).
 
-    `outside`: a caller changed them while a turn was running, so that rolling that back does not undo this.
+    `outside`: a caller changed them while a turn was running. Rolling the turn back does not undo this.
     """
 
     changes: JsonObject
@@ -334,7 +340,7 @@ class StateUpdated(Event, frozen=True):
 
 
 class NodeCompleted(Event, frozen=True):
-    """A node of the graph ended well, and the graph decided where to go next."""
+    """A node completed. The graph chose the `next` one."""
 
     node: str
     next: str
@@ -343,7 +349,7 @@ class NodeCompleted(Event, frozen=True):
 
 
 class NodeFailed(Event, frozen=True):
-    """A node's attempt failed. With `retry_in_ms` the next attempt follows; without, the turn fails."""
+    """An attempt of a node failed. With `retry_in_ms` another follows, without it the turn fails."""
 
     node: str
     attempt: int
@@ -353,9 +359,9 @@ class NodeFailed(Event, frozen=True):
 
 
 class HistoryCompacted(Event, frozen=True):
-    """Messages up to and including version `through` left the live window for a summary. The log keeps them.
+    """A summary replaced the messages of the live window up to and including the version `through`.
 
-    `by` names the model that wrote the summary; without, it is an extract.
+    The log keeps the messages. `by` is the model that wrote the summary; without it, the summary is an extract.
     """
 
     through: int
@@ -365,14 +371,14 @@ class HistoryCompacted(Event, frozen=True):
 
 
 class CancellationRequested(Event, frozen=True):
-    """The running turn is to end. Whoever runs it stops, and says with a `TurnCancelled` or `TurnRolledBack` so."""
+    """The running turn is to end. Its worker stops it and records `TurnCancelled` or `TurnRolledBack`."""
 
     turn_id: UUID
     how: Literal["cancelled", "interrupted", "rolled_back"]
 
 
 class TurnCompleted(Event, frozen=True):
-    """The agent has answered. `reason` says what is to be known of its last message, if anything."""
+    """The agent answered. `reason` says how its last message is unusual, if it is."""
 
     turn_id: UUID
     reason: Unusual | None = None
@@ -393,7 +399,7 @@ FailureReason: TypeAlias = Literal[
 
 
 class TurnFailed(Event, frozen=True):
-    """The agent gave up. `reason` is for programs, `detail` for people."""
+    """The turn failed. `reason` is for programs, `detail` for people."""
 
     turn_id: UUID
     reason: FailureReason
@@ -401,20 +407,20 @@ class TurnFailed(Event, frozen=True):
 
 
 class TurnCancelled(Event, frozen=True):
-    """The turn was ended from outside. What it had said and done stands."""
+    """The turn was cancelled. Its messages and changes stay."""
 
     turn_id: UUID
     how: Literal["cancelled", "interrupted"]
 
 
 class TurnRolledBack(Event, frozen=True):
-    """The turn was ended from outside, and the thread is as it was before. The log keeps what was."""
+    """The turn was cancelled, and the thread's state is as it was before the turn. The log keeps the turn's events."""
 
     turn_id: UUID
 
 
 TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
-"""How a turn ends: in exactly one of these."""
+"""The last event of a turn: exactly one of these."""
 
 NodeEvent: TypeAlias = (
     ContextAssembled
@@ -425,7 +431,7 @@ NodeEvent: TypeAlias = (
     | StateUpdated
     | HistoryCompacted
 )
-"""What a node may say happened. All else is said by the runtime."""
+"""Events that a node may record. The runtime records all others."""
 
 EVENTS: tuple[type[Event], ...] = (
     ThreadOpened,

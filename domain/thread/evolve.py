@@ -1,7 +1,7 @@
-"""The fold: a state and the next event give the next state. Pure, total over everything that `decide` can produce.
+"""The fold: a state and the next event give the next state. It is pure, and accepts all events that `decide` returns.
 
-When an event was recorded matters to what was used in which window of time, and to nothing else. Events that are only
-being decided have no time yet: the states that they lead to are looked at and thrown away, with the windows as before.
+The time of an event only matters for the usage in windows of time. Events that are not recorded yet have no time; the
+states after them are temporary and keep the windows unchanged.
 """
 
 import hashlib
@@ -68,132 +68,130 @@ from domain.thread.state import (
     Turn,
     Unopened,
 )
-from domain.thread.usage import used, used_in
-from domain.thread.window_edits import asking_for, edited
+from domain.thread.usage import add_usage, add_window_usage
+from domain.thread.window_edits import apply_edit, replace_call
 
-TITLE = 80
-"""Characters of a thread's title, at most."""
+MAX_TITLE_CHARACTERS = 80
+"""Maximum characters of a thread's title."""
 
 Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
-"""How a call ends: with something to tell the model."""
+"""Outcomes of a tool call. Each has a text for the model."""
 
 
 def evolve(state: State, event: Event, at: datetime | None = None) -> State:
-    """Apply one event that was recorded at an instant. Raise `CorruptLog` if it cannot follow in this state."""
+    """Apply one event, recorded `at` an instant (None: not recorded). Raise `CorruptLog` if it cannot follow."""
     version = Version(state.version + 1)
     match state:
         case Running():
-            return _in_turn(state, event, version, at)
+            return _evolve_running(state, event, version, at)
         case Idle():
-            return _between_turns(state, event, version)
+            return _evolve_idle(state, event, version)
         case Unopened():
             if isinstance(event, ThreadOpened):
                 return Idle(version, Thread(event.graph, event.values, digest(event.values)))
-            raise _impossible(state, event)
+            raise _unexpected(state, event)
         case _:
             assert_never(state)
 
 
 def fold(state: State, events: Iterable[Event], at: datetime | None = None) -> State:
-    """Apply events in their order that were recorded together."""
+    """Apply events in their order. `at` is the time at which they were recorded together."""
     for event in events:
         state = evolve(state, event, at)
     return state
 
 
 def digest(values: JsonObject) -> str:
-    """Name an object by its JSON: 16 hexadecimal digits."""
+    """Return a digest of an object's JSON: 16 hexadecimal digits."""
     return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
-def _between_turns(state: Idle, event: Event, version: Version) -> State:
+def _evolve_idle(state: Idle, event: Event, version: Version) -> State:
     thread = state.thread
     match event:
         case TurnStarted():
-            return _begun(thread, event, version)
-        case StateUpdated():
-            return Idle(version, replace(thread, values=merge_patch(thread.values, event.changes)))
-        case MessageEdited():
-            return Idle(version, _with_edit(thread, event, version))
-        case BudgetSet():
-            return Idle(version, _limited(thread, event, version))
+            return _start_turn(thread, event, version)
+        case StateUpdated() | MessageEdited() | BudgetSet():
+            return Idle(version, _evolve_thread(state, event, version))
         case ThreadForked() | BudgetThresholdReached():
             return Idle(version, thread)
         case _:
-            raise _impossible(state, event)
+            raise _unexpected(state, event)
 
 
-def _begun(thread: Thread, event: TurnStarted, version: Version) -> Running:
+def _start_turn(thread: Thread, event: TurnStarted, version: Version) -> Running:
     before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
     turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
     waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
     return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
 
 
-def _in_turn(state: Running, event: Event, version: Version, at: datetime | None) -> State:
+def _evolve_running(state: Running, event: Event, version: Version, at: datetime | None) -> State:
     kind = type(event)
-    if kind in _ABOUT_BOTH and (after := _together(state, event, version)):
+    if kind in _TURN_AND_THREAD and (after := _evolve_turn_and_thread(state, event, version)):
         return after
     thread, turn = state.thread, state.turn
-    if kind not in _ABOUT_THE_TURN:
+    if kind not in _TURN_ONLY:
         thread = _evolve_thread(state, event, version, at)
-    if kind not in _ABOUT_THE_THREAD:
+    if kind not in _THREAD_ONLY:
         turn = evolve_turn(turn, event, version)
-    if isinstance(event, ContextAssembled) and event.of:  # older ones do not say what is fixed
+    if isinstance(event, ContextAssembled) and event.of:  # older events lack `fixed`
         turn = replace(turn, everything=event.fixed + thread.said_tokens)
     return Running(version, thread, turn)
 
 
-def _together(state: Running, event: Event, version: Version) -> State | None:
-    """What an event means that turn and thread have to do with together; None if it is one of the turn's own."""
+def _evolve_turn_and_thread(state: Running, event: Event, version: Version) -> State | None:
+    """Apply an event that changes the turn and the thread together; return None if it changes only the turn."""
     match event:
         case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
-            return _outcome(state, event, event.call, version)
+            return _close_call(state, event, event.call, version)
         case ApprovalDenied(approval=denied) if not (state.turn.approval and state.turn.approval.version == denied):
-            return _outcome(state, event, event.approval, version)
+            return _close_call(state, event, event.approval, version)
         case TurnCompleted() | TurnFailed() | TurnCancelled() | TurnRolledBack():
-            return _ended(state, event, version)
+            return _end_turn(state, event, version)
         case ApprovalGranted():
-            return _granted(state, event, version)
-        case ThreadForked():  # what waits in the parent's queue is said there
+            return _grant_approval(state, event, version)
+        case ThreadForked():  # messages in the parent's queue stay with the parent
             return Running(version, replace(state.thread, queue=()), state.turn)
         case _:
             return None
 
 
-def _evolve_thread(state: Running, event: Event, version: Version, at: datetime | None) -> Thread:
-    """What the thread learns during a turn."""
+def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: datetime | None = None) -> Thread:
+    """Apply an event to the thread."""
     thread = state.thread
     match event:
         case MessageAppended():
-            thread = _said(thread, event, version)
+            thread = _append_message(thread, event, version)
         case MessageEdited():
-            thread = _with_edit(thread, event, version)
+            window, more = apply_edit(thread.window, event, version)
+            thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
         case ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case TurnEnqueued():
-            thread = replace(thread, queue=(*thread.queue, _queued(event, version)))
+            fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
+            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case BudgetSet():
-            thread = _limited(thread, event, version)
+            thread = replace(thread, budget=Budget(version, event.limits) if event.limits else None)
         case ContextAssembled():
             thread = replace(thread, prompt=event)
         case ModelCalled():
-            windows = thread.windows if at is None else used_in(thread.windows, event, at)
-            thread = replace(thread, usage=used(thread.usage, event), windows=windows)
+            windows = thread.windows if at is None else add_window_usage(thread.windows, event, at)
+            thread = replace(thread, usage=add_usage(thread.usage, event), windows=windows)
         case HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens, version)
             thread = replace(thread, window=window, summary=summary)
         case _:
-            raise _impossible(state, event)
+            raise _unexpected(state, event)
     return thread
 
 
-def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
+def _append_message(thread: Thread, event: MessageAppended, version: Version) -> Thread:
     message = Message(
         *(version, event.role, event.content, event.tokens),
         partial=event.partial,
@@ -208,16 +206,12 @@ def _said(thread: Thread, event: MessageAppended, version: Version) -> Thread:
 
 
 def _title(text: str) -> str:
-    """Take the beginning of a text, on one line."""
-    line = " ".join(text[: 4 * TITLE].split())
-    return line if len(line) <= TITLE else f"{line[: TITLE - 1]}…"
+    """Return the beginning of a text as one line."""
+    line = " ".join(text[: 4 * MAX_TITLE_CHARACTERS].split())
+    return line if len(line) <= MAX_TITLE_CHARACTERS else f"{line[: MAX_TITLE_CHARACTERS - 1]}…"
 
 
-def _limited(thread: Thread, event: BudgetSet, version: Version) -> Thread:
-    return replace(thread, budget=Budget(version, event.limits) if event.limits else None)
-
-
-_ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
+_TURN_ONLY: frozenset[type[Event]] = frozenset(
     {
         NodeCompleted,
         NodeFailed,
@@ -233,12 +227,12 @@ _ABOUT_THE_TURN: frozenset[type[Event]] = frozenset(
         ItemFailed,
     }
 )
-"""Events of a turn from which the thread learns nothing that outlasts it."""
+"""Events that change only the turn."""
 
-_ABOUT_THE_THREAD: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
-"""Events from which the turn learns nothing."""
+_THREAD_ONLY: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
+"""Events that change only the thread."""
 
-_ABOUT_BOTH: frozenset[type[Event]] = frozenset(
+_TURN_AND_THREAD: frozenset[type[Event]] = frozenset(
     {
         ToolSucceeded,
         ToolFailed,
@@ -254,13 +248,13 @@ _ABOUT_BOTH: frozenset[type[Event]] = frozenset(
 )
 
 
-def _ended(state: Running, event: TurnEnd, version: Version) -> State:
-    """End the running turn; or drop a queued one, which was never begun."""
+def _end_turn(state: Running, event: TurnEnd, version: Version) -> State:
+    """End the running turn, or remove a queued one that never started."""
     thread, turn = state.thread, state.turn
     if event.turn_id != turn.turn_id:
         waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
         if len(waiting) == len(thread.queue):
-            raise _impossible(state, event)
+            raise _unexpected(state, event)
         return Running(version, replace(thread, queue=waiting), turn)
     match event:
         case TurnCompleted():
@@ -281,18 +275,19 @@ def _ended(state: Running, event: TurnEnd, version: Version) -> State:
                     said_tokens=before.said_tokens,
                     prompt=before.prompt,
                 )
-    if thread.prompt:  # what only prompts of the same turn take over
+    if thread.prompt:  # only later prompts of the same turn reuse these
         thread = replace(thread, prompt=replace(thread.prompt, recalled=(), texts=(), values=()))
     return Idle(version, replace(thread, last_turn=ended))
 
 
-def _outcome(state: Running, event: Outcome, version_of_call: int, version: Version) -> Running:
-    """Turn a call into the message that tells the model of its outcome."""
+def _close_call(state: Running, event: Outcome, version_of_call: int, version: Version) -> Running:
+    """Replace an open call by the message with its outcome."""
     call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
-        raise _impossible(state, event)
+        raise _unexpected(state, event)
+    text = _outcome_text(event)
     told = Message(
-        *(version, "tool", _told(event), event.tokens),
+        *(version, "tool", text, event.tokens),
         call_id=call.request.id,
         name=call.request.name,
         answers=call.place,
@@ -301,12 +296,12 @@ def _outcome(state: Running, event: Outcome, version_of_call: int, version: Vers
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     repeats = state.turn.repeats
-    if not isinstance(event, ApprovalDenied):  # a person has decided that, and may do so again
-        repeats = repeated(repeats, digest_of(call.request, _told(event)), state.turn.step)
+    if not isinstance(event, ApprovalDenied):  # a person may deny the same call any number of times
+        repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
     return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
 
 
-def _told(event: Outcome) -> str:
+def _outcome_text(event: Outcome) -> str:
     match event:
         case ToolSucceeded():
             return event.content
@@ -316,37 +311,23 @@ def _told(event: Outcome) -> str:
             return event.error
 
 
-def _granted(state: Running, event: ApprovalGranted, version: Version) -> Running:
-    """Let a call, or the node, run; with other arguments, the conversation shows those from now on."""
+def _grant_approval(state: Running, event: ApprovalGranted, version: Version) -> Running:
+    """Approve a call or the node. If the person changed the arguments, the conversation shows the new ones."""
     thread, turn = state.thread, state.turn
     if turn.approval and turn.approval.version == event.approval:
         return Running(version, thread, replace(turn, approval=replace(turn.approval, granted=True)))
     call = next((call for call in turn.calls if call.version == event.approval), None)
     if call is None:
-        raise _impossible(state, event)
+        raise _unexpected(state, event)
     request = call.request if event.arguments is None else replace(call.request, arguments=event.arguments)
     granted = replace(call, status="granted", request=request)
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
-        window, more = asking_for(thread.window, call.place, request)
+        window, more = replace_call(thread.window, call.place, request)
         thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
     return Running(version, thread, replace(turn, calls=calls))
 
 
-def _with_edit(thread: Thread, event: MessageEdited, version: Version) -> Thread:
-    window, more = edited(thread.window, event, version)
-    return replace(thread, window=window, said_tokens=thread.said_tokens + more)
-
-
-def _queued(event: TurnEnqueued, version: Version) -> Queued:
-    return Queued(
-        version, event.turn_id, event.content, event.tokens, event.node, event.graph, event.durability, event.strategy
-    )
-
-
-def _impossible(state: State, event: Event) -> CorruptLog:
-    return CorruptLog(f"A {type(event).__name__} cannot follow version {state.version} of a {_name(state)} thread.")
-
-
-def _name(state: State) -> str:
-    return type(state).__name__.lower()
+def _unexpected(state: State, event: Event) -> CorruptLog:
+    kind = type(state).__name__.lower()
+    return CorruptLog(f"A {type(event).__name__} cannot follow version {state.version} of a {kind} thread.")

@@ -1,4 +1,4 @@
-"""The fold of a turn in progress: where it is, its open calls and items, and what it has used."""
+"""The fold of the turn in progress: its node, its open calls and items, and its usage."""
 
 from msgspec.structs import replace
 
@@ -23,98 +23,77 @@ from domain.thread.events import (
     ToolStarted,
     TurnResumed,
 )
-from domain.thread.state import Call, Item, NodeApproval, Turn
-from domain.thread.usage import used
-from domain.thread.window_edits import edited
+from domain.thread.state import Before, Call, Item, NodeApproval, Turn
+from domain.thread.usage import add_usage
+from domain.thread.window_edits import apply_edit
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
-    """What an event means for where the turn is."""
+    """Apply an event to the turn."""
     match event:
         case NodeCompleted():
-            calls = tuple(_not_asked(call) for call in turn.calls)
-            turn = replace(
-                turn,
-                node=event.next,
-                step=turn.step + 1,
-                attempt=1,
-                calls=calls,
-                approval=None,
-                items=None,
-            )
+            # The node asked a person. It has gone on without the answer, so the call is merely requested.
+            calls = tuple(replace(call, status="requested") if call.status == "asked" else call for call in turn.calls)
+            turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None, items=None)
         case ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
         case ToolRequested() | ToolStarted() | ApprovalRequested():
-            turn = replace(turn, calls=_calls(turn.calls, event, version))
+            turn = replace(turn, calls=_update_calls(turn.calls, event, version))
         case NodeFailed():
             turn = replace(turn, attempt=turn.attempt + 1)
         case TurnResumed():
             turn = replace(turn, run=turn.run + 1, graph=event.graph)
         case CancellationRequested():
             turn = replace(turn, cancelling=event.how)
-        case ContextAssembled() | MessageAppended():
-            turn = _asked_and_said(turn, event)
+        case ContextAssembled():
+            turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
+        case MessageAppended(finish=finish):
+            turn = turn if finish == turn.finish else replace(turn, finish=finish)
         case ModelCalled():
-            turn = replace(turn, usage=used(turn.usage, event), everything=0)
-        case MessageEdited() if turn.before:
-            before = turn.before
-            window, more = edited(before.window, event, version)
-            turn = replace(turn, before=replace(before, window=window, said_tokens=before.said_tokens + more))
-        case StateUpdated(outside=True) if turn.before:
-            values = merge_patch(turn.before.values, event.changes)
-            turn = replace(turn, before=replace(turn.before, values=values))
+            turn = replace(turn, usage=add_usage(turn.usage, event), everything=0)
+        case MessageEdited() | StateUpdated(outside=True) if turn.before:
+            turn = replace(turn, before=_update_before(turn.before, event, version))
         case FanOutStarted() | ItemCompleted() | ItemFailed():
-            turn = replace(turn, items=_items(turn.items or (), event))
+            turn = replace(turn, items=_update_items(turn.items or (), event))
     return turn
 
 
-def _asked_and_said(turn: Turn, event: ContextAssembled | MessageAppended) -> Turn:
-    match event:
-        case ContextAssembled():
-            return replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
-        case MessageAppended(finish=finish):
-            return turn if finish == turn.finish else replace(turn, finish=finish)
-
-
-def _calls(
+def _update_calls(
     calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
 ) -> tuple[Call, ...]:
+    changes: dict[str, object]
     match event:
         case ToolRequested():
-            # Calls are requested while none of their message has an outcome: those before it are all open.
+            # A message requests all its calls before any has an outcome, so the index is the number of open calls.
             return (*calls, Call(version, request_of(event), place=len(calls)))
         case ToolStarted():
-            return tuple(_started(call, event) for call in calls)
+            changes = {"status": "started", "attempt": event.attempt}
         case ApprovalRequested():
-            return tuple(
-                replace(call, status="asked", hash=event.hash, because=event.because)
-                if call.version == event.call
-                else call
-                for call in calls
-            )
+            changes = {"status": "asked", "hash": event.hash, "because": event.because}
+    return tuple(replace(call, **changes) if call.version == event.call else call for call in calls)
 
 
-def _items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
+def _update_before(before: Before, event: MessageEdited | StateUpdated, version: Version) -> Before:
+    """Changes from outside of the turn survive its rollback."""
+    match event:
+        case MessageEdited():
+            window, more = apply_edit(before.window, event, version)
+            return replace(before, window=window, said_tokens=before.said_tokens + more)
+        case StateUpdated():
+            return replace(before, values=merge_patch(before.values, event.changes))
+
+
+def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
     match event:
         case FanOutStarted():
             return tuple(Item(value) for value in event.items)
         case ItemCompleted():
-            done = replace(items[event.index], done=True, result=event.result)
-            return (*items[: event.index], done, *items[event.index + 1 :])
+            changed = replace(items[event.index], done=True, result=event.result)
         case ItemFailed():
-            failed = replace(items[event.index], attempt=event.attempt + 1)
-            return (*items[: event.index], failed, *items[event.index + 1 :])
+            changed = replace(items[event.index], attempt=event.attempt + 1)
+    return (*items[: event.index], changed, *items[event.index + 1 :])
 
 
 def request_of(event: ToolRequested) -> ToolCall:
-    """Write a call as prompts show it: what could not be read is only in the log."""
+    """Return the call as prompts show it. `written`, which could not be parsed, is only in the log."""
     return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)
-
-
-def _not_asked(call: Call) -> Call:
-    """Who asked was the node; if it goes on without waiting for the answer, the call is merely open."""
-    return replace(call, status="requested") if call.status == "asked" else call
-
-
-def _started(call: Call, event: ToolStarted) -> Call:
-    return replace(call, status="started", attempt=event.attempt) if call.version == event.call else call

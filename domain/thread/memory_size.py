@@ -1,4 +1,4 @@
-"""About how many bytes a folded thread takes in memory, for the caches that keep some."""
+"""Estimates the bytes that a folded thread takes in memory, for the caches of folded threads."""
 
 from sys import getsizeof
 
@@ -7,50 +7,55 @@ from domain.models.chat import ToolCall
 from domain.thread.codec import to_json
 from domain.thread.state import Message, Running, State, Unopened
 
-THREAD = 2_000
-"""Bytes of a thread without any content."""
+THREAD_BYTES = 2_000
+"""Bytes of a thread without content."""
 
-MESSAGE = 300
-"""Bytes of a message, a call or an item beside its content."""
+MESSAGE_BYTES = 300
+"""Bytes of a message, a call or an item without its content."""
 
-JSON = 3
-"""Bytes that JSON takes in memory for each character of its text."""
+BYTES_PER_CHARACTER = 3
+"""Bytes that decoded JSON takes in memory for each character of its text."""
 
 
-def weight_of(state: State) -> int:
-    """Add up what a state holds."""
+def size_of(state: State) -> int:
+    """Return the estimated bytes of a state."""
     if isinstance(state, Unopened):
-        return THREAD
+        return THREAD_BYTES
     thread = state.thread
-    weight = THREAD + _json(thread.values) + sum(map(_message, thread.window))
+    weight = THREAD_BYTES + _json_size(thread.values) + sum(map(_message_size, thread.window))
     weight += getsizeof(thread.summary.text) if thread.summary else 0
-    weight += sum(MESSAGE + getsizeof(queued.content) for queued in thread.queue)
+    weight += sum(MESSAGE_BYTES + getsizeof(queued.content) for queued in thread.queue)
     if isinstance(state, Running):
         turn = state.turn
-        weight += sum(_call(call.request) for call in turn.calls)
-        weight += sum(MESSAGE + _json(item.value) + _json(item.result) for item in turn.items or ())
+        weight += sum(_call_size(call.request) for call in turn.calls)
+        weight += sum(MESSAGE_BYTES + _json_size(item.value) + _json_size(item.result) for item in turn.items or ())
         if before := turn.before:
             there = {id(message) for message in thread.window}
-            weight += sum(_message(message) for message in before.window if id(message) not in there)
-            weight += 0 if before.values is thread.values else _json(before.values)
+            weight += sum(_message_size(message) for message in before.window if id(message) not in there)
+            weight += 0 if before.values is thread.values else _json_size(before.values)
     return weight
 
 
 def weighed(state: State, weight: int, grown: int) -> tuple[int, int]:
-    """Return a state's weight, and by how much it has grown since it was weighed: again, once that is as much.
+    """Return a state's size, and by how many bytes it has grown since it was measured.
 
-    So what weighing costs is small beside what it costs to fold so many events.
+    The state is measured again only when it has grown by its own size. So measuring costs little compared to folding.
     """
-    return (weight_of(state), 0) if grown >= weight else (weight, grown)
+    return (size_of(state), 0) if grown >= weight else (weight, grown)
 
 
-def _message(message: Message) -> int:
-    return MESSAGE + getsizeof(message.content) + sum(map(_call, message.tool_calls)) + _json(message.extra)
+def _message_size(message: Message) -> int:
+    return (
+        MESSAGE_BYTES
+        + getsizeof(message.content)
+        + sum(map(_call_size, message.tool_calls))
+        + _json_size(message.extra)
+    )
 
 
-def _call(call: ToolCall) -> int:
-    return MESSAGE + _json(call.arguments) + _json(call.extra)
+def _call_size(call: ToolCall) -> int:
+    return MESSAGE_BYTES + _json_size(call.arguments) + _json_size(call.extra)
 
 
-def _json(value: Json) -> int:
-    return JSON * len(to_json(value)) if value else 0
+def _json_size(value: Json) -> int:
+    return BYTES_PER_CHARACTER * len(to_json(value)) if value else 0

@@ -1,12 +1,9 @@
-"""What a node may say happened."""
+"""Checks of the events that a node records."""
 
 from msgspec.structs import replace
 
-from domain.errors import (
-    InvalidInput,
-)
+from domain.errors import InvalidInput
 from domain.json import JsonObject, check_fields, copied, merge_patch
-from domain.thread.codec import to_json
 from domain.thread.events import (
     BudgetThresholdReached,
     ContextAssembled,
@@ -18,17 +15,22 @@ from domain.thread.events import (
     StateUpdated,
     ToolRequested,
 )
-from domain.thread.size_limits import MAX_ARGUMENTS, MAX_FACTS, MAX_OPAQUE, check_json_size, check_text_size
+from domain.thread.size_limits import (
+    MAX_ARGUMENTS,
+    MAX_FACTS,
+    MAX_OPAQUE,
+    MAX_VALUES_CHARACTERS,
+    check_json_size,
+    check_text_size,
+)
 from domain.thread.state import Running
-
-MAX_VALUES = 256 * 1024
 
 
 def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
-    """Refuse what would leave the thread in a state that no prompt can be made of.
+    """Check that a prompt can be made of the thread's state after a node's events, and that they are not too large.
 
     Raises:
-        InvalidInput: naming the fact, as `facts.0`.
+        InvalidInput: its field names the event, as `facts.0`.
     """
     speaker = state.thread.window[-1].role if state.thread.window else None
     asking, values, size = bool(state.turn.calls), state.thread.values, 0
@@ -39,32 +41,32 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
         match fact:
             case MessageAppended():
                 if fact.role != "assistant" or asking:
-                    raise InvalidInput(field, "a node speaks as the assistant, while no call is open")
+                    raise InvalidInput(field, "a node's message must have the role assistant, and no call may be open")
                 size += check_text_size(fact.content, f"{field}.content")
                 size += _check_extra(fact.extra, field)
                 speaker = fact.role
             case ToolRequested():
                 if speaker != "assistant":
-                    raise InvalidInput(field, "a tool is requested right after the assistant's message")
+                    raise InvalidInput(field, "a tool request must follow a message of the assistant")
                 size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
                 size += _check_extra(fact.extra, field)
                 asking = True
             case StateUpdated():
                 values = merge_patch(values, fact.changes)
-                check_size(values, f"{field}.changes")
-                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES)
+                check_json_size(values, f"{field}.changes", MAX_VALUES_CHARACTERS)
+                size += check_json_size(fact.changes, f"{field}.changes", MAX_VALUES_CHARACTERS)
             case HistoryCompacted():
                 kept = next((m for m in state.thread.window if m.version > fact.through), None)
                 if asking or fact.through > state.version or (kept is not None and kept.role == "tool"):
-                    raise InvalidInput(field, "history is compacted between calls, up to a past version")
+                    raise InvalidInput(field, "history can be compacted up to a past version, while no call is open")
                 size += check_text_size(fact.summary, f"{field}.summary")
                 speaker = None
             case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
                 continue
             case _:
-                raise InvalidInput(field, f"a node cannot say that there was a {type(fact).__name__}")
+                raise InvalidInput(field, f"a node cannot record a {type(fact).__name__}")
     if size > MAX_FACTS:
-        raise InvalidInput("facts", f"a node may record {MAX_FACTS:,} bytes, not {size:,}; give it fewer at a time")
+        raise InvalidInput("facts", f"a node may record at most {MAX_FACTS:,} bytes, not {size:,}; record less at once")
 
 
 def _check_extra(extra: JsonObject, field: str) -> int:
@@ -72,7 +74,7 @@ def _check_extra(extra: JsonObject, field: str) -> int:
 
 
 def own_copy(fact: NodeEvent) -> NodeEvent:
-    """Copy the parts of a fact that the node may still hold and change."""
+    """Copy the mutable parts of an event, to which the node may still have references."""
     match fact:
         case StateUpdated():
             return replace(fact, changes=copied(fact.changes))
@@ -82,10 +84,3 @@ def own_copy(fact: NodeEvent) -> NodeEvent:
             return replace(fact, extra=copied(fact.extra))
         case _:
             return fact
-
-
-def check_size(values: JsonObject, field: str) -> None:
-    """Keep the folded state small: it is in memory, in snapshots and in answers, again and again."""
-    size = len(to_json(values))
-    if size > MAX_VALUES:
-        raise InvalidInput(field, f"a thread's values may take {MAX_VALUES} characters as JSON, not {size}")

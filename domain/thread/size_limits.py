@@ -1,6 +1,6 @@
-"""How much may be written at once. What is in the log already may be larger: it is read as it is.
+"""Limits of the sizes of what is written. Larger values that are in the log already can still be read.
 
-Whatever is recorded is read again and again: into the folded state of its thread, into pages, into prompts.
+The limits exist because recorded values are read many times: into folded states, pages and prompts.
 """
 
 from domain.errors import InvalidInput
@@ -10,29 +10,32 @@ from domain.thread.codec import to_json
 MAX_TEXT = 1_000_000
 """Bytes of a text in UTF-8 that one event may hold: a message, a result, a summary."""
 
-MAX_SAID = 200_000
-"""Characters that a node may say itself: as many as a user. They are counted at once, which takes 50 ms."""
+MAX_NODE_MESSAGE_CHARACTERS = 200_000
+"""Characters of a message that a node writes itself: the same limit as a user's. Counting its tokens takes 50 ms."""
+
+MAX_VALUES_CHARACTERS = 256 * 1024
+"""Characters of a thread's values as JSON: they are in the folded state, in snapshots and in answers."""
 
 MAX_ARGUMENTS = 256 * 1024
 """Characters of a tool call's arguments as JSON."""
 
 MAX_OPAQUE = 64 * 1024
-"""Bytes, as JSON, of what an endpoint says with a message or a call beyond the protocol: reasoning, signatures."""
+"""Bytes, as JSON, of an `extra`: what an endpoint sends in addition to a message or a call, such as reasoning."""
 
 MAX_FACTS = 2_000_000
-"""Bytes of all that one node may record at its end."""
+"""Bytes of all events that one node may record at its end."""
 
-MAX_LIST = 1_000_000
-"""Characters of the items that a node may fan out over, as JSON."""
+MAX_FAN_OUT_CHARACTERS = 1_000_000
+"""Characters of all items of a node's fan-out, as JSON."""
 
-MAX_RESULTS = 4 * 1024 * 1024
-"""Characters of all their results, as JSON: each may take its share, and none more than `MAX_RESULT`."""
+MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
+"""Characters of all results of a fan-out, as JSON. Each item has an equal share, at most `MAX_RESULT_CHARACTERS`."""
 
-MAX_RESULT = 16 * 1024
+MAX_RESULT_CHARACTERS = 16 * 1024
 """Characters of an item's result as JSON."""
 
-MAX_QUEUED = 1_000_000
-"""Bytes of the messages that wait for a thread's running turn: they are all in its folded state."""
+MAX_QUEUED_BYTES = 1_000_000
+"""Bytes of the messages that wait for a thread's running turn. All of them are in its folded state."""
 
 
 def bytes_of(text: str) -> int:
@@ -50,8 +53,8 @@ def check_text_size(text: str | None, field: str) -> int:
 
 def check_message_text(content: str, field: str) -> None:
     """Raise `InvalidInput` for a text that is longer than a node may say itself."""
-    if len(content) > MAX_SAID:
-        raise InvalidInput(field, f"may have {MAX_SAID:,} characters, not {len(content):,}")
+    if len(content) > MAX_NODE_MESSAGE_CHARACTERS:
+        raise InvalidInput(field, f"may have {MAX_NODE_MESSAGE_CHARACTERS:,} characters, not {len(content):,}")
 
 
 def check_json_size(value: Json, field: str, most: int) -> int:
@@ -64,7 +67,7 @@ def check_json_size(value: Json, field: str, most: int) -> int:
 
 def result_limit(items: int) -> int:
     """Return the characters that the result of one of so many items may take as JSON."""
-    return min(MAX_RESULT, MAX_RESULTS // max(items, 1))
+    return min(MAX_RESULT_CHARACTERS, MAX_RESULTS_CHARACTERS // max(items, 1))
 
 
 def cut_to_fit(text: str, mark: str = "") -> str:

@@ -1,10 +1,11 @@
-"""What a snapshot holds of a state: not the texts of its messages, which the log has, but which events have them.
+"""What a snapshot holds: a state in which references to events replace the longer texts of messages.
 
-So a thread's texts are stored once, however many snapshots there are. Short texts stay: a reference takes as much. What
-an endpoint said with a message beyond the protocol, such as its reasoning, is left out in the same way.
+So a thread's texts are stored once, regardless of the number of snapshots. Short texts stay, because a reference is as
+long. The `extra` of messages, such as a model's reasoning, is replaced in the same way.
 """
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,16 +22,16 @@ from domain.thread.events import (
     ToolOutcomeUnknown,
     ToolSucceeded,
 )
-from domain.thread.state import Message, Running, State, Summary, Unopened
+from domain.thread.state import Before, Message, Running, State, Thread, Unopened
 
-SHORT = 40
-"""Characters of a text that stays."""
+MAX_INLINE_CHARACTERS = 40
+"""Maximum characters of a text that stays in the state."""
 
 
 class LeanState(Struct, frozen=True):
-    """A state without its longer texts, and the versions of the events that have them.
+    """A state without its longer texts. `texts` are the versions of the events that have them.
 
-    `extras` are the versions of messages that are without their `extra`.
+    `extras` are the versions of the messages whose `extra` was left out.
     """
 
     state: State
@@ -39,30 +40,30 @@ class LeanState(Struct, frozen=True):
 
 
 def without_texts(state: State) -> LeanState:
-    """Leave out of a state what the log has."""
+    """Remove the longer texts from a state."""
     left_out: dict[int, None] = {}
     without: dict[int, None] = {}
 
     def leave_out(source: int, text: str) -> str:
-        if len(text) <= SHORT:
+        if len(text) <= MAX_INLINE_CHARACTERS:
             return text
         left_out[source] = None
         return ""
 
     def leave_out_extra(message: Message) -> JsonObject:
-        if not message.extra or len(to_json(message.extra)) <= SHORT:
+        if not message.extra or len(to_json(message.extra)) <= MAX_INLINE_CHARACTERS:
             return message.extra
         without[message.version] = None
         return {}
 
-    state = _with_texts(state, leave_out, leave_out_extra)
+    state = _replace_texts(state, leave_out, leave_out_extra)
     return LeanState(state, tuple(left_out), tuple(without))
 
 
 def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
-    """Make the state that a checkpoint is of, given the events that it refers to, by their versions.
+    """Restore a state, given the events that it refers to, by their versions.
 
-    Raise `KeyError`, with the version, if one lacks.
+    Raises `KeyError` with the version if an event is missing.
     """
     left_out, without = frozenset(checkpoint.texts), frozenset(checkpoint.extras)
 
@@ -70,18 +71,16 @@ def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
         return (text_of(events[source]) or "") if source in left_out else kept
 
     def extra(message: Message) -> JsonObject:
-        return extra_of(events[message.version]) if message.version in without else message.extra
+        if message.version not in without:
+            return message.extra
+        event = events[message.version]
+        return event.extra if isinstance(event, MessageAppended) else {}
 
-    return _with_texts(checkpoint.state, text, extra)
-
-
-def extra_of(event: Event) -> JsonObject:
-    """Return what an event has beyond the text of its message."""
-    return event.extra if isinstance(event, MessageAppended) else {}
+    return _replace_texts(checkpoint.state, text, extra)
 
 
 def text_of(event: Event) -> str | None:
-    """Return the text that a message or a summary has from an event."""
+    """Return the text that an event adds to a message or a summary; None for other events."""
     match event:
         case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
             return text
@@ -93,35 +92,33 @@ def text_of(event: Event) -> str | None:
             return None
 
 
-Texts = Callable[[int, str], str]
-"""Gives the text in the place of one, and of the event that it is from."""
+_TextSource = Callable[[int, str], str]
+"""Returns the replacement of a text, given the version of its event and the text."""
 
-Extras = Callable[[Message], JsonObject]
-"""Gives the `extra` that a message is to have."""
+_ExtraSource = Callable[[Message], JsonObject]
+"""Returns the replacement of a message's `extra`."""
 
 
-def _with_texts(state: State, texts: Texts, extras: Extras) -> State:
+_Part = TypeVar("_Part", Thread, Before)
+"""A part of the state with a window and a summary."""
+
+
+def _replace_texts(state: State, texts: _TextSource, extras: _ExtraSource) -> State:
     if isinstance(state, Unopened):
         return state
-    thread = state.thread
-    window, summary = _messages(thread.window, texts, extras), _summary(thread.summary, texts)
-    state = replace(state, thread=replace(thread, window=window, summary=summary))
+
+    def in_part(part: _Part) -> _Part:
+        window = tuple(_in_message(message, texts, extras(message)) for message in part.window)
+        summary = part.summary and replace(part.summary, text=texts(part.summary.said, part.summary.text))
+        return replace(part, window=window, summary=summary)
+
+    state = replace(state, thread=in_part(state.thread))
     if not isinstance(state, Running) or state.turn.before is None:
         return state
-    before = state.turn.before
-    before = replace(before, window=_messages(before.window, texts, extras), summary=_summary(before.summary, texts))
-    return replace(state, turn=replace(state.turn, before=before))
+    return replace(state, turn=replace(state.turn, before=in_part(state.turn.before)))
 
 
-def _messages(window: tuple[Message, ...], texts: Texts, extras: Extras) -> tuple[Message, ...]:
-    return tuple(_message(message, texts, extras(message)) for message in window)
-
-
-def _message(message: Message, texts: Texts, extra: JsonObject) -> Message:
+def _in_message(message: Message, texts: _TextSource, extra: JsonObject) -> Message:
     if message.content is not None:
         message = replace(message, content=texts(message.edited or message.version, message.content))
     return message if extra is message.extra else replace(message, extra=extra)
-
-
-def _summary(summary: Summary | None, texts: Texts) -> Summary | None:
-    return summary and replace(summary, text=texts(summary.said, summary.text))

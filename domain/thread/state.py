@@ -1,7 +1,7 @@
 """A thread's folded state: what the next decision needs, and no more.
 
-The whole transcript is not in here: it is read from the log, in pages. The live window is compacted whenever a turn
-begins with more than the model could be shown, so that rehydration costs the same at any age.
+It does not hold the whole transcript, which is read from the log in pages. The live window is compacted when it no
+longer fits into a prompt, so that loading a thread costs the same at any age.
 """
 
 from datetime import datetime
@@ -19,14 +19,14 @@ from domain.thread.repeated_calls import Repeat
 from domain.windows import Window
 
 Because: TypeAlias = Literal["policy", "outcome_unknown"]
-"""Why a person is asked about a call: because its tool says so, or because a crash left open whether it ran."""
+"""Why a call needs approval: its tool requires it, or a crash left its outcome unknown."""
 
 
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A message of the live window. `version` is that of the event which brought it, `edited` of one that changed it.
+    """A message of the live window. `version` is the event that added it, `edited` the last event that changed it.
 
-    An assistant's message collects its calls; a tool's message answers the one of them at the place `answers`. `extra`
-    is what else the endpoint `origin` said with the message: see `domain.models.chat`.
+    An assistant's message has its tool calls. A tool's message answers the call at the index `answers` of them.
+    `extra` is what the endpoint `origin` sent in addition to the message: see `domain.models.chat`.
     """
 
     version: Version
@@ -44,10 +44,10 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Call(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A tool call of the turn in progress. Once it has an outcome it is a message.
+    """An open tool call of the turn in progress. When it has an outcome it becomes a message.
 
-    It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash` names
-    what the person was shown. `place` is its place among the calls of the message that asks for it: ids may repeat.
+    It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash`
+    identifies what the person saw. `place` is the call's index among the calls of its message: ids may repeat.
     """
 
     version: Version
@@ -60,7 +60,7 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Summary(Struct, frozen=True, gc=False):
-    """What stands for the messages up to and including `through`. `said` is the version of the event that has it."""
+    """The summary of the messages up to and including `through`. `said` is the version of the event that has it."""
 
     through: Version
     text: str
@@ -69,7 +69,7 @@ class Summary(Struct, frozen=True, gc=False):
 
 
 class NodeApproval(Struct, frozen=True, gc=False):
-    """What a person has to say about the node in flight. `version` names the question."""
+    """An approval that the node in flight needs. `version` identifies the approval."""
 
     version: Version
     hash: str
@@ -77,7 +77,7 @@ class NodeApproval(Struct, frozen=True, gc=False):
 
 
 class Item(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One item of the list that the node in flight works on; `result` says something once it is `done`."""
+    """One item of the list that the node in flight processes. `result` is valid once it is `done`."""
 
     value: Json
     done: bool = False
@@ -86,7 +86,7 @@ class Item(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ModelUsage(Struct, frozen=True, gc=False):
-    """What a thread has used of a model: calls, and tokens. `cached_tokens` of prompts were in a cache."""
+    """Calls and tokens of one model. `cached_tokens` is how many tokens of the prompts were in a cache."""
 
     model: str
     calls: int = 0
@@ -96,7 +96,7 @@ class ModelUsage(Struct, frozen=True, gc=False):
 
 
 class Before(Struct, frozen=True, gc=False):
-    """What the thread was like before the turn: rolling back returns to it."""
+    """The parts of the thread's state that a rollback restores, as they were before the turn."""
 
     values: JsonObject
     window: tuple[Message, ...]
@@ -108,11 +108,11 @@ class Before(Struct, frozen=True, gc=False):
 class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """The turn in progress.
 
-    `node` is in flight, for the `attempt`th time; `step` counts the nodes that this turn has completed, and `run` how
-    often it was resumed. Together with the turn's id they name the attempt, so that a
-    report of it that comes late or twice decides nothing. `prompt_tokens` of `prompt_limit` were in the last prompt;
-    `usage` is what this turn has used of models. `everything` is how many tokens the prompt that is about to be
-    answered would have had, if it held all that was ever said. `repeats` counts calls of tools that told nothing new.
+    `node` is in flight, for the `attempt`th time. `step` is the number of completed nodes, `run` how often the turn was
+    resumed. With the turn's id they identify the attempt, so that late or repeated reports of it are ignored.
+    The last prompt had `prompt_tokens` of at most `prompt_limit`. `usage` is this turn's use of models. `everything` is
+    how many tokens the current prompt would have if it held every message of the thread. `repeats` counts repeated
+    tool calls.
     """
 
     turn_id: UUID
@@ -134,11 +134,11 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     everything: int = 0
     repeats: tuple[Repeat, ...] = ()
     finish: Finish = ""
-    """How the agent's last message ended, where that is not the usual way."""
+    """How the agent's last message ended, unless it ended normally."""
 
     @property
     def waits(self) -> bool:
-        """Whether it cannot go on before a person decides: then nobody runs it."""
+        """Whether the turn cannot go on before a person decides. Then no worker runs it."""
         if self.cancelling:
             return False
         if self.approval and not self.approval.granted:
@@ -150,7 +150,7 @@ TurnOutcome: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_bac
 
 
 class Ended(Struct, frozen=True, gc=False):
-    """How the last turn ended, and at which node. `reason`: why, or what is to be known of its answer."""
+    """How the last turn ended, and at which node. `reason` says why, or how its answer is unusual."""
 
     turn_id: UUID
     outcome: TurnOutcome
@@ -160,7 +160,7 @@ class Ended(Struct, frozen=True, gc=False):
 
 
 class Queued(Struct, frozen=True, gc=False):
-    """A message that waits for the end of the running turn. `version` is that of the event which brought it."""
+    """A message that waits for the end of the running turn. `version` is the event that added it."""
 
     version: Version
     turn_id: UUID
@@ -173,7 +173,7 @@ class Queued(Struct, frozen=True, gc=False):
 
 
 class WindowUsage(Struct, frozen=True, gc=False):
-    """What was used of each model in the last window of a kind in which a model was called. It began at `start`."""
+    """The use of each model in the last window of a kind that had a model call. The window began at `start`."""
 
     window: Window
     start: datetime
@@ -181,25 +181,25 @@ class WindowUsage(Struct, frozen=True, gc=False):
 
 
 class Budget(Struct, frozen=True, gc=False):
-    """What the thread may spend. `version` is that of the event which said so."""
+    """The limits of the thread's spending. `version` is the event that set them."""
 
     version: Version
     limits: tuple[Limit, ...]
 
 
 class Thread(Struct, frozen=True, gc=False):
-    """What an open thread carries from turn to turn. `title` is the beginning of the first message of the user's.
+    """What an open thread carries from turn to turn. `title` is the beginning of the user's first message.
 
-    `messages` counts what was said, by the user and the agent, over the thread's whole life. So does `usage` what was
-    used of models; `windows` has the same for the last hour, day and month in which there was any. `said_tokens` are
-    what a prompt would take that held every message there ever was, with those of tools. `rolled_back` counts the turns
-    that were. `prompt` is the fact about the last prompt: the next one begins as that did.
+    `messages` counts the messages of the user and the agent over the thread's whole life, `usage` the use of models.
+    `windows` has the usage of the last hour, day and month with a model call. `said_tokens` is the size of a prompt
+    that holds every message of the thread, including those of tools. `rolled_back` is the number of rolled back turns.
+    `prompt` describes the last prompt: the next prompt begins like it.
     """
 
     graph: str
     values: JsonObject
     opened_with: str
-    """A digest of the values that it was opened with, to know a repeated opening by."""
+    """A digest of the values that the thread was opened with, to recognise a repeated opening."""
     window: tuple[Message, ...] = ()
     summary: Summary | None = None
     turns: int = 0
@@ -216,7 +216,7 @@ class Thread(Struct, frozen=True, gc=False):
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """What the thread may spend; nothing limits it without any."""
+        """The thread's limits; an empty tuple without a budget."""
         return self.budget.limits if self.budget else ()
 
     @property
@@ -231,7 +231,7 @@ class Thread(Struct, frozen=True, gc=False):
 
 
 class Unopened(Struct, frozen=True, tag="unopened", gc=False):
-    """Nothing has happened yet."""
+    """The thread has no events."""
 
     in_turn: ClassVar[bool] = False
     waiting: ClassVar[bool] = False
@@ -240,7 +240,7 @@ class Unopened(Struct, frozen=True, tag="unopened", gc=False):
 
 
 class Idle(Struct, frozen=True, tag="idle", gc=False):
-    """Waiting for a user's message."""
+    """No turn is running: the thread waits for a user's message."""
 
     in_turn: ClassVar[bool] = False
     waiting: ClassVar[bool] = False
@@ -250,7 +250,7 @@ class Idle(Struct, frozen=True, tag="idle", gc=False):
 
 
 class Running(Struct, frozen=True, tag="running", gc=False):
-    """The agent is at work, or waits for a person."""
+    """A turn is in progress: the agent is at work, or waits for a person."""
 
     version: Version
     thread: Thread
@@ -258,12 +258,12 @@ class Running(Struct, frozen=True, tag="running", gc=False):
 
     @property
     def in_turn(self) -> bool:
-        """Whether there is something to run."""
+        """Whether a worker has something to run."""
         return not self.turn.waits
 
     @property
     def waiting(self) -> bool:
-        """Whether a person has to decide first."""
+        """Whether the turn waits for a person's decision."""
         return self.turn.waits
 
 

@@ -1,88 +1,89 @@
-"""How turns end, and what begins then."""
+"""How turns end, and how queued turns start after them."""
 
 from collections.abc import Callable
 from typing import Literal
 
-from domain.thread.events import (
-    CancellationRequested,
-    Event,
-    MessageAppended,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    TurnCancelled,
-    TurnEnd,
-    TurnRolledBack,
-    TurnStarted,
-)
+from domain.thread import events
+from domain.thread.events import Event, MessageAppended, TurnEnd
 from domain.thread.evolve import fold
 from domain.thread.state import Queued, Running, Unopened
 
 Events = tuple[Event, ...]
 
-NOT_RUN = "This call was not run: the turn ended before it could."
+CALL_NOT_RUN = "This call was not run: the turn ended before it could."
 
-NOT_KNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
+CALL_OUTCOME_UNKNOWN = "It is not known whether this call had an effect: the turn ended while it ran."
 
-TOLD_TOKENS = 20
-"""What the two texts above count for, a little generously."""
+NOTICE_TOKENS = 20
+"""Estimated tokens of each of the two texts above, rounded up."""
 
 Cancelling = Literal["cancelled", "interrupted", "rolled_back"]
 
 
-def ask_to_end(state: Running, how: Cancelling) -> Events:
-    """Ask whoever runs the turn to end it; a turn that waits for a person is run by nobody, and ends at once."""
+def request_cancellation(state: Running, how: Cancelling) -> Events:
+    """Ask the turn's worker to end it. A turn that waits for a person has no worker and ends at once.
+
+    A request is ignored if an equally or more severe one was made before.
+    """
     severity = ("cancelled", "interrupted", "rolled_back")
     turn = state.turn
     if turn.cancelling and severity.index(turn.cancelling) >= severity.index(how):
         return ()
-    asked = (CancellationRequested(turn.turn_id, how),)
-    return then(state, asked, stopped) if turn.waits else asked
+    asked = (events.CancellationRequested(turn.turn_id, how),)
+    return decide_next(state, asked, end_cancelled_turn) if turn.waits else asked
 
 
-def stopped(state: Running, partial: MessageAppended | None = None) -> Events:
-    """End a turn that was asked to end. What the model had written is kept, but between a call and its result."""
+def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -> Events:
+    """End a turn after a cancellation request; return no events if there was none.
+
+    `partial` is what the model had written. It is kept unless a rollback drops it or tool calls are open: a message may
+    not stand between a call and its result.
+    """
     turn = state.turn
     said = () if partial is None or turn.calls or turn.cancelling == "rolled_back" else (partial,)
     match turn.cancelling:
         case "rolled_back":
-            end: TurnEnd = TurnRolledBack(turn.turn_id)
+            end: TurnEnd = events.TurnRolledBack(turn.turn_id)
         case "cancelled" | "interrupted" as how:
-            end = TurnCancelled(turn.turn_id, how)
+            end = events.TurnCancelled(turn.turn_id, how)
         case None:
             return ()
-    return ended(state, (*said, *abandon_calls(state), end))
+    return start_queued_turns(state, (*said, *close_open_calls(state), end))
 
 
-def ended(state: Running, events: Events) -> Events:
-    """Begin what is queued after events that end the turn: of several, each that a later one interrupts ends too."""
-    after = fold(state, events)
+def start_queued_turns(state: Running, ending: Events) -> Events:
+    """Return `ending`, the events that end the turn, followed by the start of the next queued turn.
+
+    A queued turn that a later one interrupts or rolls back starts and ends at once.
+    """
+    decided, after = ending, fold(state, ending)
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
     for place, queued in enumerate(queue):
-        events += (
-            TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
+        decided += (
+            events.TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
             MessageAppended("user", queued.content, queued.tokens),
         )
         later = {other.strategy for other in queue[place + 1 :]}
         if "rollback" in later:
-            events += (TurnRolledBack(queued.turn_id),)
+            decided += (events.TurnRolledBack(queued.turn_id),)
         elif "interrupt" in later:
-            events += (TurnCancelled(queued.turn_id, "interrupted"),)
+            decided += (events.TurnCancelled(queued.turn_id, "interrupted"),)
         else:
             break
-    return events
+    return decided
 
 
-def then(state: Running, events: Events, more: Callable[[Running], Events]) -> Events:
-    """Decide more in the state that some events lead to."""
-    after = fold(state, events)
-    return (*events, *more(after)) if isinstance(after, Running) else events
+def decide_next(state: Running, decided: Events, more: Callable[[Running], Events]) -> Events:
+    """Return `decided`, followed by what `more` decides in the state after these events."""
+    after = fold(state, decided)
+    return (*decided, *more(after)) if isinstance(after, Running) else decided
 
 
-def abandon_calls(state: Running) -> Events:
-    """Give every open call an outcome, so that no model is ever shown a call without one."""
+def close_open_calls(state: Running) -> Events:
+    """Give every open call an outcome, because prompts may not contain a call without a result."""
     return tuple(
-        ToolFailed(call.version, NOT_RUN, TOLD_TOKENS, 0)
+        events.ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
         if not call.attempt
-        else ToolOutcomeUnknown(call.version, NOT_KNOWN, TOLD_TOKENS)
+        else events.ToolOutcomeUnknown(call.version, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS)
         for call in state.turn.calls
     )

@@ -1,4 +1,4 @@
-"""What calls of models add up to: by model, and by window of time."""
+"""Adds up model calls, by model and by window of time."""
 
 from datetime import datetime
 
@@ -7,8 +7,8 @@ from domain.thread.state import ModelUsage, WindowUsage
 from domain.windows import Window, starts_of
 
 
-def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
-    """Add a call to what was used of its model."""
+def add_usage(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage, ...]:
+    """Add a call to the usage of its model."""
     calls, prompt_tokens, completion_tokens = 1, event.prompt_tokens, event.completion_tokens
     cached_tokens, others = event.cached, []
     for each in usage:
@@ -22,13 +22,13 @@ def used(usage: tuple[ModelUsage, ...], event: ModelCalled) -> tuple[ModelUsage,
     return (*others, ModelUsage(event.model, calls, prompt_tokens, completion_tokens, cached_tokens))
 
 
-def used_in(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
-    """Add a call to what was used in the windows that it lies in; those that have ended begin anew."""
+def add_window_usage(windows: tuple[WindowUsage, ...], event: ModelCalled, at: datetime) -> tuple[WindowUsage, ...]:
+    """Add a call to the windows that contain it. A window that has ended is replaced by an empty one first."""
     before = {each.window: each for each in windows}
 
     def current(window: Window, start: datetime) -> WindowUsage:
         last = before.get(window)
         usage = last.usage if last and last.start == start else ()
-        return WindowUsage(window, start, used(usage, event))
+        return WindowUsage(window, start, add_usage(usage, event))
 
     return tuple([current(window, start) for window, start in starts_of(at).items() if window != "lifetime"])

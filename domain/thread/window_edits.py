@@ -1,28 +1,28 @@
-"""Changes of messages that are in the live window already."""
+"""Changes to messages of the live window."""
 
 from msgspec.structs import replace
 
 from domain.ids import Version
-from domain.models.chat import ToolCall, weight_of
+from domain.models.chat import ToolCall, estimate_tokens
 from domain.thread.events import MessageEdited
 from domain.thread.state import Message
 
 
-def asking_for(window: tuple[Message, ...], place: int, new: ToolCall) -> tuple[tuple[Message, ...], int]:
-    """Change the call at a place of the last message that asks for any, and say how many tokens more that is."""
-    at = max(index for index, message in enumerate(window) if message.role == "assistant")  # open calls are all of it
+def replace_call(window: tuple[Message, ...], place: int, new: ToolCall) -> tuple[tuple[Message, ...], int]:
+    """Replace the call at index `place` of the last assistant message; return the window and the change in tokens."""
+    at = max(index for index, message in enumerate(window) if message.role == "assistant")  # it has all open calls
     before = window[at]
     asked = (*before.tool_calls[:place], new, *before.tool_calls[place + 1 :])
-    tokens = max(before.tokens + weight_of([new]) - weight_of([before.tool_calls[place]]), 0)
+    tokens = max(before.tokens + estimate_tokens([new]) - estimate_tokens([before.tool_calls[place]]), 0)
     after = replace(before, tool_calls=asked, tokens=tokens)
     return (*window[:at], after, *window[at + 1 :]), tokens - before.tokens
 
 
-def edited(window: tuple[Message, ...], event: MessageEdited, version: Version) -> tuple[tuple[Message, ...], int]:
-    """Let a message read otherwise, and say how many tokens more that is.
+def apply_edit(window: tuple[Message, ...], event: MessageEdited, version: Version) -> tuple[tuple[Message, ...], int]:
+    """Replace the text of a message; return the window and the change in tokens.
 
-    What its endpoint said with it belonged to what it said before. But calls are not edited, and endpoints refuse them
-    without the reasoning or the signature that they came with.
+    A message without calls loses its `extra`, which belonged to the old text. A message with calls keeps it: calls are
+    not edited, and endpoints refuse them without the reasoning or the signature that they came with.
     """
     before = next((message for message in window if message.version == event.message), None)
     if before is None:

@@ -1,4 +1,4 @@
-"""Seals on PostgreSQL."""
+"""Seals in PostgreSQL."""
 
 from collections.abc import Sequence
 
@@ -8,35 +8,30 @@ from domain.log.seal import Seal
 from infrastructure.postgres.retry import fetch
 from infrastructure.postgres.statements import APPEND_SEAL, LAST_SEAL, SEAL, SEALS
 
-HIGHEST = 2**63 - 1
+MAX_NUMBER = 2**63 - 1
 """The highest number that the column takes."""
 
 
 class PostgresSealStore:
-    """A `SealStore` on a migrated database."""
+    """A `SealStore` in a migrated database. The caller that opened the pool closes it."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use a pool's connections. Whoever opened it closes it."""
         self._pool = pool
 
     async def append(self, seal: Seal) -> bool:
-        """Insert the next seal."""
         signed = (seal.number, seal.at, seal.root, seal.previous, seal.public_key, seal.signature)
         return bool(await fetch(self._pool, APPEND_SEAL, *signed, seal.sizes))
 
     async def last(self) -> Seal | None:
-        """Look the last seal up."""
         rows = await fetch(self._pool, LAST_SEAL)
         return _seal(rows[0]) if rows else None
 
     async def get(self, number: int) -> Seal | None:
-        """Look a seal up."""
-        rows = await fetch(self._pool, SEAL, number) if number <= HIGHEST else []
+        rows = await fetch(self._pool, SEAL, number) if number <= MAX_NUMBER else []
         return _seal(rows[0]) if rows else None
 
     async def page(self, after: int, limit: int) -> Sequence[Seal]:
-        """List a page of seals."""
-        return [_seal(row) for row in await fetch(self._pool, SEALS, min(after, HIGHEST), limit)]
+        return [_seal(row) for row in await fetch(self._pool, SEALS, min(after, MAX_NUMBER), limit)]
 
 
 def _seal(row: asyncpg.Record) -> Seal:

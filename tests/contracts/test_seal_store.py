@@ -1,4 +1,4 @@
-"""What every seal store does, and what event stores offer to make seals."""
+"""The contract of seal stores, and of the methods of event stores that sealing uses."""
 
 import asyncio
 from datetime import timedelta
@@ -94,7 +94,7 @@ async def test_heads_are_those_of_all_slices(event_store: EventStore) -> None:
     assert (heads[slice_of(append.thread_id)], sum(heads)) == (3, 3)
 
 
-async def test_a_slices_threads_are_listed_whoever_they_belong_to(event_store: EventStore) -> None:
+async def test_a_slices_threads_of_all_tenants_are_listed(event_store: EventStore) -> None:
     slice_ = Slice(7)
     ids = [thread_id for thread_id, _ in zip(threads_of(slice_), range(5), strict=False)]
     for number, thread_id in enumerate(ids):

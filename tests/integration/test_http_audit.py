@@ -1,4 +1,4 @@
-"""Seals, proofs and verification over HTTP, and what outsiders make of the proofs."""
+"""Seals, proofs and verification over HTTP, and the checks of proofs without Threadfold."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ def public_key(api: Api) -> str:
     return base64.b64encode(signer.public_key).decode()
 
 
-async def test_an_event_is_proved_to_whoever_has_the_public_key(api: Api, tmp_path: Path) -> None:
+async def test_an_event_is_proved_to_a_holder_of_the_public_key(api: Api, tmp_path: Path) -> None:
     thread_id, fork = await forked(api)
     last = (await api.get(f"/v1/threads/{fork}")).json()["version"]
     await proof_of(api, fork, last)  # then all of them are sealed
@@ -144,7 +144,7 @@ async def test_an_event_that_is_not_sealed_yet_gets_404_that_says_when_it_will_b
                 break
         assert response.status_code == 404
         assert response.json()["type"] == "urn:threadfold:not-sealed-yet"
-        assert "The next one is due at 20" in response.json()["detail"]
+        assert "The next seal is due at 20" in response.json()["detail"]
         assert response.json()["errors"][0]["field"] == "version"
     async with running_api(database_url=log_url) as api:
         thread_id = await api.opened()

@@ -532,7 +532,7 @@ async def test_a_problem_says_what_helps(api: Api) -> None:
     assert "1,000,000 bytes" in large.json()["detail"]
     digits = b'{"values": {"a": 1' + b"0" * 5000 + b"}}"
     endless = await api.post("/v1/threads", content=digits, headers=JSON)
-    assert "integers must lie between" in endless.json()["detail"]
+    assert "integers must be between" in endless.json()["detail"]
 
 
 async def test_a_path_tells_its_methods(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""Seals that were kept elsewhere, put back after an import as docs/audit.md says."""
+"""Copies of seals, put back after an import as docs/audit.md describes."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever a superuser does to the events is found by verifying, and by whoever checks a proof without us."""
+"""Every change that a superuser makes to events is found by verification, and by an independent check of proofs."""
 
 import random
 import runpy
@@ -14,7 +14,7 @@ import pytest
 from api.runtime.stores import SystemClock
 from api.schemas.seals import proof_view
 from domain.application.audit.check_seals import check_seals
-from domain.application.audit.proofs import holds, prove
+from domain.application.audit.proofs import prove, verify_proof
 from domain.application.audit.verify import verify_heads, verify_slices
 from domain.errors import CorruptLog, UnknownEvent
 from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
@@ -66,9 +66,9 @@ class SealedLog:
         try:
             check_outside(document, None)
         except Exception:  # noqa: BLE001  (the script says no by any exception)
-            assert not holds(proof, VERIFIER)
+            assert not verify_proof(proof, VERIFIER)
             return False
-        assert holds(proof, VERIFIER)
+        assert verify_proof(proof, VERIFIER)
         return True
 
     async def tamper(self, *statements: tuple[str, Sequence[Any]]) -> None:
@@ -235,7 +235,7 @@ async def test_an_event_that_was_put_in_the_place_of_the_last_is_found_by_the_se
 
     assert (await verify_slices(log.events, log.slices)).problems == ()
     (problem,) = await log.problems()
-    assert "the root of the 14 events that it covers is not the one that was signed" in problem
+    assert "the root of the 14 events that it covers is not the signed one" in problem
     assert not await log.proved(log.thread, 6)
 
 
@@ -303,7 +303,7 @@ async def test_two_positions_that_were_exchanged_are_found(log: SealedLog, *, sa
     assert not await log.proved(partner, other.version)
 
 
-# --- what is told of threads without reading their events
+# --- columns of threads that are read without their events
 
 
 @pytest.mark.parametrize(
@@ -332,5 +332,5 @@ async def test_events_that_were_copied_into_another_slice_are_found(log: SealedL
     moved = "UPDATE slices SET head = head + 6 WHERE slice = $1"
     await log.tamper((copied, [log.thread, there, head]), (moved, [there]))
 
-    assert f"{log.thread}: an event of it lies in slice {there}, which is not the thread's" in await log.problems()
+    assert f"{log.thread}: an event of this thread is in slice {there}, which is not its own" in await log.problems()
     assert log.thread in {row["thread_id"] for row in await log.owner.fetch(VERIFY_SQL)}

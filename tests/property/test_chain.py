@@ -1,4 +1,4 @@
-"""Whatever JSON is stored verifies; whatever cannot be stored is refused before anything is."""
+"""All JSON that is stored verifies; JSON that cannot be stored is refused before anything is written."""
 
 from datetime import UTC, datetime
 from uuid import UUID

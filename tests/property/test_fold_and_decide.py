@@ -1,4 +1,4 @@
-"""Whatever is asked of a thread, in whatever order: the fold never fails, and repetition decides nothing."""
+"""For any commands in any order, the fold never fails, and a repeated command causes no events."""
 
 import json
 from collections import Counter

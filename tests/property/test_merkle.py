@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from domain.ids import SLICES
-from domain.log.merkle import EMPTY, EMPTY_ROOT, Inclusion, Tree, climbed, log_root, path, root, root_of, slice_leaves
+from domain.log.merkle import (
+    EMPTY_ROOT,
+    EMPTY_TREE,
+    Inclusion,
+    Tree,
+    audit_path,
+    log_root,
+    root_from_inclusion,
+    root_from_path,
+    root_hash,
+    slice_leaves,
+)
 
 leaves = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70, unique=True)
 
@@ -51,24 +62,24 @@ def test_the_roots_of_certificate_transparencys_test_vectors() -> None:
         "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
         "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     ]
-    assert [root(data[:size]).hex() for size in range(9)] == expected
+    assert [root_hash(data[:size]).hex() for size in range(9)] == expected
 
 
 @given(leaves)
 @settings(deadline=None)
 def test_roots_and_paths_are_those_that_the_rfc_defines(data: list[bytes]) -> None:
-    assert root(data) == defined(data)
+    assert root_hash(data) == defined(data)
     for index in range(len(data)):
-        assert list(path(data, index)) == defined_path(index, data)
-        assert climbed(data[index], index, len(data), path(data, index)) == root(data)
+        assert list(audit_path(data, index)) == defined_path(index, data)
+        assert root_from_path(data[index], index, len(data), audit_path(data, index)) == root_hash(data)
 
 
 @given(st.lists(st.lists(st.binary(max_size=4), max_size=20), max_size=8))
 def test_a_tree_that_grows_in_pieces_is_the_tree_of_all_its_leaves(pieces: list[list[bytes]]) -> None:
-    tree = EMPTY
+    tree = EMPTY_TREE
     data: list[bytes] = []
     for piece in pieces:
-        tree, data = tree.grown(piece), [*data, *piece]
+        tree, data = tree.extended(piece), [*data, *piece]
         assert (tree.size, tree.root) == (len(data), defined(data))
 
 
@@ -76,16 +87,16 @@ def test_a_tree_that_grows_in_pieces_is_the_tree_of_all_its_leaves(pieces: list[
 @settings(deadline=None)
 def test_another_leaf_index_or_path_does_not_lead_to_the_root(data: list[bytes], draw: st.DataObject) -> None:
     index, size = draw.draw(st.integers(0, len(data) - 1)), len(data)
-    met, goal = path(data, index), root(data)
+    met, goal = audit_path(data, index), root_hash(data)
     other = draw.draw(st.integers(-2, size + 2).filter(lambda number: number != index))
-    assert climbed(data[index], other, size, met) != goal
-    assert climbed(flipped(data[index], draw), index, size, met) != goal
-    assert climbed(data[index], index, size, (*met, goal)) != goal
-    assert climbed(data[index], index, len(met) and size, met[:-1]) != goal or not met
+    assert root_from_path(data[index], other, size, met) != goal
+    assert root_from_path(flipped(data[index], draw), index, size, met) != goal
+    assert root_from_path(data[index], index, size, (*met, goal)) != goal
+    assert root_from_path(data[index], index, len(met) and size, met[:-1]) != goal or not met
     if met:
         at = draw.draw(st.integers(0, len(met) - 1))
         changed = (*met[:at], flipped(met[at], draw), *met[at + 1 :])
-        assert climbed(data[index], index, size, changed) != goal
+        assert root_from_path(data[index], index, size, changed) != goal
 
 
 @given(leaves, st.integers(0, SLICES - 1), st.data())
@@ -93,13 +104,13 @@ def test_another_leaf_index_or_path_does_not_lead_to_the_root(data: list[bytes],
 def test_an_event_leads_to_the_logs_root_from_its_place_alone(
     data: list[bytes], slice_: int, draw: st.DataObject
 ) -> None:
-    trees = [EMPTY] * SLICES
-    trees[slice_] = EMPTY.grown(data)
+    trees = [EMPTY_TREE] * SLICES
+    trees[slice_] = EMPTY_TREE.extended(data)
     trees[(slice_ + 1) % SLICES] = Tree(1, (data[0],))
     index = draw.draw(st.integers(0, len(data) - 1))
-    place = Inclusion(slice_, index + 1, len(data), path(data, index), path(slice_leaves(trees), slice_))
+    place = Inclusion(slice_, index + 1, len(data), audit_path(data, index), audit_path(slice_leaves(trees), slice_))
     goal = log_root(trees)
-    assert root_of(data[index], place) == goal
+    assert root_from_inclusion(data[index], place) == goal
     changed = draw.draw(
         st.one_of(
             st.integers(-1, 2**63).filter(lambda n: n != place.size).map(lambda n: replace(place, size=n)),
@@ -110,14 +121,14 @@ def test_an_event_leads_to_the_logs_root_from_its_place_alone(
             st.just(replace(place, path=(*place.path, EMPTY_ROOT))),
         )
     )
-    assert root_of(data[index], changed) != goal
-    assert root_of(flipped(data[index], draw), place) != goal
+    assert root_from_inclusion(data[index], changed) != goal
+    assert root_from_inclusion(flipped(data[index], draw), place) != goal
 
 
 def test_there_is_no_path_of_a_leaf_that_is_not_there() -> None:
     for index in (-1, 2):
         with pytest.raises(IndexError, match=f"A tree of 2 leaves has no leaf {index}"):
-            path([b"a", b"b"], index)
+            audit_path([b"a", b"b"], index)
 
 
 def flipped(data: bytes, draw: st.DataObject) -> bytes:

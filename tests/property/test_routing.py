@@ -1,4 +1,4 @@
-"""Whatever the policy and the situation, somebody is asked, and it is always the same one."""
+"""For every policy and situation a model is chosen, and always the same one."""
 
 import hypothesis.strategies as st
 from hypothesis import given

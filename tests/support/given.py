@@ -10,10 +10,10 @@ import pytest
 from domain.errors import ThreadfoldError
 from domain.ids import TurnId
 from domain.thread.commands import Command
-from domain.thread.decide import decide
+from domain.thread.decider import decider
 from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnStarted
 from domain.thread.evolve import fold
-from domain.thread.state import INITIAL, Running, State
+from domain.thread.state import Running, State
 
 TURN = TurnId(UUID(int=1))
 OTHER_TURN = TurnId(UUID(int=2))
@@ -33,7 +33,7 @@ class Given:
 
     @property
     def state(self) -> State:
-        return fold(INITIAL, self.events)
+        return fold(decider.initial, self.events)
 
     def when(self, command: Command) -> Self:
         self.command = command
@@ -41,7 +41,7 @@ class Given:
 
     def then(self, *expected: Event) -> None:
         assert self.command is not None
-        assert decide(self.command, self.state) == expected
+        assert decider.decide(self.command, self.state) == expected
 
     def then_nothing(self) -> None:
         self.then()
@@ -49,7 +49,7 @@ class Given:
     def then_refused(self, error: type[ThreadfoldError], match: str | None = None) -> None:
         assert self.command is not None
         with pytest.raises(error, match=match):
-            decide(self.command, self.state)
+            decider.decide(self.command, self.state)
 
 
 def given(*events: Event) -> Given:
@@ -57,6 +57,6 @@ def given(*events: Event) -> Given:
 
 
 def running(*events: Event) -> Running:
-    state = fold(INITIAL, events)
+    state = fold(decider.initial, events)
     assert isinstance(state, Running)
     return state

@@ -1,4 +1,4 @@
-"""What an answer amounts to, whatever its endpoint calls it."""
+"""Answers are classified by their finish reason, in the spelling of any endpoint, and by their content."""
 
 import pytest
 

@@ -37,7 +37,7 @@ PAID: list[tuple[str, int]] = []
 
 @tool(approval=lambda arguments: arguments["amount"] > 100)
 async def pay(to: str, amount: int) -> str:
-    """Pay somebody."""
+    """Pay an account."""
     PAID.append((to, amount))
     return f"paid {amount}"
 
@@ -69,7 +69,7 @@ async def decide(played: Stage, decision: DecideApproval | CancelTurn | StartTur
 BIG = {"to": "Ann", "amount": 500}
 
 
-async def test_a_small_payment_needs_nobody() -> None:
+async def test_a_small_payment_needs_no_approval() -> None:
     played = stage(assistant(tools=[pay]), calls(("pay", {"to": "Ann", "amount": 5})), says("done"))
     await played.say("pay")
     assert PAID == [("Ann", 5)]
@@ -123,7 +123,7 @@ async def test_a_decision_is_about_what_was_shown() -> None:
     assert len(await played.happened(ApprovalGranted)) == 1
 
 
-async def test_calls_that_need_nobody_do_not_wait_for_those_that_do() -> None:
+async def test_calls_without_approval_do_not_wait_for_those_that_need_it() -> None:
     played = stage(assistant(tools=[pay]), calls(("pay", {"to": "Ann", "amount": 5}), ("pay", BIG)), says("done"))
     assert (await played.say("pay both")).state.waiting
     assert PAID == [("Ann", 5)]

@@ -1,4 +1,4 @@
-"""Who fails again and again is left alone for a while."""
+"""A circuit breaker opens after repeated failures, and then admits one probe at a time."""
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -63,7 +63,7 @@ def test_if_that_one_is_never_heard_of_another_follows() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ask", "fail", "succeed"]), st.floats(0, 50)), max_size=60))
-def test_nobody_is_left_alone_for_longer_than_a_rest(steps: list[tuple[str, float]]) -> None:
+def test_the_breaker_is_never_open_for_longer_than_a_rest(steps: list[tuple[str, float]]) -> None:
     breaker, now = CircuitBreaker(after=2, rest=20), 0.0
     for step, passed in steps:
         now += passed

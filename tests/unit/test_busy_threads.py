@@ -1,4 +1,4 @@
-"""What becomes of a message, or of a cancellation, while a turn runs."""
+"""What happens to a message, or to a cancellation, while a turn is running."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ import pytest
 from domain.errors import NotRetriable, ThreadBusy, TurnHasEnded
 from domain.ids import TurnId
 from domain.thread.commands import CancelTurn, CompleteNode, FailAttempt, RetryTurn, StartTurn, StopTurn, UpdateValues
-from domain.thread.decide import MAX_QUEUE, decide
+from domain.thread.decide import MAX_QUEUED_MESSAGES, decide
 from domain.thread.events import (
     END,
     CancellationRequested,
@@ -28,7 +28,7 @@ from domain.thread.events import (
 )
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL, Idle, Running
-from domain.thread.turn_end import NOT_RUN, TOLD_TOKENS
+from domain.thread.turn_end import CALL_NOT_RUN, NOTICE_TOKENS
 from tests.support.given import A_RUNNING_TURN, ASKED, OPENED, OTHER_TURN, STARTED, TURN, given
 
 THIRD = TurnId(UUID(int=3))
@@ -70,7 +70,7 @@ class TestStrategies:
         given(*waiting).when(say(TURN, "interrupt")).then_nothing()
 
     def test_the_queue_has_an_end(self) -> None:
-        waiting = [queued(TurnId(UUID(int=100 + n)), "enqueue") for n in range(MAX_QUEUE)]
+        waiting = [queued(TurnId(UUID(int=100 + n)), "enqueue") for n in range(MAX_QUEUED_MESSAGES)]
         given(*A_RUNNING_TURN, *waiting).when(say(OTHER_TURN, "enqueue")).then_refused(ThreadBusy, "256 messages")
 
     def test_what_waits_begins_with_the_end_of_the_turn(self) -> None:
@@ -112,7 +112,7 @@ class TestStrategies:
 
 
 class TestCancelling:
-    def test_asks_whoever_runs_the_turn(self) -> None:
+    def test_asks_the_worker_of_the_turn(self) -> None:
         given(*A_RUNNING_TURN).when(CancelTurn(TURN)).then(CancellationRequested(TURN, "cancelled"))
         given(*A_RUNNING_TURN, CancellationRequested(TURN, "cancelled")).when(CancelTurn(TURN)).then_nothing()
 
@@ -133,9 +133,9 @@ class TestCancelling:
         call = ToolRequested("c1", "act", {})
         given(*A_RUNNING_TURN, asked, call, CancellationRequested(TURN, "cancelled")).when(
             StopTurn(TURN, "half", 1)
-        ).then(ToolFailed(5, NOT_RUN, TOLD_TOKENS, 0), TurnCancelled(TURN, "cancelled"))
+        ).then(ToolFailed(5, CALL_NOT_RUN, NOTICE_TOKENS, 0), TurnCancelled(TURN, "cancelled"))
 
-    def test_a_turn_that_nobody_asked_to_end_is_not_stopped(self) -> None:
+    def test_a_turn_without_a_cancellation_request_is_not_stopped(self) -> None:
         given(*A_RUNNING_TURN).when(StopTurn(TURN, "half", 1)).then_nothing()
 
     def test_a_message_that_waits_is_taken_off_the_queue(self) -> None:

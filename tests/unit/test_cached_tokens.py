@@ -11,7 +11,7 @@ from domain.money import PER_DOLLAR
 from domain.thread.describe import describe
 from domain.thread.events import ModelCalled
 from domain.thread.state import ModelUsage
-from domain.thread.usage import used
+from domain.thread.usage import add_usage
 
 PRICES = Prices(date(2026, 11, 1), {"cheap": Price(2, 8, 0.5), "dear": Price(2, 8)})
 
@@ -28,7 +28,7 @@ def test_what_was_cached_costs_its_own_price_where_there_is_one(model: str, cach
 
 
 def test_sums_price_what_was_cached() -> None:
-    usage = used(used((), called(cached=600)), called(cached=100))
+    usage = add_usage(add_usage((), called(cached=600)), called(cached=100))
     assert usage == (ModelUsage("cheap", 2, 2_000, 20, 700),)
     assert PRICES.of_all(usage) == PRICES.of_call(called(cached=600)) + PRICES.of_call(called(cached=100))
 

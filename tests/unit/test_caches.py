@@ -1,4 +1,4 @@
-"""Folded threads are kept by what they take in memory, not by their number only."""
+"""Caches of folded threads are bounded in bytes, not only in entries."""
 
 from uuid import UUID, uuid4
 
@@ -9,7 +9,7 @@ from domain.ids import ThreadId
 from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, StateUpdated, ThreadOpened, TurnEnqueued, TurnStarted
 from domain.thread.evolve import fold
-from domain.thread.memory_size import weight_of
+from domain.thread.memory_size import size_of
 from domain.thread.state import INITIAL
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -55,7 +55,7 @@ async def test_what_a_thread_takes_is_known_however_it_grows_and_shrinks() -> No
     for number in range(200):
         loaded, _ = await kept.append(loaded, [StateUpdated({"a": f"{number}" * 5 * KB})], Metadata())
 
-    weight = weight_of(loaded.state)
+    weight = size_of(loaded.state)
     assert weight / 2 < kept._hot.size < 3 * weight, "not what all its events took"
 
 
@@ -73,4 +73,4 @@ async def test_what_a_thread_takes_is_known_however_it_grows_and_shrinks() -> No
 )
 def test_everything_long_is_weighed(events: list[Event]) -> None:
     state = fold(INITIAL, [ThreadOpened("assistant"), *events])
-    assert 100 * KB < weight_of(state) < 700 * KB
+    assert 100 * KB < size_of(state) < 700 * KB

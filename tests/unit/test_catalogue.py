@@ -84,9 +84,9 @@ class TestTheFile:
     @pytest.mark.parametrize(
         ("old", "new", "told"),
         [
-            ('["large", "small"]', "[]", "chain: names no model"),
-            ('["large", "small"]', '["large", "large"]', "chain: names a model twice"),
-            ('["large", "small"]', '["larg"]', "chain: there is no model 'larg'; there are: large, small"),
+            ('["large", "small"]', "[]", "chain: must name at least one model"),
+            ('["large", "small"]', '["large", "large"]', "chain: must not name a model twice"),
+            ('["large", "small"]', '["larg"]', "chain: unknown model 'larg'; known models: large, small"),
             ('["large", "small"]', '"large"', "chain: Expected array, got str"),
             ("chain =", "chains =", "unknown field chains"),
             ('chain = ["large", "small"]', "", "missing required field chain"),
@@ -102,8 +102,8 @@ class TestTheFile:
             ("first_byte = 20", "first_byte = 0", "providers.cloud.first_byte: Expected float > 0"),
             ("first_byte = 20", "api_key = 'sk-1'", "providers.cloud: Object contains unknown field api_key"),
             ('"CLOUD_KEY"', '"OTHER"', "providers.cloud.api_key_env: OTHER is neither in the environment nor in .env"),
-            ('use = "small"', 'use = "tiny"', "rules.0.use: there is no model 'tiny'"),
-            ("strained = true", "", "rules.0: always holds"),
+            ('use = "small"', 'use = "tiny"', "rules.0.use: unknown model 'tiny'"),
+            ("strained = true", "", "rules.0: must have a condition"),
             ("strained = true", "strained = 1", "rules.0.strained: Expected bool | null, got int"),
             ("strained = true", "strange = true", "rules.0: Object contains unknown field strange"),
             ("[models.small]", '[models."a\\nb"]', "models: invalid name 'a\\nb'"),

@@ -1,4 +1,4 @@
-"""What each command means, given what has happened."""
+"""The events that each command causes, given a thread's history."""
 
 import pytest
 
@@ -33,7 +33,7 @@ from domain.thread.events import (
     TurnFailed,
     TurnStarted,
 )
-from domain.thread.turn_end import NOT_KNOWN, NOT_RUN, TOLD_TOKENS
+from domain.thread.turn_end import CALL_NOT_RUN, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS
 from tests.support.given import A_RUNNING_TURN, ASKED, OPENED, OTHER_TURN, STARTED, TURN, given
 
 ANSWER = MessageAppended("assistant", "hi", 1)
@@ -89,7 +89,7 @@ def test_values_may_change_while_a_turn_runs() -> None:
 
 def test_values_do_not_grow_for_ever() -> None:
     half = "x" * 140_000
-    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"b": half})).then_refused(InvalidInput, "262144")
+    given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"b": half})).then_refused(InvalidInput, "262,144")
     given(ThreadOpened("assistant", {"a": half})).when(UpdateValues({"a": half + "y"})).then(
         StateUpdated({"a": half + "y"})
     )
@@ -150,12 +150,14 @@ def test_a_call_is_started_once_and_has_one_outcome() -> None:
 def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
     limit = FailTurn(TURN, "step_limit", "too long")
     failed = TurnFailed(TURN, "step_limit", "too long")
-    given(*ASKING).when(limit).then(ToolFailed(CALL, NOT_RUN, TOLD_TOKENS, 0), failed)
-    given(*ASKING, ToolStarted(CALL)).when(limit).then(ToolOutcomeUnknown(CALL, NOT_KNOWN, TOLD_TOKENS), failed)
+    given(*ASKING).when(limit).then(ToolFailed(CALL, CALL_NOT_RUN, NOTICE_TOKENS, 0), failed)
+    given(*ASKING, ToolStarted(CALL)).when(limit).then(
+        ToolOutcomeUnknown(CALL, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS), failed
+    )
     given(*A_RUNNING_TURN).when(CompleteNode(TURN, 0, (ANSWER, REQUEST), "END", 7)).then(
         ANSWER,
         REQUEST,
-        ToolFailed(CALL, NOT_RUN, TOLD_TOKENS, 0),
+        ToolFailed(CALL, CALL_NOT_RUN, NOTICE_TOKENS, 0),
         NodeCompleted("route_intent", "END", 1, 7),
         TurnCompleted(TURN),
     )
@@ -170,8 +172,8 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         ((ANSWER, ToolRequested("a", "clock", {"x": 2**64})), r"facts\.1\.arguments\.x"),
         ((ANSWER, ToolRequested("\ud800", "clock", {})), r"facts\.1\.call_id"),
         ((ModelCalled("m", 10**400, 1, 1, "stop"),), r"facts\.0\.prompt_tokens"),
-        ((TurnCompleted(TURN),), "facts.0: a node cannot say that there was a TurnCompleted"),
-        ((NodeCompleted("x", "y", 1, 1),), "a node cannot say that there was a NodeCompleted"),
+        ((TurnCompleted(TURN),), "facts.0: a node cannot record a TurnCompleted"),
+        ((NodeCompleted("x", "y", 1, 1),), "a node cannot record a NodeCompleted"),
         ((ANSWER, REQUEST, ANSWER), "facts.2"),
         ((StateUpdated({"a": float("nan")}),), r"facts\.0\.changes\.a"),
         ((ANSWER, REQUEST, HistoryCompacted(3, "", 0)), "facts.2"),
@@ -194,7 +196,7 @@ def test_history_is_compacted_once_while_no_call_is_open() -> None:
     compact = CompactHistory(TURN, HistoryCompacted(3, "they met", 2))
     given(*A_RUNNING_TURN).when(compact).then(HistoryCompacted(3, "they met", 2))
     given(*A_RUNNING_TURN, HistoryCompacted(3, "they met", 2)).when(compact).then_nothing()
-    given(*ASKING).when(compact).then_refused(InvalidInput, "between calls")
+    given(*ASKING).when(compact).then_refused(InvalidInput, "while no call is open")
 
 
 def test_a_thread_that_was_opened_in_the_same_way_is_open_whatever_became_of_its_values() -> None:
@@ -206,4 +208,4 @@ def test_a_thread_that_was_opened_in_the_same_way_is_open_whatever_became_of_its
 def test_history_is_not_cut_between_a_call_and_its_outcome() -> None:
     told = (*ASKING, ToolStarted(CALL), ToolSucceeded(CALL, "noon", 1, 9))
     cut = CompleteNode(TURN, 0, (HistoryCompacted(4, "", 0),), "next", 7)
-    given(*told).when(cut).then_refused(InvalidInput, "between calls")
+    given(*told).when(cut).then_refused(InvalidInput, "while no call is open")

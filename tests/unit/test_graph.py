@@ -1,4 +1,4 @@
-"""A graph is checked when it is built, and says which name is wrong."""
+"""A graph is checked when it is built; the error says which name is wrong."""
 
 import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,8 +29,8 @@ def branch(**targets: str) -> Branch:
 @pytest.mark.parametrize(
     ("edges", "names", "message"),
     [
-        ({"a": "b", "b": END}, ("a", "b", "b"), "two nodes are called 'b'"),
-        ({"a": END, "END": END}, ("a", "END"), "must not be called 'END'"),
+        ({"a": "b", "b": END}, ("a", "b", "b"), "two nodes are named 'b'"),
+        ({"a": END, "END": END}, ("a", "END"), "must not be named 'END'"),
         ({"a": "b"}, ("a", "b"), "no edge leaves 'b'"),
         ({"b": END}, ("b",), "the start 'a' is not a node"),
         ({"a": "b", "b": END, "c": END}, ("a", "b"), "an edge leaves 'c', which is not a node"),
@@ -52,7 +52,7 @@ def test_a_graph_may_have_cycles() -> None:
 
 def test_a_branch_that_chooses_an_unknown_label_is_named() -> None:
     graph = build({"a": Branch(lambda _: "left", {"right": "b"}), "b": END})
-    with pytest.raises(InvalidGraph, match="the branch after 'a' chose 'left', but has only right"):
+    with pytest.raises(InvalidGraph, match="the branch after 'a' chose 'left'; its labels are right"):
         graph.after("a", running(*A_RUNNING_TURN))
 
 

@@ -1,4 +1,4 @@
-"""JSON merge patches as RFC 7396 gives them, and texts made storable."""
+"""JSON merge patches as defined by RFC 7396, and texts that are made storable."""
 
 import pytest
 

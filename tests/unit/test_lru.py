@@ -1,4 +1,4 @@
-"""Keeping what was used last of many threads, within bytes."""
+"""The cache evicts the least recently used values when there are too many bytes."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""A turn may take many steps, as long as it gets on; a model that goes round in circles is told, and then stopped."""
+"""A turn may take many steps as long as it makes progress; a model that repeats calls is warned, then stopped."""
 
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from domain.thread.codec import Metadata
 from domain.thread.commands import RetryTurn
 from domain.thread.events import NodeCompleted, ToolFailed, ToolSucceeded, TurnCompleted, TurnFailed, TurnStarted
 from domain.thread.repeated_calls import (
-    REMEMBERED,
+    MAX_REMEMBERED_CALLS,
     Repeat,
     digest_of,
     most_repeated,
@@ -170,7 +170,7 @@ def test_few_calls_are_remembered_and_none_counts_more_often_than_it_was_made(ma
         step += later
         repeats = repeated(repeats, digest, step)
         assert repeats[-1].digest == digest
-    assert len(repeats) <= REMEMBERED
+    assert len(repeats) <= MAX_REMEMBERED_CALLS
     for repeat in repeats:
         assert 1 <= repeat.count <= sum(digest == repeat.digest for digest, _ in made)
     assert most_repeated(repeats) <= len(made)

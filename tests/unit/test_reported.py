@@ -1,11 +1,11 @@
-"""Whose count of tokens counts."""
+"""An endpoint's count of tokens is used unless it is implausible."""
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from domain.models.chat import Usage
-from domain.models.usage_check import KEPT, LONGEST, CheckedUsage, check_usage
+from domain.models.usage_check import LONGEST, MAX_STORED_TOKENS, CheckedUsage, check_usage
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_where_nothing_is_reported_our_own_count_stands() -> None:
 
 
 def test_an_absurd_number_is_kept_as_one_that_can_be_read() -> None:
-    assert check_usage(Usage(10**40, -(10**40)), 1000, 100, None).reported == (KEPT, -KEPT)
+    assert check_usage(Usage(10**40, -(10**40)), 1000, 100, None).reported == (MAX_STORED_TOKENS, -MAX_STORED_TOKENS)
 
 
 def test_an_unusable_answer_counts_as_long_as_it_is_said_to_be_though_it_may_not_be_as_long() -> None:

@@ -1,4 +1,4 @@
-"""Which model is asked, and why."""
+"""Which model is asked, and the recorded reason."""
 
 import pytest
 from msgspec.structs import replace
@@ -73,7 +73,7 @@ def test_what_the_agent_asks_for_goes_before_the_rules() -> None:
     assert choose(policy(), replace(PLAIN, asked="large")) == Choice(("large", "small"))
 
 
-def test_a_model_that_nobody_knows_is_not_asked() -> None:
+def test_an_unknown_model_is_not_asked() -> None:
     assert choose(policy(), replace(PLAIN, asked="gone")) == Choice(("large", "small"))
 
 

@@ -1,4 +1,4 @@
-"""Seals are made one on another, only on what still fits; and whatever is done to them afterwards is found."""
+"""A seal is made only if the log matches the last one; later changes of seals are found."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,8 +15,8 @@ from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
 from domain.log.hash_chain import NOTHING, Head
 from domain.log.merkle import EMPTY_ROOT, slice_leaf
-from domain.log.merkle import root as root_of
-from domain.log.seal import NO_SEAL, Seal, digest, signed_text
+from domain.log.merkle import root_hash as root_of
+from domain.log.seal import NO_PREVIOUS_SEAL, Seal, seal_digest, signed_text
 from domain.ports.log import EventStore
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.seals import MemorySealStore
@@ -28,7 +28,7 @@ from tests.support.seals import VERIFIER, a_signer, sealer
 
 @dataclass
 class Desk:
-    """A log with its seals, and whoever makes them."""
+    """A log with its seals and sealers."""
 
     events: MemoryEventStore = field(default_factory=MemoryEventStore)
     seals: MemorySealStore = field(default_factory=MemorySealStore)
@@ -76,10 +76,10 @@ def desk() -> Desk:
 async def test_a_seal_says_what_the_log_holds_and_is_signed(desk: Desk) -> None:
     first, second = await desk.sealed(), await desk.sealed()
 
-    assert (first.number, first.previous, first.events) == (1, NO_SEAL, 1)
-    assert (second.number, second.previous, second.events) == (2, digest(first), 2)
+    assert (first.number, first.previous, first.events) == (1, NO_PREVIOUS_SEAL, 1)
+    assert (second.number, second.previous, second.events) == (2, seal_digest(first), 2)
     assert second.at - first.at == timedelta(seconds=60)
-    text = f"threadfold seal 1\n2\n2026-11-23T10:02:00.000000Z\n{second.root.hex()}\n{digest(first).hex()}\n"
+    text = f"threadfold seal 1\n2\n2026-11-23T10:02:00.000000Z\n{second.root.hex()}\n{seal_digest(first).hex()}\n"
     assert signed_text(second).decode() == text + desk.signer.key_id
     assert VERIFIER.verify(desk.signer.public_key, second.signature, signed_text(second))
     assert await check_seals(desk.events, desk.seals, VERIFIER) == SealsChecked(2, 2)
@@ -157,26 +157,26 @@ async def test_a_process_that_has_seen_the_original_never_seals_the_change(desk:
     await desk.sealed()
 
     (problem,) = await desk.check()
-    assert problem.startswith("Seal 1: the root of the 1 events that it covers is not the one that was signed.")
+    assert problem.startswith("Seal 1: the root of the 1 events that it covers is not the signed one.")
 
 
 async def test_seals_that_vanish_or_are_exchanged_are_noticed_by_who_made_them(desk: Desk) -> None:
     last = await desk.sealed()
     desk.seals._seals[0] = _signed(replace(last, at=last.at + timedelta(days=1)), desk.signer)
     await desk.grow()
-    with pytest.raises(CorruptLog, match="Seal 1 was exchanged for another one"):
+    with pytest.raises(CorruptLog, match="Seal 1 was replaced by another one"):
         await desk.sealer.make()
 
     desk.seals._seals.clear()
-    with pytest.raises(CorruptLog, match="Seal 1 is gone: the last one is none now"):
+    with pytest.raises(CorruptLog, match="Seal 1 is missing: the last one is none now"):
         await desk.sealer.make()
 
 
-async def test_nobody_goes_on_after_another_keys_seal_unless_told_to(desk: Desk) -> None:
+async def test_no_seal_follows_another_keys_seal_without_new_key(desk: Desk) -> None:
     await desk.sealed()
     changed = desk.another_process(a_signer())
     await desk.grow()
-    with pytest.raises(CannotSeal, match="If you have changed the key: threadfold seals make --new-key"):
+    with pytest.raises(CannotSeal, match="If you changed the key, run: threadfold seals make --new-key"):
         await changed.make()
 
     seal = await changed.make(new_key=True)
@@ -199,7 +199,7 @@ async def test_a_seal_with_a_wrong_signature_is_not_gone_on_from(desk: Desk) -> 
     last = await desk.sealed()
     desk.seals._seals[0] = replace(last, signature=bytes(64))
 
-    with pytest.raises(CorruptLog, match="Seal 1 is not what was signed"):
+    with pytest.raises(CorruptLog, match="Seal 1 has an invalid signature"):
         await desk.another_process().make()
 
 
@@ -214,12 +214,12 @@ async def test_without_a_key_nothing_is_sealed(desk: Desk) -> None:
 
 
 CHANGES = {
-    "at": ({"at": Clock().now() - timedelta(days=1)}, "Seal 2 is not what was signed"),
-    "root": ({"root": b"x" * 32}, "Seal 2 is not what was signed"),
-    "previous": ({"previous": b"x" * 32}, "Seal 2 does not follow on the seal before it"),
-    "public_key": ({"public_key": a_signer().public_key}, "Seal 2 is not what was signed"),
-    "no key": ({"public_key": b"x"}, "Seal 2 is not what was signed"),
-    "signature": ({"signature": b"x" * 64}, "Seal 2 is not what was signed"),
+    "at": ({"at": Clock().now() - timedelta(days=1)}, "Seal 2 has an invalid signature"),
+    "root": ({"root": b"x" * 32}, "Seal 2 has an invalid signature"),
+    "previous": ({"previous": b"x" * 32}, "Seal 2 does not follow the seal before it"),
+    "public_key": ({"public_key": a_signer().public_key}, "Seal 2 has an invalid signature"),
+    "no key": ({"public_key": b"x"}, "Seal 2 has an invalid signature"),
+    "signature": ({"signature": b"x" * 64}, "Seal 2 has an invalid signature"),
     "number": ({"number": 7}, "Seal 2 is missing, 7 came instead"),
 }
 
@@ -244,7 +244,7 @@ async def test_a_seal_in_the_middle_cannot_be_left_out_or_made_anew(desk: Desk) 
     desk.seals._seals[:] = kept
     desk.seals._seals[1] = _signed(replace(kept[1], root=b"x" * 32), desk.signer)
     follows, root = await desk.check()
-    assert follows.startswith("Seal 3 does not follow on the seal before it")
+    assert follows.startswith("Seal 3 does not follow the seal before it")
     assert root.startswith("Seal 2: the root of the 2 events")
 
 
@@ -254,7 +254,7 @@ async def test_what_an_older_seal_says_to_cover_is_checked_too(desk: Desk) -> No
     first = desk.seals._seals[0]
     desk.seals._seals[0] = replace(first, sizes=tuple(0 for _ in first.sizes))
     (problem,) = await desk.check()
-    assert problem.startswith("Seal 1: the root of the 0 events that it covers is not the one that was signed.")
+    assert problem.startswith("Seal 1: the root of the 0 events that it covers is not the signed one.")
 
 
 async def test_sizes_that_shrink_from_seal_to_seal_are_found(desk: Desk) -> None:
@@ -287,7 +287,7 @@ async def test_events_that_were_cut_off_and_replaced_are_found(desk: Desk) -> No
     desk.events._threads[desk.thread_id] = replace(desk.events._threads[desk.thread_id], head=before)
     await desk.events.append(appending(desk.thread_id, before, '{"other": 1}'))
     (problem,) = await desk.check()
-    assert "An event was changed, or exchanged for another one" in problem
+    assert "An event was changed or replaced" in problem
 
 
 async def test_an_earlier_seal_can_be_checked_by_itself(desk: Desk) -> None:

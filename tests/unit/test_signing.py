@@ -1,4 +1,4 @@
-"""Keys as the setting gives them, and what they sign."""
+"""Signing keys as the setting gives them, and their signatures."""
 
 import base64
 from pathlib import Path

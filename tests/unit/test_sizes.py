@@ -1,4 +1,4 @@
-"""What may be written is bounded in bytes; each refusal names the field and its limit."""
+"""What may be written is bounded; each error names the field and its limit."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -35,10 +35,10 @@ from domain.thread.events import (
 )
 from domain.thread.size_limits import (
     MAX_ARGUMENTS,
-    MAX_LIST,
-    MAX_QUEUED,
-    MAX_RESULT,
-    MAX_SAID,
+    MAX_FAN_OUT_CHARACTERS,
+    MAX_NODE_MESSAGE_CHARACTERS,
+    MAX_QUEUED_BYTES,
+    MAX_RESULT_CHARACTERS,
     MAX_TEXT,
     bytes_of,
     cut_to_fit,
@@ -62,8 +62,8 @@ CALL = Version(len(A_CALL))
             [ANSWER, ToolRequested("a", "clock", {"a": "x" * MAX_ARGUMENTS})],
             r"facts.1.arguments: may take 262,144 char",
         ),
-        ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262144 characters"),
-        ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record 2,000,000 bytes"),
+        ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262,144 characters"),
+        ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record at most 2,000,000 bytes"),
     ],
 )
 def test_a_node_s_facts_are_bounded(facts: Sequence[NodeEvent], complaint: str) -> None:
@@ -77,12 +77,12 @@ def test_facts_that_just_fit_are_recorded() -> None:
 
 
 def test_the_items_of_a_list_are_bounded_together() -> None:
-    items: tuple[Json, ...] = ("x" * (MAX_LIST // 10),) * 10
+    items: tuple[Json, ...] = ("x" * (MAX_FAN_OUT_CHARACTERS // 10),) * 10
     given(*A_RUNNING_TURN).when(StartFanOut(TURN, 0, items)).then_refused(InvalidInput, "items: may take 1,000,000")
     assert len(decide(StartFanOut(TURN, 0, items[:9]), running(*A_RUNNING_TURN))) == 1
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, MAX_RESULT), (256, MAX_RESULT), (1_000, 4_194)])
+@pytest.mark.parametrize(("count", "most"), [(1, MAX_RESULT_CHARACTERS), (256, MAX_RESULT_CHARACTERS), (1_000, 4_194)])
 def test_the_results_of_a_list_are_bounded_together(count: int, most: int) -> None:
     def result(size: int) -> CompleteItem:
         return CompleteItem(TURN, 0, 0, "x" * (size - 2), (), 5)
@@ -97,10 +97,11 @@ def test_the_queue_is_bounded_in_bytes() -> None:
         return StartTurn(OTHER_TURN, content, 1, "route_intent", "f00", "enqueue")
 
     waiting = [
-        TurnEnqueued(TurnId(UUID(int=100 + n)), "漢" * (MAX_QUEUED // 12), 1, "route_intent", "f00") for n in range(4)
+        TurnEnqueued(TurnId(UUID(int=100 + n)), "漢" * (MAX_QUEUED_BYTES // 12), 1, "route_intent", "f00")
+        for n in range(4)
     ]
     before = given(*A_RUNNING_TURN, *waiting[:3])
-    assert len(decide(enqueue("漢" * (MAX_QUEUED // 12)), before.state)) == 1
+    assert len(decide(enqueue("漢" * (MAX_QUEUED_BYTES // 12)), before.state)) == 1
     full = given(*A_RUNNING_TURN, *waiting)
     full.when(enqueue("x" * 100)).then_refused(ThreadBusy, "take 999,996 bytes; with this one, .* than 1,000,000")
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_asked_for_again_is_cut() -> None:
     assert isinstance(started[0], ToolStarted)
     (ended,) = decide(EndCall(TURN, CALL, "succeeded", WIDE * 2, 1), running(*A_CALL, *started))
     assert isinstance(ended, ToolSucceeded)
-    assert ended.content.endswith("[cut: this was longer than can be kept]")
+    assert ended.content.endswith("[cut: this was too long to be stored]")
     stopping = StopTurn(TURN, WIDE * 2, 1)
     said = [event for event in decide(stopping, running(*A_RUNNING_TURN)) if isinstance(event, MessageAppended)]
     for text in (ended.content, *(event.content or "" for event in said)):
@@ -144,7 +145,7 @@ async def test_a_node_that_says_too_much_fails_before_anything_is_counted() -> N
     await played.say("go on")
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
-    assert f"say: may have {MAX_SAID:,} characters, not 40,000,000" in failed.detail
+    assert f"say: may have {MAX_NODE_MESSAGE_CHARACTERS:,} characters, not 40,000,000" in failed.detail
 
 
 async def test_arguments_that_are_too_long_fail_before_anything_is_counted() -> None:

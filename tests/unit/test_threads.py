@@ -1,4 +1,4 @@
-"""Plain functions as tools: beside the event loop, in threads that hold up nothing."""
+"""Plain functions as tools run in threads that block neither the event loop nor the end of the process."""
 
 import asyncio
 import functools
@@ -80,10 +80,10 @@ async def test_one_that_does_not_return_is_left_alone_after_its_time(
     (late,) = await played.happened(ToolFailed, ToolOutcomeUnknown)
     assert isinstance(late, ToolFailed if idempotent else ToolOutcomeUnknown)
     assert late.error.startswith("stay did not answer within 0.05 s.")
-    assert "tool 'stay' is a plain function and still runs in its thread" in caplog.text
+    assert "tool 'stay' is a plain function, which cannot be cancelled" in caplog.text
     before = await played.events()
     released.set()
-    while "which was left alone, has ended now" not in caplog.text:
+    while "whose call was cancelled, has ended now" not in caplog.text:
         await asyncio.sleep(0.01)
     assert await played.events() == before
 
@@ -230,7 +230,7 @@ def test_generators_are_no_tools() -> None:
         yield "a"
 
     for function, kind in ((lines, "an async generator"), (more, "a generator")):
-        with pytest.raises(TypeError, match=f"The tool {function.__name__} is {kind}: a tool returns its result"):
+        with pytest.raises(TypeError, match=f"The tool {function.__name__} is {kind}; it must return its result"):
             tool(function)
 
 

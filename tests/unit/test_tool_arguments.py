@@ -55,7 +55,7 @@ FAULTS = {
     "NaN": ('{"text": NaN}', "NaN is not JSON, numbers must be finite, at line 1, column 10"),
     "infinity": ('{"text": -Infinity}', "-Infinity is not JSON"),
     "a number beyond all bounds": ('{"text": 1e999}', "arguments.text: numbers must be finite"),
-    "an integer beyond 64 bits": ('{"text": 1' + "0" * 30 + "}", "arguments.text: integers must lie between"),
+    "an integer beyond 64 bits": ('{"text": 1' + "0" * 30 + "}", "arguments.text: integers must be between"),
     "thousands of digits": ('{"text": ' + "7" * 5_000 + "}", "the number is too long"),
     "a lone surrogate": ('{"text": "a\\ud83d"}', "arguments.text: must not contain a lone surrogate"),
     "NUL": ('{"text": "a\\u0000b"}', "arguments.text: must not contain the character U+0000"),

@@ -1,4 +1,4 @@
-"""Tools made of functions: what a model is told of them, and what happens to what it sends."""
+"""Tools made of functions: their description for the model, and the validation of arguments."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -164,7 +164,7 @@ def test_a_parameter_without_a_name_or_a_type_is_refused_when_the_tool_is_made()
         return str(word)
 
     for function, parameter in ((many, r"\*words: str"), (untyped, "word")):
-        with pytest.raises(TypeError, match=f"The tool {function.__name__} cannot take {parameter}"):
+        with pytest.raises(TypeError, match=f"The tool {function.__name__} cannot have the parameter {parameter}"):
             tool(function)
 
 
@@ -174,7 +174,7 @@ def test_a_name_that_no_endpoint_takes_is_refused_when_the_tool_is_made(name: st
         return ""
 
     anything.__name__ = name
-    with pytest.raises(InvalidInput, match=r"1 to 64 ASCII letters, digits, _ and - only. Give it one: @tool\(name="):
+    with pytest.raises(InvalidInput, match=r"1 to 64 ASCII letters, digits, _ or -. Set one with @tool\(name="):
         tool(anything)
 
 

@@ -218,4 +218,4 @@ async def test_branches_choose_by_the_state_after_the_node() -> None:
     assert said == ["happy", "hooray", "sad", "angry"]
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
-    assert "chose 'angry', but has only happy, sad" in failed.detail
+    assert "chose 'angry'; its labels are happy, sad" in failed.detail

@@ -1,4 +1,4 @@
-"""Verifying a log that others write to at the same time."""
+"""Verification of a log while other processes append to it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What messages weigh in prompts, once they are edited, asked for otherwise or rolled back."""
+"""Token counts of messages after edits, changed arguments and rollbacks."""
 
 from uuid import UUID, uuid4
 
@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from domain.agents.assistant import assistant
 from domain.application.fork import Fork, fork
 from domain.ids import ThreadId, Version
-from domain.models.chat import MESSAGE_OVERHEAD, ToolCall, weight_of
+from domain.models.chat import MESSAGE_OVERHEAD, ToolCall, estimate_tokens
 from domain.thread.approvals import hash_of_call
 from domain.thread.codec import Metadata
 from domain.thread.commands import DecideApproval, EditMessage
@@ -41,7 +41,7 @@ LONG = {"to": "Mia", "text": "word " * 30}
 ASKING = (*A_RUNNING_TURN, MessageAppended("assistant", None, 12), ToolRequested("a", "send", SHORT))
 HASH = hash_of_call("send", SHORT)
 WAITING = (*ASKING, ApprovalRequested(HASH, CALL))
-MORE = weight_of([ToolCall("a", "send", LONG)]) - weight_of([ToolCall("a", "send", SHORT)])
+MORE = estimate_tokens([ToolCall("a", "send", LONG)]) - estimate_tokens([ToolCall("a", "send", SHORT)])
 
 
 def thread(*events: Event) -> Thread:
@@ -56,7 +56,7 @@ def weights(found: Thread) -> list[int]:
 
 class TestEdits:
     def test_an_edited_message_still_has_the_calls_that_it_asks_for(self) -> None:
-        weight = weight_of([ToolCall("a", "send", SHORT)])
+        weight = estimate_tokens([ToolCall("a", "send", SHORT)])
         assert weight > 0
         given(*ASKING).when(EditMessage(ASSISTANT, "a moment", 2)).then(MessageEdited(4, "a moment", 2 + weight))
         given(*ASKING).when(EditMessage(Version(3), "hi", 1)).then(MessageEdited(3, "hi", 1))
@@ -83,7 +83,7 @@ class TestEdits:
         forked = (await played.repository.load(child)).state
         assert isinstance(forked, Idle)
         found = next(message for message in forked.thread.window if message.version == asking.version)
-        assert found.tokens == 3 + weight_of(asking.tool_calls)
+        assert found.tokens == 3 + estimate_tokens(asking.tool_calls)
 
 
 class TestRollingBack:

@@ -1,1 +1,1 @@
-"""Audit: sealing the log, checking seals, Merkle proofs, and verification of the log."""
+"""Audit: making and checking seals, Merkle proofs, and verification of the log."""

@@ -1,23 +1,23 @@
-"""Checking seals: their chain, their signatures, and that the log still holds what was sealed."""
+"""Checks seals: their chain, their signatures, and that the log still has what they cover."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 
 from msgspec import Struct
 
-from domain.application.audit.merkle_trees import BARE, grow
+from domain.application.audit.merkle_trees import EMPTY_TREES, grow
 from domain.errors import CorruptLog
 from domain.ids import Position, Slice
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, chain_faults, key_id_of, signed_text
+from domain.log.seal import Seal, chain_problems, key_id_of, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Verifier
 
-PAGE = 100
-"""Seals read at a time: each has 1,024 sizes."""
+PAGE_SEALS = 100
+"""Seals in a page. Each has 1,024 sizes."""
 
 
 class SealsChecked(Struct, frozen=True):
-    """How many seals were checked, what the last one covers, and what is wrong, one sentence each."""
+    """The number of checked seals, the events that the last one covers, and the problems, one sentence each."""
 
     seals: int = 0
     events: int = 0
@@ -27,48 +27,49 @@ class SealsChecked(Struct, frozen=True):
 async def check_seals(
     events: EventStore, seals: SealStore, verifier: Verifier, trusted: Collection[bytes] = ()
 ) -> SealsChecked:
-    """Check that the seals are a chain, each signed, and that the log still fits all of them.
+    """Check that the seals are a chain, that each is signed, and that the log still matches all of them.
 
-    `trusted` are public keys; the last seal must be of one of them. As it covers those before, they may be of others.
+    One of the `trusted` public keys must have signed the last seal. It covers the earlier ones, so other keys may have
+    signed those.
     """
     problems: list[str] = []
-    unfitting: list[tuple[Seal, list[str]]] = []
+    mismatches: list[tuple[Seal, list[str]]] = []
     last, count = None, 0
-    trees: Sequence[Tree] = BARE
+    trees: Sequence[Tree] = EMPTY_TREES
     heads = await events.slice_heads()
-    async for seal in _all(seals):
-        problems += [*chain_faults(seal, last), *_unsigned(seal, verifier)]
-        trees, wrong = await _against_log(events, seal, trees, heads)
+    async for seal in _all_seals(seals):
+        problems += [*chain_problems(seal, last), *_check_signature(seal, verifier)]
+        trees, wrong = await _check_against_log(events, seal, trees, heads)
         if wrong:
-            unfitting.append((seal, wrong))
+            mismatches.append((seal, wrong))
         last, count = seal, count + 1
     if last is None:
         return SealsChecked()
     if trusted and last.public_key not in trusted:
         names = ", ".join(key_id_of(key) for key in trusted)
         problems.append(
-            f"Seal {last.number}, the last one, was signed with the key {last.key_id}; {names} is what is trusted"
+            f"Seal {last.number}, the last one, was signed with the key {last.key_id}; trusted keys: {names}"
         )
-    if unfitting and unfitting[-1][0] is last:  # what was changed is in all seals since: the first one says when
-        unfitting = unfitting[:1]
-    return SealsChecked(count, last.events, (*problems, *(why for _, wrong in unfitting for why in wrong)))
+    if mismatches and mismatches[-1][0] is last:  # a change affects all seals after it: the first one tells its time
+        mismatches = mismatches[:1]
+    return SealsChecked(count, last.events, (*problems, *(why for _, wrong in mismatches for why in wrong)))
 
 
 async def check_seal(
     events: EventStore, seal: Seal, verifier: Verifier, trusted: Collection[bytes] = ()
 ) -> SealsChecked:
-    """Check one seal: its signature, and that the log still holds what it covers."""
-    _, wrong = await _against_log(events, seal, BARE, await events.slice_heads())
-    problems = [*_unsigned(seal, verifier), *wrong]
+    """Check one seal: its signature, and that the log still has what it covers."""
+    _, wrong = await _check_against_log(events, seal, EMPTY_TREES, await events.slice_heads())
+    problems = [*_check_signature(seal, verifier), *wrong]
     if trusted and seal.public_key not in trusted:
         problems.append(f"Seal {seal.number} was signed with the key {seal.key_id}, which is not trusted")
     return SealsChecked(1, seal.events, tuple(problems))
 
 
-async def _against_log(
+async def _check_against_log(
     events: EventStore, seal: Seal, trees: Sequence[Tree], heads: Sequence[Position]
 ) -> tuple[Sequence[Tree], list[str]]:
-    """Grow the slices' trees up to a seal, and say what of it the log does not have any more."""
+    """Grow the slices' trees up to a seal; return them, and how the log does not match the seal."""
     problems: list[str] = []
     after = list(trees)
     for number, (size, head) in enumerate(zip(seal.sizes, heads, strict=True)):
@@ -81,21 +82,21 @@ async def _against_log(
             problems.append(f"Seal {seal.number} covers {size} events of slice {number}, whose head is {head}")
     if not problems and log_root(after) != seal.root:
         problems.append(
-            f"Seal {seal.number}: the root of the {seal.events} events that it covers is not the one that was signed. "
-            "An event was changed, or exchanged for another one, or the seal says to cover other events than it did"
+            f"Seal {seal.number}: the root of the {seal.events} events that it covers is not the signed one. "
+            "An event was changed or replaced, or the seal's sizes were changed"
         )
     return after, problems
 
 
-def _unsigned(seal: Seal, verifier: Verifier) -> list[str]:
+def _check_signature(seal: Seal, verifier: Verifier) -> list[str]:
     if verifier.verify(seal.public_key, seal.signature, signed_text(seal)):
         return []
-    return [f"Seal {seal.number} is not what was signed, or not by the key {seal.key_id}"]
+    return [f"Seal {seal.number} has an invalid signature for the key {seal.key_id}"]
 
 
-async def _all(seals: SealStore) -> AsyncIterator[Seal]:
+async def _all_seals(seals: SealStore) -> AsyncIterator[Seal]:
     after = 0
-    while page := await seals.page(after, PAGE):
+    while page := await seals.page(after, PAGE_SEALS):
         for seal in page:
             yield seal
         after = page[-1].number

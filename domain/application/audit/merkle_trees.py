@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import Sequence
 
 from domain.ids import SLICES, Position, Slice
-from domain.log.merkle import EMPTY, Tree
+from domain.log.merkle import EMPTY_TREE, Tree
 from domain.ports.log import EventStore
 
-PAGE = 10_000
-"""Hashes read at a time."""
+PAGE_HASHES = 10_000
+"""Hashes in a page."""
 
-BARE: tuple[Tree, ...] = (EMPTY,) * SLICES
-"""The trees of a log without events."""
+EMPTY_TREES: tuple[Tree, ...] = (EMPTY_TREE,) * SLICES
+"""The slices' trees of a log without events."""
 
 
-async def grown(store: EventStore, trees: Sequence[Tree], sizes: Sequence[int]) -> tuple[Tree, ...]:
-    """Return the slices' trees at some sizes. What `trees` have already is not read again.
+async def grow_all(store: EventStore, trees: Sequence[Tree], sizes: Sequence[int]) -> tuple[Tree, ...]:
+    """Return the slices' trees at the given sizes. Events that `trees` cover already are not read again.
 
-    Raises `CorruptLog` where an event is missing.
+    Raises `CorruptLog` if an event is missing.
     """
     return tuple(
         [
@@ -28,11 +28,11 @@ async def grown(store: EventStore, trees: Sequence[Tree], sizes: Sequence[int]) 
 
 
 async def grow(store: EventStore, slice_: Slice, tree: Tree, size: int) -> Tree:
-    """Return one slice's tree at a size, from the tree of an earlier one. Raises `CorruptLog`."""
+    """Return a slice's tree at a size, given its tree at another size. Raises `CorruptLog`."""
     if tree.size > size:
-        tree = EMPTY
+        tree = EMPTY_TREE
     while tree.size < size:
-        upto = min(size, tree.size + PAGE)
-        tree = tree.grown(await store.hashes(slice_, Position(upto), Position(tree.size)))
-        await asyncio.sleep(0)  # hashing takes a while: let others have a turn
+        upto = min(size, tree.size + PAGE_HASHES)
+        tree = tree.extended(await store.hashes(slice_, Position(upto), Position(tree.size)))
+        await asyncio.sleep(0)  # hashing blocks the event loop, so other tasks run in between
     return tree

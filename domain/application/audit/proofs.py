@@ -1,4 +1,4 @@
-"""Proofs that an event is in the sealed log, for whoever has nothing else of the log."""
+"""Proofs that an event is in the sealed log. An auditor can check one without access to the log."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from domain.application.audit.sealer import Sealer
 from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import GENESIS, Record, link
-from domain.log.merkle import Inclusion, Tree, path, root_of, slice_leaves
+from domain.log.merkle import Inclusion, Tree, audit_path, root_from_inclusion, slice_leaves
 from domain.log.seal import Seal, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import Verifier
@@ -17,7 +17,7 @@ from domain.thread.events import ThreadForked
 
 
 class Proof(Struct, frozen=True):
-    """An event, the hash before it, where it is in the log's tree, and the seal with the tree's root."""
+    """An event, the previous event's hash, the event's place in the log's tree, and the seal with the tree's root."""
 
     record: Record
     previous: bytes
@@ -28,47 +28,47 @@ class Proof(Struct, frozen=True):
 async def prove(
     store: EventStore, sealer: Sealer, thread_id: ThreadId, version: int, tenant: Tenant = DEFAULT_TENANT
 ) -> Proof:
-    """Prove an event by the last seal. Of a fork, the versions before it are its parent's, and proved as such.
+    """Prove an event with the last seal. Versions that a fork shares with its parent are proved as the parent's.
 
-    Nothing is checked: whoever gets the proof does that, and a proof of what was tampered with does not hold.
+    The proof is not checked here. Its recipient does that, and a proof of a changed log is invalid.
 
     Raises:
-        UnknownThread: there is none.
-        UnknownEvent: it has no such version.
+        UnknownThread: the thread does not exist, or is another tenant's.
+        UnknownEvent: the thread has no such version.
         NotSealedYet: the last seal does not cover the event.
-        CorruptLog: the event is not where the log says that it is.
+        CorruptLog: the event is missing, or not at its position.
     """
     row = await store.thread(thread_id)
     if row is None or row.tenant != tenant:
         raise UnknownThread(thread_id)
     if not 1 <= version <= row.head.version:
         raise UnknownEvent(thread_id, version, row.head.version)
-    record = await _find(store, thread_id, Version(version))
+    record = await _find_record(store, thread_id, Version(version))
     seal = await sealer.seals.last()
     slice_ = slice_of(record.thread_id)
     if not 0 < record.position <= await store.slice_head(slice_):
-        raise CorruptLog(f"{record.thread_id}: version {version} has a position that was not given out")
+        raise CorruptLog(f"{record.thread_id}: version {version} has a position that the slice never assigned")
     if seal is None or record.position > seal.sizes[slice_]:
         raise NotSealedYet(thread_id, Version(version), await sealer.due())
     previous = GENESIS
     if version > 1:
-        previous = (await _find(store, record.thread_id, Version(version - 1))).hash
-    place = await _place(store, record, seal, await sealer.trees_at(seal))
+        previous = (await _find_record(store, record.thread_id, Version(version - 1))).hash
+    place = await _inclusion(store, record, seal, await sealer.trees_at(seal))
     return Proof(record, previous, place, seal)
 
 
-def holds(proof: Proof, verifier: Verifier) -> bool:
-    """Say whether a proof's event has its hash and leads to the root that its seal signs, by the key that it names."""
+def verify_proof(proof: Proof, verifier: Verifier) -> bool:
+    """Return whether a proof is valid: its event has its hash and leads to its seal's root, and the seal is signed."""
     r = proof.record
     computed = link(
         proof.previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
     )
     signed = verifier.verify(proof.seal.public_key, proof.seal.signature, signed_text(proof.seal))
-    return signed and computed == r.hash and root_of(computed, proof.place) == proof.seal.root
+    return signed and computed == r.hash and root_from_inclusion(computed, proof.place) == proof.seal.root
 
 
-async def _find(store: EventStore, thread_id: ThreadId, version: Version) -> Record:
-    """Return an event of a thread, or of the thread that it left."""
+async def _find_record(store: EventStore, thread_id: ThreadId, version: Version) -> Record:
+    """Return an event of a thread, or of the ancestor that it was forked from."""
     row = await store.thread(thread_id)
     base = row.base if row else START
     if version > base:
@@ -78,11 +78,11 @@ async def _find(store: EventStore, thread_id: ThreadId, version: Version) -> Rec
     first = await store.read(thread_id, base, Version(base + 1))
     event = decode(first[0]).event if first else None
     if not isinstance(event, ThreadForked):
-        raise CorruptLog(f"{thread_id}: it begins after version {base} with no ThreadForked")
-    return await _find(store, ThreadId(event.parent), version)
+        raise CorruptLog(f"{thread_id}: its first event, after version {base}, is not a ThreadForked")
+    return await _find_record(store, ThreadId(event.parent), version)
 
 
-async def _place(store: EventStore, record: Record, seal: Seal, trees: Sequence[Tree]) -> Inclusion:
+async def _inclusion(store: EventStore, record: Record, seal: Seal, trees: Sequence[Tree]) -> Inclusion:
     slice_ = slice_of(record.thread_id)
     size = seal.sizes[slice_]
     hashes = await store.hashes(slice_, Position(size))
@@ -90,6 +90,6 @@ async def _place(store: EventStore, record: Record, seal: Seal, trees: Sequence[
         slice=slice_,
         position=record.position,
         size=size,
-        path=path(hashes, record.position - 1),
-        slice_path=path(slice_leaves(trees), slice_),
+        path=audit_path(hashes, record.position - 1),
+        slice_path=audit_path(slice_leaves(trees), slice_),
     )

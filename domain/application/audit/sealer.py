@@ -1,4 +1,4 @@
-"""Making seals of the log, one after another."""
+"""Makes seals of the log at regular intervals."""
 
 import asyncio
 import logging
@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
-from domain.application.audit.merkle_trees import BARE, grown
+from domain.application.audit.merkle_trees import EMPTY_TREES, grow_all
 from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.log.merkle import Tree, log_root
-from domain.log.seal import Seal, digest, next_statement, signed_text
+from domain.log.seal import Seal, next_statement, seal_digest, signed_text
 from domain.ports.clock import Clock
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore, Signer, Verifier
@@ -23,10 +23,10 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Sealer:
-    """Makes seals, and remembers the trees of the last one, so that each event's hash is read once in a process.
+    """Makes seals, and caches the trees of the last one, so that a process reads each event's hash once.
 
-    A seal is made only on one that this key has signed and that the log still fits: so what was changed in between is
-    never sealed as if it had always been so.
+    Before a seal is made, the last one is checked: its signature, its key, and that the log still matches it. So a log
+    that was changed since then is never sealed.
     """
 
     def __init__(
@@ -38,25 +38,25 @@ class Sealer:
         signer: Signer | None,
         every: float,
     ) -> None:
-        """Seal `events` every so many seconds; without a signer, not at all."""
+        """Seal `events` every `every` seconds; without a signer, never."""
         self.events = events
         self.seals = seals
         self.verifier = verifier
         self.signer = signer
         self._clock = clock
         self._every = timedelta(seconds=every)
-        self._known: tuple[Seal | None, Sequence[Tree]] = (None, BARE)
+        self._known: tuple[Seal | None, Sequence[Tree]] = (None, EMPTY_TREES)
         self._tried_at = NEVER
         self._one_at_a_time = asyncio.Lock()
 
     async def make(self, *, new_key: bool = False) -> Seal | None:
-        """Seal the log as it is now. Return the seal; None if nothing is new, or another process was faster.
+        """Seal the log. Return the seal; None if there are no new events, or another process made the seal.
 
-        With `new_key`, the last seal may be another key's.
+        With `new_key`, another key may have signed the last seal.
 
         Raises:
-            CannotSeal: there is no key, or the last seal is another key's.
-            CorruptLog: the log is not what the last seal says, or that seal is not what was signed.
+            CannotSeal: there is no key, or another key signed the last seal.
+            CorruptLog: the log does not match the last seal, or that seal's signature is invalid.
         """
         if self.signer is None:
             raise CannotSeal
@@ -65,11 +65,11 @@ class Sealer:
         heads = await self.events.slice_heads()
         for number, (head, tree) in enumerate(zip(heads, trees, strict=True)):
             if head < tree.size:
-                raise CorruptLog(f"Slice {number}: its head is {head}, {tree.size} events were sealed")
-        handed_over = last is not None and last.public_key != self.signer.public_key
-        if not handed_over and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
+                raise CorruptLog(f"Slice {number}: its head is {head}, but {tree.size} events were sealed")
+        key_changed = last is not None and last.public_key != self.signer.public_key
+        if not key_changed and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
             return None
-        after = await grown(self.events, trees, heads)
+        after = await grow_all(self.events, trees, heads)
         statement = next_statement(last, after, self._clock.now(), self.signer.public_key)
         seal = Seal(**asdict(statement), signature=self.signer.sign(signed_text(statement)))
         if not await self.seals.append(seal):
@@ -79,28 +79,28 @@ class Sealer:
         return seal
 
     async def trees_at(self, seal: Seal) -> Sequence[Tree]:
-        """Return the slices' trees as they were at a seal. Raises `CorruptLog` where events are missing."""
-        async with self._one_at_a_time:  # the others find then what the first has read
+        """Return the slices' trees at a seal. Raises `CorruptLog` if events are missing."""
+        async with self._one_at_a_time:  # the next callers find what the first one read
             known, trees = self._known
             if known == seal:
                 return trees
-            trees = await grown(self.events, trees, seal.sizes)
+            trees = await grow_all(self.events, trees, seal.sizes)
             if log_root(trees) == seal.root and (known is None or known.number < seal.number):
                 self._known = (seal, trees)
             return trees
 
     async def due(self) -> datetime | None:
-        """Say when the next seal is due, if anything is new then; None if this process makes none."""
+        """Return when the next seal is due, if there are new events then; None if this process makes no seals."""
         if self.signer is None:
             return None
         last = await self.seals.last()
         now = self._clock.now()
-        since = max(self._tried_at, min(last.at, now) if last else NEVER)  # the clock of another process may be ahead
+        since = max(self._tried_at, min(last.at, now) if last else NEVER)  # another process's clock may be ahead
         return since + self._every if since != NEVER else now
 
     @asynccontextmanager
     async def sealing(self, background: BackgroundTasks | None = None) -> AsyncIterator[None]:
-        """Make seals meanwhile, if there is a key. Of several processes that do, one makes each seal."""
+        """Make seals in the background while the context is open, if there is a key. Several processes may do so."""
         if self.signer is None:
             yield
             return
@@ -125,24 +125,24 @@ class Sealer:
             await asyncio.sleep(pause)
 
     async def _trees_to_go_on_from(self, last: Seal | None, signer: Signer, *, new_key: bool) -> Sequence[Tree]:
-        """Check the last seal, and that the log still fits it."""
+        """Check the last seal; return the slices' trees at it."""
         known, _ = self._known
         if known is not None and (last is None or last.number < known.number):
-            raise CorruptLog(f"Seal {known.number} is gone: the last one is {last.number if last else 'none'} now")
+            raise CorruptLog(f"Seal {known.number} is missing: the last one is {last.number if last else 'none'} now")
         if last is None:
-            return BARE
+            return EMPTY_TREES
         if last.public_key != signer.public_key and not new_key:
             raise CannotSeal(
                 f"Seal {last.number} was signed with the key {last.key_id}, SIGNING_KEY is {signer.key_id}. "
-                "If you have changed the key: threadfold seals make --new-key"
+                "If you changed the key, run: threadfold seals make --new-key"
             )
         if not self.verifier.verify(last.public_key, last.signature, signed_text(last)):
-            raise CorruptLog(f"Seal {last.number} is not what was signed")
-        if known is not None and known.number == last.number and digest(known) != digest(last):
-            raise CorruptLog(f"Seal {last.number} was exchanged for another one")
+            raise CorruptLog(f"Seal {last.number} has an invalid signature")
+        if known is not None and known.number == last.number and seal_digest(known) != seal_digest(last):
+            raise CorruptLog(f"Seal {last.number} was replaced by another one")
         trees = await self.trees_at(last)
         if log_root(trees) != last.root:
             raise CorruptLog(
-                f"The log is not what seal {last.number} says. threadfold verify looks for what was changed"
+                f"The log does not match seal {last.number}. Run threadfold verify to find what was changed"
             )
         return trees

@@ -1,4 +1,4 @@
-"""Checking the log: every hash, every version, every position, every payload, and where each thread ends."""
+"""Verifies the log: every hash, version, position and payload, and the head of each thread."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,19 +14,19 @@ from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import decode
 from domain.thread.events import ThreadForked
 
-PAGE = 1_000
+PAGE_EVENTS = 1_000
 
 
 class Verified(Struct, frozen=True):
-    """What was checked, and what is wrong: one sentence for each thread or slice that does not verify."""
+    """The numbers of checked threads and events, and the problems: one sentence per thread or slice."""
 
     threads: int = 0
     events: int = 0
     problems: tuple[str, ...] = ()
 
 
-class _Seen(Struct, frozen=True):
-    """What a thread's events say of it, up to `head`: what its row must say, too."""
+class _ThreadFacts(Struct, frozen=True):
+    """What a thread's events up to `head` say. The thread's row must agree."""
 
     tenant: Tenant
     base: Version
@@ -36,24 +36,24 @@ class _Seen(Struct, frozen=True):
 
 async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
     """Check one thread from its first event to its head."""
-    seen, after, events, size = None, START, 0, PageSize()
+    facts, after, events, size = None, START, 0, PageSize()
     problems: list[str] = []
     try:
         while not problems and (page := await store.read(thread_id, after, limit=size.limit)):
             size.adapt(page)
-            seen, wrong = _check_page(page, seen or await _beginning(store, page[0]))
+            facts, wrong = _check_page(page, facts or await _facts_before(store, page[0]))
             problems += wrong
-            after = seen.head.version
+            after = facts.head.version
             events += len(page)
     except CorruptLog as error:
-        problems.append(f"{thread_id}: after version {after} it cannot be read: {error}")
+        problems.append(f"{thread_id}: events after version {after} cannot be read: {error}")
     if not problems:
-        problems += await _check_end(store, thread_id, seen)
+        problems += await _check_end(store, thread_id, facts)
     return Verified(1, events, tuple(problems))
 
 
 async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
-    """Check every thread of some slices, and that the positions in them have no gap."""
+    """Check every thread of some slices, and that the slices' positions have no gaps."""
     threads = events = 0
     problems: list[str] = []
     for slice_ in slices:
@@ -68,14 +68,14 @@ async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
 
 
 async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
-    """Check that every thread of some slices, whoever's it is, has events: one without is in no slice any more.
+    """Check that every thread of some slices, of any tenant, has events. `verify_slices` cannot find one without.
 
-    Nothing is counted: `verify_slices` has met all these threads but those that this finds.
+    Nothing is counted, because `verify_slices` has counted all threads with events.
     """
     problems: list[str] = []
     for slice_ in slices:
         after: ThreadId | None = None
-        while rows := await store.threads_of(slice_, after, PAGE):
+        while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
             problems += [
                 f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
                 for row in rows
@@ -88,12 +88,12 @@ async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
 async def _has_events(store: EventStore, thread_id: ThreadId) -> bool:
     try:
         return bool(await store.read(thread_id, START, limit=1))
-    except CorruptLog:  # there is something, which `verify_slices` has complained of
+    except CorruptLog:  # it has events, and `verify_slices` reports them
         return True
 
 
 async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
-    met: dict[ThreadId, _Seen] = {}
+    met: dict[ThreadId, _ThreadFacts] = {}
     broken: set[ThreadId] = set()
     problems: list[str] = []
     last, events, end, size = Position(0), 0, await store.slice_head(slice_), PageSize()
@@ -105,10 +105,10 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
             last = record.position
             if record.thread_id in broken:
                 continue
-            before = met.get(record.thread_id) or await _beginning(store, record)
+            before = met.get(record.thread_id) or await _facts_before(store, record)
             met[record.thread_id], wrong = _check_page((record,), before)
             if slice_of(record.thread_id) != slice_:
-                wrong = [f"{record.thread_id}: an event of it lies in slice {slice_}, which is not the thread's"]
+                wrong = [f"{record.thread_id}: an event of this thread is in slice {slice_}, which is not its own"]
             if wrong:
                 broken.add(record.thread_id)
                 problems += wrong
@@ -116,87 +116,89 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
     if last < end:
         problems.append(f"Slice {slice_}: positions {last + 1} to {end} are missing")
     elif last > end and last > (end := await store.slice_head(slice_)):
-        problems.append(f"Slice {slice_}: its head is {end}, its events end at position {last}")
-    for thread_id, seen in met.items():
+        problems.append(f"Slice {slice_}: its head is {end}, but its events end at position {last}")
+    for thread_id, facts in met.items():
         if thread_id not in broken:
-            problems += await _check_end(store, thread_id, seen)
+            problems += await _check_end(store, thread_id, facts)
     return Verified(len(met), events, tuple(problems))
 
 
 async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
-    """Check a slice that cannot be read in its order one thread after the other, to name the thread at fault."""
+    """Check a slice that cannot be read in its order thread by thread, to name the threads with problems."""
     checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
     after: ThreadId | None = None
-    while rows := await store.threads_of(slice_, after, PAGE):
+    while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
         checked += [await verify_thread(store, row.thread_id) for row in rows]
         after = rows[-1].thread_id
     problems += [problem for part in checked for problem in part.problems]
     return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
 
 
-async def _beginning(store: EventStore, first: Record) -> _Seen:
-    """Say what a thread's first record must follow: nothing, or of a fork, the parent's event that it left at."""
-    left = await _left(store, first) if first.version > START + 1 else NOTHING
-    return _Seen(first.tenant, left.version, first.recorded_at, left)
+async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
+    """Return what a thread's first record must follow: nothing or, for a fork, an event of the parent."""
+    head = await _fork_head(store, first) if first.version > START + 1 else NOTHING
+    return _ThreadFacts(first.tenant, head.version, first.recorded_at, head)
 
 
-async def _left(store: EventStore, first: Record) -> Head:
+async def _fork_head(store: EventStore, first: Record) -> Head:
     try:
         event = decode(first).event
     except CorruptLog:
         return NOTHING
     if not isinstance(event, ThreadForked):
         return NOTHING
-    left = Version(event.at_version)
-    if not START < left <= MAX_VERSION:
+    version = Version(event.at_version)
+    if not START < version <= MAX_VERSION:
         return NOTHING
-    parent = await store.read(ThreadId(event.parent), Version(left - 1), left)
-    return Head(left, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
+    parent = await store.read(ThreadId(event.parent), Version(version - 1), version)
+    return Head(version, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
 
 
-def _check_page(records: Sequence[Record], seen: _Seen) -> tuple[_Seen, list[str]]:
+def _check_page(records: Sequence[Record], facts: _ThreadFacts) -> tuple[_ThreadFacts, list[str]]:
     try:
-        seen = replace(seen, head=check_chain(records, seen.head))
+        facts = replace(facts, head=check_chain(records, facts.head))
         for record in records:
             decode(record)
     except CorruptLog as error:
-        return seen, [str(error)]
-    return seen, []
+        return facts, [str(error)]
+    return facts, []
 
 
-async def _check_end(store: EventStore, thread_id: ThreadId, seen: _Seen | None) -> list[str]:
-    """The thread's row must end where its events do, so that events cut off at the end are missed.
+async def _check_end(store: EventStore, thread_id: ThreadId, facts: _ThreadFacts | None) -> list[str]:
+    """Check that the thread's row ends where its events do, which reveals events that were removed at the end.
 
-    The thread may have grown while it was checked: what came after is checked, too.
+    Events that were appended during the check are checked, too.
     """
     row = await store.thread(thread_id)
-    ends = row.head if row else NOTHING
-    head = seen.head if seen else NOTHING
-    while seen and head.version < ends.version:
-        page = await store.read(thread_id, head.version, ends.version, PAGE)
+    row_head = row.head if row else NOTHING
+    head = facts.head if facts else NOTHING
+    while facts and head.version < row_head.version:
+        page = await store.read(thread_id, head.version, row_head.version, PAGE_EVENTS)
         if not page:
             break
-        seen, wrong = _check_page(page, seen)
+        facts, wrong = _check_page(page, facts)
         if wrong:
             return wrong
-        head = seen.head
-    if ends.version > head.version:
-        return [f"{thread_id}: versions {head.version + 1} to {ends.version} are missing"]
-    if (ends.version, ends.hash) != (head.version, head.hash):
-        return [f"{thread_id}: the thread's head is at version {ends.version}, its events end at {head.version}"]
-    return _other_than_its_events(row, seen) if row and seen else []
+        head = facts.head
+    if row_head.version > head.version:
+        return [f"{thread_id}: versions {head.version + 1} to {row_head.version} are missing"]
+    if (row_head.version, row_head.hash) != (head.version, head.hash):
+        return [
+            f"{thread_id}: the thread's head is at version {row_head.version}, but its events end at {head.version}"
+        ]
+    return _row_problems(row, facts) if row and facts else []
 
 
-def _other_than_its_events(row: ThreadRow, seen: _Seen) -> list[str]:
-    """What the row tells without reading events is what they say: whose it is, and since when it is what it is."""
-    said = {
-        "tenant": (row.tenant, seen.tenant),
-        "base": (row.base, seen.base),
-        "opened_at": (row.opened_at, seen.opened_at),
-        "at": (row.head.at, seen.head.at),
+def _row_problems(row: ThreadRow, facts: _ThreadFacts) -> list[str]:
+    """Check that the columns of the thread's row agree with its events."""
+    columns = {
+        "tenant": (row.tenant, facts.tenant),
+        "base": (row.base, facts.base),
+        "opened_at": (row.opened_at, facts.opened_at),
+        "at": (row.head.at, facts.head.at),
     }
     return [
-        f"{row.thread_id}: the thread's {name} is {told}, its events say {wanted}"
-        for name, (told, wanted) in said.items()
-        if told != wanted
+        f"{row.thread_id}: the thread's {name} is {stored}, but its events say {expected}"
+        for name, (stored, expected) in columns.items()
+        if stored != expected
     ]
