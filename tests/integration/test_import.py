@@ -389,7 +389,7 @@ async def test_export_and_import_from_the_command_line(
     assert (counted := re.fullmatch(said, exported.out))
     assert re.fullmatch(
         rf"Imported {counted[1]} events, \d+ threads, {counted[2]} commands in \d+\.\d s\. "
-        r"Every hash, version and position was verified\. 5 threads will be gone on with\.\n",
+        r"Every hash, version and position was verified\. 5 threads will continue\.\n",
         imported.out,
     )
     assert (verified.status, verified.json["problems"]) == (0, [])
