@@ -179,7 +179,7 @@ async def test_an_empty_log_is_exported_too(event_store: EventStore, archive: Lo
 async def test_another_format_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
     await Log(event_store).conversation()
     await export(event_store, archive, tmp_path, "ndjson")
-    with pytest.raises(BadExport, match="holds ndjson files"):
+    with pytest.raises(BadExport, match="has ndjson files"):
         await export(event_store, archive, tmp_path, "parquet")
 
 
@@ -269,7 +269,7 @@ async def test_parts_without_a_manifest_are_refused_and_left_alone(
     await export(event_store, archive, tmp_path, format_)
     (tmp_path / "manifest.json").unlink()
     before = content(tmp_path)
-    with pytest.raises(BadExport, match=r"Put that file back from a copy, or take another directory"):
+    with pytest.raises(BadExport, match=r"Restore that file from a copy, or use another directory"):
         await export(event_store, archive, tmp_path, format_)
     assert content(tmp_path) == before
 

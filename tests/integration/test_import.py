@@ -397,4 +397,4 @@ async def test_export_and_import_from_the_command_line(
     assert content(tmp_path / "other") == content(tmp_path / "one")
     assert (refused.status, wrong.status) == (1, 1)
     assert refused.err.startswith("Error: There is a log already, or the beginning of one.")
-    assert "holds ndjson files" in wrong.err
+    assert "has ndjson files" in wrong.err
