@@ -61,8 +61,8 @@ def check_server(connection: asyncpg.Connection) -> None:
     settings, version = connection.get_settings(), connection.get_server_version()
     if version.major * 10_000 < MIN_SERVER_VERSION:
         raise UnfitDatabase(
-            f"PostgreSQL {version.major}.{version.minor} is too old: "
-            f"Threadfold needs {MIN_SERVER_VERSION // 10_000} or newer. Upgrade the server, or set DATABASE_URL to another one."
+            f"PostgreSQL {version.major}.{version.minor} is too old: Threadfold needs "
+            f"{MIN_SERVER_VERSION // 10_000} or newer. Upgrade the server, or set another DATABASE_URL."
         )
     encoding = getattr(settings, "server_encoding", ENCODING)
     if encoding != ENCODING:

@@ -112,7 +112,7 @@ async def test_nothing_can_be_read_from_another_process_s_memory(command: Sequen
     done = await threadfold(*command, database_url="memory://")
 
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("Error: DATABASE_URL is memory://, where nothing is kept between processes")
+    assert done.err.startswith("Error: DATABASE_URL is memory://, which keeps nothing between processes")
 
 
 # --- threads
