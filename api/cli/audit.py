@@ -112,7 +112,7 @@ def _show(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequence[st
         return
     show_table(headings, [row(item) for item in page.items])
     if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} continues.", err=True)
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
 
 
 def _entry(entry: AuditEntry) -> list[str]:

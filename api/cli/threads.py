@@ -75,7 +75,7 @@ def list_threads(
     headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else []), "TITLE"]
     show_table(headings, [_entry(entry, wide=wide) for entry in page.items])
     if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} continues.", err=True)
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
 
 
 @threads.command()
