@@ -1,4 +1,4 @@
-"""The fold fingerprint: a digest of the code that folds events, whichever modules hold it and however it is described.
+"""The fold fingerprint: a digest of the code that folds events, independent of its modules and its comments.
 
 A snapshot is used only by a fold with the same fingerprint. A change of a definition that the fold uses changes it.
 Comments, docstrings, annotations of functions, imports, and the order and the places of definitions do not.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 ROOTS = ("domain.thread.evolve", "domain.thread.snapshot", "domain.thread.upcasters")
-"""What folds events, and what snapshots hold of a state. The definitions that these use belong to the fold."""
+"""The modules that fold events and define snapshots. The definitions that they use belong to the fold as well."""
 
 
 @cache
@@ -66,7 +66,7 @@ def _used(node: ast.AST) -> Iterator[str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Leaves out what explains code: strings that stand alone, and the annotations of functions."""
+    """Removes docstrings and the annotations of functions."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -82,7 +82,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _modules() -> tuple[Sequence[str], Sequence[str]]:
-    """Name the roots, and all other modules of the domain that they import, directly or not."""
+    """Return the roots, and all other modules of the domain that they import, directly or indirectly."""
     found: dict[str, None] = {}
     pending = list(ROOTS)
     while pending:

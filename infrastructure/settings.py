@@ -1,7 +1,8 @@
-"""The settings, read once from the environment and, where that says nothing, from `.env` in the checkout.
+"""The settings, read once: from the environment, else from `.env` in the checkout.
 
 The variables are the fields' names in capitals; `.env.example` lists them. An empty value counts as none. Relative
-paths start at the checkout, so that every command finds the same data wherever it is called.
+paths start at the checkout, so that a command finds the same data from any directory. The exception is AGENTS, whose
+files are the user's: they start at the working directory.
 """
 
 import os
@@ -20,12 +21,12 @@ from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
-UNCLEAR = "it can be read in two ways. Percent-encode / ? # @ in the password: %2F %3F %23 %40"
+AMBIGUOUS = "it is ambiguous. Percent-encode / ? # @ in the password: %2F %3F %23 %40"
 NO_ADDRESS = "expected a host and a port up to 65535 (percent-encode / ? # @ in the password)"
 
 
 class BadSetting(ThreadfoldError):
-    """A setting has a value that cannot be taken."""
+    """A setting has an invalid value."""
 
 
 def _database(url: str) -> str:
@@ -35,7 +36,7 @@ def _database(url: str) -> str:
     if not separator or scheme not in {"postgresql", "postgres", "postgresql+asyncpg"} or not rest:
         raise ValueError("expected postgresql://user:password@host:port/database, or memory://")
     if _parts(url).fragment:
-        raise ValueError(UNCLEAR)
+        raise ValueError(AMBIGUOUS)
     return f"postgresql://{rest}"
 
 
@@ -55,10 +56,10 @@ def _endpoint(url: str) -> str:
 
 
 def _parts(url: str) -> SplitResult:
-    """Take a URL apart, once it is sure that every reader finds its password, if it has one, in the same place."""
+    """Parse a URL. Raises `ValueError` if parsers could disagree about where its password is."""
     authority, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
     if authority.count("@") > 1 or any("@" in text for text in rest) or re.search(r"\s", url):
-        raise ValueError(UNCLEAR)
+        raise ValueError(AMBIGUOUS)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -138,7 +139,7 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], B
 
 
 class Settings(BaseSettings):
-    """What the process was told. Build it with `load_settings`."""
+    """The settings of a process. Build them with `load_settings`."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -227,7 +228,7 @@ def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:
     """Read the settings.
 
     Raises:
-        BadSetting: in one line, with the variable's name, its value unless secret, and what was expected.
+        BadSetting: one line with the variable's name, its value unless it is secret, and what was expected.
     """
     try:
         return Settings(_env_file=env_file)  # type: ignore[call-arg]  # pydantic-settings takes it
@@ -238,7 +239,7 @@ def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:
 
 
 def variable(name: str, env_file: pathlib.Path = CHECKOUT / ".env") -> str | None:
-    """Read a variable that is no setting, but named by one, from where settings are read. Empty counts as none."""
+    """Read a variable that a setting names, from the environment or `.env`. Empty counts as none."""
     from_file = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
     return os.environ.get(name) or from_file.get(name) or None
 
@@ -252,7 +253,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _shown(field: str, value: object) -> str:
-    """The value, but for a key, or a URL that may hold a password: nobody knows where it ends in a bad one."""
+    """Return the value; hide a key, and a URL that may have a password, which is not safe to cut out of a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     secret = field in {"llm_api_key", "embedding_api_key", "redis_url", "signing_key"} or (
         field in {"database_url", "llm_endpoint", "embedding_endpoint"} and re.search(r"[@?]", text)

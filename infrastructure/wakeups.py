@@ -1,4 +1,4 @@
-"""What channels of wake-ups have in common: words are collected, joined, packed and sent together."""
+"""What channels of wake-ups share: messages are collected, merged and sent in batches."""
 
 import asyncio
 import logging
@@ -19,30 +19,30 @@ from domain.ports.wakeups import Lent, Moved, Retracted, Spoken, Wakeup
 
 CHANNEL = "threadfold"
 
-ENVELOPE = 50
-"""Bytes of a payload around its words, at most."""
+MAX_ENVELOPE_BYTES = 50
+"""Bytes of an envelope around its wake-ups."""
 
-MOST = 10_000
-"""Words that are kept while the database is away; after that, the oldest are dropped."""
+MAX_QUEUED = 10_000
+"""Wake-ups that wait while the channel is unavailable; beyond that, the oldest are dropped."""
 
-MOST_SPOKEN = 4_000_000
-"""Characters of models' answers that are kept meanwhile: further ones are dropped, as provisional as they are."""
+MAX_QUEUED_CHARACTERS = 4_000_000
+"""Characters of models' answers that wait meanwhile: further ones are dropped, since they are provisional."""
 
-TOGETHER = 0.02
-"""Seconds between two statements, in which words come together."""
+BATCH_PAUSE_S = 0.02
+"""Seconds between two batches."""
 
-GREETING = 2.0
-"""Seconds between two greetings: an envelope without words, by which the others know that somebody listens."""
+GREETING_S = 2.0
+"""Seconds between two greetings: an empty envelope by which the other processes know that this one listens."""
 
-ALONE = 5 * GREETING
-"""Seconds without a sign of anybody else after which words are not sent: who comes greets first, once it listens."""
+ALONE_S = 5 * GREETING_S
+"""Seconds without an envelope of another process after which nothing is sent: a new process greets once it listens."""
 
-PAUSE = 1.0
-"""Seconds between two attempts to listen again."""
+RETRY_PAUSE_S = 1.0
+"""Seconds between two attempts to listen or to send."""
 
-LATER = (Lent,)
-"""Kinds of words that processes of an earlier version do not know, and with which they drop the whole envelope: they go
-in envelopes of their own. A kind that is added belongs here for as long as such processes may run beside these."""
+NEW_KINDS = (Lent,)
+"""Kinds of wake-ups that processes of an earlier version do not know. These drop an envelope with an unknown kind, so
+the new ones get separate envelopes. Add a new kind here for as long as such processes may run at the same time."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,19 +58,19 @@ _decode_word = msgspec.json.Decoder(Wakeup).decode
 
 
 class BatchedWakeups(ABC):
-    """A `Wakeups` over a channel that carries texts of at most `largest` bytes."""
+    """A `Wakeups` over a channel for payloads of at most `max_bytes`."""
 
-    def __init__(self, largest: int, background: BackgroundTasks | None = None) -> None:
-        """Begin to listen, and to send what there is to say."""
-        self._largest = largest
+    def __init__(self, max_bytes: int, background: BackgroundTasks | None = None) -> None:
+        """Begin to listen and to send, in background tasks."""
+        self._max_bytes = max_bytes
         self._me = uuid4()
         self._listeners: list[Callable[[Wakeup], None]] = []
-        self._words: dict[Any, Wakeup] = {}
-        self._spoken = 0
-        self._told = asyncio.Event()
+        self._queue: dict[Any, Wakeup] = {}
+        self._queued_characters = 0
+        self._queued = asyncio.Event()
         self.listening = asyncio.Event()
-        """Set while others can be heard."""
-        self._heard_at = time.monotonic()
+        """Set while messages of other processes can arrive."""
+        self._received_at = time.monotonic()
         self._background = background or BackgroundTasks()
         self._tasks = [
             self._background.start("wakeups_listener", self._listen_forever),
@@ -79,30 +79,30 @@ class BatchedWakeups(ABC):
         ]
 
     def send(self, wakeup: Wakeup) -> None:
-        """Put a word to the others that wait. One that says the same as another takes its place."""
+        """Queue a wake-up. It replaces a queued one of the same kind and thread, or is merged with it."""
         key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
         if isinstance(wakeup, Spoken):
-            if self._spoken + len(wakeup.text) > MOST_SPOKEN:
+            if self._queued_characters + len(wakeup.text) > MAX_QUEUED_CHARACTERS:
                 return
-            self._spoken += len(wakeup.text)
+            self._queued_characters += len(wakeup.text)
             key = (*key, wakeup.version)
-            wakeup = _joined(self._words.get(key), wakeup)
+            wakeup = _joined(self._queue.get(key), wakeup)
         elif isinstance(wakeup, Retracted):
-            self._words.pop((Spoken, wakeup.thread_id, wakeup.version), None)
+            self._queue.pop((Spoken, wakeup.thread_id, wakeup.version), None)
         elif isinstance(wakeup, Moved):
-            before = self._words.get(key)
+            before = self._queue.get(key)
             wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, Moved) and before.ended))
-        self._words[key] = wakeup
-        if len(self._words) > MOST:
-            del self._words[next(iter(self._words))]
-        self._told.set()
+        self._queue[key] = wakeup
+        if len(self._queue) > MAX_QUEUED:
+            del self._queue[next(iter(self._queue))]
+        self._queued.set()
 
     def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     async def close(self) -> None:
-        """Send what is left within a second, and let go."""
+        """Send what is queued, within a second, and stop."""
         await self._background.stop(*self._tasks)
         with suppress(Exception):
             async with asyncio.timeout(1):
@@ -110,14 +110,14 @@ class BatchedWakeups(ABC):
 
     async def _send_forever(self) -> None:
         while True:
-            await self._told.wait()
-            self._told.clear()
+            await self._queued.wait()
+            self._queued.clear()
             try:
                 await self._send()
-            except Exception as error:  # noqa: BLE001  (a database that is away: whoever polls misses nothing)
+            except Exception as error:  # noqa: BLE001  (the channel is unavailable; workers poll, so they miss nothing)
                 _log.debug("Wake-ups could not be sent: %r", error)
-                await asyncio.sleep(PAUSE)
-            await asyncio.sleep(TOGETHER)
+                await asyncio.sleep(RETRY_PAUSE_S)
+            await asyncio.sleep(BATCH_PAUSE_S)
 
     async def _greet_forever(self) -> None:
         greeting = _encode(_Envelope(self._me, [])).decode()
@@ -125,96 +125,96 @@ class BatchedWakeups(ABC):
             await self.listening.wait()
             with suppress(Exception):  # as above
                 await self.publish([greeting])
-            await asyncio.sleep(GREETING)
+            await asyncio.sleep(GREETING_S)
 
     @property
     def _alone(self) -> bool:
-        """Whether nobody else listens, as far as this process hears."""
-        return self.listening.is_set() and time.monotonic() - self._heard_at > ALONE
+        """Whether no other process listens, as far as this one can tell."""
+        return self.listening.is_set() and time.monotonic() - self._received_at > ALONE_S
 
     async def _send(self) -> None:
-        words, self._words, self._spoken = self._words, {}, 0
+        words, self._queue, self._queued_characters = self._queue, {}, 0
         if words and not self._alone:
-            await self.publish([*_payloads(self._me, words.values(), self._largest)])
+            await self.publish([*_payloads(self._me, words.values(), self._max_bytes)])
 
     @abstractmethod
     async def publish(self, payloads: list[str]) -> None:
-        """Send texts to all processes."""
+        """Send payloads to all processes."""
 
     @abstractmethod
     async def listen_until_lost(self) -> None:
-        """Hand texts to `heard`, with `listening` set meanwhile, until the connection is lost."""
+        """Pass payloads to `receive`, with `listening` set, until the connection is lost."""
 
     async def _listen_forever(self) -> None:
-        complained = False
+        warned = False
         while True:
             try:
                 await self.listen_until_lost()
             except Exception as error:  # noqa: BLE001  (as above)
-                if not complained:
-                    _log.warning("Wake-ups are not heard, and the log is asked instead: %r", error)
-                complained = True
-            await asyncio.sleep(PAUSE)
+                if not warned:
+                    _log.warning("Wake-ups do not arrive; the log is polled instead: %r", error)
+                warned = True
+            await asyncio.sleep(RETRY_PAUSE_S)
 
-    def heard(self, payload: str) -> None:
-        """Tell the listeners what another process has sent."""
+    def receive(self, payload: str) -> None:
+        """Pass the wake-ups of another process to the listeners."""
         try:
             envelope = _decode(payload)
         except msgspec.MsgspecError:
-            _log.debug("A stranger's word on the channel %s is ignored", CHANNEL)
+            _log.debug("A payload of another program on the channel %s is ignored", CHANNEL)
             return
         if envelope.sender == self._me:
             return
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
         for word in _known(envelope.words):
             for listener in list(self._listeners):
                 try:
                     listener(word)
-                except Exception:  # noqa: BLE001  (the others are to hear it)
+                except Exception:  # noqa: BLE001  (the other listeners must still get it)
                     _log.exception("A listener failed at %r", word)
 
 
 def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
-    """Add to what is being said; what does not follow on it begins anew."""
+    """Append a delta to the queued one; a delta that does not follow it replaces it."""
     if isinstance(before, Spoken) and before.offset + len(before.text) == spoken.offset:
         return replace(before, text=before.text + spoken.text)
     return spoken
 
 
 def _known(words: Iterable[msgspec.Raw]) -> Iterator[Wakeup]:
-    """Read the words of an envelope. A process of a later version may say what this one does not know."""
+    """Decode the wake-ups of an envelope. A process of a later version may send unknown kinds."""
     for word in words:
         try:
             yield _decode_word(word)
         except msgspec.MsgspecError:
-            _log.debug("A word on the channel %s is not known here, and is ignored", CHANNEL)
+            _log.debug("An unknown kind of wake-up on the channel %s is ignored", CHANNEL)
 
 
-def _payloads(sender: UUID, words: Iterable[Wakeup], largest: int) -> Iterator[str]:
-    """Pack words, in their order, into payloads that the channel takes; those of later kinds separately, and last."""
+def _payloads(sender: UUID, words: Iterable[Wakeup], max_bytes: int) -> Iterator[str]:
+    """Pack wake-ups in their order into payloads for the channel; new kinds come last, in separate ones."""
     first, later = list[Wakeup](), list[Wakeup]()
     for word in words:
-        (later if isinstance(word, LATER) else first).append(word)
+        (later if isinstance(word, NEW_KINDS) else first).append(word)
     for together in filter(None, (first, later)):
-        yield from _packed(sender, together, largest)
+        yield from _packed(sender, together, max_bytes)
 
 
-def _packed(sender: UUID, words: Iterable[Wakeup], largest: int) -> Iterator[str]:
+def _packed(sender: UUID, words: Iterable[Wakeup], max_bytes: int) -> Iterator[str]:
     packed: list[msgspec.Raw] = []
-    size = ENVELOPE
-    for part in chain.from_iterable(_parts(word, largest // 8) for word in words):
+    size = MAX_ENVELOPE_BYTES
+    for part in chain.from_iterable(_parts(word, max_bytes // 8) for word in words):
         encoded = msgspec.Raw(_encode(part))
         length = len(bytes(encoded)) + 1
-        if packed and size + length > largest:
+        if packed and size + length > max_bytes:
             yield _encode(_Envelope(sender, packed)).decode()
-            packed, size = [], ENVELOPE
+            packed, size = [], MAX_ENVELOPE_BYTES
         packed.append(encoded)
         size += length
     yield _encode(_Envelope(sender, packed)).decode()
 
 
 def _parts(word: Wakeup, longest: int) -> Iterator[Wakeup]:
-    """Split a text of more than `longest` characters. One takes up to 6 bytes in JSON."""
+    """Split a delta of more than `longest` characters. A character takes up to 6 bytes in JSON."""
     if not isinstance(word, Spoken) or len(word.text) <= longest:
         yield word
         return

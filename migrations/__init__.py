@@ -1,1 +1,1 @@
-"""The database's schema and its history. `migrations.run.migrate` brings a database up to date."""
+"""The database's schema as a sequence of migrations. `migrations.run.migrate` applies the missing ones."""

@@ -1,4 +1,4 @@
-"""What Alembic runs for each command. `migrations/upgrade.py` gives it an open connection and owns the transaction."""
+"""Alembic runs this for each command. `migrations/upgrade.py` provides the connection and owns the transaction."""
 
 from alembic import context
 

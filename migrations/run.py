@@ -1,7 +1,7 @@
-"""Bring a database to the newest schema, or say where it stands.
+"""Migrating a database, and reading its revision.
 
-Whether there is anything to do is asked first, by one query: importing SQLAlchemy and Alembic takes longer than
-everything else that a start does.
+A query checks first whether there is anything to do: importing SQLAlchemy and Alembic takes longer than the rest of a
+start.
 """
 
 from infrastructure.postgres.pool import connect_as_owner, dsn_of
@@ -12,9 +12,9 @@ NEWEST = "0011"
 
 
 async def migrate(url: str) -> str:
-    """Apply every migration that `url` lacks, and return the revision it is at then.
+    """Apply the missing migrations to the database at `url`, and return its revision.
 
-    Raises `UnfitDatabase`, before anything is changed, if the database is not set up for it.
+    Raises `UnfitDatabase`, before any change, if the database is not set up for that.
     """
     if await current(url, check=True) == NEWEST:
         return NEWEST
@@ -24,9 +24,9 @@ async def migrate(url: str) -> str:
 
 
 async def current(url: str, *, check: bool = False) -> str | None:
-    """Return the revision that the database is at, or None if it was never migrated.
+    """Return the database's revision; None if it was never migrated.
 
-    With `check`, raises `UnfitDatabase` if it is not at the newest one and cannot be brought there.
+    With `check`, raises `UnfitDatabase` if it is not the newest one and cannot be migrated.
     """
     connection = await connect_as_owner(url)
     try:

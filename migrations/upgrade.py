@@ -18,9 +18,9 @@ _LOCK = 0x7468_7265_6164  # "thread"
 
 
 async def upgrade(dsn: str, to: str = "head") -> str:
-    """Apply every migration that is lacking, or those up to one, in one transaction, and return the revision then.
+    """Apply the missing migrations, up to `to`, in one transaction, and return the new revision.
 
-    Processes that migrate at once wait for each other: the lock is held until the transaction ends.
+    An advisory lock, held until the transaction ends, makes concurrent migrations wait for each other.
     """
     async with _connected(dsn) as connection, connection.begin():
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -30,7 +30,7 @@ async def upgrade(dsn: str, to: str = "head") -> str:
 
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncIterator[AsyncConnection]:
-    """Connect as the pool does, so that every URL that asyncpg takes (sockets, TLS) works here too."""
+    """Connect with asyncpg, so that every URL that the pool accepts (sockets, TLS) works here, too."""
 
     async def connect() -> Any:
         return await connect_as_owner(dsn)

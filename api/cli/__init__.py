@@ -1,6 +1,6 @@
-"""The command line: `threadfold`, one module for each noun.
+"""The command line `threadfold`: one module for each command.
 
-A noun's module is imported when the noun is used, so that help and completion need not wait for the whole service.
+A command's module is imported when it is used, so that help and completion do not load the whole service.
 """
 
 import importlib
@@ -15,21 +15,21 @@ COMMANDS = {
     "serve": "Serve the HTTP API.",
     "worker": "Run the agents' turns, without serving HTTP.",
     "workers": "List the processes that run turns.",
-    "chat": "Talk to an agent here, in the terminal.",
-    "threads": "Look at threads: list, show, events, state, tail.",
+    "chat": "Talk to an agent in the terminal.",
+    "threads": "Inspect threads: list, show, events, state, budget, diff, tail.",
     "limits": "Limit what agents and models may spend: list, set, history.",
-    "projections": "Look after the read models: list, rebuild, rollback, drop, parked, retry, skip.",
-    "replay": "Run a thread's turns again as recorded, with another graph, and compare.",
+    "projections": "Manage the read models: list, rebuild, rollback, drop, parked, retry, skip.",
+    "replay": "Replay a thread's turns as recorded, or by another agent, and compare.",
     "verify": "Check that the log is whole and unchanged.",
-    "audit": "Who did what, and who has read what: list, reads.",
+    "audit": "Commands and accesses by actor: list, reads.",
     "seals": "Signed roots of the log: list, make, check, key.",
     "proof": "Prove that an event is in the sealed log.",
-    "export": "Write the log into files, Parquet or JSON lines, by day.",
-    "import": "Put an export into an empty database.",
+    "export": "Export the log to files, Parquet or JSON lines, by day.",
+    "import": "Import an export into an empty database.",
     "graph": "List the agents' graphs, or show one.",
-    "migrate": "Bring the database to the newest schema.",
+    "migrate": "Migrate the database to the newest schema.",
 }
-"""Each command with its line of help. `api/cli/<name>.py` has it, under the same name, or under `import_`."""
+"""Each command with its help line. Its function is `<name>` in `api/cli/<name>.py`; that of import is `import_`."""
 
 
 class _Commands(click.Group):
@@ -57,5 +57,5 @@ def main() -> None:
     Settings come from the environment and from .env; .env.example lists them.
     """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale: no text may end in a traceback
+        if isinstance(stream, io.TextIOWrapper):  # in any locale, no text may cause a traceback
             stream.reconfigure(errors="replace")

@@ -23,19 +23,19 @@ from domain.read_models.queries import Where
 T = TypeVar("T")
 
 of_thread = click.option("--thread", type=click.UUID, help="Only of this thread.")
-of_actor = click.option("--actor", help="Only what this one did.")
-onward = click.option("--cursor", help="Go on after the page that ended with this.")
+of_actor = click.option("--actor", help="Only what this actor did.")
+onward = click.option("--cursor", help="Continue after the page that gave this cursor.")
 
 
 @click.group()
 def audit() -> None:
-    """Who did what, and who has read what. Times are in UTC."""
+    """List commands and accesses by actor. Times are in UTC."""
 
 
 @audit.command("list")
 @of_thread
 @of_actor
-@click.option("--command", type=click.UUID, help="Only what came of this command.")
+@click.option("--command", type=click.UUID, help="Only the results of this command.")
 @click.option("--correlation", help="Only what was sent with this X-Correlation-ID.")
 @limited
 @onward
@@ -50,7 +50,7 @@ def list_audit(
     cursor: str | None,
     as_json: bool,
 ) -> None:
-    """List who did what to which thread, and what the agent did because of it, the last first."""
+    """List what each actor did to which thread, and what the agent did in response, the latest first."""
     asked = {"thread_id": thread, "actor": actor, "command": command, "correlation": correlation}
     where = [Where(name, "=", value) for name, value in asked.items() if value is not None]
 
@@ -65,7 +65,7 @@ def list_audit(
 @audit.command()
 @of_thread
 @of_actor
-@click.option("--what", type=click.Choice(get_args(What)), help="Only where this was shown.")
+@click.option("--what", type=click.Choice(get_args(What)), help="Only accesses of this kind.")
 @click.option("--from", "since", type=Instant(), help="The instant to begin with, such as 2026-11-23T10:00:00Z.")
 @click.option("--to", "until", type=Instant(), help="The instant to end before.")
 @limited
@@ -82,7 +82,7 @@ def reads(
     cursor: str | None,
     as_json: bool,
 ) -> None:
-    """List who was shown what of which threads, the last first. An export shows all threads, and names none."""
+    """List which actor was shown what of which threads, the latest first. An export of the log names no threads."""
 
     async def listing(service: Service) -> Page[AccessView]:
         only = AccessFilter(ThreadId(thread) if thread else None, actor, what, *range_of(since, until))
@@ -92,7 +92,7 @@ def reads(
 
 
 def _page(listing: Callable[[Service], Awaitable[Page[T]]]) -> Page[T]:
-    """List; what is wrong with a cursor or a name goes by the option's name."""
+    """Run a listing, and report invalid values by the option's name."""
 
     async def checked(service: Service) -> Page[T]:
         try:
@@ -108,7 +108,7 @@ def _show(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequence[st
         show_json(page)
         return
     if not page.items:
-        click.echo("There is nothing that fits.")
+        click.echo("Nothing matches.")
         return
     show_table(headings, [row(item) for item in page.items])
     if page.next_cursor:

@@ -28,16 +28,16 @@ with suppress(ImportError):
 
 PROMPT = "> "
 INTERRUPTED = 130
-"""The exit status of what a Ctrl-C has ended, by custom."""
+"""The usual exit status after Ctrl-C."""
 
 
 @click.command()
 @click.option("--graph", help=f"The agent to talk to.  [default: {DEFAULT_GRAPH}]")
-@click.option("--thread", type=click.UUID, help="Go on with this thread.")
+@click.option("--thread", type=click.UUID, help="Continue this thread.")
 def chat(*, graph: str | None, thread: UUID | None) -> None:
-    """Talk to an agent here, without a server. Each line is a message; /exit or Ctrl-D leaves.
+    """Talk to an agent in the terminal, without a server. Each line is a message; /exit or Ctrl-D leaves.
 
-    Lines may also come through a pipe. Then the exit status is 1 if a turn failed.
+    Lines may also come from a pipe. Then the exit status is 1 if a turn failed.
     """
     with explained(), asyncio.Runner() as runner:
         settings = load_settings()
@@ -61,10 +61,10 @@ async def _begin(stack: AsyncExitStack, settings: Settings, graph: str | None, t
 
 
 def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
-    """Take lines until there are no more. The event loop runs while the agent does; in between, we wait for input."""
+    """Send each line of input. The event loop runs only during turns; in between, this waits for input."""
     failed = False
     try:
-        runner.run(talk.see_out_running_turn())
+        runner.run(talk.finish_running_turn())
         for line in _lines():
             try:
                 failed = not runner.run(talk.say(line)) or failed
@@ -78,7 +78,7 @@ def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
 
 
 def _lines() -> Iterator[str]:
-    """Yield what the user says, line by line, up to the end of input or `/exit`."""
+    """Yield the user's lines, up to the end of input or `/exit`."""
     asking = sys.stdin.isatty()
     while True:
         try:
@@ -93,8 +93,8 @@ def _lines() -> Iterator[str]:
 
 
 def _leave(runner: asyncio.Runner, talk: "Talk") -> None:
-    """Leave a turn that runs: it may end now, or later."""
-    talk.screen.note("Leaving. What is running has 5 s to end; Ctrl-C again does not wait.")
+    """Leave while a turn runs: it may end now, or continue later."""
+    talk.screen.note("Leaving. The running turn has 5 s to end; Ctrl-C again does not wait.")
     try:
         runner.run(talk.leave())
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def _leave(runner: asyncio.Runner, talk: "Talk") -> None:
 
 
 class Talk:
-    """A conversation in one thread. This process runs its turns, unless there is a worker that does."""
+    """A conversation in one thread. This process runs its turns, unless a worker does."""
 
     def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
         self.screen = Screen()
@@ -116,7 +116,7 @@ class Talk:
         self._worker.shards.standby, self._worker.only = True, self._thread_id
 
     async def greet(self) -> None:
-        """Check that there is such a thread or agent, and say where we are."""
+        """Check that the thread or the agent exists, and show which it is."""
         settings = self._runtime.settings
         if self._new:
             agent, story = self._service.agent(self._graph or DEFAULT_GRAPH), "new"
@@ -132,23 +132,23 @@ class Talk:
         self.screen.note(f"Model: {model_of(settings)}. Data in {place_of(settings)}. /exit or Ctrl-D leaves.")
 
     async def say(self, text: str) -> bool:
-        """Say something and show what comes of it, until the turn is over. Return whether it ended well."""
+        """Send a message, and show what happens until the turn is over. Return whether it completed."""
         await self._worker.begin()
-        await self._see_out()
+        await self._finish_running()
         started = await self._service.start_turn(self._thread_id, text, self._caller, open_with=self._graph)
         before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
         ended_well = await self._follow(before)
         await self._worker.end()
         return ended_well
 
-    async def see_out_running_turn(self) -> None:
-        """Let a turn that is under way come to its end first: it goes on here if no other process runs it."""
+    async def finish_running_turn(self) -> None:
+        """Wait for the end of a running turn. It continues here if no other process runs it."""
         await self._worker.begin()
-        await self._see_out()
+        await self._finish_running()
         await self._worker.end()
 
     async def leave(self, grace: float = 5.0) -> None:
-        """Let the turn that runs end if it can, and say how it stands."""
+        """Give the running turn time to end, and show its state."""
         await self._worker.end(grace)
         loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
         again = f"threadfold chat --thread {self._thread_id}"
@@ -159,7 +159,7 @@ class Talk:
         elif loaded.head.version:
             self.screen.note(f"The turn has ended; the thread has all of it: {again}")
 
-    async def _see_out(self) -> None:
+    async def _finish_running(self) -> None:
         loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
         if isinstance(loaded.state, Running):
             await self._service.history.begin_stream(self._thread_id, self._caller)
@@ -172,7 +172,7 @@ class Talk:
             await self._follow(loaded.head.version)
 
     async def _follow(self, seen: Version) -> bool:
-        """Show what happens after a version until the thread is idle. Return whether the last turn ended well."""
+        """Show what happens after a version until the thread is idle. Return whether the last turn completed."""
         broadcast = self._runtime.turns.services.broadcast
         async with aclosing(follow(self._runtime.repository, broadcast, self._thread_id, seen)) as following:
             async for signal in following:
@@ -184,24 +184,26 @@ class Talk:
                         await self._decide()
                     if isinstance(signal.event, TurnEnd) and await self._is_over(signal):
                         return isinstance(signal.event, TurnCompleted)
-        raise AssertionError("happenings never end")
+        raise AssertionError("following never ends by itself")
 
     async def _is_over(self, end: Recorded) -> bool:
-        """Say whether no turn has begun with the end of another one."""
+        """Return whether no queued turn began when this one ended."""
         after = await self._runtime.repository.load_at(self._thread_id, end.version, self._caller.tenant)
         return not (isinstance(after.state, Idle) and after.state.thread.queue)
 
     async def _decide(self) -> None:
-        """Ask the person at the terminal about everything that waits for one."""
+        """Ask the user about everything that waits for an approval."""
         for approval in await self._service.history.approvals(self._thread_id, self._caller):
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():
-                self.screen.complain(f"{what} needs a person's approval.{again} Refused: nobody is there to ask.")
+                self.screen.complain(
+                    f"{what} needs a person's approval.{again} Refused: there is no terminal to ask at."
+                )
                 granted = False
             else:
                 self.screen.note(f"{what} needs your approval.{again}")
-                answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else is to be done meanwhile)
+                answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else runs meanwhile)
                 granted = answer.strip().lower() in {"y", "yes"}
             decided = Decide(hash=approval.hash, decision="grant" if granted else "deny")
             with suppress(NotFound):  # another client was faster

@@ -24,7 +24,7 @@ from domain.thread.diff import Changes, Counts, ValueChange
 @limited
 @as_json
 def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, limit: int, as_json: bool) -> None:
-    """Say what happened after FROM and up to TO, or else up to now: versions, or instants in ISO 8601.
+    """Show what happened after FROM and up to TO, by default up to now: versions, or instants in ISO 8601.
 
     FROM 0 is before the first event.
     """
@@ -36,7 +36,7 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
     show_fields(_diff(view))
     if view.happened.items:
         click.echo()
-        rows = [[str(told.version), moment(told.recorded_at), told.sentence] for told in view.happened.items]
+        rows = [[str(event.version), moment(event.recorded_at), event.sentence] for event in view.happened.items]
         show_table(["VERSION", "RECORDED (UTC)", "WHAT HAPPENED"], rows, wrap=True)
     if view.happened.next_cursor:
         following = f"{thread} {view.happened.items[-1].version} {view.until.version}"
@@ -44,7 +44,7 @@ def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, l
 
 
 def _either(given: int | datetime | None, name: str) -> PointInTime:
-    """Read what may be a version or an instant; what is wrong with it goes by the argument's name."""
+    """Make a point in time whose errors use the argument's name."""
     if isinstance(given, datetime):
         return PointInTime(None, given, name, name)
     return PointInTime(given, None, name, name)
@@ -102,6 +102,6 @@ def _counts(counts: Counts) -> list[tuple[str, str | None]]:
 
 
 def _numbers(counts: Struct) -> str:
-    """Name what there is any of."""
+    """Write the counts that are not zero."""
     found = {name.replace("_", " "): number for name, number in asdict(counts).items() if number}
     return ", ".join(f"{number:,} {name}" for name, number in found.items())

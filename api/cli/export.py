@@ -15,7 +15,7 @@ from infrastructure.archive.manifest import Format
 
 
 class Report(Struct, frozen=True):
-    """What was exported, and how long that took."""
+    """What was exported, and in how many seconds."""
 
     exported: Exported
     seconds: float
@@ -27,14 +27,14 @@ class Report(Struct, frozen=True):
     "--format",
     "format_",
     type=click.Choice(["parquet", "ndjson"]),
-    help="Of the files. Default: as before in this directory, at first parquet.",
+    help="Of the files. Default: that of the export in this directory; for a new one, parquet.",
 )
 @as_json
 def export(*, directory: Path, format_: Format | None, as_json: bool) -> None:
-    """Write what is new in the log into files below DIRECTORY, by day.
+    """Write the new events of the log to files in DIRECTORY, by day.
 
-    Each run goes on where the one before ended; after one that was killed, run it again. docs/export.md describes
-    the files.
+    Each run continues where the previous one ended. If a run was killed, run it again. docs/export.md describes the
+    files.
     """
     report = ask(lambda service: _export(service, directory, format_))
     if as_json:

@@ -17,7 +17,7 @@ from infrastructure.settings import Settings, load_settings
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--mermaid", is_flag=True, help="Print the drawing in Mermaid.  [NAME is assistant if not given]")
+@click.option("--mermaid", is_flag=True, help="Print the graph in Mermaid.  [default NAME: assistant]")
 @as_json
 def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
     """List the agents' graphs, or show the graph NAME: its nodes, edges and tools."""
@@ -38,8 +38,8 @@ def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
 
 
 async def _views(settings: Settings, name: str | None) -> Sequence[GraphView]:
-    nowhere = settings.model_copy(update={"database_url": MEMORY})  # a graph is code: no database is asked
-    async with open_runtime(nowhere) as runtime:
+    without_database = settings.model_copy(update={"database_url": MEMORY})  # a graph is code: no database is needed
+    async with open_runtime(without_database) as runtime:
         agents = runtime.agents if name is None else {name: Service(runtime).agent(name)}
         return [graph_view(agent) for _, agent in sorted(agents.items())]
 

@@ -15,7 +15,7 @@ from infrastructure.archive.reading import ExportedFiles
 
 
 class Report(Struct, frozen=True):
-    """What was imported, and how long that took."""
+    """What was imported, and in how many seconds."""
 
     imported: Imported
     seconds: float
@@ -25,10 +25,10 @@ class Report(Struct, frozen=True):
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @as_json
 def import_(*, directory: Path, as_json: bool) -> None:
-    """Put the export in DIRECTORY into an empty database.
+    """Import the export in DIRECTORY into an empty database.
 
-    All of it or nothing: after a run that was killed the database is as empty as before, so run it again. Every file,
-    hash, version and position is checked before anything is kept.
+    The import is one transaction: if a run was killed, the database is still empty, so run it again. Every file, hash,
+    version and position is checked before the commit.
     """
     report = ask(lambda service: _import(service, directory))
     if as_json:
@@ -54,5 +54,5 @@ def _show(imported: Imported, seconds: float) -> None:
     what = f"{counted(imported.events, 'event')}, {counted(imported.threads, 'thread')}"
     what += f", {counted(imported.commands, 'command')}"
     verified = "Every hash, version and position was verified."
-    going_on = f" {counted(imported.running, 'thread')} will be gone on with." if imported.running else ""
+    going_on = f" {counted(imported.running, 'thread')} will continue." if imported.running else ""
     click.echo(f"Imported {what} in {seconds:.1f} s. {verified}{going_on}")

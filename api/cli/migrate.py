@@ -13,7 +13,7 @@ from migrations.run import migrate as upgrade
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to the newest schema, and say which that is."""
+    """Migrate the database to the newest schema, and print its revision."""
     with explained():
         settings = load_settings()
         log_to_stderr("warning")

@@ -1,4 +1,4 @@
-"""Options that several commands take, and the types of their values."""
+"""Options of several commands, and the types of their values."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ class Instant(click.ParamType[Any]):
         try:
             at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no instant such as 2026-11-23T10:00:00Z", param, ctx)
+            self.fail(f"{value!r} is not an instant such as 2026-11-23T10:00:00Z", param, ctx)
         if at.tzinfo is None:
             self.fail(f"{value!r} needs a time zone, such as 2026-11-23T10:00:00Z", param, ctx)
         try:
             return at.astimezone(UTC)
         except OverflowError:
-            self.fail(f"{value!r} lies outside the years 1 to 9999 in UTC", param, ctx)
+            self.fail(f"{value!r} is outside the years 1 to 9999 in UTC", param, ctx)
 
 
 class VersionOrInstant(click.ParamType[Any]):
@@ -37,7 +37,7 @@ class VersionOrInstant(click.ParamType[Any]):
     name = "VERSION|ISO"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
-        """Read a version, or else an instant."""
+        """Read a version or an instant."""
         if isinstance(value, int | datetime):
             return value
         if value.isascii() and value.isdigit() and len(value) <= len(str(MAX_VERSION)):
@@ -49,14 +49,14 @@ limited = click.option("--limit", type=click.IntRange(1, 1_000), default=50, sho
 
 
 def back_to(command: Command) -> Command:
-    """Let a command go back to a version or an instant, which `point` takes together."""
-    version = click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="Go back to this version.")
-    instant = click.option("--at-time", type=Instant(), help="Go back to this instant, such as 2026-11-23T10:00:00Z.")
+    """Add the options --at-version and --at-time, which `point` combines."""
+    version = click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="As of this version.")
+    instant = click.option("--at-time", type=Instant(), help="As of this instant, such as 2026-11-23T10:00:00Z.")
     return version(instant(command))
 
 
 def point(at_version: int | None, at_time: datetime | None) -> PointInTime:
-    """Read where to go back to."""
+    """Return the point in time of the options."""
     if at_version is not None and at_time is not None:
         raise click.UsageError("--at-version and --at-time cannot be given together")
     return PointInTime(at_version, at_time)

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, one JSON document for programs."""
+"""Output of commands: tables for people, one JSON document for programs."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNBOUNDED = 100_000
-"""Columns of an output that is no terminal: nothing is cut off there."""
+"""Columns of an output that is not a terminal: nothing is cut off."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,7 +26,7 @@ as_json: Callable[[Command], Command] = click.option(
 
 
 def terminal() -> Console:
-    """Make a console for stdout that takes texts as they are: no markup, no emoji, no highlighting."""
+    """Return a console for stdout that prints texts unchanged: no markup, emoji or highlighting."""
     measured = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if measured else UNBOUNDED, markup=False, emoji=False, highlight=False)
 
@@ -37,7 +37,7 @@ def show_json(document: Any) -> None:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False) -> None:
-    """Print rows. What the terminal has no room for is cut off the last column, or wrapped in it."""
+    """Print rows. If they are wider than the terminal, the last column is cut off, or wrapped."""
     console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=console.width != UNBOUNDED)
     for heading in headings[:-1]:
@@ -49,7 +49,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
 
 
 def show_fields(fields: Iterable[tuple[str, str | None]]) -> None:
-    """Print names and values below each other; those without a value are left out."""
+    """Print names and values, one pair a line; those without a value are omitted."""
     console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
@@ -66,7 +66,7 @@ def moment(at: datetime) -> str:
 
 
 def visible(text: str) -> str:
-    """Replace control characters but tab and newline: what a model or a tool says must not steer the terminal."""
+    """Replace control characters except tab and newline: a model's or a tool's text must not control the terminal."""
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on the terminal, nothing where nobody looks."""
+"""Progress bars of long commands, on a terminal only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Bars(Protocol):
-    """Bars by what they are about."""
+    """Progress bars by name."""
 
     def reach(self, what: str, done: int, total: int) -> None:
-        """Say how much of something is done."""
+        """Set what is done of something."""
 
     def more(self, what: str, done: int, total: int | None = None) -> None:
-        """Say how much more is done."""
+        """Add to what is done of something."""
 
 
 class _Shown:

@@ -15,12 +15,12 @@ from domain.ids import ThreadId
 
 @click.command()
 @click.argument("thread", type=click.UUID)
-@click.option("--graph", help="Another agent: the name of a registered one, or module:attribute.  [the thread's own]")
+@click.option("--graph", help="Another agent: a registered one's name, or as in AGENTS.  [default: the thread's own]")
 @json_option
 def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
-    """Run a thread's turns again with the answers that were recorded, and say where they part.
+    """Run a thread's turns again with the recorded answers, and show where they differ from the log.
 
-    No model and no tool is called, and nothing is stored. The exit status is 1 if a turn parts from the log.
+    No model or tool is called, and nothing is stored. The exit status is 1 if a turn differs.
     """
 
     async def again(service: Service) -> Sequence[ReplayedTurn]:
@@ -33,7 +33,7 @@ def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
         for number, turn in enumerate(turns, 1):
             _show(number, turn)
         parted = sum(turn.parted is not None for turn in turns)
-        click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} otherwise.")
+        click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} different.")
     if any(turn.parted is not None for turn in turns):
         raise SystemExit(EXIT_PROBLEM)
 
@@ -44,6 +44,6 @@ def _show(number: int, turn: ReplayedTurn) -> None:
     if turn.parted is None:
         click.echo(f"Turn {number}, version {turn.version}: as recorded.{prompts}")
         return
-    click.echo(f"Turn {number}, version {turn.version}: parts at version {turn.parted}.{prompts}")
+    click.echo(f"Turn {number}, version {turn.version}: differs at version {turn.parted}.{prompts}")
     click.echo(f"  recorded: {turn.recorded or 'nothing more'}")
     click.echo(f"  now:      {turn.replayed or 'nothing more'}")

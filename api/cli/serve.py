@@ -27,28 +27,28 @@ from api.runtime.stores import MEMORY
 from domain.errors import ThreadfoldError
 from infrastructure.settings import BadSetting, Settings, load_settings
 
-GRACE = 3
-"""Seconds that requests have to end. After that turns have some of their own; a rest goes on at the next start."""
+REQUESTS_GRACE_S = 3
+"""Seconds that requests have to end. Turns have some more; those that still run then continue at the next start."""
 
 
 STOPPING = {
     "type": "urn:threadfold:stopping",
     "title": "The server stops",
     "status": HTTP_503_SERVICE_UNAVAILABLE,
-    "detail": "The server is stopping. What it has accepted goes on at its next start; look there, or ask again.",
+    "detail": "The server is stopping. It continues accepted turns at its next start; read the thread then, or retry.",
 }
-"""The problem document for requests that are still waiting for something when the server's time is over."""
+"""The problem document for requests that still wait when the server's time to stop is over."""
 
 
-KEEP_ALIVE = 75
-"""Seconds that a connection may be idle: more than clients let it, so that it never ends under a request."""
+KEEP_ALIVE_S = 75
+"""Seconds that a connection may be idle: longer than clients allow, so that none ends while a request is sent."""
 
-CONNECTIONS = 65_536
-"""Files, which connections are to the system, that a server may have open, where the system lets it."""
+MAX_OPEN_FILES = 65_536
+"""File descriptors that a server asks for: each connection takes one."""
 
 
 class CannotListen(ThreadfoldError):
-    """The address cannot be listened at."""
+    """The server cannot listen at the address."""
 
 
 @click.command()
@@ -59,11 +59,11 @@ class CannotListen(ThreadfoldError):
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    help="Processes to serve with. A parent replaces one that dies or is blocked, 1 as well.  [default: one, alone]",
+    help="Processes to serve with. A parent replaces one that dies or blocks, also of 1.  [default: one, no parent]",
 )
 @click.option("--access-log", is_flag=True, help="Log each request.")
-@click.option("--listener", type=int, hidden=True, help="The descriptor of a socket that a parent listens at.")
-@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
+@click.option("--listener", type=int, hidden=True, help="The descriptor of the parent's listening socket.")
+@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket to the parent.")
 def serve(
     *,
     host: str | None,
@@ -79,14 +79,14 @@ def serve(
         given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
         settings = settings.model_copy(update=given)
         log_to_stderr(settings.log_level)
-        _allow_connections()
+        _raise_open_files()
         for chatty in ("uvicorn.error", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         if workers and workers > 1 and settings.database_url == MEMORY:
-            raise BadSetting("DATABASE_URL=memory://: several processes cannot share memory. Leave --workers out.")
+            raise BadSetting("DATABASE_URL=memory://: several processes cannot share memory. Omit --workers.")
         with (
             _listening(settings.host, settings.port) if listener is None else socket.socket(fileno=listener) as socket_,
-            suppress(asyncio.CancelledError),  # told to stop before it was ready
+            suppress(asyncio.CancelledError),  # a signal came before it was ready
         ):
             if workers:
                 process = Process(settings.lease_seconds, STOP_LIMIT_S)
@@ -97,17 +97,17 @@ def serve(
                 process.run(partial(_serve, process, settings, socket_, access_log=access_log))
 
 
-def _allow_connections() -> None:
-    """Take what the system allows: it often begins with 1,024, and drops the clients for whom that is not enough."""
+def _raise_open_files() -> None:
+    """Raise the limit of open files as far as allowed: often it is 1,024, and clients beyond that are dropped."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if resource.RLIM_INFINITY != soft < most:
-        with suppress(ValueError, OSError):  # there may be another limit, as on macOS
+        with suppress(ValueError, OSError):  # another limit applies, as on macOS
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it is ready, and leaves signals to us."""
+    """A server that calls back when it is ready, and does not handle signals."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -120,7 +120,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # uvicorn's own would end the process by the signal once requests are done: before the turns are
+        yield  # uvicorn would end the process by the signal after its requests, before its turns
 
 
 async def _serve(process: Process, settings: Settings, listener: socket.socket, *, access_log: bool) -> None:
@@ -129,20 +129,20 @@ async def _serve(process: Process, settings: Settings, listener: socket.socket, 
 
     app = create_app(settings, opened)
     config = uvicorn.Config(
-        _excusing(app),
+        _answering_503_when_cancelled(app),
         http=Protocol,
         ws="none",
-        lifespan="off",  # entered here, so that what goes wrong in it can be told in one line
+        lifespan="off",  # entered here, so that its errors are shown in one line
         log_config=None,
         access_log=access_log,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=REQUESTS_GRACE_S,
     )
 
     def ready() -> None:
         process.ready()
-        if not process.has_parent:  # which says it for all
+        if not process.has_parent:  # which prints it for all
             click.echo(ready_line(settings, listener))
 
     server = _Server(config, ready)
@@ -151,10 +151,10 @@ async def _serve(process: Process, settings: Settings, listener: socket.socket, 
         await server.serve(sockets=[listener])
 
 
-def _excusing(app: ASGIApp) -> ASGIApp:
-    """Answer 503 for a request that the end of the server cancels, such as one that waits for a long turn."""
+def _answering_503_when_cancelled(app: ASGIApp) -> ASGIApp:
+    """Answer 503 to a request that the stop of the server cancels, such as one that waits for a long turn."""
 
-    async def excused(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
 
         async def noting(message: Message) -> None:
@@ -171,11 +171,11 @@ def _excusing(app: ASGIApp) -> ASGIApp:
             await send({"type": "http.response.start", "status": HTTP_503_SERVICE_UNAVAILABLE, "headers": headers})
             await send({"type": "http.response.body", "body": msgspec.json.encode(STOPPING), "more_body": False})
 
-    return excused
+    return answered
 
 
 def _stopper(process: Process, server: uvicorn.Server, app: Litestar) -> Callable[[], None]:
-    """Return what makes the first signal a request to stop, and a second one an end of waiting for requests."""
+    """Return the handler of signals: the first one stops the server, the second one ends its wait for requests."""
     serving = asyncio.current_task()
 
     def stop() -> None:
@@ -184,7 +184,7 @@ def _stopper(process: Process, server: uvicorn.Server, app: Litestar) -> Callabl
         elif server.should_exit:
             server.force_exit = True
         else:
-            if not process.has_parent:  # which says it for all
+            if not process.has_parent:  # which prints it for all
                 say(STOPS)
             app.state.service.runtime.stopping.set()
             server.should_exit = True
@@ -194,7 +194,7 @@ def _stopper(process: Process, server: uvicorn.Server, app: Litestar) -> Callabl
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Take the port first of all, so that nothing is started in vain."""
+    """Listen at the port before anything else starts."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)

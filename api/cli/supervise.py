@@ -1,4 +1,4 @@
-"""Processes behind one socket: a parent that starts them, replaces what dies or is silent, and stops them all."""
+"""Several processes behind one socket, and a parent that starts, replaces and stops them."""
 
 import asyncio
 import socket
@@ -19,21 +19,21 @@ from infrastructure.settings import Settings
 from migrations.run import migrate
 
 STOP_LIMIT_S = 28.0
-"""Seconds that the parent has to stop: its children, and then the embedded server. It is less than what containers are
-usually given, which is 30."""
+"""Seconds that the parent has to stop its children, and then the embedded server: less than the 30 seconds that
+containers usually have."""
 
-STOPS = "Threadfold stops as soon as what is running has ended, in some seconds at most."
+STOPS = "Threadfold stops when the running turns have ended, within some seconds."
 
 
 def ready_line(settings: Settings, listener: socket.socket) -> str:
-    """Say where the service is."""
+    """Return the line that says where the service is."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     return f"Threadfold is ready at {url} - data in {place_of(settings)}; model: {model_of(settings)}"
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal something, if there still is one."""
+    """Print a line to stderr, if it is still open."""
     with suppress(OSError):
         click.echo(line, err=True)
 
@@ -41,7 +41,7 @@ def say(line: str) -> None:
 async def supervise(
     process: Process, settings: Settings, listener: socket.socket, count: int, options: Sequence[str]
 ) -> None:
-    """Serve with several processes until a signal comes. The embedded database, if it is used, is the parent's."""
+    """Serve with several processes until a signal comes. The parent runs the embedded database, if it is used."""
     stopping, hurry, background = asyncio.Event(), asyncio.Event(), BackgroundTasks()
     clock, asked_at = asyncio.get_running_loop().time, float("inf")
 

@@ -25,20 +25,22 @@ from domain.thread.codec import Recorded, to_json
 from domain.thread.state import Ended
 from projections.threads import OUTCOMES, REASONS, ThreadSummary
 
-WIDE = 100
-"""Columns from which on a list of threads has room for a second time."""
+WIDE_COLUMNS = 100
+"""Columns of a terminal from which on a list of threads shows a second time."""
 
 
 @click.group()
 def threads() -> None:
-    """Look at threads. Times are in UTC."""
+    """Inspect threads. Times are in UTC."""
 
 
 @threads.command("list")
 @limited
-@click.option("--cursor", help="Go on after the page that ended with this.")
-@click.option("--search", help="Only threads in a message of which these words were said.")
-@click.option("--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only these.")
+@click.option("--cursor", help="Continue after the page that gave this cursor.")
+@click.option("--search", help="Only threads with a message that has these words.")
+@click.option(
+    "--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only with this status."
+)
 @click.option("--outcome", type=click.Choice(OUTCOMES), multiple=True, help="Only those whose last turn ended so.")
 @click.option("--reason", type=click.Choice(REASONS), multiple=True, help="Only those whose last turn has this reason.")
 @as_json
@@ -69,7 +71,7 @@ def list_threads(
     if not page.items:
         click.echo("There are no threads." if cursor is None else "There are no more threads.")
         return
-    wide = terminal().width >= WIDE
+    wide = terminal().width >= WIDE_COLUMNS
     headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else []), "TITLE"]
     show_table(headings, [_entry(entry, wide=wide) for entry in page.items])
     if page.next_cursor:
@@ -134,7 +136,7 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 @back_to
 @as_json
 def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
-    """Reconstruct a thread's state: now, at a version, or at an instant."""
+    """Show a thread's state: now, at a version, or at an instant."""
     place = point(at_version, at_time)
     view = state_view(ask(lambda service: service.history.state(ThreadId(thread), place, here())))
     if as_json:
@@ -151,7 +153,7 @@ def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_
 @click.option("--after", type=click.IntRange(0, MAX_VERSION), help="Begin after this version.  [default: now]")
 @as_json
 def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
-    """Follow a thread as it happens, until Ctrl-C; with --json, one event to a line."""
+    """Follow a thread live, until Ctrl-C; with --json, one event a line."""
 
     async def show(service: Service) -> None:
         seen = None if after is None else Version(after)
@@ -175,7 +177,7 @@ def _entry(entry: ThreadSummary, *, wide: bool) -> list[str]:
 
 
 def _status(entry: ThreadSummary) -> str:
-    """Say what a thread does; and if nothing, how its last turn ended, unless that was the usual way."""
+    """Return the status, and for an idle thread how its last turn ended, unless it just completed."""
     last = entry.last_turn
     if entry.status != "idle" or last is None or (last.outcome, last.reason) == ("completed", None):
         return entry.status
@@ -217,7 +219,7 @@ def _ended(turn: Ended | None) -> str | None:
 
 
 def _outcome(turn: Ended) -> str:
-    """Say how a turn ended, and why if that says more."""
+    """Return how a turn ended, with the reason if it says more."""
     return turn.outcome if turn.reason in {None, turn.outcome} else f"{turn.outcome} ({turn.reason})"
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a turn, as it happens."""
+"""Printing a turn while it runs."""
 
 from typing import assert_never
 
@@ -26,12 +26,12 @@ from domain.thread.events import (
     TurnRolledBack,
 )
 
-SHOWN = 400
-"""Characters of a tool's arguments or result that are shown; the log has all of them."""
+MAX_TOOL_CHARACTERS = 400
+"""Characters of a tool's arguments or result that are printed; the log has all of them."""
 
 
 class Screen:
-    """Shows signals. Text that streams in is provisional until its `MessageAppended`; one that fails is marked so."""
+    """Prints events and deltas. Deltas are provisional until their `MessageAppended`; withdrawn ones are marked."""
 
     def __init__(self, *, users: bool = False) -> None:
         """With `users`, the users' messages are shown as well."""
@@ -43,7 +43,7 @@ class Screen:
         self._several = False
 
     def show(self, signal: Recorded | Delta | Withdrawn) -> None:
-        """Show one thing that happened."""
+        """Print an event or a delta."""
         match signal:
             case Delta(text=text):
                 self._provisional += text
@@ -56,12 +56,12 @@ class Screen:
                 assert_never(signal)
 
     def note(self, text: str) -> None:
-        """Say something that is not part of the conversation."""
+        """Print a line that is not part of the conversation."""
         self._end_line()
         self._print(text, style="dim")
 
     def complain(self, text: str) -> None:
-        """Say what went wrong."""
+        """Print an error."""
         self._end_line()
         self._print(text, style="red")
 
@@ -79,7 +79,7 @@ class Screen:
                 self._end(call, f"error: {error}")
             case NodeFailed(node=node, error=error, retry_in_ms=retry):
                 self._withdraw()
-                if retry is not None:  # else the turn fails, and says why
+                if retry is not None:  # otherwise the turn fails, with the reason
                     self.note(f"{node} failed ({error}); trying again in {retry / 1000:g} s")
             case HistoryCompacted():
                 self.note("(Older messages were summarised to make room.)")
@@ -107,7 +107,7 @@ class Screen:
 
     def _start(self, call: int) -> None:
         self._open.add(call)
-        self._several = len(self._open) > 1  # at the same time, so that their results need names
+        self._several = len(self._open) > 1  # concurrent calls, so their results need names
         request = self._calls.get(call)
         if request:
             self.note(f"→ {request.tool} {_cut(to_json(request.arguments))}")
@@ -119,7 +119,7 @@ class Screen:
 
     def _withdraw(self) -> None:
         if self._provisional:
-            self.note("(The answer above is withdrawn: it was not finished.)")
+            self.note("(The answer above was not finished and is withdrawn.)")
 
     def _end_line(self) -> None:
         if self._provisional and not self._provisional.endswith("\n"):
@@ -132,7 +132,7 @@ class Screen:
 
 def _cut(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line):,} characters)"
+    return line if len(line) <= MAX_TOOL_CHARACTERS else f"{line[:MAX_TOOL_CHARACTERS]}… ({len(line):,} characters)"
 
 
 def _how_it_ended(end: TurnFailed | TurnCancelled | TurnRolledBack) -> str:

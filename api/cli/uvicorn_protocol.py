@@ -1,6 +1,6 @@
-"""HTTP as uvicorn speaks it, but with the head of a response and its body in one piece.
+"""uvicorn's HTTP protocol, but with the head and the body of a response in one write.
 
-uvicorn hands each to the system by itself: that is a fifth of what it costs here to answer, and wakes the client twice.
+uvicorn writes them separately. Measured: that is a fifth of the cost of an answer here, and wakes the client twice.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class _Together:
-    """A transport that sends what is written together with what is written next, if that comes at once."""
+    """A transport that joins a write with the next one, if that follows at once."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -40,5 +40,5 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Write to the transport through what joins the pieces."""
+        """Wrap the transport, so that writes are joined."""
         super().connection_made(cast("asyncio.Transport", _Together(transport)))

@@ -21,7 +21,7 @@ from infrastructure.settings import Settings, load_settings
 
 
 class NothingToShare(ThreadfoldError):
-    """DATABASE_URL is memory://, which no other process can reach: `threadfold serve` runs the turns itself."""
+    """DATABASE_URL is memory://, which other processes cannot reach: `threadfold serve` runs the turns itself."""
 
 
 class _Lease(click.ParamType[Fence]):
@@ -34,16 +34,16 @@ class _Lease(click.ParamType[Fence]):
 
 @click.command()
 @click.option("--projecting", type=click.UUID, hidden=True, help="Only run the projections of this worker's shards.")
-@click.option("--alone", type=click.UUID, hidden=True, help="Only run the turn of this thread, and end with it.")
+@click.option("--alone", type=click.UUID, hidden=True, help="Only run the turn of this thread, and exit with it.")
 @click.option("--fence", "lease", type=_Lease(), hidden=True, help="The lease of another worker for that: shard:epoch.")
-@click.option("--convicted", type=int, hidden=True, help="If that turn began at this version or before, fail it.")
-@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket that leads to the parent.")
+@click.option("--convicted", type=int, hidden=True, help="Fail that turn if it began at this version or before.")
+@click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket to the parent.")
 def worker(
     *, projecting: UUID | None, alone: UUID | None, lease: Fence | None, convicted: int | None, lifeline: int | None
 ) -> None:
-    """Run the agents' turns, without serving HTTP. As many as you like may run beside each other.
+    """Run the agents' turns, without serving HTTP. Any number of workers may share a database.
 
-    SIGTERM hands over to the other workers what is still running after five seconds.
+    After SIGTERM, turns that still run after five seconds are handed over to other workers.
     """
     with explained():
         settings = load_settings()

@@ -11,7 +11,7 @@ from api.schemas.about import WorkerView
 @click.command()
 @json_option
 def workers(*, as_json: bool) -> None:
-    """List the processes that run turns, each with how many of the 64 shards it has."""
+    """List the processes that run turns, with their number of the 64 shards."""
     found = ask(lambda service: service.workers())
     if as_json:
         show_json(found)

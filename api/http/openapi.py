@@ -1,8 +1,8 @@
-"""What /schema says of parameters and bodies, made as strict as the checks behind it.
+"""Makes /schema as strict as the checks of the routes.
 
-The framework writes types down, and not what routes check beyond them: patterns of ids, of headers and of cursors, and
-which JSON can be stored. Here is one table of that. What no schema can say, such as that `from` lies before `to`, is
-left to the problem that names the field.
+The framework describes types only. The tables here add what the routes check beyond them: patterns of ids, headers and
+cursors, and which JSON can be stored. What a schema cannot say, such as that `from` is before `to`, is left to the
+problem document.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -61,7 +61,7 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
     ),
     ("query", "tool"): _TEXT,
 }
-"""What parameters are on every path that has them."""
+"""Schemas of parameters on every path."""
 
 ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/threads", "status"): _some_of(("idle", "running", "waiting")),
@@ -74,7 +74,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/threads/{thread_id}/diff", "from"): {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
     ("/v1/threads/{thread_id}/diff", "to"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
 }
-"""What a parameter is on one path: another one of this name has it otherwise."""
+"""Schemas of parameters on one path, where the same name has another schema elsewhere."""
 
 LISTS_WITH_VERSION = ("/v1/threads", "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
 VERSION_SEEN: Schema = {"type": "string", "pattern": f"^{UUID_TEXT}:[0-9]{{1,9}}$"}
@@ -83,7 +83,7 @@ _REF_JSON: Schema = {"$ref": "#/components/schemas/Json"}
 _MEMBERS: Schema = {"propertyNames": {"pattern": TEXT}, "additionalProperties": _REF_JSON}
 JSON_VALUE: Schema = {
     "description": "Any JSON that can be stored: no NUL, and integers of 64 bits.",
-    # One schema instead of one for each type: of several, tools take a value that fits another one to be wrong.
+    # One schema for all types: with several alternatives, some tools reject a value that matches only one of them.
     "type": ["null", "boolean", "number", "string", "array", "object"],
     "not": {"type": "integer", "anyOf": [{"exclusiveMaximum": MIN_INTEGER}, {"exclusiveMinimum": MAX_INTEGER}]},
     "pattern": TEXT,
@@ -116,17 +116,17 @@ BODIES: Mapping[tuple[str, str], Schema] = {
     },
     ("LimitBody", "cost_usd"): {"exclusiveMinimum": 0},
 }
-"""What a body's fields are, beside what the framework says."""
+"""Schemas of fields of bodies, in addition to the framework's."""
 
 REQUESTS = (
     *("Decide", "ForkThread", "Invoke", "LimitBody", "MessageEdit", "OpenThread", "Rebuild", "SetBudget", "SetLimits"),
     *("StartTurn", "UpdateValues"),
 )
-"""Bodies of requests: they take no other fields than those they name."""
+"""Request bodies: they allow no other fields."""
 
 
 def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
-    """Make a schema as strict as the routes are. `graphs` are the agents that there are."""
+    """Make a schema as strict as the routes. `graphs` are the names of the agents."""
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
@@ -163,7 +163,7 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
     if field == "graph":
         names = sorted(graphs)
         return {**_told(given), "enum": names if given.get("type") == "string" else [*names, None]}
-    if given.get("type") == "array":  # the framework says: this, or anything
+    if given.get("type") == "array":  # the framework allows this, or anything
         return {**given, "items": given["items"].get("oneOf", [given["items"]])[0]}
     given = _nullable(given)
     if "string" in given.get("type", ()) and not {"enum", "format", "pattern"} & given.keys():
@@ -172,7 +172,7 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
 
 
 def _nullable(given: Schema) -> Schema:
-    """Write `oneOf` something and null as one type, so that bounds beside it hold for the something."""
+    """Write `oneOf` a type and null as one list of types, so that bounds beside it apply."""
     match given:
         case {"oneOf": [{"type": str(kind)} as first, {"type": "null"}], **beside}:
             return {**beside, **first, "type": [kind, "null"]}
@@ -180,7 +180,7 @@ def _nullable(given: Schema) -> Schema:
 
 
 def _without_null(given: Schema) -> Schema:
-    """Drop null: a parameter that is there has a text."""
+    """Remove null: a parameter that is given is text."""
     match given:
         case {"oneOf": [first, {"type": "null"}], **beside}:
             return {**beside, **first}
@@ -190,30 +190,30 @@ def _without_null(given: Schema) -> Schema:
 
 
 def _told(given: Schema) -> Schema:
-    """Keep what is for people, and the default."""
+    """Keep the description, the default and the examples."""
     return {key: given[key] for key in ("description", "default", "examples") if given.get(key) is not None}
 
 
 def _only_with(field: str, decision: str) -> Schema:
-    """Say that a field may be given with one decision only."""
+    """Allow a field with one decision only."""
     other = {"properties": {"decision": {"not": {"const": decision}}}}
     return {"if": other, "then": {"properties": {field: {"type": "null"}}}}
 
 
 def _result() -> Schema:
-    """Say that a result belongs to `settle`, which needs one."""
+    """Require a result with `settle`, and allow it with nothing else."""
     settled = {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]}
     needed = {"properties": {"result": {"type": "string"}}, "required": ["result"]}
     return {"if": settled, "then": needed, "else": {"properties": {"result": {"type": "null"}}}}
 
 
 class TightSchema(JsonRenderPlugin):
-    """Renders the schema, once it is as strict as the routes are."""
+    """Renders the tightened schema."""
 
     _bytes: bytes | None = None
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """Write the schema as JSON, once for all requests: agents do not change while the process runs."""
+        """Render the schema as JSON, once: agents do not change while the process runs."""
         if self._bytes is None:
             graphs = request.app.state.service.runtime.agents
             self._bytes = self.render_json(request, tightened(openapi_schema, graphs))

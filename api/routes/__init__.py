@@ -1,4 +1,4 @@
-"""HTTP routes, by what they are about."""
+"""HTTP routes, by subject."""
 
 from api.routes import (
     about,

@@ -1,4 +1,4 @@
-"""What this service is: its agents' graphs, and its health."""
+"""Routes about the service: its agents' graphs, its workers, its health and its metrics."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from domain.errors import StoreUnavailable, UnknownGraph
 EXPOSITION = "text/plain; version=0.0.4"
 METERED = {
     HTTP_200_OK: ResponseSpec(
-        str, generate_examples=False, description="The figures.", media_type=f"{EXPOSITION}; charset=utf-8"
+        str, generate_examples=False, description="The metrics.", media_type=f"{EXPOSITION}; charset=utf-8"
     ),
     **problems(HTTP_503_SERVICE_UNAVAILABLE),
 }
@@ -35,7 +35,7 @@ async def list_graphs(service: FromService) -> Sequence[GraphView]:
 
 @get("/v1/graphs/{name:str}", tags=["graphs"], responses=problems(HTTP_404_NOT_FOUND))
 async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
-    """Show an agent's nodes, edges and tools, and its drawing in Mermaid."""
+    """Show an agent's nodes, edges and tools, and its graph in Mermaid."""
     try:
         return graph_view(service.agent(name))
     except UnknownGraph as error:
@@ -44,37 +44,37 @@ async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
 
 @get("/v1/workers", tags=["health"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
 async def list_workers(service: FromService) -> Sequence[WorkerView]:
-    """List the processes that run turns, each with its shards."""
+    """List the processes that run turns, with their shards."""
     return await service.workers()
 
 
 @get("/health/live", tags=["health"], responses=problems())
 async def live() -> Health:
-    """Say that the process answers."""
+    """Answer 200 while the process is alive."""
     return Health("alive")
 
 
 @get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
-    """Say whether the log can be read and written, and every background task runs.
+    """Answer 200 if the log can be read and written and every background task runs, else 503.
 
-    In `detail`, what needs attention all the same.
+    With 200, `detail` may name something that needs attention.
     """
     trouble = await readiness.trouble()
     if trouble is not None:
         detail = f"The log cannot be read and written: {trouble}"
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
     if down := service.runtime.background.not_running():
-        detail = f"Background tasks that do not run: {', '.join(down)}. The log says why; they are started again."
+        detail = f"Background tasks that do not run: {', '.join(down)}. See the log for the reason; they are restarted."
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
     return Response(Health("ready", await service.upkeep.trouble()), status_code=HTTP_200_OK)
 
 
 @get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
 async def metrics(service: FromService) -> bytes:
-    """Show how the read models and the background tasks are, in Prometheus' text format.
+    """Show metrics of the read models and the background tasks, in Prometheus' text format.
 
-    While the log cannot be read, the read models are left out.
+    Those of the read models are missing while the log cannot be read.
     """
     try:
         projections = await service.upkeep.projections()

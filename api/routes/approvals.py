@@ -1,4 +1,4 @@
-"""What people decide about a thread: approvals and forks."""
+"""Routes for what people decide about a thread: approvals and forks."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -27,7 +27,7 @@ from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId
 from projections.engine.thread_status import status_of
 
-ApprovalPath = Annotated[str, PathParameter(description="The approval's id, as the list of them gives it.")]
+ApprovalPath = Annotated[str, PathParameter(description="The approval's id, from the list of approvals.")]
 
 DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
     "grant": "granted",
@@ -51,7 +51,7 @@ CHANGING = problems(
     responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
 )
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
-    """List what waits for a person in a thread: tool calls, or a node."""
+    """List the tool calls or the node that wait for a person's approval in a thread."""
     return Page(await service.history.approvals(ThreadId(thread), reader), None)
 
 
@@ -64,12 +64,12 @@ async def list_approvals(thread: FromThread, service: FromService, reader: FromR
 async def decide_approval(
     thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
 ) -> Response[Decided]:
-    """Grant, perhaps with other arguments, deny, or settle. The turn goes on in the background."""
+    """Grant (with other arguments, if given), deny or settle. The turn continues in the background."""
     for name, belongs_to in (("arguments", "grant"), ("reason", "deny"), ("result", "settle")):
         if getattr(data, name) is not None and data.decision != belongs_to:
             raise InvalidInput(name, f"can only be given with {belongs_to}")
     if data.decision == "settle" and data.result is None:
-        raise InvalidInput("result", "is what the model is to be told")
+        raise InvalidInput("result", "is required: the result of the call, for the model")
     approval = _version(approval_id)
     outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
     checkpoint = checkpoint_of(outcome.loaded)
@@ -81,7 +81,7 @@ async def decide_approval(
 async def fork_thread(
     thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
 ) -> Response[Forked]:
-    """Begin a thread as this one was at a version: a pointer, no copy."""
+    """Fork this thread at a version. The fork refers to the shared events; nothing is copied."""
     fork_id = service.thread_id(data.thread_id, caller)
     forked = await service.fork(ThreadId(thread), fork_id, data, caller)
     loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
@@ -92,5 +92,5 @@ async def fork_thread(
 
 def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("approval_id", "must be an approval's id: the list of approvals has them")
+        raise InvalidInput("approval_id", "must be an id from the list of approvals")
     return int(text)

@@ -1,4 +1,4 @@
-"""Dependencies of the routes: the service, and who calls."""
+"""Dependencies of the routes: the service, the caller, and ids of the path."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -15,25 +15,25 @@ from api.services.threads import Service
 
 IfMatch = Annotated[
     str | None,
-    HeaderParameter(name="If-Match", description="The entity tag of the version that the caller has seen."),
+    HeaderParameter(name="If-Match", description="The last ETag that the caller received; 412 if it has changed."),
 ]
 IdempotencyKey = Annotated[
     str | None,
-    HeaderParameter(name="Idempotency-Key", description="Makes the command safe to repeat; belongs to its thread."),
+    HeaderParameter(name="Idempotency-Key", description="Makes the command safe to repeat. Scoped to its thread."),
 ]
 CorrelationId = Annotated[
     str | None,
-    HeaderParameter(name="X-Correlation-ID", description="Is recorded with what is done or read, to find it by."),
+    HeaderParameter(name="X-Correlation-ID", description="Is recorded with the command or the access."),
 ]
 UserAgent = Annotated[
     str | None,
-    HeaderParameter(name="User-Agent", description="Is recorded likewise: the program that the caller used."),
+    HeaderParameter(name="User-Agent", description="The caller's program; recorded with the command or the access."),
 ]
 Actor = Annotated[
     str | None,
     HeaderParameter(
         name="X-Actor",
-        description="Who the caller says to be; recorded likewise. Set it in the proxy that authenticates.",
+        description="The caller's name, unchecked; recorded likewise. Set it in the proxy that authenticates.",
     ),
 ]
 FromService = NamedDependency[Service]
@@ -44,12 +44,12 @@ FromThread = NamedDependency[UUID]
 FromTurn = NamedDependency[UUID]
 ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
 TurnPath = Annotated[str, PathParameter(description="The turn's id, a UUID.")]
-Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page.")]
-Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page at most.")]
+Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the previous page.")]
 
 
 def service(request: AnyRequest) -> Service:
-    """Return the application's service."""
+    """Return the application's service. Raises `TypeError` before the application has started."""
     found = request.app.state.service
     if not isinstance(found, Service):
         raise TypeError("The application has not started")
@@ -57,20 +57,20 @@ def service(request: AnyRequest) -> Service:
 
 
 def thread(thread_id: ThreadPath) -> UUID:
-    """Read the thread that a path names."""
+    """Read the thread id of a path. Raises `InvalidInput`."""
     return uuid_of(thread_id, "thread_id")
 
 
 def turn(turn_id: TurnPath) -> UUID:
-    """Read the turn that a path names."""
+    """Read the turn id of a path. Raises `InvalidInput`."""
     return uuid_of(turn_id, "turn_id")
 
 
-CLIENT = 100
-"""Characters that are kept of the name that a client gives itself."""
+MAX_CLIENT_CHARACTERS = 100
+"""Characters of a User-Agent that are recorded."""
 
-REQUEST = 1_000
-"""Characters that are kept of a path and its parameters."""
+MAX_REQUEST_CHARACTERS = 1_000
+"""Characters of a path with its query that are recorded."""
 
 
 def caller(
@@ -80,26 +80,26 @@ def caller(
     x_actor: Actor = None,
     user_agent: UserAgent = None,
 ) -> Caller:
-    """Read who calls, and how, from the headers."""
+    """Read the caller of a command from the headers. Raises `InvalidInput`."""
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     return Caller(
         key=visible(idempotency_key, "Idempotency-Key"),
         correlation=visible(correlation_id, "X-Correlation-ID"),
         actor=visible(x_actor, "X-Actor"),
-        client=printable(user_agent, CLIENT) if user_agent else None,
-        request=printable(f"{path}?{query}" if query else path, REQUEST),
+        client=printable(user_agent, MAX_CLIENT_CHARACTERS) if user_agent else None,
+        request=printable(f"{path}?{query}" if query else path, MAX_REQUEST_CHARACTERS),
     )
 
 
 def reader(
     request: AnyRequest, correlation_id: CorrelationId = None, x_actor: Actor = None, user_agent: UserAgent = None
 ) -> Caller:
-    """Read who asks without changing anything: the other headers of commands mean nothing here."""
+    """Read the caller of a query: the headers that only commands use are ignored. Raises `InvalidInput`."""
     return caller(request, None, correlation_id, x_actor, user_agent)
 
 
 def readiness(request: AnyRequest) -> Readiness:
-    """Return the application's readiness."""
+    """Return the application's readiness check."""
     found = request.app.state.readiness
     if not isinstance(found, Readiness):
         raise TypeError("The application has not started")
@@ -107,7 +107,7 @@ def readiness(request: AnyRequest) -> Readiness:
 
 
 def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) -> Caller:
-    """Add what the caller expects of the thread. Raises `InvalidInput`."""
+    """Add the version that the caller expects the thread to have. Raises `InvalidInput`."""
     if checkpoint_ref is None and if_match is None:
         return caller
     existing = if_match is not None and if_match.strip() == "*"
@@ -115,5 +115,5 @@ def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) 
 
 
 def etag(checkpoint: str) -> dict[str, str]:
-    """Make the header that `If-Match` answers to."""
+    """Return the header whose value `If-Match` repeats."""
     return {"ETag": f'"{checkpoint}"'}

@@ -1,4 +1,4 @@
-"""The log for consumers outside."""
+"""The feed: the events of all threads, for consumers outside of the service."""
 
 import re
 from typing import Annotated
@@ -17,23 +17,21 @@ from domain.ids import SLICES, Slice
 from domain.thread.codec import decode
 from domain.thread.events import EVENTS
 
-LONGEST_WAIT = 30.0
-"""Seconds that a request may wait: less than what stands in between usually allows."""
+MAX_WAIT_S = 30.0
+"""Seconds that a request may wait for events: less than the usual idle timeout of proxies."""
 
 After = Annotated[
     str | None,
-    QueryParameter(description="The next_cursor of the page before. Default: from the beginning of the log."),
+    QueryParameter(description="The next_cursor of the previous page. Default: the beginning of the log."),
 ]
 Slices = Annotated[
     str | None,
     QueryParameter(description="One slice or a range of them, such as 0-63. Default: the cursor's, or all 1,024."),
 ]
 Wait = Annotated[
-    float, QueryParameter(ge=0, le=LONGEST_WAIT, description="Seconds to wait for something if there is nothing yet.")
+    float, QueryParameter(ge=0, le=MAX_WAIT_S, description="Seconds to wait for events if there are none yet.")
 ]
-Types = Annotated[
-    str | None, QueryParameter(description="Types of events, separated by commas. Default: events of all types.")
-]
+Types = Annotated[str | None, QueryParameter(description="Types of events, separated by commas. Default: all types.")]
 
 READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -50,7 +48,7 @@ async def read_feed(
     wait: Wait = 0,
     types: Types = None,
 ) -> FeedPage:
-    """Read events of all threads, each at least once; those of a slice in the order of their commits."""
+    """Read the events of all threads, at least once each; those of a slice in the order of their commits."""
     wanted = FeedFilter(reader.tenant, _types(types), limit)
     found = await service.history.feed(_place(after, slices), wanted, wait, reader)
     items = [feed_item(decode(record)) for record in found.records]
@@ -73,5 +71,5 @@ def _types(text: str | None) -> frozenset[str] | None:
         return None
     asked = frozenset(text.split(","))
     for name in sorted(asked - _TYPES):
-        raise InvalidInput("types", f"{name[:50]!r} is no type of event, such as MessageAppended,TurnCompleted")
+        raise InvalidInput("types", f"unknown type {name[:50]!r}; expected types such as MessageAppended,TurnCompleted")
     return asked

@@ -1,4 +1,4 @@
-"""A thread's past: its state, transcript and log at a version or an instant, and what happened between two."""
+"""Routes for a thread's history: its state, messages and events at a version or an instant, and diffs."""
 
 from datetime import datetime
 from typing import Annotated
@@ -18,23 +18,24 @@ from api.services.history import Order, PageRequest, PointInTime
 from domain.application.queries.transcript import TranscriptMessage
 from domain.ids import MAX_VERSION, ThreadId, TurnId
 
-AtVersion = Annotated[int | None, QueryParameter(description="The version to go back to.")]
-AtTime = Annotated[datetime | None, QueryParameter(description="The instant to go back to, with its time zone.")]
-InOrder = Annotated[Order, QueryParameter(description="As it happened (asc), or the latest first (desc).")]
+AtVersion = Annotated[int | None, QueryParameter(description="Show the thread as of this version.")]
+AtTime = Annotated[datetime | None, QueryParameter(description="Show the thread as of this instant, with a time zone.")]
+InOrder = Annotated[Order, QueryParameter(description="Oldest first (asc) or latest first (desc).")]
 AfterPrompt = Annotated[
-    int, QueryParameter(ge=0, le=MAX_VERSION, description="Show the prompts after this version: a page's next_after.")
+    int,
+    QueryParameter(ge=0, le=MAX_VERSION, description="Only prompts after this version: a page's next_after."),
 ]
 Since = Annotated[
-    int | None, QueryParameter(name="from", description="The version to begin after; 0 is before the first event.")
+    int | None, QueryParameter(name="from", description="Begin after this version; 0 is before the first event.")
 ]
-Until = Annotated[int | None, QueryParameter(description="The version to end with. Default: now.")]
+Until = Annotated[int | None, QueryParameter(description="End with this version. Default: now.")]
 SinceTime = Annotated[
     datetime | None,
-    QueryParameter(description="The instant to begin after, with its time zone, instead of `from`."),
+    QueryParameter(description="Begin after this instant, with a time zone, instead of `from`."),
 ]
 UntilTime = Annotated[
     datetime | None,
-    QueryParameter(description="The instant to end with, with its time zone, instead of `to`."),
+    QueryParameter(description="End with this instant, with a time zone, instead of `to`."),
 ]
 
 READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
@@ -44,7 +45,7 @@ READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
-    """Reconstruct the thread's state: now, at a version, or at an instant."""
+    """Show the thread's state: now, at a version, or at an instant."""
     view = state_view(await service.history.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
 
@@ -53,7 +54,7 @@ async def show_state(
 async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
-    """Show what the models of a turn saw, message by message, with its tokens and why each was there."""
+    """Show the prompts of a turn: each piece with its tokens and why it was there."""
     return await service.history.prompts(ThreadId(thread), TurnId(turn), reader, after)
 
 
@@ -68,7 +69,7 @@ async def list_messages(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[TranscriptMessage]:
-    """Read the whole transcript, as it is or as it was, in pages."""
+    """List the thread's messages, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
     return await service.history.messages(ThreadId(thread), asked, reader)
 
@@ -84,7 +85,7 @@ async def list_events(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[EventView]:
-    """Read the thread's events as they were recorded, up to now, a version or an instant, in pages."""
+    """List the thread's events as they were recorded, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
     return await service.history.events(ThreadId(thread), asked, reader)
 
@@ -101,7 +102,7 @@ async def show_diff(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> DiffView:
-    """Say what happened between two versions or instants: what differs, in numbers, and in sentences."""
+    """Show what happened between two versions or instants: the changes, in numbers, and in sentences."""
     begin = PointInTime(since, from_time, "from", "from_time")
     end = PointInTime(to, to_time, "to", "to_time")
     return await service.history.diff(ThreadId(thread), begin, end, limit, cursor, reader)

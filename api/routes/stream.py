@@ -1,4 +1,4 @@
-"""A thread as server-sent events: what has happened since a version, and what happens from now on."""
+"""A thread as server-sent events: its events after a version, and then live."""
 
 import asyncio
 import logging
@@ -28,24 +28,24 @@ from domain.thread.codec import Recorded
 
 _log = logging.getLogger(__name__)
 
-PING = 15.0
-"""Seconds of silence after which a comment is sent, so that nothing in between takes the stream for dead."""
+HEARTBEAT_S = 15.0
+"""Seconds without an event after which a comment is sent, so that no proxy closes the stream as idle."""
 
 MEDIA_TYPE = "text/event-stream"
 
 LastEventId = Annotated[
     str | None,
-    HeaderParameter(name="Last-Event-ID", description="The last event that was seen: the stream goes on after it."),
+    HeaderParameter(name="Last-Event-ID", description="The last received event: the stream continues after it."),
 ]
 After = Annotated[
     int | None,
     QueryParameter(ge=0, le=MAX_VERSION, description="Begin after this version; 0 is the beginning. Default: now."),
 ]
-UntilIdle = Annotated[bool, QueryParameter(description="End when no turn runs, or one waits for a person.")]
+UntilIdle = Annotated[bool, QueryParameter(description="End when no turn runs, or the turn waits for a person.")]
 
 
 class StreamedEvent(Struct, frozen=True, omit_defaults=True):
-    """One event of the stream, by its fields. `data` is JSON; deltas have no `id`."""
+    """An event of the stream. `data` is JSON; deltas have no `id`."""
 
     event: str
     data: str
@@ -58,7 +58,7 @@ STREAMING = {
         generate_examples=False,
         media_type=MEDIA_TYPE,
         description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
-        "model is writing: provisional until the next event) and `withdrawn` (the deltas came to nothing).",
+        "model is writing, provisional until the next event) and `withdrawn` (discard the deltas).",
     ),
     **problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
 }
@@ -74,24 +74,24 @@ async def stream_thread(
     *,
     until_idle: UntilIdle = False,
 ) -> Stream:
-    """Follow a thread: its events, and the text of running models, from whichever process runs the turn."""
+    """Follow a thread: its events, and the text that models are writing, whichever process runs the turn."""
     seen, field = _version(last_event_id), "Last-Event-ID"
     if seen is None and after is not None:
         seen, field = Version(after), "after"
     row = await service.history.begin_stream(ThreadId(thread), reader, seen, field)
     begin = row.head.version if seen is None else seen
-    told = _told(service, ThreadId(thread), begin, until_idle=until_idle)
-    return Stream(told, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    text = _streamed(service, ThreadId(thread), begin, until_idle=until_idle)
+    return Stream(text, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-async def _told(service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool) -> AsyncIterator[bytes]:
-    """Follow until the store is away: the stream ends then, so that the client comes again with `Last-Event-ID`."""
+async def _streamed(service: Service, thread_id: ThreadId, after: Version, *, until_idle: bool) -> AsyncIterator[bytes]:
+    """End the stream if the store is unavailable: the client reconnects with `Last-Event-ID`."""
     try:
         async with aclosing(_followed(service, thread_id, after, until_idle=until_idle)) as following:
             async for part in following:
                 yield part
     except StoreUnavailable as error:
-        _log.warning("A stream of %s ends: %s", thread_id, error)
+        _log.warning("A stream of thread %s ends: %s", thread_id, error)
         yield b": the store is unavailable\n\n"
 
 
@@ -108,7 +108,7 @@ async def _followed(
             if signal is not None:
                 seen = signal.version if isinstance(signal, Recorded) else seen
                 text = _event(signal)
-                del signal  # while the client takes its time, it is held by nothing here
+                del signal  # while the client reads, nothing here holds it
                 if len(text) <= PIECE_BYTES or passing:
                     yield text
                 else:
@@ -118,7 +118,7 @@ async def _followed(
                         async for piece in pieces:
                             yield piece
                 last = clock()
-            elif clock() - last > PING:
+            elif clock() - last > HEARTBEAT_S:
                 yield b": ping\n\n"
                 last = clock()
             if runtime.stopping.is_set():
@@ -130,7 +130,7 @@ async def _followed(
 
 
 async def _again(service: Service, thread_id: ThreadId, version: Version) -> bytes:
-    """Read an event once more, and write it as it was written before."""
+    """Read an event again, and write it as before."""
     runtime = service.runtime
     async with runtime.turns.services.broadcast.reading:
         (recorded,) = await runtime.repository.history(thread_id, Version(version - 1), version)
@@ -156,5 +156,5 @@ def _version(last_event_id: str | None) -> Version | None:
         return None
     text = last_event_id.strip()
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("Last-Event-ID", "must be the id of an event of this stream: a version")
+        raise InvalidInput("Last-Event-ID", "must be the id of an event of this stream, a version")
     return Version(int(text))

@@ -1,4 +1,4 @@
-"""Opening threads, changing their values, and looking at them."""
+"""Routes for opening threads, changing their values, listing and summarising them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -43,10 +43,11 @@ from domain.ids import MAX_VERSION, ThreadId
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
 
 LeastVersion = Annotated[
-    int | None, QueryParameter(ge=0, le=MAX_VERSION, description="Of an eventual answer: the least version.")
+    int | None,
+    QueryParameter(ge=0, le=MAX_VERSION, description="With eventual: wait for this version of the thread."),
 ]
 OPENING = {
-    HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="It was open in just this way."),
+    HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="The thread was already open in this way."),
     **problems(
         HTTP_409_CONFLICT,
         HTTP_413_REQUEST_ENTITY_TOO_LARGE,
@@ -70,7 +71,7 @@ READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
 @post("/v1/threads", tags=["threads"], responses=OPENING)
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
-    """Open a thread. Opening it again in the same way changes nothing."""
+    """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
     outcome = await service.open(thread_id, data.graph, data.values, caller)
     checkpoint = checkpoint_of(outcome.loaded)
@@ -86,7 +87,7 @@ async def update_values(
     """Change the thread's values by a JSON merge patch."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     outcome = await service.update(ThreadId(thread), data.values, caller)
-    if not outcome.events:  # then there is none that says who was here
+    if not outcome.events:  # no event records the caller, so the access log must
         await service.access_log.record_thread(caller, "state", ThreadId(thread))
     view = state_view(outcome.loaded)
     return Response(view, headers=etag(view.checkpoint))
@@ -110,19 +111,19 @@ async def list_threads(
     search: Annotated[
         str | None,
         QueryParameter(
-            description="Words that were all said in one message of the thread, in any form. If there is no such "
-            "thread: of three words or more half, and of a question (with a question mark) as many as possible."
+            description="Words that are all in one message of the thread, in any form. If there is no such thread: "
+            "half of three words or more, and of a question (with a question mark) as many as possible."
         ),
     ] = None,
-    title: Annotated[str | None, QueryParameter(description="What the title begins with.")] = None,
-    active_since: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,
-    active_before: Annotated[datetime | None, QueryParameter(description="Of the last event.")] = None,
+    title: Annotated[str | None, QueryParameter(description="The beginning of the title.")] = None,
+    active_since: Annotated[datetime | None, QueryParameter(description="The earliest time of the last event.")] = None,
+    active_before: Annotated[datetime | None, QueryParameter(description="The last event was before this.")] = None,
     sort: FromQuery[Sort] = "opened_at",
     order: FromQuery[Literal["asc", "desc"]] = "desc",
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Page[ThreadSummary]:
-    """List threads, the last opened first, or in another order; all of them, or those that fit."""
+    """List threads that match the filters, by default the last opened first."""
     await wait_until_current(service, reader, "threads", consistency, min_version)
     if search is not None:
         await wait_until_current(service, reader, "messages", consistency, min_version)
@@ -152,7 +153,7 @@ async def show_thread(
     min_version: LeastVersion = None,
     consistency: FromQuery[Consistency] = "strong",
 ) -> Response[ThreadSummary]:
-    """Summarise a thread: now, at a version, or at an instant; or, `eventual`, as the read model has it."""
+    """Summarise a thread: now, at a version, or at an instant; with `eventual`, by the read model."""
     point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
         found = await service.history.summary(ThreadId(thread), reader, point)

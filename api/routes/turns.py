@@ -1,4 +1,4 @@
-"""Saying something to an agent."""
+"""Routes for sending messages, and for retrying and cancelling turns."""
 
 from typing import Annotated, Literal
 
@@ -32,13 +32,13 @@ from domain.ids import ThreadId, TurnId
 from domain.thread.state import Idle, Running
 
 Wait = Annotated[
-    bool, QueryParameter(description="Answer with the finished turn, or as soon as the thread waits for a person.")
+    bool, QueryParameter(description="Answer when the turn has ended, or when the thread waits for a person.")
 ]
 
 TAKEN = ResponseSpec(
     Accepted, generate_examples=False, description="The turn runs in the background, is queued, or waits for a person."
 )
-FINISHED = ResponseSpec(TurnView, generate_examples=False, description="The turn that was waited for has ended.")
+FINISHED = ResponseSpec(TurnView, generate_examples=False, description="The turn has ended.")
 REFUSED = problems(
     HTTP_409_CONFLICT,
     HTTP_412_PRECONDITION_FAILED,
@@ -49,7 +49,7 @@ REFUSED = problems(
 )
 CANCELLED = {
     HTTP_200_OK: FINISHED,
-    HTTP_202_ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn is to end."),
+    HTTP_202_ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn has ended, or will."),
     **problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_422_UNPROCESSABLE_ENTITY, HTTP_503_SERVICE_UNAVAILABLE),
 }
 ANSWERS = {
@@ -64,7 +64,7 @@ ANSWERS = {
 async def invoke(
     data: JSONBody[Invoke], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[Accepted]:
-    """Say something; open the thread if there is none. The turn runs in the background."""
+    """Send a message, and open the thread if it is new. The turn runs in the background."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     thread_id = service.thread_id(data.thread_id, caller)
     started = await service.start_turn(
@@ -89,7 +89,7 @@ async def start_turn(
     *,
     wait: Wait = False,
 ) -> Response[Accepted] | Response[TurnView]:
-    """Say something in an open thread."""
+    """Send a message in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     started = await service.start_turn(
         ThreadId(thread), data.user_input, caller, strategy=data.strategy, durability=data.durability
@@ -106,7 +106,7 @@ async def start_turn(
 async def retry_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Accepted] | Response[TurnView]:
-    """Go on, in a new turn, with the last one if it failed or was cancelled, at the node where it ended."""
+    """Retry the last turn if it failed or was cancelled: a new turn begins at the node where it ended."""
     started = await service.retry_turn(ThreadId(thread), TurnId(turn), caller)
     return await _answer(service, started, caller, wait=wait)
 
@@ -120,7 +120,7 @@ async def retry_turn(
 async def cancel_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Cancelling] | Response[TurnView]:
-    """End a turn that runs, waits for a person, or is queued. What it has said is kept."""
+    """Cancel a turn that runs, waits for a person, or is queued. Its messages so far are kept."""
     outcome = await service.cancel_turn(ThreadId(thread), TurnId(turn), caller)
     finished = await service.turn_end(outcome, TurnId(turn)) if wait else None
     if finished is not None:
@@ -141,7 +141,7 @@ async def _answer(
         loaded = await service.existing(started.outcome.loaded.thread_id, caller)
         return _accepted(loaded, started.turn_id, waited=True)
     if finished.reason == "budget_exhausted":
-        raise BudgetExhausted(f"{finished.detail} The turn is {started.turn_id}: retry goes on with it.")
+        raise BudgetExhausted(f"{finished.detail} To continue, retry the turn {started.turn_id}.")
     return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
 
 

@@ -1,1 +1,1 @@
-"""Processes and the composition root: which adapters are used, subprocesses, the watchdog, health, metrics."""
+"""The composition root, and what processes need: subprocesses, the watchdog, health, metrics."""

@@ -1,4 +1,4 @@
-"""Whether the log can be read and written: asked with a time limit that holds even if that cannot be cancelled."""
+"""The readiness check, with a time limit that holds even if the check cannot be cancelled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,21 +7,21 @@ from domain.errors import ThreadfoldError
 from domain.ids import Position, Slice
 from domain.ports.log import EventStore
 
-DATABASE_LIMIT = 2.0
-"""Seconds that the database may take to answer before the process counts as unready."""
+READINESS_TIMEOUT_S = 2.0
+"""Seconds after which a process whose database does not answer counts as unready."""
 
 
 class Readiness:
-    """Asks the log for a record, and has something written.
+    """Reads a record of the log, and writes a row.
 
-    A driver may go on waiting for a frozen server when it is cancelled. So the check is left alone when its time is
-    over, and the next question joins it instead of adding another one.
+    A driver may keep waiting for a frozen server after it was cancelled. So a check that exceeds its time limit keeps
+    running, and the next request waits for the same check instead of starting another.
     """
 
     def __init__(
         self,
         store: EventStore,
-        limit: float = DATABASE_LIMIT,
+        limit: float = READINESS_TIMEOUT_S,
         write: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`limit` is in seconds; `write` writes something."""
@@ -31,11 +31,11 @@ class Readiness:
         self._checking: asyncio.Task[None] | None = None
 
     async def trouble(self) -> str | None:
-        """Say what keeps the log from being read or written; None if nothing does."""
+        """Return why the log cannot be read or written; None if it can."""
         checking = self._checking
         if checking is None or checking.done():
             checking = self._checking = asyncio.create_task(self._check(), name="readiness")
-            checking.add_done_callback(_look)
+            checking.add_done_callback(_retrieve_exception)
         done, _ = await asyncio.wait({checking}, timeout=self._limit)
         if not done:
             return f"no answer within {self._limit:g} seconds"
@@ -52,12 +52,12 @@ class Readiness:
             await self._write()
 
     def close(self) -> None:
-        """Let a check that is under way go."""
+        """Cancel a running check."""
         if self._checking is not None:
             self._checking.cancel()
 
 
-def _look(checking: asyncio.Task[None]) -> None:
-    """Fetch the outcome, which no request may be waiting for any more: otherwise asyncio complains."""
+def _retrieve_exception(checking: asyncio.Task[None]) -> None:
+    """Retrieve the exception, since asyncio logs one that no request retrieves."""
     if not checking.cancelled():
         checking.exception()

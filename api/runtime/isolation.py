@@ -1,4 +1,4 @@
-"""Running turns in processes of their own; see `domain.ports.suspects` for which turns, and why."""
+"""Running suspect turns in isolated processes; see `domain.ports.suspects` for which turns, and why."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,16 @@ from domain.errors import StoreUnavailable
 from domain.ids import ThreadId, Version
 from domain.ports.log import Fence
 
-CONNECTIONS = 4
-"""Connections to the database that such a process may have."""
+MAX_CONNECTIONS = 4
+"""Database connections of an isolated process."""
 
-ALONE_STOP_LIMIT_S = 12.0
-"""Seconds that such a process has to hand its turn over: its node may end within five of them."""
+ISOLATED_STOP_LIMIT_S = 12.0
+"""Seconds that an isolated process has to stop: five for the node to end, and the rest to hand its turn over."""
 
 
 @dataclass
 class IsolatedProcesses:
-    """An `Isolation` by processes of `threadfold worker`, on the database at `url`. `lease` is in seconds."""
+    """An `Isolation` by processes of `threadfold worker` on the database at `url`. `lease` is in seconds."""
 
     url: str
     lease: float
@@ -29,15 +29,15 @@ class IsolatedProcesses:
         return Output(stdout_descriptor(), self.lease / 2)
 
     async def run(self, thread_id: ThreadId, fence: Fence, *, convicted: Version | None = None) -> bool:
-        """Run a turn in a process of its own. Raises `StoreUnavailable` if the process could not start."""
+        """Run a turn in an isolated process. Raises `StoreUnavailable` if the process could not start."""
         arguments = ["worker", "--alone", str(thread_id), "--fence", f"{fence.shard}:{fence.epoch}"]
         child = Subprocess(
             f"turn of {thread_id} alone",
             [*arguments, *(["--convicted", str(convicted)] if convicted is not None else [])],
-            {"DATABASE_URL": self.url, "MAX_CONNECTIONS": str(CONNECTIONS)},
+            {"DATABASE_URL": self.url, "MAX_CONNECTIONS": str(MAX_CONNECTIONS)},
             self._output,
             self.lease * SILENT_LEASES,
-            stop_within=ALONE_STOP_LIMIT_S,
+            stop_within=ISOLATED_STOP_LIMIT_S,
         )
         try:
             await child.run()

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, made when they are asked for."""
+"""Metrics for Prometheus, collected on request."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from api.schemas.read_models import ProjectionView
 from domain.application.background_tasks import TaskStatus
 
 
-class _Figures(Collector):
+class _Metrics(Collector):
     def __init__(self, projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> None:
         self._projections = projections
         self._tasks = tasks
@@ -50,7 +50,7 @@ class _Figures(Collector):
 
 
 def exposition(projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> bytes:
-    """Write the figures in the text format of Prometheus."""
+    """Write the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(projections, tasks))
+    registry.register(_Metrics(projections, tasks))
     return generate_latest(registry)

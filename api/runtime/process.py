@@ -1,4 +1,4 @@
-"""What every process of Threadfold that runs for long has: an event loop, signals, a watchdog, and a sure end."""
+"""A long-running process of Threadfold: its event loop, signals, watchdog and guaranteed exit."""
 
 import asyncio
 import ctypes
@@ -15,18 +15,18 @@ import uvloop
 
 from api.runtime.watchdog import STOP_LIMIT_S, UNCLEAN, Watchdog, say_and_exit
 
-BLOCKED_S = 5.0
-"""Seconds after which a blocked event loop is logged, at most; with a short lease it is half of that."""
+MAX_BLOCKED_S = 5.0
+"""Seconds after which a blocked event loop is logged; with a short lease, after half of the lease."""
 
 PR_SET_PDEATHSIG = 1
-"""Linux's number for the option of `prctl`."""
+"""The option's number for Linux' `prctl`."""
 
 STACK_SIGNAL = signal.SIGUSR1
-"""Makes a process write the stacks of all its threads to stderr, even one whose interpreter is blocked."""
+"""Makes a process write the stacks of all threads to stderr, even if its interpreter is blocked."""
 
 STARTING, READY, ENDING = "s", "r", "e"
-"""What the line of a heartbeat begins with; what is ailing in the process follows. The last one is sent when the loop's
-work is over: from then on the process only ends, for which a busy machine may need longer than a loop may be silent."""
+"""The first character of a heartbeat's line; what does not work in the process follows. ENDING is sent when the loop's
+work is over: the process only exits then, which may take longer on a busy machine than a loop may be silent."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ class Process:
         self._lifeline = None if lifeline is None else socket.socket(fileno=lifeline)
         if self._lifeline is not None:
             self._lifeline.settimeout(0)
-            self._lifeline.set_inheritable(False)  # a process that user code starts must not outlive us as our parent's
+            self._lifeline.set_inheritable(False)  # a process started by user code must not inherit it
         self._is_ready = False
         self._heartbeat_interval = heartbeat_interval(lease)
-        self._watchdog = Watchdog(max(min(lease / 2, BLOCKED_S), 0.5), stop_within, lifeline)
+        self._watchdog = Watchdog(max(min(lease / 2, MAX_BLOCKED_S), 0.5), stop_within, lifeline)
 
     @property
     def has_parent(self) -> bool:
-        """Whether another process of Threadfold has started this one, and looks after it."""
+        """Whether a parent process of Threadfold started this one and supervises it."""
         return self._lifeline is not None
 
     def on_stop(self, stop: Callable[[], None]) -> None:
-        """Call `stop` when a signal asks for the end, each time one does, and when the parent is gone."""
+        """Call `stop` at each SIGINT and SIGTERM, and when the parent is gone."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
@@ -58,23 +58,23 @@ class Process:
             loop.add_reader(self._lifeline, self._look_for_parent, stop)
 
     def begin(self, ailing: Callable[[], str | None] = lambda: None) -> None:
-        """Say that user code may run in the loop from now on, and no longer block it, as imports do.
+        """Begin to report a blocked event loop, and to send heartbeats: until now, imports were allowed to block it.
 
-        The parent hears that the loop turns, and what is `ailing` in the process.
+        A heartbeat tells the parent that the loop runs, and what does not work in the process: see `ailing`.
         """
         self._watchdog.watch_loop()
         if self._lifeline is not None:
             self._beat(ailing)
 
     def ready(self) -> None:
-        """Say that the start is over."""
+        """Report in the next heartbeat that the process is ready."""
         self._is_ready = True
 
     def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run the main coroutine in an event loop of its own.
+        """Run the main coroutine in a new event loop.
 
-        If the loop ends while the coroutine has not, such as by a `SystemExit` in a callback, the process exits at
-        once: to clean up takes a loop, and the coroutine would wait for ever for what will not happen.
+        If the loop ends before the coroutine, for example by a `SystemExit` in a callback, the process exits at once:
+        clean-up needs a loop, and the coroutine would wait for ever.
         """
         over = False
 
@@ -93,14 +93,14 @@ class Process:
                 self._watchdog.leave(status)
                 self._send(ENDING)
 
-        _prepare_for_the_worst(stacks=self.has_parent)
+        _enable_stack_dumps(on_signal=self.has_parent)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 runner.run(whole())
             except BaseException as error:
                 if over:
                     raise
-                reason = error  # the name ends with this block
+                reason = error  # Python unbinds `error` after this block
                 say_and_exit(UNCLEAN, lambda: _say_loop_ended(reason))
 
     def _beat(self, ailing: Callable[[], str | None]) -> None:
@@ -109,7 +109,7 @@ class Process:
         asyncio.get_running_loop().call_later(self._heartbeat_interval, self._beat, ailing)
 
     def _send(self, words: str) -> None:
-        with suppress(OSError):  # the parent does not read just now, or is gone: `on_stop` hears of that
+        with suppress(OSError):  # the parent does not read now, or is gone, which `on_stop` handles
             if self._lifeline is not None:
                 self._lifeline.send(f"{words}\n".encode())
 
@@ -127,29 +127,29 @@ class Process:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, whatever holds the interpreter by then; on Linux only.
+    """Make the kernel kill this process when its parent dies, even if its interpreter is blocked; on Linux only.
 
-    For a process that runs one turn: its parent's death ends the lease that it works under, so it has nothing to save.
+    For an isolated process: its parent's death ends the lease that it works under, so it has nothing to save.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def heartbeat_interval(lease: float) -> float:
-    """Return the seconds between two heartbeats of a process."""
+    """Return the seconds between two heartbeats. `lease` is in seconds."""
     return min(1.0, lease / 10)
 
 
-def _prepare_for_the_worst(*, stacks: bool) -> None:
-    """Have stacks written to stderr where Python cannot do anything any more."""
+def _enable_stack_dumps(*, on_signal: bool) -> None:
+    """Write stacks to stderr at a crash of the interpreter, and at `STACK_SIGNAL` if wanted."""
     with suppress(OSError, ValueError, AttributeError, RuntimeError):  # there is no stderr
         faulthandler.enable()
-        if stacks:
+        if on_signal:
             faulthandler.register(STACK_SIGNAL, all_threads=True)
-    if stacks and sys.stdout is not None:
+    if on_signal and sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process loses no lines
 
 
 def _say_loop_ended(error: BaseException) -> None:
-    words = "The event loop has ended while the process was at work, by %r. It exits with status %d"
+    words = "The event loop has ended while the process was at work, by %r. The process exits with status %d"
     _log.critical(words, error, UNCLEAN, exc_info=error)

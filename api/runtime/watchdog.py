@@ -1,8 +1,8 @@
-"""A thread that watches a process's event loop: it says what blocks the loop, and ends a process that does not stop.
+"""A thread that watches the event loop: it logs what blocks the loop, and ends a process that does not stop.
 
-Signals are handled by the event loop. A loop that user code blocks never sees SIGTERM, renews no lease and answers no
-request. The thread sees all of this as long as the code that blocks lets go of Python's interpreter lock now and then;
-a process that does not is for its parent to kill.
+The event loop handles signals. If user code blocks it, the process ignores SIGTERM, renews no lease and answers no
+request. The thread notices, as long as the blocking code releases Python's global interpreter lock from time to time.
+If it does not, the parent has to kill the process.
 """
 
 import asyncio
@@ -21,34 +21,34 @@ from types import FrameType
 from typing import NoReturn
 
 STOP_LIMIT_S = 20.0
-"""Seconds that a process has to stop after it was asked to: requests 3, turns 5, read models 2, and the database."""
+"""Seconds that a process has to stop: 3 for requests, 5 for turns, 2 for read models, the rest for the database."""
 
 HURRY_S = 1.0
-"""Seconds that it has after a second request."""
+"""Seconds that a process has to stop after a second request."""
 
 ONE_REQUEST_S = 0.1
-"""Signals that come within so many seconds are one request: a terminal and a program around us may both send one."""
+"""Signals within so many seconds are one request: a terminal and a wrapper program may both send one."""
 
 LEAVE_LIMIT_S = 5.0
-"""Seconds from the end of a process's work to its exit: for threads of user code that are still at work."""
+"""Seconds from the end of a process's work to its exit, for running threads of user code."""
 
 UNCLEAN = 70
-"""The exit status of a process that could not stop as it should."""
+"""The exit status of a process that could not stop cleanly."""
 
-FRAMES = 40
-"""Frames of a stack that are logged, the innermost ones."""
+MAX_FRAMES = 40
+"""The innermost frames of a stack that are logged."""
 
-LAST_WORDS_S = 1.0
+LAST_LOG_S = 1.0
 """Seconds that logging may take before the exit: the log's reader may be what blocks."""
 
 _log = logging.getLogger(__name__)
 
 
 class Silence:
-    """How long nothing was heard, counting only time in which the listener itself ran.
+    """Measures for how long no heartbeat came, counting only time in which the listener itself ran.
 
-    The listener looks about every `interval` seconds. When a look comes late, the listener itself was paused, and with
-    it perhaps the whole machine: of such a time, two intervals count at most.
+    The listener checks about every `interval` seconds. If a check is late, the listener itself was paused, perhaps with
+    the whole machine: then at most two intervals count.
     """
 
     def __init__(self, interval: float, now: float) -> None:
@@ -57,18 +57,18 @@ class Silence:
         self.seconds = 0.0
 
     def heard(self) -> None:
-        """Begin to count again."""
+        """Begin to count from zero."""
         self.seconds = 0.0
 
     def look(self, now: float) -> float:
-        """Return for how many seconds nothing was heard."""
+        """Return the seconds without a heartbeat."""
         self.seconds += min(now - self._looked_at, 2 * self._interval)
         self._looked_at = now
         return self.seconds
 
 
 class Watchdog:
-    """Watches the event loop of the main thread from a thread of its own."""
+    """Watches the event loop of the main thread from another thread."""
 
     def __init__(self, blocked_after: float, stop_within: float = STOP_LIMIT_S, lifeline: int | None = None) -> None:
         """Start nothing yet. `lifeline` is a socket whose other end is the parent's: when that end closes, stop."""
@@ -90,10 +90,10 @@ class Watchdog:
         self._speaker: threading.Thread | None = None
 
     def start(self) -> None:
-        """Watch from now on. Call this in the event loop, in the main thread.
+        """Start watching. Call this in the event loop, in the main thread.
 
         The interpreter writes the number of each signal to a descriptor, even while the main thread is blocked in C
-        code: first to ours, and we pass it on to the loop's.
+        code. It is set to ours, and the watchdog passes each number on to the loop's.
         """
         self._loop = asyncio.get_running_loop()
         self._signals = os.pipe()
@@ -103,12 +103,12 @@ class Watchdog:
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def watch_loop(self) -> None:
-        """Say from now on what blocks the loop: at the start it is blocked by imports, and rightly so."""
+        """Begin to log what blocks the loop. Before, imports may block it."""
         self._silence.heard()
         self._watching = True
 
     def leave(self, status: int) -> None:
-        """Give the loop its signals back, and exit with a status soon if the process does not do so by itself."""
+        """Give the loop its signals back. Exit with `status` if the process does not exit within `LEAVE_LIMIT_S`."""
         with self._lock:
             if self._loops_descriptor >= 0:
                 signal.set_wakeup_fd(self._loops_descriptor, warn_on_full_buffer=False)
@@ -123,12 +123,12 @@ class Watchdog:
             try:
                 poll.poll(1000 * self._rest())
                 self._look()
-            except Exception:  # noqa: BLE001  (whatever it is, signals are to be passed on)
-                self._say(partial(_log.error, "The watchdog failed, and goes on:\n%s", traceback.format_exc()))
+            except Exception:  # noqa: BLE001  (after any error, signals must still be passed on)
+                self._say(partial(_log.error, "The watchdog failed, and continues:\n%s", traceback.format_exc()))
                 time.sleep(self._tick)
 
     def _rest(self) -> float:
-        """Return the seconds until the next look, if no signal comes before."""
+        """Return the seconds until the next check, unless a signal comes before."""
         left = self._tick if self._deadline is None else self._deadline - time.monotonic()
         return max(min(self._tick, left), 0.01)
 
@@ -182,17 +182,17 @@ class Watchdog:
             self._say(partial(_log.error, words, silent, self._culprit(), _stack()))
 
     def _say(self, say: Callable[[], None]) -> None:
-        """Log in another thread: the log's reader may not read, and the watchdog is never to wait for it."""
+        """Log in another thread: the log's reader may not read, and the watchdog must not wait for it."""
         if self._speaker is None or not self._speaker.is_alive():
             self._speaker = threading.Thread(target=say, name="watchdog's log", daemon=True)
-            with suppress(RuntimeError):  # no more threads may be started
+            with suppress(RuntimeError):  # no more threads can be started
                 self._speaker.start()
 
     def _answer(self) -> None:
         self._answered = True
 
     def _culprit(self) -> str:
-        """Name what runs in the loop just now: the task, and the innermost function."""
+        """Describe what the loop runs now: the task, and the innermost function."""
         task = asyncio.current_task(self._loop)
         frame = _main_frame()
         place = f" in {frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})" if frame else ""
@@ -204,14 +204,14 @@ class Watchdog:
     def _say_last_words(self) -> None:
         if self._asked_at is None or self._status != UNCLEAN:
             names = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-            _log.warning("The process exits without waiting for what is still at work: %s", ", ".join(names) or "tasks")
+            _log.warning("The process exits without waiting for what still runs: %s", ", ".join(names) or "tasks")
             return
-        words = "The process did not stop within %.1f s and exits, at work in %s:\n%s"
+        words = "The process did not stop within %.1f s and exits; it was running %s:\n%s"
         _log.error(words, time.monotonic() - self._asked_at, self._culprit(), _stack())
 
 
 def say_and_exit(status: int, say: Callable[[], None]) -> NoReturn:
-    """Log something, for a second at most, and exit at once: no clean-up runs."""
+    """Log something, within `LAST_LOG_S`, and exit at once: no clean-up runs."""
 
     def last_words() -> None:
         say()
@@ -221,9 +221,9 @@ def say_and_exit(status: int, say: Callable[[], None]) -> NoReturn:
                 stream.flush()
 
     speaker = threading.Thread(target=last_words, daemon=True)
-    with suppress(RuntimeError):  # no more threads may be started
+    with suppress(RuntimeError):  # no more threads can be started
         speaker.start()
-        speaker.join(LAST_WORDS_S)
+        speaker.join(LAST_LOG_S)
     os._exit(status)
 
 
@@ -234,4 +234,4 @@ def _main_frame() -> FrameType | None:
 
 def _stack() -> str:
     frame = _main_frame()
-    return "".join(traceback.format_stack(frame)[-FRAMES:]).rstrip() if frame else "(no stack)"
+    return "".join(traceback.format_stack(frame)[-MAX_FRAMES:]).rstrip() if frame else "(no stack)"

@@ -1,4 +1,4 @@
-"""The service itself: its workers and its health."""
+"""Answers about the service: its workers and its health."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from domain.ports.leases import WorkerRow
 
 
 class WorkerView(Struct, frozen=True):
-    """A process that runs turns, and the shards whose turns they are."""
+    """A process that runs turns, with its shards."""
 
     worker_id: UUID
     name: str
@@ -22,7 +22,7 @@ class WorkerView(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, omit_defaults=True):
-    """Whether the process lives, and whether it can serve."""
+    """Whether the process is alive, and whether it can serve."""
 
     status: Literal["alive", "ready", "unready"]
     detail: str | None = None

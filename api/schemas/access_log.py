@@ -1,4 +1,4 @@
-"""Who was shown what, as it is answered."""
+"""Answers about the access log."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,21 +10,21 @@ from domain.ports.access_log import Access
 
 
 class AccessView(Struct, frozen=True):
-    """Somebody was shown what threads hold."""
+    """An access: a client was shown what is in threads."""
 
     at: datetime
     what: str
     request: str
-    """The path with its parameters, or the command line; its beginning if it is long."""
+    """The path with its query, or the command line; truncated if it is long."""
     actor: str | None
     client: str | None
     correlation: str | None
     threads: Sequence[UUID]
-    """Those that were shown; with a fork, also those that it left. None of an export, which is the whole log."""
+    """The threads that were shown; with a fork, also its ancestors. Empty for an export, which is of the whole log."""
 
 
 def access_view(access: Access) -> AccessView:
-    """Describe an access."""
+    """Show an access."""
     return AccessView(
         access.at, access.what, access.request, access.actor, access.client, access.correlation, access.threads
     )

@@ -1,4 +1,4 @@
-"""What waits for a person, as it is answered."""
+"""Answers about approvals."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,12 +11,12 @@ from domain.thread.state import Running, State
 
 
 class ApprovalView(Struct, frozen=True):
-    """Something that waits for a person: a tool call, or a node of the graph."""
+    """A tool call or a node of the graph that waits for a person's approval."""
 
     approval_id: int
-    """The name to decide under: of a call, its version."""
+    """The id to decide by: for a call, its version."""
     hash: str
-    """Names what is shown here. A decision repeats it, so that it is about nothing else."""
+    """Identifies what is shown here. A decision repeats it, so that it cannot apply to anything else."""
     because: Literal["policy", "outcome_unknown"]
     node: str
     tool: str | None = None
@@ -34,7 +34,7 @@ class Decided(Struct, frozen=True):
 
 
 def waiting_approvals(state: State) -> Sequence[ApprovalView]:
-    """Show what waits for a person."""
+    """Show what waits for a person's approval in a thread."""
     if not isinstance(state, Running) or state.turn.cancelling:
         return ()
     turn, approval = state.turn, state.turn.approval

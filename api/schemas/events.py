@@ -1,4 +1,4 @@
-"""Events, as they are answered."""
+"""Answers with events."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ class EventView(Struct, frozen=True):
 
 
 class FeedItem(Struct, frozen=True):
-    """An event of the feed: which thread's, and where in its slice."""
+    """An event of the feed, with its thread and its position in its slice."""
 
     thread_id: UUID
     slice: int
@@ -35,7 +35,7 @@ class FeedItem(Struct, frozen=True):
 
 
 class FeedPage(Struct, frozen=True):
-    """What came after a cursor, and the cursor to go on with. `more`: there is more already, so do not wait."""
+    """The events after a cursor, and the cursor for the next page. `more`: read that page without waiting."""
 
     items: Sequence[FeedItem]
     next_cursor: str
@@ -49,7 +49,7 @@ def event_view(recorded: Recorded) -> EventView:
 
 
 def feed_item(recorded: Recorded) -> FeedItem:
-    """Show a recorded event with its place in the log."""
+    """Show a recorded event with its position in the log."""
     view = event_view(recorded)
     place = (recorded.thread_id, slice_of(recorded.thread_id), recorded.position)
     return FeedItem(*place, view.version, view.type, view.recorded_at, view.data, view.metadata)

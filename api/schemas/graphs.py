@@ -1,4 +1,4 @@
-"""Graphs, as they are answered."""
+"""Answers about the agents' graphs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -12,7 +12,7 @@ from domain.json import JsonObject
 
 
 class ToolView(Struct, frozen=True):
-    """A tool that an agent has."""
+    """A tool of an agent."""
 
     name: str
     description: str
@@ -24,7 +24,7 @@ class ToolView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True):
-    """A node of a graph, and where it leads: one name, or names by label."""
+    """A node of a graph. `next` is the node after it, or the nodes after it by label."""
 
     name: str
     timeout: float

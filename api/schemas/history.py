@@ -1,4 +1,4 @@
-"""Points of a thread, and what happened between two of them."""
+"""Answers about points in a thread's history, and about what happened between two of them."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,7 +16,7 @@ from domain.thread.state import Unopened
 
 
 class PointView(Struct, frozen=True):
-    """Where a thread was. Version 0 is before its first event: that has no checkpoint and no time."""
+    """A point in a thread's history. Version 0 is before the first event, without a checkpoint and a time."""
 
     version: int
     checkpoint: str | None
@@ -25,9 +25,9 @@ class PointView(Struct, frozen=True):
 
 
 class DiffView(Struct, frozen=True, rename={"since": "from", "until": "to"}):
-    """What happened between two points of a thread: the first is excluded, the second included.
+    """What happened after one point of a thread and up to another.
 
-    `counts` are of the events up to `counted_to`; that is before the end if the answer is `truncated`.
+    `counts` covers the events up to the version `counted_to`, which is before the end if the answer is `truncated`.
     """
 
     thread_id: UUID
@@ -41,7 +41,7 @@ class DiffView(Struct, frozen=True, rename={"since": "from", "until": "to"}):
 
 
 def point_view(loaded: LoadedThread) -> PointView:
-    """Show where a folded thread is."""
+    """Show the point that a thread is folded up to."""
     if isinstance(loaded.state, Unopened):
         return PointView(0, None, None, "unopened")
     return PointView(loaded.head.version, checkpoint_of(loaded), loaded.head.at, status_then(loaded.state))

@@ -1,4 +1,4 @@
-"""What a model saw, message by message, and why."""
+"""Answers with the prompts that models were sent: each piece, and why it was there."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,9 +28,9 @@ _decode_tools = msgspec.json.Decoder(Sequence[_Declared]).decode
 
 
 class PieceView(Struct, frozen=True):
-    """A piece of a prompt, the tokens that it took, and why it was there.
+    """A piece of a prompt, its tokens, and why it was there.
 
-    `version` is that of the message that it is, or of which it is a part (then `whole` is false).
+    `version` is the version of its message; if the piece is only a part of the message, `whole` is false.
     """
 
     kind: Kind
@@ -49,10 +49,9 @@ class PieceView(Struct, frozen=True):
 
 
 class CallView(Struct, frozen=True):
-    """What became of the prompt: who answered, why that model, and what the endpoint counted.
+    """The call of a model with the prompt: which model answered, why that one, and the endpoint's counts.
 
-    `difference` is how many more tokens the endpoint counted in the prompt than we did; `cached_tokens` of them were in
-    its cache.
+    `difference` is the endpoint's count of the prompt's tokens minus ours; `cached_tokens` were in its cache.
     """
 
     model: str
@@ -84,10 +83,10 @@ class CallView(Struct, frozen=True):
 
 
 class PromptView(Struct, frozen=True):
-    """A prompt: `tokens` of at most `limit`, in pieces, and as the messages that were sent.
+    """A prompt of `tokens` tokens, at most `limit`: its pieces, and the messages as they were sent.
 
-    `everything` is how many tokens it would have taken to send all that was ever said, and `saved` the difference:
-    null where the release that recorded the prompt did not say. It is `exact` if every text was found as it was then.
+    `everything` is the number of tokens of a prompt with the whole conversation, and `saved` the difference; both are
+    null if an older release recorded the prompt. It is `exact` if every text was found as it was then.
     """
 
     version: int
@@ -120,9 +119,9 @@ class PromptView(Struct, frozen=True):
 
 
 class ContextView(Struct, frozen=True):
-    """What the models of a turn saw, one prompt after the other.
+    """The prompts of a turn, in their order.
 
-    After about 1 MB, no further prompt is shown: `next_after` is what to ask for as `after`, null on the last page.
+    A page ends after about 1 MB. `next_after` is the parameter `after` of the next page, null on the last one.
     """
 
     thread_id: UUID
@@ -140,17 +139,17 @@ def context_view(
 
 
 def _declared(prompt: ReconstructedPrompt) -> Sequence[str]:
-    """Name the tools that were declared with a prompt."""
+    """Return the names of the tools that were declared with a prompt."""
     text = next((piece.text for piece in prompt.pieces if piece.kind == "tools"), None)
     if not text:
         return ()
     try:
         return [declared.function.name for declared in _decode_tools(text)]
-    except msgspec.MsgspecError:  # the text is not kept
+    except msgspec.MsgspecError:  # the text was not stored
         return ("unknown",)
 
 
 def chat(message: ChatMessage) -> JsonObject:
-    """Write a message as it is sent to a model, without what is empty."""
-    written: JsonObject = msgspec.to_builtins(message)  # without what is left at its default
+    """Write a message as it is sent to a model, without fields at their default."""
+    written: JsonObject = msgspec.to_builtins(message)
     return written

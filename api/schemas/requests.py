@@ -1,4 +1,4 @@
-"""Request bodies. Unknown fields are refused, so that a misspelt one is not silently without effect."""
+"""Request bodies. Unknown fields are refused, so that a misspelt one is not ignored silently."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -19,14 +19,14 @@ MAX_NAME = 200
 MAX_DOLLARS = MAX_COST // PER_DOLLAR
 
 MAX_THROTTLE = 2**31 - 1
-"""The highest throttle that can be kept: it is stored in four bytes."""
+"""Events a second: the highest throttle that can be stored, in four bytes."""
 
 UserInput = Annotated[
     str, Field(min_length=1, max_length=MAX_INPUT, description="What the user says.", examples=["What is 2 + 3?"])
 ]
 CheckpointRef = Annotated[
     str | None,
-    Field(description="The checkpoint that the caller has seen; 412 if the thread has moved on since."),
+    Field(description="The thread's checkpoint as the caller knows it; 412 if the thread has changed since."),
 ]
 Values = Annotated[
     dict[str, Any], Field(description="The thread's own values: any JSON object without NUL or lone surrogates.")
@@ -37,7 +37,7 @@ IfBusy = Annotated[
     Strategy | None,
     Field(
         description="If a turn runs: reject this message (409), enqueue it, or end that turn first: interrupt keeps "
-        "what it said, rollback undoes it. Without this, the agent's own choice."
+        "its messages, rollback undoes them. Default: the agent's own choice."
     ),
 ]
 
@@ -45,28 +45,26 @@ WhenDurable = Annotated[
     Durability | None,
     Field(
         description="When the turn's events are stored: each step before the next (sync), at its end (turn), or behind "
-        "its answer (async). Without this, the setting's."
+        "its answer (async). Default: the setting DURABILITY."
     ),
 ]
 
 
 class Body(BaseModel):
-    """A JSON object with just these fields."""
+    """A JSON object with these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Invoke(Body):
-    """Say something to an agent; opens the thread if there is none."""
+    """Send a message to an agent. Opens the thread if it is new."""
 
     user_input: UserInput
-    thread_id: Annotated[UUID | None, Field(description="Any UUID; without one, a new thread is opened.")] = None
+    thread_id: Annotated[UUID | None, Field(description="Any UUID. Default: a new thread.")] = None
     checkpoint_ref: CheckpointRef = None
     graph: Annotated[
         str | None,
-        Field(
-            description="The thread's agent: 409 if it is open with another. Without one, a new thread gets assistant."
-        ),
+        Field(description="The thread's agent: 409 if it is open with another. Default for a new thread: assistant."),
     ] = None
     strategy: IfBusy = None
     durability: WhenDurable = None
@@ -75,13 +73,13 @@ class Invoke(Body):
 class OpenThread(Body):
     """Open a thread."""
 
-    thread_id: Annotated[UUID | None, Field(description="Any UUID; without one, the server makes one.")] = None
+    thread_id: Annotated[UUID | None, Field(description="Any UUID. Default: the server generates one.")] = None
     graph: Annotated[str, Field(description="The agent to talk to; see /v1/graphs.")] = DEFAULT_GRAPH
     values: Values = {}
 
 
 class StartTurn(Body):
-    """Say something in an open thread."""
+    """Send a message in an open thread."""
 
     user_input: UserInput
     checkpoint_ref: CheckpointRef = None
@@ -90,45 +88,45 @@ class StartTurn(Body):
 
 
 class Rebuild(Body):
-    """Build read models anew, at a speed that leaves room for others."""
+    """Rebuild read models, with a throttle so that other work is not slowed down."""
 
     projections: Annotated[list[str], Field(min_length=1, description="The projections' names.")]
-    throttle: Annotated[int | None, Field(ge=1, le=MAX_THROTTLE, description="Events a second, at most.")] = None
+    throttle: Annotated[int | None, Field(ge=1, le=MAX_THROTTLE, description="Events a second at most.")] = None
 
 
 class Decide(Body):
-    """Grant or deny what waits for a person, or settle what a crash left open."""
+    """Grant or deny what waits for a person's approval, or settle a call whose outcome a crash left unknown."""
 
     decision: Annotated[
         Literal["grant", "deny", "settle"],
-        Field(description="Whether it may run; or that it ran already, before a crash, with this result."),
+        Field(description="Whether it may run; settle: it ran before a crash, with this result."),
     ]
-    hash: Annotated[str, Field(description="The hash of what was shown; 409 if something else waits by now.")]
+    hash: Annotated[str, Field(description="The hash from the approval; 409 if something else waits by now.")]
     arguments: Annotated[
         dict[str, Any] | None, Field(description="With grant: run the call with these arguments instead.")
     ] = None
-    reason: Annotated[str | None, Field(max_length=10_000, description="With deny: what the model is told.")] = None
+    reason: Annotated[str | None, Field(max_length=10_000, description="With deny: the reason for the model.")] = None
     result: Annotated[str | None, Field(max_length=MAX_INPUT, description="With settle: the call's result.")] = None
 
 
 class MessageEdit(Body):
-    """A message that reads otherwise in the fork."""
+    """A message with another content in the fork."""
 
     version: Annotated[int, Field(ge=1, description="The message's version.")]
-    content: Annotated[str, Field(max_length=MAX_INPUT, description="What it says now.")]
+    content: Annotated[str, Field(max_length=MAX_INPUT, description="The new content.")]
 
 
 class ForkThread(Body):
-    """Begin a thread as this one was."""
+    """Fork this thread at a version."""
 
-    at_version: Annotated[int | None, Field(ge=1, description="Where to leave; without it, where the thread is.")] = (
+    at_version: Annotated[int | None, Field(ge=1, description="The last version to share. Default: the current.")] = (
         None
     )
-    thread_id: Annotated[UUID | None, Field(description="The fork's id; without one, the server makes one.")] = None
+    thread_id: Annotated[UUID | None, Field(description="The fork's id. Default: the server generates one.")] = None
     messages: Annotated[tuple[MessageEdit, ...], Field(max_length=100, description="Messages to edit.")] = ()
-    values: Annotated[dict[str, Any] | None, Field(description="A merge patch of the values.")] = None
+    values: Annotated[dict[str, Any] | None, Field(description="A JSON merge patch of the values.")] = None
     resume: Annotated[
-        bool, Field(description="Go on with a turn that was running there. Otherwise it is cancelled in the fork.")
+        bool, Field(description="Continue a turn that was running there. Otherwise it is cancelled in the fork.")
     ] = False
 
 
@@ -140,52 +138,56 @@ class UpdateValues(Body):
 
 
 def _number(given: object) -> object:
-    """Refuse what only looks like a number: the framework reads leniently, whatever a field says."""
+    """Refuse text and booleans, which the framework would convert to numbers."""
     if isinstance(given, bool | str):
-        raise ValueError("must be a number")  # noqa: TRY004  (only this one is a complaint about the field)
+        raise ValueError("must be a number")  # noqa: TRY004  (a ValueError is reported as an error of the field)
     return given
 
 
 class LimitBody(Body):
-    """What may be spent in a window of time, in UTC, or by a turn: tokens, money, or both."""
+    """A limit of tokens, money or both: for a window of time in UTC, or for each turn."""
 
     window: Span
     tokens: Annotated[
         int | None, BeforeValidator(_number), Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
     ] = None
     cost_usd: Annotated[
-        float | None, BeforeValidator(_number), Field(gt=0, le=MAX_DOLLARS, description="What they may cost.")
+        float | None, BeforeValidator(_number), Field(gt=0, le=MAX_DOLLARS, description="Their cost in dollars.")
     ] = None
     warn_at: Annotated[
-        float, BeforeValidator(_number), Field(gt=0, le=1, description="The share from which on it is spent sparingly.")
+        float,
+        BeforeValidator(_number),
+        Field(gt=0, le=1, description="The share from which on to use cheaper models."),
     ] = 0.8
 
 
 def limit_of(given: LimitBody) -> Limit:
-    """Read a limit in the domain's units."""
+    """Convert a limit to the domain's units."""
     return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)
 
 
 class SetBudget(Body):
-    """Limit what a thread may spend, instead of what limited it before."""
+    """Replace the budget of a thread."""
 
     limits: Annotated[
         tuple[LimitBody, ...],
-        Field(max_length=len(SPANS), description="At most one for each window; without any, the budget is lifted."),
+        Field(max_length=len(SPANS), description="At most one for each window; an empty list lifts the budget."),
     ]
     checkpoint_ref: CheckpointRef = None
 
 
 class SetLimits(Body):
-    """Limit what a tenant's agents may spend, instead of what limited just these calls before."""
+    """Replace the limits of a tenant's calls, or of those by an agent, of a model, or both."""
 
     agent: Annotated[
-        str | None, Field(min_length=1, max_length=MAX_NAME, description="Whose calls; without it, any agent's.")
+        str | None,
+        Field(min_length=1, max_length=MAX_NAME, description="Limit this agent's calls. Default: all calls."),
     ] = None
     model: Annotated[
-        str | None, Field(min_length=1, max_length=MAX_NAME, description="Calls of which model; without it, of any.")
+        str | None,
+        Field(min_length=1, max_length=MAX_NAME, description="Limit this model's calls. Default: all calls."),
     ] = None
     limits: Annotated[
         tuple[LimitBody, ...],
-        Field(max_length=len(SPANS), description="At most one for each window; without any, they are lifted."),
+        Field(max_length=len(SPANS), description="At most one for each window; an empty list lifts the limits."),
     ]

@@ -1,4 +1,4 @@
-"""A thread's state, as it is answered."""
+"""Answers with a thread's state."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ from projections.engine.thread_status import Status, status_of
 
 
 class Forked(Struct, frozen=True):
-    """A thread that began as another one was. Its versions go on from there."""
+    """A fork: a thread that shares another one's events up to a version."""
 
     thread_id: UUID
     parent: UUID
@@ -55,7 +55,7 @@ class Opened(Struct, frozen=True):
 
 
 class WindowMessage(Struct, frozen=True, omit_defaults=True):
-    """A message of the live window, with the transcript's names."""
+    """A message of the live window, with the transcript's field names."""
 
     version: Version
     role: Literal["user", "assistant", "tool"]
@@ -67,7 +67,7 @@ class WindowMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class StateView(Struct, frozen=True):
-    """A thread's folded state at a version: what the agent knows, and what it is doing."""
+    """A thread's folded state at a version."""
 
     thread_id: UUID
     version: int
@@ -87,7 +87,7 @@ class StateView(Struct, frozen=True):
 
 
 def state_view(loaded: LoadedThread) -> StateView:
-    """Show a folded thread. Raise `TypeError` if it was never opened."""
+    """Show a folded thread. Raises `TypeError` if it was never opened."""
     state = loaded.state
     if isinstance(state, Unopened):
         raise TypeError("An unopened thread has no state to show")
@@ -118,7 +118,7 @@ def _turn_in_progress(turn: Turn) -> TurnInProgress:
 
 
 def _shown(call: ToolCall) -> ToolCall:
-    """Leave out what is the model's endpoint's alone."""
+    """Omit the fields that only the model's endpoint understands."""
     return replace(call, extra={})
 
 

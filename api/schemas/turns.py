@@ -1,4 +1,4 @@
-"""Turns, as they are answered."""
+"""Answers about turns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self, TypeAlias
@@ -18,10 +18,10 @@ TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_back
 
 
 class Accepted(Struct, frozen=True, omit_defaults=True):
-    """A turn goes on in the background: it runs, waits for the end of the one that runs, or waits for a person.
+    """A turn that continues in the background: it runs, is queued, or waits for a person.
 
-    `approvals` are what the thread waits for, where the caller has waited for the turn: what is to be decided before it
-    goes on, or the one that it is queued behind.
+    `approvals` is what the thread waits for, if the caller waited for the turn: the approvals that this turn needs, or
+    the turn that it is queued behind.
     """
 
     status: Literal["processing", "enqueued", "waiting"]
@@ -32,7 +32,7 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
 
 
 class TurnUsage(Struct, frozen=True):
-    """What a turn has used of models. `cached_tokens` of the prompts' were in the endpoints' caches."""
+    """A turn's usage of models. `cached_tokens` of the prompts' tokens were in the endpoints' caches."""
 
     calls: int
     prompt_tokens: int
@@ -42,17 +42,17 @@ class TurnUsage(Struct, frozen=True):
 
     @classmethod
     def of(cls, calls: Sequence[ModelCalled], prices: Prices) -> Self:
-        """Add calls up, and price them."""
+        """Sum up calls, and price them."""
         prompt, completion = sum(one.prompt_tokens for one in calls), sum(one.completion_tokens for one in calls)
         cost, cached = sum(map(prices.of_call, calls)), sum(one.cached for one in calls)
         return cls(len(calls), prompt, completion, dollars(cost), cached)
 
 
 class TurnView(Struct, frozen=True):
-    """A turn that has ended, with everything that was said in it, from the user's message on.
+    """A turn that has ended, with its messages from the user's on.
 
-    `reason`: why it failed or how it was cancelled; of one that completed, what is to be known of its answer.
-    `truncated`: it said more than 4 MB, and of that the first part is left out. It is absent otherwise.
+    `reason` says why it failed, how it was cancelled, or, of a completed turn, what limits its answer. `truncated` is
+    true if the messages have more than 4 MB and the first are left out, and absent otherwise.
     """
 
     status: TurnStatus
@@ -68,7 +68,7 @@ class TurnView(Struct, frozen=True):
 
 
 class Cancelling(Struct, frozen=True):
-    """A turn is to end: it has ended already (`cancelled`), or does as soon as whoever runs it hears of it."""
+    """A cancelled turn: it has ended (`cancelled`), or ends once the worker that runs it is notified (`cancelling`)."""
 
     status: Literal["cancelling", "cancelled"]
     thread_id: UUID
@@ -79,13 +79,13 @@ class Cancelling(Struct, frozen=True):
 def turn_view(loaded: LoadedThread, finished: FinishedTurn, prices: Prices, *, truncated: bool = False) -> TurnView:
     """Show a turn that has ended. `loaded` is the thread right after it."""
     end = finished.end
-    said = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
+    answers = (m.content for m in reversed(finished.messages) if m.role == "assistant" and m.content is not None)
     return TurnView(
         status=_STATUS[type(end)],
         thread_id=loaded.thread_id,
         turn_id=end.turn_id,
         checkpoint=checkpoint_of(loaded),
-        answer=next(said, None),
+        answer=next(answers, None),
         messages=finished.messages,
         usage=TurnUsage.of(finished.calls, prices),
         reason=_reason(end),

@@ -1,4 +1,4 @@
-"""What the routes do, in terms of the use cases: one method a command or query."""
+"""The API's commands and queries, for its routes and for the command line."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -59,25 +59,25 @@ from infrastructure.agent_loader import load_agents
 from infrastructure.settings import is_agent_file
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
-"""Threads that are opened with an idempotency key and no id are named within this namespace, so that a repetition
-finds the same thread."""
+"""The namespace of the ids of threads that are opened with an idempotency key and no id: a repeated command finds the
+same thread."""
 
-WAIT_LIMIT = 600.0
-"""Seconds that a request waits for its turn, when asked to, before it is answered like one that does not wait."""
+WAIT_LIMIT_S = 600.0
+"""Seconds that a request with `wait` waits for its turn before it is answered like one without."""
 
 RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
-"""Events after which a worker has something to do."""
+"""Events after which a worker has something to run."""
 
 
 class StartedTurn(Struct, frozen=True):
-    """What came of a command that begins a turn, or enqueues it, and the turn's name."""
+    """The result of a command that starts or enqueues a turn, and the turn's id."""
 
     outcome: CommandResult
     turn_id: TurnId
 
 
 class ForkedThread(Struct, frozen=True):
-    """What came of a fork, and where it left its parent."""
+    """The result of a fork, and the last version that it shares with its parent."""
 
     outcome: CommandResult
     at_version: Version
@@ -104,7 +104,7 @@ class Service:
         return agents[name]
 
     def thread_id(self, given: UUID | None, caller: Caller) -> ThreadId:
-        """Take the caller's thread id, or make one: from the idempotency key if there is one."""
+        """Return the given thread id, or a new one, derived from the idempotency key if there is one."""
         if given is not None:
             return ThreadId(given)
         if caller.key is not None:
@@ -123,7 +123,7 @@ class Service:
         return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
 
     async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
-        """Limit what a thread may spend. Answers as of the version that this leads to, also when it is repeated."""
+        """Set a thread's budget. Returns it as of the resulting version, also for a repeated command."""
         asked = ("budget", *map(msgspec.structs.astuple, limits))
         outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
         return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
@@ -169,7 +169,7 @@ class Service:
         return StartedTurn(await self._act(thread_id, plan, caller, asked, command_id), turn_id)
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
-        """Go on with a turn that failed or was cancelled, at the node where it ended.
+        """Start a new turn at the node where a turn failed or was cancelled.
 
         Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
         """
@@ -185,7 +185,7 @@ class Service:
         return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
-        """Have a turn end. Raises `UnknownThread`, `TurnHasEnded`."""
+        """Cancel a turn. Raises `UnknownThread`, `TurnHasEnded`."""
         return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
 
     async def decide_approval(
@@ -204,7 +204,7 @@ class Service:
         return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
-        """Begin a thread as another one was at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
+        """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
         edits = [EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
         changes = UpdateValues(wanted.values) if wanted.values else None
@@ -218,11 +218,11 @@ class Service:
         origin = await self.runtime.repository.origin(thread_id)
         return ForkedThread(outcome, origin.version if origin else Version(at_version))
 
-    async def turn_end(self, outcome: CommandResult, turn_id: TurnId, wait: float = WAIT_LIMIT) -> TurnView | None:
-        """Wait for the end of a turn that `outcome` is about.
+    async def turn_end(self, outcome: CommandResult, turn_id: TurnId, wait_s: float = WAIT_LIMIT_S) -> TurnView | None:
+        """Wait for the end of the turn that a command started or cancelled.
 
-        None if that takes too long, or if its thread waits for a person: an answer may take days, and what lies between
-        client and server cuts a connection long before, on which nothing is sent.
+        Returns None after `wait_s` seconds, and at once if the thread waits for a person, which may take days: proxies
+        close idle connections long before.
         """
         repository, loaded = self.runtime.repository, outcome.loaded
         after = _before_turn(loaded.state, turn_id, loaded.head.version)
@@ -233,7 +233,7 @@ class Service:
             if not ending.seen(loaded.head.version):
                 ending.miss()
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(wait_s):
                     if await self._is_waiting(loaded):
                         return None
                     at_end = await self._early(loaded.thread_id, turn_id, ending)
@@ -243,19 +243,19 @@ class Service:
             except TimeoutError:
                 return None
         finished = await transcript.finished(repository, loaded.thread_id, ending.events)
-        if ending.missed:  # another process runs the turn: what is kept hot here has not followed it
+        if ending.missed:  # another process runs the turn, so the cached state here is stale
             await repository.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await repository.load_at(loaded.thread_id, finished.version, loaded.tenant)
         return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
 
     async def _is_waiting(self, loaded: LoadedThread) -> bool:
-        """Whether a thread waits for a person: its turn, and with it those that are queued behind it."""
+        """Return whether a thread's turn, and with it the queued ones, waits for a person."""
         return (await self.runtime.repository.load(loaded.thread_id, loaded.tenant)).state.waiting
 
     async def _early(self, thread_id: ThreadId, turn_id: TurnId, ending: TurnWaiter) -> LoadedThread | None:
-        """Wait for the answer of a turn that gives it before it is stored, if this process runs it.
+        """Wait for an answer that is given before it is stored (durability async), if this process runs the turn.
 
-        Returns the thread as it is then; None if the turn ends, or goes on, in another way.
+        Returns the thread with that answer; None if the turn ends or continues without one.
         """
         run = self.runtime.turns.answering(thread_id, turn_id)
         if run is None:
@@ -269,7 +269,7 @@ class Service:
         return loaded if not ending.ended and ending.foresee(run.kept) else None
 
     async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
-        """Run a thread's turns again as they were recorded, with its own agent or another one.
+        """Run a thread's turns again with the recorded answers, by its own agent or another one.
 
         `graph` is the name of a registered agent, or names code as `AGENTS` does. Raises `UnknownThread`,
         `UnknownGraph`, `BadSetting`.
@@ -295,9 +295,9 @@ class Service:
         return await self.runtime.repository.existing(thread_id, caller.tenant)
 
     async def budget(self, thread_id: ThreadId, caller: Caller, point: PointInTime = NOW) -> BudgetView:
-        """Say what limits a thread and what it has spent, in the windows of now, of a version, or of an instant."""
+        """Return a thread's limits and spending, in the windows of now, of a version, or of an instant."""
         loaded = await self.history.loaded(thread_id, caller.tenant, point)
-        at = loaded.head.at  # which is never after the instant that was asked for
+        at = loaded.head.at  # never later than `point`
         if point.at is not None:
             at = point.at.astimezone(UTC)
         elif not point.given:
@@ -312,7 +312,7 @@ class Service:
         asked: tuple[object, ...],
         command_id: CommandId | None = None,
     ) -> CommandResult:
-        """Carry out a command, and tell everybody."""
+        """Execute a command, and notify streams and the worker."""
 
         def checked(state: State) -> Iterable[Command]:
             if caller.existing and isinstance(state, Unopened):
@@ -328,11 +328,11 @@ class Service:
         return outcome
 
     def _announce(self, outcome: CommandResult, metadata: Metadata) -> None:
-        """Tell who watches what has happened, and have done what there is to do."""
+        """Send new events to streams, and notify the worker if there is something to run."""
         self.runtime.turns.services.broadcast.send(outcome.loaded.thread_id, outcome.events)
         if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
-            begun = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
-            self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(begun, None))
+            started = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
+            self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(started, None))
 
     def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> IdempotencyKey | None:
         return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
@@ -347,12 +347,12 @@ class Service:
 
 
 def turn_of_command(command_id: CommandId) -> TurnId:
-    """Name the turn that a command starts."""
+    """Return the id of the turn that a command starts."""
     return TurnId(uuid5(command_id, "turn"))
 
 
 def _on_open(thread_id: ThreadId, command: Command) -> Plan:
-    """Plan a command for a thread that there must be."""
+    """Plan a command for a thread that must exist."""
 
     def plan(state: State) -> Iterable[Command]:
         if isinstance(state, Unopened):
@@ -363,7 +363,7 @@ def _on_open(thread_id: ThreadId, command: Command) -> Plan:
 
 
 def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:
-    """Return a version that a turn begins after."""
+    """Return a version before the turn's first event."""
     if isinstance(state, Running) and state.turn.turn_id == turn_id:
         return Version(state.turn.started - 1)
     queue = () if isinstance(state, Unopened) else state.thread.queue

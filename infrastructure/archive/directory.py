@@ -1,4 +1,4 @@
-"""The directory of an export: one writer at a time, and nothing left over of those that were killed."""
+"""The directory of an export: one writer at a time, and no leftovers of killed ones."""
 
 import fcntl
 import os
@@ -12,10 +12,10 @@ from infrastructure.archive.manifest import COMMANDS_PATH, EVENTS_PATH, NAME, UN
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Make a directory and keep other exports out of it. The lock is the process's: it ends with it.
+    """Create a directory, and lock it against other exports. The kernel releases the lock with the process.
 
     Raises:
-        BadExport: it cannot be written to, or another process exports into it.
+        BadExport: the directory cannot be used, or another process exports into it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -26,14 +26,14 @@ def held(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadExport(f"Another process exports into {directory}. Wait for its end.") from error
+            raise BadExport(f"Another process exports into {directory}. Wait until it has ended.") from error
         yield
     finally:
         os.close(descriptor)
 
 
 def parts_in(directory: Path) -> Iterator[Path]:
-    """Find files of ours, whole or not, whether a manifest names them or not."""
+    """Yield the files of an export, complete or not, whether or not a manifest names them."""
     for path in [*directory.glob("events/day=*/part-*"), *directory.glob("commands/part-*")]:
         whole = path.relative_to(directory).as_posix().removesuffix(UNFINISHED)
         if EVENTS_PATH.fullmatch(whole) or COMMANDS_PATH.fullmatch(whole):
@@ -41,7 +41,7 @@ def parts_in(directory: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path, manifest: Manifest) -> None:
-    """Remove files of ours that the manifest does not name: a run that was killed has left them. Others stay."""
+    """Remove files of an export that the manifest does not name: a killed run left them. Other files stay."""
     (directory / (NAME + UNFINISHED)).unlink(missing_ok=True)
     for path in parts_in(directory):
         if path.relative_to(directory).as_posix() not in manifest.paths:

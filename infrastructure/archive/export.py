@@ -1,4 +1,4 @@
-"""Writing what is new in the log into the files of an export."""
+"""Writing new events of the log to the files of an export."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,71 +23,73 @@ from infrastructure.archive.manifest import (
 from infrastructure.archive.parts import CommandParts, EventParts
 from infrastructure.archive.rows import command_row, event_row
 
-AT_ONCE = 128
-"""Slices whose last exported events are looked up in one statement: events can be long."""
+SLICES_PER_READ = 128
+"""Slices whose last exported events are read in one statement: events can be large."""
 
-Told = Callable[[int, int], None]
-"""Hears how many events are new, and how many of them were written."""
+Progress = Callable[[int, int], None]
+"""Called with the number of new events, and of those that were written."""
 
 
 class Exported(Struct, frozen=True):
-    """What a run has written, and what the export holds now."""
+    """What a run has written, and what the export has now."""
 
     directory: str
     format: Format
     events: int
-    """New ones."""
+    """New events."""
     commands: int
-    """All of them."""
+    """All commands."""
     files: int
-    """New ones."""
+    """New files."""
     all_events: int
     all_files: int
 
 
 async def export_log(
-    store: EventStore, log: LogExport, directory: Path, format_: Format | None, told: Told
+    store: EventStore, log: LogExport, directory: Path, format_: Format | None, progress: Progress
 ) -> Exported:
-    """Export what came after the last run. Without a format, that of the last run; at first, Parquet.
+    """Export what was recorded after the last run. The default format is that of the last run; for a new one, Parquet.
 
     Raises:
-        BadExport: the directory cannot be used, holds another format, or the export of another log.
+        BadExport: the directory cannot be used, or has another format or the export of another log.
         CorruptLog: a position is missing, or an event is in a slice that is not its thread's.
     """
     try:
         with held(directory):
-            return await _export(store, log, directory, format_, told)
+            return await _export(store, log, directory, format_, progress)
     except OSError as error:
         raise BadExport(f"{error.filename or directory} cannot be written: {error.strerror or error}.") from error
 
 
-async def _export(store: EventStore, log: LogExport, directory: Path, format_: Format | None, told: Told) -> Exported:
+async def _export(
+    store: EventStore, log: LogExport, directory: Path, format_: Format | None, progress: Progress
+) -> Exported:
     before = _before(directory, format_)
     all_of_them = CommandParts(directory, before.format, before.commands)
     async with log.view() as view:
         heads = view.heads
-        if not await _goes_on(store, before, heads):
+        if not await _is_continued(store, before, heads):
             raise BadExport(
-                f"{directory} is the export of another log, or of this one before an older backup took its place. "
-                "Take another directory."
+                f"{directory} is the export of another log, or of this one before an older backup was restored. "
+                "Use another directory."
             )
         if not before.files:
-            write_manifest(directory, before)  # if this run is killed, what it leaves is known to be left over
+            write_manifest(directory, before)  # if this run is killed, its files are known to be leftovers
         remove_leftovers(directory, before)
         async for stored in all_commands(view):
             all_of_them.add(map(command_row, stored))
     commands = tuple(all_of_them.close())
     if _digests(commands) == _digests(before.commands):
-        commands = before.commands  # and those that were written are left over
+        commands = before.commands  # those that were just written are leftovers
     parts = EventParts(directory, before.format, before.events)
     positions = dict(before.positions)
     new, done = sum(heads) - sum(before.heads), 0
-    told(new, done)
+    progress(new, done)
     async for slice_, page in new_events(store, before.heads, heads):
         parts.add(event_row(slice_, record) for record in page)
         positions[slice_] = End(page[-1].position, page[-1].hash.hex())
         done += len(page)
-        told(new, done)
+        progress(new, done)
     events = (*before.events, *parts.close())
     if commands != before.commands:
         all_of_them.show()
@@ -95,7 +97,7 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
     after = Manifest(before.format, before.layout, dict(sorted(positions.items())), events, commands)
     if after != before:
         write_manifest(directory, after)
-    remove_leftovers(directory, after)  # such as the commands of the run before
+    remove_leftovers(directory, after)  # such as the previous run's commands
     return Exported(
         str(directory),
         after.format,
@@ -108,17 +110,17 @@ async def _export(store: EventStore, log: LogExport, directory: Path, format_: F
 
 
 def _before(directory: Path, format_: Format | None) -> Manifest:
-    """Read what the runs before have written; at first, nothing."""
+    """Return the manifest of the previous run, or an empty one."""
     found = read_manifest(directory)
     if found is None and any(parts_in(directory)):
         raise BadExport(
-            f"{directory} holds files of an export, but no {NAME}, so nobody knows whether they are left over. "
-            "Put that file back from a copy, or take another directory."
+            f"{directory} has files of an export but no {NAME}, which would say whether they are complete. "
+            "Restore that file from a copy, or use another directory."
         )
     if found is None or not found.files:
         return Manifest(format_ or (found.format if found else "parquet"))
     if format_ and format_ != found.format:
-        raise BadExport(f"{directory} holds {found.format} files. Go on with that format, or take another directory.")
+        raise BadExport(f"{directory} has {found.format} files. Use that format, or another directory.")
     return found
 
 
@@ -126,21 +128,21 @@ def _digests(files: Sequence[CommandsFile]) -> list[str]:
     return [file.sha256 for file in files]
 
 
-async def _goes_on(store: EventStore, manifest: Manifest, heads: Sequence[Position]) -> bool:
-    """Say whether the log has what was exported: in each slice, the last event. So no log is added to another one.
+async def _is_continued(store: EventStore, manifest: Manifest, heads: Sequence[Position]) -> bool:
+    """Return whether the log has the last exported event of each slice.
 
-    Nor is it to the events that it had before an older backup took its place, however far it has come since.
+    So an export never mixes two logs, or a log and its events from before an older backup was restored.
     """
     if any(was > now for was, now in zip(manifest.heads, heads, strict=True)):
         return False
     slices = sorted(manifest.positions)
-    for some in (slices[start : start + AT_ONCE] for start in range(0, len(slices), AT_ONCE)):
+    for some in (slices[start : start + SLICES_PER_READ] for start in range(0, len(slices), SLICES_PER_READ)):
         ends = [manifest.positions[slice_] for slice_ in some]
         before = {Slice(slice_): Position(end.position - 1) for slice_, end in zip(some, ends, strict=True)}
         found: list[End] = []
         while before and (page := await store.read_after(before, 1)):
             found += [End(record.position, record.hash.hex()) for record in page]
-            before = dict([*before.items()][len(page) :])  # a page may end before, where the events are large
+            before = dict([*before.items()][len(page) :])  # a page of large events may end earlier
         if found != ends:
             return False
     return True

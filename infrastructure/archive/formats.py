@@ -1,4 +1,4 @@
-"""Rows as Parquet or as JSON lines. The same rows in the same groups give the same bytes."""
+"""Rows as Parquet or as JSON lines. Equal rows in equal groups give equal bytes."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from infrastructure.archive.rows import CommandRow, EventRow, Row
 
 R = TypeVar("R", EventRow, CommandRow)
 
-BATCH = 2_000
+BATCH_ROWS = 2_000
 """Rows that are read at a time."""
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -48,11 +48,11 @@ SCHEMAS: Mapping[type[Row], pa.Schema] = {
     ),
 }
 
-REPEATING = ["tenant", "thread_id", "type", "metadata"]
-"""Columns whose values come often: they are written once in a row group and referred to."""
+DICTIONARY_COLUMNS = ["tenant", "thread_id", "type", "metadata"]
+"""Columns with repeated values, which are dictionary-encoded."""
 
-SEARCHED = ["slice", "position", "thread_id", "version", "type", "recorded_at", "at"]
-"""Columns whose least and greatest values are noted, so that readers can skip row groups."""
+STATISTICS_COLUMNS = ["slice", "position", "thread_id", "version", "type", "recorded_at", "at"]
+"""Columns with statistics, so that readers can skip row groups."""
 
 
 class Writer(Protocol):
@@ -74,8 +74,8 @@ class ParquetRows:
             sink,
             schema,
             compression="zstd",
-            use_dictionary=[name for name in REPEATING if name in schema.names],
-            write_statistics=[name for name in SEARCHED if name in schema.names],
+            use_dictionary=[name for name in DICTIONARY_COLUMNS if name in schema.names],
+            write_statistics=[name for name in STATISTICS_COLUMNS if name in schema.names],
         )
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -108,15 +108,15 @@ def writer(format_: Format, sink: BinaryIO, kind: type[Row]) -> Writer:
 
 
 def read_rows(format_: Format, path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
-    """Read a file in parts of at most `BATCH` rows."""
+    """Read a file in batches of at most `BATCH_ROWS` rows."""
     return _parquet_rows(path, kind) if format_ == "parquet" else _json_rows(path, kind)
 
 
 def _parquet_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
     with pq.ParquetFile(path) as file:
-        if not file.schema_arrow.equals(SCHEMAS[kind]):  # nothing else looks at what a column's values are
-            raise ValueError("its columns are others")
-        for batch in file.iter_batches(BATCH, columns=list(kind.__struct_fields__)):
+        if not file.schema_arrow.equals(SCHEMAS[kind]):  # nothing else checks the types of the columns
+            raise ValueError("it has other columns")
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(kind.__struct_fields__)):
             columns = [batch.column(name).to_pylist() for name in kind.__struct_fields__]
             yield [kind(*values) for values in zip(*columns, strict=True)]
 
@@ -127,7 +127,7 @@ def _json_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
         rows: list[R] = []
         for line in file:
             rows.append(decoder.decode(line))
-            if len(rows) == BATCH:
+            if len(rows) == BATCH_ROWS:
                 yield rows
                 rows = []
         if rows:

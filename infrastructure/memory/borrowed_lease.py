@@ -1,6 +1,6 @@
-"""The lease of another worker, as the process sees it that runs one of its turns alone."""
+"""The lease of another worker, for an isolated process that runs one of its turns."""
 
-# ruff: noqa: ARG002  (the ports name what is of no matter here)
+# ruff: noqa: ARG002  (the ports have arguments that are not needed here)
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,10 +15,10 @@ _SINCE = datetime.min.replace(tzinfo=UTC)
 
 
 class BorrowedLease:
-    """A `LeaseStore` with one lease, and `Suspects` and `Loans` without any.
+    """A `LeaseStore` with one lease, and empty `Suspects` and `Loans`.
 
-    It always says that the lease is held: its owner ends this process when it has lost the lease, and the log refuses
-    appends under an epoch that is over.
+    The lease counts as held for ever: its owner ends this process after losing it, and the log refuses appends under
+    an old epoch.
     """
 
     def __init__(self, fence: Fence) -> None:

@@ -1,4 +1,4 @@
-"""Leases, suspects and loans in memory, for the one process that there is, and for tests of several workers in it."""
+"""Leases, suspects and loans in memory: for a single process, and for tests with several workers in it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -89,7 +89,7 @@ class MemoryLoans:
 
 
 class MemoryLeaseStore:
-    """A `LeaseStore` on a clock. The log that it is for refuses appends under older epochs."""
+    """A `LeaseStore` by a clock. Its log refuses appends under older epochs."""
 
     def __init__(self, clock: Clock, log: MemoryEventStore | None = None) -> None:
         self._clock = clock

@@ -8,7 +8,7 @@ from domain.ports.snapshots import Snapshot
 
 
 class MemorySnapshotStore:
-    """A `SnapshotStore` that a process keeps for itself."""
+    """A `SnapshotStore` that ends with its process."""
 
     def __init__(self) -> None:
         self._snapshots: defaultdict[ThreadId, dict[Version, Snapshot]] = defaultdict(dict)

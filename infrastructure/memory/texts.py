@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 
 class MemoryTextStore:
-    """A `TextStore` that is gone with its process."""
+    """A `TextStore` that ends with its process."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Wake-ups within a process: for a log in memory, which no other process has, and for tests of several endpoints."""
+"""Wake-ups within a process: for a log in memory, and for tests with several endpoints."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _log = logging.getLogger(__name__)
 
 
 class Hub:
-    """Joins endpoints."""
+    """Connects endpoints."""
 
     def __init__(self) -> None:
         self.endpoints: list[MemoryWakeups] = []
@@ -33,7 +33,7 @@ class MemoryWakeups:
         for listener in list(self._listeners):
             try:
                 listener(wakeup)
-            except Exception:  # noqa: BLE001  (the others are to hear it)
+            except Exception:  # noqa: BLE001  (the other listeners must still get it)
                 _log.exception("A listener failed at %r", wakeup)
 
     def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:

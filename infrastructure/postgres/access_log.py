@@ -1,4 +1,4 @@
-"""Who was shown what, on PostgreSQL. Accesses that come at once go into one statement and one commit."""
+"""The access log on PostgreSQL, with group commit: concurrent accesses share a statement and a commit."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from domain.ports.access_log import Access, AccessCursor, AccessFilter, Recorded
 from infrastructure.postgres.batching import Groups
 from infrastructure.postgres.retry import fetch
 
-MOST = 128
-"""Accesses of a group."""
+MAX_GROUP_ACCESSES = 128
+"""Accesses of a statement."""
 
-WAITING = 2_000
+MAX_WAITING_ACCESSES = 2_000
 """Accesses that may wait; more are refused, so that a slow database does not fill the memory."""
 
 RECORD = """
@@ -21,7 +21,7 @@ SELECT at, tenant, what, request, threads::uuid[], actor, client, correlation
   FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
        AS given (at, tenant, what, request, threads, actor, client, correlation)
 """
-"""Add accesses. The threads of each come as the text of an array, since arrays of arrays have one length."""
+"""Insert accesses. The threads of each are an array as text, since arrays in an array must have the same length."""
 
 PAGE = """
 SELECT id, at, tenant, what, request, threads, actor, client, correlation
@@ -35,13 +35,13 @@ SELECT id, at, tenant, what, request, threads, actor, client, correlation
  ORDER BY at DESC, id DESC
  LIMIT $8
 """
-"""A page of a tenant's accesses, the last one first."""
+"""A page of a tenant's accesses, the latest first."""
 
 PAGE_OF_KIND = PAGE.replace("($6::text IS NULL OR what = $6)", "what = $6")
-"""The same where it is known what was shown, so that rare kinds are found through their index."""
+"""The same for one kind of access, so that rare kinds are found through their index."""
 
 PAGE_OF_ACTOR = PAGE.replace("($7::text IS NULL OR actor = $7)", "actor = $7")
-"""The same where it is known who it was."""
+"""The same for one actor."""
 
 PAGE_OF_THREAD = PAGE.replace(
     "FROM reads",
@@ -50,17 +50,17 @@ PAGE_OF_THREAD = PAGE.replace(
          WHERE threads @> ARRAY[$9::uuid]
         OFFSET 0) AS of_thread""",
 )
-"""The same for one thread. OFFSET keeps the outer conditions outside: with them, the planner would rather walk through
-everybody's accesses in their order, hoping to meet this thread soon."""
+"""The same for one thread. OFFSET keeps the outer conditions outside: with them, the planner would scan all accesses in
+their order until it finds enough of this thread."""
 
 
 class PostgresAccessLog:
     """An `AccessLog` on a migrated database."""
 
-    def __init__(self, pool: asyncpg.Pool, *, limit: int = WAITING) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_ACCESSES) -> None:
         """At most `limit` accesses wait to be written; more are refused."""
         self._pool = pool
-        self._groups = Groups(self._write, "accesses", most=MOST, limit=limit)
+        self._groups = Groups(self._write, "accesses", most=MAX_GROUP_ACCESSES, limit=limit)
 
     async def record(self, access: Access) -> None:
         await self._groups.put(access)
@@ -77,7 +77,7 @@ class PostgresAccessLog:
             rows = await fetch(self._pool, PAGE_OF_ACTOR, *given)
         else:
             rows = await fetch(self._pool, PAGE if only.what is None else PAGE_OF_KIND, *given)
-        return [_kept(row) for row in rows]
+        return [_recorded(row) for row in rows]
 
     async def close(self) -> None:
         await self._groups.close()
@@ -96,6 +96,6 @@ def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _kept(row: asyncpg.Record) -> RecordedAccess:
+def _recorded(row: asyncpg.Record) -> RecordedAccess:
     fields = {name: value for name, value in row.items() if name != "id"}
     return RecordedAccess(row["id"], Access(**{**fields, "threads": tuple(row["threads"])}))

@@ -1,4 +1,4 @@
-"""Taking a whole log out of PostgreSQL, and putting one in."""
+"""Exporting a whole log from PostgreSQL, and importing one."""
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,10 +41,10 @@ UNFIT = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.DataError,
     asyncpg.ProgramLimitExceededError,  # JSON that is nested too deeply
-    OverflowError,  # these two are raised by asyncpg, before the server sees the value
+    OverflowError,  # asyncpg raises these two before it sends the value
     ValueError,
 )
-"""What copying rows raises that are not a log's."""
+"""Errors of copying rows that are not valid in a log."""
 
 
 class PostgresArchive:
@@ -69,7 +69,7 @@ class PostgresArchive:
 
 
 class _View:
-    """The log as a transaction's snapshot shows it."""
+    """The log in a transaction's snapshot."""
 
     def __init__(self, connection: asyncpg.Connection, heads: Sequence[Position]) -> None:
         self._connection = connection
@@ -82,7 +82,7 @@ class _View:
 
 
 class _Writing:
-    """A log under way into its database."""
+    """An import of a log in an open transaction."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -134,7 +134,7 @@ class _Writing:
             await _reached(self._connection.copy_records_to_table(table, records=rows, columns=columns))
         except UNFIT as error:
             detail = getattr(error, "detail", None) or ""
-            raise CorruptLog(f"Not every row can be written to {table}: {error}. {detail}".rstrip()) from error
+            raise CorruptLog(f"A row cannot be written to {table}: {error}. {detail}".rstrip()) from error
 
 
 def _stored(row: asyncpg.Record) -> StoredCommand:
@@ -143,7 +143,7 @@ def _stored(row: asyncpg.Record) -> StoredCommand:
 
 
 class _Transaction:
-    """An open transaction in the place of a pool. Nothing is tried again: another connection is not in it."""
+    """An open transaction in place of a pool. Nothing is retried: another connection is not in the transaction."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -158,7 +158,7 @@ class _Transaction:
 
 @asynccontextmanager
 async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.Connection]:
-    """Open a transaction, and end it as the block ends."""
+    """Run a block in a transaction."""
     connection = await _reached(pool.acquire())
     try:
         transaction = connection.transaction(**how)
@@ -166,7 +166,7 @@ async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.
         try:
             yield connection
         except BaseException:
-            with suppress(Exception):  # the first error counts; without a connection, all is undone anyway
+            with suppress(Exception):  # the first error counts; without a connection, the server rolls back anyway
                 await transaction.rollback()
             raise
         await _reached(transaction.commit())
@@ -175,7 +175,7 @@ async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.
 
 
 async def _refuse_unless_empty(connection: asyncpg.Connection) -> None:
-    """Lock every slice, so that nobody appends, and see that nobody has."""
+    """Lock every slice against appends. Raises `LogNotEmpty`."""
     heads = await connection.fetch(EMPTY_SLICES)
     if any(row["head"] for row in heads) or await connection.fetchval(WRITTEN_BEFORE):
         raise LogNotEmpty

@@ -1,4 +1,4 @@
-"""The SQL statements that read and write a log as a whole, for exports and imports."""
+"""SQL statements for exports and imports of a whole log."""
 
 COMMANDS = """
 SELECT tenant, thread_id, command_id, request_hash, result, at
@@ -31,7 +31,7 @@ SELECT head
 WRITTEN_BEFORE = """
 SELECT EXISTS (SELECT FROM events) OR EXISTS (SELECT FROM threads) OR EXISTS (SELECT FROM commands)
 """
-"""Whether there is anything in the log."""
+"""Whether the log has any rows."""
 
 SET_HEADS = """
 UPDATE slices
@@ -39,7 +39,7 @@ UPDATE slices
   FROM unnest($1::smallint[], $2::bigint[]) AS given (slice, head)
  WHERE slices.slice = given.slice AND given.head > 0
 """
-"""Say where slices end."""
+"""Set the heads of slices."""
 
 THREAD_ENDS = """
 SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at AS at, first.recorded_at AS opened_at,
@@ -59,8 +59,7 @@ SELECT first.tenant, first.thread_id, last.version, last.hash, last.recorded_at 
        ) AS last
  ORDER BY first.thread_id
 """
-"""The first and the last events of a slice's threads after one of them (null: from the first): what their rows are made
-of.
+"""The first and the last events of a slice's threads after one of them (null: from the first), to make their rows of.
 
-No id stands for "before all others": clients choose ids, and the nil UUID is one.
+Null, and not the nil UUID, means "before all others": clients choose ids, and may choose the nil UUID.
 """

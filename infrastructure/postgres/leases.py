@@ -1,4 +1,4 @@
-"""Leases on PostgreSQL, by its clock. Each method is one statement."""
+"""Leases on PostgreSQL, by the database's clock. Each method is one statement."""
 
 from collections.abc import Collection, Sequence
 
@@ -61,9 +61,9 @@ SELECT shard, epoch, since,
               ORDER BY slice) AS heads
   FROM taken
 """
-"""Take free shards at random, so that workers which come at once do not all try the same ones.
+"""Take free shards at random, so that workers that start at once do not compete for the same ones.
 
-A lease that ran out still has its owner, which did not give it back: this counts a crash for what it may have run.
+An expired lease still has an owner, which did not release it: a crash is counted for each turn that it may have run.
 """
 
 RELEASE = """

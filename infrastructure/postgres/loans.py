@@ -28,7 +28,7 @@ VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (slice, thread_id)
     DO UPDATE SET tenant = excluded.tenant, shard = excluded.shard, epoch = excluded.epoch, worker = excluded.worker
 """
-"""Lend a thread. A worker that left deleted its row; one that crashed did not, and its lease has run out."""
+"""Lend a thread. A worker that left has deleted its row; a worker that crashed has not, and its lease has expired."""
 
 LENT_TO = """
 SELECT loan.thread_id, loan.tenant, loan.shard, loan.epoch, loan.worker, thread.in_turn
@@ -37,7 +37,7 @@ SELECT loan.thread_id, loan.tenant, loan.shard, loan.epoch, loan.worker, thread.
   JOIN threads AS thread ON thread.slice = loan.slice AND thread.thread_id = loan.thread_id
  WHERE loan.worker = $1
 """
-"""What is lent to a worker under epochs that have not ended."""
+"""The loans to a worker under current epochs."""
 
 LENT_FROM = """
 SELECT loan.thread_id

@@ -9,27 +9,27 @@ from infrastructure.postgres.requirements import ROLE, check_pooler, check_serve
 
 _log = logging.getLogger(__name__)
 
-CLOSING = 10.0
-"""Seconds that statements have to end when a process ends."""
+CLOSE_LIMIT_S = 10.0
+"""Seconds that running statements have to end when a process stops."""
 
-PATIENCE = 60
-"""Seconds that a statement may take before it is cancelled."""
+STATEMENT_TIMEOUT_S = 60
+"""Seconds after which a statement is cancelled."""
 
 
 def dsn_of(url: str) -> str:
-    """Take a URL as people write it for asyncpg or for SQLAlchemy and return it as asyncpg takes it."""
+    """Convert a URL for asyncpg or SQLAlchemy to one for asyncpg."""
     return url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
 
 PLANNER = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
-"""Every statement of ours finds a few rows through an index. A planner that has no statistics yet, because the tables
-have only begun to grow, would read whole tables instead, and a session keeps that plan."""
+"""Every statement of ours finds a few rows through an index. Without statistics, while the tables are still small, the
+planner would read whole tables instead, and a session keeps that plan."""
 
-BEGUN_WITH = {"application_name": "threadfold", "timezone": "UTC"}
-"""What a connection begins with. Poolers such as pgbouncer refuse most other parameters: those are set next."""
+STARTUP_PARAMETERS = {"application_name": "threadfold", "timezone": "UTC"}
+"""Startup parameters. Poolers such as pgbouncer refuse most others, which are set after connecting."""
 
 SETTINGS = {"standard_conforming_strings": "on", "default_transaction_isolation": "read committed", **PLANNER}
-"""What our statements are written for, however a database or a role is set up."""
+"""Settings that our statements rely on, whatever the defaults of the database or the role are."""
 
 SCHEMAS = """
 'public' || coalesce((SELECT ', ' || quote_ident(nspname)
@@ -37,7 +37,7 @@ SCHEMAS = """
                                    WHERE extname = 'vector' AND nspname NOT IN ('public', 'pg_catalog')), '')
 || ', pg_temp'
 """
-"""The search path of every session. The log is in `public`, whatever a role's or a database's own path says."""
+"""The search path of every session. The log is in `public`, whatever the path of the role or the database is."""
 
 _SET_UP = ", ".join(
     f"set_config('{name}', {value}, false)"
@@ -48,8 +48,8 @@ APPLICATION = f"SELECT {_SET_UP}, set_config('role', '{ROLE}', false)"
 
 
 async def connect(url: str) -> asyncpg.Connection:
-    """Connect once, as `threadfold_app`: for what needs a connection of its own."""
-    connection = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+    """Open a dedicated connection as `threadfold_app`."""
+    connection = await asyncpg.connect(dsn_of(url), server_settings=STARTUP_PARAMETERS)
     try:
         await _become_application(connection)
     except BaseException:
@@ -59,12 +59,12 @@ async def connect(url: str) -> asyncpg.Connection:
 
 
 async def connect_as_owner(url: str) -> asyncpg.Connection:
-    """Connect once as the user in `url`, to migrate. Raises `UnfitDatabase`."""
-    connection = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+    """Open a dedicated connection as the user in `url`, to migrate. Raises `UnfitDatabase`."""
+    connection = await asyncpg.connect(dsn_of(url), server_settings=STARTUP_PARAMETERS)
     try:
         check_server(connection)
-        if await is_pooled(connection):  # before anything is set, which others would find set
-            other = await asyncpg.connect(dsn_of(url), server_settings=BEGUN_WITH)
+        if await is_pooled(connection):  # before any setting is changed, which other sessions would get
+            other = await asyncpg.connect(dsn_of(url), server_settings=STARTUP_PARAMETERS)
             try:
                 await check_pooler(connection, other)
             finally:
@@ -77,7 +77,7 @@ async def connect_as_owner(url: str) -> asyncpg.Connection:
 
 
 async def _become_application(connection: asyncpg.Connection) -> None:
-    """Set a session up. One round trip for each new connection. Raises `UnfitDatabase`."""
+    """Set up a session, in one round trip for each new connection. Raises `UnfitDatabase`."""
     try:
         await connection.execute(APPLICATION)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
@@ -86,39 +86,39 @@ async def _become_application(connection: asyncpg.Connection) -> None:
 
 
 async def open_pool(url: str, *, max_size: int) -> asyncpg.Pool:
-    """Connect as `threadfold_app`, with at most `max_size` connections. Raise asyncpg's error if there is none.
+    """Open a pool of at most `max_size` connections as `threadfold_app`. Raises asyncpg's errors.
 
-    The user in `url` must be a member of the role, as the one who migrated is.
+    The user in `url` must be a member of that role. The user who migrated is.
     """
     return await asyncpg.create_pool(
         dsn_of(url),
         min_size=0,
         max_size=max_size,
-        command_timeout=PATIENCE,
+        command_timeout=STATEMENT_TIMEOUT_S,
         init=_become_application,
         reset=_keep_session,
-        server_settings=BEGUN_WITH,
+        server_settings=STARTUP_PARAMETERS,
     )
 
 
-async def close_pool(pool: asyncpg.Pool, patience: float = CLOSING) -> None:
-    """Let connections go, those that are still in use after so many seconds as well: nobody waits for them any more."""
+async def close_pool(pool: asyncpg.Pool, patience: float = CLOSE_LIMIT_S) -> None:
+    """Close all connections. Those in use after `patience` seconds are cut: no caller waits for them any more."""
     try:
         async with asyncio.timeout(patience):
             await pool.close()
     except TimeoutError:
-        _log.warning("%d connections to PostgreSQL were in use after %g s: they are cut", pool.get_size(), patience)
+        _log.warning("%d connections to PostgreSQL were in use after %g s and are cut", pool.get_size(), patience)
         pool.terminate()
 
 
 async def _keep_session(_connection: asyncpg.Connection) -> None:
-    """Nobody changes a session's settings here, so each use of a connection is spared the round trip of a reset.
+    """Do nothing: no code changes a session's settings, so a reset's round trip at each use is unnecessary.
 
     asyncpg still rolls back a transaction that was left open.
     """
 
 
 async def database_name(pool: asyncpg.Pool) -> str:
-    """Name a database, so that several of a server can share what is not in them."""
+    """Return a name that separates this database from others in what is shared outside of it, such as Redis."""
     found: str = await pool.fetchval("SELECT current_database() || '/' || 'events'::regclass::oid")
     return found

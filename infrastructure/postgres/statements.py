@@ -1,4 +1,4 @@
-"""The SQL statements of the stores, named and described, but for `append_statement` and `archive_statements`."""
+"""SQL statements of the stores, except those of `log.append_sql` and `archive_statements`."""
 
 from infrastructure.postgres.log.metadata_columns import METADATA
 
@@ -8,19 +8,19 @@ RECORD = f"""tenant, thread_id, version, type, schema, payload,
 """The columns of an event, in the order of the fields of `Record`."""
 
 COLUMNS = "tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position"
-"""The same columns, of a part of a statement that has selected them already."""
+"""The same columns, where a subquery has already selected them."""
 
 SIZE = """CASE WHEN pg_column_compression(payload) IS NULL THEN pg_column_size(payload)
             ELSE octet_length(payload::text)
        END"""
-"""Bytes of a payload. Only one that is stored compressed has to be read for that."""
+"""The size of a payload in bytes. Only a compressed one has to be read for that."""
 
 OF_THREAD = """thread_key(thread_id) = (SELECT thread_key($2))
    AND slice = (SELECT $1::smallint) AND thread_id = (SELECT $2::uuid)"""
-"""Whether an event is of a thread: its key leads to its events, as eight bytes that another one could have, too.
+"""The condition that an event belongs to a thread. The index is on a key of eight bytes, which two threads may share.
 
-The planner does not see what is selected so. Were it shown how long this thread is among others, it would plan anew
-each time, which takes twice as long as to read the events.
+The subqueries hide the values from the planner. If it knew how long this thread is, it would replan each statement,
+which takes twice as long as reading the events.
 """
 
 READ = f"""
@@ -31,7 +31,7 @@ SELECT {RECORD}
  ORDER BY version
  LIMIT $5
 """  # noqa: S608  (columns of our own)
-"""A thread's events between two versions (the first excluded), at most $5: for a few, whatever their size."""
+"""A thread's events after one version and up to another, at most $5: for a few events of any size."""
 
 READ_PAGE = f"""
 SELECT {COLUMNS}
@@ -45,7 +45,7 @@ SELECT {COLUMNS}
  WHERE before < (SELECT $6::bigint)
  ORDER BY version
 """  # noqa: S608  (as above)
-"""As READ, but the page ends with the event with which its payloads take $6 bytes. $5 may be null: as many as fit."""
+"""As READ, but the page ends with the event at which its payloads reach $6 bytes. $5 may be null for no other limit."""
 
 READ_AT = f"""
 SELECT {RECORD}
@@ -54,7 +54,7 @@ SELECT {RECORD}
    AND version = ANY (ARRAY(SELECT unnest($3::integer[])))
  ORDER BY version
 """  # noqa: S608  (as above)
-"""A thread's events of some versions; of the array, too, the planner sees nothing."""
+"""A thread's events of some versions. The array, too, is hidden from the planner."""
 
 READ_SLICE = f"""
 SELECT {COLUMNS}
@@ -83,9 +83,9 @@ SELECT {COLUMNS}
  WHERE before < $4::bigint
  ORDER BY place, position
 """  # noqa: S608  (as above)
-"""Events of several slices, each after a position of its own, at most $3 of each, and $4 bytes of all: see READ_PAGE.
+"""Events of several slices, each after its own position, at most $3 of each, and $4 bytes in all: see READ_PAGE.
 
-Positions have no gaps, so a range is the limit: under a LIMIT, the planner may read and sort all that a slice has left.
+Positions have no gaps, so a range serves as the limit: with LIMIT, the planner may read and sort the rest of a slice.
 """
 
 READ_SLICES = f"""
@@ -134,12 +134,12 @@ SELECT kept.slice, kept.wanted, kept.ends_slice, kept.position AS seen,
  WHERE kept.wanted OR kept.ends_slice
  ORDER BY kept.number, kept.position
 """  # noqa: S608  (as above)
-"""A tenant's events of some types (null: all) in slices after a position each: at most $6 are looked at, $5 found.
+"""A tenant's events of some types (null: all) in slices, each after its position: at most $5, of at most $6 scanned.
 
-Those found take $7 bytes at most, as in READ_PAGE.
+The events take at most $7 bytes, as in READ_PAGE.
 
-Of the others only the last one looked at in each slice comes back, without its content, so that the reader knows where
-to go on. The inner LIMIT ends each slice's index scan, the outer one ends the walk through the slices.
+Of the other scanned events only the last one of each slice is returned, without its content, so that the reader knows
+where to continue. The inner LIMIT ends the index scan of a slice, the outer one ends the loop over the slices.
 """
 
 RECORDED = f"""
@@ -148,21 +148,21 @@ SELECT position
  WHERE {OF_THREAD}
    AND version = $3 AND hash = $4
 """  # noqa: S608  (as above)
-"""Where the event with this hash is, if it is there. The hash covers all of its thread's past."""
+"""The position of the event with this hash, if it exists. The hash covers the whole history of its thread."""
 
 SLICE_HEAD = """
 SELECT head
   FROM slices
  WHERE slice = $1
 """
-"""The last position that was given out in a slice."""
+"""The last position of a slice."""
 
 SLICE_HEADS = """
 SELECT slice, head
   FROM slices
  ORDER BY slice
 """
-"""The last position of every slice: one statement, one moment."""
+"""The last position of every slice, at one moment."""
 
 HASHES = """
 SELECT position, hash
@@ -180,7 +180,7 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
  ORDER BY thread_id
  LIMIT $3
 """
-"""A page of a slice's threads after one of them (null: from the first), whoever they belong to."""
+"""A page of a slice's threads of all tenants, after one of them (null: from the first)."""
 
 COMMAND = """
 SELECT command_id, request_hash, result
@@ -205,7 +205,7 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
  ORDER BY opened_at DESC, thread_id DESC
  LIMIT $4
 """
-"""A page of a tenant's threads after one of them (null: from the first), the last opened first.
+"""A page of a tenant's threads after one of them (null: from the first), the latest opened first.
 
 No thread is opened at `infinity`, so the id beside it does not matter.
 """
@@ -224,7 +224,7 @@ SELECT thread.thread_id, thread.version
   FROM unnest($1::smallint[], $2::uuid[]) AS asked (slice, thread_id)
   JOIN threads AS thread USING (slice, thread_id)
 """
-"""Where some threads end."""
+"""The last versions of some threads."""
 
 FENCED = """
 SELECT FROM leases WHERE purpose = 'turns' AND shard = $1 AND epoch > $2
@@ -254,10 +254,10 @@ SELECT thread_id
  WHERE NOT EXISTS (SELECT FROM threads AS thread
                     WHERE thread.slice = asked.slice AND thread.thread_id = asked.thread_id)
 """
-"""Raise threads' epochs. Returned are those of which no append under an older epoch is on its way or can come.
+"""Raise the epochs of threads. Returns the threads to which no append under an older epoch is running or can come.
 
-A row that is locked is left out: a statement holds it that may be such an append, or is one that waits before it. So
-this never waits for an append that is stuck, and the caller asks again.
+Locked rows are skipped: the statement that holds the lock may be such an append, or one may wait behind it. So this
+statement never waits for a stuck append, and the caller repeats it.
 """
 
 PROBE = """
@@ -273,7 +273,7 @@ SELECT format('%s on %s', needed.privilege, needed.name) AS missing
                ('slices', 'UPDATE')) AS needed (name, privilege)
  WHERE NOT has_table_privilege(needed.name, needed.privilege)
 """
-"""Write a row of this process's own, durably, and name what its role may not do that appends need."""
+"""Write this process's own row durably, and return the privileges that appends need and its role lacks."""
 
 VERSION_AT = f"""
 WITH RECURSIVE search (low, high) AS (
@@ -297,11 +297,11 @@ SELECT low AS version
   FROM search
  WHERE low = high AND low > (SELECT base FROM threads WHERE slice = $1 AND thread_id = $2)
 """  # noqa: S608  (as above)
-"""The last of a thread's own versions recorded at or before an instant; none if they are all later.
+"""The last of a thread's own versions that was recorded at or before an instant; no row if all are later.
 
-Times never run backwards inside a thread, so the interval that holds the answer is halved until one is left: some
-20 look-ups in a thread of a million events. The LIMIT keeps each of them one: as a join, and without statistics, the
-planner would rather read the whole thread each time, and compare the versions afterwards.
+Times never run backwards in a thread, so this is a binary search: some 20 look-ups in a thread of a million events. The
+LIMIT keeps each look-up an index access: for a join without statistics, the planner would read the whole thread each
+time, and compare the versions afterwards.
 """
 
 SAVE_SNAPSHOT = """
@@ -310,7 +310,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT (slice, thread_id, version)
     DO UPDATE SET hash = excluded.hash, at = excluded.at, fingerprint = excluded.fingerprint, state = excluded.state
 """
-"""Keep a snapshot, in the place of an older one of the same version."""
+"""Save a snapshot; it replaces one of the same version."""
 
 NEAREST_SNAPSHOT = """
 SELECT tenant, thread_id, version, hash, at, fingerprint, state
@@ -319,7 +319,7 @@ SELECT tenant, thread_id, version, hash, at, fingerprint, state
  ORDER BY version DESC
  LIMIT 1
 """
-"""The last snapshot at or before a version that the same fold made."""
+"""The last snapshot at or before a version with the same fold fingerprint."""
 
 APPEND_SEAL = """
 INSERT INTO seals (number, at, root, previous, public_key, signature, sizes)
@@ -328,7 +328,7 @@ SELECT $1, $2, $3, $4, $5, $6, $7
     ON CONFLICT (number) DO NOTHING
 RETURNING number
 """
-"""Store the seal that follows on the last one. No row comes back where another process was faster."""
+"""Store the next seal. Returns no row if another process was faster."""
 
 LAST_SEAL = """
 SELECT number, at, sizes, root, previous, public_key, signature

@@ -1,4 +1,4 @@
-"""Suspects on PostgreSQL. The claim of a shard counts shared crashes: see `leases.CLAIM`."""
+"""Suspects on PostgreSQL. The claim of a shard counts the shared crashes: see `leases.CLAIM`."""
 
 from collections.abc import Collection, Mapping
 
@@ -21,7 +21,7 @@ SELECT suspect.thread_id, suspect.crashes, suspect.alone, suspect.version
  WHERE (suspect.slice = ANY ($1::smallint[]) OR suspect.thread_id = ANY ($2::uuid[]))
    AND thread.in_turn
 """
-"""Suspects that have something to run; the others are forgotten."""
+"""Suspects that have something to run; the others are deleted."""
 
 CRASHED_ALONE = """
 INSERT INTO suspects (slice, thread_id, alone, version)

@@ -1,6 +1,6 @@
-"""Wake-ups over PostgreSQL's NOTIFY, after the commit and on another connection, many in one statement.
+"""Wake-ups over PostgreSQL's NOTIFY: after the commit, on another connection, many in one statement.
 
-A NOTIFY inside the append's transaction would take a lock of the whole database at each commit.
+A NOTIFY in the append's transaction would take a database-wide lock at each commit.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from infrastructure.postgres.pool import connect
 from infrastructure.postgres.retry import reaching
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
-LARGEST = 7_900
-"""Bytes of a payload; PostgreSQL takes less than 8,000."""
+MAX_PAYLOAD_BYTES = 7_900
+"""Bytes of a payload. PostgreSQL allows fewer than 8,000."""
 
 SEND = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 
@@ -26,7 +26,7 @@ class PostgresWakeups(BatchedWakeups):
     def __init__(self, url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None) -> None:
         self._url = url
         self._pool = pool
-        super().__init__(LARGEST, background)
+        super().__init__(MAX_PAYLOAD_BYTES, background)
 
     async def publish(self, payloads: list[str]) -> None:
         async with reaching(self._pool):
@@ -46,14 +46,14 @@ class PostgresWakeups(BatchedWakeups):
             connection.terminate()
 
     def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self.heard(str(payload))
+        self.receive(str(payload))
 
 
 @asynccontextmanager
 async def open_wakeups(
     url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None
 ) -> AsyncIterator[PostgresWakeups]:
-    """Join the processes of a database."""
+    """Open the wake-ups of a database until the block ends."""
     wakeups = PostgresWakeups(url, pool, background)
     try:
         yield wakeups

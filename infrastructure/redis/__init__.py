@@ -1,1 +1,1 @@
-"""What Redis may do where REDIS_URL names one: carry wake-ups, and hold answers that are not stored yet."""
+"""Adapters for REDIS_URL: wake-ups, and answers that are not stored yet."""

@@ -16,7 +16,7 @@ _decode = msgspec.json.Decoder(Append).decode
 
 
 class RedisHotStore:
-    """A `HotStore`. Redis keeps as much of it over its own crash as its configuration says."""
+    """A `HotStore`. What survives a crash of Redis depends on its configuration."""
 
     def __init__(self, redis: Redis, database: str) -> None:
         """The caller closes the client. `database` separates the keys of several databases."""
@@ -27,7 +27,7 @@ class RedisHotStore:
         try:
             await self._redis.set(self._key(append.thread_id), _encode(append))
         except (RedisError, OSError) as error:
-            raise StoreUnavailable("Redis does not take what is to be held.") from error
+            raise StoreUnavailable("Redis does not store the answer.") from error
 
     async def get(self, thread_id: ThreadId) -> Append | None:
         try:
@@ -39,8 +39,8 @@ class RedisHotStore:
     async def drop(self, thread_id: ThreadId) -> None:
         try:
             await self._redis.delete(self._key(thread_id))
-        except (RedisError, OSError) as error:  # whoever finds it later sees that the log has it
-            _log.warning("What is stored of %s by now stays in Redis for a while: %r", thread_id, error)
+        except (RedisError, OSError) as error:  # a process that finds it later sees that the log has it
+            _log.warning("A stored answer of thread %s stays in Redis for now: %r", thread_id, error)
 
     def _key(self, thread_id: ThreadId) -> str:
         return f"{self._prefix}{thread_id}"

@@ -5,18 +5,18 @@ from redis.asyncio import Redis
 from domain.application.background_tasks import BackgroundTasks
 from infrastructure.wakeups import CHANNEL, BatchedWakeups
 
-LARGEST = 500_000
-"""Bytes of a message: enough for what is said in some milliseconds."""
+MAX_PAYLOAD_BYTES = 500_000
+"""Bytes of a message."""
 
 
 class RedisWakeups(BatchedWakeups):
-    """A `Wakeups` between all processes that know the same Redis and the same database."""
+    """A `Wakeups` between all processes with the same Redis and the same database."""
 
     def __init__(self, redis: Redis, database: str, background: BackgroundTasks | None = None) -> None:
         """The caller closes the client. `database` separates the channels of several databases."""
         self._redis = redis
         self._channel = f"{CHANNEL}:{database}"
-        super().__init__(LARGEST, background)
+        super().__init__(MAX_PAYLOAD_BYTES, background)
 
     async def publish(self, payloads: list[str]) -> None:
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -30,6 +30,6 @@ class RedisWakeups(BatchedWakeups):
             try:
                 self.listening.set()
                 async for message in subscription.listen():
-                    self.heard(message["data"])
+                    self.receive(message["data"])
             finally:
                 self.listening.clear()

@@ -1,4 +1,4 @@
-"""Tools that come with Threadfold. None of them changes anything, so each may be run again."""
+"""Built-in tools. None has side effects, so each may be run again."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -1,8 +1,7 @@
-"""`calculate`: exact arithmetic, by a small parser of its own.
+"""`calculate`: exact arithmetic with a small parser.
 
-Python's own parser was no choice: it turns decimals into floats before anyone can look at them, knows far more
-than arithmetic, and can be made to run out of stack. Numbers are fractions here, so that 0.1 + 0.2 is 0.3 and
-1/3*3 is 1; only roots are rounded. Every size is bounded.
+Python's parser is unsuitable: it converts decimals to floats, accepts far more than arithmetic, and can overflow the
+stack. Numbers are fractions here, so that 0.1 + 0.2 is 0.3 and 1/3*3 is 1; only roots are rounded. Sizes are bounded.
 """
 
 import math
@@ -21,16 +20,16 @@ TIMEOUT = 2.0
 MAX_LENGTH = 500
 MAX_DEPTH = 50
 MAX_BITS = 3320
-"""The size of numbers, above and below the line: about 1,000 digits."""
+"""Bits of a numerator or a denominator: about 1,000 digits."""
 
 KNOWN = "There are numbers, + - * / // % **, parentheses, sqrt, abs, round, min and max."
 
 DIGITS = 28
-"""Significant digits of a result that has no end."""
+"""Significant digits of a result with an infinite decimal expansion."""
 
 _TOKEN = re.compile(r"\s*(?:([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,3})?|\.[0-9]+)|([a-z]+)|(\*\*|//|[-+*/%^(),]))")
 _SPELLINGS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\u2013": "-"})
-"""Signs as people print them: times, middle dot, division, minus, en dash."""
+"""Typographic operators: times, middle dot, division, minus, en dash."""
 
 _POWER = 40
 _SIGN = 30
@@ -41,7 +40,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1:
         raise ToolError("Exponents must be whole numbers. For square roots there is sqrt(x).")
     longest = max(base.numerator.bit_length(), base.denominator.bit_length())
-    # 2 ** 3000 fits where 3 ** 3000 does not; one bit less is the least that a power can have.
+    # A lower bound of the bits of the power: 2 ** 3000 fits, 3 ** 3000 does not.
     if abs(base) != 1 and base and (longest - 1) * abs(exponent) > MAX_BITS:
         raise ToolError("A number on the way has more than 1,000 digits.")
     if abs(exponent) > MAX_BITS:
@@ -73,7 +72,7 @@ async def calculate(
 
 
 def evaluate(expression: str) -> str:
-    """Return the value as text. Raise `ToolError` for whatever is no arithmetic, or too much of it."""
+    """Return the value as text. Raises `ToolError` if the expression is invalid or too large."""
     if len(expression) > MAX_LENGTH:
         raise ToolError(f"The expression is longer than {MAX_LENGTH} characters.")
     try:
@@ -83,7 +82,7 @@ def evaluate(expression: str) -> str:
 
 
 class _Parser:
-    """Precedence climbing over tokens. The last token is an empty one."""
+    """Precedence climbing over tokens. The last token is empty."""
 
     def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens
@@ -112,7 +111,7 @@ class _Parser:
         left = self._operand()
         while (strength := _BINDING.get(self._ahead, 0)) > binding:
             operator = self._take()
-            # a ** b ** c is a ** (b ** c); everything else goes from left to right.
+            # a ** b ** c is a ** (b ** c); other operators are left-associative.
             right = self._expression(strength - 1 if strength == _POWER else strength)
             left = _bounded(_OPERATIONS[operator](left, right))
         self._depth -= 1

@@ -1,4 +1,4 @@
-"""`current_time`: the time, anywhere."""
+"""`current_time`: the time in a time zone."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
@@ -14,7 +14,7 @@ TIMEOUT = 2.0
 
 
 def clock_tool(now: Callable[[], datetime]) -> Tool:
-    """Return the tool. `now` gives an aware datetime."""
+    """Return the tool. `now` returns an aware datetime."""
 
     @tool(timeout=TIMEOUT, idempotent=True)
     async def current_time(
@@ -29,10 +29,10 @@ def clock_tool(now: Callable[[], datetime]) -> Tool:
 
 def _zone(name: str) -> tzinfo:
     if name.upper() in {"UTC", "Z", "GMT"}:
-        return UTC  # known without any database of zones
+        return UTC  # works without a time zone database
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # also for names that are paths, or folders
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # also for names that are paths
         shown = name if len(name) <= 40 and name.isprintable() else "that"  # noqa: PLR2004
         raise ToolError(
             f"There is no time zone {shown}. Use an IANA name such as Europe/Berlin, America/New_York or UTC."

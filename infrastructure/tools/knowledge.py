@@ -1,7 +1,7 @@
 """`look_up`: full-text search over a folder of Markdown files.
 
-SQLite's FTS5 does the searching: it stems, ranks by BM25 and cuts snippets, is well kept, and comes with Python.
-The index is in memory and follows the files: what has changed is read again before each search.
+SQLite's FTS5 does the search: it stems, ranks by BM25, cuts snippets, and comes with Python. The index is in memory.
+Before each search, changed files are read again.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ MAX_FILES = 2_000
 MAX_FILE_BYTES = 1024 * 1024
 MAX_WORDS = 32
 MAX_QUERY = 1_000
-"""Characters of a query that count. The index takes `a_b_c` for a phrase of three: a long one takes long."""
+"""Characters of a query that are used. The index treats `a_b_c` as a phrase of three words, and long ones are slow."""
 
-WHOLE = 800
-"""Characters of a section that are told as they stand; of a longer one, the part that fits best is told."""
+MAX_WHOLE_SECTION_CHARACTERS = 800
+"""Characters of a section that is returned as a whole; of a longer one, a snippet is returned."""
 
 _HEADING = re.compile(r" {0,3}#{1,6}\s++(.*)")
 _AFTER_HEADING = "# \t"
@@ -40,7 +40,7 @@ _FENCE = re.compile(r" {0,3}(```|~~~)")
 CREATE = "CREATE VIRTUAL TABLE sections USING fts5(file UNINDEXED, heading, text, tokenize = 'porter unicode61')"
 INSERT = "INSERT INTO sections (file, heading, text) VALUES (?, ?, ?)"
 FORGET = "DELETE FROM sections WHERE file = ?"
-# A word in the heading weighs as much as three in the text. The row's number makes ties come out alike.
+# A word in the heading weighs as much as three in the text. The rowid makes the order of ties stable.
 SEARCH = """
 SELECT file, heading,
        CASE WHEN length(text) <= :whole THEN text ELSE snippet(sections, 2, '', '', '…', 64) END
@@ -61,7 +61,7 @@ class Section:
 
 
 def knowledge_tool(folder: Path) -> Tool:
-    """Return the tool. The folder need not exist before the tool is used."""
+    """Return the tool. The folder may be created after this call."""
     index = KnowledgeIndex(folder)
 
     @tool(timeout=TIMEOUT, idempotent=True)
@@ -74,7 +74,7 @@ def knowledge_tool(folder: Path) -> Tool:
 
 
 class KnowledgeIndex:
-    """The sections of all Markdown files below a folder. One search at a time; to be called in a thread."""
+    """The sections of all Markdown files below a folder. Searches block, one at a time: call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -89,7 +89,11 @@ class KnowledgeIndex:
             database = self._refreshed()
             if not words:
                 return []
-            asked = {"words": " OR ".join(f'"{word}"' for word in words), "whole": WHOLE, "limit": limit}
+            asked = {
+                "words": " OR ".join(f'"{word}"' for word in words),
+                "whole": MAX_WHOLE_SECTION_CHARACTERS,
+                "limit": limit,
+            }
             return [Section(*row) for row in database.execute(SEARCH, asked)]
 
     def _refreshed(self) -> sqlite3.Connection:
@@ -122,7 +126,7 @@ class KnowledgeIndex:
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
-    """Cut a Markdown text at its headings, but not at what looks like one inside of a code block."""
+    """Split a Markdown text at its headings, except for those in code blocks."""
     heading, lines, fence = "", list[str](), ""
     for line in text.splitlines():
         mark = _FENCE.match(line)
@@ -144,7 +148,7 @@ def _section(heading: str, lines: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
-    """Yield the Markdown files with their time and size. Links that lead out of the folder are passed over."""
+    """Yield the Markdown files with their time and size. Links that lead out of the folder are skipped."""
     if not folder.is_dir():
         raise ToolError("There are no documents to look anything up in.")
     root, count = folder.resolve(), 0
@@ -155,7 +159,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
                 status = path.stat()
                 outside = not path.resolve().is_relative_to(root)
             except OSError:
-                continue  # gone in the meantime, or a link to nowhere
+                continue  # deleted meanwhile, or a broken link
             if outside or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
                 continue
             count += 1
@@ -168,4 +172,4 @@ def _read(path: Path) -> str:
     try:
         return storable_text(path.read_bytes()[:MAX_FILE_BYTES].decode("utf-8", "replace"))
     except OSError:
-        return ""  # gone in the meantime; the next search will not find it at all
+        return ""  # deleted meanwhile; the next search will not find it

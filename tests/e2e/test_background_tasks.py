@@ -108,4 +108,4 @@ async def test_an_embedded_postgres_that_was_killed_is_started_again(
         async with asyncio.timeout(PATIENCE):
             while (await get(server, f"/v1/threads/{thread}")).json().get("status") != "idle":
                 await asyncio.sleep(0.1)
-        assert server.said().count("It is started again") == 1
+        assert server.said().count("It is restarted") == 1

@@ -132,7 +132,7 @@ async def test_a_signal_ends_a_blocked_child_in_bounded_time_and_a_second_one_at
         await asyncio.sleep(0.5)
         server.send_signal(signal.SIGTERM)
         await server.ended()
-        assert "is not waited for: it is killed" in server.said()
+        assert "is stopped at once: it is killed" in server.said()
 
 
 async def test_one_signal_ends_a_blocked_process_in_bounded_time(database_url: str, tmp_path: Path) -> None:

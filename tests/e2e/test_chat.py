@@ -90,7 +90,7 @@ async def test_half_an_answer_is_withdrawn_and_followed_by_the_whole_one() -> No
         done = await chat("How is it?\n", database_url="memory://", llm_endpoint=model.endpoint)
 
     said = done.out[done.out.index("Foul wea") :]
-    assert said.startswith("Foul wea\n(The answer above is withdrawn: it was not finished.)\n")
+    assert said.startswith("Foul wea\n(The answer above was not finished and is withdrawn.)\n")
     assert "generate_response failed (AnswerCut: " in said
     assert said.endswith(f"s\n{WHOLE}\n")
     assert done.status == 0

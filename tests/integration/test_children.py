@@ -92,13 +92,13 @@ async def test_all_that_a_child_prints_arrives(end: str) -> None:
 async def test_a_child_prints_on_while_nothing_reads_and_what_is_dropped_is_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_module, "STUCK_S", 0.1)
+    monkeypatch.setattr(output_module, "STALLED_S", 0.1)
     pipe = Pipe()
     one = child("for n in range(10_000): print('x' * 999)\nbeat()\nprint('the end')\nbeat_on()", pipe.output)
     async with kept(one):
         await asyncio.wait_for(one.ready.wait(), PATIENCE)  # it has printed 10 MB, and a pipe takes 64 kB
         assert "The standard output is not read fast enough" in caplog.text
-        assert pipe.output._size <= output_module.HELD_MAX + output_module.CHUNK
+        assert pipe.output._size <= output_module.MAX_QUEUED_BYTES + output_module.CHUNK_BYTES
         await pipe.read(3 << 20)
         await until(lambda: "bytes were dropped" in caplog.text)
 
@@ -201,7 +201,7 @@ async def test_a_child_that_does_not_stop_is_killed(hurry: object, caplog: pytes
     async with kept(one):
         pid = int(await pipe.read(2))
     assert not runs(pid)
-    assert ("is not waited for" if hurry else "did not stop within 0.2 s") in caplog.text
+    assert ("is stopped at once" if hurry else "did not stop within 0.2 s") in caplog.text
 
 
 async def test_no_heartbeat_is_lost_that_comes_while_the_parent_is_blocked() -> None:

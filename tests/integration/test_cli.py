@@ -112,7 +112,7 @@ async def test_nothing_can_be_read_from_another_process_s_memory(command: Sequen
     done = await threadfold(*command, database_url="memory://")
 
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("Error: DATABASE_URL is memory://, where nothing is kept between processes")
+    assert done.err.startswith("Error: DATABASE_URL is memory://, which keeps nothing between processes")
 
 
 # --- threads
@@ -230,7 +230,7 @@ async def test_a_diff_tells_what_happened_between_versions_and_instants(thread: 
     assert re.search(r"^Messages +1 user, 1 assistant, 1 tool$", table.out, re.MULTILINE)
     assert re.search(r"^Tool calls +calculate: 1 requested, 1 succeeded$", table.out, re.MULTILINE)
     assert table.err == f"There are more: threadfold threads diff {thread} 5 8\n"
-    assert backwards.err == "Error: from: lies at version 5, which is after the end at version 3\n"
+    assert backwards.err == "Error: from: is at version 5, after the end at version 3\n"
     assert beyond.err.startswith("Error: to: the thread has versions 1 to ")
 
 

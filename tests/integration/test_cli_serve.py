@@ -71,7 +71,7 @@ async def test_a_server_says_when_it_is_ready_and_ends_well(database_url: str, n
     assert f"data in PostgreSQL at {database_url.partition('host=')[2].partition('&')[0]}/test_" in server.ready
     assert server.ready.endswith("; model: offline\n")
     assert (done.status, done.out) == (0, "")
-    assert done.err == "Threadfold stops as soon as what is running has ended, in some seconds at most.\n"
+    assert done.err == "Threadfold stops when the running turns have ended, within some seconds.\n"
 
 
 async def test_the_ready_line_tells_no_secret() -> None:

@@ -154,7 +154,7 @@ async def test_an_encoding_without_all_characters_is_refused(postgres_server: st
 async def test_a_database_that_takes_no_writes_is_refused_before_it_is_migrated(empty_database_url: str) -> None:
     name = urlsplit(empty_database_url).path[1:]
     await execute(empty_database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    assert "takes no writes" in await refusal(empty_database_url)
+    assert "is read-only" in await refusal(empty_database_url)
 
 
 async def test_missing_privileges_are_named(empty_database_url: str) -> None:

@@ -343,7 +343,7 @@ def test_binaries_that_the_servers_account_cannot_execute_are_copied_once(
 async def test_of_several_processes_that_keep_a_server_up_one_starts_it_and_none_once_it_is_stopped(
     data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("infrastructure.embedded.server.LOOK", 0.01)
+    monkeypatch.setattr("infrastructure.embedded.server.KEEP_UP_POLL_S", 0.01)
     caplog.set_level("INFO")
     servers = [await asyncio.to_thread(EmbeddedPostgres.start, data_dir) for _ in range(3)]
     keeping = [asyncio.create_task(server.keep_up()) for server in servers]
@@ -361,4 +361,4 @@ async def test_of_several_processes_that_keep_a_server_up_one_starts_it_and_none
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
     assert not runs(data_dir)
-    assert caplog.text.count("It is started again") == 1
+    assert caplog.text.count("It is restarted") == 1

@@ -138,7 +138,7 @@ async def test_the_same_log_gives_the_same_bytes_whatever_the_store(
     assert content(tmp_path / "one") == content(tmp_path / "other")
 
 
-@pytest.mark.parametrize("held", [parts.HELD, 70_000])
+@pytest.mark.parametrize("held", [parts.MAX_BUFFERED_CHARACTERS, 70_000])
 async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
     held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,9 +146,9 @@ async def test_groups_are_bounded_in_rows_and_in_size_and_parts_in_rows(
     await Log(store).write(days=2, a_day=20)
     archive = MemoryArchive(store)
     await export(store, archive, tmp_path / "whole", "parquet")
-    monkeypatch.setattr(parts, "GROUP", 50)
-    monkeypatch.setattr(parts, "PART", 100)
-    monkeypatch.setattr(parts, "HELD", held)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 50)
+    monkeypatch.setattr(parts, "PART_ROWS", 100)
+    monkeypatch.setattr(parts, "MAX_BUFFERED_CHARACTERS", held)
 
     await export(store, archive, tmp_path / "pieces", "parquet")
 
@@ -179,7 +179,7 @@ async def test_an_empty_log_is_exported_too(event_store: EventStore, archive: Lo
 async def test_another_format_is_refused(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
     await Log(event_store).conversation()
     await export(event_store, archive, tmp_path, "ndjson")
-    with pytest.raises(BadExport, match="holds ndjson files"):
+    with pytest.raises(BadExport, match="has ndjson files"):
         await export(event_store, archive, tmp_path, "parquet")
 
 
@@ -209,7 +209,7 @@ async def test_the_export_of_another_past_is_refused_whichever_slice_tells_it(
     for append in (kept, appending(lost.thread_id, NOTHING, "2", "3")):
         await event_store.append(append)
 
-    with pytest.raises(BadExport, match="before an older backup took its place"):
+    with pytest.raises(BadExport, match="before an older backup was restored"):
         await export(event_store, archive, tmp_path)
 
     assert content(tmp_path) == exported
@@ -269,7 +269,7 @@ async def test_parts_without_a_manifest_are_refused_and_left_alone(
     await export(event_store, archive, tmp_path, format_)
     (tmp_path / "manifest.json").unlink()
     before = content(tmp_path)
-    with pytest.raises(BadExport, match=r"Put that file back from a copy, or take another directory"):
+    with pytest.raises(BadExport, match=r"Restore that file from a copy, or use another directory"):
         await export(event_store, archive, tmp_path, format_)
     assert content(tmp_path) == before
 

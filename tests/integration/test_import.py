@@ -160,7 +160,7 @@ async def test_a_directory_without_a_manifest_is_refused(archive: LogArchive, tm
 async def test_what_a_killed_first_export_has_left_is_refused(archive: LogArchive, tmp_path: Path) -> None:
     await a_log(tmp_path)
     (tmp_path / "manifest.json").write_text('{"layout": 1, "format": "parquet"}')
-    with pytest.raises(BadExport, match=r"was killed\. Repeat it"):
+    with pytest.raises(BadExport, match=r"was killed\. Run it again"):
         await load(archive, tmp_path)
 
 
@@ -189,16 +189,16 @@ def on_another_day(entry: Entry, _: list[Entry]) -> None:
 @pytest.mark.parametrize(
     ("table", "forgery", "said"),
     [
-        ("events", lambda entry, _: entry.update(rows=entry["rows"] - 1), "other rows than the"),
-        ("events", lambda entry, _: entry.update(first=entry["last"]), "other rows than the"),
-        ("events", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
-        ("events", lambda _, rows: rows.clear(), "other rows than the"),
+        ("events", lambda entry, _: entry.update(rows=entry["rows"] - 1), "its rows differ from the"),
+        ("events", lambda entry, _: entry.update(first=entry["last"]), "its rows differ from the"),
+        ("events", lambda entry, _: entry.update(last=entry["first"]), "its rows differ from the"),
+        ("events", lambda _, rows: rows.clear(), "its rows differ from the"),
         ("events", on_another_day, "was recorded on another day"),
-        ("events", lambda _, rows: rows[0].update(slice=1 + rows[0]["slice"]), "is said to be of slice"),
+        ("events", lambda _, rows: rows[0].update(slice=1 + rows[0]["slice"]), "belongs to slice"),
         ("events", lambda _, rows: rows[0].update(recorded_at="2026-11-23T10:00:00"), "recorded_at"),
         ("events", lambda _, rows: rows[0].update(recorded_at="9999-12-31T23:59:59-01:00"), "out of range"),
-        ("commands", lambda entry, _: entry.update(rows=entry["rows"] + 1), "other rows than the"),
-        ("commands", lambda entry, _: entry.update(last=entry["first"]), "other rows than the"),
+        ("commands", lambda entry, _: entry.update(rows=entry["rows"] + 1), "its rows differ from the"),
+        ("commands", lambda entry, _: entry.update(last=entry["first"]), "its rows differ from the"),
         ("commands", lambda _, rows: rows[0].update(command_id="1"), "badly formed"),
     ],
 )
@@ -212,7 +212,7 @@ async def test_files_are_held_against_the_manifest_row_by_row(
 ) -> None:
     await a_log(tmp_path, "ndjson")
     forge(tmp_path, table, forgery)
-    with pytest.raises(BadExport, match=rf"{table}/.*part-000001\.ndjson cannot be read as .*{said}"):
+    with pytest.raises(BadExport, match=rf"{table}/.*part-000001\.ndjson is not a valid file of its table: .*{said}"):
         await load(archive, tmp_path)
     assert list(await event_store.slice_heads()) == [0] * SLICES
 
@@ -223,7 +223,7 @@ async def test_the_manifest_s_last_events_are_those_of_the_files(archive: LogArc
     slice_, end = next(iter(manifest["positions"].items()))
     end["hash"] = "00" * 32
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BadExport, match=f"position {end['position']} of slice {slice_} another hash"):
+    with pytest.raises(BadExport, match=f"another hash for position {end['position']} of slice {slice_}"):
         await load(archive, tmp_path)
 
 
@@ -236,7 +236,7 @@ async def test_a_parquet_file_with_other_columns_is_refused(archive: LogArchive,
     pq.write_table(table.set_column(4, "version", pa.array([None] * len(table), pa.int32())), path)
     entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BadExport, match="its columns are others"):
+    with pytest.raises(BadExport, match="it has other columns"):
         await load(archive, tmp_path)
 
 
@@ -389,7 +389,7 @@ async def test_export_and_import_from_the_command_line(
     assert (counted := re.fullmatch(said, exported.out))
     assert re.fullmatch(
         rf"Imported {counted[1]} events, \d+ threads, {counted[2]} commands in \d+\.\d s\. "
-        r"Every hash, version and position was verified\. 5 threads will be gone on with\.\n",
+        r"Every hash, version and position was verified\. 5 threads will continue\.\n",
         imported.out,
     )
     assert (verified.status, verified.json["problems"]) == (0, [])
@@ -397,4 +397,4 @@ async def test_export_and_import_from_the_command_line(
     assert content(tmp_path / "other") == content(tmp_path / "one")
     assert (refused.status, wrong.status) == (1, 1)
     assert refused.err.startswith("Error: There is a log already, or the beginning of one.")
-    assert "holds ndjson files" in wrong.err
+    assert "has ndjson files" in wrong.err

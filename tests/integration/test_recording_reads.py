@@ -10,7 +10,7 @@ import pytest
 from domain.errors import Overloaded, StoreUnavailable
 from domain.ids import Tenant
 from domain.ports.access_log import Access
-from infrastructure.postgres.access_log import MOST, PostgresAccessLog
+from infrastructure.postgres.access_log import MAX_GROUP_ACCESSES, PostgresAccessLog
 from tests.streams import NOON, new_thread
 
 
@@ -57,7 +57,7 @@ async def test_what_comes_while_others_are_written_shares_a_statement(pool: asyn
     log = PostgresAccessLog(watched)
     assert await recorded(log, 1) == [None]
     assert await recorded(log, 300) == [None] * 300
-    assert watched.groups == [1, MOST, MOST, 300 - 2 * MOST]
+    assert watched.groups == [1, MAX_GROUP_ACCESSES, MAX_GROUP_ACCESSES, 300 - 2 * MAX_GROUP_ACCESSES]
     assert await stored(pool) == 301
 
 

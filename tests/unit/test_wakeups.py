@@ -33,7 +33,7 @@ class Endpoint(BatchedWakeups):
         self._channel.said += payloads
         for endpoint in self._channel:
             for payload in payloads:
-                endpoint.heard(payload)
+                endpoint.receive(payload)
 
     async def listen_until_lost(self) -> None:
         self._channel.append(self)
@@ -54,7 +54,7 @@ class Time:
 async def said_of_moves(channel: Channel, sender: Endpoint) -> int:
     before = len(channel.said)
     sender.send(MOVED)
-    while sender._words:
+    while sender._queue:
         await asyncio.sleep(0.001)
     return sum("moved" in text for text in channel.said[before:])
 
@@ -62,21 +62,21 @@ async def said_of_moves(channel: Channel, sender: Endpoint) -> int:
 async def test_who_is_alone_says_nothing_until_somebody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     time, channel = Time(), Channel()
     monkeypatch.setattr(wakeups, "time", time)
-    monkeypatch.setattr(wakeups, "GREETING", 0.01)
+    monkeypatch.setattr(wakeups, "GREETING_S", 0.01)
     one = Endpoint(channel)
     await one.listening.wait()
     assert await said_of_moves(channel, one) == 1  # who has just come knows nothing of the others
-    time.now += wakeups.ALONE + 1
+    time.now += wakeups.ALONE_S + 1
     assert await said_of_moves(channel, one) == 0
 
     other = Endpoint(channel)
-    while one._heard_at < time.now:
+    while one._received_at < time.now:
         await asyncio.sleep(0.001)
     assert await said_of_moves(channel, one) == 1
 
     channel.remove(other)
     await other.close()
-    time.now += wakeups.ALONE + 1
+    time.now += wakeups.ALONE_S + 1
     assert await said_of_moves(channel, one) == 0
     await one.close()
 
@@ -114,6 +114,6 @@ async def test_a_word_of_a_later_version_is_skipped_and_the_others_are_heard() -
     hearer.listen(heard.append)
     lent = Lent(WorkerId(uuid4()))
     words = [{"type": "paused", "thread_id": str(uuid4())}, MOVED, {"type": "moved"}, 7, lent]
-    hearer.heard(msgspec.json.encode([uuid4(), words]).decode())
+    hearer.receive(msgspec.json.encode([uuid4(), words]).decode())
     assert heard == [MOVED, lent]
     await hearer.close()
