@@ -8,6 +8,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
+from api.http.body_size import MAX_BODY_BYTES
 from api.http.guards import guard
 from api.http.json_body import JsonRequest
 from api.http.openapi import TightSchema
@@ -16,7 +17,6 @@ from api.routes import ROUTES
 from api.routes.dependencies import caller, reader, readiness, service, thread, turn
 from api.runtime.composition import Runtime, open_runtime
 from api.runtime.health import Readiness
-from api.schemas.requests import MAX_BODY
 from api.services.threads import Service
 from infrastructure.settings import Settings
 
@@ -57,7 +57,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
         exception_handlers=problem_handlers(),
         openapi_config=_openapi(),
         request_class=JsonRequest,
-        request_max_body_size=MAX_BODY,
+        request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
     )
     _resolve_dependencies_in_sequence(app)

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import msgspec
 
-from api.http.params import encode_cursor
+from api.http.cursors import encode_cursor
 from api.services.history import HistoryCursor, pages_of
 from api.services.threads import Service
 from domain.application.thread_repository import LoadedThread, ThreadRepository

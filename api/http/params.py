@@ -1,21 +1,14 @@
-"""Reading and checking headers, path parameters and cursors."""
+"""Reading and checking headers and path parameters."""
 
-import base64
-import binascii
-import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar, overload
+from typing import overload
 from uuid import UUID
-
-import msgspec
 
 from domain.application.command_handler import ExpectedVersion
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, Version
-
-T = TypeVar("T")
 
 CHECKPOINT = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{8})")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -60,46 +53,6 @@ def number_of(text: str, name: str, highest: int = MAX_VERSION) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and 1 <= int(text) <= highest):
         raise InvalidInput(name, f"must be a number from 1 to {highest}")
     return int(text)
-
-
-CURSOR = re.compile(r"[A-Za-z0-9_-]+")
-
-LIST_DIGEST_CHARACTERS = 12
-"""Characters of the digest that binds a cursor to its list."""
-
-
-def encode_cursor(value: Any, of: object) -> str:
-    """Write where a page of a list ended; opaque to the caller. `of` identifies the list: see `list_digest`."""
-    return base64.urlsafe_b64encode(msgspec.json.encode((list_digest(of), value))).decode().rstrip("=")
-
-
-def decode_cursor(text: str, kind: type[T], of: object) -> T:
-    """Read a cursor that `encode_cursor` wrote for the same list. Raises `InvalidInput`."""
-    if not CURSOR.fullmatch(text):
-        raise no_page()
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        digest, value = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
-        found = msgspec.json.decode(value, type=kind)
-    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
-        raise no_page() from error
-    if digest != list_digest(of):
-        raise no_page()
-    return found
-
-
-def list_digest(of: object) -> str:
-    """Digest what identifies a list: its kind, thread, filters and order, but not its limit.
-
-    A cursor carries the digest. Without it, a cursor of another thread or with other filters would be accepted, and the
-    caller would miss items or get some twice.
-    """
-    return hashlib.sha256(msgspec.json.encode(of, order="sorted")).hexdigest()[:LIST_DIGEST_CHARACTERS]
-
-
-def no_page() -> InvalidInput:
-    """Return the error for a cursor that is of another list, or no cursor."""
-    return InvalidInput("cursor", "must be the next_cursor of a page of this list, with the same parameters")
 
 
 @overload

@@ -27,7 +27,7 @@ from litestar.status_codes import (
 )
 from msgspec import Struct
 
-from api.schemas.requests import MAX_BODY
+from api.http.body_size import BODY_TOO_LARGE
 from domain.errors import (
     ApprovalChanged,
     BehindLog,
@@ -246,7 +246,7 @@ def _of_http(error: HTTPException) -> ProblemDetailsException:
     title = HTTPStatus(error.status_code).phrase
     field = _HTTP_FIELDS.get(error.status_code)
     too_large = error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE
-    detail = f"The body may have at most {MAX_BODY:,} bytes." if too_large else error.detail
+    detail = BODY_TOO_LARGE if too_large else error.detail
     errors = [{"field": field, "message": detail}] if field else None
     answer = problem(error.status_code, title.lower().replace(" ", "-"), title, detail, errors)
     if error.headers:  # such as the Allow of 405

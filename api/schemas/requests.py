@@ -12,8 +12,6 @@ from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
-MAX_BODY = 1_000_000
-"""Bytes of a request's body."""
 MAX_NAME = 200
 """Characters of the name of an agent or a model."""
 MAX_DOLLARS = MAX_COST // PER_DOLLAR

@@ -7,7 +7,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from api.http.caller import Caller
-from api.http.params import decode_cursor, encode_cursor, in_utc
+from api.http.cursors import decode_cursor, encode_cursor
+from api.http.params import in_utc
 from api.runtime.composition import Runtime
 from api.schemas.access_log import AccessView, access_view
 from api.schemas.page import Page

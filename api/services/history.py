@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from api.http.caller import Caller
-from api.http.params import decode_cursor, encode_cursor, in_utc, no_page
+from api.http.cursors import decode_cursor, encode_cursor, no_page
+from api.http.params import in_utc
 from api.runtime.composition import Runtime
 from api.schemas.approvals import ApprovalView, waiting_approvals
 from api.schemas.events import EventView, event_view

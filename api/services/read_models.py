@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.http.caller import Caller
-from api.http.params import decode_cursor, encode_cursor, in_utc
+from api.http.cursors import decode_cursor, encode_cursor
+from api.http.params import in_utc
 from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry

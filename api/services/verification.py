@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from api.http.caller import Caller
-from api.http.params import decode_cursor, encode_cursor, no_page
+from api.http.cursors import decode_cursor, encode_cursor, no_page
 from api.runtime.composition import Runtime
 from api.schemas.page import Page
 from api.schemas.seals import SealView, VerificationReport, WholeSeal, seal_view, whole_seal

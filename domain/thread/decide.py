@@ -7,18 +7,17 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from domain.errors import (
-    ApprovalChanged,
     InvalidInput,
     NotRetriable,
     ThreadAlreadyOpen,
     ThreadBusy,
     TurnHasEnded,
-    UnknownApproval,
     UnopenedThread,
 )
 from domain.json import check_json, check_text, merge_patch
 from domain.models.chat import estimate_tokens
 from domain.thread import events
+from domain.thread.approvals import decide_approval
 from domain.thread.codec import to_json
 from domain.thread.commands import (
     CancelTurn,
@@ -37,7 +36,6 @@ from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
 from domain.thread.size_limits import (
-    MAX_ARGUMENTS,
     MAX_QUEUED_BYTES,
     MAX_VALUES_CHARACTERS,
     bytes_of,
@@ -48,10 +46,8 @@ from domain.thread.state import Idle, Running, State, Unopened
 from domain.thread.turn_end import (
     Cancelling,
     Events,
-    close_open_calls,
     decide_next,
     request_cancellation,
-    start_queued_turns,
 )
 
 MAX_QUEUED_MESSAGES = 256
@@ -86,7 +82,7 @@ def decide(command: Command, state: State) -> Events:
         case CancelTurn():
             return _cancel_turn(command, state)
         case DecideApproval():
-            return _decide_approval(command, state)
+            return decide_approval(command, state)
         case _:
             return decide_runtime_command(command, state)
 
@@ -233,44 +229,3 @@ def _retry_turn(command: RetryTurn, state: State) -> Events:
             return (events.TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
         case _:
             assert_never(state)
-
-
-def _decide_approval(command: DecideApproval, state: State) -> Events:
-    if command.arguments is not None:
-        check_json(command.arguments, "arguments")
-        check_json_size(command.arguments, "arguments", MAX_ARGUMENTS)
-    check_text(command.told, "reason")
-    check_text_size(command.told, "reason")
-    if not isinstance(state, Running) or state.turn.cancelling:
-        raise UnknownApproval(command.approval)
-    approval = state.turn.approval
-    if approval and not approval.granted and approval.version == command.approval:
-        return _decide_node_approval(command, state, approval.hash)
-    call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
-    if call is None:
-        raise UnknownApproval(command.approval)
-    if command.hash != call.hash:
-        raise ApprovalChanged(command.hash, call.hash)
-    if command.decision == "settle" and call.because != "outcome_unknown":
-        raise InvalidInput("decision", "only a call whose outcome is unknown can be settled; grant or deny this one")
-    if command.decision == "settle":
-        return (events.ToolSucceeded(command.approval, command.told, command.tokens, 0),)
-    if command.decision == "deny":
-        return (events.ApprovalDenied(command.approval, command.told, command.tokens),)
-    changed = command.arguments is not None and to_json(command.arguments) != to_json(call.request.arguments)
-    return (events.ApprovalGranted(command.approval, command.arguments if changed else None),)
-
-
-def _decide_node_approval(command: DecideApproval, state: Running, shown: str) -> Events:
-    if command.hash != shown:
-        raise ApprovalChanged(command.hash, shown)
-    if command.arguments is not None:
-        raise InvalidInput("arguments", "a node has no arguments; leave them out")
-    if command.decision == "settle":
-        raise InvalidInput("decision", "a node cannot be settled; grant or deny it")
-    if command.decision == "grant":
-        return (events.ApprovalGranted(command.approval),)
-    turn = state.turn
-    denied = events.ApprovalDenied(command.approval, command.told, command.tokens)
-    failed = events.TurnFailed(turn.turn_id, "approval_denied", f"{turn.node}: {command.told}")
-    return start_queued_turns(state, (denied, *close_open_calls(state), failed))

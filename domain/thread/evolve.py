@@ -68,11 +68,9 @@ from domain.thread.state import (
     Turn,
     Unopened,
 )
+from domain.thread.title import title_of
 from domain.thread.usage import add_usage, add_window_usage
 from domain.thread.window_edits import apply_edit, replace_call
-
-MAX_TITLE_CHARACTERS = 80
-"""Maximum characters of a thread's title."""
 
 Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
 """Outcomes of a tool call. Each has a text for the model."""
@@ -198,17 +196,11 @@ def _append_message(thread: Thread, event: MessageAppended, version: Version) ->
         extra=event.extra,
         origin=event.origin,
     )
-    title = thread.title or (_title(event.content or "") if event.role == "user" else "")
+    title = thread.title or (title_of(event.content or "") if event.role == "user" else "")
     said = thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     return replace(
         thread, window=(*thread.window, message), messages=thread.messages + 1, said_tokens=said, title=title
     )
-
-
-def _title(text: str) -> str:
-    """Return the beginning of a text as one line."""
-    line = " ".join(text[: 4 * MAX_TITLE_CHARACTERS].split())
-    return line if len(line) <= MAX_TITLE_CHARACTERS else f"{line[: MAX_TITLE_CHARACTERS - 1]}…"
 
 
 _TURN_ONLY: frozenset[type[Event]] = frozenset(

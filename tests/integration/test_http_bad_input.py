@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from api.http.params import encode_cursor
+from api.http.cursors import encode_cursor
 from api.services.history import HistoryCursor, pages_of
 from api.services.read_models import Filters
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, ThreadId

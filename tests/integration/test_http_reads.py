@@ -8,7 +8,7 @@ from uuid import UUID, uuid4, uuid5
 import httpx
 import pytest
 
-from api.http.params import encode_cursor
+from api.http.cursors import encode_cursor
 from api.services.history import HistoryCursor, pages_of
 from api.services.threads import turn_of_command
 from domain.errors import StoreUnavailable

@@ -5,12 +5,12 @@ import inspect
 import pytest
 
 from domain import errors
-from domain.thread import evolve, evolve_turn, state
+from domain.thread import evolve, evolve_turn, state, title
 from infrastructure import fingerprint
 from infrastructure.fingerprint import fingerprint_of, fold_fingerprint
 
-EVOLVE, TURN, STATE, ERRORS = map(inspect.getsource, (evolve, evolve_turn, state, errors))
-TODAY = fingerprint_of([EVOLVE], [TURN, STATE, ERRORS])
+EVOLVE, TURN, STATE, TITLE, ERRORS = map(inspect.getsource, (evolve, evolve_turn, state, title, errors))
+TODAY = fingerprint_of([EVOLVE], [TURN, STATE, TITLE, ERRORS])
 
 
 def test_comments_docstrings_annotations_and_imports_do_not_change_it() -> None:
@@ -18,18 +18,18 @@ def test_comments_docstrings_annotations_and_imports_do_not_change_it() -> None:
     described = described.replace("state: State", "state: Any").replace(") -> State:", ") -> Any:")
     assert described.count("Any") > 2
     described = "import math\nfrom domain.elsewhere import other\n" + described
-    assert fingerprint_of([described], [TURN, STATE, ERRORS]) == TODAY
+    assert fingerprint_of([described], [TURN, STATE, TITLE, ERRORS]) == TODAY
 
 
 def test_moving_definitions_and_modules_does_not_change_it() -> None:
     *rest, last = ["\n\n" + part for part in TURN.split("\n\n\n")]
     assert last.lstrip().startswith("def ")
-    assert fingerprint_of([EVOLVE], ["".join(rest), ERRORS, STATE + last]) == TODAY
+    assert fingerprint_of([EVOLVE], ["".join(rest), ERRORS, TITLE, STATE + last]) == TODAY
 
 
 def test_definitions_that_the_fold_does_not_use_do_not_count() -> None:
     more = ERRORS + "\n\n\nclass Unheard(ThreadfoldError):\n    pass\n"
-    assert fingerprint_of([EVOLVE], [TURN, STATE, more]) == TODAY
+    assert fingerprint_of([EVOLVE], [TURN, STATE, TITLE, more]) == TODAY
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_definitions_that_the_fold_does_not_use_do_not_count() -> None:
     ],
 )
 def test_a_change_of_the_fold_changes_it(before: str, after: str) -> None:
-    sources = [EVOLVE, TURN, STATE]
+    sources = [EVOLVE, TURN, STATE, TITLE]
     changed = [source.replace(before, after, 1) for source in sources]
     assert changed != sources, "this is not in the fold"
     assert fingerprint_of(changed[:1], [*changed[1:], ERRORS]) != TODAY

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.application.turns.shards import Shards
+from domain.application.turns.shard_leases import Shards
 from domain.ids import Tenant, ThreadId, WorkerId, shard_of, slice_of
 from domain.ports.leases import WorkerRow
 from domain.ports.loans import Loan, Loans

@@ -19,7 +19,7 @@ from domain.application.thread_repository import LoadedThread
 from domain.application.turns.lending import Lending
 from domain.application.turns.lone_turns import LoneTurns
 from domain.application.turns.runner import CrashedTurn, TurnRunner
-from domain.application.turns.shards import Shards
+from domain.application.turns.shard_leases import Shards
 from domain.application.turns.turn_cause import beginning, causing_command, causing_command_of, first_event
 from domain.errors import LeaseLost, StoreUnavailable, VersionConflict
 from domain.ids import Shard, Tenant, ThreadId, TurnId, Version, shard_of, slice_of

@@ -16,7 +16,7 @@ from domain.application.background_tasks import BackgroundTask, BackgroundTasks
 from domain.application.budget.reservations import Reservations
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.runner import TurnRunner
-from domain.application.turns.shards import Shards
+from domain.application.turns.shard_leases import Shards
 from domain.application.turns.take_up import TakeUp
 from domain.errors import LeaseLost, StoreUnavailable, UnknownThread
 from domain.ids import Slice, ThreadId, Version, WorkerId
