@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     snapshot_every: int = Field(default=250, ge=1, description="events of a thread between two snapshots")
     projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = Field(
         default="beside",
-        description="where read models are kept up to date: in a process beside each that runs turns, or inside of it",
+        description="where read models are kept up to date: in a process next to each worker, or inside of it",
     )
     lease_seconds: float = Field(
         default=10.0, ge=1, le=600, description="seconds after which a dead worker's turns are taken over"

@@ -29,7 +29,7 @@ TOOLS = Table(
         Column("retried", "bigint", "add", "Those of them that were not a call's first."),
         Column("succeeded", "bigint", "add", "Calls that ended well."),
         Column("failed", "bigint", "add", "Calls that could not do what was asked."),
-        Column("unknown", "bigint", "add", "Calls whose process died, so that nobody knows."),
+        Column("unknown", "bigint", "add", "Calls whose process died; their outcome is unknown."),
         Column("duration_ms", "bigint", "add", "Milliseconds that calls took, together."),
         Column("tenant", "text", "key", "Whose threads asked."),
         Column("graph", "text", "key", "The agent's graph."),

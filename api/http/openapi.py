@@ -172,7 +172,7 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
 
 
 def _nullable(given: Schema) -> Schema:
-    """Write `oneOf` a type and null as one list of types, so that bounds beside it apply."""
+    """Write `oneOf` a type and null as one list of types, so that the bounds next to it apply."""
     match given:
         case {"oneOf": [{"type": str(kind)} as first, {"type": "null"}], **beside}:
             return {**beside, **first, "type": [kind, "null"]}

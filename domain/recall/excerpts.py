@@ -40,7 +40,7 @@ MAX_SEARCHED_CHARS = 100_000
 """The part of a message in which a passage is looked for."""
 
 LEAD_SHARE = 0.25
-"""The share of an excerpt before its first match: what is said about a thing mostly follows its name."""
+"""The share of an excerpt before its first match: the words about a thing mostly follow its name."""
 
 
 class Excerpt(Struct, frozen=True, gc=False):

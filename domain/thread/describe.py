@@ -218,7 +218,7 @@ def _(event: ToolFailed, about: Event | None = None) -> str:
 
 @describe.register
 def _(event: ToolOutcomeUnknown, about: Event | None = None) -> str:
-    return f"Nobody knows what became of {_call(about)}: {_quoted(event.error)}"
+    return f"The outcome of {_call(about)} is unknown: {_quoted(event.error)}"
 
 
 @describe.register

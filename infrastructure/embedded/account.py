@@ -55,7 +55,9 @@ def account_of(home: pathlib.Path, cluster: pathlib.Path) -> Switch:
             for path in (cluster, *cluster.rglob("*")) if owner is not None else ():
                 give(path, switch)  # for example, root copied it
             return switch
-    raise EmbeddedPostgresFailed(home, "it cannot run as root, and there is neither a user postgres nor nobody")
+    raise EmbeddedPostgresFailed(
+        home, "it cannot run as root, and there is neither a user `postgres` nor a user `nobody`"
+    )
 
 
 def give(path: pathlib.Path, switch: Switch) -> None:

@@ -207,7 +207,7 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 """
 """A page of a tenant's threads after one of them (null: from the first), the latest opened first.
 
-No thread is opened at `infinity`, so the id beside it does not matter.
+No thread is opened at `infinity`, so the id does not matter.
 """
 
 RUNNABLE = """

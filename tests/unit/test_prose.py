@@ -25,29 +25,26 @@ TREE = (
 )
 """Product code and pages."""
 
-PATHS = ("threadfold", "examples", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".env.example")
-"""What is checked. `PATHS = TREE` checks everything."""
-
-EXEMPT = ("docs/decisions/", "domain/recall/function_words.py", "examples/airline/data/")
-"""Decisions are as they were taken; the others are data."""
+EXEMPT = ("docs/decisions/", "domain/recall/function_words.py", "examples/airline/data/", "migrations/versions/")
+"""Decisions and migrations are as they were made; the others are data."""
 
 PHRASES = re.compile(
     r"""\b(?:
-        whoever | whomever | nobody | somebody | anybody | everybody
+        whoever | whomever | anybody | everybody | (?<![`"'])(?:nobody | somebody)
       | anew | in\ vain | be\ it | at\ hand | as\ it\ stands | what\ is\ said
       | what\ (?:it|they|this|that)?\ ?comes?\ to
       | (?<![=`"'-])beside(?![`"'])
     )\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""`beside` in quotes, or after an equals sign, is the value of the setting PROJECTIONS."""
+"""In quotes, `nobody` is a user of the system, and `beside` the value of the setting PROJECTIONS."""
 
 TEXT = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 
 def files() -> Iterator[Path]:
     """The checked files, without those that are exempt."""
-    for path in map(ROOT.joinpath, PATHS):
+    for path in map(ROOT.joinpath, TREE):
         found = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.md")]
         yield from (file for file in sorted(found) if not str(file.relative_to(ROOT)).startswith(EXEMPT))
 

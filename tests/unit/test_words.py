@@ -156,7 +156,7 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
     (
         ToolOutcomeUnknown(8, "It may have run.", 4),
         STATUS,
-        'Nobody knows what became of order_status(order="A-17"): "It may have run."',
+        'The outcome of order_status(order="A-17") is unknown: "It may have run."',
     ),
     (FanOutStarted([1]), None, "The node began to work on 1 item"),
     (FanOutStarted([1, 2]), None, "The node began to work on 2 items"),
