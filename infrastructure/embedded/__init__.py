@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, for whoever has none."""
+"""An embedded PostgreSQL, for when DATABASE_URL is empty."""
 
 from infrastructure.embedded.account import EmbeddedPostgresFailed
 from infrastructure.embedded.server import EmbeddedPostgres
