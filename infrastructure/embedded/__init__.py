@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL, for installations without a server of their own."""
+"""An embedded PostgreSQL, for when DATABASE_URL is empty."""
 
 from infrastructure.embedded.account import EmbeddedPostgresFailed
 from infrastructure.embedded.server import EmbeddedPostgres

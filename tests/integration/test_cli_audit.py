@@ -134,7 +134,7 @@ async def test_who_has_read_is_listed_and_filtered(thread: str, database_url: st
     assert await reads("--thread", thread, "--actor", ME, "--from", first["items"][0]["at"]) == ["events"]
     assert await reads("--to", first["items"][0]["at"]) == ["state"]
     assert (await threadfold("audit", "reads", "--actor", "nobody", database_url=database_url)).out.startswith(
-        "There is"
+        "Nothing matches"
     )
     assert await reads("--actor", "nobody") == await reads("--thread", UNKNOWN) == []
     assert re.search(rf"^\d{{4}}-\S+ \S+ +{ME} +threadfold +state +{thread} +", table.out, re.MULTILINE)

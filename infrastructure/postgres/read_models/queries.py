@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeEngine
 from domain.read_models.queries import Aggregate, Among, Condition, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Table
 from infrastructure.postgres.read_models.tables import SCHEMA
+from infrastructure.postgres.tsquery import tsquery
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
@@ -159,13 +160,6 @@ def _comparison(column: ColumnElement[Any], where: Where) -> ColumnElement[bool]
             return column == sa.any_(given)
         case operator:
             return column.op(operator, is_comparison=True)(sa.bindparam(None, where.value, column.type))
-
-
-def tsquery(groups: Iterable[Iterable[Iterable[str]]]) -> str:
-    """Return a search as a tsquery: all groups, any row of each, all words of a row. Words are letters and digits."""
-    return " & ".join(
-        "(" + " | ".join("(" + " & ".join(f"'{word}'" for word in row) + ")" for row in group) + ")" for group in groups
-    )
 
 
 def _compiled(statement: sa.Select[Any]) -> tuple[str, Sequence[Any]]:

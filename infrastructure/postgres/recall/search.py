@@ -17,7 +17,6 @@ from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MAX_TERMS, Term, words_in
 from domain.recall.word_index import find
-from infrastructure.postgres.read_models.queries import tsquery
 from infrastructure.postgres.recall.word_indexes import (
     MAX_CACHE_BYTES,
     MAX_INDEXED_VERSIONS,
@@ -25,6 +24,7 @@ from infrastructure.postgres.recall.word_indexes import (
     WordIndexes,
 )
 from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.tsquery import tsquery
 
 SAMPLES = 32
 """Parts of a thread in which terms are counted."""
