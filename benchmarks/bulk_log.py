@@ -23,14 +23,14 @@ from benchmarks.assistant_turns import OPENED, overflow, turn
 from benchmarks.old_threads import Snapshots, Ticking
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, ThreadId, slice_of
-from domain.log.hash_chain import GENESIS, Draft, link
+from domain.log.hash_chain import GENESIS, Draft, event_hash
 from domain.thread.codec import Metadata, to_json
 from domain.thread.snapshot import without_texts
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.archive import EVENT_COLUMNS, THREAD_COLUMNS
-from infrastructure.postgres.log.metadata_columns import taken_apart
+from infrastructure.postgres.log.metadata_columns import split_metadata
 from infrastructure.settings import Settings
 
 MARK = "00000000-0000-4000-8000"
@@ -133,9 +133,9 @@ class Part:
             for draft in drafts:
                 version, position = version + 1, position + 1
                 payload, metadata = draft.payload.replace(MARK, own), draft.metadata.replace(MARK, own)
-                last = link(last, tenant, thread, version, draft.type, draft.schema, at, metadata, payload)
+                last = event_hash(last, tenant, thread, version, draft.type, draft.schema, at, metadata, payload)
                 shown = payload.replace("\\", "\\\\")
-                rest, causation = taken_apart(metadata)
+                rest, causation = split_metadata(metadata)
                 events.append(
                     f"{slice_}\t{position}\t{tenant}\t{thread}\t{version}\t{draft.type}\t{draft.schema}\t"
                     f"{shown}\t{rest}\t{causation}\t{at}\t\\\\x{last.hex()}\n"

@@ -10,7 +10,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from domain.ids import DEFAULT_TENANT, SLICES, CommandId, Position, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, Record, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Head, Record, chain_records
 from domain.ports.log import Append, ThreadRow
 from domain.thread.codec import Metadata, encode
 from examples.airline.recordings import conversations
@@ -46,7 +46,7 @@ async def fill(url: str, events: int, threads: int) -> dict[ThreadId, Head]:
         rows: list[ThreadRow] = []
         written = 0
         for number in range(threads):
-            thread_id, head = ThreadId(UUID(int=chance.getrandbits(128))), NOTHING
+            thread_id, head = ThreadId(UUID(int=chance.getrandbits(128))), EMPTY_HEAD
             at = began + timedelta(days=DAYS * number / threads)
             while head.version < events / threads:
                 at += timedelta(minutes=chance.uniform(1, 90))

@@ -33,7 +33,7 @@ from domain.ports.read_models import ReadModels
 from domain.ports.recall import Finder
 from domain.prompt.compaction import compacted, overflows
 from domain.recall.excerpts import Excerpt
-from domain.recall.terms import loosened
+from domain.recall.terms import relaxed_searches
 from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from domain.thread.evolve import fold
@@ -215,7 +215,7 @@ async def searched_for(
 
 
 async def _listed(models: ReadModels, text: str) -> Sequence[ThreadId]:
-    for search in loosened(text):
+    for search in relaxed_searches(text):
         rows = await models.select(threads.listing(DEFAULT_TENANT, search=search))
         if rows:
             return [threads.summary_of(row).thread_id for row in rows]

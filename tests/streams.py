@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from domain.ids import CommandId, Slice, Tenant, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Draft, Head, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Draft, Head, chain_records
 from domain.ports.log import Append, CommandRecord
 
 ACME = Tenant("acme")
@@ -33,7 +33,7 @@ def drafts(*payloads: str) -> list[Draft]:
 
 def appending(
     thread_id: ThreadId,
-    after: Head = NOTHING,
+    after: Head = EMPTY_HEAD,
     *payloads: str,
     at: datetime = NOON,
     tenant: Tenant = ACME,

@@ -10,7 +10,7 @@ from api.cli.bootstrap import ask
 from api.cli.output import as_json, counted, show_json
 from api.cli.progress import bars
 from api.services.threads import Service
-from domain.application.archive import Imported, put_in
+from domain.application.archive import Imported, import_log
 from infrastructure.archive.reading import ExportedFiles
 
 
@@ -44,7 +44,7 @@ async def _import(service: Service, directory: Path) -> Report:
     totals = {"events": total, "verified": total, "commands": sum(file.rows for file in files.manifest.commands)}
     with bars() as shown:
         files.check(lambda size: shown.more("Bytes checked", size, files.size))
-        imported = await put_in(
+        imported = await import_log(
             service.runtime.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
         )
     return Report(imported, round(time.monotonic() - started, 3))

@@ -32,7 +32,7 @@ def projections() -> None:
 @json_option
 def list_projections(*, as_json: bool) -> None:
     """List the read models: which instance serves, how many events each is behind, and what is parked."""
-    found = ask(lambda service: service.upkeep.projections())
+    found = ask(lambda service: service.projection_admin.projections())
     if as_json:
         show_json(found)
         return
@@ -66,7 +66,7 @@ def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> Non
 @click.argument("name")
 def rollback(*, name: str) -> None:
     """Let the instance of the read model NAME that served before serve again."""
-    instance = ask(lambda service: service.upkeep.roll_back(name))
+    instance = ask(lambda service: service.projection_admin.roll_back(name))
     click.echo(f"Instance {instance.id} of {name} serves again.")
 
 
@@ -77,7 +77,7 @@ def drop(*, name: str) -> None:
 
     All instances of a read model that the code does not know are dropped.
     """
-    ask(lambda service: service.upkeep.drop(name))
+    ask(lambda service: service.projection_admin.drop(name))
     click.echo(f"Only what serves of {name} is left.")
 
 
@@ -85,7 +85,7 @@ def drop(*, name: str) -> None:
 @json_option
 def parked(*, as_json: bool) -> None:
     """List the threads that read models leave out since an event that they could not process."""
-    found = ask(lambda service: service.upkeep.parked())
+    found = ask(lambda service: service.projection_admin.parked())
     if as_json:
         show_json(found)
         return
@@ -115,7 +115,7 @@ def skip(*, name: str, thread: UUID) -> None:
 
 
 def _settle(name: str, thread: UUID, *, skip: bool) -> None:
-    if ask(lambda service: service.upkeep.settle(name, ThreadId(thread), skip=skip)):
+    if ask(lambda service: service.projection_admin.settle(name, ThreadId(thread), skip=skip)):
         click.echo(f"{thread} is up to date in {name}.")
         return
     click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
@@ -125,7 +125,7 @@ def _settle(name: str, thread: UUID, *, skip: bool) -> None:
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    group = await service.upkeep.rebuild(everything, throttle)
+    group = await service.projection_admin.rebuild(everything, throttle)
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)
@@ -146,5 +146,5 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
 
 
 async def _building(service: Service, names: Sequence[str]) -> Sequence[InstanceView]:
-    views = [view for view in await service.upkeep.projections() if view.name in names]
+    views = [view for view in await service.projection_admin.projections() if view.name in names]
     return [instance for view in views for instance in view.instances if instance.status == "building"]

@@ -67,7 +67,7 @@ async def ready(readiness: FromReadiness, service: FromService) -> Response[Heal
     if down := service.runtime.background.not_running():
         detail = f"Background tasks that do not run: {', '.join(down)}. See the log for the reason; they are restarted."
         return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
-    return Response(Health("ready", await service.upkeep.trouble()), status_code=HTTP_200_OK)
+    return Response(Health("ready", await service.projection_admin.trouble()), status_code=HTTP_200_OK)
 
 
 @get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
@@ -77,7 +77,7 @@ async def metrics(service: FromService) -> bytes:
     Those of the read models are missing while the log cannot be read.
     """
     try:
-        projections = await service.upkeep.projections()
+        projections = await service.projection_admin.projections()
     except StoreUnavailable:
         projections = ()
     return exposition(projections, service.runtime.background.statuses())

@@ -192,13 +192,13 @@ async def list_audit(
 @get("/v1/projections", tags=["read models"], responses=READ_ERRORS)
 async def list_projections(service: FromService) -> Sequence[ProjectionView]:
     """Return each projection's progress, its instances, and the number of its parked threads."""
-    return await service.upkeep.projections()
+    return await service.projection_admin.projections()
 
 
 @get("/v1/projections/parked", tags=["read models"], responses=READ_ERRORS)
 async def list_parked(service: FromService) -> Sequence[ParkedView]:
     """Return the threads that projections leave out since an event that they could not process."""
-    return await service.upkeep.parked()
+    return await service.projection_admin.parked()
 
 
 @post(
@@ -211,29 +211,29 @@ async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
 ) -> Settled:
     """Retry a parked thread, or skip the event that it was parked at."""
-    current = await service.upkeep.settle(name, ThreadId(thread), skip=decision == "skip")
+    current = await service.projection_admin.settle(name, ThreadId(thread), skip=decision == "skip")
     return Settled(name, thread, "current" if current else "parked_again")
 
 
 @post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=REBUILD_ERRORS)
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
-    line = await service.upkeep.rebuild(data.projections, data.throttle)
+    line = await service.projection_admin.rebuild(data.projections, data.throttle)
     return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
 @post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Let the instance that served before serve again."""
-    await service.upkeep.roll_back(name)
-    return [view for view in await service.upkeep.projections() if view.name == name]
+    await service.projection_admin.roll_back(name)
+    return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
 @post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
 async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Drop the instances that do not serve: those that are kept, and the one that is being built."""
-    await service.upkeep.drop(name)
-    return [view for view in await service.upkeep.projections() if view.name == name]
+    await service.projection_admin.drop(name)
+    return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
 def _span(

@@ -77,7 +77,7 @@ class Runtime:
     runner: ProjectionRunner
     """Runs inside of `working()` only, for the slices of the worker's shards."""
     prices: Prices
-    accounts: Reservations
+    reservations: Reservations
     """Reserves what model calls may take of their tenants' limits."""
     archive: LogArchive
     accesses: AccessLog
@@ -185,7 +185,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         broadcast = Broadcast(log.wakeups)
         await stack.enter_async_context(background.running("signals", partial(broadcast.keep_up, log.events)))
 
-        accounts = Reservations(log.ledger, LimitsCache(log.ledger, clock), repository, prices)
+        reservations = Reservations(log.ledger, LimitsCache(log.ledger, clock), repository, prices)
         recall = MessageSearch(log.finder, _semantic_search(settings, log.vectors, stack))
         services = TurnServices(
             repository=repository,
@@ -193,7 +193,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             tokens=tokens,
             broadcast=broadcast,
             context_window=settings.context_window_limit,
-            account=BudgetServices(accounts, prices, clock, uuid7),
+            account=BudgetServices(reservations, prices, clock, uuid7),
             prompt_parts=PromptParts(tokens, log.texts),
             hot=log.hot,
             recall=recall if settings.recall else None,
@@ -209,7 +209,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             id=WorkerId(uuid7()),
             name=f"{socket.gethostname()}:{os.getpid()}",
             lease=settings.lease_seconds,
-            accounts=accounts,
+            reservations=reservations,
             isolation=IsolatedProcesses(log.url, settings.lease_seconds) if log.url else None,
             background=background,
         )
@@ -246,7 +246,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             models=log.models,
             runner=runner,
             prices=prices,
-            accounts=accounts,
+            reservations=reservations,
             archive=log.archive,
             accesses=log.accesses,
             texts=log.texts,

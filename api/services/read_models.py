@@ -21,7 +21,7 @@ from domain.ids import Slice, Tenant, ThreadId, Version, slice_of
 from domain.ports.read_models import Instance, SliceLag
 from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models.tables import Row, Table, indexed
-from domain.recall.terms import loosened
+from domain.recall.terms import relaxed_searches
 from domain.windows import Window, start_of
 from projections import budgets, status_periods, threads
 from projections.command_log import AUDIT
@@ -62,7 +62,7 @@ class Filters(Struct, frozen=True):
 Zoned = Annotated[datetime, Meta(tz=True)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Loosened = Annotated[int, Meta(ge=0)]
-"""The number of the `loosened` search that a page's threads match."""
+"""The number of the `relaxed_searches` search that a page's threads match."""
 
 THREADS_AFTER: Mapping[Sort, Any] = {
     "opened_at": tuple[Zoned, ThreadId, Loosened],
@@ -128,7 +128,7 @@ class ReadModelQueries:
         of, order = ("threads", caller.tenant, filters), filters.sort
         place = _place(cursor, THREADS_AFTER[order], of)
         page: Page[ThreadSummary] = Page([], None)
-        for number, search in enumerate(loosened(filters.search) if filters.search is not None else [None]):
+        for number, search in enumerate(relaxed_searches(filters.search) if filters.search is not None else [None]):
             if search == ():
                 raise InvalidInput("search", "has only words that are too common; add one that is more specific")
             if place and number < place[-1]:

@@ -28,7 +28,7 @@ class TenantLimits:
     def __init__(self, runtime: Runtime, reading: ReadModelQueries) -> None:
         self._runtime = runtime
         self._reading = reading
-        self._ledger, self._limits = runtime.accounts.ledger, runtime.accounts.limits
+        self._ledger, self._limits = runtime.reservations.ledger, runtime.reservations.limits
 
     async def set(self, scope: Scope, limits: tuple[Limit, ...], caller: Caller) -> LimitsView:
         """Replace the limits of a scope; without limits, lift them.

@@ -22,7 +22,14 @@ from api.services.read_models import ReadModelQueries
 from api.services.tenant_limits import TenantLimits
 from api.services.verification import Verification
 from domain.agents.agent import Agent
-from domain.application.command_handler import CommandRequest, CommandResult, IdempotencyKey, Plan, execute, repeatable
+from domain.application.command_handler import (
+    CommandRequest,
+    CommandResult,
+    IdempotencyKey,
+    Plan,
+    execute,
+    idempotency_key,
+)
 from domain.application.fork import Fork, fork
 from domain.application.queries import transcript
 from domain.application.replay import Replay, ReplayedTurn
@@ -93,7 +100,7 @@ class Service:
         self.audit = Verification(runtime, self.access_log)
         self.reading = ReadModelQueries(runtime, self.access_log)
         self.limits = TenantLimits(runtime, self.reading)
-        self.upkeep = ProjectionAdmin(runtime)
+        self.projection_admin = ProjectionAdmin(runtime)
         self.send_buffer = SendBuffer()
 
     def agent(self, name: str) -> Agent:
@@ -335,7 +342,7 @@ class Service:
             self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(started, None))
 
     def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> IdempotencyKey | None:
-        return repeatable(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
+        return idempotency_key(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
 
     def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:
         return Metadata(command_id, correlation=caller.correlation, actor=caller.actor, client=caller.client)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from benchmarks.bulk_log import MARK, models
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Draft, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Draft, chain_records
 from domain.ports.log import Append
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -57,7 +57,7 @@ def drafts_of(number: int, thread: ThreadId) -> list[Draft]:
 async def stream(store: PostgresEventStore, pace: Pace, number: int, batch: int) -> None:
     """Append until time is up."""
     while True:
-        thread, head, number = ThreadId(uuid4()), NOTHING, number + 1
+        thread, head, number = ThreadId(uuid4()), EMPTY_HEAD, number + 1
         slice_, drafts = slice_of(thread), drafts_of(number, thread)
         for first in range(0, len(drafts), batch):
             if not await pace.wait():

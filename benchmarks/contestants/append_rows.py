@@ -19,11 +19,11 @@ from uuid_utils.compat import uuid7
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, Position, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Draft, Record
+from domain.log.hash_chain import EMPTY_HEAD, Draft, Record
 from domain.ports.log import Append
 from infrastructure.postgres.archive import EVENT_COLUMNS
 from infrastructure.postgres.log.group_commit import GroupCommit
-from infrastructure.postgres.log.metadata_columns import taken_apart
+from infrastructure.postgres.log.metadata_columns import split_metadata
 from infrastructure.postgres.pool import open_pool
 from migrations.run import migrate
 
@@ -77,7 +77,7 @@ class Inserting:
             )
             positions[slice_] += len(records)
             version += len(records)
-            await self.append(Append(DEFAULT_TENANT, thread_id, NOTHING, NOTHING, records, in_turn=False))
+            await self.append(Append(DEFAULT_TENANT, thread_id, EMPTY_HEAD, EMPTY_HEAD, records, in_turn=False))
 
         return append
 
@@ -99,7 +99,7 @@ def rows(appends: Sequence[Append]) -> Sequence[tuple[Any, ...]]:
     return [
         (
             *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
-            *(r.payload, *taken_apart(r.metadata), r.recorded_at, r.hash),
+            *(r.payload, *split_metadata(r.metadata), r.recorded_at, r.hash),
         )
         for append in appends
         for r in append.records

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from benchmarks import append_load
 from benchmarks.side_by_side.figures import Figures, options, say
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
-from domain.log.hash_chain import NOTHING, Draft, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Draft, chain_records
 from domain.ports.log import Append, CommandRecord
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -36,7 +36,7 @@ class Threadfold:
 
     def stream(self) -> append_load.Append:
         """Begin a thread."""
-        thread_id, head = ThreadId(uuid7()), NOTHING
+        thread_id, head = ThreadId(uuid7()), EMPTY_HEAD
 
         async def append(drafts: Sequence[Draft]) -> None:
             nonlocal head

@@ -97,7 +97,7 @@ async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
         after = page[-1]
 
 
-async def put_in(log: LogImport, archived: Archived, progress: Progress) -> Imported:
+async def import_log(log: LogImport, archived: Archived, progress: Progress) -> Imported:
     """Import an exported log into an empty store, and verify every hash, version and position before the commit.
 
     Raises:

@@ -48,7 +48,7 @@ class CommandRequest(Struct, frozen=True):
     metadata: Metadata = Metadata()
     tenant: Tenant = DEFAULT_TENANT
     expected: ExpectedVersion | None = None
-    repeatable: IdempotencyKey | None = None
+    idempotency_key: IdempotencyKey | None = None
     known: LoadedThread | None = None
     fence: Fence | None = None
 
@@ -61,7 +61,7 @@ class CommandResult(Struct, frozen=True):
     repeated: bool = False
 
 
-def repeatable(thread_id: ThreadId, key: str, request: object) -> IdempotencyKey:
+def idempotency_key(thread_id: ThreadId, key: str, request: object) -> IdempotencyKey:
     """Bind a caller's idempotency key to its thread and its request."""
     digest = hashlib.sha256(to_json(request).encode()).digest()
     return IdempotencyKey(CommandId(uuid5(thread_id, key)), digest)
@@ -87,7 +87,7 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
         guess = None if known else repository.cached_idle(request.thread_id, request.tenant)
         for _ in range(MAX_ATTEMPTS):
             if (
-                done := await earlier_result(repository, request.thread_id, request.tenant, request.repeatable)
+                done := await earlier_result(repository, request.thread_id, request.tenant, request.idempotency_key)
             ) is not None:
                 return done
             loaded = known or guess or await repository.load(request.thread_id, request.tenant)
@@ -103,9 +103,9 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
                 guess = None
                 if not events:  # perhaps only because the cached state is stale
                     continue
-            elif not events and (request.repeatable is None or not loaded.head.version):
+            elif not events and (request.idempotency_key is None or not loaded.head.version):
                 return CommandResult(loaded, ())
-            record = command_record_of(request.repeatable, loaded, len(events))
+            record = command_record_of(request.idempotency_key, loaded, len(events))
             try:
                 chained = repository.chain(loaded, events, request.metadata)
                 moved, recorded = await repository.append_chained(loaded, chained, record, fence=request.fence)
@@ -116,28 +116,30 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
 
 
 async def earlier_result(
-    repository: ThreadRepository, thread_id: ThreadId, tenant: Tenant, repeatable: IdempotencyKey | None
+    repository: ThreadRepository, thread_id: ThreadId, tenant: Tenant, idempotency_key: IdempotencyKey | None
 ) -> CommandResult | None:
     """Return the result of a command that was carried out before; None if it was not.
 
     Raises:
         CommandReused: its idempotency key was used with another request.
     """
-    if repeatable is None:
+    if idempotency_key is None:
         return None
-    stored = await repository.store.command(thread_id, repeatable.id)
+    stored = await repository.store.command(thread_id, idempotency_key.id)
     if stored is None:
         return None
-    if stored.request_hash != repeatable.request_hash:
+    if stored.request_hash != idempotency_key.request_hash:
         raise CommandReused
     return CommandResult(await repository.load_at(thread_id, result_version_of(stored), tenant), (), repeated=True)
 
 
-def command_record_of(repeatable: IdempotencyKey | None, loaded: LoadedThread, events: int) -> CommandRecord | None:
+def command_record_of(
+    idempotency_key: IdempotencyKey | None, loaded: LoadedThread, events: int
+) -> CommandRecord | None:
     """Build the stored record of a command, with the version that the command leads to."""
-    if repeatable is None:
+    if idempotency_key is None:
         return None
-    return CommandRecord(repeatable.id, repeatable.request_hash, str(loaded.head.version + events))
+    return CommandRecord(idempotency_key.id, idempotency_key.request_hash, str(loaded.head.version + events))
 
 
 def result_version_of(command: CommandRecord) -> Version:

@@ -35,7 +35,7 @@ async def fork(
     request: Fork,
     metadata: Metadata,
     tenant: Tenant = DEFAULT_TENANT,
-    repeatable: IdempotencyKey | None = None,
+    idempotency_key: IdempotencyKey | None = None,
 ) -> CommandResult:
     """Create a fork.
 
@@ -44,7 +44,7 @@ async def fork(
         ThreadAlreadyOpen: `thread_id` is in use.
         InvalidInput: the parent has fewer events, or an edit cannot be made.
     """
-    if (done := await earlier_result(repository, thread_id, tenant, repeatable)) is not None:
+    if (done := await earlier_result(repository, thread_id, tenant, idempotency_key)) is not None:
         return done
     left = replace(await repository.load_at(request.parent, request.at_version, tenant), thread_id=thread_id)
     owner = request.parent
@@ -52,11 +52,11 @@ async def fork(
         owner = origin.parent
     events = decide(ForkThread(owner, request.at_version), left.state)
     events += decide_all(_changes(request, fold(left.state, events)), fold(left.state, events))
-    record = command_record_of(repeatable, left, len(events))
+    record = command_record_of(idempotency_key, left, len(events))
     try:
         loaded, recorded = await repository.append(left, events, metadata, record, forked=True)
     except VersionConflict:
-        if (done := await earlier_result(repository, thread_id, tenant, repeatable)) is not None:
+        if (done := await earlier_result(repository, thread_id, tenant, idempotency_key)) is not None:
             return done
         raise ThreadAlreadyOpen from None
     return CommandResult(loaded, recorded)

@@ -23,7 +23,7 @@ from domain.application.recall.messages import read_messages
 from domain.application.recall.search import MessageSearch
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.prompt_parts import PromptParts
 from domain.application.turns.runner import TurnRunner
 from domain.application.turns.services import TurnServices
@@ -108,7 +108,7 @@ class Replay:
         loaded, _ = await repository.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
         services = TurnServices(
             repository,
-            ModelFallback.alone(answers),
+            ModelRegistry.alone(answers),
             self.tokens,
             Broadcast(),
             self.context_window,

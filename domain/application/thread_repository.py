@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from domain.application.thread_reader import AT_FIRST, PAGE, PageSize, ThreadReader
 from domain.errors import InvalidInput, StoreUnavailable, UnknownThread, VersionConflict
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version
-from domain.log.hash_chain import NOTHING, Head, Record, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Head, Record, chain_records
 from domain.lru import Lru
 from domain.ports.clock import Clock
 from domain.ports.log import MAX_UNWEIGHED_RECORDS, Append, CommandRecord, EventStore, Fence
@@ -21,7 +21,7 @@ from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.thread.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.thread.events import Event
 from domain.thread.evolve import evolve, fold
-from domain.thread.memory_size import weighed
+from domain.thread.memory_size import measure
 from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Idle, State
 
@@ -46,7 +46,7 @@ class LoadedThread(Struct, frozen=True):
 
     thread_id: ThreadId
     tenant: Tenant = DEFAULT_TENANT
-    head: Head = NOTHING
+    head: Head = EMPTY_HEAD
     state: State = INITIAL
     weight: int = 0
     grown: int = 0
@@ -315,7 +315,7 @@ class ThreadRepository(ThreadReader):
 
     def _cache(self, loaded: LoadedThread) -> LoadedThread:
         """Put a thread into the cache. Returns it with its current weight."""
-        weight, grown = weighed(loaded.state, loaded.weight, loaded.grown)
+        weight, grown = measure(loaded.state, loaded.weight, loaded.grown)
         if grown != loaded.grown:
             loaded = replace(loaded, weight=weight, grown=grown)
         for evicted in self._hot.put(loaded.thread_id, loaded, weight + grown):

@@ -31,7 +31,7 @@ class Head(Struct, frozen=True, gc=False):
     at: datetime = BEGINNING
 
 
-NOTHING = Head()
+EMPTY_HEAD = Head()
 """The head of a thread that has no events."""
 
 
@@ -68,14 +68,14 @@ def chain_records(
     version, last, name = head.version, head.hash, str(thread_id)
     for draft in drafts:
         version = Version(version + 1)
-        last = link(last, tenant, name, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
+        last = event_hash(last, tenant, name, version, draft.type, draft.schema, at, draft.metadata, draft.payload)
         chained.append(
             Record(tenant, thread_id, version, draft.type, draft.schema, draft.payload, draft.metadata, at, last)
         )
     return tuple(chained), Head(version, last, at) if chained else head
 
 
-def link(  # the fields of the hash, in their order
+def event_hash(  # the fields of the hash, in their order
     previous: bytes,
     tenant: str,
     thread_id: ThreadId | str,
@@ -113,7 +113,9 @@ def _record_hash(record: Record, previous: bytes) -> bytes | None:
     """Compute a record's hash; None if its time cannot be written in UTC, which no stored record can have had."""
     r = record
     try:
-        return link(previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload)
+        return event_hash(
+            previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
+        )
     except OverflowError:
         return None
 

@@ -81,7 +81,7 @@ class ChatRequest(Struct, frozen=True):
 
     `patience` is the longest time in seconds that an endpoint may ask the client to wait before a retry. None: as long
     as the client allows, because no other model can be asked. `needs_tools`: a model without tool support must raise
-    `ToolsNotTaken` instead of answering without tools, because another model may support them.
+    `ToolsNotSupported` instead of answering without tools, because another model may support them.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -225,7 +225,7 @@ class ModelRejectedRequest(ModelError):
     """The model's endpoint rejected the request."""
 
 
-class ToolsNotTaken(ModelRejectedRequest):
+class ToolsNotSupported(ModelRejectedRequest):
     """The model does not support tools."""
 
 

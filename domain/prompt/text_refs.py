@@ -7,7 +7,7 @@ DIGEST_BYTES = 16
 """Bytes of the SHA-256 digest in a name: enough that no second text with the same name can be found."""
 
 
-def name_of(text: str) -> str:
+def text_name(text: str) -> str:
     """Return a text's name: 22 characters of URL-safe base64; "" for an empty text."""
     if not text:
         return ""

@@ -252,19 +252,19 @@ def _segments(run: str) -> Sequence[str]:
     return [segment for part in _PARTICLE.split(run) for segment in _KANA_PARTICLE.split(part) if segment]
 
 
-def searched(text: str) -> Search:
+def exact_search(text: str) -> Search:
     """Return the search of a text, by the words of `domain.recall.word_index.index_of`. Empty if it has none."""
     return _groups(text, _search_units)
 
 
-def loosened(text: str) -> Iterator[Search]:
+def relaxed_searches(text: str) -> Iterator[Search]:
     """Yield the search of a text, then searches that match messages which lack more and more of its words.
 
     At most half of three words or more may be missing, three quarters of pairs of characters, some of which are no
     words, and all words but one of a question. A search for "n may be missing" has a group for each n + 1 words: one of
     them must be there.
     """
-    yield searched(text)
+    yield exact_search(text)
     groups = _groups(text, _pairs)[:MAX_RELAXED_GROUPS]
     if text.rstrip().endswith(QUESTION_MARKS):
         most = len(groups) - 1

@@ -9,7 +9,7 @@ from domain.thread import events
 from domain.thread.codec import to_json
 from domain.thread.commands import DecideApproval
 from domain.thread.evolve import digest
-from domain.thread.size_limits import MAX_ARGUMENTS, check_json_size, check_text_size
+from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_json_size, check_text_size
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, start_queued_turns
 
@@ -34,7 +34,7 @@ def decide_approval(command: DecideApproval, state: State) -> Events:
     """
     if command.arguments is not None:
         check_json(command.arguments, "arguments")
-        check_json_size(command.arguments, "arguments", MAX_ARGUMENTS)
+        check_json_size(command.arguments, "arguments", MAX_ARGUMENTS_CHARACTERS)
     check_text(command.told, "reason")
     check_text_size(command.told, "reason")
     if not isinstance(state, Running) or state.turn.cancelling:

@@ -1,8 +1,8 @@
 """Commands to a thread. Ids, times and token counts enter here, so that `decide` is a pure function.
 
-The first commands come from clients. The commands of `Report` come from the runtime. Each of those names its turn, and
-the run and the step of the turn. So a report that is late or repeated, or that comes from a worker which lost the turn,
-has no effect: `run` is a fencing token.
+The first commands come from clients. The commands of `RuntimeCommand` come from the runtime. Each of those names its
+turn, and the run and the step of the turn. So a report that is late or repeated, or that comes from a worker which lost
+the turn, has no effect: `run` is a fencing token.
 """
 
 from typing import Literal, TypeAlias
@@ -101,7 +101,7 @@ class SetBudget(Struct, frozen=True):
     limits: tuple[Limit, ...]
 
 
-class TellThreshold(Struct, frozen=True):
+class RecordThreshold(Struct, frozen=True):
     """A model call of this thread reached the warning threshold of a limit."""
 
     fact: BudgetThresholdReached
@@ -186,7 +186,7 @@ class CompactHistory(Struct, frozen=True):
     run: int = 0
 
 
-class AskPerson(Struct, frozen=True):
+class RequestApproval(Struct, frozen=True):
     """Ask a person to approve some tool calls or, without `calls`, the node in flight."""
 
     turn_id: TurnId
@@ -229,7 +229,7 @@ class FailItem(Struct, frozen=True):
     calls: tuple[ModelCalled, ...] = ()
 
 
-class NoteFailure(Struct, frozen=True):
+class RecordModelFailure(Struct, frozen=True):
     """A model gave no answer, or an unusable one; an unusable answer's call is in `calls`. The node goes on."""
 
     turn_id: TurnId
@@ -238,7 +238,7 @@ class NoteFailure(Struct, frozen=True):
     calls: tuple[ModelCalled, ...] = ()
 
 
-class NoteCalls(Struct, frozen=True):
+class RecordModelCalls(Struct, frozen=True):
     """Model calls that no other report carries, because the turn waits or this process ends."""
 
     turn_id: TurnId
@@ -256,7 +256,7 @@ class FailTurn(Struct, frozen=True):
     calls: tuple[ModelCalled, ...] = ()
 
 
-Report: TypeAlias = (
+RuntimeCommand: TypeAlias = (
     ResumeTurn
     | StopTurn
     | CompleteNode
@@ -264,12 +264,12 @@ Report: TypeAlias = (
     | StartCalls
     | EndCall
     | CompactHistory
-    | AskPerson
+    | RequestApproval
     | StartFanOut
     | CompleteItem
     | FailItem
-    | NoteFailure
-    | NoteCalls
+    | RecordModelFailure
+    | RecordModelCalls
     | FailTurn
 )
 """Commands of the runtime about the turn in progress."""
@@ -284,6 +284,6 @@ Command: TypeAlias = (
     | DecideApproval
     | UpdateValues
     | SetBudget
-    | TellThreshold
-    | Report
+    | RecordThreshold
+    | RuntimeCommand
 )

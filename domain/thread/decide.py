@@ -26,10 +26,10 @@ from domain.thread.commands import (
     EditMessage,
     ForkThread,
     OpenThread,
+    RecordThreshold,
     RetryTurn,
     SetBudget,
     StartTurn,
-    TellThreshold,
     UpdateValues,
 )
 from domain.thread.decide_runtime import decide_runtime_command
@@ -73,7 +73,7 @@ def decide(command: Command, state: State) -> Events:
             return _update_values(command, state)
         case SetBudget():
             return _set_budget(command, state)
-        case TellThreshold():
+        case RecordThreshold():
             return _record_threshold(command, state)
         case StartTurn():
             return _start_turn(command, state)
@@ -129,7 +129,7 @@ def _set_budget(command: SetBudget, state: State) -> Events:
     return (events.BudgetSet(limits),) if limits != _opened(state).thread.limits else ()
 
 
-def _record_threshold(command: TellThreshold, state: State) -> Events:
+def _record_threshold(command: RecordThreshold, state: State) -> Events:
     _opened(state)
     return (command.fact,)
 

@@ -7,7 +7,6 @@ from domain.json import check_fields
 from domain.thread import events
 from domain.thread.approvals import hash_of_call, hash_of_node
 from domain.thread.commands import (
-    AskPerson,
     CompactHistory,
     CompleteItem,
     CompleteNode,
@@ -15,10 +14,11 @@ from domain.thread.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
-    NoteCalls,
-    NoteFailure,
-    Report,
+    RecordModelCalls,
+    RecordModelFailure,
+    RequestApproval,
     ResumeTurn,
+    RuntimeCommand,
     StartCalls,
     StartFanOut,
     StopTurn,
@@ -35,12 +35,12 @@ MAX_FAN_OUT_ITEMS = 1_000
 """Maximum number of items of a node's fan-out."""
 
 
-def decide_runtime_command(command: Report, state: State) -> Events:
+def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
     """Decide a report. Reports of another turn or of an earlier run are ignored: `run` is a fencing token."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
     check_fields(command, without="facts")  # `check_node_events` checks the facts
-    if state.turn.cancelling and isinstance(command, StartCalls | AskPerson | StartFanOut | ResumeTurn):
+    if state.turn.cancelling and isinstance(command, StartCalls | RequestApproval | StartFanOut | ResumeTurn):
         return end_cancelled_turn(state)
     match command:
         case ResumeTurn():
@@ -51,7 +51,7 @@ def decide_runtime_command(command: Report, state: State) -> Events:
             return _complete_node(command, state)
         case FailAttempt():
             return _fail_attempt(command, state)
-        case StartCalls() | EndCall() | AskPerson():
+        case StartCalls() | EndCall() | RequestApproval():
             return _decide_calls(command, state)
         case CompactHistory(fact=fact):
             stale = not any(message.version <= fact.through for message in state.thread.window)
@@ -59,8 +59,8 @@ def decide_runtime_command(command: Report, state: State) -> Events:
             return () if stale else (fact,)
         case StartFanOut() | CompleteItem() | FailItem():
             return _decide_items(command, state)
-        case NoteFailure() | NoteCalls():
-            return (*command.calls, command.fact) if isinstance(command, NoteFailure) else command.calls
+        case RecordModelFailure() | RecordModelCalls():
+            return (*command.calls, command.fact) if isinstance(command, RecordModelFailure) else command.calls
         case FailTurn():
             return _fail_turn(command, state)
         case _:
@@ -82,7 +82,7 @@ def _fail_turn(command: FailTurn, state: Running) -> Events:
     return start_queued_turns(state, (*command.calls, *close_open_calls(state), failed))
 
 
-def _decide_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> Events:
+def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Running) -> Events:
     turn = state.turn
     match command:
         case StartCalls(calls=calls):
@@ -93,12 +93,12 @@ def _decide_calls(command: StartCalls | EndCall | AskPerson, state: Running) -> 
             )
         case EndCall():
             return _end_call(command, state)
-        case AskPerson(calls=(), because=because):
+        case RequestApproval(calls=(), because=because):
             if turn.approval:
                 return ()
             shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
             return (events.ApprovalRequested(shown, 0, turn.node, because),)
-        case AskPerson(calls=calls, because=because):
+        case RequestApproval(calls=calls, because=because):
             return tuple(
                 events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
                 for c in turn.calls

@@ -36,7 +36,7 @@ def size_of(state: State) -> int:
     return weight
 
 
-def weighed(state: State, weight: int, grown: int) -> tuple[int, int]:
+def measure(state: State, weight: int, grown: int) -> tuple[int, int]:
     """Return a state's size, and by how many bytes it has grown since it was measured.
 
     The state is measured again only when it has grown by its own size. So measuring costs little compared to folding.

@@ -16,7 +16,7 @@ from domain.thread.events import (
     ToolRequested,
 )
 from domain.thread.size_limits import (
-    MAX_ARGUMENTS,
+    MAX_ARGUMENTS_CHARACTERS,
     MAX_FACTS,
     MAX_OPAQUE,
     MAX_VALUES_CHARACTERS,
@@ -48,7 +48,7 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
             case ToolRequested():
                 if speaker != "assistant":
                     raise InvalidInput(field, "a tool request must follow a message of the assistant")
-                size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS)
+                size += check_json_size(fact.arguments, f"{field}.arguments", MAX_ARGUMENTS_CHARACTERS)
                 size += _check_extra(fact.extra, field)
                 asking = True
             case StateUpdated():

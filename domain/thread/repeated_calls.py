@@ -56,7 +56,7 @@ def most_repeated(repeats: Sequence[Repeat]) -> int:
     return max((repeat.count for repeat in repeats), default=0)
 
 
-def complaint(repeats: Sequence[Repeat], tool: str) -> str:
+def repeat_error(repeats: Sequence[Repeat], tool: str) -> str:
     """Return the reason why a turn fails that repeated a tool call too often."""
     most = max(repeats, key=lambda repeat: repeat.count)
     asked = f"asked {most.count} times for {tool[:100]!r} with the same arguments, and got the same result each time"

@@ -7,7 +7,7 @@ from domain.errors import InvalidInput
 from domain.json import Json
 from domain.thread.codec import to_json
 
-MAX_TEXT = 1_000_000
+MAX_TEXT_BYTES = 1_000_000
 """Bytes of a text in UTF-8 that one event may hold: a message, a result, a summary."""
 
 MAX_NODE_MESSAGE_CHARACTERS = 200_000
@@ -16,7 +16,7 @@ MAX_NODE_MESSAGE_CHARACTERS = 200_000
 MAX_VALUES_CHARACTERS = 256 * 1024
 """Characters of a thread's values as JSON: they are in the folded state, in snapshots and in answers."""
 
-MAX_ARGUMENTS = 256 * 1024
+MAX_ARGUMENTS_CHARACTERS = 256 * 1024
 """Characters of a tool call's arguments as JSON."""
 
 MAX_OPAQUE = 64 * 1024
@@ -46,8 +46,8 @@ def bytes_of(text: str) -> int:
 def check_text_size(text: str | None, field: str) -> int:
     """Return the bytes of a text. Raises `InvalidInput`, naming the field, if it is longer than an event may hold."""
     size = bytes_of(text) if text else 0
-    if size > MAX_TEXT:
-        raise InvalidInput(field, f"may take {MAX_TEXT:,} bytes, not {size:,}")
+    if size > MAX_TEXT_BYTES:
+        raise InvalidInput(field, f"may take {MAX_TEXT_BYTES:,} bytes, not {size:,}")
     return size
 
 
@@ -72,7 +72,7 @@ def result_limit(items: int) -> int:
 
 def cut_to_fit(text: str, mark: str = "") -> str:
     """Leave out the end of a text that is longer than an event may hold, and put a mark in its place."""
-    if bytes_of(text) <= MAX_TEXT:
+    if bytes_of(text) <= MAX_TEXT_BYTES:
         return text
-    kept = text[:MAX_TEXT].encode(errors="surrogatepass")[: MAX_TEXT - len(mark.encode())]
+    kept = text[:MAX_TEXT_BYTES].encode(errors="surrogatepass")[: MAX_TEXT_BYTES - len(mark.encode())]
     return kept.decode(errors="ignore") + mark

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.log.hash_chain import NOTHING, Record, hashes_of
+from domain.log.hash_chain import EMPTY_HEAD, Record, hashes_of
 from domain.ports.archive import StoredCommand
 from domain.ports.log import BEFORE_FIRST, PAGE_BYTES, Append, CommandRecord, ScannedRecords, ThreadCursor, ThreadRow
 
@@ -193,7 +193,7 @@ class MemoryEventStore:
     def _thread_for(self, append: Append) -> ThreadRow:
         """Return the thread for an append, as it is or new. Raises `VersionConflict`."""
         found = self._threads.get(append.thread_id)
-        head, expected = (found.head if found else NOTHING), append.expected
+        head, expected = (found.head if found else EMPTY_HEAD), append.expected
         known = append.command and (slice_of(append.thread_id), append.command.id) in self._commands
         moved = (head.version, head.hash) != (expected.version, expected.hash)
         if append.forked:

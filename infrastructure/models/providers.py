@@ -1,6 +1,6 @@
 """Opens the clients of a catalogue's providers."""
 
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.errors import InvalidInput
 from domain.models.chat import ChatModel
 from domain.ports.tokens import TokenCounter
@@ -11,7 +11,7 @@ from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.settings import BadSetting
 
 
-def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> ModelFallback:
+def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool) -> ModelRegistry:
     """Open the clients. `air_gapped`: allow only endpoints inside the network, and use no proxy, which may be outside.
 
     Raises:
@@ -23,7 +23,7 @@ def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool)
                 check_inside(provider.places["endpoint"], host_of(provider))
     policy = catalogue.policy
     usual = {spec.provider: spec.model for spec in (policy.models[name] for name in reversed(policy.chain))}
-    return ModelFallback(
+    return ModelRegistry(
         policy,
         {
             name: _client(provider, usual.get(name, ""), tokens, past_proxies=air_gapped)

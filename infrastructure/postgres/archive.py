@@ -20,7 +20,7 @@ from infrastructure.postgres.archive_statements import (
     WRITTEN_BEFORE,
 )
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.metadata_columns import taken_apart
+from infrastructure.postgres.log.metadata_columns import split_metadata
 from infrastructure.postgres.log.rows import thread_of
 from infrastructure.postgres.retry import reaching
 from infrastructure.postgres.statements import SLICE_HEADS
@@ -92,7 +92,7 @@ class _Writing:
         rows = [
             (
                 *(slice_of(r.thread_id), r.position, r.tenant, r.thread_id, r.version, r.type, r.schema),
-                *(r.payload, *taken_apart(r.metadata), r.recorded_at, r.hash),
+                *(r.payload, *split_metadata(r.metadata), r.recorded_at, r.hash),
             )
             for r in records
         ]

@@ -39,7 +39,7 @@ def overrun(state: State, version: Version, at: datetime, prices: Prices, before
     return Overrun(before.version, before.since, until) if before else Overrun(version, at, until)
 
 
-def spent_alike(before: State, after: State) -> bool:
+def same_spending(before: State, after: State) -> bool:
     """Say whether an event of a turn changed neither the usage nor the budget: no overrun begins with it.
 
     No overrun begins by time passing either, which only ends windows.
@@ -50,7 +50,7 @@ def spent_alike(before: State, after: State) -> bool:
     return was is now or (was.budget is now.budget and was.usage is now.usage and was.windows is now.windows)
 
 
-async def overrun_of(repository: ThreadRepository, loaded: LoadedThread, prices: Prices) -> Overrun | None:
+async def find_overrun(repository: ThreadRepository, loaded: LoadedThread, prices: Prices) -> Overrun | None:
     """Look up the overrun after a thread's last event. Overruns of the thread that it was forked from do not count."""
     at = loaded.head.at
     exceeded = _exceeded(loaded.state, at, prices)

@@ -14,16 +14,16 @@ from msgspec import Struct
 from domain.application.thread_repository import LoadedThread
 from domain.budget.prices import Prices
 from domain.ids import START, Slice, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Head
+from domain.log.hash_chain import EMPTY_HEAD, Head
 from domain.ports.read_models import Shape
 from domain.read_models.tables import Change, Table
 from domain.thread.codec import Recorded
 from domain.thread.events import Event, ThreadForked, ThreadOpened
 from domain.thread.evolve import evolve
-from domain.thread.memory_size import weighed
+from domain.thread.memory_size import measure
 from domain.thread.state import INITIAL, Running, State
 from domain.windows import LAST, Window, end_of, starts_of
-from projections.engine.budget_overruns import Overrun, overrun, spent_alike
+from projections.engine.budget_overruns import Overrun, overrun, same_spending
 from projections.engine.thread_status import Status, status_of
 
 E = TypeVar("E", bound=Event)
@@ -79,12 +79,12 @@ class FoldedThread:
 
     thread_id: ThreadId
     tenant: Tenant
-    head: Head = NOTHING
+    head: Head = EMPTY_HEAD
     state: State = INITIAL
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
     overrun: Overrun | None = None
-    period: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, NOTHING.at))
+    period: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, EMPTY_HEAD.at))
     slice: Slice = field(init=False)
     _weight: int = field(init=False, default=0)
     _grown: int = field(init=False, default=0)
@@ -104,7 +104,7 @@ class FoldedThread:
 
     def weigh(self) -> int:
         """Return its approximate size in memory, in bytes."""
-        self._weight, self._grown = weighed(self.state, self._weight, self._grown)
+        self._weight, self._grown = measure(self.state, self._weight, self._grown)
         return self._weight + self._grown
 
     @property
@@ -124,7 +124,7 @@ class FoldedThread:
         if type(after) is Running and (forked or type(before) is not Running):
             self.turn_started_at = at
         overrun_before = overrun_after = self.overrun if self.overrun and self.overrun.lasts(at) else None
-        if forked or not spent_alike(before, after):
+        if forked or not same_spending(before, after):
             overrun_after = overrun(after, recorded.version, at, prices, overrun_before)
         status = status_of(after)
         context = EventContext(

@@ -9,7 +9,7 @@ from domain.ids import START, Tenant, ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.lru import Lru
 from domain.thread.state import Running
-from projections.engine.budget_overruns import overrun_of
+from projections.engine.budget_overruns import find_overrun
 from projections.engine.projection import FoldedThread
 
 MAX_THREADS = 2_000
@@ -68,5 +68,5 @@ class ThreadCache:
         return folded
 
     async def _idle(self, loaded: LoadedThread, opened_at: datetime) -> FoldedThread:
-        over = await overrun_of(self._repository, loaded, self._prices)
+        over = await find_overrun(self._repository, loaded, self._prices)
         return FoldedThread(loaded.thread_id, loaded.tenant, loaded.head, loaded.state, opened_at, overrun=over)

@@ -117,7 +117,7 @@ class Run:
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))
             plenty = (Limit("lifetime", PLENTY),)
-            await runtime.accounts.limits.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
+            await runtime.reservations.limits.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
             keeping = asyncio.create_task(self._keep_a_worker())
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
@@ -184,7 +184,7 @@ class Run:
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
         while True:
-            (usage,) = await runtime.accounts.ledger.limit_usage(DEFAULT_TENANT, runtime.clock.now())
+            (usage,) = await runtime.reservations.ledger.limit_usage(DEFAULT_TENANT, runtime.clock.now())
             if not usage.reserved.tokens or loop.time() > until:
                 break
             await asyncio.sleep(0.1)

@@ -11,7 +11,7 @@ from api.runtime.stores import LogArchive
 from domain.application.archive import all_commands
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Record
+from domain.log.hash_chain import EMPTY_HEAD, Record
 from domain.ports.archive import LogView, StoredCommand
 from domain.ports.log import Append, EventStore, ThreadRow
 from infrastructure.memory.event_store import MemoryEventStore
@@ -32,7 +32,7 @@ def place(stored: StoredCommand) -> tuple[Slice, object]:
 
 class TestView:
     async def test_shows_heads_and_commands_in_pages(self, event_store: EventStore, archive: LogArchive) -> None:
-        appends = [appending(new_thread(), NOTHING, "{}", "{}", command=a_command()) for _ in range(7)]
+        appends = [appending(new_thread(), EMPTY_HEAD, "{}", "{}", command=a_command()) for _ in range(7)]
         for append in appends:
             await event_store.append(append)
 
@@ -48,11 +48,11 @@ class TestView:
 
     async def test_does_not_move(self, event_store: EventStore, archive: LogArchive) -> None:
         """A command without its events would answer repetitions with what is not in the log."""
-        before = appending(new_thread(), NOTHING, "{}", command=a_command())
+        before = appending(new_thread(), EMPTY_HEAD, "{}", command=a_command())
         await event_store.append(before)
 
         async with archive.view() as view:
-            await event_store.append(appending(new_thread(), NOTHING, "{}", command=a_command()))
+            await event_store.append(appending(new_thread(), EMPTY_HEAD, "{}", command=a_command()))
             found = await commands_of(view, 10)
             heads = view.heads
 
@@ -68,7 +68,9 @@ class TestView:
 async def other_log() -> tuple[Sequence[Append], Sequence[Record], MemoryEventStore]:
     """Make a log elsewhere: 3 threads of a slice, and a fork of one of them in another slice."""
     store = MemoryEventStore()
-    appends = [appending(thread, NOTHING, *numbered(3), command=a_command()) for thread in islice(threads_of(SLICE), 3)]
+    appends = [
+        appending(thread, EMPTY_HEAD, *numbered(3), command=a_command()) for thread in islice(threads_of(SLICE), 3)
+    ]
     fork = replace(appending(FORK, appends[0].head, '"forked"', at=NOON + SECOND), forked=True)
     for append in (*appends, fork):
         await store.append(append)
@@ -156,7 +158,7 @@ class TestWriting:
             await writing.add_events(records)
 
     async def test_a_store_that_has_something_takes_nothing(self, event_store: EventStore, archive: LogArchive) -> None:
-        await event_store.append(appending(new_thread(), NOTHING, "{}"))
+        await event_store.append(appending(new_thread(), EMPTY_HEAD, "{}"))
         with pytest.raises(LogNotEmpty):
             async with archive.writing():
                 raise AssertionError("there was nothing to begin")

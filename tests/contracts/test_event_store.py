@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from domain.errors import VersionConflict
 from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import GENESIS, NOTHING, Draft, Head, Record, chain_records, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, GENESIS, Draft, Head, Record, chain_records, check_chain
 from domain.ports.log import Append, EventStore, ThreadRow
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
 
@@ -55,7 +55,7 @@ async def everything(store: EventStore, thread_id: ThreadId) -> list[Record]:
 
 class TestAppend:
     async def test_what_was_appended_is_read_back_as_it_was(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, *numbered(3))
+        append = appending(new_thread(), EMPTY_HEAD, *numbered(3))
 
         first = await event_store.append(append)
 
@@ -70,7 +70,7 @@ class TestAppend:
 
     async def test_the_head_moves_with_each_append(self, event_store: EventStore) -> None:
         thread_id = new_thread()
-        opened = appending(thread_id, NOTHING, "{}", "{}", in_turn=True)
+        opened = appending(thread_id, EMPTY_HEAD, "{}", "{}", in_turn=True)
         await event_store.append(opened)
         assert await event_store.thread(thread_id) == ThreadRow(ACME, thread_id, opened.head, NOON, in_turn=True)
 
@@ -81,7 +81,7 @@ class TestAppend:
     @pytest.mark.parametrize(
         "expected",
         [
-            pytest.param(NOTHING, id="it is not new"),
+            pytest.param(EMPTY_HEAD, id="it is not new"),
             pytest.param(Head(Version(1), bytes([1]) * 32, NOON), id="too low"),
             pytest.param(Head(Version(3), bytes([1]) * 32, NOON), id="too high"),
             pytest.param(Head(Version(2), bytes([1]) * 32, NOON), id="another history"),
@@ -91,7 +91,7 @@ class TestAppend:
         self, event_store: EventStore, expected: Head
     ) -> None:
         thread_id = new_thread()
-        opened = appending(thread_id, NOTHING, "{}", "{}")
+        opened = appending(thread_id, EMPTY_HEAD, "{}", "{}")
         await event_store.append(opened)
         before = await event_store.thread(thread_id)
         command = a_command()
@@ -115,7 +115,7 @@ class TestAppend:
         assert await event_store.thread(thread_id) is None
 
     async def test_a_thread_stays_with_its_tenant(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
 
         with pytest.raises(VersionConflict):
@@ -125,7 +125,7 @@ class TestAppend:
 
     async def test_of_a_hundred_racing_appends_exactly_one_succeeds(self, event_store: EventStore) -> None:
         thread_id = new_thread()
-        head = NOTHING
+        head = EMPTY_HEAD
         for _ in range(3):  # the first race is about opening the thread
             racing = [appending(thread_id, head, f'{{"racer": {n}}}', "{}") for n in range(100)]
             outcomes = await asyncio.gather(*map(event_store.append, racing), return_exceptions=True)
@@ -136,10 +136,10 @@ class TestAppend:
             stored = await everything(event_store, thread_id)
             assert [r.hash for r in stored[-2:]] == [r.hash for r in won[0].records]
             head = won[0].head
-        assert check_chain(await everything(event_store, thread_id), NOTHING) == head
+        assert check_chain(await everything(event_store, thread_id), EMPTY_HEAD) == head
 
     async def test_identical_appends_that_race_do_not_all_succeed(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, "{}")
+        append = appending(new_thread(), EMPTY_HEAD, "{}")
 
         outcomes = await asyncio.gather(*(event_store.append(append) for _ in range(10)), return_exceptions=True)
 
@@ -167,13 +167,13 @@ class TestPayload:
         ],
     )
     async def test_any_json_is_kept_byte_for_byte(self, event_store: EventStore, text: str) -> None:
-        append = appending(new_thread(), NOTHING, text)
+        append = appending(new_thread(), EMPTY_HEAD, text)
 
         await event_store.append(append)
 
         [record] = await everything(event_store, append.thread_id)
         assert record.payload == text
-        assert check_chain([record], NOTHING) == append.head
+        assert check_chain([record], EMPTY_HEAD) == append.head
 
     @given(values=st.lists(VALUES, min_size=1, max_size=4), ascii_only=st.booleans())
     @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -183,22 +183,22 @@ class TestPayload:
         texts = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
         thread_id = new_thread()
         records, head = chain_records(
-            ACME, thread_id, NOTHING, [Draft("Ereignis·ß", n, t, t) for n, t in enumerate(texts)], NOON
+            ACME, thread_id, EMPTY_HEAD, [Draft("Ereignis·ß", n, t, t) for n, t in enumerate(texts)], NOON
         )
 
-        await event_store.append(Append(ACME, thread_id, NOTHING, head, records, in_turn=False))
+        await event_store.append(Append(ACME, thread_id, EMPTY_HEAD, head, records, in_turn=False))
 
         stored = await everything(event_store, thread_id)
         assert [record.payload for record in stored] == texts
-        assert check_chain(stored, NOTHING) == head
+        assert check_chain(stored, EMPTY_HEAD) == head
 
     @given(texts=st.lists(METADATA, min_size=1, max_size=9))
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_metadata_come_back_as_they_were_written(self, event_store: EventStore, texts: list[str]) -> None:
         thread_id = new_thread()
-        records, head = chain_records(ACME, thread_id, NOTHING, [Draft("T", 1, "{}", text) for text in texts], NOON)
+        records, head = chain_records(ACME, thread_id, EMPTY_HEAD, [Draft("T", 1, "{}", text) for text in texts], NOON)
 
-        first = await event_store.append(Append(ACME, thread_id, NOTHING, head, records, in_turn=False))
+        first = await event_store.append(Append(ACME, thread_id, EMPTY_HEAD, head, records, in_turn=False))
 
         assert [record.metadata for record in await everything(event_store, thread_id)] == texts
         found = await event_store.read_slice(slice_of(thread_id), Position(first - 1), 9)
@@ -208,7 +208,7 @@ class TestPayload:
 class TestCommand:
     async def test_a_command_is_stored_with_its_events(self, event_store: EventStore) -> None:
         command = a_command('{"ünï": "👍"}')
-        append = appending(new_thread(), NOTHING, "{}", command=command)
+        append = appending(new_thread(), EMPTY_HEAD, "{}", command=command)
 
         await event_store.append(append)
 
@@ -218,7 +218,7 @@ class TestCommand:
         assert await event_store.command(new_thread(), a_command().id) is None
 
     async def test_a_repeated_command_stores_nothing(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}", command=a_command("1"))
+        opened = appending(new_thread(), EMPTY_HEAD, "{}", command=a_command("1"))
         await event_store.append(opened)
         again = replace(a_command("2"), id=opened.command.id if opened.command else uuid.uuid4())
 
@@ -229,7 +229,7 @@ class TestCommand:
         assert await event_store.command(opened.thread_id, again.id) == opened.command
 
     async def test_a_command_without_events_moves_nothing(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
         command = a_command()
 
@@ -245,18 +245,18 @@ class TestCommand:
         assert await event_store.append(following) == 2
 
     async def test_a_command_without_events_needs_the_expected_head(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
         command = a_command()
 
-        for wrong in (NOTHING, replace(opened.head, hash=GENESIS)):
+        for wrong in (EMPTY_HEAD, replace(opened.head, hash=GENESIS)):
             with pytest.raises(VersionConflict):
                 await event_store.append(appending(opened.thread_id, wrong, command=command))
 
         assert await event_store.command(opened.thread_id, command.id) is None
 
     async def test_a_command_cannot_come_before_its_thread(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, command=a_command())
+        append = appending(new_thread(), EMPTY_HEAD, command=a_command())
 
         with pytest.raises(VersionConflict):
             await event_store.append(append)
@@ -267,7 +267,7 @@ class TestCommand:
     async def test_of_a_command_that_comes_many_times_at_once_one_is_stored(
         self, event_store: EventStore, payloads: tuple[str, ...]
     ) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
         command = a_command()
         racing = [appending(opened.thread_id, opened.head, *payloads, command=command) for _ in range(50)]
@@ -284,12 +284,12 @@ class TestSlice:
         slice_ = Slice(7)
         threads = [thread_id for thread_id, _ in zip(threads_of(slice_), range(20), strict=False)]
         firsts = await asyncio.gather(
-            *(event_store.append(appending(t, NOTHING, *numbered(1 + n % 3))) for n, t in enumerate(threads))
+            *(event_store.append(appending(t, EMPTY_HEAD, *numbered(1 + n % 3))) for n, t in enumerate(threads))
         )
         for thread_id in threads[:5]:  # a refused append leaves no gap
             with contextlib.suppress(VersionConflict):
-                await event_store.append(appending(thread_id, NOTHING, "{}"))
-        await event_store.append(appending(next(threads_of(slice_)), NOTHING, "{}"))
+                await event_store.append(appending(thread_id, EMPTY_HEAD, "{}"))
+        await event_store.append(appending(next(threads_of(slice_)), EMPTY_HEAD, "{}"))
 
         records = await event_store.read_slice(slice_, Position(0), 1000)
 
@@ -300,17 +300,17 @@ class TestSlice:
 
     async def test_each_slice_counts_for_itself(self, event_store: EventStore) -> None:
         for slice_ in (Slice(0), Slice(1023)):
-            assert await event_store.append(appending(next(threads_of(slice_)), NOTHING, "{}")) == 1
+            assert await event_store.append(appending(next(threads_of(slice_)), EMPTY_HEAD, "{}")) == 1
 
     async def test_a_slices_head_is_its_last_position(self, event_store: EventStore) -> None:
         thread_id = new_thread()
         slice_ = slice_of(thread_id)
         assert await event_store.slice_head(slice_) == 0
-        await event_store.append(appending(thread_id, NOTHING, *numbered(3)))
+        await event_store.append(appending(thread_id, EMPTY_HEAD, *numbered(3)))
         assert await event_store.slice_head(slice_) == 3
 
     async def test_a_slice_is_read_in_pages(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, *numbered(5))
+        append = appending(new_thread(), EMPTY_HEAD, *numbered(5))
         await event_store.append(append)
         slice_ = slice_of(append.thread_id)
 
@@ -324,7 +324,7 @@ class TestSlice:
         slices = [Slice(3), Slice(8)]
         for slice_ in slices:
             for thread_id in islice(threads_of(slice_), 3):
-                await event_store.append(appending(thread_id, NOTHING, *numbered(2)))
+                await event_store.append(appending(thread_id, EMPTY_HEAD, *numbered(2)))
 
         found = await event_store.read_after({Slice(3): Position(0), Slice(8): Position(2)}, limit)
 
@@ -355,7 +355,7 @@ class TestRead:
     async def test_a_part_of_a_thread(
         self, event_store: EventStore, after: int, upto: int | None, limit: int | None, versions: list[int]
     ) -> None:
-        append = appending(new_thread(), NOTHING, *numbered(5))
+        append = appending(new_thread(), EMPTY_HEAD, *numbered(5))
         await event_store.append(append)
 
         until = None if upto is None else Version(upto)
@@ -366,7 +366,7 @@ class TestRead:
 
 class TestVersionAt:
     async def test_every_instant_has_its_version(self, event_store: EventStore) -> None:
-        thread_id, head = new_thread(), NOTHING
+        thread_id, head = new_thread(), EMPTY_HEAD
         for step, size in enumerate([1, 3, 1, 2]):  # at seconds 0, 10, 20 and 30; events of one append share a time
             append = appending(thread_id, head, *numbered(size), at=NOON + 10 * step * SECOND)
             await event_store.append(append)
@@ -389,7 +389,7 @@ class TestVersionAt:
         assert {at: await event_store.version_at(thread_id, at) for at in expected} == expected
 
     async def test_the_instant_may_be_given_in_any_time_zone(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, "{}")
+        append = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(append)
         india = timezone(timedelta(hours=5, minutes=30))
 

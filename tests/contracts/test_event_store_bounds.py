@@ -3,7 +3,7 @@
 import pytest
 
 from domain.ids import Position, Slice, Version, slice_of
-from domain.log.hash_chain import NOTHING, Record
+from domain.log.hash_chain import EMPTY_HEAD, Record
 from domain.ports.log import MAX_UNWEIGHED_RECORDS, EventStore, may_have_more
 from tests.streams import ACME, appending, new_thread, threads_of
 
@@ -29,7 +29,7 @@ def sizes(page: object) -> list[int]:
 
 async def test_a_page_of_a_thread_ends_with_the_record_that_fills_it(event_store: EventStore) -> None:
     thread_id = new_thread()
-    await event_store.append(appending(thread_id, NOTHING, *[payload(10 * KB)] * 10))
+    await event_store.append(appending(thread_id, EMPTY_HEAD, *[payload(10 * KB)] * 10))
 
     page = await event_store.read(thread_id, START, limit=100, room=35 * KB)
 
@@ -38,7 +38,7 @@ async def test_a_page_of_a_thread_ends_with_the_record_that_fills_it(event_store
 
 async def test_a_page_has_at_least_one_record(event_store: EventStore) -> None:
     thread_id = new_thread()
-    await event_store.append(appending(thread_id, NOTHING, *[payload(100 * KB)] * 3))
+    await event_store.append(appending(thread_id, EMPTY_HEAD, *[payload(100 * KB)] * 3))
 
     assert len(await event_store.read(thread_id, START, limit=100, room=1)) == 1
     assert len(await event_store.read_slice(slice_of(thread_id), Position(0), 100, 1)) == 1
@@ -53,7 +53,7 @@ async def test_a_page_that_was_cut_is_never_taken_for_the_last_one(event_store: 
     thread_id = new_thread()
     for _ in range(4):
         row = await event_store.thread(thread_id)
-        head = row.head if row else NOTHING
+        head = row.head if row else EMPTY_HEAD
         await event_store.append(appending(thread_id, head, *[payload(n * KB, text) for n in (1, 30, 2, 60, 5)]))
     room = 64 * KB
     read: list[Record] = []
@@ -70,7 +70,7 @@ async def test_a_page_that_was_cut_is_never_taken_for_the_last_one(event_store: 
 async def test_a_slice_is_read_in_pages_that_fit(event_store: EventStore) -> None:
     slice_ = Slice(7)
     for thread_id in [next(threads_of(slice_)) for _ in range(3)]:
-        await event_store.append(appending(thread_id, NOTHING, *[payload(10 * KB)] * 3))
+        await event_store.append(appending(thread_id, EMPTY_HEAD, *[payload(10 * KB)] * 3))
 
     pages = []
     last = Position(0)
@@ -83,7 +83,7 @@ async def test_a_slice_is_read_in_pages_that_fit(event_store: EventStore) -> Non
 
 async def test_slices_are_read_together_in_their_given_order_as_far_as_they_fit(event_store: EventStore) -> None:
     for number in (3, 8, 5):
-        await event_store.append(appending(next(threads_of(Slice(number))), NOTHING, *[payload(10 * KB)] * 3))
+        await event_store.append(appending(next(threads_of(Slice(number))), EMPTY_HEAD, *[payload(10 * KB)] * 3))
 
     page = await event_store.read_after({Slice(number): Position(0) for number in (8, 3, 5)}, 100, 45 * KB)
 
@@ -94,7 +94,7 @@ async def test_slices_are_read_together_in_their_given_order_as_far_as_they_fit(
 async def test_looking_through_slices_ends_where_what_was_found_fills_a_page(event_store: EventStore) -> None:
     for number in (3, 5):
         thread_id = next(threads_of(Slice(number)))
-        await event_store.append(appending(thread_id, NOTHING, *[payload(10 * KB)] * 3))
+        await event_store.append(appending(thread_id, EMPTY_HEAD, *[payload(10 * KB)] * 3))
     after = {Slice(5): Position(0), Slice(3): Position(0)}
 
     found = await event_store.read_slices(after, ACME, limit=100, look=100, room=35 * KB)
@@ -106,7 +106,7 @@ async def test_looking_through_slices_ends_where_what_was_found_fills_a_page(eve
 
 async def test_a_few_records_may_be_asked_for_whatever_they_take(event_store: EventStore) -> None:
     thread_id = new_thread()
-    await event_store.append(appending(thread_id, NOTHING, *[payload(10 * KB)] * 9))
+    await event_store.append(appending(thread_id, EMPTY_HEAD, *[payload(10 * KB)] * 9))
 
     page = await event_store.read(thread_id, START, limit=MAX_UNWEIGHED_RECORDS, room=1)
 

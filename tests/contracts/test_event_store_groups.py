@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from domain.errors import LeaseLost, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version, shard_of, slice_of
-from domain.log.hash_chain import NOTHING, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, check_chain
 from domain.ports.leases import LeaseStore
 from domain.ports.log import Append, EventStore, Fence
 from tests.streams import NOON, SECOND, a_command, appending, new_thread
@@ -20,7 +20,7 @@ async def outcomes(store: EventStore, *appends: Append) -> list[Position | BaseE
 
 class TestAtOnce:
     async def test_many_threads_append_and_positions_have_no_gap(self, event_store: EventStore) -> None:
-        first = [appending(new_thread(), NOTHING, "{}", "{}") for _ in range(300)]
+        first = [appending(new_thread(), EMPTY_HEAD, "{}", "{}") for _ in range(300)]
         assert not [e for e in await outcomes(event_store, *first) if isinstance(e, BaseException)]
         more = [appending(append.thread_id, append.head, '"next"') for append in first]
         positions = await outcomes(event_store, *more)
@@ -34,20 +34,20 @@ class TestAtOnce:
         for append, position in zip(more, positions, strict=True):
             (last,) = await event_store.read(append.thread_id, Version(2))
             assert last.position == position
-            check_chain(await event_store.read(append.thread_id, Version(0)), NOTHING)
+            check_chain(await event_store.read(append.thread_id, Version(0)), EMPTY_HEAD)
 
     async def test_a_conflict_fails_alone(self, event_store: EventStore) -> None:
-        opened = [appending(new_thread(), NOTHING, "{}") for _ in range(20)]
+        opened = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(20)]
         await outcomes(event_store, *opened)
         good = [appending(append.thread_id, append.head, "{}") for append in opened[:-1]]
-        bad = appending(opened[-1].thread_id, NOTHING, "{}")
+        bad = appending(opened[-1].thread_id, EMPTY_HEAD, "{}")
         *stored, refused = await outcomes(event_store, *good, bad)
         assert all(isinstance(position, int) for position in stored)
         assert isinstance(refused, VersionConflict)
         assert len(await event_store.read(bad.thread_id, Version(0))) == 1
 
     async def test_a_repeated_command_fails_alone(self, event_store: EventStore) -> None:
-        opened = [appending(new_thread(), NOTHING, "{}", command=a_command()) for _ in range(5)]
+        opened = [appending(new_thread(), EMPTY_HEAD, "{}", command=a_command()) for _ in range(5)]
         await outcomes(event_store, *opened)
         again = appending(opened[0].thread_id, opened[0].head, command=opened[0].command)
         other = appending(opened[1].thread_id, opened[1].head, command=a_command())
@@ -56,7 +56,7 @@ class TestAtOnce:
         assert stored == 0
 
     async def test_of_writers_to_the_same_version_one_wins(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
         results = await outcomes(
             event_store, *[appending(opened.thread_id, opened.head, f'"{number}"') for number in range(10)]
@@ -66,7 +66,7 @@ class TestAtOnce:
         assert len(await event_store.read(opened.thread_id, Version(0))) == 2
 
     async def test_of_equal_commands_without_events_one_is_remembered(self, event_store: EventStore) -> None:
-        opened = appending(new_thread(), NOTHING, "{}")
+        opened = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(opened)
         command = a_command()
         results = await outcomes(
@@ -77,7 +77,7 @@ class TestAtOnce:
 
 class TestForks:
     async def parent(self, store: EventStore) -> Append:
-        append = appending(new_thread(), NOTHING, '"one"', '"two"', '"three"')
+        append = appending(new_thread(), EMPTY_HEAD, '"one"', '"two"', '"three"')
         await store.append(append)
         return append
 
@@ -132,7 +132,7 @@ class TestFences:
         thread_id = new_thread()
         shard = shard_of(slice_of(thread_id))
         old = await taken(lease_store, shard)
-        opened = replace(appending(thread_id, NOTHING, "{}"), fence=Fence(shard, old.epoch))
+        opened = replace(appending(thread_id, EMPTY_HEAD, "{}"), fence=Fence(shard, old.epoch))
         await event_store.append(opened)
         new = await taken(lease_store, shard)
         more = appending(thread_id, opened.head, "{}")

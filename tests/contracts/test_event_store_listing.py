@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.ids import Shard, Tenant, ThreadId, Version, shard_of, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.log import EventStore, ThreadCursor, ThreadRow
 from tests.streams import ACME, NOON, SECOND, appending, new_thread
 
@@ -34,7 +34,7 @@ class Listing:
 
 class TestThreads:
     async def test_pages_hold_every_thread_once_the_last_opened_first(self, event_store: EventStore) -> None:
-        opened = [appending(new_thread(), NOTHING, "{}", at=NOON + (n // 3) * SECOND) for n in range(10)]
+        opened = [appending(new_thread(), EMPTY_HEAD, "{}", at=NOON + (n // 3) * SECOND) for n in range(10)]
         for append in opened:
             await event_store.append(append)
 
@@ -46,20 +46,23 @@ class TestThreads:
         assert listed == sorted(listed, key=lambda row: (row.opened_at, row.thread_id), reverse=True)
 
     async def test_a_thread_that_goes_on_keeps_its_place(self, event_store: EventStore) -> None:
-        opened = [appending(new_thread(), NOTHING, "{}", at=NOON + n * SECOND) for n in range(4)]
+        opened = [appending(new_thread(), EMPTY_HEAD, "{}", at=NOON + n * SECOND) for n in range(4)]
         for append in opened:
             await event_store.append(append)
         before = await event_store.threads(ACME, None, 10)
 
         await event_store.append(appending(opened[0].thread_id, opened[0].head, "{}", at=NOON + 60 * SECOND))
-        await event_store.append(appending(new_thread(), NOTHING, "{}", at=NOON + 60 * SECOND))
+        await event_store.append(appending(new_thread(), EMPTY_HEAD, "{}", at=NOON + 60 * SECOND))
 
         cursor = ThreadCursor(before[1].opened_at, before[1].thread_id)
         after = await event_store.threads(ACME, cursor, 10)
         assert [row.thread_id for row in after] == [opened[1].thread_id, opened[0].thread_id]
 
     async def test_nobody_sees_another_tenants_threads(self, event_store: EventStore) -> None:
-        mine, theirs = appending(new_thread(), NOTHING, "{}"), appending(new_thread(), NOTHING, "{}", tenant=OTHER)
+        mine, theirs = (
+            appending(new_thread(), EMPTY_HEAD, "{}"),
+            appending(new_thread(), EMPTY_HEAD, "{}", tenant=OTHER),
+        )
         for append in (mine, theirs):
             await event_store.append(append)
 
@@ -75,10 +78,10 @@ def in_shard(shard: Shard) -> ThreadId:
 class TestRunnable:
     async def test_lists_what_there_is_to_run_in_some_shards_page_by_page(self, event_store: EventStore) -> None:
         here, elsewhere = Shard(3), Shard(4)
-        idle = appending(in_shard(here), NOTHING, "{}", at=NOON)
-        running = [appending(in_shard(here), NOTHING, "{}", at=NOON, in_turn=True) for _ in range(5)]
-        waiting = replace(appending(in_shard(here), NOTHING, "{}", at=NOON), waiting=True)
-        other = appending(in_shard(elsewhere), NOTHING, "{}", at=NOON, in_turn=True)
+        idle = appending(in_shard(here), EMPTY_HEAD, "{}", at=NOON)
+        running = [appending(in_shard(here), EMPTY_HEAD, "{}", at=NOON, in_turn=True) for _ in range(5)]
+        waiting = replace(appending(in_shard(here), EMPTY_HEAD, "{}", at=NOON), waiting=True)
+        other = appending(in_shard(elsewhere), EMPTY_HEAD, "{}", at=NOON, in_turn=True)
         for append in (idle, *running, waiting, other):
             await event_store.append(append)
 
@@ -102,7 +105,7 @@ class TestRunnable:
 
 
 async def test_versions_say_where_threads_end(event_store: EventStore) -> None:
-    one, two = appending(new_thread(), NOTHING, "{}"), appending(new_thread(), NOTHING, "{}", "{}")
+    one, two = appending(new_thread(), EMPTY_HEAD, "{}"), appending(new_thread(), EMPTY_HEAD, "{}", "{}")
     await event_store.append(one)
     await event_store.append(two)
     asked = [one.thread_id, two.thread_id, new_thread()]

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.log import EventStore
 from tests.streams import ACME, NOON, appending, new_thread, numbered, threads_of
 
@@ -17,10 +17,10 @@ HERE, THERE, EMPTY = Slice(3), Slice(700), Slice(5)
 async def store(event_store: EventStore) -> EventStore:
     """Give a store with two of ours, one of theirs and two of ours in one slice, and three of ours in another."""
     one, theirs, two = islice(threads_of(HERE), 3)
-    await event_store.append(appending(one, NOTHING, *numbered(2)))
-    await event_store.append(appending(theirs, NOTHING, "{}", tenant=OTHER))
-    await event_store.append(appending(two, NOTHING, *numbered(2)))
-    await event_store.append(appending(next(threads_of(THERE)), NOTHING, *numbered(3)))
+    await event_store.append(appending(one, EMPTY_HEAD, *numbered(2)))
+    await event_store.append(appending(theirs, EMPTY_HEAD, "{}", tenant=OTHER))
+    await event_store.append(appending(two, EMPTY_HEAD, *numbered(2)))
+    await event_store.append(appending(next(threads_of(THERE)), EMPTY_HEAD, *numbered(3)))
     return event_store
 
 
@@ -93,7 +93,7 @@ class TestReadSlices:
 async def test_heads_say_where_all_slices_end(event_store: EventStore) -> None:
     assert list(await event_store.slice_heads()) == [0] * SLICES
 
-    appends = [appending(new_thread(), NOTHING, *numbered(3), at=NOON) for _ in range(20)]
+    appends = [appending(new_thread(), EMPTY_HEAD, *numbered(3), at=NOON) for _ in range(20)]
     for append in appends:
         await event_store.append(append)
 

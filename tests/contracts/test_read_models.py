@@ -13,7 +13,7 @@ from domain.ports.log import EventStore
 from domain.ports.read_models import Instance, Move, Parked, ReadModels, Shape
 from domain.read_models.queries import Aggregate, Among, Histogram, Select, Spanning, Where
 from domain.read_models.tables import Rows
-from domain.recall.terms import searched
+from domain.recall.terms import exact_search
 from tests.streams import NOON, threads_of
 from tests.support.notes import HERE, LATER, NOTES, SHAPE, TAGS, Desk, note, replace_name
 
@@ -246,13 +246,15 @@ class TestQueries:
         assert await full.ids(Where("last", "begins", "even")) == [2, 4, 6, 8, 10]
         assert await full.ids(Where("last", "begins", "%")) == []
         assert await full.ids(Where("who", "=", UUID(int=3))) == [3]
-        assert await full.ids(Where("words", "matches", searched("note 7"))) == [7]
-        assert await full.ids(Where("words", "matches", searched("nothing"))) == []
-        assert await full.ids(Where("words", "matches", searched("7 note"))) == [7]
-        assert await full.ids(Where("words", "matches", searched("-note 7"))) == [7], "a dash takes nothing away"
-        assert await full.ids(Where("words", "matches", searched("-marmalade"))) == []
-        assert await full.ids(Where("words", "matches", searched("note or marmalade"))) == []
-        assert await full.ids(Where("words", "matches", searched('"7 note'))) == [7], "nor do quotes ask for an order"
+        assert await full.ids(Where("words", "matches", exact_search("note 7"))) == [7]
+        assert await full.ids(Where("words", "matches", exact_search("nothing"))) == []
+        assert await full.ids(Where("words", "matches", exact_search("7 note"))) == [7]
+        assert await full.ids(Where("words", "matches", exact_search("-note 7"))) == [7], "a dash takes nothing away"
+        assert await full.ids(Where("words", "matches", exact_search("-marmalade"))) == []
+        assert await full.ids(Where("words", "matches", exact_search("note or marmalade"))) == []
+        assert await full.ids(Where("words", "matches", exact_search('"7 note'))) == [7], (
+            "nor do quotes ask for an order"
+        )
         assert await full.ids(Where("greatest", "!=", 0), Where("id", ">=", 7)) == [7, 8, 10]
 
     async def test_a_search_is_for_all_groups_any_row_and_all_words(self, full: Desk) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from api.runtime.stores import LogArchive
-from domain.application.archive import put_in
+from domain.application.archive import import_log
 from domain.application.audit.verify import verify_slices
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, Slice
@@ -25,7 +25,7 @@ async def test_a_log_of_an_earlier_version_is_the_same_today(
 ) -> None:
     files = ExportedFiles(LOG / "export")
     files.check(lambda _: None)
-    await put_in(archive, files, lambda *_: None)
+    await import_log(archive, files, lambda *_: None)
 
     verified = await verify_slices(event_store, map(Slice, range(SLICES)))
     states = await states_of(

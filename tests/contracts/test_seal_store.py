@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from domain.errors import CorruptLog
 from domain.ids import SLICES, Position, Slice, Tenant, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.log.seal import Seal
 from domain.ports.log import EventStore
 from domain.ports.seals import SealStore
@@ -66,7 +66,7 @@ class TestHashes:
     async def test_are_those_of_the_records_in_their_order(self, event_store: EventStore) -> None:
         slice_ = Slice(7)
         for thread_id, _ in zip(threads_of(slice_), range(3), strict=False):
-            await event_store.append(appending(thread_id, NOTHING, *numbered(2)))
+            await event_store.append(appending(thread_id, EMPTY_HEAD, *numbered(2)))
         expected = [record.hash for record in await event_store.read_slice(slice_, Position(0), 10)]
 
         assert len(expected) == 6
@@ -77,7 +77,7 @@ class TestHashes:
         assert list(await event_store.hashes(Slice(8), Position(0))) == []
 
     async def test_that_are_not_there_are_missed(self, event_store: EventStore) -> None:
-        append = appending(new_thread(), NOTHING, *numbered(2))
+        append = appending(new_thread(), EMPTY_HEAD, *numbered(2))
         await event_store.append(append)
 
         with pytest.raises(CorruptLog, match="positions 3 to 5 are missing"):
@@ -85,7 +85,7 @@ class TestHashes:
 
 
 async def test_heads_are_those_of_all_slices(event_store: EventStore) -> None:
-    append = appending(new_thread(), NOTHING, *numbered(3))
+    append = appending(new_thread(), EMPTY_HEAD, *numbered(3))
     await event_store.append(append)
 
     heads = await event_store.slice_heads()
@@ -98,8 +98,8 @@ async def test_a_slices_threads_of_all_tenants_are_listed(event_store: EventStor
     slice_ = Slice(7)
     ids = [thread_id for thread_id, _ in zip(threads_of(slice_), range(5), strict=False)]
     for number, thread_id in enumerate(ids):
-        await event_store.append(appending(thread_id, NOTHING, "{}", tenant=ACME if number % 2 else OTHER))
-    await event_store.append(appending(next(threads_of(Slice(8))), NOTHING, "{}"))
+        await event_store.append(appending(thread_id, EMPTY_HEAD, "{}", tenant=ACME if number % 2 else OTHER))
+    await event_store.append(appending(next(threads_of(Slice(8))), EMPTY_HEAD, "{}"))
     pages, after = [], None
     while rows := await event_store.threads_of(slice_, after, 2):
         pages.append([row.thread_id for row in rows])

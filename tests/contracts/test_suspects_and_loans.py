@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from domain.ids import SHARDS, Shard, ThreadId, Version, WorkerId, shard_of, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.leases import Lease, LeaseStore
 from domain.ports.loans import Loan, Loans
 from domain.ports.log import Append, EventStore, Fence
@@ -26,7 +26,7 @@ async def claimed(store: LeaseStore, worker: WorkerId, ttl: float = LONG) -> dic
 
 
 async def begun(store: EventStore) -> Append:
-    append = appending(new_thread(), NOTHING, "{}", at=NOON, in_turn=True)
+    append = appending(new_thread(), EMPTY_HEAD, "{}", at=NOON, in_turn=True)
     await store.append(append)
     return append
 
@@ -42,7 +42,7 @@ def shard(thread_id: ThreadId) -> Shard:
 async def test_who_crashes_leaves_suspects_and_who_leaves_does_not(
     event_store: EventStore, lease_store: LeaseStore, suspects: Suspects
 ) -> None:
-    running, idle = await begun(event_store), appending(new_thread(), NOTHING, "{}", at=NOON)
+    running, idle = await begun(event_store), appending(new_thread(), EMPTY_HEAD, "{}", at=NOON)
     await event_store.append(idle)
     leaving = await a_worker(lease_store)
     await claimed(lease_store, leaving)

@@ -6,10 +6,10 @@ from uuid import UUID
 import pytest
 
 from api.runtime.stores import LogArchive
-from domain.application.archive import Imported, put_in
+from domain.application.archive import Imported, import_log
 from domain.application.audit.verify import verify_heads, verify_slices
 from domain.ids import SLICES, CommandId, Slice, Tenant, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.log import CommandRecord, EventStore, ThreadCursor
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import ThreadOpened
@@ -31,7 +31,7 @@ async def fill(store: EventStore) -> None:
     for thread_id, command_id in ((NIL, NIL), (MAX, MAX), (new_thread(), NIL)):
         command = CommandRecord(CommandId(command_id), b"r" * 32, '{"version": 1}')
         draft = encode(ThreadOpened("assistant"), Metadata(CommandId(command_id)))
-        await store.append(appending(thread_id, NOTHING, draft.payload, command=command))
+        await store.append(appending(thread_id, EMPTY_HEAD, draft.payload, command=command))
 
 
 async def whole_log(directory: Path) -> MemoryEventStore:
@@ -73,7 +73,7 @@ async def test_pages_of_commands_have_edge_ids(event_store: EventStore, archive:
 async def load(archive: LogArchive, directory: Path) -> Imported:
     files = ExportedFiles(directory)
     files.check(lambda _: None)
-    return await put_in(archive, files, lambda *_: None)
+    return await import_log(archive, files, lambda *_: None)
 
 
 async def test_an_export_with_edge_threads_can_be_imported(

@@ -139,7 +139,7 @@ async def replace_all(api: Api, group: GroupId) -> None:
     """Let what a group builds serve, and drop what served before."""
     assert await api.service.runtime.models.switch(group)
     for projection in PROJECTIONS:
-        await api.service.upkeep.drop(projection.name)
+        await api.service.projection_admin.drop(projection.name)
     assert {one.id for one in await api.service.runtime.models.groups()} == {group}
 
 
@@ -196,7 +196,7 @@ async def test_what_is_dropped_while_it_is_listed_is_left_out(
 
     async def late() -> Sequence[ProjectionGroup]:
         monkeypatch.setattr(runtime.models, "groups", groups)
-        await api.service.upkeep.drop("usage")
+        await api.service.projection_admin.drop("usage")
         return await groups()
 
     monkeypatch.setattr(runtime.models, "groups", late)

@@ -15,7 +15,7 @@ import pytest
 from api.runtime.stores import LogArchive
 from domain.errors import BadExport, CorruptLog
 from domain.ids import SLICES, Position, Slice, slice_of
-from domain.log.hash_chain import NOTHING, Record
+from domain.log.hash_chain import EMPTY_HEAD, Record
 from domain.ports.log import EventStore
 from infrastructure.archive import parts
 from infrastructure.archive.manifest import Format
@@ -200,13 +200,13 @@ async def test_the_export_of_another_past_is_refused_whichever_slice_tells_it(
     event_store: EventStore, archive: LogArchive, tmp_path: Path
 ) -> None:
     """A backup took the log's place, and the log has grown past the export since."""
-    lost, kept = (appending(next(threads_of(Slice(number))), NOTHING, "1") for number in (3, 900))
+    lost, kept = (appending(next(threads_of(Slice(number))), EMPTY_HEAD, "1") for number in (3, 900))
     before = MemoryEventStore()
     for append in (lost, kept):
         await before.append(append)
     await export(before, MemoryArchive(before), tmp_path)
     exported = content(tmp_path)
-    for append in (kept, appending(lost.thread_id, NOTHING, "2", "3")):
+    for append in (kept, appending(lost.thread_id, EMPTY_HEAD, "2", "3")):
         await event_store.append(append)
 
     with pytest.raises(BadExport, match="before an older backup was restored"):
@@ -216,7 +216,7 @@ async def test_the_export_of_another_past_is_refused_whichever_slice_tells_it(
 
 
 async def test_an_export_of_all_slices_goes_on(event_store: EventStore, archive: LogArchive, tmp_path: Path) -> None:
-    first = [appending(next(threads_of(Slice(number))), NOTHING, "1") for number in range(0, SLICES, 5)]
+    first = [appending(next(threads_of(Slice(number))), EMPTY_HEAD, "1") for number in range(0, SLICES, 5)]
     for append in first:
         await event_store.append(append)
     await export(event_store, archive, tmp_path)
@@ -231,7 +231,7 @@ async def test_an_export_of_all_slices_goes_on(event_store: EventStore, archive:
 async def test_an_event_in_a_slice_that_is_not_its_thread_s_is_refused(tmp_path: Path) -> None:
     store = MemoryEventStore()
     thread_id = next(threads_of(Slice(3)))
-    await store.append(appending(thread_id, NOTHING, "1"))
+    await store.append(appending(thread_id, EMPTY_HEAD, "1"))
     store._slices[Slice(4)] = store._slices.pop(Slice(3))
     with pytest.raises(CorruptLog, match=f"{thread_id}: version 1 is in slice 4, its thread is of slice 3"):
         await export(store, MemoryArchive(store), tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.models.chat import ModelOverloaded, ModelUnreachable, Usage
 from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import ModelSpec, Policy
@@ -69,7 +69,7 @@ async def caller(*endpoints: str, limits: TimeLimits = SHORT, rest: float = 30.0
         f"at-{name}": OpenAIChatModel(endpoint, "sk-secret", "unused", limits=limits)
         for name, endpoint in zip(names, endpoints, strict=True)
     }
-    asks = Client(ModelFallback(policy, providers, lambda: CircuitBreaker(after=2, rest=rest), clock=lambda: asks.now))
+    asks = Client(ModelRegistry(policy, providers, lambda: CircuitBreaker(after=2, rest=rest), clock=lambda: asks.now))
     try:
         yield asks
     finally:

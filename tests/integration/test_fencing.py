@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from domain.application.budget.reservations import Recovered
 from domain.errors import LeaseLost
 from domain.ids import shard_of, slice_of
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.ledger import Amount
 from domain.ports.log import Append, EventStore, Fence
 from domain.thread.codec import Metadata
@@ -31,7 +31,7 @@ def fenced(append: Append, epoch: int) -> Append:
 
 class TestFencing:
     async def test_an_older_epoch_than_a_thread_has_seen_is_refused(self, event_store: EventStore) -> None:
-        first = appending(new_thread(), NOTHING, "{}")
+        first = appending(new_thread(), EMPTY_HEAD, "{}")
         await event_store.append(first)
         assert set(await event_store.fence_threads({first.thread_id: 5})) == {first.thread_id}
         following = appending(first.thread_id, first.head, "{}")

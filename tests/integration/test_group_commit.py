@@ -10,7 +10,7 @@ import pytest
 
 from domain.errors import Overloaded, VersionConflict
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
-from domain.log.hash_chain import NOTHING, Head
+from domain.log.hash_chain import EMPTY_HEAD, Head
 from domain.ports.log import Append
 from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
@@ -49,7 +49,7 @@ async def stored(pool: asyncpg.Pool, thread_id: ThreadId) -> int:
 
 async def test_what_comes_while_others_are_stored_shares_a_statement(pool: asyncpg.Pool) -> None:
     watched = Watched(pool)
-    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(300)]
+    appends = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(300)]
     appender = GroupCommit(watched)
     assert all(isinstance(position, int) for position in await outcomes(appender, appends[:1]))
     assert watched.groups == [1], "nothing waits for company"
@@ -62,7 +62,7 @@ async def test_too_many_are_refused_and_those_that_wait_are_stored(pool: asyncpg
     watched = Watched(pool)
     watched.open.clear()
     appender = GroupCommit(watched, limit=10)
-    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(35)]
+    appends = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(35)]
     waiting = []
     for first, last in ((0, 5), (5, 10), (10, 35)):
         waiting.append(asyncio.create_task(outcomes(appender, appends[first:last])))
@@ -91,8 +91,8 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_again(
 
 
 async def test_what_postgresql_cannot_take_fails_its_own_caller_only(pool: asyncpg.Pool) -> None:
-    good = [appending(new_thread(), NOTHING, "{}") for _ in range(10)]
-    bad = appending(new_thread(), NOTHING, "not JSON")
+    good = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(10)]
+    bad = appending(new_thread(), EMPTY_HEAD, "not JSON")
     conflict = appending(new_thread(), Head(Version(3), bytes(32), good[0].head.at), "{}")
     results = await outcomes(GroupCommit(pool), [*good[:5], bad, *good[5:], conflict])
     assert [type(result) for result in results if not isinstance(result, int)] == [
@@ -104,8 +104,8 @@ async def test_what_postgresql_cannot_take_fails_its_own_caller_only(pool: async
 
 async def test_of_a_command_that_decides_differently_twice_one_is_stored(database_url: str, pool: asyncpg.Pool) -> None:
     """One process found nothing to do and only remembers the command; another one, at the same version, acts."""
-    opened, command = appending(new_thread(), NOTHING, "{}"), a_command()
-    other = appending(new_thread(), NOTHING, "{}")
+    opened, command = appending(new_thread(), EMPTY_HEAD, "{}"), a_command()
+    other = appending(new_thread(), EMPTY_HEAD, "{}")
     appender = GroupCommit(pool)
     await outcomes(appender, [opened])
     async with pool.acquire() as connection, connection.transaction():
@@ -121,7 +121,7 @@ async def test_of_a_command_that_decides_differently_twice_one_is_stored(databas
 
 
 async def test_groups_that_share_threads_do_not_wait_in_a_circle(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
-    opened = [appending(new_thread(), NOTHING, "{}") for _ in range(64)]
+    opened = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(64)]
     await outcomes(GroupCommit(pool), opened)
     heads = {append.thread_id: append.head for append in opened}
     for _ in range(10):
@@ -138,7 +138,7 @@ async def test_a_caller_who_leaves_takes_nobody_along(pool: asyncpg.Pool) -> Non
     watched = Watched(pool)
     watched.open.clear()
     appender = GroupCommit(watched)
-    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(5)]
+    appends = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(5)]
     tasks = [asyncio.create_task(appender.append(append)) for append in appends]
     await asyncio.sleep(0.01)
     tasks[0].cancel()
@@ -151,7 +151,7 @@ async def test_a_caller_who_leaves_takes_nobody_along(pool: asyncpg.Pool) -> Non
 
 async def test_appends_of_one_thread_are_stored_one_after_the_other(pool: asyncpg.Pool) -> None:
     appender, thread_id = GroupCommit(pool), new_thread()
-    chain = [appending(thread_id, NOTHING, "{}")]
+    chain = [appending(thread_id, EMPTY_HEAD, "{}")]
     for _ in range(20):
         chain.append(appending(thread_id, chain[-1].head, "{}"))
     assert all(isinstance(position, int) for position in await outcomes(appender, chain))
@@ -163,7 +163,7 @@ async def test_groups_of_several_pools_over_all_slices_lose_and_double_nothing(d
     chance, rounds, threads = random.Random(7), 12, 40
 
     async def write(appender: GroupCommit) -> int:
-        heads: dict[ThreadId, Head] = {new_thread(): NOTHING for _ in range(threads)}
+        heads: dict[ThreadId, Head] = {new_thread(): EMPTY_HEAD for _ in range(threads)}
         events = 0
         for _ in range(rounds):
             appends = [appending(id_, head, *numbered(chance.randint(1, 3))) for id_, head in heads.items()]

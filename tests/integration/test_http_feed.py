@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Slice, Tenant, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Head, chain_records
 from domain.ports.log import Append
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import StateUpdated, ThreadOpened
@@ -96,7 +96,7 @@ async def test_an_item_is_an_event_with_its_thread_and_its_place(api: Api) -> No
 
 async def test_pages_hold_everything_once_and_in_order(api: Api) -> None:
     for count in range(1, 30):
-        await store(api, appended(new_thread(), NOTHING, count))
+        await store(api, appended(new_thread(), EMPTY_HEAD, count))
     heads = await api.service.runtime.repository.store.slice_heads()
     expected = {number: list(range(1, head + 1)) for number, head in enumerate(heads) if head}
 
@@ -108,8 +108,8 @@ async def test_pages_hold_everything_once_and_in_order(api: Api) -> None:
 
 async def test_each_slice_gets_its_turn(api: Api) -> None:
     busy, quiet = (next(threads_of(Slice(number))) for number in (3, 4))
-    await store(api, appended(busy, NOTHING, 50))
-    await store(api, appended(quiet, NOTHING, 1))
+    await store(api, appended(busy, EMPTY_HEAD, 50))
+    await store(api, appended(quiet, EMPTY_HEAD, 1))
 
     first = await page(api, limit=5)
     second = await page(api, first["next_cursor"], limit=5)
@@ -120,8 +120,8 @@ async def test_each_slice_gets_its_turn(api: Api) -> None:
 
 async def test_nobody_sees_another_tenants_events_and_gets_past_them(api: Api) -> None:
     theirs, ours = islice(threads_of(Slice(9)), 2)
-    await store(api, appended(theirs, NOTHING, 3, Tenant("other")))
-    await store(api, appended(ours, NOTHING, 2))
+    await store(api, appended(theirs, EMPTY_HEAD, 3, Tenant("other")))
+    await store(api, appended(ours, EMPTY_HEAD, 2))
 
     answer = await page(api)
 
@@ -147,7 +147,7 @@ async def test_types_leave_others_out(api: Api, monkeypatch: pytest.MonkeyPatch)
 
 async def test_slices_can_be_shared_among_consumers(api: Api) -> None:
     for _ in range(60):
-        await store(api, appended(new_thread(), NOTHING, 2))
+        await store(api, appended(new_thread(), EMPTY_HEAD, 2))
     begun = await page(api, limit=20)
 
     rest: list[dict[str, Any]] = []
@@ -164,7 +164,7 @@ async def test_slices_can_be_shared_among_consumers(api: Api) -> None:
 
 async def test_a_page_ends_when_it_is_heavy_and_nothing_is_skipped(api: Api) -> None:
     for number in (5, 6):
-        await store(api, appended(next(threads_of(Slice(number))), NOTHING, 12, size=65_000))
+        await store(api, appended(next(threads_of(Slice(number))), EMPTY_HEAD, 12, size=65_000))
 
     first = await page(api, limit=100)
     second = await page(api, first["next_cursor"], limit=100)
@@ -196,7 +196,7 @@ async def test_what_no_signal_tells_of_is_found_soon(database_url: str, pool: as
     async with running_api(database_url=database_url) as api:
         waiting = [asyncio.create_task(page(api, wait=20)) for _ in range(5)]
         await asyncio.sleep(0.3)
-        await Storing(pool).store([appended(new_thread(), NOTHING, 1)])
+        await Storing(pool).store([appended(new_thread(), EMPTY_HEAD, 1)])
         begun = time.monotonic()
         answers = await asyncio.gather(*waiting)
         assert time.monotonic() - begun < 15, "it did not wait for all of its 20 s"
@@ -204,7 +204,7 @@ async def test_what_no_signal_tells_of_is_found_soon(database_url: str, pool: as
 
 
 async def test_waits_no_longer_than_it_is_told(api: Api) -> None:
-    theirs = appended(new_thread(), NOTHING, 1, Tenant("other"))
+    theirs = appended(new_thread(), EMPTY_HEAD, 1, Tenant("other"))
     begun = time.monotonic()
     waiting = asyncio.create_task(page(api, wait=1))
     await asyncio.sleep(0.2)
@@ -288,7 +288,7 @@ class Writers:
     async def _write(self) -> None:
         for _ in range(ROUNDS):
             thread_id = self._random.choice(self.threads)
-            append = appended(thread_id, self.heads.get(thread_id, NOTHING), self._random.randint(1, 4))
+            append = appended(thread_id, self.heads.get(thread_id, EMPTY_HEAD), self._random.randint(1, 4))
             async with self.pool.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()

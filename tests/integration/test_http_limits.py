@@ -47,7 +47,7 @@ async def reserved(api: Api, tokens: int) -> UUID:
     call = Reservation(
         uuid4(), DEFAULT_TENANT, ThreadId(uuid4()), "assistant", MODEL, Amount(tokens), datetime.now(UTC)
     )
-    assert isinstance(await api.service.runtime.accounts.reserve(call), Granted)
+    assert isinstance(await api.service.runtime.reservations.reserve(call), Granted)
     return call.id
 
 
@@ -98,7 +98,7 @@ async def test_what_is_reserved_is_not_left(api: Api) -> None:
     assert turn == {"window": "turn", "tokens": 7, "cost_usd": None, "warn_at": 0.8, "now": None}
     assert hour["now"]["reserved"]["tokens"] == 50
     assert (hour["now"]["left"]["tokens"], hour["now"]["over"], hour["now"]["strained"]) == (50, False, True)
-    await api.service.runtime.accounts.settle(call, Amount(120))
+    await api.service.runtime.reservations.settle(call, Amount(120))
     (scope,) = (await api.get("/v1/limits")).json()["scopes"]
     (now,) = (one["now"] for one in scope["limits"] if one["window"] == "hour")
     assert (now["spent"]["tokens"], now["reserved"]["tokens"], now["left"]["tokens"], now["over"]) == (120, 0, 0, True)
@@ -157,7 +157,7 @@ async def test_limits_outlive_the_process(database_url: str) -> None:
     async with running_api(database_url=database_url, prices=PRICES) as before:
         await limited(before, {"window": "lifetime", "tokens": 1_000})
         call = await reserved(before, 300)
-        await before.service.runtime.accounts.settle(call, Amount(120))
+        await before.service.runtime.reservations.settle(call, Amount(120))
     async with running_api(database_url=database_url, prices=PRICES) as after:
         (scope,) = (await after.get("/v1/limits")).json()["scopes"]
         assert scope["limits"][0]["now"]["spent"]["tokens"] == 120

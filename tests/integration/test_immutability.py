@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from domain.ids import Version
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.streams import appending, new_thread
 
@@ -23,7 +23,7 @@ FORBIDDEN = [
 @pytest.fixture
 async def stored(pool: asyncpg.Pool) -> PostgresEventStore:
     store = PostgresEventStore(pool)
-    append = appending(new_thread(), NOTHING, '{"kept": true}')
+    append = appending(new_thread(), EMPTY_HEAD, '{"kept": true}')
     await store.append(append)
     return store
 

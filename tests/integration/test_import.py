@@ -17,10 +17,10 @@ import pytest
 from msgspec.structs import replace
 
 from api.runtime.stores import LogArchive
-from domain.application.archive import Imported, put_in
+from domain.application.archive import Imported, import_log
 from domain.errors import BadExport, CorruptLog, LogNotEmpty
 from domain.ids import SLICES, Position, Slice, Tenant, Version, slice_of
-from domain.log.hash_chain import NOTHING, Head, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Head, chain_records
 from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import ThreadForked
@@ -40,7 +40,7 @@ from tests.support.log import Log
 async def load(archive: LogArchive, directory: Path) -> Imported:
     files = ExportedFiles(directory)
     files.check(lambda _: None)
-    return await put_in(archive, files, lambda *_: None)
+    return await import_log(archive, files, lambda *_: None)
 
 
 async def a_log(directory: Path, format_: Format = "parquet", days: int = 3) -> MemoryEventStore:
@@ -108,7 +108,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
     await a_log(tmp_path)
     store = PostgresEventStore(pool)
     slice_, end = next(iter(ExportedFiles(tmp_path).manifest.positions.items()))
-    append = appending(next(threads_of(Slice(slice_))), NOTHING, "{}")
+    append = appending(next(threads_of(Slice(slice_))), EMPTY_HEAD, "{}")
     appended: list[asyncio.Task[Position]] = []
 
     def meanwhile(what: str, _: int) -> None:
@@ -117,7 +117,7 @@ async def test_who_appends_meanwhile_waits_and_goes_on_after_the_last_position(
         assert not (appended and appended[0].done())
 
     files = ExportedFiles(tmp_path)
-    await put_in(PostgresArchive(pool), files, meanwhile)
+    await import_log(PostgresArchive(pool), files, meanwhile)
 
     assert await appended[0] == end.position + 1
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from api.runtime.stores import LogArchive
 from domain.application import archive as importing
 from domain.ids import Position, Slice
-from domain.log.hash_chain import NOTHING, Draft, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Draft, chain_records
 from tests.streams import ACME, NOON, threads_of
 
 ENDED = Draft("TurnCompleted", 1, "{}", "{}")
@@ -22,7 +22,7 @@ async def test_every_thread_of_a_slice_is_found(
     threads = sorted(islice(threads_of(Slice(77)), 3))
     async with archive.writing() as writing:
         for number, thread_id in enumerate(threads):
-            records, _ = chain_records(ACME, thread_id, NOTHING, [ENDED], NOON)
+            records, _ = chain_records(ACME, thread_id, EMPTY_HEAD, [ENDED], NOON)
             await writing.add_events([replace(record, position=Position(number + 1)) for record in records])
 
         found = [row.thread_id async for rows in importing._threads(writing) for row in rows]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from api.schemas.seals import whole_seal
-from domain.application.archive import put_in
+from domain.application.archive import import_log
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.verify import verify_slices
 from domain.ids import SLICES, Position, Slice, ThreadId, Version
@@ -52,7 +52,7 @@ async def test_seals_that_were_put_back_show_whether_an_imported_log_is_whole(
     exported = await all_but_the_last_event(origin, last) if cut else origin
     await export(exported, MemoryArchive(exported), tmp_path)
 
-    await put_in(PostgresArchive(pool), ExportedFiles(tmp_path), lambda *_: None)
+    await import_log(PostgresArchive(pool), ExportedFiles(tmp_path), lambda *_: None)
     events, put_back = PostgresEventStore(pool), PostgresSealStore(pool)
     without = await check_seals(events, put_back, VERIFIER, [signer.public_key])
     await pool.execute(PUT_BACK.replace(":'kept'", "$1"), msgspec.json.encode([*map(whole_seal, seals)]).decode())

@@ -140,14 +140,14 @@ async def test_processes_whose_clocks_are_hours_apart_spend_a_daily_budget_once(
     for ledger, off in zip(ledgers, hours, strict=False):
         clock = Skewed(off)
         repository = ThreadRepository(MemoryEventStore(), MemorySnapshotStore(), clock, fingerprint="test")
-        accounts = Reservations(ledger, LimitsCache(ledger, clock), repository, PRICES)
-        spending = TurnBudget(BudgetServices(accounts, PRICES, clock, uuid4), ACME, ThreadId(uuid4()), "assistant")
+        reservations = Reservations(ledger, LimitsCache(ledger, clock), repository, PRICES)
+        spending = TurnBudget(BudgetServices(reservations, PRICES, clock, uuid4), ACME, ThreadId(uuid4()), "assistant")
         for _ in range(10):
             try:
                 held = await spending.reserve(lambda: state, PlannedCall("gpt", 400, 200), None)
             except BudgetExhausted:
                 break
-            await accounts.settle(held.id, Amount(400 + held.answer))
+            await reservations.settle(held.id, Amount(400 + held.answer))
             granted += 400 + held.answer
     assert granted <= 3_000
     assert 2 * sum((await spent_in(ledgers[0], datetime.now(UTC))).values()) > 3_000, "and it was counted today"

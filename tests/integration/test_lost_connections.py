@@ -9,7 +9,7 @@ import pytest
 
 from domain.errors import StoreUnavailable, VersionConflict
 from domain.ids import Position, Version
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.log import Append
 from infrastructure.postgres import retry
 from infrastructure.postgres.log.event_store import PostgresEventStore
@@ -57,7 +57,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def opened(pool: asyncpg.Pool) -> Append:
-    append = appending(new_thread(), NOTHING, "{}")
+    append = appending(new_thread(), EMPTY_HEAD, "{}")
     await PostgresEventStore(pool).append(append)
     return append
 
@@ -134,7 +134,7 @@ async def test_backends_that_are_killed_lose_and_double_nothing(
     heads = []
 
     async def write() -> None:
-        append = appending(new_thread(), NOTHING, "{}")
+        append = appending(new_thread(), EMPTY_HEAD, "{}")
         for _ in range(40):
             await store.append(append)
             append = appending(append.thread_id, append.head, "{}")

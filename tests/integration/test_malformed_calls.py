@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.application.queries.transcript import read
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.thread.codec import to_json
 from domain.thread.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
 from domain.thread.state import Ended
@@ -72,7 +72,7 @@ async def talking(first: Otherwise) -> AsyncIterator[tuple[Stage, OpenAIServer]]
 
     tool_agents.RUNS.clear()
     async with OpenAIServer(otherwise=answer) as server, client(server) as model:
-        yield stage(tool_agents.odd, models=ModelFallback.alone(model, "small")), server
+        yield stage(tool_agents.odd, models=ModelRegistry.alone(model, "small")), server
 
 
 async def last_turn(played: Stage) -> Ended:

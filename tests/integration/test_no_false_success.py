@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.json import Json
 from domain.models.answers import EMPTY_HINT, LENGTH_HINT
 from domain.models.routing import ModelSpec
@@ -61,7 +61,7 @@ async def answering(
 ) -> AsyncIterator[tuple[OpenAIServer, Stage]]:
     """Set the stage for a model that answers by a script."""
     async with OpenAIServer(*script, otherwise=otherwise) as server:
-        models = ModelFallback.alone(OpenAIChatModel(server.endpoint, None, "test-1"), "test-1")
+        models = ModelRegistry.alone(OpenAIChatModel(server.endpoint, None, "test-1"), "test-1")
         try:
             yield server, await accounted(agent, models=models, **more)
         finally:
@@ -126,7 +126,7 @@ class TestNoAnswer:
     async def test_the_operator_s_limit_holds_even_so(self) -> None:
         async with OpenAIServer(TOO_SHORT, otherwise=stream("Hello")) as server:
             model = OpenAIChatModel(server.endpoint, None, "test-1")
-            models = ModelFallback(policy(a=ModelSpec("p", "m", max_answer=300)), {"p": model})
+            models = ModelRegistry(policy(a=ModelSpec("p", "m", max_answer=300)), {"p": model})
             played = await accounted(QUICK, models=models)
             assert outcome(await played.say("Well?")) == "completed"
             await models.close()
@@ -134,7 +134,7 @@ class TestNoAnswer:
 
     async def test_another_model_is_asked_before_the_turn_fails(self) -> None:
         async with OpenAIServer(otherwise=NOTHING["spaces"]) as one, OpenAIServer(otherwise=stream("Hello")) as other:
-            models = ModelFallback(
+            models = ModelRegistry(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {
                     "one": OpenAIChatModel(one.endpoint, None, "big"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotTaken, ToolSpec
+from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotSupported, ToolSpec
 from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.models.openai.dialects import REMEMBERED
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
@@ -196,10 +196,12 @@ async def test_one_refusal_does_not_take_the_tools_for_good(needs_tools: bool) -
 async def test_a_model_without_tools_leaves_them_to_another_one() -> None:
     needing = ChatRequest(FULL.messages, FULL.tools, needs_tools=True)
     async with OpenAIServer(otherwise=fussy("tools")) as server, client(server) as model:
-        with pytest.raises(ToolsNotTaken, match=r"small takes no tools\. Set LLM_OMIT=tools to ask it without them"):
+        with pytest.raises(
+            ToolsNotSupported, match=r"small takes no tools\. Set LLM_OMIT=tools to ask it without them"
+        ):
             await model.complete(needing)
         await asked(model)
-        with pytest.raises(ToolsNotTaken):
+        with pytest.raises(ToolsNotSupported):
             await model.complete(needing)
     assert len(server.requests) == 3, "once it is known, it is not asked"
     async with OpenAIServer(otherwise=fussy("tools")) as server, client(server, omit=("tools",)) as model:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from domain.ids import Position, Slice, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, Record, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, Head, Record, check_chain
 from domain.ports.log import Append
 from infrastructure.postgres.log.append import Storing
 from infrastructure.postgres.log.event_store import PostgresEventStore
@@ -46,7 +46,7 @@ class Writers:
         for _ in range(ROUNDS):
             thread_id = self._random.choice(self.threads)
             payloads = numbered(self._random.randint(1, 4))
-            append = appending(thread_id, self.heads.get(thread_id, NOTHING), *payloads)
+            append = appending(thread_id, self.heads.get(thread_id, EMPTY_HEAD), *payloads)
             async with self.pool.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
@@ -92,7 +92,7 @@ async def test_a_repeat_that_waits_for_the_first_is_refused_when_the_first_commi
     pool: asyncpg.Pool, payloads: tuple[str, ...]
 ) -> None:
     """The repeat's snapshot is older than the command, and without events not even the version moves."""
-    opened = appending(next(threads_of(Slice(0))), NOTHING, "{}")
+    opened = appending(next(threads_of(Slice(0))), EMPTY_HEAD, "{}")
     await PostgresEventStore(pool).append(opened)
     append = appending(opened.thread_id, opened.head, *payloads, command=a_command())
     async with pool.acquire() as first:
@@ -105,7 +105,7 @@ async def test_a_repeat_that_waits_for_the_first_is_refused_when_the_first_commi
 
 
 async def test_who_waits_for_a_slice_goes_on_after_the_newest_position(pool: asyncpg.Pool) -> None:
-    one, other = (appending(thread_id, NOTHING, *numbered(3)) for thread_id in islice(threads_of(Slice(0)), 2))
+    one, other = (appending(thread_id, EMPTY_HEAD, *numbered(3)) for thread_id in islice(threads_of(Slice(0)), 2))
     async with pool.acquire() as first:
         async with first.transaction():
             assert await append_alone(first, one) == 1
@@ -144,4 +144,4 @@ async def test_a_follower_sees_every_event_once_and_in_its_order(
     everything = list(chain(*seen.values()))
     assert len(everything) == writers.committed
     for thread_id, head in writers.heads.items():
-        assert check_chain([r for r in everything if r.thread_id == thread_id], NOTHING) == head
+        assert check_chain([r for r in everything if r.thread_id == thread_id], EMPTY_HEAD) == head

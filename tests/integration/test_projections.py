@@ -185,7 +185,7 @@ async def test_forks_and_their_parents_are_summarised_by_what_each_did(api: Api)
         assert listed[thread] == (await api.get(f"/v1/threads/{thread}")).json()
     (turns,) = (await strong(api, "/v1/analytics/turns"))["items"]
     assert turns["started"] == 3
-    assert await api.service.upkeep.parked() == []
+    assert await api.service.projection_admin.parked() == []
 
 
 async def test_reports_see_the_stable_views_and_nothing_else(stored: Api, owner: asyncpg.Connection) -> None:

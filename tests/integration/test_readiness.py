@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from domain.errors import StoreUnavailable
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from infrastructure.postgres import retry
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.integration.test_unavailable_store import over, raising
@@ -72,11 +72,11 @@ async def test_what_appends_met_a_moment_ago_counts(pool: asyncpg.Pool, owner: a
     await store.check_writable()
     await raising(owner, "53100")
     with pytest.raises(StoreUnavailable):
-        await store.append(appending(new_thread(), NOTHING, "{}"))
+        await store.append(appending(new_thread(), EMPTY_HEAD, "{}"))
     with pytest.raises(StoreUnavailable, match="its disk is full"):
         await store.check_writable()
     await over(owner)
-    await store.append(appending(new_thread(), NOTHING, "{}"))
+    await store.append(appending(new_thread(), EMPTY_HEAD, "{}"))
     await store.check_writable()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.graph import Node, Retry
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.ids import DEFAULT_TENANT
 from domain.json import Json
 from domain.models.routing import ModelSpec
@@ -64,10 +64,10 @@ LIMITS = TimeLimits(silence=2, first_byte=20)
 
 
 @asynccontextmanager
-async def answering(reply: Reply, limits: TimeLimits = LIMITS) -> AsyncIterator[tuple[OpenAIServer, ModelFallback]]:
+async def answering(reply: Reply, limits: TimeLimits = LIMITS) -> AsyncIterator[tuple[OpenAIServer, ModelRegistry]]:
     """Serve an answer, and ask for it over real HTTP."""
     async with OpenAIServer(otherwise=reply) as server:
-        models = ModelFallback.alone(OpenAIChatModel(server.endpoint, None, "test-1", limits=limits), "test-1")
+        models = ModelRegistry.alone(OpenAIChatModel(server.endpoint, None, "test-1", limits=limits), "test-1")
         try:
             yield server, models
         finally:
@@ -156,7 +156,7 @@ class TestBudgets:
     async def test_models_that_are_asked_instead_share_the_budget(self) -> None:
         unreadable = UNREADABLE["no choice"]
         async with answering(unreadable) as (one, first), answering(unreadable) as (other, second):
-            models = ModelFallback(
+            models = ModelRegistry(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {"one": first.usual, "other": second.usual},
             )
@@ -173,7 +173,7 @@ class TestBudgets:
         """So a process that dies then has lost nothing of it."""
         slow = Reply([], before=[Pause(60)])
         async with answering(UNREADABLE["no choice"]) as (_, first), answering(slow) as (other, second):
-            models = ModelFallback(
+            models = ModelRegistry(
                 policy(a=ModelSpec("one", "big"), b=ModelSpec("other", "small")),
                 {"one": first.usual, "other": second.usual},
             )

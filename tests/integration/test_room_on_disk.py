@@ -7,12 +7,12 @@ import asyncpg
 import pytest
 
 from domain.ids import CommandId, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Draft, Head, chain_records, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, Draft, Head, chain_records, check_chain
 from domain.ports.log import Append
 from domain.ports.snapshots import Snapshot
 from domain.thread.codec import Metadata, to_json
 from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.metadata_columns import AS_IT_IS, taken_apart
+from infrastructure.postgres.log.metadata_columns import AS_IT_IS, split_metadata
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from migrations.run import migrate
@@ -56,7 +56,7 @@ def an_append(after: Head, *metadata: str, thread_id: ThreadId) -> Append:
 async def test_a_command_is_stored_in_a_column_of_its_own(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
     texts = [CALLER_S, AGENT_S, ASKED_FOR, ODD]
     thread_id, store = new_thread(), PostgresEventStore(pool)
-    await store.append(an_append(NOTHING, *texts, thread_id=thread_id))
+    await store.append(an_append(EMPTY_HEAD, *texts, thread_id=thread_id))
 
     rows = await owner.fetch("SELECT metadata, causation FROM events ORDER BY version")
 
@@ -99,12 +99,12 @@ async def test_events_from_before_stay_where_they_are_and_others_follow_on_them(
 ) -> None:
     await upgrade(empty_database_url, revision)
     owner, thread_id = await asyncpg.connect(empty_database_url), new_thread()
-    old = an_append(NOTHING, text, text, thread_id=thread_id)
+    old = an_append(EMPTY_HEAD, text, text, thread_id=thread_id)
     hashes = [record.hash for record in old.records]
     if revision == "0007":
         await owner.execute(AS_BEFORE, slice_of(thread_id), thread_id, ACME, NOON, hashes, [text, text])
     else:
-        rest, causation = (text, AS_IT_IS) if text == CALLER_S else taken_apart(text)
+        rest, causation = (text, AS_IT_IS) if text == CALLER_S else split_metadata(text)
         await owner.execute(
             WITH_CAUSATIONS, slice_of(thread_id), thread_id, ACME, NOON, hashes, [rest, rest], causation
         )
@@ -118,6 +118,6 @@ async def test_events_from_before_stay_where_they_are_and_others_follow_on_them(
 
     assert await owner.fetch(WHERE_THEY_ARE) == before
     assert [record.metadata for record in stored] == [text] * 3
-    assert check_chain(stored, NOTHING) == new.head
+    assert check_chain(stored, EMPTY_HEAD) == new.head
     assert await owner.fetch(VERIFY_SQL) == []
     await owner.close()

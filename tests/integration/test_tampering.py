@@ -18,7 +18,7 @@ from domain.application.audit.proofs import prove, verify_proof
 from domain.application.audit.verify import verify_heads, verify_slices
 from domain.errors import CorruptLog, UnknownEvent
 from domain.ids import DEFAULT_TENANT, CommandId, Slice, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Head, chain_records
 from domain.ports.log import Append, EventStore
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import Event, StateUpdated, ThreadForked, ThreadOpened
@@ -93,8 +93,8 @@ async def log(pool: asyncpg.Pool, owner: asyncpg.Connection) -> AsyncIterator[Se
     neighbour = next(threads_of(slice_))
     fork = next(thread_id for _ in range(99) if slice_of(thread_id := new_thread()) != slice_)
     changes = [StateUpdated({"text": "naïve 👍", "n": n}) for n in range(5)]
-    head = await store(events, thread, NOTHING, ThreadOpened("assistant"), *changes[:2])
-    await store(events, neighbour, NOTHING, ThreadOpened("assistant"), *changes)
+    head = await store(events, thread, EMPTY_HEAD, ThreadOpened("assistant"), *changes[:2])
+    await store(events, neighbour, EMPTY_HEAD, ThreadOpened("assistant"), *changes)
     await store(events, fork, head, ThreadForked(thread, head.version), *changes[:1], forked=True)
     await store(events, thread, head, *changes[2:])
     await sealer(events, seals, SystemClock(), a_signer()).make()

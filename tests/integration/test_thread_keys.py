@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from domain.ids import Slice, Version
-from domain.log.hash_chain import NOTHING, Head
+from domain.log.hash_chain import EMPTY_HEAD, Head
 from domain.ports.read_models import Shape
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
@@ -63,7 +63,7 @@ async def test_threads_of_one_key_are_told_apart(pool: asyncpg.Pool, owner: asyn
     await owner.execute("CREATE OR REPLACE FUNCTION thread_key(thread uuid) RETURNS bigint IMMUTABLE RETURN 7")
     await owner.execute("CREATE UNIQUE INDEX events_of_thread ON events (thread_key(thread_id), version, slice)")
     store, (one, other) = PostgresEventStore(pool), islice(threads_of(Slice(3)), 2)
-    short = appending(one, NOTHING, *numbered(2))
+    short = appending(one, EMPTY_HEAD, *numbered(2))
     fork = appending(other, Head(Version(2), b"h" * 32, NOON), *numbered(3), at=NOON + SECOND)
     await store.append(short)
     await store.append(msgspec.structs.replace(fork, forked=True))

@@ -11,7 +11,7 @@ import pytest
 
 from domain.errors import StoreUnavailable
 from domain.ids import Position, ThreadId, Version
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.access_log import Access
 from infrastructure.postgres import failures, retry
 from infrastructure.postgres.access_log import PostgresAccessLog
@@ -83,7 +83,7 @@ async def test_an_append_meets_an_unavailable_store_and_is_stored_once_it_is_bac
 ) -> None:
     store = PostgresEventStore(pool)
     for state in UNAVAILABLE:
-        append = appending(new_thread(), NOTHING, "{}", command=a_command())
+        append = appending(new_thread(), EMPTY_HEAD, "{}", command=a_command())
         await raising(owner, state)
         with pytest.raises(StoreUnavailable) as met:
             await store.append(append)
@@ -97,7 +97,7 @@ async def test_data_and_integrity_refuse_their_own_append(pool: asyncpg.Pool, ow
     for state in REFUSED:
         await raising(owner, state)
         with pytest.raises(asyncpg.PostgresError) as met:
-            await PostgresEventStore(pool).append(appending(new_thread(), NOTHING, "{}"))
+            await PostgresEventStore(pool).append(appending(new_thread(), EMPTY_HEAD, "{}"))
         assert met.value.sqlstate == state
 
 
@@ -106,7 +106,7 @@ async def test_one_append_that_fails_takes_none_of_its_group_along(
     pool: asyncpg.Pool, owner: asyncpg.Connection, state: str
 ) -> None:
     await raising(owner, state, "WHEN (NEW.payload::text = '\"bad\"')")
-    appends = [appending(new_thread(), NOTHING, '"bad"' if n == 9 else "{}") for n in range(MAX_GROUP_APPENDS)]
+    appends = [appending(new_thread(), EMPTY_HEAD, '"bad"' if n == 9 else "{}") for n in range(MAX_GROUP_APPENDS)]
     counting = Counting(pool)
     appender = GroupCommit(counting)
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
@@ -122,7 +122,7 @@ async def test_a_group_that_meets_an_unavailable_store_is_not_sent_one_by_one(
     await raising(owner, state)
     counting = Counting(pool)
     appender = GroupCommit(counting)
-    appends = [appending(new_thread(), NOTHING, "{}") for _ in range(MAX_GROUP_APPENDS)]
+    appends = [appending(new_thread(), EMPTY_HEAD, "{}") for _ in range(MAX_GROUP_APPENDS)]
     results = await asyncio.gather(*[appender.append(append) for append in appends], return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
     assert len(counting.appends) <= 4, "a group, its halves, and once more as a group"
@@ -130,7 +130,7 @@ async def test_a_group_that_meets_an_unavailable_store_is_not_sent_one_by_one(
 
 @pytest.mark.parametrize("error", [asyncpg.QueryCanceledError, asyncpg.PostgresSystemError, TimeoutError, EOFError])
 async def test_what_may_have_been_stored_without_an_answer_is_found(pool: asyncpg.Pool, error: type[Exception]) -> None:
-    append = appending(new_thread(), NOTHING, "{}", command=a_command())
+    append = appending(new_thread(), EMPTY_HEAD, "{}", command=a_command())
     answers: list[Position | Exception] = []
     for attempt in range(2):  # the caller comes again after StoreUnavailable
         faults = [("after", error("as if"))] if attempt == 0 else []
@@ -157,7 +157,7 @@ async def test_the_log_names_the_server_s_words_and_a_mistake_of_ours_with_its_p
     for state in ("53100", "53100", "42601"):
         await raising(owner, state)
         with pytest.raises(StoreUnavailable):
-            await PostgresEventStore(pool).append(appending(new_thread(), NOTHING, "{}"))
+            await PostgresEventStore(pool).append(appending(new_thread(), EMPTY_HEAD, "{}"))
     told = [record for record in caplog.records if record.name == failures.__name__]
     assert [(record.levelno, bool(record.exc_info)) for record in told] == [
         (logging.WARNING, False),
@@ -176,7 +176,7 @@ async def test_sessions_that_have_become_read_only_are_replaced(database_url: st
             await connection.execute("SET default_transaction_read_only = on")
             await pool.release(connection)
         store = PostgresEventStore(pool)
-        assert await store.append(appending(new_thread(), NOTHING, "{}")) > 0
+        assert await store.append(appending(new_thread(), EMPTY_HEAD, "{}")) > 0
         connections = [await pool.acquire() for _ in range(4)]
         assert {connection.get_server_pid() for connection in connections}.isdisjoint(old), "readers have new ones, too"
         for connection in connections:
@@ -202,7 +202,7 @@ async def test_a_new_pool_is_not_taken_for_one_that_is_gone() -> None:
 
 
 async def test_a_lost_permission_is_no_crash_and_comes_back(pool: asyncpg.Pool, owner: asyncpg.Connection) -> None:
-    store, append = PostgresEventStore(pool), appending(new_thread(), NOTHING, "{}")
+    store, append = PostgresEventStore(pool), appending(new_thread(), EMPTY_HEAD, "{}")
     await owner.execute("REVOKE INSERT ON events FROM threadfold_app")
     with pytest.raises(StoreUnavailable, match="permission"):
         await store.append(append)

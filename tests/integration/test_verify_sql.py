@@ -9,7 +9,7 @@ import pytest
 
 from domain.errors import CorruptLog
 from domain.ids import ThreadId, Version
-from domain.log.hash_chain import NOTHING, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, check_chain
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from tests.streams import NOON, SECOND, appending, new_thread
 
@@ -22,10 +22,10 @@ async def thread(pool: asyncpg.Pool) -> ThreadId:
     """Store five events in two appends, and another thread that nobody touches."""
     store = PostgresEventStore(pool)
     thread_id = new_thread()
-    opened = appending(thread_id, NOTHING, *PAYLOADS[:3])
+    opened = appending(thread_id, EMPTY_HEAD, *PAYLOADS[:3])
     await store.append(opened)
     await store.append(appending(thread_id, opened.head, *PAYLOADS[3:], at=NOON + SECOND))
-    await store.append(appending(new_thread(), NOTHING, *PAYLOADS))
+    await store.append(appending(new_thread(), EMPTY_HEAD, *PAYLOADS))
     return thread_id
 
 
@@ -78,7 +78,7 @@ async def test_a_changed_event_is_found_by_sql_and_by_python_alike(
     found = await findings(owner)
 
     with pytest.raises(CorruptLog, match=f"version {version} was changed"):
-        check_chain(await PostgresEventStore(pool).read(thread, Version(0)), NOTHING)
+        check_chain(await PostgresEventStore(pool).read(thread, Version(0)), EMPTY_HEAD)
     assert found[0] == (thread, version, "it was changed after it was written")
     assert {each[0] for each in found} == {thread}
 
@@ -91,7 +91,7 @@ async def test_a_removed_event_is_found_by_sql_and_by_python_alike(
     found = await findings(owner)
 
     with pytest.raises(CorruptLog, match="version 2 is missing, 3 came instead"):
-        check_chain(await PostgresEventStore(pool).read(thread, Version(0)), NOTHING)
+        check_chain(await PostgresEventStore(pool).read(thread, Version(0)), EMPTY_HEAD)
     assert (thread, 3, "version 2 is missing before it") in found
     assert (None, None, "positions are missing between 1 and 5") in found
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from domain.errors import CorruptLog, InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import MAX_DEPTH, Json, JsonObject, check_json
-from domain.log.hash_chain import NOTHING, chain_records, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, chain_records, check_chain
 from domain.thread.codec import Metadata, decode, encode
 from domain.thread.commands import OpenThread, UpdateValues
 from domain.thread.decide import decide_all
@@ -32,8 +32,8 @@ def test_any_json_is_stored_and_verified_or_refused_by_the_name_of_its_field(
     except InvalidInput as refused:
         assert_names_its_field(refused)
         return
-    records, head = chain_records(DEFAULT_TENANT, THREAD, NOTHING, [encode(e, Metadata()) for e in events], NOW)
-    assert check_chain(records, NOTHING) == head
+    records, head = chain_records(DEFAULT_TENANT, THREAD, EMPTY_HEAD, [encode(e, Metadata()) for e in events], NOW)
+    assert check_chain(records, EMPTY_HEAD) == head
     assert [decode(record).event for record in records] == list(events)
     assert not any("\n" in record.payload + record.metadata for record in records)
 
@@ -46,7 +46,7 @@ def assert_names_its_field(refused: InvalidInput) -> None:
 @given(st.data())
 def test_a_change_of_any_stored_field_is_found(data: st.DataObject) -> None:
     drafts = [encode(e, Metadata()) for e in decide_all((OpenThread("a", {"n": 1}), UpdateValues({"n": 2})), INITIAL)]
-    records, _ = chain_records(DEFAULT_TENANT, THREAD, NOTHING, drafts, NOW)
+    records, _ = chain_records(DEFAULT_TENANT, THREAD, EMPTY_HEAD, drafts, NOW)
     index = data.draw(st.integers(0, len(records) - 1))
     record = records[index]
     changed = data.draw(
@@ -64,21 +64,21 @@ def test_a_change_of_any_stored_field_is_found(data: st.DataObject) -> None:
     )
     tampered = (*records[:index], changed, *records[index + 1 :])
     with pytest.raises(CorruptLog):
-        check_chain(tampered, NOTHING)
+        check_chain(tampered, EMPTY_HEAD)
 
 
 def test_a_missing_or_reordered_event_is_found() -> None:
     commands = (OpenThread("a"), UpdateValues({"n": 1}), UpdateValues({"n": 2}))
     drafts = [encode(event, Metadata()) for event in decide_all(commands, INITIAL)]
-    records, _ = chain_records(DEFAULT_TENANT, THREAD, NOTHING, drafts, NOW)
+    records, _ = chain_records(DEFAULT_TENANT, THREAD, EMPTY_HEAD, drafts, NOW)
     for tampered in (records[1:], (records[0], records[2]), (records[0], records[2], records[1])):
         with pytest.raises(CorruptLog):
-            check_chain(tampered, NOTHING)
+            check_chain(tampered, EMPTY_HEAD)
 
 
 def test_time_never_runs_backwards_in_a_thread() -> None:
     drafts = [encode(event, Metadata()) for event in decide_all((OpenThread("a"),), INITIAL)]
-    _, head = chain_records(DEFAULT_TENANT, THREAD, NOTHING, drafts, NOW)
+    _, head = chain_records(DEFAULT_TENANT, THREAD, EMPTY_HEAD, drafts, NOW)
     records, _ = chain_records(DEFAULT_TENANT, THREAD, head, drafts, NOW.replace(year=2020))
     assert records[0].recorded_at == NOW
 

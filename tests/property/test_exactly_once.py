@@ -20,7 +20,7 @@ from domain.agents.tools import tool
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.thread_repository import ThreadRepository
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.errors import StoreUnavailable, TurnHasEnded
 from domain.ids import Position, TurnId
 from domain.json import Json
@@ -154,7 +154,7 @@ async def test_every_answer_is_on_record_once(event_store: EventStore, store_kin
         model = Numbered(dice)
         store = Unsteady(event_store, dice)
         agent = in_a_row(Node("ask", ask), Node("act", run_tools), Node("work", work, retry=Retry(3)), tools=[act])
-        played = await accounted(agent, models=ModelFallback.alone(model, "m"), store=store)
+        played = await accounted(agent, models=ModelRegistry.alone(model, "m"), store=store)
         store.steady = True
         started = await begin(played, durability)
         store.steady = False

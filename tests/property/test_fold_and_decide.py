@@ -15,7 +15,7 @@ from domain.budget.limits import used_in
 from domain.errors import Conflict, InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId, TurnId, Version
 from domain.json import JsonObject
-from domain.log.hash_chain import NOTHING, Record, chain_records, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, Record, chain_records, check_chain
 from domain.models.chat import ChatRequest, ToolSpec
 from domain.prompt.assemble import chat_message
 from domain.thread.codec import Metadata, decode, encode, to_json
@@ -27,14 +27,14 @@ from domain.thread.commands import (
     EndCall,
     FailAttempt,
     FailTurn,
-    NoteCalls,
-    NoteFailure,
     OpenThread,
+    RecordModelCalls,
+    RecordModelFailure,
+    RecordThreshold,
     SetBudget,
     StartCalls,
     StartTurn,
     StopTurn,
-    TellThreshold,
     UpdateValues,
 )
 from domain.thread.decide import decide
@@ -63,7 +63,7 @@ from tests.support.strict_chat import violations
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
-NOTES = NoteCalls | NoteFailure | TellThreshold
+NOTES = RecordModelCalls | RecordModelFailure | RecordThreshold
 """What is said of something that may happen again at any time: each time that it is said counts."""
 
 turns = st.sampled_from([TurnId(UUID(int=n)) for n in range(1, 4)])
@@ -120,8 +120,8 @@ def reports(state: State) -> st.SearchStrategy[Command]:
         st.builds(EndCall, turn, call, outcome, texts, small, small),
         st.builds(FailTurn, turn, st.sampled_from(["step_limit", "budget_exhausted"]), texts, calls=calls_made),
         st.builds(StopTurn, turn, st.none() | texts, small, calls=calls_made),
-        st.builds(NoteCalls, turn, calls_made),
-        st.builds(NoteFailure, turn, st.builds(ModelFailed, st.just("m"), st.just("p"), texts, small)),
+        st.builds(RecordModelCalls, turn, calls_made),
+        st.builds(RecordModelFailure, turn, st.builds(ModelFailed, st.just("m"), st.just("p"), texts, small)),
     )
 
 
@@ -132,7 +132,7 @@ def commands(state: State) -> st.SearchStrategy[Command]:
         st.builds(UpdateValues, objects),
         st.builds(EditMessage, versions, texts, small),
         st.builds(SetBudget, st.lists(limits, max_size=3).map(tuple)),
-        st.builds(TellThreshold, reached),
+        st.builds(RecordThreshold, reached),
         st.builds(CancelTurn, turns),
         reports(state),
         reports(state),
@@ -171,7 +171,7 @@ def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothi
 
 def left_out(command: Command, events: Sequence[Event]) -> Sequence[ModelCalled]:
     """Return the calls of a report that was taken which are not on record by that."""
-    if not events or not isinstance(command, FailAttempt | FailTurn | StopTurn | NoteCalls):
+    if not events or not isinstance(command, FailAttempt | FailTurn | StopTurn | RecordModelCalls):
         return []
     return [called for called in command.calls if called not in events]
 
@@ -185,8 +185,8 @@ def folded(history: list[tuple[Event, datetime]]) -> State:
 
 def sealed(event: Event) -> Record:
     """Store an event as far as it can be without a store, and check what is stored."""
-    records, _ = chain_records(DEFAULT_TENANT, ThreadId(UUID(int=1)), NOTHING, [encode(event, Metadata())], NOON)
-    check_chain(records, NOTHING)
+    records, _ = chain_records(DEFAULT_TENANT, ThreadId(UUID(int=1)), EMPTY_HEAD, [encode(event, Metadata())], NOON)
+    check_chain(records, EMPTY_HEAD)
     return records[0]
 
 

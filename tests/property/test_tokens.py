@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from domain.recall.terms import occurrences, searched, terms_of
+from domain.recall.terms import exact_search, occurrences, terms_of
 from domain.recall.tokenizer import keys_of, located
 from domain.recall.word_index import index_of
 
@@ -39,7 +39,7 @@ def test_normal_forms_of_a_text_are_found_by_the_same(text: str, form: str) -> N
     assume(unicodedata.normalize("NFKD", other) == unicodedata.normalize("NFKD", text))
     assert keys_of(other) == keys_of(text)
     assert index_of(other) == index_of(text)
-    assert searched(other) == searched(text)
+    assert exact_search(other) == exact_search(text)
     assert [term.forms for term in terms_of(other)] == [term.forms for term in terms_of(text)]
 
 
@@ -47,7 +47,7 @@ def test_normal_forms_of_a_text_are_found_by_the_same(text: str, form: str) -> N
 def test_case_makes_no_difference_to_what_a_message_is_found_by(text: str) -> None:
     assert keys_of(text.lower()) == keys_of(text.casefold())
     assert keys_of(text.upper()) == keys_of(text.upper().casefold())
-    assert searched(text.upper()) == searched(text.upper().lower())
+    assert exact_search(text.upper()) == exact_search(text.upper().lower())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_keys_are_where_they_stand_and_words_are_letters_and_digits(text: str) -
 @given(TEXTS)
 def test_a_message_has_the_words_of_a_search_for_its_whole_text(text: str) -> None:
     words = set(index_of(text).words.split(" "))
-    for group in searched(text):
+    for group in exact_search(text):
         assert any(words.issuperset(row) for row in group), group
 
 
@@ -165,7 +165,7 @@ def test_no_text_takes_long(text: str) -> None:
     begun = time.process_time()  # not by the clock: others take the processor, too
     index_of(text)
     terms = terms_of(text)
-    searched(text)
+    exact_search(text)
     occurrences(text, terms)
     assert time.process_time() - begun < 4
     short = time.process_time()

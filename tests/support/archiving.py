@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from domain.application.archive import put_in
+from domain.application.archive import import_log
 from infrastructure.archive.export import export_log
 from infrastructure.archive.manifest import Format
 from infrastructure.archive.reading import ExportedFiles
@@ -43,7 +43,7 @@ async def main(what: str, url: str, directory: Path, format_: str, last: int) ->
         if what == "import":
             files = ExportedFiles(directory)
             files.check(lambda _: countdown.step())
-            await put_in(archive, files, lambda *_: countdown.step())
+            await import_log(archive, files, lambda *_: countdown.step())
         else:
 
             def audit(event: str, arguments: tuple[Any, ...]) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.agents.agent import Agent
 from domain.application.budget.turn_budget import Reserved, TurnBudget
 from domain.application.turns.model_calls import MARGIN_S, ModelCall, PreparedPrompt
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.run import TurnRun
 from domain.application.turns.unreported_calls import UnreportedCalls
 from domain.application.turns.user_code import Deadline
@@ -18,7 +18,7 @@ from domain.models.chat import ChatAnswer, ChatMessage, OnDelta
 from domain.models.routing import Choice
 from domain.ports.log import Fence
 from domain.thread.codec import Recorded
-from domain.thread.commands import NoteFailure, Report
+from domain.thread.commands import RecordModelFailure, RuntimeCommand
 from domain.thread.events import ModelFailed
 from domain.thread.state import Running
 from tests.support.runtime import one_node, stage
@@ -81,10 +81,10 @@ class CallingTestNode:
         assert isinstance(self.run.loaded.state, Running)
         return self.run.loaded.state
 
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+    async def report(self, command: RuntimeCommand, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         if self.caller.lost:
             raise TurnIsOver
-        assert isinstance(command, NoteFailure)
+        assert isinstance(command, RecordModelFailure)
         self.caller.seen.append(command.fact)
         return await self.run.report(command, durable=durable, soon=soon)
 
@@ -104,7 +104,7 @@ class ChosenCall(ModelCall):
 class Caller:
     """Asks models, each time within a turn of its own, and keeps what it sees. Checks that reservations end."""
 
-    models: ModelFallback
+    models: ModelRegistry
     seen: list[object] = field(default_factory=list)
     """`reserve`, `release` or `charge` with the model's name, what the model shows, `retract`, and `ModelFailed`."""
     refuse: dict[str, Exception] = field(default_factory=dict)

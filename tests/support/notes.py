@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.ids import Position, Slice
-from domain.log.hash_chain import NOTHING
+from domain.log.hash_chain import EMPTY_HEAD
 from domain.ports.log import EventStore
 from domain.ports.read_models import Batch, Instance, Move, ProjectionGroup, ReadModels, Shape
 from domain.read_models.queries import Select
@@ -56,7 +56,7 @@ class Desk:
 
     async def opened(self) -> "Desk":
         for thread_id in itertools.islice(threads_of(HERE), 20):
-            await self.store.append(appending(thread_id, NOTHING, "{}"))
+            await self.store.append(appending(thread_id, EMPTY_HEAD, "{}"))
         await self.models.register([SHAPE])
         return self
 

@@ -17,7 +17,7 @@ from domain.application.command_handler import CommandRequest, CommandResult, ex
 from domain.application.replay import FREE
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.prompt_parts import PromptParts
 from domain.application.turns.run import TurnRun
 from domain.application.turns.runner import TurnRunner
@@ -115,7 +115,7 @@ class Stage:
     hot: HotStore | None = None
     ledger: Ledger = field(default_factory=NullLedger)
     prices: Prices = FREE
-    models: ModelFallback | None = None
+    models: ModelRegistry | None = None
     texts: MemoryTextStore = field(default_factory=MemoryTextStore)
 
     def __post_init__(self) -> None:
@@ -123,11 +123,11 @@ class Stage:
             self.store, self.snapshots, self.clock, fingerprint="test", snapshot_every=self.snapshot_every
         )
         self.leases = MemoryLeaseStore(self.clock, self.store if isinstance(self.store, MemoryEventStore) else None)
-        accounts = Reservations(self.ledger, LimitsCache(self.ledger, self.clock), self.repository, self.prices)
-        self.account = BudgetServices(accounts, self.prices, self.clock, uuid4)
+        reservations = Reservations(self.ledger, LimitsCache(self.ledger, self.clock), self.repository, self.prices)
+        self.account = BudgetServices(reservations, self.prices, self.clock, uuid4)
         services = TurnServices(
             self.repository,
-            self.models or ModelFallback.alone(self.script, "script"),
+            self.models or ModelRegistry.alone(self.script, "script"),
             Words(),
             Broadcast(),
             self.context_window,

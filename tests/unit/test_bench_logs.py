@@ -10,7 +10,7 @@ from benchmarks.old_threads import Building, Snapshots, Ticking, thread_named
 from domain.application.audit.verify import verify_thread
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, Position, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Record, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, Record, check_chain
 from domain.thread.codec import decode
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL, Idle, State
@@ -47,7 +47,7 @@ def test_every_copied_thread_has_a_chain_of_its_own_and_folds() -> None:
     _, threads = copied(30)
     assert len(threads) == 30
     for records in threads.values():
-        check_chain(records, NOTHING)
+        check_chain(records, EMPTY_HEAD)
         events = [decode(record).event for record in records]
         state = fold(INITIAL, events, records[-1].recorded_at)
         assert isinstance(state, Idle)

@@ -12,7 +12,7 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Node, Retry
 from domain.application.budget.reservations import Recovered
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.errors import LeaseLost
 from domain.ids import TurnId
 from domain.json import Json
@@ -72,8 +72,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
 
 
-def alone(model: Endpoint) -> ModelFallback:
-    return ModelFallback.alone(model, "m")
+def alone(model: Endpoint) -> ModelRegistry:
+    return ModelRegistry.alone(model, "m")
 
 
 async def one_and_a_slow_one(item: ItemContext, _: Json) -> Json:
@@ -189,7 +189,7 @@ class TestItems:
             return await item.ask("hello")
 
         hanging, quick = Failing(hangs=True), Endpoint()
-        models = ModelFallback(
+        models = ModelRegistry(
             policy(a=ModelSpec("h", "hanging"), b=ModelSpec("q", "quick")), {"h": hanging, "q": quick}
         )
         played = await accounted(fan_out(each, 2, timeout=3.5, at_once=1), models=models)
@@ -224,7 +224,7 @@ class TestOutages:
             return ()
 
         down, script = Failing(), Script([calls(("double", {"number": 2}))])
-        models = ModelFallback(policy(a=ModelSpec("d", "down"), b=ModelSpec("s", "script")), {"d": down, "s": script})
+        models = ModelRegistry(policy(a=ModelSpec("d", "down"), b=ModelSpec("s", "script")), {"d": down, "s": script})
         agent = in_a_row(Node("ask", ask), Node("act", act), tools=[double])
         played = await accounted(agent, models=models, store=Mute("ModelCalled"))
         await run(played, durability)
@@ -308,7 +308,7 @@ class TestInterrupted:
     @pytest.mark.usefixtures("hurried")
     async def test_what_a_model_had_written_when_its_time_was_over_counts_and_another_is_asked(self) -> None:
         wordy, quick = Failing("word " * 1_000, hangs=True), Endpoint()
-        models = ModelFallback(policy(a=ModelSpec("w", "wordy"), b=ModelSpec("q", "quick")), {"w": wordy, "q": quick})
+        models = ModelRegistry(policy(a=ModelSpec("w", "wordy"), b=ModelSpec("q", "quick")), {"w": wordy, "q": quick})
         played = await accounted(one_node(ask, retry=ONCE, timeout=3), models=models)
         assert outcome(await played.say("go")) == "completed"
         assert [failed.model for failed in await failures(played)] == ["wordy"]

@@ -3,7 +3,7 @@
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.models.chat import ChatAnswer, ModelError, Usage
 from domain.models.routing import ModelSpec, Policy, Rule
 from domain.thread.events import (
@@ -99,7 +99,7 @@ class TestSummaries:
             "small": ModelSpec("small", "small", context_window=300),
         }
         rule = Rule("small", node="compact_history")
-        models = ModelFallback(Policy(specs, ("large", "small"), (rule,)), {"large": large, "small": small})
+        models = ModelRegistry(Policy(specs, ("large", "small"), (rule,)), {"large": large, "small": small})
         played = stage(assistant(instructions=""), context_window=WINDOW, models=models)
         for _ in range(40):
             await played.say("word " * 10)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.turns.endpoint_data import bounded
+from domain.application.turns.provider_data import limit_provider_data
 from domain.models.chat import ChatAnswer, ToolCall
 from domain.thread.size_limits import MAX_OPAQUE
 from infrastructure.models.openai.provider_data import ExtraFields, separate_extra
@@ -102,16 +102,16 @@ class Words:
 async def test_reasoning_that_takes_half_of_the_window_is_dropped_and_signatures_stay() -> None:
     signed = ToolCall("a", "echo", {}, extra={"signature": "s" * 400})
     answer = ChatAnswer(None, (signed,), "tool_calls", "m", extra={"reasoning": "word " * 60}, origin="here")
-    whole, tokens = await bounded(answer, 1_000, Words())
+    whole, tokens = await limit_provider_data(answer, 1_000, Words())
     assert whole == answer
     assert 160 <= tokens <= 170
-    without, tokens = await bounded(answer, 300, Words())
+    without, tokens = await limit_provider_data(answer, 300, Words())
     assert (without.extra, without.tool_calls) == ({}, (signed,))
     assert 100 <= tokens <= 105
-    nothing, tokens = await bounded(answer, 100, Words())
+    nothing, tokens = await limit_provider_data(answer, 100, Words())
     assert (nothing.extra, nothing.tool_calls[0].extra, tokens) == ({}, {}, 0)
     plain = ChatAnswer("hi", (), "stop", "m")
-    assert await bounded(plain, 1_000, Words()) == (plain, 0)
+    assert await limit_provider_data(plain, 1_000, Words()) == (plain, 0)
 
 
 def test_a_list_that_comes_in_fragments_takes_no_longer_the_longer_it_is() -> None:

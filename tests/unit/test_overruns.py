@@ -25,7 +25,7 @@ from domain.thread.events import (
 from domain.windows import WINDOWS, starts_of
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from projections.engine.budget_overruns import Overrun, overrun_of
+from projections.engine.budget_overruns import Overrun, find_overrun
 from projections.engine.thread_cache import ThreadCache
 from tests.support.runtime import Clock
 
@@ -104,7 +104,7 @@ async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> N
     assert len({over.version for over in expected if over}) > 1
     for version, over in enumerate(expected, first):
         loaded = await desk.repository.load_at(desk.thread_id, Version(version))
-        assert await overrun_of(desk.repository, loaded, PRICES) == over
+        assert await find_overrun(desk.repository, loaded, PRICES) == over
         assert (
             await ThreadCache(desk.repository, PRICES).load_at(desk.thread_id, DEFAULT_TENANT, Version(version))
         ).overrun == over
@@ -118,7 +118,7 @@ async def test_a_fork_in_the_turn_by_which_its_parent_went_over_is_so_since_it_w
     await desk.left(Version(4), resume=True)
     forked = Overrun(Version(5), desk.clock.now(), None)
     assert await told(desk) == [forked]
-    assert await overrun_of(desk.repository, await desk.repository.load(desk.thread_id), PRICES) == forked
+    assert await find_overrun(desk.repository, await desk.repository.load(desk.thread_id), PRICES) == forked
 
 
 async def test_looking_it_up_takes_few_looks_in_a_long_thread() -> None:
@@ -126,7 +126,7 @@ async def test_looking_it_up_takes_few_looks_in_a_long_thread() -> None:
     await desk.append(ThreadOpened("assistant"), BudgetSet((Limit("lifetime", 50 * 200),)))
     await desk.append(TurnStarted(UUID(int=1), "n", "f00"), *[CALLED] * 2_000)
     loaded = await desk.repository.load(desk.thread_id)
-    over = await overrun_of(desk.repository, loaded, PRICES)
+    over = await find_overrun(desk.repository, loaded, PRICES)
     assert over == Overrun(Version(203), desk.clock.now(), None)
     assert desk.repository.looks <= 13
 
@@ -135,5 +135,5 @@ async def test_a_thread_within_its_budget_is_not_looked_up() -> None:
     desk = Desk()
     await desk.append(ThreadOpened("assistant"), BudgetSet((Limit("lifetime", 51),)))
     await desk.append(TurnStarted(UUID(int=1), "n", "f00"), CALLED)
-    assert await overrun_of(desk.repository, await desk.repository.load(desk.thread_id), PRICES) is None
+    assert await find_overrun(desk.repository, await desk.repository.load(desk.thread_id), PRICES) is None
     assert desk.repository.looks == 0

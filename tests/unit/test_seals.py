@@ -13,7 +13,7 @@ from domain.application.audit.check_seals import SealsChecked, check_seal, check
 from domain.application.audit.sealer import Sealer
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Head
+from domain.log.hash_chain import EMPTY_HEAD, Head
 from domain.log.merkle import EMPTY_ROOT, slice_leaf
 from domain.log.merkle import root_hash as root_of
 from domain.log.seal import NO_PREVIOUS_SEAL, Seal, seal_digest, signed_text
@@ -34,7 +34,7 @@ class Desk:
     seals: MemorySealStore = field(default_factory=MemorySealStore)
     clock: Clock = field(default_factory=Clock)
     signer: Ed25519Signer = field(default_factory=a_signer)
-    head: Head = NOTHING
+    head: Head = EMPTY_HEAD
     thread_id: ThreadId = field(default_factory=new_thread)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ async def test_a_seal_says_what_the_log_holds_and_is_signed(desk: Desk) -> None:
 async def test_the_root_is_that_of_all_slices_in_their_order(desk: Desk) -> None:
     seal = await desk.sealed()
 
-    [record] = await desk.events.read(desk.thread_id, NOTHING.version)
+    [record] = await desk.events.read(desk.thread_id, EMPTY_HEAD.version)
     own = slice_of(desk.thread_id)
     leaves = [slice_leaf(number, 0, EMPTY_ROOT) for number in range(1024)]
     leaves[own] = slice_leaf(own, 1, root_of([record.hash]))

@@ -34,20 +34,20 @@ from domain.thread.events import (
     TurnFailed,
 )
 from domain.thread.size_limits import (
-    MAX_ARGUMENTS,
+    MAX_ARGUMENTS_CHARACTERS,
     MAX_FAN_OUT_CHARACTERS,
     MAX_NODE_MESSAGE_CHARACTERS,
     MAX_QUEUED_BYTES,
     MAX_RESULT_CHARACTERS,
-    MAX_TEXT,
+    MAX_TEXT_BYTES,
     bytes_of,
     cut_to_fit,
 )
 from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
 from tests.support.runtime import one_node, stage
 
-LONG_TEXT = "x" * (MAX_TEXT + 1)
-WIDE = "漢" * (MAX_TEXT // 3 + 1)
+LONG_TEXT = "x" * (MAX_TEXT_BYTES + 1)
+WIDE = "漢" * (MAX_TEXT_BYTES // 3 + 1)
 ANSWER = MessageAppended("assistant", "hi", 1)
 A_CALL = (*A_RUNNING_TURN, ANSWER, ToolRequested("a", "clock", {}))
 CALL = Version(len(A_CALL))
@@ -59,11 +59,14 @@ CALL = Version(len(A_CALL))
         ([MessageAppended("assistant", LONG_TEXT, 1)], r"facts.0.content: may take 1,000,000 bytes, not 1,000,001"),
         ([MessageAppended("assistant", WIDE, 1)], r"facts.0.content: may take 1,000,000 bytes, not 1,000,002"),
         (
-            [ANSWER, ToolRequested("a", "clock", {"a": "x" * MAX_ARGUMENTS})],
+            [ANSWER, ToolRequested("a", "clock", {"a": "x" * MAX_ARGUMENTS_CHARACTERS})],
             r"facts.1.arguments: may take 262,144 char",
         ),
-        ([StateUpdated({"a": "x" * MAX_ARGUMENTS})], r"facts.0.changes: .*262,144 characters"),
-        ([MessageAppended("assistant", "x" * MAX_TEXT, 1)] * 3, r"facts: a node may record at most 2,000,000 bytes"),
+        ([StateUpdated({"a": "x" * MAX_ARGUMENTS_CHARACTERS})], r"facts.0.changes: .*262,144 characters"),
+        (
+            [MessageAppended("assistant", "x" * MAX_TEXT_BYTES, 1)] * 3,
+            r"facts: a node may record at most 2,000,000 bytes",
+        ),
     ],
 )
 def test_a_node_s_facts_are_bounded(facts: Sequence[NodeEvent], complaint: str) -> None:
@@ -71,7 +74,7 @@ def test_a_node_s_facts_are_bounded(facts: Sequence[NodeEvent], complaint: str) 
 
 
 def test_facts_that_just_fit_are_recorded() -> None:
-    facts = (MessageAppended("assistant", "x" * MAX_TEXT, 1),) * 2
+    facts = (MessageAppended("assistant", "x" * MAX_TEXT_BYTES, 1),) * 2
 
     assert decide(CompleteNode(TURN, 0, facts, "next", 5), running(*A_RUNNING_TURN))[:2] == facts
 
@@ -122,18 +125,18 @@ def test_what_cannot_be_asked_for_again_is_cut() -> None:
     stopping = StopTurn(TURN, WIDE * 2, 1)
     said = [event for event in decide(stopping, running(*A_RUNNING_TURN)) if isinstance(event, MessageAppended)]
     for text in (ended.content, *(event.content or "" for event in said)):
-        assert bytes_of(text) <= MAX_TEXT
+        assert bytes_of(text) <= MAX_TEXT_BYTES
 
 
-@pytest.mark.parametrize("text", ["", "short", "x" * MAX_TEXT, "🙂" * (MAX_TEXT // 4)])
+@pytest.mark.parametrize("text", ["", "short", "x" * MAX_TEXT_BYTES, "🙂" * (MAX_TEXT_BYTES // 4)])
 def test_what_fits_is_not_cut(text: str) -> None:
     assert cut_to_fit(text, "mark") is text
 
 
-@pytest.mark.parametrize("text", ["x" * (MAX_TEXT + 1), "漢" * MAX_TEXT, "a" + "🙂" * MAX_TEXT])
+@pytest.mark.parametrize("text", ["x" * (MAX_TEXT_BYTES + 1), "漢" * MAX_TEXT_BYTES, "a" + "🙂" * MAX_TEXT_BYTES])
 def test_what_is_cut_is_cut_between_characters(text: str) -> None:
     kept = cut_to_fit(text, "[cut]")
-    assert MAX_TEXT - 4 < bytes_of(kept) <= MAX_TEXT
+    assert MAX_TEXT_BYTES - 4 < bytes_of(kept) <= MAX_TEXT_BYTES
     assert text.startswith(kept.removesuffix("[cut]"))
 
 

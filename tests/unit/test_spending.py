@@ -9,7 +9,7 @@ import pytest
 from domain.agents.agent import ItemContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Node
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.budget.prices import Price, Prices
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.json import Json
@@ -70,12 +70,12 @@ def a_call(played: Stage, tokens: int, agent: str = "x", model: str = "x") -> Re
 
 class TestLimits:
     async def test_items_stay_within_the_threads_limit_together(self) -> None:
-        played = stage(fan_out(a_hundred_words, 40), models=ModelFallback.alone(Endpoint(), "m"), context_window=2_000)
+        played = stage(fan_out(a_hundred_words, 40), models=ModelRegistry.alone(Endpoint(), "m"), context_window=2_000)
         await budgeted(played, Limit("lifetime", 1_500))
         await check_used_up(played, 1_500)
 
     async def test_items_stay_within_the_threads_limit_while_the_ledger_is_asked(self) -> None:
-        agent, model = fan_out(a_hundred_words, 40), ModelFallback.alone(Endpoint(), "m")
+        agent, model = fan_out(a_hundred_words, 40), ModelRegistry.alone(Endpoint(), "m")
         played = stage(agent, models=model, context_window=2_000, ledger=Slow())
         await limited(played, Limit("lifetime", 10**9))
         await budgeted(played, Limit("lifetime", 1_500))
@@ -84,7 +84,7 @@ class TestLimits:
     async def test_items_stay_within_a_limit_for_each_turn_together(self) -> None:
         agent = fan_out(a_hundred_words, 40)
         played = await accounted(
-            agent, models=ModelFallback.alone(Endpoint(), "m"), context_window=2_000, limit=Limit("turn", 1_500)
+            agent, models=ModelRegistry.alone(Endpoint(), "m"), context_window=2_000, limit=Limit("turn", 1_500)
         )
         await check_used_up(played, 1_500)
 
@@ -96,7 +96,7 @@ class TestLimits:
     @pytest.mark.parametrize("of", ["thread", "tenant"])
     async def test_calls_wait_for_what_those_beside_them_do_not_use(self, of: str) -> None:
         model = Endpoint(Usage(6, 1))
-        played = stage(fan_out(hello, 8), models=ModelFallback.alone(model, "m"), ledger=MemoryLedger())
+        played = stage(fan_out(hello, 8), models=ModelRegistry.alone(model, "m"), ledger=MemoryLedger())
         await (budgeted if of == "thread" else limited)(played, Limit("lifetime", 3_000))
         assert outcome(await played.say("go")) == "completed"
         assert (model.answered, await spent(played)) == (8, 56)
@@ -106,7 +106,7 @@ class TestLimits:
         monkeypatch.setattr("domain.application.turns.model_calls.MIN_CALL_TIME_S", 0.1)
         model = Endpoint()
         agent = one_node(ask, retry=ONCE, timeout=5)
-        played = await accounted(agent, models=ModelFallback.alone(model, "m"), limit=Limit("lifetime", 3_000))
+        played = await accounted(agent, models=ModelRegistry.alone(model, "m"), limit=Limit("lifetime", 3_000))
         other = a_call(played, 2_990)
         await played.ledger.reserve(other)
         turn = asyncio.create_task(played.say("go"))
@@ -119,7 +119,7 @@ class TestLimits:
 class TestMoney:
     @pytest.mark.parametrize("of", ["thread", "tenant"])
     async def test_a_model_costs_what_it_was_asked_for_whatever_it_calls_itself(self, of: str) -> None:
-        models = ModelFallback(
+        models = ModelRegistry(
             policy(x=ModelSpec("p", "gpt-4o", max_answer=64)), {"p": Endpoint(Usage(10, 5), "openai/gpt")}
         )
         played = stage(one_node(ask), ledger=MemoryLedger(), prices=A_DOLLAR_A_TOKEN, models=models)
@@ -132,7 +132,7 @@ class TestMoney:
             assert usage.spent.cost == await spent(played) * PER_DOLLAR
 
     async def test_a_model_without_a_price_is_named_as_it_calls_itself(self) -> None:
-        models = ModelFallback(policy(x=ModelSpec("p", "latest")), {"p": Endpoint(name="small-2026")})
+        models = ModelRegistry(policy(x=ModelSpec("p", "latest")), {"p": Endpoint(name="small-2026")})
         played = await accounted(one_node(ask), models=models, prices=A_DOLLAR_A_TOKEN)
         await played.say("hi")
         assert {called.model for called in await recorded(played)} == {"small-2026"}
@@ -160,7 +160,7 @@ class TestLimitsOfOneModelOrAgent:
         models = {name: ModelSpec("p", name, max_answer=100) for name in ("small", "big")}
         chosen = Policy(models, ("small",), (Rule("big", node="dear"),))
         agent = in_a_row(Node("cheap", ask), Node("dear", ask))
-        played = stage(agent, models=ModelFallback(chosen, {"p": Endpoint(Usage(500, 100))}), ledger=MemoryLedger())
+        played = stage(agent, models=ModelRegistry(chosen, {"p": Endpoint(Usage(500, 100))}), ledger=MemoryLedger())
         await limited(played, Limit("turn", 600), model="big")
         assert outcome(await played.say("hi")) == "completed"
         assert [called.model for called in await recorded(played)] == ["small", "big"]
@@ -169,7 +169,7 @@ class TestLimitsOfOneModelOrAgent:
     @pytest.mark.parametrize("window", ["turn", "day"])
     async def test_a_limit_of_another_agent_or_model_strains_nothing(self, scope: dict[str, str], window: Span) -> None:
         model, other = Endpoint(), {"agent": "x", "model": "x", **scope}
-        played = stage(TWO_CALLS, models=ModelFallback.alone(model, "m"), ledger=MemoryLedger())
+        played = stage(TWO_CALLS, models=ModelRegistry.alone(model, "m"), ledger=MemoryLedger())
         await limited(played, Limit(window, 10), **scope)
         await played.ledger.reserve(a_call(played, 9, **other))
         assert outcome(await played.say("hi")) == "completed"
@@ -185,7 +185,7 @@ class TestPrompts:
         model = Endpoint(Usage(words, 5))
         played = await accounted(
             fan_out(each, 2, at_once=1),
-            models=ModelFallback.alone(model, "m"),
+            models=ModelRegistry.alone(model, "m"),
             context_window=2_000,
             limit=Limit("lifetime", 10**6, warn_at=0.000_1),
         )
@@ -201,7 +201,7 @@ class TestPrompts:
             "big": ModelSpec("p", "big", context_window=8_000),
         }
         chosen = Policy(specs, ("small", "big"), (Rule("big", prompt_over=500),))
-        played = stage(fan_out(each, 1), models=ModelFallback(chosen, {"p": Endpoint(Usage(900, 5))}))
+        played = stage(fan_out(each, 1), models=ModelRegistry(chosen, {"p": Endpoint(Usage(900, 5))}))
         assert outcome(await played.say("go")) == "completed"
         assert [called.model for called in await recorded(played)] == ["big"]
         assert not await failures(played)
@@ -211,7 +211,7 @@ class TestPrompts:
             return await item.ask("word " * 900)
 
         specs = policy(small=ModelSpec("p", "small", context_window=1_000), big=ModelSpec("p", "big"))
-        played = stage(fan_out(each, 1), models=ModelFallback(specs, {"p": Endpoint(Usage(900, 5))}))
+        played = stage(fan_out(each, 1), models=ModelRegistry(specs, {"p": Endpoint(Usage(900, 5))}))
         assert outcome(await played.say("go")) == "completed"
         assert [called.model for called in await recorded(played)] == ["big"]
 

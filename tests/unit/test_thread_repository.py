@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from domain.application.command_handler import CommandRequest, ExpectedVersion, execute, repeatable
+from domain.application.command_handler import CommandRequest, ExpectedVersion, execute, idempotency_key
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.errors import CommandReused, InvalidInput, UnknownThread, VersionConflict
 from domain.ids import Tenant, ThreadId, Version
@@ -159,8 +159,8 @@ async def test_a_repeated_command_does_nothing_even_if_it_would_by_now() -> None
     await bench.grown(repository, 3)
 
     def asked(value: int, body: str = "same") -> CommandRequest:
-        bound = repeatable(bench.thread_id, "key", body)
-        return CommandRequest(bench.thread_id, lambda _: (UpdateValues({"n": value}),), repeatable=bound)
+        bound = idempotency_key(bench.thread_id, "key", body)
+        return CommandRequest(bench.thread_id, lambda _: (UpdateValues({"n": value}),), idempotency_key=bound)
 
     first = await execute(repository, asked(3))
     assert not first.events, "nothing changes, and the command is remembered all the same"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from domain.application.audit.verify import verify_heads, verify_slices, verify_thread
 from domain.ids import DEFAULT_TENANT, ThreadId, slice_of
-from domain.log.hash_chain import NOTHING, Record, chain_records
+from domain.log.hash_chain import EMPTY_HEAD, Record, chain_records
 from domain.ports.log import Append, ThreadRow
 from domain.thread.codec import Metadata, encode
 from domain.thread.events import ThreadOpened
@@ -32,7 +32,7 @@ class ForgetfulStore(MemoryEventStore):
 
 async def grow(store: MemoryEventStore, thread_id: ThreadId) -> None:
     row = await MemoryEventStore.thread(store, thread_id)
-    before = row.head if row else NOTHING
+    before = row.head if row else EMPTY_HEAD
     records, head = chain_records(
         DEFAULT_TENANT, thread_id, before, [encode(ThreadOpened("assistant"), Metadata())], NOON
     )

@@ -7,7 +7,7 @@ from msgspec import Struct
 from domain.application.audit.sealer import Sealer
 from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import GENESIS, Record, link
+from domain.log.hash_chain import GENESIS, Record, event_hash
 from domain.log.merkle import Inclusion, Tree, audit_path, root_from_inclusion, slice_leaves
 from domain.log.seal import Seal, signed_text
 from domain.ports.log import EventStore
@@ -60,7 +60,7 @@ async def prove(
 def verify_proof(proof: Proof, verifier: Verifier) -> bool:
     """Return whether a proof is valid: its event has its hash and leads to its seal's root, and the seal is signed."""
     r = proof.record
-    computed = link(
+    computed = event_hash(
         proof.previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
     )
     signed = verifier.verify(proof.seal.public_key, proof.seal.signature, signed_text(proof.seal))

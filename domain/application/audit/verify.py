@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from domain.application.thread_reader import PageSize
 from domain.errors import CorruptLog
 from domain.ids import MAX_VERSION, START, Position, Slice, Tenant, ThreadId, Version, slice_of
-from domain.log.hash_chain import NOTHING, Head, Record, check_chain
+from domain.log.hash_chain import EMPTY_HEAD, Head, Record, check_chain
 from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import decode
 from domain.thread.events import ThreadForked
@@ -136,7 +136,7 @@ async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) 
 
 async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
     """Return what a thread's first record must follow: nothing or, for a fork, an event of the parent."""
-    head = await _fork_head(store, first) if first.version > START + 1 else NOTHING
+    head = await _fork_head(store, first) if first.version > START + 1 else EMPTY_HEAD
     return _ThreadFacts(first.tenant, head.version, first.recorded_at, head)
 
 
@@ -144,14 +144,14 @@ async def _fork_head(store: EventStore, first: Record) -> Head:
     try:
         event = decode(first).event
     except CorruptLog:
-        return NOTHING
+        return EMPTY_HEAD
     if not isinstance(event, ThreadForked):
-        return NOTHING
+        return EMPTY_HEAD
     version = Version(event.at_version)
     if not START < version <= MAX_VERSION:
-        return NOTHING
+        return EMPTY_HEAD
     parent = await store.read(ThreadId(event.parent), Version(version - 1), version)
-    return Head(version, parent[0].hash, parent[0].recorded_at) if parent else NOTHING
+    return Head(version, parent[0].hash, parent[0].recorded_at) if parent else EMPTY_HEAD
 
 
 def _check_page(records: Sequence[Record], facts: _ThreadFacts) -> tuple[_ThreadFacts, list[str]]:
@@ -170,8 +170,8 @@ async def _check_end(store: EventStore, thread_id: ThreadId, facts: _ThreadFacts
     Events that were appended during the check are checked, too.
     """
     row = await store.thread(thread_id)
-    row_head = row.head if row else NOTHING
-    head = facts.head if facts else NOTHING
+    row_head = row.head if row else EMPTY_HEAD
+    head = facts.head if facts else EMPTY_HEAD
     while facts and head.version < row_head.version:
         page = await store.read(thread_id, head.version, row_head.version, PAGE_EVENTS)
         if not page:

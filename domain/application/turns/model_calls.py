@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.budget.turn_budget import Reserved
-from domain.application.turns.model_fallback import Candidate, Candidates
+from domain.application.turns.model_registry import Candidate, Candidates
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import count_tokens, estimate_tokens
@@ -37,7 +37,7 @@ from domain.models.chat import (
 )
 from domain.models.routing import Choice, ModelSpec, Situation, choose
 from domain.models.usage_check import LONGEST, check_usage
-from domain.thread.commands import NoteFailure
+from domain.thread.commands import RecordModelFailure
 from domain.thread.events import ContextAssembled, ModelCalled, ModelFailed
 
 ANSWER_RESERVE = 0.15
@@ -180,7 +180,7 @@ class ModelCall:
         run, spec, duration_ms = self.node.run, candidate.spec, attempt.duration_ms if attempt else 0
         text = storable_text(str(error))[:MAX_ERROR_CHARS]
         fact = ModelFailed(spec.model, spec.provider, text, duration_ms, candidate.because)
-        if not await self.node.report(NoteFailure(run.turn_id, fact, run.number), durable=False):
+        if not await self.node.report(RecordModelFailure(run.turn_id, fact, run.number), durable=False):
             raise TurnIsOver
 
     def _time_left(self) -> float:

@@ -6,7 +6,7 @@ from typing import Protocol
 from domain.agents.agent import Agent
 from domain.application.turns.run import TurnRun
 from domain.thread.codec import Recorded
-from domain.thread.commands import Report
+from domain.thread.commands import RuntimeCommand
 from domain.thread.state import Running
 
 
@@ -25,5 +25,5 @@ class NodeAttempt(Protocol):
     def state(self) -> Running:
         """The state now. Raises `TurnIsOver` if the attempt is over."""
 
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+    async def report(self, command: RuntimeCommand, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Report for the node. Raises `TurnIsOver` if the attempt is over; see `TurnRun.report`."""

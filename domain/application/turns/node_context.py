@@ -11,10 +11,10 @@ from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import Retry
 from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
-from domain.application.turns.endpoint_data import bounded
 from domain.application.turns.fan_out import run_fan_out
 from domain.application.turns.model_calls import ModelCall, PreparedPrompt
 from domain.application.turns.prompt_builder import PromptBuilder
+from domain.application.turns.provider_data import limit_provider_data
 from domain.application.turns.run import TurnRun
 from domain.application.turns.services import TurnServices
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
@@ -27,9 +27,9 @@ from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.prompt.compaction import leaving, remembered
 from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
-from domain.thread.commands import Report
+from domain.thread.commands import RuntimeCommand
 from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, ToolRequested
-from domain.thread.size_limits import MAX_ARGUMENTS, check_json_size, check_message_text
+from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_json_size, check_message_text
 from domain.thread.state import Message, Running
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class NodeContext:
         """End the attempt: a node that was abandoned and still runs has no effect from now on."""
         self._over = True
 
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+    async def report(self, command: RuntimeCommand, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Report for the node. Raises `TurnIsOver` if the attempt is over; see `TurnRun.report`."""
         if self._over:
             raise TurnIsOver
@@ -96,7 +96,7 @@ class NodeContext:
 
     def request(self, tool: str, /, **arguments: Json) -> Sequence[NodeEvent]:
         """Return a tool call that the agent makes without a model. Raises `InvalidInput` if it is too large."""
-        check_json_size(arguments, "request.arguments", MAX_ARGUMENTS)
+        check_json_size(arguments, "request.arguments", MAX_ARGUMENTS_CHARACTERS)
         call = ToolRequested(f"{tool}-{self.run.loaded.head.version + self._requests}", tool, arguments)
         self._requests += 1
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
@@ -119,7 +119,7 @@ class NodeContext:
         specs = tuple(tool.spec for tool in self.agent.tools)
         made = await ModelCall(self, conversation.build, specs, self._hear, self._retract).answer()
         assembled = made.prompt.assembled
-        answer, extra = await bounded(made.answer, self.services.context_window, self.services.tokens)
+        answer, extra = await limit_provider_data(made.answer, self.services.context_window, self.services.tokens)
         calls = (
             ToolRequested(
                 *(call.id, call.name, call.arguments, call.written),

@@ -15,7 +15,7 @@ from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.prompt.application_context import without_markers
 from domain.prompt.assemble import HEADING_TOKENS, MARKS_TOKENS, FixedParts, values_text
-from domain.prompt.text_refs import name_of
+from domain.prompt.text_refs import text_name
 from domain.thread.codec import to_json
 
 MAX_CACHED_TEXTS = 1_000
@@ -49,7 +49,7 @@ class PromptParts:
             return "", 0
         if (known := self._cache.get(text)) is not None:
             return known
-        name = name_of(text)
+        name = text_name(text)
         await self.store.keep({name: text})
         known = (name, await count_tokens(self.tokens, text))
         self._cache.put(text, known, getsizeof(text))

@@ -21,7 +21,7 @@ from domain.ids import ThreadId, TurnId, Version
 from domain.ports.hot import HOT_TIMEOUT_S
 from domain.ports.log import Fence
 from domain.thread.codec import Metadata, Recorded, decode
-from domain.thread.commands import NoteCalls, Report, TellThreshold
+from domain.thread.commands import RecordModelCalls, RecordThreshold, RuntimeCommand
 from domain.thread.events import BudgetThresholdReached, Durability, ModelCalled
 from domain.thread.state import Running, Turn
 
@@ -56,7 +56,7 @@ class TurnRun(Interruptible):
     answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once the answer may be given to clients, though it may not be stored yet."""
     _staged: list[StagedReport] = field(init=False, default_factory=list)
-    _thresholds: list[TellThreshold] = field(init=False, default_factory=list)
+    _thresholds: list[RecordThreshold] = field(init=False, default_factory=list)
     """Budget thresholds that were reached and are not recorded yet."""
     _durable: LoadedThread | None = field(init=False, default=None)
     """The thread as it is stored, while reports are staged."""
@@ -113,7 +113,7 @@ class TurnRun(Interruptible):
         """The events of staged reports: they are not stored yet."""
         return [recorded for each in self._staged for recorded in each.chained.recorded]
 
-    async def report(self, command: Report, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
+    async def report(self, command: RuntimeCommand, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Decide and store a report, and broadcast its events. Reports of a run are stored in order, one at a time.
 
         A report that need not be `durable` before the next one is staged until the turn ends or waits, if the turn's
@@ -198,7 +198,7 @@ class TurnRun(Interruptible):
     async def note_calls(self) -> None:
         """Record the model calls that are not in a report, where no report follows soon."""
         if self.unreported and self.turn is not None:
-            await self.report(NoteCalls(self.turn_id, run=self.number))
+            await self.report(RecordModelCalls(self.turn_id, run=self.number))
 
     def close(self) -> None:
         """Store nothing from now on: the turn is over, or does not run here any more."""
@@ -306,7 +306,7 @@ class TurnRun(Interruptible):
             except Exception:  # noqa: BLE001  (the events are stored: nothing is done again because of this)
                 _log.exception("The model calls in %s are settled later", self.thread_id)
             own = crossed(before.state, after.state, after.head.at, self.services.account.prices)
-            self._thresholds += map(TellThreshold, (*own, *reached))
+            self._thresholds += map(RecordThreshold, (*own, *reached))
             self._unsettled.popleft()
         if self._thresholds:
             await self._record_thresholds()

@@ -6,7 +6,7 @@ from domain.application.budget.turn_budget import BudgetServices
 from domain.application.recall.search import MessageSearch
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import ThreadRepository
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.prompt_parts import PromptParts
 from domain.ports.hot import HotStore
 from domain.ports.tokens import TokenCounter
@@ -17,7 +17,7 @@ class TurnServices:
     """The collaborators that all runs share."""
 
     repository: ThreadRepository
-    models: ModelFallback
+    models: ModelRegistry
     tokens: TokenCounter
     broadcast: Broadcast
     context_window: int

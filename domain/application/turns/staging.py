@@ -17,7 +17,7 @@ from domain.ids import Version
 from domain.ports.log import Append, Fence
 from domain.thread import commands
 from domain.thread.codec import Metadata, Recorded
-from domain.thread.commands import Report
+from domain.thread.commands import RuntimeCommand
 from domain.thread.decide import decide
 from domain.thread.events import ContextAssembled, Event, HistoryCompacted, ModelCalled, NodeEvent
 
@@ -25,7 +25,7 @@ from domain.thread.events import ContextAssembled, Event, HistoryCompacted, Mode
 class StagedReport(Struct, frozen=True):
     """A report that is decided and not stored yet. It keeps its `number` when it is decided again."""
 
-    report: Report
+    report: RuntimeCommand
     chained: ChainedEvents
     number: int = 0
 
@@ -36,7 +36,7 @@ class StagedReport(Struct, frozen=True):
 
 
 def stage(
-    repository: ThreadRepository, loaded: LoadedThread, report: Report, metadata: Metadata, number: int = 0
+    repository: ThreadRepository, loaded: LoadedThread, report: RuntimeCommand, metadata: Metadata, number: int = 0
 ) -> StagedReport | None:
     """Decide a report without storing it. Returns None if it causes no event."""
     events = decide(report, loaded.state)
@@ -82,7 +82,7 @@ def decided_again(
     """
     by = now.head.version - before.head.version
     again: list[StagedReport] = []
-    dropped: list[Report] = []
+    dropped: list[RuntimeCommand] = []
     for each in staged:
         report, onto = _moved(each.report, before.head.version, by), again[-1].after if again else now
         moved = stage(repository, onto, report, metadata, each.number)
@@ -107,7 +107,7 @@ def _removed(known: list[Event], called: ModelCalled) -> bool:
     return True
 
 
-def _moved(report: Report, after: Version, by: int) -> Report:
+def _moved(report: RuntimeCommand, after: Version, by: int) -> RuntimeCommand:
     """Move a report's references to events after a version by `by` versions."""
 
     def at(version: int) -> Version:
@@ -116,7 +116,7 @@ def _moved(report: Report, after: Version, by: int) -> Report:
     match report:
         case commands.StartCalls():
             return replace(report, calls=tuple((at(call), attempt) for call, attempt in report.calls))
-        case commands.AskPerson():
+        case commands.RequestApproval():
             return replace(report, calls=tuple(map(at, report.calls)))
         case commands.EndCall():
             return replace(report, call=at(report.call))
@@ -128,7 +128,7 @@ def _moved(report: Report, after: Version, by: int) -> Report:
             return report
         case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
             return report
-        case commands.NoteFailure() | commands.NoteCalls():
+        case commands.RecordModelFailure() | commands.RecordModelCalls():
             return report
         case _:
             assert_never(report)

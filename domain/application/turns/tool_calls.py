@@ -14,7 +14,7 @@ from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
 from domain.errors import ToolError, TurnIsOver, WaitsForPerson
 from domain.json import copied, storable_text
-from domain.thread.commands import AskPerson, CallOutcome, EndCall, StartCalls
+from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
 from domain.thread.size_limits import cut_to_fit
@@ -56,11 +56,11 @@ class ToolCalls:
         unapproved = [call for call in self._open_calls("requested") if self._needs_approval(call)]
         await self._ask(unapproved, "policy")
         calls = self._open_calls("requested", "granted", "started")
-        repeatable = all(self._policy(call) == "retry" for call in calls)
+        idempotency_key = all(self._policy(call) == "retry" for call in calls)
         starts = await self.node.report(
             StartCalls(run.turn_id, tuple((call.version, call.attempt + 1) for call in calls), run.number),
-            durable=not repeatable,
-            soon=repeatable,
+            durable=not idempotency_key,
+            soon=idempotency_key,
         )
         started = {recorded.event.call for recorded in starts if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
@@ -86,7 +86,7 @@ class ToolCalls:
     async def _ask(self, calls: Sequence[Call], because: Because) -> None:
         if calls:
             run, versions = self.node.run, tuple(call.version for call in calls)
-            await self.node.report(AskPerson(run.turn_id, versions, because, run.number))
+            await self.node.report(RequestApproval(run.turn_id, versions, because, run.number))
 
     def _needs_approval(self, call: Call) -> bool:
         """Return whether a person has to approve the call. If the tool's own check fails, a person has to."""

@@ -25,11 +25,19 @@ from domain.json import storable_text
 from domain.models.chat import ModelError, NoAnswer
 from domain.prompt.compaction import compacted, overflows
 from domain.thread.codec import to_json
-from domain.thread.commands import AskPerson, CompactHistory, CompleteNode, FailAttempt, FailTurn, Report, StopTurn
+from domain.thread.commands import (
+    CompactHistory,
+    CompleteNode,
+    FailAttempt,
+    FailTurn,
+    RequestApproval,
+    RuntimeCommand,
+    StopTurn,
+)
 from domain.thread.events import NodeEvent
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events, own_copy
-from domain.thread.repeated_calls import complaint, most_repeated
+from domain.thread.repeated_calls import most_repeated, repeat_error
 from domain.thread.state import Running, Turn
 
 _log = logging.getLogger(__name__)
@@ -111,10 +119,10 @@ class TurnLoop:
             await self._report(FailTurn(run.turn_id, "step_limit", detail, run.number))
         elif agent.graph.repeat_limit is not None and most_repeated(turn.repeats) >= agent.graph.repeat_limit:
             tools = (message.name or "" for message in reversed(state.thread.window) if message.role == "tool")
-            detail = complaint(turn.repeats, next(tools, ""))
+            detail = repeat_error(turn.repeats, next(tools, ""))
             await self._report(FailTurn(run.turn_id, "repeated_calls", detail, run.number))
         elif node.approval and turn.approval is None:
-            await self._report(AskPerson(run.turn_id, run=run.number))
+            await self._report(RequestApproval(run.turn_id, run=run.number))
         else:
             context = NodeContext(run, agent)
             try:
@@ -127,7 +135,7 @@ class TurnLoop:
             if isinstance(report, FailAttempt) and report.retry_in_ms:
                 await run.pause(report.retry_in_ms / 1000)
 
-    async def _attempt(self, context: NodeContext, node: Node, turn: Turn) -> Report:
+    async def _attempt(self, context: NodeContext, node: Node, turn: Turn) -> RuntimeCommand:
         """Try a node, and return the report of its result or failure."""
         run, started = self.run, asyncio.get_running_loop().time()
         deadline = Deadline(node.timeout)
@@ -149,7 +157,7 @@ class TurnLoop:
             return self._failed(node, turn, error, _ms_since(started))
         return CompleteNode(run.turn_id, turn.step, facts, following, _ms_since(started), run.number)
 
-    def _failed(self, node: Node, turn: Turn, error: Exception, duration_ms: int) -> Report:
+    def _failed(self, node: Node, turn: Turn, error: Exception, duration_ms: int) -> RuntimeCommand:
         """Report a failed attempt, and when the next one is due."""
         run = self.run
         trace = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
@@ -163,12 +171,12 @@ class TurnLoop:
             run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number, reason=reason
         )
 
-    async def _report(self, command: Report) -> None:
+    async def _report(self, command: RuntimeCommand) -> None:
         """Store a report. Raises `TurnIsOver` if it causes no event: then another worker runs this turn."""
         if not await self.run.report(command, durable=False):
             raise TurnIsOver
 
-    async def _report_attempt(self, report: Report, turn: Turn) -> None:
+    async def _report_attempt(self, report: RuntimeCommand, turn: Turn) -> None:
         """Store the report of an attempt. If the log cannot take it, the attempt has failed, and is not repeated."""
         run = self.run
         try:

@@ -12,9 +12,9 @@ from domain.thread.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
-    NoteCalls,
-    NoteFailure,
-    Report,
+    RecordModelCalls,
+    RecordModelFailure,
+    RuntimeCommand,
     StopTurn,
 )
 from domain.thread.events import ModelCalled, NodeEvent
@@ -39,7 +39,7 @@ class UnreportedCalls:
         if reserved is not None:
             self.spending.took(reserved, called)
 
-    def carried_by(self, report: Report) -> Report:
+    def carried_by(self, report: RuntimeCommand) -> RuntimeCommand:
         """Add the calls that a report lacks, and drop those from a node's facts that were reported before."""
         if self._reported and isinstance(report, CompleteNode):
             report = replace(report, facts=self._without_reported(report.facts))
@@ -47,7 +47,7 @@ class UnreportedCalls:
         missing = [called for called, _ in self._calls if not _removed(has, called)]
         return with_calls(report, missing) if missing else report
 
-    def said(self, report: Report) -> None:
+    def said(self, report: RuntimeCommand) -> None:
         """Forget the calls of a report: the thread's state has them now."""
         calls, kept = _calls_of(report), []
         left = list(calls)
@@ -83,27 +83,43 @@ def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
     return True
 
 
-def with_calls(report: Report, calls: Sequence[ModelCalled]) -> Report:
+def with_calls(report: RuntimeCommand, calls: Sequence[ModelCalled]) -> RuntimeCommand:
     """Add calls to a report. A report that has no place for them stays as it is."""
     match report:
         case CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
-        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
+        case (
+            CompleteItem()
+            | FailAttempt()
+            | FailItem()
+            | FailTurn()
+            | RecordModelCalls()
+            | RecordModelFailure()
+            | StopTurn()
+        ):
             return replace(report, calls=(*calls, *report.calls))
         case _:
             return report
 
 
-def calls_in(reports: Iterable[Report]) -> Sequence[ModelCalled]:
+def calls_in(reports: Iterable[RuntimeCommand]) -> Sequence[ModelCalled]:
     """Return the calls of several reports."""
     return [called for report in reports for called in _calls_of(report)]
 
 
-def _calls_of(report: Report) -> Sequence[ModelCalled]:
+def _calls_of(report: RuntimeCommand) -> Sequence[ModelCalled]:
     match report:
         case CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]
-        case CompleteItem() | FailAttempt() | FailItem() | FailTurn() | NoteCalls() | NoteFailure() | StopTurn():
+        case (
+            CompleteItem()
+            | FailAttempt()
+            | FailItem()
+            | FailTurn()
+            | RecordModelCalls()
+            | RecordModelFailure()
+            | StopTurn()
+        ):
             return report.calls
         case _:
             return ()

@@ -58,7 +58,7 @@ class Worker:
     lease: InitVar[float] = 10.0
     standby: InitVar[bool] = False
     only: ThreadId | None = None
-    accounts: Reservations | None = None
+    reservations: Reservations | None = None
     """The budget reservations. In its shards, this worker ends those that a dead process has left open."""
     isolation: Isolation | None = None
     """Runs turns that may have crashed their process; without one, they run here."""
@@ -228,8 +228,12 @@ class Worker:
         await self._take_up.refresh()
         await self._search()
         # In a task of its own, which a tick does not wait for.
-        if self.accounts is not None and self.shards.held() and (self._recovering is None or self._recovering.done()):
-            self._recovering = self._spawn(self._recover(self.accounts))
+        if (
+            self.reservations is not None
+            and self.shards.held()
+            and (self._recovering is None or self._recovering.done())
+        ):
+            self._recovering = self._spawn(self._recover(self.reservations))
 
     async def _search(self) -> None:
         """Take up turns that the log has, `MAX_PAGES_PER_TICK` pages at a tick. The next tick continues."""
@@ -245,11 +249,11 @@ class Worker:
             if self._search_cursor is None:
                 return
 
-    async def _recover(self, accounts: Reservations) -> None:
+    async def _recover(self, reservations: Reservations) -> None:
         """End the reservations of calls whose process has died."""
         epochs, lone = self.shards.epochs(), self._take_up.lone
         lent = await self.loans.lent_from(epochs.keys())  # calls of borrowers have these epochs as well
-        ended = await accounts.recover(
+        ended = await reservations.recover(
             epochs, self._store_if_idle, lambda thread_id: thread_id in lent or thread_id in lone.running
         )
         if ended.settled or ended.released:

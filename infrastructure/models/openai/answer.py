@@ -5,7 +5,7 @@ import json
 from domain.agents.error_text import shortened
 from domain.json import storable_text
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
-from domain.thread.size_limits import MAX_TEXT, bytes_of
+from domain.thread.size_limits import MAX_TEXT_BYTES, bytes_of
 from infrastructure.models.openai.completion import (
     Choice,
     Completion,
@@ -118,8 +118,8 @@ class AnswerBuilder:
         reason = self._finish_reason or "stop"
         calls = self._calls.build(reason)
         text = storable_text("".join(self._text))
-        if bytes_of(text) > MAX_TEXT:
-            raise AnswerTooLarge(f"The model's answer is larger than {MAX_TEXT} bytes.")
+        if bytes_of(text) > MAX_TEXT_BYTES:
+            raise AnswerTooLarge(f"The model's answer is larger than {MAX_TEXT_BYTES} bytes.")
         return ChatAnswer(
             content=None if calls and not text else text,
             tool_calls=calls,

@@ -21,7 +21,7 @@ from domain.models.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
-    ToolsNotTaken,
+    ToolsNotSupported,
     note_cost,
 )
 from infrastructure.models.openai.answer import AnswerBuilder
@@ -146,7 +146,7 @@ class OpenAIChatModel:
             if "tools" in omitted and call.needs_tools and not self._dialects.sets("tools"):
                 instead = f"Set {self._places['omit']}=tools to ask it without them."
                 said = f"{call.model} takes no tools. {instead} {why or ''}"
-                raise ToolsNotTaken(said.strip()) from why
+                raise ToolsNotSupported(said.strip()) from why
             call.begin(self._dialects.fields(call.request, omitted, stream=call.streaming), omitted)
             try:
                 answer = await self._attempt(call, gives_up_at)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
-from domain.thread.size_limits import MAX_ARGUMENTS
+from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS
 from infrastructure.models.openai.lenient_json import NotJsonError, read_values
 
 MAX_WRITTEN = 16_384
@@ -130,8 +130,8 @@ def _unfenced(text: str) -> str:
 def _check(values: JsonObject) -> None:
     check_json(values, "arguments")
     size = len(json.dumps(values, ensure_ascii=False, separators=(",", ":")))
-    if size > MAX_ARGUMENTS:
-        raise InvalidInput("arguments", f"may take {MAX_ARGUMENTS:,} characters as JSON, not {size:,}")
+    if size > MAX_ARGUMENTS_CHARACTERS:
+        raise InvalidInput("arguments", f"may take {MAX_ARGUMENTS_CHARACTERS:,} characters as JSON, not {size:,}")
 
 
 def stored_text(text: str) -> str:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
-from domain.thread.size_limits import MAX_FACTS, MAX_TEXT
+from domain.thread.size_limits import MAX_FACTS, MAX_TEXT_BYTES
 from infrastructure.models.openai.completion import Function, ToolCallDelta, join_surrogates
 from infrastructure.models.openai.provider_data import ExtraFields
 from infrastructure.models.openai.tool_arguments import read_arguments
@@ -26,7 +26,7 @@ MAX_NAME_CHARS = 10_000
 MAX_CALLS = 1_000
 """Calls that one answer may make."""
 
-MAX_ALL_ARGUMENTS = MAX_FACTS - MAX_TEXT
+MAX_ALL_ARGUMENTS = MAX_FACTS - MAX_TEXT_BYTES
 """Characters of JSON that the arguments of all calls of an answer may take, to be stored together with its text."""
 
 _TOO_MUCH = f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters. Send fewer at a time."

@@ -10,7 +10,7 @@ from domain.ids import Position, Version, slice_of
 from domain.ports.log import Append
 from infrastructure.postgres.failures import is_passing, is_undone
 from infrastructure.postgres.log.append_sql import APPEND
-from infrastructure.postgres.log.metadata_columns import taken_apart
+from infrastructure.postgres.log.metadata_columns import split_metadata
 from infrastructure.postgres.retry import ENDLESS, Attempts
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
@@ -99,7 +99,7 @@ def arguments_of(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     events = [
         (
             *(number, place, record.type, record.schema, record.payload),
-            *(*taken_apart(record.metadata), record.recorded_at, record.hash),
+            *(*split_metadata(record.metadata), record.recorded_at, record.hash),
         )
         for number, append in enumerate(appends, 1)
         for place, record in enumerate(append.records, 1)

@@ -23,11 +23,11 @@ METADATA = f"""CASE WHEN causation = '{AS_IT_IS}' THEN metadata::text
             ELSE '{{"causation":"' || causation::text || '"'
                  || CASE metadata::text WHEN '{{}}' THEN '' ELSE ',' END || substr(metadata::text, 2)
        END AS metadata"""
-"""Restores the text from the two columns; the inverse of `taken_apart`."""
+"""Restores the text from the two columns; the inverse of `split_metadata`."""
 
 
 @lru_cache(maxsize=256)  # the events of a turn have the same text
-def taken_apart(metadata: str) -> tuple[str, UUID]:
+def split_metadata(metadata: str) -> tuple[str, UUID]:
     """Return the values of `metadata` and `causation`. A text that is not in our form is stored unchanged."""
     found = _NAMED_FIRST.fullmatch(metadata)
     named = UUID(found[2]) if found else AS_IT_IS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.turns.model_fallback import ModelFallback
+from domain.application.turns.model_registry import ModelRegistry
 from domain.errors import PromptTooLarge, TurnIsOver
 from domain.models.chat import (
     AnswerCut,
@@ -20,7 +20,7 @@ from domain.models.chat import (
     ModelRejectedRequest,
     ModelUnreachable,
     OnDelta,
-    ToolsNotTaken,
+    ToolsNotSupported,
 )
 from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import ModelSpec, Policy
@@ -70,7 +70,7 @@ class Scene(Caller):
         providers = {f"p-{name}": line for name, line in lines.items()}
         policy = Policy(specs, tuple(lines))
         super().__init__(
-            ModelFallback(policy, providers, lambda: CircuitBreaker(after=3, rest=30), clock=lambda: self.now)
+            ModelRegistry(policy, providers, lambda: CircuitBreaker(after=3, rest=30), clock=lambda: self.now)
         )
 
     def times(self) -> list[int]:
@@ -79,7 +79,7 @@ class Scene(Caller):
 
 class TestModelsWithoutTools:
     async def test_others_are_asked_before_one_answers_without(self) -> None:
-        large, small = Line([ToolsNotTaken("no tools"), says("Hi")]), Line([ToolsNotTaken("no tools either")])
+        large, small = Line([ToolsNotSupported("no tools"), says("Hi")]), Line([ToolsNotSupported("no tools either")])
         scene = Scene(large=large, small=small)
 
         answered = await scene.ask()
@@ -90,7 +90,7 @@ class TestModelsWithoutTools:
         assert [fact.error for fact in scene.failures] == ["no tools", "no tools either"]
 
     async def test_one_that_has_some_answers_for_one_that_has_none(self) -> None:
-        scene = Scene(large=Line([ToolsNotTaken("no tools")]), small=answers("Hello"))
+        scene = Scene(large=Line([ToolsNotSupported("no tools")]), small=answers("Hello"))
         assert (await scene.ask()).name == "small"
 
     async def test_the_only_one_answers_at_once(self) -> None:
@@ -99,7 +99,7 @@ class TestModelsWithoutTools:
         assert not scene.lines["large"].asked[0].needs_tools
 
     async def test_an_answer_without_tools_is_better_than_none(self) -> None:
-        scene = Scene(large=Line([ToolsNotTaken("no tools"), says("Hi")]), small=fails())
+        scene = Scene(large=Line([ToolsNotSupported("no tools"), says("Hi")]), small=fails())
         assert (await scene.ask()).name == "large"
         assert scene.times() == [2, 1]
 
@@ -163,7 +163,7 @@ class TestOneAfterTheOther:
 
     async def test_an_answer_may_be_as_long_as_the_shorter_of_two_limits(self) -> None:
         model = answers()
-        caller = Caller(ModelFallback(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model}))
+        caller = Caller(ModelRegistry(Policy({"m": ModelSpec("p", "m", max_answer=100)}, ("m",)), {"p": model}))
         for caller.room in (None, 50, 500):
             await caller.ask()
         assert [request.max_tokens for request in model.asked] == [100, 50, 100]
@@ -324,7 +324,7 @@ class TestRest:
 
 async def test_a_model_alone_is_a_policy_too() -> None:
     model = answers("Hi")
-    models = ModelFallback.alone(model)
+    models = ModelRegistry.alone(model)
 
     answered = await Caller(models).ask()
 

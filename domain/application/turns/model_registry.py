@@ -16,7 +16,7 @@ from domain.models.chat import (
     ModelError,
     ModelRejectedRequest,
     NoAnswer,
-    ToolsNotTaken,
+    ToolsNotSupported,
 )
 from domain.models.circuit_breaker import CircuitBreaker
 from domain.models.routing import Choice, ModelSpec, Policy
@@ -32,7 +32,7 @@ MIN_TIME_S = 0.05
 
 
 @dataclass
-class ModelFallback:
+class ModelRegistry:
     """The models of a policy, and a circuit breaker for each.
 
     `providers` are the clients by the names of the providers. `breaker` makes the circuit breakers, which count the
@@ -94,7 +94,7 @@ class Candidates:
     - There are no more candidates once `time_left` is used up; the first one is there in any case.
     """
 
-    models: ModelFallback
+    models: ModelRegistry
     choice: Choice
     time_left: Callable[[], float]
     """Returns the seconds that are left for the call."""
@@ -123,7 +123,7 @@ class Candidates:
     def failed(self, candidate: Candidate, error: ModelError | PromptTooLarge) -> None:
         """Remember why a candidate did not answer."""
         self._errors.append(error)
-        if isinstance(error, ToolsNotTaken):
+        if isinstance(error, ToolsNotSupported):
             self._toolless.append(candidate.name)
 
     def time_limit(self, candidate: Candidate) -> float:
@@ -186,6 +186,6 @@ class Candidates:
             breaker.succeeded()
         else:
             breaker.failed(self.models.clock())
-        if isinstance(error, ToolsNotTaken):
+        if isinstance(error, ToolsNotSupported):
             return "takes no tools"
         return "gave no answer" if isinstance(error, NoAnswer) else "did not answer"

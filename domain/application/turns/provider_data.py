@@ -30,7 +30,7 @@ BLOB_CHARS_PER_TOKEN = 4
 """Characters of such data that count as one token."""
 
 
-async def bounded(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tuple[ChatAnswer, int]:
+async def limit_provider_data(answer: ChatAnswer, window: int, tokens: TokenCounter) -> tuple[ChatAnswer, int]:
     """Return an answer with the data that there is room for in a window of so many tokens, and the data's tokens.
 
     Data that is too large is dropped whole: that of the calls if it is too large alone, that of the message if both are
