@@ -51,6 +51,7 @@ async def test_every_line_of_the_readme_gives_the_answer_printed_there(tmp_path:
     async with threadfold(tmp_path, AGENTS=agents) as server:
         settings = {"AGENTS": agents, "DATABASE_URL": "", "DATA_DIR": str(tmp_path / "data")}
         environment = {**os.environ, **settings}
+        environment.pop("COLUMNS", None)  # xdist sets it, and tables would be cut to it
         for command, printed in commands():
             if command.endswith(" chat"):
                 continue  # it waits for input

@@ -396,5 +396,5 @@ async def test_export_and_import_from_the_command_line(
     assert again.json["exported"]["events"] == verified.json["events"]
     assert content(tmp_path / "other") == content(tmp_path / "one")
     assert (refused.status, wrong.status) == (1, 1)
-    assert refused.err.startswith("Error: There is a log already, or the beginning of one.")
+    assert refused.err.startswith("Error: The database has a log already, or a part of one.")
     assert "has ndjson files" in wrong.err

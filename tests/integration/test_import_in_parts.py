@@ -18,7 +18,7 @@ ENDED = Draft("TurnCompleted", 1, "{}", "{}")
 async def test_every_thread_of_a_slice_is_found(
     archive: LogArchive, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
-    monkeypatch.setattr(importing, "THREADS", at_a_time)
+    monkeypatch.setattr(importing, "MAX_PAGE_THREADS", at_a_time)
     threads = sorted(islice(threads_of(Slice(77)), 3))
     async with archive.writing() as writing:
         for number, thread_id in enumerate(threads):

@@ -170,5 +170,7 @@ async def test_a_model_that_does_not_mend_its_calls_is_stopped() -> None:
         ended = await last_turn(played)
     told = [message["content"] for message in server.requests[-1].body["messages"] if message["role"] == "tool"]
     assert (ended.outcome, ended.reason, len(server.requests)) == ("failed", "repeated_calls", 20)
-    assert (ended.detail or "").startswith("The model made a call that cannot be run in 20 answers, while nothing else")
+    assert (ended.detail or "").startswith(
+        "The model made a call that cannot be run in 20 answers, and made no other progress"
+    )
     assert told[-1].endswith("[This is the 19th answer in this turn with a call that cannot be run.]")
