@@ -46,7 +46,7 @@ async def test_a_thread_goes_on_after(strict: tuple[Api, StrictModel], odd: Odd)
     assert faults(await play(*strict, odd)) == []
 
 
-@pytest.mark.parametrize("odd", MESSAGES[::3], ids=lambda odd: odd.name)
+@pytest.mark.parametrize("odd", MESSAGES[::6], ids=lambda odd: odd.name)
 async def test_a_thread_goes_on_after_a_whole(strict: tuple[Api, StrictModel], odd: Odd) -> None:
     whole = [answer.reply(stream=False) for answer in odd.played if isinstance(answer, Answer)]
     assert faults(await play(*strict, odd, whole)) == []
