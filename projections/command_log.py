@@ -4,16 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from domain.read_models.tables import Change, Column, Index, Table
-from domain.thread.events import (
-    EVENTS,
-    ContextAssembled,
-    FanOutStarted,
-    ItemCompleted,
-    MessageAppended,
-    ModelCalled,
-    NodeCompleted,
-    ToolRequested,
-)
+from domain.thread import events
 from projections.engine.projection import EventContext, Projection
 
 AUDIT = Table(
@@ -43,7 +34,15 @@ AUDIT = Table(
 )
 
 ROUTINE = frozenset(
-    {NodeCompleted, ContextAssembled, ModelCalled, ToolRequested, MessageAppended, ItemCompleted, FanOutStarted}
+    {
+        events.NodeCompleted,
+        events.ContextAssembled,
+        events.ModelCalled,
+        events.ToolRequested,
+        events.MessageAppended,
+        events.ItemCompleted,
+        events.FanOutStarted,
+    }
 )
 """Events of the agent that are left out: tools that started, and how turns ended, are what an auditor needs."""
 
@@ -73,4 +72,4 @@ def _done(context: EventContext[Any]) -> Iterable[Change]:
     return [(AUDIT, row)]
 
 
-PROJECTION = Projection("audit", 1, (AUDIT,), dict.fromkeys(EVENTS, _done))
+PROJECTION = Projection("audit", 1, (AUDIT,), dict.fromkeys(events.EVENTS, _done))

@@ -4,15 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.read_models.tables import Change, Column, Index, Table
-from domain.thread.events import (
-    ApprovalDenied,
-    ApprovalGranted,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolStarted,
-    ToolSucceeded,
-)
+from domain.thread import events
 from domain.thread.state import Running
 from projections.engine.latency_columns import latency_table, timed
 from projections.engine.projection import EventContext, Projection
@@ -40,31 +32,31 @@ TOOLS = Table(
 LATENCY = latency_table("tools_latency", "How long calls of tools took", ("graph", "tool"))
 
 
-def _requested(context: EventContext[ToolRequested]) -> Iterable[Change]:
+def _requested(context: EventContext[events.ToolRequested]) -> Iterable[Change]:
     return _counted(context, context.event.tool, requested=1)
 
 
-def _started(context: EventContext[ToolStarted]) -> Iterable[Change]:
+def _started(context: EventContext[events.ToolStarted]) -> Iterable[Change]:
     return _counted(context, _tool(context, context.event.call), started=1, retried=int(context.event.attempt > 1))
 
 
-def _succeeded(context: EventContext[ToolSucceeded]) -> Iterable[Change]:
+def _succeeded(context: EventContext[events.ToolSucceeded]) -> Iterable[Change]:
     return _ended(context, succeeded=1)
 
 
-def _failed(context: EventContext[ToolFailed]) -> Iterable[Change]:
+def _failed(context: EventContext[events.ToolFailed]) -> Iterable[Change]:
     return _ended(context, failed=1)
 
 
-def _lost(context: EventContext[ToolOutcomeUnknown]) -> Iterable[Change]:
+def _lost(context: EventContext[events.ToolOutcomeUnknown]) -> Iterable[Change]:
     return _counted(context, _tool(context, context.event.call), unknown=1)
 
 
-def _granted(context: EventContext[ApprovalGranted]) -> Iterable[Change]:
+def _granted(context: EventContext[events.ApprovalGranted]) -> Iterable[Change]:
     return _counted(context, _tool(context, context.event.approval), granted=1)
 
 
-def _denied(context: EventContext[ApprovalDenied]) -> Iterable[Change]:
+def _denied(context: EventContext[events.ApprovalDenied]) -> Iterable[Change]:
     return _counted(context, _tool(context, context.event.approval), denied=1)
 
 
@@ -81,7 +73,9 @@ def _counted(context: EventContext[Any], tool: str | None, **counted: int) -> Se
     return [(TOOLS, TOOLS.row(tenant=context.tenant, hour=context.hour, graph=context.graph, tool=tool, **counted))]
 
 
-def _ended(context: EventContext[ToolSucceeded] | EventContext[ToolFailed], **counted: int) -> Iterable[Change]:
+def _ended(
+    context: EventContext[events.ToolSucceeded] | EventContext[events.ToolFailed], **counted: int
+) -> Iterable[Change]:
     tool, took = _tool(context, context.event.call), context.event.duration_ms
     if tool is None:
         return ()
@@ -96,12 +90,12 @@ PROJECTION = Projection(
     1,
     (TOOLS, LATENCY),
     {
-        ToolRequested: _requested,
-        ToolStarted: _started,
-        ToolSucceeded: _succeeded,
-        ToolFailed: _failed,
-        ToolOutcomeUnknown: _lost,
-        ApprovalGranted: _granted,
-        ApprovalDenied: _denied,
+        events.ToolRequested: _requested,
+        events.ToolStarted: _started,
+        events.ToolSucceeded: _succeeded,
+        events.ToolFailed: _failed,
+        events.ToolOutcomeUnknown: _lost,
+        events.ApprovalGranted: _granted,
+        events.ApprovalDenied: _denied,
     },
 )

@@ -7,24 +7,9 @@ from rich.text import Text
 
 from api.cli.output import visible
 from domain.application.streaming.broadcast import Delta, Withdrawn
+from domain.thread import events
 from domain.thread.codec import Recorded, to_json
 from domain.thread.describe import finish_in_words
-from domain.thread.events import (
-    ApprovalDenied,
-    Event,
-    HistoryCompacted,
-    MessageAppended,
-    NodeFailed,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnCompleted,
-    TurnFailed,
-    TurnRolledBack,
-)
 
 MAX_TOOL_CHARACTERS = 400
 """Characters of a tool's arguments or result that are printed; the log has all of them."""
@@ -38,7 +23,7 @@ class Screen:
         self._users = users
         self._console = Console(markup=False, emoji=False, highlight=False)
         self._provisional = ""
-        self._calls: dict[int, ToolRequested] = {}
+        self._calls: dict[int, events.ToolRequested] = {}
         self._open: set[int] = set()
         self._several = False
 
@@ -65,34 +50,34 @@ class Screen:
         self._end_line()
         self._print(text, style="red")
 
-    def _event(self, version: int, event: Event) -> None:
+    def _event(self, version: int, event: events.Event) -> None:
         match event:
-            case MessageAppended():
+            case events.MessageAppended():
                 self._message(event)
-            case ToolRequested():
+            case events.ToolRequested():
                 self._calls[version] = event
-            case ToolStarted(call=call):
+            case events.ToolStarted(call=call):
                 self._start(call)
-            case ToolSucceeded(call=call, content=content):
+            case events.ToolSucceeded(call=call, content=content):
                 self._end(call, content)
-            case ToolFailed(call=call, error=error) | ToolOutcomeUnknown(call=call, error=error):
+            case events.ToolFailed(call=call, error=error) | events.ToolOutcomeUnknown(call=call, error=error):
                 self._end(call, f"error: {error}")
-            case NodeFailed(node=node, error=error, retry_in_ms=retry):
+            case events.NodeFailed(node=node, error=error, retry_in_ms=retry):
                 self._withdraw()
                 if retry is not None:  # otherwise the turn fails, with the reason
                     self.note(f"{node} failed ({error}); trying again in {retry / 1000:g} s")
-            case HistoryCompacted():
+            case events.HistoryCompacted():
                 self.note("(Older messages were summarised to make room.)")
-            case ApprovalDenied(reason=reason):
+            case events.ApprovalDenied(reason=reason):
                 self.note(f"← {reason}")
-            case TurnFailed() | TurnCancelled() | TurnRolledBack():
+            case events.TurnFailed() | events.TurnCancelled() | events.TurnRolledBack():
                 self.complain(_how_it_ended(event))
-            case TurnCompleted(reason=reason) if reason:
+            case events.TurnCompleted(reason=reason) if reason:
                 self.complain(f"The turn completed, but {finish_in_words(reason)}.")
             case _:
                 return
 
-    def _message(self, said: MessageAppended) -> None:
+    def _message(self, said: events.MessageAppended) -> None:
         if said.role == "assistant":
             self._said(said.content or "")
         elif self._users:
@@ -135,11 +120,11 @@ def _cut(text: str) -> str:
     return line if len(line) <= MAX_TOOL_CHARACTERS else f"{line[:MAX_TOOL_CHARACTERS]}… ({len(line):,} characters)"
 
 
-def _how_it_ended(end: TurnFailed | TurnCancelled | TurnRolledBack) -> str:
+def _how_it_ended(end: events.TurnFailed | events.TurnCancelled | events.TurnRolledBack) -> str:
     match end:
-        case TurnFailed(detail=detail):
+        case events.TurnFailed(detail=detail):
             return f"The turn failed. {detail}"
-        case TurnCancelled():
+        case events.TurnCancelled():
             return "The turn was cancelled."
-        case TurnRolledBack():
+        case events.TurnRolledBack():
             return "The turn was rolled back: the thread is as it was before."

@@ -39,18 +39,8 @@ from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
+from domain.thread import commands
 from domain.thread.codec import Metadata
-from domain.thread.commands import (
-    CancelTurn,
-    Command,
-    DecideApproval,
-    EditMessage,
-    OpenThread,
-    RetryTurn,
-    SetBudget,
-    StartTurn,
-    UpdateValues,
-)
 from domain.thread.events import (
     ApprovalDenied,
     ApprovalGranted,
@@ -121,18 +111,18 @@ class Service:
     async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> CommandResult:
         """Open a thread."""
         self.agent(graph)
-        command = OpenThread(graph, values)
+        command = commands.OpenThread(graph, values)
         return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
         """Change a thread's values."""
-        command = UpdateValues(changes)
+        command = commands.UpdateValues(changes)
         return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
 
     async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
         """Set a thread's budget. Returns it as of the resulting version, also for a repeated command."""
         asked = ("budget", *map(msgspec.structs.astuple, limits))
-        outcome = await self._act(thread_id, lambda _: (SetBudget(limits),), caller, asked)
+        outcome = await self._act(thread_id, lambda _: (commands.SetBudget(limits),), caller, asked)
         return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
     async def start_turn(
@@ -158,11 +148,11 @@ class Service:
         turn_id = turn_of_command(command_id)
         stored = durability or self.runtime.settings.durability
 
-        def plan(state: State) -> Iterable[Command]:
+        def plan(state: State) -> Iterable[commands.Command]:
             if isinstance(state, Unopened):
                 if open_with is None:
                     raise UnknownThread(thread_id)
-                yield OpenThread(open_with)
+                yield commands.OpenThread(open_with)
                 own = open_with
             else:
                 own = state.thread.graph
@@ -170,7 +160,7 @@ class Service:
                     raise WrongGraph(graph or "", own)
             agent = self.agent(own)
             runs, busy = agent.graph, strategy or agent.busy
-            yield StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
+            yield commands.StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
 
         asked = ("turn", user_input, open_with, graph, strategy, durability)
         return StartedTurn(await self._act(thread_id, plan, caller, asked, command_id), turn_id)
@@ -183,17 +173,19 @@ class Service:
         command_id = self._command_id(thread_id, caller)
         turn_id = turn_of_command(command_id)
 
-        def plan(state: State) -> Iterable[Command]:
+        def plan(state: State) -> Iterable[commands.Command]:
             if isinstance(state, Unopened):
                 raise UnknownThread(thread_id)
             graph = self.agent(state.thread.graph).graph.fingerprint
-            yield RetryTurn(retried, turn_id, graph, self.runtime.settings.durability)
+            yield commands.RetryTurn(retried, turn_id, graph, self.runtime.settings.durability)
 
         return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Cancel a turn. Raises `UnknownThread`, `TurnHasEnded`."""
-        return await self._act(thread_id, _on_open(thread_id, CancelTurn(turn_id)), caller, ("cancel", str(turn_id)))
+        return await self._act(
+            thread_id, _on_open(thread_id, commands.CancelTurn(turn_id)), caller, ("cancel", str(turn_id))
+        )
 
     async def decide_approval(
         self, thread_id: ThreadId, approval: int, decided: Decide, caller: Caller
@@ -206,15 +198,15 @@ class Service:
         answer = refused if decided.result is None else decided.result
         tokens = await count_tokens(self.runtime.turns.services.tokens, answer)
         what = (decided.hash, decided.decision, decided.arguments)
-        command = DecideApproval(Version(approval), *what, answer, tokens)
+        command = commands.DecideApproval(Version(approval), *what, answer, tokens)
         asked = ("approval", approval, *what, decided.reason, decided.result)
         return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
-        edits = [EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
-        changes = UpdateValues(wanted.values) if wanted.values else None
+        edits = [commands.EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
+        changes = commands.UpdateValues(wanted.values) if wanted.values else None
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
         command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume)
         asked = ("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume)
@@ -321,7 +313,7 @@ class Service:
     ) -> CommandResult:
         """Execute a command, and notify streams and the worker."""
 
-        def checked(state: State) -> Iterable[Command]:
+        def checked(state: State) -> Iterable[commands.Command]:
             if caller.existing and isinstance(state, Unopened):
                 raise VersionConflict(START, START)
             return plan(state)
@@ -358,10 +350,10 @@ def turn_of_command(command_id: CommandId) -> TurnId:
     return TurnId(uuid5(command_id, "turn"))
 
 
-def _on_open(thread_id: ThreadId, command: Command) -> Plan:
+def _on_open(thread_id: ThreadId, command: commands.Command) -> Plan:
     """Plan a command for a thread that must exist."""
 
-    def plan(state: State) -> Iterable[Command]:
+    def plan(state: State) -> Iterable[commands.Command]:
         if isinstance(state, Unopened):
             raise UnknownThread(thread_id)
         return (command,)

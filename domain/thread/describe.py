@@ -8,44 +8,8 @@ from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.models.answers import Unusual
 from domain.money import dollars
+from domain.thread import events
 from domain.thread.codec import to_json
-from domain.thread.events import (
-    END,
-    ApprovalDenied,
-    ApprovalGranted,
-    ApprovalRequested,
-    BudgetSet,
-    BudgetThresholdReached,
-    CancellationRequested,
-    ContextAssembled,
-    Event,
-    FanOutStarted,
-    HistoryCompacted,
-    ItemCompleted,
-    ItemFailed,
-    Limit,
-    MessageAppended,
-    MessageEdited,
-    ModelCalled,
-    ModelFailed,
-    NodeCompleted,
-    NodeFailed,
-    StateUpdated,
-    ThreadForked,
-    ThreadOpened,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnCompleted,
-    TurnEnqueued,
-    TurnFailed,
-    TurnResumed,
-    TurnRolledBack,
-    TurnStarted,
-)
 from domain.windows import Span
 
 MAX_QUOTED_LENGTH = 200
@@ -55,44 +19,49 @@ TURN_ID_DIGITS = 8
 """Digits of a turn's id in a sentence."""
 
 
-def refers_to(event: Event) -> Version | None:
+def refers_to(event: events.Event) -> Version | None:
     """Return the version of the earlier event that the sentence about this one needs."""
     match event:
-        case ToolStarted(call=call) | ToolSucceeded(call=call) | ToolFailed(call=call) | ToolOutcomeUnknown(call=call):
+        case (
+            events.ToolStarted(call=call)
+            | events.ToolSucceeded(call=call)
+            | events.ToolFailed(call=call)
+            | events.ToolOutcomeUnknown(call=call)
+        ):
             return Version(call)
-        case ApprovalRequested(call=call):
+        case events.ApprovalRequested(call=call):
             return Version(call) if call else None
-        case ApprovalGranted(approval=approval) | ApprovalDenied(approval=approval):
+        case events.ApprovalGranted(approval=approval) | events.ApprovalDenied(approval=approval):
             return Version(approval)
-        case MessageEdited(message=message):
+        case events.MessageEdited(message=message):
             return Version(message)
         case _:
             return None
 
 
 @singledispatch
-def describe(event: Event, about: Event | None = None) -> str:
+def describe(event: events.Event, about: events.Event | None = None) -> str:
     """Return the sentence about an event. `about` is the event that this one refers to; see `refers_to`."""
     raise TypeError(f"There is no sentence for {type(event).__name__}, about {about}")
 
 
 @describe.register
-def _(event: ThreadOpened, _: Event | None = None) -> str:
+def _(event: events.ThreadOpened, _: events.Event | None = None) -> str:
     given = f"the values {_json(event.values)}" if event.values else "no values"
     return f"The thread was opened with the graph {event.graph} and {given}"
 
 
 @describe.register
-def _(event: ThreadForked, _: Event | None = None) -> str:
+def _(event: events.ThreadForked, _: events.Event | None = None) -> str:
     return f"The thread left the thread {event.parent} after its version {event.at_version}"
 
 
 @describe.register
-def _(event: MessageEdited, about: Event | None = None) -> str:
+def _(event: events.MessageEdited, about: events.Event | None = None) -> str:
     match about:
-        case MessageAppended(role="user"):
+        case events.MessageAppended(role="user"):
             whose = "The user's message"
-        case MessageAppended():
+        case events.MessageAppended():
             whose = "The agent's message"
         case _:
             whose = "A tool's answer"
@@ -100,21 +69,21 @@ def _(event: MessageEdited, about: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: BudgetSet, _: Event | None = None) -> str:
+def _(event: events.BudgetSet, _: events.Event | None = None) -> str:
     if not event.limits:
         return "The budget was lifted: nothing limits what the thread may spend"
     return f"From now on the thread may spend {', '.join(map(limit_in_words, event.limits))}"
 
 
 @describe.register
-def _(event: TurnStarted, _: Event | None = None) -> str:
+def _(event: events.TurnStarted, _: events.Event | None = None) -> str:
     why = f", to go on with turn {_short(event.retries)}" if event.retries else ""
     why = f", with the message that had waited since version {event.queued}" if event.queued else why
     return f"Turn {_short(event.turn_id)} began at the node {event.node}{why}"
 
 
 @describe.register
-def _(event: TurnEnqueued, _: Event | None = None) -> str:
+def _(event: events.TurnEnqueued, _: events.Event | None = None) -> str:
     meanwhile = {
         "interrupt": "which it interrupts",
         "rollback": "which it rolls back",
@@ -124,12 +93,12 @@ def _(event: TurnEnqueued, _: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: TurnResumed, _: Event | None = None) -> str:
+def _(event: events.TurnResumed, _: events.Event | None = None) -> str:
     return f"The worker {event.worker} went on with the turn"
 
 
 @describe.register
-def _(event: MessageAppended, _: Event | None = None) -> str:
+def _(event: events.MessageAppended, _: events.Event | None = None) -> str:
     who = "user" if event.role == "user" else "agent"
     if event.content is None:
         return f"The {who} said nothing and asked for tools"
@@ -138,7 +107,7 @@ def _(event: MessageAppended, _: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: ContextAssembled, _: Event | None = None) -> str:
+def _(event: events.ContextAssembled, _: events.Event | None = None) -> str:
     before = f", a summary of those up to {event.summarised}" if event.summarised else ""
     pinned = f", the user's message of version {event.pinned}" if event.pinned else ""
     only = event.first == event.last
@@ -149,7 +118,7 @@ def _(event: ContextAssembled, _: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: ModelCalled, _: Event | None = None) -> str:
+def _(event: events.ModelCalled, _: events.Event | None = None) -> str:
     about = "about " if event.estimated else ""
     cached = f" ({event.cached:,} of them cached)" if event.cached else ""
     tokens = f"{about}{event.prompt_tokens:,} tokens in{cached} and {event.completion_tokens:,} out"
@@ -161,13 +130,13 @@ def _(event: ModelCalled, _: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: ModelFailed, _: Event | None = None) -> str:
+def _(event: events.ModelFailed, _: events.Event | None = None) -> str:
     where = f" of {event.provider}" if event.provider else ""
     return f"The model {event.model}{where} did not answer within {event.duration_ms:,} ms: {_quoted(event.error)}"
 
 
 @describe.register
-def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
+def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> str:
     whose = "The thread" if event.scope == "thread" else "The tenant"
     only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
     spent = amounts_in_words(event.tokens, event.cost)
@@ -177,112 +146,112 @@ def _(event: BudgetThresholdReached, _: Event | None = None) -> str:
 
 
 @describe.register
-def _(event: ToolRequested, _: Event | None = None) -> str:
+def _(event: events.ToolRequested, _: events.Event | None = None) -> str:
     fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
     return f"The agent asked for {_call(event)}{fault}"
 
 
 @describe.register
-def _(event: ApprovalRequested, about: Event | None = None) -> str:
+def _(event: events.ApprovalRequested, about: events.Event | None = None) -> str:
     if event.because == "outcome_unknown":
         return f"A person has to say what became of {_call(about)}: its process died after it was started"
     return f"A person has to agree before {_call(about or event)} may run"
 
 
 @describe.register
-def _(event: ApprovalGranted, about: Event | None = None) -> str:
+def _(event: events.ApprovalGranted, about: events.Event | None = None) -> str:
     others = "" if event.arguments is None else f" with other arguments: {_arguments(event.arguments)}"
     return f"A person granted {_call(about)}{others}"
 
 
 @describe.register
-def _(event: ApprovalDenied, about: Event | None = None) -> str:
+def _(event: events.ApprovalDenied, about: events.Event | None = None) -> str:
     return f"A person denied {_call(about)}: {_quoted(event.reason)}"
 
 
 @describe.register
-def _(event: ToolStarted, about: Event | None = None) -> str:
+def _(event: events.ToolStarted, about: events.Event | None = None) -> str:
     again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
     return f"{_tool(about)} was started{again}"
 
 
 @describe.register
-def _(event: ToolSucceeded, about: Event | None = None) -> str:
+def _(event: events.ToolSucceeded, about: events.Event | None = None) -> str:
     return f"{_tool(about)} answered in {event.duration_ms:,} ms: {_quoted(event.content)}"
 
 
 @describe.register
-def _(event: ToolFailed, about: Event | None = None) -> str:
+def _(event: events.ToolFailed, about: events.Event | None = None) -> str:
     return f"{_tool(about)} failed after {event.duration_ms:,} ms: {_quoted(event.error)}"
 
 
 @describe.register
-def _(event: ToolOutcomeUnknown, about: Event | None = None) -> str:
+def _(event: events.ToolOutcomeUnknown, about: events.Event | None = None) -> str:
     return f"The outcome of {_call(about)} is unknown: {_quoted(event.error)}"
 
 
 @describe.register
-def _(event: FanOutStarted, _: Event | None = None) -> str:
+def _(event: events.FanOutStarted, _: events.Event | None = None) -> str:
     number = len(event.items)
     return f"The node began to work on {number:,} item{'' if number == 1 else 's'}"
 
 
 @describe.register
-def _(event: ItemCompleted, _: Event | None = None) -> str:
+def _(event: events.ItemCompleted, _: events.Event | None = None) -> str:
     return f"Item {event.index} was done in {event.duration_ms:,} ms: {_json(event.result)}"
 
 
 @describe.register
-def _(event: ItemFailed, _: Event | None = None) -> str:
+def _(event: events.ItemFailed, _: events.Event | None = None) -> str:
     return f"Item {event.index} failed at attempt {event.attempt}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
 
 
 @describe.register
-def _(event: StateUpdated, _: Event | None = None) -> str:
+def _(event: events.StateUpdated, _: events.Event | None = None) -> str:
     who = "A caller changed the values during the turn" if event.outside else "The values changed"
     changed = [f"{k} was removed" if v is None else f"{k} is {_json(v)}" for k, v in event.changes.items()]
     return f"{who}: {_cut(', '.join(changed) or 'nothing differs')}"
 
 
 @describe.register
-def _(event: NodeCompleted, _: Event | None = None) -> str:
-    following = "and was the last one" if event.next == END else f"and {event.next} comes next"
+def _(event: events.NodeCompleted, _: events.Event | None = None) -> str:
+    following = "and was the last one" if event.next == events.END else f"and {event.next} comes next"
     return f"The node {event.node} completed in {event.duration_ms:,} ms {following}"
 
 
 @describe.register
-def _(event: NodeFailed, _: Event | None = None) -> str:
+def _(event: events.NodeFailed, _: events.Event | None = None) -> str:
     failed = f"The node {event.node} failed at attempt {event.attempt} after {event.duration_ms:,} ms"
     return f"{failed}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
 
 
 @describe.register
-def _(event: HistoryCompacted, _: Event | None = None) -> str:
+def _(event: events.HistoryCompacted, _: events.Event | None = None) -> str:
     return f"A summary took the place of the messages up to version {event.through}: {_quoted(event.summary)}"
 
 
 @describe.register
-def _(event: CancellationRequested, _: Event | None = None) -> str:
+def _(event: events.CancellationRequested, _: events.Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} is to be {event.how.replace('_', ' ')}"
 
 
 @describe.register
-def _(event: TurnCompleted, _: Event | None = None) -> str:
+def _(event: events.TurnCompleted, _: events.Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} completed{_but(event.reason)}"
 
 
 @describe.register
-def _(event: TurnFailed, _: Event | None = None) -> str:
+def _(event: events.TurnFailed, _: events.Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} failed ({event.reason.replace('_', ' ')}): {_quoted(event.detail)}"
 
 
 @describe.register
-def _(event: TurnCancelled, _: Event | None = None) -> str:
+def _(event: events.TurnCancelled, _: events.Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} was {event.how}"
 
 
 @describe.register
-def _(event: TurnRolledBack, _: Event | None = None) -> str:
+def _(event: events.TurnRolledBack, _: events.Event | None = None) -> str:
     return f"Turn {_short(event.turn_id)} was rolled back: the thread is as it was before it"
 
 
@@ -301,12 +270,12 @@ def finish_in_words(finish: Unusual) -> str:
             return "the endpoint gives a reason for the answer's end that is not known here, or does not fit it"
 
 
-def _call(about: Event | None) -> str:
+def _call(about: events.Event | None) -> str:
     """Return the call or the node that a person decides about, or that was started: a call as code."""
     match about:
-        case ToolRequested(tool=tool, arguments=arguments):
+        case events.ToolRequested(tool=tool, arguments=arguments):
             return f"{tool}({_arguments(arguments)})"
-        case ApprovalRequested(node=node):
+        case events.ApprovalRequested(node=node):
             return f"the node {node}"
         case _:
             return "a call"
@@ -321,7 +290,7 @@ _WITHIN: Mapping[Span, str] = {
 }
 
 
-def limit_in_words(limit: Limit) -> str:
+def limit_in_words(limit: events.Limit) -> str:
     """Return a limit in words, such as `1,000 tokens and $5 a day`."""
     return f"{amounts_in_words(limit.tokens, limit.cost)} {_WITHIN[limit.window]}"
 
@@ -335,8 +304,8 @@ def amounts_in_words(tokens: int | None, cost: int | None) -> str:
     return " and ".join(amounts)
 
 
-def _tool(about: Event | None) -> str:
-    return about.tool if isinstance(about, ToolRequested) else "A tool"
+def _tool(about: events.Event | None) -> str:
+    return about.tool if isinstance(about, events.ToolRequested) else "A tool"
 
 
 def _arguments(arguments: JsonObject) -> str:

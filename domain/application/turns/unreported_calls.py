@@ -6,17 +6,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from domain.application.budget.turn_budget import Reserved, TurnBudget
-from domain.thread.commands import (
-    CompleteItem,
-    CompleteNode,
-    FailAttempt,
-    FailItem,
-    FailTurn,
-    RecordModelCalls,
-    RecordModelFailure,
-    RuntimeCommand,
-    StopTurn,
-)
+from domain.thread import commands
 from domain.thread.events import ModelCalled, NodeEvent
 
 
@@ -39,15 +29,15 @@ class UnreportedCalls:
         if reserved is not None:
             self.spending.took(reserved, called)
 
-    def carried_by(self, report: RuntimeCommand) -> RuntimeCommand:
+    def carried_by(self, report: commands.RuntimeCommand) -> commands.RuntimeCommand:
         """Add the calls that a report lacks, and drop those from a node's facts that were reported before."""
-        if self._reported and isinstance(report, CompleteNode):
+        if self._reported and isinstance(report, commands.CompleteNode):
             report = replace(report, facts=self._without_reported(report.facts))
         has = list(_calls_of(report))
         missing = [called for called, _ in self._calls if not _removed(has, called)]
         return with_calls(report, missing) if missing else report
 
-    def said(self, report: RuntimeCommand) -> None:
+    def said(self, report: commands.RuntimeCommand) -> None:
         """Forget the calls of a report: the thread's state has them now."""
         calls, kept = _calls_of(report), []
         left = list(calls)
@@ -57,7 +47,7 @@ class UnreportedCalls:
             elif reserved:
                 self.spending.recorded([reserved])
         self._calls = kept
-        if isinstance(report, CompleteNode):
+        if isinstance(report, commands.CompleteNode):
             self._reported.clear()
         else:
             self._reported += calls
@@ -83,42 +73,42 @@ def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
     return True
 
 
-def with_calls(report: RuntimeCommand, calls: Sequence[ModelCalled]) -> RuntimeCommand:
+def with_calls(report: commands.RuntimeCommand, calls: Sequence[ModelCalled]) -> commands.RuntimeCommand:
     """Add calls to a report. A report that has no place for them stays as it is."""
     match report:
-        case CompleteNode():
+        case commands.CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
         case (
-            CompleteItem()
-            | FailAttempt()
-            | FailItem()
-            | FailTurn()
-            | RecordModelCalls()
-            | RecordModelFailure()
-            | StopTurn()
+            commands.CompleteItem()
+            | commands.FailAttempt()
+            | commands.FailItem()
+            | commands.FailTurn()
+            | commands.RecordModelCalls()
+            | commands.RecordModelFailure()
+            | commands.StopTurn()
         ):
             return replace(report, calls=(*calls, *report.calls))
         case _:
             return report
 
 
-def calls_in(reports: Iterable[RuntimeCommand]) -> Sequence[ModelCalled]:
+def calls_in(reports: Iterable[commands.RuntimeCommand]) -> Sequence[ModelCalled]:
     """Return the calls of several reports."""
     return [called for report in reports for called in _calls_of(report)]
 
 
-def _calls_of(report: RuntimeCommand) -> Sequence[ModelCalled]:
+def _calls_of(report: commands.RuntimeCommand) -> Sequence[ModelCalled]:
     match report:
-        case CompleteNode(facts=facts):
+        case commands.CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]
         case (
-            CompleteItem()
-            | FailAttempt()
-            | FailItem()
-            | FailTurn()
-            | RecordModelCalls()
-            | RecordModelFailure()
-            | StopTurn()
+            commands.CompleteItem()
+            | commands.FailAttempt()
+            | commands.FailItem()
+            | commands.FailTurn()
+            | commands.RecordModelCalls()
+            | commands.RecordModelFailure()
+            | commands.StopTurn()
         ):
             return report.calls
         case _:
