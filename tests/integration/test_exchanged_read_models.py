@@ -145,7 +145,7 @@ async def replace_all(api: Api, group: GroupId) -> None:
 
 @pytest.fixture
 async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> GroupId:
-    """Name a group that is built as far as the serving one, while an event is new and nobody takes either on."""
+    """Name a group that is built as far as the serving one, while an event is new and no runner advances them."""
     thread, runtime = await talk(api, "hello"), api.service.runtime
     await strong(api, "/v1/threads")
     monkeypatch.setattr(runtime.runner, "held", list)

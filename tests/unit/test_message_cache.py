@@ -103,10 +103,10 @@ async def test_whatever_is_remembered_the_same_is_recalled() -> None:
             await fork(log, child := ThreadId(uuid4()), Fork(thread_id, loaded.head.version, (edit,)), Metadata())
             threads.append(child)
         question = " ".join(chance.choices(WORDS, k=3))
-        anew = await ask(log, thread_id, question, MessageSearch(All()))
-        assert [await ask(log, thread_id, question, services) for services in warm] == [anew] * len(warm)
-        assert [each.prompt_tokens for each in anew] == [excerpt_tokens(each, count) for each in anew]
-        recalled += len(anew)
+        fresh = await ask(log, thread_id, question, MessageSearch(All()))
+        assert [await ask(log, thread_id, question, services) for services in warm] == [fresh] * len(warm)
+        assert [each.prompt_tokens for each in fresh] == [excerpt_tokens(each, count) for each in fresh]
+        recalled += len(fresh)
     assert recalled > 60
 
 
