@@ -119,8 +119,8 @@ class TurnContext(Protocol):
         """Process items, `at_once` of them concurrently, and return their results in the items' order.
 
         Each result is recorded as it arrives: after a crash, only the missing items are processed. The items of the
-        first attempt are recorded, and later attempts use them. A node may call this once. Raises the error of the
-        first item whose attempts have all failed.
+        first attempt are recorded, and later attempts use them. A node may call this several times: each attempt must
+        make the calls in the same order. Raises the error of the first item whose attempts have all failed.
         """
 
     async def compact(self) -> Sequence[NodeEvent]:

@@ -196,12 +196,13 @@ class RequestApproval(Struct, frozen=True):
 
 
 class StartFanOut(Struct, frozen=True):
-    """The node in flight is about to process each of these items."""
+    """The node in flight is about to process each of these items. `fan_out` counts its lists, from 0."""
 
     turn_id: TurnId
     step: int
     items: tuple[Json, ...]
     run: int = 0
+    fan_out: int = 0
 
 
 class CompleteItem(Struct, frozen=True):
@@ -214,6 +215,7 @@ class CompleteItem(Struct, frozen=True):
     calls: tuple[ModelCalled, ...]
     duration_ms: int
     run: int = 0
+    fan_out: int = 0
 
 
 class FailItem(Struct, frozen=True):
@@ -227,6 +229,7 @@ class FailItem(Struct, frozen=True):
     retry_in_ms: int | None
     run: int = 0
     calls: tuple[ModelCalled, ...] = ()
+    fan_out: int = 0
 
 
 class RecordModelFailure(Struct, frozen=True):

@@ -32,7 +32,7 @@ from domain.thread.turn_end import Events, close_open_calls, decide_next, end_ca
 TRUNCATION_MARK = "\n[cut: this was too long to be stored]"
 
 MAX_FAN_OUT_ITEMS = 1_000
-"""Maximum number of items of a node's fan-out."""
+"""Maximum number of items of all fan-outs of a node."""
 
 
 def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
@@ -107,22 +107,24 @@ def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Runnin
 
 
 def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
-    items = state.turn.items
+    items, fan_out = state.turn.items_of(command.fan_out), command.fan_out
     if state.turn.step != command.step:
         return ()
     if isinstance(command, StartFanOut):
-        if len(command.items) > MAX_FAN_OUT_ITEMS:
-            raise InvalidInput("items", f"must be at most {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
-        check_json_size(command.items, "items", MAX_FAN_OUT_CHARACTERS)
-        return (events.FanOutStarted(list(command.items)),) if items is None else ()
+        values = [*(item.value for item in state.turn.all_items), *command.items]
+        if len(values) > MAX_FAN_OUT_ITEMS:
+            raise InvalidInput("items", f"a node may have at most {MAX_FAN_OUT_ITEMS} items, not {len(values)}")
+        check_json_size(values, "items", MAX_FAN_OUT_CHARACTERS)
+        return (events.FanOutStarted(list(command.items), fan_out),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
     if isinstance(command, FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
-        return (*command.calls, events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
-    check_json_size(command.result, "result", result_limit(len(items)))
-    return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms))
+        failed = events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms, fan_out)
+        return (*command.calls, failed)
+    check_json_size(command.result, "result", result_limit(len(state.turn.all_items)))
+    return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms, fan_out))
 
 
 def _complete_node(command: CompleteNode, state: Running) -> Events:

@@ -307,17 +307,19 @@ class ApprovalDenied(Event, frozen=True):
 
 
 class FanOutStarted(Event, frozen=True):
-    """A node is about to process each of these items."""
+    """A node is about to process each of these items. `fan_out` counts the lists of the node, from 0."""
 
     items: list[Json]
+    fan_out: int = 0
 
 
 class ItemCompleted(Event, frozen=True):
-    """One item of the node's list has a result."""
+    """One item of a node's list has a result. `fan_out` is the list: see `FanOutStarted`."""
 
     index: int
     result: Json
     duration_ms: int
+    fan_out: int = 0
 
 
 class ItemFailed(Event, frozen=True):
@@ -327,6 +329,7 @@ class ItemFailed(Event, frozen=True):
     attempt: int
     error: str
     retry_in_ms: int | None = None
+    fan_out: int = 0
 
 
 class StateUpdated(Event, frozen=True):

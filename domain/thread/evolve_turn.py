@@ -34,7 +34,8 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case NodeCompleted():
             # The node asked a person. It has gone on without the answer, so the call is merely requested.
             calls = tuple(replace(call, status="requested") if call.status == "asked" else call for call in turn.calls)
-            turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None, items=None)
+            turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None)
+            turn = replace(turn, items=None, more_items=())
         case ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
         case ToolRequested() | ToolStarted() | ApprovalRequested():
@@ -54,7 +55,7 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
         case MessageEdited() | StateUpdated(outside=True) if turn.before:
             turn = replace(turn, before=_update_before(turn.before, event, version))
         case FanOutStarted() | ItemCompleted() | ItemFailed():
-            turn = replace(turn, items=_update_items(turn.items or (), event))
+            turn = _with_items(turn, event.fan_out, _update_items(turn.items_of(event.fan_out) or (), event))
     return turn
 
 
@@ -81,6 +82,13 @@ def _update_before(before: Before, event: MessageEdited | StateUpdated, version:
             return replace(before, window=window, said_tokens=before.said_tokens + more)
         case StateUpdated():
             return replace(before, values=merge_patch(before.values, event.changes))
+
+
+def _with_items(turn: Turn, fan_out: int, items: tuple[Item, ...]) -> Turn:
+    if fan_out == 0:
+        return replace(turn, items=items)
+    more = turn.more_items
+    return replace(turn, more_items=(*more[: fan_out - 1], items, *more[fan_out:]))
 
 
 def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:

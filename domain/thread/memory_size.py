@@ -28,7 +28,7 @@ def size_of(state: State) -> int:
     if isinstance(state, Running):
         turn = state.turn
         weight += sum(_call_size(call.request) for call in turn.calls)
-        weight += sum(MESSAGE_BYTES + _json_size(item.value) + _json_size(item.result) for item in turn.items or ())
+        weight += sum(MESSAGE_BYTES + _json_size(item.value) + _json_size(item.result) for item in turn.all_items)
         if before := turn.before:
             there = {id(message) for message in thread.window}
             weight += sum(_message_size(message) for message in before.window if id(message) not in there)

@@ -26,10 +26,10 @@ MAX_FACTS = 2_000_000
 """Bytes of all events that one node may record at its end."""
 
 MAX_FAN_OUT_CHARACTERS = 1_000_000
-"""Characters of all items of a node's fan-out, as JSON."""
+"""Characters of all items of a node's fan-outs, as JSON."""
 
 MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
-"""Characters of all results of a fan-out, as JSON. Each item has an equal share, at most `MAX_RESULT_CHARACTERS`."""
+"""Characters of all results of a node, as JSON. Each item has an equal share, at most `MAX_RESULT_CHARACTERS`."""
 
 MAX_RESULT_CHARACTERS = 16 * 1024
 """Characters of an item's result as JSON."""

@@ -135,6 +135,19 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     repeats: tuple[Repeat, ...] = ()
     finish: Finish = ""
     """How the agent's last message ended, unless it ended normally."""
+    more_items: tuple[tuple[Item, ...], ...] = ()
+    """The items of the node's second and later fan-outs."""
+
+    @property
+    def all_items(self) -> tuple[Item, ...]:
+        """The items of all fan-outs of the node."""
+        return sum(self.more_items, self.items or ())
+
+    def items_of(self, fan_out: int) -> tuple[Item, ...] | None:
+        """Return the items of the node's fan-out of this number, from 0; None if it has not started."""
+        if fan_out == 0:
+            return self.items
+        return self.more_items[fan_out - 1] if fan_out <= len(self.more_items) else None
 
     @property
     def waits(self) -> bool:

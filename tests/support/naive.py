@@ -227,13 +227,22 @@ class Naive:
     on_ToolOutcomeUnknown = on_ToolFailed  # noqa: N815
 
     def on_FanOutStarted(self, version: int, data: Json) -> None:  # noqa: N802
-        self.running()["items"] = [{"value": value} for value in data["items"]]
+        items = [{"value": value} for value in data["items"]]
+        if data.get("fan_out"):
+            self.running().setdefault("more_items", []).append(items)
+        else:
+            self.running()["items"] = items
+
+    def item(self, data: Json) -> Json:
+        turn, number = self.running(), data.get("fan_out", 0)
+        items: list[Json] = turn["more_items"][number - 1] if number else turn["items"]
+        return items[data["index"]]
 
     def on_ItemCompleted(self, version: int, data: Json) -> None:  # noqa: N802
-        self.running()["items"][data["index"]].update(done=True, result=data["result"])
+        self.item(data).update(done=True, result=data["result"])
 
     def on_ItemFailed(self, version: int, data: Json) -> None:  # noqa: N802
-        self.running()["items"][data["index"]].update(attempt=data["attempt"] + 1)
+        self.item(data).update(attempt=data["attempt"] + 1)
 
     def on_StateUpdated(self, version: int, data: Json) -> None:  # noqa: N802
         self.values = patched(self.values, data["changes"])
@@ -244,6 +253,7 @@ class Naive:
         turn = self.running()
         turn.update(node=data["next"], step=turn["step"] + 1, attempt=1)
         turn.pop("items", None)
+        turn.pop("more_items", None)
         self.node_approval = None
         for call in turn["calls"]:
             if call.get("status") == "asked":

@@ -200,3 +200,63 @@ class TestFanOut:
         (failed,) = await played.happened(ItemFailed)
         assert isinstance(failed, ItemFailed)
         assert "16,384 characters" in failed.error
+
+    async def test_a_node_may_have_several_fan_outs(self) -> None:
+        async def add(_: ItemContext, number: Json) -> Json:
+            return number + 1
+
+        async def name(item: ItemContext, number: Json) -> Json:
+            return f"{number} {item.idempotency_key.split(':', 2)[2]}"
+
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            more = await turn.map([1, 2, 3], add)
+            none = await turn.map([], add)
+            names = await turn.map(more[:2], name)
+            return [turn.say(f"{more} {none} {names}")]
+
+        played = stage(one_node(work))
+        loaded = await played.say("count")
+        said = loaded.state.thread.window[-1].content  # type: ignore[union-attr]
+        assert said == "[2, 3, 4] [] ['2 0.2:0', '3 0.2:1']"
+        assert [e.fan_out for e in await played.happened(FanOutStarted) if isinstance(e, FanOutStarted)] == [0, 1, 2]
+
+    async def test_each_of_several_fan_outs_goes_on_after_a_crash(self) -> None:
+        done: list[Json] = []
+        gate = asyncio.Event()
+
+        async def each(_: ItemContext, word: Json) -> Json:
+            if word == "late":
+                await gate.wait()
+            done.append(word)
+            return word.upper()
+
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            first, second = await asyncio.gather(turn.map(["a", "b"], each), turn.map(["c", "late"], each))
+            return [turn.say(" ".join([*first, *second, *await turn.map(["d"], each)]))]
+
+        played = stage(one_node(work))
+        started = await played.begin("go")
+        played.turns.start(started.loaded, Metadata())
+        while len(await played.happened(ItemCompleted)) < 3:
+            await asyncio.sleep(0)
+        await played.turns.abandon(played.thread_id)
+        gate.set()
+        async with played.worker().working():
+            state = await played.settled()
+        assert sorted(map(str, done)) == ["a", "b", "c", "d", "late"]
+        assert state.thread.window[-1].content == "A B C LATE D"  # type: ignore[union-attr]
+
+    async def test_the_items_of_all_fan_outs_of_a_node_are_limited(self) -> None:
+        async def same(_: ItemContext, item: Json) -> Json:
+            return item
+
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            await turn.map(list(range(600)), same, at_once=600)
+            await turn.map(list(range(401)), same)
+            return ()
+
+        played = stage(one_node(work))
+        await played.say("go")
+        (failed,) = await played.happened(TurnFailed)
+        assert isinstance(failed, TurnFailed)
+        assert "a node may have at most 1000 items, not 1001" in failed.detail

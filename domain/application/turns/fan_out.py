@@ -25,28 +25,30 @@ from domain.thread.state import Item, Running
 
 
 async def run_fan_out(
-    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry, number: int = 0
 ) -> Sequence[Json]:
     """Process the items that have no result yet, and return all results in the items' order.
 
-    `each` processes one item, `at_once` items at the same time. The first error that `retry` gives up on ends the rest.
+    `number` counts the fan-outs of the attempt, from 0. `each` processes one item, `at_once` items at the same time.
+    The first error that `retry` gives up on ends the rest.
     """
     run, before = work.run, work.state
     if at_once < 1:
         raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
     if not is_async(each):
         raise InvalidInput("each", f"must be an async function, not {described(each)}")
-    if before.turn.items is None:
-        await _report(work, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number))
+    if before.turn.items_of(number) is None:
+        await _report(work, StartFanOut(run.turn_id, before.turn.step, tuple(items), run.number, number))
     gate = asyncio.Semaphore(at_once)
     group = NodeTasks()
 
     async def one(index: int, item: Item) -> None:
         async with gate:
-            await _until_done(work, FanOutItem(work, before, index), item, each, retry, group)
+            await _until_done(work, FanOutItem(work, before, index, number), item, each, retry, group)
 
-    await group.run([one(index, item) for index, item in enumerate(work.state.turn.items or ()) if not item.done])
-    return [item.result for item in work.state.turn.items or ()]
+    there = work.state.turn.items_of(number) or ()
+    await group.run([one(index, item) for index, item in enumerate(there) if not item.done])
+    return [copied(item.result) for item in work.state.turn.items_of(number) or ()]
 
 
 @dataclass
@@ -57,6 +59,7 @@ class FanOutItem:
     state: Running
     """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
+    fan_out: int = 0
 
     @property
     def thread_id(self) -> ThreadId:
@@ -67,7 +70,8 @@ class FanOutItem:
     def idempotency_key(self) -> str:
         """The same for every attempt at this item, different for every other item."""
         turn = self.state.turn
-        return f"{self.thread_id}:{turn.turn_id}:{turn.step}:{self.index}"
+        place = f"{turn.step}.{self.fan_out}" if self.fan_out else turn.step
+        return f"{self.thread_id}:{turn.turn_id}:{place}:{self.index}"
 
     async def ask(self, prompt: str, instructions: str = "") -> str:
         """Ask a model. The call is recorded with the item's result. Raises `ModelError`."""
@@ -102,7 +106,7 @@ async def _until_done(
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             duration = int((clock() - started) * 1000)
             with group.finishing():
-                done = CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number)
+                done = CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number, context.fan_out)
                 await _report(work, done)
         except SIGNALS:
             raise
@@ -111,7 +115,10 @@ async def _until_done(
             delay = None if lasting else retry.delay_after(attempt)
             retry_in_ms = None if delay is None else int(delay * 1000)
             with group.finishing():
-                failed = FailItem(run.turn_id, step, context.index, attempt, error_text(error), retry_in_ms, run.number)
+                text = error_text(error)
+                failed = FailItem(
+                    *(run.turn_id, step, context.index, attempt, text, retry_in_ms, run.number), fan_out=context.fan_out
+                )
                 await _report(work, failed)
             if delay is None:
                 raise

@@ -45,6 +45,7 @@ class NodeContext:
     """What the model has written so far in the current call of `generate`."""
     _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
+    _fan_outs: int = field(init=False, default=0)
     _over: bool = field(init=False, default=False)
 
     @property
@@ -149,7 +150,8 @@ class NodeContext:
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
-        return await run_fan_out(self, items, each, at_once=at_once, retry=retry)
+        number, self._fan_outs = self._fan_outs, self._fan_outs + 1
+        return await run_fan_out(self, items, each, at_once=at_once, retry=retry, number=number)
 
     async def compact(self) -> Sequence[NodeEvent]:
         """Replace the older messages of the live window by a summary; do nothing if there are none.
