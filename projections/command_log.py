@@ -41,6 +41,7 @@ ROUTINE = frozenset(
         events.ToolRequested,
         events.MessageAppended,
         events.ItemCompleted,
+        events.ModelAnswered,
         events.FanOutStarted,
     }
 )

@@ -19,7 +19,7 @@ from domain.read_models.tables import COST, Change, Column, Index, Row, Table
 from domain.recall.terms import Search
 from domain.thread.codec import to_json
 from domain.thread.events import FailureReason
-from domain.thread.state import Ended, Running, TurnOutcome, Unopened
+from domain.thread.state import Because, Ended, Running, TurnOutcome, Unopened
 from projections.engine.projection import FoldedThread, Projection
 from projections.engine.thread_status import Status, status_of
 from projections.messages import MESSAGES
@@ -39,10 +39,10 @@ REASONS: Sequence[str] = [reason for reasons in REASONS_OF.values() for reason i
 
 
 class Waiting(Struct, frozen=True):
-    """A decision that a person has to make: about a tool call, or about a node of the graph."""
+    """What a turn waits for: a decision about a tool call or a node of the graph, or the answer to a question."""
 
     approval_id: int
-    because: Literal["policy", "outcome_unknown"]
+    because: Because
     node: str
     tool: str | None = None
 
@@ -225,5 +225,8 @@ def _waiting(state: Running) -> Iterable[Waiting]:
     if turn.approval and not turn.approval.granted:
         yield Waiting(turn.approval.version, "policy", turn.node)
     for call in turn.calls:
-        if call.status == "asked":
+        if call.status == "asked" and call.because != "question":
             yield Waiting(call.version, call.because, turn.node, call.request.name)
+    tools = {call.version: call.request.name for call in turn.calls}
+    for question in turn.open_questions:
+        yield Waiting(question.version, "question", turn.node, tools.get(question.call))

@@ -29,10 +29,11 @@ from projections.engine.thread_status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, from the list of approvals.")]
 
-DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
+DONE: Mapping[str, Literal["granted", "denied", "settled", "answered"]] = {
     "grant": "granted",
     "deny": "denied",
     "settle": "settled",
+    "answer": "answered",
 }
 
 CHANGING = problems(
@@ -51,7 +52,7 @@ CHANGING = problems(
     responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
 )
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
-    """List the tool calls or the node that wait for a person's approval in a thread."""
+    """List the tool calls or the node that wait for a person's approval in a thread, and the questions to a person."""
     return Page(await service.history.approvals(ThreadId(thread), reader), None)
 
 
@@ -64,12 +65,14 @@ async def list_approvals(thread: FromThread, service: FromService, reader: FromR
 async def decide_approval(
     thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
 ) -> Response[Decided]:
-    """Grant (with other arguments, if given), deny or settle. The turn continues in the background."""
+    """Grant (with other arguments, if given), deny, settle, or answer. The turn continues in the background."""
     for name, belongs_to in (("arguments", "grant"), ("reason", "deny"), ("result", "settle")):
         if getattr(data, name) is not None and data.decision != belongs_to:
             raise InvalidInput(name, f"can only be given with {belongs_to}")
     if data.decision == "settle" and data.result is None:
         raise InvalidInput("result", "is required: the result of the call, for the model")
+    if (data.decision == "answer") != ("answer" in data.model_fields_set):
+        raise InvalidInput("answer", "is required with answer, and can only be given with it")
     approval = _version(approval_id)
     outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
     checkpoint = checkpoint_of(outcome.loaded)

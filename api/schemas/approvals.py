@@ -7,21 +7,25 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.json import JsonObject
-from domain.thread.state import Running, State
+from domain.thread.state import Because, Running, State
 
 
 class ApprovalView(Struct, frozen=True):
-    """A tool call or a node of the graph that waits for a person's approval."""
+    """A tool call or a node of the graph that waits for a person's approval, or for the answer to a question."""
 
     approval_id: int
-    """The id to decide by: for a call, its version."""
+    """The id to decide by: for a call, its version; for a question, the version at which it was asked."""
     hash: str
     """Identifies what is shown here. A decision repeats it, so that it cannot apply to anything else."""
-    because: Literal["policy", "outcome_unknown"]
+    because: Because
     node: str
     tool: str | None = None
     call_id: str | None = None
     arguments: JsonObject | None = None
+    question: str | None = None
+    """What a node or a tool asks; `because` is then `question`, and the decision is `answer`."""
+    answer_schema: JsonObject | None = None
+    """The JSON schema of the answer; null: text."""
 
 
 class Decided(Struct, frozen=True):
@@ -29,7 +33,7 @@ class Decided(Struct, frozen=True):
 
     thread_id: UUID
     approval_id: int
-    decision: Literal["granted", "denied", "settled"]
+    decision: Literal["granted", "denied", "settled", "answered"]
     checkpoint: str
 
 
@@ -49,8 +53,19 @@ def waiting_approvals(state: State) -> Sequence[ApprovalView]:
             arguments=c.request.arguments,
         )
         for c in turn.calls
-        if c.status == "asked"
+        if c.status == "asked" and c.because != "question"
+    ]
+    tools = {call.version: call.request.name for call in turn.calls}
+    questions = [
+        ApprovalView(
+            *(question.version, question.hash, "question", turn.node),
+            tool=tools.get(question.call),
+            question=question.text,
+            answer_schema=question.schema or None,
+        )
+        for question in turn.open_questions
+        if question.to == "person"
     ]
     if approval and not approval.granted:
-        return [ApprovalView(approval.version, approval.hash, "policy", turn.node), *calls]
-    return calls
+        calls.insert(0, ApprovalView(approval.version, approval.hash, "policy", turn.node))
+    return [*calls, *questions]

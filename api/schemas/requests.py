@@ -93,11 +93,11 @@ class Rebuild(Body):
 
 
 class Decide(Body):
-    """Grant or deny what waits for a person's approval, or settle a call whose outcome a crash left unknown."""
+    """Grant or deny what waits for a person's approval, settle a call that a crash left open, or answer a question."""
 
     decision: Annotated[
-        Literal["grant", "deny", "settle"],
-        Field(description="Whether it may run; settle: it ran before a crash, with this result."),
+        Literal["grant", "deny", "settle", "answer"],
+        Field(description="Whether it may run; settle: it ran before a crash, with this result; answer a question."),
     ]
     hash: Annotated[str, Field(description="The hash from the approval; 409 if something else waits by now.")]
     arguments: Annotated[
@@ -105,6 +105,9 @@ class Decide(Body):
     ] = None
     reason: Annotated[str | None, Field(max_length=10_000, description="With deny: the reason for the model.")] = None
     result: Annotated[str | None, Field(max_length=MAX_INPUT, description="With settle: the call's result.")] = None
+    answer: Annotated[
+        Any, Field(description="With answer: JSON that fits the question's `answer_schema`; text if it has none.")
+    ] = None
 
 
 class MessageEdit(Body):

@@ -47,6 +47,7 @@ from domain.thread.events import (
     CancellationRequested,
     Durability,
     Limit,
+    QuestionAnswered,
     Strategy,
     ThreadForked,
     TurnStarted,
@@ -62,7 +63,7 @@ same thread."""
 WAIT_LIMIT_S = 600.0
 """Seconds that a request with `wait` waits for its turn before it is answered like one without."""
 
-RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
+RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, QuestionAnswered, ThreadForked)
 """Events after which a worker has something to run."""
 
 
@@ -163,7 +164,11 @@ class Service:
             yield commands.StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
 
         asked = ("turn", user_input, open_with, graph, strategy, durability)
-        return StartedTurn(await self._act(thread_id, plan, caller, asked, command_id), turn_id)
+        outcome = await self._act(thread_id, plan, caller, asked, command_id)
+        answers = any(isinstance(recorded.event, QuestionAnswered) for recorded in outcome.events)
+        if answers and isinstance(outcome.loaded.state, Running):  # the message belongs to the turn that asked
+            turn_id = TurnId(outcome.loaded.state.turn.turn_id)
+        return StartedTurn(outcome, turn_id)
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Start a new turn at the node where a turn failed or was cancelled.
@@ -190,10 +195,14 @@ class Service:
     async def decide_approval(
         self, thread_id: ThreadId, approval: int, decided: Decide, caller: Caller
     ) -> CommandResult:
-        """Grant, deny or settle what waits for a person's approval.
+        """Grant, deny or settle what waits for a person's approval, or answer a question.
 
         Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
         """
+        if decided.decision == "answer":
+            answered = commands.AnswerQuestion(Version(approval), decided.hash, decided.answer)
+            given = ("answer", approval, decided.hash, decided.answer)
+            return await self._act(thread_id, _on_open(thread_id, answered), caller, given)
         refused = f"A person refused this: {decided.reason}" if decided.reason else "A person refused this."
         answer = refused if decided.result is None else decided.result
         tokens = await count_tokens(self.runtime.turns.services.tokens, answer)

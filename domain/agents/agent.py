@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from domain.agents.graph import Graph, Retry
 from domain.agents.tools import Tool
@@ -13,6 +13,8 @@ from domain.json import Json
 from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, Strategy
 from domain.thread.state import Running
 
+T = TypeVar("T")
+
 RETRY_ITEMS = Retry(attempts=3)
 
 
@@ -20,19 +22,22 @@ RETRY_ITEMS = Retry(attempts=3)
 class Agent:
     """A graph with its tools and instructions. The agent's name is its graph's name.
 
+    `instructions` are text, or a plain function of the state that returns text. `output` is what the agent's final
+    answers are: text, or a type as in `TurnContext.ask`; its JSON is then the message.
     `busy` is the strategy for a message that arrives during a turn, unless the message sets its own.
     `model` None means the model that the settings' policy chooses. `shown_values` names the thread's values that
     prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`.
     """
 
     graph: Graph
-    instructions: str = ""
+    instructions: str | Callable[[Running], str] = ""
     tools: Sequence[Tool] = ()
     model: str | None = None
     temperature: float | None = None
     slash_commands: bool = False
     busy: Strategy = "reject"
     shown_values: Sequence[str] = ()
+    output: Any = str
 
     def __post_init__(self) -> None:
         """Check that the tools' names are unique. Raises `InvalidGraph`."""
@@ -65,8 +70,14 @@ class ItemContext(Protocol):
     def idempotency_key(self) -> str:
         """The same for every attempt of this item, different for every other item."""
 
-    async def ask(self, prompt: str, instructions: str = "") -> str:
-        """Ask the model outside of the conversation, and return its answer. Raises `ModelError`."""
+    @overload
+    async def ask(self, prompt: str, instructions: str = "", *, model: str | None = None) -> str: ...
+    @overload
+    async def ask(self, prompt: str, instructions: str = "", *, output: type[T], model: str | None = None) -> T: ...
+    @overload
+    async def ask(self, prompt: str, instructions: str = "", *, output: Any, model: str | None = None) -> Any: ...
+    async def ask(self, prompt: str, instructions: str = "", *, output: Any = str, model: str | None = None) -> Any:
+        """Ask the model outside of the conversation; see `TurnContext.ask`."""
 
 
 Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
@@ -104,10 +115,72 @@ class TurnContext(Protocol):
     def update(self, **values: Json) -> StateUpdated:
         """Return the event of a change of the thread's values; None removes one. All may take 256 kB as JSON."""
 
-    async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
+    async def generate(
+        self,
+        instructions: str | None = None,
+        *,
+        tools: Sequence[Tool | str] | None = None,
+        model: str | None = None,
+        show: bool = True,
+    ) -> Sequence[NodeEvent]:
         """Call the model with the conversation so far; return the events of its answer and its tool requests.
 
-        `instructions` replace the agent's own for this call. Raises `ModelError`.
+        `instructions` replace the agent's own for this call, `model` the agent's model. `tools` are those of the
+        agent's tools that the model may call, by name; default all. The answer streams to clients unless `show` is
+        False; if the node does not return its events, the text is withdrawn. Raises `ModelError`.
+        """
+
+    @overload
+    async def ask(
+        self, prompt: str, instructions: str = "", *, model: str | None = None, show: bool = False
+    ) -> str: ...
+    @overload
+    async def ask(
+        self, prompt: str, instructions: str = "", *, output: type[T], model: str | None = None, show: bool = False
+    ) -> T: ...
+    @overload
+    async def ask(
+        self, prompt: str, instructions: str = "", *, output: Any, model: str | None = None, show: bool = False
+    ) -> Any: ...
+    async def ask(
+        self,
+        prompt: str,
+        instructions: str = "",
+        *,
+        output: Any = str,
+        model: str | None = None,
+        show: bool = False,
+    ) -> Any:
+        """Ask a model something that is not part of the conversation, and return its answer.
+
+        `output` is what to answer with: text, a `Literal`, a pydantic model, a dataclass or a msgspec struct. The
+        answer is validated; one that does not fit is corrected once. With `show`, clients see it being written, until
+        it is complete. The answer is recorded: after a crash, a later attempt at the node uses it. After a failed
+        attempt, the model is asked again. All attempts must ask in the same order.
+
+        Raises:
+            ModelError: no model answered; `AnswerInvalid`: the corrected answer does not fit either.
+            TypeError: `output` is no type that can be described.
+        """
+
+    @overload
+    async def ask_person(self, question: str) -> str: ...
+    @overload
+    async def ask_person(self, question: str, output: type[T]) -> T: ...
+    @overload
+    async def ask_person(self, question: str, output: Any) -> Any: ...
+    async def ask_person(self, question: str, output: Any = str) -> Any:
+        """Ask a person in charge, through the approvals API, and return the answer, of the type `output`.
+
+        The turn waits, for days if need be, and uses no process meanwhile. When the answer is there, the node runs
+        again from its beginning: answers of `ask`, results of `map` and of tools are recorded, everything else happens
+        again. A node asks before it calls `generate`. Do not catch `WaitsForPerson`.
+        """
+
+    async def ask_customer(self, question: str) -> str:
+        """Ask the customer: the question is a message of the agent, and the thread's next message is the answer.
+
+        The turn waits as for `ask_person`. No tool call may be open.
         """
 
     async def run_tools(self) -> None:

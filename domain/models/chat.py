@@ -76,12 +76,20 @@ class ToolSpec(Struct, frozen=True):
     parameters: JsonObject
 
 
+class OutputFormat(Struct, frozen=True):
+    """The JSON that an answer must be: a schema of type object, and its name of letters, digits, `_` and `-`."""
+
+    name: str
+    schema: JsonObject
+
+
 class ChatRequest(Struct, frozen=True):
     """One model call. `thread_id` is sent as a header, for gateways that attribute or cache by it.
 
     `patience` is the longest time in seconds that an endpoint may ask the client to wait before a retry. None: as long
     as the client allows, because no other model can be asked. `needs_tools`: a model without tool support must raise
-    `ToolsNotSupported` instead of answering without tools, because another model may support them.
+    `ToolsNotSupported` instead of answering without tools, because another model may support them. `output`: the answer
+    must be such JSON. `question` is the digest of a question outside of the conversation, "" for the conversation.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -92,6 +100,8 @@ class ChatRequest(Struct, frozen=True):
     thread_id: ThreadId | None = None
     patience: float | None = None
     needs_tools: bool = False
+    output: OutputFormat | None = None
+    question: str = ""
 
 
 class Usage(Struct, frozen=True):
@@ -155,6 +165,7 @@ class ModelError(ThreadfoldError):
     ├── AnswerCut               the stream ended before the answer did           transient
     ├── AnswerTooLarge          the answer is larger than the limit
     ├── AnswerMalformed         not JSON, or not a chat completion               transient
+    ├── AnswerInvalid           not the JSON that was asked for, twice           transient
     └── NoAnswer                the model stopped without an answer, also after a second attempt if that may help
         ├── AnswerEmpty         nothing, white space, or reasoning only
         └── AnswerFiltered      a content filter of the endpoint withheld it
@@ -248,6 +259,17 @@ class AnswerMalformed(ModelError):
     transient = True
     accepted = True
     finish_reason = "malformed"
+
+
+class AnswerInvalid(ModelError):
+    """The model's answer is not what was asked for. `why` says how, without the answer itself."""
+
+    transient = True
+
+    @property
+    def why(self) -> str:
+        """What does not fit."""
+        return str(self.__cause__ or self)
 
 
 class NoAnswer(ModelError):

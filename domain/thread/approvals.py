@@ -43,6 +43,8 @@ def decide_approval(command: DecideApproval, state: State) -> Events:
     if approval and not approval.granted and approval.version == command.approval:
         return _decide_node(command, state, approval.hash)
     call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
+    if call and call.because == "question":
+        call = None
     if call is None:
         raise UnknownApproval(command.approval)
     if command.hash != call.hash:

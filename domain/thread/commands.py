@@ -16,6 +16,7 @@ from domain.thread.events import (
     Durability,
     HistoryCompacted,
     Limit,
+    ModelAnswered,
     ModelCalled,
     ModelFailed,
     NodeEvent,
@@ -87,6 +88,14 @@ class DecideApproval(Struct, frozen=True):
     arguments: JsonObject | None = None
     told: str = ""
     tokens: int = 0
+
+
+class AnswerQuestion(Struct, frozen=True):
+    """A person answers the question of the version `question`. `hash` is that of the question as it was shown."""
+
+    question: Version
+    hash: str
+    answer: Json
 
 
 class UpdateValues(Struct, frozen=True):
@@ -232,6 +241,33 @@ class FailItem(Struct, frozen=True):
     fan_out: int = 0
 
 
+class RecordAnswer(Struct, frozen=True):
+    """A model answered a question of the node in flight or of one of its items. `calls` are the calls that it took."""
+
+    turn_id: TurnId
+    step: int
+    answer: ModelAnswered
+    run: int = 0
+    calls: tuple[ModelCalled, ...] = ()
+
+
+class AskQuestion(Struct, frozen=True):
+    """The node in flight, or its tool call of the version `call`, asks a person or the customer.
+
+    See `QuestionAsked`. `tokens` counts the text, which the customer reads as a message of the agent.
+    """
+
+    turn_id: TurnId
+    step: int
+    text: str
+    tokens: int
+    to: Literal["person", "customer"]
+    schema: JsonObject
+    number: int
+    run: int = 0
+    call: Version = Version(0)
+
+
 class RecordModelFailure(Struct, frozen=True):
     """A model gave no answer, or an unusable one; an unusable answer's call is in `calls`. The node goes on."""
 
@@ -271,6 +307,8 @@ RuntimeCommand: TypeAlias = (
     | StartFanOut
     | CompleteItem
     | FailItem
+    | RecordAnswer
+    | AskQuestion
     | RecordModelFailure
     | RecordModelCalls
     | FailTurn
@@ -285,6 +323,7 @@ Command: TypeAlias = (
     | RetryTurn
     | CancelTurn
     | DecideApproval
+    | AnswerQuestion
     | UpdateValues
     | SetBudget
     | RecordThreshold

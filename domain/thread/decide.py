@@ -20,6 +20,7 @@ from domain.thread import events
 from domain.thread.approvals import decide_approval
 from domain.thread.codec import to_json
 from domain.thread.commands import (
+    AnswerQuestion,
     CancelTurn,
     Command,
     DecideApproval,
@@ -35,6 +36,7 @@ from domain.thread.commands import (
 from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
+from domain.thread.questions import answer, question_for_customer
 from domain.thread.size_limits import (
     MAX_QUEUED_BYTES,
     MAX_VALUES_CHARACTERS,
@@ -83,6 +85,8 @@ def decide(command: Command, state: State) -> Events:
             return _cancel_turn(command, state)
         case DecideApproval():
             return decide_approval(command, state)
+        case AnswerQuestion():
+            return answer(command, state)
         case _:
             return decide_runtime_command(command, state)
 
@@ -172,6 +176,9 @@ def _start_while_running(command: StartTurn, state: Running) -> Events:
     turn, queue = state.turn, state.thread.queue
     if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
         return ()
+    if question := question_for_customer(state):
+        said = events.MessageAppended("user", command.content, command.tokens)
+        return (said, events.QuestionAnswered(question.version, command.content))
     if command.strategy == "reject":
         raise ThreadBusy
     if len(queue) >= MAX_QUEUED_MESSAGES:

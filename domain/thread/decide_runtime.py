@@ -7,6 +7,7 @@ from domain.json import check_fields
 from domain.thread import events
 from domain.thread.approvals import hash_of_call, hash_of_node
 from domain.thread.commands import (
+    AskQuestion,
     CompactHistory,
     CompleteItem,
     CompleteNode,
@@ -14,6 +15,7 @@ from domain.thread.commands import (
     FailAttempt,
     FailItem,
     FailTurn,
+    RecordAnswer,
     RecordModelCalls,
     RecordModelFailure,
     RequestApproval,
@@ -25,14 +27,25 @@ from domain.thread.commands import (
 )
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
+from domain.thread.questions import ask, record_answer
 from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, cut_to_fit, result_limit
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, decide_next, end_cancelled_turn, start_queued_turns
 
 TRUNCATION_MARK = "\n[cut: this was too long to be stored]"
 
+MAX_SHOWN_NAME = 100
+"""Characters of a tool's name in an error."""
+
+MAX_SHOWN_CALLS = 10
+"""Calls that are named in an error."""
+
 MAX_FAN_OUT_ITEMS = 1_000
 """Maximum number of items of all fan-outs of a node."""
+
+
+_NOT_WHILE_CANCELLING = StartCalls | RequestApproval | AskQuestion | StartFanOut | ResumeTurn
+"""Reports that begin something. They end a turn that is being cancelled."""
 
 
 def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
@@ -40,7 +53,7 @@ def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
     check_fields(command, without="facts")  # `check_node_events` checks the facts
-    if state.turn.cancelling and isinstance(command, StartCalls | RequestApproval | StartFanOut | ResumeTurn):
+    if state.turn.cancelling and isinstance(command, _NOT_WHILE_CANCELLING):
         return end_cancelled_turn(state)
     match command:
         case ResumeTurn():
@@ -57,8 +70,8 @@ def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
             stale = not any(message.version <= fact.through for message in state.thread.window)
             check_node_events((fact,), state)
             return () if stale else (fact,)
-        case StartFanOut() | CompleteItem() | FailItem():
-            return _decide_items(command, state)
+        case StartFanOut() | CompleteItem() | FailItem() | RecordAnswer() | AskQuestion():
+            return _decide_within_node(command, state)
         case RecordModelFailure() | RecordModelCalls():
             return (*command.calls, command.fact) if isinstance(command, RecordModelFailure) else command.calls
         case FailTurn():
@@ -106,6 +119,18 @@ def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Runnin
             )
 
 
+def _decide_within_node(
+    command: StartFanOut | CompleteItem | FailItem | RecordAnswer | AskQuestion, state: Running
+) -> Events:
+    match command:
+        case RecordAnswer():
+            return record_answer(command, state)
+        case AskQuestion():
+            return ask(command, state)
+        case _:
+            return _decide_items(command, state)
+
+
 def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
     items, fan_out = state.turn.items_of(command.fan_out), command.fan_out
     if state.turn.step != command.step:
@@ -138,9 +163,20 @@ def _complete_node(command: CompleteNode, state: Running) -> Events:
     if command.next != events.END:
         return (*command.facts, completed)
     after = fold(state, command.facts)
-    abandoned = close_open_calls(after) if isinstance(after, Running) else ()
-    end = events.TurnCompleted(turn.turn_id, (isinstance(after, Running) and after.turn.finish) or None)
-    return start_queued_turns(state, (*command.facts, *abandoned, completed, end))
+    if not isinstance(after, Running):
+        return (*command.facts, completed)
+    end: events.TurnEnd = events.TurnCompleted(turn.turn_id, after.turn.finish or None)
+    if after.turn.calls:
+        end = events.TurnFailed(turn.turn_id, "calls_not_run", _calls_not_run(after))
+    return start_queued_turns(state, (*command.facts, *close_open_calls(after), completed, end))
+
+
+def _calls_not_run(state: Running) -> str:
+    names = ", ".join(call.request.name[:MAX_SHOWN_NAME] for call in state.turn.calls[:MAX_SHOWN_CALLS])
+    return (
+        f"{state.turn.node} led to END, but the model had requested calls that were not run: {names}. Let the graph "
+        "lead to a node that awaits run_tools() while state.turn.calls has any, or offer the model no tools there."
+    )
 
 
 def _fail_attempt(command: FailAttempt, state: Running) -> Events:

@@ -35,6 +35,8 @@ def refers_to(event: events.Event) -> Version | None:
             return Version(approval)
         case events.MessageEdited(message=message):
             return Version(message)
+        case events.QuestionAnswered(question=question):
+            return Version(question)
         case _:
             return None
 
@@ -188,6 +190,25 @@ def _(event: events.ToolFailed, about: events.Event | None = None) -> str:
 @describe.register
 def _(event: events.ToolOutcomeUnknown, about: events.Event | None = None) -> str:
     return f"The outcome of {_call(about)} is unknown: {_quoted(event.error)}"
+
+
+@describe.register
+def _(event: events.ModelAnswered, _: events.Event | None = None) -> str:
+    asked = f" to {_quoted(event.prompt)}" if event.prompt else ""
+    requested = f", and requested {', '.join(call.name for call in event.calls)}" if event.calls else ""
+    return f"The model answered outside of the conversation{asked}: {_quoted(event.content or '')}{requested}"
+
+
+@describe.register
+def _(event: events.QuestionAsked, _: events.Event | None = None) -> str:
+    asker = "A tool call" if event.call else "The node"
+    return f"{asker} asked {'the customer' if event.to == 'customer' else 'a person'}: {_quoted(event.text)}"
+
+
+@describe.register
+def _(event: events.QuestionAnswered, about: events.Event | None = None) -> str:
+    asked = f" to {_quoted(about.text)}" if isinstance(about, events.QuestionAsked) else ""
+    return f"The answer{asked} is {_json(event.answer)}"
 
 
 @describe.register

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from domain.json import Json, JsonObject
 from domain.models.answers import Finish, Unusual
+from domain.models.chat import ToolCall
 from domain.windows import Span
 
 END = "END"
@@ -201,6 +202,26 @@ class ModelCalled(Event, frozen=True):
     cached: int = 0
 
 
+class ModelAnswered(Event, frozen=True):
+    """A model answered outside of the conversation; the `ModelCalled` before this event has what that used.
+
+    Either a node or an item asked `prompt`: then `question` is a digest of the request, and `number` counts the
+    questions of the node or of the item, from 0. Or the node called `generate` and did not record the message as it
+    was: then `question` is empty, `number` counts the node's calls of `generate`, and `calls` are the tool calls that
+    the model requested. `item` is the index of the item that asked, in the node's list number `fan_out`.
+    """
+
+    number: int
+    content: str | None
+    question: str = ""
+    prompt: str = ""
+    instructions: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    finish: Finish = ""
+    item: int | None = None
+    fan_out: int = 0
+
+
 class ModelFailed(Event, frozen=True):
     """A model gave no usable answer; another model may be called instead.
 
@@ -306,6 +327,29 @@ class ApprovalDenied(Event, frozen=True):
     tokens: int
 
 
+class QuestionAsked(Event, frozen=True):
+    """A node, or the tool call of the version `call`, asked a question. The turn waits for the answer.
+
+    The version of this event identifies the question. `to` is who answers: a person in charge, or the customer, whose
+    next message is the answer. `hash` identifies what is shown, `schema` is the JSON schema of the answer ({}: text).
+    `number` counts the questions of the node or of the call, from 0.
+    """
+
+    text: str
+    hash: str
+    schema: JsonObject = {}
+    to: Literal["person", "customer"] = "person"
+    number: int = 0
+    call: int = 0
+
+
+class QuestionAnswered(Event, frozen=True):
+    """The question of the version `question` was answered."""
+
+    question: int
+    answer: Json
+
+
 class FanOutStarted(Event, frozen=True):
     """A node is about to process each of these items. `fan_out` counts the lists of the node, from 0."""
 
@@ -392,6 +436,7 @@ FailureReason: TypeAlias = Literal[
     "step_limit",
     "repeated_calls",
     "graph_changed",
+    "calls_not_run",
     "resumed_too_often",
     "approval_denied",
     "budget_exhausted",
@@ -433,6 +478,7 @@ NodeEvent: TypeAlias = (
     | ToolRequested
     | StateUpdated
     | HistoryCompacted
+    | ModelAnswered
 )
 """Events that a node may record. The runtime records all others."""
 
@@ -447,6 +493,7 @@ EVENTS: tuple[type[Event], ...] = (
     MessageAppended,
     ContextAssembled,
     ModelCalled,
+    ModelAnswered,
     ModelFailed,
     BudgetThresholdReached,
     ToolRequested,
@@ -457,6 +504,8 @@ EVENTS: tuple[type[Event], ...] = (
     ToolSucceeded,
     ToolFailed,
     ToolOutcomeUnknown,
+    QuestionAsked,
+    QuestionAnswered,
     FanOutStarted,
     ItemCompleted,
     ItemFailed,

@@ -31,10 +31,13 @@ from domain.thread.events import (
     ItemFailed,
     MessageAppended,
     MessageEdited,
+    ModelAnswered,
     ModelCalled,
     ModelFailed,
     NodeCompleted,
     NodeFailed,
+    QuestionAnswered,
+    QuestionAsked,
     StateUpdated,
     ThreadForked,
     ThreadOpened,
@@ -217,6 +220,9 @@ _TURN_ONLY: frozenset[type[Event]] = frozenset(
         FanOutStarted,
         ItemCompleted,
         ItemFailed,
+        ModelAnswered,
+        QuestionAsked,
+        QuestionAnswered,
     }
 )
 """Events that change only the turn."""
@@ -285,12 +291,13 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
         answers=call.place,
     )
     open_calls = tuple(other for other in state.turn.calls if other is not call)
+    questions = tuple(question for question in state.turn.questions if question.call != call.version)
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     repeats = state.turn.repeats
     if not isinstance(event, ApprovalDenied):  # a person may deny the same call any number of times
         repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
-    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
+    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats, questions=questions))
 
 
 def _outcome_text(event: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""The fold of the turn in progress: its node, its open calls and items, and its usage."""
+"""The fold of the turn in progress: its node, its open calls, and its usage."""
 
 from msgspec.structs import replace
 
@@ -15,15 +15,19 @@ from domain.thread.events import (
     ItemFailed,
     MessageAppended,
     MessageEdited,
+    ModelAnswered,
     ModelCalled,
     NodeCompleted,
     NodeFailed,
+    QuestionAnswered,
+    QuestionAsked,
     StateUpdated,
     ToolRequested,
     ToolStarted,
     TurnResumed,
 )
-from domain.thread.state import Before, Call, Item, NodeApproval, Turn
+from domain.thread.evolve_node import evolve_node
+from domain.thread.state import Before, Call, NodeApproval, Turn
 from domain.thread.usage import add_usage
 from domain.thread.window_edits import apply_edit
 
@@ -35,13 +39,14 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             # The node asked a person. It has gone on without the answer, so the call is merely requested.
             calls = tuple(replace(call, status="requested") if call.status == "asked" else call for call in turn.calls)
             turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None)
-            turn = replace(turn, items=None, more_items=())
+            questions = tuple(question for question in turn.questions if question.call)
+            turn = replace(turn, items=None, more_items=(), answers=(), questions=questions)
         case ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
         case ToolRequested() | ToolStarted() | ApprovalRequested():
             turn = replace(turn, calls=_update_calls(turn.calls, event, version))
         case NodeFailed():
-            turn = replace(turn, attempt=turn.attempt + 1)
+            turn = replace(turn, attempt=turn.attempt + 1, answers=())  # the next attempt asks models again
         case TurnResumed():
             turn = replace(turn, run=turn.run + 1, graph=event.graph)
         case CancellationRequested():
@@ -54,8 +59,8 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
             turn = replace(turn, usage=add_usage(turn.usage, event), everything=0)
         case MessageEdited() | StateUpdated(outside=True) if turn.before:
             turn = replace(turn, before=_update_before(turn.before, event, version))
-        case FanOutStarted() | ItemCompleted() | ItemFailed():
-            turn = _with_items(turn, event.fan_out, _update_items(turn.items_of(event.fan_out) or (), event))
+        case ModelAnswered() | QuestionAsked() | QuestionAnswered() | FanOutStarted() | ItemCompleted() | ItemFailed():
+            turn = evolve_node(turn, event, version)
     return turn
 
 
@@ -82,24 +87,6 @@ def _update_before(before: Before, event: MessageEdited | StateUpdated, version:
             return replace(before, window=window, said_tokens=before.said_tokens + more)
         case StateUpdated():
             return replace(before, values=merge_patch(before.values, event.changes))
-
-
-def _with_items(turn: Turn, fan_out: int, items: tuple[Item, ...]) -> Turn:
-    if fan_out == 0:
-        return replace(turn, items=items)
-    more = turn.more_items
-    return replace(turn, more_items=(*more[: fan_out - 1], items, *more[fan_out:]))
-
-
-def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
-    match event:
-        case FanOutStarted():
-            return tuple(Item(value) for value in event.items)
-        case ItemCompleted():
-            changed = replace(items[event.index], done=True, result=event.result)
-        case ItemFailed():
-            changed = replace(items[event.index], attempt=event.attempt + 1)
-    return (*items[: event.index], changed, *items[event.index + 1 :])
 
 
 def request_of(event: ToolRequested) -> ToolCall:

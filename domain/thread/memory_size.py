@@ -29,6 +29,8 @@ def size_of(state: State) -> int:
         turn = state.turn
         weight += sum(_call_size(call.request) for call in turn.calls)
         weight += sum(MESSAGE_BYTES + _json_size(item.value) + _json_size(item.result) for item in turn.all_items)
+        weight += sum(MESSAGE_BYTES + getsizeof(answer.content) for answer in turn.answers)
+        weight += sum(MESSAGE_BYTES + getsizeof(q.text) + _json_size(q.schema) for q in turn.questions)
         if before := turn.before:
             there = {id(message) for message in thread.window}
             weight += sum(_message_size(message) for message in before.window if id(message) not in there)

@@ -10,6 +10,7 @@ from domain.thread.events import (
     Event,
     HistoryCompacted,
     MessageAppended,
+    ModelAnswered,
     ModelCalled,
     NodeEvent,
     StateUpdated,
@@ -61,7 +62,7 @@ def check_node_events(facts: tuple[NodeEvent, ...], state: Running) -> None:
                     raise InvalidInput(field, "history can be compacted up to a past version, while no call is open")
                 size += check_text_size(fact.summary, f"{field}.summary")
                 speaker = None
-            case ContextAssembled() | ModelCalled() | BudgetThresholdReached():
+            case ContextAssembled() | ModelCalled() | ModelAnswered() | BudgetThresholdReached():
                 continue
             case _:
                 raise InvalidInput(field, f"a node cannot record a {type(fact).__name__}")

@@ -18,8 +18,8 @@ from domain.thread.events import ContextAssembled, Durability, Limit, Strategy
 from domain.thread.repeated_calls import Repeat
 from domain.windows import Window
 
-Because: TypeAlias = Literal["policy", "outcome_unknown"]
-"""Why a call needs approval: its tool requires it, or a crash left its outcome unknown."""
+Because: TypeAlias = Literal["policy", "outcome_unknown", "question"]
+"""What a call waits for: its tool requires an approval, a crash left its outcome unknown, or it asked a question."""
 
 
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -85,6 +85,30 @@ class Item(Struct, frozen=True, omit_defaults=True, gc=False):
     attempt: int = 1
 
 
+class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a model answered to a question of the node in flight, or of one of its items; see `ModelAnswered`."""
+
+    question: str
+    number: int
+    content: str
+    item: int | None = None
+    fan_out: int = 0
+
+
+class Question(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A question of the node in flight, or of its open tool call of the version `call`. See `QuestionAsked`."""
+
+    version: Version
+    text: str
+    hash: str
+    schema: JsonObject = {}
+    to: Literal["person", "customer"] = "person"
+    number: int = 0
+    call: Version = Version(0)
+    answered: bool = False
+    answer: Json = None
+
+
 class ModelUsage(Struct, frozen=True, gc=False):
     """Calls and tokens of one model. `cached_tokens` is how many tokens of the prompts were in a cache."""
 
@@ -137,6 +161,15 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """How the agent's last message ended, unless it ended normally."""
     more_items: tuple[tuple[Item, ...], ...] = ()
     """The items of the node's second and later fan-outs."""
+    answers: tuple[Answer, ...] = ()
+    """What models have answered to the node in flight, outside of the conversation."""
+    questions: tuple[Question, ...] = ()
+    """Questions of the node in flight and of its open calls, with the answers."""
+
+    @property
+    def open_questions(self) -> tuple[Question, ...]:
+        """The questions that have no answer yet."""
+        return tuple(question for question in self.questions if not question.answered)
 
     @property
     def all_items(self) -> tuple[Item, ...]:
@@ -155,6 +188,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
         if self.cancelling:
             return False
         if self.approval and not self.approval.granted:
+            return True
+        if any(not asked.call for asked in self.open_questions):
             return True
         return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 

@@ -159,7 +159,12 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         REQUEST,
         ToolFailed(CALL, CALL_NOT_RUN, NOTICE_TOKENS, 0),
         NodeCompleted("route_intent", "END", 1, 7),
-        TurnCompleted(TURN),
+        TurnFailed(
+            TURN,
+            "calls_not_run",
+            "route_intent led to END, but the model had requested calls that were not run: clock. Let the graph lead to "
+            "a node that awaits run_tools() while state.turn.calls has any, or offer the model no tools there.",
+        ),
     )
 
 

@@ -19,7 +19,6 @@ from domain.thread.events import (
     HistoryCompacted,
     MessageAppended,
     ModelCalled,
-    ModelFailed,
     NodeCompleted,
     NodeEvent,
     NodeFailed,
@@ -187,15 +186,21 @@ async def test_a_command_that_comes_between_does_not_stop_the_turn() -> None:
 
 
 async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to_nothing() -> None:
-    agent = one_node(ask, retry=Retry(attempts=2, first_delay=0))
-    played = stage(agent, AnswerCut(), says("hello"))
+    async def stumble(turn: TurnContext) -> Sequence[NodeEvent]:
+        events = await turn.generate()
+        if turn.state.turn.attempt == 1:
+            raise ValueError("once")
+        return events
+
+    played = stage(one_node(stumble, retry=Retry(attempts=2, first_delay=0)), says("hel"), says("hello"))
     outcome = await played.begin("hi")
     with played.turns.services.broadcast.watch(played.thread_id) as watcher:
         await played.turns.run(outcome.loaded, Metadata())
         seen = [await watcher.hear() for _ in range(9)]
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
-    assert shown[:4] == [ModelFailed, Withdrawn(Version(4)), NodeFailed, Delta(Version(5), 0, "hello")]
-    assert shown[4:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted, TurnCompleted]
+    assert shown[:2] == [Delta(Version(3), 0, "hel"), Withdrawn(Version(3))]
+    assert shown[2:5] == [ModelCalled, NodeFailed, Delta(Version(5), 0, "hello")]
+    assert shown[5:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted]
 
 
 async def test_branches_choose_by_the_state_after_the_node() -> None:

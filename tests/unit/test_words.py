@@ -4,6 +4,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.models.chat import ToolCall
 from domain.money import PER_DOLLAR
 from domain.thread.describe import MAX_QUOTED_LENGTH, describe, refers_to
 from domain.thread.events import (
@@ -23,10 +24,13 @@ from domain.thread.events import (
     Limit,
     MessageAppended,
     MessageEdited,
+    ModelAnswered,
     ModelCalled,
     ModelFailed,
     NodeCompleted,
     NodeFailed,
+    QuestionAnswered,
+    QuestionAsked,
     StateUpdated,
     ThreadForked,
     ThreadOpened,
@@ -158,6 +162,21 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
         STATUS,
         'The outcome of order_status(order="A-17") is unknown: "It may have run."',
     ),
+    (
+        ModelAnswered(0, "refund", "d1", "Which intent?"),
+        None,
+        'The model answered outside of the conversation to "Which intent?": "refund"',
+    ),
+    (
+        ModelAnswered(0, None, calls=(ToolCall("c", "clock", {}),)),
+        None,
+        'The model answered outside of the conversation: "", and requested clock',
+    ),
+    (QuestionAsked("Refund?", "h"), None, 'The node asked a person: "Refund?"'),
+    (QuestionAsked("Which order?", "h", to="customer"), None, 'The node asked the customer: "Which order?"'),
+    (QuestionAsked("Which?", "h", call=7), None, 'A tool call asked a person: "Which?"'),
+    (QuestionAnswered(9, {"ok": True}), QuestionAsked("Ok?", "h"), 'The answer to "Ok?" is {"ok":true}'),
+    (QuestionAnswered(9, "A-17"), None, 'The answer is "A-17"'),
     (FanOutStarted([1]), None, "The node began to work on 1 item"),
     (FanOutStarted([1, 2]), None, "The node began to work on 2 items"),
     (ItemCompleted(0, {"a": 1}, 12), None, 'Item 0 was done in 12 ms: {"a":1}'),

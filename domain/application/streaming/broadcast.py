@@ -18,7 +18,7 @@ from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
 from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
 from domain.thread.codec import Recorded
-from domain.thread.events import ApprovalRequested, TurnEnd
+from domain.thread.events import ApprovalRequested, QuestionAsked, TurnEnd
 
 MAX_BACKLOG_SIGNALS = 200
 """Unread signals of a slow subscriber. Further ones are dropped; the log has every event."""
@@ -187,7 +187,7 @@ class Broadcast:
         if events:
             self._wake_readers()
         if self._wakeups and events:
-            ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
+            ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested | QuestionAsked) for recorded in events)
             self._wakeups.send(Moved(thread_id, events[-1].version, ended))
 
     def speak(self, thread_id: ThreadId, delta: Delta) -> None:

@@ -6,20 +6,21 @@ Each item's result is recorded as soon as it is there, so that an item is not pr
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
 from domain.agents.graph import Retry
-from domain.application.turns.model_calls import ModelCall, PreparedPrompt
+from domain.agents.output import output_of
+from domain.application.turns.ask_model import ModelQuestion, ask_model
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
-from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import SIGNALS, run_user_code
-from domain.errors import InvalidInput, PromptTooLarge, TurnIsOver
+from domain.errors import InvalidInput, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied
-from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.models.chat import ModelError
 from domain.thread.commands import CompleteItem, FailItem, StartFanOut
 from domain.thread.state import Item, Running
 
@@ -60,6 +61,8 @@ class FanOutItem:
     """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
     fan_out: int = 0
+    questions: int = 0
+    """The number of questions that the current attempt has asked."""
 
     @property
     def thread_id(self) -> ThreadId:
@@ -73,24 +76,11 @@ class FanOutItem:
         place = f"{turn.step}.{self.fan_out}" if self.fan_out else turn.step
         return f"{self.thread_id}:{turn.turn_id}:{place}:{self.index}"
 
-    async def ask(self, prompt: str, instructions: str = "") -> str:
-        """Ask a model. The call is recorded with the item's result. Raises `ModelError`."""
-        system = (ChatMessage("system", instructions),) if instructions else ()
-        messages = (*system, ChatMessage("user", prompt))
-        count = self.work.run.services.tokens
-        tokens = (
-            await count_tokens(count, instructions)
-            + await count_tokens(count, prompt)
-            + MESSAGE_OVERHEAD * len(messages)
-        )
-
-        async def build(limit: int) -> PreparedPrompt:
-            if tokens > limit:
-                raise PromptTooLarge(tokens, limit)
-            return PreparedPrompt(messages, tokens)
-
-        made = await ModelCall(self.work, build, can_shrink=False).answer()
-        return made.answer.content or ""
+    async def ask(self, prompt: str, instructions: str = "", *, output: Any = str, model: str | None = None) -> Any:
+        """Ask a model; see `TurnContext.ask`."""
+        number, self.questions = self.questions, self.questions + 1
+        question = ModelQuestion(prompt, instructions, output_of(output), number, self.index, self.fan_out, model)
+        return await ask_model(self.work, question)
 
 
 async def _until_done(
@@ -101,7 +91,7 @@ async def _until_done(
     name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
     clock = asyncio.get_running_loop().time
     while True:
-        started = clock()
+        started, context.questions = clock(), 0
         try:
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             duration = int((clock() - started) * 1000)

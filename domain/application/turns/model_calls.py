@@ -29,6 +29,7 @@ from domain.models.chat import (
     ModelError,
     ModelUnreachable,
     OnDelta,
+    OutputFormat,
     ToolSpec,
     Usage,
     calls_text,
@@ -101,6 +102,11 @@ class ModelCall:
     """Called when an attempt fails after pieces of its answer have arrived."""
     can_shrink: bool = True
     """Whether `build` can make the prompt shorter, to use what is left of a budget sparingly."""
+    model: str | None = None
+    """The model to ask instead of the agent's."""
+    output: OutputFormat | None = None
+    question: str = ""
+    """The digest of a question outside of the conversation."""
     _limited: bool = field(init=False, default=False)
     _strained: bool = field(init=False, default=False)
     _earliest_end: float = field(init=False, default=0.0)
@@ -139,7 +145,9 @@ class ModelCall:
         self._strained = self._limited and await run.patiently(lambda: run.spending.strained(state, models))
         longest = max(map(self._prompt_limit, policy.models.values()))
         size = (await run.patiently(lambda: self.build(longest))).tokens
-        situation = Situation(agent.name, state.turn.node, size, bool(self.tools), self._strained, agent.model)
+        situation = Situation(
+            agent.name, state.turn.node, size, bool(self.tools), self._strained, self.model or agent.model
+        )
         return choose(policy, situation)
 
     async def _prepare(self, candidate: Candidate) -> "_Attempt":
@@ -170,6 +178,8 @@ class ModelCall:
             thread_id=run.thread_id,
             patience=candidate.patience,
             needs_tools=candidate.needs_tools,
+            output=self.output,
+            question=self.question,
         )
         return _Attempt(run, candidate, prompt, hint, reserved, request, self.on_delta)
 

@@ -1,28 +1,34 @@
 """The `TurnContext` of one attempt at a node: what a node's function is given."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from functools import partial
+from itertools import count
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import Retry
+from domain.agents.output import output_of
+from domain.agents.tools import Tool
 from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
+from domain.application.turns.ask_model import ModelQuestion, ask_model
+from domain.application.turns.ask_person import ask_question
 from domain.application.turns.fan_out import run_fan_out
+from domain.application.turns.generate import GeneratedAnswer, Generation, offered, with_unrecorded
 from domain.application.turns.model_calls import ModelCall, PreparedPrompt
-from domain.application.turns.prompt_builder import PromptBuilder
-from domain.application.turns.provider_data import limit_provider_data
 from domain.application.turns.run import TurnRun
 from domain.application.turns.services import TurnServices
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
-from domain.application.turns.tool_calls import ToolCalls, unknown_tool
+from domain.application.turns.tool_calls import ToolCalls
+from domain.application.turns.user_code import call_user_code
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied
-from domain.models.answers import finish_of
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
 from domain.prompt.compaction import leaving, remembered
 from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
@@ -46,6 +52,11 @@ class NodeContext:
     _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
     _fan_outs: int = field(init=False, default=0)
+    _asked_models: int = field(init=False, default=0)
+    _question_numbers: Iterator[int] = field(init=False, default_factory=count)
+    _generated: list[GeneratedAnswer] = field(init=False, default_factory=list)
+    _kept: bool = field(init=False, default=False)
+    """Whether an event records what the model has written."""
     _over: bool = field(init=False, default=False)
 
     @property
@@ -75,8 +86,17 @@ class NodeContext:
         return self._shown[1]
 
     def close(self) -> None:
-        """End the attempt: a node that was abandoned and still runs has no effect from now on."""
+        """End the attempt: a node that was abandoned and still runs has no effect from now on.
+
+        What a model has written, and no event of the node records, is withdrawn.
+        """
+        if not self._kept:
+            self._retract()
         self._over = True
+
+    def keep_written(self) -> None:
+        """Keep what the model has written: a cancelled turn records it."""
+        self._kept = True
 
     async def report(self, command: RuntimeCommand, *, durable: bool = True, soon: bool = False) -> Sequence[Recorded]:
         """Report for the node. Raises `TurnIsOver` if the attempt is over; see `TurnRun.report`."""
@@ -87,8 +107,9 @@ class NodeContext:
     @property
     def user_input(self) -> str:
         """The message that started this turn."""
-        messages = (m.content for m in reversed(self.state.thread.window) if m.role == "user")
-        return next(messages, None) or ""
+        # Later messages of the user answer questions of this turn. A turn that retries another has none of its own.
+        own = (m for m in reversed(self.state.thread.window) if m.version <= self.state.turn.started + 1)
+        return next((m.content for m in own if m.role == "user"), None) or ""
 
     def say(self, content: str) -> MessageAppended:
         """Return a message of the agent. Raises `InvalidInput` if it is too long."""
@@ -106,39 +127,77 @@ class NodeContext:
         """Return a change of the thread's values."""
         return StateUpdated(values)
 
-    async def generate(self, instructions: str | None = None) -> Sequence[NodeEvent]:
+    async def generate(
+        self,
+        instructions: str | None = None,
+        *,
+        tools: Sequence[Tool | str] | None = None,
+        model: str | None = None,
+        show: bool = True,
+    ) -> Sequence[NodeEvent]:
         """Call the model with the conversation so far; return its message and its tool calls."""
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
-        self.written = ""
-        thread = self.run.loaded.state  # not the node's copy of the values, which the node may have changed
-        if not isinstance(thread, Running):
-            raise TurnIsOver
-        conversation = PromptBuilder(self.services, self.agent, self.thread_id, thread)
-        system = self.agent.instructions if instructions is None else instructions
-        await self.run.patiently(lambda: conversation.begin(system))
-        specs = tuple(tool.spec for tool in self.agent.tools)
-        made = await ModelCall(self, conversation.build, specs, self._hear, self._retract).answer()
-        assembled = made.prompt.assembled
-        answer, extra = await limit_provider_data(made.answer, self.services.context_window, self.services.tokens)
-        calls = (
-            ToolRequested(
-                *(call.id, call.name, call.arguments, call.written),
-                call.fault or unknown_tool(self.agent, call.name),
-                call.extra,
+        self._retract()
+        agent = replace_fields(self.agent, tools=offered(self.agent, tools))
+        generation = Generation(
+            self,
+            agent,
+            self._instructions() if instructions is None else instructions,
+            model,
+            self._hear if show else None,
+            self._retract,
+            len(self._generated),
+        )
+        self._generated += await generation.run()
+        return self._generated[-1].events
+
+    def _instructions(self) -> str:
+        given = self.agent.instructions
+        return given if isinstance(given, str) else call_user_code(given, self.state)
+
+    async def ask(
+        self,
+        prompt: str,
+        instructions: str = "",
+        *,
+        output: Any = str,
+        model: str | None = None,
+        show: bool = False,
+    ) -> Any:
+        """Ask a model something that is not part of the conversation; see `ask_model`."""
+        number, self._asked_models = self._asked_models, self._asked_models + 1
+        if show:
+            self._retract()
+        on_delta = self._hear if show else None
+        question = ModelQuestion(
+            *(prompt, instructions, output_of(output), number), model=model, on_delta=on_delta, retract=self._retract
+        )
+        answer = await ask_model(self, question)
+        if show:
+            self._retract()
+        return answer
+
+    async def ask_person(self, question: str, output: Any = str) -> Any:
+        """Ask a person; see `ask_question`."""
+        return await self._ask_question(question, output, "person")
+
+    async def ask_customer(self, question: str) -> str:
+        """Ask the customer; see `ask_question`."""
+        return str(await self._ask_question(question, str, "customer"))
+
+    async def _ask_question(self, question: str, output: Any, to: Literal["person", "customer"]) -> Any:
+        if self._generated:
+            raise InvalidInput(
+                "question",
+                "ask before `generate` or in another node: after the answer the node runs again from its beginning",
             )
-            for call in answer.tool_calls
-        )
-        origin = answer.origin if answer.extra or any(call.extra for call in answer.tool_calls) else ""
-        said = MessageAppended(
-            "assistant",
-            answer.content,
-            made.tokens + extra,
-            finish=finish_of(answer),
-            extra=answer.extra,
-            origin=origin,
-        )
-        return (*([assembled] if assembled else []), made.called, said, *calls)
+        return await ask_question(self, self._question_numbers, question, output_of(output), to)
+
+    def complete(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
+        """Return a node's events together with the answers of models that are not among them."""
+        self._kept = bool(self._generated) and all(event in facts for event in self._generated[-1].events)
+        return with_unrecorded(facts, self._generated) if self._generated else tuple(facts)
 
     async def run_tools(self) -> None:
         """Run all open tool calls at the same time; see `ToolCalls.run`."""
@@ -200,8 +259,8 @@ class NodeContext:
         self.written += text
 
     def _retract(self) -> None:
-        """Withdraw what a model had written before its call failed."""
-        if self._over:
+        """Withdraw what a model has written: its call failed, or its text is no message of the conversation."""
+        if self._over or not self.written:
             return
         self.written = ""
         self.services.broadcast.retract(self.thread_id, self.run.durable_version)

@@ -128,6 +128,10 @@ def _moved(report: RuntimeCommand, after: Version, by: int) -> RuntimeCommand:
             return report
         case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
             return report
+        case commands.AskQuestion():
+            return replace(report, call=at(report.call))
+        case commands.RecordAnswer():
+            return report
         case commands.RecordModelFailure() | commands.RecordModelCalls():
             return report
         case _:

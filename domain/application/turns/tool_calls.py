@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text, message_of, shortened
@@ -18,7 +19,7 @@ from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartC
 from domain.thread.events import ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
 from domain.thread.size_limits import cut_to_fit
-from domain.thread.state import Because, Call
+from domain.thread.state import Call
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class ToolCalls:
             if policy == "ask_model":
                 await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
 
-    async def _ask(self, calls: Sequence[Call], because: Because) -> None:
+    async def _ask(self, calls: Sequence[Call], because: Literal["policy", "outcome_unknown"]) -> None:
         if calls:
             run, versions = self.node.run, tuple(call.version for call in calls)
             await self.node.report(RequestApproval(run.turn_id, versions, because, run.number))

@@ -150,6 +150,7 @@ class TurnLoop:
         except DeadlinePassed:
             if run.stopping:  # a cancelled turn keeps what the model had written
                 partial = storable_text(context.written)
+                context.keep_written()
                 return StopTurn(run.turn_id, partial, estimate_tokens(run.services.tokens, partial), run.number)
             late = NodeTimeout(f"did not end within {node.timeout:g} s")
             return self._failed(node, turn, late, _ms_since(started))
@@ -162,7 +163,6 @@ class TurnLoop:
         run = self.run
         trace = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
         _log.warning("Node %s of %s failed: %s%s", node.name, run.thread_id, error_text(error), trace)
-        run.services.broadcast.retract(run.thread_id, run.durable_version)
         retried = error.transient if isinstance(error, ModelError) else True
         delay = node.retry.delay_after(turn.attempt) if retried else None
         retry_in_ms = None if delay is None else int(delay * 1000)
@@ -196,7 +196,7 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
 
     Raises for events that cannot be stored.
     """
-    facts = tuple(own_copy(fact) for fact in await node.run(context))
+    facts = context.complete(tuple(own_copy(fact) for fact in await node.run(context)))
     check_node_events(facts, context.state)
     to_json(facts)
     after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state

@@ -16,6 +16,7 @@ from domain.thread.events import (
     ApprovalDenied,
     ApprovalRequested,
     MessageAppended,
+    QuestionAsked,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolRequested,
@@ -115,7 +116,7 @@ class TurnWaiter:
             self.events.append(recorded)
             self._size += recorded.size
             self._shorten()
-        self._approval_requested = self._approval_requested or isinstance(event, ApprovalRequested)
+        self._approval_requested = self._approval_requested or isinstance(event, ApprovalRequested | QuestionAsked)
         if self.ended or self._approval_requested:
             self._woken.set()
 

@@ -1,0 +1,145 @@
+"""Types of answers: what a model or a person is asked for, as a JSON schema and a check.
+
+An output is `str` (text, unchecked), or a type that pydantic can validate (a model, a dataclass, a `Literal`, an enum,
+a list, a number), or a msgspec struct. Models are asked for a JSON object in any case, because their structured modes
+require one: another value is the field `answer` of an object.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from domain.agents.error_text import shortened
+from domain.json import Json, JsonObject
+from domain.models.chat import AnswerInvalid, OutputFormat
+
+T = TypeVar("T")
+
+WRAPPER = "answer"
+"""The field of the object that holds a value which is no object itself."""
+
+MAX_QUOTED_CHARACTERS = 300
+"""Characters of the model's answer in an error."""
+
+MAX_ERRORS = 10
+"""Errors of one answer that are named."""
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Output(Generic[T]):
+    """A type of answers. `schema` is its JSON schema, {} for text. `check` converts JSON; raises `ValueError`."""
+
+    name: str
+    schema: JsonObject
+    check: Callable[[Json], T]
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether models answer with an object that has the value in its field `answer`."""
+        return bool(self.schema) and self.schema.get("type") != "object" and "$ref" not in self.schema
+
+    @property
+    def format(self) -> OutputFormat | None:
+        """What models are asked for; None for text."""
+        if not self.schema:
+            return None
+        if not self.is_wrapped:
+            return OutputFormat(self.name, self.schema)
+        inner = {key: value for key, value in self.schema.items() if key != "$defs"}
+        defs = {"$defs": self.schema["$defs"]} if "$defs" in self.schema else {}
+        wrapped = {"type": "object", "properties": {WRAPPER: inner}, "required": [WRAPPER]}
+        return OutputFormat(self.name, {**wrapped, "additionalProperties": False, **defs})
+
+    def parse(self, text: str) -> T:
+        """Convert a model's answer. Raises `AnswerInvalid`, which quotes it."""
+        if not self.schema:
+            return self.check(text)
+        try:
+            return self.check(self._value(text))
+        except ValueError as error:
+            quoted = shortened(text, MAX_QUOTED_CHARACTERS)
+            raise AnswerInvalid(f"The answer does not fit {self.name}: {error}. The model wrote: {quoted}") from error
+
+    def _value(self, text: str) -> Json:
+        """Find the value in a model's text, which may have other text around the JSON."""
+        value = _find_json(text)
+        if value is None:
+            if self.is_wrapped:  # a model without a structured mode may answer with the bare word
+                return text.strip().strip("`\"'.")
+            raise ValueError("it is not JSON")
+        if self.is_wrapped and isinstance(value, dict) and set(value) == {WRAPPER}:
+            return value[WRAPPER]
+        return value
+
+
+TEXT: Output[str] = Output("text", {}, lambda value: value if isinstance(value, str) else _refuse(value))
+
+
+def output_of(kind: Any) -> Output[Any]:
+    """Return the output of a type. Raises `TypeError` if no JSON schema can be made of it."""
+    return TEXT if kind is str else _output_of(kind)
+
+
+@lru_cache(maxsize=256)
+def _output_of(kind: Any) -> Output[Any]:
+    name = getattr(kind, "__name__", None) or "answer"
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
+    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+        (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+        own = definitions.pop(schema["$ref"].rpartition("/")[2])
+        return Output(name, {**own, **({"$defs": definitions} if definitions else {})}, _struct_check(kind))
+    try:
+        adapter = TypeAdapter(kind)
+        return Output(name, adapter.json_schema(), _pydantic_check(adapter))
+    except PydanticSchemaGenerationError as error:
+        raise TypeError(
+            f"output={kind!r} is no type that can be described to a model: use str, a Literal, a pydantic model, "
+            "a dataclass or a msgspec Struct"
+        ) from error
+
+
+def _struct_check(kind: type[msgspec.Struct]) -> Callable[[Json], msgspec.Struct]:
+    def check(value: Json) -> msgspec.Struct:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+
+    return check
+
+
+def _pydantic_check(adapter: TypeAdapter[Any]) -> Callable[[Json], Any]:
+    def check(value: Json) -> Any:
+        try:
+            return adapter.validate_json(msgspec.json.encode(value))
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False)[:MAX_ERRORS]
+            named = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in errors)
+            raise ValueError("; ".join(named)) from error
+
+    return check
+
+
+def _refuse(value: Json) -> str:
+    raise ValueError(f"it must be text, not {type(value).__name__}")
+
+
+def _find_json(text: str) -> Json:
+    """Return the JSON of a text: all of it, its first fenced block, or from its first to its last brace. Else None."""
+    fenced = _FENCED.search(text)
+    spans = [text, fenced.group(1) if fenced else "", text[text.find("{") : text.rfind("}") + 1]]
+    for span in spans:
+        try:
+            return msgspec.json.decode(span)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+    return None

@@ -1,0 +1,120 @@
+"""Questions to a model outside of the conversation: a node's or an item's `ask`.
+
+The answer is recorded as soon as it is there. After a crash the next attempt uses it instead of paying for another one.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from domain.agents.output import Output
+from domain.application.turns.model_calls import AnsweredCall, ModelCall, PreparedPrompt
+from domain.application.turns.node_attempt import NodeAttempt
+from domain.application.turns.token_counting import count_tokens
+from domain.errors import PromptTooLarge, TurnIsOver
+from domain.models.answers import finish_of
+from domain.models.chat import MESSAGE_OVERHEAD, AnswerInvalid, ChatMessage, OnDelta
+from domain.thread.codec import to_json
+from domain.thread.commands import RecordAnswer
+from domain.thread.events import ModelAnswered
+
+T = TypeVar("T")
+
+SCHEMA_HINT = "Answer only with a JSON object that fits this JSON schema:\n{schema}"
+
+CORRECTION = "That does not fit: {error}. Answer again, only with a JSON object that fits the JSON schema."
+
+
+@dataclass(frozen=True)
+class ModelQuestion(Generic[T]):
+    """A question to a model. `number` counts the questions of the node or of the item, from 0.
+
+    `on_delta` and `retract` show the answer while it is written: see `ModelCall`. `model` None: as the policy chooses.
+    """
+
+    prompt: str
+    instructions: str
+    output: Output[T]
+    number: int
+    item: int | None = None
+    fan_out: int = 0
+    model: str | None = None
+    on_delta: OnDelta | None = None
+    retract: Callable[[], None] | None = None
+
+    @property
+    def messages(self) -> tuple[ChatMessage, ...]:
+        """The prompt. Models without a structured mode read the schema in it."""
+        wanted = self.output.format
+        hint = SCHEMA_HINT.format(schema=to_json(wanted.schema)) if wanted else ""
+        system = "\n\n".join(filter(None, (self.instructions, hint)))
+        user = ChatMessage("user", self.prompt)
+        return (ChatMessage("system", system), user) if system else (user,)
+
+
+async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> T:
+    """Return the model's answer, or the recorded one of an attempt that crashed.
+
+    An answer that does not fit is corrected once: the model reads the error.
+
+    Raises:
+        ModelError: no model answered; `AnswerInvalid`: the second answer does not fit either.
+        BudgetExhausted: too little is left to spend.
+        PromptTooLarge: the prompt fits into no model's window.
+        TurnIsOver: the attempt at the node is over.
+    """
+    messages, step = question.messages, node.state.turn.step
+    digest = digest_of(messages)
+    place = (question.number, question.item, question.fan_out)
+    for known in node.state.turn.answers:
+        if (known.number, known.item, known.fan_out) == place and known.question == digest:
+            return question.output.parse(known.content)
+    made = await _call(node, question, messages, digest)
+    try:
+        value = question.output.parse(made.answer.content or "")
+    except AnswerInvalid as error:
+        correction = CORRECTION.format(error=error.why)
+        again = (*messages, ChatMessage("assistant", made.answer.content), ChatMessage("user", correction))
+        made = await _call(node, question, again, digest)
+        value = question.output.parse(made.answer.content or "")
+    answered = ModelAnswered(
+        *(question.number, made.answer.content, digest, question.prompt, question.instructions),
+        finish=finish_of(made.answer),
+        item=question.item,
+        fan_out=question.fan_out,
+    )
+    run = node.run
+    if not await node.report(RecordAnswer(run.turn_id, step, answered, run.number), durable=False):
+        raise TurnIsOver
+    return value
+
+
+def digest_of(messages: Sequence[ChatMessage]) -> str:
+    """Return the digest of a question: 16 hexadecimal digits."""
+    return hashlib.sha256(to_json(messages).encode()).hexdigest()[:16]
+
+
+async def _call(
+    node: NodeAttempt, question: ModelQuestion[T], messages: tuple[ChatMessage, ...], digest: str
+) -> AnsweredCall:
+    counter, size = node.run.services.tokens, MESSAGE_OVERHEAD * len(messages)
+    for message in messages:
+        size += await count_tokens(counter, message.content or "")
+
+    async def build(limit: int) -> PreparedPrompt:
+        if size > limit:
+            raise PromptTooLarge(size, limit)
+        return PreparedPrompt(messages, size)
+
+    call = ModelCall(
+        node,
+        build,
+        on_delta=question.on_delta,
+        retract=question.retract,
+        can_shrink=False,
+        model=question.model,
+        output=question.output.format,
+        question=digest,
+    )
+    return await call.answer()
