@@ -9,7 +9,7 @@ from api.cli.bootstrap import EXIT_PROBLEM, ask, here
 from api.cli.output import as_json as json_option
 from api.cli.output import counted, show_json
 from api.services.threads import Service
-from domain.application.replay import ReplayedTurn
+from domain.application.replay.compare import ReplayedTurn
 from domain.ids import ThreadId
 
 

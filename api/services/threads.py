@@ -32,7 +32,8 @@ from domain.application.command_handler import (
 )
 from domain.application.fork import Fork, fork
 from domain.application.queries import transcript
-from domain.application.replay import Replay, ReplayedTurn
+from domain.application.replay.compare import ReplayedTurn
+from domain.application.replay.replay import Replay
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import caused_by

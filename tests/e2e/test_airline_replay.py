@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from api.runtime.stores import SystemClock
 from domain.application.audit.verify import verify_slices
 from domain.application.fork import Fork, fork
-from domain.application.replay import Replay
+from domain.application.replay.replay import Replay
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import SLICES, START, Slice, ThreadId, Version
 from domain.thread.codec import Metadata, decode

@@ -14,7 +14,7 @@ from domain.application.budget.null import NullLedger
 from domain.application.budget.reservations import Reservations
 from domain.application.budget.turn_budget import BudgetServices
 from domain.application.command_handler import CommandRequest, CommandResult, execute
-from domain.application.replay import FREE
+from domain.application.replay.replay import FREE
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.application.turns.model_registry import ModelRegistry

@@ -162,8 +162,8 @@ def test_no_call_is_left_without_an_outcome_when_the_turn_ends() -> None:
         TurnFailed(
             TURN,
             "calls_not_run",
-            "route_intent led to END, but the model had requested calls that were not run: clock. Let the graph lead to "
-            "a node that awaits run_tools() while state.turn.calls has any, or offer the model no tools there.",
+            "route_intent led to END, but the model had requested calls that were not run: clock. Let the graph lead "
+            "to a node that awaits run_tools() while state.turn.calls has any, or offer the model no tools there.",
         ),
     )
 

@@ -1,0 +1,1 @@
+"""Replays: a thread's turns run again, and compared with the log."""

@@ -1,0 +1,201 @@
+"""Questions of nodes to people and to customers: a turn waits for the answer, and goes on in any process."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
+
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.thread_repository import LoadedThread
+from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
+from domain.ids import Version
+from domain.json import Json
+from domain.thread.codec import Metadata
+from domain.thread.commands import AnswerQuestion, AskQuestion, CancelTurn, StartTurn
+from domain.thread.decider import decider
+from domain.thread.events import (
+    CancellationRequested,
+    MessageAppended,
+    ModelCalled,
+    NodeCompleted,
+    QuestionAnswered,
+    QuestionAsked,
+    ToolRequested,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+)
+from domain.thread.state import Idle, Question, Running
+from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
+from tests.support.runtime import Stage, one_node, says, stage
+from threadfold import Agent, NodeEvent, TurnContext
+
+ASKED = QuestionAsked("Refund 12?", "h1")
+TO_CUSTOMER = QuestionAsked("Which order?", "h2", to="customer")
+
+
+class TestDeciding:
+    def test_a_turn_waits_for_the_answer(self) -> None:
+        state = running(*A_RUNNING_TURN, ASKED)
+        assert state.waiting
+        assert not running(*A_RUNNING_TURN, ASKED, QuestionAnswered(4, "yes")).waiting
+
+    def test_a_question_is_asked_once(self) -> None:
+        ask = AskQuestion(TURN, 0, "Refund 12?", 3, "person", {}, 0)
+        (asked,) = decider.decide(ask, running(*A_RUNNING_TURN))
+        assert isinstance(asked, QuestionAsked)
+        given(*A_RUNNING_TURN, asked).when(ask).then_nothing()
+
+    def test_an_answer_names_the_question_as_it_was_shown(self) -> None:
+        history = given(*A_RUNNING_TURN, ASKED)
+        history.when(AnswerQuestion(Version(4), "h1", {"ok": True})).then(QuestionAnswered(4, {"ok": True}))
+        history.when(AnswerQuestion(Version(4), "other", "yes")).then_refused(ApprovalChanged)
+        history.when(AnswerQuestion(Version(3), "h1", "yes")).then_refused(UnknownApproval)
+        history.when(AnswerQuestion(Version(4), "h1", float("nan"))).then_refused(InvalidInput, "answer")
+        given(*A_RUNNING_TURN, ASKED, QuestionAnswered(4, 1)).when(AnswerQuestion(Version(4), "h1", 2)).then_refused(
+            UnknownApproval
+        )
+
+    def test_a_person_cannot_answer_for_the_customer(self) -> None:
+        given(*A_RUNNING_TURN, TO_CUSTOMER).when(AnswerQuestion(Version(4), "h2", "x")).then_refused(UnknownApproval)
+
+    @pytest.mark.parametrize("strategy", ["reject", "enqueue", "interrupt", "rollback"])
+    def test_the_customers_next_message_is_the_answer(
+        self, strategy: Literal["reject", "enqueue", "interrupt", "rollback"]
+    ) -> None:
+        start = StartTurn(OTHER_TURN, "A-17", 2, "route_intent", "f00", strategy)
+        given(*A_RUNNING_TURN, TO_CUSTOMER).when(start).then(
+            MessageAppended("user", "A-17", 2), QuestionAnswered(4, "A-17")
+        )
+
+    def test_a_message_is_no_answer_to_a_person_in_charge(self) -> None:
+        start = StartTurn(OTHER_TURN, "A-17", 2, "route_intent", "f00")
+        given(*A_RUNNING_TURN, ASKED).when(start).then_refused(ThreadBusy)
+
+    def test_the_node_forgets_its_questions_when_it_completes(self) -> None:
+        state = running(*A_RUNNING_TURN, ASKED, QuestionAnswered(4, 1), NodeCompleted("route_intent", "next", 1, 1))
+        assert state.turn.questions == ()
+
+    def test_a_cancelled_turn_ends_although_it_waits(self) -> None:
+        given(*A_RUNNING_TURN, ASKED).when(CancelTurn(TURN)).then(
+            CancellationRequested(TURN, "cancelled"), TurnCancelled(TURN, "cancelled")
+        )
+
+    def test_the_customer_is_not_asked_between_a_call_and_its_result(self) -> None:
+        ask = AskQuestion(TURN, 0, "Which?", 3, "customer", {}, 0)
+        calling = (MessageAppended("assistant", None, 1), ToolRequested("a", "clock", {}))
+        given(*A_RUNNING_TURN, *calling).when(ask).then_refused(InvalidInput, "question")
+
+
+class Decision(BaseModel):
+    approved: bool
+    note: str = ""
+
+
+def open_question(loaded: LoadedThread) -> Question:
+    assert isinstance(loaded.state, Running)
+    assert loaded.state.waiting
+    (question,) = loaded.state.turn.open_questions
+    return question
+
+
+async def answer(played: Stage, question: Question, value: Json) -> LoadedThread:
+    """Answer as a person does, and let another worker go on."""
+    command = AnswerQuestion(question.version, question.hash, value)
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (command,)))
+    return await resumed(played)
+
+
+async def resumed(played: Stage) -> LoadedThread:
+    async with played.worker().working():
+        await played.settled()
+    return await played.repository.load(played.thread_id)
+
+
+async def last_message(played: Stage) -> str | None:
+    messages = [e.content for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]
+    return messages[-1]
+
+
+def asking() -> Agent:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        draft = await turn.ask("Draft an answer")
+        decision = await turn.ask_person(f"Send this? {draft}", Decision)
+        return [turn.say(draft if decision.approved else f"No: {decision.note}")]
+
+    return one_node(work)
+
+
+async def test_a_person_answers_days_later_in_another_process() -> None:
+    played = stage(asking(), says("Dear customer"))
+    question = open_question(await played.say("hello"))
+    assert question.text == "Send this? Dear customer"
+    assert question.schema["required"] == ["approved"]
+    played.clock.pass_(5 * 86_400)
+    played.forget_hot()
+    state = (await answer(played, question, {"approved": True})).state
+    assert isinstance(state, Idle)
+    assert await last_message(played) == "Dear customer"
+    assert len(await played.happened(ModelCalled)) == 1, "the draft is not paid for twice"
+    assert len(await played.happened(TurnCompleted)) == 1
+
+
+async def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
+    played = stage(asking(), says("Dear customer"))
+    question = open_question(await played.say("hello"))
+    again = open_question(await answer(played, question, {"approved": "perhaps"}))
+    assert again.text.startswith("Send this? Dear customer\n\nThe last answer does not fit: approved:")
+    state = (await answer(played, again, {"approved": False, "note": "too short"})).state
+    assert isinstance(state, Idle)
+    assert await last_message(played) == "No: too short"
+
+
+def waiter() -> Agent:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        order = await turn.ask_customer("Which order?")
+        size = await turn.ask_customer(f"Which size of {order}?")
+        return [turn.say(f"{turn.user_input}: {order}, {size}")]
+
+    return one_node(work)
+
+
+async def test_the_customer_answers_with_the_next_messages() -> None:
+    played = stage(waiter())
+    assert open_question(await played.say("exchange")).to == "customer"
+    assert await last_message(played) == "Which order?"
+    await played.begin("A-17")
+    assert open_question(await resumed(played)).text == "Which size of A-17?"
+    await played.begin("XL")
+    assert isinstance((await resumed(played)).state, Idle)
+    said = [(e.role, e.content) for e in await played.happened(MessageAppended) if isinstance(e, MessageAppended)]
+    assert said == [
+        ("user", "exchange"),
+        ("assistant", "Which order?"),
+        ("user", "A-17"),
+        ("assistant", "Which size of A-17?"),
+        ("user", "XL"),
+        ("assistant", "exchange: A-17, XL"),
+    ]
+    assert len(await played.happened(TurnCompleted)) == 1
+
+
+async def test_what_a_customer_is_asked_cannot_be_asked_after_generate() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        await turn.generate()
+        return [turn.say(await turn.ask_customer("Why?"))]
+
+    played = stage(one_node(work), says("hm"))
+    await played.say("go")
+    (failed,) = await played.happened(TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert "ask before `generate` or in another node" in failed.detail
+
+
+async def test_a_turn_that_waits_for_an_answer_can_be_cancelled() -> None:
+    played = stage(asking(), says("Dear customer"))
+    loaded = await played.say("hello")
+    assert isinstance(loaded.state, Running)
+    cancel = CancelTurn(loaded.state.turn.turn_id)  # type: ignore[arg-type]
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (cancel,), Metadata()))
+    assert len(await played.happened(TurnCancelled)) == 1
