@@ -1,0 +1,159 @@
+"""What authors of agents test with."""
+
+import time
+from collections.abc import Sequence
+
+import pytest
+from pydantic import BaseModel
+
+from threadfold import END, Agent, Branch, Graph, Node, NodeEvent, Retry, Running, TurnContext, assistant, tool
+from threadfold.testing import Conversation, Prompt, Script, call
+
+SENT: list[str] = []
+
+
+@tool(approval=True)
+async def refund(order: str, amount: int = 1) -> str:
+    """Refund an order."""
+    SENT.append(f"{order} {amount}")
+    return f"refunded {amount} for {order}"
+
+
+@tool(idempotent=True)
+async def look_up(order: str) -> str:
+    """Look up an order."""
+    return {"A-17": "shipped"}.get(order, "unknown")
+
+
+desk = assistant("desk", tools=[refund, look_up])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_sent() -> None:
+    SENT.clear()
+
+
+async def test_texts_and_calls() -> None:
+    talk = Conversation(desk, Script(call("look_up", order="A-17"), "It was shipped.", "You are welcome."))
+    turn = await talk.say("Where is A-17?")
+    assert (turn.status, turn.answer) == ("completed", "It was shipped.")
+    assert [(one.tool, one.outcome, one.content) for one in turn.tools] == [("look_up", "succeeded", "shipped")]
+    assert (await talk.say("Thanks")).answer == "You are welcome."
+    assert (await talk.thread()).turns == 2
+    assert talk.script.left == 0
+
+
+async def test_approvals() -> None:
+    script = Script(call("refund", order="A-17", amount=5), "Done.", call("refund", order="B"), "Not done.")
+    talk = Conversation(desk, script)
+    assert (await talk.say("Money back")).status == "waiting"
+    (pending,) = await talk.pending()
+    assert (pending.kind, pending.tool, pending.arguments) == ("call", "refund", {"order": "A-17", "amount": 5})
+    assert (await talk.grant(amount=3)).answer == "Done."
+    assert SENT == ["A-17 3"]
+    await talk.say("And B")
+    turn = await talk.deny("too late")
+    assert turn.tools[0].outcome == "denied"
+    assert SENT == ["A-17 3"]
+    with pytest.raises(AssertionError, match="the turn waits for: nothing"):
+        await talk.grant()
+
+
+async def test_functions_of_the_prompt() -> None:
+    def reply(prompt: Prompt) -> str:
+        return f"{len(prompt.messages)} messages, {prompt.last}, {prompt.tools}, {prompt.system[:12]!r}"
+
+    talk = Conversation(assistant("plain", instructions="Be brief."), Script(otherwise=reply))
+    assert (await talk.say("one")).answer == "2 messages, one, [], 'Be brief.'"
+    assert (await talk.say("two")).answer == "4 messages, two, [], 'Be brief.'"
+
+
+async def test_a_crash_before_the_result_of_a_tool_is_stored() -> None:
+    script = Script(call("refund", order="A-17"), lambda prompt: prompt.last)
+    talk = Conversation(desk, script)
+    await talk.say("Money back")
+    turn = await talk.grant(crash="before ToolSucceeded")
+    assert turn.status == "crashed"
+    turn = await talk.resume()
+    assert SENT == ["A-17 1"], "the refund is not sent twice"
+    assert turn.tools[0].outcome == "unknown"
+    assert "It is not known whether this call had an effect" in (turn.answer or "")
+
+
+async def test_a_crash_that_is_not_reached_fails_the_test() -> None:
+    talk = Conversation(desk, Script("Hello."))
+    with pytest.raises(AssertionError, match="did not reach 'after ToolStarted'; its events are: ThreadOpened"):
+        await talk.say("Hi", crash="after ToolStarted")
+    with pytest.raises(ValueError, match="write 'before' or 'after' and a type of event"):
+        await talk.say("Hi", crash="in the middle")
+
+
+async def test_a_script_that_is_too_short_fails_the_test() -> None:
+    with pytest.raises(AssertionError, match="The script has no more lines, but the model is asked: Hi"):
+        await Conversation(desk, Script()).say("Hi")
+
+
+class Decision(BaseModel):
+    approved: bool
+
+
+async def _decide(turn: TurnContext) -> Sequence[NodeEvent]:
+    draft = await turn.ask("Draft")
+    decision = await turn.ask_person(f"Send {draft}?", Decision)
+    size = await turn.ask_customer("Which size?")
+    return [turn.update(approved=decision.approved), turn.say(f"{draft} in {size}")]
+
+
+async def _stumble(turn: TurnContext) -> Sequence[NodeEvent]:
+    if turn.state.turn.attempt < 3:
+        raise ConnectionError("away")
+    return [turn.say("at last")]
+
+
+def _how(state: Running) -> str:
+    return "stumble" if state.thread.values.get("slow") else "decide"
+
+
+async def _begin(_: TurnContext) -> Sequence[NodeEvent]:
+    return ()
+
+
+asking = Agent(
+    Graph(
+        "asking",
+        "begin",
+        [Node("begin", _begin), Node("decide", _decide), Node("stumble", _stumble, retry=Retry(5, first_delay=60))],
+        {"begin": Branch(_how, {"decide": "decide", "stumble": "stumble"}), "decide": END, "stumble": END},
+    )
+)
+
+
+async def test_questions() -> None:
+    talk = Conversation(asking, Script("a shirt"))
+    assert (await talk.say("I want something")).status == "waiting"
+    (pending,) = await talk.pending()
+    assert (pending.kind, pending.question) == ("question", "Send a shirt?")
+    turn = await talk.answer({"approved": True}, crash="before QuestionAsked")
+    assert turn.status == "crashed"
+    assert (await talk.resume(crash="after TurnResumed")).status == "crashed"
+    assert (await talk.resume()).answer == "Which size?"
+    assert [one.kind for one in await talk.pending()] == ["customer"]
+    turn = await talk.say("XL")
+    assert (turn.status, turn.answer) == ("completed", "a shirt in XL")
+    assert (await talk.thread()).values == {"approved": True}
+    assert [prompt.is_question for prompt in talk.script.prompts] == [True]
+
+
+async def test_delays_between_attempts_are_left_out() -> None:
+    started = time.monotonic()
+    talk = Conversation(asking, values={"slow": True})
+    assert (await talk.say("go")).answer == "at last"
+    assert time.monotonic() - started < 30
+
+
+async def test_failures_and_retries() -> None:
+    talk = Conversation(desk, Script(ValueError("broken"), ValueError("broken"), ValueError("broken"), "Hello."))
+    turn = await talk.say("Hi")
+    assert (turn.status, turn.reason) == ("failed", "node_failed")
+    assert "broken" in (turn.detail or "")
+    assert (await talk.retry()).answer == "Hello."

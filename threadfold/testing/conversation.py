@@ -1,0 +1,222 @@
+"""A conversation with an agent in a test: the real runtime, on stores in memory."""
+
+from contextlib import suppress
+from dataclasses import replace as replace_fields
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from domain.agents.agent import Agent
+from domain.agents.graph import Graph, Subgraph
+from domain.application.budget.null import null_budget
+from domain.application.command_handler import CommandRequest, execute
+from domain.application.replay.replay import FREE
+from domain.application.streaming.broadcast import Broadcast
+from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.model_registry import ModelRegistry
+from domain.application.turns.prompt_parts import PromptParts
+from domain.application.turns.runner import TurnRunner
+from domain.application.turns.services import TurnServices
+from domain.errors import LeaseLost
+from domain.ids import Position, ThreadId, TurnId
+from domain.json import Json, JsonObject
+from domain.ports.log import Append
+from domain.thread import commands
+from domain.thread.codec import Metadata, Recorded
+from domain.thread.events import EVENTS, Event, TurnStarted
+from domain.thread.state import Running, Thread, Unopened
+from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.memory.texts import MemoryTextStore
+from threadfold.testing.results import Pending, TurnResult, pending_in, result_of
+from threadfold.testing.script import Script
+
+
+class Conversation:
+    """A thread of an agent, with a scripted model. `values` are those that it is opened with.
+
+    Delays between attempts at nodes are left out. Each test needs a conversation of its own, and may be run by any
+    runner of async tests, or by `asyncio.run`.
+    """
+
+    def __init__(
+        self, agent: Agent, script: Script | None = None, *, values: JsonObject | None = None, window: int = 32_000
+    ) -> None:
+        self.script = script or Script()
+        self.thread_id = ThreadId(uuid4())
+        self._agent, self._values, self._window = _without_delays(agent), values or {}, window
+        self._store, self._texts = MemoryEventStore(), MemoryTextStore()
+        self._start_process("")
+
+    async def say(self, text: str, *, crash: str = "") -> TurnResult:
+        """Send a message, and run its turn until it ends or waits.
+
+        `crash` kills the process at a point such as "after ToolStarted" or "before ToolSucceeded": an event of that
+        type has just been stored, or is about to be. `resume` then goes on in another process.
+        """
+        self._start_process(crash)
+        graph = self._agent.graph
+        start = commands.StartTurn(TurnId(uuid4()), text, len(text.split()), graph.first, graph.fingerprint)
+        opened = not isinstance((await self._load()).state, Unopened)
+        opening = () if opened else (commands.OpenThread(graph.name, self._values),)
+        return await self._go_on(*opening, start)
+
+    async def grant(self, *, crash: str = "", **arguments: Json) -> TurnResult:
+        """Grant what waits for an approval, with other arguments if some are given, and go on."""
+        one = await self._only("call", "node")
+        changed = {**one.arguments, **arguments} if arguments else None
+        return await self._decide(commands.DecideApproval(one.version, one.hash, "grant", changed), crash)
+
+    async def deny(self, reason: str = "", *, crash: str = "") -> TurnResult:
+        """Deny what waits for an approval, and go on."""
+        one = await self._only("call", "node")
+        told = f"A person refused this: {reason}" if reason else "A person refused this."
+        return await self._decide(
+            commands.DecideApproval(one.version, one.hash, "deny", told=told, tokens=len(told.split())), crash
+        )
+
+    async def answer(self, value: Json, *, crash: str = "") -> TurnResult:
+        """Answer the question that a node or a tool asks a person, and go on. A customer answers by `say`."""
+        one = await self._only("question")
+        return await self._decide(commands.AnswerQuestion(one.version, one.hash, value), crash)
+
+    async def resume(self, *, crash: str = "") -> TurnResult:
+        """Go on after a crash, in another process."""
+        self._start_process(crash)
+        return await self._go_on()
+
+    async def retry(self) -> TurnResult:
+        """Start the last turn, which failed, again at the node where it ended."""
+        self._start_process("")
+        state = (await self._load()).state
+        last = None if isinstance(state, Unopened) else state.thread.last_turn
+        if last is None:
+            raise AssertionError("There is no turn to retry.")
+        again = commands.RetryTurn(TurnId(last.turn_id), TurnId(uuid4()), self._agent.graph.fingerprint)
+        return await self._go_on(again)
+
+    async def pending(self) -> list[Pending]:
+        """Return what the turn waits for."""
+        return pending_in((await self._load()).state)
+
+    async def thread(self) -> Thread:
+        """Return the thread's state: `values`, `window`, `usage` and so on."""
+        state = (await self._load()).state
+        if isinstance(state, Unopened):
+            raise AssertionError("Nothing was said yet.")  # noqa: TRY004  (a mistake of the test, not of a type)
+        return state.thread
+
+    async def events(self) -> list[Event]:
+        """Return all events of the thread."""
+        return [recorded.event for recorded in await self._recorded()]
+
+    def _start_process(self, crash: str) -> None:
+        """Begin as another process does: with the log, and nothing in memory."""
+        self._process = _Process(self._store, crash)
+        clock, counter = _Clock(), _Words()
+        self._repository = ThreadRepository(self._store, MemorySnapshotStore(), clock, fingerprint="test")
+        repository = ThreadRepository(self._process, MemorySnapshotStore(), clock, fingerprint="test")
+        services = TurnServices(
+            repository,
+            ModelRegistry.alone(self.script),
+            counter,
+            Broadcast(),
+            self._window,
+            null_budget(repository, clock, FREE),
+            PromptParts(counter, self._texts),
+        )
+        self._runner = TurnRunner(services, {self._agent.name: self._agent})
+
+    async def _load(self) -> LoadedThread:
+        return await self._repository.load(self.thread_id)
+
+    async def _recorded(self) -> list[Recorded]:
+        return [recorded async for recorded in self._repository.follow(self.thread_id)]
+
+    async def _only(self, *kinds: str) -> Pending:
+        found = [one for one in await self.pending() if one.kind in kinds]
+        if not found:
+            waits = [one.kind for one in await self.pending()]
+            raise AssertionError(f"Nothing waits for this; the turn waits for: {', '.join(waits) or 'nothing'}")
+        return found[0]
+
+    async def _decide(self, command: commands.Command, crash: str) -> TurnResult:
+        self._start_process(crash)
+        return await self._go_on(command)
+
+    async def _go_on(self, *more: commands.Command) -> TurnResult:
+        """Carry out commands as another process, and run the turn in this one."""
+        before = (await self._load()).state
+        if more:
+            await execute(self._repository, CommandRequest(self.thread_id, lambda _: more))
+        loaded = await self._load()
+        with suppress(LeaseLost):
+            if isinstance(loaded.state, Running) and isinstance(before, Running) and not loaded.state.waiting:
+                turn = loaded.state.turn
+                resume = commands.ResumeTurn(TurnId(turn.turn_id), turn.run, "test", self._agent.graph.fingerprint)
+                resuming = CommandRequest(self.thread_id, lambda _: (resume,))
+                loaded = (await execute(self._runner.services.repository, resuming)).loaded
+            await self._runner.run(loaded, Metadata())
+        self.script.check()
+        if self._process.crash and not self._process.crashed:
+            kinds = ", ".join(type(event).__name__ for event in await self.events())
+            raise AssertionError(f"The turn did not reach {self._process.crash!r}; its events are: {kinds}")
+        return await self._result()
+
+    async def _result(self) -> TurnResult:
+        recorded = await self._recorded()
+        begun = max(i for i, one in enumerate(recorded) if isinstance(one.event, TurnStarted))
+        return result_of(recorded[begun:], (await self._load()).state)
+
+
+class _Process:
+    """An `EventStore` whose process dies at a point: from then on, another one has its lease."""
+
+    def __init__(self, store: MemoryEventStore, crash: str) -> None:
+        when, _, kind = crash.partition(" ")
+        known = {event.__name__ for event in EVENTS}
+        if crash and (when not in {"before", "after"} or kind not in known):
+            raise ValueError(f"crash={crash!r}: write 'before' or 'after' and a type of event, as 'after ToolStarted'")
+        self._store, self._when, self._kind = store, when, kind
+        self.crash, self.crashed = crash, False
+
+    async def append(self, append: Append) -> Position:
+        """Append, unless the process has died."""
+        reached = bool(self.crash) and any(record.type == self._kind for record in append.records)
+        if self.crashed or (reached and self._when == "before"):
+            self.crashed = True
+            raise LeaseLost
+        position = await self._store.append(append)
+        if reached:
+            self.crashed = True
+            raise LeaseLost
+        return position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class _Clock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class _Words:
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+def _without_delays(agent: Agent) -> Agent:
+    return replace_fields(agent, graph=_quick(agent.graph))
+
+
+def _quick(graph: Graph) -> Graph:
+    nodes = [
+        replace_fields(step, graph=_quick(step.graph))
+        if isinstance(step, Subgraph)
+        else replace(step, retry=replace(step.retry, first_delay=0.0))
+        for step in graph.nodes
+    ]
+    return replace_fields(graph, nodes=nodes)
