@@ -22,6 +22,7 @@ from api.services.read_models import ReadModelQueries
 from api.services.tenant_limits import TenantLimits
 from api.services.verification import Verification
 from domain.agents.agent import Agent
+from domain.agents.json_schema import check_schema, check_text_answer
 from domain.application.command_handler import (
     CommandRequest,
     CommandResult,
@@ -53,6 +54,7 @@ from domain.thread.events import (
     ThreadForked,
     TurnStarted,
 )
+from domain.thread.questions import open_question
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agent_loader import load_agents
 from infrastructure.settings import is_agent_file
@@ -166,10 +168,7 @@ class Service:
 
         asked = ("turn", user_input, open_with, graph, strategy, durability)
         outcome = await self._act(thread_id, plan, caller, asked, command_id)
-        answers = any(isinstance(recorded.event, QuestionAnswered) for recorded in outcome.events)
-        if answers and isinstance(outcome.loaded.state, Running):  # the message belongs to the turn that asked
-            turn_id = TurnId(outcome.loaded.state.turn.turn_id)
-        return StartedTurn(outcome, turn_id)
+        return StartedTurn(outcome, _turn_of_message(outcome.loaded.state, turn_id))
 
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Start a new turn at the node where a turn failed or was cancelled.
@@ -203,7 +202,7 @@ class Service:
         if decided.decision == "answer":
             answered = commands.AnswerQuestion(Version(approval), decided.hash, decided.answer)
             given = ("answer", approval, decided.hash, decided.answer)
-            return await self._act(thread_id, _on_open(thread_id, answered), caller, given)
+            return await self._act(thread_id, _answer(thread_id, answered), caller, given)
         refused = f"A person refused this: {decided.reason}" if decided.reason else "A person refused this."
         answer = refused if decided.result is None else decided.result
         tokens = await count_tokens(self.runtime.turns.services.tokens, answer)
@@ -366,6 +365,31 @@ def _on_open(thread_id: ThreadId, command: commands.Command) -> Plan:
     def plan(state: State) -> Iterable[commands.Command]:
         if isinstance(state, Unopened):
             raise UnknownThread(thread_id)
+        return (command,)
+
+    return plan
+
+
+def _turn_of_message(state: State, turn_id: TurnId) -> TurnId:
+    """Return the turn that a message belongs to: the one that it starts, or the one whose question it answers."""
+    if not isinstance(state, Running):
+        return turn_id
+    known = {state.turn.turn_id, *(queued.turn_id for queued in state.thread.queue)}
+    return turn_id if turn_id in known else TurnId(state.turn.turn_id)
+
+
+def _answer(thread_id: ThreadId, command: commands.AnswerQuestion) -> Plan:
+    """Plan an answer, which must fit what is asked for."""
+
+    def plan(state: State) -> Iterable[commands.Command]:
+        if isinstance(state, Unopened):
+            raise UnknownThread(thread_id)
+        question = open_question(state, command.question)
+        if question and question.hash == command.hash:
+            if question.schema:
+                check_schema(command.answer, question.schema, "answer")
+            else:
+                check_text_answer(command.answer, "answer")
         return (command,)
 
     return plan

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from pydantic import BaseModel, Field
+
 from threadfold import (
     END,
     Agent,
@@ -128,3 +130,20 @@ clumsy = Agent(
     )
 )
 """Changes values, works on lists, and fails: for good at `fail`, once at `stumble`. Needs a person for `sign`."""
+
+
+class Choice(BaseModel):
+    """What a person answers."""
+
+    approved: bool
+    size: int = Field(default=1, ge=1, le=9)
+
+
+async def _exchange(turn: TurnContext) -> Sequence[NodeEvent]:
+    order = await turn.ask_customer("Which order?")
+    choice = await turn.ask_person(f"Exchange {order}?", Choice)
+    return [turn.say(f"{order} in {choice.size}" if choice.approved else f"not {order}")]
+
+
+exchange = Agent(Graph("exchange", "ask", [Node("ask", _exchange)], {"ask": END}))
+"""Asks the customer which order, and a person whether."""
