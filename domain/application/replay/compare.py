@@ -1,6 +1,7 @@
 """Comparing a replayed turn with the recorded one."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,9 @@ from domain.json import JsonObject
 from domain.money import dollars
 from domain.thread import events
 from domain.thread.codec import Recorded, to_json
+
+_PLACE = re.compile(r" \(in \S+, \S+ line \d+\)")
+"""The place of an error, which moves when the agent's file is edited."""
 
 Fact: TypeAlias = tuple[str, ...]
 """What happened, without what depends on time, place and the number of attempts."""
@@ -147,7 +151,7 @@ def _fact(event: events.Event) -> Fact | None:
         case events.TurnFailed(reason="budget_exhausted" | "empty_answer" | "content_filter"):
             return ()
         case events.TurnFailed():
-            return ("the turn fails:", event.reason, event.detail)
+            return ("the turn fails:", event.reason, _PLACE.sub("", event.detail))
         case _ if isinstance(event, events.TurnEnd):
             return (type(event).__name__,)
         case _:

@@ -53,8 +53,8 @@ class ModelQuestion(Generic[T]):
         return (ChatMessage("system", system), user) if system else (user,)
 
 
-async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> T:
-    """Return the model's answer, or the recorded one of an attempt that crashed.
+async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> tuple[T, str]:
+    """Return the model's answer, or the recorded one of an attempt that crashed; and the text that the model wrote.
 
     An answer that does not fit is corrected once: the model reads the error.
 
@@ -69,7 +69,7 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> T:
     place = (question.number, question.item, question.fan_out)
     for known in node.state.turn.answers:
         if (known.number, known.item, known.fan_out) == place and known.question == digest:
-            return question.output.parse(known.content)
+            return question.output.parse(known.content), known.content
     made = await _call(node, question, messages, digest)
     try:
         value = question.output.parse(made.answer.content or "")
@@ -87,7 +87,7 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> T:
     run = node.run
     if not await node.report(RecordAnswer(run.turn_id, step, answered, run.number), durable=False):
         raise TurnIsOver
-    return value
+    return value, made.answer.content or ""
 
 
 def digest_of(messages: Sequence[ChatMessage]) -> str:

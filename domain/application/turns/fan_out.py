@@ -10,7 +10,7 @@ from typing import Any
 
 from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
-from domain.agents.error_text import error_text
+from domain.agents.error_text import failure_text
 from domain.agents.graph import Retry
 from domain.agents.output import output_of
 from domain.application.turns.ask_model import ModelQuestion, ask_model
@@ -63,6 +63,8 @@ class FanOutItem:
     fan_out: int = 0
     questions: int = 0
     """The number of questions that the current attempt has asked."""
+    last_answer: str = ""
+    """What a model wrote last in the current attempt."""
 
     @property
     def thread_id(self) -> ThreadId:
@@ -80,7 +82,8 @@ class FanOutItem:
         """Ask a model; see `TurnContext.ask`."""
         number, self.questions = self.questions, self.questions + 1
         question = ModelQuestion(prompt, instructions, output_of(output), number, self.index, self.fan_out, model)
-        return await ask_model(self.work, question)
+        answer, self.last_answer = await ask_model(self.work, question)
+        return answer
 
 
 async def _until_done(
@@ -91,7 +94,7 @@ async def _until_done(
     name = f"item {context.index} of node {context.state.turn.node!r} of {run.place}"
     clock = asyncio.get_running_loop().time
     while True:
-        started, context.questions = clock(), 0
+        started, context.questions, context.last_answer = clock(), 0, ""
         try:
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             duration = int((clock() - started) * 1000)
@@ -105,7 +108,7 @@ async def _until_done(
             delay = None if lasting else retry.delay_after(attempt)
             retry_in_ms = None if delay is None else int(delay * 1000)
             with group.finishing():
-                text = error_text(error)
+                text = failure_text(error, context.last_answer)
                 failed = FailItem(
                     *(run.turn_id, step, context.index, attempt, text, retry_in_ms, run.number), fan_out=context.fan_out
                 )

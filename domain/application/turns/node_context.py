@@ -49,6 +49,8 @@ class NodeContext:
     agent: Agent
     written: str = field(init=False, default="")
     """What the model has written so far in the current call of `generate`."""
+    last_answer: str = field(init=False, default="")
+    """What a model wrote last, for the error of a node that cannot read it."""
     _shown: tuple[LoadedThread, Running] | None = field(init=False, default=None)
     _requests: int = field(init=False, default=0)
     _fan_outs: int = field(init=False, default=0)
@@ -150,6 +152,7 @@ class NodeContext:
             len(self._generated),
         )
         self._generated += await generation.run()
+        self.last_answer = self._generated[-1].answered.content or ""
         return self._generated[-1].events
 
     def _instructions(self) -> str:
@@ -173,7 +176,7 @@ class NodeContext:
         question = ModelQuestion(
             *(prompt, instructions, output_of(output), number), model=model, on_delta=on_delta, retract=self._retract
         )
-        answer = await ask_model(self, question)
+        answer, self.last_answer = await ask_model(self, question)
         if show:
             self._retract()
         return answer

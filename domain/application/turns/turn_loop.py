@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from domain.agents.agent import Agent
-from domain.agents.error_text import error_text
+from domain.agents.error_text import error_text, failure_text
 from domain.agents.graph import Node
 from domain.application.turns.node_context import NodeContext
 from domain.application.turns.run import TurnRun
@@ -155,10 +155,12 @@ class TurnLoop:
             late = NodeTimeout(f"did not end within {node.timeout:g} s")
             return self._failed(node, turn, late, _ms_since(started))
         except Exception as error:  # noqa: BLE001  (a node is the user's code: whatever it raises is its failure)
-            return self._failed(node, turn, error, _ms_since(started))
+            return self._failed(node, turn, error, _ms_since(started), context.last_answer)
         return CompleteNode(run.turn_id, turn.step, facts, following, _ms_since(started), run.number)
 
-    def _failed(self, node: Node, turn: Turn, error: Exception, duration_ms: int) -> RuntimeCommand:
+    def _failed(
+        self, node: Node, turn: Turn, error: Exception, duration_ms: int, model_answer: str = ""
+    ) -> RuntimeCommand:
         """Report a failed attempt, and when the next one is due."""
         run = self.run
         trace = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
@@ -166,7 +168,7 @@ class TurnLoop:
         retried = error.transient if isinstance(error, ModelError) else True
         delay = node.retry.delay_after(turn.attempt) if retried else None
         retry_in_ms = None if delay is None else int(delay * 1000)
-        text, reason = error_text(error), error.reason if isinstance(error, NoAnswer) else "node_failed"
+        text, reason = failure_text(error, model_answer), error.reason if isinstance(error, NoAnswer) else "node_failed"
         return FailAttempt(
             run.turn_id, turn.step, turn.attempt, text, duration_ms, retry_in_ms, run.number, reason=reason
         )
