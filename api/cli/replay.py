@@ -1,5 +1,6 @@
 """`threadfold replay`."""
 
+import logging
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -26,6 +27,8 @@ def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
     async def again(service: Service) -> Sequence[ReplayedTurn]:
         return await service.replay(ThreadId(thread), graph, here())
 
+    # A turn that fails here is a line of the report, and not a traceback in the log.
+    logging.getLogger("domain.application.turns").setLevel(logging.CRITICAL)
     turns = ask(again)
     if as_json:
         show_json(turns)
@@ -33,7 +36,9 @@ def replay(*, thread: UUID, graph: str | None, as_json: bool) -> None:
         for number, turn in enumerate(turns, 1):
             _show(number, turn)
         parted = sum(turn.parted is not None for turn in turns)
-        click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} different.")
+        unknown = sum(turn.unknown is not None for turn in turns)
+        of_these = f" ({unknown} of these for lack of a recorded answer)" if unknown else ""
+        click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} different{of_these}.")
     if any(turn.parted is not None for turn in turns):
         raise SystemExit(EXIT_PROBLEM)
 
@@ -47,3 +52,5 @@ def _show(number: int, turn: ReplayedTurn) -> None:
     click.echo(f"Turn {number}, version {turn.version}: differs at version {turn.parted}.{prompts}")
     click.echo(f"  recorded: {turn.recorded or 'nothing more'}")
     click.echo(f"  now:      {turn.replayed or 'nothing more'}")
+    if turn.unknown:
+        click.echo(f"  The log does not have {turn.unknown}")
