@@ -25,7 +25,9 @@ from domain.application.audit.verify import verify_slices
 from domain.application.fork import Fork, fork
 from domain.application.replay.replay import Replay
 from domain.application.thread_repository import ThreadRepository
+from domain.application.turns.model_registry import ModelRegistry
 from domain.ids import SLICES, START, Slice, ThreadId, Version
+from domain.models.chat import ChatAnswer, ChatRequest, OnDelta
 from domain.thread.codec import Metadata, decode
 from domain.thread.evolve import evolve
 from domain.thread.state import INITIAL, State
@@ -35,6 +37,7 @@ from infrastructure.embedded import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
+from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.postgres.log.event_store import PostgresEventStore
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
@@ -101,6 +104,7 @@ async def test_recorded_conversations_survive_a_server_that_is_killed_between_tu
             assert (verified.threads, verified.problems) == (len(chosen()), ())
             assert await check_every_version(pool) > 0
             await check_recorded_replay(pool)
+            await check_live_replay(pool, f"{model.url}/v1")
             await check_forks(pool)
             full = await sizes(pool)
     report(played, verified.events, {table: full[table] - empty[table] for table in TABLES})
@@ -234,6 +238,56 @@ async def check_recorded_replay(pool: asyncpg.Pool) -> None:
     turns = [turn for c in chosen() for turn in await replay.thread(ThreadId(c.thread_id), idle)]
     assert len(turns) == sum(len(customer_says(c)) for c in chosen())
     assert [turn for turn in turns if turn.parted is not None or turn.prompts_then != turn.prompts_now] == []
+
+
+SIGNED = "Sign each answer."
+"""An instruction that the recordings did not have. The stand-in follows it where an answer is about a flight."""
+
+ABOUT = "flight"
+
+
+@dataclass(frozen=True)
+class SigningModel:
+    """The model of the recordings, asked over HTTP. It also follows the instruction `SIGNED`."""
+
+    model: OpenAIChatModel
+
+    async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
+        answer = await self.model.complete(request, on_delta)
+        signs = SIGNED in (request.messages[0].content or "") and not answer.tool_calls
+        if signs and ABOUT in (answer.content or ""):
+            return replace(answer, content=f"{answer.content}\nSam")
+        return answer
+
+    async def close(self) -> None:
+        await self.model.close()
+
+
+async def check_live_replay(pool: asyncpg.Pool, endpoint: str) -> None:
+    """A live model and the same instructions: no turn differs. With one more instruction: those where it matters."""
+    repository, tokens = journal_on(pool), TiktokenCounter("default")
+    signing = replace_fields(airline, instructions=f"{airline.instructions}\n{SIGNED}")
+    model = SigningModel(OpenAIChatModel(endpoint, None, "recorded"))
+    replay = Replay(
+        repository,
+        sandbox,
+        tokens,
+        int(SETTINGS["CONTEXT_WINDOW_LIMIT"]),
+        SystemClock(),
+        ModelRegistry.alone(model, "recorded"),
+    )
+    try:
+        for conversation in chosen():
+            thread_id = ThreadId(conversation.thread_id)
+            same = await replay.thread(thread_id, airline, live=True)
+            assert [turn for turn in same if turn.parted is not None] == []
+            other = await replay.thread(thread_id, signing, live=True)
+            differ = {turn.version for turn in other if turn.parted is not None}
+            assert differ == {turn.version for turn in other if ABOUT in (turn.then.answer or "")}
+            assert all(turn.now.answer == f"{turn.then.answer}\nSam" for turn in other if turn.version in differ)
+            assert all(turn.unknown is None and turn.then.tools == turn.now.tools for turn in other)
+    finally:
+        await model.close()
 
 
 async def check_forks(pool: asyncpg.Pool) -> None:
