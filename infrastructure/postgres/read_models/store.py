@@ -30,7 +30,7 @@ from domain.ports.read_models import (
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
 from infrastructure.postgres.read_models import statements, tables
-from infrastructure.postgres.retry import fetch, reaching
+from infrastructure.postgres.retry import Store, reaching
 
 if TYPE_CHECKING:
     from infrastructure.postgres.read_models.queries import Views
@@ -58,12 +58,8 @@ def _queries() -> ModuleType:
     return queries
 
 
-class PostgresReadModels:
+class PostgresReadModels(Store):
     """`ReadModels` on a migrated database."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use the connections of a pool, which the caller closes."""
-        self._pool = pool
 
     async def register(self, shapes: Sequence[Shape]) -> None:
         """Create instances for new projections, one process at a time."""
@@ -86,17 +82,17 @@ class PostgresReadModels:
                 await self._add(connection, list(missing.values()), "building" if there else "serving", None)
 
     async def instances(self) -> Sequence[Instance]:
-        return [Instance(*row) for row in await fetch(self._pool, statements.INSTANCES)]
+        return [Instance(*row) for row in await self._fetch(statements.INSTANCES)]
 
     async def groups(self) -> Sequence[ProjectionGroup]:
-        return [ProjectionGroup(*row) for row in await fetch(self._pool, statements.LINES)]
+        return [ProjectionGroup(*row) for row in await self._fetch(statements.LINES)]
 
     async def behind(self, group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
         asked = frozenset(slices)
-        return [SliceLag(*row) for row in await fetch(self._pool, statements.BEHIND, group) if row["slice"] in asked]
+        return [SliceLag(*row) for row in await self._fetch(statements.BEHIND, group) if row["slice"] in asked]
 
     async def position(self, group: GroupId, slice_: Slice) -> Position:
-        rows = await fetch(self._pool, statements.POSITION, group, slice_)
+        rows = await self._fetch(statements.POSITION, group, slice_)
         return Position(rows[0]["position"] if rows else 0)
 
     async def commit(self, batch: Batch) -> bool:
@@ -125,7 +121,7 @@ class PostgresReadModels:
             return True
 
     async def parked(self, instances: Collection[InstanceId], slices: Collection[Slice]) -> Sequence[Parked]:
-        rows = await fetch(self._pool, statements.PARKED, list(instances), list(slices))
+        rows = await self._fetch(statements.PARKED, list(instances), list(slices))
         return [Parked(*row) for row in rows]
 
     async def unpark(self, parked: Parked, upto: Position, rows: Rows, again: Parked | None) -> bool:
@@ -150,13 +146,13 @@ class PostgresReadModels:
             return await self._add(connection, shapes, "building", throttle)
 
     async def pause(self, groups: Collection[GroupId], seconds: float) -> None:
-        await fetch(self._pool, statements.PAUSE, list(groups), seconds)
+        await self._fetch(statements.PAUSE, list(groups), seconds)
 
     async def prepare(self, group: GroupId) -> None:
         """Analyse the new tables. Until then PostgreSQL would plan queries for empty ones."""
-        for row in await fetch(self._pool, statements.TABLES, group):
+        for row in await self._fetch(statements.TABLES, group):
             for name in row["tables"]:
-                await fetch(self._pool, tables.analyse(name, row["id"]))
+                await self._fetch(tables.analyse(name, row["id"]))
 
     async def switch(self, group: GroupId) -> bool:
         """Show the new tables; give up while a query reads the old ones, since others would queue behind this lock."""
@@ -200,7 +196,7 @@ class PostgresReadModels:
             raise NotRebuildable(f"A long query reads instance {instance}. Try again, or end the query.") from error
 
     async def reached(self, projection: str, slice_: Slice, position: Position) -> bool:
-        rows = await fetch(self._pool, statements.REACHED, projection, slice_)
+        rows = await self._fetch(statements.REACHED, projection, slice_)
         return bool(rows) and rows[0]["position"] >= position
 
     async def select(self, query: Select) -> Sequence[Row]:
@@ -221,13 +217,13 @@ class PostgresReadModels:
         try:
             return await self._read(*written(None))
         except asyncpg.UndefinedColumnError:
-            rows = await fetch(self._pool, statements.COLUMNS)
+            rows = await self._fetch(statements.COLUMNS)
             return await self._read(*written({row["name"]: frozenset(row["columns"]) for row in rows}))
 
     async def _read(self, statement: str, arguments: Sequence[object]) -> Sequence[Row]:
         """Read a view. It does not exist while its read model is built for the first time: there are no rows then."""
         try:
-            return [tuple(row) for row in await fetch(self._pool, statement, *arguments, expecting=OTHER)]
+            return [tuple(row) for row in await self._fetch(statement, *arguments, expecting=OTHER)]
         except asyncpg.UndefinedTableError:
             return []
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import asyncpg
 
-from domain.ids import ThreadId, Version, slice_of
+from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MAX_TERMS, Term, words_in
@@ -23,7 +23,8 @@ from infrastructure.postgres.recall.word_indexes import (
     OTHER_SCHEMA_ERRORS,
     WordIndexes,
 )
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import thread_columns
 from infrastructure.postgres.tsquery import tsquery
 
 SAMPLES = 32
@@ -76,12 +77,12 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
 """The newest messages that have any of the given terms, each with all its terms as a bit set."""
 
 
-class PostgresFinder:
+class PostgresFinder(Store):
     """A `Finder` over the serving instance of the read model."""
 
     def __init__(self, pool: asyncpg.Pool, max_bytes: int = MAX_CACHE_BYTES) -> None:
         """Cache at most `max_bytes` of threads' words. The caller closes the pool."""
-        self._pool = pool
+        super().__init__(pool)
         self._word_indexes = WordIndexes(pool, max_bytes)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
@@ -103,27 +104,15 @@ class PostgresFinder:
     async def _matches_on_server(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
         """Match on the server, in a thread of any length."""
         queries = [tsquery([list(map(words_in, term.forms))]) for term in terms]
-        parts = (
-            [slice_of(thread_id) for thread_id, _ in lineage],
-            [thread_id for thread_id, _ in lineage],
-            [upto for _, upto in lineage],
-        )
+        parts = thread_columns(lineage)
         starts = [(before - 1) * number // SAMPLES for number in range(SAMPLES + 1)]
         width = MAX_INDEXED_VERSIONS // SAMPLES
         ends = [min(start + width, following) for start, following in pairwise(starts)]
-        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER_SCHEMA_ERRORS)
+        (counted,) = await self._fetch(COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER_SCHEMA_ERRORS)
         scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
         counts = tuple(count * scale for count in counted["counts"][: len(terms)])
         rare_terms = " | ".join(queries[number] for number in rarest(counts, MAX_CANDIDATES))
-        rows = await fetch(
-            self._pool,
-            MATCHING,
-            queries,
-            *parts,
-            MAX_SEARCHED_MESSAGES,
-            rare_terms,
-            MAX_CANDIDATES,
-            expecting=OTHER_SCHEMA_ERRORS,
-        )
+        limits = MAX_SEARCHED_MESSAGES, rare_terms, MAX_CANDIDATES
+        rows = await self._fetch(MATCHING, queries, *parts, *limits, expecting=OTHER_SCHEMA_ERRORS)
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)
