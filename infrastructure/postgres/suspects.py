@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping
 
-from domain.ids import Shard, ThreadId, slice_of, slices_of
+from domain.ids import Shard, ThreadId, slice_of
 from domain.ports.suspects import Suspect
 from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import slices_in
 
 SUSPECTS = """
 WITH over AS (
@@ -35,8 +36,7 @@ class PostgresSuspects(Store):
     """`Suspects` on a migrated database."""
 
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
-        rows = await self._fetch(SUSPECTS, slices, list(threads))
+        rows = await self._fetch(SUSPECTS, slices_in(shards), list(threads))
         return {thread_id: Suspect(*suspect) for thread_id, *suspect in rows}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:

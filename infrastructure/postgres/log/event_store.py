@@ -7,19 +7,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from domain.errors import StoreUnavailable
-from domain.ids import (
-    MAX_VERSION,
-    SLICES,
-    CommandId,
-    Position,
-    Shard,
-    Slice,
-    Tenant,
-    ThreadId,
-    Version,
-    slice_of,
-    slices_of,
-)
+from domain.ids import MAX_VERSION, SLICES, CommandId, Position, Shard, Slice, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import Head, Record, hashes_of
 from domain.ports.log import (
     BEFORE_FIRST,
@@ -32,7 +20,7 @@ from domain.ports.log import (
 )
 from infrastructure.postgres import statements
 from infrastructure.postgres.log.group_commit import GroupCommit
-from infrastructure.postgres.thread_columns import thread_columns
+from infrastructure.postgres.thread_columns import slices_in, thread_columns
 
 RECORD_COLUMNS = len(Record.__struct_fields__)
 
@@ -150,9 +138,8 @@ class PostgresEventStore(GroupCommit):
     async def runnable(
         self, shards: Collection[Shard], limit: int, after: ThreadId | None = None
     ) -> Sequence[ThreadRow]:
-        slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
         place = (slice_of(after), after) if after else (-1, UUID(int=0))
-        return [thread_of(row) for row in await self._fetch(statements.RUNNABLE, slices, limit, *place)]
+        return [thread_of(row) for row in await self._fetch(statements.RUNNABLE, slices_in(shards), limit, *place)]
 
     async def versions(self, thread_ids: Collection[ThreadId]) -> Mapping[ThreadId, Version]:
         slices = [slice_of(thread_id) for thread_id in thread_ids]

@@ -1,8 +1,6 @@
 """SQL for the queries to read models, built with SQLAlchemy's expression language and run by asyncpg."""
 
-import struct
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -67,10 +65,7 @@ def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequen
 
 
 def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Return the SQL of counts by value, and its parameters. A row is a group; its last column has `COUNTED` records.
-
-    `counts_of` adds them up. Measured: the database takes twice as long for that, and a row for each value ten times.
-    """
+    """Return the SQL of counts by value, and its parameters. A row is a group; its last column has the counts."""
     table = _table(query.table, views)
     groups = _groups(table, query)
     value, count = sa.func.int4send(table.c[query.column]), sa.func.int8send(table.c[query.count])
@@ -81,16 +76,12 @@ def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequen
     return _compiled(statement.group_by(*places).having(some).order_by(*places).limit(_literal(query.limit)))
 
 
-COUNTED = struct.Struct(">iq")
-"""A value and a count, in PostgreSQL's binary format."""
-
-
-def counts_of(counted: bytes) -> Mapping[int, int]:
-    """Add up counts by value."""
-    counts: defaultdict[int, int] = defaultdict(int)
-    for value, count in COUNTED.iter_unpack(counted):
-        counts[value] += count
-    return dict(counts)
+SQL_OF: Mapping[type, Callable[..., tuple[str, Sequence[Any]]]] = {
+    Select: select,
+    Aggregate: aggregate,
+    Histogram: histogram,
+}
+"""What returns the SQL of a query and its parameters, by its kind."""
 
 
 def _groups(table: sa.FromClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:

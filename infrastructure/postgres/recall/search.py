@@ -17,12 +17,8 @@ from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MAX_TERMS, Term, words_in
 from domain.recall.word_index import find
-from infrastructure.postgres.recall.word_indexes import (
-    MAX_CACHE_BYTES,
-    MAX_INDEXED_VERSIONS,
-    OTHER_SCHEMA_ERRORS,
-    WordIndexes,
-)
+from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS
+from infrastructure.postgres.recall.word_indexes import MAX_CACHE_BYTES, MAX_INDEXED_VERSIONS, WordIndexes
 from infrastructure.postgres.retry import Store
 from infrastructure.postgres.thread_columns import thread_columns
 from infrastructure.postgres.tsquery import tsquery
@@ -93,9 +89,8 @@ class PostgresFinder(Store):
         lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:MAX_LINEAGE]]
         try:
             if before <= MAX_INDEXED_VERSIONS:
-                with suppress(
-                    asyncpg.UndefinedColumnError
-                ):  # another version of the read model serves until this code's is built
+                # Another version of the read model may serve until this code's is built.
+                with suppress(asyncpg.UndefinedColumnError):
                     return find(await self._word_indexes.of(lineage), terms, limit)
             return rank(await self._matches_on_server(lineage, terms, before), terms, limit)
         except asyncpg.UndefinedTableError:  # the read model is built for the first time

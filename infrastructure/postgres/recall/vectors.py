@@ -23,26 +23,22 @@ PREPARE_LOCK = 0x7665_6374  # "vect"
 
 EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
 
-TABLES = (
-    """
-    CREATE TABLE IF NOT EXISTS read_models.embeddings (
-        thread_id uuid     NOT NULL,
-        version   integer  NOT NULL,
-        slice     smallint NOT NULL,
-        model     text     NOT NULL,
-        vector    vector   NOT NULL,
-        PRIMARY KEY (model, slice, thread_id, version)
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS read_models.embedded (
-        position bigint   NOT NULL,
-        slice    smallint NOT NULL,
-        model    text     NOT NULL,
-        PRIMARY KEY (model, slice)
-    ) WITH (fillfactor = 20)
-    """,
-)
+TABLES = """
+CREATE TABLE IF NOT EXISTS read_models.embeddings (
+    thread_id uuid     NOT NULL,
+    version   integer  NOT NULL,
+    slice     smallint NOT NULL,
+    model     text     NOT NULL,
+    vector    vector   NOT NULL,
+    PRIMARY KEY (model, slice, thread_id, version)
+);
+CREATE TABLE IF NOT EXISTS read_models.embedded (
+    position bigint   NOT NULL,
+    slice    smallint NOT NULL,
+    model    text     NOT NULL,
+    PRIMARY KEY (model, slice)
+) WITH (fillfactor = 20)
+"""
 
 POSITIONS = "SELECT slice, position FROM read_models.embedded WHERE model = $1"
 
@@ -86,8 +82,7 @@ class PostgresVectorStore(Store):
                 await connection.execute(LOCK, PREPARE_LOCK)
                 await connection.execute(EXTENSION)
                 await connection.execute(f"SET LOCAL ROLE {ROLE}")
-                for statement in TABLES:
-                    await connection.execute(statement)
+                await connection.execute(TABLES)
         finally:
             await connection.close()
 

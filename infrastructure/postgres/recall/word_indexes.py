@@ -12,6 +12,7 @@ from domain.ids import ThreadId
 from domain.lru import Lru
 from domain.ports.recall import Lineage
 from domain.recall.word_index import Part, WordIndex
+from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS
 from infrastructure.postgres.retry import Store
 from infrastructure.postgres.thread_columns import thread_columns
 
@@ -20,9 +21,6 @@ MAX_CACHE_BYTES = 32_000_000
 
 MAX_INDEXED_VERSIONS = 8_192
 """A thread with more versions is searched on the server."""
-
-OTHER_SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-"""PostgreSQL's errors if the read model is being built for the first time, or another version of it serves."""
 
 NEWER = """
 SELECT said.versions, said.term_ids, said.who
