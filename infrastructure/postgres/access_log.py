@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.ids import Tenant
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, RecordedAccess
@@ -83,17 +84,10 @@ class PostgresAccessLog(Store):
         await self._groups.close()
 
     async def _write(self, group: Sequence[Access]) -> Sequence[None]:
-        await self._fetch(RECORD, *_columns(group))
+        *before, threads, actor, client, correlation = map(list, zip(*map(astuple, group), strict=True))
+        ids = [f"{{{','.join(map(str, of_access))}}}" for of_access in threads]
+        await self._fetch(RECORD, *before, ids, actor, client, correlation)
         return [None] * len(group)
-
-
-def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:
-    """Turn rows into the columns that RECORD takes."""
-    rows = [
-        (a.at, a.tenant, a.what, a.request, f"{{{','.join(map(str, a.threads))}}}", a.actor, a.client, a.correlation)
-        for a in accesses
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _recorded(row: asyncpg.Record) -> RecordedAccess:

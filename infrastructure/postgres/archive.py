@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import Position, Slice, ThreadId, slice_of
@@ -14,7 +15,7 @@ from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres import archive_statements
 from infrastructure.postgres.log.event_store import PostgresEventStore, thread_of
 from infrastructure.postgres.log.metadata_columns import split_metadata
-from infrastructure.postgres.retry import reaching
+from infrastructure.postgres.retry import Store, reaching
 from infrastructure.postgres.statements import SLICE_HEADS
 
 T = TypeVar("T")
@@ -24,10 +25,7 @@ EVENT_COLUMNS = (
     *("payload", "metadata", "causation", "recorded_at", "hash"),
 )
 COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash", "result", "at")
-THREAD_COLUMNS = (
-    *("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting"),
-)
-
+THREAD_COLUMNS = ("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting")
 
 UNFIT = (
     asyncpg.IntegrityConstraintViolationError,
@@ -39,11 +37,8 @@ UNFIT = (
 """Errors of copying rows that are not valid in a log."""
 
 
-class PostgresArchive:
+class PostgresArchive(Store):
     """A `LogExport` and a `LogImport` on a migrated database."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
 
     @asynccontextmanager
     async def view(self) -> AsyncIterator[LogView]:
@@ -91,13 +86,7 @@ class _Writing:
         await self._copy("events", EVENT_COLUMNS, rows)
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        rows = [
-            (
-                *(slice_of(c.thread_id), c.tenant, c.thread_id),
-                *(c.command.id, c.command.request_hash, c.command.result, c.at),
-            )
-            for c in commands
-        ]
+        rows = [(slice_of(c.thread_id), c.tenant, c.thread_id, *astuple(c.command), c.at) for c in commands]
         await self._copy("commands", COMMAND_COLUMNS, rows)
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:

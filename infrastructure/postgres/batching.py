@@ -43,7 +43,7 @@ class Batches(Generic[T, R]):
         """Write an item, in a group with others. Raises `Overloaded`, and what failed it."""
         if len(self._queue) >= self._limit:
             raise Overloaded
-        waiting = Waiting[T, R](item, asyncio.get_running_loop().create_future())
+        waiting: Waiting[T, R] = Waiting(item, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._start_groups_soon()
         return await waiting.done

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.log.seal import Seal
 from infrastructure.postgres.retry import Store
@@ -16,8 +17,7 @@ class PostgresSealStore(Store):
     """A `SealStore` in a migrated database. The caller that opened the pool closes it."""
 
     async def append(self, seal: Seal) -> bool:
-        signed = (seal.number, seal.at, seal.root, seal.previous, seal.public_key, seal.signature)
-        return bool(await self._fetch(APPEND_SEAL, *signed, seal.sizes))
+        return bool(await self._fetch(APPEND_SEAL, *astuple(seal)))
 
     async def last(self) -> Seal | None:
         rows = await self._fetch(LAST_SEAL)

@@ -284,7 +284,7 @@ SELECT tenant, thread_id, version, hash, at, fingerprint, state
 """The last snapshot at or before a version with the same fold fingerprint."""
 
 APPEND_SEAL = """
-INSERT INTO seals (number, at, root, previous, public_key, signature, sizes)
+INSERT INTO seals (number, at, sizes, root, previous, public_key, signature)
 SELECT $1, $2, $3, $4, $5, $6, $7
  WHERE (SELECT coalesce(max(number), 0) FROM seals) = $1::bigint - 1
     ON CONFLICT (number) DO NOTHING

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -51,9 +51,9 @@ class GroupCommit(Store, Batches[Append, Position]):
         self._busy: set[ThreadId] = set()
         self._trouble: tuple[float, StoreUnavailable] | None = None
 
-    async def append(self, append: Append) -> Position:
-        """Store an append durably; see `EventStore.append`."""
-        return await self.put(append)
+    def append(self, append: Append) -> Coroutine[Any, Any, Position]:
+        """Store an append durably; see `EventStore.append`. Returns the coroutine of `put`, to add none of its own."""
+        return self.put(append)
 
     def trouble(self) -> StoreUnavailable | None:
         """Return the error of the last append, if the store was unavailable to it in the last `TROUBLE_S` seconds."""
@@ -106,7 +106,7 @@ class GroupCommit(Store, Batches[Append, Position]):
         return None
 
     async def _give_up(self, group: Sequence[_Waiting], error: Exception) -> None:
-        """Try once more what was divided in vain, or what PostgreSQL cannot take with others."""
+        """Try a group once more whose halves failed, and on its own an append that PostgreSQL refuses."""
         if len(group) == 1 and not isinstance(error, StoreUnavailable):
             await self._answer_with(group[0], self._storing.alone)
             return
@@ -122,7 +122,8 @@ class GroupCommit(Store, Batches[Append, Position]):
 
     def _answer(self, waiting: _Waiting, answer: Outcome | Exception) -> None:
         self._busy.discard(waiting.item.thread_id)
-        self._storing.unanswered.discard(waiting.item.thread_id)
+        if self._storing.unanswered:
+            self._storing.unanswered.discard(waiting.item.thread_id)
         if isinstance(answer, int):
             self._trouble = None
         elif isinstance(answer, StoreUnavailable) and not is_about_one_row(answer.__cause__):
