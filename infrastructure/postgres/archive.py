@@ -13,6 +13,7 @@ from domain.log.hash_chain import Record
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
 from infrastructure.postgres import archive_statements
+from infrastructure.postgres.failures import UNFIT_ROW
 from infrastructure.postgres.log.event_store import PostgresEventStore, thread_of
 from infrastructure.postgres.log.metadata_columns import split_metadata
 from infrastructure.postgres.retry import Store, reaching
@@ -27,14 +28,8 @@ EVENT_COLUMNS = (
 COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash", "result", "at")
 THREAD_COLUMNS = ("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting")
 
-UNFIT = (
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.DataError,
-    asyncpg.ProgramLimitExceededError,  # JSON that is nested too deeply
-    OverflowError,  # asyncpg raises these two before it sends the value
-    ValueError,
-)
-"""Errors of copying rows that are not valid in a log."""
+UNFIT = (*UNFIT_ROW, OverflowError, ValueError)
+"""Errors of copying rows that are not valid in a log. asyncpg raises the last two before it sends the value."""
 
 
 class PostgresArchive(Store):

@@ -54,6 +54,9 @@ WORDS = {
 }
 """Explanations of SQLSTATEs, by prefix; the longest prefix counts."""
 
+UNFIT_ROW = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""Errors of a row that a table does not take. The last one is raised for JSON that is nested too deeply."""
+
 OTHER_SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 """Errors of a statement that reads a view while it is built for the first time, or is of another version."""
 

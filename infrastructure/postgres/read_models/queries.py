@@ -17,27 +17,20 @@ from infrastructure.postgres.tsquery import tsquery
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
-TYPES: dict[str, TypeEngine[Any]] = {
-    "smallint": sa.SmallInteger(),
-    "integer": sa.Integer(),
-    "bigint": sa.BigInteger(),
-    "text": sa.Text(),
-    "uuid": sa.Uuid(),
-    "timestamptz": sa.TIMESTAMP(timezone=True),
-    "json": sa.Text(),
-    "words": postgresql.TSVECTOR(),
+TYPES: dict[str, tuple[str, TypeEngine[Any]]] = {
+    "smallint": ("0", sa.SmallInteger()),
+    "integer": ("0", sa.Integer()),
+    "bigint": ("0", sa.BigInteger()),
+    "text": ("''", sa.Text()),
+    "uuid": ("NULL", sa.Uuid()),
+    "timestamptz": ("NULL", sa.TIMESTAMP(timezone=True)),
+    "json": ("'null'", sa.Text()),
+    "words": ("''::tsvector", postgresql.TSVECTOR()),
 }
-
+"""By kind of column: what one that the view lacks reads as, and the type."""
 
 Views: TypeAlias = Mapping[str, frozenset[str]]
-"""The columns of each view. A view of an older version may lack columns: they read as `NOTHING`."""
-
-NOTHING: dict[str, str] = {
-    **dict.fromkeys(("smallint", "integer", "bigint"), "0"),
-    "text": "''",
-    "json": "'null'",
-    "words": "''::tsvector",
-}
+"""The columns of each view. A view of an older version may lack columns."""
 
 
 def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any]]:
@@ -107,7 +100,7 @@ _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
 
 @cache
 def _view(table: Table) -> sa.TableClause:
-    columns: list[sa.ColumnClause[Any]] = [sa.column(c.name, TYPES[c.kind]) for c in table.columns]
+    columns: list[sa.ColumnClause[Any]] = [sa.column(c.name, TYPES[c.kind][1]) for c in table.columns]
     return sa.table(table.name, *columns, schema=SCHEMA)
 
 
@@ -117,10 +110,7 @@ def _table(table: Table, views: Views | None) -> sa.FromClause:
     if there is None:
         return view
     columns = [
-        view.c[c.name]
-        if c.name in there
-        else sa.literal_column(NOTHING.get(c.kind, "NULL"), TYPES[c.kind]).label(c.name)
-        for c in table.columns
+        view.c[c.name] if c.name in there else sa.literal_column(*TYPES[c.kind]).label(c.name) for c in table.columns
     ]
     return sa.select(*columns).select_from(view).subquery(table.name)
 
@@ -132,7 +122,7 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
                 yield _comparison(table.c[condition.column], condition)
             case Spanning(since, until, at):
                 span = sa.func.tstzrange(table.c[since], table.c[until])
-                yield span.op("@>", is_comparison=True)(sa.bindparam(None, at, TYPES["timestamptz"]))
+                yield span.op("@>", is_comparison=True)(sa.bindparam(None, at, TYPES["timestamptz"][1]))
             case Among(columns, other, inner):
                 found = _table(other, views)
                 chosen = sa.select(*(found.c[name] for name in columns)).where(*_conditions(found, inner, views))

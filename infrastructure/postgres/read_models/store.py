@@ -20,12 +20,9 @@ from domain.ids import Position, Slice, slice_of
 from domain.ports.read_models import Batch, GroupId, Instance, InstanceId, Parked, ProjectionGroup, Shape, SliceLag
 from domain.read_models.queries import Aggregate, Histogram, Select
 from domain.read_models.tables import Row, Rows
-from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS
+from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS, UNFIT_ROW
 from infrastructure.postgres.read_models import statements, tables
 from infrastructure.postgres.retry import Store, reaching
-
-UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-"""What PostgreSQL or the driver raises for a row that a table does not take."""
 
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DependentObjectsStillExistError)
 """What PostgreSQL raises if a view that is to change is being read, or is part of another view."""
@@ -80,7 +77,7 @@ class PostgresReadModels(Store):
         """Write all rows in one statement. If a table does not take them, write table by table, to know which."""
         try:
             return await self._commit(batch, _write_at_once)
-        except UNFIT:
+        except UNFIT_ROW:
             return await self._commit(batch, _write)
 
     async def _commit(self, batch: Batch, write: Write) -> bool:
@@ -245,7 +242,7 @@ class PostgresReadModels(Store):
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.transaction.Transaction]]:
         """Begin a transaction, which the caller commits or rolls back. An error rolls it back."""
-        async with reaching(self._pool, expecting=UNFIT), self._pool.acquire() as connection:
+        async with reaching(self._pool, expecting=UNFIT_ROW), self._pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -296,7 +293,7 @@ async def _write(connection: asyncpg.Connection, rows: Mapping[InstanceId, Rows]
         for table in of.tables:
             try:
                 await connection.execute(tables.write(table, instance), *tables.arrays_of(table, of.of(table)))
-            except UNFIT as error:
+            except UNFIT_ROW as error:
                 raise Unwritable(table.name, str(error)) from error
 
 
