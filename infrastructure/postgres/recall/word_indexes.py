@@ -55,19 +55,11 @@ class WordIndexes(Store):
         known = [self._threads.get(thread_id) or WordIndex() for thread_id, _ in lineage]
         short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
         if short:
-            for place, words in zip(short, await self._extended(lineage, known, short), strict=True):
-                known[place] = words
+            columns = thread_columns((lineage[place][0], known[place].last) for place in short)
+            # Messages after the requested version, too: a later search needs them.
+            rows = await self._fetch(NEWER, *columns, MAX_INDEXED_VERSIONS, expecting=OTHER_SCHEMA_ERRORS)
+            for place, row in zip(short, rows, strict=True):
+                known[place] = known[place].extended(row["versions"] or (), row["term_ids"] or (), row["who"] or ())
         for (thread_id, _), words in zip(lineage, known, strict=True):
             self._threads.put(thread_id, words, words.size)
         return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
-
-    async def _extended(
-        self, lineage: Lineage, known: Sequence[WordIndex], short: Sequence[int]
-    ) -> Sequence[WordIndex]:
-        """Read newer messages, including those after the requested version: a later search needs them."""
-        columns = thread_columns((lineage[place][0], known[place].last) for place in short)
-        rows = await self._fetch(NEWER, *columns, MAX_INDEXED_VERSIONS, expecting=OTHER_SCHEMA_ERRORS)
-        return [
-            known[place].extended(row["versions"] or (), row["term_ids"] or (), row["who"] or ())
-            for place, row in zip(short, rows, strict=True)
-        ]
