@@ -19,7 +19,7 @@ from api.schemas.requests import Decide
 from api.schemas.turns import TurnView
 from api.services.threads import Service, StartedTurn
 from domain.application.audit.verify import verify_slices
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
 from domain.ports.ledger import Scope
@@ -201,7 +201,7 @@ class Run:
         verified = await verify_slices(repository.store, map(Slice, range(SLICES)))
         faults += verified.problems
         faults += check_events(recorded)
-        said = [as_served(msgspec.to_builtins(m)) for m in await transcript.page(repository, thread_id, limit=10_000)]
+        said = [as_served(msgspec.to_builtins(m)) async for m in Transcript(repository, thread_id).read()]
         if said != [as_recorded(message) for message in self.conversation.messages]:
             faults.append("the transcript is not what was recorded")
         effects = await execute(self.environment[COUNTS], "SELECT idempotency_key, write FROM effects")

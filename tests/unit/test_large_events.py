@@ -6,7 +6,7 @@ import pytest
 
 from domain.application.archive import new_events
 from domain.application.audit.verify import verify_slices, verify_thread
-from domain.application.queries.transcript import finished
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_reader import PageSize
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.application.turns.wait import TurnWaiter
@@ -120,7 +120,7 @@ async def test_whoever_waits_for_a_turn_keeps_its_beginning_and_what_was_said_la
     ending = TurnWaiter(its, loaded.thread_id, turn_id, Version(1))
     ending.miss()
     await ending.end()
-    turn = await finished(its, loaded.thread_id, ending.events)
+    turn = await Transcript(its, loaded.thread_id).finished(ending.events)
 
     assert ending.cut
     assert sum(recorded.size for recorded in ending.events) < PAGE_BYTES + LARGE
