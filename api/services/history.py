@@ -19,7 +19,7 @@ from api.schemas.page import Page
 from api.schemas.prompts import ContextView, context_view
 from api.services.access_log import AccessLogService
 from domain.application.queries.changes import ChangesBetween, DescribedEvent
-from domain.application.queries.prompts import recorded_prompts
+from domain.application.queries.prompts import TurnPrompts
 from domain.application.queries.transcript import Transcript, TranscriptMessage
 from domain.application.streaming.feed import FeedCursor, FeedFilter, FeedPage
 from domain.application.thread_repository import LoadedThread
@@ -225,7 +225,7 @@ class ThreadHistory:
         """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
         loaded = await self._repository.existing(thread_id, caller.tenant)
         texts, tokens = self._runtime.texts, self._runtime.turns.services.tokens
-        found, more = await recorded_prompts(self._repository, texts, tokens, loaded, turn_id, after)
+        found, more = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
         await self._access_log.record_thread(caller, "context", thread_id)
         return context_view(thread_id, turn_id, found, more=more)
 

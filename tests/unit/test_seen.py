@@ -12,7 +12,7 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.queries.prompts import RecordedPrompt, recorded_prompts
+from domain.application.queries.prompts import RecordedPrompt, TurnPrompts
 from domain.application.recall.search import MessageSearch
 from domain.ids import TurnId, Version
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
@@ -43,13 +43,11 @@ async def shown(played: Stage) -> list[RecordedPrompt]:
     turns = [event.turn_id for event in await played.events() if isinstance(event, TurnStarted)]
     found: list[RecordedPrompt] = []
     for turn_id in turns:  # one after the other
-        page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(turn_id))
+        prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
+        page, more = await prompts.page(TurnId(turn_id))
         found += page
         while more:
-            after = page[-1].version
-            page, more = await recorded_prompts(
-                played.repository, played.texts, Words(), loaded, TurnId(turn_id), after
-            )
+            page, more = await prompts.page(TurnId(turn_id), page[-1].version)
             found += page
     return found
 
@@ -63,7 +61,8 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)
 
-    page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(started.turn_id))
+    prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
+    page, more = await prompts.page(TurnId(started.turn_id))
 
     assert (len(page), more) == (1, True)
     assert await shown(played) == whole
