@@ -83,24 +83,19 @@ class PostgresLedger:
         return found
 
     async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
         seeds = [
             {
                 "window": window,
-                "start": start_of(window, at),
+                "start": start_of(window, given.set_at),
                 **(msgspec.structs.asdict(spent[window]) if window in spent else {}),
             }
             for window in WINDOWS
         ]
+        scope, limits = given.scope, _limits_json(given.limits)
         whose, before = (scope.tenant, scope.agent, scope.model), None if expected is None else _limits_json(expected)
-        rows = await fetch(self._pool, SET, *whose, _limits_json(limits), at, actor, to_json(seeds), before)
+        rows = await fetch(self._pool, SET, *whose, limits, given.set_at, given.actor, to_json(seeds), before)
         return bool(rows[0]["done"])
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:

@@ -22,7 +22,7 @@ from domain.application.audit.verify import verify_slices
 from domain.application.queries.transcript import Transcript
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
-from domain.ports.ledger import Scope
+from domain.ports.ledger import Scope, ScopeLimits
 from domain.thread.codec import Recorded
 from domain.thread.events import (
     ApprovalDenied,
@@ -117,7 +117,9 @@ class Run:
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))
             plenty = (Limit("lifetime", PLENTY),)
-            await runtime.reservations.limits.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
+            await runtime.reservations.limits.set(
+                ScopeLimits(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None), {}
+            )
             keeping = asyncio.create_task(self._keep_a_worker())
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
