@@ -19,9 +19,10 @@ from domain.models.answers import Finish
 from domain.models.chat import ToolCall
 from domain.thread import events
 from domain.thread.codec import Recorded
+from domain.thread.diff import OUTCOMES, Outcome
 from domain.thread.events import Event, MessageAppended, ModelCalled, ToolRequested, TurnEnd
+from domain.thread.snapshot import text_of
 
-Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
 Answer: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutcomeUnknown | events.ApprovalDenied
 """The events that a tool's message is made of."""
 
@@ -158,21 +159,9 @@ def _tool_call(event: ToolRequested) -> ToolCall:
 
 
 def _tool_message(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
-    content, outcome = _outcome(event)
+    content, outcome = text_of(event), OUTCOMES[type(event)]
     at, call_id = recorded.recorded_at, request.call_id
     return TranscriptMessage(recorded.version, at, "tool", content, event.tokens, (), call_id, request.tool, outcome)
-
-
-def _outcome(event: Answer) -> tuple[str, Outcome]:
-    match event:
-        case events.ToolSucceeded(content=content):
-            return content, "succeeded"
-        case events.ToolFailed(error=error):
-            return error, "failed"
-        case events.ToolOutcomeUnknown(error=error):
-            return error, "unknown"
-        case events.ApprovalDenied(reason=reason):
-            return reason, "denied"
 
 
 def _call_of(answer: Answer) -> int:
