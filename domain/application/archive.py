@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.application.audit.verify import Verified, verify_slices
 from domain.application.command_handler import result_version_of
-from domain.application.thread_reader import PageSize
+from domain.application.thread_reader import PageSize, ThreadReader
 from domain.errors import CorruptLog
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.log.hash_chain import Record
@@ -76,17 +77,12 @@ async def new_events(
             size.adapt(page)
             if not page or page[-1].position != last + len(page):
                 raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
-            _check_slice(slice_, page)
+            for record in page:
+                if (own := slice_of(record.thread_id)) != slice_:
+                    place = f"version {record.version} is in slice {slice_}"
+                    raise CorruptLog(f"{record.thread_id}: {place}, its thread is of slice {own}")
             yield slice_, page
             last = page[-1].position
-
-
-def _check_slice(slice_: Slice, records: Iterable[Record]) -> None:
-    for record in records:
-        if (own := slice_of(record.thread_id)) != slice_:
-            raise CorruptLog(
-                f"{record.thread_id}: version {record.version} is in slice {slice_}, its thread is of slice {own}"
-            )
 
 
 async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
@@ -143,19 +139,11 @@ async def state_of(store: EventStore, thread_id: ThreadId) -> State:
         lineage.append(_origin(first[0]))
     state: State = INITIAL
     for owner, upto in reversed(lineage):
-        state = await _folded(store, owner, upto, state)
-    return state
-
-
-async def _folded(store: EventStore, thread_id: ThreadId, upto: Version | None, state: State) -> State:
-    after, size = START, PageSize()
-    while page := await store.read(thread_id, after, upto, size.limit):
-        size.adapt(page)
-        for record in page:
-            state = evolve(state, decode(record).event, record.recorded_at)
-        after = page[-1].version
-    if upto is not None and after != upto:
-        raise CorruptLog(f"{thread_id}: a fork begins after its version {upto}, which it does not have")
+        last = START
+        async for record in ThreadReader(store).records(owner, upto=upto):
+            state, last = evolve(state, decode(record).event, record.recorded_at), record.version
+        if upto is not None and last != upto:
+            raise CorruptLog(f"{owner}: a fork begins after its version {upto}, which it does not have")
     return state
 
 
@@ -183,17 +171,15 @@ async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:
     if ends.last_type in AT_REST:
         return ends.row
     state = await state_of(writing.written, ends.row.thread_id)
-    row = ends.row
-    return ThreadRow(row.tenant, row.thread_id, row.head, row.opened_at, state.in_turn, state.waiting, row.base)
+    return replace(ends.row, in_turn=state.in_turn, waiting=state.waiting)
 
 
 async def _verified(writing: LogWriting, progress: Progress) -> Verified:
-    threads = events = 0
+    verified = Verified()
     for slice_ in map(Slice, range(SLICES)):
         checked = await verify_slices(writing.written, (slice_,))
         if checked.problems:
             raise CorruptLog(f"Nothing was imported: the files do not verify. {checked.problems[0]}")
-        threads += checked.threads
-        events += checked.events
+        verified += checked
         progress("verified", checked.events)
-    return Verified(threads, events)
+    return verified

@@ -108,7 +108,7 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
             record = command_record_of(request.idempotency_key, loaded, len(events))
             try:
                 chained = repository.chain(loaded, events, request.metadata)
-                moved, recorded = await repository.append_chained(loaded, chained, record, fence=request.fence)
+                moved, recorded = await repository.append(chained, record, fence=request.fence)
             except VersionConflict:
                 continue
             return CommandResult(moved, recorded)

@@ -54,7 +54,7 @@ async def fork(
     events += decide_all(_changes(request, fold(left.state, events)), fold(left.state, events))
     record = command_record_of(idempotency_key, left, len(events))
     try:
-        loaded, recorded = await repository.append(left, events, metadata, record, forked=True)
+        loaded, recorded = await repository.append(repository.chain(left, events, metadata), record, forked=True)
     except VersionConflict:
         if (done := await earlier_result(repository, thread_id, tenant, idempotency_key)) is not None:
             return done

@@ -58,7 +58,9 @@ class World:
 
     async def write(self, call: Reservation, *events: Event) -> None:
         self.clock.pass_(0.5)
-        await self.repository.append(await self.repository.load(call.thread_id, ACME), events, Metadata())
+        await self.repository.append(
+            self.repository.chain(await self.repository.load(call.thread_id, ACME), events, Metadata())
+        )
 
     async def answered(self, call: Reservation, *, by: UUID | None = None) -> None:
         answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=by or call.id)

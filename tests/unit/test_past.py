@@ -52,7 +52,9 @@ class Archive:
 
     async def add(self, *events: Event) -> None:
         self.clock.pass_(1)
-        await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
+        await self.repository.append(
+            self.repository.chain(await self.repository.load(self.thread_id), events, Metadata())
+        )
         self.store.events_read = 0
 
     async def begin(self) -> None:

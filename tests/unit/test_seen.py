@@ -155,7 +155,7 @@ class TestRecalled:
             loaded = await played.repository.load(played.thread_id)
             if len(played.script.asked) == 4 and isinstance(loaded.state, Running):
                 rolled_back = CancellationRequested(loaded.state.turn.turn_id, "rolled_back")
-                await played.repository.append(loaded, [rolled_back], Metadata())
+                await played.repository.append(played.repository.chain(loaded, [rolled_back], Metadata()))
             return answered
 
         played.script.complete = rolling_back  # type: ignore[method-assign]
@@ -180,7 +180,7 @@ async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() 
     played = stage(assistant(instructions="be brief"))
     begun = await played.begin("hello")
     old = ContextAssembled(3, 3, 500, 1_000)  # with 496 tokens of instructions that were not recorded then
-    await played.repository.append(begun.loaded, [old], Metadata())
+    await played.repository.append(played.repository.chain(begun.loaded, [old], Metadata()))
     (prompt,) = await shown(played)
     view = PromptView.of(prompt)
     assert (view.exact, view.everything, view.saved) == (False, None, None)
