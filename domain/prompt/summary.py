@@ -135,7 +135,7 @@ def fitted_text(content: SummaryContent, room: int, count: Count) -> str:
 
 
 def _request(before: str, messages: Sequence[Message], length: int) -> str:
-    said = "\n".join(_line(message, length) for message in messages)
+    said = "\n".join(message_line(message, length, _calls(message)) for message in messages)
     return f"{FORMER}{before or NOTHING}{SINCE}{said}"
 
 
@@ -148,12 +148,16 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _line(message: Message, length: int) -> str:
-    calls = "".join(
-        f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
-    )
+def message_line(message: Message, length: int, calls: str = "") -> str:
+    """Write a message on one line, with at most `length` characters of its text and of what is written about calls."""
     text = " ".join((message.content or "").split()) + calls
     return f"{message.name or message.role}: {cut(text, length)}"
+
+
+def _calls(message: Message) -> str:
+    return "".join(
+        f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
+    )
 
 
 def _sentences(value: Any) -> tuple[str, ...]:
