@@ -82,7 +82,6 @@ def assemble(
         PromptTooLarge: it cannot be made to fit.
     """
     thread = state.thread
-    previous = _previous_prompt(thread, limit)
     window = _window_of(thread, fixed.tokens, limit, count)
     heading = HEADING_TOKENS + (0 if fixed.known else MARKS_TOKENS)
     counted = [(e, excerpt_tokens(e, count) if e.prompt_tokens is None else e.prompt_tokens) for e in recalled]
@@ -91,7 +90,7 @@ def assemble(
     shown, removed = _shorten_longest([pinned, *chosen] if pinned else chosen, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    has_shortened = removed or (previous and previous.shortened)
+    has_shortened = removed or (window.previous and window.previous.shortened)
     original = {message.version: message.content for message in thread.window} if has_shortened else {}
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
@@ -248,14 +247,14 @@ def recounted(message: Message, count: Count) -> Message:
 
 
 class _Window(Struct, frozen=True):
-    """The live window as it is sent. A prompt that is not longer than `limit` begins with the version `first`.
+    """The live window as it is sent. A prompt within `limit` begins where the `previous` one did.
 
     `used` are the tokens of the `question`, and of all that a prompt holds apart from messages and excerpts.
     """
 
     messages: Sequence[Message]
     question: Message | None
-    first: int
+    previous: ContextAssembled | None
     used: int
     limit: int
 
@@ -276,13 +275,15 @@ class _Window(Struct, frozen=True):
         return list(window[start:]), used
 
     def fitting(self, excerpts: int) -> tuple[list[Message], int]:
-        """Take the messages from `first` on, next to so many tokens of excerpts. Returns also all tokens.
+        """Take the messages from where the last prompt began, next to so many tokens of excerpts.
+
+        Returns also all tokens.
 
         If they do not fit, take only the newest groups: as many as fit into a share of the room for messages, whatever
         the excerpts take.
         """
-        used, question = self.used, self.question
-        shown = [message for message in self.messages if message.version >= self.first] or list(self.messages)
+        used, question, first = self.used, self.question, self.previous.first if self.previous else 0
+        shown = [message for message in self.messages if message.version >= first] or list(self.messages)
         total = used + excerpts + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
         if question and question.version >= shown[0].version:  # it is among the used tokens already
             total -= message_tokens(question)
@@ -297,7 +298,7 @@ def _window_of(thread: Thread, fixed_tokens: int, limit: int, count: Count) -> _
     messages = _as_sent(thread.window, previous, count)
     question = last_question(messages)
     used = fixed_tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
-    return _Window(messages, question, previous.first if previous else 0, used, limit)
+    return _Window(messages, question, previous, used, limit)
 
 
 def _select(

@@ -222,22 +222,23 @@ def _matched(
     rest: list[ChatMessage] = []
     for result in results:
         place = result.answers
-        if place is not None and place not in found and 0 <= place < len(calls) and _answers(result, calls[place]):
+        if (
+            place is not None
+            and place not in found
+            and 0 <= place < len(calls)
+            and result.tool_call_id == calls[place].id
+        ):
             found[place] = result
         else:
             rest.append(result)
     orphans = []
     for result in rest:
-        first = next((n for n, call in enumerate(calls) if n not in found and _answers(result, call)), None)
+        first = next((n for n, call in enumerate(calls) if n not in found and result.tool_call_id == call.id), None)
         if first is None:
             orphans.append(result)
         else:
             found[first] = result
     return [found.get(n) for n in range(len(calls))], orphans
-
-
-def _answers(result: ChatMessage, call: ToolCall) -> bool:
-    return result.tool_call_id == call.id
 
 
 def _result_text(result: ChatMessage) -> str:

@@ -56,8 +56,7 @@ def leaving(window: Sequence[Message], limit: int) -> Sequence[Message]:
 
 def compacted(thread: Thread, limit: int, count: Count) -> HistoryCompacted | None:
     """Return the event that replaces older messages by an extract; None if all of them stay."""
-    messages = leaving(thread.window, limit)
-    if not messages:
+    if not (messages := leaving(thread.window, limit)):
         return None
     former = thread.summary.text.split("\n") if thread.summary else []
     lines = [*former, *(message_line(message, MAX_LINE_CHARS) for message in messages if message.content)]

@@ -62,14 +62,15 @@ def reconstruct_prompt(
     stored += ["", "", assemble.values_text(thread.values, assembled.values)][len(stored) :]
     instructions, tools, values = stored
     recalled = [_excerpt(older, part) for part in assembled.recalled]
-    context = [*_values(values, assembled, count), *_recalled(recalled, assembled, count, alone=not values)]
+    context = list(_context(values, recalled, assembled, count))
     pieces = [
-        *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
-        *_piece("tools", tools, count(tools), "the tools that the agent has"),
+        Piece("instructions", "system", instructions, count(instructions), "the agent's instructions"),
+        Piece("tools", "system", tools, count(tools), "the tools that the agent has"),
     ]
     if summary:
         why = f"stands for the messages up to version {summary.through}"
-        pieces += _piece("summary", summary.text, assemble.summary_tokens(summary), why)
+        pieces.append(Piece("summary", "system", summary.text, assemble.summary_tokens(summary), why))
+    pieces = [piece for piece in pieces if piece.text]
     shown = list(_messages(before, assembled, count))
     messages = [message for _, message in shown]
     question = assemble.last_question(messages) if assembled.layout == LAYOUT else None
@@ -131,18 +132,16 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Ite
         yield Piece("message", message.role, shown.content, assemble.message_tokens(shown), why, version, whole), shown
 
 
-def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[Piece]:
-    shown, marks = (without_markers(values), MARKS_TOKENS) if assembled.layout == LAYOUT else (values, 0)
-    tokens = count(shown) + HEADING_TOKENS + marks
-    role = "user" if assembled.layout == LAYOUT else "system"
-    return _piece("values", values, tokens, "values of the thread that the agent shows its model", role)
-
-
-def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Count, *, alone: bool) -> Iterator[Piece]:
-    """Count excerpts as assembly does: the first one includes the heading, and the marks if there are no values."""
-    heading = HEADING_TOKENS + (MARKS_TOKENS if alone and assembled.layout == LAYOUT else 0)
-    for part in parts:
-        tokens, heading = assemble.excerpt_tokens(part, count) + heading, 0
+def _context(values: str, recalled: Sequence[Excerpt], assembled: ContextAssembled, count: Count) -> Iterator[Piece]:
+    """Count as assembly does: values and the first excerpt include their headings, the first of all also the marks."""
+    now = assembled.layout == LAYOUT
+    extra = HEADING_TOKENS + (MARKS_TOKENS if now else 0)
+    if values:
+        tokens, role = count(without_markers(values) if now else values) + extra, "user" if now else "system"
+        yield Piece("values", role, values, tokens, "values of the thread that the agent shows its model")
+        extra = HEADING_TOKENS
+    for part in recalled:
+        tokens, extra = assemble.excerpt_tokens(part, count) + extra, 0
         yield Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
 
 
@@ -150,7 +149,3 @@ def _excerpt(older: Mapping[int, FoundMessage], part: Recalled) -> Excerpt:
     if part.message in older:
         return part_of(older[part.message], part)
     return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)
-
-
-def _piece(kind: Kind, text: str, tokens: int, because: str, role: str = "system") -> list[Piece]:
-    return [Piece(kind, role, text, tokens, because)] if text else []

@@ -6,6 +6,7 @@ leniently, and stored strictly: texts only, each on one line, within a token lim
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -75,8 +76,10 @@ def summary_request(before: str, messages: Sequence[Message], room: int, count: 
             return text, messages
         length //= 2
     parts = groups(messages)
-    most = bisect_right(range(1, len(parts) + 1), room, key=lambda n: count(_request(before, _flat(parts[:n]), length)))
-    oldest = _flat(parts[: max(most, 1)])
+    most = bisect_right(
+        range(1, len(parts) + 1), room, key=lambda n: count(_request(before, [*chain(*parts[:n])], length))
+    )
+    oldest = [*chain(*parts[: max(most, 1)])]
     text = _request(before, oldest, length)
     if not most:
         raise PromptTooLarge(count(text), room)
@@ -137,10 +140,6 @@ def fitted_text(content: SummaryContent, room: int, count: Count) -> str:
 def _request(before: str, messages: Sequence[Message], length: int) -> str:
     said = "\n".join(message_line(message, length, _calls(message)) for message in messages)
     return f"{FORMER}{before or NOTHING}{SINCE}{said}"
-
-
-def _flat(parts: Sequence[Sequence[Message]]) -> Sequence[Message]:
-    return [message for part in parts for message in part]
 
 
 def cut(text: str, length: int) -> str:
