@@ -106,7 +106,10 @@ async def import_log(log: LogImport, archived: Archived, progress: Progress) -> 
             progress("events", len(records))
         commands = 0
         for part in archived.commands():
-            _check_commands(part)
+            for stored in part:  # no hash covers it, so check that it can be repeated
+                result_version_of(stored.command)
+                if len(stored.command.request_hash) != SHA256_BYTES:
+                    raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of its request")
             await writing.add_commands(part)
             commands += len(part)
             progress("commands", len(part))
@@ -124,19 +127,15 @@ async def import_log(log: LogImport, archived: Archived, progress: Progress) -> 
     return Imported(verified.threads, verified.events, commands, running, waiting)
 
 
-def _check_commands(commands: Iterable[StoredCommand]) -> None:
-    """Check that commands can be repeated: no hash covers them."""
-    for stored in commands:
-        result_version_of(stored.command)
-        if len(stored.command.request_hash) != SHA256_BYTES:
-            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of its request")
-
-
 async def state_of(store: EventStore, thread_id: ThreadId) -> State:
     """Fold a thread from its first event on, across its parents, without reading its row: it may not exist yet."""
     lineage: list[tuple[ThreadId, Version | None]] = [(thread_id, None)]
-    while (first := await store.read(lineage[-1][0], START, lineage[-1][1], 1)) and first[0].version > START + 1:
-        lineage.append(_origin(first[0]))
+    while (found := await store.read(lineage[-1][0], START, lineage[-1][1], 1)) and found[0].version > START + 1:
+        owner, version, fork = found[0].thread_id, found[0].version, decode(found[0]).event
+        # It names the version before its own, so that no thread is its own ancestor.
+        if not isinstance(fork, ThreadForked) or fork.at_version != version - 1:
+            raise CorruptLog(f"{owner}: it begins at version {version} without a matching ThreadForked")
+        lineage.append((ThreadId(fork.parent), Version(fork.at_version)))
     state: State = INITIAL
     for owner, upto in reversed(lineage):
         last = START
@@ -147,24 +146,14 @@ async def state_of(store: EventStore, thread_id: ThreadId) -> State:
     return state
 
 
-def _origin(first: Record) -> tuple[ThreadId, Version]:
-    """Return where a fork begins, by its first record. The version before it, so that no thread is its own ancestor."""
-    event = decode(first).event
-    if not isinstance(event, ThreadForked) or event.at_version != first.version - 1:
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} without a matching ThreadForked")
-    return ThreadId(event.parent), Version(event.at_version)
-
-
 async def _threads(writing: LogWriting) -> AsyncIterator[Sequence[ThreadRow]]:
     for slice_ in map(Slice, range(SLICES)):
         after: ThreadId | None = None
-        more = True
-        while more:
-            ends = await writing.thread_ends(slice_, after, MAX_PAGE_THREADS)
-            if ends:
-                yield [await _row(writing, end) for end in ends]
-                after = ends[-1].row.thread_id
-            more = len(ends) == MAX_PAGE_THREADS
+        while ends := await writing.thread_ends(slice_, after, MAX_PAGE_THREADS):
+            yield [await _row(writing, end) for end in ends]
+            after = ends[-1].row.thread_id
+            if len(ends) < MAX_PAGE_THREADS:
+                break
 
 
 async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:

@@ -47,13 +47,11 @@ async def prove(
         raise CorruptLog(f"{record.thread_id}: version {version} has a position that the slice never assigned")
     if seal is None or record.position > seal.sizes[slice_]:
         raise NotSealedYet(thread_id, Version(version), await sealer.due())
-    previous = GENESIS
-    if version > 1:
-        previous = (await _find_record(store, record.thread_id, Version(version - 1))).hash
+    before = await _find_record(store, record.thread_id, Version(version - 1)) if version > 1 else None
     size, leaves = seal.sizes[slice_], slice_leaves(await sealer.trees_at(seal))
     path = audit_path(await store.hashes(slice_, Position(size)), record.position - 1)
     place = Inclusion(slice_, record.position, size, path, audit_path(leaves, slice_))
-    return Proof(record, previous, place, seal)
+    return Proof(record, before.hash if before else GENESIS, place, seal)
 
 
 def verify_proof(proof: Proof, verifier: Verifier) -> bool:

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
 from domain.application.audit.merkle_trees import EMPTY_TREES, grow_all
-from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.log.merkle import Tree, log_root
 from domain.log.seal import Seal, next_statement, seal_digest, signed_text
@@ -92,14 +90,8 @@ class Sealer:
         since = max(self._tried_at, min(last.at, now) if last else NEVER)  # another process's clock may be ahead
         return since + timedelta(seconds=self.every) if since != NEVER else now
 
-    @asynccontextmanager
-    async def sealing(self, background: BackgroundTasks | None = None) -> AsyncIterator[None]:
-        """Make seals in the background while the context is open, if there is a key. Several processes may do so."""
-        tasks = background or BackgroundTasks()
-        async with tasks.running("sealer", self._seal_forever) if self.signer else nullcontext():
-            yield
-
-    async def _seal_forever(self) -> None:
+    async def run(self) -> None:
+        """Make seals for ever. Several processes may do so."""
         while True:
             try:
                 due = await self.due() or NEVER
