@@ -12,7 +12,7 @@ from domain.ports.clock import Clock
 from domain.ports.ledger import Amount, Ledger, ScopeLimits
 from domain.thread.events import Limit
 
-MAX_AGE_S = 1.0
+MAX_AGE = timedelta(seconds=1)
 """How old cached limits may be: limits that another process sets apply here after that."""
 
 MAX_TENANTS = 1_000
@@ -22,10 +22,9 @@ MAX_TENANTS = 1_000
 class LimitsCache:
     """Caches limits for a moment. Limits that are set through it apply at once."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, age: float = MAX_AGE_S) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._age = timedelta(seconds=age)
         self._cached = Lru[Tenant, tuple[datetime, Sequence[ScopeLimits]]](MAX_TENANTS)
         self._locks: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
         self._times_set = 0
@@ -34,11 +33,11 @@ class LimitsCache:
     async def now(self) -> datetime:
         """Return the ledger's time, so that processes with clocks hours apart count in the same windows.
 
-        It is read once in `age` seconds. In between, the monotonic clock adds the time that has passed, so that
+        It is read once in `MAX_AGE`. In between, the monotonic clock adds the time that has passed, so that
         changes of this machine's clock do not matter.
         """
         passed = monotonic()
-        if self._time is None or passed - self._time[1] >= self._age.total_seconds():
+        if self._time is None or passed - self._time[1] >= MAX_AGE.total_seconds():
             found = await self._ledger.now()
             if found is None:
                 return self._clock.now()
@@ -47,10 +46,10 @@ class LimitsCache:
         return at + timedelta(seconds=passed - since)
 
     async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return a tenant's limits, at most `age` seconds old. Concurrent calls share one query."""
+        """Return a tenant's limits, at most `MAX_AGE` old. Concurrent calls share one query."""
         async with self._locks.setdefault(tenant, asyncio.Lock()):
             now, times_set, cached = self._clock.now(), self._times_set, self._cached.get(tenant)
-            if cached and timedelta(0) <= now - cached[0] < self._age:
+            if cached and timedelta(0) <= now - cached[0] < MAX_AGE:
                 return cached[1]
             found = await self._ledger.limits(tenant)
             if times_set == self._times_set:  # otherwise it may be older than what was set

@@ -3,7 +3,6 @@
 # ruff: noqa: ARG002, D102  (the ports give the arguments and describe the methods)
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
 from itertools import count
 from uuid import UUID
 
@@ -19,8 +18,10 @@ from domain.ports.ledger import Granted, Refused, Reservation
 class NullLedger:
     """A `Ledger` without limits."""
 
-    async def now(self) -> datetime | None:
-        return None
+    async def now(self, *_: object) -> None:
+        return
+
+    release = now
 
     async def set_limits(self, *_: object, **__: object) -> bool:
         raise TypeError("Nothing is limited here")
@@ -32,9 +33,6 @@ class NullLedger:
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         return Granted()
-
-    async def release(self, reservation: UUID) -> None:
-        return
 
 
 def null_budget(history: ThreadReader, clock: Clock, prices: Prices) -> BudgetServices:

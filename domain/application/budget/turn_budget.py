@@ -104,11 +104,12 @@ class TurnBudget:
         tenant_limits = await self._tenant_limits()
         if any(rules.is_warned(one.limit, one.spent) for one in self._own_usage(state, tenant_limits, models)):
             return True
-        return bool(tenant_limits) and any(
-            rules.is_warned(one.limit, one.spent + one.reserved)
-            for one in await self.account.reservations.limit_usage(self.tenant)
-            if one.scope and one.scope.counts(self.agent, *models)
-        )
+        if not tenant_limits:
+            return False
+        ledger, limits = self.account.reservations.ledger, self.account.reservations.limits
+        usage = await ledger.limit_usage(self.tenant, await limits.now())
+        counting = [one for one in usage if one.scope and one.scope.counts(self.agent, *models)]
+        return any(rules.is_warned(one.limit, one.spent + one.reserved) for one in counting)
 
     async def reserve(self, state: Callable[[], Running], call: PlannedCall, fence: Fence | None) -> Reserved:
         """Reserve the worst case of a call, with a shorter answer if need be. The caller releases it if the call fails.
