@@ -54,12 +54,16 @@ class LoadedThread(Struct, frozen=True):
 
 
 class ChainedEvents(Struct, frozen=True):
-    """Events as hashed records that are not stored yet, and the thread before and after them."""
+    """Events as hashed records that are not stored yet, and the thread before and after them.
+
+    `forked`: the thread is new, and `before` is its parent as it was.
+    """
 
     before: LoadedThread
     after: LoadedThread
     records: tuple[Record, ...]
     recorded: Sequence[Recorded]
+    forked: bool = False
 
 
 @dataclass(eq=False)
@@ -146,7 +150,9 @@ class ThreadRepository(ThreadReader):
             raise InvalidInput("at_time", f"the thread began at {row.opened_at.isoformat().replace('+00:00', 'Z')}")
         return version
 
-    def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
+    def chain(
+        self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata, *, forked: bool = False
+    ) -> ChainedEvents:
         """Encode and hash events that follow `loaded`, without storing them."""
         drafts = [encode(event, metadata) for event in events]
         # The cached state is folded from decoded copies, as after a load: a caller may still change its own objects.
@@ -157,15 +163,10 @@ class ThreadRepository(ThreadReader):
             for record, event in zip(records, events, strict=True)
         ]
         state, grown = fold(loaded.state, events, head.at), loaded.grown + sum(len(each.payload) for each in drafts)
-        return ChainedEvents(loaded, replace(loaded, head=head, state=state, grown=grown), records, recorded)
+        return ChainedEvents(loaded, replace(loaded, head=head, state=state, grown=grown), records, recorded, forked)
 
     async def append(
-        self,
-        chained: ChainedEvents,
-        command: CommandRecord | None = None,
-        *,
-        forked: bool = False,
-        fence: Fence | None = None,
+        self, chained: ChainedEvents, command: CommandRecord | None = None, fence: Fence | None = None
     ) -> tuple[LoadedThread, Sequence[Recorded]]:
         """Store chained events. Returns the thread after them, and the events as they were recorded.
 
@@ -175,7 +176,7 @@ class ThreadRepository(ThreadReader):
         """
         before, after, state = chained.before, chained.after, chained.after.state
         whose, heads = (before.tenant, before.thread_id), (before.head, after.head)
-        append = Append(*whose, *heads, chained.records, state.in_turn, command, state.waiting, forked, fence)
+        append = Append(*whose, *heads, chained.records, state.in_turn, command, state.waiting, chained.forked, fence)
         try:
             first = await self.store.append(append)
         except VersionConflict:
@@ -192,10 +193,9 @@ class ThreadRepository(ThreadReader):
         """Write a snapshot if one is due. For the end of a turn: nothing has to wait for it."""
         if not self.is_snapshot_due(loaded):
             return
-        thread_id = loaded.thread_id
-        if thread_id in self._hot:
+        if loaded.thread_id in self._hot:
             # Noted before it is written, so that a turn that ends in between does not write another one.
-            self._snapshotted[thread_id] = loaded.head.version
+            self._snapshotted[loaded.thread_id] = loaded.head.version
         await self._save(loaded)
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
@@ -208,8 +208,7 @@ class ThreadRepository(ThreadReader):
             return LoadedThread(thread_id)
         try:
             lean = _decode_state(snapshot.state)
-            versions = tuple(dict.fromkeys((*lean.texts, *lean.extras)))
-            found = await self.at(thread_id, versions) if versions else {}
+            found = await self.at(thread_id, {*lean.texts, *lean.extras})
             state = with_texts(lean, {version: recorded.event for version, recorded in found.items()})
         except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)

@@ -74,7 +74,7 @@ async def test_a_fork_of_large_events_has_them_in_order(log: tuple[MemoryEventSt
     fork_id, its = ThreadId(uuid4()), repository(store)
     before = await its.load_at(parent, Version(EVENTS))
     left = LoadedThread(fork_id, before.tenant, before.head, before.state)
-    forked, _ = await its.append(its.chain(left, [ThreadForked(parent, EVENTS)], Metadata()), forked=True)
+    forked, _ = await its.append(its.chain(left, [ThreadForked(parent, EVENTS)], Metadata(), forked=True))
     await its.append(its.chain(forked, [StateUpdated({"a": "x" * 100_000})] * 50, Metadata()))
 
     found = [recorded.version async for recorded in repository(store).follow(fork_id, Version(7))]

@@ -94,7 +94,6 @@ class Broadcast:
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
-        self._anything = asyncio.Event()
         self.reading = asyncio.Semaphore(MAX_READERS)
         """Held by a subscriber that reads the log."""
         if wakeups:
@@ -105,7 +104,7 @@ class Broadcast:
         """Subscribe to a thread's signals, with the text of models in other processes, while the block runs."""
         subscription = Subscription(thread_id)
         with self.telling(thread_id, subscription):
-            self._announce(thread_id)
+            self._tell_others(Watched(thread_id))
             yield subscription
 
     @contextmanager
@@ -119,10 +118,6 @@ class Broadcast:
             if not self._listeners[thread_id]:
                 del self._listeners[thread_id]
 
-    async def anything(self) -> None:
-        """Wait until any thread has new events."""
-        await self._anything.wait()
-
     async def keep_up(self, store: EventStore) -> None:
         """Poll the log for ever, for the threads that have listeners here: all of them in one query."""
         announced = 0.0
@@ -134,7 +129,7 @@ class Broadcast:
                 announced = time.monotonic()
                 for thread_id, listeners in self._listeners.items():
                     if any(isinstance(listener, Subscription) for listener in listeners):
-                        self._announce(thread_id)
+                        self._tell_others(Watched(thread_id))
             with suppress(StoreUnavailable):
                 now = await store.versions(watched) if watched else {}
                 for thread_id, version in now.items():
@@ -142,9 +137,9 @@ class Broadcast:
                         self._deliver(thread_id, (Moved(thread_id, version),))
                 known = now
 
-    def _announce(self, thread_id: ThreadId) -> None:
+    def _tell_others(self, wakeup: Wakeup) -> None:
         if self._wakeups:
-            self._wakeups.send(Watched(thread_id))
+            self._wakeups.send(wakeup)
 
     def wake(self, reader: Callable[[], None]) -> None:
         """Call a reader of the log whenever a process has stored events."""
@@ -152,23 +147,20 @@ class Broadcast:
 
     def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
         """Deliver stored events to every listener of a thread."""
+        if not events:
+            return
         self._deliver(thread_id, events)
-        if events:
-            self._wake_readers()
-        if self._wakeups and events:
-            ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
-            self._wakeups.send(Moved(thread_id, events[-1].version, ended))
+        self._wake_readers()
+        ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
+        self._tell_others(Moved(thread_id, events[-1].version, ended))
 
     def speak(self, signal: Spoken | Retracted) -> None:
         """Deliver a piece of the text that a model is writing, or that the pieces after a version are void."""
         self._deliver(signal.thread_id, (signal,))
-        if self._wakeups and self._watched_elsewhere.get(signal.thread_id, 0.0) > time.monotonic():
-            self._wakeups.send(signal)
+        if self._watched_elsewhere.get(signal.thread_id, 0.0) > time.monotonic():
+            self._tell_others(signal)
 
     def _wake_readers(self) -> None:
-        """Wake all callers of `anything`, and the readers of the log."""
-        self._anything.set()
-        self._anything = asyncio.Event()
         for reader in self._readers:
             reader()
 
