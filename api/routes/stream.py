@@ -20,10 +20,10 @@ from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
-from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.ports.wakeups import Retracted, Spoken
 from domain.thread.codec import Recorded
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ async def _followed(
     last, seen = clock(), after
     async with aclosing(follow(repository, broadcast, thread_id, after)) as following:
         async for signal in following:
-            passing = isinstance(signal, Delta | Withdrawn)
+            passing = isinstance(signal, Spoken | Retracted)
             if signal is not None:
                 seen = signal.version if isinstance(signal, Recorded) else seen
                 text = _event(signal)
@@ -137,16 +137,16 @@ async def _again(service: Service, thread_id: ThreadId, version: Version) -> byt
     return _event(recorded)
 
 
-def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
+def _event(signal: Recorded | Spoken | Retracted) -> bytes:
     match signal:
         case Recorded(version=version, event=event):
             head, data = (
                 f"id: {version}\nevent: {type(event).__name__}\ndata: ",
                 msgspec.json.encode(event_view(signal)),
             )
-        case Delta(version, offset, text):
+        case Spoken(_, version, offset, text):
             head, data = "event: delta\ndata: ", msgspec.json.encode({"after": version, "offset": offset, "text": text})
-        case Withdrawn(version):
+        case Retracted(version=version):
             head, data = "event: withdrawn\ndata: ", msgspec.json.encode({"after": version})
     return head.encode() + data + b"\n\n"
 

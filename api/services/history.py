@@ -18,10 +18,9 @@ from api.schemas.history import DiffView, point_view
 from api.schemas.page import Page
 from api.schemas.prompts import ContextView, context_view
 from api.services.access_log import AccessLogService
-from domain.application.queries import transcript
 from domain.application.queries.changes import ChangesBetween, DescribedEvent
-from domain.application.queries.prompts import recorded_prompts
-from domain.application.queries.transcript import TranscriptMessage
+from domain.application.queries.prompts import TurnPrompts
+from domain.application.queries.transcript import Transcript, TranscriptMessage
 from domain.application.streaming.feed import FeedCursor, FeedFilter, FeedPage
 from domain.application.thread_repository import LoadedThread
 from domain.errors import InvalidInput
@@ -133,12 +132,13 @@ class ThreadHistory:
         asked = _placed(asked, of)
         after, upto, listed = await self._bounds(thread_id, asked, caller.tenant)
         shown, end = _PageItems[TranscriptMessage](asked.limit), START
+        transcript = Transcript(self._repository, thread_id)
         if asked.order == "desc":
             enough = Version(max(upto - MAX_SCANNED_EVENTS, START))
-            found = transcript.read_back(self._repository, thread_id, upto, enough=enough, first=FIRST_READ_EVENTS)
+            found = transcript.read_back(upto, enough=enough, first=FIRST_READ_EVENTS)
         elif after < upto:
             enough, end = Version(min(after + MAX_SCANNED_EVENTS, upto)), upto
-            found = transcript.read(self._repository, thread_id, after, upto, enough=enough, first=FIRST_READ_EVENTS)
+            found = transcript.read(after, upto, enough=enough, first=FIRST_READ_EVENTS)
         else:
             return Page([], None)
         async for message in found:
@@ -225,7 +225,7 @@ class ThreadHistory:
         """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
         loaded = await self._repository.existing(thread_id, caller.tenant)
         texts, tokens = self._runtime.texts, self._runtime.turns.services.tokens
-        found, more = await recorded_prompts(self._repository, texts, tokens, loaded, turn_id, after)
+        found, more = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
         await self._access_log.record_thread(caller, "context", thread_id)
         return context_view(thread_id, turn_id, found, more=more)
 

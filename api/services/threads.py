@@ -31,7 +31,7 @@ from domain.application.command_handler import (
     idempotency_key,
 )
 from domain.application.fork import Fork, fork
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.token_counting import count_tokens
@@ -241,7 +241,7 @@ class Service:
                             return None
             except TimeoutError:
                 return None
-        finished = await transcript.finished(repository, loaded.thread_id, ending.events)
+        finished = await Transcript(repository, loaded.thread_id).finished(ending.events)
         if ending.missed:  # another process runs the turn, so the cached state here is stale
             await repository.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await repository.load_at(loaded.thread_id, finished.version, loaded.tenant)

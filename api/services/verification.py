@@ -104,11 +104,8 @@ class Verification:
         at_once = min(CONCURRENT_CHECKS, self._runtime.settings.max_connections)
         checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
         cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
-        return Verified(
-            sum(part.threads for part in checked),
-            sum(part.events for part in checked),
-            tuple(sorted(problem for part in checked for problem in part.problems)) + cut_off.problems,
-        )
+        log = sum(checked, Verified())
+        return Verified(log.threads, log.events, (*sorted(log.problems), *cut_off.problems))
 
 
 def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> VerificationReport:

@@ -31,6 +31,7 @@ from domain.thread.state import State, Summary, Unopened
 T = TypeVar("T")
 
 Status: TypeAlias = Literal["unopened", "idle", "running", "waiting"]
+Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
 """`unopened`: before the first event. `waiting`: the turn needs a person's decision."""
 
 
@@ -172,7 +173,7 @@ class Tally:
                 self._calls[tool]["requested"] += 1
         if (turn := _TURN_EVENTS.get(type(event))) is not None:
             self._turns[turn] += 1
-        if (outcome := _OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
+        if (outcome := OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
             self._calls[about.tool][outcome] += 1
             self._messages["tool"] += 1
 
@@ -198,7 +199,7 @@ _TURN_EVENTS: Mapping[type[Event], str] = {
     TurnRolledBack: "rolled_back",
 }
 
-_OUTCOMES: Mapping[type[Event], str] = {
+OUTCOMES: Mapping[type[Event], Outcome] = {
     ToolSucceeded: "succeeded",
     ToolFailed: "failed",
     ToolOutcomeUnknown: "unknown",

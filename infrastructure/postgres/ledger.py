@@ -83,18 +83,13 @@ class PostgresLedger(Store):
         return found
 
     async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
         counted = {window: msgspec.structs.asdict(amount) for window, amount in spent.items()}
-        seeds = [{"window": name, "start": start_of(name, at), **counted.get(name, {})} for name in WINDOWS]
+        seeds = [{"window": name, "start": start_of(name, given.set_at), **counted.get(name, {})} for name in WINDOWS]
+        scope, limits = given.scope, _limits_json(given.limits)
         whose, before = (scope.tenant, scope.agent, scope.model), None if expected is None else _limits_json(expected)
-        rows = await self._fetch(SET, *whose, _limits_json(limits), at, actor, to_json(seeds), before)
+        rows = await self._fetch(SET, *whose, limits, given.set_at, given.actor, to_json(seeds), before)
         return bool(rows[0]["done"])
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
