@@ -11,16 +11,7 @@ from msgspec import Struct
 
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import Json, JsonObject
-from domain.thread.events import (
-    BudgetThresholdReached,
-    Durability,
-    HistoryCompacted,
-    Limit,
-    ModelCalled,
-    ModelFailed,
-    NodeEvent,
-    Strategy,
-)
+from domain.thread import events
 
 CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
 
@@ -55,8 +46,8 @@ class StartTurn(Struct, frozen=True):
     tokens: int
     node: str
     graph: str
-    strategy: Strategy = "reject"
-    durability: Durability = "sync"
+    strategy: events.Strategy = "reject"
+    durability: events.Durability = "sync"
 
 
 class RetryTurn(Struct, frozen=True):
@@ -65,7 +56,7 @@ class RetryTurn(Struct, frozen=True):
     retried: TurnId
     turn_id: TurnId
     graph: str
-    durability: Durability = "sync"
+    durability: events.Durability = "sync"
 
 
 class CancelTurn(Struct, frozen=True):
@@ -98,13 +89,13 @@ class UpdateValues(Struct, frozen=True):
 class SetBudget(Struct, frozen=True):
     """Replace the thread's budget. An empty tuple removes it."""
 
-    limits: tuple[Limit, ...]
+    limits: tuple[events.Limit, ...]
 
 
 class RecordThreshold(Struct, frozen=True):
     """A model call of this thread reached the warning threshold of a limit."""
 
-    fact: BudgetThresholdReached
+    fact: events.BudgetThresholdReached
 
 
 class ResumeTurn(Struct, frozen=True):
@@ -126,7 +117,7 @@ class StopTurn(Struct, frozen=True):
     partial: str | None
     tokens: int
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
 class CompleteNode(Struct, frozen=True):
@@ -134,7 +125,7 @@ class CompleteNode(Struct, frozen=True):
 
     turn_id: TurnId
     step: int
-    facts: tuple[NodeEvent, ...]
+    facts: tuple[events.NodeEvent, ...]
     next: str
     duration_ms: int
     run: int = 0
@@ -153,7 +144,7 @@ class FailAttempt(Struct, frozen=True):
     duration_ms: int
     retry_in_ms: int | None
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
     reason: Literal["node_failed", "empty_answer", "content_filter"] = "node_failed"
     """Why the turn fails, if no further attempt follows."""
 
@@ -182,7 +173,7 @@ class CompactHistory(Struct, frozen=True):
     """Replace older messages of the live window by a summary."""
 
     turn_id: TurnId
-    fact: HistoryCompacted
+    fact: events.HistoryCompacted
     run: int = 0
 
 
@@ -211,7 +202,7 @@ class CompleteItem(Struct, frozen=True):
     step: int
     index: int
     result: Json
-    calls: tuple[ModelCalled, ...]
+    calls: tuple[events.ModelCalled, ...]
     duration_ms: int
     run: int = 0
 
@@ -226,23 +217,23 @@ class FailItem(Struct, frozen=True):
     error: str
     retry_in_ms: int | None
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
 class RecordModelFailure(Struct, frozen=True):
     """A model gave no answer, or an unusable one; an unusable answer's call is in `calls`. The node goes on."""
 
     turn_id: TurnId
-    fact: ModelFailed
+    fact: events.ModelFailed
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
 class RecordModelCalls(Struct, frozen=True):
     """Model calls that no other report carries, because the turn waits or this process ends."""
 
     turn_id: TurnId
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
     run: int = 0
 
 
@@ -253,7 +244,7 @@ class FailTurn(Struct, frozen=True):
     reason: Literal["step_limit", "repeated_calls", "graph_changed", "budget_exhausted", "resumed_too_often"]
     detail: str
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
 RuntimeCommand: TypeAlias = (

@@ -245,6 +245,34 @@ class ToolRequested(Event, frozen=True):
     extra: JsonObject = {}
 
 
+class ApprovalRequested(Event, frozen=True):
+    """A tool call, or else the node in flight, may not run before a person approves it.
+
+    A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
+    the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
+    """
+
+    hash: str
+    call: int = 0
+    node: str = ""
+    because: Literal["policy", "outcome_unknown"] = "policy"
+
+
+class ApprovalGranted(Event, frozen=True):
+    """A person approved a call or a node. `arguments` replace the ones that the model requested."""
+
+    approval: int
+    arguments: JsonObject | None = None
+
+
+class ApprovalDenied(Event, frozen=True):
+    """A person denied a call or a node. For a call, this is its outcome, and `reason` is what the model reads."""
+
+    approval: int
+    reason: str
+    tokens: int
+
+
 class ToolStarted(Event, frozen=True):
     """A call is about to run, for the `attempt`th time. Stored before it runs, so that a crash cannot hide the call."""
 
@@ -275,34 +303,6 @@ class ToolOutcomeUnknown(Event, frozen=True):
 
     call: int
     error: str
-    tokens: int
-
-
-class ApprovalRequested(Event, frozen=True):
-    """A tool call, or else the node in flight, may not run before a person approves it.
-
-    A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
-    the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
-    """
-
-    hash: str
-    call: int = 0
-    node: str = ""
-    because: Literal["policy", "outcome_unknown"] = "policy"
-
-
-class ApprovalGranted(Event, frozen=True):
-    """A person approved a call or a node. `arguments` replace the ones that the model requested."""
-
-    approval: int
-    arguments: JsonObject | None = None
-
-
-class ApprovalDenied(Event, frozen=True):
-    """A person denied a call or a node. For a call, this is its outcome, and `reason` is what the model reads."""
-
-    approval: int
-    reason: str
     tokens: int
 
 
@@ -433,37 +433,18 @@ NodeEvent: TypeAlias = (
 )
 """Events that a node may record. The runtime records all others."""
 
-EVENTS: tuple[type[Event], ...] = (
-    ThreadOpened,
-    ThreadForked,
-    MessageEdited,
-    BudgetSet,
-    TurnStarted,
-    TurnEnqueued,
-    TurnResumed,
-    MessageAppended,
-    ContextAssembled,
-    ModelCalled,
-    ModelFailed,
-    BudgetThresholdReached,
-    ToolRequested,
-    ApprovalRequested,
-    ApprovalGranted,
-    ApprovalDenied,
-    ToolStarted,
-    ToolSucceeded,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
-    StateUpdated,
-    NodeCompleted,
-    NodeFailed,
-    HistoryCompacted,
-    CancellationRequested,
-    TurnCompleted,
-    TurnFailed,
-    TurnCancelled,
-    TurnRolledBack,
-)
+EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())
+"""All events, in the order of this file."""
+
+
+def text_of(event: Event) -> str | None:
+    """Return the text that an event adds to a message or a summary; None for other events."""
+    match event:
+        case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
+            return text
+        case ToolFailed(error=text) | ToolOutcomeUnknown(error=text) | ApprovalDenied(reason=text):
+            return text
+        case HistoryCompacted(summary=text):
+            return text
+        case _:
+            return None
