@@ -6,6 +6,7 @@ an event, raise its `SCHEMA` and add an upcaster in `domain/thread/upcasters.py`
 Events refer to a message or a tool call by the version of the event that created it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
@@ -422,6 +423,22 @@ class TurnRolledBack(Event, frozen=True):
 TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
 """The last event of a turn: exactly one of these."""
 
+TURN_OUTCOMES: Mapping[type[Event], str] = {
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+"""What counts of turns call the ends of turns."""
+
+CALL_OUTCOMES: Mapping[type[Event], str] = {
+    ToolSucceeded: "succeeded",
+    ToolFailed: "failed",
+    ToolOutcomeUnknown: "unknown",
+    ApprovalDenied: "denied",
+}
+"""What counts of calls call the outcomes of calls. Each is also a message to the model. A denied node is no call."""
+
 NodeEvent: TypeAlias = (
     ContextAssembled
     | ModelCalled
@@ -440,11 +457,13 @@ EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())
 def text_of(event: Event) -> str | None:
     """Return the text that an event adds to a message or a summary; None for other events."""
     match event:
-        case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
-            return text
-        case ToolFailed(error=text) | ToolOutcomeUnknown(error=text) | ApprovalDenied(reason=text):
-            return text
-        case HistoryCompacted(summary=text):
-            return text
+        case MessageAppended() | MessageEdited() | ToolSucceeded():
+            return event.content
+        case ToolFailed() | ToolOutcomeUnknown():
+            return event.error
+        case ApprovalDenied():
+            return event.reason
+        case HistoryCompacted():
+            return event.summary
         case _:
             return None
