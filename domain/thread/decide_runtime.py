@@ -146,12 +146,7 @@ def _end_call(command: commands.EndCall, state: Running) -> Events:
     if not started:
         return ()
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
-    match command.outcome:
-        case "succeeded":
-            return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
-        case "failed":
-            return (events.ToolFailed(call, content, tokens, command.duration_ms),)
-        case "unknown":
-            return (events.ToolOutcomeUnknown(call, content, tokens),)
-        case _:
-            assert_never(command.outcome)
+    if command.outcome == "unknown":
+        return (events.ToolOutcomeUnknown(call, content, tokens),)
+    outcome = events.ToolSucceeded if command.outcome == "succeeded" else events.ToolFailed
+    return (outcome(call, content, tokens, command.duration_ms),)
