@@ -23,11 +23,7 @@ LAST = datetime.max.replace(tzinfo=UTC)
 """The end of windows that would end after the last representable instant."""
 
 
-_LONGEST: Mapping[Window, timedelta] = {
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1),
-    "month": timedelta(days=31),
-}
+_LONGEST = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=31)}
 
 
 def start_of(window: Window, at: datetime) -> datetime:

@@ -55,19 +55,8 @@ def _said(context: EventContext[Any]) -> Iterable[Change]:
         case ToolSucceeded() | ToolFailed():
             tool = context.tool_of(event.call)
     index = index_of((text_of(event) or "")[:SEARCHED])
-    row = MESSAGES.row(
-        at=context.at,
-        version=context.recorded.version,
-        tokens=event.tokens,
-        slice=context.slice,
-        thread_id=context.thread_id,
-        tenant=context.tenant,
-        role=role,
-        tool=tool,
-        content=index.words,
-        keys=index.term_ids,
-    )
-    return [(MESSAGES, row)]
+    thread, words = (context.slice, context.thread_id, context.tenant), (index.words, index.term_ids)
+    return [(MESSAGES, MESSAGES.row(context.at, context.recorded.version, event.tokens, *thread, role, tool, *words))]
 
 
 PROJECTION = Projection("messages", 3, (MESSAGES,), dict.fromkeys(get_args(Said), _said))

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from domain.ids import START
 from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread import events
-from domain.thread.describe import refers_to
 from projections.engine.latency_columns import latency_table, timed
 from projections.engine.projection import EventContext, Projection
 
@@ -48,13 +46,13 @@ def _started(context: EventContext[events.ToolStarted]) -> Iterable[Change]:
 
 def _ended(context: EventContext[Any]) -> Iterable[Change]:
     event = context.event
-    tool = context.tool_of(refers_to(event) or START)
+    tool = context.tool_of(event.approval if hasattr(event, "approval") else event.call)
     if tool is None:
         return ()
     counted = {COUNTED[type(event)]: 1}
-    if not isinstance(event, events.ToolSucceeded | events.ToolFailed):
+    took = getattr(event, "duration_ms", None)
+    if took is None:
         return [_row(context, tool, **counted)]
-    took = event.duration_ms
     return [_row(context, tool, duration_ms=took, **counted), *timed(LATENCY, context, took, context.graph, tool)]
 
 

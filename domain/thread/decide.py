@@ -8,20 +8,13 @@ from collections.abc import Iterable
 from domain.errors import InvalidInput, NotRetriable, ThreadAlreadyOpen, ThreadBusy, TurnHasEnded, UnopenedThread
 from domain.json import check_json, check_text, merge_patch
 from domain.models.chat import estimate_tokens
-from domain.thread import commands, events
+from domain.thread import commands, events, size_limits
 from domain.thread.approvals import decide_approval
 from domain.thread.codec import to_json
 from domain.thread.commands import Command
 from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
-from domain.thread.size_limits import (
-    MAX_QUEUED_BYTES,
-    MAX_VALUES_CHARACTERS,
-    bytes_of,
-    check_json_size,
-    check_text_size,
-)
 from domain.thread.state import Idle, Running, State, Unopened
 from domain.thread.turn_end import Cancelling, Events, decide_next, request_cancellation
 
@@ -82,7 +75,7 @@ def _opened(state: State) -> Idle | Running:
 
 def _open_thread(command: commands.OpenThread, state: State) -> Events:
     check_json(command.values, "values")
-    check_json_size(command.values, "values", MAX_VALUES_CHARACTERS)
+    size_limits.check_json_size(command.values, "values", size_limits.MAX_VALUES_CHARACTERS)
     if isinstance(state, Unopened):
         return (events.ThreadOpened(command.graph, command.values),)
     if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
@@ -94,7 +87,7 @@ def _update_values(command: commands.UpdateValues, state: State) -> Events:
     check_json(command.changes, "values")
     values = _opened(state).thread.values
     merged = merge_patch(values, command.changes)
-    check_json_size(merged, "values", MAX_VALUES_CHARACTERS)
+    size_limits.check_json_size(merged, "values", size_limits.MAX_VALUES_CHARACTERS)
     # Compared as JSON, because in Python 1 equals True and 1.0.
     changed = to_json(merged) != to_json(values)
     return (events.StateUpdated(command.changes, outside=isinstance(state, Running)),) if changed else ()
@@ -107,7 +100,7 @@ def _set_budget(command: commands.SetBudget, state: State) -> Events:
 
 def _edit_message(command: commands.EditMessage, state: State) -> Events:
     check_text(command.content, "content")
-    check_text_size(command.content, "content")
+    size_limits.check_text_size(command.content, "content")
     window = _opened(state).thread.window
     edited = next((m for m in window if m.version == command.message), None)
     if edited is None or edited.role == "tool":
@@ -121,7 +114,7 @@ def _edit_message(command: commands.EditMessage, state: State) -> Events:
 
 def _start_turn(command: commands.StartTurn, state: State) -> Events:
     check_text(command.content, "user_input")
-    check_text_size(command.content, "user_input")
+    size_limits.check_text_size(command.content, "user_input")
     last = _opened(state).thread.last_turn
     if isinstance(state, Running):
         return _start_while_running(command, state)
@@ -144,11 +137,11 @@ def _start_while_running(command: commands.StartTurn, state: Running) -> Events:
         raise ThreadBusy(
             f"{MAX_QUEUED_MESSAGES} messages are waiting for the running turn already. Send this one again later."
         )
-    waiting = sum(bytes_of(queued.content) for queued in queue)
-    if waiting + bytes_of(command.content) > MAX_QUEUED_BYTES:
+    waiting = sum(size_limits.bytes_of(queued.content) for queued in queue)
+    if waiting + size_limits.bytes_of(command.content) > size_limits.MAX_QUEUED_BYTES:
         raise ThreadBusy(
             f"The messages that are waiting for the running turn take {waiting:,} bytes; with this one, they would "
-            f"take more than {MAX_QUEUED_BYTES:,}. Send it again later."
+            f"take more than {size_limits.MAX_QUEUED_BYTES:,}. Send it again later."
         )
     message = (command.turn_id, command.content, command.tokens, command.node, command.graph)
     enqueued = events.TurnEnqueued(*message, command.durability, command.strategy)

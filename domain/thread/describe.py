@@ -28,12 +28,12 @@ def refers_to(event: events.Event) -> Version | None:
     match event:
         case events.ToolStarted() | events.ToolSucceeded() | events.ToolFailed() | events.ToolOutcomeUnknown():
             return Version(event.call)
-        case events.ApprovalRequested(call=call):
-            return Version(call) if call else None
-        case events.ApprovalGranted(approval=approval) | events.ApprovalDenied(approval=approval):
-            return Version(approval)
-        case events.MessageEdited(message=message):
-            return Version(message)
+        case events.ApprovalRequested() if event.call:
+            return Version(event.call)
+        case events.ApprovalGranted() | events.ApprovalDenied():
+            return Version(event.approval)
+        case events.MessageEdited():
+            return Version(event.message)
         case _:
             return None
 
@@ -201,10 +201,9 @@ def limit_in_words(limit: events.Limit) -> str:
 
 def amounts_in_words(tokens: int | None, cost: int | None) -> str:
     """Return a number of tokens and an amount of money in words."""
-    amounts = [
-        *([f"{tokens:,} tokens"] if tokens is not None else []),
-        *([f"${dollars(cost):,.12g}"] if cost is not None else []),
-    ]
+    amounts = [] if tokens is None else [f"{tokens:,} tokens"]
+    if cost is not None:
+        amounts.append(f"${dollars(cost):,.12g}")
     return " and ".join(amounts)
 
 

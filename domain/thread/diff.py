@@ -8,18 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.json import Json, JsonObject
-from domain.thread.events import (
-    CALL_OUTCOMES,
-    TURN_OUTCOMES,
-    Event,
-    MessageAppended,
-    ModelCalled,
-    NodeCompleted,
-    NodeFailed,
-    ToolRequested,
-    TurnEnqueued,
-    TurnStarted,
-)
+from domain.thread import events
 from domain.thread.state import State, Summary, Unopened
 
 T = TypeVar("T")
@@ -122,8 +111,7 @@ def status_of(state: State) -> Status:
 
 def compare(before: State, after: State) -> Changes:
     """Return how a later state differs from an earlier one."""
-    was = None if isinstance(before, Unopened) else before.thread
-    now = None if isinstance(after, Unopened) else after.thread
+    was, now = (None if isinstance(state, Unopened) else state.thread for state in (before, after))
     return Changes(
         status=_changed(status_of(before), status_of(after)),
         graph=_changed(was.graph if was else None, now.graph if now else None),
@@ -146,23 +134,23 @@ class Tally:
         self._models: Counter[str] = Counter()
         self._prompt = self._completion = 0
 
-    def add(self, event: Event, about: Event | None) -> None:
+    def add(self, event: events.Event, about: events.Event | None) -> None:
         """Count an event. `about` is the event that it refers to; see `domain.thread.describe.refers_to`."""
         self._events[type(event).__name__] += 1
         match event:
-            case MessageAppended(role=role):
+            case events.MessageAppended(role=role):
                 self._messages[role] += 1
-            case ModelCalled():
+            case events.ModelCalled():
                 self._models[event.model] += 1
                 self._prompt += event.prompt_tokens
                 self._completion += event.completion_tokens
-            case NodeCompleted(node=node):
+            case events.NodeCompleted(node=node):
                 self._nodes[node]["completed"] += 1
-            case NodeFailed(node=node):
+            case events.NodeFailed(node=node):
                 self._nodes[node]["failed"] += 1
-            case ToolRequested(tool=tool):
+            case events.ToolRequested(tool=tool):
                 self._calls[tool]["requested"] += 1
-        if (outcome := CALL_OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
+        if (outcome := events.CALL_OUTCOMES.get(type(event))) is not None and isinstance(about, events.ToolRequested):
             self._calls[about.tool][outcome] += 1
             self._messages["tool"] += 1
 
@@ -179,7 +167,11 @@ class Tally:
         )
 
 
-_COUNTED_TURNS: Mapping[type[Event], str] = {TurnEnqueued: "enqueued", TurnStarted: "started", **TURN_OUTCOMES}
+_COUNTED_TURNS: Mapping[type[events.Event], str] = {
+    events.TurnEnqueued: "enqueued",
+    events.TurnStarted: "started",
+    **events.TURN_OUTCOMES,
+}
 
 N = TypeVar("N", MessageCounts, CallCounts, NodeCounts)
 

@@ -74,7 +74,7 @@ def _evolve_idle(state: Idle, event: Event, version: Version) -> State:
 
 def _evolve_running(state: Running, event: Event, version: Version, at: datetime | None) -> State:
     kind = type(event)
-    if kind in _NOT_OF_TURN_ALONE and (after := _evolve_turn_and_thread(state, event, version)):
+    if kind in _TURN_AND_THREAD and (after := _evolve_turn_and_thread(state, event, version)):
         return after
     thread, turn = state.thread, state.turn
     if kind in _OF_THREAD:
@@ -152,10 +152,10 @@ _OF_THREAD = frozenset(get_args(events.NodeEvent | events.MessageEdited | events
 }
 """Events that change the thread, and possibly the turn."""
 
-_NOT_OF_TURN_ALONE = frozenset(get_args(Outcome | events.TurnEnd)) | {
-    *(events.ApprovalGranted, events.ThreadForked, events.ThreadOpened, events.TurnStarted)
-}
-"""The cases of `_evolve_turn_and_thread`."""
+_TURN_AND_THREAD = frozenset(get_args(Outcome | events.TurnEnd)) | frozenset(
+    (events.ApprovalGranted, events.ThreadForked, events.ThreadOpened, events.TurnStarted)
+)
+"""The cases of `_evolve_turn_and_thread`. Most events are none of them."""
 
 
 def _end_turn(state: Running, event: events.TurnEnd, version: Version) -> State:

@@ -1,5 +1,7 @@
 """The fold of the turn in progress: its node, its open calls and items, and its usage."""
 
+from typing import TypeAlias
+
 from msgspec.structs import replace
 
 from domain.ids import Version
@@ -10,6 +12,9 @@ from domain.thread.events import Event
 from domain.thread.state import Before, Call, Item, NodeApproval, Thread, Turn
 from domain.thread.usage import add_usage
 from domain.thread.window_edits import apply_edit
+
+_OfCall: TypeAlias = events.ToolRequested | events.ToolStarted | events.ApprovalRequested
+_OfItems: TypeAlias = events.FanOutStarted | events.ItemCompleted | events.ItemFailed
 
 
 def start_turn(thread: Thread, event: events.TurnStarted, version: Version) -> Turn:
@@ -48,11 +53,7 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
     return turn
 
 
-def _update_calls(
-    calls: tuple[Call, ...],
-    event: events.ToolRequested | events.ToolStarted | events.ApprovalRequested,
-    version: Version,
-) -> tuple[Call, ...]:
+def _update_calls(calls: tuple[Call, ...], event: _OfCall, version: Version) -> tuple[Call, ...]:
     changes: dict[str, object]
     match event:
         case events.ToolRequested():
@@ -75,9 +76,7 @@ def _update_before(before: Before, event: events.MessageEdited | events.StateUpd
             return replace(before, values=merge_patch(before.values, event.changes))
 
 
-def _update_items(
-    items: tuple[Item, ...], event: events.FanOutStarted | events.ItemCompleted | events.ItemFailed
-) -> tuple[Item, ...]:
+def _update_items(items: tuple[Item, ...], event: _OfItems) -> tuple[Item, ...]:
     match event:
         case events.FanOutStarted():
             return tuple(Item(value) for value in event.items)
