@@ -9,7 +9,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from domain.application.audit.proofs import Proof
-from domain.log.seal import Seal, timestamp
+from domain.log.hash_chain import timestamp
+from domain.log.seal import Seal
 
 
 class SealView(Struct, frozen=True):

@@ -19,9 +19,7 @@ from domain.models.answers import Finish
 from domain.models.chat import ToolCall
 from domain.thread import events
 from domain.thread.codec import Recorded
-from domain.thread.diff import OUTCOMES, Outcome
-from domain.thread.events import Event, MessageAppended, ModelCalled, ToolRequested, TurnEnd
-from domain.thread.snapshot import text_of
+from domain.thread.events import CallOutcome, Event, MessageAppended, ModelCalled, ToolRequested, TurnEnd, text_of
 
 Answer: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutcomeUnknown | events.ApprovalDenied
 """The events that a tool's message is made of."""
@@ -38,7 +36,7 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
-    outcome: Outcome | None = None
+    outcome: CallOutcome | None = None
     partial: bool = False
     finish: Finish = ""
 
@@ -159,7 +157,7 @@ def _tool_call(event: ToolRequested) -> ToolCall:
 
 
 def _tool_message(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
-    content, outcome = text_of(event), OUTCOMES[type(event)]
+    content, outcome = text_of(event), events.CALL_OUTCOMES[type(event)]
     at, call_id = recorded.recorded_at, request.call_id
     return TranscriptMessage(recorded.version, at, "tool", content, event.tokens, (), call_id, request.tool, outcome)
 
