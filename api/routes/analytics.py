@@ -2,23 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_202_ACCEPTED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
 from api.http.caller import Caller
 from api.http.params import in_utc, names_in, range_of, uuid_of
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
 from api.schemas.page import Page
 from api.schemas.read_models import (
@@ -49,9 +41,8 @@ MinVersion = Annotated[
     str | None, QueryParameter(description="Wait until the answer includes this: a thread's id, a colon, a version.")
 ]
 STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
-READ_ERRORS = problems(HTTP_503_SERVICE_UNAVAILABLE)
-PROJECTION_ERRORS = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
-REBUILD_ERRORS = {**PROJECTION_ERRORS, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
+ADMIN_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+REBUILD_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, body=True)
 
 
 async def wait_until_current(
@@ -68,7 +59,7 @@ async def wait_until_current(
         await service.reading.fresh(projection)
 
 
-@get("/v1/usage", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/usage", tags=["read models"], responses=READ_PROBLEMS)
 async def usage(
     service: FromService,
     reader: FromReader,
@@ -88,7 +79,7 @@ async def usage(
     return await service.reading.sums("usage", reader.tenant, span)
 
 
-@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READ_ERRORS, **problems(HTTP_404_NOT_FOUND)})
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses=THREAD_READ_PROBLEMS)
 async def analytics(
     subject: FromPath[Literal["nodes", "tools", "turns"]],
     service: FromService,
@@ -110,7 +101,7 @@ async def analytics(
     return await service.reading.sums(subject, reader.tenant, span)
 
 
-@get("/v1/budgets", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/budgets", tags=["read models"], responses=READ_PROBLEMS)
 async def list_budgets(
     service: FromService,
     reader: FromReader,
@@ -133,7 +124,7 @@ async def list_budgets(
     return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
-@get("/v1/instant", tags=["point in time"], responses=READ_ERRORS)
+@get("/v1/instant", tags=["point in time"], responses=READ_PROBLEMS)
 async def instant(
     at: FromQuery[datetime],
     service: FromService,
@@ -154,7 +145,7 @@ async def instant(
     return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses})
 
 
-@get("/v1/audit", tags=["audit"], responses=READ_ERRORS)
+@get("/v1/audit", tags=["audit"], responses=READ_PROBLEMS)
 async def list_audit(
     service: FromService,
     reader: FromReader,
@@ -189,13 +180,13 @@ async def list_audit(
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
-@get("/v1/projections", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/projections", tags=["read models"], responses=READ_PROBLEMS)
 async def list_projections(service: FromService) -> Sequence[ProjectionView]:
     """Return each projection's progress, its instances, and the number of its parked threads."""
     return await service.projection_admin.projections()
 
 
-@get("/v1/projections/parked", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/projections/parked", tags=["read models"], responses=READ_PROBLEMS)
 async def list_parked(service: FromService) -> Sequence[ParkedView]:
     """Return the threads that projections leave out since an event that they could not process."""
     return await service.projection_admin.parked()
@@ -203,9 +194,9 @@ async def list_parked(service: FromService) -> Sequence[ParkedView]:
 
 @post(
     "/v1/projections/{name:str}/parked/{thread_id:str}/{decision:str}",
-    status_code=HTTP_200_OK,
+    status_code=HTTPStatus.OK,
     tags=["read models"],
-    responses=PROJECTION_ERRORS,
+    responses=ADMIN_PROBLEMS,
 )
 async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
@@ -215,21 +206,26 @@ async def settle_parked(
     return Settled(name, thread, "current" if current else "parked_again")
 
 
-@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=REBUILD_ERRORS)
+@post("/v1/projections/rebuild", status_code=HTTPStatus.ACCEPTED, tags=["read models"], responses=REBUILD_PROBLEMS)
 async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
     line = await service.projection_admin.rebuild(data.projections, data.throttle)
     return Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
-@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
+@post(
+    "/v1/projections/{name:str}/rollback",
+    status_code=HTTPStatus.OK,
+    tags=["read models"],
+    responses=ADMIN_PROBLEMS,
+)
 async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Let the instance that served before serve again."""
     await service.projection_admin.roll_back(name)
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
-@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
+@post("/v1/projections/{name:str}/drop", status_code=HTTPStatus.OK, tags=["read models"], responses=ADMIN_PROBLEMS)
 async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
     """Drop the instances that do not serve: those that are kept, and the one that is being built."""
     await service.projection_admin.drop(name)

@@ -1,22 +1,13 @@
 """Routes for what people decide about a thread: approvals and forks."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from litestar import Response, get, post
 from litestar.params import JSONBody, PathParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_201_CREATED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
-from api.http.problems import problems
+from api.http.problems import THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, etag
 from api.schemas.approvals import ApprovalView, Decided
 from api.schemas.page import Page
@@ -35,21 +26,10 @@ DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
     "settle": "settled",
 }
 
-CHANGING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
+CHANGING = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, body=True)
 
 
-@get(
-    "/v1/threads/{thread_id:str}/approvals",
-    tags=["people"],
-    responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
-)
+@get("/v1/threads/{thread_id:str}/approvals", tags=["people"], responses=THREAD_READ_PROBLEMS)
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List the tool calls or the node that wait for a person's approval in a thread."""
     return Page(await service.history.approvals(ThreadId(thread), reader), None)
@@ -57,7 +37,7 @@ async def list_approvals(thread: FromThread, service: FromService, reader: FromR
 
 @post(
     "/v1/threads/{thread_id:str}/approvals/{approval_id:str}",
-    status_code=HTTP_200_OK,
+    status_code=HTTPStatus.OK,
     tags=["people"],
     responses=CHANGING,
 )
@@ -77,7 +57,7 @@ async def decide_approval(
     return Response(body, headers=etag(checkpoint))
 
 
-@post("/v1/threads/{thread_id:str}/fork", status_code=HTTP_201_CREATED, tags=["people"], responses=CHANGING)
+@post("/v1/threads/{thread_id:str}/fork", status_code=HTTPStatus.CREATED, tags=["people"], responses=CHANGING)
 async def fork_thread(
     thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
 ) -> Response[Forked]:
@@ -87,7 +67,7 @@ async def fork_thread(
     loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
     body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
     headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
-    return Response(body, status_code=HTTP_201_CREATED, headers=headers)
+    return Response(body, status_code=HTTPStatus.CREATED, headers=headers)
 
 
 def _version(text: str) -> int:

@@ -2,16 +2,8 @@
 
 from litestar import Response, get, put
 from litestar.params import JSONBody
-from litestar.status_codes import (
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
-from api.http.problems import problems
+from api.http.problems import THREAD_READ_PROBLEMS, UPDATE_PROBLEMS
 from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
 from api.routes.history import AtTime, AtVersion
 from api.schemas.budget import BudgetView
@@ -19,18 +11,8 @@ from api.schemas.requests import SetBudget, limit_of
 from api.services.history import PointInTime
 from domain.ids import ThreadId
 
-SETTING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
-
-@put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=SETTING)
+@put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=UPDATE_PROBLEMS)
 async def set_budget(
     thread: FromThread, data: JSONBody[SetBudget], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[BudgetView]:
@@ -40,7 +22,7 @@ async def set_budget(
     return Response(view, headers=etag(view.checkpoint))
 
 
-@get("/v1/threads/{thread_id:str}/budget", tags=["budgets", "point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/budget", tags=["budgets", "point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_budget(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[BudgetView]:

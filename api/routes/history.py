@@ -5,9 +5,8 @@ from typing import Annotated
 
 from litestar import Response, get
 from litestar.params import QueryParameter
-from litestar.status_codes import HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
-from api.http.problems import problems
+from api.http.problems import THREAD_READ_PROBLEMS
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
 from api.schemas.events import EventView
 from api.schemas.history import DiffView
@@ -38,10 +37,8 @@ UntilTime = Annotated[
     QueryParameter(description="End with this instant, with a time zone, instead of `to`."),
 ]
 
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
-
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
@@ -50,7 +47,7 @@ async def show_state(
     return Response(view, headers=etag(view.checkpoint))
 
 
-@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
@@ -58,7 +55,7 @@ async def show_context(
     return await service.history.prompts(ThreadId(thread), TurnId(turn), reader, after)
 
 
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def list_messages(
     thread: FromThread,
     service: FromService,
@@ -74,7 +71,7 @@ async def list_messages(
     return await service.history.messages(ThreadId(thread), asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def list_events(
     thread: FromThread,
     service: FromService,
@@ -90,7 +87,7 @@ async def list_events(
     return await service.history.events(ThreadId(thread), asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_diff(
     thread: FromThread,
     service: FromService,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
@@ -12,10 +13,9 @@ from litestar import get
 from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
-from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 from msgspec import Struct
 
-from api.http.problems import problems
+from api.http.problems import THREAD_READ_PROBLEMS
 from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
@@ -53,14 +53,14 @@ class StreamedEvent(Struct, frozen=True, omit_defaults=True):
 
 
 STREAMING = {
-    HTTP_200_OK: ResponseSpec(
+    HTTPStatus.OK: ResponseSpec(
         StreamedEvent,
         generate_examples=False,
         media_type=MEDIA_TYPE,
         description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
         "model is writing, provisional until the next event) and `withdrawn` (discard the deltas).",
     ),
-    **problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
+    **THREAD_READ_PROBLEMS,
 }
 
 

@@ -1,25 +1,15 @@
 """Routes for opening threads, changing their values, listing and summarising them."""
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from litestar import Response, get, patch, post
 from litestar.openapi import ResponseSpec
 from litestar.params import FromQuery, JSONBody, QueryParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_201_CREATED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
 from api.http.params import names_in, range_of
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, UPDATE_PROBLEMS, problems
 from api.routes.analytics import Fresh, MinVersion, wait_until_current
 from api.routes.dependencies import (
     Cursor,
@@ -47,26 +37,12 @@ LeastVersion = Annotated[
     QueryParameter(ge=0, le=MAX_VERSION, description="With eventual: wait for this version of the thread."),
 ]
 OPENING = {
-    HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="The thread was already open in this way."),
-    **problems(
-        HTTP_409_CONFLICT,
-        HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-        HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-        HTTP_422_UNPROCESSABLE_ENTITY,
-        HTTP_503_SERVICE_UNAVAILABLE,
+    HTTPStatus.OK: ResponseSpec(
+        Opened, generate_examples=False, description="The thread was already open in this way."
     ),
+    **problems(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, body=True),
 }
-UPDATING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 STATUSES = ("idle", "running", "waiting")
-LISTING = problems(HTTP_503_SERVICE_UNAVAILABLE)
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
 
 @post("/v1/threads", tags=["threads"], responses=OPENING)
@@ -75,12 +51,12 @@ async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: 
     thread_id = service.thread_id(data.thread_id, caller)
     outcome = await service.open(thread_id, data.graph, data.values, caller)
     checkpoint = checkpoint_of(outcome.loaded)
-    status = HTTP_201_CREATED if outcome.events or outcome.repeated else HTTP_200_OK
+    status = HTTPStatus.CREATED if outcome.events or outcome.repeated else HTTPStatus.OK
     body = Opened(thread_id, data.graph, checkpoint)
     return Response(body, status_code=status, headers={**etag(checkpoint), "Location": f"/v1/threads/{thread_id}"})
 
 
-@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATING)
+@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATE_PROBLEMS)
 async def update_values(
     thread: FromThread, data: JSONBody[UpdateValues], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[StateView]:
@@ -93,7 +69,7 @@ async def update_values(
     return Response(view, headers=etag(view.checkpoint))
 
 
-@get("/v1/threads", tags=["threads"], responses=LISTING)
+@get("/v1/threads", tags=["threads"], responses=READ_PROBLEMS)
 async def list_threads(
     service: FromService,
     reader: FromReader,
@@ -143,7 +119,7 @@ async def list_threads(
     return await service.reading.threads(filters, cursor, limit, reader)
 
 
-@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
+@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=THREAD_READ_PROBLEMS)
 async def show_thread(
     thread: FromThread,
     service: FromService,
