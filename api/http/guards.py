@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -98,31 +98,22 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
             _refuse(HTTPStatus.BAD_REQUEST, name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
-        if value.lower() == "null" and name not in _typed(request.route_handler, str):
+        if value.lower() == "null" and str not in known[name]:
             _refuse(HTTPStatus.BAD_REQUEST, name, "must have a value; omit it for none")
-        if name in _typed(request.route_handler, datetime) and not _DATE.match(value):
+        if datetime in known[name] and not _DATE.match(value):
             _refuse(HTTPStatus.BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
 
 
 @cache
-def _parameters(route: BaseRouteHandler) -> frozenset[str]:
-    """Return the names of a route's parameters."""
-    return frozenset(
-        given.kwarg_definition.name or name
+def _parameters(route: BaseRouteHandler) -> Mapping[str, frozenset[object]]:
+    """Return a route's parameters by name, with their types: any word is valid text, but no number is a time."""
+    return {
+        given.kwarg_definition.name or name: frozenset(
+            {given.annotation, *(inner.annotation for inner in given.inner_types)}
+        )
         for name, given in route.parsed_fn_signature.parameters.items()
         if isinstance(given.kwarg_definition, QueryParameter)
-    )
-
-
-@cache
-def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
-    """Return the names of a route's parameters that are of a type: any word is valid text, but no number is a time."""
-    return frozenset(
-        given.kwarg_definition.name or name
-        for name, given in route.parsed_fn_signature.parameters.items()
-        if isinstance(given.kwarg_definition, QueryParameter)
-        and kind in {given.annotation, *(inner.annotation for inner in given.inner_types)}
-    )
+    }
 
 
 def _refuse(status: int, field: str, why: str) -> NoReturn:

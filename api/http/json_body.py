@@ -29,7 +29,10 @@ class JsonRequest(Request[Any, Any, Any]):
         if self.content_type[0] != "application/json":
             detail = "This path expects JSON; send it with the header Content-Type: application/json."
             raise HTTPException(detail=detail, status_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-        _refuse_encoded(self.headers.get("content-encoding", "identity"))
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":  # a compressed body would otherwise be reported as broken JSON
+            why, status = f"{encoding} is not supported; send the body uncompressed", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            raise problem(status, status.phrase, why, FieldProblem("Content-Encoding", why))
         body = await self.body()
         try:
             decoded = msgspec.json.decode(body)
@@ -38,15 +41,6 @@ class JsonRequest(Request[Any, Any, Any]):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _complaint(body, error) from error
         return decoded
-
-
-def _refuse_encoded(encoding: str) -> None:
-    """Raise 415 for a compressed body, which would otherwise be reported as broken JSON."""
-    if encoding.lower() == "identity":
-        return
-    why = f"{encoding} is not supported; send the body uncompressed"
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    raise problem(status, status.phrase, why, FieldProblem("Content-Encoding", why))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

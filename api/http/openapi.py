@@ -6,12 +6,14 @@ problem document.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
 from typing import Any
 
 from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from api.http.feed_cursor import MAX_CURSOR_CHARACTERS
+from api.schemas.requests import Body
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
 from domain.thread.events import EVENTS
@@ -35,6 +37,7 @@ def _some_of(names: Iterable[str]) -> Schema:
 
 _VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 _TEXT: Schema = {"type": "string", "pattern": TEXT}
+_TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "title", "tool")
 _ID: Schema = {"type": "string", "format": "uuid"}
 
 PARAMETERS: Mapping[tuple[str, str], Schema] = {
@@ -55,11 +58,7 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
     ("query", "at_version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
     ("query", "slices"): {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"},
     ("query", "types"): _some_of(event.__name__ for event in EVENTS),
-    **dict.fromkeys(
-        [("query", name) for name in ("actor", "correlation", "graph", "model", "node", "reason", "search", "title")],
-        _TEXT,
-    ),
-    ("query", "tool"): _TEXT,
+    **dict.fromkeys(product(["query"], _TEXTS), _TEXT),
 }
 """Schemas of parameters on every path."""
 
@@ -98,11 +97,15 @@ _SPENT: Schema = {
     "anyOf": [{"required": [name], "properties": {name: {"type": "number"}}} for name in ("tokens", "cost_usd")]
 }
 
+_SETTLED: Schema = {
+    "if": {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]},
+    "then": {"properties": {"result": {"type": "string"}}, "required": ["result"]},
+    "else": {"properties": {"result": {"type": "null"}}},
+}
+"""Requires a result with `settle`, and allows it with nothing else."""
+
 BODIES: Mapping[tuple[str, str], Schema] = {
-    ("Invoke", "checkpoint_ref"): _REF_OR_NULL,
-    ("StartTurn", "checkpoint_ref"): _REF_OR_NULL,
-    ("UpdateValues", "checkpoint_ref"): _REF_OR_NULL,
-    ("SetBudget", "checkpoint_ref"): _REF_OR_NULL,
+    **dict.fromkeys(product(["Invoke", "StartTurn", "UpdateValues", "SetBudget"], ["checkpoint_ref"]), _REF_OR_NULL),
     ("OpenThread", "values"): _OBJECT,
     ("UpdateValues", "values"): _OBJECT,
     ("ForkThread", "values"): _OBJECT_OR_NULL,
@@ -114,14 +117,10 @@ BODIES: Mapping[tuple[str, str], Schema] = {
         "minItems": 1,
         "items": {"type": "string", "enum": [projection.name for projection in PROJECTIONS]},
     },
-    ("LimitBody", "cost_usd"): {"exclusiveMinimum": 0},
 }
 """Schemas of fields of bodies, in addition to the framework's."""
 
-REQUESTS = (
-    *("Decide", "ForkThread", "Invoke", "LimitBody", "MessageEdit", "OpenThread", "Rebuild", "SetBudget", "SetLimits"),
-    *("StartTurn", "UpdateValues"),
-)
+REQUESTS = tuple(body.__name__ for body in Body.__subclasses__())
 """Request bodies: they allow no other fields."""
 
 
@@ -139,8 +138,7 @@ def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
         for field, given in body["properties"].items():
             body["properties"][field] = _field(name, field, given, graphs)
     components["LimitBody"] |= _SPENT
-    components["Decide"] |= {"allOf": [_only_with(*one) for one in (("arguments", "grant"), ("reason", "deny"))]}
-    components["Decide"]["allOf"].append(_result())
+    components["Decide"] |= {"allOf": [_only_with("arguments", "grant"), _only_with("reason", "deny"), _SETTLED]}
     return schema
 
 
@@ -198,13 +196,6 @@ def _only_with(field: str, decision: str) -> Schema:
     """Allow a field with one decision only."""
     other = {"properties": {"decision": {"not": {"const": decision}}}}
     return {"if": other, "then": {"properties": {field: {"type": "null"}}}}
-
-
-def _result() -> Schema:
-    """Require a result with `settle`, and allow it with nothing else."""
-    settled = {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]}
-    needed = {"properties": {"result": {"type": "string"}}, "required": ["result"]}
-    return {"if": settled, "then": needed, "else": {"properties": {"result": {"type": "null"}}}}
 
 
 class TightSchema(JsonRenderPlugin):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from litestar import Response, get, post
 from litestar.params import JSONBody, PathParameter
 
+from api.http.params import number_of
 from api.http.problems import THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, etag
 from api.schemas.approvals import ApprovalView, Decided
@@ -15,7 +16,7 @@ from api.schemas.requests import Decide, ForkThread
 from api.schemas.state import Forked
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
-from domain.ids import MAX_VERSION, ThreadId
+from domain.ids import ThreadId
 from projections.engine.thread_status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, from the list of approvals.")]
@@ -50,7 +51,7 @@ async def decide_approval(
             raise InvalidInput(name, f"can only be given with {belongs_to}")
     if data.decision == "settle" and data.result is None:
         raise InvalidInput("result", "is required: the result of the call, for the model")
-    approval = _version(approval_id)
+    approval = number_of(approval_id, "approval_id", lowest=0, why="must be an id from the list of approvals")
     outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
     checkpoint = checkpoint_of(outcome.loaded)
     body = Decided(thread, approval, DONE[data.decision], checkpoint)
@@ -68,9 +69,3 @@ async def fork_thread(
     body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
     headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
     return Response(body, status_code=HTTPStatus.CREATED, headers=headers)
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("approval_id", "must be an id from the list of approvals")
-    return int(text)

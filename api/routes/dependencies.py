@@ -49,10 +49,8 @@ Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of th
 
 
 def service(request: AnyRequest) -> Service:
-    """Return the application's service. Raises `TypeError` before the application has started."""
-    found = request.app.state.service
-    if not isinstance(found, Service):
-        raise TypeError("The application has not started")
+    """Return the application's service."""
+    found: Service = request.app.state.service
     return found
 
 
@@ -100,9 +98,7 @@ def reader(
 
 def readiness(request: AnyRequest) -> Readiness:
     """Return the application's readiness check."""
-    found = request.app.state.readiness
-    if not isinstance(found, Readiness):
-        raise TypeError("The application has not started")
+    found: Readiness = request.app.state.readiness
     return found
 
 

@@ -15,6 +15,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from msgspec import Struct
 
+from api.http.params import number_of
 from api.http.problems import THREAD_READ_PROBLEMS
 from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
@@ -22,7 +23,7 @@ from api.schemas.events import event_view
 from api.services.threads import Service
 from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.application.streaming.follow import follow
-from domain.errors import InvalidInput, StoreUnavailable
+from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded
 
@@ -154,7 +155,5 @@ def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
 def _version(last_event_id: str | None) -> Version | None:
     if last_event_id is None or not last_event_id.strip():
         return None
-    text = last_event_id.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("Last-Event-ID", "must be the id of an event of this stream, a version")
-    return Version(int(text))
+    why = "must be the id of an event of this stream, a version"
+    return Version(number_of(last_event_id.strip(), "Last-Event-ID", lowest=0, why=why))
