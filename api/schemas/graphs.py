@@ -5,6 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from api.schemas.view import view_of
 from domain.agents.agent import Agent
 from domain.agents.mermaid import mermaid
 from domain.agents.tools import Tool
@@ -60,14 +61,12 @@ def graph_view(agent: Agent) -> GraphView:
         following = targets[""] if targets.keys() == {""} else targets
         nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, following))
     tools = [
-        ToolView(
-            tool.name,
-            tool.spec.description,
-            tool.spec.parameters,
-            tool.timeout,
-            tool.idempotent,
-            tool.after_crash,
-            _approval(tool),
+        view_of(
+            ToolView,
+            tool,
+            description=tool.spec.description,
+            parameters=tool.spec.parameters,
+            approval=_approval(tool),
         )
         for tool in agent.tools
     ]

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from api.schemas.page import Page
+from api.schemas.view import view_of
 from domain.money import dollars
 from domain.ports.read_models import Instance, Parked, ProjectionGroup, Status
 from domain.windows import Window
@@ -106,9 +107,7 @@ class ParkedView(Struct, frozen=True):
     @classmethod
     def of(cls, projection: str, parked: Parked) -> Self:
         """Return a parked thread of a projection."""
-        fields = structs.asdict(parked)
-        del fields["position"]
-        return cls(projection, **fields)
+        return view_of(cls, parked, projection=projection)
 
 
 class Rebuilding(Struct, frozen=True):

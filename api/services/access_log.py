@@ -10,8 +10,9 @@ from api.http.caller import Caller
 from api.http.cursors import decode_cursor, encode_cursor
 from api.http.params import in_utc
 from api.runtime.composition import Runtime
-from api.schemas.access_log import AccessView, access_view
+from api.schemas.access_log import AccessView
 from api.schemas.page import Page
+from api.schemas.view import view_of
 from domain.errors import InvalidInput
 from domain.ids import Tenant, ThreadId
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
@@ -67,7 +68,7 @@ class AccessLogService:
         shown, following = found[:limit], None
         if len(found) > limit:
             following = encode_cursor(AccessLogCursor(shown[-1].access.at, shown[-1].number), of)
-        return Page([access_view(numbered.access) for numbered in shown], following)
+        return Page([view_of(AccessView, numbered.access) for numbered in shown], following)
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         if self._on:

@@ -11,10 +11,11 @@ from msgspec import Struct
 from api.http.caller import Caller
 from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
-from api.schemas.about import WorkerView, worker_view
+from api.schemas.about import WorkerView
 from api.schemas.budget import BudgetView, budget_view
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.turns import TurnView, turn_view
+from api.schemas.view import view_of
 from api.services.access_log import AccessLogService
 from api.services.history import NOW, PointInTime, ThreadHistory
 from api.services.projection_admin import ProjectionAdmin
@@ -287,7 +288,7 @@ class Service:
 
     async def workers(self) -> Sequence[WorkerView]:
         """List the processes that run turns."""
-        return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
+        return [view_of(WorkerView, row, worker_id=row.id) for row in await self.runtime.worker.leases.workers()]
 
     async def existing(self, thread_id: ThreadId, caller: Caller) -> LoadedThread:
         """Return a thread as it is now. Raises `UnknownThread`."""
