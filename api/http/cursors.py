@@ -3,13 +3,16 @@
 import base64
 import hashlib
 import re
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from api.http.params import in_utc
 from domain.errors import InvalidInput
 
 T = TypeVar("T")
+Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -32,6 +35,14 @@ def decode_cursor(text: str, kind: type[T], of: object) -> T:
     if digest != list_digest(of):
         raise no_page()
     return found
+
+
+def decode_place(cursor: str | None, kind: Any, of: object) -> Any:
+    """Read a cursor that may be absent and holds a tuple; its instants are converted to UTC. Raises `InvalidInput`."""
+    if cursor is None:
+        return None
+    values = decode_cursor(cursor, kind, of)
+    return tuple(in_utc(value, "cursor") if isinstance(value, datetime) else value for value in values)
 
 
 def list_digest(of: object) -> str:

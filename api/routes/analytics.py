@@ -25,11 +25,11 @@ from api.schemas.read_models import (
     Sums,
 )
 from api.schemas.requests import Rebuild
-from api.services.read_models import Consistency, HourRange
+from api.services.read_models import Consistency, HourRange, given
 from api.services.threads import Service
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, slice_of
-from domain.read_models.queries import Bucket, Condition, Where
+from domain.read_models.queries import Bucket, Where
 from domain.windows import Window
 
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The first hour.")]
@@ -163,20 +163,19 @@ async def list_audit(
 ) -> Page[AuditEntry]:
     """Return the commands and what they changed, and what the agent did because of them, the latest first."""
     await wait_until_current(service, reader, "audit", consistency, min_version)
-    where: list[Condition] = []
-    if thread_id is not None:
-        thread = ThreadId(uuid_of(thread_id, "thread_id"))
-        where += [Where("slice", "=", slice_of(thread)), Where("thread_id", "=", thread)]
-    if command is not None:
-        where.append(Where("command", "=", uuid_of(command, "command")))
-    for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):
-        if value is not None:
-            where.append(Where(name, "=", value))
+    thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
+    command_id = uuid_of(command, "command") if command is not None else None
     first, last = range_of(since, until)
-    if first is not None:
-        where.append(Where("at", ">=", first))
-    if last is not None:
-        where.append(Where("at", "<", last))
+    where = given(
+        Where("slice", "=", slice_of(thread) if thread else None),
+        Where("thread_id", "=", thread),
+        Where("command", "=", command_id),
+        Where("correlation", "=", correlation),
+        Where("actor", "=", actor),
+        Where("by", "=", by),
+        Where("at", ">=", first),
+        Where("at", "<", last),
+    )
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
@@ -202,7 +201,7 @@ async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
 ) -> Settled:
     """Retry a parked thread, or skip the event that it was parked at."""
-    current = await service.projection_admin.settle(name, ThreadId(thread), skip=decision == "skip")
+    current = await service.projection_admin.settle(name, thread, skip=decision == "skip")
     return Settled(name, thread, "current" if current else "parked_again")
 
 

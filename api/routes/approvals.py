@@ -16,7 +16,6 @@ from api.schemas.requests import Decide, ForkThread
 from api.schemas.state import Forked
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
-from domain.ids import ThreadId
 from projections.engine.thread_status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, from the list of approvals.")]
@@ -33,7 +32,7 @@ CHANGING = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROC
 @get("/v1/threads/{thread_id:str}/approvals", tags=["people"], responses=THREAD_READ_PROBLEMS)
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List the tool calls or the node that wait for a person's approval in a thread."""
-    return Page(await service.history.approvals(ThreadId(thread), reader), None)
+    return Page(await service.history.approvals(thread, reader), None)
 
 
 @post(
@@ -52,7 +51,7 @@ async def decide_approval(
     if data.decision == "settle" and data.result is None:
         raise InvalidInput("result", "is required: the result of the call, for the model")
     approval = number_of(approval_id, "approval_id", lowest=0, why="must be an id from the list of approvals")
-    outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
+    outcome = await service.decide_approval(thread, approval, data, caller)
     checkpoint = checkpoint_of(outcome.loaded)
     body = Decided(thread, approval, DONE[data.decision], checkpoint)
     return Response(body, headers=etag(checkpoint))
@@ -64,7 +63,7 @@ async def fork_thread(
 ) -> Response[Forked]:
     """Fork this thread at a version. The fork refers to the shared events; nothing is copied."""
     fork_id = service.thread_id(data.thread_id, caller)
-    forked = await service.fork(ThreadId(thread), fork_id, data, caller)
+    forked = await service.fork(thread, fork_id, data, caller)
     loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
     body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
     headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}

@@ -9,7 +9,6 @@ from api.routes.history import AtTime, AtVersion
 from api.schemas.budget import BudgetView
 from api.schemas.requests import SetBudget, limit_of
 from api.services.history import PointInTime
-from domain.ids import ThreadId
 
 
 @put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=UPDATE_PROBLEMS)
@@ -18,7 +17,7 @@ async def set_budget(
 ) -> Response[BudgetView]:
     """Replace the thread's limits. What it has spent before counts."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    view = await service.set_budget(ThreadId(thread), tuple(map(limit_of, data.limits)), caller)
+    view = await service.set_budget(thread, tuple(map(limit_of, data.limits)), caller)
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -27,5 +26,5 @@ async def show_budget(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[BudgetView]:
     """Show the thread's limits, what is spent and what is left: now, at a version, or at an instant."""
-    view = await service.budget(ThreadId(thread), reader, PointInTime(at_version, at_time))
+    view = await service.budget(thread, reader, PointInTime(at_version, at_time))
     return Response(view, headers=etag(view.checkpoint))

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from typing import Annotated
-from uuid import UUID
 
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
@@ -12,6 +11,7 @@ from api.http.params import expected_version, uuid_of, visible
 from api.http.problems import AnyRequest
 from api.runtime.health import Readiness
 from api.services.threads import Service
+from domain.ids import ThreadId, TurnId
 
 IfMatch = Annotated[
     str | None,
@@ -40,8 +40,8 @@ FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
 FromReader = NamedDependency[Caller]
 FromReadiness = NamedDependency[Readiness]
-FromThread = NamedDependency[UUID]
-FromTurn = NamedDependency[UUID]
+FromThread = NamedDependency[ThreadId]
+FromTurn = NamedDependency[TurnId]
 ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
 TurnPath = Annotated[str, PathParameter(description="The turn's id, a UUID.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page at most.")]
@@ -54,14 +54,14 @@ def service(request: AnyRequest) -> Service:
     return found
 
 
-def thread(thread_id: ThreadPath) -> UUID:
+def thread(thread_id: ThreadPath) -> ThreadId:
     """Read the thread id of a path. Raises `InvalidInput`."""
-    return uuid_of(thread_id, "thread_id")
+    return ThreadId(uuid_of(thread_id, "thread_id"))
 
 
-def turn(turn_id: TurnPath) -> UUID:
+def turn(turn_id: TurnPath) -> TurnId:
     """Read the turn id of a path. Raises `InvalidInput`."""
-    return uuid_of(turn_id, "turn_id")
+    return TurnId(uuid_of(turn_id, "turn_id"))
 
 
 MAX_CLIENT_CHARACTERS = 100

@@ -15,7 +15,7 @@ from api.schemas.prompts import ContextView
 from api.schemas.state import StateView, state_view
 from api.services.history import Order, PageRequest, PointInTime
 from domain.application.queries.transcript import TranscriptMessage
-from domain.ids import MAX_VERSION, ThreadId, TurnId
+from domain.ids import MAX_VERSION
 
 AtVersion = Annotated[int | None, QueryParameter(description="Show the thread as of this version.")]
 AtTime = Annotated[datetime | None, QueryParameter(description="Show the thread as of this instant, with a time zone.")]
@@ -43,7 +43,7 @@ async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Show the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.history.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
+    view = state_view(await service.history.state(thread, PointInTime(at_version, at_time), reader))
     return Response(view, headers=etag(view.checkpoint))
 
 
@@ -52,7 +52,7 @@ async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
     """Show the prompts of a turn: each piece with its tokens and why it was there."""
-    return await service.history.prompts(ThreadId(thread), TurnId(turn), reader, after)
+    return await service.history.prompts(thread, turn, reader, after)
 
 
 @get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
@@ -68,7 +68,7 @@ async def list_messages(
 ) -> Page[TranscriptMessage]:
     """List the thread's messages, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.history.messages(ThreadId(thread), asked, reader)
+    return await service.history.messages(thread, asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
@@ -84,7 +84,7 @@ async def list_events(
 ) -> Page[EventView]:
     """List the thread's events as they were recorded, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.history.events(ThreadId(thread), asked, reader)
+    return await service.history.events(thread, asked, reader)
 
 
 @get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
@@ -102,4 +102,4 @@ async def show_diff(
     """Show what happened between two versions or instants: the changes, in numbers, and in sentences."""
     begin = PointInTime(since, from_time, "from", "from_time")
     end = PointInTime(to, to_time, "to", "to_time")
-    return await service.history.diff(ThreadId(thread), begin, end, limit, cursor, reader)
+    return await service.history.diff(thread, begin, end, limit, cursor, reader)

@@ -79,9 +79,9 @@ async def stream_thread(
     seen, field = _version(last_event_id), "Last-Event-ID"
     if seen is None and after is not None:
         seen, field = Version(after), "after"
-    row = await service.history.begin_stream(ThreadId(thread), reader, seen, field)
+    row = await service.history.begin_stream(thread, reader, seen, field)
     begin = row.head.version if seen is None else seen
-    text = _streamed(service, ThreadId(thread), begin, until_idle=until_idle)
+    text = _streamed(service, thread, begin, until_idle=until_idle)
     return Stream(text, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
@@ -139,17 +139,15 @@ async def _again(service: Service, thread_id: ThreadId, version: Version) -> byt
 
 
 def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
+    shown: object
     match signal:
-        case Recorded(version=version, event=event):
-            head, data = (
-                f"id: {version}\nevent: {type(event).__name__}\ndata: ",
-                msgspec.json.encode(event_view(signal)),
-            )
+        case Recorded():
+            head, shown = f"id: {signal.version}\nevent: {type(signal.event).__name__}", event_view(signal)
         case Delta(version, offset, text):
-            head, data = "event: delta\ndata: ", msgspec.json.encode({"after": version, "offset": offset, "text": text})
+            head, shown = "event: delta", {"after": version, "offset": offset, "text": text}
         case Withdrawn(version):
-            head, data = "event: withdrawn\ndata: ", msgspec.json.encode({"after": version})
-    return head.encode() + data + b"\n\n"
+            head, shown = "event: withdrawn", {"after": version}
+    return f"{head}\ndata: ".encode() + msgspec.json.encode(shown) + b"\n\n"
 
 
 def _version(last_event_id: str | None) -> Version | None:

@@ -29,7 +29,7 @@ from api.schemas.state import Opened, StateView, state_view
 from api.services.history import PointInTime
 from api.services.read_models import Consistency, Filters
 from domain.application.command_handler import checkpoint_of
-from domain.ids import MAX_VERSION, ThreadId
+from domain.ids import MAX_VERSION
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
 
 LeastVersion = Annotated[
@@ -62,9 +62,9 @@ async def update_values(
 ) -> Response[StateView]:
     """Change the thread's values by a JSON merge patch."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    outcome = await service.update(ThreadId(thread), data.values, caller)
+    outcome = await service.update(thread, data.values, caller)
     if not outcome.events:  # no event records the caller, so the access log must
-        await service.access_log.record_thread(caller, "state", ThreadId(thread))
+        await service.access_log.record_thread(caller, "state", thread)
     view = state_view(outcome.loaded)
     return Response(view, headers=etag(view.checkpoint))
 
@@ -104,18 +104,9 @@ async def list_threads(
     if search is not None:
         await wait_until_current(service, reader, "messages", consistency, min_version)
     since, before = range_of(active_since, active_before, "active_since", "active_before")
-    filters = Filters(
-        names_in(status, "status", STATUSES),
-        graph,
-        search,
-        title,
-        since,
-        before,
-        sort,
-        order == "desc",
-        names_in(outcome, "outcome", OUTCOMES),
-        names_in(reason, "reason", REASONS),
-    )
+    status_names, outcomes = names_in(status, "status", STATUSES), names_in(outcome, "outcome", OUTCOMES)
+    reasons, descending = names_in(reason, "reason", REASONS), order == "desc"
+    filters = Filters(status_names, outcomes, reasons, graph, search, title, sort, descending, since, before)
     return await service.reading.threads(filters, cursor, limit, reader)
 
 
@@ -132,9 +123,9 @@ async def show_thread(
     """Summarise a thread: now, at a version, or at an instant; with `eventual`, by the read model."""
     point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
-        found = await service.history.summary(ThreadId(thread), reader, point)
+        found = await service.history.summary(thread, reader, point)
         return Response(found, headers=etag(found.checkpoint))
     if min_version is not None:
-        await service.reading.seen("threads", reader.tenant, ThreadId(thread), min_version)
-    found = await service.reading.thread(ThreadId(thread), reader)
+        await service.reading.seen("threads", reader.tenant, thread, min_version)
+    found = await service.reading.thread(thread, reader)
     return Response(found, headers=etag(found.checkpoint))

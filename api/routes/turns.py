@@ -17,7 +17,7 @@ from api.services.threads import Service, StartedTurn
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
-from domain.ids import ThreadId, TurnId
+from domain.ids import TurnId
 from domain.thread.state import Idle, Running
 
 Wait = Annotated[
@@ -74,7 +74,7 @@ async def start_turn(
     """Send a message in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     started = await service.start_turn(
-        ThreadId(thread), data.user_input, caller, strategy=data.strategy, durability=data.durability
+        thread, data.user_input, caller, strategy=data.strategy, durability=data.durability
     )
     return await _answer(service, started, caller, wait=wait)
 
@@ -89,7 +89,7 @@ async def retry_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Accepted] | Response[TurnView]:
     """Retry the last turn if it failed or was cancelled: a new turn begins at the node where it ended."""
-    started = await service.retry_turn(ThreadId(thread), TurnId(turn), caller)
+    started = await service.retry_turn(thread, turn, caller)
     return await _answer(service, started, caller, wait=wait)
 
 
@@ -103,8 +103,8 @@ async def cancel_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Cancelling] | Response[TurnView]:
     """Cancel a turn that runs, waits for a person, or is queued. Its messages so far are kept."""
-    outcome = await service.cancel_turn(ThreadId(thread), TurnId(turn), caller)
-    finished = await service.turn_end(outcome, TurnId(turn)) if wait else None
+    outcome = await service.cancel_turn(thread, turn, caller)
+    finished = await service.turn_end(outcome, turn) if wait else None
     if finished is not None:
         return Response(finished, status_code=HTTPStatus.OK, headers=etag(finished.checkpoint))
     checkpoint = checkpoint_of(outcome.loaded)

@@ -27,7 +27,7 @@ HIGHEST_SEAL = 2**63 - 1
 @get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=THREAD_READ_PROBLEMS)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
     """Prove that an event is in the sealed log. 404 if no seal covers it yet; the detail says when the next is due."""
-    return proof_view(await service.audit.prove(ThreadId(thread), number_of(version, "version"), reader))
+    return proof_view(await service.audit.prove(thread, number_of(version, "version"), reader))
 
 
 @get("/v1/audit/reads", tags=["audit"], responses=READ_PROBLEMS)
@@ -63,7 +63,7 @@ async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
 @post("/v1/threads/{thread_id:str}/verify", status_code=HTTPStatus.OK, tags=["audit"], responses=THREAD_READ_PROBLEMS)
 async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> VerificationReport:
     """Check every hash, version and payload of a thread, and its head."""
-    return await service.audit.verify_thread(ThreadId(thread), reader.tenant)
+    return await service.audit.verify_thread(thread, reader.tenant)
 
 
 @post(

@@ -8,7 +8,6 @@ from msgspec import Struct
 from api.schemas.view import view_of
 from domain.agents.agent import Agent
 from domain.agents.mermaid import mermaid
-from domain.agents.tools import Tool
 from domain.json import JsonObject
 
 
@@ -46,10 +45,7 @@ class GraphView(Struct, frozen=True):
     mermaid: str
 
 
-def _approval(tool: Tool) -> Literal["always", "never", "depends"]:
-    if isinstance(tool.approval, bool):
-        return "always" if tool.approval else "never"
-    return "depends"
+_APPROVAL: Mapping[object, Literal["always", "never"]] = {True: "always", False: "never"}
 
 
 def graph_view(agent: Agent) -> GraphView:
@@ -66,7 +62,7 @@ def graph_view(agent: Agent) -> GraphView:
             tool,
             description=tool.spec.description,
             parameters=tool.spec.parameters,
-            approval=_approval(tool),
+            approval=_APPROVAL.get(tool.approval, "depends"),
         )
         for tool in agent.tools
     ]

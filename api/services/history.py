@@ -1,6 +1,6 @@
 """What is in threads: now, at a version, at an instant, and what happened between two of those."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
@@ -257,42 +257,34 @@ class ThreadHistory:
         await self._access_log.record_threads(caller, "feed", (record.thread_id for record in found.records))
         return found
 
-    def loaded(self, thread_id: ThreadId, tenant: Tenant, point: PointInTime = NOW) -> Awaitable[LoadedThread]:
+    async def loaded(self, thread_id: ThreadId, tenant: Tenant, point: PointInTime = NOW) -> LoadedThread:
         """Fold a thread up to a point. No access is recorded. Raises `UnknownThread`, `InvalidInput`."""
         _check(point)
+        if not point.given:
+            return await self._repository.existing(thread_id, tenant)
+        version = Version(point.version or 0)
         if point.at is not None:
-            return self._loaded_at_time(thread_id, tenant, in_utc(point.at, point.time_field))
-        if point.version is None:
-            return self._repository.existing(thread_id, tenant)
-        if not 1 <= point.version <= MAX_VERSION:
+            at = in_utc(point.at, point.time_field)
+            version = await self._repository.version_at(thread_id, at, tenant)
+        elif not 1 <= version <= MAX_VERSION:
             raise InvalidInput(point.version_field, f"must be between 1 and {MAX_VERSION}")
-        return self._repository.load_at(thread_id, Version(point.version), tenant)
-
-    async def _loaded_at_time(self, thread_id: ThreadId, tenant: Tenant, at: datetime) -> LoadedThread:
-        version = await self._repository.version_at(thread_id, at, tenant)
         return await self._repository.load_at(thread_id, version, tenant)
 
     async def _bounds(self, thread_id: ThreadId, asked: PageRequest, tenant: Tenant) -> tuple[Version, Version, int]:
         """Return the version to read after, the one to read up to, and the list's last version (0: it has no end)."""
-        row = await self._repository.row(thread_id, tenant)
-        listed = await self._listed(row, asked)
-        upto = listed or row.head.version
-        if asked.place is None:
-            return START, Version(upto), listed
-        if asked.order == "desc":
-            return START, Version(min(asked.place.version, upto)), listed
-        return Version(asked.place.version), Version(upto), listed
-
-    async def _listed(self, row: ThreadRow, asked: PageRequest) -> int:
-        place, point = asked.place, asked.point
+        row, place, point = await self._repository.row(thread_id, tenant), asked.place, asked.point
         if place is None:
-            return await self._version(row, point) if point.given else 0
+            listed = await self._version(row, point) if point.given else 0
+            return START, Version(listed or row.head.version), listed
         _check(point)
-        if place.order != asked.order or bool(place.upto) != point.given or place.upto > row.head.version:
+        if place.order != asked.order or bool(place.upto) != point.given:
             raise no_page()
-        if point.version not in {None, place.upto}:
+        if place.upto > row.head.version or point.version not in {None, place.upto}:
             raise no_page()
-        return place.upto
+        upto = Version(place.upto or row.head.version)
+        if asked.order == "desc":
+            return START, Version(min(place.version, upto)), place.upto
+        return Version(place.version), upto, place.upto
 
     async def _version(self, row: ThreadRow, point: PointInTime) -> Version:
         _check(point)

@@ -40,18 +40,9 @@ from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
-from domain.thread import commands
+from domain.thread import commands, events
 from domain.thread.codec import Metadata
-from domain.thread.events import (
-    ApprovalDenied,
-    ApprovalGranted,
-    CancellationRequested,
-    Durability,
-    Limit,
-    Strategy,
-    ThreadForked,
-    TurnStarted,
-)
+from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agent_loader import load_agents
 from infrastructure.settings import is_agent_file
@@ -63,7 +54,13 @@ same thread."""
 WAIT_LIMIT_S = 600.0
 """Seconds that a request with `wait` waits for its turn before it is answered like one without."""
 
-RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
+RUNNABLE = (
+    events.TurnStarted,
+    events.CancellationRequested,
+    events.ApprovalGranted,
+    events.ApprovalDenied,
+    events.ThreadForked,
+)
 """Events after which a worker has something to run."""
 
 
@@ -331,7 +328,7 @@ class Service:
         """Send new events to streams, and notify the worker if there is something to run."""
         self.runtime.turns.services.broadcast.send(outcome.loaded.thread_id, outcome.events)
         if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
-            started = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
+            started = (one for one in outcome.events if isinstance(one.event, events.TurnStarted | events.ThreadForked))
             self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(started, None))
 
     def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> IdempotencyKey | None:

@@ -29,19 +29,16 @@ class Verification:
         self._access_log = access_log
         self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
-        self._verifying = False
+        self._verifying = asyncio.Lock()
 
     async def verify(self) -> VerificationReport:
         """Check the whole log and its seals. Raises `VerificationRuns` if this process is verifying already."""
-        if self._verifying:
+        if self._verifying.locked():
             raise VerificationRuns
-        self._verifying = True
-        try:
+        async with self._verifying:
             started = time.monotonic()
             log, seals = await self._verify_log(), await self.check()
             return _report(log, seals, SLICES, started)
-        finally:
-            self._verifying = False
 
     async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
         """Check one thread: its events and its head. Raises `UnknownThread`, also for another tenant's thread."""
