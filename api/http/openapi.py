@@ -38,24 +38,20 @@ def _some_of(names: Iterable[str]) -> Schema:
 _VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 _TEXT: Schema = {"type": "string", "pattern": TEXT}
 _TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "title", "tool")
+_VERSION: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}
 _ID: Schema = {"type": "string", "format": "uuid"}
 
 PARAMETERS: Mapping[tuple[str, str], Schema] = {
-    ("header", "X-Actor"): _VISIBLE,
-    ("header", "X-Correlation-ID"): _VISIBLE,
-    ("header", "Idempotency-Key"): _VISIBLE,
+    **dict.fromkeys(product(["header"], ["X-Actor", "X-Correlation-ID", "Idempotency-Key"]), _VISIBLE),
     ("header", "If-Match"): {"type": "string", "pattern": f'^(\\*|"{CHECKPOINT}")$'},
     ("header", "Last-Event-ID"): {"type": "string", "pattern": "^[0-9]{0,10}$"},
-    ("path", "thread_id"): _ID,
-    ("path", "turn_id"): _ID,
+    **dict.fromkeys([("path", "thread_id"), ("path", "turn_id"), ("query", "thread_id"), ("query", "command")], _ID),
     ("path", "approval_id"): {"type": "string", "pattern": "^[0-9]{1,9}$"},
     ("path", "version"): {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
     ("path", "number"): {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
     ("path", "name"): {"type": "string", "minLength": 1, "pattern": "^[^/\\u0000]+$"},
-    ("query", "thread_id"): _ID,
-    ("query", "command"): _ID,
     ("query", "cursor"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
-    ("query", "at_version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("query", "at_version"): _VERSION,
     ("query", "slices"): {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"},
     ("query", "types"): _some_of(event.__name__ for event in EVENTS),
     **dict.fromkeys(product(["query"], _TEXTS), _TEXT),
@@ -71,7 +67,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
     ("/v1/feed", "after"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_CURSOR_CHARACTERS},
     ("/v1/threads/{thread_id}/diff", "from"): {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
-    ("/v1/threads/{thread_id}/diff", "to"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("/v1/threads/{thread_id}/diff", "to"): _VERSION,
 }
 """Schemas of parameters on one path, where the same name has another schema elsewhere."""
 
@@ -111,7 +107,7 @@ BODIES: Mapping[tuple[str, str], Schema] = {
     ("ForkThread", "values"): _OBJECT_OR_NULL,
     ("Decide", "arguments"): _OBJECT_OR_NULL,
     ("ForkThread", "at_version"): {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_VERSION},
-    ("MessageEdit", "version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("MessageEdit", "version"): _VERSION,
     ("Rebuild", "projections"): {
         "type": "array",
         "minItems": 1,

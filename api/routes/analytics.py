@@ -12,18 +12,8 @@ from api.http.caller import Caller
 from api.http.params import in_utc, names_in, range_of, uuid_of
 from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
+from api.schemas import read_models as views
 from api.schemas.page import Page
-from api.schemas.read_models import (
-    AuditEntry,
-    Instant,
-    ParkedView,
-    ProjectionView,
-    Rebuilding,
-    Settled,
-    Spent,
-    Standing,
-    Sums,
-)
 from api.schemas.requests import Rebuild
 from api.services.read_models import Consistency, HourRange, given
 from api.services.threads import Service
@@ -40,7 +30,7 @@ Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until th
 MinVersion = Annotated[
     str | None, QueryParameter(description="Wait until the answer includes this: a thread's id, a colon, a version.")
 ]
-STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
+STANDINGS: tuple[views.Standing, ...] = ("open", "running", "waiting", "over_budget")
 ADMIN_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 REBUILD_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, body=True)
 
@@ -72,7 +62,7 @@ async def usage(
     model: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sums:
+) -> views.Sums:
     """Sum up model calls: their number, tokens, cost, and percentiles of their durations."""
     await wait_until_current(service, reader, "usage", consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
@@ -94,7 +84,7 @@ async def analytics(
     reason: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sums:
+) -> views.Sums:
     """Sum up nodes, tools or turns: counts, failures, retries, and percentiles of their durations."""
     await wait_until_current(service, reader, subject, consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
@@ -113,7 +103,7 @@ async def list_budgets(
     model: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sequence[Spent]:
+) -> Sequence[views.Spent]:
     """Return the spending of a window of time: in total, by thread or by model, the largest first."""
     await wait_until_current(service, reader, "budgets", consistency, min_version)
     by = names_in(group_by, "group_by", ("thread_id", "model"))
@@ -129,11 +119,11 @@ async def instant(
     at: FromQuery[datetime],
     service: FromService,
     reader: FromReader,
-    status: Annotated[Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
+    status: Annotated[views.Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
     consistency: Fresh = "eventual",
-) -> Instant:
+) -> views.Instant:
     """Return the threads that were open, ran, waited, or were over budget at an instant, the longest first."""
     if cursor is not None and status is None:
         raise InvalidInput("cursor", "continues one list: give its status, too")
@@ -142,7 +132,9 @@ async def instant(
     for projection in {"threads" if name == "open" else "spells" for name in statuses}:
         await wait_until_current(service, reader, projection, consistency, None)
     reading, tenant = service.reading, reader.tenant
-    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses})
+    return views.Instant(
+        moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses}
+    )
 
 
 @get("/v1/audit", tags=["audit"], responses=READ_PROBLEMS)
@@ -160,7 +152,7 @@ async def list_audit(
     by: FromQuery[Literal["caller", "agent"] | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Page[AuditEntry]:
+) -> Page[views.AuditEntry]:
     """Return the commands and what they changed, and what the agent did because of them, the latest first."""
     await wait_until_current(service, reader, "audit", consistency, min_version)
     thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
@@ -180,13 +172,13 @@ async def list_audit(
 
 
 @get("/v1/projections", tags=["read models"], responses=READ_PROBLEMS)
-async def list_projections(service: FromService) -> Sequence[ProjectionView]:
+async def list_projections(service: FromService) -> Sequence[views.ProjectionView]:
     """Return each projection's progress, its instances, and the number of its parked threads."""
     return await service.projection_admin.projections()
 
 
 @get("/v1/projections/parked", tags=["read models"], responses=READ_PROBLEMS)
-async def list_parked(service: FromService) -> Sequence[ParkedView]:
+async def list_parked(service: FromService) -> Sequence[views.ParkedView]:
     """Return the threads that projections leave out since an event that they could not process."""
     return await service.projection_admin.parked()
 
@@ -199,17 +191,17 @@ async def list_parked(service: FromService) -> Sequence[ParkedView]:
 )
 async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
-) -> Settled:
+) -> views.Settled:
     """Retry a parked thread, or skip the event that it was parked at."""
     current = await service.projection_admin.settle(name, thread, skip=decision == "skip")
-    return Settled(name, thread, "current" if current else "parked_again")
+    return views.Settled(name, thread, "current" if current else "parked_again")
 
 
 @post("/v1/projections/rebuild", status_code=HTTPStatus.ACCEPTED, tags=["read models"], responses=REBUILD_PROBLEMS)
-async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
+async def rebuild(data: JSONBody[Rebuild], service: FromService) -> views.Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
     line = await service.projection_admin.rebuild(data.projections, data.throttle)
-    return Rebuilding(list(dict.fromkeys(data.projections)), line)
+    return views.Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
 @post(
@@ -218,14 +210,14 @@ async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
     tags=["read models"],
     responses=ADMIN_PROBLEMS,
 )
-async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+async def roll_back(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
     """Let the instance that served before serve again."""
     await service.projection_admin.roll_back(name)
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
 @post("/v1/projections/{name:str}/drop", status_code=HTTPStatus.OK, tags=["read models"], responses=ADMIN_PROBLEMS)
-async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
     """Drop the instances that do not serve: those that are kept, and the one that is being built."""
     await service.projection_admin.drop(name)
     return [view for view in await service.projection_admin.projections() if view.name == name]

@@ -9,7 +9,7 @@ from litestar.params import JSONBody, PathParameter
 
 from api.http.params import number_of
 from api.http.problems import THREAD_READ_PROBLEMS, problems
-from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, etag
+from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, tagged
 from api.schemas.approvals import ApprovalView, Decided
 from api.schemas.page import Page
 from api.schemas.requests import Decide, ForkThread
@@ -52,9 +52,7 @@ async def decide_approval(
         raise InvalidInput("result", "is required: the result of the call, for the model")
     approval = number_of(approval_id, "approval_id", lowest=0, why="must be an id from the list of approvals")
     outcome = await service.decide_approval(thread, approval, data, caller)
-    checkpoint = checkpoint_of(outcome.loaded)
-    body = Decided(thread, approval, DONE[data.decision], checkpoint)
-    return Response(body, headers=etag(checkpoint))
+    return tagged(Decided(thread, approval, DONE[data.decision], checkpoint_of(outcome.loaded)))
 
 
 @post("/v1/threads/{thread_id:str}/fork", status_code=HTTPStatus.CREATED, tags=["people"], responses=CHANGING)
@@ -64,7 +62,6 @@ async def fork_thread(
     """Fork this thread at a version. The fork refers to the shared events; nothing is copied."""
     fork_id = service.thread_id(data.thread_id, caller)
     forked = await service.fork(thread, fork_id, data, caller)
-    loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
-    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
-    headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
-    return Response(body, status_code=HTTPStatus.CREATED, headers=headers)
+    loaded = forked.outcome.loaded
+    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint_of(loaded))
+    return tagged(body, Location=f"/v1/threads/{fork_id}")

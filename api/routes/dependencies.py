@@ -1,8 +1,9 @@
 """Dependencies of the routes: the service, the caller, and ids of the path."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
+from litestar import Response
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
@@ -110,6 +111,17 @@ def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) 
     return replace(caller, seen=expected_version(checkpoint_ref, if_match), existing=existing)
 
 
-def etag(checkpoint: str) -> dict[str, str]:
-    """Return the header whose value `If-Match` repeats."""
-    return {"ETag": f'"{checkpoint}"'}
+class WithCheckpoint(Protocol):
+    """A body that has the checkpoint of its thread."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Identifies the version that the body shows."""
+
+
+B = TypeVar("B", bound=WithCheckpoint)
+
+
+def tagged(body: B, status: int | None = None, **headers: str) -> Response[B]:
+    """Answer with a body and its checkpoint as the ETag; by default with the route's status."""
+    return Response(body, status_code=status, headers={"ETag": f'"{body.checkpoint}"', **headers})

@@ -7,7 +7,7 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from api.http.problems import THREAD_READ_PROBLEMS
-from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
+from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, tagged
 from api.schemas.events import EventView
 from api.schemas.history import DiffView
 from api.schemas.page import Page
@@ -43,8 +43,7 @@ async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Show the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.history.state(thread, PointInTime(at_version, at_time), reader))
-    return Response(view, headers=etag(view.checkpoint))
+    return tagged(state_view(await service.history.state(thread, PointInTime(at_version, at_time), reader)))
 
 
 @get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=THREAD_READ_PROBLEMS)

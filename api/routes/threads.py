@@ -19,8 +19,8 @@ from api.routes.dependencies import (
     FromThread,
     IfMatch,
     Limit,
-    etag,
     expecting,
+    tagged,
 )
 from api.routes.history import AtTime, AtVersion
 from api.schemas.page import Page
@@ -50,10 +50,9 @@ async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: 
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
     outcome = await service.open(thread_id, data.graph, data.values, caller)
-    checkpoint = checkpoint_of(outcome.loaded)
     status = HTTPStatus.CREATED if outcome.events or outcome.repeated else HTTPStatus.OK
-    body = Opened(thread_id, data.graph, checkpoint)
-    return Response(body, status_code=status, headers={**etag(checkpoint), "Location": f"/v1/threads/{thread_id}"})
+    body = Opened(thread_id, data.graph, checkpoint_of(outcome.loaded))
+    return tagged(body, status, Location=f"/v1/threads/{thread_id}")
 
 
 @patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATE_PROBLEMS)
@@ -65,8 +64,7 @@ async def update_values(
     outcome = await service.update(thread, data.values, caller)
     if not outcome.events:  # no event records the caller, so the access log must
         await service.access_log.record_thread(caller, "state", thread)
-    view = state_view(outcome.loaded)
-    return Response(view, headers=etag(view.checkpoint))
+    return tagged(state_view(outcome.loaded))
 
 
 @get("/v1/threads", tags=["threads"], responses=READ_PROBLEMS)
@@ -123,9 +121,7 @@ async def show_thread(
     """Summarise a thread: now, at a version, or at an instant; with `eventual`, by the read model."""
     point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
-        found = await service.history.summary(thread, reader, point)
-        return Response(found, headers=etag(found.checkpoint))
+        return tagged(await service.history.summary(thread, reader, point))
     if min_version is not None:
         await service.reading.seen("threads", reader.tenant, thread, min_version)
-    found = await service.reading.thread(thread, reader)
-    return Response(found, headers=etag(found.checkpoint))
+    return tagged(await service.reading.thread(thread, reader))

@@ -9,7 +9,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from api.http.caller import Caller
 from api.http.problems import problems
-from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
+from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, expecting, tagged
 from api.schemas.approvals import waiting_approvals
 from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
 from api.schemas.turns import Accepted, Cancelling, TurnView
@@ -106,11 +106,10 @@ async def cancel_turn(
     outcome = await service.cancel_turn(thread, turn, caller)
     finished = await service.turn_end(outcome, turn) if wait else None
     if finished is not None:
-        return Response(finished, status_code=HTTPStatus.OK, headers=etag(finished.checkpoint))
-    checkpoint = checkpoint_of(outcome.loaded)
-    ended = isinstance(outcome.loaded.state, Idle)
-    body = Cancelling("cancelled" if ended else "cancelling", outcome.loaded.thread_id, turn, checkpoint)
-    return Response(body, status_code=HTTPStatus.ACCEPTED, headers=etag(checkpoint))
+        return tagged(finished, HTTPStatus.OK)
+    loaded, ended = outcome.loaded, isinstance(outcome.loaded.state, Idle)
+    body = Cancelling("cancelled" if ended else "cancelling", loaded.thread_id, turn, checkpoint_of(loaded))
+    return tagged(body, HTTPStatus.ACCEPTED)
 
 
 async def _answer(
@@ -124,15 +123,14 @@ async def _answer(
         return _accepted(loaded, started.turn_id, waited=True)
     if finished.reason == "budget_exhausted":
         raise BudgetExhausted(f"{finished.detail} To continue, retry the turn {started.turn_id}.")
-    return Response(finished, status_code=HTTPStatus.OK, headers=etag(finished.checkpoint))
+    return tagged(finished, HTTPStatus.OK)
 
 
 def _accepted(loaded: LoadedThread, turn_id: TurnId, *, waited: bool = False) -> Response[Accepted]:
-    state, checkpoint = loaded.state, checkpoint_of(loaded)
+    state = loaded.state
     status: Literal["processing", "enqueued", "waiting"] = "processing"
     if isinstance(state, Running):
         own = state.turn.turn_id == turn_id
         status = "enqueued" if not own else "waiting" if waited and state.waiting else "processing"
     approvals = waiting_approvals(state) if waited else ()
-    body = Accepted(status, loaded.thread_id, checkpoint, turn_id, approvals)
-    return Response(body, status_code=HTTPStatus.ACCEPTED, headers=etag(checkpoint))
+    return tagged(Accepted(status, loaded.thread_id, checkpoint_of(loaded), turn_id, approvals), HTTPStatus.ACCEPTED)

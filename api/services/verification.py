@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from api.http.caller import Caller
 from api.http.cursors import decode_cursor, encode_cursor, no_page
@@ -94,12 +94,8 @@ class Verification:
 
     async def _verify_log(self) -> Verified:
         slices = (Slice(number) for number in range(SLICES))  # shared: each concurrent check takes the next one
-
-        async def check(remaining: Iterator[Slice]) -> Verified:
-            return await verify_slices(self._events, remaining)
-
         at_once = min(CONCURRENT_CHECKS, self._runtime.settings.max_connections)
-        checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
+        checked = await asyncio.gather(*(verify_slices(self._events, slices) for _ in range(at_once)))
         cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
         return Verified(
             sum(part.threads for part in checked),
