@@ -181,9 +181,8 @@ class Service:
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Cancel a turn. Raises `UnknownThread`, `TurnHasEnded`."""
-        return await self._act(
-            thread_id, _on_open(thread_id, commands.CancelTurn(turn_id)), caller, ("cancel", str(turn_id))
-        )
+        command = commands.CancelTurn(turn_id)
+        return await self._act(thread_id, lambda _: (command,), caller, ("cancel", str(turn_id)), opened=True)
 
     async def decide_approval(
         self, thread_id: ThreadId, approval: int, decided: Decide, caller: Caller
@@ -198,7 +197,7 @@ class Service:
         what = (decided.hash, decided.decision, decided.arguments)
         command = commands.DecideApproval(Version(approval), *what, answer, tokens)
         asked = ("approval", approval, *what, decided.reason, decided.result)
-        return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
+        return await self._act(thread_id, lambda _: (command,), caller, asked, opened=True)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
@@ -308,12 +307,16 @@ class Service:
         caller: Caller,
         asked: tuple[object, ...],
         command_id: CommandId | None = None,
+        *,
+        opened: bool = False,
     ) -> CommandResult:
-        """Execute a command, and notify streams and the worker."""
+        """Execute a command, and notify streams and the worker. `opened`: the thread must exist."""
 
         def checked(state: State) -> Iterable[commands.Command]:
             if caller.existing and isinstance(state, Unopened):
                 raise VersionConflict(START, START)
+            if opened and isinstance(state, Unopened):
+                raise UnknownThread(thread_id)
             return plan(state)
 
         await self.runtime.turns.settled(thread_id)
@@ -346,17 +349,6 @@ class Service:
 def turn_of_command(command_id: CommandId) -> TurnId:
     """Return the id of the turn that a command starts."""
     return TurnId(uuid5(command_id, "turn"))
-
-
-def _on_open(thread_id: ThreadId, command: commands.Command) -> Plan:
-    """Plan a command for a thread that must exist."""
-
-    def plan(state: State) -> Iterable[commands.Command]:
-        if isinstance(state, Unopened):
-            raise UnknownThread(thread_id)
-        return (command,)
-
-    return plan
 
 
 def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:
