@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.output import visible
-from domain.ports.wakeups import Retracted, Spoken
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread import events
 from domain.thread.codec import Recorded, to_json
 from domain.thread.describe import finish_in_words
@@ -27,13 +27,13 @@ class Screen:
         self._open: set[int] = set()
         self._several = False
 
-    def show(self, signal: Recorded | Spoken | Retracted) -> None:
+    def show(self, signal: Recorded | Delta | Withdrawn) -> None:
         """Print an event or a delta."""
         match signal:
-            case Spoken(text=text):
+            case Delta(text=text):
                 self._provisional += text
                 self._print(text, end="")
-            case Retracted():
+            case Withdrawn():
                 self._withdraw()
             case Recorded():
                 self._event(signal.version, signal.event)

@@ -24,7 +24,7 @@ from api.services.threads import Service
 from domain.application.streaming.follow import follow
 from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
-from domain.ports.wakeups import Retracted, Spoken
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Recorded
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ async def _followed(
     last, seen = clock(), after
     async with aclosing(follow(repository, broadcast, thread_id, after)) as following:
         async for signal in following:
-            passing = isinstance(signal, Spoken | Retracted)
+            passing = isinstance(signal, Delta | Withdrawn)
             if signal is not None:
                 seen = signal.version if isinstance(signal, Recorded) else seen
                 text = _event(signal)
@@ -138,14 +138,14 @@ async def _again(service: Service, thread_id: ThreadId, version: Version) -> byt
     return _event(recorded)
 
 
-def _event(signal: Recorded | Spoken | Retracted) -> bytes:
+def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
     shown: object
     match signal:
         case Recorded():
             head, shown = f"id: {signal.version}\nevent: {type(signal.event).__name__}", event_view(signal)
-        case Spoken(_, version, offset, text):
+        case Delta(_, version, offset, text):
             head, shown = "event: delta", {"after": version, "offset": offset, "text": text}
-        case Retracted(version=version):
+        case Withdrawn(version=version):
             head, shown = "event: withdrawn", {"after": version}
     return f"{head}\ndata: ".encode() + msgspec.json.encode(shown) + b"\n\n"
 

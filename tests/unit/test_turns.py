@@ -10,7 +10,7 @@ from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
 from domain.ids import Version
 from domain.models.chat import AnswerCut, ModelRefused
-from domain.ports.wakeups import Retracted, Spoken
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.commands import UpdateValues
 from domain.thread.events import (
@@ -196,9 +196,9 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
     assert shown[:4] == [
         ModelFailed,
-        Retracted(played.thread_id, Version(4)),
+        Withdrawn(played.thread_id, Version(4)),
         NodeFailed,
-        Spoken(played.thread_id, Version(5), 0, "hello"),
+        Delta(played.thread_id, Version(5), 0, "hello"),
     ]
     assert shown[4:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted, TurnCompleted]
 

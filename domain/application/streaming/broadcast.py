@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
-from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
+from domain.ports.wakeups import Delta, NewEvents, Wakeup, Wakeups, Watched, Withdrawn
 from domain.thread.codec import Recorded
 from domain.thread.events import ApprovalRequested, TurnEnd
 
@@ -34,7 +34,7 @@ WATCHED_TTL_S = 30.0
 """Seconds for which a `Watched` wake-up of another process counts; it is repeated after a third of that."""
 
 
-Signal: TypeAlias = Recorded | Moved | Spoken | Retracted
+Signal: TypeAlias = Recorded | NewEvents | Delta | Withdrawn
 """A stored event, or a wake-up about the thread: of another process, or about text of this one."""
 
 
@@ -67,7 +67,7 @@ class Subscription:
         self._filled.set()
 
     async def hear(self) -> Signal:
-        """Wait for the next signal. If some were dropped, returns `Moved` to the highest version."""
+        """Wait for the next signal. If some were dropped, returns `NewEvents` to the highest version."""
         while not (self._signals or self._dropped):
             self._filled.clear()
             await self._filled.wait()
@@ -76,13 +76,13 @@ class Subscription:
             self._size -= size
             return signal
         self._dropped = False
-        return Moved(self._thread_id, MAX_VERSION)
+        return NewEvents(self._thread_id, MAX_VERSION)
 
 
 def _size_of(signal: Signal) -> int:
     if isinstance(signal, Recorded):
         return signal.size
-    return len(signal.text) if isinstance(signal, Spoken) else 0
+    return len(signal.text) if isinstance(signal, Delta) else 0
 
 
 class Broadcast:
@@ -134,7 +134,7 @@ class Broadcast:
                 now = await store.versions(watched) if watched else {}
                 for thread_id, version in now.items():
                     if known.get(thread_id) != version:
-                        self._deliver(thread_id, (Moved(thread_id, version),))
+                        self._deliver(thread_id, (NewEvents(thread_id, version),))
                 known = now
 
     def _tell_others(self, wakeup: Wakeup) -> None:
@@ -152,9 +152,9 @@ class Broadcast:
         self._deliver(thread_id, events)
         self._wake_readers()
         ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
-        self._tell_others(Moved(thread_id, events[-1].version, ended))
+        self._tell_others(NewEvents(thread_id, events[-1].version, ended))
 
-    def speak(self, signal: Spoken | Retracted) -> None:
+    def speak(self, signal: Delta | Withdrawn) -> None:
         """Deliver a piece of the text that a model is writing, or that the pieces after a version are void."""
         self._deliver(signal.thread_id, (signal,))
         if self._watched_elsewhere.get(signal.thread_id, 0.0) > time.monotonic():
@@ -171,9 +171,9 @@ class Broadcast:
 
     def _on_wakeup(self, wakeup: Wakeup) -> None:
         match wakeup:
-            case Moved() | Spoken() | Retracted():
+            case NewEvents() | Delta() | Withdrawn():
                 self._deliver(wakeup.thread_id, (wakeup,))
-                if isinstance(wakeup, Moved):
+                if isinstance(wakeup, NewEvents):
                     self._wake_readers()
             case Watched(thread_id):
                 now, expiries = time.monotonic(), self._watched_elsewhere

@@ -8,7 +8,7 @@ from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_reader import PageSize
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
-from domain.ports.wakeups import Moved, Retracted, Spoken
+from domain.ports.wakeups import Delta, NewEvents, Withdrawn
 from domain.thread.codec import Recorded
 
 IDLE_S = 1.0
@@ -20,7 +20,7 @@ PAGE_BYTES = 64_000
 
 async def follow(
     repository: ThreadRepository, broadcast: Broadcast, thread_id: ThreadId, after: Version, glance: float = IDLE_S
-) -> AsyncGenerator[Recorded | Spoken | Retracted | None, None]:
+) -> AsyncGenerator[Recorded | Delta | Withdrawn | None, None]:
     """Yield every event after a version, for ever: each once and in order, whichever process writes it.
 
     Models' text and its retractions are yielded as they arrive, unless they belong to an older version. None is yielded
@@ -46,9 +46,9 @@ async def follow(
                 case Recorded(version=version) if version == seen + 1:
                     yield signal
                     seen = version
-                case Recorded(version=version) | Moved(version=version):
+                case Recorded(version=version) | NewEvents(version=version):
                     behind = version > seen
-                case Spoken(version=version) | Retracted(version=version):
+                case Delta(version=version) | Withdrawn(version=version):
                     behind = version > seen
                     if version == seen:
                         yield signal

@@ -23,7 +23,7 @@ from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.answers import finish_of
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
-from domain.ports.wakeups import Retracted, Spoken
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.prompt.compaction import leaving, remembered
 from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
@@ -194,7 +194,7 @@ class NodeContext:
         """Broadcast a piece of the answer."""
         if self._over:
             return
-        self.services.broadcast.speak(Spoken(self.thread_id, self.run.durable_version, len(self.written), text))
+        self.services.broadcast.speak(Delta(self.thread_id, self.run.durable_version, len(self.written), text))
         self.written += text
 
     def _retract(self) -> None:
@@ -202,7 +202,7 @@ class NodeContext:
         if self._over:
             return
         self.written = ""
-        self.services.broadcast.speak(Retracted(self.thread_id, self.run.durable_version))
+        self.services.broadcast.speak(Withdrawn(self.thread_id, self.run.durable_version))
 
     def _count(self, text: str) -> int:
         return self.services.tokens.count(text)

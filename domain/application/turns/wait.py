@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from domain.application.streaming.broadcast import Signal
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, TurnId, Version
-from domain.ports.wakeups import Moved
+from domain.ports.wakeups import NewEvents
 from domain.thread.codec import Recorded
 from domain.thread.events import (
     ApprovalDenied,
@@ -62,9 +62,9 @@ class TurnWaiter:
         match signal:
             case Recorded(version=version) if version == self._version + 1:
                 self._take(signal)
-            case Recorded(version=version) | Moved(version=version, ended=True) if version > self._version:
+            case Recorded(version=version) | NewEvents(version=version, ended=True) if version > self._version:
                 self.miss()
-            case Moved(version=version) if version > self._version and self._approval_requested:
+            case NewEvents(version=version) if version > self._version and self._approval_requested:
                 self.miss()
 
     def miss(self) -> None:
