@@ -1,5 +1,6 @@
 """Builds a `ChatAnswer` from a whole completion, or from the chunks of a streamed one."""
 
+import codecs
 import json
 
 from domain.agents.error_text import shortened
@@ -9,15 +10,14 @@ from domain.thread.size_limits import MAX_TEXT_BYTES, bytes_of
 from infrastructure.models.openai.completion import (
     Choice,
     Completion,
-    Delta,
-    SurrogateJoiner,
     read_tool_calls,
     read_usage,
     text_of,
     usage_within,
 )
 from infrastructure.models.openai.failures import MAX_WORDS, failure_of, message_of, status_of, without
-from infrastructure.models.openai.provider_data import ExtraFields
+from infrastructure.models.openai.provider_data import MESSAGE_FIELDS, ExtraFields, extra_of
+from infrastructure.models.openai.surrogates import UTF_16
 from infrastructure.models.openai.tool_calls import ToolCalls
 
 MAX_LABEL_CHARS = 200
@@ -32,7 +32,7 @@ class AnswerBuilder:
         self._model = model
         self._secret = secret
         self._text: list[str] = []
-        self._joiner = SurrogateJoiner()
+        self._join = codecs.getincrementaldecoder(UTF_16[0])(UTF_16[1]).decode
         self._thoughts: list[str] = []
         self._calls = ToolCalls()
         self._extra = ExtraFields()
@@ -103,7 +103,7 @@ class AnswerBuilder:
         if not self._has_choice and self._other_choices:  # the endpoint numbers its only answer otherwise than 0
             first = self._other_choices[0].index
             text = "".join(self._add_choice(choice) for choice in self._other_choices if choice.index == first)
-        half = self._joiner.end()
+        half = self._join(b"", final=True)
         self._text.append(half)
         return text + half
 
@@ -139,15 +139,17 @@ class AnswerBuilder:
         self._has_choice = True
         if choice.finish_reason:
             self._finish_reason = str(choice.finish_reason)
-        delta = choice.delta or choice.message or Delta()
-        self._extra.add(delta.extra)
-        calls = delta.tool_calls
-        if isinstance(delta.function_call, dict) and any(delta.function_call.values()) and not calls:
-            calls = {"function": delta.function_call}
+        whole = choice.delta is None
+        message = (choice.message if whole else choice.delta) or {}
+        self._extra.add(extra_of(message, MESSAGE_FIELDS))
+        calls, older = message.get("tool_calls"), message.get("function_call")
+        if isinstance(older, dict) and any(older.values()) and not calls:
+            calls = {"function": older}
         for call in read_tool_calls(calls):
-            self._calls.add(call, whole=delta is choice.message)
-        self._refused = self._refused or bool(text_of(delta.refusal))
-        text = self._joiner.add(text_of(delta.content) or text_of(delta.refusal))
+            self._calls.add(call, whole=whole)
+        refusal = text_of(message.get("refusal"))
+        self._refused = self._refused or bool(refusal)
+        text = self._join((text_of(message.get("content")) or refusal).encode(*UTF_16))
         self._text.append(text)
         return text
 

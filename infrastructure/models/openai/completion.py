@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from domain.json import JsonObject
 from domain.models.chat import AnswerMalformed, Usage
-from infrastructure.models.openai.provider_data import separate_extra
+from infrastructure.models.openai.provider_data import CALL_FIELDS, extra_of
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a JSON string its quotes would be escaped."""
@@ -28,49 +28,22 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinki
 """Fields in which endpoints send the model's reasoning. Where there are several, they hold the same text."""
 
 
-class Function(Struct):
-    """A function's name and arguments: JSON text or a fragment of it; some servers send an object."""
+class ToolCallPart(Struct):
+    """A tool call, or a fragment of one. `extra` holds the fields beyond the protocol: see `provider_data.py`."""
 
-    name: Any = None
-    arguments: Any = None
-
-
-class Custom(Struct):
-    """A custom tool, which takes any text. Some endpoints write calls of all tools like this."""
-
-    name: Any = None
-    input: Any = None
-
-
-class ToolCallDelta(Struct):
-    """A tool call, or a fragment of one. `extra` holds all other fields: see `provider_data.py`."""
-
-    index: Any = None
-    id: Any = None
-    function: Function | None = None
-    custom: Custom | None = None
-    extra: JsonObject | None = None
-
-
-class Delta(Struct):
-    """A message, or what a chunk adds to it. `extra` holds all other fields: see `provider_data.py`.
-
-    `function_call` is the older form of `tool_calls`.
-    """
-
-    content: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    extra: JsonObject | None = None
+    index: int | None = None
+    label: str = ""
+    name: str = ""
+    arguments: str = ""
+    extra: JsonObject = {}
 
 
 class Choice(Struct):
     """One of the answers; requests ask for one only. `message` is a whole one, `delta` a part of a streamed one."""
 
     index: Any = None
-    message: Delta | None = None
-    delta: Delta | None = None
+    message: JsonObject | None = None
+    delta: JsonObject | None = None
     finish_reason: Any = None
 
 
@@ -98,9 +71,7 @@ class UsageCounts(Struct):
             self.cache_read_input_tokens,
             self.cached_tokens,
         )
-        return max(
-            (number for number in reported if isinstance(number, int) and not isinstance(number, bool)), default=0
-        )
+        return max([0, *(number for number in reported if isinstance(number, int) and not isinstance(number, bool))])
 
 
 class Completion(Struct):
@@ -128,10 +99,12 @@ def read_completion(text: str | bytes) -> Completion:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
-        separate_extra(data)
         completion = msgspec.convert(data, Completion)
-        messages = _messages_in(data)
-        completion.has_output = any(value for each in messages for key, value in each.items() if key != "role")
+        choices = [choice for choice in completion.choices or () if choice]
+        messages = [message for choice in choices for message in (choice.delta, choice.message) if message]
+        completion.has_output = any(
+            value for each in messages for key, value in each.items() if key not in {"role", "extra"}
+        )
         completion.thoughts = _thoughts(messages)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
@@ -141,14 +114,7 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
-def _messages_in(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages and deltas of a completion that was validated, with their extra fields."""
-    choices = [choice for choice in data.get("choices") or () if choice]
-    messages = [message for choice in choices for message in (choice.get("delta"), choice.get("message")) if message]
-    return [{**message, **message.get("extra", {}), "extra": None} for message in messages]
-
-
-def _thoughts(messages: list[dict[str, Any]]) -> str:
+def _thoughts(messages: list[JsonObject]) -> str:
     """Return the reasoning in messages: in a field of its own, or among the parts of its content."""
     found = []
     for message in messages:
@@ -185,17 +151,38 @@ def _error_in(data: Any) -> Any:
     return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
 
 
-def read_tool_calls(given: Any) -> list[ToolCallDelta]:
+def read_tool_calls(given: Any) -> list[ToolCallPart]:
     """Read the calls of a message or a delta. What is no call becomes one without a name, so that it is reported."""
     entries = given if isinstance(given, list) else [given] if given else []
     return [_read_tool_call(entry) for entry in entries if entry is not None]
 
 
-def _read_tool_call(entry: Any) -> ToolCallDelta:
+def _read_tool_call(entry: Any) -> ToolCallPart:
+    """Read a call. Some endpoints write calls of all tools as `custom` ones, whose `input` may be any text."""
+    function, custom = (entry.get("function"), entry.get("custom")) if isinstance(entry, dict) else ("", "")
+    if not (isinstance(function, dict | None) and isinstance(custom, dict | None)):
+        return ToolCallPart(arguments=json.dumps(entry))
+    name = (custom or {} if function is None else function).get("name")
+    return ToolCallPart(
+        index=_index(entry.get("index")),
+        label=_as_text(entry.get("id")),
+        name=name if isinstance(name, str) else "",
+        arguments=_as_text((function or {}).get("arguments") if custom is None else custom.get("input")),
+        extra=extra_of(entry, CALL_FIELDS),
+    )
+
+
+def _index(given: Any) -> int | None:
+    """Read the index of a call, which may be written as a text or a fraction."""
     try:
-        return msgspec.convert(entry, ToolCallDelta)
-    except msgspec.ValidationError:
-        return ToolCallDelta(function=Function(arguments=json.dumps(entry)))
+        return None if given is None else int(given)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _as_text(given: Any) -> str:
+    """Return arguments or a label as text. Some endpoints send an object: what is not text is written as JSON."""
+    return given if isinstance(given, str) else "" if given is None else json.dumps(given)
 
 
 def text_of(content: Any) -> str:
@@ -223,7 +210,7 @@ def read_usage(usage: Any) -> Usage | None:
         return None
     if counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), max(0, counts.cached))
+    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), counts.cached)
 
 
 def usage_within(text: str) -> Usage | None:
@@ -236,35 +223,3 @@ def usage_within(text: str) -> Usage | None:
         if found := read_usage(usage):
             return found
     return None
-
-
-_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-
-
-def join_surrogates(text: str) -> str:
-    """Join the halves of characters such as emoji, which some endpoints send in two chunks. A lone half stays."""
-    return (
-        text
-        if text.isascii()
-        else _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
-    )
-
-
-class SurrogateJoiner:
-    """Takes pieces of a text and returns them in whole characters: a first half waits for the second."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def add(self, piece: str) -> str:
-        """Return what is complete by now."""
-        if not piece:
-            return ""
-        text = join_surrogates(self._half + piece)
-        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-        return text[:-1] if self._half else text
-
-    def end(self) -> str:
-        """Return a half whose other half did not come."""
-        half, self._half = self._half, ""
-        return half

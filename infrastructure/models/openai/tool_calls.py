@@ -4,11 +4,9 @@ Endpoints number fragments badly: with no index, the index 0 for every call, or 
 ids and names in every fragment, or send the whole call again. `ToolCalls` decides which call a fragment belongs to.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -16,8 +14,9 @@ from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT_BYTES
-from infrastructure.models.openai.completion import Function, ToolCallDelta, join_surrogates
+from infrastructure.models.openai.completion import ToolCallPart
 from infrastructure.models.openai.provider_data import ExtraFields
+from infrastructure.models.openai.surrogates import join_surrogates
 from infrastructure.models.openai.tool_arguments import read_arguments
 
 MAX_NAME_CHARS = 10_000
@@ -52,14 +51,13 @@ class ToolCalls:
         """The names and arguments that the model wrote so far."""
         return "".join(call.written for call in self._calls)
 
-    def add(self, part: ToolCallDelta, *, whole: bool) -> None:
+    def add(self, part: ToolCallPart, *, whole: bool) -> None:
         """Add a fragment, or a `whole` call. An empty one is ignored.
 
         Raises:
             AnswerTooLarge: there are too many calls.
         """
-        name, arguments, label = _name(part), _arguments(part), _label(part)
-        index = _index(part.index)
+        index, label, name, arguments = part.index, part.label, part.name, part.arguments
         if not (name or arguments or label):
             if part.extra and (call := self._continued(index, "", "", "")):
                 call.extra.add(part.extra)
@@ -171,29 +169,6 @@ def _bounded(calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
     for call in calls:
         size += len(to_json(call.arguments))
         yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH)
-
-
-def _index(given: Any) -> int | None:
-    """Read the index of a call, which may be written as a text or a fraction."""
-    try:
-        return None if given is None else int(given)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _label(part: ToolCallDelta) -> str:
-    return part.id if isinstance(part.id, str) else "" if part.id is None else json.dumps(part.id)
-
-
-def _name(part: ToolCallDelta) -> str:
-    named = part.function or part.custom or Function()
-    return named.name if isinstance(named.name, str) else ""
-
-
-def _arguments(part: ToolCallDelta) -> str:
-    """Return the arguments as text. Some endpoints send an object: what is not text is written as JSON."""
-    given = (part.function or Function()).arguments if part.custom is None else part.custom.input
-    return given if isinstance(given, str) else "" if given is None else json.dumps(given)
 
 
 _BRACKET_OR_QUOTE = re.compile(r"""["\\{}\[\]]""")
