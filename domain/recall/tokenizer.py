@@ -114,12 +114,6 @@ def units_of(run: str) -> Sequence[str]:
     return units
 
 
-def keys_of(text: str) -> Sequence[str]:
-    """Return the keys of a text's words, in their order, without function words."""
-    words = words_of(folded(text))
-    return list(keys_in(words, language_of(words)))
-
-
 def keys_in(words: Iterable[str], language: str | None) -> Iterator[str]:
     """Yield the keys of folded words in a text of a language; English if it is not known."""
     language = language or ENGLISH

@@ -7,10 +7,10 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from pydantic import SecretStr
 
 from domain.errors import InvalidInput
@@ -28,7 +28,6 @@ SUMMARY_NODE = "compact_history"
 """The node of the built-in agent that writes summaries."""
 
 T = TypeVar("T")
-Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Provider(Struct, frozen=True):
@@ -57,15 +56,11 @@ class Catalogue(Struct, frozen=True):
     open_ended: bool
 
 
-class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
+class _ProviderTable(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A provider in the file."""
 
     endpoint: str
     api_key_env: str | None = None
-    connect: Seconds = TimeLimits().connect
-    first_byte: Seconds = TimeLimits().first_byte
-    silence: Seconds = TimeLimits().silence
-    total: Seconds = TimeLimits().total
     omit: tuple[str, ...] = ()
     prompt_cache: PromptCache = "automatic"
 
@@ -180,7 +175,7 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
     return Provider(
         table.endpoint,
         None if key is None else SecretStr(key),
-        TimeLimits(table.connect, table.first_byte, table.silence, table.total),
+        msgspec.convert(table, TimeLimits, from_attributes=True),
         table.omit,
         table.prompt_cache,
         {

@@ -9,8 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from domain.recall.terms import exact_search, occurrences, terms_of
-from domain.recall.tokenizer import keys_of, located
+from domain.recall.tokenizer import located
 from domain.recall.word_index import index_of
+from tests.support.keys import keys_of
 
 SAMPLES = st.sampled_from(
     [
