@@ -3,7 +3,6 @@
 import codecs
 import json
 
-from domain.agents.error_text import shortened
 from domain.json import storable_text
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
 from domain.thread.size_limits import MAX_TEXT_BYTES, bytes_of
@@ -15,7 +14,7 @@ from infrastructure.models.openai.completion import (
     text_of,
     usage_within,
 )
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, message_of, status_of, without
+from infrastructure.models.openai.failures import failure_of, message_of, status_of
 from infrastructure.models.openai.provider_data import MESSAGE_FIELDS, ExtraFields, extra_of
 from infrastructure.models.openai.surrogates import UTF_16
 from infrastructure.models.openai.tool_calls import ToolCalls
@@ -30,7 +29,7 @@ class AnswerBuilder:
     def __init__(self, model: str, secret: str = "") -> None:
         """Start empty. `model` is the name if the endpoint reports none; errors do not contain `secret`."""
         self._model = model
-        self._secret = secret
+        self.secret = secret
         self._text: list[str] = []
         self._join = codecs.getincrementaldecoder(UTF_16[0])(UTF_16[1]).decode
         self._thoughts: list[str] = []
@@ -131,10 +130,6 @@ class AnswerBuilder:
             extra=self._extra.build(),
         )
 
-    def quoted(self, text: str) -> str:
-        """Return the beginning of a text of the endpoint's for an error."""
-        return shortened(without(self._secret, text), MAX_WORDS)
-
     def _add_choice(self, choice: Choice) -> str:
         self._has_choice = True
         if choice.finish_reason:
@@ -155,7 +150,7 @@ class AnswerBuilder:
 
     def _failure(self, error: object) -> ModelError:
         """Return what an error instead of an answer means: the same as an error status, unless output came before."""
-        said, status = message_of(error, self._secret), status_of(error)
+        said, status = message_of(error, self.secret), status_of(error)
         self.accepted = self._has_choice or self.usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_output:
             return AnswerCut(f"The model's endpoint gave up: {said}")

@@ -15,7 +15,7 @@ from domain.models import chat
 from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta
 from infrastructure.models.openai import refusals
 from infrastructure.models.openai.answer import AnswerBuilder
-from infrastructure.models.openai.dialects import Dialects, missed
+from infrastructure.models.openai.dialects import LIMITS, Dialects, missed
 from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, display_url, origin_of
 from infrastructure.models.openai.provider_data import own_data
 from infrastructure.models.openai.request import PromptCache, write_request
@@ -61,8 +61,8 @@ class OpenAIChatModel:
         self._prompt_cache = prompt_cache
         self._sleep, self._random = sleep, random
         self._transport = Transport(url, key, limits or TimeLimits(), places, retry or RetryPolicy(), past_proxies, now)
-        prefers = "max_completion_tokens" if url.host == "api.openai.com" else "max_tokens"
-        self._dialects = Dialects(omit, display_url(url), places["omit"], now=now, prefers=prefers)
+        names = LIMITS[::-1] if url.host == "api.openai.com" else LIMITS
+        self._dialects = Dialects(omit, display_url(url), places["omit"], now=now, limits=names)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -107,7 +107,7 @@ class OpenAIChatModel:
         while True:
             call.omitted = omitted = self._dialects.omitted(call.model) | call.refused
             needs_tools = call.request.needs_tools and call.request.tools
-            if "tools" in omitted and needs_tools and not self._dialects.sets("tools"):
+            if "tools" in omitted and needs_tools and "tools" not in self._dialects.set:
                 instead = f"Set {self._transport.places['omit']}=tools to ask it without them."
                 said = f"{call.model} takes no tools. {instead} {why or ''}"
                 raise chat.ToolsNotSupported(said.strip()) from why

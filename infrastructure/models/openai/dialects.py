@@ -31,24 +31,20 @@ class Dialects:
         setting: str,
         *,
         now: Callable[[], datetime],
-        prefers: str = LIMITS[0],
+        limits: Sequence[str] = LIMITS,
     ) -> None:
         """Start with the fields that the setting omits for every model."""
-        self._set = frozenset(omitted)
+        self.set = frozenset(omitted)
         self._learned: dict[str, dict[str, datetime]] = {}
         """When each field of each model was refused."""
         self._now = now
         self._endpoint, self._setting = endpoint, setting
-        self._limits = sorted(LIMITS, key=lambda name: name != prefers)
+        self._limits = limits
 
     def omitted(self, model: str) -> frozenset[str]:
         """Return the fields that requests to a model omit."""
         since = self._now() - REMEMBERED
-        return self._set | {field for field, at in self._learned.get(model, {}).items() if at > since}
-
-    def sets(self, field: str) -> bool:
-        """Say whether the setting omits a field."""
-        return field in self._set
+        return self.set | {field for field, at in self._learned.get(model, {}).items() if at > since}
 
     def learn(self, model: str, fields: frozenset[str]) -> None:
         """Remember that a model answered without these fields after it had refused them. Log that once."""
@@ -97,11 +93,9 @@ def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
 
 def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
     """Describe what omitted fields mean for the agent, if anything."""
-    consequences = []
-    if "tools" in new:
-        consequences.append("the agent cannot use its tools there, and the prompt says so")
-    if "temperature" in new:
-        consequences.append("the agent's temperature has no effect there")
-    if new & set(LIMITS) and omitted >= set(LIMITS):
-        consequences.append("its answers may be longer than what a budget reserves for them")
-    return "".join(f"; {line}" for line in consequences)
+    consequences = {
+        "the agent cannot use its tools there, and the prompt says so": "tools" in new,
+        "the agent's temperature has no effect there": "temperature" in new,
+        "its answers may be longer than what a budget reserves for them": new & {*LIMITS} and omitted >= {*LIMITS},
+    }
+    return "".join(f"; {line}" for line, applies in consequences.items() if applies)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
 from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.completion import read_completion, usage_within
+from infrastructure.models.openai.failures import quoted
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
@@ -50,7 +51,7 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
             await _read_events(start, chunks, answer, show)
         case _:
             text = (await _whole(start, chunks, answer)).decode("utf-8", "replace")
-            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {answer.quoted(text)}")
+            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {quoted(text, answer.secret)}")
             malformed.usage, malformed.written = usage_within(text), text
             raise malformed
 

@@ -8,13 +8,12 @@ from datetime import datetime
 
 import httpx
 
-from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ModelError, ModelUnreachable
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.endpoints import TimeLimits, display_url
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, server_words, without
+from infrastructure.models.openai.failures import failure_of, quoted, server_words
 from infrastructure.models.openai.response import LINGER_S
 from infrastructure.models.openai.retry import RetryPolicy, is_retryable, retry_after_seconds
 
@@ -78,7 +77,7 @@ class Transport:
         except TimeoutError as error:
             raise ModelUnreachable(self._no_first_byte()) from error
         except httpx.TransportError as error:
-            why = shortened(without(self.key, str(error)), MAX_WORDS).rstrip(".") or _reason(error)
+            why = quoted(str(error), self.key).rstrip(".") or _reason(error)
             setting = self.places["connect" if isinstance(error, httpx.ConnectTimeout) else "endpoint"]
             said = f"The model's endpoint {display_url(self.url)} cannot be reached: {why}. Check {setting}."
             raise NotAnsweredError(ModelUnreachable(said), attempts=self.retry.attempts_after(error)) from error
@@ -155,9 +154,9 @@ class Transport:
                 limit = f"{self.places['silence']} sets how long to wait."
                 return AnswerCut(f"The model's answer stopped: nothing came for {patience:g} s. {limit}")
             case httpx.DecodingError():
-                return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error), MAX_WORDS)}")
+                return AnswerMalformed(f"The model's answer cannot be decompressed: {quoted(str(error), self.key)}")
             case _:
-                why = shortened(str(error), MAX_WORDS) or _reason(error)
+                why = quoted(str(error), self.key) or _reason(error)
                 return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
 
     def _no_first_byte(self) -> str:
