@@ -183,10 +183,7 @@ def _best_window(text: str, found: Sequence[tuple[int, int, int]], terms: Sequen
     best, start = 0.0, 0
     first = 0
     for last, (_, end, _) in enumerate(found):
-        while end - found[first][0] > size:
-            first += 1
-            if first > last:
-                break
+        first = next((place for place in range(first, last + 1) if end - found[place][0] <= size), last + 1)
         if first > last:
             continue
         begin = found[first][0]

@@ -339,12 +339,12 @@ def occurrences(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, in
     rows = _rows_by_first_key(tuple(terms))
     if text.isascii() and language_of(words_of(text[:LANGUAGE_SAMPLE_CHARS].lower())) in {ENGLISH, None}:
         return _english_occurrences(text, rows)
-    keys, spans = located(text)
+    places = located(text)
     found = set()
-    for at, key in enumerate(keys):
+    for at, (key, start, _) in enumerate(places):
         for row, number in rows.get(key, ()):
-            if len(row) == 1 or tuple(keys[at : at + len(row)]) == row:
-                found.add((spans[at][0], number, spans[at + len(row) - 1][1]))
+            if len(row) == 1 or tuple([following for following, _, _ in places[at : at + len(row)]]) == row:
+                found.add((start, number, places[at + len(row) - 1][2]))
     return [(start, end, number) for start, number, end in sorted(found)]
 
 

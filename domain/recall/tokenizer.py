@@ -134,8 +134,8 @@ def indexed_by(word: str, language: str) -> tuple[str, ...]:
     return (key, *parts_of(key)) if is_compound else (key,)
 
 
-def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
-    """Return a text's keys, and where the word of each begins and ends in the unfolded text."""
+def located(text: str) -> Sequence[tuple[str, int, int]]:
+    """Return a text's keys, each with the begin and the end of its word in the unfolded text."""
     pieces: list[str] = []
     starts: list[int] = []
     for found in _CLUSTER.finditer(text, 0, MAX_FOLDED_CHARS):
@@ -145,12 +145,10 @@ def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
         pieces.append(piece)
         starts += range(found.start(), found.end()) if len(piece) == len(found[0]) else [found.start()] * len(piece)
     starts.append(starts[-1] + 1 if len(starts) >= MAX_FOLDED_CHARS else len(text))
-    keys: list[str] = []
-    spans: list[tuple[int, int]] = []
-    for key, start, end in _keys_between("".join(pieces)):
-        keys.append(key)
-        spans.append((starts[start], max(starts[end], starts[end - 1] + 1)))
-    return keys, spans
+    return [
+        (key, starts[start], max(starts[end], starts[end - 1] + 1))
+        for key, start, end in _keys_between("".join(pieces))
+    ]
 
 
 def _keys_between(text: str) -> Iterator[tuple[str, int, int]]:

@@ -210,7 +210,16 @@ async def _is_current(repository: ThreadRepository, thread_id: ThreadId, said: F
     """Say whether a message still counts: messages of turns that were rolled back do not."""
     first = said.edits or said.message
     turn_id = await _turn_of(repository, thread_id, first)
-    return turn_id is None or not await _rolled_back(repository, thread_id, first, turn_id)
+    if turn_id is None:
+        return True
+    # queued turns may end before it; those are skipped
+    async for recorded in repository.follow(thread_id, first, first=TURN_PAGE_EVENTS):
+        event = recorded.event
+        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+            return not isinstance(event, TurnRolledBack)
+        if isinstance(event, TurnStarted):
+            break
+    return True
 
 
 async def _turn_of(repository: ThreadRepository, thread_id: ThreadId, version: Version) -> UUID | None:
@@ -220,14 +229,3 @@ async def _turn_of(repository: ThreadRepository, thread_id: ThreadId, version: V
             if isinstance(recorded.event, TurnStarted):
                 return recorded.event.turn_id
     return None
-
-
-async def _rolled_back(repository: ThreadRepository, thread_id: ThreadId, version: Version, turn_id: UUID) -> bool:
-    """Say whether a turn ended with a rollback. Queued turns may end before it; those are skipped."""
-    async for recorded in repository.follow(thread_id, version, first=TURN_PAGE_EVENTS):
-        event = recorded.event
-        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
-            return isinstance(event, TurnRolledBack)
-        if isinstance(event, TurnStarted):
-            break
-    return False
