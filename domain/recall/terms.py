@@ -7,7 +7,7 @@ uses the same words, without weights.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, combinations, islice, pairwise
+from itertools import accumulate, chain, combinations, islice, pairwise
 
 import regex
 from msgspec import Struct
@@ -111,7 +111,9 @@ class Term(Struct, frozen=True):
 
 def terms_of(text: str, most: float = MAX_QUERY_COST) -> tuple[Term, ...]:
     """Return the terms of a text: codes, dates, amounts, names, and words that are no function words."""
-    return tuple(_up_to_cost(_QueryParser(composed(text[:MAX_QUERY_CHARS])).terms(), most))
+    terms = [*islice(_QueryParser(composed(text[:MAX_QUERY_CHARS])).terms(), MAX_TERMS)]
+    spent = accumulate(term.cost for term in terms)
+    return tuple([term for term, cost in zip(terms, spent, strict=True) if cost <= most])
 
 
 class _QueryParser:
@@ -141,10 +143,7 @@ class _QueryParser:
         return self._found.values()
 
     def _add(self, text: str, *forms: str, weight: float = 1.0) -> None:
-        if len(forms) > 1:
-            rows = tuple(dict.fromkeys(row for form in forms for row in _key_rows(form, self._languages)))
-        else:
-            rows = _key_rows(forms[0] if forms else text, self._languages)
+        rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _key_rows(form, self._languages)))
         if rows and (key := text.lower()) not in self._found:
             self._found[key] = Term(text, rows, weight)
 
@@ -165,17 +164,8 @@ class _QueryParser:
         code = str(word[0])
         if code.isalpha() or not _DIGIT.search(code) or not _is_short(code):
             return code
-        self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE_WEIGHT)
+        self._add(code, code, code.replace(",", ""), weight=CODE_WEIGHT)
         return " "
-
-
-def _up_to_cost(terms: Iterable[Term], most: float) -> Iterator[Term]:
-    spent = 0.0
-    for term in islice(terms, MAX_TERMS):
-        spent += term.cost
-        if spent > most:
-            return
-        yield term
 
 
 def _languages(text: str) -> tuple[str, ...]:

@@ -27,6 +27,10 @@ _JSON = json.JSONDecoder()
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
 """Fields in which endpoints send the model's reasoning. Where there are several, they hold the same text."""
 
+_CACHED_FIELDS = ("prompt_cache_hit_tokens", "cache_read_input_tokens", "cached_tokens")
+"""Cached tokens of the prompt as DeepSeek, some gateways to Anthropic, and Moonshot report them. Most endpoints report
+them in `prompt_tokens_details`."""
+
 
 class ToolCallPart(Struct):
     """A tool call, or a fragment of one. `extra` holds the fields beyond the protocol: see `provider_data.py`."""
@@ -45,33 +49,6 @@ class Choice(Struct):
     message: JsonObject | None = None
     delta: JsonObject | None = None
     finish_reason: Any = None
-
-
-class UsageCounts(Struct):
-    """Tokens as the endpoint counted them.
-
-    Most endpoints report cached tokens of the prompt in `prompt_tokens_details`, DeepSeek in
-    `prompt_cache_hit_tokens`, some gateways to Anthropic in `cache_read_input_tokens`, Moonshot in `cached_tokens`.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: Any = None
-    prompt_cache_hit_tokens: Any = None
-    cache_read_input_tokens: Any = None
-    cached_tokens: Any = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens of the prompt that were in the endpoint's cache; 0 if it reports no number."""
-        details = self.prompt_tokens_details
-        reported = (
-            details.get("cached_tokens") if isinstance(details, dict) else None,
-            self.prompt_cache_hit_tokens,
-            self.cache_read_input_tokens,
-            self.cached_tokens,
-        )
-        return max([0, *(number for number in reported if isinstance(number, int) and not isinstance(number, bool))])
 
 
 class Completion(Struct):
@@ -144,11 +121,8 @@ def _error_in(data: Any) -> Any:
         return _error_in(data[0])
     if not isinstance(data, dict):
         return None
-    if data.get("error") or data.get("object") == "error":
-        return data
-    if data.get("choices"):
-        return None
-    return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
+    explains = not data.get("choices") and any(map(data.get, ("message", "detail", "errors")))
+    return data if data.get("error") or data.get("object") == "error" or explains else None
 
 
 def read_tool_calls(given: Any) -> list[ToolCallPart]:
@@ -204,13 +178,18 @@ def text_of(content: Any) -> str:
 
 def read_usage(usage: Any) -> Usage | None:
     """Read the usage that an endpoint reports; None if there is none, or it has no numbers."""
-    try:
-        counts = msgspec.convert(usage, UsageCounts)
-    except msgspec.ValidationError:
+    if not isinstance(usage, dict):
         return None
-    if counts.prompt_tokens is None or counts.completion_tokens is None:
+    prompt, completion = _number(usage.get("prompt_tokens")), _number(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
         return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), counts.cached)
+    details = usage.get("prompt_tokens_details")
+    cached = [details.get("cached_tokens") if isinstance(details, dict) else None, *map(usage.get, _CACHED_FIELDS)]
+    return Usage(prompt, completion, max(_number(value) or 0 for value in cached))
+
+
+def _number(value: Any) -> int | None:
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def usage_within(text: str) -> Usage | None:

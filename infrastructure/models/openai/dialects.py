@@ -70,25 +70,21 @@ class Dialects:
 
     def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
         """Return the optional fields that a request is sent with, of `refusals.FIELDS`."""
-        wanted = {
-            "stream": stream,
-            "stream_options": stream and "stream" not in omitted,
-            "tools": bool(request.tools),
-            "temperature": request.temperature is not None,
-        }
-        limit = next((name for name in self._limits if name not in omitted), None)
-        chosen = [field for field, is_wanted in wanted.items() if is_wanted and field not in omitted]
-        return (*chosen, *([limit] if limit and request.max_tokens is not None else []))
+        streamed = ("stream", "stream_options") if stream and "stream" not in omitted else ()
+        limit = next((name for name in self._limits if name not in omitted), "max_tokens")
+        fields = (*streamed, *(limit if field == "max_tokens" else field for field in _wanted(request)))
+        return tuple(field for field in fields if field not in omitted)
 
 
 def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
     """Return what the caller asks for and the request omits: `tools`, `temperature`, `max_tokens`."""
-    wanted = {
-        "tools": bool(request.tools) and "tools" not in fields,
-        "temperature": request.temperature is not None and "temperature" not in fields,
-        "max_tokens": request.max_tokens is not None and not set(LIMITS) & set(fields),
-    }
-    return tuple(name for name, is_missed in wanted.items() if is_missed)
+    sent = {"max_tokens" if field in LIMITS else field for field in fields}
+    return tuple(name for name in _wanted(request) if name not in sent)
+
+
+def _wanted(request: ChatRequest) -> list[str]:
+    wanted = {"tools": request.tools or None, "temperature": request.temperature, "max_tokens": request.max_tokens}
+    return [name for name, value in wanted.items() if value is not None]
 
 
 def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
