@@ -125,7 +125,9 @@ class _QueryParser:
         self._found: dict[str, Term] = {}
 
     def terms(self) -> Iterable[Term]:
-        self._take_dates()
+        for date in _DATE.finditer(self._text):
+            self._add(date[0], *_date_forms(date))
+        self._text = _DATE.sub(" ", self._text)
         if not self._text.isascii():
             self._take_spaceless()
         code = _ASCII_CODE if self._text.isascii() else _CODE
@@ -146,11 +148,6 @@ class _QueryParser:
         rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _key_rows(form, self._languages)))
         if rows and (key := text.lower()) not in self._found:
             self._found[key] = Term(text, rows, weight)
-
-    def _take_dates(self) -> None:
-        for date in _DATE.finditer(self._text):
-            self._add(date[0], *_date_forms(date))
-        self._text = _DATE.sub(" ", self._text)
 
     def _take_spaceless(self) -> None:
         for counted in _NUMBER_WITH_COUNTER.findall(self._text):

@@ -4,7 +4,7 @@ import asyncio
 import random as randomness
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 
 import httpx
@@ -24,45 +24,42 @@ from infrastructure.models.openai.retry import RetryPolicy
 from infrastructure.models.openai.transport import NotAnsweredError, Transport
 
 
+@dataclass(eq=False, repr=False)
 class OpenAIChatModel:
     """Implements `domain.models.chat.ChatModel` over HTTP.
+
+    `endpoint` is a base URL such as http://localhost:11434/v1, or the whole path. `omit` are fields of
+    `refusals.FIELDS` that it does not take. `places` names the setting of each of these arguments, for errors.
+    `past_proxies`: ignore the proxies that the environment names. Raises `InvalidInput` for an endpoint that is no URL,
+    or a key that no header can carry.
 
     Transient failures (see `retry.py`) are retried with backoff until an answer begins. From then on a failure is
     raised, because text may have been shown. If the endpoint refuses a field of the request, the request is sent
     again without it at once, and for an hour after that (see `dialects.py`). No error's message contains the key.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        api_key: str | None,
-        model: str,
-        *,
-        limits: TimeLimits | None = None,
-        omit: Sequence[str] = (),
-        places: Mapping[str, str] = PLACES,
-        retry: RetryPolicy | None = None,
-        past_proxies: bool = False,
-        prompt_cache: PromptCache = "automatic",
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        random: Callable[[], float] = randomness.random,
-    ) -> None:
-        """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it needs one, and a model.
+    endpoint: str
+    api_key: str | None
+    model: str
+    _: KW_ONLY
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    omit: Sequence[str] = ()
+    places: Mapping[str, str] = field(default_factory=lambda: PLACES)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    past_proxies: bool = False
+    prompt_cache: PromptCache = "automatic"
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    random: Callable[[], float] = randomness.random
 
-        `omit` are fields of `refusals.FIELDS` that the endpoint does not take. `places` names the setting of each of
-        these arguments, for errors. `past_proxies`: ignore the proxies that the environment names. Raises
-        `InvalidInput` for an endpoint that is no URL, or a key that no header can carry.
-        """
-        url = completions_url(endpoint)
-        key = (api_key or "").strip()
-        self._origin = origin_of(url)
-        self._model = model
-        self._prompt_cache = prompt_cache
-        self._sleep, self._random = sleep, random
-        self._transport = Transport(url, key, limits or TimeLimits(), places, retry or RetryPolicy(), past_proxies, now)
+    def __post_init__(self) -> None:
+        """Open the connection pool."""
+        url = completions_url(self.endpoint)
+        key = (self.api_key or "").strip()
         names = LIMITS[::-1] if url.host == "api.openai.com" else LIMITS
-        self._dialects = Dialects(omit, display_url(url), places["omit"], now=now, limits=names)
+        self._origin = origin_of(url)
+        self._transport = Transport(url, key, self.limits, self.places, self.retry, self.past_proxies, self.now)
+        self._dialects = Dialects(frozenset(self.omit), display_url(url), self.places["omit"], self.now, names)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -75,9 +72,9 @@ class OpenAIChatModel:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        model = request.model or self._model
+        model = request.model or self.model
         call = _Call(request, model, show, on_delta is not None, AnswerBuilder(model))
-        total = self._transport.limits.total
+        total = self.limits.total
         try:
             async with asyncio.timeout(total) as deadline:
                 return await self._complete(call)
@@ -85,7 +82,7 @@ class OpenAIChatModel:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
             kind = chat.AnswerCut if call.streaming and call.answer.written else chat.ModelUnreachable
-            setting = f"{self._transport.places['total']} sets how long to wait."
+            setting = f"{self.places['total']} sets how long to wait."
             late = kind(f"The model's answer was not complete within {total:g} s. {setting}")
             raise call.charged(late) from error
         except ModelError as error:
@@ -101,14 +98,14 @@ class OpenAIChatModel:
         A refusal that names no field may be about the endpoint's own data. Without it such a thread could go on, so
         the request is sent once more without all of it. If that is refused too, the first refusal is raised.
         """
-        gives_up_at = asyncio.get_running_loop().time() + self._transport.limits.total
+        gives_up_at = asyncio.get_running_loop().time() + self.limits.total
         why: ModelError | None = None
         unexplained: ModelError | None = None
         while True:
             call.omitted = omitted = self._dialects.omitted(call.model) | call.refused
             needs_tools = call.request.needs_tools and call.request.tools
-            if "tools" in omitted and needs_tools and "tools" not in self._dialects.set:
-                instead = f"Set {self._transport.places['omit']}=tools to ask it without them."
+            if "tools" in omitted and needs_tools and "tools" not in self._dialects.by_setting:
+                instead = f"Set {self.places['omit']}=tools to ask it without them."
                 said = f"{call.model} takes no tools. {instead} {why or ''}"
                 raise chat.ToolsNotSupported(said.strip()) from why
             call.fields = self._dialects.fields(call.request, omitted, stream=call.streaming)
@@ -155,32 +152,31 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields, self._origin, call.omitted, self._prompt_cache)
-        limits = self._transport.limits
-        patience = limits.total if request.patience is None else request.patience
+        body = write_request(request, call.model, call.fields, self._origin, call.omitted, self.prompt_cache)
+        patience = self.limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1
         while True:
-            first_byte_by = loop.time() + limits.first_byte if call.streamed else None
+            first_byte_by = loop.time() + self.limits.first_byte if call.streamed else None
             try:
                 return await self._transport.send(body, headers, first_byte_by), first_byte_by
             except NotAnsweredError as failure:
                 self._check_fields(call, failure.status, failure.words, failure.error)
-                wait = self._transport.retry.wait(attempt, failure.retry_after, self._random)
+                wait = self.retry.wait(attempt, failure.retry_after, self.random)
                 if attempt >= failure.attempts or wait > patience or loop.time() + wait >= gives_up_at:
                     raise failure.error from failure.__cause__
             attempt += 1
-            await self._sleep(wait)
+            await self.sleep(wait)
 
     def _check_fields(self, call: "_Call", status: int | None, words: str, error: ModelError) -> None:
         """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
         if status in refusals.STATUSES and not call.answer.has_output:
             about = (words, call.request, self._origin, call.omitted)
-            field = refusals.refused_data(*about) or refusals.rejected_field(words, call.fields)
-            if field is None and refusals.refuses_foreign_calls(*about):
-                field = refusals.FOREIGN_CALLS
-            if field is not None:
-                raise _FieldRefusedError(field, error) from error
+            refused = refusals.refused_data(*about) or refusals.rejected_field(words, call.fields)
+            if refused is None and refusals.refuses_foreign_calls(*about):
+                refused = refusals.FOREIGN_CALLS
+            if refused is not None:
+                raise _FieldRefusedError(refused, error) from error
 
 
 @dataclass

@@ -5,7 +5,7 @@ ids and names in every fragment, or send the whole call again. `ToolCalls` decid
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 
 from msgspec.structs import replace
@@ -77,11 +77,19 @@ class ToolCalls:
         call.extra.add(part.extra)
 
     def build(self, finish_reason: str) -> tuple[ToolCall, ...]:
-        """Return the calls of a complete answer. A call without an id gets one that is free."""
+        """Return the calls of a complete answer. A call without an id gets one that is free.
+
+        A call that exceeds, with those before it, the limit of an answer has a fault instead of its arguments.
+        """
         taken = {call.label for call in self._calls}
         free_ids = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
         cut_off = finish_reason in _CUT_OFF
-        return tuple(_bounded([call.build(free_ids, cut=cut_off and call is self._calls[-1]) for call in self._calls]))
+        calls, size = list[ToolCall](), 0
+        for part in self._calls:
+            call = part.build(free_ids, cut=cut_off and part is self._calls[-1])
+            size += len(to_json(call.arguments))
+            calls.append(call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH))
+        return tuple(calls)
 
     def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
         """Return the call that a fragment continues; None if it begins one."""
@@ -161,14 +169,6 @@ class _Call:
         read = read_arguments(join_surrogates(self._text), cut=cut)
         name = storable_text(join_surrogates(self._name))
         return ToolCall(label, name, read.values, read.written, read.fault, self.extra.build())
-
-
-def _bounded(calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
-    """Replace the arguments by a fault in each call that exceeds, with those before it, the limit of an answer."""
-    size = 0
-    for call in calls:
-        size += len(to_json(call.arguments))
-        yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH)
 
 
 _BRACKET_OR_QUOTE = re.compile(r"""["\\{}\[\]]""")
