@@ -131,13 +131,12 @@ class OpenAIChatModel:
         call.answer.accepted = True
         chunks = self._transport.chunks(response, first_byte_by, call.answer, streamed=call.streamed)
         try:
-            try:
-                async with aclosing(chunks):
-                    await read_answer(chunks, call.answer, call.show, streamed=call.streamed)
-                answer = call.answer.build()
-            except RecursionError as error:
-                raise chat.AnswerMalformed("The model's answer is nested too deeply to be read.") from error
+            async with aclosing(chunks):
+                await read_answer(chunks, call.answer, call.show, streamed=call.streamed)
+            answer = call.answer.build()
             return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
+        except RecursionError as error:
+            raise chat.AnswerMalformed("The model's answer is nested too deeply to be read.") from error
         except ModelError as error:
             self._check_fields(call, *call.answer.refusal, error)
             raise

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 LIMITS = ("max_tokens", "max_completion_tokens")
 """The names of the limit on an answer's tokens; one of them is sent. OpenAI's newer models know only the second."""
 
+_REFUSES = "%s refuses %s for the model %s: requests omit it for an hour%s. Set %s=%s to avoid the refusals."
+
 REMEMBERED = timedelta(hours=1)
 """How long requests to a model omit a field that it has refused."""
 
@@ -54,16 +56,10 @@ class Dialects:
             _log.warning("%s refuses %s: requests to %s omit it for an hour.", self.endpoint, taken, model)
         if not new & FIELDS.keys():
             return
+        taken = ", ".join(name for name in FIELDS if name in new)
         value = ",".join(name for name in FIELDS if name in self.omitted(model))
-        _log.warning(
-            "%s refuses %s for the model %s: requests omit it for an hour%s. Set %s=%s to avoid the refusals.",
-            self.endpoint,
-            ", ".join(name for name in FIELDS if name in new),
-            model,
-            _consequences(new, self.omitted(model)),
-            self.setting,
-            value,
-        )
+        consequences = _consequences(new, self.omitted(model))
+        _log.warning(_REFUSES, self.endpoint, taken, model, consequences, self.setting, value)
 
     def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
         """Return the optional fields that a request is sent with, of `refusals.FIELDS`."""

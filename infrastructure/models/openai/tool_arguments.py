@@ -116,12 +116,10 @@ def _read_long(text: str) -> Any:
     """Parse a long text with the standard library."""
     try:
         return _read_json(text)[0]
-    except json.JSONDecodeError as error:
-        raise NotJsonError(error.msg, text, error.pos) from error
     except RecursionError as error:
         raise NotJsonError("it is nested too deeply", text, 0) from error
-    except ValueError as error:
-        raise NotJsonError(str(error), text, 0) from error
+    except ValueError as error:  # mostly a JSONDecodeError, which says where
+        raise NotJsonError(getattr(error, "msg", str(error)), text, getattr(error, "pos", 0)) from error
 
 
 def _unfenced(text: str) -> str:

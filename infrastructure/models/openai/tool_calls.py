@@ -70,10 +70,9 @@ class ToolCalls:
                 raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
         if index is not None:
             self._by_index[index] = call
-        labelled = bool(call.label)
-        call.add(label, name, arguments)
-        if label and not labelled:
+        if label and not call.label:
             self._by_label[label] = call
+        call.add(label, name, arguments)
         call.extra.add(part.extra)
 
     def build(self, finish_reason: str) -> tuple[ToolCall, ...]:

@@ -168,13 +168,9 @@ class Transport:
 
 def _reason(error: Exception) -> str:
     """Describe an error of the HTTP client that has no message."""
-    match error:
-        case httpx.TimeoutException():
-            return "it timed out"
-        case httpx.ConnectError():
-            return "no connection could be made"
-        case _:
-            return "the connection was closed"
+    if isinstance(error, httpx.TimeoutException):
+        return "it timed out"
+    return "no connection could be made" if isinstance(error, httpx.ConnectError) else "the connection was closed"
 
 
 def _headers(key: str, url: httpx.URL) -> dict[str, str]:
