@@ -64,9 +64,8 @@ class Policy(Struct, frozen=True):
         for index, rule in enumerate(self.rules):
             self._check(f"rules.{index}.use", rule.use)
             if all(value is None for name, value in asdict(rule).items() if name != "use"):
-                raise InvalidInput(
-                    f"rules.{index}", "must have a condition; to use a model always, put it first in the chain"
-                )
+                why = "must have a condition; to use a model always, put it first in the chain"
+                raise InvalidInput(f"rules.{index}", why)
 
     def _check(self, field: str, name: str) -> None:
         if name not in self.models:

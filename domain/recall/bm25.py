@@ -181,6 +181,4 @@ def rarest(counts: Sequence[float], most: float) -> Sequence[int]:
     """Choose the terms that select candidates: the rarest ones that at most `most` messages have in all."""
     by_count = sorted(range(len(counts)), key=counts.__getitem__)
     totals = accumulate(map(counts.__getitem__, by_count))
-    return [
-        number for place, (number, total) in enumerate(zip(by_count, totals, strict=True)) if total <= most or not place
-    ]
+    return by_count[: max(sum(total <= most for total in totals), 1)]

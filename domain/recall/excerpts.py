@@ -76,9 +76,8 @@ class FoundMessage(Struct, frozen=True, gc=False):
 
 def part_of(message: FoundMessage, part: Recalled) -> Excerpt:
     """Return the excerpt of a message that a prompt recalled."""
-    return Excerpt(
-        message.message, message.who, part.start, message.text[part.start : part.end], 0, part.because, message.edits
-    )
+    text = message.text[part.start : part.end]
+    return Excerpt(message.message, message.who, part.start, text, 0, part.because, message.edits)
 
 
 def query_of(window: Sequence[Message]) -> tuple[Term, ...]:

@@ -142,26 +142,22 @@ def host_of(provider: Provider) -> str:
 def _from_file(path: pathlib.Path, place: str, read: Callable[[str], str | None]) -> Catalogue:
     with path.open("rb") as file:
         found = _convert(tomllib.load(file), _File, "")
-    providers = {
-        name: _provider(name, _convert(raw, _ProviderTable, f"providers.{name}"), place, read)
-        for name, raw in _named_tables(found.providers, "providers")
-    }
-    models = {name: _convert(raw, ModelSpec, f"models.{name}") for name, raw in _named_tables(found.models, "models")}
+    tables = _tables(found.providers, _ProviderTable, "providers")
+    providers = {name: _provider(name, table, place, read) for name, table in tables.items()}
+    models = _tables(found.models, ModelSpec, "models")
     for name, spec in models.items():
         if spec.provider not in providers:
-            known = ", ".join(providers) or "none"
-            raise InvalidInput(
-                f"models.{name}.provider", f"unknown provider {spec.provider!r}; known providers: {known}"
-            )
+            why = f"unknown provider {spec.provider!r}; known providers: {', '.join(providers) or 'none'}"
+            raise InvalidInput(f"models.{name}.provider", why)
     rules = tuple(_convert(raw, Rule, f"rules.{index}") for index, raw in enumerate(found.rules))
     return Catalogue(providers, Policy(models, found.chain, rules), place, open_ended=False)
 
 
-def _named_tables(tables: dict[str, dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
+def _tables(tables: dict[str, dict[str, Any]], kind: type[T], field: str) -> dict[str, T]:
     for name in tables:
         if not re.fullmatch(r"[\w.:/@+-]{1,64}", name):
             raise InvalidInput(field, f"invalid name {name!r}: expected up to 64 letters, digits and . : / @ + - _")
-    return list(tables.items())
+    return {name: _convert(raw, kind, f"{field}.{name}") for name, raw in tables.items()}
 
 
 def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str], str | None]) -> Provider:

@@ -52,9 +52,8 @@ class MessageCache:
     ) -> Mapping[int, FoundMessage]:
         """Read messages that were found, as `read_messages` does."""
         cached = self._threads.get(thread_id) or _ThreadMessages()
-        found: dict[int, FoundMessage] = {
-            hit.version: cached.messages[hit.version] for hit in hits if hit.version in cached.messages
-        }
+        versions = cached.messages.keys() & {hit.version for hit in hits}
+        found = {version: cached.messages[version] for version in versions}
         if missing := [hit for hit in hits if hit.version not in found]:
             tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in UNNAMED}
             read = await read_messages(repository, thread_id, [hit.version for hit in missing], tools)

@@ -22,9 +22,8 @@ async def read_messages(
     `tools` names the tools of results, by version, as far as they are known.
     """
     found = await repository.at(thread_id, versions)
-    who = await _who(
-        repository, thread_id, {version: event for version, event in found.items() if version not in tools}
-    )
+    unnamed = {version: event for version, event in found.items() if version not in tools}
+    who = await _who(repository, thread_id, unnamed)
     messages: dict[int, FoundMessage] = {}
     for version, recorded in found.items():
         match recorded.event:
@@ -34,9 +33,8 @@ async def read_messages(
                 ToolSucceeded(call=call, content=content, tokens=tokens)
                 | ToolFailed(call=call, error=content, tokens=tokens)
             ):
-                messages[version] = FoundMessage(
-                    Version(version), tools.get(version) or who[call], content, tokens=tokens
-                )
+                tool = tools.get(version) or who[call]
+                messages[version] = FoundMessage(Version(version), tool, content, tokens=tokens)
             case MessageEdited(message=edited, content=content, tokens=tokens):
                 messages[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
     return messages

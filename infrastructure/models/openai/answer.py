@@ -6,14 +6,7 @@ import json
 from domain.json import storable_text
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
 from domain.thread.size_limits import MAX_TEXT_BYTES, bytes_of
-from infrastructure.models.openai.completion import (
-    Choice,
-    Completion,
-    read_tool_calls,
-    read_usage,
-    text_of,
-    usage_within,
-)
+from infrastructure.models.openai import completion
 from infrastructure.models.openai.failures import failure_of, message_of, status_of
 from infrastructure.models.openai.provider_data import MESSAGE_FIELDS, ExtraFields, extra_of
 from infrastructure.models.openai.surrogates import UTF_16
@@ -36,7 +29,7 @@ class AnswerBuilder:
         self._calls = ToolCalls()
         self._extra = ExtraFields()
         self._refused = False
-        self._other_choices: list[Choice] = []
+        self._other_choices: list[completion.Choice] = []
         self._finish_reason: str | None = None
         self._has_choice = False
         self._usage_came_last = False
@@ -72,23 +65,23 @@ class AnswerBuilder:
         reasoning = "".join(self._thoughts) or self._extra.written
         return storable_text("".join((*self._text, reasoning, self._calls.written, unread)))
 
-    def add(self, completion: Completion) -> str:
+    def add(self, part: completion.Completion) -> str:
         """Add a completion or a chunk and return its text. Raise a `ModelError` if it is an error of the server."""
-        usage = read_usage(completion.usage)
-        self._usage_came_last = usage is not None and self.finished and not completion.choices
+        usage = completion.read_usage(part.usage)
+        self._usage_came_last = usage is not None and self.finished and not part.choices
         self.usage = usage or self.usage
-        if completion.error is not None:
-            raise self._failure(completion.error)
-        self.has_output = self.has_output or completion.has_output
-        self._thoughts.append(completion.thoughts)
-        self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
-        choices = [choice for choice in completion.choices or () if choice]
+        if part.error is not None:
+            raise self._failure(part.error)
+        self.has_output = self.has_output or part.has_output
+        self._thoughts.append(part.thoughts)
+        self._model = part.model if isinstance(part.model, str) and part.model else self._model
+        choices = [choice for choice in part.choices or () if choice]
         self._other_choices += filter(_is_another, choices)
         return "".join([self._add_choice(choice) for choice in choices if not _is_another(choice)])
 
     def look_for_usage(self, text: str) -> None:
         """Take only the usage out of a part of an answer that is broken already."""
-        self.usage = usage_within(text) or self.usage
+        self.usage = completion.usage_within(text) or self.usage
 
     def close(self) -> None:
         """Note the mark that ends a stream."""
@@ -130,7 +123,7 @@ class AnswerBuilder:
             extra=self._extra.build(),
         )
 
-    def _add_choice(self, choice: Choice) -> str:
+    def _add_choice(self, choice: completion.Choice) -> str:
         self._has_choice = True
         if choice.finish_reason:
             self._finish_reason = str(choice.finish_reason)
@@ -140,11 +133,11 @@ class AnswerBuilder:
         calls, older = message.get("tool_calls"), message.get("function_call")
         if isinstance(older, dict) and any(older.values()) and not calls:
             calls = {"function": older}
-        for call in read_tool_calls(calls):
+        for call in completion.read_tool_calls(calls):
             self._calls.add(call, whole=whole)
-        refusal = text_of(message.get("refusal"))
+        refusal = completion.text_of(message.get("refusal"))
         self._refused = self._refused or bool(refusal)
-        text = self._join((text_of(message.get("content")) or refusal).encode(*UTF_16))
+        text = self._join((completion.text_of(message.get("content")) or refusal).encode(*UTF_16))
         self._text.append(text)
         return text
 
@@ -158,6 +151,6 @@ class AnswerBuilder:
         return failure_of(status, said)
 
 
-def _is_another(choice: Choice) -> bool:
+def _is_another(choice: completion.Choice) -> bool:
     """Say whether a choice is another answer than the first. We ask for one; some endpoints send more."""
     return choice.index not in (None, 0, "0", "")

@@ -79,9 +79,8 @@ def read_completion(text: str | bytes) -> Completion:
         completion = msgspec.convert(data, Completion)
         choices = [choice for choice in completion.choices or () if choice]
         messages = [message for choice in choices for message in (choice.delta, choice.message) if message]
-        completion.has_output = any(
-            value for each in messages for key, value in each.items() if key not in {"role", "extra"}
-        )
+        written = (value for each in messages for key, value in each.items() if key not in {"role", "extra"})
+        completion.has_output = any(written)
         completion.thoughts = _thoughts(messages)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")

@@ -48,9 +48,8 @@ class OpenAIEmbedder:
             response = await self._client.post(self._url, json={"model": self.model, "input": list(texts)})
         except httpx.RequestError as error:
             why = quoted(str(error), self._key) or type(error).__name__
-            raise ModelUnreachable(
-                f"The embeddings endpoint did not answer: {why}. Check EMBEDDING_ENDPOINT."
-            ) from error
+            said = f"The embeddings endpoint did not answer: {why}. Check EMBEDDING_ENDPOINT."
+            raise ModelUnreachable(said) from error
         if not response.is_success:
             said = f"HTTP {response.status_code}: {quoted(response.text, self._key)}"
             raise kind_of(response.status_code)(f"The embeddings endpoint answered {said}")

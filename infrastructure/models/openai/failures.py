@@ -29,9 +29,7 @@ def server_words(body: bytes, secret: str) -> str:
 
 def message_of(error: Any, secret: str) -> str:
     """Return the message within an error: an object with a message, a text, a list, or any JSON. Not the secret."""
-    while isinstance(error, dict | list):
-        if (inner := _inner(error)) is None:
-            break
+    while isinstance(error, dict | list) and (inner := _inner(error)) is not None:
         error = inner
     return quoted(error if isinstance(error, str) else json.dumps(error), secret)
 

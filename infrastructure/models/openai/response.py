@@ -42,9 +42,8 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
             _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
         case b"<":
             answer.accepted = False  # a proxy's or a portal's: no model was asked
-            raise AnswerMalformed(
-                "The model's answer is not a chat completion but a web page. Check the endpoint's URL."
-            )
+            why = "is not a chat completion but a web page. Check the endpoint's URL."
+            raise AnswerMalformed(f"The model's answer {why}")
         case b"" if not streamed:
             raise AnswerMalformed("The model's endpoint answered with nothing.")
         case _ if not start.strip() or _may_be_event_stream(start.lstrip(_BLANK)):

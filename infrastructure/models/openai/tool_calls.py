@@ -49,7 +49,7 @@ class ToolCalls:
     @property
     def written(self) -> str:
         """The names and arguments that the model wrote so far."""
-        return "".join(call.written for call in self._calls)
+        return "".join(call.name + call.text for call in self._calls)
 
     def add(self, part: ToolCallPart, *, whole: bool) -> None:
         """Add a fragment, or a `whole` call. An empty one is ignored.
@@ -110,16 +110,12 @@ class _Call:
 
     def __init__(self) -> None:
         self.label = ""
-        self._name = ""
+        self.name = ""
         self._fragments: list[str] = []
         self.extra = ExtraFields()
         self._size = 0
         self._braces = Braces()
         self._pieces_read = 0
-
-    @property
-    def written(self) -> str:
-        return self._name + self._text
 
     def ends_before(self, index: int | None, label: str, name: str, arguments: str) -> bool:
         """Say whether a fragment that seems to continue this call begins another one.
@@ -127,32 +123,32 @@ class _Call:
         It can only if both have a name. It does if its id differs; if this call's arguments are complete and it brings
         other ones, or has no id to compare; or if its name differs and comes too late to continue this call's name.
         """
-        if not (name and self._name):
+        if not (name and self.name):
             return False
         if label and self.label and label != self.label:
             return True
         if not self._is_complete:
-            return name != self._name and (bool(self._fragments) or index is None)
+            return name != self.name and (bool(self._fragments) or index is None)
         if label and self.label:
-            return name != self._name or bool(arguments.strip() and arguments.strip() != self._text.strip())
+            return name != self.name or bool(arguments.strip() and arguments.strip() != self.text.strip())
         return True
 
     def is_incomplete(self, name: str) -> bool:
         """Say whether this is a call of that name whose arguments have begun and not ended."""
-        return name == self._name and bool(self._fragments) and not self._is_complete
+        return name == self.name and bool(self._fragments) and not self._is_complete
 
     def add(self, label: str, name: str, arguments: str) -> None:
-        again = bool(name) and name == self._name and len(arguments) == self._size
-        repeats = again and arguments == self._text and self._is_complete
+        again = bool(name) and name == self.name and len(arguments) == self._size
+        repeats = again and arguments == self.text and self._is_complete
         self.label = self.label or label
-        if not self._name or (name != self._name and not self._fragments):
-            self._name = (self._name + name)[:MAX_NAME_CHARS]
+        if not self.name or (name != self.name and not self._fragments):
+            self.name = (self.name + name)[:MAX_NAME_CHARS]
         if arguments and not repeats:
             self._fragments.append(arguments)
             self._size += len(arguments)
 
     @property
-    def _text(self) -> str:
+    def text(self) -> str:
         return "".join(self._fragments)
 
     @property
@@ -165,8 +161,8 @@ class _Call:
 
     def build(self, free_ids: Iterator[str], *, cut: bool) -> ToolCall:
         label = storable_text(self.label[:MAX_NAME_CHARS]) or next(free_ids)
-        read = read_arguments(join_surrogates(self._text), cut=cut)
-        name = storable_text(join_surrogates(self._name))
+        read = read_arguments(join_surrogates(self.text), cut=cut)
+        name = storable_text(join_surrogates(self.name))
         return ToolCall(label, name, read.values, read.written, read.fault, self.extra.build())
 
 
