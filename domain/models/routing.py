@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
 
 from domain.errors import InvalidInput
 
@@ -63,7 +62,7 @@ class Policy(Struct, frozen=True):
             self._check("chain", name)
         for index, rule in enumerate(self.rules):
             self._check(f"rules.{index}.use", rule.use)
-            if all(value is None for name, value in asdict(rule).items() if name != "use"):
+            if rule == Rule(rule.use):
                 why = "must have a condition; to use a model always, put it first in the chain"
                 raise InvalidInput(f"rules.{index}", why)
 

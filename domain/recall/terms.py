@@ -12,22 +12,10 @@ from itertools import accumulate, chain, combinations, islice, pairwise
 import regex
 from msgspec import Struct
 
+from domain.recall import tokenizer
 from domain.recall.function_words import ENGLISH, FUNCTION_WORDS, KOREAN, PARTICLES
 from domain.recall.stemming import LATIN, MAX_WORD_CHARS, language_of, stem
-from domain.recall.tokenizer import (
-    COMPOUNDING,
-    MIN_COMPOUND_LETTERS,
-    PART_LETTERS,
-    SPACELESS,
-    composed,
-    folded,
-    is_spaceless,
-    keys_in,
-    located,
-    parts_of,
-    units_of,
-    words_of,
-)
+from domain.recall.tokenizer import COMPOUNDING, SPACELESS, composed, folded, is_spaceless, located, units_of, words_of
 
 MAX_QUERY_COST = 20
 """The cost of all terms of a question, at most. A word costs 1. Of a pasted page the first words count."""
@@ -140,7 +128,7 @@ class _QueryParser:
         for word in words_of(self._text):
             if 1 < len(word) <= MAX_WORD_CHARS:
                 self._add(word)
-                if len(word) >= MIN_COMPOUND_LETTERS and (piece := _compound_pieces(word, self._languages)):
+                if len(word) >= tokenizer.MIN_COMPOUND_LETTERS and (piece := _compound_pieces(word, self._languages)):
                     self._found.setdefault(f"-{word}-", piece)
         return self._found.values()
 
@@ -181,10 +169,11 @@ def _key_rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
         return ()
     rows: dict[Row, None] = {}
     for language in languages:
-        if row := tuple(keys_in(words, language)):
+        if row := tuple(tokenizer.keys_in(words, language)):
             rows[row] = None
-            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART_LETTERS and row[0].isalpha():
-                rows[tuple(parts_of(row[0]))] = None
+            parts = tokenizer.parts_of(row[0]) if len(words) == 1 and row[0].isalpha() else ()
+            if language in COMPOUNDING and len(parts) > 1:
+                rows[tuple(parts)] = None
     return tuple(rows)
 
 
@@ -192,7 +181,7 @@ def _key_rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
 def _compound_pieces(word: str, languages: tuple[str, ...]) -> Term | None:
     """Return a term for the beginnings and ends of a word that may be a compound: messages may have them as words."""
     language = languages[0]
-    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < MIN_COMPOUND_LETTERS:
+    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < tokenizer.MIN_COMPOUND_LETTERS:
         return None
     cuts = range(MIN_PIECE_LETTERS, len(key) - MIN_PIECE_LETTERS + 1)
     pieces = dict.fromkeys([*(key[:cut] for cut in cuts), *(key[cut:] for cut in cuts)])

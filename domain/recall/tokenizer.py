@@ -110,8 +110,7 @@ def is_spaceless(word: str) -> bool:
 
 def units_of(run: str) -> Sequence[str]:
     """Cut a run in a script without spaces into the units that are indexed, alone and in pairs."""
-    units: list[str] = _UNIT.findall(run)
-    return units
+    return list(_UNIT.findall(run))
 
 
 def keys_in(words: Iterable[str], language: str | None) -> Iterator[str]:

@@ -168,17 +168,11 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
     for field in table.omit:
         if field not in FIELDS:
             raise InvalidInput(f"providers.{name}.omit", f"expected some of {', '.join(FIELDS)}, not {field!r}")
-    return Provider(
-        table.endpoint,
-        None if key is None else SecretStr(key),
-        msgspec.convert(table, TimeLimits, from_attributes=True),
-        table.omit,
-        table.prompt_cache,
-        {
-            **{field: f"{place}: providers.{name}.{field}" for field in PLACES},
-            "api_key": f"{place}: {key_field}: {table.api_key_env}",
-        },
-    )
+    secret = None if key is None else SecretStr(key)
+    limits = msgspec.convert(table, TimeLimits, from_attributes=True)
+    places = {field: f"{place}: providers.{name}.{field}" for field in PLACES}
+    places["api_key"] = f"{place}: {key_field}: {table.api_key_env}"
+    return Provider(table.endpoint, secret, limits, table.omit, table.prompt_cache, places)
 
 
 def _convert(raw: Any, kind: type[T], field: str) -> T:

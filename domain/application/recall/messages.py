@@ -29,12 +29,9 @@ async def read_messages(
         match recorded.event:
             case MessageAppended(role=role, content=str(content), tokens=tokens):
                 messages[version] = FoundMessage(Version(version), role, content, tokens=tokens)
-            case (
-                ToolSucceeded(call=call, content=content, tokens=tokens)
-                | ToolFailed(call=call, error=content, tokens=tokens)
-            ):
+            case ToolSucceeded(call=call, content=said, tokens=size) | ToolFailed(call=call, error=said, tokens=size):
                 tool = tools.get(version) or who[call]
-                messages[version] = FoundMessage(Version(version), tool, content, tokens=tokens)
+                messages[version] = FoundMessage(Version(version), tool, said, tokens=size)
             case MessageEdited(message=edited, content=content, tokens=tokens):
                 messages[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
     return messages
