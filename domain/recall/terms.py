@@ -244,10 +244,9 @@ def relaxed_searches(text: str) -> Iterator[Search]:
     groups = _groups(text, _pairs)[:MAX_RELAXED_GROUPS]
     if text.rstrip().endswith(QUESTION_MARKS):
         most = len(groups) - 1
-    elif len(groups) < MIN_RELAXED_GROUPS:
-        return
     else:
-        most = len(groups) * (3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2) // 4
+        share = 3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2
+        most = len(groups) * share // 4 if len(groups) >= MIN_RELAXED_GROUPS else 0
     for missing in range(1, most + 1):
         yield tuple(tuple(chain.from_iterable(some)) for some in combinations(groups, missing + 1))
 
@@ -301,13 +300,10 @@ def _two_character_words(units: Sequence[str]) -> Iterator[Row]:
 
     Nothing else tells the words apart, and the words of a search need not be adjacent.
     """
-    for alone in range(0, len(units), 2) if len(units) % 2 else [None]:
-        row, at = list[str](), 0
-        while at < len(units):
-            size = 1 if at == alone else 2
-            row.append("".join(units[at : at + size]))
-            at += size
-        yield tuple(row)
+    size = len(units)
+    for alone in range(0, size, 2) if size % 2 else [size - 1]:
+        starts = [*range(0, alone + 1, 2), *range(alone + 1, size, 2), size]
+        yield tuple("".join(units[start:end]) for start, end in pairwise(starts))
 
 
 def occurrences(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:

@@ -81,7 +81,10 @@ def load_catalogue(settings: Settings, read: Callable[[str], str | None] = varia
         BadSetting: naming the file and the field.
     """
     if settings.models is None:
-        return _from_endpoint(settings) if settings.llm_endpoint else _offline()
+        if settings.llm_endpoint:
+            return _from_endpoint(settings)
+        policy = Policy({offline.NAME: ModelSpec(OFFLINE, offline.NAME)}, (offline.NAME,))
+        return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
     place = f"MODELS={settings.models}"
     try:
         return _from_file(settings.models, place, read)
@@ -106,11 +109,6 @@ def with_asked_for(catalogue: Catalogue, asked: Mapping[str, str | None]) -> Cat
             raise BadSetting(f"{catalogue.place}: agent {agent!r} names unknown model {model!r}; known models: {known}")
         models[model] = ModelSpec(next(iter(catalogue.providers)), model)
     return msgspec.structs.replace(catalogue, policy=Policy(models, catalogue.policy.chain, catalogue.policy.rules))
-
-
-def _offline() -> Catalogue:
-    policy = Policy({offline.NAME: ModelSpec(OFFLINE, offline.NAME)}, (offline.NAME,))
-    return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
 
 
 def _from_endpoint(settings: Settings) -> Catalogue:

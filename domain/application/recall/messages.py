@@ -8,7 +8,7 @@ from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
-from domain.thread.events import Event, MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
+from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
 
 
 async def read_messages(
@@ -39,10 +39,14 @@ async def read_messages(
 
 async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mapping[int, Recorded]) -> Mapping[int, str]:
     """Return who said each message that an edit replaces, and the tool of each call that a result answers."""
-    about = {_about(recorded.event) for recorded in events.values()} - {None}
+    about = set[int]()
+    for recorded in events.values():
+        match recorded.event:
+            case ToolSucceeded(call=version) | ToolFailed(call=version) | MessageEdited(message=version):
+                about.add(version)
     if not about:
         return {}
-    found = await repository.at(thread_id, [version for version in about if version is not None])
+    found = await repository.at(thread_id, about)
     tools = await _who(repository, thread_id, found)
     who: defaultdict[int, str] = defaultdict(lambda: "tool")
     for version, recorded in found.items():
@@ -54,12 +58,3 @@ async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mappin
             case MessageAppended(role=role):
                 who[version] = role
     return who
-
-
-def _about(event: Event) -> int | None:
-    """Return the version of the event that says who said this one."""
-    match event:
-        case ToolSucceeded(call=about) | ToolFailed(call=about) | MessageEdited(message=about):
-            return about
-        case _:
-            return None

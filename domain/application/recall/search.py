@@ -47,6 +47,9 @@ MAX_EMBEDDED_CHARS = 4_000
 RECALL_TIMEOUT_S = 2.0
 """How long recall may take: the user waits for an answer."""
 
+RECALL_FAILED = "Recall failed in thread %s: %s"
+MEANING_FAILED = "The search by meaning failed; older messages are found by words only: %s"
+
 MAX_UNINDEXED_MESSAGES = 8
 """Messages of the live window that the search may not find yet, because the read model lags a moment behind."""
 
@@ -87,7 +90,7 @@ class MessageSearch:
         if room <= 0 or not window or (state.thread.summary is None and before <= window[0].version):
             return ()
         recalled: Sequence[Excerpt] = ()
-        async with _best_effort(thread_id):
+        async with _best_effort(RECALL_TIMEOUT_S, RECALL_FAILED, thread_id):
             if not (terms := query_of(window)):
                 return ()
             question = next(message for message in reversed(window) if message.role == "user")
@@ -112,7 +115,7 @@ class MessageSearch:
     ) -> Sequence[Excerpt]:
         """Return what an earlier prompt of the turn recalled; nothing if it cannot be read now."""
         recalled: Sequence[Excerpt] = ()
-        async with _best_effort(thread_id):
+        async with _best_effort(RECALL_TIMEOUT_S, RECALL_FAILED, thread_id):
             hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
             read = await self.cache.read(repository, thread_id, hits)
             again = [part_of(read[part.message], part) for part in parts if part.message in read]
@@ -133,17 +136,14 @@ class MessageSearch:
 
 
 @asynccontextmanager
-async def _best_effort(thread_id: ThreadId) -> AsyncIterator[None]:
-    """Limit recall in time. A failure is logged and suppressed, because no turn may fail for it."""
+async def _best_effort(seconds: float, failure: str, *about: object) -> AsyncIterator[None]:
+    """Limit a search in time. A failure is logged and suppressed, because no turn may fail for it."""
     try:
-        async with asyncio.timeout(RECALL_TIMEOUT_S):
+        async with asyncio.timeout(seconds):
             yield
     except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
-        _log.warning("Recall failed in thread %s: %s", thread_id, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or ("it timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+        why = str(error) or ("it timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+        _log.warning(failure, *about, why)
 
 
 def _relevant(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newest: Sequence[str]) -> Sequence[Hit]:
@@ -159,13 +159,11 @@ def _relevant(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newes
 
 async def _similar(meaning: SemanticSearch, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:
     """Find messages with a similar meaning; nothing while the endpoint is unavailable."""
-    try:
-        async with asyncio.timeout(RECALL_TIMEOUT_S / 2):
-            (vector,) = await meaning.embedder.embed([embedded_text(question)])
-            return await meaning.vectors.nearest(meaning.embedder.model, lineage, vector, before, MAX_HITS)
-    except Exception as error:  # noqa: BLE001  (the search by words still works)
-        _log.warning("The search by meaning failed; older messages are found by words only: %s", _reason(error))
-        return ()
+    similar: Sequence[Hit] = ()
+    async with _best_effort(RECALL_TIMEOUT_S / 2, MEANING_FAILED):
+        (vector,) = await meaning.embedder.embed([embedded_text(question)])
+        similar = await meaning.vectors.nearest(meaning.embedder.model, lineage, vector, before, MAX_HITS)
+    return similar  # noqa: RET504  (after a failure, too)
 
 
 def embedded_text(text: str) -> str:

@@ -79,10 +79,6 @@ class AnswerBuilder:
         self._other_choices += filter(_is_another, choices)
         return "".join([self._add_choice(choice) for choice in choices if not _is_another(choice)])
 
-    def look_for_usage(self, text: str) -> None:
-        """Take only the usage out of a part of an answer that is broken already."""
-        self.usage = completion.usage_within(text) or self.usage
-
     def close(self) -> None:
         """Note the mark that ends a stream."""
         self.done = True

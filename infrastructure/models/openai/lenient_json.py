@@ -87,8 +87,14 @@ class _Reader:
             return self._object(depth) if first == "{" else [self.value(depth + 1) for _ in self._items("]", "array")]
         if first in _STRINGS:
             return self._string(first)
-        number = _NUMBER.match(self.text, self.at)
-        return self._word(depth) if number is None else self._number(number)
+        if (found := _NUMBER.match(self.text, self.at)) is None:
+            return self._word(depth)
+        try:
+            number = float(found[0]) if found[1] or found[2] else int(found[0])
+        except ValueError:  # more digits than Python reads
+            self._fail("the number is too long")
+        self.at = found.end()
+        return number
 
     def _object(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -142,14 +148,6 @@ class _Reader:
 
         self.at = found.end()
         return _ESCAPE.sub(escaped, found[1])
-
-    def _number(self, found: re.Match[str]) -> int | float:
-        try:
-            number = float(found[0]) if found[1] or found[2] else int(found[0])
-        except ValueError:  # more digits than Python reads
-            self._fail("the number is too long")
-        self.at = found.end()
-        return number
 
     def _word(self, depth: int) -> bool | None:
         found = _WORD.match(self.text, self.at)

@@ -37,8 +37,7 @@ def write_request(
     `FOREIGN_CALLS` if it refuses calls of other models; see `refusals.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    foreign_calls = FOREIGN_CALLS not in omitted
-    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
+    written = canonical(request.messages, offered, origin, foreign_calls=FOREIGN_CALLS not in omitted)
     messages = [_message(without_data(m, omitted)) for m in written]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)

@@ -37,7 +37,8 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
         start += chunk
         if start.strip(_BLANK):
             break
-    match start.lstrip(_BLANK)[:1]:
+    begin = start.lstrip(_BLANK)
+    match begin[:1]:
         case b"{" | b"[":
             _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
         case b"<":
@@ -46,7 +47,7 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
             raise AnswerMalformed(f"The model's answer {why}")
         case b"" if not streamed:
             raise AnswerMalformed("The model's endpoint answered with nothing.")
-        case _ if not start.strip() or _may_be_event_stream(start.lstrip(_BLANK)):
+        case _ if not start.strip() or any(begin.startswith(field) or field.startswith(begin) for field in _SSE_FIELDS):
             await _read_events(start, chunks, answer, show)
         case _:
             text = (await _whole(start, chunks, answer)).decode("utf-8", "replace")
@@ -63,10 +64,6 @@ async def _whole(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuild
     body = bytes(answer.unread)
     answer.unread.clear()
     return body
-
-
-def _may_be_event_stream(start: bytes) -> bool:
-    return any(start.startswith(field) or field.startswith(start) for field in _SSE_FIELDS)
 
 
 def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
@@ -110,7 +107,7 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: Answe
             if data.strip() == "[DONE]":
                 answer.close()
             elif failure is not None:
-                answer.look_for_usage(data)
+                answer.usage = usage_within(data) or answer.usage
             elif data.strip() not in {"", "null"}:
                 try:
                     text = answer.add(read_completion(data))

@@ -57,23 +57,21 @@ class ToolCalls:
         Raises:
             AnswerTooLarge: there are too many calls.
         """
-        index, label, name, arguments = part.index, part.label, part.name, part.arguments
-        if not (name or arguments or label):
-            if part.extra and (call := self._continued(index, "", "", "")):
+        if not (part.name or part.arguments or part.label):
+            if part.extra and (call := self._continued(part)):
                 call.extra.add(part.extra)
             return
-        call = None if whole else self._continued(index, label, name, arguments)
+        call = None if whole else self._continued(part)
         if call is None:
             call = _Call()
             self._calls.append(call)
             if len(self._calls) > MAX_CALLS:
                 raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
-        if index is not None:
-            self._by_index[index] = call
-        if label and not call.label:
-            self._by_label[label] = call
-        call.add(label, name, arguments)
-        call.extra.add(part.extra)
+        if part.index is not None:
+            self._by_index[part.index] = call
+        if part.label and not call.label:
+            self._by_label[part.label] = call
+        call.add(part)
 
     def build(self, finish_reason: str) -> tuple[ToolCall, ...]:
         """Return the calls of a complete answer. A call without an id gets one that is free.
@@ -90,19 +88,19 @@ class ToolCalls:
             calls.append(call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH))
         return tuple(calls)
 
-    def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
+    def _continued(self, part: ToolCallPart) -> "_Call | None":
         """Return the call that a fragment continues; None if it begins one."""
         last = self._calls[-1] if self._calls else None
-        same = self._by_label.get(label) if label else None
-        if index is None:
+        same = self._by_label.get(part.label)
+        if part.index is None:
             call = same or last
-        elif index in self._by_index:
-            call = self._by_index[index]
-        elif name:  # at a new index a name begins a call, unless the endpoint repeats the name in every fragment
-            return same if same and same.is_incomplete(name) else None
+        elif part.index in self._by_index:
+            call = self._by_index[part.index]
+        elif part.name:  # at a new index a name begins a call, unless the endpoint repeats the name in every fragment
+            return same if same and same.is_incomplete(part.name) else None
         else:  # an index that no call has
-            call = same if label else last
-        return None if call is None or call.ends_before(index, label, name, arguments) else call
+            call = same if part.label else last
+        return None if call is None or call.ends_before(part) else call
 
 
 class _Call:
@@ -117,30 +115,31 @@ class _Call:
         self._braces = Braces()
         self._pieces_read = 0
 
-    def ends_before(self, index: int | None, label: str, name: str, arguments: str) -> bool:
+    def ends_before(self, part: ToolCallPart) -> bool:
         """Say whether a fragment that seems to continue this call begins another one.
 
         It can only if both have a name. It does if its id differs; if this call's arguments are complete and it brings
         other ones, or has no id to compare; or if its name differs and comes too late to continue this call's name.
         """
-        if not (name and self.name):
+        if not (part.name and self.name):
             return False
-        if label and self.label and label != self.label:
+        if part.label and self.label and part.label != self.label:
             return True
         if not self._is_complete:
-            return name != self.name and (bool(self._fragments) or index is None)
-        if label and self.label:
-            return name != self.name or bool(arguments.strip() and arguments.strip() != self.text.strip())
-        return True
+            return part.name != self.name and (bool(self._fragments) or part.index is None)
+        brings = part.arguments.strip()
+        return not (part.label and self.label) or part.name != self.name or brings not in {"", self.text.strip()}
 
     def is_incomplete(self, name: str) -> bool:
         """Say whether this is a call of that name whose arguments have begun and not ended."""
         return name == self.name and bool(self._fragments) and not self._is_complete
 
-    def add(self, label: str, name: str, arguments: str) -> None:
+    def add(self, part: ToolCallPart) -> None:
+        name, arguments = part.name, part.arguments
         again = bool(name) and name == self.name and len(arguments) == self._size
         repeats = again and arguments == self.text and self._is_complete
-        self.label = self.label or label
+        self.extra.add(part.extra)
+        self.label = self.label or part.label
         if not self.name or (name != self.name and not self._fragments):
             self.name = (self.name + name)[:MAX_NAME_CHARS]
         if arguments and not repeats:
