@@ -94,7 +94,7 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
         if len(rows) == 2_000 or number == messages + others - 1:
             await pool.execute(tables.write(MESSAGES, instance.id), *tables.arrays_of(MESSAGES, rows))
             rows = []
-    await pool.execute(f"VACUUM ANALYZE {tables.place(MESSAGES, instance.id)}")
+    await pool.execute(f"VACUUM ANALYZE {tables.place(MESSAGES.name, instance.id)}")
     return ends
 
 

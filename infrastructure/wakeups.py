@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.background_tasks import BackgroundTasks
-from domain.ports.wakeups import Lent, Moved, Retracted, Spoken, Wakeup
+from domain.ports.wakeups import Delta, Lent, NewEvents, Wakeup, Withdrawn
 
 CHANNEL = "threadfold"
 
@@ -81,17 +81,17 @@ class BatchedWakeups(ABC):
     def send(self, wakeup: Wakeup) -> None:
         """Queue a wake-up. It replaces a queued one of the same kind and thread, or is merged with it."""
         key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
-        if isinstance(wakeup, Spoken):
+        if isinstance(wakeup, Delta):
             if self._queued_characters + len(wakeup.text) > MAX_QUEUED_CHARACTERS:
                 return
             self._queued_characters += len(wakeup.text)
             key = (*key, wakeup.version)
             wakeup = _joined(self._queue.get(key), wakeup)
-        elif isinstance(wakeup, Retracted):
-            self._queue.pop((Spoken, wakeup.thread_id, wakeup.version), None)
-        elif isinstance(wakeup, Moved):
+        elif isinstance(wakeup, Withdrawn):
+            self._queue.pop((Delta, wakeup.thread_id, wakeup.version), None)
+        elif isinstance(wakeup, NewEvents):
             before = self._queue.get(key)
-            wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, Moved) and before.ended))
+            wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, NewEvents) and before.ended))
         self._queue[key] = wakeup
         if len(self._queue) > MAX_QUEUED:
             del self._queue[next(iter(self._queue))]
@@ -174,9 +174,9 @@ class BatchedWakeups(ABC):
                     _log.exception("A listener failed at %r", word)
 
 
-def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
+def _joined(before: Wakeup | None, spoken: Delta) -> Delta:
     """Append a delta to the queued one; a delta that does not follow it replaces it."""
-    if isinstance(before, Spoken) and before.offset + len(before.text) == spoken.offset:
+    if isinstance(before, Delta) and before.offset + len(before.text) == spoken.offset:
         return replace(before, text=before.text + spoken.text)
     return spoken
 
@@ -215,7 +215,7 @@ def _packed(sender: UUID, words: Iterable[Wakeup], max_bytes: int) -> Iterator[s
 
 def _parts(word: Wakeup, longest: int) -> Iterator[Wakeup]:
     """Split a delta of more than `longest` characters. A character takes up to 6 bytes in JSON."""
-    if not isinstance(word, Spoken) or len(word.text) <= longest:
+    if not isinstance(word, Delta) or len(word.text) <= longest:
         yield word
         return
     for start in range(0, len(word.text), longest):

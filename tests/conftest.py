@@ -51,7 +51,7 @@ from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
-from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.postgres.wakeups import PostgresWakeups
 from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
 from tests.support.redis_server import RedisServer
@@ -241,10 +241,12 @@ def wakeups(request: pytest.FixtureRequest) -> tuple[Wakeups, Wakeups]:
 @pytest.fixture
 async def postgres_wakeups(database_url: str, pool: asyncpg.Pool) -> AsyncIterator[tuple[Wakeups, Wakeups]]:
     """Give two ends of a channel of PostgreSQL."""
-    async with open_wakeups(database_url, pool) as one, open_wakeups(database_url, pool) as other:
-        await one.listening.wait()
-        await other.listening.wait()
-        yield one, other
+    one, other = PostgresWakeups(database_url, pool), PostgresWakeups(database_url, pool)
+    await one.listening.wait()
+    await other.listening.wait()
+    yield one, other
+    await one.close()
+    await other.close()
 
 
 @pytest.fixture

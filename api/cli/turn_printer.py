@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.output import visible
-from domain.application.streaming.broadcast import Delta, Withdrawn
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread import events
 from domain.thread.codec import Recorded, to_json
 from domain.thread.describe import finish_in_words

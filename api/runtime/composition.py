@@ -72,7 +72,7 @@ class Runtime:
     worker: Worker
     """Runs turns inside of its `working()` only."""
     sealer: Sealer
-    """Makes seals inside of its `sealing()` only, and only with SIGNING_KEY."""
+    """Makes seals only while the runtime is `working`, and only with SIGNING_KEY."""
     models: ReadModels
     runner: ProjectionRunner
     """Runs inside of `working()` only, for the slices of the worker's shards."""
@@ -100,7 +100,7 @@ class Runtime:
         async with (
             self.worker.working(),
             self.projecting(),
-            self.sealer.sealing(self.background),
+            self.background.running("sealer", self.sealer.run) if self.sealer.signer else nullcontext(),
             self.indexing(),
             self.counting(),
         ):

@@ -53,7 +53,7 @@ from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.texts import PostgresTextStore
-from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.postgres.wakeups import PostgresWakeups
 from infrastructure.settings import Settings
 from migrations.run import migrate
 from projections.messages import MESSAGES
@@ -141,7 +141,8 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
         await leases.expire_all()
     wakeups: Wakeups
     if settings.redis_url is None:
-        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool, background))
+        wakeups = PostgresWakeups(found.url, pool, background)
+        stack.push_async_callback(wakeups.close)
     else:
         wakeups, hot = _over_redis(settings.redis_url, await database_name(pool), stack, background)
     return Log(

@@ -4,30 +4,11 @@ from typing import assert_never
 
 from domain.errors import InvalidInput
 from domain.json import check_fields
-from domain.thread import events
+from domain.thread import commands, events
 from domain.thread.approvals import hash_of_call, hash_of_node
-from domain.thread.commands import (
-    AskQuestion,
-    CompactHistory,
-    CompleteItem,
-    CompleteNode,
-    EndCall,
-    FailAttempt,
-    FailItem,
-    FailTurn,
-    RecordAnswer,
-    RecordModelCalls,
-    RecordModelFailure,
-    RequestApproval,
-    ResumeTurn,
-    RuntimeCommand,
-    StartCalls,
-    StartFanOut,
-    StopTurn,
-)
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
-from domain.thread.questions import ask, record_answer
+from domain.thread.questions import decide_question
 from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, cut_to_fit, result_limit
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, decide_next, end_cancelled_turn, start_queued_turns
@@ -44,11 +25,17 @@ MAX_FAN_OUT_ITEMS = 1_000
 """Maximum number of items of all fan-outs of a node."""
 
 
-_NOT_WHILE_CANCELLING = StartCalls | RequestApproval | AskQuestion | StartFanOut | ResumeTurn
+_NOT_WHILE_CANCELLING = (
+    commands.StartCalls,
+    commands.RequestApproval,
+    commands.AskQuestion,
+    commands.StartFanOut,
+    commands.ResumeTurn,
+)
 """Reports that begin something. They end a turn that is being cancelled."""
 
 
-def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
+def decide_runtime_command(command: commands.RuntimeCommand, state: State) -> Events:
     """Decide a report. Reports of another turn or of an earlier run are ignored: `run` is a fencing token."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
@@ -56,31 +43,39 @@ def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
     if state.turn.cancelling and isinstance(command, _NOT_WHILE_CANCELLING):
         return end_cancelled_turn(state)
     match command:
-        case ResumeTurn():
+        case commands.ResumeTurn():
             return (events.TurnResumed(command.worker, command.graph),)
-        case StopTurn():
+        case commands.StopTurn():
             return _stop_turn(command, state)
-        case CompleteNode():
+        case commands.CompleteNode():
             return _complete_node(command, state)
-        case FailAttempt():
+        case commands.FailAttempt():
             return _fail_attempt(command, state)
-        case StartCalls() | EndCall() | RequestApproval():
+        case commands.StartCalls() | commands.EndCall() | commands.RequestApproval():
             return _decide_calls(command, state)
-        case CompactHistory(fact=fact):
-            stale = not any(message.version <= fact.through for message in state.thread.window)
-            check_node_events((fact,), state)
-            return () if stale else (fact,)
-        case StartFanOut() | CompleteItem() | FailItem() | RecordAnswer() | AskQuestion():
+        case commands.RecordAnswer() | commands.AskQuestion() | commands.CompactHistory():
             return _decide_within_node(command, state)
-        case RecordModelFailure() | RecordModelCalls():
-            return (*command.calls, command.fact) if isinstance(command, RecordModelFailure) else command.calls
-        case FailTurn():
+        case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
+            return _decide_items(command, state)
+        case commands.RecordModelFailure() | commands.RecordModelCalls():
+            return _record_calls(command)
+        case commands.FailTurn():
             return _fail_turn(command, state)
         case _:
             assert_never(command)
 
 
-def _stop_turn(command: StopTurn, state: Running) -> Events:
+def _decide_within_node(
+    command: commands.RecordAnswer | commands.AskQuestion | commands.CompactHistory, state: Running
+) -> Events:
+    if not isinstance(command, commands.CompactHistory):
+        return decide_question(command, state)
+    check_node_events((command.fact,), state)
+    stale = not any(message.version <= command.fact.through for message in state.thread.window)
+    return () if stale else (command.fact,)
+
+
+def _stop_turn(command: commands.StopTurn, state: Running) -> Events:
     said = None
     if command.partial:
         content = cut_to_fit(command.partial, TRUNCATION_MARK)
@@ -88,30 +83,34 @@ def _stop_turn(command: StopTurn, state: Running) -> Events:
     return decide_next(state, command.calls, lambda after: end_cancelled_turn(after, said))
 
 
-def _fail_turn(command: FailTurn, state: Running) -> Events:
+def _fail_turn(command: commands.FailTurn, state: Running) -> Events:
     if state.turn.cancelling:
         return decide_next(state, command.calls, end_cancelled_turn)
     failed = events.TurnFailed(command.turn_id, command.reason, command.detail)
     return start_queued_turns(state, (*command.calls, *close_open_calls(state), failed))
 
 
-def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Running) -> Events:
+def _record_calls(command: commands.RecordModelFailure | commands.RecordModelCalls) -> Events:
+    return (*command.calls, command.fact) if isinstance(command, commands.RecordModelFailure) else command.calls
+
+
+def _decide_calls(command: commands.StartCalls | commands.EndCall | commands.RequestApproval, state: Running) -> Events:
     turn = state.turn
     match command:
-        case StartCalls(calls=calls):
+        case commands.StartCalls(calls=calls):
             return tuple(
                 events.ToolStarted(call.version, call.attempt + 1)
                 for call in turn.calls
                 if (call.version, call.attempt + 1) in calls and call.status != "asked"
             )
-        case EndCall():
+        case commands.EndCall():
             return _end_call(command, state)
-        case RequestApproval(calls=(), because=because):
+        case commands.RequestApproval(calls=(), because=because):
             if turn.approval:
                 return ()
             shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
             return (events.ApprovalRequested(shown, 0, turn.node, because),)
-        case RequestApproval(calls=calls, because=because):
+        case commands.RequestApproval(calls=calls, because=because):
             return tuple(
                 events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
                 for c in turn.calls
@@ -119,23 +118,11 @@ def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Runnin
             )
 
 
-def _decide_within_node(
-    command: StartFanOut | CompleteItem | FailItem | RecordAnswer | AskQuestion, state: Running
-) -> Events:
-    match command:
-        case RecordAnswer():
-            return record_answer(command, state)
-        case AskQuestion():
-            return ask(command, state)
-        case _:
-            return _decide_items(command, state)
-
-
-def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
+def _decide_items(command: commands.StartFanOut | commands.CompleteItem | commands.FailItem, state: Running) -> Events:
     items, fan_out = state.turn.items_of(command.fan_out), command.fan_out
     if state.turn.step != command.step:
         return ()
-    if isinstance(command, StartFanOut):
+    if isinstance(command, commands.StartFanOut):
         values = [*(item.value for item in state.turn.all_items), *command.items]
         if len(values) > MAX_FAN_OUT_ITEMS:
             raise InvalidInput("items", f"a node may have at most {MAX_FAN_OUT_ITEMS} items, not {len(values)}")
@@ -143,7 +130,7 @@ def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running
         return (events.FanOutStarted(list(command.items), fan_out),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
-    if isinstance(command, FailItem):
+    if isinstance(command, commands.FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
         failed = events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms, fan_out)
@@ -152,7 +139,7 @@ def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running
     return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms, fan_out))
 
 
-def _complete_node(command: CompleteNode, state: Running) -> Events:
+def _complete_node(command: commands.CompleteNode, state: Running) -> Events:
     turn = state.turn
     if turn.step != command.step:
         return ()
@@ -179,7 +166,7 @@ def _calls_not_run(state: Running) -> str:
     )
 
 
-def _fail_attempt(command: FailAttempt, state: Running) -> Events:
+def _fail_attempt(command: commands.FailAttempt, state: Running) -> Events:
     turn = state.turn
     if (turn.step, turn.attempt) != (command.step, command.attempt):
         return ()
@@ -194,17 +181,12 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
     return start_queued_turns(state, (*command.calls, failed, *close_open_calls(state), end))
 
 
-def _end_call(command: EndCall, state: Running) -> Events:
+def _end_call(command: commands.EndCall, state: Running) -> Events:
     started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
     if not started:
         return ()
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
-    match command.outcome:
-        case "succeeded":
-            return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
-        case "failed":
-            return (events.ToolFailed(call, content, tokens, command.duration_ms),)
-        case "unknown":
-            return (events.ToolOutcomeUnknown(call, content, tokens),)
-        case _:
-            assert_never(command.outcome)
+    if command.outcome == "unknown":
+        return (events.ToolOutcomeUnknown(call, content, tokens),)
+    outcome = events.ToolSucceeded if command.outcome == "succeeded" else events.ToolFailed
+    return (outcome(call, content, tokens, command.duration_ms),)

@@ -1,5 +1,7 @@
 """The fold of what the node in flight has recorded so far: its items, what models answered to it, and its questions."""
 
+from typing import TypeAlias
+
 from msgspec.structs import replace
 
 from domain.ids import Version
@@ -13,12 +15,10 @@ from domain.thread.events import (
 )
 from domain.thread.state import Answer, Item, Question, Turn
 
+OfNode: TypeAlias = ModelAnswered | QuestionAsked | QuestionAnswered | FanOutStarted | ItemCompleted | ItemFailed
 
-def evolve_node(
-    turn: Turn,
-    event: ModelAnswered | QuestionAsked | QuestionAnswered | FanOutStarted | ItemCompleted | ItemFailed,
-    version: Version,
-) -> Turn:
+
+def evolve_node(turn: Turn, event: OfNode, version: Version) -> Turn:
     """Apply an event that a node or one of its items caused before the node's end."""
     match event:
         case ModelAnswered():

@@ -13,9 +13,14 @@ MAX_ANSWERS = 1_000
 """Maximum number of recorded answers of models in one node's folded state."""
 
 
-def ask(command: AskQuestion, state: State) -> Events:
+def decide_question(command: AskQuestion | RecordAnswer, state: Running) -> Events:
+    """Decide a report about a question of the node in flight. Raises `InvalidInput`."""
+    return _ask(command, state) if isinstance(command, AskQuestion) else _record_answer(command, state)
+
+
+def _ask(command: AskQuestion, state: Running) -> Events:
     """Return the events of a question; none if it was asked before. Raises `InvalidInput`."""
-    if not isinstance(state, Running) or state.turn.step != command.step:
+    if state.turn.step != command.step:
         return ()
     if any((q.call, q.number) == (command.call, command.number) for q in state.turn.questions):
         return ()
@@ -62,7 +67,7 @@ def question_for_customer(state: Running) -> Question | None:
     return next((question for question in state.turn.open_questions if question.to == "customer"), None)
 
 
-def record_answer(command: RecordAnswer, state: Running) -> Events:
+def _record_answer(command: RecordAnswer, state: Running) -> Events:
     """Return the events of a model's answer; none if the node went on meanwhile. Raises `InvalidInput`."""
     given = command.answer
     if state.turn.step != command.step:

@@ -33,12 +33,12 @@ def url(request: pytest.FixtureRequest, store_kind: str) -> str:
 @pytest.fixture
 async def api(url: str) -> AsyncIterator[Api]:
     async with running_api(database_url=url, prices=PRICES, agents=AGENTS, snapshot_every=10) as client:
-        client.service.runtime.repository._clock = Clock()
+        client.service.runtime.repository.clock = Clock()
         yield client
 
 
 def clock(api: Api) -> Clock:
-    found = api.service.runtime.repository._clock
+    found = api.service.runtime.repository.clock
     assert isinstance(found, Clock)
     return found
 

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from domain.agents.output import Output, output_of
-from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.models.chat import AnswerInvalid, ModelUnreachable
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.events import MessageAppended, ModelAnswered, ModelCalled, NodeFailed, TurnCompleted, TurnFailed
 from tests.support.runtime import Stage, calls, double, one_node, says, stage

@@ -64,6 +64,7 @@ async def test_a_task_that_ends_runs_again_whatever_it_ended_with(
     assert status(tasks).restarts == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert "The background task one failed" in caplog.text
+    assert ".." not in caplog.text
     assert ("Traceback" in caplog.text) == (error is not None and not isinstance(error, StoreUnavailable))
     await until(lambda: status(tasks).up)
     await tasks.stop(task)

@@ -307,7 +307,7 @@ class TestAnswersOutsideOfTheConversation:
         kept = [
             event for event in await _events_of_another(played, begun, work) if not isinstance(event, ModelAnswered)
         ]
-        await played.repository.append(begun.loaded, kept, Metadata())
+        await played.repository.append(played.repository.chain(begun.loaded, kept, Metadata()))
         (turn,) = await replayed(played)
         assert turn.unknown is not None
         assert "its log was written before such answers were recorded" in turn.unknown

@@ -8,9 +8,9 @@ from domain.agents.assistant import assistant, finalize_turn
 from domain.agents.graph import Branch, Graph, Node, Retry
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.ids import Version
 from domain.models.chat import AnswerCut, ModelRefused
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.commands import UpdateValues
 from domain.thread.events import (
@@ -198,8 +198,8 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
         await played.turns.run(outcome.loaded, Metadata())
         seen = [await watcher.hear() for _ in range(9)]
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
-    assert shown[:2] == [Delta(Version(3), 0, "hel"), Withdrawn(Version(3))]
-    assert shown[2:5] == [ModelCalled, NodeFailed, Delta(Version(5), 0, "hello")]
+    assert shown[:2] == [Delta(played.thread_id, Version(3), 0, "hel"), Withdrawn(played.thread_id, Version(3))]
+    assert shown[2:5] == [ModelCalled, NodeFailed, Delta(played.thread_id, Version(5), 0, "hello")]
     assert shown[5:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted]
 
 

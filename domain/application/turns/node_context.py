@@ -14,7 +14,6 @@ from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import Retry
 from domain.agents.output import output_of
 from domain.agents.tools import Tool
-from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.ask_model import ModelQuestion, ask_model
 from domain.application.turns.ask_person import ask_question
@@ -30,6 +29,7 @@ from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsO
 from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.prompt.compaction import leaving, remembered
 from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
@@ -258,7 +258,7 @@ class NodeContext:
         """Broadcast a piece of the answer."""
         if self._over:
             return
-        self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
+        self.services.broadcast.speak(Delta(self.thread_id, self.run.durable_version, len(self.written), text))
         self.written += text
 
     def _retract(self) -> None:
@@ -266,7 +266,7 @@ class NodeContext:
         if self._over or not self.written:
             return
         self.written = ""
-        self.services.broadcast.retract(self.thread_id, self.run.durable_version)
+        self.services.broadcast.speak(Withdrawn(self.thread_id, self.run.durable_version))
 
     def _count(self, text: str) -> int:
         return self.services.tokens.count(text)
