@@ -50,12 +50,10 @@ def _row(view: GraphView) -> list[str]:
 
 def _show(view: GraphView) -> None:
     show_fields(
-        [
-            ("Graph", view.name),
-            ("Fingerprint", view.fingerprint),
-            ("Start", view.start),
-            ("Step limit", counted(view.step_limit, "node")),
-        ]
+        ("Graph", view.name),
+        ("Fingerprint", view.fingerprint),
+        ("Start", view.start),
+        ("Step limit", counted(view.step_limit, "node")),
     )
     click.echo()
     show_table(["NODE", "TIMEOUT", "ATTEMPTS", "NEXT"], [_node(node) for node in view.nodes], wrap=True)

@@ -2,31 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
-class Bars(Protocol):
+class Bars:
     """Progress bars by name."""
 
-    def reach(self, what: str, done: int, total: int) -> None:
-        """Set what is done of something."""
-
-    def more(self, what: str, done: int, total: int | None = None) -> None:
-        """Add to what is done of something."""
-
-
-class _Shown:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def reach(self, what: str, done: int, total: int) -> None:
+        """Set what is done of something."""
         self._progress.update(self._task(what), completed=done, total=total)
 
     def more(self, what: str, done: int, total: int | None = None) -> None:
+        """Add to what is done of something."""
         task = self._task(what)
         if total is not None:
             self._progress.update(task, total=total)
@@ -44,4 +37,4 @@ def bars() -> Iterator[Bars]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Shown(progress)
+        yield Bars(progress)
