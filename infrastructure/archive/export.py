@@ -11,17 +11,9 @@ from domain.ids import Position, Slice
 from domain.ports.archive import LogExport
 from domain.ports.log import EventStore
 from infrastructure.archive.directory import held, parts_in, remove_leftovers
-from infrastructure.archive.manifest import (
-    NAME,
-    CommandsFile,
-    End,
-    Format,
-    Manifest,
-    read_manifest,
-    write_manifest,
-)
-from infrastructure.archive.parts import CommandParts, EventParts
-from infrastructure.archive.rows import command_row, event_row
+from infrastructure.archive.manifest import NAME, End, Format, Manifest, read_manifest, write_manifest
+from infrastructure.archive.parts import Parts
+from infrastructure.archive.rows import command_row, event_row, id_of, place_of
 
 SLICES_PER_READ = 128
 """Slices whose last exported events are read in one statement: events can be large."""
@@ -65,7 +57,7 @@ async def _export(
     store: EventStore, log: LogExport, directory: Path, format_: Format | None, progress: Progress
 ) -> Exported:
     before = _before(directory, format_)
-    all_of_them = CommandParts(directory, before.format, before.commands)
+    all_of_them = Parts(directory, before.format, before.commands, id_of)
     async with log.view() as view:
         heads = view.heads
         if not await _is_continued(store, before, heads):
@@ -79,9 +71,9 @@ async def _export(
         async for stored in all_commands(view):
             all_of_them.add(map(command_row, stored))
     commands = tuple(all_of_them.close())
-    if _digests(commands) == _digests(before.commands):
+    if [file.sha256 for file in commands] == [file.sha256 for file in before.commands]:
         commands = before.commands  # those that were just written are leftovers
-    parts = EventParts(directory, before.format, before.events)
+    parts = Parts(directory, before.format, before.events, place_of)
     positions = dict(before.positions)
     new, done = sum(heads) - sum(before.heads), 0
     progress(new, done)
@@ -122,10 +114,6 @@ def _before(directory: Path, format_: Format | None) -> Manifest:
     if format_ and format_ != found.format:
         raise BadExport(f"{directory} has {found.format} files. Use that format, or another directory.")
     return found
-
-
-def _digests(files: Sequence[CommandsFile]) -> list[str]:
-    return [file.sha256 for file in files]
 
 
 async def _is_continued(store: EventStore, manifest: Manifest, heads: Sequence[Position]) -> bool:
