@@ -45,7 +45,7 @@ async def _export(service: Service, directory: Path, format_: Format | None) -> 
     with bars() as shown:
         exported = await export_log(
             runtime.repository.store,
-            runtime.archive,
+            runtime.log.archive,
             directory,
             format_,
             lambda new, done: shown.reach("Events", done, new),

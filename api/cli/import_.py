@@ -41,7 +41,7 @@ async def _import(service: Service, directory: Path) -> Report:
     with bars() as shown:
         files.check(lambda size: shown.more("Bytes checked", size, files.size))
         imported = await import_log(
-            service.runtime.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
+            service.runtime.log.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
         )
     return Report(imported, round(time.monotonic() - started, 3))
 

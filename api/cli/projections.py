@@ -119,7 +119,7 @@ def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
 
 
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
-    await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
+    await service.runtime.log.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
     group = await service.projection_admin.rebuild(everything, throttle)
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
