@@ -48,7 +48,7 @@ async def _export(service: Service, directory: Path, format_: Format | None) -> 
             runtime.log.archive,
             directory,
             format_,
-            lambda new, done: shown.reach("Events", done, new),
+            lambda new, more: shown.more("Events", more, new),
         )
     return Report(exported, round(time.monotonic() - started, 3))
 

@@ -14,21 +14,13 @@ class Bars:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
-    def reach(self, what: str, done: int, total: int) -> None:
-        """Set what is done of something."""
-        self._progress.update(self._task(what), completed=done, total=total)
-
     def more(self, what: str, done: int, total: int | None = None) -> None:
         """Add to what is done of something."""
-        task = self._task(what)
-        if total is not None:
-            self._progress.update(task, total=total)
-        self._progress.advance(task, done)
-
-    def _task(self, what: str) -> TaskID:
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=None)
-        return self._tasks[what]
+        if total is not None:
+            self._progress.update(self._tasks[what], total=total)
+        self._progress.advance(self._tasks[what], done)
 
 
 @contextmanager

@@ -70,8 +70,7 @@ class Manifest(Struct, frozen=True):
     @property
     def heads(self) -> list[Position]:
         """The last exported position of every slice, in the order of the slices."""
-        ends = map(self.positions.get, range(SLICES))
-        return [Position(end.position if end else 0) for end in ends]
+        return [Position(end.position if (end := self.positions.get(n)) else 0) for n in range(SLICES)]
 
     @property
     def files(self) -> Sequence[EventsFile | CommandsFile]:

@@ -42,12 +42,8 @@ class Sink(io.RawIOBase):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_bytes(b"")
         self._unwritten = bytearray()
-        self._digest = hashlib.sha256()
+        self.digest = hashlib.sha256()
         self.size = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
     def writable(self) -> bool:
         return True
@@ -63,7 +59,7 @@ class Sink(io.RawIOBase):
         return len(taken)
 
     def put(self, *, durably: bool = False) -> None:
-        self._digest.update(self._unwritten)
+        self.digest.update(self._unwritten)
         with self._path.open("ab") as file:
             file.write(self._unwritten)
             if durably:
@@ -104,7 +100,7 @@ class _Folder(Generic[R]):
 
     def __init__(self, directory: Path, folder: str, format_: Format, number: int) -> None:
         self._directory, self._folder, self._format, self._number = directory, folder, format_, number
-        self._parts: list[Part[R]] = []
+        self.parts: list[Part[R]] = []
         self.rows: list[R] = []
         self.size = 0
 
@@ -115,24 +111,20 @@ class _Folder(Generic[R]):
             self.put()
 
     def put(self) -> None:
-        if not self._parts or self._parts[-1].rows >= PART_ROWS:
-            path = f"{self._folder}/part-{self._number + len(self._parts):06}.{self._format}"
-            if self._parts:
-                self._parts[-1].close()
-            self._parts.append(Part(self._directory, path, self._format, self.rows[0]))
-        self._parts[-1].write(self.rows)
+        if not self.parts or self.parts[-1].rows >= PART_ROWS:
+            path = f"{self._folder}/part-{self._number + len(self.parts):06}.{self._format}"
+            if self.parts:
+                self.parts[-1].close()
+            self.parts.append(Part(self._directory, path, self._format, self.rows[0]))
+        self.parts[-1].write(self.rows)
         self.rows, self.size = [], 0
 
     def close(self) -> Sequence[Part[R]]:
         if self.rows:
             self.put()
-        if self._parts:
-            self._parts[-1].close()
-        return self._parts
-
-    def show(self) -> None:
-        for part in self._parts:
-            part.sink.show()
+        if self.parts:
+            self.parts[-1].close()
+        return self.parts
 
 
 class Parts(Generic[R, P]):
@@ -166,15 +158,17 @@ class Parts(Generic[R, P]):
     def close(self) -> list[File[P]]:
         """Write what is left. Returns the parts by folder."""
         parts = [part for _, folder in sorted(self._folders.items()) for part in folder.close()]
+        name = self._name
         return [
-            File(part.path, part.rows, part.sink.size, part.sink.sha256, self._name(part.first), self._name(part.last))
+            File(part.path, part.rows, part.sink.size, part.sink.digest.hexdigest(), name(part.first), name(part.last))
             for part in parts
         ]
 
     def show(self) -> None:
         """Give the parts their final names."""
         for folder in self._folders.values():
-            folder.show()
+            for part in folder.parts:
+                part.sink.show()
         folders = [self._directory / name for name in self._folders]
         for changed in {*folders, *(folder.parent for folder in folders), self._directory}:
             sync_directory(changed)
