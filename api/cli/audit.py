@@ -93,8 +93,8 @@ def reads(
 
 
 def _entry(entry: AuditEntry) -> list[str]:
-    who = [entry.actor or "", entry.client or "", entry.by]
-    return [moment(entry.at), str(entry.thread_id), *who, ", ".join(entry.actions)]
+    actions = ", ".join(entry.actions)
+    return [moment(entry.at), str(entry.thread_id), entry.actor or "", entry.client or "", entry.by, actions]
 
 
 def _access(access: AccessView) -> list[str]:

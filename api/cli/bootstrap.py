@@ -102,19 +102,14 @@ def connecting(settings: Settings) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _ungrouped(error)
+        cause = error
+        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:  # such as Litestar's lifespan raises
+            cause = cause.exceptions[0]
         sqlalchemy = sys.modules.get("sqlalchemy.exc")  # importing it here would take 0.2 s; only migrations use it
         if not isinstance(cause, DRIVER_ERRORS if sqlalchemy is None else (*DRIVER_ERRORS, sqlalchemy.SQLAlchemyError)):
             raise cause from error.__cause__
         advice = ". Check DATABASE_URL." if settings.database_url else ""
         raise Unreachable(f"{place_of(settings)} cannot be used: {cause or type(cause).__name__}{advice}") from error
-
-
-def _ungrouped(error: Exception) -> Exception:
-    """Return the only error of nested groups, such as Litestar's lifespan raises."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 @asynccontextmanager

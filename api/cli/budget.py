@@ -1,14 +1,13 @@
 """`threadfold threads budget`."""
 
-from datetime import datetime
-
 import click
 
 from api.cli.bootstrap import answer
-from api.cli.options import back_to, point
+from api.cli.options import back_to
 from api.cli.output import as_json, moment, show_fields, show_table
 from api.http.caller import Caller
 from api.schemas.budget import BudgetView, WindowSpending
+from api.services.history import PointInTime
 from domain.ids import ThreadId
 
 
@@ -16,9 +15,8 @@ from domain.ids import ThreadId
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def budget(*, thread: ThreadId, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def budget(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Show a thread's limits, what is spent and what is left: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
     answer(lambda service: service.budget(thread, Caller(), place), _show, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from api.schemas.history import DiffView, PointView
 from api.services.history import PointInTime
 from domain.ids import ThreadId
 from domain.thread.codec import to_json
-from domain.thread.diff import Changes, Counts, ValueChange
+from domain.thread.diff import ValueChange
 
 
 @click.command()
@@ -32,15 +32,27 @@ def diff(*, thread: ThreadId, since: int | datetime, until: int | datetime | Non
 
 
 def _show(view: DiffView) -> None:
+    changes, counts = view.changes, view.counts
+    summary = changes.summary and changes.summary.after
+    calls = [f"{tool}: {_numbers(found)}" for tool, found in counts.tool_calls.items()]
+    nodes = [f"{node}: {_numbers(found)}" for node, found in counts.nodes.items()]
+    models = [f"{model}: {number:,}" for model, number in counts.model_calls.items()]
+    tokens = f"{counts.tokens.prompt:,} in prompts, {counts.tokens.completion:,} in answers"
     counted = f" (counted up to version {view.counted_to})" if view.truncated else ""
     show_fields(
         ("Thread", str(view.thread_id)),
         ("From", _place(view.since)),
         ("To", _place(view.until)),
-        ("Values", "\n".join(f"{value.pointer} {_value(value)}" for value in view.changes.values) or None),
-        *_changes(view.changes),
-        ("Events", f"{sum(view.counts.events.values()):,}{counted}"),
-        *_counts(view.counts),
+        ("Values", "\n".join(f"{value.pointer} {_value(value)}" for value in changes.values) or None),
+        ("Graph", f"{changes.graph.before or 'none'} → {changes.graph.after}" if changes.graph else None),
+        ("Summary", f"up to version {summary.through}: {summary.text}" if summary else None),
+        ("Events", f"{sum(counts.events.values()):,}{counted}"),
+        ("Messages", _numbers(counts.messages) or None),
+        ("Turns", _numbers(counts.turns) or None),
+        ("Tool calls", "\n".join(calls) or None),
+        ("Nodes", "\n".join(nodes) or None),
+        ("Model calls", "\n".join(models) or None),
+        ("Tokens", tokens if models else None),
     )
     if view.happened.items:
         click.echo()
@@ -71,29 +83,6 @@ def _value(change: ValueChange) -> str:
             return f"is gone; it was {to_json(change.before)}"
         case "changed":
             return f"is {to_json(change.after)}; it was {to_json(change.before)}"
-
-
-def _changes(changes: Changes) -> list[tuple[str, str | None]]:
-    summary = changes.summary and changes.summary.after
-    return [
-        ("Graph", f"{changes.graph.before or 'none'} → {changes.graph.after}" if changes.graph else None),
-        ("Summary", f"up to version {summary.through}: {summary.text}" if summary else None),
-    ]
-
-
-def _counts(counts: Counts) -> list[tuple[str, str | None]]:
-    calls = [f"{tool}: {_numbers(found)}" for tool, found in counts.tool_calls.items()]
-    nodes = [f"{node}: {_numbers(found)}" for node, found in counts.nodes.items()]
-    models = [f"{model}: {number:,}" for model, number in counts.model_calls.items()]
-    tokens = f"{counts.tokens.prompt:,} in prompts, {counts.tokens.completion:,} in answers"
-    return [
-        ("Messages", _numbers(counts.messages) or None),
-        ("Turns", _numbers(counts.turns) or None),
-        ("Tool calls", "\n".join(calls) or None),
-        ("Nodes", "\n".join(nodes) or None),
-        ("Model calls", "\n".join(models) or None),
-        ("Tokens", tokens if models else None),
-    ]
 
 
 def _numbers(counts: Struct) -> str:

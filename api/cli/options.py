@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any
 
 import click
 
 from api.services.history import PointInTime
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def instant(text: str) -> datetime:
@@ -49,15 +47,15 @@ instant_option = partial(click.option, type=instant, metavar="ISO")
 limited = click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Rows at most.")
 
 
-def back_to(command: Command) -> Command:
-    """Add the options --at-version and --at-time, which `point` combines."""
-    version = click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="As of this version.")
-    at = instant_option("--at-time", help="As of this instant, such as 2026-11-23T10:00:00Z.")
-    return version(at(command))
+def back_to(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options --at-version and --at-time, which give the command its `place`."""
 
+    @click.option("--at-version", type=click.IntRange(1, MAX_VERSION), help="As of this version.")
+    @instant_option("--at-time", help="As of this instant, such as 2026-11-23T10:00:00Z.")
+    @wraps(command)
+    def at_place(*, at_version: int | None, at_time: datetime | None, **others: Any) -> None:
+        if at_version is not None and at_time is not None:
+            raise click.UsageError("--at-version and --at-time cannot be given together")
+        command(place=PointInTime(at_version, at_time), **others)
 
-def point(at_version: int | None, at_time: datetime | None) -> PointInTime:
-    """Return the point in time of the options."""
-    if at_version is not None and at_time is not None:
-        raise click.UsageError("--at-version and --at-time cannot be given together")
-    return PointInTime(at_version, at_time)
+    return at_place

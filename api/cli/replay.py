@@ -26,17 +26,12 @@ def replay(*, thread: ThreadId, graph: str | None, as_json: bool) -> None:
 
 def _show(turns: Sequence[ReplayedTurn]) -> None:
     for number, turn in enumerate(turns, 1):
-        _show_turn(number, turn)
+        then, now = sum(turn.prompts_then), sum(turn.prompts_now)
+        prompts = f" Prompts: {now:,} tokens instead of {then:,}." if now != then else ""
+        how = "as recorded" if turn.parted is None else f"differs at version {turn.parted}"
+        click.echo(f"Turn {number}, version {turn.version}: {how}.{prompts}")
+        if turn.parted is not None:
+            click.echo(f"  recorded: {turn.recorded or 'nothing more'}")
+            click.echo(f"  now:      {turn.replayed or 'nothing more'}")
     parted = sum(turn.parted is not None for turn in turns)
     click.echo(f"{counted(len(turns), 'turn')}: {len(turns) - parted} as recorded, {parted} different.")
-
-
-def _show_turn(number: int, turn: ReplayedTurn) -> None:
-    then, now = sum(turn.prompts_then), sum(turn.prompts_now)
-    prompts = f" Prompts: {now:,} tokens instead of {then:,}." if now != then else ""
-    if turn.parted is None:
-        click.echo(f"Turn {number}, version {turn.version}: as recorded.{prompts}")
-        return
-    click.echo(f"Turn {number}, version {turn.version}: differs at version {turn.parted}.{prompts}")
-    click.echo(f"  recorded: {turn.recorded or 'nothing more'}")
-    click.echo(f"  now:      {turn.replayed or 'nothing more'}")

@@ -1,7 +1,6 @@
 """`threadfold threads`: list, show, events, state, budget, diff, tail."""
 
 from contextlib import aclosing, suppress
-from datetime import datetime
 from functools import partial
 
 import click
@@ -9,13 +8,13 @@ import click
 from api.cli.bootstrap import answer, ask, here
 from api.cli.budget import budget
 from api.cli.diff import diff
-from api.cli.options import back_to, limited, named_as_options, point
+from api.cli.options import back_to, limited, named_as_options
 from api.cli.output import as_json, moment, show_fields, show_json, show_page, show_table, terminal
 from api.cli.turn_printer import Screen
 from api.schemas.events import EventView, event_view
 from api.schemas.page import Page
 from api.schemas.state import StateView, WindowMessage, state_view
-from api.services.history import HistoryCursor, PageRequest
+from api.services.history import HistoryCursor, PageRequest, PointInTime
 from api.services.read_models import Filters
 from api.services.threads import Service
 from domain.application.streaming.follow import follow
@@ -74,9 +73,8 @@ def list_threads(
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def show(*, thread: ThreadId, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def show(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Summarise a thread: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
     answer(lambda service: service.history.summary(thread, here(), place), _show, as_json=as_json)
 
 
@@ -119,9 +117,8 @@ def events(*, thread: ThreadId, after: int, limit: int, as_json: bool) -> None:
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def state(*, thread: ThreadId, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def state(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Show a thread's state: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
 
     async def viewed(service: Service) -> StateView:
         return state_view(await service.history.state(thread, place, here()))
