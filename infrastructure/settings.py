@@ -133,7 +133,6 @@ def _lower(value: object) -> object:
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 ExistingFile = Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 
 
 class Settings(BaseSettings):
@@ -208,7 +207,7 @@ class Settings(BaseSettings):
     """the address to listen on; 0.0.0.0 is every one"""
     port: int = Field(default=8000, ge=0, le=65535)
     """the port to listen on; 0 takes a free one"""
-    log_level: LogLevel = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = "info"
     """debug, info, warning, error or critical"""
 
 
