@@ -28,8 +28,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
-            store = runtime.repository.store
-            app.state.readiness = Readiness(store, write=store.check_writable)
+            app.state.readiness = Readiness(runtime.repository.store)
             opened(runtime)
             async with runtime.working():
                 yield

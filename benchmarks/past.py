@@ -43,7 +43,7 @@ from domain.thread.events import (
     TurnCompleted,
     TurnStarted,
 )
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.pool import open_pool

@@ -46,7 +46,7 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.state import Idle, Running
 from examples.airline.recordings import Conversation
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.models.openai.embeddings import OpenAIEmbedder
 from infrastructure.postgres.log.event_store import PostgresEventStore

@@ -38,7 +38,7 @@ from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from domain.thread.evolve import fold
 from domain.thread.state import Idle, Running
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder

@@ -26,7 +26,7 @@ from domain.ids import ThreadId, Version, slice_of
 from domain.recall.terms import terms_of
 from domain.recall.word_index import index_of
 from examples.airline.recordings import conversations
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models import tables
 from infrastructure.postgres.read_models.store import PostgresReadModels

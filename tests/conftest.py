@@ -30,7 +30,7 @@ from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Wakeups
 from infrastructure.archive.manifest import Format
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
@@ -39,7 +39,7 @@ from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.leases import PostgresLeaseStore
@@ -232,8 +232,8 @@ def read_models(request: pytest.FixtureRequest, event_store: EventStore) -> Read
 def wakeups(request: pytest.FixtureRequest) -> tuple[Wakeups, Wakeups]:
     """Give two ends of a channel, which both listen."""
     if request.param == "memory":
-        hub = Hub()
-        return MemoryWakeups(hub), MemoryWakeups(hub)
+        endpoints: list[MemoryWakeups] = []
+        return MemoryWakeups(endpoints), MemoryWakeups(endpoints)
     pair: tuple[Wakeups, Wakeups] = request.getfixturevalue(f"{request.param}_wakeups")
     return pair
 

@@ -26,7 +26,7 @@ from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.texts import TextStore
 from domain.ports.wakeups import Wakeups
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
@@ -122,6 +122,7 @@ class Log:
     vectors: VectorStore | None = None
     hot: HotStore | None = None
     url: str | None = None
+    """The database's URL; None if everything is in memory."""
 
 
 async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock, background: BackgroundTasks) -> Log:

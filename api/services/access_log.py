@@ -26,7 +26,7 @@ class AccessLogService:
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self._log = runtime.accesses
+        self._log = runtime.log.accesses
         self._clock = runtime.clock
         self._repository = runtime.repository
         self._on = runtime.settings.audit_reads

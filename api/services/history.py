@@ -219,7 +219,7 @@ class ThreadHistory:
     async def prompts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller, after: int = 0) -> ContextView:
         """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
         loaded = await self._repository.existing(thread_id, caller.tenant)
-        texts, tokens = self._runtime.texts, self._runtime.turns.services.tokens
+        texts, tokens = self._runtime.log.texts, self._runtime.turns.services.tokens
         found, more = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
         await self._access_log.record_thread(caller, "context", thread_id)
         return context_view(thread_id, turn_id, found, more=more)

@@ -85,7 +85,7 @@ class ReadModelQueries:
         """Work with what the composition root has joined."""
         self._runtime = runtime
         self._access_log = access_log
-        self._models = runtime.models
+        self._models = runtime.log.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def fresh(self, projection: str) -> None:

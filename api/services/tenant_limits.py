@@ -79,6 +79,6 @@ class TenantLimits:
         where = [Where("tenant", "=", scope.tenant), Where("hour", ">=", since)]
         where += [Where(name, "=", value) for name, value in (("graph", scope.agent), ("model", scope.model)) if value]
         sums = ("prompt_tokens", "completion_tokens", "cost")
-        for prompt, completion, cost in await self._runtime.models.aggregate(Aggregate(USAGE, sums, tuple(where))):
+        for prompt, completion, cost in await self._runtime.log.models.aggregate(Aggregate(USAGE, sums, tuple(where))):
             return Amount((prompt or 0) + (completion or 0), cost or 0)
         return Amount()

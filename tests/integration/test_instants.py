@@ -223,7 +223,7 @@ async def test_read_models_of_budgets_are_what_the_log_comes_to_also_when_they_a
     await limit(api, threads[0], {"window": "lifetime", "tokens": 1})  # over for sure, whatever chance has brought
     await api.service.reading.fresh("spells")
     plain = Plain(await whole_log(runtime.repository.store), PRICED)
-    assert await differences(runtime.models, plain, DEFAULT_TENANT) == []
+    assert await differences(runtime.log.models, plain, DEFAULT_TENANT) == []
     assert any(plain.overruns.values())
 
 

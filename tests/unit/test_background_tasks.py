@@ -154,7 +154,7 @@ async def test_a_projector_asks_for_its_shards_again_after_an_unforeseen_error(
         await until(lambda: not status(tasks).up)
         await leases.renew(worker, "test", 60)
         await leases.claim(worker, 60, 1)
-        await until(held.slices)
+        await until(lambda: held.slices)
 
 
 class Broken(MemoryEventStore):
