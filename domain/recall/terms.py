@@ -67,7 +67,7 @@ _DIGIT = re.compile(r"\d")
 # A code has a digit. A lookahead for one would take quadratic time.
 _ASCII_CODE = re.compile(r"[a-zA-Z0-9](?:[\w.,:/@+-]*[a-zA-Z0-9])?", re.ASCII)
 _CODE = regex.compile(r"[\p{L}\p{N}](?:[\p{L}\p{M}\p{N}_.,:/@+-]*[\p{L}\p{M}\p{N}])?")
-_NAME = regex.compile(r"\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+")
+_NAME = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{Lu}[\p{Ll}\p{M}]+(?: \p{Lu}[\p{Ll}\p{M}]+)+(?![\p{L}\p{N}])")
 _SPACELESS_RUN = regex.compile(rf"[[{SPACELESS}]&&[\p{{L}}]][[{SPACELESS}]\p{{M}}&&[\p{{L}}\p{{M}}]]*", regex.VERSION1)
 _NUMBER_WITH_COUNTER = regex.compile(
     rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[0-9]{{1,9}}[[{SPACELESS}]&&\p{{L}}]", regex.VERSION1

@@ -5,7 +5,7 @@ import tracemalloc
 import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from domain.recall.terms import exact_search, occurrences, terms_of
@@ -76,6 +76,7 @@ def test_ways_to_write_a_word_are_one(one: str, other: str) -> None:
 
 
 @given(TEXTS)
+@example("AAa Où est l’hôpital où Émilie a été opérée ?")
 def test_a_text_has_its_own_terms_where_they_stand(text: str) -> None:
     terms = terms_of(text)
     spots = occurrences(text, terms)

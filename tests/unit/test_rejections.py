@@ -102,6 +102,7 @@ ABOUT_A_FIELD = {
 }
 
 ABOUT_SOMETHING_ELSE = {
+    "a path that is no path": json.dumps({"detail": [{"loc": [{"a": 1}, ["b"], None], "msg": "not permitted"}]}),
     "a value of the limit": said("max_tokens is too large: 5000. This model supports at most 4096 completion tokens"),
     "a value of the limit, not supported": said("This model does not support more than 4096 max_tokens"),
     "the window": said("This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."),

@@ -136,7 +136,7 @@ def _named_by(error: dict[str, Any]) -> str | None:
     """Return the field that an error names outside its message, such as in `param`, `field` or `loc`."""
     where = error.get("loc")
     if isinstance(where, list):
-        path = [part for part in where if part not in {"body", "__root__"}]
+        path = [part for part in where if isinstance(part, str | int) and part not in {"body", "__root__"}]
         return path[0] if path and path[0] in FIELDS and (len(path) == 1 or path[0] == "stream_options") else None
     params = error.get("params")
     values = [*error.values(), *(params.values() if isinstance(params, dict) else ())]
