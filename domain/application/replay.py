@@ -119,7 +119,7 @@ class Replay:
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
         await TurnRunner(services, {own: answers.acted_by(agent)}).run(loaded, Metadata())
         again = [recorded async for recorded in repository.follow(thread_id, before.head.version)]
-        return _compared(recorded, again, said.content or "" if said else "")
+        return _compared(_with_names_of_today(recorded, agent.graph), again, said.content or "" if said else "")
 
     async def _before(self, started: Recorded, thread_id: ThreadId, tenant: Tenant) -> LoadedThread:
         """Load the thread right before a turn, without its queue and its budget: a replay spends nothing."""
@@ -247,7 +247,7 @@ class ReplayedRecall(MessageSearch):
 
 def _without_approvals(graph: Graph) -> Sequence[Node | Subgraph]:
     return [
-        Subgraph(step.name, replace_fields(step.graph, nodes=_without_approvals(step.graph)))
+        replace_fields(step, graph=replace_fields(step.graph, nodes=_without_approvals(step.graph)))
         if isinstance(step, Subgraph)
         else replace(step, approval=False, timeout=3600.0)
         for step in graph.nodes
@@ -281,6 +281,19 @@ def _outcome(event: events.Event) -> tuple[int, bool, str] | None:
 
 def _key(tool: str, arguments: JsonObject) -> str:
     return f"{tool} {json.dumps(arguments, sort_keys=True)}"
+
+
+def _with_names_of_today(turn: Sequence[Recorded], graph: Graph) -> Sequence[Recorded]:
+    """Rename the nodes of a recorded turn as the graph's aliases say: a renamed node is no difference."""
+    today = graph.aliases
+    return [
+        replace(
+            entry, event=replace(event, node=today.get(event.node, event.node), next=today.get(event.next, event.next))
+        )
+        if isinstance(event := entry.event, events.NodeCompleted)
+        else entry
+        for entry in turn
+    ]
 
 
 def _compared(then: Sequence[Recorded], now: Sequence[Recorded], said: str) -> ReplayedTurn:

@@ -158,3 +158,22 @@ async def test_what_was_recalled_is_recalled_again() -> None:
     assert any(prompt.recalled for prompt in prompts)  # type: ignore[attr-defined]
     turns = await replayed(played)
     assert [turn for turn in turns if turn.parted or turn.prompts_then != turn.prompts_now] == []
+
+
+async def test_a_renamed_node_is_no_difference_if_it_has_an_alias() -> None:
+    async def look(_: TurnContext) -> Sequence[NodeEvent]:
+        return ()
+
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
+        return [turn.say("Done.")]
+
+    def desk(first: Node, second: Node) -> Agent:
+        return Agent(Graph("desk", first.name, [first, second], {first.name: second.name, second.name: END}))
+
+    played = stage(desk(Node("look", look), Node("answer", answer)))
+    await played.say("hello")
+    (renamed,) = await replayed(played, desk(Node("search", look), Node("reply", answer)))
+    assert renamed.parted is not None
+    aliased = desk(Node("search", look, aliases=("look",)), Node("reply", answer, aliases=("answer",)))
+    (same,) = await replayed(played, aliased)
+    assert (same.parted, same.recorded, same.replayed) == (None, None, None)

@@ -139,7 +139,10 @@ class ModelCall:
         self._strained = self._limited and await run.patiently(lambda: run.spending.strained(state, models))
         longest = max(map(self._prompt_limit, policy.models.values()))
         size = (await run.patiently(lambda: self.build(longest))).tokens
-        situation = Situation(agent.name, state.turn.node, size, bool(self.tools), self._strained, agent.model)
+        node = agent.graph.find(state.turn.node)
+        situation = Situation(
+            agent.name, node.name if node else state.turn.node, size, bool(self.tools), self._strained, agent.model
+        )
         return choose(policy, situation)
 
     async def _prepare(self, candidate: Candidate) -> "_Attempt":
