@@ -44,6 +44,7 @@ class TurnInProgress(Struct, frozen=True, omit_defaults=True):
     prompt_limit: int
     cancelling: str | None = None
     items: Sequence[Item] | None = None
+    agent_version: str = ""
 
 
 class Opened(Struct, frozen=True):

@@ -160,7 +160,10 @@ def _start_turn(command: StartTurn, state: State) -> Events:
             if thread.last_turn is not None and thread.last_turn.turn_id == command.turn_id:
                 return ()
             return (
-                events.TurnStarted(command.turn_id, command.node, command.graph, command.durability),
+                events.TurnStarted(
+                    *(command.turn_id, command.node, command.graph, command.durability),
+                    agent_version=command.agent_version,
+                ),
                 events.MessageAppended("user", command.content, command.tokens),
             )
         case _:
@@ -192,6 +195,7 @@ def _start_while_running(command: StartTurn, state: Running) -> Events:
         command.graph,
         command.durability,
         command.strategy,
+        command.agent_version,
     )
     if command.strategy == "enqueue":
         return (enqueued,)
@@ -225,7 +229,12 @@ def _retry_turn(command: RetryTurn, state: State) -> Events:
                 return ()
             if last is None or last.turn_id != command.retried or last.node in {None, events.END}:
                 raise NotRetriable
-            node = last.node or ""
-            return (events.TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
+            node = command.node or last.node or ""
+            return (
+                events.TurnStarted(
+                    *(command.turn_id, node, command.graph, command.durability, command.retried),
+                    agent_version=command.agent_version,
+                ),
+            )
         case _:
             assert_never(state)

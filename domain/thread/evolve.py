@@ -119,7 +119,12 @@ def _evolve_idle(state: Idle, event: Event, version: Version) -> State:
 
 def _start_turn(thread: Thread, event: TurnStarted, version: Version) -> Running:
     before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
-    turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
+    turn = Turn(
+        *(event.turn_id, event.graph, version, event.node),
+        durability=event.durability,
+        before=before,
+        agent_version=event.agent_version,
+    )
     waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
     return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
 
@@ -170,7 +175,8 @@ def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: da
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case TurnEnqueued():
             fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
-            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
+            queued = Queued(version, event.turn_id, *fields, event.agent_version)
+            thread = replace(thread, queue=(*thread.queue, queued))
         case StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case BudgetSet():

@@ -135,6 +135,17 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     repeats: tuple[Repeat, ...] = ()
     finish: Finish = ""
     """How the agent's last message ended, unless it ended normally."""
+    agent_version: str = ""
+    """The version of the agent that the turn began with."""
+
+    @property
+    def has_open_work(self) -> bool:
+        """Whether failing the turn would lose what people, tools or items have done for its node.
+
+        A person was asked about the node or a call, or has granted it; a call has started; or the node works on a list.
+        """
+        open_calls = any(call.status != "requested" for call in self.calls)
+        return bool(self.approval or open_calls or self.items)
 
     @property
     def waits(self) -> bool:
@@ -159,7 +170,7 @@ class Ended(Struct, frozen=True, gc=False):
     node: str | None = None
 
 
-class Queued(Struct, frozen=True, gc=False):
+class Queued(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message that waits for the end of the running turn. `version` is the event that added it."""
 
     version: Version
@@ -170,6 +181,7 @@ class Queued(Struct, frozen=True, gc=False):
     graph: str
     durability: Durability
     strategy: Strategy
+    agent_version: str = ""
 
 
 class WindowUsage(Struct, frozen=True, gc=False):
