@@ -62,8 +62,11 @@ class Agents(Mapping[str, Agent]):
 
         None if there is no agent of this name.
         """
-        name = state.thread.graph
-        return self.find(name, state.turn.agent_version) or self.get(name)
+        return self.of_version(state.thread.graph, state.turn.agent_version)
+
+    def of_version(self, name: str, version: str) -> Agent | None:
+        """Return a version of an agent, or the current one if it is missing. None if there is no agent of this name."""
+        return self.find(name, version) or self.get(name)
 
     def check_node(self, state: State) -> None:
         """Raise `MissingNode` if the agent of the turn in progress is here, and lacks the node that is in flight."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from api.runtime.composition import open_runtime
+from infrastructure.settings import BadSetting, Settings
 from tests.support.http import Api, running_api
 from tests.support.renamed_agents import PAID
 
@@ -146,3 +148,72 @@ async def test_a_retry_at_a_renamed_node_is_refused_until_there_is_an_alias(depl
         page = (await api.get(f"/v1/threads/{thread}/events", params={"limit": 1_000})).json()
         (begun,) = [event for event in page["items"] if event["data"].get("retries") == failed]
         assert begun["data"]["node"] == "close"
+
+
+async def answer(api: Api, thread: str) -> str:
+    """Grant what waits in a thread, and return the agent's last message."""
+    (approval,) = await pending(api, thread)
+    assert (await decide(api, thread, approval)).status_code == 200
+    await status(api, thread, "idle")
+    messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+    return str([message["content"] for message in messages if message["role"] == "assistant"][-1])
+
+
+async def test_running_turns_keep_their_version_and_new_ones_take_the_last(deployed: Deployed) -> None:
+    async with deployed("before") as api:
+        old, older = await begin(api), await begin(api)
+    async with deployed("before", "versioned") as api:
+        new = await begin(api)
+        state = (await api.get(f"/v1/threads/{new}/state")).json()
+        assert state["turn"]["agent_version"] == "2"
+        assert await answer(api, old) == "That is settled."
+        assert await answer(api, new) == "That is closed by version 2."
+        graphs = [graph for graph in (await api.get("/v1/graphs")).json() if graph["name"] == "till"]
+        assert [(graph["version"], graph["current"]) for graph in graphs] == [("", False), ("2", True)]
+        assert (await api.get("/v1/graphs/till")).json()["version"] == "2"
+        await api.post(f"/v1/threads/{old}/turns", json={"user_input": "again"})
+        await status(api, old, "waiting")
+        assert await answer(api, old) == "That is closed by version 2."
+    async with deployed("versioned") as api:  # the turn's own version is gone, and the last one lacks its node
+        (approval,) = await pending(api, older)
+        assert (await decide(api, older, approval)).status_code == 409
+    async with deployed("before", "versioned") as api:
+        assert await answer(api, older) == "That is settled."
+
+
+async def test_a_message_that_was_enqueued_keeps_the_version_that_was_current(deployed: Deployed) -> None:
+    async with deployed("before") as api:
+        thread = await begin(api)
+        queued = {"user_input": "more", "strategy": "enqueue"}
+        assert (await api.post(f"/v1/threads/{thread}/turns", json=queued)).status_code == 202
+    async with deployed("before", "versioned") as api:
+        await api.post(f"/v1/threads/{thread}/turns", json={**queued, "user_input": "most"})
+        answers = []
+        for _ in range(3):
+            (approval,) = await pending(api, thread)
+            turn = (await api.get(f"/v1/threads/{thread}")).json()["running_turn"]
+            await decide(api, thread, approval)
+            async with asyncio.timeout(60):
+                while turn == (summary := (await api.get(f"/v1/threads/{thread}")).json())["running_turn"]:
+                    await asyncio.sleep(0.02)
+                while summary["status"] == "running":
+                    await asyncio.sleep(0.02)
+                    summary = (await api.get(f"/v1/threads/{thread}")).json()
+            messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+            answers.append([m["content"] for m in messages if m["role"] == "assistant" and m["content"]][-1])
+    assert answers == ["That is settled.", "That is settled.", "That is closed by version 2."]
+
+
+async def test_two_agents_of_the_same_name_and_version_are_refused() -> None:
+    both = ("tests.support.renamed_agents:before", "tests.support.renamed_agents:renamed")
+    settings = Settings(_env_file=None, database_url="memory://", agents=both)  # type: ignore[call-arg]
+    with pytest.raises(BadSetting, match=r"another agent named 'till'.*or another version, such as version='2'"):
+        async with open_runtime(settings):
+            pass
+
+
+async def test_a_graph_shows_the_earlier_names_of_its_nodes() -> None:
+    agents = ("tests.support.renamed_agents:aliased",)
+    async with running_api(database_url="memory://", agents=agents) as api:
+        nodes = (await api.get("/v1/graphs/till")).json()["nodes"]
+        assert {node["name"]: node["aliases"] for node in nodes} == {"ask": [], "close": ["settle"]}

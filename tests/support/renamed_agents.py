@@ -53,3 +53,14 @@ guarded = Agent(Graph("gate", "enter", [Node("enter", _close, approval=True)], {
 
 unguarded = Agent(Graph("gate", "pass", [Node("pass", _close)], {"pass": END}))
 """Has `pass` in place of `enter`, and does not say so."""
+
+restarted = Agent(
+    Graph(
+        "till",
+        "begin",
+        [Node("begin", _ask), Node("close", _close)],
+        {"begin": "close", "close": END},
+    ),
+    tools=[pay_back],
+)
+"""Has other names for both nodes of `before`."""

@@ -1,0 +1,53 @@
+"""`threadfold agents`: check."""
+
+import click
+
+from api.cli.bootstrap import EXIT_PROBLEM, ask
+from api.cli.output import as_json, counted, show_json, show_table
+from api.services.missing_nodes import MissingReport, ThreadMissing, find_missing
+from api.services.threads import Service
+from domain.agents.missing_nodes import MissingTurn
+
+PROBLEMS = {"agent": "no such agent", "node": "no such node"}
+
+
+@click.group()
+def agents() -> None:
+    """Check the agents against the stored turns."""
+
+
+@agents.command()
+@as_json
+def check(*, as_json: bool) -> None:
+    """List the open turns that the agents of AGENTS cannot continue: their node or their agent is missing.
+
+    Run it before a deployment, with the new AGENTS and the database. Exits with 1 if there are such turns.
+    """
+
+    async def find(service: Service) -> MissingReport:
+        await service.runtime.catch_up()
+        return await find_missing(service.runtime)
+
+    report = ask(find)
+    if as_json:
+        show_json(report)
+    else:
+        _show(report)
+    if report.threads:
+        raise SystemExit(EXIT_PROBLEM)
+
+
+def _show(report: MissingReport) -> None:
+    rows = [_row(thread, turn) for thread in report.threads for turn in thread.turns]
+    if rows:
+        show_table(["AGENT", "VERSION", "NODE", "STATUS", "THREAD", "PROBLEM"], sorted(rows))
+        click.echo(
+            "\nIf a node was renamed, give it its old name: Node(..., aliases=(...,)). Otherwise list the agent's "
+            "earlier version in AGENTS as well. `threadfold threads show THREAD` shows a turn.\n"
+        )
+    found = f"{counted(len(rows), 'turn')} cannot be continued" if rows else "each turn can be continued"
+    click.echo(f"Checked {counted(report.checked, 'thread')} with an open turn: {found}.")
+
+
+def _row(thread: ThreadMissing, turn: MissingTurn) -> list[str]:
+    return [turn.agent, turn.version, turn.node, turn.status, str(thread.thread_id), PROBLEMS[turn.missing]]
