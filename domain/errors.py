@@ -190,13 +190,11 @@ class ApprovalChanged(Conflict):
 class MissingNode(Conflict):
     """The turn stands at a node that the agent does not have any more."""
 
-    def __init__(self, agent: str, node: str, known: Iterable[str]) -> None:
-        """`known` are the names of the nodes that the agent has in this process."""
+    def __init__(self, agent: str, node: str, known: Iterable[str], advice: str) -> None:
+        """`known` are the names of the nodes that the agent has in this process; `advice` says what to do."""
         super().__init__(
             f"The turn stands at the node {node!r}, which the agent {agent!r} of this process does not have; its nodes "
-            f"are {', '.join(known)}. Nothing was changed. If a node was renamed, give it its old name as an alias, "
-            f"Node(..., aliases=({node!r},)); otherwise list the agent's earlier version in AGENTS as well. Then "
-            "repeat the request."
+            f"are {', '.join(known)}. Nothing was changed. {advice}. Then repeat the request."
         )
 
 

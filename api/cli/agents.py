@@ -3,9 +3,10 @@
 import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, ask
-from api.cli.output import as_json, counted, show_json, show_table
+from api.cli.output import as_json, counted, show_json, show_table, visible
 from api.services.missing_nodes import MissingReport, ThreadMissing, find_missing
 from api.services.threads import Service
+from domain.agents.graph import alias_advice
 from domain.agents.missing_nodes import MissingTurn
 
 PROBLEMS = {"agent": "no such agent", "node": "no such node"}
@@ -41,10 +42,11 @@ def _show(report: MissingReport) -> None:
     rows = [_row(thread, turn) for thread in report.threads for turn in thread.turns]
     if rows:
         show_table(["AGENT", "VERSION", "NODE", "STATUS", "THREAD", "PROBLEM"], sorted(rows))
-        click.echo(
-            "\nIf a node was renamed, give it its old name: Node(..., aliases=(...,)). Otherwise list the agent's "
-            "earlier version in AGENTS as well. `threadfold threads show THREAD` shows a turn.\n"
-        )
+        click.echo()
+        for node in dict.fromkeys(
+            turn.node for thread in report.threads for turn in thread.turns if turn.missing == "node"
+        ):
+            click.echo(visible(f"{node}: {alias_advice(node)}."))
     found = f"{counted(len(rows), 'turn')} cannot be continued" if rows else "each turn can be continued"
     click.echo(f"Checked {counted(report.checked, 'thread')} with an open turn: {found}.")
 

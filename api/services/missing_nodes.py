@@ -11,6 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from api.runtime.composition import Runtime
+from domain.agents.graph import alias_advice
 from domain.agents.missing_nodes import MissingTurn, missing_turns
 from domain.errors import ThreadfoldError
 from domain.ids import Tenant, ThreadId
@@ -119,8 +120,7 @@ def lines_of(threads: Iterable[ThreadMissing]) -> Sequence[str]:
         of_version = f" (version {version!r})" if version else ""
         lines.append(
             f"{len(ids):,} open turn{'' if len(ids) == 1 else 's'} of the agent {agent!r}{of_version} stand"
-            f"{'s' if len(ids) == 1 else ''} at the node {node!r}, which this process does not have: {examples}. If "
-            f"the node was renamed, give it aliases=({node!r},); otherwise list the agent's earlier version in AGENTS "
-            "as well. `threadfold agents check` lists all"
+            f"{'s' if len(ids) == 1 else ''} at the node {node!r}, which this process does not have: "
+            f"{examples}. {alias_advice(node)}. `threadfold agents check` lists all"
         )
     return lines

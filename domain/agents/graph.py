@@ -6,7 +6,7 @@ to events; this module only checks that the function is async.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -81,12 +81,14 @@ class Subgraph:
 
     Its nodes become nodes of the outer graph, named `name/node`. So a turn can be resumed at each of them. `aliases`
     are names that the step had before: turns at `alias/node` go on at `name/node`. If the alias was a node, its turns
-    go on at the first node of the subgraph.
+    go on at the first node of the subgraph. `moved` has earlier names of nodes of the outer graph, each with the node
+    of `graph` that it is now.
     """
 
     name: str
     graph: "Graph"
     aliases: Sequence[str] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Graph:
                     if (place, former) != (step.name, name):
                         yield f"{place}{NODE_SEPARATOR}{former}", f"{step.name}{NODE_SEPARATOR}{name}"
             yield from ((alias, self._entry(step.name)) for alias in step.aliases)
+            yield from ((former, f"{step.name}{NODE_SEPARATOR}{name}") for former, name in step.moved.items())
 
     @cached_property
     def _subgraphs(self) -> Mapping[str, "Graph"]:
@@ -225,6 +228,16 @@ class Graph:
         return f"{target}{NODE_SEPARATOR}{graph.first}" if graph else target
 
 
+def alias_advice(node: str) -> str:
+    """Say what an author can do about turns at a node that the agent does not have any more."""
+    subgraph, _, name = node.rpartition(NODE_SEPARATOR)
+    where = f" in the subgraph {subgraph!r}" if subgraph else ""
+    return (
+        f"If the node was renamed, give it aliases=({name!r},){where}; otherwise list the agent's earlier version in "
+        "AGENTS as well"
+    )
+
+
 def _check(graph: Graph) -> None:
     names = [node.name for node in graph.nodes]
     for name in names:
@@ -274,6 +287,11 @@ def _check_aliases(graph: Graph, names: list[str]) -> None:
                 raise InvalidGraph(f"{graph.name}: {alias!r} cannot be an alias of {step.name!r}")
             if alias in names and not (isinstance(step, Subgraph) and alias == step.name):
                 raise InvalidGraph(f"{graph.name}: the alias {alias!r} of {step.name!r} is the name of a node")
+        if not isinstance(step, Subgraph):
+            continue
+        for former, name in step.moved.items():
+            if name not in step.graph.by_name:
+                raise InvalidGraph(f"{graph.name}: {former!r} moved to {name!r}, which is not a node of {step.name!r}")
     seen: dict[str, str] = {}
     for alias, name in graph._former_names():  # noqa: SLF001  (a part of the graph's own check)
         if alias in graph.by_name:

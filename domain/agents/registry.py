@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from domain.agents.agent import Agent
+from domain.agents.graph import alias_advice
 from domain.errors import MissingNode
 from domain.ids import TurnId
 from domain.thread.events import END
@@ -72,7 +73,7 @@ class Agents(Mapping[str, Agent]):
         """Raise `MissingNode` if the agent of the turn in progress is here, and lacks the node that is in flight."""
         agent = self.running(state) if isinstance(state, Running) else None
         if isinstance(state, Running) and agent and agent.graph.find(state.turn.node) is None:
-            raise MissingNode(agent.name, state.turn.node, agent.graph.by_name)
+            raise MissingNode(agent.name, state.turn.node, agent.graph.by_name, alias_advice(state.turn.node))
 
     def to_retry(self, current: Agent, state: Idle | Running, retried: TurnId) -> tuple[Agent, str]:
         """Return the last listed version of an agent that has the node where a turn ended, and the node's name in it.
@@ -86,7 +87,7 @@ class Agents(Mapping[str, Agent]):
         for agent in reversed(self.versions(current.name)):
             if node := agent.graph.find(stood_at):
                 return agent, node.name
-        raise MissingNode(current.name, stood_at, current.graph.by_name)
+        raise MissingNode(current.name, stood_at, current.graph.by_name, alias_advice(stood_at))
 
 
 def graph_key(name: str, version: str, fingerprint: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph, alias_advice
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
 from domain.thread.events import END, MessageAppended, NodeEvent
@@ -138,11 +138,19 @@ def test_a_repeat_limit_below_two_is_refused() -> None:
         Graph("shop", "a", [Node("a", nothing)], {"a": END}, repeat_limit=1)
 
 
-def renamed(aliases: Sequence[str] = (), inner: Sequence[str] = (), step: Sequence[str] = ()) -> Graph:
+def renamed(
+    aliases: Sequence[str] = (),
+    inner: Sequence[str] = (),
+    step: Sequence[str] = (),
+    moved: Mapping[str, str] | None = None,
+) -> Graph:
     """Build a graph of a node `a` and a subgraph `pay` of two nodes; give `a`, `pay/check` and `pay` earlier names."""
     check = Node("check", nothing, aliases=inner)
     paying = Graph("paying", "check", [check, Node("send", nothing)], {"check": "send", "send": END})
-    steps: list[Node | Subgraph] = [Node("a", nothing, aliases=aliases), Subgraph("pay", paying, aliases=step)]
+    steps: list[Node | Subgraph] = [
+        Node("a", nothing, aliases=aliases),
+        Subgraph("pay", paying, aliases=step, moved=moved or {}),
+    ]
     return Graph("shop", "a", steps, {"a": "pay", "pay": END})
 
 
@@ -163,6 +171,7 @@ def found(graph: Graph, name: str) -> str | None:
         ("settle/look", "pay/check"),
         ("settle/send", "pay/send"),
         ("settle", "pay/check"),
+        ("forward", "pay/send"),
         ("pay", None),
         ("begin/check", None),
         ("nowhere", None),
@@ -171,7 +180,7 @@ def found(graph: Graph, name: str) -> str | None:
     ],
 )
 def test_a_node_is_found_by_its_earlier_names(earlier: str, today: str | None) -> None:
-    graph = renamed(("begin", "start/begin"), ("look",), ("settle",))
+    graph = renamed(("begin", "start/begin"), ("look",), ("settle",), {"forward": "send"})
     assert found(graph, earlier) == today
     assert list(graph.by_name) == ["a", "pay/check", "pay/send"]
     assert graph.fingerprint == renamed().fingerprint
@@ -197,9 +206,17 @@ def test_a_subgraph_that_replaces_a_node_of_its_name_goes_on_at_its_start() -> N
         ({"aliases": ("old",), "step": ("old",)}, "the alias 'old' is used twice, for 'a' and 'pay/check'"),
         ({"aliases": ("pay/old",), "inner": ("old",)}, "the alias 'pay/old' is used twice"),
         ({"aliases": ("END",)}, "'END' cannot be an alias of 'a'"),
+        ({"moved": {"old": "nowhere"}}, "'old' moved to 'nowhere', which is not a node of 'pay'"),
+        ({"moved": {"a": "send"}}, "the alias 'a' of 'pay/send' is the name of a node"),
+        ({"aliases": ("old",), "moved": {"old": "send"}}, "the alias 'old' is used twice, for 'a' and 'pay/send'"),
         ({"aliases": ("",)}, "'' cannot be an alias of 'a'"),
     ],
 )
 def test_an_alias_that_could_mean_two_nodes_is_refused(aliases: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidGraph, match=message):
         renamed(**aliases)
+
+
+def test_the_advice_about_a_missing_node_names_the_alias_and_the_place() -> None:
+    assert "give it aliases=('close',);" in alias_advice("close")
+    assert "give it aliases=('check',) in the subgraph 'pay/inner';" in alias_advice("pay/inner/check")

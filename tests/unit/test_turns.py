@@ -141,8 +141,8 @@ async def test_a_node_that_is_gone_fails_the_turn_clearly() -> None:
     assert isinstance(failed, TurnFailed)
     assert failed.reason == "graph_changed"
     assert failed.detail == (
-        "The graph 'assistant' has no node 'route_intent' any more. If it was renamed, give the node "
-        "aliases=('route_intent',), and retry the turn."
+        "The graph 'assistant' has no node 'route_intent' any more. If the node was renamed, give it "
+        "aliases=('route_intent',); otherwise list the agent's earlier version in AGENTS as well."
     )
 
 

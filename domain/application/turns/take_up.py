@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from domain.agents.graph import alias_advice
 from domain.agents.registry import graph_key
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.thread_repository import LoadedThread
@@ -343,8 +344,8 @@ def _left_alone(loaded: LoadedThread, node: str, agent: str) -> str:
     """Say why a turn is left as it is, and what to do."""
     return (
         f"The turn of {loaded.thread_id} stands at the node {node!r}, which the agent {agent!r} of this process does "
-        "not have. It has open calls, items or approvals, so it is left as it is until a process has the node. If the "
-        f"node was renamed, give it aliases=({node!r},); otherwise list the agent's earlier version in AGENTS as well"
+        "not have. It has open calls, items or approvals, so it is left as it is until a process has the node. "
+        f"{alias_advice(node)}"
     )
 
 

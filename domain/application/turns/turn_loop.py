@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from domain.agents.error_text import error_text
-from domain.agents.graph import Node
+from domain.agents.graph import Node, alias_advice
 from domain.agents.registry import Agents
 from domain.application.turns.node_context import NodeContext
 from domain.application.turns.run import TurnRun
@@ -111,10 +111,7 @@ class TurnLoop:
         if node is None:
             if turn.has_open_work:
                 raise TurnIsOver  # another process may have the node: see `TakeUp`
-            detail = (
-                f"The graph {agent.name!r} has no node {turn.node!r} any more. If it was renamed, give the node "
-                f"aliases=({turn.node!r},), and retry the turn."
-            )
+            detail = f"The graph {agent.name!r} has no node {turn.node!r} any more. {alias_advice(turn.node)}."
             await self._report(FailTurn(run.turn_id, "graph_changed", detail, run.number))
         elif turn.step >= agent.graph.step_limit:
             detail = (
