@@ -20,9 +20,10 @@ def agents() -> None:
 @agents.command()
 @as_json
 def check(*, as_json: bool) -> None:
-    """List the open turns that the agents of AGENTS cannot continue: their node or their agent is missing.
+    """List open turns that no agent can continue.
 
-    Run it before a deployment, with the new AGENTS and the database. Exits with 1 if there are such turns.
+    AGENTS lacks their node or their agent. Run this before a deployment, with the new AGENTS and the database. Exits
+    with 1 if there are such turns.
     """
 
     async def find(service: Service) -> MissingReport:
