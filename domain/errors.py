@@ -19,6 +19,7 @@ ThreadfoldError
 │   ├── TurnHasEnded        the turn can no longer be cancelled
 │   ├── NotRetriable        not the last turn, or it did not fail
 │   ├── ApprovalChanged     the decision is about something other than what waits
+│   ├── MissingNode         the turn stands at a node that the agent does not have any more
 │   ├── WrongGraph          the thread is open with another graph
 │   ├── NotRebuildable      the read model is not in the required state
 │   │   └── StillBehind     its new version has not caught up
@@ -46,6 +47,7 @@ ThreadfoldError
 A class's docstring is its default message. HTTP status codes are assigned in `api/`.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from domain.ids import ThreadId, TurnId, Version
@@ -182,6 +184,17 @@ class ApprovalChanged(Conflict):
     def __init__(self, shown: str, actual: str) -> None:
         """`shown` is the hash that the decision names, `actual` the hash of the pending call or node."""
         super().__init__(f"The decision is about {shown!r}, but {actual!r} is pending. Read the approval again.")
+
+
+class MissingNode(Conflict):
+    """The turn stands at a node that the agent does not have any more."""
+
+    def __init__(self, agent: str, node: str, known: Iterable[str], advice: str) -> None:
+        """`known` are the names of the nodes that the agent has in this process; `advice` says what to do."""
+        super().__init__(
+            f"The turn stands at the node {node!r}, which the agent {agent!r} of this process does not have; its nodes "
+            f"are {', '.join(known)}. Nothing was changed. {advice}. Then repeat the request."
+        )
 
 
 class WrongGraph(Conflict):

@@ -20,9 +20,9 @@ Agents and graphs:
 | name | what it is |
 | --- | --- |
 | `assistant` | makes an agent with the built-in graph: answer, run tools, answer again |
-| `Agent` | a graph with its tools, its instructions and its model |
+| `Agent` | a graph with its tools, its instructions, its model and perhaps a version |
 | `Graph` | nodes and the edges between them; checked when it is built |
-| `Node` | one step: an async function with a timeout, a retry policy and perhaps an approval |
+| `Node` | one step: an async function with a timeout, a retry policy, perhaps an approval, and its earlier names |
 | `NodeFunction` | the type of that function: takes a `TurnContext`, returns a sequence of `NodeEvent` |
 | `Edge` | the name of the next node, `END`, or a `Branch` |
 | `Branch` | an edge that depends on the state after the node |

@@ -46,6 +46,7 @@ class TurnInProgress(Struct, frozen=True, omit_defaults=True):
     cancelling: str | None = None
     items: Sequence[Item] | None = None
     more_items: Sequence[Sequence[Item]] = ()
+    agent_version: str = ""
 
 
 class Opened(Struct, frozen=True):

@@ -12,6 +12,7 @@ from api.http.caller import Caller
 from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView
+from api.schemas.approvals import waiting_approvals
 from api.schemas.budget import BudgetView, budget_view
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.turns import TurnView, turn_view
@@ -162,7 +163,8 @@ class Service:
                     raise WrongGraph(graph or "", own)
             agent = self.agent(own)
             runs, busy = agent.graph, strategy or agent.busy
-            yield commands.StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
+            entry = (runs.first, runs.fingerprint)
+            yield commands.StartTurn(turn_id, user_input, tokens, *entry, busy, stored, agent.version)
 
         asked = ("turn", user_input, open_with, graph, strategy, durability)
         outcome = await self._act(thread_id, plan, caller, asked, command_id)
@@ -171,7 +173,8 @@ class Service:
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Start a new turn at the node where a turn failed or was cancelled.
 
-        Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
+        The last listed version of the agent that has the node runs it. Raises `UnknownThread`, `ThreadBusy`,
+        `NotRetriable`, `MissingNode`.
         """
         command_id = self._command_id(thread_id, caller)
         turn_id = turn_of_command(command_id)
@@ -179,8 +182,9 @@ class Service:
         def plan(state: State) -> Iterable[commands.Command]:
             if isinstance(state, Unopened):
                 raise UnknownThread(thread_id)
-            graph = self.agent(state.thread.graph).graph.fingerprint
-            yield commands.RetryTurn(retried, turn_id, graph, self.runtime.settings.durability)
+            agent, node = self.runtime.agents.to_retry(self.agent(state.thread.graph), state, retried)
+            entry = (agent.graph.fingerprint, self.runtime.settings.durability, node, agent.version)
+            yield commands.RetryTurn(retried, turn_id, *entry)
 
         return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
 
@@ -194,7 +198,8 @@ class Service:
     ) -> CommandResult:
         """Grant, deny or settle what waits for a person's approval, or answer a question.
 
-        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`, and `MissingNode` if this process has the agent,
+        but not the node: the decision would be lost.
         """
         if decided.decision == "answer":
             answered = commands.AnswerQuestion(Version(approval), decided.hash, decided.answer)
@@ -211,7 +216,13 @@ class Service:
         what = (decided.hash, decided.decision, decided.arguments)
         command = commands.DecideApproval(Version(approval), *what, answer, tokens)
         asked = ("approval", approval, *what, decided.reason, decided.result)
-        return await self._act(thread_id, lambda _: (command,), caller, asked, opened=True)
+
+        def checked(state: State) -> Iterable[commands.Command]:
+            if any(waits.approval_id == approval for waits in waiting_approvals(state)):
+                self.runtime.agents.check_node(state)
+            return (command,)
+
+        return await self._act(thread_id, checked, caller, asked, opened=True)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""

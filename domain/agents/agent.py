@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 RETRY_ITEMS = Retry(attempts=3)
 
+MAX_VERSION_CHARS = 64
+"""Characters of an agent's version."""
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -27,6 +30,8 @@ class Agent:
     `busy` is the strategy for a message that arrives during a turn, unless the message sets its own.
     `model` None means the model that the settings' policy chooses. `shown_values` names the thread's values that
     prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`.
+    Agents of the same name may have several `version`s, each a text of at most 64 characters: the last one listed takes
+    new turns, and a running turn keeps the version that it began with.
     """
 
     graph: Graph
@@ -38,9 +43,15 @@ class Agent:
     busy: Strategy = "reject"
     shown_values: Sequence[str] = ()
     output: Any = str
+    version: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the tools' names are unique. Raises `InvalidGraph`."""
+        """Check that the tools' names are unique, and the version. Raises `InvalidGraph`."""
+        if not isinstance(self.version, str) or len(self.version) > MAX_VERSION_CHARS or not self.version.isprintable():
+            raise InvalidGraph(
+                f"{self.name}: version must be a text of at most {MAX_VERSION_CHARS} printable characters, such as "
+                f"version='2', not {str(self.version)[:MAX_VERSION_CHARS]!r}"
+            )
         if len(self.by_name) < len(self.tools):
             raise InvalidGraph(f"{self.name}: two tools have the same name")
 

@@ -51,7 +51,10 @@ class EditMessage(Struct, frozen=True):
 
 
 class StartTurn(Struct, frozen=True):
-    """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint."""
+    """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint.
+
+    `agent_version` is the version of the agent that the turn begins with.
+    """
 
     turn_id: TurnId
     content: str
@@ -60,15 +63,21 @@ class StartTurn(Struct, frozen=True):
     graph: str
     strategy: events.Strategy = "reject"
     durability: events.Durability = "sync"
+    agent_version: str = ""
 
 
 class RetryTurn(Struct, frozen=True):
-    """Continue a failed or cancelled turn in a new turn, at the node where it ended."""
+    """Continue a failed or cancelled turn in a new turn, at the node where it ended.
+
+    `node` is the name that this node has now; empty if it is the same. `agent_version` is as in `StartTurn`.
+    """
 
     retried: TurnId
     turn_id: TurnId
     graph: str
     durability: events.Durability = "sync"
+    node: str = ""
+    agent_version: str = ""
 
 
 class CancelTurn(OfTurn, frozen=True):

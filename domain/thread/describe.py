@@ -113,7 +113,8 @@ def _(event: events.BudgetSet, _: events.Event | None = None) -> str:
 def _(event: events.TurnStarted, _: events.Event | None = None) -> str:
     why = f", to go on with turn {_short(event.retries)}" if event.retries else ""
     why = f", with the message that had waited since version {event.queued}" if event.queued else why
-    return f"Turn {_short(event.turn_id)} began at the node {event.node}{why}"
+    version = f" of version {_quoted(event.agent_version)}" if event.agent_version else ""
+    return f"Turn {_short(event.turn_id)} began at the node {event.node}{version}{why}"
 
 
 @describe.register

@@ -103,6 +103,8 @@ class TurnStarted(Event, frozen=True):
     retries: UUID | None = None
     queued: int = 0
     """The version of the `TurnEnqueued` that this turn comes from; 0 if it was not queued."""
+    agent_version: str = ""
+    """The version of the agent, which the turn keeps as long as a process has it."""
 
 
 class TurnEnqueued(Event, frozen=True):
@@ -115,6 +117,7 @@ class TurnEnqueued(Event, frozen=True):
     graph: str
     durability: Durability = "sync"
     strategy: Strategy = "enqueue"
+    agent_version: str = ""
 
 
 class TurnResumed(Event, frozen=True):

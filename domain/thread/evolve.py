@@ -119,7 +119,8 @@ def _evolve_thread(thread: Thread, event: Event, version: Version, at: datetime 
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case events.TurnEnqueued():
             fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
-            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
+            queued = Queued(version, event.turn_id, *fields, event.agent_version)
+            thread = replace(thread, queue=(*thread.queue, queued))
         case events.StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case events.BudgetSet():

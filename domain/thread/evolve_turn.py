@@ -20,7 +20,12 @@ _OfCall: TypeAlias = events.ToolRequested | events.ToolStarted | events.Approval
 def start_turn(thread: Thread, event: events.TurnStarted, version: Version) -> Turn:
     """Begin a turn of an idle thread."""
     before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
-    return Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
+    return Turn(
+        *(event.turn_id, event.graph, version, event.node),
+        durability=event.durability,
+        before=before,
+        agent_version=event.agent_version,
+    )
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:

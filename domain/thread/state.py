@@ -165,6 +165,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """What models have answered to the node in flight, outside of the conversation."""
     questions: tuple[Question, ...] = ()
     """Questions of the node in flight and of its open calls, with the answers."""
+    agent_version: str = ""
+    """The version of the agent that the turn began with."""
 
     @property
     def open_questions(self) -> tuple[Question, ...]:
@@ -181,6 +183,16 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
         if fan_out == 0:
             return self.items
         return self.more_items[fan_out - 1] if fan_out <= len(self.more_items) else None
+
+    @property
+    def has_open_work(self) -> bool:
+        """Whether failing the turn would lose what people, tools or items have done for its node.
+
+        A person was asked about the node or a call, or has granted it; a call has started; the node works on a list, or
+        has asked a model, a person or the customer.
+        """
+        open_calls = any(call.status != "requested" for call in self.calls)
+        return bool(self.approval or open_calls or self.items or self.questions or self.answers)
 
     @property
     def waits(self) -> bool:
@@ -207,7 +219,7 @@ class Ended(Struct, frozen=True, gc=False):
     node: str | None = None
 
 
-class Queued(Struct, frozen=True, gc=False):
+class Queued(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message that waits for the end of the running turn. `version` is the event that added it."""
 
     version: Version
@@ -218,6 +230,7 @@ class Queued(Struct, frozen=True, gc=False):
     graph: str
     durability: Durability
     strategy: Strategy
+    agent_version: str = ""
 
 
 class WindowUsage(Struct, frozen=True, gc=False):

@@ -58,7 +58,11 @@ def start_queued_turns(state: Running, ending: Events) -> Events:
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
     for place, queued in enumerate(queue):
         decided += (
-            events.TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
+            events.TurnStarted(
+                *(queued.turn_id, queued.node, queued.graph, queued.durability),
+                queued=queued.version,
+                agent_version=queued.agent_version,
+            ),
             MessageAppended("user", queued.content, queued.tokens),
         )
         later = {other.strategy for other in queue[place + 1 :]}

@@ -157,7 +157,9 @@ class Stage:
     async def begin(self, content: str, durability: Durability = "sync") -> CommandResult:
         graph = self.agent.graph
         start = StartTurn(
-            *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint), durability=durability
+            *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint),
+            durability=durability,
+            agent_version=self.agent.version,
         )
 
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:

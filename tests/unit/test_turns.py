@@ -138,9 +138,10 @@ async def test_a_node_that_is_gone_fails_the_turn_clearly() -> None:
     await played.turns.run(outcome.loaded, Metadata())
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
-    assert (failed.reason, failed.detail) == (
-        "graph_changed",
-        "The graph 'assistant' has no node 'route_intent' any more.",
+    assert failed.reason == "graph_changed"
+    assert failed.detail == (
+        "The graph 'assistant' has no node 'route_intent' any more. If the node was renamed, give it "
+        "aliases=('route_intent',); otherwise list the agent's earlier version in AGENTS as well."
     )
 
 

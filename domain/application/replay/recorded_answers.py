@@ -228,7 +228,7 @@ class _ModelReader:
 
 def _without_approvals(graph: Graph) -> Sequence[Node | Subgraph]:
     return [
-        Subgraph(step.name, replace_fields(step.graph, nodes=_without_approvals(step.graph)))
+        replace_fields(step, graph=replace_fields(step.graph, nodes=_without_approvals(step.graph)))
         if isinstance(step, Subgraph)
         else replace(step, approval=False, timeout=3600.0)
         for step in graph.nodes
