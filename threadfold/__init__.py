@@ -28,7 +28,7 @@ Agents and graphs:
 | `Branch` | an edge that depends on the state after the node |
 | `Choose` | the type of a branch's function: takes a `Running`, returns a label |
 | `Subgraph` | a graph as a node of another graph |
-| `Retry` | how often a node or an item is tried, with exponential backoff |
+| `RetryPolicy` | how often a node or an item is tried, with exponential backoff |
 | `END` | where an edge leads when the turn is over |
 | `Strategy` | what happens to a message that arrives while a turn runs: an agent's `busy` |
 | `ASSISTANT_NODES`, `ASSISTANT_EDGES` | the nodes and edges of the built-in graph, to build your own from |
@@ -89,7 +89,7 @@ from domain.agents.agent import Agent, Each, ItemContext, TurnContext
 from domain.agents.assistant import EDGES as ASSISTANT_EDGES
 from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, Retry, Subgraph
+from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
 from domain.agents.tools import Approval, IfUnknown, Tool, ToolContext, ToolHandler, tool
 from domain.errors import (
     BudgetExhausted,
@@ -147,7 +147,7 @@ __all__ = [
     "NodeEvent",
     "NodeFunction",
     "PromptTooLarge",
-    "Retry",
+    "RetryPolicy",
     "Running",
     "StateUpdated",
     "Strategy",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
-from domain.agents.graph import Graph, Retry
+from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
@@ -13,7 +13,7 @@ from domain.json import Json
 from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, Strategy
 from domain.thread.state import Running
 
-RETRY_ITEMS = Retry(attempts=3)
+RETRY_ITEMS = RetryPolicy(attempts=3)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class TurnContext(Protocol):
         """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens."""
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Process items, `at_once` of them concurrently, and return their results in the items' order.
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
+from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json
@@ -73,7 +73,7 @@ def after_response(state: Running) -> str:
 NODES: Sequence[Node] = (
     Node("route_intent", route_intent, timeout=5),
     Node("execute_tool", execute_tool, timeout=300),
-    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=Retry(attempts=3)),
+    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=RetryPolicy(attempts=3)),
     Node("compact_history", compact_history, timeout=MODEL_TIMEOUT_S),
     Node("finalize_turn", finalize_turn, timeout=5),
 )

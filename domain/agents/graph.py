@@ -33,7 +33,7 @@ Choose: TypeAlias = Callable[[Running], str]
 """A pure function of the state after the node. It returns a label of its branch."""
 
 
-class Retry(Struct, frozen=True):
+class RetryPolicy(Struct, frozen=True):
     """How often a node is attempted, and the seconds between attempts, which grow exponentially up to a maximum."""
 
     attempts: int = 1
@@ -54,7 +54,7 @@ class Node(Struct, frozen=True):
     name: str
     run: NodeFunction
     timeout: float = 120.0
-    retry: Retry = Retry()
+    retry: RetryPolicy = RetryPolicy()
     approval: bool = False
 
 

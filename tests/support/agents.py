@@ -12,7 +12,7 @@ from threadfold import (
     Json,
     Node,
     NodeEvent,
-    Retry,
+    RetryPolicy,
     Running,
     TurnContext,
     assistant,
@@ -102,7 +102,7 @@ async def _length(item: ItemContext, word: Json) -> Json:
 
 
 async def _spell(turn: TurnContext) -> Sequence[NodeEvent]:
-    done = await turn.map(turn.user_input.split()[:6], _length, retry=Retry(attempts=2, first_delay=0.01))
+    done = await turn.map(turn.user_input.split()[:6], _length, retry=RetryPolicy(attempts=2, first_delay=0.01))
     return [turn.say(", ".join(f"{one['word']}: {one['length']}" for one in done))]
 
 
@@ -120,7 +120,7 @@ clumsy = Agent(
         "clumsy",
         "note",
         [
-            Node("note", _note, retry=Retry(attempts=2, first_delay=0.01)),
+            Node("note", _note, retry=RetryPolicy(attempts=2, first_delay=0.01)),
             Node("spell", _spell),
             Node("sign", _sign, approval=True),
         ],

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from domain.agents.agent import Agent
-from domain.agents.graph import Graph, Node, Retry
+from domain.agents.graph import Graph, Node, RetryPolicy
 from domain.agents.tools import Tool, tool
 from domain.application.budget.limits_cache import LimitsCache
 from domain.application.budget.null import NullLedger
@@ -202,6 +202,6 @@ async def double(number: int) -> int:
     return number * 2
 
 
-def one_node(run: object, *, retry: Retry | None = None, timeout: float = 5, tools: Sequence[Tool] = ()) -> Agent:
-    node = Node("only", run, timeout=timeout, retry=retry or Retry())  # type: ignore[arg-type]
+def one_node(run: object, *, retry: RetryPolicy | None = None, timeout: float = 5, tools: Sequence[Tool] = ()) -> Agent:
+    node = Node("only", run, timeout=timeout, retry=retry or RetryPolicy())  # type: ignore[arg-type]
     return Agent(Graph("solo", "only", [node], {"only": END}), tools=tools)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import error_text
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.application.turns.model_calls import ModelCall, PreparedPrompt
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
@@ -25,7 +25,7 @@ from domain.thread.state import Item, Running
 
 
 async def run_fan_out(
-    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry
+    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: RetryPolicy
 ) -> Sequence[Json]:
     """Process the items that have no result yet, and return all results in the items' order.
 
@@ -90,7 +90,7 @@ class FanOutItem:
 
 
 async def _until_done(
-    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: RetryPolicy, group: NodeTasks
 ) -> None:
     """Try an item until it has a result. Raises its error once `retry` gives up, or at once if it is not transient."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt

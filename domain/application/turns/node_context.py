@@ -8,7 +8,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from domain.agents.agent import RETRY_ITEMS, Agent, Each
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.fan_out import run_fan_out
@@ -146,7 +146,7 @@ class NodeContext:
         await ToolCalls(self).run()
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         return await run_fan_out(self, items, each, at_once=at_once, retry=retry)
