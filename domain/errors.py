@@ -41,6 +41,7 @@ ThreadfoldError
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
+│   └── InvalidArguments    a tool cannot be called with these arguments
 └── ModelError              (domain/models/chat.py) a model did not answer
 
 A class's docstring is its default message. HTTP status codes are assigned in `api/`.
@@ -288,3 +289,13 @@ class PromptTooLarge(ThreadfoldError):
 
 class ToolError(ThreadfoldError):
     """A tool failed. The model reads the message."""
+
+
+class InvalidArguments(ToolError):
+    """A tool cannot be called with these arguments. The model reads the message."""
+
+    def __init__(self, message: str, field: str = "", why: str = "") -> None:
+        """`field` is a path such as `amount` or `to.city`, "" for all arguments; `why` says what was expected."""
+        super().__init__(message)
+        self.field = field
+        self.why = why or message

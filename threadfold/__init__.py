@@ -69,6 +69,7 @@ Tools:
 | `ToolHandler` | the type of the function that a `Tool` runs |
 | `ToolContext` | what a tool can know about its call: thread, call id and idempotency key |
 | `Approval` | whether a person must agree to a call: always, never, or depending on the arguments |
+| `ToolCheck` | the type of a function that refuses arguments of a `Tool` by raising `InvalidArguments` |
 | `IfUnknown` | who is asked about a call whose process died: the model or a person |
 
 Errors:
@@ -76,6 +77,7 @@ Errors:
 | name | what it means |
 | --- | --- |
 | `ToolError` | raise it in a tool: its message is shown to the model, which can try something else |
+| `InvalidArguments` | arguments do not fit a tool; raised by a `ToolCheck`, with the field's name for people |
 | `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
 | `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
 | `PromptTooLarge` | the instructions, tools and newest messages do not fit into the context window |
@@ -90,9 +92,10 @@ from domain.agents.assistant import EDGES as ASSISTANT_EDGES
 from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
-from domain.agents.tools import Approval, IfUnknown, Tool, ToolContext, ToolHandler, tool
+from domain.agents.tools import Approval, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
 from domain.errors import (
     BudgetExhausted,
+    InvalidArguments,
     InvalidGraph,
     InvalidInput,
     PromptTooLarge,
@@ -134,6 +137,7 @@ __all__ = [
     "Graph",
     "HistoryCompacted",
     "IfUnknown",
+    "InvalidArguments",
     "InvalidGraph",
     "InvalidInput",
     "ItemContext",
@@ -156,6 +160,7 @@ __all__ = [
     "ThreadId",
     "ThreadfoldError",
     "Tool",
+    "ToolCheck",
     "ToolContext",
     "ToolError",
     "ToolHandler",

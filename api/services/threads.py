@@ -34,6 +34,7 @@ from domain.application.fork import Fork, fork
 from domain.application.queries import transcript
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.thread_repository import LoadedThread
+from domain.application.turns.check_input import check_decision
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
@@ -192,7 +193,7 @@ class Service:
     ) -> CommandResult:
         """Grant, deny or settle what waits for a person's approval.
 
-        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`, and `InvalidInput` if the arguments do not fit.
         """
         refused = f"A person refused this: {decided.reason}" if decided.reason else "A person refused this."
         answer = refused if decided.result is None else decided.result
@@ -200,7 +201,12 @@ class Service:
         what = (decided.hash, decided.decision, decided.arguments)
         command = commands.DecideApproval(Version(approval), *what, answer, tokens)
         asked = ("approval", approval, *what, decided.reason, decided.result)
-        return await self._act(thread_id, _on_open(thread_id, command), caller, asked)
+
+        def plan(state: State) -> Iterable[commands.Command]:
+            check_decision(command, state, self.runtime.agents)
+            return _on_open(thread_id, command)(state)
+
+        return await self._act(thread_id, plan, caller, asked)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""

@@ -16,16 +16,17 @@ runtime passes the parameter annotated `ToolContext`; the model does not see it.
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias, overload
 
 from msgspec import Struct
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import TypeAdapter
 
 from domain.agents.callables import described, doc_of, is_async, is_generator, name_of
 from domain.agents.error_text import shortened
+from domain.agents.signature import Signature
 from domain.agents.tool_threads import THREADS
-from domain.errors import InvalidInput, ToolError
+from domain.errors import InvalidInput
 from domain.ids import ThreadId
 from domain.json import JsonObject, copied
 from domain.models.chat import ToolSpec
@@ -35,13 +36,8 @@ DEFAULT_TIMEOUT = 30.0
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Names of tools that endpoints accept. Only Gemini also refuses names that begin with a digit or a dash."""
 
-MAX_ARGUMENT_ERRORS = 10
-"""Maximum number of errors in a call's arguments that the model reads."""
-
-MAX_ARGUMENT_ERROR_CHARACTERS = 300
-"""Maximum characters of each of these errors."""
-
-_NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+MAX_SHOWN_NAME_CHARACTERS = 300
+"""Characters that an error shows of a name that is not accepted."""
 
 
 class ToolContext(Struct, frozen=True):
@@ -60,6 +56,8 @@ ToolFunction: TypeAlias = Callable[..., Any]
 """Async or plain. A plain function runs in a thread."""
 Approval: TypeAlias = bool | Callable[[JsonObject], bool]
 """Whether a person must approve a call: always, never, or depending on its arguments."""
+ToolCheck: TypeAlias = Callable[[JsonObject], object]
+"""Raises `InvalidArguments` if a tool cannot be called with these arguments. Returns anything. Must have no effect."""
 IfUnknown: TypeAlias = Literal["ask_model", "ask_person"]
 
 
@@ -77,11 +75,12 @@ class Tool(Struct, frozen=True):
     idempotent: bool = False
     if_unknown: IfUnknown = "ask_model"
     approval: Approval = False
+    check: ToolCheck | None = None
 
     def __post_init__(self) -> None:
         """Check the name. Raises `InvalidInput`."""
         if not TOOL_NAME.fullmatch(self.spec.name):
-            shown = shortened(self.spec.name, MAX_ARGUMENT_ERROR_CHARACTERS)
+            shown = shortened(self.spec.name, MAX_SHOWN_NAME_CHARACTERS)
             raise InvalidInput(
                 f"tool {shown!r}",
                 "the name must be 1 to 64 ASCII letters, digits, _ or -. Set one with @tool(name=...)",
@@ -96,6 +95,11 @@ class Tool(Struct, frozen=True):
     def after_crash(self) -> Literal["retry", "ask_model", "ask_person"]:
         """What happens to a call whose process died while it ran."""
         return "retry" if self.idempotent else self.if_unknown
+
+    def check_arguments(self, arguments: JsonObject) -> None:
+        """Raise `InvalidArguments` if the tool cannot be called with these arguments."""
+        if self.check is not None:
+            self.check(copied(arguments))
 
     def needs_approval(self, arguments: JsonObject) -> bool:
         """Return whether a person must approve a call."""
@@ -139,61 +143,27 @@ def tool(
             raise TypeError(f"A tool made of a {type(function).__name__} needs a name: @tool(name=...)")
         if is_generator(function):
             raise TypeError(f"The tool {known_as} is {described(function)}; it must return its result, not yield it")
-        spec, run = _build(function, known_as)
-        return Tool(spec, run, timeout, idempotent, if_unknown, approval)
+        spec, run, signature = _build(function, known_as)
+        return Tool(spec, run, timeout, idempotent, if_unknown, approval, check=signature.validate)
 
     return build if function is None else build(function)
 
 
-def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
-    bound = function.keywords if isinstance(function, functools.partial) else {}
-    parameters = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in bound]
-    context = next((p.name for p in parameters if p.annotation is ToolContext), None)
-    shown = [p for p in parameters if p.name != context]
-    for parameter in shown:
-        if parameter.kind not in _NAMED_KINDS or parameter.annotation is parameter.empty:
-            raise TypeError(f"The tool {name} cannot have the parameter {parameter}: it needs a name and a type")
-    # The fields have generated names, so that parameters may have names such as `schema` or `json`.
-    fields: dict[str, Any] = {
-        f"field_{number}": (p.annotation, Field(... if p.default is p.empty else p.default, alias=p.name))
-        for number, p in enumerate(shown)
-    }
-    model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler, Signature]:
+    signature = Signature(function, name, lambda annotation: annotation is ToolContext)
+    context = signature.context
     result = TypeAdapter[Any](Any)
     waits = is_async(function)
 
     async def run(arguments: JsonObject, call: ToolContext) -> str:
-        try:
-            valid = model.model_validate(arguments)
-        except ValidationError as error:
-            raise ToolError(_argument_errors(name, error)) from error
-        given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
+        given = signature.validate(arguments)
         call_it = functools.partial(function, **given, **({context: call} if context else {}))
         answer = await (call_it() if waits else THREADS.run(call_it, f"tool {name!r}"))
         if inspect.isawaitable(answer):  # a plain function that returns an awaitable, such as a decorator's wrapper
             answer = await answer
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
-    spec = ToolSpec(name, doc_of(function) or name, _parameters(model.model_json_schema(by_alias=True)))
-    return spec, run
-
-
-def _parameters(schema: Mapping[str, Any]) -> JsonObject:
-    """Remove titles, which only repeat names and cost tokens in every prompt."""
-    properties = {
-        name: {key: value for key, value in described.items() if key != "title"}
-        for name, described in schema.get("properties", {}).items()
-    }
-    kept = {key: value for key, value in schema.items() if key not in {"title", "properties"}}
-    return {**kept, "properties": properties}
-
-
-def _argument_errors(name: str, error: ValidationError) -> str:
-    """Describe a validation error so that the model can correct its call."""
-    errors = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)]
-    wrong = [shortened(one, MAX_ARGUMENT_ERROR_CHARACTERS) for one in errors[:MAX_ARGUMENT_ERRORS]]
-    more = f"; and {len(errors) - len(wrong)} more" if len(errors) > len(wrong) else ""
-    return f"{name} cannot be called like this: {'; '.join(wrong)}{more}"
+    return ToolSpec(name, doc_of(function) or name, signature.schema), run, signature
 
 
 def unreadable(tool: Tool, fault: str) -> str:

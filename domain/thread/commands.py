@@ -167,7 +167,10 @@ class StartCalls(Struct, frozen=True):
 
 
 class EndCall(Struct, frozen=True):
-    """A tool call has an outcome. `content` is what the model reads."""
+    """A tool call has an outcome. `content` is what the model reads.
+
+    `not_run`: the call failed without being started, because its arguments do not fit.
+    """
 
     turn_id: TurnId
     call: Version
@@ -176,6 +179,7 @@ class EndCall(Struct, frozen=True):
     tokens: int
     duration_ms: int = 0
     run: int = 0
+    not_run: bool = False
 
 
 class CompactHistory(Struct, frozen=True):

@@ -157,8 +157,8 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
 
 
 def _end_call(command: EndCall, state: Running) -> Events:
-    started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
-    if not started:
+    ready = {"requested", "granted"} if command.not_run else {"started"}
+    if not any(call.version == command.call and call.status in ready for call in state.turn.calls):
         return ()
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
     match command.outcome:

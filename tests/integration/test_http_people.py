@@ -179,6 +179,30 @@ class TestApprovals:
         await self.decide(api, thread, approval, decision="grant", arguments={"amount": 3})
         assert await self.told(api, thread) == "refunded 3"
 
+    async def test_other_arguments_have_to_fit_the_tool(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        before = (await api.get(f"/v1/threads/{thread}")).json()
+        for arguments, field, why in (
+            ({"amount": "many"}, "arguments.amount", "valid integer"),
+            ({}, "arguments.amount", "Field required"),
+            ({"amount": 3, "to": {"city": "Oslo"}}, "arguments.to", "not permitted"),
+        ):
+            refused = await self.decide(api, thread, approval, decision="grant", arguments=arguments)
+            (problem,) = refused.json()["errors"]
+            assert (refused.status_code, problem["field"]) == (400, field)
+            assert why in problem["message"]
+        stale = await self.decide(api, thread, {**approval, "hash": "0" * 16}, decision="grant", arguments={})
+        assert (stale.status_code, stale.json()["errors"][0]["field"]) == (409, "hash")
+        assert (await api.get(f"/v1/threads/{thread}")).json() == before
+        await self.decide(api, thread, approval, decision="grant", arguments={"amount": 3})
+        assert await self.told(api, thread) == "refunded 3"
+
+    async def test_no_person_is_asked_about_arguments_that_do_not_fit(self, api: Api) -> None:
+        thread = await api.opened(graph="cashier")
+        await api.post(f"/v1/threads/{thread}/turns", json={"user_input": '/refund {"amount": "many"}'})
+        assert (await self.told(api, thread)).startswith("refund cannot be called like this: amount: ")
+        assert "ApprovalRequested" not in {event["type"] for event in await events(api, thread)}
+
     async def test_denied(self, api: Api) -> None:
         thread, approval = await self.waiting(api)
         await self.decide(api, thread, approval, decision="deny", reason="Too late.")

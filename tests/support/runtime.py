@@ -178,6 +178,11 @@ class Stage:
     async def events(self) -> list[Event]:
         return [recorded.event async for recorded in self.repository.follow(self.thread_id)]
 
+    async def saved(self, *kinds: type[Event]) -> None:
+        """Wait until an event of one of these kinds is stored."""
+        while not await self.happened(*kinds):
+            await asyncio.sleep(0.001)
+
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory, so that it is folded from the store."""
         self.repository._hot.discard(thread_id)

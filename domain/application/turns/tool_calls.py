@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text, message_of, shortened
 from domain.agents.tools import ToolContext, unreadable
+from domain.application.turns.check_input import argument_error
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
-from domain.errors import ToolError, TurnIsOver, WaitsForPerson
+from domain.errors import InvalidArguments, ToolError, TurnIsOver, WaitsForPerson
 from domain.json import copied, storable_text
 from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
@@ -30,6 +31,8 @@ MAX_NAME_CHARS = 100
 
 MAX_NAMES_CHARS = 5_000
 """Characters that are shown of the list of tools."""
+
+EARLIER_ATTEMPT = "An earlier attempt of this call was interrupted. It may have had its effect."
 
 CUT_MARK = "\n[cut: the result was longer than can be kept]"
 
@@ -53,6 +56,7 @@ class ToolCalls:
         run = self.node.run
         await run.save()
         await self._decide_interrupted()
+        await self._refuse_invalid()
         unapproved = [call for call in self._open_calls("requested") if self._needs_approval(call)]
         await self._ask(unapproved, "policy")
         calls = self._open_calls("requested", "granted", "started")
@@ -82,6 +86,19 @@ class ToolCalls:
         for call, policy in left:
             if policy == "ask_model":
                 await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
+
+    async def _refuse_invalid(self) -> None:
+        """End the calls that a person would have to approve and whose arguments do not fit: no person is asked.
+
+        Calls that need no approval are checked when they run.
+        """
+        for call in self._open_calls("requested"):
+            tool = self.node.agent.by_name.get(call.request.name)
+            if tool is None or call.request.fault or tool.approval is False:
+                continue
+            error = argument_error(tool, call.request.arguments)
+            if error is not None:
+                await self._end(call, "failed", self._error_shown(error), not_run=True)
 
     async def _ask(self, calls: Sequence[Call], because: Because) -> None:
         if calls:
@@ -126,18 +143,26 @@ class ToolCalls:
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
         except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
             _log.info("%s failed: %s", name, error_text(error))
-            limit = self._max_result_chars + 1
-            return "failed", message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
+            if isinstance(error, InvalidArguments) and call.attempt:  # another version of the tool had accepted them
+                return "unknown", f"{self._error_shown(error)}\n{EARLIER_ATTEMPT}"
+            return "failed", self._error_shown(error)
         if isinstance(result, str):
             return "succeeded", str(result)
         return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
 
-    async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
+    def _error_shown(self, error: Exception) -> str:
+        """Return what the model reads about an error of a tool."""
+        limit = self._max_result_chars + 1
+        return message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
+
+    async def _end(
+        self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0, *, not_run: bool = False
+    ) -> None:
         run, limit = self.node.run, self._max_result_chars
         text = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT_MARK), CUT_MARK)
         text = self._with_note(call, text)
         tokens = await count_tokens(run.services.tokens, text)
-        report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number)
+        report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number, not_run)
         last = len(self.node.state.turn.calls) == 1  # then the node usually ends, and its report follows at once
         if not await self.node.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
