@@ -67,7 +67,8 @@ Tools:
 | `Tool` | a tool as data, for those whose schema is not a Python signature |
 | `ToolSpec` | a tool as the model is shown it: name, description, JSON schema of the arguments |
 | `ToolHandler` | the type of the function that a `Tool` runs |
-| `ToolContext` | what a tool can know about its call: thread, call id and idempotency key |
+| `ToolContext` | what a tool can know about its call: subject, actor, values, `deps`, idempotency key |
+| `Deps` | the type variable of `ToolContext[Deps]`: the type of the object that the agent has for its tools |
 | `Approval` | whether a person must agree to a call: always, never, or depending on the arguments |
 | `ToolCheck` | the type of a function that refuses arguments of a `Tool` by raising `InvalidArguments` |
 | `IfUnknown` | who is asked about a call whose process died: the model or a person |
@@ -92,7 +93,7 @@ from domain.agents.assistant import EDGES as ASSISTANT_EDGES
 from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
-from domain.agents.tools import Approval, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
+from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
 from domain.errors import (
     BudgetExhausted,
     InvalidArguments,
@@ -132,6 +133,7 @@ __all__ = [
     "Call",
     "Choose",
     "ContextAssembled",
+    "Deps",
     "Each",
     "Edge",
     "Graph",

@@ -73,7 +73,7 @@ READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
-    outcome = await service.open(thread_id, data.graph, data.values, caller)
+    outcome = await service.open(thread_id, data.graph, data.values, caller, data.subject)
     checkpoint = checkpoint_of(outcome.loaded)
     status = HTTP_201_CREATED if outcome.events or outcome.repeated else HTTP_200_OK
     body = Opened(thread_id, data.graph, checkpoint)

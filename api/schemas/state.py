@@ -84,6 +84,7 @@ class StateView(Struct, frozen=True):
     turn: TurnInProgress | None
     last_turn: Ended | None
     queue: Sequence[Queued]
+    subject: str
 
 
 def state_view(loaded: LoadedThread) -> StateView:
@@ -108,6 +109,7 @@ def state_view(loaded: LoadedThread) -> StateView:
         turn=_turn_in_progress(state.turn) if isinstance(state, Running) else None,
         last_turn=thread.last_turn,
         queue=thread.queue,
+        subject=thread.subject,
     )
 
 

@@ -109,11 +109,14 @@ class Service:
             return ThreadId(uuid5(KEYED_THREADS, f"{caller.tenant}\n{caller.key}"))
         return ThreadId(self.runtime.new_id())
 
-    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> CommandResult:
+    async def open(
+        self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller, subject: str = ""
+    ) -> CommandResult:
         """Open a thread."""
         self.agent(graph)
-        command = commands.OpenThread(graph, values)
-        return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
+        command = commands.OpenThread(graph, values, subject)
+        asked = ("open", graph, values, *([subject] if subject else []))
+        return await self._act(thread_id, lambda _: (command,), caller, asked)
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
         """Change a thread's values."""

@@ -1,9 +1,9 @@
 """Agents, and the contexts that their nodes use during a turn."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.tools import Tool
@@ -22,7 +22,8 @@ class Agent:
 
     `busy` is the strategy for a message that arrives during a turn, unless the message sets its own.
     `model` None means the model that the settings' policy chooses. `shown_values` names the thread's values that
-    prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`.
+    prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`. Tools find
+    `deps` in their `ToolContext`: one object in each process, such as a client of a shop.
     """
 
     graph: Graph
@@ -33,6 +34,7 @@ class Agent:
     slash_commands: bool = False
     busy: Strategy = "reject"
     shown_values: Sequence[str] = ()
+    deps: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that the tools' names are unique. Raises `InvalidGraph`."""

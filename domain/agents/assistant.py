@@ -11,6 +11,7 @@ The nodes are exported for use in other graphs.
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -98,6 +99,7 @@ def assistant(
     slash_commands: bool = False,
     step_limit: int = STEP_LIMIT,
     repeat_limit: int | None = REPEAT_LIMIT,
+    deps: Any = None,
 ) -> Agent:
     """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are those of the graph.
 
@@ -107,7 +109,7 @@ def assistant(
     slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
     graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
-    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
+    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)
 
 
 def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:

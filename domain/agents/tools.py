@@ -10,17 +10,18 @@ A plain function, without `async`, runs in a thread. After its timeout the call 
 goes on until the function returns: set timeouts on what the function calls, too.
 
 Pydantic derives the schema for the model from the signature, and validates the arguments before the function runs. The
-runtime passes the parameter annotated `ToolContext`; the model does not see it.
+runtime passes the parameter annotated `ToolContext` or `ToolContext[Deps]`; the model does not see it.
 """
 
 import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Generic, Literal, TypeAlias, get_origin, overload
 
 from msgspec import Struct
 from pydantic import TypeAdapter
+from typing_extensions import TypeVar
 
 from domain.agents.callables import described, doc_of, is_async, is_generator, name_of
 from domain.agents.error_text import shortened
@@ -40,14 +41,30 @@ MAX_SHOWN_NAME_CHARACTERS = 300
 """Characters that an error shows of a name that is not accepted."""
 
 
-class ToolContext(Struct, frozen=True):
-    """The call that a tool is running for."""
+Deps = TypeVar("Deps", default=Any)
+"""The type of the object that an agent was given for its tools."""
+
+
+class ToolContext(Struct, Generic[Deps], frozen=True):
+    """The call that a tool runs for, and what the tool may need. `ToolContext[Shop]` has `deps` of the type `Shop`."""
 
     thread_id: ThreadId
     call_id: str
     """The model's label of the call; the model may use it more than once."""
     idempotency_key: str
     """The same for every attempt of this call, different for every other call."""
+    subject: str = ""
+    """The customer that the thread is about, as given when it was opened; "" if none was given."""
+    actor: str = ""
+    """Who sent the message that this turn answers: the request's `X-Actor`; "" without one."""
+    deps: Deps = None  # type: ignore[assignment]
+    """What the agent was given as `deps`: one object in each process."""
+    _values: Callable[[], Any] = dict
+
+    @property
+    def values(self) -> Any:
+        """The thread's values as they are when the call starts: a copy, so changing them has no effect."""
+        return self._values()
 
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
@@ -76,6 +93,8 @@ class Tool(Struct, frozen=True):
     if_unknown: IfUnknown = "ask_model"
     approval: Approval = False
     check: ToolCheck | None = None
+    takes_context: bool = True
+    """Whether the function uses its `ToolContext`. If not, the runtime does not look for the actor."""
 
     def __post_init__(self) -> None:
         """Check the name. Raises `InvalidInput`."""
@@ -144,13 +163,15 @@ def tool(
         if is_generator(function):
             raise TypeError(f"The tool {known_as} is {described(function)}; it must return its result, not yield it")
         spec, run, signature = _build(function, known_as)
-        return Tool(spec, run, timeout, idempotent, if_unknown, approval, check=signature.validate)
+        takes_context = signature.context is not None
+        settings = (timeout, idempotent, if_unknown, approval)
+        return Tool(spec, run, *settings, check=signature.validate, takes_context=takes_context)
 
     return build if function is None else build(function)
 
 
 def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler, Signature]:
-    signature = Signature(function, name, lambda annotation: annotation is ToolContext)
+    signature = Signature(function, name, lambda annotation: ToolContext in {annotation, get_origin(annotation)})
     context = signature.context
     result = TypeAdapter[Any](Any)
     waits = is_async(function)

@@ -26,10 +26,11 @@ CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
 
 
 class OpenThread(Struct, frozen=True):
-    """Begin a conversation with an agent's graph."""
+    """Begin a conversation with an agent's graph, about a `subject`: a customer."""
 
     graph: str
     values: JsonObject = {}
+    subject: str = ""
 
 
 class ForkThread(Struct, frozen=True):

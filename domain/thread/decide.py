@@ -37,6 +37,7 @@ from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
 from domain.thread.size_limits import (
     MAX_QUEUED_BYTES,
+    MAX_SUBJECT_CHARACTERS,
     MAX_VALUES_CHARACTERS,
     bytes_of,
     check_json_size,
@@ -107,9 +108,14 @@ def _opened(state: State) -> Idle | Running:
 def _open_thread(command: OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     check_json_size(command.values, "values", MAX_VALUES_CHARACTERS)
+    check_text(command.subject, "subject")
+    if len(command.subject) > MAX_SUBJECT_CHARACTERS:
+        raise InvalidInput("subject", f"must have at most {MAX_SUBJECT_CHARACTERS} characters")
     if isinstance(state, Unopened):
-        return (events.ThreadOpened(command.graph, command.values),)
-    if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
+        return (events.ThreadOpened(command.graph, command.values, command.subject),)
+    thread = state.thread
+    given = (command.graph, digest(command.values), command.subject)
+    if given == (thread.graph, thread.opened_with, thread.subject):
         return ()
     raise ThreadAlreadyOpen
 

@@ -48,7 +48,8 @@ def describe(event: events.Event, about: events.Event | None = None) -> str:
 @describe.register
 def _(event: events.ThreadOpened, _: events.Event | None = None) -> str:
     given = f"the values {_json(event.values)}" if event.values else "no values"
-    return f"The thread was opened with the graph {event.graph} and {given}"
+    about = f", about {_quoted(event.subject)}" if event.subject else ""
+    return f"The thread was opened with the graph {event.graph} and {given}{about}"
 
 
 @describe.register

@@ -58,10 +58,11 @@ class Event(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ThreadOpened(Event, frozen=True):
-    """A thread was opened, with an agent's graph and the caller's values."""
+    """A thread was opened, with an agent's graph and the caller's values. `subject` is the customer it is about."""
 
     graph: str
     values: JsonObject = {}
+    subject: str = ""
 
 
 class ThreadForked(Event, frozen=True):

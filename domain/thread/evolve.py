@@ -86,7 +86,7 @@ def evolve(state: State, event: Event, at: datetime | None = None) -> State:
             return _evolve_idle(state, event, version)
         case Unopened():
             if isinstance(event, ThreadOpened):
-                return Idle(version, Thread(event.graph, event.values, digest(event.values)))
+                return Idle(version, Thread(event.graph, event.values, digest(event.values), subject=event.subject))
             raise _unexpected(state, event)
         case _:
             assert_never(state)

@@ -193,7 +193,8 @@ class Thread(Struct, frozen=True, gc=False):
     `messages` counts the messages of the user and the agent over the thread's whole life, `usage` the use of models.
     `windows` has the usage of the last hour, day and month with a model call. `said_tokens` is the size of a prompt
     that holds every message of the thread, including those of tools. `rolled_back` is the number of rolled back turns.
-    `prompt` describes the last prompt: the next prompt begins like it.
+    `prompt` describes the last prompt: the next prompt begins like it. `subject` is the customer that the thread is
+    about, "" if none was given.
     """
 
     graph: str
@@ -213,6 +214,7 @@ class Thread(Struct, frozen=True, gc=False):
     queue: tuple[Queued, ...] = ()
     rolled_back: int = 0
     prompt: ContextAssembled | None = None
+    subject: str = ""
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.agents import let_go
 from tests.support.http import Api, running_api
 
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier", "clerk"))
 
 ENDS = {"TurnCompleted", "TurnFailed", "TurnCancelled", "TurnRolledBack"}
 
@@ -223,6 +223,35 @@ class TestApprovals:
             unknown = await self.decide(api, thread, {**approval, "approval_id": approval_id}, decision="grant")
             assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (status, "approval_id")
         assert (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"] == [approval]
+
+
+class TestSubjects:
+    async def test_a_tool_knows_the_customer_and_the_sender(self, api: Api) -> None:
+        thread = await api.opened(graph="clerk", subject="customer-17", values={"order": "A-17"})
+        path = f"/v1/threads/{thread}/turns"
+        await api.post(path, params={"wait": True}, json={"user_input": "/whose"}, headers={"X-Actor": "anna"})
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        told = next(m["content"] for m in messages if m["role"] == "tool")
+        assert told == "shop: anna asks for customer-17, {'order': 'A-17'}"
+        assert (await api.get(f"/v1/threads/{thread}")).json()["subject"] == "customer-17"
+        assert (await api.get(f"/v1/threads/{thread}/state")).json()["subject"] == "customer-17"
+        fork = (await api.post(f"/v1/threads/{thread}/fork", json={})).json()["thread_id"]
+        assert (await api.get(f"/v1/threads/{fork}")).json()["subject"] == "customer-17"
+        async with asyncio.timeout(60):
+            while not (listed := (await api.get("/v1/threads", params={"graph": "clerk"})).json()["items"]):
+                await asyncio.sleep(0.02)
+        assert {one["subject"] for one in listed} == {"customer-17"}
+
+    async def test_it_is_given_once_and_is_not_too_long(self, api: Api) -> None:
+        thread, key = str(uuid4()), {"Idempotency-Key": "open"}
+        body = {"thread_id": thread, "subject": "customer-17"}
+        assert (await api.post("/v1/threads", json=body, headers=key)).status_code == 201
+        assert (await api.post("/v1/threads", json=body)).status_code == 200
+        assert (await api.post("/v1/threads", json={**body, "subject": "customer-18"})).status_code == 409
+        assert (await api.post("/v1/threads", json={**body, "subject": "x"}, headers=key)).status_code == 422
+        long = await api.post("/v1/threads", json={"subject": "x" * 201})
+        assert (long.status_code, long.json()["errors"][0]["field"]) == (400, "subject")
+        assert (await api.get(f"/v1/threads/{await api.opened()}")).json()["subject"] == ""
 
 
 class TestForks:

@@ -14,6 +14,7 @@ from threadfold import (
     NodeEvent,
     RetryPolicy,
     Running,
+    ToolContext,
     TurnContext,
     assistant,
     tool,
@@ -86,6 +87,16 @@ async def echo(text: str = "", *, after: float = 0.0) -> str:
 
 desk = assistant("desk", tools=[echo, refund])
 """Has a tool that answers at once or later, and one that needs a person."""
+
+
+@tool
+async def whose(context: ToolContext[str]) -> str:
+    """Say for whom this is."""
+    return f"{context.deps}: {context.actor} asks for {context.subject}, {context.values}"
+
+
+clerk = assistant("clerk", tools=[whose], slash_commands=True, deps="shop")
+"""Says for whom it acts: `/whose`."""
 
 
 async def _note(turn: TurnContext) -> Sequence[NodeEvent]:

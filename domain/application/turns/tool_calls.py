@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text, message_of, shortened
@@ -12,6 +13,7 @@ from domain.application.turns.check_input import argument_error
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
+from domain.application.turns.turn_cause import sender_of
 from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
 from domain.errors import InvalidArguments, ToolError, TurnIsOver, WaitsForPerson
 from domain.json import copied, storable_text
@@ -69,12 +71,25 @@ class ToolCalls:
         started = {recorded.event.call for recorded in starts if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
+        await self._find_actor(calls)
         if len(calls) == 1:
             await self._run(calls[0])
         else:
             await NodeTasks(stop_on_error=False).run([self._run(call) for call in calls])
         if self.node.state.turn.calls:
             raise WaitsForPerson
+
+    async def _find_actor(self, calls: Sequence[Call]) -> None:
+        """Find out who sent the turn's message, if a tool may ask. The log is read once for each run of the turn."""
+        run, tools = self.node.run, self.node.agent.by_name
+        if run.actor is None and any(tools[c.request.name].takes_context for c in calls if c.request.name in tools):
+            run.actor = await run.patiently(lambda: sender_of(run.services.repository, run.loaded))
+
+    def _context(self, call: Call) -> ToolContext:
+        run, agent, thread = self.node.run, self.node.agent, self.node.state.thread
+        values = partial(copied, thread.values)
+        key = f"{run.thread_id}:{call.version}"
+        return ToolContext(run.thread_id, call.request.id, key, thread.subject, run.actor or "", agent.deps, values)
 
     def _open_calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
@@ -134,7 +149,7 @@ class ToolCalls:
             return "failed", unknown_tool(self.node.agent, call.request.name)
         if fault:
             return "failed", unreadable(tool, fault)
-        context = ToolContext(run.thread_id, call.request.id, f"{run.thread_id}:{call.version}")
+        context = self._context(call)
         arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {run.place}"
         try:
             result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
