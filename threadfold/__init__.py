@@ -68,6 +68,8 @@ Tools:
 | `ToolSpec` | a tool as the model is shown it: name, description, JSON schema of the arguments |
 | `ToolHandler` | the type of the function that a `Tool` runs |
 | `ToolContext` | what a tool can know about its call: subject, actor, values, `deps`, idempotency key |
+| `ToolOutcome` | what became of a call: tool, arguments, status and content |
+| `outcomes` | the outcomes of the last calls, from the state; for branches |
 | `Deps` | the type variable of `ToolContext[Deps]`: the type of the object that the agent has for its tools |
 | `Approval` | whether a person must agree to a call: always, never, or depending on the arguments |
 | `ToolCheck` | the type of a function that refuses arguments of a `Tool` by raising `InvalidArguments` |
@@ -93,6 +95,7 @@ from domain.agents.assistant import EDGES as ASSISTANT_EDGES
 from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
+from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
 from domain.errors import (
     BudgetExhausted,
@@ -166,11 +169,13 @@ __all__ = [
     "ToolContext",
     "ToolError",
     "ToolHandler",
+    "ToolOutcome",
     "ToolRequested",
     "ToolSpec",
     "Turn",
     "TurnContext",
     "WaitsForPerson",
     "assistant",
+    "outcomes",
     "tool",
 ]

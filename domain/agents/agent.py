@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 from domain.agents.graph import Graph, RetryPolicy
+from domain.agents.outcomes import ToolOutcome
 from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
@@ -112,8 +113,12 @@ class TurnContext(Protocol):
         `instructions` replace the agent's own for this call. Raises `ModelError`.
         """
 
-    async def run_tools(self) -> None:
-        """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens."""
+    async def run_tools(self) -> Sequence[ToolOutcome]:
+        """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens.
+
+        Returns the outcomes of all calls of the agent's last message, in the order of the calls: also of those that
+        were denied, and of those that an earlier attempt at this node ran. See `outcomes`.
+        """
 
     async def map(
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS

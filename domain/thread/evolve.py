@@ -7,7 +7,7 @@ states after them are temporary and keep the windows unchanged.
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -74,6 +74,14 @@ from domain.thread.window_edits import apply_edit, replace_call
 
 Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
 """Outcomes of a tool call. Each has a text for the model."""
+
+
+_OUTCOMES: dict[type[Event], Literal["", "failed", "unknown", "denied"]] = {
+    ToolSucceeded: "",
+    ToolFailed: "failed",
+    ToolOutcomeUnknown: "unknown",
+    ApprovalDenied: "denied",
+}
 
 
 def evolve(state: State, event: Event, at: datetime | None = None) -> State:
@@ -283,6 +291,7 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
         call_id=call.request.id,
         name=call.request.name,
         answers=call.place,
+        outcome=_OUTCOMES[type(event)],
     )
     open_calls = tuple(other for other in state.turn.calls if other is not call)
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD

@@ -25,7 +25,8 @@ Because: TypeAlias = Literal["policy", "outcome_unknown"]
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message of the live window. `version` is the event that added it, `edited` the last event that changed it.
 
-    An assistant's message has its tool calls. A tool's message answers the call at the index `answers` of them.
+    An assistant's message has its tool calls. A tool's message answers the call at the index `answers` of them, and has
+    its `outcome` unless the call succeeded.
     `extra` is what the endpoint `origin` sent in addition to the message: see `domain.models.chat`.
     """
 
@@ -41,6 +42,7 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     answers: int | None = None
     extra: JsonObject = {}
     origin: str = ""
+    outcome: Literal["", "failed", "unknown", "denied"] = ""
 
 
 class Call(Struct, frozen=True, omit_defaults=True, gc=False):

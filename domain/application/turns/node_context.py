@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import RetryPolicy
+from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.fan_out import run_fan_out
@@ -139,11 +140,12 @@ class NodeContext:
         )
         return (*([assembled] if assembled else []), made.called, said, *calls)
 
-    async def run_tools(self) -> None:
+    async def run_tools(self) -> Sequence[ToolOutcome]:
         """Run all open tool calls at the same time; see `ToolCalls.run`."""
         if self._over:
             raise TurnIsOver
         await ToolCalls(self).run()
+        return outcomes(self.state)
 
     async def map(
         self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
