@@ -38,6 +38,7 @@ ThreadfoldError
 ├── UserCodeFailed          an agent's code tried to end the process, or cancelled itself
 ├── TurnIsOver              the turn ended, or another worker took it over, while a node was running
 ├── WaitsForPerson          a node cannot go on before a person decides
+│   └── ApprovalRequired    a tool needs a person's approval before it goes on
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
@@ -270,6 +271,15 @@ class TurnIsOver(ThreadfoldError):
 
 class WaitsForPerson(ThreadfoldError):
     """The turn cannot go on before a person decides. Do not catch this error in your node."""
+
+
+class ApprovalRequired(WaitsForPerson):
+    """A tool needs a person's approval before it goes on. Do not catch this error in your tool."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is what the person reads."""
+        super().__init__(f"A person has to approve this call: {reason}")
+        self.reason = reason
 
 
 class BudgetExhausted(ThreadfoldError):

@@ -80,6 +80,7 @@ Errors:
 | name | what it means |
 | --- | --- |
 | `ToolError` | raise it in a tool: its message is shown to the model, which can try something else |
+| `ApprovalRequired` | `ToolContext.require_approval` suspends a call by it: do not catch it |
 | `InvalidArguments` | arguments do not fit a tool; raised by a `ToolCheck`, with the field's name for people |
 | `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
 | `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
@@ -98,6 +99,7 @@ from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction,
 from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
 from domain.errors import (
+    ApprovalRequired,
     BudgetExhausted,
     InvalidArguments,
     InvalidGraph,
@@ -130,6 +132,7 @@ __all__ = [
     "END",
     "Agent",
     "Approval",
+    "ApprovalRequired",
     "Branch",
     "BudgetExhausted",
     "BudgetThresholdReached",

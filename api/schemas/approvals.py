@@ -22,6 +22,8 @@ class ApprovalView(Struct, frozen=True):
     tool: str | None = None
     call_id: str | None = None
     arguments: JsonObject | None = None
+    reason: str = ""
+    """Why the tool itself asks; empty if it was declared that it needs approval."""
 
 
 class Decided(Struct, frozen=True):
@@ -47,6 +49,7 @@ def waiting_approvals(state: State) -> Sequence[ApprovalView]:
             tool=c.request.name,
             call_id=c.request.id,
             arguments=c.request.arguments,
+            reason=c.reason,
         )
         for c in turn.calls
         if c.status == "asked"

@@ -27,7 +27,7 @@ from domain.agents.callables import described, doc_of, is_async, is_generator, n
 from domain.agents.error_text import shortened
 from domain.agents.signature import Signature
 from domain.agents.tool_threads import THREADS
-from domain.errors import InvalidInput
+from domain.errors import ApprovalRequired, InvalidInput
 from domain.ids import ThreadId
 from domain.json import JsonObject, copied
 from domain.models.chat import ToolSpec
@@ -36,6 +36,9 @@ DEFAULT_TIMEOUT = 30.0
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Names of tools that endpoints accept. Only Gemini also refuses names that begin with a digit or a dash."""
+
+MAX_REASON_CHARACTERS = 1_000
+"""Characters of the reason for which a tool asks for approval."""
 
 MAX_SHOWN_NAME_CHARACTERS = 300
 """Characters that an error shows of a name that is not accepted."""
@@ -60,11 +63,22 @@ class ToolContext(Struct, Generic[Deps], frozen=True):
     deps: Deps = None  # type: ignore[assignment]
     """What the agent was given as `deps`: one object in each process."""
     _values: Callable[[], Any] = dict
+    _approved: bool = False
 
     @property
     def values(self) -> Any:
         """The thread's values as they are when the call starts: a copy, so changing them has no effect."""
         return self._values()
+
+    def require_approval(self, reason: str) -> None:
+        """Let a person decide whether this call may go on. Returns at once if a person has granted it.
+
+        Otherwise the call is suspended by an error, which your tool must not catch, and the turn waits. After a grant
+        the tool runs again from its start, perhaps with arguments that the person changed. So call this before any
+        effect. `reason` is what the person reads, cut to 1,000 characters.
+        """
+        if not self._approved:
+            raise ApprovalRequired(shortened(reason, MAX_REASON_CHARACTERS) or "The tool asks for approval.")
 
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]

@@ -192,12 +192,13 @@ class CompactHistory(Struct, frozen=True):
 
 
 class RequestApproval(Struct, frozen=True):
-    """Ask a person to approve some tool calls or, without `calls`, the node in flight."""
+    """Ask a person to approve some tool calls or, without `calls`, the node in flight. `reason` is the tool's own."""
 
     turn_id: TurnId
     calls: tuple[Version, ...] = ()
     because: Literal["policy", "outcome_unknown"] = "policy"
     run: int = 0
+    reason: str = ""
 
 
 class StartFanOut(Struct, frozen=True):

@@ -98,9 +98,11 @@ def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Runnin
                 return ()
             shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
             return (events.ApprovalRequested(shown, 0, turn.node, because),)
-        case RequestApproval(calls=calls, because=because):
+        case RequestApproval(calls=calls, because=because, reason=reason):
             return tuple(
-                events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
+                events.ApprovalRequested(
+                    hash_of_call(c.request.name, c.request.arguments, reason), c.version, "", because, reason
+                )
                 for c in turn.calls
                 if c.version in calls and c.status != "asked"
             )

@@ -156,6 +156,8 @@ def _(event: events.ToolRequested, _: events.Event | None = None) -> str:
 def _(event: events.ApprovalRequested, about: events.Event | None = None) -> str:
     if event.because == "outcome_unknown":
         return f"A person has to say what became of {_call(about)}: its process died after it was started"
+    if event.reason:
+        return f"A person has to agree before {_call(about)} may go on: {_quoted(event.reason)}"
     return f"A person has to agree before {_call(about or event)} may run"
 
 

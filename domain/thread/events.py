@@ -284,12 +284,14 @@ class ApprovalRequested(Event, frozen=True):
 
     A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
     the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
+    `reason` is the tool's own: it was started, and asks for approval before its effect.
     """
 
     hash: str
     call: int = 0
     node: str = ""
     because: Literal["policy", "outcome_unknown"] = "policy"
+    reason: str = ""
 
 
 class ApprovalGranted(Event, frozen=True):

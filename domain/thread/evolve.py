@@ -321,7 +321,7 @@ def _grant_approval(state: Running, event: ApprovalGranted, version: Version) ->
     if call is None:
         raise _unexpected(state, event)
     request = call.request if event.arguments is None else replace(call.request, arguments=event.arguments)
-    granted = replace(call, status="granted", request=request)
+    granted = replace(call, status="granted", request=request, approved=call.approved or bool(call.reason))
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
         window, more = replace_call(thread.window, call.place, request)

@@ -69,7 +69,7 @@ def _update_calls(
         case ToolStarted():
             changes = {"status": "started", "attempt": event.attempt}
         case ApprovalRequested():
-            changes = {"status": "asked", "hash": event.hash, "because": event.because}
+            changes = {"status": "asked", "hash": event.hash, "because": event.because, "reason": event.reason}
     return tuple(replace(call, **changes) if call.version == event.call else call for call in calls)
 
 

@@ -50,6 +50,7 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
 
     It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash`
     identifies what the person saw. `place` is the call's index among the calls of its message: ids may repeat.
+    `reason` is why the tool itself asked for approval when it was last asked about; `approved`: a person granted that.
     """
 
     version: Version
@@ -59,6 +60,8 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     hash: str = ""
     because: Because = "policy"
     place: int = 0
+    reason: str = ""
+    approved: bool = False
 
 
 class Summary(Struct, frozen=True, gc=False):

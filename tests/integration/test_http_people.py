@@ -203,6 +203,18 @@ class TestApprovals:
         assert (await self.told(api, thread)).startswith("refund cannot be called like this: amount: ")
         assert "ApprovalRequested" not in {event["type"] for event in await events(api, thread)}
 
+    async def test_a_tool_may_ask_itself(self, api: Api) -> None:
+        thread = await api.opened(graph="cashier")
+        await api.turn(thread, "/transfer 5")
+        await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "/transfer 500"})
+        await settled(api, thread, "waiting")
+        ((approval),) = (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"]
+        assert (approval["tool"], approval["because"], approval["reason"]) == ("transfer", "policy", "500 is much.")
+        assert (await self.decide(api, thread, approval, decision="grant")).status_code == 200
+        await settled(api, thread)
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        assert [m["content"] for m in messages if m["role"] == "tool"] == ["transferred 5", "transferred 500"]
+
     async def test_denied(self, api: Api) -> None:
         thread, approval = await self.waiting(api)
         await self.decide(api, thread, approval, decision="deny", reason="Too late.")

@@ -74,8 +74,16 @@ async def refund(amount: int) -> str:
     return f"refunded {amount}"
 
 
-cashier = assistant("cashier", tools=[refund], slash_commands=True)
-"""Needs a person for `/refund 5`."""
+@tool
+async def transfer(amount: int, context: ToolContext) -> str:
+    """Transfer an amount of money."""
+    if amount > 100:
+        context.require_approval(f"{amount} is much.")
+    return f"transferred {amount}"
+
+
+cashier = assistant("cashier", tools=[refund, transfer], slash_commands=True)
+"""Needs a person for `/refund 5`, and for `/transfer 500`, which asks itself."""
 
 
 @tool(idempotent=True)

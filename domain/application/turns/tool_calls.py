@@ -15,7 +15,7 @@ from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import sender_of
 from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
-from domain.errors import InvalidArguments, ToolError, TurnIsOver, WaitsForPerson
+from domain.errors import ApprovalRequired, InvalidArguments, ToolError, TurnIsOver, WaitsForPerson
 from domain.json import copied, storable_text
 from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
@@ -89,7 +89,8 @@ class ToolCalls:
         run, agent, thread = self.node.run, self.node.agent, self.node.state.thread
         values = partial(copied, thread.values)
         key = f"{run.thread_id}:{call.version}"
-        return ToolContext(run.thread_id, call.request.id, key, thread.subject, run.actor or "", agent.deps, values)
+        known = (thread.subject, run.actor or "", agent.deps)
+        return ToolContext(run.thread_id, call.request.id, key, *known, _values=values, _approved=call.approved)
 
     def _open_calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
@@ -139,11 +140,21 @@ class ToolCalls:
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
-        outcome, text = await self._outcome(call)
+        try:
+            outcome, text = await self._outcome(call)
+        except ApprovalRequired as asked:
+            await self._suspend(call, asked.reason)
+            return
         await self._end(call, outcome, text, int((clock() - started) * 1000))
 
+    async def _suspend(self, call: Call, reason: str) -> None:
+        """Ask a person whether a call may go on that has been started, and asked for approval itself."""
+        run = self.node.run
+        if not await self.node.report(RequestApproval(run.turn_id, (call.version,), "policy", run.number, reason)):
+            raise TurnIsOver  # another process has found an outcome
+
     async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
-        """Run a call and return its result for the model; errors are results, too."""
+        """Run a call and return its result for the model; errors are results, too. Raises `ApprovalRequired`."""
         run, tool, fault = self.node.run, self.node.agent.by_name.get(call.request.name), call.request.fault
         if tool is None:
             return "failed", unknown_tool(self.node.agent, call.request.name)
@@ -156,9 +167,12 @@ class ToolCalls:
         except DeadlinePassed:
             late = f"{tool.name} did not answer within {tool.timeout:g} s"
             return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
+        except ApprovalRequired:
+            raise
         except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
             _log.info("%s failed: %s", name, error_text(error))
-            if isinstance(error, InvalidArguments) and call.attempt:  # another version of the tool had accepted them
+            interrupted = call.status == "started" or call.because == "outcome_unknown"
+            if isinstance(error, InvalidArguments) and interrupted:  # another version of the tool had accepted them
                 return "unknown", f"{self._error_shown(error)}\n{EARLIER_ATTEMPT}"
             return "failed", self._error_shown(error)
         if isinstance(result, str):
