@@ -42,6 +42,7 @@ ThreadfoldError
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
+│   ├── Retry               the model should call the tool again, corrected
 │   └── InvalidArguments    a tool cannot be called with these arguments
 └── ModelError              (domain/models/chat.py) a model did not answer
 
@@ -299,6 +300,13 @@ class PromptTooLarge(ThreadfoldError):
 
 class ToolError(ThreadfoldError):
     """A tool failed. The model reads the message."""
+
+
+class Retry(ToolError):
+    """The model should call this tool again, with something corrected that the message names.
+
+    The call has failed. The model is asked to try again up to `max_retries` times for each tool and turn.
+    """
 
 
 class InvalidArguments(ToolError):

@@ -28,7 +28,7 @@ Agents and graphs:
 | `Branch` | an edge that depends on the state after the node |
 | `Choose` | the type of a branch's function: takes a `Running`, returns a label |
 | `Subgraph` | a graph as a node of another graph |
-| `RetryPolicy` | how often a node or an item is tried, with exponential backoff |
+| `RetryPolicy` | how often a node, an item or a tool is tried, with exponential backoff |
 | `END` | where an edge leads when the turn is over |
 | `Strategy` | what happens to a message that arrives while a turn runs: an agent's `busy` |
 | `ASSISTANT_NODES`, `ASSISTANT_EDGES` | the nodes and edges of the built-in graph, to build your own from |
@@ -82,6 +82,7 @@ Errors:
 | `ToolError` | raise it in a tool: its message is shown to the model, which can try something else |
 | `ApprovalRequired` | `ToolContext.require_approval` suspends a call by it: do not catch it |
 | `InvalidArguments` | arguments do not fit a tool; raised by a `ToolCheck`, with the field's name for people |
+| `Retry` | raise it in a tool: the model is asked to call again with something corrected, within a bound |
 | `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
 | `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
 | `PromptTooLarge` | the instructions, tools and newest messages do not fit into the context window |
@@ -105,6 +106,7 @@ from domain.errors import (
     InvalidGraph,
     InvalidInput,
     PromptTooLarge,
+    Retry,
     ThreadfoldError,
     ToolError,
     WaitsForPerson,
@@ -159,6 +161,7 @@ __all__ = [
     "NodeEvent",
     "NodeFunction",
     "PromptTooLarge",
+    "Retry",
     "RetryPolicy",
     "Running",
     "StateUpdated",

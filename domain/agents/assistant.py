@@ -106,7 +106,7 @@ def assistant(
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
     # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
-    slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
+    slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
     graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
     return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)

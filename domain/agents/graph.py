@@ -34,7 +34,10 @@ Choose: TypeAlias = Callable[[Running], str]
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How often a node is attempted, and the seconds between attempts, which grow exponentially up to a maximum."""
+    """How often a node, an item or a tool is attempted, and the seconds between attempts.
+
+    The delays grow exponentially up to a maximum.
+    """
 
     attempts: int = 1
     first_delay: float = 0.5

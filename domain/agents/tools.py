@@ -25,6 +25,7 @@ from typing_extensions import TypeVar
 
 from domain.agents.callables import described, doc_of, is_async, is_generator, name_of
 from domain.agents.error_text import shortened
+from domain.agents.graph import RetryPolicy
 from domain.agents.signature import Signature
 from domain.agents.tool_threads import THREADS
 from domain.errors import ApprovalRequired, InvalidInput
@@ -33,6 +34,12 @@ from domain.json import JsonObject, copied
 from domain.models.chat import ToolSpec
 
 DEFAULT_TIMEOUT = 30.0
+
+MAX_RETRIES = 2
+"""How often a tool may ask the model to call it again in a turn, by default."""
+
+ONCE = RetryPolicy()
+"""No further attempt after a failure."""
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Names of tools that endpoints accept. Only Gemini also refuses names that begin with a digit or a dash."""
@@ -97,7 +104,12 @@ class Tool(Struct, frozen=True):
 
     `timeout` is in seconds. `idempotent`: running a call twice with the same idempotency key does no harm. If a crash
     leaves the outcome of a call unknown, an idempotent tool is run again; for another tool, the model is told, or a
-    person decides (`if_unknown`). `approval` says which calls a person must approve before they run.
+    person decides (`if_unknown`). `approval` says which calls a person must approve before they run. `check` refuses
+    arguments that do not fit: it is called before a person is asked, and for arguments that a person changes.
+
+    `max_retries` is how often a `Retry` of the tool may ask the model to call it again in a turn. `retry` says how
+    often, and after which delays, the runtime repeats a failed call of an idempotent tool before the model reads of a
+    failure.
     """
 
     spec: ToolSpec
@@ -107,11 +119,13 @@ class Tool(Struct, frozen=True):
     if_unknown: IfUnknown = "ask_model"
     approval: Approval = False
     check: ToolCheck | None = None
+    max_retries: int = MAX_RETRIES
+    retry: RetryPolicy = ONCE
     takes_context: bool = True
     """Whether the function uses its `ToolContext`. If not, the runtime does not look for the actor."""
 
     def __post_init__(self) -> None:
-        """Check the name. Raises `InvalidInput`."""
+        """Check the name and the retries. Raises `InvalidInput`."""
         if not TOOL_NAME.fullmatch(self.spec.name):
             shown = shortened(self.spec.name, MAX_SHOWN_NAME_CHARACTERS)
             raise InvalidInput(
@@ -119,10 +133,21 @@ class Tool(Struct, frozen=True):
                 "the name must be 1 to 64 ASCII letters, digits, _ or -. Set one with @tool(name=...)",
             )
 
+        if self.max_retries < 0:
+            raise InvalidInput(f"tool {self.name!r}", f"max_retries must be 0 or more, not {self.max_retries}")
+        if self.retry.attempts > 1 and not self.idempotent:
+            raise InvalidInput(f"tool {self.name!r}", "retry needs idempotent=True, because it runs a call repeatedly")
+
     @property
     def name(self) -> str:
         """The name by which the model calls the tool."""
         return self.spec.name
+
+    @property
+    def longest(self) -> float:
+        """The seconds that a call can take, with all attempts of its retry policy."""
+        attempts = range(1, max(self.retry.attempts, 1) + 1)
+        return sum(self.timeout + (self.retry.delay_after(attempt) or 0.0) for attempt in attempts)
 
     @property
     def after_crash(self) -> Literal["retry", "ask_model", "ask_person"]:
@@ -149,6 +174,8 @@ def tool(
     idempotent: bool = False,
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
+    max_retries: int = MAX_RETRIES,
+    retry: RetryPolicy = ONCE,
 ) -> Callable[[ToolFunction], Tool]: ...
 def tool(
     function: ToolFunction | None = None,
@@ -159,12 +186,15 @@ def tool(
     idempotent: bool = False,
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
+    max_retries: int = MAX_RETRIES,
+    retry: RetryPolicy = ONCE,
 ) -> Tool | Callable[[ToolFunction], Tool]:
     """Make a tool of a function. The model sees the function's name, docstring and signature.
 
-    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the model what
-    went wrong. An async function runs on the event loop and must not block it; a plain one runs in a thread. Arguments
-    that a `functools.partial` binds by keyword are not shown to the model. A callable object needs a `name`.
+    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the model
+    what went wrong, or `Retry` to ask for another call. An async function runs on the event loop and must not block
+    it; a plain one runs in a thread. Arguments that a `functools.partial` binds by keyword are not shown to the
+    model. A callable object needs a `name`.
 
     Raises:
         TypeError: the function is a generator, or a parameter has no name or no type.
@@ -178,8 +208,8 @@ def tool(
             raise TypeError(f"The tool {known_as} is {described(function)}; it must return its result, not yield it")
         spec, run, signature = _build(function, known_as)
         takes_context = signature.context is not None
-        settings = (timeout, idempotent, if_unknown, approval)
-        return Tool(spec, run, *settings, check=signature.validate, takes_context=takes_context)
+        settings = (timeout, idempotent, if_unknown, approval, signature.validate, max_retries, retry)
+        return Tool(spec, run, *settings, takes_context=takes_context)
 
     return build if function is None else build(function)
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
-from domain.agents.tools import ToolContext, ToolHandler
+from domain.agents.tools import ONCE, ToolContext, ToolHandler
 from domain.application.budget.null import NullTextStore, null_budget
 from domain.application.recall.messages import read_messages
 from domain.application.recall.search import MessageSearch
@@ -198,7 +198,15 @@ class RecordedAnswers:
     def acted_by(self, agent: Agent) -> Agent:
         """Copy an agent, with tools that return the recorded outcomes, and without approvals."""
         tools = [
-            replace(tool, run=self._handler(tool.name), timeout=3600.0, idempotent=True, approval=False, check=None)
+            replace(
+                tool,
+                run=self._handler(tool.name),
+                timeout=3600.0,
+                idempotent=True,
+                approval=False,
+                check=None,
+                retry=ONCE,
+            )
             for tool in agent.tools
         ]
         graph = agent.graph

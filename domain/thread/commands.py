@@ -170,7 +170,8 @@ class StartCalls(Struct, frozen=True):
 class EndCall(Struct, frozen=True):
     """A tool call has an outcome. `content` is what the model reads.
 
-    `not_run`: the call failed without being started, because its arguments do not fit.
+    `not_run`: the call failed without being started, because its arguments do not fit. `retry`: the tool asked the
+    model to call it again.
     """
 
     turn_id: TurnId
@@ -181,6 +182,7 @@ class EndCall(Struct, frozen=True):
     duration_ms: int = 0
     run: int = 0
     not_run: bool = False
+    retry: bool = False
 
 
 class CompactHistory(Struct, frozen=True):

@@ -167,7 +167,7 @@ def _end_call(command: EndCall, state: Running) -> Events:
         case "succeeded":
             return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
         case "failed":
-            return (events.ToolFailed(call, content, tokens, command.duration_ms),)
+            return (events.ToolFailed(call, content, tokens, command.duration_ms, command.retry),)
         case "unknown":
             return (events.ToolOutcomeUnknown(call, content, tokens),)
         case _:

@@ -263,12 +263,13 @@ class ToolSucceeded(Event, frozen=True):
 
 
 class ToolFailed(Event, frozen=True):
-    """A call failed. `error` is what the model reads."""
+    """A call failed. `error` is what the model reads. `retry`: the tool asked the model to call it again."""
 
     call: int
     error: str
     tokens: int
     duration_ms: int
+    retry: bool = False
 
 
 class ToolOutcomeUnknown(Event, frozen=True):

@@ -299,7 +299,11 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     repeats = state.turn.repeats
     if not isinstance(event, ApprovalDenied):  # a person may deny the same call any number of times
         repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
-    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats))
+    retries = state.turn.tool_retries
+    if isinstance(event, ToolFailed) and event.retry:
+        counts = dict(retries)
+        retries = tuple({**counts, call.request.name: counts.get(call.request.name, 0) + 1}.items())
+    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats, tool_retries=retries))
 
 
 def _outcome_text(event: Outcome) -> str:

@@ -140,6 +140,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     repeats: tuple[Repeat, ...] = ()
     finish: Finish = ""
     """How the agent's last message ended, unless it ended normally."""
+    tool_retries: tuple[tuple[str, int], ...] = ()
+    """How often each tool has asked the model to call it again, for those that have."""
 
     @property
     def waits(self) -> bool:

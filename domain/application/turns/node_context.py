@@ -19,7 +19,8 @@ from domain.application.turns.provider_data import limit_provider_data
 from domain.application.turns.run import TurnRun
 from domain.application.turns.services import TurnServices
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
-from domain.application.turns.tool_calls import ToolCalls, unknown_tool
+from domain.application.turns.tool_calls import ToolCalls
+from domain.application.turns.tool_texts import unknown_tool
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied

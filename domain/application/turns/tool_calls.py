@@ -1,42 +1,28 @@
 """Running the tool calls that a model or a node has requested."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from domain.agents.agent import Agent
-from domain.agents.error_text import error_text, message_of, shortened
-from domain.agents.tools import ToolContext, unreadable
 from domain.application.turns.check_input import argument_error
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
+from domain.application.turns.tool_run import CallResult, ToolRun, error_shown
+from domain.application.turns.tool_texts import CUT_MARK, OUTCOME_UNKNOWN
 from domain.application.turns.turn_cause import sender_of
-from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
-from domain.errors import ApprovalRequired, InvalidArguments, ToolError, TurnIsOver, WaitsForPerson
-from domain.json import copied, storable_text
-from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartCalls
+from domain.application.turns.user_code import call_user_code
+from domain.errors import ApprovalRequired, TurnIsOver, WaitsForPerson
+from domain.json import storable_text
+from domain.thread.commands import EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
 from domain.thread.size_limits import cut_to_fit
 from domain.thread.state import Because, Call
 
-_log = logging.getLogger(__name__)
-
 RESULT_CHARS_PER_TOKEN = 8
 """Characters of a tool's result that are kept for each token of the context window: twice what a prompt can show."""
-
-MAX_NAME_CHARS = 100
-"""Characters that are shown of a tool name that a model made up."""
-
-MAX_NAMES_CHARS = 5_000
-"""Characters that are shown of the list of tools."""
-
-EARLIER_ATTEMPT = "An earlier attempt of this call was interrupted. It may have had its effect."
-
-CUT_MARK = "\n[cut: the result was longer than can be kept]"
 
 
 @dataclass
@@ -44,6 +30,8 @@ class ToolCalls:
     """The open tool calls of a turn, run by one attempt at a node."""
 
     node: NodeAttempt
+    _retries: dict[str, int] = field(init=False, default_factory=dict)
+    """How often each tool has asked the model to call it again in this turn, if one has since this began."""
 
     async def run(self) -> None:
         """Run all open tool calls at the same time, and record each start and outcome as it happens.
@@ -85,13 +73,6 @@ class ToolCalls:
         if run.actor is None and any(tools[c.request.name].takes_context for c in calls if c.request.name in tools):
             run.actor = await run.patiently(lambda: sender_of(run.services.repository, run.loaded))
 
-    def _context(self, call: Call) -> ToolContext:
-        run, agent, thread = self.node.run, self.node.agent, self.node.state.thread
-        values = partial(copied, thread.values)
-        key = f"{run.thread_id}:{call.version}"
-        known = (thread.subject, run.actor or "", agent.deps)
-        return ToolContext(run.thread_id, call.request.id, key, *known, _values=values, _approved=call.approved)
-
     def _open_calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
 
@@ -101,7 +82,7 @@ class ToolCalls:
         await self._ask([call for call, policy in left if policy == "ask_person"], "outcome_unknown")
         for call, policy in left:
             if policy == "ask_model":
-                await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
+                await self._end(call, CallResult("unknown", OUTCOME_UNKNOWN))
 
     async def _refuse_invalid(self) -> None:
         """End the calls that a person would have to approve and whose arguments do not fit: no person is asked.
@@ -114,7 +95,8 @@ class ToolCalls:
                 continue
             error = argument_error(tool, call.request.arguments)
             if error is not None:
-                await self._end(call, "failed", self._error_shown(error), not_run=True)
+                text = error_shown(error, self._max_result_chars + 1)
+                await self._end(call, CallResult("failed", text), not_run=True)
 
     async def _ask(self, calls: Sequence[Call], because: Because) -> None:
         if calls:
@@ -140,12 +122,30 @@ class ToolCalls:
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
+        one = ToolRun(self.node, call, self._max_result_chars + 1, self._count_retry)
         try:
-            outcome, text = await self._outcome(call)
+            result = await one.run(partial(self._start_again, call))
         except ApprovalRequired as asked:
             await self._suspend(call, asked.reason)
             return
-        await self._end(call, outcome, text, int((clock() - started) * 1000))
+        await self._end(call, result, int((clock() - started) * 1000))
+
+    async def _start_again(self, call: Call, attempt: int) -> None:
+        """Record a further attempt of a call that may be repeated."""
+        run = self.node.run
+        starts = await self.node.report(
+            StartCalls(run.turn_id, ((call.version, attempt),), run.number), durable=False, soon=True
+        )
+        if not any(isinstance(recorded.event, ToolStarted) for recorded in starts):
+            raise TurnIsOver  # the turn is cancelled, or another process has it
+
+    def _count_retry(self, tool: str) -> int:
+        """Count a `Retry` of a tool, and return how many the turn had before. Calls run at the same time."""
+        before = self._retries.get(tool)
+        if before is None:
+            before = dict(self.node.state.turn.tool_retries).get(tool, 0)
+        self._retries[tool] = before + 1
+        return before
 
     async def _suspend(self, call: Call, reason: str) -> None:
         """Ask a person whether a call may go on that has been started, and asked for approval itself."""
@@ -153,45 +153,21 @@ class ToolCalls:
         if not await self.node.report(RequestApproval(run.turn_id, (call.version,), "policy", run.number, reason)):
             raise TurnIsOver  # another process has found an outcome
 
-    async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
-        """Run a call and return its result for the model; errors are results, too. Raises `ApprovalRequired`."""
-        run, tool, fault = self.node.run, self.node.agent.by_name.get(call.request.name), call.request.fault
-        if tool is None:
-            return "failed", unknown_tool(self.node.agent, call.request.name)
-        if fault:
-            return "failed", unreadable(tool, fault)
-        context = self._context(call)
-        arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {run.place}"
-        try:
-            result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
-        except DeadlinePassed:
-            late = f"{tool.name} did not answer within {tool.timeout:g} s"
-            return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
-        except ApprovalRequired:
-            raise
-        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
-            _log.info("%s failed: %s", name, error_text(error))
-            interrupted = call.status == "started" or call.because == "outcome_unknown"
-            if isinstance(error, InvalidArguments) and interrupted:  # another version of the tool had accepted them
-                return "unknown", f"{self._error_shown(error)}\n{EARLIER_ATTEMPT}"
-            return "failed", self._error_shown(error)
-        if isinstance(result, str):
-            return "succeeded", str(result)
-        return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
-
-    def _error_shown(self, error: Exception) -> str:
-        """Return what the model reads about an error of a tool."""
-        limit = self._max_result_chars + 1
-        return message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
-
-    async def _end(
-        self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0, *, not_run: bool = False
-    ) -> None:
-        run, limit = self.node.run, self._max_result_chars
+    async def _end(self, call: Call, result: CallResult, duration_ms: int = 0, *, not_run: bool = False) -> None:
+        run, limit, content = self.node.run, self._max_result_chars, result.text
         text = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT_MARK), CUT_MARK)
         text = self._with_note(call, text)
-        tokens = await count_tokens(run.services.tokens, text)
-        report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number, not_run)
+        report = EndCall(
+            run.turn_id,
+            call.version,
+            result.outcome,
+            text,
+            await count_tokens(run.services.tokens, text),
+            duration_ms,
+            run.number,
+            not_run,
+            result.asks_again,
+        )
         last = len(self.node.state.turn.calls) == 1  # then the node usually ends, and its report follows at once
         if not await self.node.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
@@ -210,12 +186,3 @@ class ToolCalls:
     @property
     def _max_result_chars(self) -> int:
         return self.node.run.services.context_window * RESULT_CHARS_PER_TOKEN
-
-
-def unknown_tool(agent: Agent, name: str) -> str:
-    """Return an error text for a tool that does not exist; "" for one that exists."""
-    if name in agent.by_name:
-        return ""
-    known = ", ".join(agent.by_name) or "none"
-    missing = f"There is no tool {shortened(name, MAX_NAME_CHARS)!r}." if name else "The call does not name a tool."
-    return f"{missing} The tools are: {shortened(known, MAX_NAMES_CHARS)}."
