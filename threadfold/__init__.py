@@ -27,6 +27,7 @@ Agents and graphs:
 | `Edge` | the name of the next node, `END`, or a `Branch` |
 | `Branch` | an edge that depends on the state after the node |
 | `Choose` | the type of a branch's function: takes a `Running`, returns a label |
+| `ValuesModel` | the type of `Graph.values`: a class that is a pydantic model or a msgspec struct |
 | `Subgraph` | a graph as a node of another graph |
 | `RetryPolicy` | how often a node, an item or a tool is tried, with exponential backoff |
 | `END` | where an edge leads when the turn is over |
@@ -99,6 +100,7 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
 from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
+from domain.agents.values import ValuesModel
 from domain.errors import (
     ApprovalRequired,
     BudgetExhausted,
@@ -180,6 +182,7 @@ __all__ = [
     "ToolSpec",
     "Turn",
     "TurnContext",
+    "ValuesModel",
     "WaitsForPerson",
     "assistant",
     "outcomes",

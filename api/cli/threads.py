@@ -98,6 +98,7 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
             ("Thread", str(found.thread_id)),
             ("Title", found.title or None),
             ("Graph", found.graph),
+            ("Subject", found.subject or None),
             ("Status", found.status),
             ("Waits for", ", ".join(one.tool or f"node {one.node}" for one in found.waiting_for) or None),
             ("Events", f"{found.version:,}"),

@@ -92,6 +92,10 @@ class TurnContext(Protocol):
         """The current state, with what this node has recorded so far. Changing it has no effect; see `update`."""
 
     @property
+    def values(self) -> Any:
+        """The thread's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
+
+    @property
     def user_input(self) -> str:
         """The user's message that started this turn."""
 

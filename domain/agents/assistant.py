@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
+from domain.agents.values import ValuesModel
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json
 from domain.prompt.compaction import is_full, is_outgrown
@@ -100,15 +101,16 @@ def assistant(
     step_limit: int = STEP_LIMIT,
     repeat_limit: int | None = REPEAT_LIMIT,
     deps: Any = None,
+    values: ValuesModel | None = None,
 ) -> Agent:
-    """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are those of the graph.
+    """Make an agent with the built-in graph, whose `step_limit`, `repeat_limit` and `values` can be set.
 
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
     # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
     slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
-    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
+    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit, values)
     return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)
 
 

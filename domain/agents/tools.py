@@ -215,7 +215,7 @@ def tool(
 
 
 def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler, Signature]:
-    signature = Signature(function, name, lambda annotation: ToolContext in {annotation, get_origin(annotation)})
+    signature = Signature(function, name, _is_context)
     context = signature.context
     result = TypeAdapter[Any](Any)
     waits = is_async(function)
@@ -229,6 +229,10 @@ def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler, Si
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
     return ToolSpec(name, doc_of(function) or name, signature.schema), run, signature
+
+
+def _is_context(annotation: Any) -> bool:
+    return annotation is ToolContext or get_origin(annotation) is ToolContext
 
 
 def unreadable(tool: Tool, fault: str) -> str:

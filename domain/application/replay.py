@@ -206,6 +206,7 @@ class RecordedAnswers:
                 approval=False,
                 check=None,
                 retry=ONCE,
+                takes_context=False,
             )
             for tool in agent.tools
         ]

@@ -11,7 +11,7 @@ import pytest
 from tests.support.agents import let_go
 from tests.support.http import Api, running_api
 
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier", "clerk"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier", "clerk", "returns"))
 
 ENDS = {"TurnCompleted", "TurnFailed", "TurnCancelled", "TurnRolledBack"}
 
@@ -264,6 +264,57 @@ class TestSubjects:
         long = await api.post("/v1/threads", json={"subject": "x" * 201})
         assert (long.status_code, long.json()["errors"][0]["field"]) == (400, "subject")
         assert (await api.get(f"/v1/threads/{await api.opened()}")).json()["subject"] == ""
+
+
+class TestTypedValues:
+    async def opened(self, api: Api) -> str:
+        return await api.opened(graph="returns", values={"order_id": "A-17"})
+
+    async def values(self, api: Api, thread: str) -> dict[str, Any]:
+        return dict((await api.get(f"/v1/threads/{thread}/state")).json()["values"])
+
+    async def test_opening_checks_and_fills_them(self, api: Api) -> None:
+        thread, complete = await self.opened(api), {"order_id": "A-17", "amount": 0, "opened": "2026-11-30"}
+        assert await self.values(api, thread) == complete
+        body = {"thread_id": thread, "graph": "returns", "values": {"order_id": "A-17"}}
+        assert (await api.post("/v1/threads", json=body)).status_code == 200, "the same again"
+        for values, field in (
+            ({}, "values.order_id"),
+            ({"order_id": ""}, "values.order_id"),
+            ({"order_id": "A-17", "amount": "much"}, "values.amount"),
+            ({"order_id": "A-17", "oder_id": "B"}, "values.oder_id"),
+        ):
+            refused = await api.post("/v1/threads", json={"graph": "returns", "values": values})
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+        refused = await api.post("/v1/agent/invoke", json={"graph": "returns", "user_input": "5"})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "values.order_id")
+
+    async def test_changes_are_checked(self, api: Api) -> None:
+        thread = await self.opened(api)
+        path, before = f"/v1/threads/{thread}/values", await self.values(api, thread)
+        for changes, field in (
+            ({"order_id": None}, "values.order_id"),
+            ({"amount": -1}, "values.amount"),
+            ({"more": 1}, "values.more"),
+        ):
+            refused = await api.patch(path, json={"values": changes})
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+            forked = await api.post(f"/v1/threads/{thread}/fork", json={"values": changes})
+            assert (forked.status_code, forked.json()["errors"][0]["field"]) == (400, field)
+        assert await self.values(api, thread) == before
+        changed = await api.patch(path, json={"values": {"amount": 7, "opened": None}})
+        assert changed.json()["values"] == {"order_id": "A-17", "amount": 7}
+        fork = await api.post(f"/v1/threads/{thread}/fork", json={"values": {"amount": 8}})
+        assert (await self.values(api, fork.json()["thread_id"]))["amount"] == 8
+
+    async def test_a_node_reads_and_changes_them(self, api: Api) -> None:
+        thread = await self.opened(api)
+        assert (await api.turn(thread, "12")).json()["answer"] == "A-17 of 2026"
+        assert (await self.values(api, thread))["amount"] == 12
+        failed = (await api.turn(thread, "-12")).json()
+        assert failed["status"] == "failed"
+        assert "values.amount: Input should be greater than or equal to 0" in failed["detail"]
+        assert (await self.values(api, thread))["amount"] == 12
 
 
 class TestForks:

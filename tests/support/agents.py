@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import date
+
+from pydantic import BaseModel, Field
 
 from threadfold import (
     END,
@@ -105,6 +108,23 @@ async def whose(context: ToolContext[str]) -> str:
 
 clerk = assistant("clerk", tools=[whose], slash_commands=True, deps="shop")
 """Says for whom it acts: `/whose`."""
+
+
+class Return(BaseModel):
+    """What is known about a return."""
+
+    order_id: str = Field(min_length=1)
+    amount: int = Field(default=0, ge=0)
+    opened: date = date(2026, 11, 30)
+
+
+async def _take(turn: TurnContext) -> Sequence[NodeEvent]:
+    values: Return = turn.values
+    return [turn.update(amount=int(turn.user_input)), turn.say(f"{values.order_id} of {values.opened:%Y}")]
+
+
+returns = Agent(Graph("returns", "take", [Node("take", _take)], {"take": END}, values=Return))
+"""Has typed values, and changes the amount to what the user says."""
 
 
 async def _note(turn: TurnContext) -> Sequence[NodeEvent]:

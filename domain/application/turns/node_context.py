@@ -4,12 +4,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from msgspec.structs import replace
 
 from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import RetryPolicy
 from domain.agents.outcomes import ToolOutcome, outcomes
+from domain.agents.values import typed_values
 from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.fan_out import run_fan_out
@@ -84,6 +86,11 @@ class NodeContext:
         if self._over:
             raise TurnIsOver
         return await self.run.report(command, durable=durable, soon=soon)
+
+    @property
+    def values(self) -> Any:
+        """The thread's values, typed by the graph's model. Raises `InvalidInput` if they do not fit it."""
+        return typed_values(self.agent.graph.values, self.state.thread.values)
 
     @property
     def user_input(self) -> str:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from domain.agents.error_text import error_text, message_of
 from domain.agents.tools import Tool, ToolContext, unreadable
+from domain.agents.values import typed_values
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.tool_texts import EARLIER_ATTEMPT, for_good, try_again, unknown_tool
 from domain.application.turns.user_code import Deadline, DeadlinePassed, run_user_code
@@ -115,7 +116,7 @@ class ToolRun:
             thread.subject,
             run.actor or "",
             agent.deps,
-            _values=partial(copied, thread.values),
+            _values=partial(typed_values, agent.graph.values, thread.values),
             _approved=self.call.approved,
         )
 
