@@ -38,13 +38,14 @@ ThreadfoldError
 ├── UserCodeFailed          an agent's code tried to end the process, or cancelled itself
 ├── TurnIsOver              the turn ended, or another worker took it over, while a node was running
 ├── WaitsForPerson          a node cannot go on before a person decides
-│   └── ApprovalRequired    a tool needs a person's approval before it goes on
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
 │   ├── Retry               the model should call the tool again, corrected
 │   └── InvalidArguments    a tool cannot be called with these arguments
 └── ModelError              (domain/models/chat.py) a model did not answer
+
+ApprovalRequired (a BaseException) suspends a tool that needs a person's approval before it goes on.
 
 A class's docstring is its default message. HTTP status codes are assigned in `api/`.
 """
@@ -274,8 +275,8 @@ class WaitsForPerson(ThreadfoldError):
     """The turn cannot go on before a person decides. Do not catch this error in your node."""
 
 
-class ApprovalRequired(WaitsForPerson):
-    """A tool needs a person's approval before it goes on. Do not catch this error in your tool."""
+class ApprovalRequired(BaseException):
+    """A tool needs a person's approval before it goes on. Not an `Exception`, so `except Exception` lets it pass."""
 
     def __init__(self, reason: str) -> None:
         """`reason` is what the person reads."""

@@ -81,7 +81,7 @@ Errors:
 | name | what it means |
 | --- | --- |
 | `ToolError` | raise it in a tool: its message is shown to the model, which can try something else |
-| `ApprovalRequired` | `ToolContext.require_approval` suspends a call by it: do not catch it |
+| `ApprovalRequired` | `ToolContext.require_approval` suspends a call by it, a `BaseException`: do not catch it |
 | `InvalidArguments` | arguments do not fit a tool; raised by a `ToolCheck`, with the field's name for people |
 | `Retry` | raise it in a tool: the model is asked to call again with something corrected, within a bound |
 | `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
@@ -90,7 +90,7 @@ Errors:
 | `WaitsForPerson` | `TurnContext.run_tools` has to wait for an approval: do not catch it |
 | `InvalidGraph` | a graph cannot be built, or a branch chose a label that it does not have |
 | `InvalidInput` | a value cannot be stored, such as a message that is too long; names the field |
-| `ThreadfoldError` | the base class of all of these |
+| `ThreadfoldError` | the base class of all of these but `ApprovalRequired` |
 """
 
 from domain.agents.agent import Agent, Each, ItemContext, TurnContext

@@ -80,9 +80,9 @@ class ToolContext(Struct, Generic[Deps], frozen=True):
     def require_approval(self, reason: str) -> None:
         """Let a person decide whether this call may go on. Returns at once if a person has granted it.
 
-        Otherwise the call is suspended by an error, which your tool must not catch, and the turn waits. After a grant
-        the tool runs again from its start, perhaps with arguments that the person changed. So call this before any
-        effect. `reason` is what the person reads, cut to 1,000 characters.
+        Otherwise `ApprovalRequired` suspends the call, and the turn waits; an `except Exception` lets it pass. After a
+        grant the tool runs again from its start, perhaps with arguments that the person changed. So call this
+        before any effect. `reason` is what the person reads, cut to 1,000 characters.
         """
         if not self._approved:
             raise ApprovalRequired(shortened(reason, MAX_REASON_CHARACTERS) or "The tool asks for approval.")

@@ -1,13 +1,16 @@
 """Tools that ask a person themselves, in the middle of a call."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from domain.agents.agent import TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.tools import ToolContext, tool
 from domain.application.command_handler import CommandRequest, execute
+from domain.errors import ApprovalRequired
 from domain.ids import TurnId
 from domain.thread.approvals import hash_of_call
 from domain.thread.codec import Metadata
@@ -16,15 +19,17 @@ from domain.thread.describe import describe
 from domain.thread.events import (
     ApprovalGranted,
     ApprovalRequested,
+    NodeEvent,
     ToolFailed,
     ToolOutcomeUnknown,
     ToolStarted,
     ToolSucceeded,
     TurnCancelled,
+    TurnFailed,
 )
 from domain.thread.state import Call, Running
 from domain.thread.turn_end import CALL_NOT_RUN
-from tests.support.runtime import Stage, calls, says, stage
+from tests.support.runtime import Stage, calls, one_node, says, stage
 
 WHY = "More than 100 needs a person."
 
@@ -96,6 +101,44 @@ async def test_a_call_waits_before_its_effect_and_goes_on_once_it_is_granted(use
     assert kinds == [ToolStarted, ApprovalRequested, ApprovalGranted, ToolStarted, ToolSucceeded]
     (asked,) = await played.happened(ApprovalRequested)
     assert describe(asked).endswith(f'may go on: "{WHY}"')
+
+
+@pytest.mark.parametrize("how", ["caught", "grouped"])
+async def test_a_tool_that_catches_its_errors_waits_nevertheless(how: str) -> None:
+    @tool(name="pay")
+    async def careful(amount: int, context: ToolContext[Till]) -> str:
+        """Pay, and say what went wrong."""
+
+        async def ask() -> None:
+            context.require_approval(WHY)
+
+        try:
+            if how == "grouped":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ask())
+            else:
+                await ask()
+            context.deps.paid.append(amount)
+        except Exception as error:  # noqa: BLE001
+            return f"failed: {error}"
+        return f"paid {amount}"
+
+    till, played = shop(500, used=careful)
+    assert (await played.say("pay")).state.waiting
+    assert till.paid == []
+    await grant(played)
+    assert till.paid == [500]
+
+
+async def test_a_node_that_raises_it_has_failed() -> None:
+    async def node(_: TurnContext) -> Sequence[NodeEvent]:
+        raise ApprovalRequired(WHY)
+
+    played = stage(one_node(node))
+    await played.say("go")
+    (failed,) = await played.happened(TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert "ApprovalRequired" in failed.detail
 
 
 async def test_other_calls_do_not_wait() -> None:

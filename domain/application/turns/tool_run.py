@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
 
@@ -15,7 +16,7 @@ from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.tool_texts import EARLIER_ATTEMPT, for_good, try_again, unknown_tool
 from domain.application.turns.user_code import Deadline, DeadlinePassed, run_user_code
 from domain.errors import ApprovalRequired, InvalidArguments, Retry, ToolError
-from domain.json import copied
+from domain.json import JsonObject, copied
 from domain.thread.commands import CallOutcome
 from domain.thread.state import Call
 
@@ -77,17 +78,18 @@ class ToolRun:
         context, arguments = self._context(), copied(self.call.request.arguments)
         name = f"tool {tool.name!r} of {self.node.run.place}"
         try:
-            result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
+            call = partial(_call, tool, arguments, context)
+            result = await run_user_code(call, name, Deadline(tool.timeout), inner=True)
         except DeadlinePassed:
             late = f"{tool.name} did not answer within {tool.timeout:g} s"
             if tool.idempotent:
                 return CallResult("failed", f"{late}.", repeatable=True)
             return CallResult("unknown", f"{late}. It may have had its effect.")
-        except ApprovalRequired:
-            raise
         except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
             _log.info("%s failed: %s", name, error_text(error))
             return self._failure(tool, error)
+        if isinstance(result, ApprovalRequired):
+            raise result
         if isinstance(result, str):
             return CallResult("succeeded", str(result))
         return CallResult("failed", f"{tool.name} gave {type(result).__name__} where text was expected")
@@ -119,6 +121,22 @@ class ToolRun:
             _values=partial(typed_values, agent.graph.values, thread.values),
             _approved=self.call.approved,
         )
+
+
+async def _call(tool: Tool, arguments: JsonObject, context: ToolContext) -> Any:
+    """Call a tool. If it needs a person's approval, that error is returned, because it is no failure of its code."""
+    try:
+        return await tool.run(arguments, context)
+    except ApprovalRequired as asked:
+        return asked
+    except BaseExceptionGroup as group:  # a tool's `TaskGroup` has wrapped it
+        asked_in_group, others = group.split(ApprovalRequired)
+        if asked_in_group is None or others is not None:
+            raise
+        first: BaseException = asked_in_group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        return first
 
 
 def error_shown(error: Exception, max_chars: int) -> str:
